@@ -1,0 +1,207 @@
+"""What can go wrong, whose fault it is, whether trying again helps, and where it happened.
+
+    DataFlareError
+    +-- WorkflowError      E01xx  the file: YAML, keys, variables, parameters, includes     exit 2
+    +-- ExpressionError    E02xx  an expression in the file: syntax, names, types           exit 2
+    +-- PlanError          E03xx  the graph: cycles, unreachable steps, guarantees          exit 2
+    +-- ConfigError        E04xx  a connector's or step's config; an extra not installed    exit 2
+    +-- DataError          E05xx  rows that were read: bad fields, failed expressions       exit 1
+    +-- SystemError_       E06xx  files, databases, networks, disks                         exit 1
+    +-- CheckpointError    E07xx  checkpoints and state that cannot be read or resumed      exit 1
+    +-- RunError           E08xx  runs: locked, refused changes, interrupted                exit 1 or 2
+    +-- InternalError      E09xx  an invariant of ours that broke; please report            exit 1
+
+Always true: an error is one block of text, with a code, and never holds a secret; a foreign
+exception becomes one of these in one function per connector.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class Blame(enum.Enum):
+    """Whose fault it is. USER errors exit with 2, the others with 1."""
+
+    USER = "user"
+    DATA = "data"
+    SYSTEM = "system"
+    INTERNAL = "internal"
+
+
+class Retry(enum.Enum):
+    """Whether doing the same again may help."""
+
+    NEVER = "never"
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in a text file: 1-based line and column, and how many characters are meant."""
+
+    file: str
+    line: int
+    column: int
+    length: int = 1
+    text: str | None = None
+    """The whole source line, for the picture; None when it is not known."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def shifted(self, by: int, length: int) -> Spot:
+        """The place `by` characters further on in the same line."""
+        return Spot(self.file, self.line, self.column + by, length, self.text)
+
+
+class DataFlareError(Exception):
+    """The root. Carries all that the error block shows, as attributes."""
+
+    default_code = "E0900"
+    blame = Blame.INTERNAL
+    retry = Retry.NEVER
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        step: str | None = None,
+        spot: Spot | None = None,
+        notes: Iterable[str] = (),
+        help: str | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.step = step
+        self.spot = spot
+        self.notes = list(notes)
+        self.help = help
+        if retry is not None:
+            self.retry = retry
+
+    @property
+    def exit_status(self) -> int:
+        return 2 if self.blame is Blame.USER else 1
+
+    def __str__(self) -> str:
+        return self.message
+
+    def at(self, *, step: str | None = None, spot: Spot | None = None) -> DataFlareError:
+        """Fill in where it happened, where that is not known yet. Returns itself, to be raised."""
+        self.step = self.step or step
+        self.spot = self.spot or spot
+        return self
+
+
+class WorkflowError(DataFlareError):
+    default_code, blame = "E0100", Blame.USER
+
+
+class ExpressionError(DataFlareError):
+    default_code, blame = "E0200", Blame.USER
+
+
+class PlanError(DataFlareError):
+    default_code, blame = "E0300", Blame.USER
+
+
+class ConfigError(DataFlareError):
+    default_code, blame = "E0400", Blame.USER
+
+
+class DataError(DataFlareError):
+    default_code, blame = "E0500", Blame.DATA
+
+
+class SystemError_(DataFlareError):
+    default_code, blame = "E0600", Blame.SYSTEM
+
+
+class CheckpointError(DataFlareError):
+    default_code, blame = "E0700", Blame.SYSTEM
+
+
+class RunError(DataFlareError):
+    """A run that may not start or was stopped. `blame` may be set per instance."""
+
+    default_code, blame = "E0800", Blame.SYSTEM
+
+    def __init__(self, message: str, *, blame: Blame = Blame.SYSTEM, **more: object) -> None:
+        super().__init__(message, **more)  # type: ignore[arg-type]
+        self.blame = blame
+
+
+class InternalError(DataFlareError):
+    default_code, blame = "E0900", Blame.INTERNAL
+
+
+class ManyErrors(DataFlareError):
+    """Several errors found in one pass over a workflow; each is shown as a block of its own."""
+
+    blame = Blame.USER
+
+    def __init__(self, errors: Sequence[DataFlareError]) -> None:
+        first = errors[0]
+        super().__init__(first.message, code=first.code, step=first.step, spot=first.spot)
+        self.errors = list(errors)
+
+    @property
+    def exit_status(self) -> int:
+        return max(error.exit_status for error in self.errors)
+
+
+def raise_all(errors: Sequence[DataFlareError]) -> None:
+    """Raise what was collected: nothing, the only one, or all of them together."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ManyErrors(errors)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name a typing slip away from `name`, or None."""
+    names = list(known)
+    folded = {candidate.casefold(): candidate for candidate in names}
+    if name.casefold() in folded:
+        return folded[name.casefold()]
+    found = get_close_matches(name, names, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A help line naming the nearest known name, or None."""
+    found = nearest(name, known)
+    return f"did you mean '{found}'?" if found else None
+
+
+def render(error: DataFlareError) -> str:
+    """The error block of the format page, without colour, ending without a newline."""
+    if isinstance(error, ManyErrors):
+        return "\n\n".join(render(each) for each in error.errors)
+    where = error.message if not _step_unsaid(error) else f"{error.message} (step '{error.step}')"
+    lines = [f"error[{error.code}]: {where}"]
+    spot = error.spot
+    if spot is not None:
+        gutter = " " * len(str(spot.line))
+        lines.append(f"{gutter} --> {spot}")
+        if spot.text is not None:
+            text = spot.text.expandtabs(1)
+            lines.append(f"{gutter} |")
+            lines.append(f"{spot.line} | {text}")
+            room = max(1, min(spot.length, len(text) - spot.column + 1))
+            lines.append(f"{gutter} | {' ' * (spot.column - 1)}{'^' * room}")
+    lines.extend(f"   = {note}" for note in error.notes)
+    if error.help:
+        lines.append(f"   = help: {error.help}")
+    return "\n".join(lines)
+
+
+def _step_unsaid(error: DataFlareError) -> bool:
+    return error.step is not None and error.step not in error.message

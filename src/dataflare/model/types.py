@@ -1,0 +1,338 @@
+"""Schemas and types, named as Arrow names them.
+
+A `DataType` is pure data and needs no Polars; `to_polars` and `from_polars` import it when called.
+Always true: `parse_type(str(t)) == t` for every type; two equal types have the same text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import WorkflowError, did_you_mean
+
+if TYPE_CHECKING:
+    import polars as pl
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float32", "float64")
+_PLAIN = (*INTEGERS, *FLOATS, "bool", "string", "binary", "date", "time", "json", "null")
+_UNITS = ("s", "ms", "us", "ns")
+
+
+@dataclass(frozen=True, slots=True)
+class DataType:
+    """One column type. Use `parse_type`, or the constants and helpers below."""
+
+    name: str
+    unit: str | None = None
+    timezone: str | None = None
+    precision: int | None = None
+    scale: int | None = None
+    item: DataType | None = None
+    fields: tuple[Field, ...] = ()
+
+    def __str__(self) -> str:
+        match self.name:
+            case "timestamp":
+                zone = f", {self.timezone}" if self.timezone else ""
+                return f"timestamp[{self.unit}{zone}]"
+            case "duration":
+                return f"duration[{self.unit}]"
+            case "decimal":
+                return f"decimal({self.precision}, {self.scale})"
+            case "list":
+                return f"list<{self.item}>"
+            case "struct":
+                return f"struct<{', '.join(f'{f.name}: {f.type}' for f in self.fields)}>"
+        return self.name
+
+    @property
+    def is_integer(self) -> bool:
+        return self.name in INTEGERS
+
+    @property
+    def is_float(self) -> bool:
+        return self.name in FLOATS
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.is_integer or self.is_float or self.name == "decimal"
+
+    @property
+    def is_text(self) -> bool:
+        return self.name in ("string", "json")
+
+    @property
+    def is_temporal(self) -> bool:
+        return self.name in ("date", "time", "timestamp", "duration")
+
+    def to_polars(self) -> pl.DataType:
+        """The Polars type that holds it. `json` is held as text."""
+        return _to_polars(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A named column."""
+
+    name: str
+    type: DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Columns in order; names are unique."""
+
+    fields: tuple[Field, ...]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, DataType | str] | Iterable[tuple[str, DataType]]) -> Schema:
+        pairs = columns.items() if isinstance(columns, Mapping) else columns
+        return cls(
+            tuple(Field(n, parse_type(t) if isinstance(t, str) else t) for n, t in pairs)
+        )
+
+    @classmethod
+    def from_polars(cls, schema: Mapping[str, Any]) -> Schema:
+        return cls(tuple(Field(name, from_polars(dtype)) for name, dtype in schema.items()))
+
+    def to_polars(self) -> pl.Schema:
+        import polars as pl
+
+        return pl.Schema({field.name: field.type.to_polars() for field in self.fields})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __contains__(self, name: object) -> bool:
+        return any(field.name == name for field in self.fields)
+
+    def __getitem__(self, name: str) -> DataType:
+        for field in self.fields:
+            if field.name == name:
+                return field.type
+        raise KeyError(name)
+
+    def select(self, names: Iterable[str]) -> Schema:
+        """The named columns, in the order of `names`."""
+        return Schema(tuple(Field(name, self[name]) for name in names))
+
+    def to_json(self) -> dict[str, str]:
+        return {field.name: str(field.type) for field in self.fields}
+
+
+NULL = DataType("null")
+BOOL = DataType("bool")
+INT8, INT16, INT32, INT64 = (DataType(n) for n in INTEGERS[:4])
+UINT8, UINT16, UINT32, UINT64 = (DataType(n) for n in INTEGERS[4:])
+FLOAT32, FLOAT64 = DataType("float32"), DataType("float64")
+STRING, BINARY, DATE, TIME, JSON = (
+    DataType(n) for n in ("string", "binary", "date", "time", "json")
+)
+
+
+def timestamp(unit: str = "us", timezone: str | None = None) -> DataType:
+    return DataType("timestamp", unit=unit, timezone=timezone)
+
+
+def duration(unit: str = "us") -> DataType:
+    return DataType("duration", unit=unit)
+
+
+def decimal(precision: int, scale: int) -> DataType:
+    return DataType("decimal", precision=precision, scale=scale)
+
+
+def list_of(item: DataType) -> DataType:
+    return DataType("list", item=item)
+
+
+def struct_of(fields: Mapping[str, DataType]) -> DataType:
+    return DataType("struct", fields=tuple(Field(n, t) for n, t in fields.items()))
+
+
+TIMESTAMP = timestamp("us")
+TIMESTAMP_UTC = timestamp("us", "UTC")
+DURATION = duration("us")
+
+_TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_/+\-]*|\d+|[<>\[\](),:]|'[^']*'|\"[^\"]*\")")
+
+
+@lru_cache(maxsize=1024)
+def parse_type(text: str) -> DataType:
+    """Read a type by its Arrow name, for example `list<struct<a: int64, at: timestamp[us, UTC]>>`.
+
+    Raises WorkflowError (E0112) naming the nearest type.
+    """
+    tokens: list[str] = []
+    place = 0
+    stripped = text.strip()
+    while place < len(stripped):
+        match = _TOKEN.match(stripped, place)
+        if match is None:
+            raise _unknown_type(text)
+        tokens.append(match.group(1).strip("'\""))
+        place = match.end()
+    parser = _TypeParser(text, tokens)
+    found = parser.type()
+    if parser.tokens:
+        raise _unknown_type(text)
+    return found
+
+
+class _TypeParser:
+    def __init__(self, text: str, tokens: list[str]) -> None:
+        self.text, self.tokens = text, tokens
+
+    def take(self, expected: str | None = None) -> str:
+        if not self.tokens or (expected is not None and self.tokens[0] != expected):
+            raise _unknown_type(self.text)
+        return self.tokens.pop(0)
+
+    def type(self) -> DataType:
+        name = self.take()
+        if name in _PLAIN:
+            return DataType(name)
+        match name:
+            case "timestamp" | "duration":
+                unit, zone = "us", None
+                if self.tokens[:1] == ["["]:
+                    self.take("[")
+                    unit = self.take()
+                    if name == "timestamp" and self.tokens[:1] == [","]:
+                        self.take(",")
+                        zone = self.take()
+                    self.take("]")
+                if unit not in _UNITS:
+                    raise _unknown_type(self.text)
+                return DataType(name, unit=unit, timezone=zone)
+            case "decimal":
+                self.take("(")
+                precision = int(self.take())
+                scale = 0
+                if self.tokens[:1] == [","]:
+                    self.take(",")
+                    scale = int(self.take())
+                self.take(")")
+                if not (1 <= precision <= 38 and 0 <= scale <= precision):
+                    raise _unknown_type(self.text)
+                return decimal(precision, scale)
+            case "list":
+                self.take("<")
+                item = self.type()
+                self.take(">")
+                return list_of(item)
+            case "struct":
+                self.take("<")
+                fields: dict[str, DataType] = {}
+                while True:
+                    field = self.take()
+                    self.take(":")
+                    fields[field] = self.type()
+                    if self.take() == ">":
+                        return struct_of(fields)
+        raise _unknown_type(self.text, name)
+
+
+def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
+    known = [*_PLAIN, "timestamp[us]", "duration[us]", "decimal(18, 2)", "list<int64>", "struct<a: int64>"]
+    return WorkflowError(
+        f"unknown type '{text}'",
+        code="E0112",
+        notes=["types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."],
+        help=did_you_mean(name or text, known),
+    )
+
+
+def from_polars(dtype: Any) -> DataType:
+    """The type of a Polars column. Categories are text; unknown types raise InternalError."""
+    import polars as pl
+
+    simple = _simple_polars(pl)
+    base = dtype.base_type() if hasattr(dtype, "base_type") else dtype
+    if base in simple:
+        return simple[base]
+    if base is pl.Datetime:
+        return timestamp(dtype.time_unit or "us", dtype.time_zone)
+    if base is pl.Duration:
+        return duration(dtype.time_unit or "us")
+    if base is pl.Decimal:
+        return decimal(dtype.precision or 38, dtype.scale or 0)
+    if base in (pl.List, pl.Array):
+        return list_of(from_polars(dtype.inner))
+    if base is pl.Struct:
+        return struct_of({field.name: from_polars(field.dtype) for field in dtype.fields})
+    from dataflare.errors import InternalError
+
+    raise InternalError(f"no DataFlare type for the Polars type {dtype}")
+
+
+@lru_cache(maxsize=1)
+def _simple_polars(pl: Any) -> dict[Any, DataType]:
+    return {
+        pl.Null: NULL,
+        pl.Boolean: BOOL,
+        pl.Int8: INT8,
+        pl.Int16: INT16,
+        pl.Int32: INT32,
+        pl.Int64: INT64,
+        pl.Int128: decimal(38, 0),
+        pl.UInt8: UINT8,
+        pl.UInt16: UINT16,
+        pl.UInt32: UINT32,
+        pl.UInt64: UINT64,
+        pl.Float32: FLOAT32,
+        pl.Float64: FLOAT64,
+        pl.String: STRING,
+        pl.Categorical: STRING,
+        pl.Enum: STRING,
+        pl.Binary: BINARY,
+        pl.Date: DATE,
+        pl.Time: TIME,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _to_polars(type_: DataType) -> pl.DataType:
+    import polars as pl
+
+    match type_.name:
+        case "timestamp" | "duration":
+            # Polars has no seconds: milliseconds hold them without loss.
+            unit: Any = "ms" if type_.unit == "s" else type_.unit
+            if type_.name == "duration":
+                return pl.Duration(unit)
+            return pl.Datetime(unit, type_.timezone)
+        case "decimal":
+            return pl.Decimal(type_.precision, type_.scale or 0)
+        case "list":
+            assert type_.item is not None
+            return pl.List(_to_polars(type_.item))
+        case "struct":
+            return pl.Struct([pl.Field(f.name, _to_polars(f.type)) for f in type_.fields])
+        case "json":
+            return pl.String()
+    table: dict[str, Any] = {
+        "null": pl.Null,
+        "bool": pl.Boolean,
+        "string": pl.String,
+        "binary": pl.Binary,
+        "date": pl.Date,
+        "time": pl.Time,
+        "float32": pl.Float32,
+        "float64": pl.Float64,
+    }
+    table |= {name: getattr(pl, name.replace("uint", "UInt").replace("int", "Int") if name[0] == "i" else name.replace("uint", "UInt")) for name in INTEGERS}
+    found: pl.DataType = table[type_.name]()
+    return found
