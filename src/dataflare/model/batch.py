@@ -1,0 +1,152 @@
+"""What travels: an immutable batch of rows in Arrow memory.
+
+Always true:
+- cloning and slicing copy no rows;
+- the rows of one batch all have the batch's schema;
+- in a changelog the two halves of an update stand side by side in one batch.
+Reserved columns begin with two underscores; users' columns may not.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import polars as pl
+
+from dataflare.model.progress import Watermark
+from dataflare.model.types import Schema
+
+KIND_COLUMN = "__kind"
+"""Reserved column of a changelog: the row kind, UInt8."""
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class RowKind(enum.IntEnum):
+    """What a row of a changelog says happened."""
+
+    INSERT = 0
+    UPDATE_BEFORE = 1
+    UPDATE_AFTER = 2
+    DELETE = 3
+
+
+class SharedDataBatch:
+    """Rows that may be shared freely because nothing changes them.
+
+    frame: the rows; with a KIND_COLUMN it is a changelog, without one all rows are inserts.
+    metadata: small facts about the batch (split, file), never about single rows.
+    """
+
+    __slots__ = ("_bytes", "frame", "metadata", "watermark")
+
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        *,
+        metadata: Mapping[str, Any] = _EMPTY,
+        watermark: Watermark | None = None,
+    ) -> None:
+        self.frame = frame
+        self.metadata = MappingProxyType(dict(metadata)) if metadata else _EMPTY
+        self.watermark = watermark
+        self._bytes: int | None = None
+
+    @classmethod
+    def from_arrow(cls, source: Any, **more: Any) -> SharedDataBatch:
+        """Take any object with the Arrow C stream interface (or a pyarrow table), without a copy
+        where Polars can hold its layout."""
+        frame = pl.DataFrame(source) if hasattr(source, "__arrow_c_stream__") else pl.from_arrow(source)
+        assert isinstance(frame, pl.DataFrame)
+        return cls(frame, **more)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.frame.__arrow_c_stream__(requested_schema)
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def __repr__(self) -> str:
+        what = "changelog" if self.is_changelog else "rows"
+        return f"SharedDataBatch({self.num_rows} {what}, {', '.join(self.schema.names)})"
+
+    @property
+    def num_rows(self) -> int:
+        return self.frame.height
+
+    @property
+    def num_bytes(self) -> int:
+        """Estimated size in memory, counted once."""
+        if self._bytes is None:
+            self._bytes = int(self.frame.estimated_size())
+        return self._bytes
+
+    @property
+    def schema(self) -> Schema:
+        """The user's columns; reserved ones are left out."""
+        return Schema.from_polars(
+            {n: t for n, t in self.frame.schema.items() if not n.startswith("__")}
+        )
+
+    @property
+    def is_changelog(self) -> bool:
+        return KIND_COLUMN in self.frame.columns
+
+    @property
+    def kinds(self) -> pl.Series | None:
+        """Row kinds (see RowKind) of a changelog, None when all rows are inserts."""
+        return self.frame[KIND_COLUMN] if self.is_changelog else None
+
+    def clone(self) -> SharedDataBatch:
+        return self._with(self.frame)
+
+    def slice(self, offset: int, length: int | None = None) -> SharedDataBatch:
+        """`length` rows from `offset` on, sharing memory."""
+        return self._with(self.frame.slice(offset, length))
+
+    def map(self, change: Callable[[pl.DataFrame], pl.DataFrame]) -> SharedDataBatch:
+        """The batch that `change` makes of the rows; metadata and watermark stay."""
+        return self._with(change(self.frame))
+
+    def filter(self, condition: pl.Expr) -> SharedDataBatch:
+        """The rows where `condition` is true."""
+        return self._with(self.frame.filter(condition))
+
+    def with_metadata(self, **facts: Any) -> SharedDataBatch:
+        return SharedDataBatch(
+            self.frame, metadata={**self.metadata, **facts}, watermark=self.watermark
+        )
+
+    def with_watermark(self, watermark: Watermark | None) -> SharedDataBatch:
+        return SharedDataBatch(self.frame, metadata=self.metadata, watermark=watermark)
+
+    def with_kinds(self, kinds: pl.Series) -> SharedDataBatch:
+        """The same rows as a changelog. kinds: one RowKind a row."""
+        return self._with(self.frame.with_columns(kinds.cast(pl.UInt8).alias(KIND_COLUMN)))
+
+    @staticmethod
+    def merge(batches: Sequence[SharedDataBatch]) -> SharedDataBatch:
+        """All rows in order. The watermark is the last one known; schemas must be equal."""
+        if len(batches) == 1:
+            return batches[0]
+        frames = [batch.frame for batch in batches]
+        if any(batch.is_changelog for batch in batches):
+            frames = [
+                f if KIND_COLUMN in f.columns else f.with_columns(pl.lit(0, pl.UInt8).alias(KIND_COLUMN))
+                for f in frames
+            ]
+        marks = [batch.watermark for batch in batches if batch.watermark is not None]
+        metadata: dict[str, Any] = {}
+        for batch in batches:
+            metadata.update(batch.metadata)
+        return SharedDataBatch(
+            pl.concat(frames, how="vertical", rechunk=False),
+            metadata=metadata,
+            watermark=max(marks) if marks else None,
+        )
+
+    def _with(self, frame: pl.DataFrame) -> SharedDataBatch:
+        return SharedDataBatch(frame, metadata=self.metadata, watermark=self.watermark)

@@ -1,0 +1,67 @@
+"""What a connector is told about where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataflare.errors import ConfigError
+from dataflare.model.types import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a workflow may reach. The command line allows all; a server that takes workflows from
+    others narrows it.
+
+    folders: None allows every path, else only paths inside these. python: user functions.
+    """
+
+    folders: tuple[Path, ...] | None = None
+    python: bool = True
+
+    def check_path(self, path: Path, step: str) -> Path:
+        """The path, or ConfigError (E0410) when it lies outside the allowed folders."""
+        if self.folders is not None:
+            real = path.resolve()
+            if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
+                raise ConfigError(f"step '{step}' may not reach {path}", code="E0410", step=step)
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorContext:
+    """step: the step's name. base: the folder that relative paths start from."""
+
+    step: str
+    base: Path = field(default_factory=Path)
+    policy: Policy = field(default_factory=Policy)
+
+    def path(self, text: str) -> Path:
+        """The path a user wrote, made absolute from the workflow's folder, if the policy allows."""
+        return self.policy.check_path((self.base / Path(text).expanduser()).absolute(), self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationContext:
+    """Of one attempt at a run, for one destination step.
+
+    lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start.
+    schema: the user's columns that arrive. changelog: batches have row kinds.
+    redo: an existing folder of ours in checkpoint storage for this step's redo files.
+    subtask of subtasks: which parallel copy. bounded: the run has an end.
+    """
+
+    step: str
+    lineage: str
+    attempt: int
+    schema: Schema
+    redo: Path
+    changelog: bool = False
+    bounded: bool = True
+    subtask: int = 0
+    subtasks: int = 1
+
+    @property
+    def lineage8(self) -> str:
+        return self.lineage.replace("-", "")[:8]

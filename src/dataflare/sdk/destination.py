@@ -1,0 +1,192 @@
+"""The destination contract: a description, writers for the rows, a committer for the epochs.
+
+The protocol (one for every destination, so that nothing is lost or doubled):
+
+1. `Writer.write_batch` stages rows durably out of sight: a redo file, a staging file.
+2. `Writer.prepare(epoch)` finds out every refusal, makes the staged rows durable (fsync) and
+   returns a committable: JSON that names them, with a checksum.
+3. The engine publishes a manifest naming all committables. From here on the epoch will happen.
+4. `Committer.commit` makes the rows visible and records the epoch, in one atomic act. It must
+   accept the same epoch twice and do it once.
+5. After a crash: `marker()`, then `recover(...)` clears what later epochs left, then `commit`
+   of the manifest's committables again.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext, DestinationContext
+
+if TYPE_CHECKING:
+    from dataflare.model.batch import SharedDataBatch
+
+
+class Delivery(enum.Enum):
+    """What a destination can promise by itself, given a source that replays exactly.
+
+    TRANSACTIONAL: rows and epoch become visible together (exactly once).
+    IDEMPOTENT: the same row twice is the row once (effectively once).
+    REPEATING: a row may come twice (at least once). FLEETING: nothing is kept (at most once).
+    """
+
+    TRANSACTIONAL = "exactly once"
+    IDEMPOTENT = "effectively once"
+    REPEATING = "at least once"
+    FLEETING = "at most once"
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationCapabilities:
+    """delivery and its reason, shown by `plan`. parallel: several writers at once.
+    changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
+    bounded_only: refused in a run without end (overwrite, a single Parquet file)."""
+
+    delivery: Delivery
+    reason: str
+    parallel: bool = False
+    changelog: bool = False
+    key: tuple[str, ...] = ()
+    bounded_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStats:
+    """What a `write_batch` took: rows and bytes, as near as is cheap to know."""
+
+    rows: int
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Committable:
+    """What one writer prepared in an epoch. data: JSON, small; paths in it relative where possible."""
+
+    subtask: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"subtask": self.subtask, "data": dict(self.data)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Committable:
+        return cls(value["subtask"], value["data"])
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch to commit. manifest: the manifest's bytes as text, for destinations that keep it
+    beside the rows (it holds the sources' positions). final: the run ends with it."""
+
+    number: int
+    manifest: str
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a destination knows of the last epoch it holds.
+
+    manifest: the text given with it, or None. can_rewind: the destination can go back to an earlier
+    epoch (unpublished staging, parts named by epoch, rows written by key), or holds no rows since.
+    """
+
+    epoch: int
+    attempt: int
+    manifest: str | None
+    can_rewind: bool
+
+
+class DestinationConnector(ABC):
+    """Where to write. Built from validated config, sent between processes; no I/O before `validate`."""
+
+    type: ClassVar[str]
+    Config: ClassVar[type[BaseModel]]
+    summary: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+
+    def __init__(self, config: Any, context: ConnectorContext) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
+    def capabilities(self) -> DestinationCapabilities:
+        """What holds for this config. No I/O."""
+
+    async def validate(self, schema: Schema) -> None:
+        """Say what is wrong before anything is written: rights, a missing table or key column."""
+
+    @abstractmethod
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        """A writer for one subtask. restored: its last committed committable of this lineage, after
+        `Committer.recover`; None in a new lineage or when the number of subtasks changed."""
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        """The one who makes epochs visible; one per step, opened before the writers."""
+        return NoCommitter()
+
+
+class Writer(ABC):
+    """One subtask's live end of a destination."""
+
+    @abstractmethod
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        """Stage (or, for a destination without epochs, write) the rows. Called one at a time."""
+
+    async def flush(self) -> None:
+        """Send what is held back. Called when input pauses; makes nothing visible by itself."""
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
+        """Make all rows since the last prepare durable, and answer with their committable.
+        None when this destination has nothing to commit, ever."""
+        await self.flush()
+        return None
+
+    async def aclose(self) -> None:
+        """Release connections and files. Not called after a crash."""
+
+
+class Committer(ABC):
+    """Makes prepared epochs visible, in order, once. Lives beside the coordinator."""
+
+    @abstractmethod
+    async def marker(self) -> Marker | None:
+        """The last epoch of this lineage and step that the destination holds; None if none, or if
+        the destination keeps no record (then `commit` must find out by itself)."""
+
+    @abstractmethod
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        """Clear what epochs after `epoch` left behind (0: all of this lineage's leftovers), so that
+        `commit` and new writers can follow. Called once, before any writer is opened."""
+
+    @abstractmethod
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        """Make the rows visible and record the epoch, atomically. The same epoch again changes
+        nothing. Raises RunError (E0804, fenced) when a newer attempt has been here."""
+
+    async def published(self) -> Mapping[str, Any]:
+        """For people, at the end of a run: what lies where (`{"path": ..., "rows": ...}`)."""
+        return {}
+
+    async def aclose(self) -> None:
+        """Release connections."""
+
+
+class NoCommitter(Committer):
+    """For destinations whose rows are visible as soon as they are written."""
+
+    async def marker(self) -> Marker | None:
+        return None
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        return None
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        return None

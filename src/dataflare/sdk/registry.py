@@ -1,0 +1,110 @@
+"""Find who implements a name: built-ins from a static table, others by entry point.
+
+Always true: nothing is imported before its name is asked for; a missing library becomes a
+ConfigError that names the extra to install.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+
+_SOURCES = {
+    "file": "dataflare.connectors.file.source:FileSource",
+    "sqlite": "dataflare.connectors.sqlite.source:SqliteSource",
+    "duckdb": "dataflare.connectors.duckdb.source:DuckdbSource",
+    "generate": "dataflare.connectors.generate:GenerateSource",
+    "inline": "dataflare.connectors.inline:InlineSource",
+    "memory": "dataflare.connectors.memory:MemorySource",
+}
+_DESTINATIONS = {
+    "file": "dataflare.connectors.file.destination:FileDestination",
+    "sqlite": "dataflare.connectors.sqlite.destination:SqliteDestination",
+    "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
+    "stdout": "dataflare.connectors.stdout:StdoutDestination",
+    "memory": "dataflare.connectors.memory:MemoryDestination",
+    "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",
+}
+_EXTRAS = {"duckdb": "duckdb", "pyarrow": "duckdb"}
+_SOURCE_GROUP = "dataflare.sources"
+_DESTINATION_GROUP = "dataflare.destinations"
+_registered: dict[tuple[str, str], type[Any]] = {}
+
+
+def source_types() -> list[str]:
+    """All known source types, sorted."""
+    return sorted({*_SOURCES, *_entry_points(_SOURCE_GROUP), *_added("source")})
+
+
+def destination_types() -> list[str]:
+    """All known destination types, sorted."""
+    return sorted({*_DESTINATIONS, *_entry_points(_DESTINATION_GROUP), *_added("destination")})
+
+
+def source(type_: str) -> type[SourceConnector]:
+    """The class for a source type. Raises ConfigError (E0401, E0402)."""
+    found: type[SourceConnector] = _find("source", type_, _SOURCES, _SOURCE_GROUP, source_types)
+    return found
+
+
+def destination(type_: str) -> type[DestinationConnector]:
+    """The class for a destination type. Raises ConfigError (E0401, E0402)."""
+    found: type[DestinationConnector] = _find(
+        "destination", type_, _DESTINATIONS, _DESTINATION_GROUP, destination_types
+    )
+    return found
+
+
+def register(connector: type[SourceConnector] | type[DestinationConnector]) -> type[Any]:
+    """Make a user's class known by its `type` in this process. Usable as a decorator."""
+    kind = "source" if issubclass(connector, SourceConnector) else "destination"
+    _registered[kind, connector.type] = connector
+    return connector
+
+
+def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) -> Any:
+    if (kind, type_) in _registered:
+        return _registered[kind, type_]
+    target = table.get(type_) or _entry_points(group).get(type_)
+    if target is None:
+        names: Iterable[str] = known()
+        raise ConfigError(
+            f"unknown {kind} type '{type_}'",
+            code="E0401",
+            notes=[f"known types: {', '.join(names)}"],
+            help=did_you_mean(type_, names),
+        )
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise missing_library(type_, error) from error
+
+
+def missing_library(what: str, error: ModuleNotFoundError) -> ConfigError:
+    """The error for a client library that is not installed, naming its extra."""
+    library = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(library)
+    install = f"pip install 'dataflare[{extra}]'" if extra else f"pip install {library}"
+    return ConfigError(
+        f"'{what}' needs the library '{library}', which is not installed",
+        code="E0402",
+        help=f"install it with: {install}",
+    )
+
+
+def _added(kind: str) -> list[str]:
+    return [type_ for k, type_ in _registered if k == kind]
+
+
+@lru_cache(maxsize=4)
+def _entry_points(group: str) -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=group)}

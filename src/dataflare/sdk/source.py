@@ -1,0 +1,191 @@
+"""The source contract: a description that pickles, and a live reader with a position.
+
+Order of calls: `__init__` -> `validate` -> `schema` -> `splits` -> `open` for each split. The
+description does no I/O in `__init__`. Readers hold no memory of earlier readers.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel
+
+from dataflare.errors import DataError
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflare.expr import Typed
+    from dataflare.model.batch import SharedDataBatch
+
+
+class EndOfSplit(Exception):
+    """Raised by a reader when nothing will ever follow in its split."""
+
+
+class Replay(enum.Enum):
+    """What reading again from a position gives: the same rows in the same order; the same rows of
+    an unfinished key range; or nothing that can be relied on."""
+
+    EXACT = "exact"
+    BY_KEY = "by_key"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCapabilities:
+    """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
+    changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask."""
+
+    replay: Replay = Replay.NONE
+    replay_reason: str = ""
+    bounded: bool = True
+    changelog: bool = False
+    local: bool = False
+
+
+class SourceConnector(ABC):
+    """What to read. Built from validated config, sent between processes; no I/O before `validate`."""
+
+    type: ClassVar[str]
+    Config: ClassVar[type[BaseModel]]
+    summary: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""
+
+    def __init__(self, config: Any, context: ConnectorContext) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
+    def capabilities(self) -> SourceCapabilities:
+        """What holds for this config. No I/O."""
+
+    async def validate(self) -> None:
+        """Say what is wrong before anything runs: missing file, wrong rights, no such table."""
+
+    @abstractmethod
+    async def schema(self) -> Schema:
+        """The columns `open`'s batches will have (after pushdown, if any was applied)."""
+
+    @abstractmethod
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        """List the splits that exist now; ids stay the same from call to call.
+
+        carried: what `carry` returned at the end of the last finished run, or None.
+        """
+
+    @abstractmethod
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        """Start at `position`; None means the beginning."""
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        """What the next run starts from, given the last position of each split (by split id).
+        None for a source that starts over each time."""
+        return None
+
+    async def aclose(self) -> None:
+        """Release what the description itself opened (an exported snapshot, say)."""
+
+
+class SplitReader(ABC):
+    """One split being read, by one task, never by two at once."""
+
+    @abstractmethod
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        """Return the next rows, at least one and at most `rows_max`, waiting if there are none yet.
+
+        Never cancelled for a checkpoint: the engine cuts at the rows already returned. Raises
+        EndOfSplit when nothing will ever follow. Every batch has exactly the source's schema.
+        """
+
+    @abstractmethod
+    def position(self) -> Position:
+        """Where to resume: the first row `read_batch` has not returned. JSON, small, no pickle."""
+
+    async def aclose(self) -> None:
+        """Release the connection. Not called after a crash, so nothing may depend on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read. row: its index in the chunk; raw: its text or bytes as text."""
+
+    row: int
+    code: str
+    message: str
+    raw: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """What a failing chunk holds: its good rows, with their index in the chunk, and the bad ones."""
+
+    good: pl.DataFrame
+    good_rows: pl.Series
+    bad: Sequence[BadRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some megabytes of a split that become one lazy query, so that the steps that follow merge
+    into the scan.
+
+    scan: builds the query; called on the worker pool; collecting may raise Polars errors when a
+    field does not parse. position: after the chunk's last row. key: a number that is the same
+    each time the chunk is read (a byte offset, a row number), unique in the split. rows, num_bytes:
+    estimates. salvage: reads a failing chunk row by row. place: where row i of it stands, for
+    people, such as 'orders.csv line 812'; may be slow, asked only for errors.
+    """
+
+    scan: Callable[[], pl.LazyFrame]
+    position: Position
+    key: int
+    num_bytes: int
+    salvage: Callable[[], Salvaged] | None = None
+    place: Callable[[int], str] | None = None
+
+
+class ChunkReader(SplitReader):
+    """A reader that hands out chunks. It needs no `read_batch` of its own."""
+
+    @abstractmethod
+    async def read_chunk(self) -> Chunk:
+        """The next chunk; reading ahead is allowed, positions travel with the chunks.
+        Raises EndOfSplit, or DataError for bytes that cannot be cut into rows at all."""
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        raise DataError("chunk readers are read by chunk", code="E0900")
+
+
+class SupportsProjection(ABC):
+    """A source that can leave columns unread."""
+
+    @abstractmethod
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        """A copy that reads only these, in this order; its `schema` says so."""
+
+
+class SupportsFilter(ABC):
+    """A source that can leave rows unread by a condition of its own language."""
+
+    @abstractmethod
+    def with_filter(self, condition: Typed) -> Self | None:
+        """A copy that gives exactly the rows where `condition` is true, or None if it cannot.
+        May be called again on the copy: conditions add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a source took over, for `plan`."""
+
+    columns: tuple[str, ...] | None = None
+    filters: tuple[str, ...] = field(default=())
