@@ -1,0 +1,119 @@
+"""Durations, sizes and rates as users write them: `250ms 10s 5m 1h 7d`, `64MiB`, `10000/s`.
+
+`Duration` (float seconds), `Size` (int bytes) and `Rate` (float per second) are field types for
+Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
+refused (0 excepted), for nobody can tell what it means; a value is never negative.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_SECONDS = {
+    "us": Decimal("0.000001"),
+    "ms": Decimal("0.001"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
+_BYTES = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_FOLDED_BYTES = {unit.casefold(): size for unit, size in _BYTES.items()}
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_DURATION_PART = re.compile(rf"({_NUMBER})\s*(us|ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern}\s*)+")
+_SIZE = re.compile(rf"({_NUMBER})\s*([KMGT]?i?B)", re.IGNORECASE)
+_RATE = re.compile(rf"({_NUMBER})\s*/\s*(us|ms|s|m|h|d)")
+
+DURATION_EXPECTED = "a duration such as 250ms, 10s, 5m, 1h or 7d"
+SIZE_EXPECTED = "a size such as 512KiB, 64MiB or 2GiB"
+RATE_EXPECTED = "a rate such as 10/s or 10000/s"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration; parts may follow one another (`1h30m`). Raises ValueError."""
+    stripped = text.strip()
+    if stripped == "0":
+        return 0.0
+    if _DURATION.fullmatch(stripped) is None:
+        raise ValueError(f"expected {DURATION_EXPECTED}")
+    return float(
+        sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(stripped))
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size. Raises ValueError."""
+    stripped = text.strip()
+    if stripped == "0":
+        return 0
+    match = _SIZE.fullmatch(stripped)
+    if match is None:
+        raise ValueError(f"expected {SIZE_EXPECTED}")
+    return int(Decimal(match.group(1)) * _FOLDED_BYTES[match.group(2).casefold()])
+
+
+def parse_rate(text: str) -> float:
+    """How many per second. Raises ValueError; no rate is 0, for that would never end."""
+    match = _RATE.fullmatch(text.strip())
+    if match is None or not Decimal(match.group(1)):
+        raise ValueError(f"expected {RATE_EXPECTED}")
+    return float(Decimal(match.group(1)) / _SECONDS[match.group(2)])
+
+
+def _from_text(parse: Any, expected: str, python: type) -> Any:
+    """A validator: text is parsed, a number (a default, or from Python code) must be 0 or `python`
+    typed already by an earlier validation."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, str):
+            return parse(value)
+        if isinstance(value, python) and not isinstance(value, bool) and value >= 0:
+            return value
+        if type(value) is int and value == 0:
+            return python(0)
+        raise ValueError(f"expected {expected}")
+
+    return BeforeValidator(validate)
+
+
+def _schema(pattern: str, expected: str, *, zero: bool = True) -> WithJsonSchema:
+    text = {"type": "string", "pattern": pattern, "description": expected}
+    return WithJsonSchema({"anyOf": [text, {"const": 0}]} if zero else text)
+
+
+Duration = Annotated[
+    float,
+    _from_text(parse_duration, DURATION_EXPECTED, float),
+    _schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d)\s*)+$|^0$", DURATION_EXPECTED),
+]
+"""A field of float seconds, written `10s`."""
+
+Size = Annotated[
+    int,
+    _from_text(parse_size, SIZE_EXPECTED, int),
+    _schema(r"^\s*[0-9]+(\.[0-9]+)?\s*[KMGTkmgt]?i?[Bb]$|^0$", SIZE_EXPECTED),
+]
+"""A field of bytes, written `64MiB`."""
+
+Rate = Annotated[
+    float,
+    _from_text(parse_rate, RATE_EXPECTED, float),
+    _schema(r"^\s*[0-9]+(\.[0-9]+)?\s*/\s*(us|ms|s|m|h|d)$", RATE_EXPECTED, zero=False),
+]
+"""A field of events per second, written `10000/s`."""

@@ -1,0 +1,259 @@
+"""What a step becomes when it is bound to the schemas that reach it.
+
+A row step becomes row operators: relational changes that take one row to at most a few, hold no
+state, and are expressed on a Polars LazyFrame, so that neighbours fuse into one query. A stateful
+step becomes a `StatefulOperator`. Everything here is frozen and pickles.
+
+Always true of a row operator:
+- its query never raises for a row: a row that fails gets a fault in ERROR_COLUMN and goes on;
+- a row with a fault passes every later operator of the chain untouched by filters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from dataflare.errors import PlanError
+from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.types import Schema
+from dataflare.sdk.context import Policy
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflare.sdk.source import SourceConnector
+    from dataflare.state.index import KeyIndex
+
+ERROR_COLUMN = "__error"
+"""UInt32, null for a good row: the fault's site (its index in `Lowering.sites`) times 256, plus the kind."""
+
+
+class StepConfig(BaseModel):
+    """The base of step configs: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Lowering:
+    """What is shared while a chain is lowered: the places where a row may fail, in order, and the
+    lookup tables by step (rows and their index)."""
+
+    def __init__(self, tables: Mapping[str, tuple[pl.DataFrame, KeyIndex]] | None = None) -> None:
+        self.sites: list[tuple[str, str]] = []
+        self.tables = tables or {}
+
+    def mark(
+        self, frame: pl.LazyFrame, step: str, errors: Sequence[tuple[str, pl.Expr]]
+    ) -> pl.LazyFrame:
+        """Note the first fault of each row. errors: what was evaluated, as the user wrote it, and
+        its UInt8 error kind. They are evaluated on `frame`."""
+        return frame.with_columns(self.column(step, errors)) if errors else frame
+
+    def column(self, step: str, errors: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
+        """The ERROR_COLUMN after `errors`; only rows without an earlier fault change."""
+        import polars as pl
+
+        earlier = [pl.col(ERROR_COLUMN)] if self.sites else []
+        coded = []
+        for shown, error in errors:
+            coded.append(error.cast(pl.UInt32) + pl.lit(len(self.sites) * 256, pl.UInt32))
+            self.sites.append((step, shown))
+        return pl.coalesce(*earlier, *coded).cast(pl.UInt32).alias(ERROR_COLUMN)
+
+    def keep(self, condition: pl.Expr) -> pl.Expr:
+        """A filter's condition that lets rows with a fault pass."""
+        import polars as pl
+
+        return condition | pl.col(ERROR_COLUMN).is_not_null() if self.sites else condition
+
+
+class RowOperator(ABC):
+    """A change of rows that needs nothing but the row. Implementations are frozen dataclasses."""
+
+    step: str
+
+    @property
+    @abstractmethod
+    def reads(self) -> frozenset[str]:
+        """Columns it reads, reserved ones included."""
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether some row could get a fault here."""
+        return False
+
+    @property
+    def changelog(self) -> bool:
+        """Whether it is right on a changelog."""
+        return True
+
+    @abstractmethod
+    def output_schema(self, schema: Schema) -> Schema:
+        """The columns after it."""
+
+    @abstractmethod
+    def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+        """The query with this operator added."""
+
+    def describe(self) -> str:
+        """A few words for `plan`."""
+        return type(self).__name__.lower()
+
+    def needs(self) -> frozenset[str]:
+        """Reserved columns (`__now`, `__rowkey`) the engine must add at the chain's start."""
+        return frozenset(name for name in self.reads if name in ("__now", "__rowkey"))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The end of a chain that sends each row to some of several outputs.
+
+    tag: adds helper columns (left out again by the outputs' schemas) and faults. outputs: name of
+    the output and the condition, over the helper columns, for a row to go there. counters: a
+    warning and the helper column whose true values it counts.
+    """
+
+    step: str
+    reads: frozenset[str]
+    can_fail: bool
+    tag: Callable[[pl.LazyFrame, Lowering], pl.LazyFrame]
+    outputs: Mapping[str | None, Callable[[], pl.Expr]]
+    described: str = ""
+    counters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A step bound to the schemas of its inputs. Exactly one of the three shapes:
+
+    row operators (with or without a branch at the end), a stateful operator, or a union (operators
+    per input). `outputs` names every output with its schema; None is the step itself.
+    """
+
+    outputs: Mapping[str | None, Schema]
+    operators: tuple[RowOperator, ...] = ()
+    branch: Branch | None = None
+    stateful: StatefulOperator | None = None
+    union: tuple[tuple[RowOperator, ...], ...] | None = None
+    changelog_out: bool | None = None
+
+
+class StatefulOperator(ABC):
+    """A description of an operator that remembers rows. Opened once per subtask.
+
+    keys: columns its input is partitioned by; empty means all rows meet in one task.
+    """
+
+    step: str
+    keys: tuple[str, ...] = ()
+    bounded_only: bool = False
+
+    @abstractmethod
+    def open(self, subtask: int, subtasks: int) -> LiveOperator:
+        """A live copy with no state yet."""
+
+    def describe(self) -> str:
+        return type(self).__name__.lower()
+
+
+class LiveOperator(ABC):
+    """One subtask's live operator. Called by one task, one call at a time, on the worker pool."""
+
+    @abstractmethod
+    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        """Take a batch; give what follows from it now."""
+
+    def end(self) -> None:
+        """No more input. What `drain` gives afterwards is the result."""
+
+    def drain(self) -> pl.DataFrame | None:
+        """After `end`: the next batch of results, None when there is no more."""
+        return None
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """What must be kept so that another `open` plus `restore` goes on from here. Cheap: frames
+        already immutable are handed out as they are, with the same name each time."""
+
+    @abstractmethod
+    def restore(self, snapshots: Sequence[Snapshot]) -> None:
+        """Take over the state of all subtasks of the epoch resumed from; an operator keeps only the
+        rows whose key belongs to its own subtask."""
+
+    def state_bytes(self) -> int:
+        """Estimated memory held."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """State as immutable frames by name, plus small facts (JSON). The same name always means the
+    same rows, so a frame already stored is not stored again."""
+
+    frames: Mapping[str, pl.DataFrame]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """A bounded table that a `lookup` reads whole at each start."""
+
+    name: str
+    source: SourceConnector
+    schema: Schema
+    shown: str
+
+
+@dataclass(frozen=True)
+class BindContext:
+    """What a step may ask while it is bound.
+
+    table: opens the description of a lookup's source, given its config or the name of a source of
+    the file. bounded: the run has an end. parallelism: subtasks of keyed steps.
+    """
+
+    step: str
+    base: Path
+    policy: Policy
+    bounded: bool
+    parallelism: int
+    table: Callable[[Any], LookupTable]
+    event_time: str | None = None
+
+
+class Step(ABC):
+    """The definition of a step type. Subclasses are found by `operators.registry`."""
+
+    type: ClassVar[str]
+    Config: ClassVar[type[StepConfig]]
+    summary: ClassVar[str]
+    example: ClassVar[str]
+    inputs_max: ClassVar[int | None] = 1
+
+    @classmethod
+    @abstractmethod
+    def bind(cls, config: Any, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        """Check the config against the schemas and say what the step becomes.
+        Raises ExpressionError, PlanError, ConfigError."""
+
+    @classmethod
+    def extra_outputs(cls, config: Any) -> tuple[str, ...]:
+        """Names of outputs other than the step itself (`step.NAME`)."""
+        return ()
+
+
+def reserved(names: Iterable[str], step: str) -> None:
+    """Refuse column names that begin with two underscores: those are ours."""
+    for name in names:
+        if name.startswith("__") and name != KIND_COLUMN:
+            raise PlanError(
+                f"step '{step}' makes a column '{name}': names that begin with '__' are reserved",
+                code="E0310",
+                step=step,
+            )

@@ -1,0 +1,72 @@
+"""`limit`: the first rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dataflare.model.types import Schema
+from dataflare.operators.base import (
+    BindContext,
+    Bound,
+    LiveOperator,
+    Snapshot,
+    StatefulOperator,
+    Step,
+    StepConfig,
+)
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class LimitConfig(StepConfig):
+    rows: int = Field(ge=0, description="How many rows pass; the others are dropped.")
+
+
+@dataclass(frozen=True)
+class Limit(StatefulOperator):
+    """All rows meet in one task, which counts them."""
+
+    step: str
+    rows: int
+
+    def open(self, subtask: int, subtasks: int) -> LiveOperator:
+        return LiveLimit(self.rows)
+
+    def describe(self) -> str:
+        return f"limit {self.rows}"
+
+
+class LiveLimit(LiveOperator):
+    def __init__(self, rows: int) -> None:
+        self.left = rows
+
+    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        taken = frame.head(self.left)
+        self.left -= taken.height
+        return [taken] if taken.height else []
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot({}, {"left": self.left})
+
+    def restore(self, snapshots: Sequence[Snapshot]) -> None:
+        self.left = int(snapshots[0].facts["left"])
+
+
+class LimitStep(Step):
+    type = "limit"
+    Config = LimitConfig
+    summary = "Let the first rows pass, over the whole run."
+    example = """\
+type: limit
+inputs: [orders]
+config: {rows: 100}
+"""
+
+    @classmethod
+    def bind(cls, config: LimitConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        return Bound(outputs={None: inputs[0]}, stateful=Limit(context.step, config.rows))

@@ -1,0 +1,76 @@
+"""`sample`: keep a fraction of the rows, the same ones on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dataflare.expr import ROWKEY_COLUMN
+from dataflare.model.hashing import hash_columns
+from dataflare.model.types import Schema
+from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
+from dataflare.operators.primitives import known_columns
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class SampleConfig(StepConfig):
+    fraction: float = Field(ge=0, le=1, description="Share of rows to keep, 0 to 1.")
+    key: list[str] = Field(
+        default_factory=list,
+        description="Rows with the same values here stay or go together; without it each row is drawn.",
+    )
+    seed: int = Field(default=0, description="Another seed keeps other rows.")
+
+
+@dataclass(frozen=True)
+class Sample(RowOperator):
+    step: str
+    fraction: float
+    key: tuple[str, ...]
+    seed: int
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(self.key) if self.key else frozenset((ROWKEY_COLUMN,))
+
+    @property
+    def changelog(self) -> bool:
+        return bool(self.key)
+
+    def output_schema(self, schema: Schema) -> Schema:
+        return schema
+
+    def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+        import polars as pl
+
+        if self.fraction >= 1:
+            return frame
+        columns = self.key or (ROWKEY_COLUMN,)
+        frame = hash_columns(frame, columns, "__hash", seed=self.seed)
+        bound = pl.lit(int(self.fraction * 2**64), pl.UInt64)
+        return frame.filter(lowering.keep(pl.col("__hash") < bound)).drop("__hash")
+
+    def describe(self) -> str:
+        return f"sample {self.fraction:.3g}"
+
+
+class SampleStep(Step):
+    type = "sample"
+    Config = SampleConfig
+    summary = "Keep a fraction of the rows, the same ones each time."
+    example = """\
+type: sample
+inputs: [orders]
+config: {fraction: 0.1, key: [customer_id]}
+"""
+
+    @classmethod
+    def bind(cls, config: SampleConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        known_columns(context.step, config.key, inputs[0])
+        operator = Sample(context.step, config.fraction, tuple(map(str, config.key)), config.seed)
+        return Bound(outputs={None: inputs[0]}, operators=(operator,))

@@ -1,0 +1,83 @@
+"""`union`: the rows of several inputs, brought to one schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field as ConfigField
+
+from dataflare.errors import PlanError
+from dataflare.model.types import FLOAT64, INT64, DataType, Field, Schema
+from dataflare.operators.base import BindContext, Bound, RowOperator, Step, StepConfig
+from dataflare.operators.primitives import Conform
+
+
+class UnionConfig(StepConfig):
+    strict: bool = ConfigField(
+        default=False, description="Refuse inputs whose columns or types differ instead of widening them."
+    )
+
+
+class UnionStep(Step):
+    type = "union"
+    Config = UnionConfig
+    summary = "All rows of all inputs; missing columns are NULL, number types widen."
+    example = """\
+type: union
+inputs: [shop_a, shop_b]
+"""
+    inputs_max = None
+
+    @classmethod
+    def bind(cls, config: UnionConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        target = inputs[0]
+        for other in inputs[1:]:
+            if config.strict and other != target:
+                raise PlanError(
+                    f"the inputs of step '{context.step}' have different columns",
+                    code="E0312",
+                    step=context.step,
+                    notes=[str(target.to_json()), str(other.to_json())],
+                )
+            target = merged(target, other, context.step)
+        branches: list[tuple[RowOperator, ...]] = [
+            () if schema == target else (Conform(context.step, target, schema),) for schema in inputs
+        ]
+        return Bound(outputs={None: target}, union=tuple(branches))
+
+
+def merged(left: Schema, right: Schema, step: str) -> Schema:
+    """Columns of both, in order of first appearance, each with a type that holds both."""
+    fields = []
+    for field in left:
+        type_ = field.type
+        if field.name in right:
+            type_ = wider(field.type, right[field.name], field.name, step)
+        fields.append(Field(field.name, type_))
+    fields.extend(field for field in right if field.name not in left)
+    return Schema(tuple(fields))
+
+
+def wider(left: DataType, right: DataType, column: str, step: str) -> DataType:
+    """The type that holds every value of both, or PlanError (E0312)."""
+    if left == right or right.name == "null":
+        return left
+    if left.name == "null":
+        return right
+    if left.is_numeric and right.is_numeric:
+        if left.is_integer and right.is_integer:
+            if left.name[0] == right.name[0]:
+                return max(left, right, key=lambda t: int(t.name.lstrip("uint")))
+            return INT64
+        return FLOAT64
+    if left.name == right.name == "timestamp" and bool(left.timezone) == bool(right.timezone):
+        order = ("s", "ms", "us", "ns")
+        return max(left, right, key=lambda t: order.index(t.unit or "us"))
+    if {left.name, right.name} == {"string", "json"}:
+        return left if left.name == "string" else right
+    raise PlanError(
+        f"step '{step}' cannot join the column '{column}' of types {left} and {right}",
+        code="E0312",
+        step=step,
+        help=f"cast it in a map before the union: cast: {{{column}: string}}",
+    )

@@ -1,0 +1,144 @@
+"""`validate`: check rows against rules, and say what happens to those that break one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from dataflare.errors import ConfigError
+from dataflare.expr import ExprText, Typed, check_condition
+from dataflare.model.types import STRING, Schema, list_of
+from dataflare.model.types import Field as Column
+from dataflare.operators.base import BindContext, Bound, Branch, Lowering, Step, StepConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FAILED_RULES = "failed_rules"
+"""Column of `step.failed` and of tagged rows: the names of the rules a row breaks."""
+
+RULE_BROKEN = 255
+"""The error kind of a broken rule in ERROR_COLUMN."""
+
+
+class Rule(StepConfig):
+    name: str = Field(description="Shown in errors, metrics and `failed_rules`.")
+    expect: ExprText = Field(description="A boolean expression; NULL counts as broken.")
+    on_fail: Literal["drop", "dead_letter", "fail", "tag", "warn"] = Field(
+        default="drop",
+        description="drop: the row leaves by `step.failed`; dead_letter: it goes to the dead letters; "
+        "fail: the run fails; tag: the row stays, named in `failed_rules`; warn: only counted.",
+    )
+
+
+class ValidateConfig(StepConfig):
+    rules: list[Rule] = Field(description="Checked in order; a row may break several.")
+
+
+@dataclass(frozen=True)
+class Checked:
+    name: str
+    on_fail: str
+    typed: Typed
+
+
+class ValidateStep(Step):
+    type = "validate"
+    Config = ValidateConfig
+    summary = "Check rows against rules; `step.failed` has the rows that were dropped."
+    example = """\
+type: validate
+inputs: [orders]
+config:
+  rules:
+    - {name: positive amount, expect: "amount > 0", on_fail: drop}
+    - {name: known country, expect: "country IS NOT NULL", on_fail: tag}
+"""
+
+    @classmethod
+    def extra_outputs(cls, config: ValidateConfig) -> tuple[str, ...]:
+        return ("failed",)
+
+    @classmethod
+    def bind(cls, config: ValidateConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        schema, step = inputs[0], context.step
+        if not config.rules:
+            raise ConfigError(f"step '{step}' has no rules", code="E0403", step=step)
+        names = [str(rule.name) for rule in config.rules]
+        for rule in config.rules:
+            if names.count(str(rule.name)) > 1:
+                raise ConfigError(
+                    f"step '{step}' has two rules named '{rule.name}'",
+                    code="E0404",
+                    step=step,
+                    spot=getattr(rule.name, "spot", None),
+                )
+        rules = tuple(
+            Checked(str(r.name), r.on_fail, check_condition(r.expect, schema, step=step))
+            for r in config.rules
+        )
+        tagged = any(rule.on_fail == "tag" for rule in rules)
+        with_names = Schema(
+            (*(f for f in schema if f.name != FAILED_RULES), Column(FAILED_RULES, list_of(STRING)))
+        )
+        branch = Branch(
+            step=step,
+            reads=frozenset().union(*(r.typed.columns | r.typed.needs for r in rules)),
+            can_fail=any(r.typed.can_fail or r.on_fail in ("dead_letter", "fail") for r in rules),
+            tag=partial(_tag, step, rules),
+            outputs={None: _good, "failed": _failed},
+            described="validate " + ", ".join(rule.name for rule in rules),
+            counters={
+                f"rule '{rule.name}' is broken": f"__warn{index}"
+                for index, rule in enumerate(rules)
+                if rule.on_fail == "warn"
+            },
+        )
+        return Bound(outputs={None: with_names if tagged else schema, "failed": with_names}, branch=branch)
+
+
+def _tag(step: str, rules: tuple[Checked, ...], frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+    import polars as pl
+
+    errors: list[tuple[str, pl.Expr]] = []
+    broken: dict[str, pl.Expr] = {}
+    for rule in rules:
+        lowered = rule.typed.lower()
+        if lowered.error is not None:
+            errors.append((f"rule '{rule.name}': {rule.typed.shown}", lowered.error))
+        is_broken = ~lowered.value.fill_null(False)
+        broken[rule.name] = is_broken
+        if rule.on_fail in ("dead_letter", "fail"):
+            kind = pl.when(is_broken).then(pl.lit(RULE_BROKEN, pl.UInt8))
+            errors.append((f"rule '{rule.name}': {rule.typed.shown}", kind))
+    frame = lowering.mark(frame, step, errors)
+    drops = [broken[rule.name] for rule in rules if rule.on_fail == "drop"]
+    named: Any = pl.concat_list(
+        [pl.when(is_broken).then(pl.lit(name)) for name, is_broken in broken.items()]
+    ).list.drop_nulls()
+    warned = [
+        broken[rule.name].alias(f"__warn{index}")
+        for index, rule in enumerate(rules)
+        if rule.on_fail == "warn"
+    ]
+    return frame.with_columns(
+        *warned,
+        (pl.any_horizontal(drops) if drops else pl.lit(False)).alias("__drop"),
+        named.alias(FAILED_RULES),
+    )
+
+
+def _good() -> pl.Expr:
+    import polars as pl
+
+    return ~pl.col("__drop")
+
+
+def _failed() -> pl.Expr:
+    import polars as pl
+
+    return pl.col("__drop")
