@@ -1,0 +1,21 @@
+"""Where the process starts. Answers `--version` before anything is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line of this process; the result is its exit status."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from dataflare import __version__
+
+        print(f"dataflare {__version__}")
+        return 0
+    from dataflare.cli.app import run_process
+
+    return run_process(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

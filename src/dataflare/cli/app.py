@@ -1,0 +1,142 @@
+"""Find the command, run it, and turn whatever it raises into an error block and an exit status.
+
+Always true: standard error gets one block per error and no traceback unless `--debug`; the status is
+0, 1, 2 or 130; `run --json` prints one JSON object even when the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from dataflare.cli import (
+    checkpoints,
+    connectors,
+    functions,
+    plan,
+    preview,
+    run,
+    runs,
+    schema,
+    terminal,
+    validate,
+)
+from dataflare.cli.usage import usage_error
+from dataflare.errors import DataFlareError, InternalError
+
+_PIPE_CLOSED = 141
+"""What a shell reports for a program ended by SIGPIPE."""
+
+app = typer.Typer(
+    name="dataflare",
+    help="Data integration from one YAML file: batch and streaming on one engine, exactly once.",
+    epilog="dataflare COMMAND --help says more about a command.",
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
+app.command("run", rich_help_panel=_RUN)(run.run)
+app.command("validate", rich_help_panel=_RUN)(validate.validate)
+app.command("plan", rich_help_panel=_RUN)(plan.plan)
+app.command("preview", rich_help_panel=_RUN)(preview.preview)
+app.command("connectors", rich_help_panel=_LOOK_UP)(connectors.connectors)
+app.command("functions", rich_help_panel=_LOOK_UP)(functions.functions)
+app.command("schema", rich_help_panel=_LOOK_UP)(schema.schema)
+app.command("runs", rich_help_panel=_LOOK_BACK)(runs.runs)
+app.command("checkpoints", rich_help_panel=_LOOK_BACK)(checkpoints.checkpoints)
+
+
+@app.callback()
+def everywhere(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+) -> None:
+    """Options of every command; `--debug` is taken off before parsing, so that it works anywhere."""
+    if version:
+        from dataflare import __version__
+
+        print(f"dataflare {__version__}")
+        raise typer.Exit(0)
+
+
+def run_process(args: list[str]) -> int:
+    """Run a command line as this process's only work, and end the process.
+
+    Ends by `os._exit`: taking the interpreter apart costs 50 ms that nobody needs. Returns only
+    under a debugger or profiler, which want an orderly end.
+    """
+    status = execute(args)
+    status = _flush(status)
+    if sys.gettrace() is None and sys.getprofile() is None:
+        os._exit(status)
+    return status
+
+
+def execute(args: list[str]) -> int:
+    """Run one command line; the result is its exit status. Raises nothing."""
+    debug, args = _take_debug(args)
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(args or ["--help"], prog_name="dataflare", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        terminal.point_stdout_nowhere()
+        return _PIPE_CLOSED
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except BaseException as raised:
+        if debug:
+            traceback.print_exc()
+        return _report(raised, args)
+
+
+def _report(raised: BaseException, args: list[str]) -> int:
+    """Show what was raised as an error block; the result is the exit status."""
+    misused = usage_error(raised, args)
+    if isinstance(raised, DataFlareError):
+        error = raised
+    else:
+        error = misused or internal(raised)
+    terminal.print_error(error)
+    if misused and args[:1] == ["run"] and "--json" in args:
+        terminal.print_json(run.failure(error), indent=False)
+    return error.exit_status
+
+
+def internal(raised: BaseException) -> DataFlareError:
+    """The error for an exception that nobody expected."""
+    text = str(raised).strip().replace("\n", " ")
+    return InternalError(
+        f"{type(raised).__name__}: {text}" if text else type(raised).__name__,
+        notes=["this is a bug in DataFlare; please report it, with what --debug shows"],
+    )
+
+
+def _take_debug(args: list[str]) -> tuple[bool, list[str]]:
+    end = args.index("--") if "--" in args else len(args)
+    kept = [arg for place, arg in enumerate(args) if place >= end or arg != "--debug"]
+    return len(kept) < len(args), kept
+
+
+def _flush(status: int) -> int:
+    """Write out what is buffered; a reader that has gone away is no error to shout about."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            terminal.point_stdout_nowhere()
+            status = status or _PIPE_CLOSED
+        except (OSError, ValueError):
+            status = status or 1
+    return status

@@ -1,0 +1,99 @@
+"""What the commands that take a workflow share: its options, the home folder, reading the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflare.cli.usage import bad_usage
+from dataflare.errors import WorkflowError, did_you_mean
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The workflow file.", show_default=False)
+]
+Params = Annotated[
+    list[str],
+    typer.Option(
+        "--param", metavar="K=V", help="Set a parameter of the workflow. May be repeated."
+    ),
+]
+Sets = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="PATH=V", help="Set a value of the file, such as settings.parallelism=4."
+    ),
+]
+Overlays = Annotated[
+    list[Path],
+    typer.Option("--overlay", metavar="FILE", help="Merge this file over the workflow."),
+]
+
+
+def home() -> Path:
+    """Where state, checkpoints and history lie: $DATAFLARE_HOME, or `.dataflare` here."""
+    return Path(os.environ.get("DATAFLARE_HOME") or ".dataflare").absolute()
+
+
+def read_workflow(
+    file: Path,
+    params: list[str] | None = None,
+    sets: list[str] | None = None,
+    overlays: list[Path] | None = None,
+) -> Workflow:
+    """Read a workflow file as the command line says, and size Polars' pool by its settings.
+
+    Polars fixes its number of threads when it is imported, so no command may import it earlier.
+    """
+    for path in (file, *(overlays or ())):
+        require_file(path)
+    from dataflare.workflow.load import load
+
+    workflow = load(file, params=pairs("--param", params), sets=sets or [], overlays=overlays or [])
+    threads = workflow.settings.resources.threads
+    if threads:
+        os.environ.setdefault("POLARS_MAX_THREADS", str(threads))
+    return workflow
+
+
+def require_file(path: Path) -> None:
+    """Raise WorkflowError (E0114) unless there is such a file, naming its nearest neighbour."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise WorkflowError(f"'{path}' is a folder, not a workflow file", code="E0114")
+    try:
+        near = [each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml")]
+    except OSError:
+        near = []
+    raise WorkflowError(
+        f"there is no workflow file '{path}'", code="E0114", help=did_you_mean(path.name, near)
+    )
+
+
+def pairs(option: str, values: list[str] | None) -> dict[str, str]:
+    """`K=V` arguments as a mapping. Raises a usage error for one without a name or a sign."""
+    made: dict[str, str] = {}
+    for value in values or ():
+        name, sign, text = value.partition("=")
+        if not name or not sign:
+            raise bad_usage(f"{option} takes NAME=VALUE, not '{value}'")
+        made[name.strip()] = text
+    return made
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """A duration such as `30s` or `1h30m` in seconds; None for none."""
+    if text is None:
+        return None
+    from dataflare.model.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise bad_usage(f"{option} takes a duration such as 30s, 5m or 1h, not '{text}'") from None

@@ -1,0 +1,49 @@
+"""`dataflare plan`: the graph as it will run."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+from dataflare.cli import common, terminal
+
+
+class Format(enum.StrEnum):
+    """How the plan is shown; each but `json` is a module of `planner.render`."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+    JSON = "json"
+
+
+def plan(
+    file: common.File,
+    format_: Annotated[
+        Format, typer.Option("--format", "-f", help="What to print.", show_choices=True)
+    ] = Format.TEXT,
+    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
+    sets: common.Sets = [],  # noqa: B006
+    overlay: common.Overlays = [],  # noqa: B006
+) -> int:
+    """Show the graph as it will run: fused steps, pushed-down filters, exchanges, guarantees."""
+    workflow = common.read_workflow(file, param, sets, overlay)
+    from dataflare.planner import plan as make_plan
+
+    view = make_plan(workflow, home=common.home()).view()
+    if format_ is Format.JSON:
+        terminal.print_json(view)
+        return 0
+    drawn: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
+    if format_ is Format.TEXT and terminal.has_colour(sys.stdout):
+        from dataflare.cli.colours import coloured_plan
+
+        terminal.console().print(coloured_plan(drawn, view))
+    else:
+        print(drawn, end="" if drawn.endswith("\n") else "\n")
+    return 0

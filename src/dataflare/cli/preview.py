@@ -1,0 +1,37 @@
+"""`dataflare preview`: the first rows that reach a step, writing nowhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dataflare.cli import common
+
+
+def preview(
+    file: common.File,
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP", help="A step, or one output of it (router.eu).", show_default=False
+        ),
+    ],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
+    sets: common.Sets = [],  # noqa: B006
+    overlay: common.Overlays = [],  # noqa: B006
+) -> int:
+    """Show the first rows that reach a step. Nothing is written anywhere."""
+    workflow = common.read_workflow(file, param, sets, overlay)
+    from dataflare.cli import frames
+    from dataflare.jobs import preview as first_rows
+
+    frame = first_rows(workflow, step, rows)
+    if json:
+        frames.write_ndjson(frame, sys.stdout)
+    else:
+        frames.print_frame(frame)
+    return 0

@@ -1,0 +1,44 @@
+"""Show a run while it runs: a live view on a terminal, notices elsewhere, nothing with `--quiet`.
+
+The engine's thread hands over a progress object a few times a second; drawing it happens in Rich's
+own thread, so that the engine never waits for a terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from dataflare.cli import terminal
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+
+class Progress:
+    """Says nothing: `--quiet`."""
+
+    @staticmethod
+    def of(workflow: Workflow, *, quiet: bool) -> Progress:
+        """The view that fits this terminal and this workflow."""
+        return Progress() if quiet else Notices()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        return None
+
+    def listen(self, progress: Any) -> None:
+        """Take news of the run. Called by the engine's thread; must not wait."""
+
+
+class Notices(Progress):
+    """One line for each notice, for logs."""
+
+    def __init__(self) -> None:
+        self.said: str | None = None
+
+    def listen(self, progress: Any) -> None:
+        if progress.message and progress.message != self.said:
+            self.said = progress.message
+            terminal.say(progress.message)

@@ -1,0 +1,162 @@
+"""`dataflare run`: run a workflow here and now, and say how it went.
+
+Always true: with `--json` standard output is exactly one JSON object, whatever happened and whoever
+prints what during the run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dataflare.cli import common, terminal
+from dataflare.cli.progress import Progress
+from dataflare.errors import DataFlareError
+
+if TYPE_CHECKING:
+    from dataflare.jobs import RunResult
+    from dataflare.workflow.model import Workflow
+
+
+def run(
+    file: common.File,
+    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
+    sets: common.Sets = [],  # noqa: B006
+    overlay: common.Overlays = [],  # noqa: B006
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over: forget checkpoints and cursors.")
+    ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume although steps have changed.")
+    ] = False,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", metavar="DURATION", help="Stop after this long, with a checkpoint."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
+    ] = False,
+) -> int:
+    """Run a workflow. An unfinished run is resumed from its latest checkpoint."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    request = Request(file, param, sets, overlay, fresh, accept_changes, for_, quiet)
+    return _run_as_json(request) if json else _run_for_people(request)
+
+
+@dataclass(slots=True)
+class Request:
+    """The command line of a run. workflow: what the file says, once it has been read."""
+
+    file: Path
+    params: list[str]
+    sets: list[str]
+    overlays: list[Path]
+    fresh: bool
+    accept_changes: bool
+    for_: str | None
+    quiet: bool
+    workflow: Workflow | None = None
+
+    def run(self) -> RunResult:
+        """Read the workflow and run it, showing progress as asked."""
+        for_s = common.seconds("--for", self.for_)
+        self.workflow = common.read_workflow(self.file, self.params, self.sets, self.overlays)
+        from dataflare.jobs import RunOptions, run
+
+        with Progress.of(self.workflow, quiet=self.quiet) as progress:
+            options = RunOptions(
+                home=common.home(),
+                fresh=self.fresh,
+                accept_changes=self.accept_changes,
+                for_s=for_s,
+                listener=progress.listen,
+            )
+            return run(self.workflow, options)
+
+
+def _run_for_people(request: Request) -> int:
+    result = request.run()
+    _report(result)
+    if not request.quiet:
+        from dataflare.cli import summary
+
+        assert request.workflow is not None
+        summary.print_summary(result, request.workflow)
+    return result.exit_status
+
+
+def _run_as_json(request: Request) -> int:
+    started = time.monotonic()
+    with _stdout_kept() as answer:
+        try:
+            result = request.run()
+        except BaseException as raised:
+            name = request.workflow.name if request.workflow else None
+            answer(failure(raised, name, time.monotonic() - started))
+            raise
+        _report(result)
+        answer(result.to_json())
+    return result.exit_status
+
+
+def _report(result: RunResult) -> None:
+    """Warnings and the error, on standard error."""
+    for warning in result.warnings:
+        terminal.print_warning(warning)
+    if result.error is not None:
+        terminal.print_error(result.error)
+
+
+def failure(
+    raised: BaseException, workflow: str | None = None, duration_s: float = 0.0
+) -> dict[str, Any]:
+    """What `run --json` prints when there was no run to speak of."""
+    if isinstance(raised, DataFlareError):
+        error = {"code": raised.code, "message": raised.message, "step": raised.step}
+    elif isinstance(raised, KeyboardInterrupt):
+        error = {"code": "E0803", "message": "interrupted before it began", "step": None}
+    else:
+        message = f"{type(raised).__name__}: {raised}"
+        error = {"code": "E0900", "message": message, "step": None}
+    return {
+        "workflow": workflow,
+        "run_id": None,
+        "status": "failed",
+        "resumed_from": None,
+        "duration_s": round(duration_s, 3),
+        "steps": {},
+        "checkpoints": {"completed": 0, "last_bytes": None},
+        "error": error,
+    }
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[Any]:
+    """Send all that is written to standard output, by anybody, to standard error; give a function
+    that prints an object to the real one."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+
+    def answer(value: dict[str, Any]) -> None:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        terminal.print_json(value, indent=False)
+        sys.stdout.flush()
+
+    try:
+        yield answer
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)

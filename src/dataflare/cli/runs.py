@@ -1,0 +1,8 @@
+"""`dataflare runs`."""
+
+from __future__ import annotations
+
+
+def runs() -> int:
+    """Not written yet."""
+    return 1

@@ -1,0 +1,8 @@
+"""`dataflare schema`."""
+
+from __future__ import annotations
+
+
+def schema() -> int:
+    """Not written yet."""
+    return 1

@@ -1,0 +1,114 @@
+"""Where the command line writes: rows and answers to standard output, all else to standard error.
+
+Rich takes 40 ms to import, so the error block is coloured by hand and Rich comes only with tables
+and live views.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dataflare.errors import DataFlareError, render
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_RED, _BLUE, _CYAN, _YELLOW, _BOLD, _OFF = (
+    f"\x1b[{code}m" for code in ("1;31", "1;34", "36", "1;33", "1", "0")
+)
+_GUTTER = re.compile(r"^(\s*\d* (?:\||-->))")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody is looking at this stream."""
+    try:
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:
+        return False
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether to colour what is written there (https://no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def print_error(error: DataFlareError) -> None:
+    """The error's block, or blocks, on standard error."""
+    block = render(error)
+    say(colour_block(block) if has_colour(sys.stderr) else block)
+
+
+def print_warning(text: str) -> None:
+    """One line of warning on standard error."""
+    colour = has_colour(sys.stderr)
+    say(f"{_YELLOW}warning{_OFF}: {text}" if colour else f"warning: {text}")
+
+
+def say(text: str) -> None:
+    """A line on standard error. One that cannot be written is lost: there is nowhere to say so."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def colour_block(block: str) -> str:
+    """An error block with ANSI colours."""
+    return "\n".join(_colour_line(line) for line in block.split("\n"))
+
+
+def _colour_line(line: str) -> str:
+    if line.startswith("error["):
+        head, _, message = line.partition(": ")
+        return f"{_RED}{head}{_OFF}{_BOLD}: {message}{_OFF}"
+    if line.startswith("   = help: "):
+        return f"   {_BLUE}={_OFF} {_CYAN}help{_OFF}: {line.removeprefix('   = help: ')}"
+    if line.startswith("   = "):
+        return f"   {_BLUE}={_OFF} {line.removeprefix('   = ')}"
+    gutter = _GUTTER.match(line)
+    if gutter is None:
+        return line
+    rest = line[gutter.end() :]
+    if rest.strip() and set(rest) <= {" ", "^"}:
+        rest = f"{_RED}{rest}{_OFF}"
+    return f"{_BLUE}{gutter.group()}{_OFF}{rest}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A Rich console that marks up and highlights only what it is told to."""
+    from rich.console import Console
+
+    return Console(
+        stderr=stderr, highlight=False, markup=False, soft_wrap=not is_terminal(sys.stdout)
+    )
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: str = "") -> None:
+    """A plain table on standard output: headings, then rows. right: names of the columns of numbers,
+    separated by blanks. Cells are whole lines on a pipe; on a terminal they wrap."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        justify: Any = "right" if column in right.split() else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(table)
+
+
+def print_json(value: Any, *, indent: bool = True) -> None:
+    """A value as JSON on standard output, ending with a newline."""
+    import json
+
+    print(json.dumps(value, indent=2 if indent else None, ensure_ascii=False, default=str))
+
+
+def point_stdout_nowhere() -> None:
+    """After a broken pipe: let whatever is still buffered vanish without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,50 @@
+"""What is wrong with a command line, said like any other error of ours (E0120)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dataflare.errors import WorkflowError, did_you_mean
+
+USAGE = "E0120"
+
+
+def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
+    """Typer's complaint about the command line as our error; None for any other exception.
+
+    Typer's exception classes are private and have moved between versions, so they are known by what
+    they can do: each formats its message.
+    """
+    if not hasattr(raised, "format_message"):
+        return None
+    context = getattr(raised, "ctx", None)
+    path = getattr(context, "command_path", None) or "dataflare"
+    option = getattr(raised, "option_name", None)
+    message = raised.format_message().rstrip(".").replace("Value error, ", "")
+    if option and message.startswith("No such option"):
+        return bad_usage(f"no such option '{option}'", path, option, _options(context))
+    if message.startswith("No such command"):
+        typed = message.split("'")[1] if "'" in message else message
+        return bad_usage(f"no such command '{typed}'", path, typed, _commands(context))
+    return bad_usage(message[:1].lower() + message[1:], path)
+
+
+def bad_usage(
+    message: str, path: str = "dataflare", typed: str = "", known: Iterable[str] = ()
+) -> WorkflowError:
+    """A usage error. typed: the word that is wrong; known: the words that would be right."""
+    return WorkflowError(
+        message,
+        code=USAGE,
+        help=did_you_mean(typed, known) or f"'{path} --help' shows what can be said",
+    )
+
+
+def _options(context: Any) -> list[str]:
+    params = getattr(getattr(context, "command", None), "params", ())
+    return [name for param in params for name in param.opts if name.startswith("--")]
+
+
+def _commands(context: Any) -> list[str]:
+    return list(getattr(getattr(context, "command", None), "commands", ()))
