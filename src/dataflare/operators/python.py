@@ -1,0 +1,197 @@
+"""`python`: a user's function over batches or rows."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from dataflare.errors import ConfigError, DataError
+from dataflare.model.types import Schema, parse_type
+from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class PythonConfig(StepConfig):
+    function: str = Field(description='"package.module:name"; modules beside the workflow file are found.')
+    mode: Literal["batch", "record"] = Field(
+        default="batch",
+        description="batch: gets and returns a polars.DataFrame; record: gets a dict, returns a dict, "
+        "a list of dicts, or None to drop the row.",
+    )
+    schema_: dict[str, str] | None = Field(
+        default=None, alias="schema", description="Columns that come out; those of the input if not given."
+    )
+    execution: Literal["thread", "process"] = Field(
+        default="thread", description="process: in worker processes, for code that holds the GIL."
+    )
+
+
+@dataclass(frozen=True)
+class PythonCall(RowOperator):
+    """Runs eagerly between the queries of a chain, on rows without a fault."""
+
+    step: str
+    function: str
+    mode: str
+    execution: str
+    base: Path
+    output: Schema
+    input: Schema
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(self.input.names)
+
+    @property
+    def can_fail(self) -> bool:
+        return True
+
+    @property
+    def changelog(self) -> bool:
+        return False
+
+    def output_schema(self, schema: Schema) -> Schema:
+        return self.output
+
+    def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+        raise AssertionError("python steps run eagerly; the chain does not lower them")
+
+    def run(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows after the function. Raises DataError (E0520) with what the function raised."""
+        if self.execution == "process":
+            from dataflare.operators.python_process import call_in_process
+
+            return call_in_process(self, frame)
+        return self.call(frame)
+
+    def call(self, frame: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        function = load_function(self.function, self.base)
+        shown = frame.select(self.input.names)
+        try:
+            if self.mode == "record":
+                result: Any = self._records(function, shown)
+            else:
+                result = function(shown)
+        except Exception as error:
+            raise DataError(
+                f"step '{self.step}': {self.function} raised {type(error).__name__}: {error}",
+                code="E0520",
+                step=self.step,
+            ) from error
+        if isinstance(result, pl.LazyFrame):
+            result = result.collect()
+        if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
+            result = pl.DataFrame(result)
+        if not isinstance(result, pl.DataFrame):
+            raise DataError(
+                f"step '{self.step}': {self.function} returned {type(result).__name__}, not a DataFrame",
+                code="E0521",
+                step=self.step,
+            )
+        return self._conformed(result)
+
+    def _records(self, function: Callable[..., Any], frame: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        made: list[dict[str, Any]] = []
+        for row in frame.iter_rows(named=True):
+            given = function(row)
+            if given is None:
+                continue
+            made.extend(given if isinstance(given, list) else [given])
+        columns = {name: [row.get(name) for row in made] for name in self.output.names}
+        return pl.DataFrame(columns, schema=self.output.to_polars(), strict=False)
+
+    def _conformed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        missing = [name for name in self.output.names if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"step '{self.step}': {self.function} left out the columns {', '.join(missing)}",
+                code="E0521",
+                step=self.step,
+                notes=[f"it returned: {', '.join(frame.columns)}"],
+            )
+        try:
+            return frame.select(self.output.names).cast(dict(self.output.to_polars()))  # type: ignore[arg-type]
+        except Exception as error:
+            raise DataError(
+                f"step '{self.step}': {self.function} returned values of another type: {error}",
+                code="E0521",
+                step=self.step,
+                notes=[f"expected: {self.output.to_json()}"],
+            ) from error
+
+    def describe(self) -> str:
+        return f"python {self.function}"
+
+
+@lru_cache(maxsize=64)
+def load_function(target: str, base: Path) -> Callable[..., Any]:
+    """The function that `package.module:name` names. Raises ConfigError (E0408)."""
+    module_name, _, name = target.partition(":")
+    if str(base) not in sys.path:
+        sys.path.insert(0, str(base))
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot import '{target}': {error}",
+            code="E0408",
+            help='write "package.module:function"; the workflow\'s own folder is searched first',
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"'{target}' is not a function", code="E0408")
+    function: Callable[..., Any] = found
+    return function
+
+
+class PythonStep(Step):
+    type = "python"
+    Config = PythonConfig
+    summary = "Run a function of your own over batches (Polars frames) or rows (dicts)."
+    example = """\
+type: python
+inputs: [orders]
+config:
+  function: "my_steps:add_margin"
+  schema: {order_id: int64, margin: float64}
+"""
+
+    @classmethod
+    def bind(cls, config: PythonConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        step = context.step
+        spot = getattr(config.function, "spot", None)
+        if not context.policy.python:
+            raise ConfigError(f"step '{step}': python functions are not allowed here", code="E0410", step=step, spot=spot)
+        try:
+            load_function(str(config.function), context.base)
+        except ConfigError as error:
+            raise error.at(step=step, spot=spot) from error.__cause__
+        output = inputs[0]
+        if config.schema_ is not None:
+            output = Schema.of({str(n): parse_type(str(t)) for n, t in config.schema_.items()})
+        operator = PythonCall(
+            step,
+            str(config.function),
+            config.mode,
+            config.execution,
+            context.base,
+            output,
+            inputs[0],
+        )
+        return Bound(outputs={None: output}, operators=(operator,))
+
+

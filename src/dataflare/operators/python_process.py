@@ -1,0 +1,54 @@
+"""Run a `python` step's function in worker processes, for code that would hold the GIL.
+
+Frames travel as Arrow IPC. Processes are spawned, never forked, and end with their parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from dataflare.errors import SystemError_
+
+if TYPE_CHECKING:
+    from dataflare.operators.python import PythonCall
+
+
+def call_in_process(call: PythonCall, frame: pl.DataFrame) -> pl.DataFrame:
+    """What `call.call(frame)` gives, worked out in another process."""
+    buffer = io.BytesIO()
+    frame.select(call.input.names).write_ipc(buffer)
+    try:
+        answer = _pool().submit(_work, call, buffer.getvalue()).result()
+    except BrokenProcessPool as error:
+        _pool.cache_clear()
+        raise SystemError_(
+            f"step '{call.step}': the worker process died while it ran {call.function}",
+            code="E0620",
+            step=call.step,
+        ) from error
+    return pl.read_ipc(io.BytesIO(answer))
+
+
+def _work(call: PythonCall, rows: bytes) -> bytes:
+    result = call.call(pl.read_ipc(io.BytesIO(rows)))
+    buffer = io.BytesIO()
+    result.write_ipc(buffer)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(
+        max_workers=os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")
+    )
+    atexit.register(pool.shutdown, wait=False, cancel_futures=True)
+    return pool
