@@ -1,0 +1,68 @@
+"""What the operating system says about files, in our words: the one place where it is translated."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_, did_you_mean
+
+
+def missing(path: Path) -> SystemError_:
+    """No such file, with the nearest name in its folder."""
+    folder = path.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+    except OSError:
+        names = []
+    help_: str | None
+    if names is None:
+        help_ = f"the folder {folder} does not exist either"
+    else:
+        help_ = did_you_mean(path.name, names)
+        if help_ is None and names:
+            few = ", ".join(n for n in names if not n.startswith("."))
+            help_ = f"{folder} has: {few[:200]}" if few else None
+    return SystemError_(f"no such file: {path}", code="E0601", help=help_)
+
+
+def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
+    """Ours for a foreign exception. doing: "reading" or "writing"."""
+    if isinstance(error, DataFlareError):
+        return error
+    if isinstance(error, OSError):
+        match error.errno:
+            case errno.ENOENT:
+                return missing(path)
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                why = "read-only file system" if error.errno == errno.EROFS else "permission denied"
+                return SystemError_(
+                    f"{why}: {path}", code="E0602", help=f"{doing} it needs other rights"
+                )
+            case errno.ENOSPC | errno.EDQUOT:
+                return SystemError_(
+                    f"disk full while {doing} {path}",
+                    code="E0603",
+                    help="free some space and run again: it goes on from the last checkpoint",
+                    retry=Retry.LATER,
+                )
+            case errno.EISDIR | errno.ENOTDIR:
+                return SystemError_(f"{path}: {error.strerror}", code="E0604")
+        return SystemError_(
+            f"{doing} {path} failed: {error.strerror or error}", code="E0600", retry=Retry.LATER
+        )
+    first = str(error).strip().splitlines()
+    return DataError(f"{path} cannot be read: {first[0] if first else error}", code="E0505")
+
+
+@contextmanager
+def file_errors(path: Path, doing: str = "reading") -> Iterator[None]:
+    """Whatever goes wrong inside becomes one of our errors."""
+    import polars as pl
+
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise translated(error, path, doing) from error

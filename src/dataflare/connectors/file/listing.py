@@ -1,0 +1,154 @@
+"""Which files a path means: a file, a folder, a glob, or a list of those.
+
+Always true: the order is the same on every machine; hidden names, names with a leading `_` and
+names ending in `.inprogress` are passed over in folders and globs.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflare.connectors.file.errors import file_errors, missing
+from dataflare.errors import ConfigError, SystemError_
+from dataflare.formats.compression import split_extension
+from dataflare.sdk.context import ConnectorContext
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".txt": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "excel",
+    ".xls": "excel",
+    ".xlsb": "excel",
+    ".ods": "excel",
+}
+UNPUBLISHED = ".inprogress"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """id: the path as seen from the workflow's folder, the same from listing to listing.
+    root: the folder it was found in, when it was found in one."""
+
+    path: Path
+    id: str
+    size: int
+    mtime_ns: int
+    root: Path | None = None
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name promises, or None."""
+    return FORMATS.get(split_extension(path)[0])
+
+
+def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str) -> list[FoundFile]:
+    """All files that the patterns mean, each once, in the patterns' order and sorted inside."""
+    found: dict[Path, FoundFile] = {}
+    for pattern in patterns:
+        for path, root in _expand(pattern, context, format_):
+            if path not in found:
+                found[path] = _look(path, root, context)
+    return list(found.values())
+
+
+def _look(path: Path, root: Path | None, context: ConnectorContext) -> FoundFile:
+    with file_errors(path):
+        status = path.stat()
+    base = context.base.absolute()
+    id_ = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
+    return FoundFile(path, id_, status.st_size, status.st_mtime_ns, root)
+
+
+def _expand(
+    pattern: str, context: ConnectorContext, format_: str
+) -> Iterable[tuple[Path, Path | None]]:
+    path = context.path(pattern)
+    with file_errors(path):
+        if path.is_dir():
+            return [(file, path) for file in _in_folder(path, format_)]
+        if path.exists():
+            return [(path, None)]
+    if not glob.has_magic(pattern):
+        raise missing(path)
+    return _matching(pattern, path, context)
+
+
+def _matching(
+    pattern: str, path: Path, context: ConnectorContext
+) -> list[tuple[Path, Path | None]]:
+    root = path
+    while glob.has_magic(root.name) or any(glob.has_magic(p) for p in root.parts):
+        root = root.parent
+    names = glob.glob(str(path), recursive=True)
+    files = [Path(name) for name in names if Path(name).is_file()]
+    kept = sorted(file for file in files if not _hidden(file.relative_to(root)))
+    if not kept:
+        raise SystemError_(f"no file matches {pattern}", code="E0601", help=f"looked in {root}")
+    for file in kept:
+        context.policy.check_path(file, context.step)
+    return [(file, root) for file in kept]
+
+
+def _hidden(relative: Path) -> bool:
+    return relative.name.endswith(UNPUBLISHED) or any(
+        part.startswith((".", "_")) for part in relative.parts
+    )
+
+
+def _in_folder(folder: Path, format_: str) -> list[Path]:
+    """Data files of a folder and the folders in it. With `auto`, those whose names say a format."""
+    files = sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=_raise)
+        for name in names
+        if not _hidden(Path(parent, name).relative_to(folder))
+    )
+    kept = [file for file in files if format_ != "auto" or format_of(file) is not None]
+    if not kept:
+        what = "has no files" if not files else "has no files of a known format"
+        raise SystemError_(
+            f"the folder {folder} {what}",
+            code="E0601",
+            help="set 'format' if their names do not say it" if files else None,
+        )
+    return kept
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def one_format(files: Sequence[FoundFile], format_: str) -> str:
+    """The format of all the files. Raises ConfigError (E0403) when names say none or several."""
+    if format_ != "auto":
+        return format_
+    kinds = {format_of(file.path) for file in files}
+    if kinds == {None} or None in kinds:
+        unknown = next(file.path for file in files if format_of(file.path) is None)
+        raise ConfigError(
+            f"the name of {unknown.name} does not say its format",
+            code="E0403",
+            help="set 'format' to one of: csv, ndjson, json, parquet, arrow, excel",
+        )
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind for kind in kinds if kind))
+        raise ConfigError(
+            f"the files have different formats: {names}",
+            code="E0403",
+            help="read them in a source each, or narrow the glob",
+        )
+    return next(kind for kind in kinds if kind)

@@ -1,0 +1,218 @@
+"""The `file` source: one split per file, read in chunks that become lazy queries.
+
+Always true: the listing of a run is fixed when the run starts, and a file that grew since is read
+to the size it had then; what was read once can be read again, or the run says that it cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.partitions import partition_values
+from dataflare.connectors.file.readers import Added, FileFacts, LineReader, TableReader
+from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.connectors.file.survey import Survey, load_json, survey
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.formats.csv_read import CsvDialect, CsvPlan
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces, read_sheet
+from dataflare.formats.text_types import TextColumn
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import STRING, Schema, parse_type
+from dataflare.sdk.source import (
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+    SupportsProjection,
+)
+
+
+class FileSource(SourceConnector, SupportsProjection):
+    """Rows of CSV, NDJSON, JSON, Parquet, Arrow IPC or Excel files."""
+
+    type = "file"
+    Config = FileSourceConfig
+    summary = "Reads files: CSV, NDJSON, JSON, Parquet, Arrow, Excel; plain, gzip or zstd."
+    example = """\
+orders:
+  type: file
+  config: {path: "data/orders-*.csv", null_values: [NA]}
+"""
+    contract: Schema | None = None
+    """The step's `schema`: types that text columns are parsed with, instead of sampled ones."""
+
+    def __init__(self, config: FileSourceConfig, context: Any) -> None:
+        super().__init__(config, context)
+        self._columns: tuple[str, ...] | None = None
+        self._survey: Survey | None = None
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities(
+            replay=Replay.EXACT,
+            replay_reason="files are immutable; positions are byte offsets or rows",
+            bounded=not self.config.watch,
+            local=True,
+        )
+
+    async def validate(self) -> None:
+        if self.config.watch:
+            raise ConfigError(
+                "'watch' is not available yet",
+                code="E0405",
+                step=self.context.step,
+                help="leave it out, and run again when new files have come",
+            )
+        await self.schema()
+
+    async def schema(self) -> Schema:
+        return self._all_columns(await self._look()).select(await self._output())
+
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        made = copy.copy(self)
+        made._columns = tuple(columns)
+        return made
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        seen = await self._look()
+        return [self._split(file, seen) for file in seen.files]
+
+    def _split(self, file: FoundFile, seen: Survey) -> Split:
+        data = {
+            **seen.facts[file.id],
+            "path": str(file.path),
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "format": seen.format,
+            "added": [
+                [name, value, str(type_)] for name, (value, type_) in self._added_of(file).items()
+            ],
+            "schema": seen.schema.to_json(),
+        }
+        return Split(file.id, data, file.size)
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        output = await self._output_of(split)
+        return await asyncio.to_thread(self._open, split, position, output)
+
+    def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
+        data = split.data
+        facts = FileFacts(
+            Path(data["path"]),
+            data["size"],
+            data["mtime_ns"],
+            data.get("compression", "none"),
+            self.config.encoding,
+        )
+        added: Added = {
+            name: (value, parse_type(type_).to_polars())
+            for name, value, type_ in data["added"]
+            if name in output and name not in data["schema"]
+        }
+        inside = tuple(name for name in output if name not in added)
+        if "columns" in data:
+            columns = tuple(TextColumn.from_json(column) for column in data["columns"])
+            if data["format"] == "ndjson":
+                plan: CsvPlan | NdjsonPlan = NdjsonPlan(columns, inside, split.id)
+            else:
+                dialect = CsvDialect.from_json(data["dialect"])
+                plan = CsvPlan(dialect, columns, inside, split.id)
+            return LineReader(facts, plan, data.get("body", 0), position, added, output)
+        with file_errors(facts.path):
+            return self._open_table(split, facts, added, output, position)
+
+    def _open_table(
+        self,
+        split: Split,
+        facts: FileFacts,
+        added: Added,
+        output: Sequence[str],
+        position: Position | None,
+    ) -> SplitReader:
+        schema = Schema.of(split.data["schema"])
+        exprs = [
+            pl.lit(added[name][0], added[name][1]).alias(name)
+            if name in added
+            else pl.col(name).cast(schema[name].to_polars(), strict=True)
+            for name in output
+        ]
+        path = facts.path
+        pieces: list[TablePiece]
+        match split.data["format"]:
+            case "parquet":
+                pieces = parquet_pieces(path)
+
+                def scan() -> pl.LazyFrame:
+                    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+            case "arrow":
+                rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
+                pieces = even_pieces(rows, facts.size)
+
+                def scan() -> pl.LazyFrame:
+                    return pl.scan_ipc(path, glob=False)
+            case _:
+                frame = self._whole(split, facts)
+                pieces = even_pieces(frame.height, int(frame.estimated_size()))
+                scan = frame.lazy
+        return TableReader(facts, pieces, scan, exprs, split.id, position)
+
+    def _whole(self, split: Split, facts: FileFacts) -> pl.DataFrame:
+        if split.data["format"] == "excel":
+            return read_sheet(facts.path, self.config.sheet, self.config.has_header)
+        return load_json(FoundFile(facts.path, split.id, facts.size, facts.mtime_ns), self.config)
+
+    async def _look(self) -> Survey:
+        if self._survey is None:
+            self._survey = await asyncio.to_thread(survey, self.config, self.context, self.contract)
+        return self._survey
+
+    def _added_of(self, file: FoundFile) -> dict[str, tuple[Any, Any]]:
+        found = dict(partition_values(file))
+        if self.config.file_column is not None:
+            found[self.config.file_column] = (file.id, STRING)
+        return found
+
+    def _all_columns(self, seen: Survey) -> Schema:
+        pairs = [(f.name, f.type) for f in seen.schema]
+        pairs += [
+            (name, type_)
+            for name, (_, type_) in self._added_of(seen.files[0]).items()
+            if name not in seen.schema
+        ]
+        return Schema.of(pairs)
+
+    async def _output(self) -> Sequence[str]:
+        if self._columns is not None:
+            return self._columns
+        known = self._all_columns(await self._look())
+        return self._wanted(known.names)
+
+    async def _output_of(self, split: Split) -> Sequence[str]:
+        """What to read of a split, known without looking at the files again."""
+        if self._columns is not None:
+            return self._columns
+        names = [*split.data["schema"], *(a[0] for a in split.data["added"])]
+        return self._wanted(tuple(dict.fromkeys(names)))
+
+    def _wanted(self, known: Sequence[str]) -> Sequence[str]:
+        if self.config.columns is None:
+            return known
+        for name in self.config.columns:
+            if name not in known:
+                raise ConfigError(
+                    f"'columns' names '{name}', which the files do not have",
+                    code="E0404",
+                    step=self.context.step,
+                    notes=[f"they have: {', '.join(known)}"],
+                    help=did_you_mean(name, known),
+                )
+        columns: list[str] = self.config.columns
+        return columns

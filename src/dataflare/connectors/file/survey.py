@@ -1,0 +1,269 @@
+"""What the files of a source hold, found out before anything runs: columns, types, dialect.
+
+Always true: all files of a source have the same columns by name; a file's own order of them is
+kept with its split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.listing import FoundFile, list_files, one_format
+from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.errors import ConfigError, DataError
+from dataflare.formats import csv_sniff, ndjson_read
+from dataflare.formats.compression import NONE, detect, open_stream, split_extension
+from dataflare.formats.csv_read import CsvDialect
+from dataflare.formats.records import RECORD_BYTES_MAX, cut
+from dataflare.formats.table_read import read_json, read_sheet
+from dataflare.formats.text_types import TextColumn, with_contract
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+
+HEAD_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
+OTHER_FILES = 8
+"""Types are found on the first file and on the beginnings of this many others."""
+
+Facts = dict[str, Any]
+"""What `open` must know about a file: JSON, part of its split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """schema: the columns of every file. facts: for each file, by its id."""
+
+    files: list[FoundFile]
+    format: str
+    schema: Schema
+    facts: dict[str, Facts] = field(default_factory=dict)
+
+
+def survey(config: FileSourceConfig, context: ConnectorContext, contract: Schema | None) -> Survey:
+    """Look at the files. Raises SystemError_, DataError or ConfigError for what cannot be read."""
+    files = list_files(config.paths, context, config.format)
+    format_ = one_format(files, config.format)
+    match format_:
+        case "csv":
+            return _csv(files, config, contract)
+        case "ndjson":
+            return _ndjson(files, config, contract)
+        case _:
+            return _tables(files, format_, config)
+
+
+def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
+    with file_errors(file.path):
+        return detect(file.path) if config.compression == "auto" else config.compression
+
+
+def _csv(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
+    headers: list[list[str]] = []
+    facts: dict[str, Facts] = {}
+    samples: list[bytes] = []
+    tasters = _tasters(len(files))
+    for number, file in enumerate(files):
+        dialect = CsvDialect(_delimiter(file.path, config), config.quote, tuple(config.null_values))
+        packed = compression_of(file, config)
+        head, ended = _head(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
+        names, body = _names(head, dialect, file.path, config, contract)
+        headers.append(names)
+        _same_columns(headers[0], names, files[0].path, file.path)
+        if number in tasters and names == headers[0]:
+            rows = head[body:]
+            end = cut(rows, dialect.quote, dialect.delimiter, ended=ended)
+            samples.append(_first_rows(rows[:end], config.schema_sample_rows))
+            if number == 0 and packed == NONE and not ended and _is_utf8(config):
+                samples += [
+                    csv_sniff.loose_lines(piece, dialect, len(names)) for piece in _later(file)
+                ]
+        facts[file.id] = {"compression": packed, "body": body, "dialect": dialect.to_json()}
+    dialect = CsvDialect.from_json(facts[files[0].id]["dialect"])
+    columns = csv_sniff.types_of(samples, headers[0], dialect)
+    columns = _under_contract(columns, contract, files[0].path)
+    by_name = {column.name: column for column in columns}
+    for file, names in zip(files, headers, strict=True):
+        facts[file.id]["columns"] = [by_name[name].to_json() for name in names]
+    return Survey(files, "csv", _schema(columns), facts)
+
+
+def _ndjson(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
+    facts: dict[str, Facts] = {}
+    samples: list[bytes] = []
+    tasters = _tasters(len(files))
+    for number, file in enumerate(files):
+        packed = compression_of(file, config)
+        facts[file.id] = {"compression": packed}
+        if number not in tasters:
+            continue
+        head, ended = _head(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
+        head = head.removeprefix(csv_sniff.BOM)
+        samples.append(
+            _first_rows(head[: cut(head, None, ",", ended=ended)], config.schema_sample_rows)
+        )
+        if number == 0 and packed == NONE and not ended and _is_utf8(config):
+            samples += [b"\n".join(piece.split(b"\n")[1:-1]) for piece in _later(file)]
+    columns = ndjson_read.sniff(samples)
+    if contract is not None:
+        known = {column.name: column for column in columns}
+        named = [known.get(f.name, TextColumn(f.name, f.type)) for f in contract]
+        columns = with_contract(named, contract)
+    if not columns:
+        raise DataError(f"{files[0].path} has no rows to find columns in", code="E0507")
+    for file in files:
+        facts[file.id]["columns"] = [column.to_json() for column in columns]
+    return Survey(files, "ndjson", _schema(columns), facts)
+
+
+def _tables(files: list[FoundFile], format_: str, config: FileSourceConfig) -> Survey:
+    first: Schema | None = None
+    for file in files:
+        with file_errors(file.path):
+            found = _normal(_table_schema(file, format_, config))
+        if first is None:
+            first = found
+            continue
+        _same_columns(first.names, found.names, files[0].path, file.path)
+        for column in first:
+            if found[column.name] != column.type:
+                raise DataError(
+                    f"column '{column.name}' is {column.type} in {files[0].path} "
+                    f"and {found[column.name]} in {file.path}",
+                    code="E0508",
+                )
+    assert first is not None
+    return Survey(files, format_, first, {file.id: {} for file in files})
+
+
+def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig) -> Schema:
+    match format_:
+        case "parquet":
+            return Schema.from_polars(pl.read_parquet_schema(file.path))
+        case "arrow":
+            return Schema.from_polars(pl.scan_ipc(file.path, glob=False).collect_schema())
+        case "excel":
+            return Schema.from_polars(read_sheet(file.path, config.sheet, config.has_header).schema)
+    return Schema.from_polars(load_json(file, config).schema)
+
+
+def load_json(file: FoundFile, config: FileSourceConfig) -> pl.DataFrame:
+    """A whole JSON file as rows."""
+    stream = open_stream(file.path, compression_of(file, config), encoding=config.encoding)
+    try:
+        parts = iter(lambda: stream.read(1 << 20), b"")
+        return read_json(b"".join(parts).removeprefix(csv_sniff.BOM), file.path)
+    finally:
+        stream.close()
+
+
+def _normal(schema: Schema) -> Schema:
+    """Columns that hold nothing but NULL are text: other files may have values there."""
+    return Schema.of({f.name: "string" if f.type.name == "null" else f.type for f in schema})
+
+
+def _tasters(count: int) -> set[int]:
+    if count <= OTHER_FILES + 1:
+        return set(range(count))
+    return {0} | {(count - 1) * step // OTHER_FILES for step in range(1, OTHER_FILES + 1)}
+
+
+def _delimiter(path: Path, config: FileSourceConfig) -> str:
+    if config.delimiter is not None:
+        return config.delimiter
+    return "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
+
+
+def _is_utf8(config: FileSourceConfig) -> bool:
+    return config.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "ascii")
+
+
+def _head(file: FoundFile, packed: str, config: FileSourceConfig, size: int) -> tuple[bytes, bool]:
+    """The beginning of a file, at least one record of it, and whether that is all of it."""
+    with file_errors(file.path):
+        stream = open_stream(file.path, packed, encoding=config.encoding)
+        try:
+            data = stream.read(size)
+            ended = len(data) < size
+            while not ended and b"\n" not in data and len(data) < RECORD_BYTES_MAX:
+                more = stream.read(len(data))
+                ended = len(more) < len(data)
+                data += more
+            return data, ended
+        finally:
+            stream.close()
+
+
+def _later(file: FoundFile) -> list[bytes]:
+    """Pieces from the middle and the end of a plain file, broken lines at both ends."""
+    pieces: list[bytes] = []
+    with file_errors(file.path), file.path.open("rb") as opened:
+        for place in (file.size // 2, file.size - PIECE_BYTES):
+            if place > HEAD_BYTES:
+                opened.seek(place)
+                pieces.append(opened.read(PIECE_BYTES))
+    return pieces
+
+
+def _first_rows(data: bytes, rows: int) -> bytes:
+    """About the first `rows` lines: a cut inside quotes costs the sample its last row."""
+    if data.count(b"\n") <= rows:
+        return data
+    place = 0
+    for _ in range(rows):
+        place = data.find(b"\n", place) + 1
+    return data[:place]
+
+
+def _names(
+    head: bytes, dialect: CsvDialect, path: Path, config: FileSourceConfig, contract: Schema | None
+) -> tuple[list[str], int]:
+    if config.has_header:
+        return csv_sniff.header_of(head, dialect, path)
+    width, body = csv_sniff.width_of(head, dialect, path)
+    if contract is not None:
+        if len(contract) != width:
+            raise ConfigError(
+                f"the schema has {len(contract)} columns, {path} has {width}", code="E0404"
+            )
+        return list(contract.names), body
+    return [f"column_{number}" for number in range(1, width + 1)], body
+
+
+def _same_columns(first: Sequence[str], names: Sequence[str], first_path: Path, path: Path) -> None:
+    if set(first) == set(names):
+        return
+    lacks = [name for name in first if name not in names]
+    adds = [name for name in names if name not in first]
+    parts = [f"lacks {', '.join(lacks)}"] if lacks else []
+    parts += [f"has also {', '.join(adds)}"] if adds else []
+    raise DataError(
+        f"{path} {' and '.join(parts)}, unlike {first_path}",
+        code="E0508",
+        help="files of one source have the same columns; read them in a source each",
+    )
+
+
+def _under_contract(
+    columns: list[TextColumn], contract: Schema | None, path: Path
+) -> list[TextColumn]:
+    if contract is None:
+        return columns
+    known = {column.name for column in columns}
+    for field_ in contract:
+        if field_.name not in known:
+            raise DataError(
+                f"{path} has no column '{field_.name}', which 'schema' names",
+                code="E0508",
+                notes=[f"it has: {', '.join(c.name for c in columns)}"],
+            )
+    return with_contract(columns, contract)
+
+
+def _schema(columns: Sequence[TextColumn]) -> Schema:
+    return Schema.of([(column.name, column.type) for column in columns])

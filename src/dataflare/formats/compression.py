@@ -1,0 +1,191 @@
+"""Plain, gzip and zstd files as one stream of bytes with offsets into the plain text.
+
+Always true: `read` returns fewer bytes than asked only at the end; a stream opened at an offset
+gives the same bytes as one opened at 0 and read that far.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from dataflare.errors import DataError
+
+GZIP, ZSTD, NONE = "gzip", "zstd", "none"
+EXTENSIONS = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
+_MAGIC = {b"\x1f\x8b": GZIP, b"\x28\xb5\x2f\xfd": ZSTD}
+_SKIP = 1 << 20
+
+
+class ByteStream(Protocol):
+    """Bytes of a file in order."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def split_extension(path: Path) -> tuple[str, str]:
+    """The format's extension and the compression that a name promises: `a.csv.gz` is
+    (".csv", "gzip")."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in EXTENSIONS:
+        return (suffixes[-2] if len(suffixes) > 1 else ""), EXTENSIONS[suffixes[-1]]
+    return (suffixes[-1] if suffixes else ""), NONE
+
+
+def detect(path: Path) -> str:
+    """How a file is compressed, by its first bytes: names lie."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return name
+    return NONE
+
+
+def open_stream(
+    path: Path,
+    compression: str,
+    *,
+    offset: int = 0,
+    limit: int | None = None,
+    encoding: str = "utf-8",
+) -> ByteStream:
+    """The plain UTF-8 bytes of a file from `offset` on.
+
+    compression: none, gzip or zstd. limit: read no further than this (plain files in UTF-8 only:
+    the file may have grown since it was listed). encoding: transcoded to UTF-8 when it is another.
+    Compressed and transcoded streams are read again from the start up to `offset`.
+    """
+    utf8 = codecs.lookup(encoding).name in ("utf-8", "ascii")
+    if compression == NONE and utf8:
+        return _Plain(path, offset, limit)
+    stream: ByteStream = (
+        _Plain(path, 0, None) if compression == NONE else _Inflated(path, compression)
+    )
+    if not utf8:
+        stream = _Transcoded(stream, path, encoding)
+    while offset > 0:
+        skipped = len(stream.read(min(offset, _SKIP)))
+        if not skipped:
+            break
+        offset -= skipped
+    return stream
+
+
+class _Plain:
+    def __init__(self, path: Path, offset: int, limit: int | None) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        self._offset = offset
+        self._limit = limit
+
+    def read(self, size: int) -> bytes:
+        if self._limit is not None:
+            size = min(size, self._limit - self._offset)
+        if size <= 0:
+            return b""
+        data = os.pread(self._fd, size, self._offset)
+        self._offset += len(data)
+        return data
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Inflated:
+    """A gzip or zstd file of any number of members, inflated as it is read."""
+
+    def __init__(self, path: Path, compression: str) -> None:
+        self._path = path
+        self._read, self._raw = _inflater(path, compression)
+
+    def read(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        left = size
+        while left > 0:
+            try:
+                part = self._read(left)
+            except (OSError, EOFError, zlib.error, _zstd_error()) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise DataError(
+                    f"{self._path} is damaged: {error}",
+                    code="E0505",
+                    help="the file was cut short or changed on its way; fetch it again",
+                ) from error
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _inflater(path: Path, compression: str) -> tuple[Callable[[int], bytes], IO[Any]]:
+    raw = path.open("rb")
+    if compression == ZSTD:
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return reader.read, raw
+    opened: Any = _gzip().open(raw, "rb")
+    return opened.read, raw
+
+
+def _gzip() -> Any:
+    """isal inflates three times as fast as zlib."""
+    try:
+        return importlib.import_module("isal.igzip")
+    except ImportError:
+        return importlib.import_module("gzip")
+
+
+def _zstd_error() -> type[Exception]:
+    try:
+        import zstandard
+    except ImportError:
+        return zlib.error
+    found: type[Exception] = zstandard.ZstdError
+    return found
+
+
+class _Transcoded:
+    """Text in another encoding, as UTF-8."""
+
+    def __init__(self, stream: ByteStream, path: Path, encoding: str) -> None:
+        self._stream, self._path, self._encoding = stream, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._ready = b""
+        self._raw_offset = 0
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size and not self._ended:
+            raw = self._stream.read(size)
+            self._ended = not raw
+            try:
+                text = self._decoder.decode(raw, final=self._ended)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self._path} is not {self._encoding}: {error.reason} "
+                    f"after byte {self._raw_offset + error.start}",
+                    code="E0504",
+                    help="set 'encoding' to the encoding of the file",
+                ) from error
+            self._raw_offset += len(raw)
+            self._ready += text.encode()
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,113 @@
+"""What a delimited file holds, found on a sample: its columns' names and their types."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from dataflare.errors import DataError
+from dataflare.formats.csv_read import CsvDialect
+from dataflare.formats.records import Record, is_blank, requote, scan_records
+from dataflare.formats.text_types import TextColumn, infer
+
+BOM = b"\xef\xbb\xbf"
+
+
+def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], int]:
+    """The column names in the first record, and where the rows begin.
+
+    Empty names become `column_N`; a name seen before gets a number.
+    """
+    start = len(BOM) if data.startswith(BOM) else 0
+    body = data[start:]
+    for record in scan_records(body, dialect.delimiter, dialect.quote):
+        if is_blank(body, record):
+            continue
+        text = body[record.start : record.end]
+        if record.problem:
+            raise DataError(f"the header of {path} cannot be read: {record.problem}", code="E0506")
+        try:
+            names = _fields(text.decode(), dialect)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"the header of {path} is not UTF-8",
+                code="E0504",
+                help="set 'encoding' to the encoding of the file, such as latin-1",
+            ) from error
+        return _unique(names), start + record.end
+    raise DataError(f"{path} is empty: it has no header line", code="E0507")
+
+
+def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
+    """For files without header: how many fields the first row has, and where rows begin."""
+    start = len(BOM) if data.startswith(BOM) else 0
+    for record in scan_records(data[start:], dialect.delimiter, dialect.quote):
+        return record.fields, start
+    raise DataError(f"{path} is empty", code="E0507")
+
+
+def types_of(
+    samples: Sequence[bytes], names: Sequence[str], dialect: CsvDialect
+) -> list[TextColumn]:
+    """Types that fit all rows of the samples, each of which begins and ends between records.
+    Rows that are broken are passed over: reading will name them."""
+    frames = [_texts(sample, names, dialect) for sample in samples if sample]
+    return infer(pl.concat(frames)) if frames else infer(_texts(b"", names, dialect))
+
+
+def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:
+    """Lines from the middle of a file that are surely whole records: the quotes before them are
+    unknown, so only lines that stand by themselves are taken."""
+    lines = data.split(b"\n")[1:-1]
+    comma = dialect.delimiter.encode()
+    mark = dialect.quote.encode() if dialect.quote else None
+    whole = [
+        line
+        for line in lines
+        if line.count(comma) == width - 1 and (mark is None or mark not in line)
+    ]
+    return b"\n".join([*whole, b""])
+
+
+def _texts(data: bytes, names: Sequence[str], dialect: CsvDialect) -> pl.DataFrame:
+    schema = {name: pl.String() for name in names}
+    records = [
+        r
+        for r in scan_records(data, dialect.delimiter, dialect.quote)
+        if r.fields == len(names) and not r.problem
+    ]
+    clean = b"".join(_text(data, record, dialect) for record in records)
+    return dialect.scan(clean, schema, encoding="utf8-lossy").collect()
+
+
+def _text(data: bytes, record: Record, dialect: CsvDialect) -> bytes:
+    text = data[record.start : record.end]
+    if record.stray and dialect.quote:
+        return requote(text, dialect.delimiter, dialect.quote)
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
+def _fields(text: str, dialect: CsvDialect) -> list[str]:
+    line = text.rstrip("\r\n")
+    if dialect.quote is None:
+        return line.split(dialect.delimiter)
+    reader = csv.reader(io.StringIO(line), delimiter=dialect.delimiter, quotechar=dialect.quote)
+    return next(reader)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    found: list[str] = []
+    for number, raw in enumerate(names, 1):
+        base = name = raw.strip() or f"column_{number}"
+        copy = 1
+        while name in seen:
+            copy += 1
+            name = f"{base}_{copy}"
+        seen.add(name)
+        found.append(name)
+    return found

@@ -1,0 +1,104 @@
+"""A stream of text as chunks of whole records, each with its offset.
+
+Always true: chunks follow one another without a gap; a chunk begins and ends between records; the
+first is small, so that rows come out soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import xxhash
+
+from dataflare.formats.compression import ByteStream
+from dataflare.formats.records import cut
+
+FIRST_BYTES = 256 << 10
+CHUNK_BYTES = 4 << 20
+CHECKED_BYTES = 64 << 10
+"""So much of the text before an offset is what its checksum is over."""
+
+
+class LineChunks:
+    """chunk_bytes: about how large chunks are; a record that is larger makes a larger one."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        offset: int,
+        *,
+        quote: str | None = None,
+        delimiter: str = ",",
+        before: bytes = b"",
+        chunk_bytes: int = CHUNK_BYTES,
+        first_bytes: int = FIRST_BYTES,
+    ) -> None:
+        self._stream = stream
+        self.offset = offset
+        self._quote, self._delimiter = quote, delimiter
+        self._rest = b""
+        self._ended = False
+        self._before = before[-CHECKED_BYTES:]
+        self._size = min(first_bytes, chunk_bytes)
+        self._chunk_bytes = chunk_bytes
+
+    def next(self) -> bytes | None:
+        """The next chunk, None at the end. `offset` and `checksum` then speak of its end."""
+        data = self._rest
+        want = self._size
+        while True:
+            if not self._ended:
+                more = self._stream.read(max(want - len(data), 1))
+                self._ended = len(more) < want - len(data)
+                data = data + more if data else more
+            end = cut(data, self._quote, self._delimiter, ended=self._ended)
+            if end or self._ended:
+                break
+            want = max(want, len(data)) * 2
+        self._size = self._chunk_bytes
+        if not end:
+            return None
+        self._rest = data[end:]
+        chunk = data[:end] if self._rest else data
+        self.offset += end
+        tail = chunk[-CHECKED_BYTES:]
+        self._before = (
+            tail if len(tail) == CHECKED_BYTES else (self._before + tail)[-CHECKED_BYTES:]
+        )
+        return chunk
+
+    @property
+    def checksum(self) -> str:
+        return checksum(self._before)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def checksum(data: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+class LineNumbers:
+    """The line numbers of offsets, counted from the start of the file when someone asks, and from
+    the last asked place on after that."""
+
+    def __init__(self, open_at: Callable[[int], ByteStream]) -> None:
+        self._open_at = open_at
+        self._known: tuple[int, int] = (0, 1)
+
+    def at(self, offset: int) -> int:
+        """The 1-based line in which the byte at `offset` stands."""
+        place, line = self._known if self._known[0] <= offset else (0, 1)
+        stream = self._open_at(place)
+        try:
+            while place < offset:
+                data = stream.read(min(offset - place, CHUNK_BYTES))
+                if not data:
+                    break
+                line += data.count(b"\n")
+                place += len(data)
+        finally:
+            stream.close()
+        self._known = (place, line)
+        return line

@@ -1,0 +1,212 @@
+"""Where the rows of delimited text begin and end.
+
+Always true: a chunk is cut only where a record ends; a newline inside a quoted field ends nothing;
+a quote opens a field only as its first character, as in RFC 4180. `is_regular` is quick and may say
+no to a sound chunk, never yes to one with a row too short or too long; `scan_records` is slow and
+exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import polars as pl
+
+RECORD_BYTES_MAX = 16 << 20
+"""A quoted field that runs on for longer than this counts as never closed."""
+
+_NEWLINE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of text. end: after its line end. problem: why it cannot be read, or None.
+    stray: it has a quote inside an unquoted field."""
+
+    start: int
+    end: int
+    fields: int
+    problem: str | None = None
+    stray: bool = False
+
+
+UNCLOSED = "a quote is opened and never closed"
+AFTER_QUOTE = "text follows a closing quote"
+
+
+def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool) -> int:
+    """How many bytes of `data`, which begins with a record, are whole records; 0 asks for more.
+
+    ended: nothing follows `data`, so its last record needs no line end.
+    """
+    if ended:
+        return len(data)
+    end = data.rfind(b"\n") + 1
+    if quote is None or not end:
+        return end
+    mark = quote.encode()
+    if mark not in data:
+        return end
+    quotes = data.count(mark, 0, end)
+    tries = 64
+    while quotes % 2 and tries:
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        quotes -= data.count(mark, before, end)
+        end = before
+        tries -= 1
+        if not end:
+            break
+    return end if end and quotes % 2 == 0 else _cut_exactly(data, quote, delimiter)
+
+
+def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
+    end = 0
+    for record in scan_records(data, delimiter, quote, ended=False):
+        end = record.end
+    return end
+
+
+def is_regular(data: bytes, delimiter: str, quote: str | None, width: int) -> bool:
+    """Whether every record has `width` fields, counted in one columnar pass."""
+    if not data:
+        return True
+    code = pl.Series([data], dtype=pl.Binary).bin.reinterpret(dtype=pl.Array(pl.UInt8, len(data)))
+    code = code.explode()
+    mark = ord(quote) if quote is not None and quote.encode() in data else None
+    wanted = (code == ord(delimiter)) | (code == _NEWLINE)
+    if mark is not None:
+        wanted |= code == mark
+    tokens = code.filter(wanted)
+    if mark is not None:
+        quotes = tokens == mark
+        inside = quotes.cast(pl.UInt32).cum_sum() & 1
+        tokens = tokens.filter((inside == 0) & ~quotes)
+    lines = int((tokens == _NEWLINE).sum())
+    if data[-1] != _NEWLINE:
+        return len(tokens) == lines * width + width - 1 and _ends_fit(tokens, width, lines)
+    return len(tokens) == lines * width and _ends_fit(tokens, width, lines)
+
+
+def _ends_fit(tokens: pl.Series, width: int, lines: int) -> bool:
+    if not lines:
+        return True
+    ends = tokens.gather_every(width, width - 1)
+    return int((ends == _NEWLINE).sum()) == lines
+
+
+def scan_records(
+    data: bytes, delimiter: str, quote: str | None, *, ended: bool = True
+) -> Iterator[Record]:
+    """The records of `data` one by one, in Python: for chunks where something is wrong.
+
+    A record whose quote never closes is its first line alone, with a problem, and reading goes on
+    with the next line. With `ended` false an unfinished last record is left out.
+    """
+    start, size, comma = 0, len(data), delimiter.encode()
+    mark = quote.encode() if quote is not None else None
+    field = _field_pattern(delimiter, quote) if quote is not None else None
+    while start < size:
+        newline = data.find(b"\n", start)
+        end = newline + 1 if newline >= 0 else size
+        if mark is None or field is None or data.find(mark, start, end) < 0:
+            if newline < 0 and not ended:
+                return
+            yield Record(start, end, data.count(comma, start, end) + 1)
+        else:
+            record = _quoted_record(data, start, end, comma, mark, field, ended)
+            if record is None:
+                return
+            yield record
+            end = record.end
+        start = end
+
+
+def _quoted_record(
+    data: bytes,
+    start: int,
+    line_end: int,
+    comma: bytes,
+    mark: bytes,
+    field: re.Pattern[bytes],
+    ended: bool,
+) -> Record | None:
+    """The record that begins at `start`; None when it goes on beyond the data."""
+    place, fields, stray, size = start, 1, False, len(data)
+    while True:
+        if data[place : place + 1] == mark:
+            match = field.match(data, place)
+            if match is None:
+                unclosed = _never_closes(data, place, mark)
+                if unclosed and not ended and size - start < RECORD_BYTES_MAX:
+                    return None
+                problem = UNCLOSED if unclosed else AFTER_QUOTE
+                return Record(start, line_end, fields, problem)
+            place = match.end()
+        else:
+            stop = data.find(b"\n", place)
+            stop = size if stop < 0 else stop
+            next_comma = data.find(comma, place, stop)
+            following = next_comma if next_comma >= 0 else stop
+            stray = stray or data.find(mark, place, following) >= 0
+            place = following
+        if place >= size:
+            return Record(start, size, fields, None, stray) if ended else None
+        if data[place : place + 1] == comma:
+            fields += 1
+            place += 1
+            continue
+        end = data.find(b"\n", place)
+        if end < 0:
+            return Record(start, size, fields, None, stray) if ended else None
+        return Record(start, end + 1, fields, None, stray)
+
+
+def _never_closes(data: bytes, place: int, mark: bytes) -> bool:
+    """Whether the field opened at `place` has no closing quote in the data."""
+    place += 1
+    while True:
+        place = data.find(mark, place)
+        if place < 0:
+            return True
+        if data[place + 1 : place + 2] != mark:
+            return place + 1 >= len(data)
+        place += 2
+
+
+@lru_cache(maxsize=16)
+def _field_pattern(delimiter: str, quote: str) -> re.Pattern[bytes]:
+    d, q = re.escape(delimiter.encode()), re.escape(quote.encode())
+    return re.compile(b"%b[^%b]*(?:%b%b[^%b]*)*%b(?=%b|\\r?\\n|\\r?\\Z)" % (q, q, q, q, q, q, d))
+
+
+def is_blank(data: bytes, record: Record) -> bool:
+    return not data[record.start : record.end].strip(b"\r\n")
+
+
+def requote(text: bytes, delimiter: str, quote: str) -> bytes:
+    """A record with stray quotes, with those fields quoted properly."""
+    comma, mark = delimiter.encode(), quote.encode()
+    field = _field_pattern(delimiter, quote)
+    body = text.rstrip(b"\r\n")
+    parts: list[bytes] = []
+    place = 0
+    while True:
+        match = field.match(body, place) if body[place : place + 1] == mark else None
+        if match is not None:
+            parts.append(match.group())
+            place = match.end()
+        else:
+            stop = body.find(comma, place)
+            stop = len(body) if stop < 0 else stop
+            raw = body[place:stop]
+            parts.append(mark + raw.replace(mark, mark * 2) + mark if mark in raw else raw)
+            place = stop
+        if place >= len(body):
+            return comma.join(parts) + b"\n"
+        place += 1
+        if place == len(body):
+            parts.append(b"")
+            return comma.join(parts) + b"\n"

@@ -1,0 +1,108 @@
+"""Files that are tables already: Parquet, Arrow IPC, JSON and Excel, as pieces of rows.
+
+Always true: pieces follow one another without a gap; a piece of a Parquet file never divides a
+row group unless that has over a million rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from dataflare.errors import DataError
+from dataflare.formats.parquet_footer import row_groups
+
+GROUP_ROWS_MAX = 1_000_000
+PIECE_ROWS_MIN = 100_000
+PIECE_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TablePiece:
+    """Rows `start` to `start + rows` of a file; num_bytes: estimated, in memory."""
+
+    start: int
+    rows: int
+    num_bytes: int
+
+
+def parquet_pieces(path: Path) -> list[TablePiece]:
+    """Row groups; small neighbours together, giants divided."""
+    pieces: list[TablePiece] = []
+    start = rows = num_bytes = 0
+    for group in row_groups(path):
+        full = rows + group.rows > GROUP_ROWS_MAX or num_bytes + group.num_bytes > PIECE_BYTES_MAX
+        if rows and (rows >= PIECE_ROWS_MIN or full):
+            pieces.append(TablePiece(start, rows, num_bytes))
+            start, rows, num_bytes = start + rows, 0, 0
+        rows += group.rows
+        num_bytes += group.num_bytes
+        while rows > GROUP_ROWS_MAX:
+            share = num_bytes * GROUP_ROWS_MAX // rows
+            pieces.append(TablePiece(start, GROUP_ROWS_MAX, share))
+            start, rows, num_bytes = (
+                start + GROUP_ROWS_MAX,
+                rows - GROUP_ROWS_MAX,
+                num_bytes - share,
+            )
+    if rows:
+        pieces.append(TablePiece(start, rows, num_bytes))
+    return pieces
+
+
+def even_pieces(rows: int, num_bytes: int, piece_rows: int = PIECE_ROWS_MIN) -> list[TablePiece]:
+    """Rows in equal pieces, for files without row groups."""
+    return list(_even(rows, num_bytes, piece_rows))
+
+
+def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
+    for start in range(0, rows, piece_rows):
+        size = min(piece_rows, rows - start)
+        yield TablePiece(start, size, num_bytes * size // max(rows, 1))
+
+
+def read_json(data: bytes, path: Path) -> pl.DataFrame:
+    """A file that is one JSON array of objects, or one object (a single row)."""
+    try:
+        value: Any = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        line = (
+            error.doc.count("\n", 0, error.pos) + 1 if isinstance(error.doc, str) else error.lineno
+        )
+        raise DataError(
+            f"{path} line {line} is not valid JSON: {error.msg}",
+            code="E0503",
+            help="a file with one JSON object a line has the format ndjson",
+        ) from error
+    rows = value if isinstance(value, list) else [value]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: item {number} is not a JSON object", code="E0503")
+    if not rows:
+        return pl.DataFrame()
+    lines = b"\n".join(orjson.dumps(row) for row in rows)
+    return pl.read_ndjson(lines, infer_schema_length=None)
+
+
+def read_sheet(path: Path, sheet: str | int | None, has_header: bool) -> pl.DataFrame:
+    """One sheet of a workbook, with the types that its cells have."""
+    import fastexcel
+
+    try:
+        book = fastexcel.read_excel(path)
+        chosen = (sheet - 1) if isinstance(sheet, int) else (sheet or 0)
+        loaded = book.load_sheet(chosen, header_row=0 if has_header else None)
+        return pl.DataFrame(loaded)
+    except fastexcel.FastExcelError as error:
+        if isinstance(sheet, str | int) and "sheet" in str(error).lower():
+            names = ", ".join(fastexcel.read_excel(path).sheet_names)
+            raise DataError(
+                f"{path} has no sheet {sheet!r}", code="E0505", help=f"its sheets: {names}"
+            ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{path} is not a sound workbook: {reason}", code="E0505") from error
