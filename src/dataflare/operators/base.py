@@ -101,6 +101,15 @@ class RowOperator(ABC):
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         """The query with this operator added."""
 
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        """Which incoming columns must be there so that the `needed` ones come out right. All of
+        them, for an operator that knows no better."""
+        return frozenset(incoming.names)
+
+    def only(self, needed: frozenset[str]) -> RowOperator | None:
+        """The same operator making only what is needed; None when it then does nothing."""
+        return self
+
     def describe(self) -> str:
         """A few words for `plan`."""
         return type(self).__name__.lower()

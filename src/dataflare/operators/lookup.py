@@ -6,7 +6,7 @@ The table is read whole at each start; it is never restored from a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -95,6 +95,14 @@ class Lookup(RowOperator):
         new = {name for name, _ in self.added}
         kept = [f for f in schema if f.name not in new]
         return Schema((*kept, *(Column(n, self.table.schema[old]) for n, old in self.added)))
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return (needed - {name for name, _ in self.added}) | self.reads
+
+    def only(self, needed: frozenset[str]) -> Lookup | None:
+        left = tuple(pair for pair in self.added if pair[0] in needed)
+        changes_rows = self.can_fail or self.on_miss == "drop" or self.on_many == "all"
+        return replace(self, added=left) if left or changes_rows else None
 
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dataflare.errors import ConfigError
 from dataflare.expr import ExprText, check
+from dataflare.model.text import SourceText
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Step, StepConfig
 from dataflare.operators.primitives import Derive, known_columns, quote
@@ -63,7 +64,14 @@ def _expression(mask: Mask, column: str, step: str) -> str | ExprText:
     if mask.method == "hmac":
         if mask.secret is None:
             raise ConfigError(f"step '{step}': hmac needs a secret", code="E0403", step=step)
-        return mask.secret.wrapped(f"hmac(CAST({quote(column)} AS string), ", ")")
+        before, given = f"hmac(CAST({quote(column)} AS string), ", mask.secret.source
+        return ExprText(
+            SourceText(
+                f"{before}{given})",
+                template=f"{before}{given.template})",
+                variables=given.variables,
+            )
+        )
     template = METHODS.get(mask.method)
     if template is None:
         raise ConfigError(

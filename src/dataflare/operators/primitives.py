@@ -50,10 +50,11 @@ class Derive(RowOperator):
             values.append(lowering.column(self.step, errors))
         return frame.with_columns(values)
 
-    def only(self, names: Iterable[str]) -> Derive | None:
-        """The same for those columns alone; None when nothing is left."""
-        wanted = set(names)
-        left = tuple(pair for pair in self.columns if pair[0] in wanted)
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return (needed - {name for name, _ in self.columns}) | self.reads
+
+    def only(self, needed: frozenset[str]) -> Derive | None:
+        left = tuple(pair for pair in self.columns if pair[0] in needed)
         return replace(self, columns=left) if left else None
 
     def describe(self) -> str:
@@ -94,6 +95,9 @@ class Filter(RowOperator):
         return frame.with_columns(parted_kinds().alias(KIND_COLUMN)).filter(
             lowering.keep(pl.col("__pass"))
         ).drop("__pass")
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return needed | self.reads
 
     def describe(self) -> str:
         return f"filter {self.condition.shown}"
@@ -136,6 +140,13 @@ class Select(RowOperator):
         present = frame.collect_schema().names()
         hidden = [pl.col(n) for n in present if n.startswith("__")]
         return frame.select([pl.col(old).alias(new) for new, old in self.columns] + hidden)
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return self.reads
+
+    def only(self, needed: frozenset[str]) -> Select:
+        left = tuple(pair for pair in self.columns if pair[0] in needed)
+        return replace(self, columns=left or self.columns[:1])
 
     def describe(self) -> str:
         return "select " + ", ".join(n if n == o else f"{n} = {o}" for n, o in self.columns)

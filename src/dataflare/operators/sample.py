@@ -45,6 +45,9 @@ class Sample(RowOperator):
     def output_schema(self, schema: Schema) -> Schema:
         return schema
 
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return needed | frozenset(self.key)
+
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 

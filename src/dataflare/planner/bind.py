@@ -1,0 +1,371 @@
+"""From a workflow to a logical plan: find the step types, check configs, infer schemas.
+
+Collects as many errors as it can in one pass: a step behind a faulty one is still checked as far as
+that is possible without a schema (syntax and function names of its expressions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from dataflare.errors import (
+    Blame,
+    ConfigError,
+    DataFlareError,
+    ManyErrors,
+    PlanError,
+    did_you_mean,
+    raise_all,
+)
+from dataflare.expr import ExprText, parse
+from dataflare.model.types import Schema
+from dataflare.operators import registry as operators
+from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
+from dataflare.operators.primitives import Conform
+from dataflare.operators.union import merged
+from dataflare.planner.graph import (
+    BranchNode,
+    DestinationNode,
+    Graph,
+    Node,
+    Port,
+    RowsNode,
+    SourceNode,
+    StatefulNode,
+    UnionNode,
+)
+from dataflare.sdk import registry as connectors
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.source import SourceConnector
+from dataflare.workflow.load import bind as bind_config
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import DestinationStep, SourceStep, TransformationStep, Workflow
+
+Outputs = Mapping[str | None, Schema]
+
+
+async def bind_workflow(
+    workflow: Workflow, *, policy: Policy | None = None, offline: bool = False
+) -> Graph:
+    """The unoptimised plan. offline: do not open what is not on this machine, and accept sources
+    whose schema is then unknown. Raises one error or ManyErrors."""
+    binder = _Binder(workflow, policy or Policy(), offline)
+    await binder.sources()
+    await binder.transformations()
+    await binder.destinations()
+    raise_all(binder.errors)
+    return Graph(binder.nodes)
+
+
+class _Binder:
+    def __init__(self, workflow: Workflow, policy: Policy, offline: bool) -> None:
+        self.workflow, self.policy, self.offline = workflow, policy, offline
+        self.nodes: dict[str, Node] = {}
+        self.errors: list[DataFlareError] = []
+        self.connectors: dict[str, SourceConnector] = {}
+        self.known: dict[str, Outputs | None] = {}
+        self.outputs_of: dict[str, tuple[str, ...]] = {}
+        self.read = {
+            (ref.step, ref.output)
+            for step in (*workflow.transformations.values(), *workflow.destinations.values())
+            for ref in step.inputs
+        }
+        self.bounded = True
+        self.tables: dict[str, LookupTable] = {}
+
+    async def sources(self) -> None:
+        for name, step in self.workflow.sources.items():
+            self.known[name], self.outputs_of[name] = None, ()
+            try:
+                connector = self._source(step.type, step.config, name, step)
+                self.connectors[name] = connector
+                if step.event_time is not None:
+                    raise PlanError(
+                        f"source '{name}' has an event time, which this version cannot use yet",
+                        code="E0314",
+                        step=name,
+                        spot=step.spot,
+                    )
+                self.bounded = self.bounded and connector.capabilities().bounded
+                schema = await self._schema(connector, step)
+            except DataFlareError as error:
+                self._note(error, step)
+                continue
+            if schema is None:
+                continue
+            self.known[name] = {None: schema}
+            if (name, None) in self.read:
+                self.nodes[name] = SourceNode(
+                    name, name, step.type, {None: schema}, connector, all_columns=len(schema)
+                )
+        mode = self.workflow.settings.mode
+        if mode == "batch" and not self.bounded and not self.errors:
+            endless = next(n for n, c in self.connectors.items() if not c.capabilities().bounded)
+            self.errors.append(
+                PlanError(
+                    f"mode is batch, but source '{endless}' has no end",
+                    code="E0317",
+                    step=endless,
+                    help="set mode: streaming, or bound the source",
+                )
+            )
+
+    def _source(self, type_: str, config: Any, name: str, step: Any) -> SourceConnector:
+        class_ = connectors.source(type_)
+        bound = bind_config(class_.Config, config, step=name)
+        context = ConnectorContext(name, self.workflow.base, self.policy)
+        connector = class_(bound, context)
+        connector.contract = getattr(step, "schema", None)
+        return connector
+
+    async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:
+        if self.offline:
+            if not connector.capabilities().local:
+                return step.schema
+            try:
+                return await connector.schema()
+            except DataFlareError as error:
+                # A file that is not there yet leaves the schema unknown; a wrong config does not.
+                if error.blame is Blame.SYSTEM:
+                    return step.schema
+                raise
+        await connector.validate()
+        return await connector.schema()
+
+    async def transformations(self) -> None:
+        for step in _ordered(self.workflow):
+            self.known[step.name] = None
+            try:
+                await self._transformation(step)
+            except DataFlareError as error:
+                self._note(error, step)
+
+    async def _transformation(self, step: TransformationStep) -> None:
+        class_ = operators.step(step.type)
+        config = bind_config(class_.Config, step.config, step=step.name)
+        self.outputs_of[step.name] = class_.extra_outputs(config)
+        if class_.inputs_max is not None and len(step.inputs) > class_.inputs_max:
+            raise PlanError(
+                f"step '{step.name}' ({step.type}) takes one input, and has {len(step.inputs)}",
+                code="E0318",
+                step=step.name,
+                spot=step.inputs[1].spot,
+                help="join them first in a step of type union",
+            )
+        self._check_refs(step)
+        if step.type == "lookup":
+            await self._load_table(getattr(config, "source", None), step)
+        schemas = [self._schema_of(ref) for ref in step.inputs]
+        if any(schema is None for schema in schemas):
+            syntax_only(config)
+            return
+        context = BindContext(
+            step=step.name,
+            base=self.workflow.base,
+            policy=self.policy,
+            bounded=self.bounded,
+            parallelism=self.workflow.settings.parallelism,
+            table=lambda source: self.tables[step.name],
+        )
+        bound = class_.bind(config, [s for s in schemas if s is not None], context)
+        self.known[step.name] = bound.outputs
+        self._add(step, bound)
+
+    def _add(self, step: TransformationStep, bound: Bound) -> None:
+        """Turn a bound step into nodes."""
+        name, ports = step.name, [Port(ref.step, ref.output) for ref in step.inputs]
+        ports = [self._main(port) for port in ports]
+        if bound.union is not None:
+            self.nodes[name] = UnionNode(name, name, step.type, bound.outputs, tuple(ports), bound.union)
+            return
+        port = ports[0]
+        extra_read = any((name, output) in self.read for output in bound.outputs if output)
+        if bound.branch is not None and (extra_read or not bound.operators):
+            self.nodes[name] = BranchNode(name, name, step.type, bound.outputs, port, bound.branch)
+            return
+        if bound.stateful is not None:
+            if bound.operators:
+                schema = self._port_schema(port)
+                for operator in bound.operators:
+                    schema = operator.output_schema(schema)
+                before = RowsNode(f"{name}/in", name, step.type, {None: schema}, port, bound.operators)
+                self.nodes[before.id] = before
+                port = Port(before.id)
+            self.nodes[name] = StatefulNode(name, name, step.type, bound.outputs, port, bound.stateful)
+            return
+        outputs: Outputs = {None: bound.outputs[None]}
+        self.nodes[name] = RowsNode(name, name, step.type, outputs, port, bound.operators)
+
+    def _main(self, port: Port) -> Port:
+        return port
+
+    def _port_schema(self, port: Port) -> Schema:
+        return self.nodes[port.node].outputs[port.output]
+
+    async def destinations(self) -> None:
+        for name, step in self.workflow.destinations.items():
+            try:
+                await self._destination(name, step)
+            except DataFlareError as error:
+                self._note(error, step)
+
+    async def _destination(self, name: str, step: DestinationStep) -> None:
+        class_ = connectors.destination(step.type)
+        config = bind_config(class_.Config, step.config, step=name)
+        connector = class_(config, ConnectorContext(name, self.workflow.base, self.policy))
+        capabilities = connector.capabilities()
+        if capabilities.bounded_only and not self.bounded:
+            raise PlanError(
+                f"destination '{name}' needs a run that ends: {capabilities.reason}",
+                code="E0319",
+                step=name,
+                spot=step.spot,
+            )
+        self._check_refs(step)
+        schemas = [self._schema_of(ref) for ref in step.inputs]
+        if any(schema is None for schema in schemas):
+            return
+        known = [schema for schema in schemas if schema is not None]
+        target = known[0]
+        for other in known[1:]:
+            target = merged(target, other, name)
+        conform: list[tuple[RowOperator, ...]] = [
+            () if schema == target else (Conform(name, target, schema),) for schema in known
+        ]
+        if not self.offline:
+            await connector.validate(target)
+        self.nodes[name] = DestinationNode(
+            name,
+            name,
+            step.type,
+            {None: target},
+            tuple(self._main(Port(ref.step, ref.output)) for ref in step.inputs),
+            connector,
+            tuple(conform),
+        )
+
+    async def _load_table(self, source: Any, step: TransformationStep) -> None:
+        """Open the description of a lookup's source and note its schema."""
+        if isinstance(source, str):
+            if source not in self.workflow.sources:
+                raise PlanError(
+                    f"step '{step.name}' looks up in '{source}', which is not a source of this file",
+                    code="E0108",
+                    step=step.name,
+                    spot=getattr(source, "spot", None),
+                    notes=[f"sources: {', '.join(self.workflow.sources)}"],
+                    help=did_you_mean(source, self.workflow.sources),
+                )
+            schemas = self.known.get(source)
+            if schemas is None:
+                raise _Unknown()
+            connector, schema = self.connectors[source], schemas[None]
+            self._bounded_table(connector, step, source)
+            self.tables[step.name] = LookupTable(source, connector, schema, source)
+            return
+        if not isinstance(source, dict) or "type" not in source:
+            raise ConfigError(
+                f"step '{step.name}': `source` is the name of a source, or {{type: ..., ...}}",
+                code="E0409",
+                step=step.name,
+            )
+        config = {key: value for key, value in source.items() if key != "type"}
+        type_ = str(source["type"])
+        connector = self._source(type_, config, step.name, None)
+        self._bounded_table(connector, step, type_)
+        if self.offline and not connector.capabilities().local:
+            raise _Unknown()
+        await connector.validate()
+        self.tables[step.name] = LookupTable(step.name, connector, await connector.schema(), f"the {type_} table")
+
+    def _bounded_table(self, connector: SourceConnector, step: TransformationStep, shown: str) -> None:
+        if not connector.capabilities().bounded:
+            raise PlanError(
+                f"step '{step.name}' looks up in '{shown}', which has no end",
+                code="E0317",
+                step=step.name,
+                spot=step.spot,
+            )
+
+    def _schema_of(self, ref: Any) -> Schema | None:
+        outputs = self.known.get(ref.step)
+        return None if outputs is None else outputs.get(ref.output)
+
+    def _check_refs(self, step: TransformationStep | DestinationStep) -> None:
+        for ref in step.inputs:
+            outputs = self.known.get(ref.step)
+            named = self.outputs_of.get(ref.step)
+            if ref.step not in self.known or named is None:
+                continue
+            main = outputs is None or None in outputs
+            if ref.output in named or (ref.output is None and main):
+                continue
+            all_names = [*([ref.step] if main else []), *(f"{ref.step}.{n}" for n in named)]
+            shown = f"{ref.step}.{ref.output}" if ref.output else ref.step
+            raise PlanError(
+                f"step '{step.name}' reads '{shown}', which is not an output of '{ref.step}'",
+                code="E0108",
+                step=step.name,
+                spot=ref.spot,
+                notes=[f"its outputs: {', '.join(all_names)}"],
+                help=did_you_mean(shown, all_names),
+            )
+
+    def _note(self, error: DataFlareError, step: Any) -> None:
+        if isinstance(error, _Unknown):
+            return
+        parts = error.errors if isinstance(error, ManyErrors) else [error]
+        for part in parts:
+            self.errors.append(part.at(step=step.name, spot=step.type_spot or step.spot))
+
+
+class _Unknown(DataFlareError):
+    """A schema that is not known offline; not an error."""
+
+    def __init__(self) -> None:
+        super().__init__("the schema is not known")
+
+
+def _ordered(workflow: Workflow) -> list[TransformationStep]:
+    """The transformations, inputs first; else in the file's order."""
+    done: dict[str, TransformationStep] = {}
+
+    def visit(step: TransformationStep) -> None:
+        if step.name in done:
+            return
+        for ref in step.inputs:
+            if ref.step in workflow.transformations:
+                visit(workflow.transformations[ref.step])
+        done[step.name] = step
+
+    for step in workflow.transformations.values():
+        visit(step)
+    return list(done.values())
+
+
+def syntax_only(config: BaseModel) -> None:
+    """Check what can be checked of a config's expressions without a schema."""
+    raise_all(list(_syntax_errors(config)))
+
+
+def _syntax_errors(value: Any) -> Iterable[DataFlareError]:
+    if isinstance(value, ExprText):
+        try:
+            parse(value)
+        except DataFlareError as error:
+            yield error
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _syntax_errors(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _syntax_errors(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _syntax_errors(item)
+
+

@@ -1,0 +1,166 @@
+"""The logical plan: a graph of frozen nodes with schemas on the edges.
+
+Always true: nodes are in topological order; a port names a node and one of its outputs; every
+node but a destination is read by at least one other. Rules take a graph and return a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+from dataflare.errors import InternalError
+from dataflare.model.types import Schema
+from dataflare.operators.base import Branch, RowOperator, StatefulOperator
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+
+
+class Port(NamedTuple):
+    """An output of a node; None is the node's own."""
+
+    node: str
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """id: the step's name, with a suffix for the parts of a step. step: the name users gave it."""
+
+    id: str
+    step: str
+    type: str
+    outputs: Mapping[str | None, Schema]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return ()
+
+    @property
+    def schema(self) -> Schema:
+        return self.outputs[None]
+
+
+@dataclass(frozen=True)
+class SourceNode(Node):
+    connector: SourceConnector
+    pushed_filters: tuple[str, ...] = ()
+    read_columns: tuple[str, ...] | None = None
+    all_columns: int = 0
+
+
+@dataclass(frozen=True)
+class RowsNode(Node):
+    """Row operators in order, each with its own step's name."""
+
+    input: Port
+    operators: tuple[RowOperator, ...]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class BranchNode(Node):
+    input: Port
+    branch: Branch
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class StatefulNode(Node):
+    input: Port
+    operator: StatefulOperator
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class UnionNode(Node):
+    ports: tuple[Port, ...]
+    conform: tuple[tuple[RowOperator, ...], ...]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return self.ports
+
+
+@dataclass(frozen=True)
+class DestinationNode(Node):
+    ports: tuple[Port, ...]
+    connector: DestinationConnector
+    conform: tuple[tuple[RowOperator, ...], ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return self.ports
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a rule did, for `plan`."""
+
+    rule: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    nodes: Mapping[str, Node]
+    effects: tuple[Effect, ...] = field(default=())
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def schema(self, port: Port) -> Schema:
+        return self.nodes[port.node].outputs[port.output]
+
+    def consumers(self, node: str) -> list[tuple[Node, int, str | None]]:
+        """Who reads the node: the reader, the index of its input, and which output it reads."""
+        return [
+            (other, index, port.output)
+            for other in self
+            for index, port in enumerate(other.inputs)
+            if port.node == node
+        ]
+
+    def only_consumer(self, node: str) -> Node | None:
+        """The one reader of a node, or None when there are several."""
+        readers = self.consumers(node)
+        return readers[0][0] if len(readers) == 1 else None
+
+    def with_nodes(self, changed: Mapping[str, Node | None], *effects: Effect) -> Graph:
+        """A copy with nodes replaced, or left out where None."""
+        nodes = {}
+        for id_, node in self.nodes.items():
+            kept = changed.get(id_, node)
+            if kept is not None:
+                nodes[id_] = kept
+        return Graph(nodes, (*self.effects, *effects))
+
+    def rewired(self, old: Port, new: Port) -> Graph:
+        """A copy in which who read `old` reads `new`."""
+        nodes = {id_: moved(node, old, new) for id_, node in self.nodes.items()}
+        return Graph(nodes, self.effects)
+
+
+N = TypeVar("N", bound=Node)
+
+
+def moved(node: Node, old: Port, new: Port) -> Node:
+    """The node with its inputs on `old` put to `new`."""
+    if old not in node.inputs:
+        return node
+    match node:
+        case RowsNode() | BranchNode() | StatefulNode():
+            return replace(node, input=new)
+        case UnionNode() | DestinationNode():
+            return replace(node, ports=tuple(new if p == old else p for p in node.ports))
+    raise InternalError(f"the node {node.id} has no inputs")

@@ -1,0 +1,86 @@
+"""What each destination can promise, and why; and the refusal of what cannot hold. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataflare.errors import PlanError
+from dataflare.planner.graph import DestinationNode, Graph, SourceNode
+from dataflare.sdk.destination import Delivery
+from dataflare.sdk.source import Replay
+
+_RANK = [Delivery.FLEETING, Delivery.REPEATING, Delivery.IDEMPOTENT, Delivery.TRANSACTIONAL]
+_DEMANDS = {
+    "exactly_once": Delivery.TRANSACTIONAL,
+    "effectively_once": Delivery.IDEMPOTENT,
+    "at_least_once": Delivery.REPEATING,
+    "at_most_once": Delivery.FLEETING,
+}
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    level: Delivery
+    reason: str
+
+
+def guarantees(graph: Graph) -> dict[str, Guarantee]:
+    """The guarantee of each destination, by its name."""
+    return {n.id: _guarantee(graph, n) for n in graph if isinstance(n, DestinationNode)}
+
+
+def commits_wait(graph: Graph) -> bool:
+    """Whether no epoch may be committed before the end: some source cannot replay at all."""
+    return any(
+        isinstance(node, SourceNode) and node.connector.capabilities().replay is Replay.NONE
+        for node in graph
+    )
+
+
+def demand(found: dict[str, Guarantee], wanted: str | None) -> None:
+    """Raise PlanError (E0320) when a destination cannot hold what the settings demand."""
+    if wanted is None:
+        return
+    needed = _DEMANDS[wanted]
+    for name, guarantee in found.items():
+        if _RANK.index(guarantee.level) < _RANK.index(needed):
+            raise PlanError(
+                f"destination '{name}' cannot promise '{wanted}': it is {guarantee.level.value}",
+                code="E0320",
+                step=name,
+                notes=[guarantee.reason],
+                help="choose another destination or mode, or lower settings.guarantee",
+            )
+
+
+def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
+    capabilities = node.connector.capabilities()
+    sources = [graph.nodes[id_] for id_ in upstream(graph, node.id)]
+    reasons = []
+    level = capabilities.delivery
+    for source in sources:
+        if not isinstance(source, SourceNode):
+            continue
+        able = source.connector.capabilities()
+        if able.replay is Replay.NONE:
+            reasons.append(
+                f"{source.id} cannot be read again from a place ({able.replay_reason}), "
+                "so everything is committed at the end of the run"
+            )
+            if not able.bounded:
+                level = min(level, Delivery.REPEATING, key=_RANK.index)
+        else:
+            reasons.append(f"{source.id} replays {able.replay.value.replace('_', ' ')}: {able.replay_reason}")
+    return Guarantee(level, "; ".join([*dict.fromkeys(reasons), capabilities.reason]))
+
+
+def upstream(graph: Graph, node: str) -> list[str]:
+    """All nodes that rows pass before `node`, in the graph's order."""
+    found: set[str] = set()
+    waiting = [node]
+    while waiting:
+        for port in graph.nodes[waiting.pop()].inputs:
+            if port.node not in found:
+                found.add(port.node)
+                waiting.append(port.node)
+    return [id_ for id_ in graph.nodes if id_ in found]

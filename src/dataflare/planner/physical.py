@@ -1,0 +1,219 @@
+"""The physical plan: stages of tasks, and the edges rows travel on between them.
+
+A stage begins at a source, at a stateful operator or at a destination, and carries along every
+row step up to the next of those: a tree of segments, each one lazy query per batch. A union is no
+stage: its inputs send to the same edge. Everything here is frozen and pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dataflare.errors import InternalError
+from dataflare.model.types import Schema
+from dataflare.operators.base import Branch, LookupTable, RowOperator, StatefulOperator
+from dataflare.operators.lookup import Lookup
+from dataflare.planner.graph import (
+    BranchNode,
+    DestinationNode,
+    Graph,
+    Port,
+    RowsNode,
+    SourceNode,
+    StatefulNode,
+    UnionNode,
+)
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Rows from a stage to another. exchange: forward, hash (by keys), gather (all to one task)."""
+
+    id: int
+    from_stage: int
+    to_stage: int
+    exchange: str
+    keys: tuple[str, ...]
+    schema: Schema
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One lazy query: operators, then perhaps a branch; then children per output, and edges."""
+
+    operators: tuple[RowOperator, ...]
+    schema: Schema
+    branch: Branch | None = None
+    children: tuple[tuple[str | None, Schema, tuple[Segment, ...], tuple[int, ...]], ...] = ()
+
+    def lookups(self) -> list[Lookup]:
+        found = [op for op in self.operators if isinstance(op, Lookup)]
+        for _, _, segments, _ in self.children:
+            for segment in segments:
+                found.extend(segment.lookups())
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Exactly one of source, operator and destination is set. body: what follows a source or an
+    operator; None for a destination."""
+
+    id: int
+    name: str
+    steps: tuple[str, ...]
+    parallelism: int
+    schema: Schema
+    body: Segment | None = None
+    source: SourceConnector | None = None
+    operator: StatefulOperator | None = None
+    destination: DestinationConnector | None = None
+
+    @property
+    def tables(self) -> dict[str, LookupTable]:
+        """The lookup tables the stage needs, by step."""
+        return {op.step: op.table for op in self.body.lookups()} if self.body else {}
+
+
+@dataclass(frozen=True)
+class PhysicalPlan:
+    stages: tuple[Stage, ...]
+    edges: tuple[Edge, ...]
+    bounded: bool
+    commits_wait: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def into(self, stage: int) -> list[Edge]:
+        return [edge for edge in self.edges if edge.to_stage == stage]
+
+    def out_of(self, stage: int) -> list[Edge]:
+        return [edge for edge in self.edges if edge.from_stage == stage]
+
+
+def physical(graph: Graph, *, parallelism: int, bounded: bool, commits_wait: bool) -> PhysicalPlan:
+    """Cut a logical plan into stages."""
+    return _Builder(graph, parallelism).build(bounded, commits_wait)
+
+
+class _Builder:
+    def __init__(self, graph: Graph, parallelism: int) -> None:
+        self.graph, self.parallelism = graph, parallelism
+        self.heads = [
+            n for n in graph if isinstance(n, SourceNode | StatefulNode | DestinationNode)
+        ]
+        self.stage_of = {node.id: index for index, node in enumerate(self.heads)}
+        self.edges: list[Edge] = []
+
+    def build(self, bounded: bool, commits_wait: bool) -> PhysicalPlan:
+        stages = []
+        for index, node in enumerate(self.heads):
+            steps: list[str] = [node.step]
+            body = None
+            if not isinstance(node, DestinationNode):
+                body = self._body(index, Port(node.id), node.schema, steps)
+            stages.append(
+                Stage(
+                    id=index,
+                    name=node.step,
+                    steps=tuple(dict.fromkeys(steps)),
+                    parallelism=self._subtasks(node),
+                    schema=node.schema,
+                    body=body,
+                    source=node.connector if isinstance(node, SourceNode) else None,
+                    operator=node.operator if isinstance(node, StatefulNode) else None,
+                    destination=node.connector if isinstance(node, DestinationNode) else None,
+                )
+            )
+        return PhysicalPlan(tuple(stages), tuple(self.edges), bounded, commits_wait)
+
+    def _subtasks(self, node: SourceNode | StatefulNode | DestinationNode) -> int:
+        if isinstance(node, StatefulNode) and not node.operator.keys:
+            return 1
+        if isinstance(node, DestinationNode) and not node.connector.capabilities().parallel:
+            return 1
+        return self.parallelism
+
+    def _body(self, stage: int, port: Port, schema: Schema, steps: list[str]) -> Segment:
+        """The segment tree that begins behind `port`: without operators of its own."""
+        segments, edges = self._behind(stage, port, schema, steps)
+        if len(segments) == 1 and not edges:
+            return segments[0]
+        return Segment((), schema, None, ((None, schema, tuple(segments), tuple(edges)),))
+
+    def _behind(
+        self, stage: int, port: Port, schema: Schema, steps: list[str]
+    ) -> tuple[list[Segment], list[int]]:
+        segments: list[Segment] = []
+        edges: list[int] = []
+        for node, index, output in self.graph.consumers(port.node):
+            if output != port.output:
+                continue
+            match node:
+                case RowsNode():
+                    steps.extend(operator.step for operator in node.operators)
+                    segments.append(self._chain(stage, node.operators, node, steps))
+                case BranchNode():
+                    steps.append(node.step)
+                    segments.append(self._branch(stage, node, schema, steps))
+                case UnionNode():
+                    steps.append(node.step)
+                    conform = node.conform[index]
+                    if conform:
+                        segments.append(self._chain(stage, conform, node, steps))
+                    else:
+                        more, more_edges = self._behind(stage, Port(node.id), node.schema, steps)
+                        segments.extend(more)
+                        edges.extend(more_edges)
+                case StatefulNode():
+                    kind = "hash" if node.operator.keys else "gather"
+                    edges.append(self._edge(stage, node.id, kind, node.operator.keys, schema))
+                case DestinationNode():
+                    conform = node.conform[index]
+                    edge = self._destination_edge(stage, node)
+                    if conform:
+                        child = (None, node.schema, (), (edge,))
+                        segments.append(Segment(conform, node.schema, None, (child,)))
+                    else:
+                        edges.append(edge)
+                case _:
+                    raise InternalError(f"{node.id} reads rows and is no reader")
+        return segments, edges
+
+    def _chain(
+        self, stage: int, operators: tuple[RowOperator, ...], node: RowsNode | UnionNode, steps: list[str]
+    ) -> Segment:
+        """A segment of operators; what follows alone is part of the same query."""
+        segments, edges = self._behind(stage, Port(node.id), node.schema, steps)
+        if len(segments) == 1 and not edges:
+            only = segments[0]
+            return Segment((*operators, *only.operators), only.schema, only.branch, only.children)
+        return Segment(operators, node.schema, None, ((None, node.schema, tuple(segments), tuple(edges)),))
+
+    def _branch(self, stage: int, node: BranchNode, schema: Schema, steps: list[str]) -> Segment:
+        children = []
+        for output, out_schema in node.outputs.items():
+            segments, edges = self._behind(stage, Port(node.id, output), out_schema, steps)
+            children.append((output, out_schema, tuple(segments), tuple(edges)))
+        return Segment((), schema, node.branch, tuple(children))
+
+    def _destination_edge(self, stage: int, node: DestinationNode) -> int:
+        capabilities = node.connector.capabilities()
+        if not capabilities.parallel:
+            return self._edge(stage, node.id, "gather", (), node.schema)
+        if capabilities.key:
+            return self._edge(stage, node.id, "hash", capabilities.key, node.schema)
+        return self._edge(stage, node.id, "forward", (), node.schema)
+
+    def _edge(
+        self, stage: int, target: str, exchange: str, keys: tuple[str, ...], schema: Schema
+    ) -> int:
+        for edge in self.edges:
+            same = edge.from_stage == stage and edge.to_stage == self.stage_of[target]
+            if same and edge.exchange == exchange and edge.keys == keys:
+                return edge.id
+        edge = Edge(len(self.edges), stage, self.stage_of[target], exchange, keys, schema)
+        self.edges.append(edge)
+        return edge.id

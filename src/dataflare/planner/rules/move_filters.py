@@ -1,0 +1,58 @@
+"""Move filters ahead of what they do not depend on: lookups, derived columns, renames.
+
+A filter never passes an operator that can fail: a row it removes might have been an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dataflare.operators.base import RowOperator
+from dataflare.operators.lookup import Lookup
+from dataflare.operators.primitives import Derive, Filter
+from dataflare.planner.graph import Effect, Graph, RowsNode
+
+
+def move_filters(graph: Graph) -> Graph:
+    """Within each chain, let filters sink towards the source."""
+    for node in list(graph):
+        if not isinstance(node, RowsNode):
+            continue
+        operators, effects = sunk(list(node.operators))
+        if effects:
+            graph = graph.with_nodes({node.id: replace(node, operators=tuple(operators))}, *effects)
+    return graph
+
+
+def sunk(operators: list[RowOperator]) -> tuple[list[RowOperator], list[Effect]]:
+    """The operators with each filter as early as it may be, and what was moved."""
+    effects: list[Effect] = []
+    for start in range(1, len(operators)):
+        place = start
+        while place > 0 and may_pass(operators[place], operators[place - 1]):
+            operators[place - 1], operators[place] = operators[place], operators[place - 1]
+            place -= 1
+        if place < start:
+            moved, passed = operators[place], operators[place + 1]
+            effects.append(
+                Effect("move_filters", f"{moved.step}: {moved.describe()} runs before {passed.step}")
+            )
+    return operators, effects
+
+
+def may_pass(operator: RowOperator, before: RowOperator) -> bool:
+    """Whether a filter may run before the operator that stands before it."""
+    if not isinstance(operator, Filter) or operator.can_fail or operator.condition.needs:
+        return False
+    if before.can_fail:
+        return False
+    match before:
+        case Derive():
+            made = {name for name, _ in before.columns}
+        case Lookup():
+            if before.on_many == "all":
+                return False
+            made = {name for name, _ in before.added}
+        case _:
+            return False
+    return not (operator.reads & made)
