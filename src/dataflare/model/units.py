@@ -76,18 +76,13 @@ def parse_rate(text: str) -> float:
     return float(Decimal(match.group(1)) / _SECONDS[match.group(2)])
 
 
-def _from_text(parse: Any, expected: str, python: type) -> Any:
-    """A validator: text is parsed, a number (a default, or from Python code) must be 0 or `python`
-    typed already by an earlier validation."""
-
+def _from_text(parse: Any, expected: str) -> Any:
     def validate(value: Any) -> Any:
-        if isinstance(value, str):
-            return parse(value)
-        if isinstance(value, python) and not isinstance(value, bool) and value >= 0:
-            return value
         if type(value) is int and value == 0:
-            return python(0)
-        raise ValueError(f"expected {expected}")
+            return parse("0")
+        if not isinstance(value, str):
+            raise ValueError(f"expected {expected}")
+        return parse(value)
 
     return BeforeValidator(validate)
 
@@ -99,21 +94,21 @@ def _schema(pattern: str, expected: str, *, zero: bool = True) -> WithJsonSchema
 
 Duration = Annotated[
     float,
-    _from_text(parse_duration, DURATION_EXPECTED, float),
+    _from_text(parse_duration, DURATION_EXPECTED),
     _schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d)\s*)+$|^0$", DURATION_EXPECTED),
 ]
 """A field of float seconds, written `10s`."""
 
 Size = Annotated[
     int,
-    _from_text(parse_size, SIZE_EXPECTED, int),
+    _from_text(parse_size, SIZE_EXPECTED),
     _schema(r"^\s*[0-9]+(\.[0-9]+)?\s*[KMGTkmgt]?i?[Bb]$|^0$", SIZE_EXPECTED),
 ]
 """A field of bytes, written `64MiB`."""
 
 Rate = Annotated[
     float,
-    _from_text(parse_rate, RATE_EXPECTED, float),
+    _from_text(parse_rate, RATE_EXPECTED),
     _schema(r"^\s*[0-9]+(\.[0-9]+)?\s*/\s*(us|ms|s|m|h|d)$", RATE_EXPECTED, zero=False),
 ]
 """A field of events per second, written `10000/s`."""

@@ -1,0 +1,306 @@
+"""Mappings of the file to Pydantic models, and Pydantic's complaints to error blocks with places.
+
+Always true: every wrong key or value of one mapping is reported, each once, at its exact place; an
+unknown key is refused whatever the model says, unless the model allows extra keys.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dataflare.errors import (
+    ConfigError,
+    DataFlareError,
+    ManyErrors,
+    Spot,
+    WorkflowError,
+    did_you_mean,
+    raise_all,
+)
+from dataflare.model.text import SourceText
+from dataflare.security.redact import is_secret_name, redact
+from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
+from dataflare.workflow.variables import Unresolved
+from dataflare.workflow.words import expected_words
+
+Model = TypeVar("Model", bound=BaseModel)
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Which errors come out: their class and codes."""
+
+    error: type[DataFlareError]
+    unknown: str
+    missing: str
+    wrong: str
+
+
+CONFIG = Dialect(ConfigError, "E0403", "E0404", "E0405")
+WORKFLOW = Dialect(WorkflowError, "E0103", "E0104", "E0105")
+
+
+def bind(Config: type[Model], step_config: Mapping[str, Any], *, step: str) -> Model:  # noqa: N803
+    """A step's config as the model that its connector or operator asks for.
+
+    step_config: `Step.config`, or plain values. Raises ConfigError (E0403 unknown key, E0404
+    missing key, E0405 wrong value), or ManyErrors when there are several.
+    """
+    errors: list[DataFlareError] = []
+    made = validated(Config, step_config, f"step '{step}'", CONFIG, errors, step=step)
+    raise_all(errors)
+    assert made is not None
+    return made
+
+
+def validated(
+    model: type[Model],
+    node: Mapping[str, Any],
+    owner: str,
+    dialect: Dialect,
+    errors: list[DataFlareError],
+    *,
+    step: str | None = None,
+) -> Model | None:
+    """The mapping as a model; or None, and then `errors` has grown (or a variable is missing, and
+    that was said before)."""
+    complaints = _Complaints(model, node, owner, dialect, step)
+    made: Model | None = None
+    try:
+        made = model.model_validate(dict(node))
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            complaints.add(each)
+    except ManyErrors as error:
+        complaints.found.extend(each.at(step=step) for each in error.errors)
+    except DataFlareError as error:
+        complaints.found.append(error.at(step=step, spot=getattr(node, "spot", None)))
+    complaints.extra(model, made, node, ())
+    errors.extend(complaints.result())
+    return None if complaints.failed else made
+
+
+class _Complaints:
+    def __init__(
+        self,
+        model: type[BaseModel],
+        node: Mapping[str, Any],
+        owner: str,
+        dialect: Dialect,
+        step: str | None,
+    ) -> None:
+        self.model, self.node, self.owner = model, node, owner
+        self.dialect, self.step = dialect, step
+        self.found: list[DataFlareError] = []
+        self.wrong: dict[Place, list[str]] = {}
+        self.failed = False
+        self.unknown: set[Place] = set()
+
+    def add(self, complaint: Any) -> None:
+        """Take in one of Pydantic's errors."""
+        self.failed = True
+        place, value, inside = self._walk(complaint["loc"])
+        if isinstance(value, Unresolved):
+            return
+        match complaint["type"]:
+            case "missing":
+                models = list(_models_at(self.model, place))
+                self._missing(place, str(complaint["loc"][-1]), models)
+            case "extra_forbidden":
+                self._unknown(place[:-1], str(place[-1]), list(_models_at(self.model, place[:-1])))
+            case _:
+                words = expected_words(complaint)
+                known = self.wrong.setdefault(place, [])
+                if words not in known:
+                    known.append(words)
+
+    def result(self) -> Iterator[DataFlareError]:
+        """All errors, in the order of the file."""
+        for place, words in self.wrong.items():
+            self.found.append(self._wrong(place, words))
+        if self.found:
+            self.failed = True
+        yield from sorted(self.found, key=_order)
+
+    def extra(self, model: type[BaseModel], made: Any, node: Any, place: Place) -> None:
+        """Find keys that the model ignores. made: the validated value, where there is one."""
+        if isinstance(made, BaseModel):
+            model = type(made)
+        if isinstance(node, Mapping) and model.model_config.get("extra") != "allow":
+            known = _keys(model)
+            for key in node:
+                if key not in known:
+                    self._unknown(place, str(key), [model])
+        if not isinstance(made, BaseModel) or not isinstance(node, Mapping):
+            return
+        for name, info in model.model_fields.items():
+            key = _key(name, info)
+            if key in node:
+                self._extra_below(getattr(made, name), node[key], (*place, key))
+
+    def _extra_below(self, made: Any, node: Any, place: Place) -> None:
+        if isinstance(made, BaseModel):
+            self.extra(type(made), made, node, place)
+        elif isinstance(made, Mapping) and isinstance(node, Mapping):
+            for key, value in made.items():
+                self._extra_below(value, node.get(key), (*place, key))
+        elif isinstance(made, Sequence) and isinstance(node, list):
+            for i, (value, item) in enumerate(zip(made, node, strict=False)):
+                self._extra_below(value, item, (*place, i))
+
+    # -- errors
+
+    def _missing(self, place: Place, key: str, models: list[type[BaseModel]]) -> None:
+        description = next((d for m in models if (d := _description(m, key))), None)
+        spot = getattr(self._value(place), "spot", None) or self._spot(place)
+        self.found.append(
+            self.dialect.error(
+                f"missing key '{_dotted((*place, key))}' in {self.owner}",
+                code=self.dialect.missing,
+                step=self.step,
+                spot=spot,
+                notes=[f"{key}: {description}"] if description else [],
+            )
+        )
+
+    def _unknown(self, place: Place, key: str, models: list[type[BaseModel]]) -> None:
+        self.failed = True
+        if (*place, key) in self.unknown:
+            return
+        self.unknown.add((*place, key))
+        known = sorted({name for model in models for name in _keys(model)})
+        self.found.append(
+            self.dialect.error(
+                f"unknown key '{_dotted((*place, key))}' in {self.owner}",
+                code=self.dialect.unknown,
+                step=self.step,
+                spot=key_spot_of(self._value(place), key),
+                notes=[f"known keys: {', '.join(known)}"] if known else [],
+                help=did_you_mean(key, known),
+            )
+        )
+
+    def _wrong(self, place: Place, words: list[str]) -> DataFlareError:
+        value = self._value(place)
+        literals = [word for each in words for word in each.split("'")[1::2]]
+        near = did_you_mean(str(value), literals) if isinstance(value, str) and literals else None
+        subject = f"'{_dotted(place)}' in {self.owner}" if place else self.owner
+        notes = [f"expected: {', or '.join(words)}"]
+        if place:
+            notes.append(f"found: {found_words(value, str(place[-1]))}")
+        return self.dialect.error(
+            f"wrong value for {subject}",
+            code=self.dialect.wrong,
+            step=self.step,
+            spot=self._spot(place),
+            notes=notes,
+            help=near or _quote_help(value, words),
+        )
+
+    # -- places
+
+    def _walk(self, loc: tuple[str | int, ...]) -> tuple[Place, Any, bool]:
+        """Pydantic's location without the names of union members, and the value there."""
+        place: list[str | int] = []
+        value: Any = self.node
+        for i, part in enumerate(loc):
+            if isinstance(value, Mapping) and part in value:
+                value = value[part]
+            elif isinstance(value, Sequence) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            elif i == len(loc) - 1 and isinstance(value, Mapping):
+                return tuple(place), None, False
+            else:
+                continue
+            place.append(part)
+        return tuple(place), value, True
+
+    def _value(self, place: Place) -> Any:
+        value: Any = self.node
+        for part in place:
+            value = value[part]
+        return value
+
+    def _spot(self, place: Place) -> Spot | None:
+        if not place:
+            return getattr(self.node, "spot", None)
+        return spot_of(self._value(place[:-1]), place[-1]) or self._spot(place[:-1])
+
+
+def found_words(value: Any, key: str = "") -> str:
+    """A value as an error may show it: as it was written, short, and without secrets."""
+    if isinstance(value, str):
+        if is_secret_name(key):
+            return "text"
+        shown = redact(value.shown if isinstance(value, SourceText) else value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        return f"text '{shown}'" if "\n" not in shown else "text of several lines"
+    if value is None or isinstance(value, SpotMap | SpotList | dict | list):
+        return kind_of(value)
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _quote_help(value: Any, words: list[str]) -> str | None:
+    if words == ["text"] and isinstance(value, bool | int | float):
+        return f'write it in quotes: "{found_words(value)}"'
+    return None
+
+
+def _order(error: DataFlareError) -> tuple[str, int, int]:
+    spot = error.spot
+    return (spot.file, spot.line, spot.column) if spot else ("", 0, 0)
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(str(part) for part in place)
+
+
+# -- what a model knows about itself
+
+
+def _key(name: str, info: Any) -> str:
+    alias = info.validation_alias if isinstance(info.validation_alias, str) else info.alias
+    return alias or name
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    return {_key(name, info) for name, info in model.model_fields.items()}
+
+
+def _description(model: type[BaseModel], key: str) -> str | None:
+    for name, info in model.model_fields.items():
+        if _key(name, info) == key:
+            return info.description
+    return None
+
+
+def _models_at(model: type[BaseModel], place: Place) -> Iterator[type[BaseModel]]:
+    """The models that a mapping at this place may be of."""
+    if not place:
+        yield model
+        return
+    for name, info in model.model_fields.items():
+        if _key(name, info) == place[0]:
+            yield from _models_in(info.annotation, place[1:])
+
+
+def _models_in(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from _models_at(annotation, place)
+        return
+    origin = typing.get_origin(annotation)
+    members = typing.get_args(annotation)
+    container = isinstance(origin, type) and issubclass(
+        origin, list | dict | tuple | Sequence | Mapping
+    )
+    for member in members:
+        if not container:
+            yield from _models_in(member, place)
+        elif place:
+            yield from _models_in(member, place[1:])

@@ -1,0 +1,177 @@
+"""Is the graph of steps one that can run? Pure: takes a workflow, adds errors.
+
+Whether a step has the output that an input names is the planner's to say; that the step exists, is
+said here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import DataFlareError, PlanError, WorkflowError, did_you_mean
+from dataflare.workflow.nodes import key_spot_of, spot_of
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import AnyStep, Workflow
+
+
+def check_graph(workflow: Workflow, errors: list[DataFlareError], *, whole: bool) -> None:
+    """whole: no step had to be left out. If some were, only what is certain is reported."""
+    steps = {step.name: step for step in workflow.steps()}
+    for section in ("sources", "destinations"):
+        if whole and not getattr(workflow, section):
+            errors.append(
+                WorkflowError(
+                    f"the workflow has no {section}",
+                    code="E0104",
+                    spot=key_spot_of(workflow.node, section) or workflow.spot,
+                    help="a workflow has at least one source and one destination",
+                )
+            )
+            whole = False
+    if whole:
+        unknown = _unknown_inputs(workflow, steps) + _unknown_lookups(workflow)
+        unknown += _unknown_in_tests(workflow, steps)
+        errors.extend(unknown)
+        cycles = _cycles(steps)
+        errors.extend(cycles)
+        if not unknown and not cycles:
+            errors.extend(_unused(workflow, steps))
+
+
+def looked_up(step: AnyStep) -> str | None:
+    """The name of the source of this file that a `lookup` reads, or None."""
+    source = step.config.get("source") if step.type == "lookup" else None
+    return str(source) if isinstance(source, str) else None
+
+
+def _unknown_inputs(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareError]:
+    found: list[DataFlareError] = []
+    readable = [name for name in steps if name not in workflow.destinations]
+    for step in steps.values():
+        for ref in step.inputs:
+            if ref.step in readable:
+                continue
+            known = [name for name in readable if name != step.name]
+            is_destination = ref.step in workflow.destinations
+            found.append(
+                WorkflowError(
+                    f"step '{step.name}' reads '{ref}', which is a destination"
+                    if is_destination
+                    else f"step '{step.name}' reads '{ref}', but there is no step '{ref.step}'",
+                    code="E0108",
+                    step=step.name,
+                    spot=ref.spot,
+                    notes=[f"it can read: {', '.join(known)}"],
+                    help=None if is_destination else did_you_mean(ref.step, known),
+                )
+            )
+    return found
+
+
+def _unknown_lookups(workflow: Workflow) -> list[DataFlareError]:
+    found: list[DataFlareError] = []
+    for step in workflow.transformations.values():
+        name = looked_up(step)
+        if name is None or name in workflow.sources:
+            continue
+        found.append(
+            WorkflowError(
+                f"step '{step.name}' looks up in '{name}', which is no source of this workflow",
+                code="E0108",
+                step=step.name,
+                spot=step.spot_of("config", "source"),
+                notes=[f"its sources: {', '.join(workflow.sources)}"],
+                help=did_you_mean(name, workflow.sources),
+            )
+        )
+    return found
+
+
+def _unknown_in_tests(workflow: Workflow, steps: dict[str, Any]) -> list[DataFlareError]:
+    found: list[DataFlareError] = []
+    for test in workflow.tests:
+        for key, names, what in (
+            ("given", workflow.sources, "source"),
+            ("expect", steps, "step"),
+        ):
+            part = test.node.get(key) or {}
+            for name in part:
+                if name.partition(".")[0] not in names or (key == "given" and "." in name):
+                    found.append(
+                        WorkflowError(
+                            f"test '{test.name}' names '{name}', which is no {what} of this workflow",
+                            code="E0108",
+                            spot=key_spot_of(part, name) or spot_of(test.node, key),
+                            notes=[f"its {what}s: {', '.join(names)}"],
+                            help=did_you_mean(name, names),
+                        )
+                    )
+    return found
+
+
+def _cycles(steps: dict[str, AnyStep]) -> list[DataFlareError]:
+    """One error for each circle, found by walking the inputs; no recursion."""
+    found: list[DataFlareError] = []
+    done: set[str] = set()
+    for first in steps:
+        path: list[str] = []
+        work = [(first, 0)]
+        while work:
+            name, turn = work.pop()
+            if turn == 0:
+                if name in done:
+                    continue
+                path.append(name)
+            inputs = steps[name].inputs
+            if turn == len(inputs):
+                path.pop()
+                done.add(name)
+                continue
+            work.append((name, turn + 1))
+            ref = inputs[turn]
+            if ref.step in path:
+                circle = [ref.step, *reversed(path[path.index(ref.step) :])]
+                found.append(
+                    PlanError(
+                        "the steps form a circle: " + " -> ".join(circle),
+                        code="E0301",
+                        step=name,
+                        spot=ref.spot,
+                        help="remove one of these inputs: rows must come from a source",
+                    )
+                )
+            elif ref.step in steps and ref.step not in done:
+                work.append((ref.step, 0))
+    return found
+
+
+def _unused(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareError]:
+    used: set[str] = set()
+    work = list(workflow.destinations)
+    while work:
+        name = work.pop()
+        if name in used:
+            continue
+        used.add(name)
+        step = steps[name]
+        work.extend(ref.step for ref in step.inputs)
+        lookup = looked_up(step)
+        if lookup is not None:
+            work.append(lookup)
+    found: list[DataFlareError] = []
+    for step in steps.values():
+        if step.name not in used:
+            is_source = step.kind == "source"
+            found.append(
+                PlanError(
+                    f"the {step.kind} '{step.name}' leads to no destination",
+                    code="E0302",
+                    step=step.name,
+                    spot=step.spot,
+                    help="name it in the 'inputs' of another step"
+                    + (", or in the 'source' of a lookup," if is_source else "")
+                    + " or remove it",
+                )
+            )
+    return found

@@ -1,0 +1,94 @@
+"""The bytes of a workflow file made text, and its lines for the pictures in errors.
+
+Always true: a file is refused quickly when it is too large; a line shown in an error has a
+password in it masked, character by character, so that columns stay right.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dataflare.errors import Spot, WorkflowError
+from dataflare.security.redact import mask_line
+
+BYTES_MAX = 8 * 2**20
+LINES_MAX = 200_000
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+class Lines:
+    """A file's lines. `raw` is what the parser saw; `spot` shows them masked."""
+
+    def __init__(self, file: str, text: str, shown: str | None = None) -> None:
+        self.file = file
+        self.raw = _BREAK.split(text)
+        self._shown: dict[int, str] = {} if shown is None else {0: mask_line(shown)}
+
+    def spot(self, line: int, column: int, length: int = 1) -> Spot:
+        """A place, from a line and column counted from 0."""
+        text = self._shown.get(line)
+        if text is None:
+            text = mask_line(self.raw[line]) if line < len(self.raw) else ""
+            self._shown[line] = text
+        return Spot(self.file, line + 1, column + 1, max(1, length), text)
+
+    def token(self, start: tuple[int, int], end: tuple[int, int]) -> Spot:
+        """A place from one (line, column) to another, cut at the end of its first line."""
+        if start[0] == end[0]:
+            return self.spot(*start, end[1] - start[1])
+        width = len(self.raw[start[0]].rstrip()) if start[0] < len(self.raw) else 0
+        return self.spot(*start, width - start[1])
+
+
+def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:
+    """The text of a workflow file. Raises WorkflowError: E0114 for the file that the command line
+    names, E0111 for one that another file includes (then `spot` is there)."""
+    code = "E0111" if spot is not None else "E0114"
+    try:
+        if path.is_dir():
+            raise WorkflowError(f"'{shown}' is a folder, not a file", code=code, spot=spot)
+        with path.open("rb") as stream:
+            data = stream.read(BYTES_MAX + 1)
+    except OSError as error:
+        why = {FileNotFoundError: "there is no such file", PermissionError: "permission denied"}
+        reason = why.get(type(error), error.strerror or str(error))
+        raise WorkflowError(f"cannot read '{shown}': {reason}", code=code, spot=spot) from error
+    except ValueError as error:
+        raise WorkflowError(f"cannot read '{shown}': {error}", code=code, spot=spot) from error
+    return decode(data, shown)
+
+
+def decode(data: bytes, shown: str) -> str:
+    """UTF-8 text, without its byte order mark, no larger than a workflow can sensibly be."""
+    if len(data) > BYTES_MAX:
+        raise WorkflowError(
+            f"'{shown}' is too large for a workflow file",
+            code="E0113",
+            notes=[f"the limit is {BYTES_MAX // 2**20} MiB"],
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig")
+        lines = Lines(shown, before + "\ufffd")
+        line = len(lines.raw) - 1
+        raise WorkflowError(
+            f"'{shown}' is not UTF-8 text",
+            code="E0101",
+            spot=lines.spot(line, len(lines.raw[line]) - 1),
+            notes=[f"byte {error.start} is 0x{data[error.start]:02x}"],
+            help="save the file in the encoding UTF-8",
+        ) from error
+    check_lines(text, shown)
+    return text
+
+
+def check_lines(text: str, shown: str) -> None:
+    """Refuse text with more lines than any workflow has."""
+    if text.count("\n") > LINES_MAX or len(text) > BYTES_MAX:
+        raise WorkflowError(
+            f"'{shown}' is too long for a workflow file",
+            code="E0113",
+            notes=[f"the limit is {LINES_MAX:,} lines and {BYTES_MAX // 2**20} MiB"],
+        )

@@ -1,0 +1,112 @@
+"""The door: a workflow file, and what comes with it on the command line, to a Workflow.
+
+Order: read and include, overlay, `--set`; parameters; variables; the form; the graph. All errors
+that can be found in one pass are raised together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflare.errors import DataFlareError, raise_all
+from dataflare.security.redact import remember_secret
+from dataflare.security.secrets import SecretProvider, default_secrets
+from dataflare.workflow.build import build
+from dataflare.workflow.merge import FileReader, apply_sets, merged
+from dataflare.workflow.model import Workflow
+from dataflare.workflow.nodes import SpotMap, key_spot_of
+from dataflare.workflow.params import parameters
+from dataflare.workflow.variables import Substitution
+
+
+def load(
+    path: str | Path,
+    *,
+    params: Mapping[str, Any] | None = None,
+    sets: Sequence[tuple[str, str]] = (),
+    overlays: Sequence[str | Path] = (),
+    environ: Mapping[str, str] | None = None,
+    secrets: SecretProvider | None = None,
+) -> Workflow:
+    """The workflow in a file. Raises WorkflowError, PlanError, or ManyErrors.
+
+    params: values by name, as text or typed. sets: (dotted path, YAML text), put in last.
+    overlays: files merged over this one, in order; their paths are the command line's.
+    """
+    loader = _Loader(environ, secrets)
+    where = Path(path)
+    tree = loader.reader.read(where, shown=str(path))
+    return loader.finish(tree, params, sets, overlays, file=where, base=where.parent)
+
+
+def load_text(
+    text: str,
+    *,
+    file: str = "<text>",
+    base: str | Path = Path(),
+    params: Mapping[str, Any] | None = None,
+    sets: Sequence[tuple[str, str]] = (),
+    overlays: Sequence[str | Path] = (),
+    environ: Mapping[str, str] | None = None,
+    secrets: SecretProvider | None = None,
+) -> Workflow:
+    """The workflow in a text. file: what errors call it. base: where relative paths start."""
+    loader = _Loader(environ, secrets)
+    tree = loader.reader.tree(text, file, Path(base))
+    return loader.finish(tree, params, sets, overlays, file=None, base=Path(base))
+
+
+class _Loader:
+    def __init__(self, environ: Mapping[str, str] | None, secrets: SecretProvider | None) -> None:
+        self.environ = os.environ if environ is None else environ
+        self.secrets = default_secrets(self.environ) if secrets is None else secrets
+        self.errors: list[DataFlareError] = []
+        self.early = Substitution(self.environ, self.secrets, self.errors)
+        """For what must be known before the parameters are: their defaults, and includes."""
+        self.reader = FileReader(self.errors, self.early)
+
+    def finish(
+        self,
+        tree: SpotMap,
+        params: Mapping[str, Any] | None,
+        sets: Sequence[tuple[str, str]],
+        overlays: Sequence[str | Path],
+        *,
+        file: Path | None,
+        base: Path,
+    ) -> Workflow:
+        for overlay in overlays:
+            spot = tree.spot
+            tree = merged(tree, self.reader.read(Path(overlay), shown=str(overlay)))
+            tree.spot = spot
+        tree = apply_sets(tree, sets, self.errors)
+        declared = self.early(tree.get("params"))
+        place = key_spot_of(tree, "params")
+        known = parameters(declared, place, params or {}, self.errors)
+        late = Substitution(self.environ, self.secrets, self.errors, known)
+        values = late(tree.without("params"))
+        if "params" in tree:
+            values.put("params", declared, place, None)
+        seen = frozenset(self.early.secrets | late.secrets)
+        for secret in seen:
+            remember_secret(secret)
+        workflow = build(
+            values,
+            params={name: param for name, param in known.items() if param is not None},
+            file=file,
+            base=base,
+            secrets=seen,
+            errors=self.errors,
+        )
+        raise_all(sorted(self.errors, key=_order))
+        assert workflow is not None
+        return workflow
+
+
+def _order(error: DataFlareError) -> tuple[str, int, int]:
+    """Errors in the order of the file; those of the command line come first."""
+    spot = error.spot
+    return (spot.file, spot.line, spot.column) if spot else ("", 0, 0)

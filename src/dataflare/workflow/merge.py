@@ -1,0 +1,184 @@
+"""Several files made one: includes, overlays and `--set`.
+
+Always true: maps are merged key by key, anything else is replaced by what comes later; what a file
+says itself wins over what it includes; merging is associative and merging nothing changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.workflow.lines import Lines, read_file
+from dataflare.workflow.nodes import SpotList, SpotMap, kind_of
+from dataflare.workflow.parse import parse
+
+INCLUDES_MAX = 100
+Substitute = Callable[[Any], Any]
+
+
+def merged(low: SpotMap, high: SpotMap) -> SpotMap:
+    """Both maps as one; `high` wins. Keys keep the order of `low`, new ones follow."""
+    result = SpotMap(spot=high.spot or low.spot)
+    for key, value in low.items():
+        result.take(low, key, value)
+    for key, value in high.items():
+        below = result.get(key)
+        if isinstance(below, SpotMap) and isinstance(value, SpotMap):
+            value = merged(below, value)
+        result.take(high, key, value)
+    return result
+
+
+class FileReader:
+    """Reads a file together with what it includes. Errors that leave something to go on with are
+    collected in `errors`. substitute: puts variables into the paths of includes."""
+
+    def __init__(self, errors: list[DataFlareError], substitute: Substitute) -> None:
+        self.errors = errors
+        self.substitute = substitute
+        self.files = 0
+
+    def read(self, path: Path, *, shown: str | None = None) -> SpotMap:
+        """A file that the command line names."""
+        shown = str(path) if shown is None else shown
+        return self.tree(read_file(path, shown=shown), shown, path.parent, (path.resolve(),))
+
+    def tree(self, text: str, file: str, folder: Path, within: tuple[Path, ...] = ()) -> SpotMap:
+        """The text's mapping over the mappings of its includes. within: the files being read."""
+        root, spot = parse(text, file, self.errors)
+        if not isinstance(root, SpotMap):
+            empty = root is None
+            raise WorkflowError(
+                f"'{file}' is empty" if empty else "a workflow file is a mapping of keys to values",
+                code="E0104" if empty else "E0105",
+                spot=None if empty else spot,
+                notes=[] if empty else [f"found: {kind_of(root)}"],
+                help="a workflow begins with: name: my_workflow",
+            )
+        below = SpotMap()
+        for path, place in self._includes(root):
+            below = merged(below, self._included(path, place, folder, within))
+        return merged(below, root.without("include")) if below else root.without("include")
+
+    def _includes(self, root: SpotMap) -> list[tuple[str, Spot | None]]:
+        value = root.get("include")
+        if value is None:
+            return []
+        whole = root.value_spots.get("include")
+        listed = value if isinstance(value, SpotList) else SpotList([value])
+        found = []
+        for i, item in enumerate(listed):
+            place = listed.spots[i] if i < len(listed.spots) else whole
+            if not isinstance(item, str) or not item:
+                self.errors.append(
+                    WorkflowError(
+                        "'include' is a list of file names",
+                        code="E0111",
+                        spot=place,
+                        notes=[f"found: {kind_of(item)}"],
+                    )
+                )
+                continue
+            found.append((str(self.substitute(item)), place))
+        return found
+
+    def _included(
+        self, written: str, place: Spot | None, folder: Path, within: tuple[Path, ...]
+    ) -> SpotMap:
+        path = folder / Path(written).expanduser()
+        try:
+            real = path.resolve()
+            if real in within:
+                names = [each.name for each in (*within[within.index(real) :], real)]
+                raise WorkflowError(
+                    "files include one another in a circle",
+                    code="E0111",
+                    spot=place,
+                    notes=[" -> ".join(names)],
+                )
+            self.files += 1
+            if self.files > INCLUDES_MAX:
+                raise WorkflowError(
+                    f"more than {INCLUDES_MAX} files are included", code="E0111", spot=place
+                )
+            shown = str(path)
+            text = read_file(path, shown=shown, spot=place or Spot(written, 1, 1))
+            return self.tree(text, shown, path.parent, (*within, real))
+        except (OSError, ValueError) as error:
+            self.errors.append(
+                WorkflowError(f"cannot read '{written}': {error}", code="E0111", spot=place)
+            )
+        except WorkflowError as error:
+            self.errors.append(error)
+        return SpotMap()
+
+
+def apply_sets(
+    tree: SpotMap, sets: Sequence[tuple[str, str]], errors: list[DataFlareError]
+) -> SpotMap:
+    """The tree with each `--set PATH=VALUE` put in. The value is read as YAML."""
+    for path, text in sets:
+        try:
+            tree = _with_set(tree, path, text, errors)
+        except WorkflowError as error:
+            errors.append(error)
+    return tree
+
+
+def _with_set(tree: SpotMap, path: str, text: str, errors: list[DataFlareError]) -> SpotMap:
+    shown = f"{path}={text}"
+    margin = " " * (len(path) + 1)
+    lines = Lines("--set", margin + text, shown)
+    keys = path.split(".")
+    if not all(key.strip() for key in keys):
+        raise WorkflowError(
+            f"'{path}' is not a path into the workflow",
+            code="E0105",
+            spot=lines.spot(0, 0, len(path)),
+            help="write --set settings.parallelism=4",
+        )
+    value, place = parse(margin + text, "--set", errors, lines=lines)
+    spots, column = [], 0
+    for key in keys:
+        spots.append(lines.spot(0, column, len(key)))
+        column += len(key) + 1
+    return _put(tree, keys, spots, value, place)
+
+
+def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot) -> Any:
+    """A copy of `node` in which the path leads to `value`; missing maps are made."""
+    if not keys:
+        if isinstance(value, SpotMap | SpotList):
+            value.spot = place
+        return value
+    key, spot = keys[0], spots[0]
+    if isinstance(node, SpotList):
+        copied = SpotList(node, spot=node.spot)
+        copied.spots = list(node.spots)
+        if not key.isdigit() or int(key) >= len(node):
+            raise WorkflowError(
+                f"'{key}' is no item of this list",
+                code="E0105",
+                spot=spot,
+                notes=[f"it has {len(node)} items, counted from 0"],
+            )
+        index = int(key)
+        copied[index] = _put(node[index], keys[1:], spots[1:], value, place)
+        if len(keys) == 1 and index < len(copied.spots):
+            copied.spots[index] = place
+        return copied
+    if node is not None and not isinstance(node, SpotMap):
+        raise WorkflowError(
+            f"there is nothing below here to set '{key}' in",
+            code="E0105",
+            spot=spot,
+            notes=[f"found: {kind_of(node)}"],
+        )
+    made = SpotMap(spot=spot) if node is None else node.without()
+    inner = _put(made.get(key), keys[1:], spots[1:], value, place)
+    fresh = key not in made or len(keys) == 1
+    made.put(key, inner, spot if fresh else None, place if fresh else None)
+    return made

@@ -1,0 +1,212 @@
+"""A workflow as it was written: validated, variables filled in, every part with its place.
+
+Always true: names are unique, every input names a step that exists, the graph is acyclic and all of
+it is used; secret values are in the config and in `secrets_seen`, and in nothing that is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataflare.errors import Spot, WorkflowError, did_you_mean
+from dataflare.model.types import Schema
+from dataflare.workflow.fingerprint import fingerprint
+from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
+from dataflare.workflow.params import Parameter
+from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
+from dataflare.workflow.shown import shown
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """What a step reads: a step, or one of its named outputs."""
+
+    step: str
+    output: str | None = None
+    spot: Spot | None = None
+
+    def __str__(self) -> str:
+        return self.step if self.output is None else f"{self.step}.{self.output}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step. config: plain values; its strings are SourceText. spot: of the step's key.
+
+    error_handling: the step's own over the settings' default, a `retry_policy` of its config
+    included. node: the whole step as it was written, for places.
+    """
+
+    name: str
+    type: str
+    config: SpotMap = field(default_factory=SpotMap)
+    description: str | None = None
+    error_handling: ErrorHandling = field(default_factory=ErrorHandling)
+    spot: Spot | None = None
+    node: SpotMap = field(default_factory=SpotMap, repr=False)
+
+    @property
+    def kind(self) -> str:
+        return "step"
+
+    def spot_of(self, *path: str | int) -> Spot | None:
+        """The place of the value under a path such as ("config", "table"); else of the deepest
+        part that exists, else of the step."""
+        return self._find(path, spot_of)
+
+    def key_spot_of(self, *path: str | int) -> Spot | None:
+        """The place of the key at the end of a path; else of the deepest part that exists."""
+        return self._find(path, key_spot_of)
+
+    def _find(self, path: tuple[str | int, ...], last: Any) -> Spot | None:
+        node: Any = self.node
+        best = self.spot
+        for i, part in enumerate(path):
+            found = (last if i == len(path) - 1 else spot_of)(node, part)
+            if found is None:
+                return best
+            best, node = found, node[part]
+        return best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStep(Step):
+    """Where rows come from. schema: the user's contract, or None."""
+
+    schema: Schema | None = None
+    event_time: EventTime | None = None
+    inputs: tuple[InputRef, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "source"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformationStep(Step):
+    """What happens to rows on the way."""
+
+    inputs: tuple[InputRef, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "transformation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationStep(Step):
+    """Where rows go."""
+
+    inputs: tuple[InputRef, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "destination"
+
+
+AnyStep = SourceStep | TransformationStep | DestinationStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowTest:
+    """Rows given at sources, and rows expected at steps (or at one of their outputs)."""
+
+    name: str
+    given: Mapping[str, list[dict[str, Any]]]
+    expect: Mapping[str, list[dict[str, Any]]]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None
+    spot: Spot | None = None
+    node: SpotMap = field(default_factory=SpotMap, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """base: the folder that relative paths start from. file: None for text and Python.
+
+    params: the declared parameters with their values. secrets_seen: what must never be shown.
+    """
+
+    name: str
+    version: str = "1.0"
+    description: str | None = None
+    params: Mapping[str, Parameter] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+    sources: Mapping[str, SourceStep] = field(default_factory=dict)
+    transformations: Mapping[str, TransformationStep] = field(default_factory=dict)
+    destinations: Mapping[str, DestinationStep] = field(default_factory=dict)
+    tests: tuple[WorkflowTest, ...] = ()
+    file: Path | None = None
+    base: Path = field(default_factory=Path)
+    secrets_seen: frozenset[str] = field(default=frozenset(), repr=False)
+    spot: Spot | None = None
+    node: SpotMap = field(default_factory=SpotMap, repr=False)
+
+    def steps(self) -> Iterator[AnyStep]:
+        """All steps in the order of the file: sources, transformations, destinations."""
+        yield from self.sources.values()
+        yield from self.transformations.values()
+        yield from self.destinations.values()
+
+    def step(self, name: str) -> AnyStep:
+        """The step of that name. Raises WorkflowError (E0108) naming the nearest one."""
+        for step in self.steps():
+            if step.name == name:
+                return step
+        known = [step.name for step in self.steps()]
+        raise WorkflowError(
+            f"there is no step '{name}' in the workflow '{self.name}'",
+            code="E0108",
+            notes=[f"its steps: {', '.join(known)}"],
+            help=did_you_mean(name, known),
+        )
+
+    def fingerprint_of(self, name: str) -> str:
+        """A hash of what may not change between a stopped run and its resume: the step's type,
+        inputs, config, schema, event time and treatment of bad rows. Retries, `rate` and
+        descriptions stay out of it, and so do secret values (their names are in)."""
+        return fingerprint(self.step(name))
+
+    def fingerprints(self) -> dict[str, str]:
+        """`fingerprint_of` each step."""
+        return {step.name: fingerprint(step) for step in self.steps()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The workflow as plain data, for people and APIs: secrets by name, passwords hidden."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "params": {
+                name: {"type": str(param.type), "value": shown(param.text, key=name)}
+                for name, param in self.params.items()
+            },
+            "settings": shown(self.settings.model_dump()),
+            "sources": {name: _step_json(step) for name, step in self.sources.items()},
+            "transformations": {n: _step_json(step) for n, step in self.transformations.items()},
+            "destinations": {name: _step_json(step) for name, step in self.destinations.items()},
+            "tests": [
+                {"name": test.name, "given": shown(test.given), "expect": shown(test.expect)}
+                for test in self.tests
+            ],
+        }
+
+
+def _step_json(step: AnyStep) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": step.type}
+    if step.description is not None:
+        made["description"] = step.description
+    if step.inputs:
+        made["inputs"] = [str(ref) for ref in step.inputs]
+    made["config"] = shown(step.config)
+    if isinstance(step, SourceStep):
+        if step.schema is not None:
+            made["schema"] = step.schema.to_json()
+        if step.event_time is not None:
+            made["event_time"] = step.event_time.model_dump(mode="json")
+    if "error_handling" in step.node:
+        made["error_handling"] = shown(step.node["error_handling"])
+    return made

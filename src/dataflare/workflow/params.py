@@ -1,0 +1,315 @@
+"""Parameters: what a workflow declares, what was given, and both made typed values.
+
+Always true: the same text gives the same value from `--param`, the API and a default; a declared
+parameter without a value is an error, an undeclared one that was given is too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
+from dataflare.model.types import STRING, DataType, parse_type, timestamp
+from dataflare.model.units import parse_duration
+from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
+from dataflare.workflow.scalars import plain_value
+
+_KEYS = ("type", "default", "description")
+MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A declared parameter with its value. type: what the value has, with its zone if it has one.
+    text: how it reads inside a longer text."""
+
+    name: str
+    type: DataType
+    value: Any
+    text: str
+    description: str | None = None
+    given: bool = False
+
+
+def parameters(
+    declared: Any, spot: Spot | None, given: Mapping[str, Any], errors: list[DataFlareError]
+) -> dict[str, Parameter | None]:
+    """The parameters by name; None for one that has no right value, and then `errors` says why."""
+    if declared is None:
+        declared = SpotMap()
+    if not isinstance(declared, SpotMap):
+        errors.append(_wrong("'params' is a mapping of names to types", spot, declared))
+        declared = SpotMap()
+    found = {name: _parameter(declared, name, given, errors) for name in declared}
+    for name, text in given.items():
+        if name not in declared:
+            shown = f"{name}={text}"
+            errors.append(
+                WorkflowError(
+                    f"unknown parameter '{name}'",
+                    code="E0110",
+                    spot=Spot("--param", 1, 1, len(name), shown),
+                    notes=[_declared(declared)],
+                    help=did_you_mean(name, declared),
+                )
+            )
+    return found
+
+
+def _parameter(
+    declared: SpotMap, name: str, given: Mapping[str, Any], errors: list[DataFlareError]
+) -> Parameter | None:
+    node, spot = declared[name], declared.key_spots.get(name)
+    if node is None:
+        node = SpotMap(spot=spot)
+    if not isinstance(node, SpotMap):
+        errors.append(
+            _wrong(
+                f"the parameter '{name}' is a mapping: type, default", spot_of(declared, name), node
+            )
+        )
+        return None
+    for key in node:
+        if key not in _KEYS:
+            errors.append(
+                WorkflowError(
+                    f"unknown key '{key}' in parameter '{name}'",
+                    code="E0103",
+                    spot=key_spot_of(node, key),
+                    notes=[f"known keys: {', '.join(_KEYS)}"],
+                    help=did_you_mean(key, _KEYS),
+                )
+            )
+    type_ = _type(node, errors)
+    if type_ is None:
+        return None
+    if name in given:
+        place: Spot | None = Spot(
+            "--param", 1, len(name) + 2, max(1, len(str(given[name]))), f"{name}={given[name]}"
+        )
+        value, help_ = given[name], None
+    elif "default" in node:
+        place, value, help_ = spot_of(node, "default"), node["default"], None
+    else:
+        errors.append(
+            WorkflowError(
+                f"the parameter '{name}' has no value",
+                code="E0110",
+                spot=spot,
+                notes=[f"it is of the type {type_} and has no default"],
+                help=f"give it one: --param {name}=VALUE",
+            )
+        )
+        return None
+    try:
+        made, exact = typed(value, type_)
+    except ValueError as error:
+        errors.append(
+            WorkflowError(
+                f"the value of parameter '{name}' is not of the type {type_}",
+                code="E0110" if name in given else "E0105",
+                spot=place,
+                notes=[f"expected: {error}"],
+                help=help_,
+            )
+        )
+        return None
+    description = node.get("description")
+    return Parameter(
+        name,
+        exact,
+        made,
+        as_text(made),
+        None if description is None else str(description),
+        name in given,
+    )
+
+
+def _type(node: SpotMap, errors: list[DataFlareError]) -> DataType | None:
+    written = node.get("type", "string")
+    if not isinstance(written, str):
+        errors.append(_wrong("a type is text", spot_of(node, "type"), written))
+        return None
+    try:
+        return parse_type(str(written))
+    except WorkflowError as error:
+        errors.append(error.at(spot=spot_of(node, "type")))
+        return None
+
+
+def _wrong(message: str, spot: Spot | None, value: Any) -> WorkflowError:
+    return WorkflowError(message, code="E0105", spot=spot, notes=[f"found: {kind_of(value)}"])
+
+
+def _declared(declared: SpotMap) -> str:
+    if not declared:
+        return "this workflow declares no parameters"
+    return f"declared parameters: {', '.join(declared)}"
+
+
+def as_text(value: Any) -> str:
+    """How a value reads inside a longer text."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return str(value)
+        case datetime.datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta():
+            return f"{value // datetime.timedelta(microseconds=1)}us"
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case list() | dict():
+            return json.dumps(value, ensure_ascii=False, default=as_text)
+    return str(value)
+
+
+def typed(value: Any, type_: DataType) -> tuple[Any, DataType]:
+    """A value, given as text or as YAML, made one of the type; and the exact type it has.
+
+    A timestamp written with `Z` or an offset is a moment in UTC, whatever the type's zone; written
+    without, it is in the type's zone if that is UTC, else it has none. Raises ValueError that says
+    what was expected.
+    """
+    if value is None:
+        return None, type_
+    if type_.is_integer:
+        return _integer(value, type_), type_
+    if type_.is_float:
+        return _float(value), type_
+    match type_.name:
+        case "bool":
+            return _bool(value), type_
+        case "string":
+            if isinstance(value, dict | list):
+                raise ValueError("text")
+            return str(value) if isinstance(value, str) else as_text(value), type_
+        case "binary":
+            return _text(value, "text").encode(), type_
+        case "date":
+            return _iso(datetime.date.fromisoformat, value, "a date such as 2023-01-31"), type_
+        case "time":
+            return _iso(datetime.time.fromisoformat, value, "a time such as 13:45:00"), type_
+        case "timestamp":
+            return _timestamp(value, type_)
+        case "duration":
+            return datetime.timedelta(
+                seconds=parse_duration(_text(value, "a duration such as 10s"))
+            ), type_
+        case "decimal":
+            return _decimal(value, type_), type_
+        case "json":
+            return (str(value) if isinstance(value, str) else as_text(value)), type_
+    return _nested(value, type_), type_
+
+
+def _text(value: Any, expected: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    return str(value)
+
+
+def _integer(value: Any, type_: DataType) -> int:
+    if isinstance(value, str):
+        value = plain_value(value.strip()) if value.strip() else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    unsigned = type_.name.startswith("u")
+    bits = int(type_.name.removeprefix("uint").removeprefix("int"))
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if not low <= value <= high:
+        raise ValueError(f"a whole number from {low} to {high}")
+    return value
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, str):
+        value = plain_value(value.strip()) if value.strip() else value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("a number that fits 64 bits") from None
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().casefold())
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _iso(parse: Any, value: Any, expected: str) -> Any:
+    try:
+        return parse(_text(value, expected).strip())
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+def _timestamp(value: Any, type_: DataType) -> tuple[datetime.datetime, DataType]:
+    expected = "a timestamp such as 2023-01-31T13:45:00Z"
+    moment: datetime.datetime = _iso(datetime.datetime.fromisoformat, value, expected)
+    if moment.tzinfo is None and type_.timezone is not None:
+        moment = moment.replace(tzinfo=_zone(type_.timezone))
+    if moment.tzinfo is None:
+        return moment, type_
+    zone = type_.timezone or "UTC"
+    return moment.astimezone(datetime.UTC), timestamp(type_.unit or "us", zone)
+
+
+def _zone(name: str) -> datetime.tzinfo:
+    if name == "UTC":
+        return datetime.UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"a time zone known here, which '{name}' is not") from None
+
+
+def _decimal(value: Any, type_: DataType) -> Decimal:
+    expected = f"a decimal number with {type_.precision} digits, {type_.scale} after the point"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(expected)
+    try:
+        made = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise ValueError(expected) from None
+    scaled = made.scaleb(type_.scale or 0) if made.is_finite() else None
+    if (
+        scaled is None
+        or scaled != scaled.to_integral_value()
+        or abs(scaled) >= 10 ** (type_.precision or 38)
+    ):
+        raise ValueError(expected)
+    return made
+
+
+def _nested(value: Any, type_: DataType) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(f"JSON text of the type {type_}") from None
+    if type_.item is not None:
+        if not isinstance(value, list):
+            raise ValueError("a list")
+        return SpotList([typed(item, type_.item)[0] for item in value])
+    if type_.name == "struct":
+        if not isinstance(value, dict) or not set(value) <= {f.name for f in type_.fields}:
+            raise ValueError(f"a mapping with the keys {', '.join(f.name for f in type_.fields)}")
+        return SpotMap({f.name: typed(value.get(f.name), f.type)[0] for f in type_.fields})
+    raise ValueError(f"a value of the type {type_}")

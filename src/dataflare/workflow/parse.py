@@ -1,0 +1,334 @@
+"""YAML text to maps, lists and scalars with their places. No variables, no meaning yet.
+
+Always true: nothing is ever built but maps, lists, text, numbers, booleans and null; there is no
+recursion over the text, and depth, nodes and what aliases expand to are bounded; keys are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.model.text import SourceText
+from dataflare.workflow.lines import Lines, check_lines
+from dataflare.workflow.nodes import SpotList, SpotMap
+from dataflare.workflow.scalars import located, plain_value
+
+NODES_MAX = 500_000
+ALIASED_MAX = 100_000
+DEPTH_MAX = 100
+
+_CORE = "tag:yaml.org,2002:"
+_SCALAR_TAGS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None)}
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection being read. size, height: of the tree below it, aliases expanded."""
+
+    node: SpotMap | SpotList
+    spot: Spot
+    anchor: str | None
+    begin: tuple[int, int]
+    key: str | None = None
+    key_spot: Spot | None = None
+    skip: bool = False
+    size: int = 1
+    height: int = 1
+    merges: list[tuple[Any, Spot]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Anchored:
+    value: Any
+    size: int
+    height: int
+
+
+def parse(
+    text: str, file: str, errors: list[DataFlareError], *, lines: Lines | None = None
+) -> tuple[Any, Spot]:
+    """The file's value and where it begins. Duplicate keys are added to `errors`, the first value
+    is kept; what leaves nothing to go on with raises WorkflowError (E0101, E0113)."""
+    check_lines(text, file)
+    return _Parser(text.removeprefix("\ufeff"), file, errors, lines).run()
+
+
+class _Parser:
+    def __init__(
+        self, text: str, file: str, errors: list[DataFlareError], lines: Lines | None
+    ) -> None:
+        self.text, self.file, self.errors = text, file, errors
+        self.lines = lines or Lines(file, text)
+        self.stack: list[_Open] = []
+        self.anchors: dict[str, _Anchored] = {}
+        self.nodes = self.aliased = self.documents = 0
+        self.root: Any = None
+        self.root_spot = self.lines.spot(0, 0)
+
+    def run(self) -> tuple[Any, Spot]:
+        for event in self._events():
+            match event:
+                case yaml.ScalarEvent():
+                    self._scalar(event)
+                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                    self._open(event)
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._close(event)
+                case yaml.AliasEvent():
+                    self._alias(event)
+                case yaml.DocumentStartEvent():
+                    self.documents += 1
+                    if self.documents > 1:
+                        raise self._error(
+                            "E0101",
+                            "a workflow file holds one document, and a second begins here",
+                            event,
+                        )
+        return self.root, self.root_spot
+
+    def _events(self) -> Iterator[Any]:
+        try:
+            yield from yaml.parse(self.text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            raise self._syntax(error) from error
+        except yaml.reader.ReaderError as error:
+            raise self._unreadable(error) from error
+        except yaml.YAMLError as error:
+            raise WorkflowError(f"not valid YAML: {error}", code="E0101") from error
+
+    # -- nodes
+
+    def _scalar(self, event: Any) -> None:
+        top = self.stack[-1] if self.stack else None
+        start, end = event.start_mark, event.end_mark
+        style = event.style or ""
+        spot = self.lines.token((start.line, start.column), (end.line, end.column))
+        if top is not None and top.key is None and isinstance(top.node, SpotMap):
+            self._key(top, event, spot)
+            return
+        text: str = event.value
+        value: Any
+        if event.tag is not None and event.tag != "!":
+            value = self._tagged(event, text, spot)
+        elif style == "" and event.tag is None:
+            value = plain_value(text)
+        else:
+            value = text
+        if isinstance(value, str):
+            bare = event.tag is None and event.anchor is None
+            value = located(text, style, self.lines, start, end, bare)
+        self._place(value, spot, event.anchor, 1, 1, event)
+
+    def _tagged(self, event: Any, text: str, spot: Spot) -> Any:
+        tag: str = event.tag.removeprefix(_CORE)
+        wanted = _SCALAR_TAGS.get(tag)
+        if wanted is None or not event.tag.startswith(_CORE):
+            raise self._foreign_tag(event)
+        if wanted is str:
+            return text
+        value = plain_value(text)
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            self.errors.append(
+                WorkflowError(
+                    f"'{text}' is not a value of the tag !!{tag}", code="E0105", spot=spot
+                )
+            )
+        return value
+
+    def _open(self, event: Any) -> None:
+        wanted = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
+        if event.tag is not None and event.tag not in ("!", _CORE + wanted):
+            raise self._foreign_tag(event)
+        top = self.stack[-1] if self.stack else None
+        if top is not None and top.key is None and isinstance(top.node, SpotMap):
+            raise self._error("E0101", "a key must be text, not a mapping or a list", event)
+        if len(self.stack) >= DEPTH_MAX:
+            raise self._error(
+                "E0113", f"maps and lists are nested more than {DEPTH_MAX} deep", event
+            )
+        begin = event.start_mark.line, event.start_mark.column
+        spot = self.lines.spot(*begin)
+        node: SpotMap | SpotList = SpotMap(spot=spot) if wanted == "map" else SpotList(spot=spot)
+        self.stack.append(_Open(node, spot, event.anchor, begin))
+
+    def _close(self, event: Any) -> None:
+        done = self.stack.pop()
+        end = event.end_mark.line, event.end_mark.column
+        flow = end[1] > 0 and self.lines.raw[end[0]][end[1] - 1 : end[1]] in ("}", "]")
+        if flow and done.node.spot is not None:
+            done.spot = self.lines.token(done.begin, end)
+        else:
+            width = len(self.lines.raw[done.begin[0]].rstrip()) if self.lines.raw else 1
+            done.spot = self.lines.spot(*done.begin, width - done.begin[1])
+        if isinstance(done.node, SpotMap):
+            for merged, spot in done.merges:
+                self._merge(done.node, merged, spot)
+        self._place(done.node, done.spot, done.anchor, done.size, done.height, event)
+
+    def _alias(self, event: Any) -> None:
+        top = self.stack[-1] if self.stack else None
+        found = self.anchors.get(event.anchor)
+        if found is None:
+            inside = any(each.anchor == event.anchor for each in self.stack)
+            what = "stands inside what it names" if inside else "names no anchor before it"
+            raise self._error(
+                "E0113" if inside else "E0101", f"the alias '*{event.anchor}' {what}", event
+            )
+        self.aliased += found.size
+        if self.aliased > ALIASED_MAX or len(self.stack) + found.height > DEPTH_MAX:
+            raise self._error(
+                "E0113",
+                f"the aliases of this file expand to more than {ALIASED_MAX:,} values"
+                if self.aliased > ALIASED_MAX
+                else f"maps and lists are nested more than {DEPTH_MAX} deep",
+                event,
+            )
+        start, end = event.start_mark, event.end_mark
+        spot = self.lines.token((start.line, start.column), (end.line, end.column))
+        if top is not None and top.key is None and isinstance(top.node, SpotMap):
+            if not isinstance(found.value, str):
+                raise self._error("E0101", "a key must be text", event)
+            self._set_key(top, str(found.value), spot)
+            return
+        self._place(found.value, spot, None, found.size, found.height, event)
+
+    # -- putting them together
+
+    def _key(self, top: _Open, event: Any, spot: Spot) -> None:
+        if event.tag is not None and event.tag not in ("!", _CORE + "str"):
+            raise self._foreign_tag(event)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = _Anchored(SourceText(event.value), 1, 1)
+        self._set_key(top, event.value, spot)
+        if event.value == "<<" and not event.style and event.tag is None:
+            top.skip = True
+
+    def _set_key(self, top: _Open, key: str, spot: Spot) -> None:
+        top.key, top.key_spot, top.skip = key, spot, False
+        if key in top.node:
+            assert isinstance(top.node, SpotMap)
+            top.skip = True
+            first = top.node.key_spots.get(key)
+            self.errors.append(
+                WorkflowError(
+                    f"the key '{key}' is given twice",
+                    code="E0102",
+                    spot=spot,
+                    notes=[f"first in line {first.line}"] if first else [],
+                    help="remove one of the two, or rename it",
+                )
+            )
+
+    def _place(
+        self, value: Any, spot: Spot, anchor: str | None, size: int, height: int, event: Any
+    ) -> None:
+        self.nodes += 1
+        if self.nodes > NODES_MAX:
+            raise self._error("E0113", f"the file holds more than {NODES_MAX:,} values", event)
+        if anchor is not None:
+            self.anchors[anchor] = _Anchored(value, size, height)
+        if not self.stack:
+            self.root, self.root_spot = value, spot
+            return
+        top = self.stack[-1]
+        top.size += size
+        top.height = max(top.height, height + 1)
+        if isinstance(top.node, SpotList):
+            top.node.put(value, spot)
+            return
+        assert top.key is not None
+        if top.key == "<<" and top.skip and "<<" not in top.node:
+            top.merges.append((value, spot))
+        elif not top.skip:
+            if isinstance(value, SpotMap | SpotList) and value.spot is not None and anchor is None:
+                # A collection is named by its key; one behind an anchor has several names.
+                value.spot = top.key_spot
+            top.node.put(top.key, value, top.key_spot, spot)
+        top.key = None
+
+    def _merge(self, into: SpotMap, value: Any, spot: Spot) -> None:
+        for each in value if isinstance(value, SpotList) else [value]:
+            if not isinstance(each, SpotMap):
+                self.errors.append(
+                    WorkflowError(
+                        "'<<' merges a mapping, or a list of mappings", code="E0105", spot=spot
+                    )
+                )
+                return
+            for key, item in each.items():
+                if key not in into:
+                    into.take(each, key, item)
+
+    # -- errors
+
+    def _error(self, code: str, message: str, event: Any) -> WorkflowError:
+        start, end = event.start_mark, event.end_mark
+        spot = self.lines.token((start.line, start.column), (end.line, end.column))
+        return WorkflowError(message, code=code, spot=spot)
+
+    def _foreign_tag(self, event: Any) -> WorkflowError:
+        start = event.start_mark
+        line = self.lines.raw[start.line][start.column :]
+        written = next((word for word in line.split() if word.startswith("!")), event.tag)
+        column = start.column + max(0, line.find(written))
+        return WorkflowError(
+            f"the tag '{written}' is not allowed",
+            code="E0113",
+            spot=self.lines.spot(start.line, column, len(written)),
+            notes=[
+                "a workflow holds plain data: text, numbers, true, false, null, lists, mappings"
+            ],
+            help="remove the tag, and quote the value if it is text",
+        )
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> WorkflowError:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "it cannot be read"
+        notes = []
+        if error.context and error.context_mark is not None and error.problem:
+            notes.append(f"{error.context} that begins in line {error.context_mark.line + 1}")
+        spot = None
+        if mark is not None:
+            line = min(mark.line, len(self.lines.raw) - 1)
+            spot = self.lines.spot(line, min(mark.column, len(self.lines.raw[line])))
+        return WorkflowError(
+            f"not valid YAML: {problem}",
+            code="E0101",
+            spot=spot,
+            notes=notes,
+            help=self._syntax_help(problem, spot),
+        )
+
+    def _syntax_help(self, problem: str, spot: Spot | None) -> str | None:
+        line = self.lines.raw[spot.line - 1] if spot else ""
+        if "cannot start any token" in problem and spot and line[spot.column - 1 :][:1] == "\t":
+            return "indent with spaces, not with tabs"
+        if line.startswith("\t"):
+            return "indent with spaces, not with tabs"
+        if "mapping values are not allowed" in problem:
+            return "put text that holds ': ' in quotes"
+        if "cannot start any token" in problem:
+            return "put text that begins with this character in quotes"
+        return None
+
+    def _unreadable(self, error: Any) -> WorkflowError:
+        code_point = error.character if isinstance(error.character, int) else ord(error.character)
+        found = self.text.find(chr(code_point))
+        spot = None
+        if found >= 0:
+            before = Lines(self.file, self.text[:found]).raw
+            spot = self.lines.spot(len(before) - 1, len(before[-1]))
+        return WorkflowError(
+            f"not valid YAML: the character U+{code_point:04X} is not allowed in a file",
+            code="E0101",
+            spot=spot,
+            help=f'write it as an escape in double quotes: "\\u{code_point:04x}"',
+        )

@@ -1,0 +1,151 @@
+"""What a scalar of the file means, and where each of its characters stands.
+
+Plain scalars follow YAML 1.2's core schema: only `true` and `false` are booleans, so `no`, `on`,
+`1:30`, dates and `1_000` stay text; so do digits with a leading zero, as in CSV.
+
+Always true: the places of a scalar's characters are exact for everything YAML can spell on one
+line and for block scalars; where a spelling is not understood, they are those of its line or of
+its beginning, never an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dataflare.errors import Spot
+from dataflare.model.text import SourceText
+from dataflare.workflow.lines import Lines
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,4000})")
+_BASED = re.compile(r"0o[0-7]{1,1000}|0x[0-9a-fA-F]{1,1000}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_SPECIAL = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
+
+
+def plain_value(text: str) -> Any:
+    """None, a bool, an int or a float; or the text itself, when it is nothing else."""
+    if text in _NULLS:
+        return None
+    first = text[0]
+    if first.isdigit() or first in "+-.":
+        return _number(text)
+    return _BOOLS.get(text, text)
+
+
+def _number(text: str) -> Any:
+    if _INT.fullmatch(text):
+        return int(text)
+    if _BASED.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    special = _SPECIAL.get(text.lower())
+    return text if special is None else float(special)
+
+
+def located(value: str, style: str, lines: Lines, start: Any, end: Any, bare: bool) -> SourceText:
+    """The text of a scalar with its places.
+
+    start, end: the parser's marks. bare: no anchor or tag stands before it.
+    """
+    line, column = start.line, start.column
+    if not bare:
+        match = _PROPERTIES.match(lines.raw[line], column) if line < len(lines.raw) else None
+        column = match.end() if match else column
+    quote = 1 if style in ("'", '"') else 0
+    if style in ("|", ">"):
+        runs = _block(value, style, lines.raw, line, end.line)
+    elif line == end.line and lines.raw[line][column + quote : end.column - quote] == value:
+        runs = [(0, line, column + quote)]
+    else:
+        runs = _flow(
+            value, style, lines.raw, (line, column + quote), (end.line, end.column - quote)
+        )
+    if not runs:
+        runs = [(0, line, column + quote)]
+    starts = []
+    for i, (offset, at_line, at_column) in enumerate(runs):
+        until = runs[i + 1][0] if i + 1 < len(runs) else len(value)
+        starts.append((offset, lines.spot(at_line, at_column, max(1, until - offset))))
+    return SourceText(value, starts=tuple(starts))
+
+
+Run = tuple[int, int, int]
+"""Offset in the value, and the line and column (from 0) where the text from there on stands."""
+
+
+def _block(value: str, style: str, raw: list[str], header: int, end: int) -> list[Run]:
+    runs: list[Run] = []
+    indent: int | None = None
+    position = 0
+    for number in range(header + 1, min(end + 1, len(raw))):
+        line = raw[number]
+        if not line.strip(" "):
+            if style == "|":
+                position += 1
+            continue
+        if style == ">":
+            position = _past_breaks(value, position)
+        if indent is None:
+            indent = len(line) - len(line.lstrip(" "))
+            if style == "|" and not value.startswith(line[indent:], position):
+                indent = max(0, line.find(value[position:].partition("\n")[0]))
+        content = line[indent:]
+        if not value.startswith(content, position):
+            break
+        runs.append((position, number, indent))
+        position += len(content) + (1 if style == "|" else 0)
+    return runs if runs and runs[0][0] == 0 else [(0, *runs[0][1:]), *runs[1:]] if runs else []
+
+
+def _flow(
+    value: str, style: str, raw: list[str], start: tuple[int, int], end: tuple[int, int]
+) -> list[Run]:
+    runs: list[Run] = []
+    position = 0
+    for number in range(start[0], min(end[0], len(raw) - 1) + 1):
+        line = raw[number]
+        last = end[1] if number == end[0] else len(line.rstrip(" \t"))
+        column = start[1] if number == start[0] else len(line) - len(line.lstrip(" \t"))
+        if number > start[0]:
+            position = _past_breaks(value, position)
+        if column >= last:
+            continue
+        runs.append((position, number, column))
+        reached = _spelled(value, style, line[column:last], (position, number, column), runs)
+        if reached is None:
+            break
+        position = reached
+    return runs
+
+
+def _spelled(value: str, style: str, piece: str, at: Run, runs: list[Run]) -> int | None:
+    """Follow one line of a flow scalar; adds a run after each escape. The offset reached, or None
+    when value and spelling have come apart."""
+    position, number, column = at
+    done = 0
+    escapes = re.finditer("''", piece) if style == "'" else _ESCAPE.finditer(piece)
+    for match in () if style == "" else escapes:
+        chunk = piece[done : match.start()]
+        if not value.startswith(chunk, position):
+            return None
+        position += len(chunk) + 1
+        done = match.end()
+        runs.append((position, number, column + done))
+    rest = piece[done:]
+    if rest == "\\" and style == '"':
+        return position
+    if not value.startswith(rest, position):
+        return None
+    return position + len(rest)
+
+
+def _past_breaks(value: str, position: int) -> int:
+    while position < len(value) and value[position] in " \n":
+        position += 1
+    return position

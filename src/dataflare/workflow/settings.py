@@ -1,0 +1,240 @@
+"""The settings of a workflow and of a step, with their defaults.
+
+Always true: what is not written has the value that the format page shows; durations are float
+seconds, sizes are bytes. These are data: who acts on them is the engine and the jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from dataflare.model.units import Duration, Size
+
+Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class Checkpoint(_Model):
+    """When a checkpoint is taken and where it is kept."""
+
+    interval: Duration = Field(default=10.0, gt=0, description="time between two checkpoints")
+    retain: int = Field(default=3, ge=1, description="how many checkpoints are kept")
+    storage: str | None = Field(default=None, description="a folder or URL; null: $DATAFLARE_HOME")
+    incremental: bool = Field(default=True, description="write only what changed")
+    timeout: Duration = Field(default=60.0, gt=0, description="give up a checkpoint after this")
+
+
+class Restart(_Model):
+    """How often a job is restarted after an error worth retrying."""
+
+    attempts: int = Field(default=3, ge=0, description="restarts within the window")
+    delay: Duration = Field(default=1.0, description="wait before the first restart; doubles")
+    max_delay: Duration = Field(default=60.0, description="the longest wait")
+    window: Duration = Field(default=600.0, description="attempts older than this are forgotten")
+
+
+class State(_Model):
+    """Where operators keep their state."""
+
+    backend: Literal["memory", "rocksdb", "sqlite"] = Field(default="memory")
+    path: str | None = Field(default=None, description="a folder; null: under $DATAFLARE_HOME")
+
+
+class Batch(_Model):
+    """How many rows travel together, and how that number adapts."""
+
+    initial: int = Field(default=1000, ge=1, description="rows in the first batches")
+    min: int = Field(default=100, ge=1, description="never fewer rows are asked for")
+    max: int = Field(default=100_000, ge=1, description="never more rows are asked for")
+    latency_target: Duration = Field(default=0.02, gt=0, description="time to process a batch")
+    throughput_target: float | None = Field(default=None, gt=0, description="rows per second")
+    adaptation_rate: float = Field(default=0.2, gt=0, le=1, description="share of a step taken")
+    evaluation_interval: Duration = Field(default=5.0, gt=0, description="time between two looks")
+    stability_threshold: int = Field(default=10, ge=1, description="looks without change to settle")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Batch:
+        if not self.min <= self.max:
+            raise ValueError(f"'min' ({self.min}) is above 'max' ({self.max})")
+        if not self.min <= self.initial <= self.max and "initial" in self.model_fields_set:
+            raise ValueError(f"'initial' ({self.initial}) is not between 'min' and 'max'")
+        return self
+
+
+class Backpressure(_Model):
+    """How much may be on its way between two tasks."""
+
+    mode: Literal["fixed", "dynamic", "adaptive"] = Field(default="adaptive")
+    initial_credits: int = Field(
+        default=10_000, ge=1, description="rows a writer may send at first"
+    )
+    min_credits: int = Field(default=100, ge=1)
+    max_credits: int = Field(default=1_000_000, ge=1)
+    refill_rate: float | None = Field(default=None, gt=0, description="credits per second")
+    refill_interval: Duration = Field(default=0.05, gt=0)
+    memory_threshold: float = Field(
+        default=0.7, gt=0, le=1, description="share of the memory budget"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Backpressure:
+        if not self.min_credits <= self.max_credits:
+            raise ValueError(
+                f"'min_credits' ({self.min_credits}) is above 'max_credits' ({self.max_credits})"
+            )
+        return self
+
+
+def cpu_count() -> int:
+    """The processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class Resources(_Model):
+    """What a job may take of the machine."""
+
+    memory: Size = Field(default=2**30, gt=0, description="budget for rows and state")
+    threads: int = Field(default_factory=cpu_count, ge=1, description="threads for computing")
+
+
+class RetryPolicy(_Model):
+    """How a failed call is tried again. `max_attempts` counts the first one."""
+
+    max_attempts: int = Field(default=4, ge=1)
+    initial_backoff: Duration = Field(default=1.0)
+    max_backoff: Duration = Field(default=60.0)
+    multiplier: float = Field(default=2.0, ge=1)
+    jitter: float = Field(default=0.1, ge=0, le=1, description="share of a wait that is random")
+
+
+class DeadLetter(_Model):
+    """Where refused rows go: a folder, or any destination."""
+
+    path: str | None = Field(default=None, description="a folder for dead letters")
+    type: str | None = Field(default=None, description="a destination's type")
+    config: dict[str, Any] = Field(default_factory=dict, description="that destination's config")
+
+    @model_validator(mode="after")
+    def _one(self) -> DeadLetter:
+        if (self.path is None) == (self.type is None):
+            raise ValueError("give either 'path', or 'type' and 'config'")
+        if self.type is None and self.config:
+            raise ValueError("'config' belongs to 'type'")
+        return self
+
+
+class CircuitBreaker(_Model):
+    """When calls to a failing system stop for a while."""
+
+    failure_rate: float = Field(default=0.5, gt=0, le=1, description="share of failed calls")
+    window: Duration = Field(default=60.0, gt=0, description="calls within this time count")
+    slow_call: Duration | None = Field(default=None, description="a call this slow has failed")
+    recovery: Duration = Field(default=30.0, gt=0, description="time until the next try")
+
+
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
+
+
+def _errors_max(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        if value.isdecimal():
+            return int(value)
+        match = _PERCENT.fullmatch(value.strip())
+        if match is not None and float(match.group(1)) <= 100:
+            return float(match.group(1)) / 100
+    raise ValueError("expected a number of rows such as 1000, or a share such as 1%")
+
+
+MaxErrors = Annotated[
+    int | float,
+    BeforeValidator(_errors_max),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*%?$"},
+            ],
+            "description": "a number of rows such as 1000, or a share such as 1%",
+        }
+    ),
+]
+"""An int is a number of rows, a float a share of the step's rows (0.01 for 1%)."""
+
+
+class ErrorHandling(_Model):
+    """What happens to rows and calls that fail. Fields not written come from the settings."""
+
+    retry_count: int | None = Field(default=None, ge=0, description="tries after the first one")
+    retry_policy: RetryPolicy | None = Field(default=None)
+    backoff: Literal["fixed", "linear", "exponential"] = Field(default="exponential")
+    on_error: Literal["fail", "skip", "dead_letter"] = Field(
+        default="fail", description="what happens to a row that cannot be processed"
+    )
+    dead_letter: DeadLetter | None = Field(default=None)
+    max_errors: MaxErrors | None = Field(default=None, description="fail above this")
+    circuit_breaker: CircuitBreaker | None = Field(default=None)
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> ErrorHandling:
+        if self.retry_count is not None and self.retry_policy is not None:
+            raise ValueError("'retry_count' and 'retry_policy' mean the same: give one of them")
+        return self
+
+    def over(self, default: ErrorHandling) -> ErrorHandling:
+        """This one, with what it does not say taken from `default`."""
+        said = self.model_fields_set
+        retries = {"retry_count", "retry_policy"}
+        merged = {
+            name: getattr(default, name)
+            for name in default.model_fields_set - said
+            if not (name in retries and said & retries)
+        }
+        return self.model_copy(update=merged)
+
+
+class EventTime(_Model):
+    """Which column of a source says when a row happened."""
+
+    column: str = Field(description="a timestamp column")
+    out_of_orderness: Duration = Field(default=0.0, description="how late a row may come in order")
+    idle_timeout: Duration | None = Field(default=None, description="silent splits drop out")
+    max_drift: Duration | None = Field(default=None, description="how far splits may run apart")
+    max_future: Duration | None = Field(default=86400.0, description="times beyond are errors")
+
+
+class Settings(_Model):
+    """How a workflow runs."""
+
+    mode: Literal["auto", "batch", "streaming"] = Field(
+        default="auto", description="auto: batch if all sources are bounded"
+    )
+    parallelism: int = Field(
+        default_factory=cpu_count,
+        ge=1,
+        le=128,
+        description="subtasks of each keyed or splittable step",
+    )
+    guarantee: Guarantee | None = Field(
+        default=None, description="refuse to start when it cannot be held"
+    )
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    restart: Restart = Field(default_factory=Restart)
+    state: State = Field(default_factory=State)
+    batch: Batch = Field(default_factory=Batch)
+    backpressure: Backpressure = Field(default_factory=Backpressure)
+    resources: Resources = Field(default_factory=Resources)
+    schema_change: Literal["evolve", "ignore", "fail", "dead_letter"] = Field(default="evolve")
+    error_handling: ErrorHandling = Field(
+        default_factory=ErrorHandling, description="the default of every step"
+    )
