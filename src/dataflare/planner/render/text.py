@@ -1,11 +1,86 @@
-"""A plan as text."""
+"""A plan as text for a terminal or a log: stage by stage, each step under the one it follows.
+
+A bar at the left joins the steps of a stage; where rows leave it, an arrow names the step they go to
+and how they are spread.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Stage, Step, read
 
-def render(view: dict[str, Any]) -> str:
-    """For now, the facts."""
-    return json.dumps(view, indent=2)
+MARKS = {SOURCE: "○", DESTINATION: "●"}
+"""What stands before a step; transformations have a lozenge."""
+
+
+def render(view: Mapping[str, Any]) -> str:
+    """The text of a plan's view, ending with a newline."""
+    graph = read(view)
+    lines = [f"{graph.workflow}: {graph.headline}"]
+    for stage in graph.stages:
+        lines += ["", *_stage(stage, graph)]
+    lines += _section("delivery", list(_promises(graph)))
+    lines += _section("optimised", _pairs(graph.rules))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _stage(stage: Stage, graph: Graph) -> Iterator[str]:
+    merged = ", merged into the scan" if stage.merged else ""
+    yield f"stage {stage.id} ({stage.tasks}{merged})"
+    names = [step.id for step in stage.steps]
+    across = max(map(len, names))
+    for index, step in enumerate(stage.steps):
+        below = names[index + 1] if index + 1 < len(names) else None
+        leaving = [edge for edge in graph.edges if edge.source == step.id]
+        on = [edge for edge in leaving if edge.target == below]
+        others = [edge for edge in leaving if edge.target != below]
+        yield f"  {MARKS.get(step.kind, '◇')} {_line(step.id):<{across}}  {_line(_kind(step))}"
+        bar = "│" if on or others else " "
+        for note in step.notes:
+            yield f"  {bar}   {_line(note)}"
+        for place, edge in enumerate(others):
+            last = place == len(others) - 1 and not on
+            yield f"  {'╰' if last else '├'}─▶ {_arrow(edge, names)}"
+        for edge in on:
+            yield f"  │{f'   output {edge.output}' if edge.output else ''}"
+
+
+def _kind(step: Step) -> str:
+    """What a step is: its type says it of a transformation, both ends are named."""
+    if step.kind in (SOURCE, DESTINATION):
+        return f"{step.type} {step.kind}".strip()
+    return step.type or step.kind
+
+
+def _arrow(edge: Edge, neighbours: list[str]) -> str:
+    facts = [f"output {edge.output}" if edge.output else "", edge.how]
+    if edge.target in neighbours:
+        facts.append("same stage")
+    said = ", ".join(filter(None, facts))
+    return _line(edge.target) + (f"  ({_line(said)})" if said else "")
+
+
+def _promises(graph: Graph) -> Iterator[str]:
+    promised = [step for step in graph.steps if step.level]
+    name = max((len(step.id) for step in promised), default=0)
+    level = max((len(step.level or "") for step in promised), default=0)
+    for step in promised:
+        yield f"{_line(step.id):<{name}}  {step.level or '':<{level}}  {_line(step.reason)}"
+    if graph.commits and promised:
+        yield f"commits {graph.commits}"
+
+
+def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[str]:
+    across = max((len(first) for first, _ in pairs), default=0)
+    return [f"{_line(first):<{across}}  {_line(second)}" for first, second in pairs]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _line(text: str) -> str:
+    """In one line, whatever was written."""
+    return " ".join(text.split())

@@ -1,0 +1,182 @@
+"""A plan's JSON view as a graph that is easy to draw: typed, in a fixed order, cycles cut.
+
+Always true: every node of the view is in exactly one stage; stages follow their inputs; a view that
+lacks optional keys is read all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SOURCE, TRANSFORMATION, DESTINATION = "source", "transformation", "destination"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the workflow. level, reason: a destination's delivery guarantee."""
+
+    id: str
+    kind: str
+    type: str
+    notes: tuple[str, ...] = ()
+    schema: Mapping[str, str] = field(default_factory=dict)
+    level: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Rows on their way from a step, or one output of it, to another step."""
+
+    source: str
+    target: str
+    output: str | None
+    exchange: str
+    keys: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        """What the target's `inputs` says: the step, or `step.output`."""
+        return f"{self.source}.{self.output}" if self.output else self.source
+
+    @property
+    def how(self) -> str:
+        """The exchange in words; empty where rows just go on."""
+        if self.exchange in ("chain", "forward"):
+            return ""
+        return f"{self.exchange} by {', '.join(self.keys)}" if self.keys else self.exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps fused into one chain, in order. merged: the chain is one query with its source's scan."""
+
+    id: str
+    steps: tuple[Step, ...]
+    parallelism: int
+    merged: bool
+
+    @property
+    def tasks(self) -> str:
+        return f"{self.parallelism} task{'s' * (self.parallelism != 1)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole plan."""
+
+    workflow: str
+    mode: str
+    parallelism: int
+    stages: tuple[Stage, ...]
+    edges: tuple[Edge, ...]
+    rules: tuple[tuple[str, str], ...]
+    commits: str = ""
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for stage in self.stages for step in stage.steps]
+
+    @property
+    def stage_of(self) -> dict[str, int]:
+        """For each step, the index of its stage."""
+        return {s.id: i for i, stage in enumerate(self.stages) for s in stage.steps}
+
+    @property
+    def headline(self) -> str:
+        """The facts that belong to no step."""
+        stages, steps = len(self.stages), len(self.steps)
+        return (
+            f"{self.mode} · parallelism {self.parallelism}"
+            f" · {stages} stage{'s' * (stages != 1)} · {steps} step{'s' * (steps != 1)}"
+        )
+
+
+def read(view: Mapping[str, Any]) -> Graph:
+    """The graph of a view."""
+    promised = view.get("guarantees", {})
+    steps = {node["id"]: _step(node, promised.get(node["id"], {})) for node in view["nodes"]}
+    edges = tuple(_edge(edge) for edge in view["edges"])
+    order = follow(steps, [(edge.source, edge.target) for edge in edges])
+    return Graph(
+        workflow=str(view.get("workflow", "")),
+        mode=str(view.get("mode", "batch")),
+        parallelism=int(view.get("parallelism", 1)),
+        stages=_stages(view, steps, edges, order),
+        edges=edges,
+        rules=tuple((rule["rule"], rule["effect"]) for rule in view.get("rules", ())),
+        commits=str(view.get("commits", "")),
+    )
+
+
+def follow(items: Iterable[Any], links: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """The items in an order in which every link leads forward, each as soon as possible after what
+    it follows, so that chains stay together. Items on a cycle are left out."""
+    after: dict[Any, list[Any]] = {item: [] for item in items}
+    waiting = dict.fromkeys(after, 0)
+    for source, target in links:
+        after[source].append(target)
+        waiting[target] += 1
+    ready = [item for item in reversed(after) if not waiting[item]]
+    order = []
+    while ready:
+        item = ready.pop()
+        order.append(item)
+        freed = []
+        for target in after[item]:
+            waiting[target] -= 1
+            if not waiting[target]:
+                freed.append(target)
+        ready.extend(reversed(freed))
+    return order
+
+
+def _stages(
+    view: Mapping[str, Any], steps: dict[str, Step], edges: tuple[Edge, ...], order: list[str]
+) -> tuple[Stage, ...]:
+    """The view's stages; each step by itself where the stages would follow each other in a ring."""
+    facts = {stage["id"]: stage for stage in view.get("stages", ())}
+    homes = {node["id"]: node.get("stage", node["id"]) for node in view["nodes"]}
+    own = {node["id"]: int(node.get("parallelism", 1)) for node in view["nodes"]}
+    known = dict.fromkeys(homes[name] for name in order)
+    links = [(homes[e.source], homes[e.target]) for e in edges]
+    sequence = follow(known, [link for link in links if link[0] != link[1]])
+    if len(sequence) < len(known):
+        return tuple(Stage(name, (steps[name],), own[name], False) for name in order)
+    made = []
+    for home in sequence:
+        members = [name for name in order if homes[name] == home]
+        fact = facts.get(home, {})
+        made.append(
+            Stage(
+                id=str(home),
+                steps=tuple(steps[name] for name in members),
+                parallelism=int(fact.get("parallelism", own[members[0]])),
+                merged=bool(fact.get("merged_into_scan")) and len(members) > 1,
+            )
+        )
+    return tuple(made)
+
+
+def _step(node: Mapping[str, Any], guarantee: Mapping[str, Any]) -> Step:
+    return Step(
+        id=node["id"],
+        kind=node["kind"],
+        type=str(node.get("type", "")),
+        notes=tuple(note for note in node.get("notes", ()) if note),
+        schema=dict(node.get("schema") or {}),
+        level=guarantee.get("level"),
+        reason=guarantee.get("reason", ""),
+    )
+
+
+def _edge(edge: Mapping[str, Any]) -> Edge:
+    return Edge(
+        source=edge["from"],
+        target=edge["to"],
+        output=edge.get("output"),
+        exchange=edge.get("exchange", "forward"),
+        keys=tuple(edge.get("keys") or ()),
+    )
