@@ -1,0 +1,109 @@
+"""Files that are there whole or not at all, and survive a power cut once written.
+
+Always true: a reader sees the old content or the new one; an error leaves no half file behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dataflare.errors import Retry, SystemError_, WorkflowError
+from dataflare.sdk.crashpoints import crash_point
+
+TEMPORARY = ".tmp-"
+"""How the names of files begin that are not whole yet."""
+
+_WORKFLOW = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
+_STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_whole(path: Path, data: bytes, *, crash: str | None = None) -> None:
+    """Put `data` at `path` in one act: a temporary file, fsync, rename, fsync of the folder.
+
+    crash: the prefix of the crash points `.before_rename` and `.after_rename`. OSErrors pass.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if crash:
+            crash_point(f"{crash}.before_rename")
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if crash:
+        crash_point(f"{crash}.after_rename")
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made with its parents if need be, durably."""
+    if folder.is_dir():
+        return folder
+    parent = make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(parent)
+    return folder
+
+
+@contextlib.contextmanager
+def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[None]:
+    """Make an OSError ours: E0603 for a full disk, E0604 for any other.
+
+    what: "a checkpoint". intact: says what is still good, asked when the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno not in _NO_ROOM:
+            where = f" {error.filename}" if error.filename else ""
+            raise SystemError_(f"cannot write {what}{where}: {reason}", code="E0604") from error
+        raise SystemError_(
+            f"disk full while writing {what}" + (f"; {intact()}" if intact else ""),
+            code="E0603",
+            notes=[reason],
+            help="make room on the disk of DATAFLARE_HOME; the run then goes on from its last checkpoint",
+            retry=Retry.LATER,
+        ) from error
+
+
+def workflow_folder(home: Path, workflow: str) -> Path:
+    """Where a workflow's checkpoints and history lie. Raises WorkflowError (E0106) for a name that
+    is none and might leave `home`."""
+    if _WORKFLOW.fullmatch(workflow) is None:
+        raise WorkflowError(
+            f"'{workflow}' cannot name a workflow: small letters, digits, '_' and '-', "
+            "beginning with a letter, at most 63",
+            code="E0106",
+        )
+    return home / workflow
+
+
+def check_step(step: str) -> str:
+    """The step's name, if it can name a folder. Raises WorkflowError (E0106)."""
+    if _STEP.fullmatch(step) is None or len(step) > 200:
+        raise WorkflowError(
+            f"'{step}' cannot name a step: letters, digits, '_' and '-', not beginning with a digit",
+            code="E0106",
+        )
+    return step

@@ -1,0 +1,222 @@
+"""Decide which checkpoint a run resumes from, and which files may go. Pure: no storage, no clock.
+
+Always true:
+- epochs grow by one inside a lineage; a manifest that cannot be trusted whole is not used at all;
+- nothing resumes behind a destination that cannot go back: it would write rows twice;
+- what a retained manifest names is never deletable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dataflare.checkpoint.manifest import Damaged, Manifest
+from dataflare.errors import CheckpointError
+from dataflare.sdk.destination import Marker
+
+_MANIFEST = re.compile(r"manifest-([0-9]{10})\.json", re.ASCII)
+_EPOCH_IN_NAME = re.compile(r"(?<![0-9])[0-9]{10}(?![0-9])", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFact:
+    """What was found under one epoch. problem: why it cannot be used, for people, or None.
+    chunks_ok: every state chunk it names was there and whole."""
+
+    epoch: int
+    manifest: Manifest | None
+    problem: str | None = None
+    chunks_ok: bool = True
+
+    @property
+    def usable(self) -> bool:
+        return self.manifest is not None and self.problem is None and self.chunks_ok
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on from `manifest`. skipped: newer ones that cannot be used, and why.
+    from_destination: it was found beside a destination's rows, not in the store."""
+
+    manifest: Manifest
+    skipped: tuple[tuple[int, str], ...] = ()
+    from_destination: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartOver:
+    """Nothing is remembered: begin at the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Going on would lose or double rows."""
+
+    error: CheckpointError
+
+
+Decision = Resume | StartOver | Refuse
+
+
+def decide_resume(
+    found: Sequence[ManifestFact],
+    markers: Mapping[str, Marker | None],
+    kept: Mapping[str, ManifestFact] | None = None,
+) -> Decision:
+    """What a run of an unfinished lineage starts from.
+
+    found: what the store holds, in any order. markers: the last epoch each destination holds.
+    kept: the manifest that each marker carries, as the store judged it (`Storage.judge`); without
+    it those that need no state chunks are judged here, and others are not trusted.
+    """
+    if kept is None:
+        kept = {step: judge_marker(marker) for step, marker in markers.items() if marker}
+    beside = [
+        kept[step]
+        for step, marker in markers.items()
+        if marker and step in kept and kept[step].epoch == marker.epoch and kept[step].usable
+    ]
+    candidates = [(fact, False) for fact in found if fact.usable]
+    candidates += [(fact, True) for fact in beside]
+    best = max(candidates, key=lambda each: (each[0].epoch, not each[1]), default=None)
+    if best is None and found:
+        return Refuse(_none_usable(found))
+    epoch = best[0].epoch if best else 0
+    ahead = {
+        step: marker
+        for step, marker in markers.items()
+        if marker and marker.epoch > epoch and not marker.can_rewind
+    }
+    if ahead:
+        return Refuse(_marker_ahead(ahead, epoch, found))
+    if best is None:
+        return StartOver()
+    fact, from_destination = best
+    assert fact.manifest is not None
+    skipped = tuple(
+        (other.epoch, _problem(other))
+        for other in sorted(found, key=lambda each: -each.epoch)
+        if other.epoch >= epoch and not other.usable
+    )
+    return Resume(fact.manifest, skipped, from_destination)
+
+
+def judge_marker(marker: Marker) -> ManifestFact:
+    """The manifest that a marker carries, without looking at a store: one that needs state chunks
+    is not trusted."""
+    if marker.manifest is None:
+        return ManifestFact(marker.epoch, None, "the destination keeps no manifest", False)
+    try:
+        manifest = Manifest.from_text(marker.manifest)
+    except Damaged as error:
+        return ManifestFact(marker.epoch, None, error.what, False)
+    return ManifestFact(manifest.epoch, manifest, None, not manifest.chunks)
+
+
+def next_epoch(decision: Resume | StartOver) -> int:
+    """The number of the first epoch after `decision`."""
+    return decision.manifest.epoch + 1 if isinstance(decision, Resume) else 1
+
+
+def retained(manifests: Iterable[Manifest], count: int) -> list[Manifest]:
+    """The `count` newest, at least one, newest first."""
+    return sorted(manifests, key=lambda each: -each.epoch)[: max(1, count)]
+
+
+def deletable(
+    keep: Sequence[Manifest],
+    names: Iterable[str],
+    *,
+    unpublished: Iterable[str] = (),
+    committed: int = 0,
+) -> set[str]:
+    """The names that no resume can need any more.
+
+    keep: the retained manifests; with none, nothing may go. names: relative to the lineage's
+    folder: `manifest-N.json`, `chunks/NAME`, `redo/STEP/FILE`. unpublished: names of chunks written
+    for a manifest still to come. committed: the newest epoch that every destination holds.
+
+    A redo file says its epoch with ten digits in its name; it goes when that is older than all
+    retained manifests, or committed. One that says no epoch stays, and so does a file of any kind
+    that is named unlike ours.
+    """
+    if not keep:
+        return set()
+    oldest = min(manifest.epoch for manifest in keep)
+    chunks = {f"chunks/{name}" for manifest in keep for name in manifest.chunks}
+    chunks |= {f"chunks/{name}" for name in unpublished}
+    gone = set()
+    for name in names:
+        kind, _, rest = name.partition("/")
+        if kind == "chunks":
+            if name not in chunks:
+                gone.add(name)
+        elif kind == "redo":
+            epoch = redo_epoch(rest.rpartition("/")[2])
+            if epoch is not None and (epoch < oldest or epoch <= committed):
+                gone.add(name)
+        else:
+            number = manifest_epoch(name)
+            if number is not None and number < oldest:
+                gone.add(name)
+    return gone
+
+
+def manifest_name(epoch: int) -> str:
+    """The file name of an epoch's manifest."""
+    return f"manifest-{epoch:010d}.json"
+
+
+def manifest_epoch(name: str) -> int | None:
+    """The epoch in a manifest's file name, or None."""
+    match = _MANIFEST.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def redo_epoch(name: str) -> int | None:
+    """The epoch in a redo file's name: its first ten digits in a row, or None."""
+    match = _EPOCH_IN_NAME.search(name)
+    return int(match[0]) if match else None
+
+
+def _problem(fact: ManifestFact) -> str:
+    if fact.problem:
+        return fact.problem
+    return "a part of the state is missing or damaged"
+
+
+def _none_usable(found: Sequence[ManifestFact]) -> CheckpointError:
+    return CheckpointError(
+        "no checkpoint of the last run can be read",
+        code="E0701",
+        notes=[f"epoch {each.epoch}: {_problem(each)}" for each in _newest_first(found)],
+        help="restore the checkpoint folder from a backup, or start over with --fresh",
+    )
+
+
+def _marker_ahead(
+    ahead: Mapping[str, Marker], epoch: int, found: Sequence[ManifestFact]
+) -> CheckpointError:
+    newest = f"the newest usable checkpoint is epoch {epoch}" if epoch else "there is no checkpoint"
+    steps = ", ".join(f"'{step}'" for step in ahead)
+    return CheckpointError(
+        f"{newest}, but what destination {steps} holds is newer and cannot be taken back: "
+        "resuming would write rows twice",
+        code="E0702",
+        notes=[
+            *(f"destination '{step}' holds epoch {marker.epoch}" for step, marker in ahead.items()),
+            *(
+                f"epoch {each.epoch}: {_problem(each)}"
+                for each in _newest_first(found)
+                if not each.usable
+            ),
+        ],
+        help="restore the checkpoint folder from a backup, "
+        "or clean the destination and start over with --fresh",
+    )
+
+
+def _newest_first(found: Sequence[ManifestFact]) -> list[ManifestFact]:
+    return sorted(found, key=lambda each: -each.epoch)

@@ -1,0 +1,203 @@
+"""The history of a workflow's runs, and which lineage its next run belongs to.
+
+Always true:
+- `current.json` decides what a run continues, so a damaged one is an error, never "no run yet";
+- the records in `runs/` are for people: one that cannot be read is left out;
+- a record that says "running" is believed only while its run holds the lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dataflare.checkpoint import files, lock
+from dataflare.errors import CheckpointError, DataFlareError
+
+KEEP_RUNS = 500
+_CURRENT_VERSION = 1
+_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """Why a run failed."""
+
+    code: str
+    message: str
+    step: str | None = None
+
+    @classmethod
+    def of(cls, error: DataFlareError) -> RunFailure:
+        return cls(error.code, error.message, error.step)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run. status: running, finished, failed, stopped or killed (it ended without a word).
+
+    file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
+    the beginning. counts, settings, fingerprints: by step or name. carried: by source, what the
+    next run starts from.
+    """
+
+    run_id: str
+    workflow: str
+    lineage: str
+    attempt: int
+    started_at: str
+    file: str | None = None
+    status: str = "running"
+    ended_at: str | None = None
+    resumed_from: int | None = None
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    error: RunFailure | None = None
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
+        known = {each.name for each in fields(cls)}
+        record = cls(**{name: each for name, each in value.items() if name in known})
+        failure = value.get("error")
+        return replace(record, error=RunFailure(**failure) if failure else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What the next run continues. finished: the last run of this lineage came to its end;
+    attempt: the last one that began; carried: by source, from the last finished run."""
+
+    lineage: str
+    attempt: int
+    run_id: str
+    finished: bool = False
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunLog:
+    """The run history in a workflow's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, record: RunRecord) -> None:
+        """Note that a run began. Called while it holds the lock."""
+        with files.writing("the run history"):
+            files.make_folder(self._runs)
+            for name in self._names()[KEEP_RUNS - 1 :]:
+                (self._runs / name).unlink(missing_ok=True)
+        self._write(record)
+
+    def finish(self, record: RunRecord) -> None:
+        """Note how a run ended: the record with its status, end, counts and error."""
+        self._write(record)
+
+    def list(self, limit: int | None = None) -> Sequence[RunRecord]:
+        """The runs, newest first."""
+        state = lock.look(self.folder)
+        records = []
+        for name in self._names():
+            if limit is not None and len(records) >= limit:
+                break
+            record = self._read(name)
+            if record is not None:
+                records.append(_as_it_is(record, state))
+        return records
+
+    def last(self) -> RunRecord | None:
+        """The newest run."""
+        return next(iter(self.list(1)), None)
+
+    def find(self, run_id: str) -> RunRecord | None:
+        """The run with this id."""
+        name = f"{run_id}.json"
+        record = self._read(name) if name in self._names() else None
+        return _as_it_is(record, lock.look(self.folder)) if record else None
+
+    def current(self) -> Current | None:
+        """What the next run continues; None before the first run. Raises CheckpointError (E0701)."""
+        path = self.folder / "current.json"
+        try:
+            value = json.loads(path.read_bytes())
+            if value["version"] != _CURRENT_VERSION:
+                raise ValueError(f"its version is {value['version']}, not {_CURRENT_VERSION}")
+            return Current(
+                value["lineage"],
+                value["attempt"],
+                value["run_id"],
+                value["finished"],
+                value["carried"],
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"what the last run left cannot be read: current.json: {error}",
+                code="E0701",
+                help="restore the checkpoint folder from a backup, or start over with --fresh",
+            ) from error
+
+    def set_current(self, current: Current) -> None:
+        """Decide, durably, what the next run continues."""
+        with files.writing("the run's lineage"):
+            files.make_folder(self.folder)
+            files.write_whole(
+                self.folder / "current.json",
+                _json({"version": _CURRENT_VERSION, **asdict(current)}),
+            )
+
+    @property
+    def _runs(self) -> Path:
+        return self.folder / "runs"
+
+    def _names(self) -> Sequence[str]:
+        try:
+            names = os.listdir(self._runs)
+        except FileNotFoundError:
+            return []
+        found = (n for n in names if n.endswith(".json") and not n.startswith(files.TEMPORARY))
+        return sorted(found, reverse=True)
+
+    def _read(self, name: str) -> RunRecord | None:
+        try:
+            return RunRecord.from_json(json.loads((self._runs / name).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _write(self, record: RunRecord) -> None:
+        with files.writing("the run history"):
+            files.write_whole(self._runs / f"{record.run_id}.json", _json(asdict(record)))
+
+
+def new_run_id(
+    clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom
+) -> str:
+    """26 letters and digits whose order is the order of time (a ULID: 48 bits of milliseconds, 80
+    of chance)."""
+    number = (int(clock() * 1000) << 80) | int.from_bytes(entropy(10), "big")
+    return "".join(_DIGITS[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def utc_text(seconds: float) -> str:
+    """A time since 1970 as RFC 3339 in UTC, to the millisecond."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _as_it_is(record: RunRecord, state: lock.LockState) -> RunRecord:
+    if record.status != "running":
+        return record
+    runs = state.held and (state.holder is None or state.holder.run_id == record.run_id)
+    return record if runs else replace(record, status="killed")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")

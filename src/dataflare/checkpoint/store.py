@@ -1,0 +1,339 @@
+"""Keep a lineage's checkpoints in a folder.
+
+    <home>/<workflow>/
+       lock   current.json   runs/          see `lock` and `runs`
+       <lineage8>/manifest-<epoch>.json     a checkpoint exists when this name does
+       <lineage8>/chunks/<name>             operator state, never changed once written
+       <lineage8>/redo/<step>/...           written by destinations
+
+Always true:
+- a manifest's name appears after everything it names is on disk;
+- a damaged file is a fact to decide on, not an exception;
+- nothing that a retained manifest names is deleted, nor a chunk written for the next one.
+
+Plain blocking code, called on the engine's pool; one instance per run and process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import xxhash
+
+from dataflare.checkpoint import files, resolve
+from dataflare.checkpoint.manifest import Damaged, Manifest, StateChunk
+from dataflare.checkpoint.resolve import ManifestFact
+from dataflare.errors import CheckpointError, InternalError
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Marker
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_LINEAGE = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]+)*", re.ASCII)
+_LINEAGE_FOLDER = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSizes:
+    """What a lineage occupies, in bytes, for people."""
+
+    manifests: int
+    chunks: int
+    redo: int
+    last_manifest: int | None
+
+    @property
+    def total(self) -> int:
+        return self.manifests + self.chunks + self.redo
+
+
+class Storage(Protocol):
+    """Where a lineage's checkpoints are kept. All calls block."""
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the checkpoint exist, durably and at once, or not at all."""
+
+    def list_manifests(self, *, thorough: bool = False) -> list[ManifestFact]:
+        """What is there, newest first, damaged ones too. State chunks are verified down to the
+        newest checkpoint that is whole, or all of them."""
+
+    def judge(self, markers: Mapping[str, Marker | None]) -> dict[str, ManifestFact]:
+        """The manifests that destinations keep beside their rows, checked against this store."""
+
+    def write_chunk(
+        self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
+    ) -> StateChunk:
+        """Write state durably under a name never used before."""
+
+    def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
+        """The rows of a chunk. Raises CheckpointError (E0701) when it is not as it was written."""
+
+    def redo_folder(self, step: str) -> Path:
+        """The folder for a destination's redo files; it exists."""
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the manifests after `epoch` (0: all) and what interrupted writes left. Called at
+        each start, before anything is written."""
+
+    def collect(self, retain: int = 3, *, committed: int = 0) -> int:
+        """Delete what no resume can need any more; how many files went."""
+
+    def clear(self) -> None:
+        """Forget the workflow, for `--fresh`; the run history stays."""
+
+
+def chunk_name(step: str, subtask: int, attempt: int, epoch: int, number: int) -> str:
+    """A chunk name that no other attempt uses."""
+    return f"{files.check_step(step)}-{subtask}-a{attempt}-{epoch:010d}-{number}.arrow"
+
+
+class LocalStore:
+    """`Storage` in a workflow's folder on a local file system. lineage: UUID text."""
+
+    def __init__(self, folder: Path, lineage: str) -> None:
+        if _LINEAGE.fullmatch(lineage) is None:
+            raise InternalError(f"'{lineage}' is no lineage")
+        self.folder = folder
+        self.lineage = lineage
+        self.home = folder / lineage.replace("-", "")[:8]
+        self._unpublished: set[str] = set()
+        self._lock = threading.Lock()
+
+    def publish(self, manifest: Manifest) -> None:
+        if manifest.lineage != self.lineage:
+            raise InternalError(f"a manifest of lineage {manifest.lineage} came to {self.lineage}")
+        text = manifest.to_text()
+        crash_point("checkpoint.before_publish")
+        with files.writing("a checkpoint", intact=self._intact):
+            files.make_folder(self.home)
+            for named in (self._chunks, *self._redo_folders()):
+                if named.is_dir():
+                    files.sync_folder(named)
+            path = self.home / resolve.manifest_name(manifest.epoch)
+            files.write_whole(path, text.encode("ascii"), crash="checkpoint")
+        with self._lock:
+            self._unpublished -= manifest.chunks.keys()
+
+    def list_manifests(self, *, thorough: bool = False) -> list[ManifestFact]:
+        facts: list[ManifestFact] = []
+        whole = False
+        checked: dict[StateChunk, str | None] = {}
+        for epoch in self._epochs():
+            fact = self._read(epoch)
+            manifest = fact.manifest
+            if manifest is not None and (thorough or not whole):
+                fact = self._with_chunks(manifest, checked)
+                whole = whole or fact.usable
+            facts.append(fact)
+        return facts
+
+    def judge(self, markers: Mapping[str, Marker | None]) -> dict[str, ManifestFact]:
+        judged = {}
+        for step, marker in markers.items():
+            if marker is None:
+                continue
+            fact = resolve.judge_marker(marker)
+            if fact.manifest is not None:
+                wrong = self._misplaced(fact.manifest, marker.epoch)
+                if wrong:
+                    fact = ManifestFact(marker.epoch, None, wrong, False)
+                else:
+                    fact = self._with_chunks(fact.manifest, {})
+            judged[step] = fact
+        return judged
+
+    def write_chunk(
+        self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
+    ) -> StateChunk:
+        buffer = io.BytesIO()
+        frame.write_ipc(buffer, compression="zstd")
+        data = buffer.getvalue()
+        checksum = xxhash.xxh3_64_hexdigest(data)
+        try:
+            chunk = StateChunk(name, frame.height, len(data), checksum, key_groups)
+        except ValueError as error:
+            raise InternalError(str(error)) from error
+        path = self._chunks / name
+        if path.exists():
+            raise InternalError(f"state chunk {name} exists already; chunks never change")
+        with self._lock:
+            self._unpublished.add(name)
+        with files.writing("a checkpoint", intact=self._intact):
+            files.make_folder(self._chunks)
+            files.write_whole(path, data)
+        return chunk
+
+    def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
+        import polars as pl
+
+        try:
+            data = (self._chunks / chunk.name).read_bytes()
+        except OSError as error:
+            raise _bad_chunk(chunk, error.strerror or str(error)) from error
+        if len(data) != chunk.num_bytes or xxhash.xxh3_64_hexdigest(data) != chunk.checksum:
+            raise _bad_chunk(chunk, "its content is not what was written")
+        try:
+            return pl.read_ipc(io.BytesIO(data))
+        except pl.exceptions.PolarsError as error:
+            raise _bad_chunk(chunk, str(error)) from error
+
+    def verify_chunk(self, chunk: StateChunk) -> str | None:
+        """What is wrong with a chunk's file, or None."""
+        digest, num_bytes = xxhash.xxh3_64(), 0
+        try:
+            with (self._chunks / chunk.name).open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    num_bytes += len(block)
+        except FileNotFoundError:
+            return f"state chunk {chunk.name} is missing"
+        except OSError as error:
+            return f"state chunk {chunk.name} cannot be read: {error.strerror or error}"
+        if num_bytes != chunk.num_bytes:
+            return f"state chunk {chunk.name} has {num_bytes} bytes instead of {chunk.num_bytes}"
+        if digest.hexdigest() != chunk.checksum:
+            return f"state chunk {chunk.name} is damaged: its checksum does not match"
+        return None
+
+    def release_chunk(self, name: str) -> None:
+        """Say that no manifest will name a chunk of this run (it was merged away), so that it may
+        be collected."""
+        with self._lock:
+            self._unpublished.discard(name)
+
+    def redo_folder(self, step: str) -> Path:
+        with files.writing("a checkpoint"):
+            return files.make_folder(self.home / "redo" / files.check_step(step))
+
+    def rewind(self, epoch: int) -> None:
+        for other in self._epochs():
+            if other > epoch:
+                (self.home / resolve.manifest_name(other)).unlink(missing_ok=True)
+        for path in (*_entries(self.home), *_entries(self._chunks)):
+            if path.name.startswith(files.TEMPORARY):
+                path.unlink(missing_ok=True)
+        if self.home.is_dir():
+            files.sync_folder(self.home)
+        with self._lock:
+            self._unpublished.clear()
+
+    def collect(self, retain: int = 3, *, committed: int = 0) -> int:
+        readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
+        keep = resolve.retained(readable, retain)
+        with self._lock:
+            unpublished = set(self._unpublished)
+        gone = resolve.deletable(keep, self._names(), unpublished=unpublished, committed=committed)
+        # Manifests first: should this process die here, none is left that lacks its chunks.
+        count = 0
+        for name in sorted(gone, key=lambda each: (not each.startswith("manifest-"), each)):
+            with contextlib.suppress(OSError):
+                (self.home / name).unlink()
+                count += 1
+        return count
+
+    def clear(self) -> None:
+        # The lineage is forgotten first: a crash after that leaves folders nobody refers to.
+        with files.writing("the workflow's folder"):
+            (self.folder / "current.json").unlink(missing_ok=True)
+            if self.folder.is_dir():
+                files.sync_folder(self.folder)
+                for path in self.folder.iterdir():
+                    if path.is_dir() and _LINEAGE_FOLDER.fullmatch(path.name):
+                        shutil.rmtree(path)
+        with self._lock:
+            self._unpublished.clear()
+
+    def sizes(self) -> StoreSizes:
+        """What this lineage occupies on disk."""
+        totals = {"manifest": 0, "chunks": 0, "redo": 0}
+        for name in self._names():
+            with contextlib.suppress(OSError):
+                kind = name.partition("/")[0].partition("-")[0]
+                totals[kind] += (self.home / name).stat().st_size
+        newest = self._epochs()[:1]
+        last = None
+        if newest:
+            with contextlib.suppress(OSError):
+                last = (self.home / resolve.manifest_name(newest[0])).stat().st_size
+        return StoreSizes(totals["manifest"], totals["chunks"], totals["redo"], last)
+
+    @property
+    def _chunks(self) -> Path:
+        return self.home / "chunks"
+
+    def _redo_folders(self) -> list[Path]:
+        return [path for path in _entries(self.home / "redo") if path.is_dir()]
+
+    def _epochs(self) -> list[int]:
+        epochs = (resolve.manifest_epoch(path.name) for path in _entries(self.home))
+        return sorted((epoch for epoch in epochs if epoch is not None), reverse=True)
+
+    def _names(self) -> list[str]:
+        """The whole files in the lineage's folder, as `resolve.deletable` names them."""
+        names = [resolve.manifest_name(epoch) for epoch in self._epochs()]
+        names += [
+            f"chunks/{path.name}"
+            for path in _entries(self._chunks)
+            if not path.name.startswith(files.TEMPORARY)
+        ]
+        for folder in self._redo_folders():
+            names += [f"redo/{folder.name}/{path.name}" for path in _entries(folder)]
+        return names
+
+    def _read(self, epoch: int) -> ManifestFact:
+        try:
+            data = (self.home / resolve.manifest_name(epoch)).read_bytes()
+            manifest = Manifest.from_text(data.decode("ascii"))
+        except OSError as error:
+            return ManifestFact(epoch, None, f"it cannot be read: {error.strerror or error}", False)
+        except UnicodeDecodeError:
+            return ManifestFact(epoch, None, "it holds bytes that no checkpoint holds", False)
+        except Damaged as error:
+            return ManifestFact(epoch, None, error.what, False)
+        wrong = self._misplaced(manifest, epoch)
+        if wrong:
+            return ManifestFact(epoch, None, wrong, False)
+        return ManifestFact(epoch, manifest)
+
+    def _misplaced(self, manifest: Manifest, epoch: int) -> str | None:
+        if manifest.lineage != self.lineage:
+            return f"it belongs to another lineage, {manifest.lineage}"
+        if manifest.epoch != epoch:
+            return f"it is the checkpoint of epoch {manifest.epoch} under another's name"
+        return None
+
+    def _with_chunks(
+        self, manifest: Manifest, checked: dict[StateChunk, str | None]
+    ) -> ManifestFact:
+        for chunk in manifest.chunks.values():
+            if chunk not in checked:
+                checked[chunk] = self.verify_chunk(chunk)
+            if checked[chunk] is not None:
+                return ManifestFact(manifest.epoch, manifest, checked[chunk], False)
+        return ManifestFact(manifest.epoch, manifest)
+
+    def _intact(self) -> str:
+        newest = self._epochs()[:1]
+        return f"the last one, epoch {newest[0]}, is intact" if newest else "there is none yet"
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _bad_chunk(chunk: StateChunk, what: str) -> CheckpointError:
+    return CheckpointError(f"state chunk {chunk.name} cannot be read: {what}", code="E0701")
