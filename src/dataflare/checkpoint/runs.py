@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,8 @@ class RunLog:
     def list(self, limit: int | None = None) -> Sequence[RunRecord]:
         """The runs, newest first."""
         state = lock.look(self.folder)
-        records = []
-        for name in self._names():
-            if limit is not None and len(records) >= limit:
-                break
-            record = self._read(name)
-            if record is not None:
-                records.append(_as_it_is(record, state))
-        return records
+        readable = (record for record in map(self._read, self._names()) if record)
+        return tuple(_as_it_is(record, state) for record in islice(readable, limit))
 
     def last(self) -> RunRecord | None:
         """The newest run."""

@@ -131,9 +131,8 @@ class LocalStore:
         checked: dict[StateChunk, str | None] = {}
         for epoch in self._epochs():
             fact = self._read(epoch)
-            manifest = fact.manifest
-            if manifest is not None and (thorough or not whole):
-                fact = self._with_chunks(manifest, checked)
+            if fact.manifest is not None and (thorough or not whole):
+                fact = self._with_chunks(fact.manifest, checked)
                 whole = whole or fact.usable
             facts.append(fact)
         return facts
@@ -144,12 +143,14 @@ class LocalStore:
             if marker is None:
                 continue
             fact = resolve.judge_marker(marker)
-            if fact.manifest is not None:
-                wrong = self._misplaced(fact.manifest, marker.epoch)
-                if wrong:
-                    fact = ManifestFact(marker.epoch, None, wrong, False)
-                else:
-                    fact = self._with_chunks(fact.manifest, {})
+            manifest = fact.manifest
+            if manifest is not None:
+                wrong = self._misplaced(manifest, marker.epoch)
+                fact = (
+                    ManifestFact(marker.epoch, None, wrong, False)
+                    if wrong
+                    else self._with_chunks(manifest, {})
+                )
             judged[step] = fact
         return judged
 
