@@ -189,3 +189,42 @@ class _Transcoded:
 
     def close(self) -> None:
         self._stream.close()
+
+
+class Compressor:
+    """Text as gzip or zstd, one member after another; `none` passes it on as it is.
+
+    After `end_member` everything written so far can be inflated by itself, so a file can be cut
+    back there.
+    """
+
+    def __init__(self, compression: str) -> None:
+        self._compression = compression
+        self._member: Any = None
+
+    def write(self, data: bytes) -> bytes:
+        if self._compression == NONE or not data:
+            return data
+        if self._member is None:
+            self._member = _member(self._compression)
+        made: bytes = self._member.compress(data)
+        return made
+
+    def end_member(self) -> bytes:
+        if self._member is None:
+            return b""
+        made: bytes = self._member.flush()
+        self._member = None
+        return made
+
+
+def _member(compression: str) -> Any:
+    if compression == ZSTD:
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3).compressobj()
+    try:
+        isal = importlib.import_module("isal.isal_zlib")
+        return isal.compressobj(2, isal.DEFLATED, 31)
+    except ImportError:
+        return zlib.compressobj(6, zlib.DEFLATED, 31)

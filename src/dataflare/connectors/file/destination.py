@@ -1,0 +1,223 @@
+"""The `file` destination: one file that is swapped in at the end, or a folder that gets parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.folder import FolderCommitter, FolderWriter, PartsFolder
+from dataflare.connectors.file.growing import GrowingFile, GrowingParquet, GrowingText
+from dataflare.connectors.file.single_file import (
+    SingleFileCommitter,
+    SingleFileWriter,
+    Staging,
+    copy_to_stage,
+)
+from dataflare.errors import ConfigError, SystemError_, did_you_mean
+from dataflare.formats.parquet_write import ParquetEncoder
+from dataflare.formats.text_write import CsvText, NdjsonText
+from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    Writer,
+)
+
+_TEXT_ROWS = 64_000
+"""Text is encoded in pieces of so many rows: larger ones are no faster and take more memory."""
+
+
+class FileDestination(DestinationConnector):
+    """Parquet, CSV or NDJSON: one file, or a folder of parts."""
+
+    type = "file"
+    Config = FileDestinationConfig
+    summary = "Writes files: Parquet, CSV, NDJSON; one file, or a folder of parts."
+    example = """\
+archive:
+  type: file
+  inputs: [orders]
+  config: {path: out/orders.parquet}
+"""
+
+    @cached_property
+    def target(self) -> Target:
+        return target_of(self.config, self.context)
+
+    def capabilities(self) -> DestinationCapabilities:
+        target = self.target
+        if target.is_folder:
+            reason = "parts are staged and renamed with their epoch"
+        else:
+            reason = "the file grows out of sight and is renamed at the end"
+        return DestinationCapabilities(
+            delivery=Delivery.TRANSACTIONAL,
+            reason=reason,
+            parallel=target.is_folder,
+            bounded_only=not target.is_folder or target.mode == "overwrite",
+        )
+
+    async def validate(self, schema: Schema) -> None:
+        await asyncio.to_thread(self._validate, schema)
+
+    def _validate(self, schema: Schema) -> None:
+        target = self.target
+        for name in self.config.partition_by:
+            if name not in schema:
+                raise ConfigError(
+                    f"'partition_by' names '{name}', which does not reach this step",
+                    code="E0406",
+                    step=self.context.step,
+                    notes=[f"it receives: {', '.join(schema.names)}"],
+                    help=did_you_mean(name, schema.names),
+                )
+            if schema[name].name in ("list", "struct", "binary"):
+                raise ConfigError(
+                    f"'partition_by' names '{name}', whose type {schema[name]} cannot be a folder",
+                    code="E0406",
+                    step=self.context.step,
+                )
+        if len(self.config.partition_by) >= max(len(schema), 1):
+            raise ConfigError(
+                "'partition_by' leaves no column for the files",
+                code="E0406",
+                step=self.context.step,
+            )
+        with file_errors(target.path, "writing"):
+            _check_place(target)
+            if not target.is_folder and target.mode == "append":
+                self._check_header(schema)
+
+    def _check_header(self, schema: Schema) -> None:
+        """A CSV file that is appended to has the columns that come."""
+        target = self.target
+        if target.format != "csv" or not self.config.header or not _has_content(target.path):
+            return
+        from dataflare.formats import csv_sniff
+        from dataflare.formats.compression import open_stream
+        from dataflare.formats.csv_read import CsvDialect
+
+        stream = open_stream(target.path, target.compression)
+        try:
+            head = stream.read(1 << 20)
+        finally:
+            stream.close()
+        names, _ = csv_sniff.header_of(head, CsvDialect(self.config.delimiter), target.path)
+        if tuple(names) != schema.names:
+            raise SystemError_(
+                f"{target.path} has other columns than the rows to append",
+                code="E0605",
+                notes=[f"it has: {', '.join(names)}", f"to append: {', '.join(schema.names)}"],
+            )
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        return await asyncio.to_thread(self._open, context, restored)
+
+    def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        target = self.target
+        rows_max = self.config.row_group_rows if target.format == "parquet" else _TEXT_ROWS
+        with file_errors(target.path, "writing"):
+            if not target.is_folder:
+                target.path.parent.mkdir(parents=True, exist_ok=True)
+
+                def grow(path: Path, sidecar: Path, data: Mapping[str, Any]) -> GrowingFile:
+                    return self._growing(context.schema, path, sidecar, data)
+
+                return SingleFileWriter(self._staging(context), grow, restored, rows_max)
+            folder = self._parts(context)
+            folder.staging.mkdir(parents=True, exist_ok=True)
+            inside = [n for n in context.schema.names if n not in self.config.partition_by]
+            schema = context.schema.select(inside)
+            data = restored.data if restored is not None else {}
+            return FolderWriter(
+                folder,
+                lambda path: self._growing(schema, path, None, {}),
+                context.subtask,
+                context.attempt,
+                partition_by=self.config.partition_by,
+                rows_max=rows_max,
+                part_rows_max=self.config.rows_per_part,
+                part_bytes_max=self.config.part_bytes_max,
+                total_parts=data.get("total_parts", 0),
+                total_rows=data.get("total_rows", 0),
+            )
+
+    def _growing(
+        self, schema: Schema, path: Path, sidecar: Path | None, data: Mapping[str, Any]
+    ) -> GrowingFile:
+        target, config = self.target, self.config
+        length, rows = data.get("length", 0), data.get("rows", 0)
+        if target.format == "parquet":
+            return GrowingParquet(
+                path,
+                ParquetEncoder(target.compression),
+                schema,
+                sidecar=sidecar,
+                length=length,
+                sidecar_length=data.get("sidecar_length", 0),
+                rows=rows,
+            )
+        header = config.header
+        appends = not target.is_folder and target.mode == "append" and _has_content(target.path)
+        if appends and not length:
+            length = copy_to_stage(target.path, path, text=target.compression == "none")
+            header = False
+        csv = CsvText(config.delimiter, config.null_value)
+        format_ = csv if target.format == "csv" else NdjsonText()
+        return GrowingText(
+            path, format_, schema, target.compression, header=header, length=length, rows=rows
+        )
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        if self.target.is_folder:
+            return FolderCommitter(self._parts(context))
+        return SingleFileCommitter(self._staging(context))
+
+    def _staging(self, context: DestinationContext) -> Staging:
+        return Staging(self.target.path, context.lineage8)
+
+    def _parts(self, context: DestinationContext) -> PartsFolder:
+        target = self.target
+        return PartsFolder(
+            target.path, context.lineage8, target.extension, target.mode == "overwrite"
+        )
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _check_place(target: Target) -> None:
+    """Whether the target can be made where it should be."""
+    path = target.path
+    if target.is_folder and path.exists() and not path.is_dir():
+        raise SystemError_(
+            f"{path} is a file, and a folder of parts is wanted there",
+            code="E0604",
+            help="give the path an extension to write one file",
+        )
+    if not target.is_folder and path.is_dir():
+        raise SystemError_(
+            f"{path} is a folder, and one file is wanted there",
+            code="E0604",
+            help="end the path in a slash to write parts into the folder",
+        )
+    place = path if target.is_folder else path.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise SystemError_(f"{place} is not a folder", code="E0604")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SystemError_(
+            f"permission denied: {path}", code="E0602", help=f"the folder {place} cannot be written"
+        )

@@ -1,0 +1,130 @@
+"""The options of the `file` destination, and what they come to for a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dataflare.connectors.file.listing import format_of
+from dataflare.errors import ConfigError
+from dataflare.formats.compression import NONE, split_extension
+from dataflare.sdk.context import ConnectorContext
+
+_EXTENSIONS = {"csv": ".csv", "ndjson": ".ndjson", "parquet": ".parquet"}
+_PACKED = {"gzip": ".gz", "zstd": ".zst"}
+
+
+class FileDestinationConfig(BaseModel):
+    """Options of a `file` destination."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        min_length=1, description="A name with an extension is one file, else a folder of parts."
+    )
+    format: Literal["auto", "csv", "ndjson", "parquet"] = Field(
+        "auto", description="What to write; auto goes by the name, and is parquet for a folder."
+    )
+    compression: Literal["auto", "none", "gzip", "zstd", "snappy", "lz4"] = Field(
+        "auto",
+        description="auto: zstd for parquet; text by its name (.gz, .zst), else none. "
+        "snappy and lz4 are for parquet.",
+    )
+    mode: Literal["append", "overwrite", "upsert", "mirror"] | None = Field(
+        None, description="append or overwrite; one file is overwritten, a folder appended to."
+    )
+    key: list[str] | None = Field(None, description="Not for files: they cannot be updated by key.")
+    partition_by: list[str] = Field(
+        default_factory=list,
+        description="For a folder: columns whose values become folders, such as country=DE/.",
+    )
+    delimiter: str = Field(",", description="CSV: what stands between fields.")
+    header: bool = Field(True, description="CSV: whether the first line names the columns.")
+    null_value: str = Field("", description="CSV: the text of NULL.")
+    row_group_rows: int = Field(
+        250_000, ge=1, description="Parquet: how many rows a row group has, at most."
+    )
+    rows_per_part: int | None = Field(
+        None, ge=1, description="For a folder: begin a new part after about so many rows."
+    )
+    part_bytes_max: int | None = Field(
+        None, ge=1, description="For a folder: begin a new part after about so many bytes."
+    )
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str) -> str:
+        if len(value) != 1 or not value.isascii() or value in '\r\n"':
+            raise ValueError("must be one ASCII character")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to write and where. extension: of a part's published name."""
+
+    path: Path
+    is_folder: bool
+    format: str
+    compression: str
+    mode: str
+
+    @property
+    def extension(self) -> str:
+        packed = "" if self.format == "parquet" else _PACKED.get(self.compression, "")
+        return _EXTENSIONS[self.format] + packed
+
+
+def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Target:
+    """The target that a config means. Raises ConfigError for options that do not go together."""
+
+    def refuse(message: str, help_: str | None = None) -> ConfigError:
+        return ConfigError(message, code="E0406", step=context.step, help=help_)
+
+    if config.mode in ("upsert", "mirror") or config.key:
+        what = f"mode '{config.mode}'" if config.mode in ("upsert", "mirror") else "'key'"
+        raise refuse(
+            f"{what} is not for files, which cannot be updated by key",
+            "write to a database, or use mode overwrite or append",
+        )
+    path = context.path(config.path)
+    is_folder = config.path.endswith("/") or not path.suffix
+    format_: str | None = config.format
+    if format_ == "auto":
+        named = "parquet" if is_folder else format_of(path)
+        if named not in _EXTENSIONS:
+            raise refuse(
+                f"the name '{path.name}' does not say a format that can be written",
+                "end it in .parquet, .csv or .ndjson, or set 'format'",
+            )
+        format_ = named
+    assert format_ is not None
+    mode = config.mode or ("append" if is_folder else "overwrite")
+    if not is_folder:
+        for option in ("partition_by", "rows_per_part", "part_bytes_max"):
+            if getattr(config, option):
+                raise refuse(
+                    f"'{option}' is for a folder, and '{config.path}' is one file",
+                    "take the extension off the path to write a folder of parts",
+                )
+        if mode == "append" and format_ == "parquet":
+            raise refuse(
+                "a Parquet file cannot be appended to",
+                "take the extension off the path to append parts to a folder",
+            )
+    return Target(path, is_folder, format_, _compression(config, path, format_, refuse), mode)
+
+
+def _compression(config: FileDestinationConfig, path: Path, format_: str, refuse: object) -> str:
+    assert callable(refuse)
+    chosen = config.compression
+    if format_ == "parquet":
+        return "zstd" if chosen == "auto" else "uncompressed" if chosen == "none" else chosen
+    if chosen in ("snappy", "lz4"):
+        raise refuse(f"compression '{chosen}' is for parquet", "use gzip or zstd")
+    if chosen == "auto":
+        return split_extension(path)[1] if path.suffix else NONE
+    return chosen

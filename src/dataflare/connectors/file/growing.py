@@ -1,0 +1,212 @@
+"""A file that grows under a staging name until it is published.
+
+Always true: between two epochs the file can be cut back to the length of any earlier epoch's end,
+and what then remains is what that epoch had. Everything here blocks: call it on a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from dataflare.errors import CheckpointError
+from dataflare.formats.compression import Compressor
+from dataflare.formats.line_chunks import CHECKED_BYTES, checksum
+from dataflare.formats.parquet_footer import MAGIC
+from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
+from dataflare.formats.text_write import TextFormat
+from dataflare.model.types import Schema
+from dataflare.sdk.crashpoints import crash_point
+
+_LENGTH = struct.Struct("<I")
+
+
+class GrowingFile(Protocol):
+    """rows and length: of all that was added so far."""
+
+    path: Path
+    rows: int
+
+    @property
+    def length(self) -> int: ...
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Encode the rows and append them."""
+
+    def end_epoch(self) -> None:
+        """Make what was added complete up to here."""
+
+    def finish(self) -> None:
+        """Make it a whole file of its format."""
+
+    def sync(self) -> None:
+        """To the disk."""
+
+    def close(self) -> None: ...
+
+
+class _Appended:
+    """Appends to a file descriptor, and knows the length."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path, self.length = path, length
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115
+        self._file.truncate(length)
+
+    def append(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        half = len(view) // 2
+        self._write(view[:half])
+        crash_point("file.write.mid_row_group")
+        self._write(view[half:])
+
+    def _write(self, view: memoryview) -> None:
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self.length)
+            self.length += written
+            view = view[written:]
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class GrowingText:
+    """CSV or NDJSON. A gzip or zstd member ends with each epoch."""
+
+    def __init__(
+        self,
+        path: Path,
+        format_: TextFormat,
+        schema: Schema,
+        compression: str,
+        *,
+        header: bool = True,
+        length: int = 0,
+        rows: int = 0,
+    ) -> None:
+        self.path, self.rows = path, rows
+        self._format, self._compressor = format_, Compressor(compression)
+        self._file = _Appended(path, length)
+        if header and not length:
+            self._file.append(self._compressor.write(format_.header(schema)))
+
+    @property
+    def length(self) -> int:
+        return self._file.length
+
+    def add(self, frame: pl.DataFrame) -> None:
+        self._file.append(self._compressor.write(self._format.rows(frame)))
+        self.rows += frame.height
+
+    def end_epoch(self) -> None:
+        self._file.append(self._compressor.end_member())
+
+    def finish(self) -> None:
+        self.end_epoch()
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class GrowingParquet:
+    """Parquet. With a sidecar the row groups' entries are kept on disk too, so that another
+    process can go on with the file."""
+
+    def __init__(
+        self,
+        path: Path,
+        encoder: ParquetEncoder,
+        schema: Schema,
+        *,
+        sidecar: Path | None = None,
+        length: int = 0,
+        sidecar_length: int = 0,
+        rows: int = 0,
+    ) -> None:
+        self.path, self.rows = path, rows
+        self._encoder, self._schema = encoder, schema
+        self._file = _Appended(path, length)
+        self._sidecar = _Appended(sidecar, sidecar_length) if sidecar is not None else None
+        self._footer = ParquetFooter()
+        if sidecar is not None and sidecar_length:
+            entries = _entries(sidecar.read_bytes()[:sidecar_length], sidecar)
+            self._footer = ParquetFooter(entries[0], entries[1:])
+        if not length:
+            self._file.append(MAGIC)
+
+    @property
+    def length(self) -> int:
+        return self._file.length
+
+    @property
+    def sidecar_length(self) -> int:
+        return self._sidecar.length if self._sidecar is not None else 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        piece = self._encoder.encode(frame)
+        entries = self._footer.add(piece, self._file.length)
+        if piece.rows:
+            self._file.append(piece.body)
+        if self._sidecar is not None:
+            self._sidecar.append(b"".join(_LENGTH.pack(len(e)) + e for e in entries))
+        self.rows += frame.height
+
+    def end_epoch(self) -> None:
+        if self._footer.template is None:
+            self.add(pl.DataFrame(schema=self._schema.to_polars()))
+
+    def finish(self) -> None:
+        self.end_epoch()
+        self._file.append(self._footer.end())
+
+    def sync(self) -> None:
+        self._file.sync()
+        if self._sidecar is not None:
+            self._sidecar.sync()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._sidecar is not None:
+            self._sidecar.close()
+
+
+def _entries(data: bytes, path: Path) -> list[bytes]:
+    found: list[bytes] = []
+    place = 0
+    while place < len(data):
+        (size,) = _LENGTH.unpack_from(data, place)
+        place += _LENGTH.size
+        found.append(data[place : place + size])
+        place += size
+    if place != len(data) or not found:
+        raise CheckpointError(f"{path} is damaged", code="E0704", help="start over with --fresh")
+    return found
+
+
+def tail_checksum(path: Path, length: int) -> str:
+    """Of the last bytes before `length`: enough to tell another file from ours."""
+    with path.open("rb") as file:
+        start = max(0, length - CHECKED_BYTES)
+        file.seek(start)
+        return checksum(file.read(length - start))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,224 @@
+"""One file as a destination: it grows in staging and is published once, by a rename.
+
+Always true: until the last epoch is committed the published name holds what it held before; a
+crash leaves at most rows beyond the committed length, which are cut off. A second commit of the
+last epoch finds the staging name gone and the published one there, and is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dataflare.connectors.file.buffering import EncodeBuffer
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.growing import (
+    GrowingFile,
+    GrowingParquet,
+    sync_folder,
+    tail_checksum,
+)
+from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.errors import CheckpointError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Writer, WriteStats
+
+Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]
+"""Opens the staging file (path, sidecar) as a committable's data left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The names under which a file grows beside its target."""
+
+    target: Path
+    lineage8: str
+
+    @property
+    def path(self) -> Path:
+        return self.target.parent / f".{self.target.name}.{self.lineage8}{UNPUBLISHED}"
+
+    @property
+    def sidecar(self) -> Path:
+        return self.target.parent / f".{self.target.name}.{self.lineage8}.groups{UNPUBLISHED}"
+
+    def others(self) -> list[Path]:
+        """Staging files of this target that other lineages left."""
+        pattern = re.compile(
+            rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{8}}(\.groups)?{re.escape(UNPUBLISHED)}"
+        )
+        if not self.target.parent.is_dir():
+            return []
+        ours = (self.path, self.sidecar)
+        found = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name)]
+        return sorted(p for p in found if p not in ours)
+
+
+class SingleFileWriter(Writer):
+    """The only writer of a file."""
+
+    def __init__(
+        self, staging: Staging, grow: Grow, restored: Committable | None, rows_max: int
+    ) -> None:
+        self._staging = staging
+        data = dict(restored.data) if restored is not None else {}
+        self._file = grow(staging.path, staging.sidecar, data)
+        self._hold = _held(staging.path)
+        self._buffer = EncodeBuffer(self._encode, rows_max)
+
+    def _encode(self, frame: Any) -> None:
+        with file_errors(self._staging.target, "writing"):
+            self._file.add(frame)
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        await self._buffer.add(batch.frame, batch.num_bytes)
+        return WriteStats(batch.num_rows, batch.num_bytes)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
+        await self._buffer.drain()
+        return await asyncio.to_thread(self._prepare, final)
+
+    def _prepare(self, final: bool) -> Committable:
+        file = self._file
+        with file_errors(self._staging.target, "writing"):
+            if final:
+                file.finish()
+            else:
+                file.end_epoch()
+            crash_point("file.prepare.before_fsync")
+            file.sync()
+            sync_folder(self._staging.path.parent)
+            crash_point("file.prepare.after_fsync")
+            data: dict[str, Any] = {
+                "staged": self._staging.path.name,
+                "length": file.length,
+                "rows": file.rows,
+                "check": tail_checksum(file.path, file.length),
+            }
+        if isinstance(file, GrowingParquet):
+            data["sidecar_length"] = file.sidecar_length
+        return Committable(0, data)
+
+    async def aclose(self) -> None:
+        await self._buffer.aclose()
+        self._file.close()
+        self._hold.close()
+
+
+def _held(path: Path) -> IO[bytes]:
+    """Hold the staging file, so that a run of another lineage does not take it for a leftover."""
+    file = path.open("rb")
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+class SingleFileCommitter(Committer):
+    """Cuts the staging file back after a crash; renames it in the last epoch."""
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._rows: int | None = None
+
+    async def marker(self) -> Marker | None:
+        return None
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        await asyncio.to_thread(self._recover, epoch, committables)
+
+    def _recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        staging = self._staging
+        with file_errors(staging.target, "writing"):
+            if not epoch or not committables:
+                staging.path.unlink(missing_ok=True)
+                staging.sidecar.unlink(missing_ok=True)
+                for leftover in staging.others():
+                    _remove_unless_held(leftover)
+                return
+            data = committables[0].data
+            if not staging.path.exists():
+                if not _is_published(staging.target, data):
+                    raise _gone(staging.path)
+                return
+            if staging.path.stat().st_size < data["length"] or (
+                tail_checksum(staging.path, data["length"]) != data["check"]
+            ):
+                raise CheckpointError(
+                    f"{staging.path} is not what the last checkpoint left",
+                    code="E0704",
+                    help="start over with --fresh",
+                )
+            os.truncate(staging.path, data["length"])
+            if "sidecar_length" in data:
+                os.truncate(staging.sidecar, data["sidecar_length"])
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        if committables:
+            self._rows = committables[0].data["rows"]
+        if epoch.final and committables:
+            await asyncio.to_thread(self._publish, committables[0].data)
+
+    def _publish(self, data: Mapping[str, Any]) -> None:
+        staging = self._staging
+        with file_errors(staging.target, "writing"):
+            crash_point("file.commit.before_publish")
+            if staging.path.exists():
+                os.replace(staging.path, staging.target)
+                sync_folder(staging.target.parent)
+            elif not _is_published(staging.target, data):
+                raise _gone(staging.path)
+            crash_point("file.commit.after_publish")
+            staging.sidecar.unlink(missing_ok=True)
+
+    async def published(self) -> Mapping[str, Any]:
+        if self._rows is None:
+            return {}
+        path = self._staging.target
+        size = path.stat().st_size if path.exists() else 0
+        return {"path": str(path), "rows": self._rows, "bytes": size, "files": 1}
+
+
+def _is_published(target: Path, data: Mapping[str, Any]) -> bool:
+    """Whether the target is the staged file after its rename."""
+    return (
+        target.exists()
+        and target.stat().st_size == data["length"]
+        and tail_checksum(target, data["length"]) == data["check"]
+    )
+
+
+def _gone(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the staged rows are gone: {path}",
+        code="E0704",
+        help="someone removed them; start over with --fresh",
+    )
+
+
+def _remove_unless_held(path: Path) -> None:
+    """Remove what a dead run left; a living one holds its file."""
+    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def copy_to_stage(source: Path, staged: Path, *, text: bool) -> int:
+    """Begin a staging file with the rows that the target has, ending in a line end. Its length."""
+    shutil.copyfile(source, staged)
+    with staged.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if text and size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+                size += 1
+    return size

@@ -1,0 +1,115 @@
+"""Rows to CSV and NDJSON text, columnar.
+
+Always true: timestamps become RFC 3339 (those without zone, the same without offset), decimals text,
+binary base64; NaN and NULL are null, and so is infinity in NDJSON, which has no word for it. In CSV
+an empty cell is NULL, `""` is the empty string, and lists and structs are JSON text.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import polars as pl
+
+from dataflare.model.types import DataType, Schema
+
+_SECONDS = "%Y-%m-%dT%H:%M:%S%.f"
+
+
+@dataclass(frozen=True, slots=True)
+class CsvText:
+    """How to write CSV. null: the text of NULL."""
+
+    delimiter: str = ","
+    null: str = ""
+
+    def header(self, schema: Schema) -> bytes:
+        return self._write(pl.DataFrame(schema=dict.fromkeys(schema.names, pl.String)), True)
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        schema = Schema.from_polars(frame.schema)
+        return self._write(frame.select(_as_cells(f.name, f.type) for f in schema), False)
+
+    def _write(self, frame: pl.DataFrame, header: bool) -> bytes:
+        out = io.BytesIO()
+        frame.write_csv(
+            out, include_header=header, separator=self.delimiter, null_value=self.null or None
+        )
+        return out.getvalue()
+
+
+class NdjsonText:
+    """One JSON object a line."""
+
+    def header(self, schema: Schema) -> bytes:
+        return b""
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        out = io.BytesIO()
+        schema = Schema.from_polars(frame.schema)
+        frame.select(plain(pl.col(f.name), f.type).alias(f.name) for f in schema).write_ndjson(out)
+        return out.getvalue()
+
+
+def _as_cells(name: str, type_: DataType) -> pl.Expr:
+    value = plain(pl.col(name), type_)
+    if type_.name not in ("list", "struct"):
+        return value.alias(name)
+    return json_text(value).alias(name)
+
+
+def json_text(value: pl.Expr) -> pl.Expr:
+    """Lists and structs as JSON, NULL as NULL."""
+    wrapped = pl.struct(value.alias("v")).struct.json_encode()
+    return pl.when(value.is_not_null()).then(wrapped.str.slice(5, wrapped.str.len_chars() - 6))
+
+
+def plain(value: pl.Expr, type_: DataType) -> pl.Expr:
+    """The value in the few types that JSON has, at every depth."""
+    match type_.name:
+        case "float64" | "float32":
+            return value.fill_nan(None)
+        case "timestamp":
+            return value.dt.to_string(_stamp_format(type_))
+        case "date":
+            return value.dt.to_string("%Y-%m-%d")
+        case "time":
+            return value.dt.to_string("%H:%M:%S%.f")
+        case "duration":
+            return value.dt.to_string("iso")
+        case "decimal":
+            return value.cast(pl.String)
+        case "binary":
+            return value.bin.encode("base64")
+        case "null":
+            return value.cast(pl.String)
+        case "list":
+            assert type_.item is not None
+            item = plain(pl.element(), type_.item)
+            return value if _is_plain(type_.item) else value.list.eval(item)
+        case "struct":
+            odd = [f for f in type_.fields if not _is_plain(f.type)]
+            if not odd:
+                return value
+            return value.struct.with_fields(
+                plain(pl.field(f.name), f.type).alias(f.name) for f in odd
+            )
+    return value if type_.name != "json" else value.cast(pl.String)
+
+
+def _is_plain(type_: DataType) -> bool:
+    if type_.name == "list":
+        return type_.item is not None and _is_plain(type_.item)
+    if type_.name == "struct":
+        return all(_is_plain(f.type) for f in type_.fields)
+    return type_.is_text or type_.is_integer or type_.name == "bool"
+
+
+def _stamp_format(type_: DataType) -> str:
+    if type_.timezone is None:
+        return _SECONDS
+    return _SECONDS + ("Z" if type_.timezone == "UTC" else "%:z")
+
+
+TextFormat = CsvText | NdjsonText
