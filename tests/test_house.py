@@ -1,0 +1,220 @@
+"""The house: which room may import which, and what no file may do."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "dataflare"
+
+LADDER = (
+    *("errors", "model", "expr", "formats", "sdk", "resilience", "observability", "security"),
+    *("state", "checkpoint", "plugins", "connectors", "operators", "workflow", "planner"),
+    *("engine", "cluster", "edge", "jobs", "server", "console", "cli"),
+)
+"""A room imports only from rooms before it. `testing` stands beside the ladder."""
+
+BESIDE = ("testing",)
+TOP = ("__init__", "__main__")
+THROUGH_THE_REGISTRY = ("operators", "planner")
+"""These reach connectors only through `sdk.registry`."""
+
+LINES_MAX = 500
+LAZY_ROOMS = ("cli", "workflow")
+HEAVY = {
+    "polars",
+    "polars_hash",
+    "sqlglot",
+    "duckdb",
+    "pyarrow",
+    "adbc_driver_manager",
+    "fastexcel",
+}
+"""Libraries that cost more than 20 ms to import, or that fix something when they are imported."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
+    """All imported modules with their line, relative ones made absolute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield node.lineno, module
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def arrows(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, room) for each room that a file imports."""
+    package = ["dataflare", *path.relative_to(SOURCE).parent.parts]
+    rooms = {room_of(file) for file in FILES}
+    for line, module in imports(ast.parse(path.read_text()), package):
+        parts = module.split(".")
+        if parts[0] == "dataflare" and len(parts) > 1 and parts[1] in rooms:
+            yield line, parts[1]
+
+
+def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements that run when the module is imported; not what is only for type checkers."""
+    left: list[ast.stmt] = list(tree.body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            left.extend(node.orelse)
+        elif isinstance(node, ast.If | ast.Try):
+            left.extend([*node.body, *node.orelse])
+        else:
+            yield node
+
+
+def test_every_room_stands_on_the_ladder():
+    rooms = {room_of(path) for path in FILES}
+    assert rooms <= {*LADDER, *BESIDE, *TOP}
+
+
+def test_a_room_imports_only_from_rooms_above_it():
+    wrong = []
+    for path in FILES:
+        room = room_of(path)
+        if room in (*TOP, *BESIDE):
+            continue
+        allowed = {*LADDER[: LADDER.index(room) + 1]}
+        wrong += [
+            f"{name_of(path)}:{line} ({room} imports {other})"
+            for line, other in arrows(path)
+            if other not in allowed
+        ]
+    assert not wrong, "\n".join(sorted(set(wrong)))
+
+
+def test_the_planner_and_the_operators_reach_connectors_through_the_registry():
+    wrong = [
+        f"{name_of(path)}:{line}"
+        for path in FILES
+        if room_of(path) in THROUGH_THE_REGISTRY
+        for line, other in arrows(path)
+        if other == "connectors"
+    ]
+    assert not wrong, wrong
+
+
+def test_no_file_tells_two_stories():
+    long = {name_of(p): len(p.read_text().splitlines()) for p in FILES}
+    assert not {name: lines for name, lines in long.items() if lines > LINES_MAX}
+
+
+def test_a_room_opens_with_what_it_does():
+    silent = [
+        name_of(path)
+        for path in FILES
+        if path.name == "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not silent
+
+
+def test_rooms_that_answer_first_import_nothing_heavy():
+    wrong = []
+    for path in FILES:
+        if room_of(path) not in (*LAZY_ROOMS, *TOP, "errors"):
+            continue
+        package = ["dataflare", *path.relative_to(SOURCE).parent.parts]
+        for node in top_level(ast.parse(path.read_text())):
+            wrong += [
+                f"{name_of(path)}:{line} imports {module}"
+                for line, module in imports(node, package)
+                if isinstance(node, ast.Import | ast.ImportFrom) and module.split(".")[0] in HEAVY
+            ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+def test_answering_a_question_loads_nothing_heavy(arguments: list[str]):
+    command = [sys.executable, "-X", "importtime", "-m", "dataflare", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & HEAVY
+
+
+def test_no_pickle_anywhere_near_state():
+    wrong = [
+        f"{name_of(path)}:{line}"
+        for path in FILES
+        if room_of(path) in ("state", "checkpoint")
+        for line, module in imports(ast.parse(path.read_text()), ["dataflare"])
+        if module.split(".")[0] in ("pickle", "cloudpickle", "marshal", "shelve")
+    ]
+    assert not wrong
+
+
+# --- outside src ----------------------------------------------------------------------------------
+
+TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".sh", ".json", ".csv", ".in", ""}
+
+
+def tracked() -> list[Path]:
+    """The files of the repository, as git knows them; all but the obvious without git."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def test_no_text_names_a_package_registry_or_a_mirror():
+    hosts = re.compile(
+        r"pypi\.org|pythonhosted\.org|index-url|find-links|registry\.npmjs|proxy\.golang|artifactory",
+        re.IGNORECASE,
+    )
+    wrong = []
+    for path in tracked():
+        if path.suffix in TEXT and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            wrong += [f"{name_of(path)}: {found}" for found in hosts.findall(text)]
+    assert not wrong
+
+
+def test_constraints_are_plain_pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = re.compile(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.+]*( ; .+)?")
+    assert [
+        line for line in lines if line and not line.startswith("#") and not pin.fullmatch(line)
+    ] == []
+
+
+KINDS = ("added", "changed", "fixed", "removed")
+
+
+def test_changelog_fragments_are_well_formed():
+    fragments = [p for p in (ROOT / "changelog.d").iterdir() if p.name != "README.md"]
+    assert fragments, "a project with users has something to tell"
+    for path in fragments:
+        name, kind, suffix = path.name.split(".")
+        text = path.read_text().strip()
+        assert suffix == "md", path.name
+        assert kind in KINDS, path.name
+        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", name), path.name
+        assert text.endswith("."), path.name
+        sentences = re.findall(r"[.!?](?=\s+[A-Z`]|\s*$)", text)
+        assert 1 <= len(sentences) <= 2, f"{path.name}: {len(sentences)} sentences"
+        assert "additionally" not in text.casefold(), path.name
