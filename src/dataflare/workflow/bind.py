@@ -26,7 +26,7 @@ from dataflare.model.text import SourceText
 from dataflare.security.redact import is_secret_name, redact
 from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
 from dataflare.workflow.variables import Unresolved
-from dataflare.workflow.words import expected_words
+from dataflare.workflow.words import expected_words, statement
 
 Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[str | int, ...]
@@ -105,7 +105,7 @@ class _Complaints:
     def add(self, complaint: Any) -> None:
         """Take in one of Pydantic's errors."""
         self.failed = True
-        place, value, inside = self._walk(complaint["loc"])
+        place, value = self._walk(complaint["loc"])
         if isinstance(value, Unresolved):
             return
         match complaint["type"]:
@@ -114,6 +114,8 @@ class _Complaints:
                 self._missing(place, str(complaint["loc"][-1]), models)
             case "extra_forbidden":
                 self._unknown(place[:-1], str(place[-1]), list(_models_at(self.model, place[:-1])))
+            case _ if (said := statement(complaint)) is not None:
+                self._said(place, said)
             case _:
                 words = expected_words(complaint)
                 known = self.wrong.setdefault(place, [])
@@ -186,16 +188,28 @@ class _Complaints:
             )
         )
 
+    def _said(self, place: Place, said: str) -> None:
+        self.found.append(
+            self.dialect.error(
+                f"{self._subject(place)}: {said}",
+                code=self.dialect.wrong,
+                step=self.step,
+                spot=self._spot(place),
+            )
+        )
+
+    def _subject(self, place: Place) -> str:
+        return f"'{_dotted(place)}' in {self.owner}" if place else self.owner
+
     def _wrong(self, place: Place, words: list[str]) -> DataFlareError:
         value = self._value(place)
         literals = [word for each in words for word in each.split("'")[1::2]]
         near = did_you_mean(str(value), literals) if isinstance(value, str) and literals else None
-        subject = f"'{_dotted(place)}' in {self.owner}" if place else self.owner
         notes = [f"expected: {', or '.join(words)}"]
         if place:
             notes.append(f"found: {found_words(value, str(place[-1]))}")
         return self.dialect.error(
-            f"wrong value for {subject}",
+            f"wrong value for {self._subject(place)}",
             code=self.dialect.wrong,
             step=self.step,
             spot=self._spot(place),
@@ -205,21 +219,19 @@ class _Complaints:
 
     # -- places
 
-    def _walk(self, loc: tuple[str | int, ...]) -> tuple[Place, Any, bool]:
+    def _walk(self, loc: tuple[str | int, ...]) -> tuple[Place, Any]:
         """Pydantic's location without the names of union members, and the value there."""
         place: list[str | int] = []
         value: Any = self.node
-        for i, part in enumerate(loc):
-            if isinstance(value, Mapping) and part in value:
-                value = value[part]
-            elif isinstance(value, Sequence) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            elif i == len(loc) - 1 and isinstance(value, Mapping):
-                return tuple(place), None, False
+        for part in loc:
+            if isinstance(value, Mapping):
+                known = part in value
             else:
-                continue
-            place.append(part)
-        return tuple(place), value, True
+                known = isinstance(value, list) and isinstance(part, int) and part < len(value)
+            if known:
+                value = value[part]
+                place.append(part)
+        return tuple(place), value
 
     def _value(self, place: Place) -> Any:
         value: Any = self.node
@@ -238,12 +250,21 @@ def found_words(value: Any, key: str = "") -> str:
     if isinstance(value, str):
         if is_secret_name(key):
             return "text"
-        shown = redact(value.shown if isinstance(value, SourceText) else value)
+        shown = redact(_written(value))
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return f"text '{shown}'" if "\n" not in shown else "text of several lines"
     if value is None or isinstance(value, SpotMap | SpotList | dict | list):
         return kind_of(value)
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _written(value: str) -> str:
+    """Text with its variables by name; parameters, which are no secret, by value."""
+    if not isinstance(value, SourceText):
+        return value
+    if all(variable.shown.startswith("${param:") for variable in value.variables):
+        return str(value)
+    return value.shown
 
 
 def _quote_help(value: Any, words: list[str]) -> str | None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def check_graph(workflow: Workflow, errors: list[DataFlareError], *, whole: bool) -> None:
-    """whole: no step had to be left out. If some were, only what is certain is reported."""
+    """whole: every step could be read; if not, it is not asked what leads where."""
     steps = {step.name: step for step in workflow.steps()}
     for section in ("sources", "destinations"):
-        if whole and not getattr(workflow, section):
+        if not getattr(workflow, section):
+            whole = False
             errors.append(
                 WorkflowError(
                     f"the workflow has no {section}",
@@ -28,15 +29,15 @@ def check_graph(workflow: Workflow, errors: list[DataFlareError], *, whole: bool
                     help="a workflow has at least one source and one destination",
                 )
             )
-            whole = False
-    if whole:
-        unknown = _unknown_inputs(workflow, steps) + _unknown_lookups(workflow)
-        unknown += _unknown_in_tests(workflow, steps)
-        errors.extend(unknown)
-        cycles = _cycles(steps)
-        errors.extend(cycles)
-        if not unknown and not cycles:
-            errors.extend(_unused(workflow, steps))
+    if not workflow.sources:
+        return
+    unknown = _unknown_inputs(workflow, steps) + _unknown_lookups(workflow)
+    unknown += _unknown_in_tests(workflow, steps)
+    errors.extend(unknown)
+    cycles = _cycles(steps)
+    errors.extend(cycles)
+    if whole and not unknown and not cycles:
+        errors.extend(_unused(workflow, steps))
 
 
 def looked_up(step: AnyStep) -> str | None:

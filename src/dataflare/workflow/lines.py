@@ -14,6 +14,8 @@ from dataflare.security.redact import mask_line
 
 BYTES_MAX = 8 * 2**20
 LINES_MAX = 200_000
+SHOWN_MAX = 1000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -23,15 +25,15 @@ class Lines:
     def __init__(self, file: str, text: str, shown: str | None = None) -> None:
         self.file = file
         self.raw = _BREAK.split(text)
-        self._shown: dict[int, str] = {} if shown is None else {0: mask_line(shown)}
+        self._shown: dict[int, str] = {} if shown is None else {0: _showable(shown)}
 
     def spot(self, line: int, column: int, length: int = 1) -> Spot:
         """A place, from a line and column counted from 0."""
         text = self._shown.get(line)
         if text is None:
-            text = mask_line(self.raw[line]) if line < len(self.raw) else ""
+            text = _showable(self.raw[line]) if line < len(self.raw) else ""
             self._shown[line] = text
-        return Spot(self.file, line + 1, column + 1, max(1, length), text)
+        return Spot(self.file, line + 1, column + 1, max(1, length), text or None)
 
     def token(self, start: tuple[int, int], end: tuple[int, int]) -> Spot:
         """A place from one (line, column) to another, cut at the end of its first line."""
@@ -39,6 +41,11 @@ class Lines:
             return self.spot(*start, end[1] - start[1])
         width = len(self.raw[start[0]].rstrip()) if start[0] < len(self.raw) else 0
         return self.spot(*start, width - start[1])
+
+
+def _showable(line: str) -> str:
+    """A line as an error may show it; nothing for a line that nobody could read."""
+    return _CONTROL.sub("\ufffd", mask_line(line)) if len(line) <= SHOWN_MAX else ""
 
 
 def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from dataflare.errors import DataFlareError, raise_all
 from dataflare.security.redact import remember_secret
 from dataflare.security.secrets import SecretProvider, default_secrets
+from dataflare.workflow.bind import bind
 from dataflare.workflow.build import build
 from dataflare.workflow.merge import FileReader, apply_sets, merged
 from dataflare.workflow.model import Workflow
@@ -21,19 +22,22 @@ from dataflare.workflow.nodes import SpotMap, key_spot_of
 from dataflare.workflow.params import parameters
 from dataflare.workflow.variables import Substitution
 
+__all__ = ["bind", "load", "load_text"]
+
 
 def load(
     path: str | Path,
     *,
     params: Mapping[str, Any] | None = None,
-    sets: Sequence[tuple[str, str]] = (),
+    sets: Sequence[tuple[str, str] | str] = (),
     overlays: Sequence[str | Path] = (),
     environ: Mapping[str, str] | None = None,
     secrets: SecretProvider | None = None,
 ) -> Workflow:
     """The workflow in a file. Raises WorkflowError, PlanError, or ManyErrors.
 
-    params: values by name, as text or typed. sets: (dotted path, YAML text), put in last.
+    params: values by name, as text or typed. sets: (dotted path, YAML text) or
+    `path=text`, put in last.
     overlays: files merged over this one, in order; their paths are the command line's.
     """
     loader = _Loader(environ, secrets)
@@ -48,7 +52,7 @@ def load_text(
     file: str = "<text>",
     base: str | Path = Path(),
     params: Mapping[str, Any] | None = None,
-    sets: Sequence[tuple[str, str]] = (),
+    sets: Sequence[tuple[str, str] | str] = (),
     overlays: Sequence[str | Path] = (),
     environ: Mapping[str, str] | None = None,
     secrets: SecretProvider | None = None,
@@ -72,7 +76,7 @@ class _Loader:
         self,
         tree: SpotMap,
         params: Mapping[str, Any] | None,
-        sets: Sequence[tuple[str, str]],
+        sets: Sequence[tuple[str, str] | str],
         overlays: Sequence[str | Path],
         *,
         file: Path | None,

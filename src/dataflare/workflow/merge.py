@@ -13,7 +13,7 @@ from typing import Any
 from dataflare.errors import DataFlareError, Spot, WorkflowError
 from dataflare.workflow.lines import Lines, read_file
 from dataflare.workflow.nodes import SpotList, SpotMap, kind_of
-from dataflare.workflow.parse import parse
+from dataflare.workflow.parse import DEPTH_MAX, parse
 
 INCLUDES_MAX = 100
 Substitute = Callable[[Any], Any]
@@ -52,7 +52,9 @@ class FileReader:
         if not isinstance(root, SpotMap):
             empty = root is None
             raise WorkflowError(
-                f"'{file}' is empty" if empty else "a workflow file is a mapping of keys to values",
+                f"'{file}' is empty"
+                if empty
+                else "a workflow file must be a mapping of keys to values",
                 code="E0104" if empty else "E0105",
                 spot=None if empty else spot,
                 notes=[] if empty else [f"found: {kind_of(root)}"],
@@ -75,7 +77,7 @@ class FileReader:
             if not isinstance(item, str) or not item:
                 self.errors.append(
                     WorkflowError(
-                        "'include' is a list of file names",
+                        "'include' must be a list of file names",
                         code="E0111",
                         spot=place,
                         notes=[f"found: {kind_of(item)}"],
@@ -117,10 +119,11 @@ class FileReader:
 
 
 def apply_sets(
-    tree: SpotMap, sets: Sequence[tuple[str, str]], errors: list[DataFlareError]
+    tree: SpotMap, sets: Sequence[tuple[str, str] | str], errors: list[DataFlareError]
 ) -> SpotMap:
     """The tree with each `--set PATH=VALUE` put in. The value is read as YAML."""
-    for path, text in sets:
+    for each in sets:
+        path, _, text = each.partition("=") if isinstance(each, str) else (each[0], "=", each[1])
         try:
             tree = _with_set(tree, path, text, errors)
         except WorkflowError as error:
@@ -133,7 +136,7 @@ def _with_set(tree: SpotMap, path: str, text: str, errors: list[DataFlareError])
     margin = " " * (len(path) + 1)
     lines = Lines("--set", margin + text, shown)
     keys = path.split(".")
-    if not all(key.strip() for key in keys):
+    if not all(key.strip() for key in keys) or len(keys) > DEPTH_MAX:
         raise WorkflowError(
             f"'{path}' is not a path into the workflow",
             code="E0105",
@@ -145,7 +148,8 @@ def _with_set(tree: SpotMap, path: str, text: str, errors: list[DataFlareError])
     for key in keys:
         spots.append(lines.spot(0, column, len(key)))
         column += len(key) + 1
-    return _put(tree, keys, spots, value, place)
+    made: SpotMap = _put(tree, keys, spots, value, place)
+    return made
 
 
 def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot) -> Any:

@@ -52,6 +52,11 @@ class Step:
     def kind(self) -> str:
         return "step"
 
+    @property
+    def type_spot(self) -> Spot | None:
+        """The place of the step's type."""
+        return self.spot_of("type")
+
     def spot_of(self, *path: str | int) -> Spot | None:
         """The place of the value under a path such as ("config", "table"); else of the deepest
         part that exists, else of the step."""

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
-from dataflare.model.types import STRING, DataType, parse_type, timestamp
+from dataflare.model.types import DataType, parse_type, timestamp
 from dataflare.model.units import parse_duration
 from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
 from dataflare.workflow.scalars import plain_value
@@ -43,7 +43,7 @@ def parameters(
     if declared is None:
         declared = SpotMap()
     if not isinstance(declared, SpotMap):
-        errors.append(_wrong("'params' is a mapping of names to types", spot, declared))
+        errors.append(_wrong("'params' must be a mapping of names to types", spot, declared))
         declared = SpotMap()
     found = {name: _parameter(declared, name, given, errors) for name in declared}
     for name, text in given.items():
@@ -70,7 +70,9 @@ def _parameter(
     if not isinstance(node, SpotMap):
         errors.append(
             _wrong(
-                f"the parameter '{name}' is a mapping: type, default", spot_of(declared, name), node
+                f"the parameter '{name}' must be a mapping: type, default",
+                spot_of(declared, name),
+                node,
             )
         )
         return None
@@ -85,7 +87,12 @@ def _parameter(
                     help=did_you_mean(key, _KEYS),
                 )
             )
-    type_ = _type(node, errors)
+    type_ = read_type(
+        node.get("type", "string"),
+        spot_of(node, "type"),
+        f"the type of the parameter '{name}'",
+        errors,
+    )
     if type_ is None:
         return None
     if name in given:
@@ -130,16 +137,20 @@ def _parameter(
     )
 
 
-def _type(node: SpotMap, errors: list[DataFlareError]) -> DataType | None:
-    written = node.get("type", "string")
+def read_type(
+    written: Any, spot: Spot | None, what: str, errors: list[DataFlareError]
+) -> DataType | None:
+    """A type from the file, or None and one error more."""
     if not isinstance(written, str):
-        errors.append(_wrong("a type is text", spot_of(node, "type"), written))
+        errors.append(_wrong(f"{what} must be text", spot, written))
         return None
     try:
         return parse_type(str(written))
     except WorkflowError as error:
-        errors.append(error.at(spot=spot_of(node, "type")))
-        return None
+        errors.append(error.at(spot=spot))
+    except (ValueError, RecursionError):
+        errors.append(WorkflowError(f"unknown type '{written[:70]}'", code="E0112", spot=spot))
+    return None
 
 
 def _wrong(message: str, spot: Spot | None, value: Any) -> WorkflowError:
@@ -302,7 +313,7 @@ def _nested(value: Any, type_: DataType) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             raise ValueError(f"JSON text of the type {type_}") from None
     if type_.item is not None:
         if not isinstance(value, list):

@@ -294,7 +294,15 @@ class _Parser:
         problem = error.problem or error.context or "it cannot be read"
         notes = []
         if error.context and error.context_mark is not None and error.problem:
-            notes.append(f"{error.context} that begins in line {error.context_mark.line + 1}")
+            if "end of stream" in problem:
+                mark = error.context_mark
+                problem = f"the file ends {error.context} that begins here"
+            elif (
+                mark is None
+                or error.context_mark.line != mark.line
+                or "next token" not in error.context
+            ):
+                notes.append(f"{error.context} that begins in line {error.context_mark.line + 1}")
         spot = None
         if mark is not None:
             line = min(mark.line, len(self.lines.raw) - 1)

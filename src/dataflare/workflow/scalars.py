@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dataflare.errors import Spot
 from dataflare.model.text import SourceText
 from dataflare.workflow.lines import Lines
 

@@ -220,7 +220,7 @@ class Settings(_Model):
         default="auto", description="auto: batch if all sources are bounded"
     )
     parallelism: int = Field(
-        default_factory=cpu_count,
+        default_factory=lambda: min(128, cpu_count()),
         ge=1,
         le=128,
         description="subtasks of each keyed or splittable step",

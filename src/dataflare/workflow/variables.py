@@ -205,18 +205,21 @@ class Substitution:
         *,
         notes: list[str] | None = None,
         help: str | None = None,
-    ) -> None:
+    ) -> tuple[Variable, str] | None:
         spot = raw.spot_of(piece.start, piece.end)
         known = self._missing.get(message)
         if known is not None:
             if spot is not None and spot != known.spot:
                 known.notes.append(f"also at {spot}")
-            return
+            return None
         error = WorkflowError(message, code="E0110", spot=spot, notes=notes or (), help=help)
         self._missing[message] = error
         self.errors.append(error)
+        return None
 
-    def _malformed(self, raw: SourceText, piece: _Piece, message: str, help: str | None) -> None:
+    def _malformed(
+        self, raw: SourceText, piece: _Piece, message: str, help: str | None
+    ) -> tuple[Variable, str] | None:
         spot: Spot | None = raw.spot_of(piece.start, piece.end)
         self.errors.append(
             WorkflowError(
@@ -227,6 +230,7 @@ class Substitution:
                 help=help or "write $${ for the characters ${ themselves",
             )
         )
+        return None
 
 
 class _Builder:

@@ -32,6 +32,19 @@ _TYPES = {
 }
 
 
+def statement(complaint: Any) -> str | None:
+    """What a validator of ours or of a connector says is wrong; None where it (or Pydantic) says
+    what was expected."""
+    if complaint["type"] not in ("value_error", "assertion_error"):
+        return None
+    said = _said(complaint)
+    return None if said.startswith("expected ") else said
+
+
+def _said(complaint: Any) -> str:
+    return str(complaint.get("ctx", {}).get("error", complaint["msg"]))
+
+
 def expected_words(complaint: Any) -> str:
     """What should have been there. complaint: one of `ValidationError.errors()`."""
     kind: str = complaint["type"]
@@ -39,6 +52,8 @@ def expected_words(complaint: Any) -> str:
     if kind in _TYPES:
         return _TYPES[kind]
     match kind:
+        case "value_error" | "assertion_error":
+            return _said(complaint).removeprefix("expected ")
         case "literal_error" | "enum":
             return f"one of {context['expected'].replace(' or ', ', ')}"
         case "greater_than":
@@ -59,8 +74,6 @@ def expected_words(complaint: Any) -> str:
             return f"at least {_count(context['min_length'], 'item')}"
         case "too_long":
             return f"at most {_count(context['max_length'], 'item')}"
-        case "value_error" | "assertion_error":
-            return str(context.get("error", complaint["msg"])).removeprefix("expected ")
     message: str = complaint["msg"]
     return message[:1].lower() + message[1:]
 

@@ -1,0 +1,82 @@
+"""What every part of the file's form is checked with. Collects errors, never raises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
+from dataflare.workflow.nodes import SpotMap, key_spot_of, kind_of, spot_of
+from dataflare.workflow.variables import Unresolved
+
+NAME_MAX = 63
+
+
+class Form:
+    """Reads parts of one file. A value whose variables are missing is not complained about again."""
+
+    def __init__(self, errors: list[DataFlareError]) -> None:
+        self.errors = errors
+
+    def mapping(
+        self, node: SpotMap, key: str, *, owner: str = "the workflow", spot: Spot | None = None
+    ) -> SpotMap:
+        """The mapping under a key; an empty one, placed at `spot`, when there is none."""
+        value = node.get(key)
+        if isinstance(value, SpotMap):
+            return value
+        if value is not None and not isinstance(value, Unresolved):
+            self.wrong(f"'{key}' of {owner} must be a mapping", spot_of(node, key), value)
+        return SpotMap(spot=key_spot_of(node, key) or spot)
+
+    def keys(
+        self, node: SpotMap, known: Iterable[str], owner: str, *, extensions: bool = False
+    ) -> None:
+        """Refuse keys that are not known. extensions: `x-...` may hold what anchors are made of."""
+        for key in node:
+            if key in known or (extensions and key.startswith("x-")):
+                continue
+            self.errors.append(
+                WorkflowError(
+                    f"unknown key '{short(key)}' in {owner}",
+                    code="E0103",
+                    spot=key_spot_of(node, key),
+                    notes=[f"known keys: {', '.join(known)}"],
+                    help=did_you_mean(key, known),
+                )
+            )
+
+    def missing(self, key: str, owner: str, spot: Spot | None, help: str | None = None) -> None:
+        message = f"missing key '{key}' in {owner}"
+        self.errors.append(WorkflowError(message, code="E0104", spot=spot, help=help))
+
+    def wrong(self, message: str, spot: Spot | None, value: Any) -> None:
+        if isinstance(value, Unresolved):
+            return
+        found = kind_of(value) if value != "" else "empty text"
+        self.errors.append(
+            WorkflowError(message, code="E0105", spot=spot, notes=[f"found: {found}"])
+        )
+
+    def text(self, node: SpotMap, key: str, owner: str) -> str | None:
+        """Optional text."""
+        value = node.get(key)
+        if value is None:
+            return None
+        if isinstance(value, dict | list):
+            self.wrong(f"'{key}' of {owner} must be text", spot_of(node, key), value)
+            return None
+        return str(value)
+
+
+def short(text: str) -> str:
+    shown = text if len(text) <= 70 else text[:67] + "..."
+    return shown.encode("unicode_escape").decode() if not shown.isprintable() else str(shown)
+
+
+def better_name(text: str) -> str | None:
+    better = (
+        re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-").lstrip("0123456789_-")[:NAME_MAX]
+    )
+    return f"write '{better}'" if better else None

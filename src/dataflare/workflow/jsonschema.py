@@ -1,0 +1,239 @@
+"""The JSON Schema of the whole file, for editors: keys, values, descriptions, each type's config.
+
+Always true: what `load` and `bind` accept, the schema accepts, variables and durations included (but
+not a number or a boolean written as text); it may accept more: it knows no graph, no expressions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from dataflare.workflow.build import VERSION
+from dataflare.workflow.form import NAME_MAX
+from dataflare.workflow.settings import ErrorHandling, EventTime, RetryPolicy, Settings
+
+Json = dict[str, Any]
+
+_VARIABLE = {"$ref": "#/$defs/variable"}
+_ANYTHING = {"description": "any value"}
+_OWN_TYPES = {"integer", "number", "boolean"}
+
+
+def json_schema(
+    source_types: Mapping[str, type[BaseModel]],
+    step_types: Mapping[str, type[BaseModel]],
+    destination_types: Mapping[str, type[BaseModel]],
+) -> Json:
+    """The schema, draft 2020-12, from the config models of all types by name."""
+    defs: Json = {"variable": _variable(), "inputs": _inputs()}
+    for model in (Settings, ErrorHandling, EventTime, RetryPolicy):
+        defs[model.__name__] = _model(model, model.__name__, defs)
+    defs["source"] = _step(
+        "source",
+        "Where rows come from.",
+        source_types,
+        defs,
+        {
+            "schema": {
+                "type": "object",
+                "description": "The columns this source must have, by their Arrow types.",
+                "additionalProperties": {"type": "string", "examples": ["int64", "string"]},
+            },
+            "event_time": {"$ref": "#/$defs/EventTime"},
+        },
+    )
+    inputs = {"inputs": {"$ref": "#/$defs/inputs"}}
+    defs["transformation"] = _step(
+        "transformation", "What happens to rows on the way.", step_types, defs, inputs
+    )
+    defs["destination"] = _step("destination", "Where rows go.", destination_types, defs, inputs)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "DataFlare workflow",
+        "description": "Sources, transformations and destinations of one workflow.",
+        "type": "object",
+        "properties": _top(),
+        "patternProperties": {"^x-": _ANYTHING},
+        "additionalProperties": False,
+        "$defs": defs,
+    }
+
+
+def _top() -> Json:
+    text = {"type": "string"}
+    return {
+        "name": {
+            "description": "Names the workflow's state and checkpoints.",
+            "anyOf": [
+                {"type": "string", "pattern": f"^[a-z][a-z0-9_-]{{0,{NAME_MAX - 1}}}$"},
+                _VARIABLE,
+            ],
+        },
+        "version": {"description": "Of this file format.", "enum": [VERSION, float(VERSION)]},
+        "description": text,
+        "include": {
+            "description": "Other files that this one is merged over.",
+            "anyOf": [text, {"type": "array", "items": text}],
+        },
+        "params": {
+            "description": "Typed parameters: --param NAME=VALUE.",
+            "type": "object",
+            "additionalProperties": _parameter(),
+        },
+        "settings": {"$ref": "#/$defs/Settings"},
+        "sources": _section("source"),
+        "transformations": _section("transformation"),
+        "destinations": _section("destination"),
+        "tests": {"description": "Run by `dataflare test`.", "type": "array", "items": _test()},
+    }
+
+
+def _section(kind: str) -> Json:
+    return {
+        "description": f"{kind.capitalize()}s by name.",
+        "type": "object",
+        "propertyNames": {"pattern": f"^[A-Za-z_][A-Za-z0-9_-]{{0,{NAME_MAX - 1}}}$"},
+        "additionalProperties": {"$ref": f"#/$defs/{kind}"},
+    }
+
+
+def _variable() -> Json:
+    return {
+        "title": "Variable",
+        "description": "${NAME}, ${NAME:-default}, ${param:NAME} or ${secret:NAME}",
+        "type": "string",
+        "pattern": r"\$\{[^}]+\}",
+    }
+
+
+def _inputs() -> Json:
+    name = {"type": "string", "examples": ["orders", "router.eu"]}
+    return {
+        "description": "The steps it reads, or one output of a step: step.output.",
+        "anyOf": [name, {"type": "array", "items": name, "minItems": 1}],
+    }
+
+
+def _parameter() -> Json:
+    return {
+        "type": ["object", "null"],
+        "properties": {
+            "type": {"type": "string", "default": "string", "examples": ["int64", "timestamp"]},
+            "default": {"description": "Without it the parameter must be given."},
+            "description": {"type": "string"},
+        },
+        "additionalProperties": False,
+    }
+
+
+def _test() -> Json:
+    rows = {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "object"}},
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "params": {"type": "object"},
+            "given": {"description": "Rows by source."} | rows,
+            "expect": {"description": "Rows by step."} | rows,
+        },
+        "required": ["given", "expect"],
+        "additionalProperties": False,
+    }
+
+
+def _step(
+    kind: str, description: str, types: Mapping[str, type[BaseModel]], defs: Json, more: Json
+) -> Json:
+    """One step: its keys, and for each type what its config is."""
+    choices = []
+    for name, model in sorted(types.items()):
+        defs[f"{kind}.{name}"] = _config(model, f"{kind}.{name}", defs)
+        needed = ["config"] if defs[f"{kind}.{name}"].get("required") else []
+        choices.append(
+            {
+                "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
+                "then": {
+                    "properties": {"config": {"$ref": f"#/$defs/{kind}.{name}"}},
+                    "required": needed,
+                },
+            }
+        )
+    properties = {
+        "type": {
+            "description": f"The {kind}'s type.",
+            "anyOf": [{"enum": sorted(types)}, {"type": "string"}],
+        },
+        "description": {"type": "string"},
+        "config": {"type": ["object", "null"], "description": "What this type needs to know."},
+        **more,
+        "error_handling": {"$ref": "#/$defs/ErrorHandling"},
+    }
+    return {
+        "title": kind.capitalize(),
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "required": ["type", "inputs"] if "inputs" in more else ["type"],
+        "additionalProperties": False,
+        "allOf": choices,
+    }
+
+
+def _config(model: type[BaseModel], name: str, defs: Json) -> Json:
+    made = _model(model, name, defs)
+    made.setdefault("properties", {}).setdefault("retry_policy", {"$ref": "#/$defs/RetryPolicy"})
+    return made
+
+
+def _model(model: type[BaseModel], name: str, defs: Json) -> Json:
+    """A model's schema; its nested models go to `defs` under names of their own."""
+    made = copy.deepcopy(
+        model.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}", mode="validation")
+    )
+    for inner, schema in made.pop("$defs", {}).items():
+        defs[f"{name}.{inner}"] = _strict(_everywhere(schema, _or_variable))
+    return _strict(_everywhere(made, _or_variable))
+
+
+def _strict(schema: Json) -> Json:
+    """Unknown keys are refused, as `bind` does, unless the model allows them."""
+    if schema.get("type") == "object" and "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def _everywhere(schema: Any, change: Callable[[Json], Json]) -> Any:
+    """The schema with every schema in it changed, from the inside out."""
+    if isinstance(schema, list):
+        return [_everywhere(item, change) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made: Json = {}
+    for key, value in schema.items():
+        if key in ("properties", "patternProperties"):
+            made[key] = {name: _everywhere(item, change) for name, item in value.items()}
+        elif key in ("anyOf", "allOf", "oneOf", "items", "prefixItems", "additionalProperties"):
+            made[key] = _everywhere(value, change)
+        else:
+            made[key] = value
+    return change(made)
+
+
+def _or_variable(schema: Json) -> Json:
+    """A number, a boolean or one of some words may be written as a variable instead."""
+    own = schema.get("type") in _OWN_TYPES or "enum" in schema or "const" in schema
+    own = own or (schema.get("type") == "string" and "pattern" in schema)
+    if not own:
+        return schema
+    outside = ("title", "description", "default", "examples")
+    kept = {key: schema[key] for key in outside if key in schema}
+    inner = {key: value for key, value in schema.items() if key not in outside}
+    return {**kept, "anyOf": [inner, _VARIABLE]}

@@ -1,0 +1,177 @@
+"""The steps of the file's three sections."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.model.types import Schema
+from dataflare.workflow.bind import WORKFLOW, validated
+from dataflare.workflow.form import NAME_MAX, Form, better_name, short
+from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
+from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, spot_of
+from dataflare.workflow.params import read_type
+from dataflare.workflow.settings import ErrorHandling, EventTime, RetryPolicy
+from dataflare.workflow.variables import Unresolved
+
+STEP_KEYS = {
+    "source": ("type", "config", "schema", "event_time", "error_handling", "description"),
+    "transformation": ("type", "inputs", "config", "error_handling", "description"),
+    "destination": ("type", "inputs", "config", "error_handling", "description"),
+}
+_STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_Made = TypeVar("_Made", SourceStep, TransformationStep, DestinationStep)
+
+
+class StepReader(Form):
+    """Reads the sections one after the other. unread: a section could not be read; broken: a step
+    could not, so that what the graph lacks is not the user's second error."""
+
+    def __init__(self, errors: list[DataFlareError]) -> None:
+        super().__init__(errors)
+        self.unread = self.broken = False
+        self.places: dict[str, tuple[str, Spot | None]] = {}
+
+    def steps(
+        self, root: SpotMap, section: str, kind: type[_Made], default: ErrorHandling
+    ) -> dict[str, _Made]:
+        """A section's steps by name. One that is wrong is there, as far as it could be read."""
+        node = self.mapping(root, section)
+        self.unread |= not isinstance(root.get(section), SpotMap | None)
+        for name in node:
+            self._step_name(name, section, key_spot_of(node, name))
+        return {name: self._step(node, name, kind, default) for name in node}
+
+    def _step_name(self, name: str, section: str, spot: Spot | None) -> None:
+        if _STEP_NAME.fullmatch(name) is None or len(name) > NAME_MAX:
+            self.errors.append(
+                WorkflowError(
+                    f"'{short(name)}' cannot be a step's name",
+                    code="E0106",
+                    spot=spot,
+                    notes=[
+                        "expected: a letter or '_', then letters, digits, '_' and '-', "
+                        f"at most {NAME_MAX}"
+                    ],
+                    help=better_name(name),
+                )
+            )
+        first = self.places.setdefault(name, (section, spot))
+        if first[1] is not spot:
+            where = f", line {first[1].line}" if first[1] else ""
+            self.errors.append(
+                WorkflowError(
+                    f"two steps have the name '{name}'",
+                    code="E0109",
+                    spot=spot,
+                    notes=[f"the first is in '{first[0]}'{where}"],
+                    help="a name is unique over the whole file: rename one of them",
+                )
+            )
+            self.broken = True
+
+    def _step(
+        self, section: SpotMap, name: str, kind: type[_Made], default: ErrorHandling
+    ) -> _Made:
+        node, spot = section[name], key_spot_of(section, name)
+        owner = f"step '{name}'"
+        if not isinstance(node, SpotMap):
+            self.wrong(f"{owner} must be a mapping", spot_of(section, name) or spot, node)
+            self.broken = True
+            return kind(name=name, type="", spot=spot)
+        word = kind.__name__.removesuffix("Step").lower()
+        self.keys(node, STEP_KEYS[word], owner)
+        type_ = node.get("type")
+        if "type" not in node:
+            self.missing("type", owner, spot)
+        elif not isinstance(type_, str) or not type_:
+            self.wrong(f"the type of {owner} must be text", spot_of(node, "type"), type_)
+        config = self.mapping(node, "config", owner=owner, spot=spot)
+        handling = self._handling(node, config, owner, name).over(default)
+        more: dict[str, Any] = {}
+        if kind is SourceStep:
+            more["schema"] = self._schema(node, owner)
+            more["event_time"] = self._event_time(node, owner, name)
+        else:
+            more["inputs"] = self._inputs(node, owner, spot)
+        return kind(
+            name=name,
+            type=str(type_),
+            config=config.without("retry_policy"),
+            description=self.text(node, "description", owner),
+            error_handling=handling,
+            spot=spot,
+            node=node,
+            **more,
+        )
+
+    def _handling(self, node: SpotMap, config: SpotMap, owner: str, step: str) -> ErrorHandling:
+        own = self.mapping(node, "error_handling", owner=owner)
+        made = ErrorHandling()
+        if own:
+            where = f"'error_handling' of {owner}"
+            made = validated(ErrorHandling, own, where, WORKFLOW, self.errors, step=step) or made
+        if "retry_policy" not in config:
+            return made
+        if own.keys() & {"retry_count", "retry_policy"}:
+            self.errors.append(
+                WorkflowError(
+                    f"{owner} says twice how to retry: in 'config' and in 'error_handling'",
+                    code="E0105",
+                    step=step,
+                    spot=key_spot_of(config, "retry_policy"),
+                    help="give one of them",
+                )
+            )
+            return made
+        policy = self.mapping(config, "retry_policy", owner=owner)
+        where = f"'retry_policy' of {owner}"
+        retry = validated(RetryPolicy, policy, where, WORKFLOW, self.errors, step=step)
+        return made.model_copy(update={"retry_policy": retry})
+
+    def _schema(self, node: SpotMap, owner: str) -> Schema | None:
+        if node.get("schema") is None:
+            return None
+        columns = self.mapping(node, "schema", owner=owner)
+        found = {}
+        for column, written in columns.items():
+            what = f"the type of the column '{column}'"
+            type_ = read_type(written, spot_of(columns, column), what, self.errors)
+            if type_ is not None:
+                found[column] = type_
+        return Schema.of(found)
+
+    def _event_time(self, node: SpotMap, owner: str, step: str) -> EventTime | None:
+        if node.get("event_time") is None:
+            return None
+        own = self.mapping(node, "event_time", owner=owner)
+        where = f"'event_time' of {owner}"
+        return validated(EventTime, own, where, WORKFLOW, self.errors, step=step)
+
+    def _inputs(self, node: SpotMap, owner: str, spot: Spot | None) -> tuple[InputRef, ...]:
+        value, place = node.get("inputs"), spot_of(node, "inputs")
+        if value is None or value == []:
+            self.broken = True
+            self.errors.append(
+                WorkflowError(
+                    f"{owner} has no inputs",
+                    code="E0104",
+                    spot=key_spot_of(node, "inputs") or spot,
+                    help="name the steps it reads: inputs: [step]",
+                )
+            )
+            return ()
+        listed = value if isinstance(value, SpotList) else SpotList([value])
+        if not listed.spots and place is not None:
+            listed.spots = [place] * len(listed)
+        refs = []
+        for i, item in enumerate(listed):
+            where = spot_of(listed, i)
+            if isinstance(item, str) and item and not isinstance(item, Unresolved):
+                step, _, output = item.partition(".")
+                refs.append(InputRef(step, output or None, getattr(item, "spot", None) or where))
+                continue
+            self.broken = True
+            self.wrong(f"'inputs' of {owner} must be a list of step names", where, item)
+        return tuple(refs)
