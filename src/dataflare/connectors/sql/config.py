@@ -1,0 +1,114 @@
+"""The config that sources and destinations of SQL databases have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from dataflare.model.units import Duration, parse_duration
+
+
+def _keep_text(value: Any) -> Any:
+    """A query stays the SourceText it came as: its template and variables are still needed."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("expected SQL text")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _lag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a duration such as 5m, or a number for a numeric column")
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Query = Annotated[Any, BeforeValidator(_keep_text, json_schema_input_type=str)]
+Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+Lag = Annotated[float, BeforeValidator(_lag, json_schema_input_type=str | float)]
+
+
+class Incremental(BaseModel):
+    """Read only what is new since the last run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str = Field(description="the column that grows: an update time or a number")
+    initial_value: Any = Field(None, description="the first run starts here; included")
+    lag: Lag = Field(
+        0.0,
+        ge=0,
+        description="how far back to look again for rows that arrived late: 5m, or a number",
+    )
+    key: Names = Field(
+        default_factory=list,
+        description="what tells two rows with one cursor value apart; by default the primary key, "
+        "else the whole row",
+    )
+
+
+class TableSourceConfig(BaseModel):
+    """Of a source that reads a table or the result of a query from a database file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="the database file")
+    table: str | None = Field(None, min_length=1, description="the table or view to read")
+    query: Query | None = Field(
+        None, description="a SELECT to read instead of a table; variables in it are bound values"
+    )
+    columns: Names | None = Field(None, min_length=1, description="read only these, in this order")
+    incremental: Incremental | None = Field(
+        None, description="read only what is new since the last run"
+    )
+    busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
+    batch_size: int | None = Field(None, ge=1, description="at most so many rows in a batch")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("give 'table' or 'query', exactly one of them")
+        return self
+
+
+class TableDestinationConfig(BaseModel):
+    """Of a destination that writes a table of a database file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="the database file; made when it is missing")
+    table: str = Field(min_length=1, description="the table to write")
+    mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
+        "append",
+        description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
+        "last row of each key; mirror also applies deletes",
+    )
+    key: Names = Field(default_factory=list, description="the columns that identify a row")
+    sequence: str | None = Field(
+        None, description="apply a row only if this column is greater than in the stored row"
+    )
+    create_table: bool = Field(
+        True, description="make a missing table, and add columns that the rows have and it has not"
+    )
+    changelog: Literal["columns"] | None = Field(
+        None, description="'columns' appends changes as rows, with their kind in the column _op"
+    )
+    batch_size: int | None = Field(None, ge=1, description="accepted; rows are written by epoch")
+    busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
+    retry_policy: dict[str, Any] | None = Field(None, description="as in error_handling")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        keyed = self.mode in ("upsert", "mirror")
+        if keyed and not self.key:
+            raise ValueError(f"mode '{self.mode}' needs 'key'")
+        if self.sequence is not None and not keyed:
+            raise ValueError("'sequence' needs mode 'upsert' or 'mirror'")
+        if self.changelog is not None and self.mode != "append":
+            raise ValueError("'changelog: columns' needs mode 'append'")
+        if len(set(self.key)) != len(self.key):
+            raise ValueError("'key' names a column twice")
+        return self

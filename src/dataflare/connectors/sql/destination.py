@@ -1,0 +1,216 @@
+"""The destination that every database file shares: redo file per epoch, then rows and marker in one
+transaction. A connector brings its `TableStore` and its look at what is there."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataflare.connectors.sql import redo
+from dataflare.connectors.sql.config import TableDestinationConfig
+from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
+from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.errors import ConfigError, DataFlareError, did_you_mean
+from dataflare.model.types import STRING, Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    Epoch,
+    Marker,
+    Writer,
+    WriteStats,
+)
+
+if TYPE_CHECKING:
+    from dataflare.model.batch import SharedDataBatch
+
+
+class TableDestination(DestinationConnector):
+    """Writes a table of a database file. Nothing is visible before `commit`."""
+
+    config: TableDestinationConfig
+
+    @abstractmethod
+    def _make_store(self) -> TableStore:
+        """A new connection, not yet opened."""
+
+    @abstractmethod
+    def _look(self, schema: Schema) -> None:
+        """Refuse what cannot be written, looking without changing or making anything. Blocking."""
+
+    @property
+    def path(self) -> Path:
+        return self.context.path(self.config.path)
+
+    def capabilities(self) -> DestinationCapabilities:
+        mode = self.config.mode
+        reasons = {
+            "append": "rows and epoch are committed in one transaction",
+            "overwrite": "rows are staged with their epoch and swapped in at the end of the run",
+            "upsert": "rows and epoch are committed in one transaction; upsert ignores deletes",
+            "mirror": "rows, deletes and epoch are committed in one transaction",
+        }
+        return DestinationCapabilities(
+            delivery=Delivery.TRANSACTIONAL,
+            reason=reasons[mode],
+            changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
+            bounded_only=mode == "overwrite",
+        )
+
+    async def validate(self, schema: Schema) -> None:
+        try:
+            self._check_columns(schema)
+            await asyncio.to_thread(self._look, self._written(schema))
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        return TableWriter(self.type, self._share_of(context), context, restored)
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        return TableCommitter(str(self.path), self._share_of(context), context)
+
+    def _share_of(self, context: DestinationContext) -> _Ours:
+        self._check_columns(context.schema)
+        target = Target(
+            step=context.step,
+            lineage=context.lineage,
+            attempt=context.attempt,
+            table=self.config.table,
+            mode=self.config.mode,
+            schema=self._written(context.schema),
+            key=tuple(self.config.key),
+            sequence=self.config.sequence,
+            op=self.config.changelog == "columns",
+            create_table=self.config.create_table,
+        )
+        return _Ours(shared_file(self.type, self.path, self._make_store), target)
+
+    def _written(self, schema: Schema) -> Schema:
+        if self.config.changelog is None:
+            return schema
+        return Schema.of([*((f.name, f.type) for f in schema), (OP_COLUMN, STRING)])
+
+    def _check_columns(self, schema: Schema) -> None:
+        if not schema.names:
+            return
+        sequence = [self.config.sequence] if self.config.sequence else []
+        for name in [*self.config.key, *sequence]:
+            if name not in schema:
+                raise ConfigError(
+                    f"step '{self.context.step}' needs column '{name}', which does not reach it",
+                    code="E0411",
+                    step=self.context.step,
+                    notes=[f"it receives: {', '.join(schema.names)}"],
+                    help=did_you_mean(name, schema.names),
+                )
+        if self.config.changelog is not None and OP_COLUMN in schema:
+            raise ConfigError(
+                f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
+                code="E0411",
+                step=self.context.step,
+                help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
+            )
+
+
+class _Ours:
+    """The file's shared writer and what our step writes through it."""
+
+    def __init__(self, shared: SharedFile, target: Target) -> None:
+        self.shared, self.target = shared, target
+
+
+class TableWriter(Writer):
+    """Appends batches to the epoch's redo file; `prepare` tries them on the database."""
+
+    def __init__(
+        self, type_: str, ours: _Ours, context: DestinationContext, restored: Committable | None
+    ) -> None:
+        self._type, self._ours, self._context = type_, ours, context
+        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
+        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        crash_point(f"{self._type}.write.before_redo")
+        num_bytes = batch.num_bytes
+        if batch.num_rows:
+            await asyncio.to_thread(self._redo.append, batch.frame, num_bytes)
+        return WriteStats(batch.num_rows, num_bytes)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        return await asyncio.to_thread(self._prepare, epoch, final)
+
+    def _prepare(self, epoch: int, final: bool) -> Committable:
+        sealed = self._redo.seal(epoch)
+        crash_point(f"{self._type}.prepare.after_fsync")
+        self._rows_total += sealed.rows
+        if sealed.rows or final:
+            share = Share(self._ours.target, self._context.redo, sealed)
+            try:
+                self._ours.shared.prepare(share, epoch, final=final)
+            except DataFlareError as error:
+                raise error.at(step=self._context.step) from error.__cause__
+        data = {**sealed.to_json(), "rows_total": self._rows_total}
+        return Committable(self._context.subtask, data)
+
+    async def aclose(self) -> None:
+        # What was prepared stays: the committer may still be asked to commit it.
+        await asyncio.to_thread(self._redo.close)
+
+
+class TableCommitter(Committer):
+    """Commits the shared transaction, or, after a crash, applies the redo file."""
+
+    def __init__(self, path: str, ours: _Ours, context: DestinationContext) -> None:
+        self._path, self._ours, self._context = path, ours, context
+        self._rows = 0
+
+    async def marker(self) -> Marker | None:
+        known = await asyncio.to_thread(self._ours.shared.known, self._ours.target)
+        if known is None:
+            return None
+        self._rows = known.stored.rows_total
+        stored = known.stored
+        return Marker(stored.epoch, stored.attempt, stored.manifest, known.can_rewind)
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
+        await asyncio.to_thread(self._recover, epoch, kept)
+
+    def _recover(self, epoch: int, kept: int | None) -> None:
+        redo.clear_after(self._context.redo, epoch)
+        self._ours.shared.recover(self._ours.target, epoch, kept)
+        self._rows = kept or 0
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        await asyncio.to_thread(self._commit, epoch, committables)
+
+    def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        if len(committables) > 1:
+            raise AssertionError("one writer per table")  # capabilities().parallel is False
+        for committable in committables:
+            file = redo.RedoFile.from_json(committable.data)
+            if file.rows or epoch.final:
+                share = Share(self._ours.target, self._context.redo, file)
+                try:
+                    self._ours.shared.commit(share, epoch)
+                except DataFlareError as error:
+                    raise error.at(step=self._context.step) from error.__cause__
+            self._rows = int(committable.data["rows_total"])
+        # The last file stays until the next commit is durable too; after the final one none is needed.
+        redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
+
+    async def published(self) -> Mapping[str, Any]:
+        return {"path": self._path, "table": self._ours.target.table, "rows": self._rows}
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._ours.shared.release, self._ours.target.step)

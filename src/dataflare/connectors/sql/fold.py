@@ -1,0 +1,97 @@
+"""Fold the rows of a frame to one event per key: what must stand in the table afterwards. Pure.
+
+Always true: applying the folds of successive frames in order gives what applying their rows one by
+one gives; in one fold no key is both written and deleted, and none is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from dataflare.errors import DataError
+from dataflare.model.batch import KIND_COLUMN, RowKind
+
+OP_COLUMN = "_op"
+_NAMES = {kind.value: kind.name.lower() for kind in RowKind}
+_GONE = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
+_PLACE, _LAST_DELETE = "__place", "__last_delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """upserts: rows to write, without kinds. deletes: rows whose keys must go."""
+
+    upserts: pl.DataFrame
+    deletes: pl.DataFrame
+
+
+def appended(frame: pl.DataFrame, *, op: bool) -> pl.DataFrame:
+    """The rows to append; with `op` the kind stands in `_op` as text."""
+    if not op:
+        return frame.drop(KIND_COLUMN, strict=False)
+    kinds = (
+        pl.col(KIND_COLUMN).replace_strict(_NAMES, return_dtype=pl.String)
+        if KIND_COLUMN in frame.columns
+        else pl.lit("insert")
+    )
+    return frame.with_columns(kinds.alias(OP_COLUMN)).drop(KIND_COLUMN, strict=False)
+
+
+def fold(
+    frame: pl.DataFrame, key: Sequence[str], *, deletes: bool, sequence: str | None = None
+) -> Changes:
+    """One event per key. Without `sequence` the last row of a key wins, else the one with the
+    greatest sequence (a NULL is the least; of equals the first write after the last delete).
+
+    deletes: whether deletes count (mirror) or are left out (upsert). An update_before is a delete
+    of its key, which a row for the same key that follows makes good.
+    """
+    _refuse_null_keys(frame, key)
+    if KIND_COLUMN in frame.columns:
+        gone = pl.col(KIND_COLUMN).is_in(_GONE)
+        if not deletes:
+            frame = frame.filter(~gone)
+    else:
+        gone = pl.lit(False)
+    marked = frame.with_columns(gone.alias("__gone"))
+    if sequence is None:
+        last = marked.unique(subset=list(key), keep="last", maintain_order=True)
+    else:
+        last = _newest(marked, key, sequence)
+    rows = last.drop(KIND_COLUMN, strict=False)
+    return Changes(
+        rows.filter(~pl.col("__gone")).drop("__gone"), rows.filter(pl.col("__gone")).drop("__gone")
+    )
+
+
+def _newest(frame: pl.DataFrame, key: Sequence[str], sequence: str) -> pl.DataFrame:
+    if KIND_COLUMN in frame.columns:
+        same_key = pl.all_horizontal(
+            pl.col(name).eq_missing(pl.col(name).shift(-1)) for name in key
+        )
+        before = pl.col(KIND_COLUMN) == RowKind.UPDATE_BEFORE.value
+        after = pl.col(KIND_COLUMN).shift(-1) == RowKind.UPDATE_AFTER.value
+        frame = frame.filter(~(before & after & same_key).fill_null(False))
+    newest = pl.col(sequence).max().over(key)
+    frame = frame.filter(pl.col(sequence).eq_missing(newest)).with_row_index(_PLACE)
+    deleted_at = pl.col(_PLACE).filter(pl.col("__gone")).max().over(key)
+    frame = frame.with_columns(deleted_at.alias(_LAST_DELETE))
+    frame = frame.filter(pl.col(_LAST_DELETE).is_null() | (pl.col(_PLACE) >= pl.col(_LAST_DELETE)))
+    frame = frame.filter(~(pl.col("__gone") & (pl.len().over(key) > 1)))
+    return frame.unique(subset=list(key), keep="first", maintain_order=True).drop(
+        _PLACE, _LAST_DELETE
+    )
+
+
+def _refuse_null_keys(frame: pl.DataFrame, key: Sequence[str]) -> None:
+    empty = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in key))
+    if empty.height:
+        row = empty.row(0, named=True)
+        raise DataError(
+            f"{empty.height} rows have no key: {', '.join(f'{n} is {row[n]!r}' for n in key)}",
+            code="E0510",
+            help="drop them with a filter, or give them a key with map",
+        )

@@ -1,0 +1,174 @@
+"""Redo files: the rows of one epoch, on disk before anybody may call the epoch complete.
+
+Always true:
+- a file is a run of frames, each eight bytes of length and one Arrow IPC stream with a schema of its
+  own, so a batch is appended without reading or rewriting what is there;
+- while it grows it is called `open-...`; only a sealed, fsynced file has an epoch in its name;
+- its xxh3 checksum stands in the manifest, and a file that does not match is never applied.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+import xxhash
+
+from dataflare.errors import CheckpointError
+
+_LENGTH = struct.Struct("<Q")
+_SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
+_HELD_ROWS = 16_384
+_HELD_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class RedoFile:
+    """A sealed redo file, as it stands in a committable. name: None when the epoch has no rows."""
+
+    name: str | None
+    checksum: str
+    rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.name, "checksum": self.checksum, "rows": self.rows}
+
+    @classmethod
+    def from_json(cls, data: Any) -> RedoFile:
+        return cls(data["file"], data["checksum"], data["rows"])
+
+
+class RedoWriter:
+    """The growing redo file of one writer. Blocking; called one at a time."""
+
+    def __init__(self, folder: Path, attempt: int, subtask: int) -> None:
+        self._folder, self._subtask = folder, subtask
+        self._open_name = f"open-{attempt}-{subtask}.arrow"
+        self._file: IO[bytes] | None = None
+        self._sum = xxhash.xxh3_64()
+        self._held: list[pl.DataFrame] = []
+        self._held_rows = self._held_bytes = self.rows = 0
+
+    def append(self, frame: pl.DataFrame, num_bytes: int) -> None:
+        """Take rows. Small batches are held until some thousand rows make a frame."""
+        if self._held and self._held[0].schema != frame.schema:
+            self._write_held()
+        self._held.append(frame)
+        self.rows += frame.height
+        self._held_rows += frame.height
+        self._held_bytes += num_bytes
+        if self._held_rows >= _HELD_ROWS or self._held_bytes >= _HELD_BYTES:
+            self._write_held()
+
+    def seal(self, epoch: int) -> RedoFile:
+        """Make everything durable under the epoch's name, and start anew."""
+        self._write_held()
+        if self._file is None:
+            return RedoFile(None, "", 0)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        name = f"{epoch}-{self._subtask}.arrow"
+        os.replace(self._folder / self._open_name, self._folder / name)
+        sync_folder(self._folder)
+        sealed = RedoFile(name, self._sum.hexdigest(), self.rows)
+        self._file, self._sum, self.rows = None, xxhash.xxh3_64(), 0
+        return sealed
+
+    def close(self) -> None:
+        """Give up what was not sealed."""
+        self._held.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            (self._folder / self._open_name).unlink(missing_ok=True)
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        frame = self._held[0] if len(self._held) == 1 else pl.concat(self._held, rechunk=False)
+        self._held.clear()
+        self._held_rows = self._held_bytes = 0
+        if self._file is None:
+            self._file = open(self._folder / self._open_name, "wb")  # noqa: SIM115
+        stream = io.BytesIO()
+        frame.write_ipc_stream(stream, compression="lz4")
+        body = stream.getbuffer()
+        head = _LENGTH.pack(len(body))
+        for part in (head, body):
+            self._file.write(part)
+            self._sum.update(part)
+
+
+def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
+    """The rows of a sealed file, frame by frame, after its checksum was found right.
+
+    Raises CheckpointError (E0703) for a file that is missing or not the one that was sealed.
+    """
+    if file.name is None:
+        return
+    path = folder / file.name
+    try:
+        _check(path, file)
+        with open(path, "rb") as source:
+            while head := source.read(_LENGTH.size):
+                yield pl.read_ipc_stream(io.BytesIO(source.read(_LENGTH.unpack(head)[0])))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"the redo file {path} is gone, and the rows of its epoch were not committed yet",
+            code="E0703",
+            help="run with --fresh to start over",
+        ) from error
+
+
+def _check(path: Path, file: RedoFile) -> None:
+    found = xxhash.xxh3_64()
+    with open(path, "rb") as source:
+        while block := source.read(2**20):
+            found.update(block)
+    if found.hexdigest() != file.checksum:
+        raise CheckpointError(
+            f"the redo file {path} is damaged: its checksum is {found.hexdigest()}, "
+            f"the checkpoint says {file.checksum}",
+            code="E0703",
+            help="run with --fresh to start over",
+        )
+
+
+def clear_after(folder: Path, epoch: int) -> None:
+    """Remove unsealed files and those of later epochs: no manifest names them."""
+    for path in _files(folder):
+        match = _SEALED.match(path.name)
+        if match is None or int(match.group(1)) > epoch:
+            path.unlink(missing_ok=True)
+
+
+def clear_before(folder: Path, epoch: int) -> None:
+    """Remove the files of epochs below `epoch`: the destination holds their rows."""
+    for path in _files(folder):
+        match = _SEALED.match(path.name)
+        if match is not None and int(match.group(1)) < epoch:
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.suffix == ".arrow"] if folder.is_dir() else []
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in it durable, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

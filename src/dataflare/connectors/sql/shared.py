@@ -1,0 +1,228 @@
+"""One writer per database file: the transaction that several steps of this process share.
+
+Always true:
+- the redo files are the truth, the open transaction only spares reading them again: it may be rolled
+  back at any time, and each step's `commit` then applies its own redo file;
+- a transaction is committed with the marker of every step whose rows are in it, so after a crash a
+  step's marker is at the epoch if and only if its rows are there;
+- a shared transaction holds the rows of one epoch of one lineage. Its first `commit` call commits all
+  of them, which is right because the engine calls `commit` only after the manifest that names all
+  committables of the epoch was published: the epoch is decided for every step of the run;
+- rows of another epoch or lineage that are applied on top (to find out refusals while the first are
+  not committed yet) spoil it: it is rolled back, and everybody commits from the redo files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from dataflare.connectors.sql import redo
+from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.errors import CheckpointError
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one step has in an epoch: its sealed rows and where they go."""
+
+    target: Target
+    folder: Path
+    file: redo.RedoFile
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The marker, and whether what follows it could be taken back."""
+
+    stored: Stored
+    can_rewind: bool
+
+
+class SharedFile:
+    """All writing of this process to one database file. Blocking; any thread may call."""
+
+    def __init__(self, type_: str, path: Path, make_store: Callable[[], TableStore]) -> None:
+        self._type, self._path, self._make_store = type_, path, make_store
+        self._lock = threading.RLock()
+        self._store: TableStore | None = None
+        self._group: tuple[str, int] | None = None
+        self._members: dict[str, tuple[Share, Stored | None]] = {}
+        self._spoiled = False
+
+    def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
+        """Apply the rows in the open transaction, so that whatever the database refuses is raised now."""
+        target = share.target
+        with self._lock, self._abandoning_on_error():
+            group = (target.lineage, epoch)
+            if self._store is None:
+                self._begin()
+                self._group = group
+            elif self._group != group:
+                self._spoiled = True
+            crash_point(f"{self._type}.prepare.before_apply")
+            assert self._store is not None
+            stored = self._store.read_marker(target.lineage, target.step)
+            if decide(stored, target.attempt, epoch, target.step) is Verdict.DONE:
+                return
+            self._apply(share, final=final)
+            if self._group == group:
+                self._members[target.step] = (share, stored)
+
+    def commit(self, share: Share, epoch: Epoch) -> None:
+        """Make the rows and the marker visible, once."""
+        target = share.target
+        with self._lock, self._abandoning_on_error():
+            if self._holds(target, epoch.number):
+                self._finish(epoch)
+                return
+            self._abandon()
+            self._begin()
+            assert self._store is not None
+            stored = self._store.read_marker(target.lineage, target.step)
+            if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+                self._abandon()
+                return
+            self._apply(share, final=epoch.final)
+            self._members[target.step] = (share, stored)
+            self._finish(epoch)
+
+    def known(self, target: Target) -> Known | None:
+        """The marker of a step, without making a file."""
+        if not self._path.exists():
+            return None
+        with self._lock, self._abandoning_on_error():
+            self._abandon_if_member(target.step)
+            owns = self._store is None
+            if owns:
+                self._begin()
+            assert self._store is not None
+            stored = self._store.read_marker(target.lineage, target.step)
+            if owns:
+                self._abandon()
+            if stored is None:
+                return None
+            return Known(stored, target.mode != "append" or stored.rows_total == 0)
+
+    def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
+        """Take the table's leftovers and the marker back to `epoch`.
+
+        rows_kept: what the staging table held then; None when that is not known.
+        """
+        if not self._path.exists():
+            return
+        with self._lock, self._abandoning_on_error():
+            self._abandon()
+            self._begin()
+            assert self._store is not None
+            stored = self._store.read_marker(target.lineage, target.step)
+            if stored is not None:
+                self._take_back(self._store, target, stored, epoch, rows_kept)
+                self._store.commit()
+            self._abandon()
+
+    def release(self, step: str) -> None:
+        """Give up what `step` has prepared and not committed."""
+        with self._lock:
+            self._abandon_if_member(step)
+
+    def _take_back(
+        self, store: TableStore, target: Target, stored: Stored, epoch: int, rows_kept: int | None
+    ) -> None:
+        can_rewind = target.mode != "append" or stored.rows_total == 0
+        moved = rewound(stored, target.attempt, epoch, target.step, can_rewind=can_rewind)
+        if moved is None:
+            return
+        if target.mode == "overwrite" and moved.epoch < stored.epoch:
+            if epoch > 0 and (rows_kept is None or not store.has_staging(target)):
+                raise CheckpointError(
+                    f"table '{target.table}' was already replaced by epoch {stored.epoch} and cannot "
+                    f"go back to epoch {epoch}",
+                    code="E0705",
+                    step=target.step,
+                    help="run with --fresh to build it again",
+                )
+            kept = rows_kept if epoch > 0 and rows_kept is not None else 0
+            store.trim(target, kept)
+            moved = Stored(moved.attempt, moved.epoch, kept, moved.manifest)
+        store.write_marker(target.lineage, target.step, moved)
+
+    def _holds(self, target: Target, epoch: int) -> bool:
+        return (
+            self._store is not None
+            and not self._spoiled
+            and self._group == (target.lineage, epoch)
+            and target.step in self._members
+            and self._members[target.step][0].target.attempt == target.attempt
+        )
+
+    def _apply(self, share: Share, *, final: bool) -> None:
+        assert self._store is not None
+        self._store.make_ready(share.target)
+        for frame in redo.frames(share.folder, share.file):
+            self._store.apply(share.target, frame)
+        if final and share.target.mode == "overwrite":
+            self._store.publish(share.target)
+
+    def _finish(self, epoch: Epoch) -> None:
+        assert self._store is not None
+        crash_point(f"{self._type}.commit.before_marker")
+        for share, stored in self._members.values():
+            before = stored.rows_total if stored is not None else 0
+            moved = Stored(
+                share.target.attempt, epoch.number, before + share.file.rows, epoch.manifest
+            )
+            self._store.write_marker(share.target.lineage, share.target.step, moved)
+        crash_point(f"{self._type}.commit.before_commit")
+        self._store.commit()
+        crash_point(f"{self._type}.commit.after_commit")
+        self._abandon()
+
+    def _begin(self) -> None:
+        self._store = self._make_store()
+        self._store.begin()
+
+    def _abandon_if_member(self, step: str) -> None:
+        if step in self._members:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        store, self._store, self._group, self._spoiled = self._store, None, None, False
+        self._members.clear()
+        if store is not None:
+            store.rollback()
+            store.close()
+
+    @contextmanager
+    def _abandoning_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._abandon()
+            raise
+
+
+_files: WeakValueDictionary[tuple[str, str], SharedFile] = WeakValueDictionary()
+_files_lock = threading.Lock()
+
+
+def shared_file(type_: str, path: Path, make_store: Callable[[], TableStore]) -> SharedFile:
+    """The one writer of this process for the file, found by its real path."""
+    where = (type_, str(path.resolve()))
+    with _files_lock:
+        found = _files.get(where)
+        if found is None:
+            found = _files[where] = SharedFile(type_, path, make_store)
+        return found
+
+
+def now_text() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

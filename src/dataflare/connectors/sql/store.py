@@ -1,0 +1,89 @@
+"""What the commit protocol needs of a database: a handful of blocking calls, all in one transaction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import polars as pl
+
+from dataflare.connectors.sql.marker import Stored
+from dataflare.model.types import Schema
+
+STAGING_PREFIX = "_dataflare_new_"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one step writes where. schema: the columns that arrive, with `_op` where it is written."""
+
+    step: str
+    lineage: str
+    attempt: int
+    table: str
+    mode: str
+    schema: Schema
+    key: tuple[str, ...] = ()
+    sequence: str | None = None
+    op: bool = False
+    create_table: bool = True
+
+    @property
+    def written(self) -> str:
+        """The table that takes the rows: under overwrite a staging table until the end."""
+        if self.mode != "overwrite":
+            return self.table
+        folder, dot, name = self.table.rpartition(".")
+        return f"{folder}{dot}{STAGING_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
+
+
+class TableStore(ABC):
+    """One connection to a database file, for one transaction. Used by one thread at a time.
+
+    Order: `begin`, then any of the others, then `commit` or `rollback`, then `close`. All raise our
+    errors; after an error only `rollback` and `close` are called.
+    """
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Open the file, making it if need be, and take the write lock."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make durable all since `begin`."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo all since `begin`. Never raises."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file. Never raises."""
+
+    @abstractmethod
+    def read_marker(self, lineage: str, step: str) -> Stored | None:
+        """The marker row, or None, also when there is no marker table."""
+
+    @abstractmethod
+    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
+        """Insert or replace the marker row, making the table if need be."""
+
+    @abstractmethod
+    def make_ready(self, target: Target) -> None:
+        """Make or widen the table that `target` writes; for a key, a unique index."""
+
+    @abstractmethod
+    def apply(self, target: Target, frame: pl.DataFrame) -> None:
+        """Write one frame of rows as the target's mode says."""
+
+    @abstractmethod
+    def publish(self, target: Target) -> None:
+        """Put the staging table in the table's place."""
+
+    @abstractmethod
+    def trim(self, target: Target, rows: int) -> None:
+        """Leave the first `rows` rows in the staging table; 0 drops it."""
+
+    @abstractmethod
+    def has_staging(self, target: Target) -> bool:
+        """Whether the staging table exists."""

@@ -1,0 +1,5 @@
+"""SQLite database files, read page by page and written in one transaction an epoch.
+
+Never holds a lock on the database between two pages, or outside prepare to commit. Leans on
+`connectors.sql` for the protocol and on the ADBC driver for columnar input and output.
+"""

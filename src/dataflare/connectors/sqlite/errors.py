@@ -1,0 +1,76 @@
+"""What SQLite says, in our words: the one place where it is translated.
+
+ADBC and the standard library raise different classes with the same text, so the text decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataflare.connectors.sql import names
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+
+_CONSTRAINT = re.compile(
+    r"(UNIQUE|NOT NULL|CHECK|FOREIGN KEY|PRIMARY KEY) constraint failed(: [^\n]*)?"
+)
+_STRICT = re.compile(r"cannot store (\w+) value in (\w+) column ([^\n]+)|datatype mismatch")
+
+
+def translated(error: Exception, path: Path, what: str) -> DataFlareError:
+    """Ours for a foreign exception. what: the table, or what was done."""
+    text = str(error)
+    first = re.sub(r"^[A-Z_]+: (\[SQLite\] )?", "", text.splitlines()[0] if text else repr(error))
+    if "database is locked" in text or "database table is locked" in text or "SQLITE_BUSY" in text:
+        return names.locked(
+            path, "another program is writing to it", "wait for it, or raise 'busy_timeout'"
+        )
+    if constraint := _CONSTRAINT.search(text):
+        return DataError(f"{what} refuses a row: {constraint.group(0)}", code="E0510")
+    if strict := _STRICT.search(text):
+        return DataError(f"{what} refuses a value: {strict.group(0)}", code="E0511")
+    if "file is not a database" in text or "file is encrypted" in text:
+        return SystemError_(f"{path} is not an SQLite database", code="E0505")
+    if "malformed" in text:
+        return SystemError_(
+            f"the database {path} is damaged: {first}",
+            code="E0505",
+            help="run: pragma integrity_check",
+        )
+    if "disk is full" in text or "No space left" in text:
+        return SystemError_(
+            f"disk full while writing {path}",
+            code="E0603",
+            retry=Retry.LATER,
+            help="free some space and run again: it goes on from the last checkpoint",
+        )
+    if "readonly database" in text or "attempt to write a readonly" in text:
+        return SystemError_(f"{path} may not be written: it is read-only", code="E0602")
+    if "unable to open" in text or "failed to open" in text:
+        return _cannot_open(path)
+    return SystemError_(f"{what} failed in {path}: {first}", code="E0600")
+
+
+def _cannot_open(path: Path) -> DataFlareError:
+    if not path.parent.is_dir():
+        return names.missing_file(path)
+    if path.is_dir():
+        return SystemError_(f"{path} is a folder, not a database", code="E0602")
+    return SystemError_(
+        f"permission denied: {path}", code="E0602", help="opening it needs other rights"
+    )
+
+
+@contextmanager
+def sqlite_errors(path: Path, what: str) -> Iterator[None]:
+    """Whatever SQLite raises inside becomes one of our errors."""
+    import sqlite3
+
+    import adbc_driver_manager
+
+    try:
+        yield
+    except (adbc_driver_manager.Error, sqlite3.Error, OSError) as error:
+        raise translated(error, path, what) from error

@@ -1,0 +1,317 @@
+"""The commit protocol's calls on an SQLite file.
+
+The journal mode of a database is left as it is: it belongs to whoever made the file, and a new file
+keeps SQLite's default, one file that can be copied. Foreign keys are not enforced, as SQLite's
+default is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.shared import now_text
+from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.connectors.sqlite import tables
+from dataflare.connectors.sqlite.connection import Connection, Opened
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.types import meant, stored
+from dataflare.errors import DataError
+from dataflare.model.types import DataType, Schema
+
+_STAGE = "_dataflare_stage"
+_INT64_MAX = 2**63 - 1
+
+
+class SqliteStore(TableStore):
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path, self._busy_timeout_s = path, busy_timeout_s
+        self._opened: Opened | None = None
+        self._ready: dict[str, set[str]] = {}
+
+    @property
+    def _db(self) -> Connection:
+        assert self._opened is not None
+        return self._opened.db
+
+    def begin(self) -> None:
+        with sqlite_errors(self._path, "opening"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._opened = Opened(self._path, mode="rwc", busy_timeout_s=self._busy_timeout_s)
+            # Swapping a table in must not fail because a view names it.
+            self._db.execute("pragma legacy_alter_table = on")
+            self._db.execute("pragma cache_size = -32768")
+            self._db.execute("begin immediate")
+
+    def commit(self) -> None:
+        with sqlite_errors(self._path, "commit"):
+            self._db.execute("commit")
+
+    def rollback(self) -> None:
+        if self._opened is None:
+            return
+        try:
+            self._db.execute("rollback")
+        except Exception:  # there is none: it was committed, or SQLite has rolled it back by itself
+            pass
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def read_marker(self, lineage: str, step: str) -> Stored | None:
+        with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
+            if tables.find_table(self._db, MARKER_TABLE) is None:
+                return None
+            found = self._db.frame(
+                "select attempt, epoch, rows_total, cast(manifest as text) as manifest "
+                f"from {MARKER_TABLE} where lineage = ? and step = ?",
+                (lineage, step),
+            )
+        if not found.height:
+            return None
+        attempt, epoch, rows_total, manifest = found.row(0)
+        return Stored(attempt, epoch, rows_total, None if manifest is None else str(manifest))
+
+    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
+        with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
+            self._db.execute(MARKER_DDL)
+            marks = ", ".join("?" * len(MARKER_COLUMNS))
+            self._db.execute(
+                f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
+                (lineage, step, stored.attempt, stored.epoch, stored.rows_total, stored.manifest)
+                + (now_text(),),
+            )
+
+    def make_ready(self, target: Target) -> None:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            tables.require(self._db, target, self._path)
+            found = tables.find_table(self._db, target.written)
+            if found is None:
+                statements = tables.creation(target)
+            else:
+                tables.refuse_misfits(target, found)
+                statements = tables.widening(target, found, self._path)
+            for statement in statements:
+                self._db.execute(statement)
+            if target.mode in ("upsert", "mirror"):
+                self._make_unique(target)
+            self._ready[target.written] = {field.name for field in target.schema}
+
+    def _make_unique(self, target: Target) -> None:
+        table = tables.find_table(self._db, target.written)
+        assert table is not None
+        statement = tables.unique_index(target, table)
+        if statement is None:
+            return
+        try:
+            with sqlite_errors(self._path, f"table '{target.table}'"):
+                self._db.execute(statement)
+        except DataError as error:
+            raise DataError(
+                f"table '{target.table}' has several rows for one key ({', '.join(target.key)}), "
+                f"so mode '{target.mode}' cannot tell them apart",
+                code="E0510",
+                help="remove the duplicates, or choose other key columns",
+            ) from error
+
+    def apply(self, target: Target, frame: pl.DataFrame) -> None:
+        schema = self._schema_of(target, frame)
+        if target.mode in ("append", "overwrite"):
+            self._append(target, schema, appended(frame, op=target.op))
+            return
+        mirror = target.mode == "mirror"
+        changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
+        if changes.deletes.height:
+            self._delete(target, schema, changes.deletes)
+        if changes.upserts.height:
+            self._upsert(target, schema, changes.upserts)
+
+    def _schema_of(self, target: Target, frame: pl.DataFrame) -> Schema:
+        """The types of the frame's columns. Columns that came up since `open` are added."""
+        found = {n: t for n, t in frame.schema.items() if not n.startswith("__")}
+        schema = Schema.of(
+            [
+                (
+                    field.name,
+                    target.schema[field.name] if field.name in target.schema else field.type,
+                )
+                for field in Schema.from_polars(found)
+            ]
+        )
+        if not set(found) <= self._ready[target.written]:
+            ready = self._ready[target.written]
+            wider = {f.name: f.type for f in (*target.schema, *schema)}
+            self.make_ready(_with_schema(target, Schema.of(wider)))
+            self._ready[target.written] |= ready
+        return schema
+
+    def _append(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
+        types = {n: target.schema[n] if n in target.schema else schema[n] for n in frame.columns}
+        encoded = self._encode(target, types, frame)
+        if any(type_.name == "uint64" for type_ in types.values()):
+            self._through_stage(target, types, encoded, _insert(target, types, ""))
+            return
+        self._db.execute("savepoint _dataflare_append")
+        try:
+            with sqlite_errors(self._path, f"table '{target.table}'"):
+                self._db.append(target.written, encoded)
+        except DataError as error:
+            self._db.execute("rollback to _dataflare_append")
+            self._stage(encoded)
+            raise self._with_row(target, _insert(target, types, ""), frame, error) from error
+        self._db.execute("release _dataflare_append")
+
+    def _upsert(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
+        types = {name: schema[name] for name in frame.columns}
+        others = [name for name in frame.columns if name not in target.key]
+        then = "do nothing"
+        if others:
+            then = "do update set " + ", ".join(
+                f"{quoted(n)} = excluded.{quoted(n)}" for n in others
+            )
+            if target.sequence is not None:
+                ours = f"{quoted(target.written)}.{quoted(target.sequence)}"
+                then += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
+        sql = _insert(target, types, f"on conflict ({listed(target.key)}) {then}")
+        self._through_stage(target, types, self._encode(target, types, frame), sql)
+
+    def _delete(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
+        names = [*target.key, *([target.sequence] if target.sequence else [])]
+        types = {name: schema[name] for name in names}
+        self._stage(self._encode(target, types, frame.select(names)))
+        same = [f"{_converted(n, types[n])} = t.{quoted(n)}" for n in target.key]
+        if target.sequence is not None:
+            s = target.sequence
+            same.append(f"(s.{quoted(s)} >= t.{quoted(s)} or t.{quoted(s)} is null)")
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            # cross join fixes the order: for each staged key a look into the table's index.
+            keys = ", ".join(f"t.{quoted(n)}" for n in target.key)
+            self._db.execute(
+                f"delete from {quoted(target.written)} where ({listed(target.key)}) in (select {keys} "
+                f"from temp.{_STAGE} as s cross join {quoted(target.written)} as t "
+                f"where {' and '.join(same)})"
+            )
+
+    def _through_stage(
+        self, target: Target, types: dict[str, DataType], encoded: pl.DataFrame, sql: str
+    ) -> None:
+        self._stage(encoded)
+        try:
+            with sqlite_errors(self._path, f"table '{target.table}'"):
+                self._db.execute(sql.format(where="true"))
+        except DataError as error:
+            raise self._with_row(target, sql, encoded, error) from error
+
+    def _stage(self, encoded: pl.DataFrame) -> None:
+        with sqlite_errors(self._path, "the temporary table"):
+            self._db.execute(f"drop table if exists temp.{_STAGE}")
+            self._db.stage(_STAGE, encoded)
+
+    def _encode(
+        self, target: Target, types: dict[str, DataType], frame: pl.DataFrame
+    ) -> pl.DataFrame:
+        for name, type_ in types.items():
+            if type_.name == "uint64":
+                self._refuse_too_great(target, frame[name])
+        return frame.select(stored(pl.col(n), t).alias(n) for n, t in types.items())
+
+    def _refuse_too_great(self, target: Target, column: pl.Series) -> None:
+        greatest: Any = column.max()
+        if greatest is None or greatest <= _INT64_MAX:
+            return
+        table = tables.find_table(self._db, target.written)
+        declaration = table.columns.get(column.name, "") if table is not None else ""
+        type_ = meant(declaration)
+        if type_ is not None and type_.name == "int64":
+            raise DataError(
+                f"column '{column.name}' of table '{target.table}' is {declaration}, and "
+                f"{greatest} is too great for it",
+                code="E0511",
+            )
+
+    def _with_row(
+        self, target: Target, sql: str, frame: pl.DataFrame, error: DataError
+    ) -> DataError:
+        """The refusal with the first row that is refused: the least prefix that fails, bisected."""
+        low, high = 0, frame.height
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if self._goes_in(sql, middle):
+                low = middle
+            else:
+                high = middle
+        names = target.key or frame.columns[:3]
+        row = frame.row(high - 1, named=True)
+        shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
+        return DataError(
+            error.message, code=error.code, help=error.help, notes=[f"the row: {shown}"]
+        )
+
+    def _goes_in(self, sql: str, rows: int) -> bool:
+        self._db.execute("savepoint _dataflare_probe")
+        try:
+            self._db.execute(sql.format(where=f"s.rowid <= {rows}"))
+        except Exception:
+            return False
+        finally:
+            self._db.execute("rollback to _dataflare_probe")
+            self._db.execute("release _dataflare_probe")
+        return True
+
+    def publish(self, target: Target) -> None:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            again: Sequence[str] = tables.dependents(self._db, target.table)
+            self._db.execute(f"drop table if exists {quoted(target.table)}")
+            self._db.execute(
+                f"alter table {quoted(target.written)} rename to {quoted(target.table)}"
+            )
+            for statement in again:
+                self._db.execute(statement)
+
+    def trim(self, target: Target, rows: int) -> None:
+        staging = quoted(target.written)
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            if rows == 0:
+                self._db.execute(f"drop table if exists {staging}")
+            elif self.has_staging(target):
+                self._db.execute(
+                    f"delete from {staging} where rowid > (select rowid from {staging} "
+                    f"order by rowid limit 1 offset {rows - 1})"
+                )
+
+    def has_staging(self, target: Target) -> bool:
+        return tables.find_table(self._db, target.written) is not None
+
+
+def _insert(target: Target, types: dict[str, DataType], then: str) -> str:
+    """Insert from the stage; `{where}` picks rows of it. Braces of names are doubled for format."""
+    values = ", ".join(_converted(name, type_) for name, type_ in types.items())
+    into = f"insert into {quoted(target.written)} ({listed(types)})"
+    # The order by makes a refusal meet the first bad row first.
+    fixed = f"{into} select {values} from temp.{_STAGE} as s where ".replace("{", "{{").replace(
+        "}", "}}"
+    )
+    return fixed + "{where} " + then.replace("{", "{{").replace("}", "}}")
+
+
+def _converted(name: str, type_: DataType) -> str:
+    """A staged column as it is stored: numbers beyond int64 stay text, the others become integers."""
+    column = f"s.{quoted(name)}"
+    if type_.name != "uint64":
+        return column
+    small = f"length({column}) < 19 or (length({column}) = 19 and {column} <= '{_INT64_MAX}')"
+    return f"case when {small} then cast({column} as integer) else {column} end"
+
+
+def _with_schema(target: Target, schema: Schema) -> Target:
+    from dataclasses import replace
+
+    return replace(target, schema=schema)

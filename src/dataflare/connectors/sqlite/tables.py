@@ -1,0 +1,139 @@
+"""Tables of an SQLite file: what is there, and how one is made, widened or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflare.connectors.sql.names import listed, missing_table, quoted
+from dataflare.connectors.sql.store import Target
+from dataflare.connectors.sqlite.connection import Connection
+from dataflare.connectors.sqlite.types import declared, fits
+from dataflare.errors import DataError, SystemError_, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table or view that exists. columns: declared type by name. key: its primary key.
+    rowid: whether it has one. uniques: the column sets that are unique."""
+
+    name: str
+    columns: dict[str, str]
+    key: tuple[str, ...]
+    rowid: bool
+    uniques: tuple[frozenset[str], ...]
+
+    @property
+    def rowid_column(self) -> str:
+        """A name for the rowid that no column has taken."""
+        taken = {name.casefold() for name in self.columns}
+        return next((n for n in ("rowid", "_rowid_", "oid") if n not in taken), "")
+
+
+def table_names(db: Connection) -> list[str]:
+    found = db.frame(
+        "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%' "
+        "and name not like '\\_dataflare\\_%' escape '\\' order by name"
+    )
+    return [str(name) for name in found["name"]]
+
+
+def find_table(db: Connection, name: str) -> Table | None:
+    """The table or view of that name; upper and lower case are one, as SQLite has it."""
+    found = db.frame(
+        "select name, type, sql from sqlite_master where type in ('table', 'view') "
+        "and lower(name) = lower(?)",
+        (name,),
+    )
+    if not found.height:
+        return None
+    real, kind, sql = found.row(0)
+    info = db.frame("select name, type, pk from pragma_table_info(?) order by cid", (real,)).rows()
+    key = tuple(n for n, _, place in sorted(info, key=lambda row: row[2]) if place)
+    unique = db.frame(
+        'select name from pragma_index_list(?) where "unique" and not partial', (real,)
+    )
+    uniques = [frozenset(key)] if key else []
+    for index in unique["name"]:
+        parts = db.frame("select name from pragma_index_info(?)", (index,))["name"].to_list()
+        if None not in parts:
+            uniques.append(frozenset(str(part) for part in parts))
+    rowid = kind == "table" and not _without_rowid(sql or "")
+    columns = {str(n): str(t or "") for n, t, _ in info}
+    return Table(str(real), columns, tuple(map(str, key)), rowid, tuple(uniques))
+
+
+def _without_rowid(sql: str) -> bool:
+    tail = sql[sql.rfind(")") + 1 :].upper().split()
+    return "WITHOUT" in tail or sql.lstrip().upper().startswith("CREATE VIRTUAL")
+
+
+def creation(target: Target) -> list[str]:
+    """The statements that make the table `target` writes."""
+    key = target.key if target.mode in ("upsert", "mirror") else ()
+    columns = [f"{quoted(field.name)} {declared(field.type)}" for field in target.schema]
+    if key:
+        columns.append(f"primary key ({listed(key)})")
+    return [f"create table {quoted(target.written)} ({', '.join(columns)})"]
+
+
+def widening(target: Target, table: Table, path: Path) -> list[str]:
+    """The statements that give the table the columns it lacks. Raises what cannot be."""
+    known = {name.casefold() for name in table.columns}
+    missing = [field for field in target.schema if field.name.casefold() not in known]
+    if missing and not target.create_table:
+        names = ", ".join(f"'{field.name}'" for field in missing)
+        raise SystemError_(
+            f"table '{table.name}' in {path} has no column {names}",
+            code="E0606",
+            notes=[f"it has: {', '.join(table.columns)}"],
+            help=did_you_mean(missing[0].name, table.columns)
+            or "set create_table: true to let it grow",
+        )
+    return [
+        f"alter table {quoted(table.name)} add column {quoted(field.name)} {declared(field.type)}"
+        for field in missing
+    ]
+
+
+def refuse_misfits(target: Target, table: Table) -> None:
+    """Raise DataError (E0511) for a column whose values the existing column cannot hold."""
+    by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
+    for field in target.schema:
+        name, declaration = by_name.get(field.name.casefold(), ("", ""))
+        if name and not fits(field.type, declaration):
+            raise DataError(
+                f"column '{name}' of table '{table.name}' is {declaration}, and {field.type} "
+                f"values arrive",
+                code="E0511",
+                help=f"convert them with map: cast: {{{field.name}: ...}}",
+            )
+
+
+def unique_index(target: Target, table: Table) -> str | None:
+    """The statement that makes the key unique, or None when it is."""
+    wanted = {name.casefold() for name in target.key}
+    for unique in table.uniques:
+        if {name.casefold() for name in unique} == wanted:
+            return None
+    name = "_dataflare_key_" + "_".join([table.name, *target.key])
+    return f"create unique index {quoted(name)} on {quoted(table.name)} ({listed(target.key)})"
+
+
+def require(db: Connection, target: Target, path: Path) -> Table | None:
+    """The table to write, or None when it is to be made. Raises E0604 when it may not be made."""
+    found = find_table(db, target.table)
+    if found is None and not target.create_table:
+        raise missing_table(target.table, path, table_names(db))
+    return found
+
+
+def dependents(db: Connection, table: str) -> Sequence[str]:
+    """The SQL of the table's indexes and triggers, to be made again after it was replaced."""
+    found = db.frame(
+        "select sql from sqlite_master where type in ('index', 'trigger') and sql is not null "
+        "and lower(tbl_name) = lower(?)",
+        (table,),
+    )
+    return [str(sql) for sql in found["sql"]]
