@@ -104,10 +104,7 @@ def execute(args: list[str]) -> int:
 def _report(raised: BaseException, args: list[str]) -> int:
     """Show what was raised as an error block; the result is the exit status."""
     misused = usage_error(raised, args)
-    if isinstance(raised, DataFlareError):
-        error = raised
-    else:
-        error = misused or internal(raised)
+    error = raised if isinstance(raised, DataFlareError) else misused or internal(raised)
     terminal.print_error(error)
     if misused and args[:1] == ["run"] and "--json" in args:
         terminal.print_json(run.failure(error), indent=False)

@@ -11,6 +11,8 @@ import typer
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import WorkflowError, did_you_mean
 
+NEVER_RAN = "E0121"
+
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
@@ -54,7 +56,12 @@ def read_workflow(
         require_file(path)
     from dataflare.workflow.load import load
 
-    workflow = load(file, params=pairs("--param", params), sets=sets or [], overlays=overlays or [])
+    workflow = load(
+        file,
+        params=dict(pairs("--param", params)),
+        sets=pairs("--set", sets),
+        overlays=overlays or [],
+    )
     threads = workflow.settings.resources.threads
     if threads:
         os.environ.setdefault("POLARS_MAX_THREADS", str(threads))
@@ -76,14 +83,14 @@ def require_file(path: Path) -> None:
     )
 
 
-def pairs(option: str, values: list[str] | None) -> dict[str, str]:
-    """`K=V` arguments as a mapping. Raises a usage error for one without a name or a sign."""
-    made: dict[str, str] = {}
+def pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
+    """`K=V` arguments, in order. Raises a usage error for one without a name or a sign."""
+    made = []
     for value in values or ():
         name, sign, text = value.partition("=")
-        if not name or not sign:
+        if not name.strip() or not sign:
             raise bad_usage(f"{option} takes NAME=VALUE, not '{value}'")
-        made[name.strip()] = text
+        made.append((name.strip(), text))
     return made
 
 
@@ -97,3 +104,24 @@ def seconds(option: str, text: str | None) -> float | None:
         return parse_duration(text)
     except ValueError:
         raise bad_usage(f"{option} takes a duration such as 30s, 5m or 1h, not '{text}'") from None
+
+
+def workflow_folder(workflow: str) -> Path:
+    """The folder of a workflow that has run here. Raises a usage error for any other name."""
+    known = known_workflows()
+    if workflow not in known:
+        raise WorkflowError(
+            f"no workflow '{workflow}' has run here",
+            code=NEVER_RAN,
+            notes=[f"looked in {home()}"],
+            help=did_you_mean(workflow, known),
+        )
+    return home() / workflow
+
+
+def known_workflows() -> list[str]:
+    """The workflows that have run here, by name."""
+    try:
+        return sorted(folder.name for folder in home().iterdir() if (folder / "runs").is_dir())
+    except OSError:
+        return []

@@ -1,8 +1,97 @@
-"""`dataflare connectors`."""
+"""`dataflare connectors`: what there is to read from and write to, and the options of each type."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Any
 
-def connectors() -> int:
-    """Not written yet."""
-    return 1
+import typer
+
+from dataflare.cli import terminal
+from dataflare.errors import ConfigError, did_you_mean
+
+_Role = tuple[str, list[str], Callable[[str], type[Any]]]
+
+
+def connectors(
+    type_: Annotated[
+        str | None,
+        typer.Argument(metavar="[TYPE]", help="Document this type's options.", show_default=False),
+    ] = None,
+) -> int:
+    """List the connectors, or show one type's options with defaults and an example."""
+    if type_ is None:
+        _list_all()
+    else:
+        _document(type_)
+    return 0
+
+
+def _roles() -> list[_Role]:
+    from dataflare.sdk import registry
+
+    return [
+        ("source", registry.source_types(), registry.source),
+        ("destination", registry.destination_types(), registry.destination),
+    ]
+
+
+def _list_all() -> None:
+    roles = _roles()
+    rows = []
+    for name in sorted({name for _, names, _ in roles for name in names}):
+        plays, summaries = [], []
+        for role, names, find in roles:
+            if name in names:
+                plays.append(role)
+                summaries.append(_summary(name, find))
+        rows.append((name, ", ".join(plays), "\n".join(dict.fromkeys(summaries))))
+    terminal.print_table(("type", "as", "what it does"), rows)
+
+
+def _summary(name: str, find: Callable[[str], type[Any]]) -> str:
+    """One line; for a type whose library is missing, what to install."""
+    try:
+        return str(find(name).summary).rstrip(".")
+    except ConfigError as error:
+        return f"not usable here: {error.message}" + (f"; {error.help}" if error.help else "")
+
+
+def _document(type_: str) -> None:
+    roles = _roles()
+    found = [(role, find) for role, names, find in roles if type_ in names]
+    if not found:
+        known = sorted({name for _, names, _ in roles for name in names})
+        raise ConfigError(
+            f"unknown connector type '{type_}'",
+            code="E0401",
+            notes=[f"known types: {', '.join(known)}"],
+            help=did_you_mean(type_, known),
+        )
+    for place, (role, find) in enumerate(found):
+        if place:
+            print()
+        _document_role(type_, role, find(type_))
+
+
+def _document_role(type_: str, role: str, connector: type[Any]) -> None:
+    from dataflare.cli.options import options
+
+    terminal.print_heading(f"{type_} ({role})")
+    print(f"{connector.summary.rstrip('.')}.")
+    print()
+    rows = [
+        (
+            option.name,
+            option.type,
+            "required" if option.required else option.default,
+            option.description,
+        )
+        for option in options(connector.Config)
+    ]
+    terminal.print_table(("option", "type", "default", "meaning"), rows)
+    if connector.example:
+        print()
+        print(f"{role}s:")
+        for line in connector.example.rstrip().splitlines():
+            print(f"  {line}".rstrip())

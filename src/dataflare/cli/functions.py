@@ -1,8 +1,71 @@
-"""`dataflare functions`."""
+"""`dataflare functions`: what expressions can call, and one function's signature and examples."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
 
-def functions() -> int:
-    """Not written yet."""
-    return 1
+import typer
+
+from dataflare.cli import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def functions(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Document this function.", show_default=False),
+    ] = None,
+) -> int:
+    """List the functions of the expression language, or document one."""
+    from dataflare.expr import registry
+
+    if name is None:
+        _list_all(registry.functions())
+    else:
+        _document(registry.function(name))
+    return 0
+
+
+def _list_all(rows: Sequence[Any]) -> None:
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    for place, (group, members) in enumerate(groups.items()):
+        if place:
+            print()
+        terminal.print_heading(group)
+        terminal.print_table((), [(row.signature.splitlines()[0], row.summary) for row in members])
+
+
+def _document(row: Any) -> None:
+    terminal.print_heading(row.name)
+    for line in row.signature.splitlines():
+        print(line)
+    print()
+    print(row.summary)
+    if row.aliases:
+        print(f"Also called: {', '.join(row.aliases)}")
+    if row.examples:
+        print()
+        terminal.print_table(
+            ("example", "gives"), [(text, spelled(value)) for text, value in row.examples]
+        )
+    print()
+    terminal.print_table(("database", "pushed down"), sorted(row.pushdown.items()))
+
+
+def spelled(value: Any) -> str:
+    """A value as the language writes it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(spelled, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {spelled(each)}" for key, each in value.items()) + "}"
+    return str(value)

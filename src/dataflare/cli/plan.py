@@ -43,7 +43,7 @@ def plan(
     if format_ is Format.TEXT and terminal.has_colour(sys.stdout):
         from dataflare.cli.colours import coloured_plan
 
-        terminal.console().print(coloured_plan(drawn, view))
+        terminal.console().print(coloured_plan(drawn))
     else:
         print(drawn, end="" if drawn.endswith("\n") else "\n")
     return 0

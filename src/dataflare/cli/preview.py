@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ def preview(
 
     frame = first_rows(workflow, step, rows)
     if json:
-        frames.write_ndjson(frame, sys.stdout)
+        frames.write_ndjson(frame)
     else:
         frames.print_frame(frame)
     return 0

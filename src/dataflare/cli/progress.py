@@ -6,6 +6,7 @@ own thread, so that the engine never waits for a terminal.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from dataflare.cli import terminal
@@ -19,8 +20,19 @@ class Progress:
 
     @staticmethod
     def of(workflow: Workflow, *, quiet: bool) -> Progress:
-        """The view that fits this terminal and this workflow."""
-        return Progress() if quiet else Notices()
+        """The view that fits this terminal and this workflow.
+
+        Rows of a `stdout` destination and a live view cannot share a terminal, so the rows win.
+        """
+        if quiet:
+            return Progress()
+        printing = any(step.type == "stdout" for step in workflow.destinations.values())
+        crowded = printing and terminal.is_terminal(sys.stdout)
+        if crowded or not terminal.is_terminal(sys.stderr):
+            return Notices()
+        from dataflare.cli.live import LiveView
+
+        return LiveView(workflow)
 
     def __enter__(self) -> Self:
         return self
@@ -41,4 +53,8 @@ class Notices(Progress):
     def listen(self, progress: Any) -> None:
         if progress.message and progress.message != self.said:
             self.said = progress.message
-            terminal.say(progress.message)
+            self.note(progress.message)
+
+    def note(self, message: str) -> None:
+        """Show one notice."""
+        terminal.say(message)

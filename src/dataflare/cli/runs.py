@@ -1,8 +1,88 @@
-"""`dataflare runs`."""
+"""`dataflare runs`: what ran here, and how it ended."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-def runs() -> int:
-    """Not written yet."""
-    return 1
+import typer
+
+from dataflare.cli import common, human, terminal
+
+if TYPE_CHECKING:
+    from dataflare.checkpoint.runs import RunRecord
+
+
+def runs(
+    workflow: Annotated[
+        str | None,
+        typer.Argument(metavar="[WORKFLOW]", help="Only this workflow's runs.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+) -> int:
+    """List what ran here, newest first."""
+    records = _records(workflow, limit)
+    if json:
+        terminal.print_json([dataclasses.asdict(record) for record in records])
+        return 0
+    if not records:
+        print(f"nothing has run here yet ({common.home()})")
+        return 0
+    named = () if workflow else ("workflow",)
+    columns = ("run", *named, "started", "took", "status", "rows read", "what happened")
+    rows = [_row(record, named=not workflow) for record in records]
+    terminal.print_table(columns, rows, right=("took", "rows read"))
+    return 0
+
+
+def _records(workflow: str | None, limit: int) -> list[RunRecord]:
+    """The newest runs of one workflow or of all. Run ids sort by time."""
+    from dataflare.checkpoint.runs import RunLog
+
+    if workflow is not None:
+        return list(RunLog(common.workflow_folder(workflow)).list(limit))
+    found = [
+        record
+        for name in common.known_workflows()
+        for record in RunLog(common.home() / name).list(limit)
+    ]
+    return sorted(found, key=lambda record: record.run_id, reverse=True)[:limit]
+
+
+def _row(record: RunRecord, *, named: bool) -> list[str]:
+    name = [record.workflow] if named else []
+    took = None
+    if record.ended_at or record.status == "running":
+        took = human.between(record.started_at, record.ended_at)
+    return [
+        record.run_id,
+        *name,
+        human.moment(record.started_at),
+        human.span(took),
+        record.status,
+        human.count(rows_read(record.counts)),
+        _story(record),
+    ]
+
+
+def rows_read(counts: Mapping[str, Any]) -> int | None:
+    """How many rows the sources gave: the steps into which none went. None when that is unknown."""
+    given = [
+        step.get("rows_out")
+        for step in counts.values()
+        if isinstance(step, Mapping) and step.get("rows_in") == 0
+    ]
+    known = [rows for rows in given if isinstance(rows, int)]
+    return sum(known) if known else None
+
+
+def _story(record: RunRecord) -> str:
+    """What is worth a word: where it began, why it failed."""
+    parts = []
+    if record.resumed_from is not None:
+        parts.append(f"resumed from checkpoint {record.resumed_from}")
+    if record.error is not None:
+        parts.append(f"{record.error.code}: {record.error.message}")
+    return "; ".join(parts)

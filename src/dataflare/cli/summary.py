@@ -1,16 +1,127 @@
-"""What a run did, for people, on standard error when it is over."""
+"""What a run did, for people, on standard error when it is over.
+
+On a terminal a few lines: what was read and written, how fast, where to look next. In a log one line.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dataflare.cli import terminal
+from dataflare.cli import human, terminal
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
     from dataflare.workflow.model import Workflow
 
+_SIGNS = {"finished": ("✔", "green"), "failed": ("✘", "red")}
+_ENDINGS = {
+    "finished": "finished in {}",
+    "failed": "failed after {}",
+    "stopped": "stopped after {}",
+    "interrupted": "interrupted after {}",
+}
+
 
 def print_summary(result: RunResult, workflow: Workflow) -> None:
-    """One line."""
-    terminal.say(f"{workflow.name}: {result.status} in {result.duration_s:.2f} s")
+    """Say how the run went."""
+    steps = result.to_json()["steps"]
+    if terminal.is_terminal(sys.stderr):
+        _print_lines(result, workflow, steps)
+    else:
+        terminal.say(one_line(result, workflow, steps))
+
+
+def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> str:
+    """`flights: finished in 1.93 s, 336,776 rows read, 16 rows written to out.parquet`."""
+    facts = [_ending(result)]
+    facts.append(f"{human.count(_total(workflow.sources, steps, 'rows_out'))} rows read")
+    for name in workflow.destinations:
+        rows = human.count(_count(steps, name, "rows_in"))
+        facts.append(f"{rows} rows written to {where(name, result.published.get(name, {}))}")
+    if result.status in ("stopped", "interrupted"):
+        facts.append("the same command goes on from the last checkpoint")
+    return f"{workflow.name}: {', '.join(facts)}"
+
+
+def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> None:
+    from rich.console import JustifyMethod
+    from rich.table import Table
+    from rich.text import Text
+
+    console = terminal.console(stderr=True)
+    sign, colour = _SIGNS.get(result.status, ("■", "yellow"))
+    head = Text.assemble((sign, colour), " ", (workflow.name, "bold"), f" {_ending(result)}")
+    console.print(head.append(f"  run {result.run_id}", "dim"))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    columns: tuple[JustifyMethod, ...] = ("left", "left", "right", "left")
+    for justify in columns:
+        table.add_column(justify=justify)
+    for verb, name, rows, more in _rows(result, workflow, steps):
+        table.add_row(Text(f"  {verb}", "dim"), name, f"{rows} rows", Text(more, "dim"))
+    console.print(table)
+    for line in _next(result, workflow):
+        console.print(Text(f"  {line}", "dim"))
+
+
+def _rows(
+    result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str, str]]:
+    for name in workflow.sources:
+        rows = _count(steps, name, "rows_out")
+        speed = rows / result.duration_s if rows and result.duration_s else None
+        yield "read", name, human.count(rows), human.rate(speed) if speed else ""
+    for name in workflow.destinations:
+        published = result.published.get(name, {})
+        size = f" ({human.size(published['bytes'])})" if published.get("bytes") else ""
+        place = where(name, published)
+        told = "" if place == name else f"{place}{size}"
+        yield "wrote", name, human.count(_count(steps, name, "rows_in")), told
+    for name, counts in steps.items():
+        for what in ("errors", "dead_letters", "late"):
+            if counts.get(what):
+                yield what.replace("_", " "), name, human.count(counts[what]), ""
+
+
+def _next(result: RunResult, workflow: Workflow) -> Iterator[str]:
+    """Where to look, and what the same command would do now."""
+    if result.status in ("stopped", "interrupted"):
+        yield "run the same command again to go on from the last checkpoint"
+    elif result.status == "failed":
+        yield f"when the cause is gone, the same command goes on; dataflare checkpoints {workflow.name}"
+    yield f"dataflare runs {workflow.name} lists what ran"
+
+
+def where(name: str, published: Mapping[str, Any]) -> str:
+    """Where a destination's rows lie: `table t in shop.db`, a path as seen from here, its name."""
+    path, table = published.get("path"), published.get("table")
+    shown = _near(str(path)) if path else None
+    if table:
+        return f"table {table} in {shown}" if shown else f"table {table}"
+    return shown or name
+
+
+def _near(path: str) -> str:
+    """A path relative to the working directory when it lies in it."""
+    try:
+        return str(Path(path).relative_to(os.getcwd()))
+    except (ValueError, OSError):
+        return path
+
+
+def _ending(result: RunResult) -> str:
+    ending = _ENDINGS.get(result.status, f"{result.status} after {{}}")
+    return ending.format(human.span(result.duration_s))
+
+
+def _count(steps: Mapping[str, Any], name: str, what: str) -> int | None:
+    count = steps.get(name, {}).get(what)
+    return count if isinstance(count, int) else None
+
+
+def _total(names: Mapping[str, Any], steps: Mapping[str, Any], what: str) -> int | None:
+    counts = [_count(steps, name, what) for name in names]
+    return None if None in counts else sum(count for count in counts if count is not None)

@@ -13,7 +13,7 @@ from dataflare.errors import DataFlareError
 
 def validate(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Workflow files.", show_default=False)
+        list[Path], typer.Argument(metavar="FILE", help="Workflow files.", show_default=False)
     ],
     param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
     sets: common.Sets = [],  # noqa: B006

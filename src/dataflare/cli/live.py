@@ -1,0 +1,140 @@
+"""The live view of a run: a line for the whole, a line for each source and destination.
+
+Gone when the run ends: the summary takes its place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Group, JustifyMethod
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dataflare.cli import human, terminal
+from dataflare.cli.progress import Notices
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+_PER_SECOND = 8
+_STEPS_MAX = 14
+_BAR = 28
+_MARKS = {"source": ("○", "blue"), "destination": ("●", "green")}
+
+
+class Meter:
+    """Rows per second over the last few seconds, from counts that only grow."""
+
+    def __init__(self, window_s: float = 3.0) -> None:
+        self.window_s = window_s
+        self.seen: deque[tuple[float, float]] = deque()
+
+    def add(self, at_s: float, count: float) -> None:
+        """Take a count; those older than the window are forgotten, but for one."""
+        self.seen.append((at_s, count))
+        while len(self.seen) > 2 and at_s - self.seen[1][0] >= self.window_s:
+            self.seen.popleft()
+
+    @property
+    def per_s(self) -> float | None:
+        """The speed; None until two counts are some time apart."""
+        if len(self.seen) < 2:
+            return None
+        (start, first), (end, last) = self.seen[0], self.seen[-1]
+        return (last - first) / (end - start) if end > start else None
+
+
+class LiveView(Notices):
+    """Draws the latest progress it was given."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        super().__init__()
+        self.name = workflow.name
+        self.kinds = dict.fromkeys(workflow.sources, "source")
+        self.kinds |= dict.fromkeys(workflow.destinations, "destination")
+        self.meters = {name: Meter() for name in self.kinds}
+        self.latest: Any = None
+        self.live = Live(
+            console=terminal.console(stderr=True),
+            get_renderable=self.draw,
+            refresh_per_second=_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.live.stop()
+
+    def listen(self, progress: Any) -> None:
+        for name, meter in self.meters.items():
+            step = progress.steps.get(name)
+            if step is not None:
+                meter.add(progress.elapsed_s, _rows(self.kinds[name], step))
+        self.latest = progress
+        super().listen(progress)
+
+    def note(self, message: str) -> None:
+        self.live.console.print(message)
+
+    def draw(self) -> Group:
+        """What is on the terminal now."""
+        progress = self.latest
+        if progress is None:
+            return Group(Text.assemble((self.name, "bold"), "  starting"))
+        return Group(self._head(progress), self._steps(progress))
+
+    def _head(self, progress: Any) -> Text:
+        facts = [human.clock(progress.elapsed_s), human.rate(progress.rows_per_s)]
+        if progress.checkpoints:
+            age = progress.last_checkpoint_s
+            ago = f", the last {human.clock(age)} ago" if age is not None else ""
+            facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{ago}")
+        if progress.backlog_rows:
+            facts.append(f"{human.count(progress.backlog_rows)} rows behind")
+        return Text.assemble((self.name, "bold"), "  ", ("  ".join(facts), "dim"))
+
+    def _steps(self, progress: Any) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        columns: tuple[JustifyMethod, ...] = ("left", "right", "right", "right", "left")
+        for justify in columns:
+            table.add_column(justify=justify, no_wrap=True)
+        shown = [name for name in self.kinds if name in progress.steps]
+        for name in shown[:_STEPS_MAX]:
+            table.add_row(*self._step(name, progress.steps[name]))
+        if len(shown) > _STEPS_MAX:
+            table.add_row(Text(f"  and {len(shown) - _STEPS_MAX} more", "dim"))
+        return table
+
+    def _step(self, name: str, step: Any) -> list[Any]:
+        kind = self.kinds[name]
+        mark, colour = _MARKS[kind]
+        per_s = self.meters[name].per_s
+        moved = getattr(step, "bytes_in", None)
+        return [
+            Text.assemble("  ", (mark, colour), " ", name),
+            Text(f"{human.count(_rows(kind, step))} rows"),
+            Text("done" if step.done else human.rate(per_s) if per_s is not None else "", "dim"),
+            Text(human.size(moved) if moved else "", "dim"),
+            _last(step, moved),
+        ]
+
+
+def _rows(kind: str, step: Any) -> float:
+    rows = step.rows_out if kind == "source" else step.rows_in
+    return float(rows or 0)
+
+
+def _last(step: Any, moved: float | None) -> Any:
+    """A bar where the whole is known, else the number of errors, else nothing."""
+    total = getattr(step, "bytes_total", None)
+    if total and moved is not None and not step.done:
+        return ProgressBar(total=total, completed=min(moved, total), width=_BAR)
+    return Text(human.counted(step.errors, "error"), "yellow") if step.errors else Text("")
