@@ -1,0 +1,305 @@
+"""How each aggregate keeps its state: from rows to a partial, from partials to one, to the result.
+
+Always true: merging partials of any split of the rows gives what one partial of all gives (first,
+last and list: in the order of the partials); a state's columns survive Arrow IPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from dataflare.expr import rowerrors
+from dataflare.expr.casts import as_scaled, physical_of
+from dataflare.expr.lowered import Lowered, fail_where
+from dataflare.model import types as t
+from dataflare.model.types import DataType
+
+_WIDE = t.decimal(38, 0)
+_LIMB = 10**19
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateCall:
+    """One aggregate in the measures: which, over which input columns, its state columns."""
+
+    name: str
+    inputs: tuple[str, ...]
+    types: tuple[DataType, ...]
+    result: DataType
+    state: tuple[str, ...]
+    options: tuple[Any, ...] = ()
+    distinct: bool = False
+
+
+Exprs = Sequence[pl.Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An aggregate's state: its columns' types, and the three steps over expressions."""
+
+    state: Callable[[AggregateCall], Sequence[DataType]]
+    partial: Callable[[AggregateCall, Exprs], Sequence[pl.Expr]]
+    merge: Callable[[AggregateCall, Exprs], Sequence[pl.Expr]]
+    finish: Callable[[AggregateCall, Exprs], Lowered | pl.Expr]
+
+
+def kind_of(call: AggregateCall) -> Kind:
+    if call.distinct and call.name not in ("min", "max"):
+        return DISTINCT
+    return KINDS[call.name]
+
+
+def state_types(call: AggregateCall) -> Sequence[DataType]:
+    return kind_of(call).state(call)
+
+
+def partial(call: AggregateCall) -> list[pl.Expr]:
+    made = kind_of(call).partial(call, [pl.col(name) for name in call.inputs])
+    return [expr.alias(name) for expr, name in zip(made, call.state, strict=True)]
+
+
+def merge(call: AggregateCall) -> list[pl.Expr]:
+    made = kind_of(call).merge(call, [pl.col(name) for name in call.state])
+    return [expr.alias(name) for expr, name in zip(made, call.state, strict=True)]
+
+
+def finish(call: AggregateCall) -> Lowered:
+    made = kind_of(call).finish(call, [pl.col(name) for name in call.state])
+    return made if isinstance(made, Lowered) else Lowered(made)
+
+
+def _some(x: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """The value, null where the group has none that is not null."""
+    return pl.when(x.count() > 0).then(value)
+
+
+def _count_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+    return [s[0].sum().cast(pl.Int64)]
+
+
+def _count_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    return [x[0].count().cast(pl.Int64) if x else pl.len().cast(pl.Int64)]
+
+
+def _sum_state(call: AggregateCall) -> Sequence[DataType]:
+    type_ = call.types[0]
+    if type_.is_float:
+        return [t.FLOAT64]
+    if type_.name == "decimal" and (type_.precision or 38) > 18:
+        return [_WIDE, _WIDE]
+    return [_WIDE]
+
+
+def _limbs(x: pl.Expr, type_: DataType) -> list[pl.Expr]:
+    """Digits as Int128, in two halves of 19 digits where one column could overflow."""
+    digits = physical_of(x, type_)
+    if type_.name == "decimal" and (type_.precision or 38) > 18:
+        limb = pl.lit(_LIMB, dtype=pl.Int128)
+        high = digits.truncdiv(limb)
+        return [high, digits - high * limb]
+    return [digits]
+
+
+def _sum_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    type_ = call.types[0]
+    if type_.is_float:
+        return [_some(x[0], x[0].cast(pl.Float64).sum())]
+    if type_.name != "decimal" and type_.name not in ("int64", "uint64"):
+        return [_some(x[0], _wide(x[0].cast(pl.Int64).sum()))]
+    return [_some(x[0], _wide(limb.sum())) for limb in _limbs(x[0], type_)]
+
+
+def _wide(total: pl.Expr) -> pl.Expr:
+    return total.cast(pl.Decimal(38, 0), strict=False)
+
+
+def _sum_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+    return [_some(part, part.sum()) for part in s]
+
+
+def _sum_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
+    type_ = call.types[0]
+    if type_.is_float:
+        return s[0]
+    if type_.name == "decimal":
+        scale = type_.scale or 0
+        if len(s) == 1:
+            return as_scaled(s[0].to_physical(), 38, scale)
+        near = s[0].cast(pl.Float64) * float(_LIMB) + s[1].cast(pl.Float64)
+        total = s[0].to_physical() * pl.lit(_LIMB, dtype=pl.Int128) + s[1].to_physical()
+        fits = (near.abs() < 1.5e38) & (total.abs() < pl.lit(10**38, dtype=pl.Int128))
+        return Lowered(
+            as_scaled(pl.when(fits).then(total), 38, scale), fail_where(~fits, rowerrors.OVERFLOW)
+        )
+    total = s[0].to_physical().cast(pl.Int64, strict=False)
+    return Lowered(total, fail_where(total.is_null() & s[0].is_not_null(), rowerrors.OVERFLOW))
+
+
+def _avg_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+    type_ = call.types[0]
+    total = s[0].cast(pl.Float64)
+    if len(s) == 3:
+        total = total * float(_LIMB) + s[1].cast(pl.Float64)
+    if type_.name == "decimal":
+        total = total / 10.0 ** (type_.scale or 0)
+    return pl.when(s[-1] > 0).then(total / s[-1])
+
+
+def _extreme(largest: bool) -> Kind:
+    def step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+        if largest and call.types[0].is_float:
+            return [x[0].nan_max()]
+        return [x[0].max() if largest else x[0].min()]
+
+    return Kind(lambda call: [call.result], step, step, lambda call, s: s[0])
+
+
+def _edge(last: bool) -> Kind:
+    """first, last: a NULL counts; a partial of no rows does not."""
+
+    def partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+        return [x[0].last() if last else x[0].first(), pl.len().cast(pl.Int64)]
+
+    def merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+        full = s[0].filter(s[1] > 0)
+        return [full.last() if last else full.first(), s[1].sum()]
+
+    return Kind(lambda call: [call.result, t.INT64], partial, merge, lambda call, s: s[0])
+
+
+def _any_step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    return [x[0].drop_nulls().first()]
+
+
+def _moments_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    value = x[0]
+    return [value.count().cast(pl.Int64), value.mean(), ((value - value.mean()) ** 2).sum()]
+
+
+def _moments_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+    """Chan, Golub and LeVeque, 1979: the mean by weights, the squares plus what the means differ."""
+    count, mean, squares = s
+    some = count > 0
+    total = count.sum()
+    overall = (mean.filter(some) * count.filter(some)).sum() / total
+    apart = ((mean.filter(some) - overall) ** 2 * count.filter(some)).sum()
+    return [total, pl.when(total > 0).then(overall), squares.sum() + apart]
+
+
+def _spread(sample: bool, root: bool) -> Kind:
+    def end(call: AggregateCall, s: Exprs) -> Lowered:
+        count, _, squares = s
+        degrees = count - (1 if sample else 0)
+        variance = pl.when(degrees > 0).then(squares / degrees)
+        value = variance.sqrt() if root else variance
+        return Lowered(value, fail_where(~value.is_finite(), rowerrors.OVERFLOW))
+
+    return Kind(lambda call: [t.INT64, t.FLOAT64, t.FLOAT64], _moments_partial, _moments_merge, end)
+
+
+def _gathered(
+    finish: Callable[[AggregateCall, Exprs], Lowered | pl.Expr], *, nulls: bool = False
+) -> Kind:
+    """Aggregates that keep all their values, as a list."""
+
+    def partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+        return [(x[0] if nulls else x[0].drop_nulls()).implode()]
+
+    def merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+        return [s[0].explode(empty_as_null=False, keep_nulls=False).implode()]
+
+    return Kind(lambda call: [t.list_of(call.types[0])], partial, merge, finish)
+
+
+def _list_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+    return pl.when(s[0].list.len() > 0).then(s[0])
+
+
+def _join_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+    return pl.when(s[0].list.len() > 0).then(s[0].list.join(str(call.options[0])))
+
+
+def _quantile_cont(call: AggregateCall, s: Exprs) -> pl.Expr:
+    """Between the two nearest values, by distance; NaN is the greatest."""
+    ordered, place = _ordered(call, s)
+    low, high = place.floor(), place.ceil()
+    below = ordered.list.get(low.cast(pl.Int64), null_on_oob=True)
+    above = ordered.list.get(high.cast(pl.Int64), null_on_oob=True)
+    between = below + (above - below) * (place - low)
+    return pl.when(low == high).then(below).otherwise(between)
+
+
+def _quantile_disc(call: AggregateCall, s: Exprs) -> pl.Expr:
+    ordered = s[0].list.sort()
+    count = s[0].list.len().cast(pl.Int64)
+    place = (count.cast(pl.Float64) * float(call.options[0])).ceil().cast(pl.Int64) - 1
+    return ordered.list.get(place.clip(lower_bound=0), null_on_oob=True)
+
+
+def _ordered(call: AggregateCall, s: Exprs) -> tuple[pl.Expr, pl.Expr]:
+    ordered = s[0].list.sort()
+    last = s[0].list.len().cast(pl.Int64) - 1
+    return ordered, last.clip(lower_bound=0).cast(pl.Float64) * float(call.options[0])
+
+
+def _truth(every: bool) -> Kind:
+    def step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+        value = x[0].drop_nulls()
+        return [_some(x[0], value.all() if every else value.any())]
+
+    return Kind(lambda call: [t.BOOL], step, step, lambda call, s: s[0])
+
+
+def _distinct_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    return [x[0].drop_nulls().unique().implode()]
+
+
+def _distinct_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+    return [s[0].explode(empty_as_null=False, keep_nulls=False).unique().implode()]
+
+
+def _distinct_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+    if call.name == "count":
+        return s[0].list.len().cast(pl.Int64).fill_null(0)
+    return _list_finish(call, [s[0].list.sort()])
+
+
+DISTINCT = Kind(
+    lambda call: [t.list_of(call.types[0])], _distinct_partial, _distinct_merge, _distinct_finish
+)
+_COUNT = Kind(
+    lambda call: [t.INT64], _count_partial, _count_merge, lambda call, s: s[0].fill_null(0)
+)
+
+KINDS: dict[str, Kind] = {
+    "count": _COUNT,
+    "count_if": _COUNT,
+    "sum": Kind(_sum_state, _sum_partial, _sum_merge, _sum_finish),
+    "avg": Kind(
+        lambda call: [*_sum_state(call), t.INT64],
+        lambda call, x: [*_sum_partial(call, x), x[0].count().cast(pl.Int64)],
+        lambda call, s: [*_sum_merge(call, s[:-1]), s[-1].sum().cast(pl.Int64)],
+        _avg_finish,
+    ),
+    "min": _extreme(False),
+    "max": _extreme(True),
+    "first": _edge(False),
+    "last": _edge(True),
+    "any_value": Kind(lambda call: [call.result], _any_step, _any_step, lambda call, s: s[0]),
+    "stddev_samp": _spread(True, True),
+    "stddev_pop": _spread(False, True),
+    "var_samp": _spread(True, False),
+    "var_pop": _spread(False, False),
+    "median": _gathered(_quantile_cont),
+    "quantile_cont": _gathered(_quantile_cont),
+    "quantile": _gathered(_quantile_disc),
+    "bool_and": _truth(True),
+    "bool_or": _truth(False),
+    "string_agg": _gathered(_join_finish),
+    "list": _gathered(_list_finish, nulls=True),
+}

@@ -1,0 +1,146 @@
+"""CAST, for each pair of types: the value, and where it does not fit.
+
+Always true: nothing raises; a value that does not fit is null and its mask is set. Floats round half
+to even and decimals half away from zero, as DuckDB does.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataflare.errors import InternalError
+from dataflare.expr import rowerrors
+from dataflare.expr.casttext import from_text, to_text
+from dataflare.expr.lowered import Lowered, fail_where
+from dataflare.expr.sqltypes import RANGES, as_decimal
+from dataflare.model.types import DataType
+
+
+def lower_cast(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    """The value as type `to`; the mask says CAST where it does not fit."""
+    if given == to:
+        return Lowered(value)
+    dtype = to.to_polars()
+    if given.name == "null":
+        return Lowered(value.cast(dtype))
+    if given.is_text:
+        return from_text(value, to)
+    if to.is_text:
+        return Lowered(to_text(value, given))
+    if given.is_numeric and to.is_numeric:
+        return _number(value, given, to)
+    if given.name == "bool":
+        return Lowered(value.cast(pl.Int8).cast(dtype))
+    if to.name == "bool":
+        return Lowered(value != 0 if given.name != "decimal" else value.to_physical() != 0)
+    if given.is_temporal and to.is_temporal:
+        return _temporal(value, given, to)
+    if given.name in ("list", "struct"):
+        return checked(value, value.cast(dtype, strict=False))
+    raise InternalError(f"no cast from {given} to {to}")
+
+
+def checked(value: pl.Expr, result: pl.Expr, kind: int = rowerrors.CAST) -> Lowered:
+    """The result, failing where it is null although the value is not."""
+    return Lowered(result, fail_where(result.is_null() & value.is_not_null(), kind))
+
+
+def _number(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    dtype = to.to_polars()
+    if given.is_integer and to.is_integer:
+        (low, high), (least, most) = RANGES[given.name], RANGES[to.name]
+        if least <= low and high <= most:
+            return Lowered(value.cast(dtype))
+        return checked(value, value.cast(dtype, strict=False))
+    if to.is_float:
+        if given.name == "float64" and to.name == "float32":
+            narrow = value.cast(dtype, strict=False)
+            return Lowered(
+                narrow, fail_where(narrow.is_infinite() & value.is_finite(), rowerrors.CAST)
+            )
+        return Lowered(value.cast(dtype, strict=False))
+    if to.is_integer:
+        if given.is_float:
+            return checked(value, value.round(0, mode="half_to_even").cast(dtype, strict=False))
+        return checked(value, rescaled(value, given.scale or 0, 0).cast(dtype, strict=False))
+    return _to_decimal(value, given, to)
+
+
+def _to_decimal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    precision, scale = as_decimal(to)
+    if given.is_float:
+        scaled = (value.cast(pl.Float64) * 10.0**scale).round(0, mode="half_away_from_zero")
+        fitting = pl.when(scaled.abs() < 10.0**precision).then(scaled)
+        return checked(value, as_scaled(fitting.cast(pl.Int128, strict=False), precision, scale))
+    digits, from_scale = as_decimal(given)
+    if digits - from_scale + scale <= precision and scale >= from_scale:
+        return Lowered(value.cast(to.to_polars(), strict=False))
+    if scale > from_scale:
+        bound = pl.lit(10 ** (precision - scale + from_scale), dtype=pl.Int128)
+        physical = physical_of(value, given)
+        fitting = pl.when(physical.abs() < bound).then(physical)
+        return checked(
+            value,
+            as_scaled(
+                fitting * pl.lit(10 ** (scale - from_scale), dtype=pl.Int128), precision, scale
+            ),
+        )
+    shifted = (
+        rescaled(value, from_scale, scale) if given.name == "decimal" else value.cast(pl.Int128)
+    )
+    fitting = pl.when(shifted.abs() < pl.lit(10**precision, dtype=pl.Int128)).then(shifted)
+    return checked(value, as_scaled(fitting, precision, scale))
+
+
+def physical_of(value: pl.Expr, type_: DataType) -> pl.Expr:
+    """An integer's or decimal's digits as Int128."""
+    return value.to_physical() if type_.name == "decimal" else value.cast(pl.Int128)
+
+
+def as_scaled(digits: pl.Expr, precision: int, scale: int) -> pl.Expr:
+    """Int128 digits as a decimal of that scale."""
+    return digits.reinterpret(dtype=pl.Decimal(precision, scale))
+
+
+def rescaled(value: pl.Expr, scale: int, to: int) -> pl.Expr:
+    """A decimal's digits at a smaller scale, rounded half away from zero, as Int128."""
+    digits = value.to_physical()
+    if to >= scale:
+        return digits
+    unit = pl.lit(10 ** (scale - to), dtype=pl.Int128)
+    half = pl.lit(10 ** (scale - to) // 2, dtype=pl.Int128)
+    return (digits + pl.when(digits < 0).then(-half).otherwise(half)).truncdiv(unit)
+
+
+def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    dtype = to.to_polars()
+    if to.name == "time":
+        return Lowered(value.dt.time())
+    if to.name == "date":
+        return Lowered(value.dt.date())
+    if given.name == "date" and to.timezone is None:
+        return checked(value, value.cast(dtype, strict=False))
+    if given.name == "duration":
+        return checked(value, value.cast(dtype, strict=False))
+    if given.name == "date":
+        return localised(value.cast(pl.Datetime("us"), strict=False), to)
+    unit = dtype.time_unit  # type: ignore[attr-defined]
+    if given.timezone is None and to.timezone is not None:
+        return localised(value.cast(pl.Datetime(unit), strict=False), to)
+    moved = value
+    if given.timezone is not None and to.timezone is None:
+        moved = value.dt.replace_time_zone(None)
+    elif given.timezone != to.timezone:
+        moved = value.dt.convert_time_zone(to.timezone or "UTC")
+    if given.unit == to.unit:
+        return Lowered(moved)
+    return checked(value, moved.cast(dtype, strict=False))
+
+
+def localised(value: pl.Expr, to: DataType) -> Lowered:
+    """Local time of the zone: the earlier of two, an error where the clock was put forward."""
+    assert to.timezone is not None
+    if to.timezone == "UTC":
+        return Lowered(value.dt.replace_time_zone("UTC"))
+    zoned = value.dt.replace_time_zone(to.timezone, ambiguous="earliest", non_existent="null")
+    return checked(value, zoned, rowerrors.TIMEZONE)

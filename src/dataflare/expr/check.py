@@ -1,0 +1,382 @@
+"""From `Ast` to `Node`: columns and types, by the registry's signatures.
+
+Always true: a node's type is what its lowering gives in Polars; conversions that were not written
+are nodes too, so that lowering never guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from dataflare.errors import ExpressionError
+from dataflare.expr import problems, registry, sqltypes
+from dataflare.expr.folding import literal_as
+from dataflare.expr.problems import problem
+from dataflare.expr.signatures import Signature, cost, result_type, wanted_type
+from dataflare.expr.tree import CAST, COLUMN, LITERAL, STAR, Ast, Node
+from dataflare.model import types as t
+from dataflare.model.text import SourceText
+from dataflare.model.types import DataType, Schema
+
+IMPLICIT = "implicit"
+"""A cast's value where nobody wrote it: it cannot lose anything, or its error is the caller's."""
+
+
+@dataclass
+class Call:
+    """A call being typed: what a function's `resolve` is given."""
+
+    function: registry.Function
+    ast: Ast
+    args: list[Node]
+    checker: Checker
+
+    def fail(
+        self,
+        message: str,
+        *,
+        arg: int | None = None,
+        code: str = problems.TYPE_MISMATCH,
+        notes: Iterable[str] = (),
+        help: str | None = None,
+    ) -> ExpressionError:
+        """The error, at an argument or at the function itself."""
+        span = (
+            self.ast.point if arg is None or arg >= len(self.ast.args) else self.ast.args[arg].span
+        )
+        return self.checker.fail(span, message, code=code, notes=notes, help=help)
+
+    def arity(self, least: int, most: int | None = None) -> None:
+        given = len(self.args)
+        if given < least or (most is not None and given > most):
+            raise self.wrong_count(least, most)
+
+    def wrong_count(self, least: int, most: int | None) -> ExpressionError:
+        many = (
+            f"{least}"
+            if most == least
+            else (f"{least} or more" if most is None else f"{least} to {most}")
+        )
+        plural = "argument" if many == "1" else "arguments"
+        return self.fail(
+            f"{self.function.name}() takes {many} {plural}, {len(self.args)} given",
+            code=problems.ARGUMENTS,
+            notes=self.function.signature.splitlines(),
+        )
+
+    def cast(self, place: int, to: DataType) -> Node:
+        """The argument as that type, converted without being asked."""
+        return convert(self.args[place], to)
+
+    def const(self, place: int, what: str) -> Any:
+        """The argument's literal value. Raises if it is no literal."""
+        node = self.args[place]
+        if not node.is_literal:
+            raise self.fail(f"{what} of {self.function.name}() must be a literal", arg=place)
+        return node.value
+
+    def node(self, type_: DataType, args: Sequence[Node], value: Any = None) -> Node:
+        return Node(self.function.name, type_, tuple(args), value)
+
+
+class Checker:
+    """Types one expression against one schema. `aggregate`: what to do with an aggregate call."""
+
+    def __init__(
+        self,
+        source: SourceText,
+        schema: Schema,
+        step: str | None,
+        aggregate: Callable[[Checker, Ast], Node] | None = None,
+    ) -> None:
+        self.source, self.schema, self.step = source, schema, step
+        self.types = {field.name: field.type for field in schema}
+        self.aggregate = aggregate
+
+    def fail(self, span: tuple[int, int], message: str, *, code: str = problems.TYPE_MISMATCH,
+             notes: Iterable[str] = (), help: str | None = None) -> ExpressionError:  # fmt: skip
+        return problem(self.source, span, code, message, notes=notes, help=help, step=self.step)
+
+    def node(self, ast: Ast) -> Node:
+        if ast.op == COLUMN:
+            if ast.value not in self.types:
+                raise problems.unknown_column(
+                    self.source, ast.span, ast.value, self.types, self.step
+                )
+            return Node(COLUMN, self.types[ast.value], value=ast.value)
+        if ast.op == LITERAL:
+            return self._literal(ast)
+        if ast.op == CAST:
+            return self._cast(ast)
+        if ast.op == STAR:
+            raise self.fail(ast.span, "'*' is not allowed here", code=problems.NOT_ALLOWED)
+        function = registry.REGISTRY[ast.op]
+        if function.group == "aggregate":
+            if self.aggregate is None:
+                raise self.fail(
+                    ast.point,
+                    f"the aggregate function {function.name}() is not allowed here",
+                    code=problems.NOT_ALLOWED,
+                    notes=["aggregates belong into the measures of 'aggregate' and 'window'"],
+                )
+            return self.aggregate(self, ast)
+        call = Call(function, ast, [self.node(arg) for arg in ast.args], self)
+        return resolve_call(call)
+
+    def _literal(self, ast: Ast) -> Node:
+        type_ = ast.type or t.NULL
+        value = ast.value
+        if type_.name in ("timestamp", "date") and isinstance(value, str):
+            found = literal_as(value, type_)
+            if found is None:
+                raise self.fail(
+                    ast.span, f"{ast.shown or 'this'} is not a {type_}", code=problems.BAD_LITERAL
+                )
+            value = found.value
+        if type_.name == "json" and not isinstance(value, str):
+            raise self.fail(ast.span, f"{ast.shown or 'this'} cannot stand in an expression")
+        return Node(LITERAL, type_, value=value, shown=ast.shown)
+
+    def _cast(self, ast: Ast) -> Node:
+        assert ast.type is not None
+        arg = self.node(ast.args[0])
+        if ast.shown == "literal" or (
+            ast.value is False and is_text_literal(arg) and ast.type.is_temporal
+        ):
+            found = literal_as(arg.value, ast.type)
+            if found is not None:
+                return replace(found, shown=arg.shown)
+            if ast.shown == "literal":
+                raise self.fail(
+                    ast.args[0].span,
+                    f"{self._shown(arg)} is not a {ast.type}",
+                    code=problems.BAD_LITERAL,
+                    help="write it as '2024-12-31' or '2024-12-31 23:59:59'",
+                )
+        if not castable(arg.type, ast.type):
+            raise self.fail(ast.point, f"cannot cast {arg.type} to {ast.type}")
+        return Node(CAST, ast.type, (arg,), value=bool(ast.value))
+
+    def _shown(self, node: Node) -> str:
+        return node.shown or f"'{node.value}'"
+
+
+def is_text_literal(node: Node) -> bool:
+    return node.is_literal and node.type.is_text and isinstance(node.value, str)
+
+
+def convert(node: Node, to: DataType) -> Node:
+    """The node as that type. Literals are converted here, the rest when it runs."""
+    if node.type == to:
+        return node
+    if node.is_literal:
+        value, type_ = node.value, node.type
+        if value is None:
+            return replace(node, type=to)
+        if to.is_integer and isinstance(value, int) and sqltypes.fits(value, to):
+            return replace(node, type=to)
+        if to.is_float and type_.is_numeric:
+            return replace(node, type=to, value=float(value))
+        if (
+            to.name == "decimal"
+            and isinstance(value, int | Decimal)
+            and not isinstance(value, bool)
+        ):
+            return replace(node, type=to, value=Decimal(value))
+        if to.is_text and type_.is_text:
+            return replace(node, type=to)
+        if is_text_literal(node) and to.is_temporal:
+            found = literal_as(value, to)
+            if found is not None:
+                return replace(found, shown=node.shown)
+        if to.name == "timestamp" == type_.name and to.timezone is None and type_.timezone is None:
+            return (
+                replace(node, type=to)
+                if to.unit in ("us", "ns")
+                else Node(CAST, to, (node,), IMPLICIT)
+            )
+    return Node(CAST, to, (node,), value=IMPLICIT)
+
+
+def castable(one: DataType, to: DataType) -> bool:
+    """Whether CAST may turn the one into the other."""
+    if one.name == "null" or one == to or (one.is_text and to.name != "struct"):
+        return True
+    if to.is_text:
+        return one.name not in ("interval",)
+    if one.is_numeric and (to.is_numeric or to.name == "bool"):
+        return True
+    if one.name == "bool" and to.is_numeric:
+        return True
+    if one.name in ("date", "timestamp") and to.name in ("date", "timestamp"):
+        return True
+    if one.name == "timestamp" and to.name == "time":
+        return True
+    if one.name == "duration" == to.name:
+        return True
+    if one.name == "list" == to.name and one.item is not None and to.item is not None:
+        return castable(one.item, to.item)
+    if one.name == "struct" == to.name and len(one.fields) == len(to.fields):
+        return all(
+            a.name == b.name and castable(a.type, b.type)
+            for a, b in zip(one.fields, to.fields, strict=True)
+        )
+    return one.name == "binary" == to.name
+
+
+def meeting_type(nodes: Sequence[Node]) -> DataType | None:
+    """The type that the nodes meet in; integer literals take that of the others where they fit."""
+    fixed = [n for n in nodes if not _adapts(n)]
+    base = sqltypes.unify_all(n.type for n in fixed)
+    if base is None:
+        return None
+    for node in nodes:
+        if not _adapts(node):
+            continue
+        if is_text_literal(node):
+            if base.is_temporal:
+                if literal_as(node.value, base) is None:
+                    return None
+                continue
+        elif base.is_integer and sqltypes.fits(node.value, base):
+            continue
+        found = sqltypes.unify(base, node.type)
+        if found is None:
+            return None
+        base = found
+    return base
+
+
+def _adapts(node: Node) -> bool:
+    if is_text_literal(node):
+        return True
+    return node.is_literal and node.shown is None and node.type.is_integer
+
+
+def resolve_call(call: Call) -> Node:
+    """Type a call by its function's own rule, or by the signature that fits best."""
+    if call.function.resolve is not None:
+        return call.function.resolve(call)
+    signatures = call.function.signatures
+    counted = [s for s in signatures if s.takes(len(call.args))]
+    if not counted:
+        most = [s.most for s in signatures]
+        raise call.wrong_count(
+            min(s.least for s in signatures),
+            None if None in most else max(m for m in most if m is not None),
+        )
+    best: tuple[int, Signature, list[str]] | None = None
+    for signature in counted:
+        found = _match(signature, call.args)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = (found[0], signature, found[1])
+    if best is None:
+        raise _mismatch(call, counted)
+    return _apply(call, best[1], best[2])
+
+
+def _match(signature: Signature, args: Sequence[Node]) -> tuple[int, list[str]] | None:
+    total, kinds = 0, []
+    for place, arg in enumerate(args):
+        options = [
+            (found, kind)
+            for kind in signature.parameter(place).alternatives
+            if (found := _cost_of(kind, arg)) is not None
+        ]
+        if not options:
+            return None
+        found, kind = min(options, key=lambda option: option[0])
+        total += found
+        kinds.append(kind)
+    return total, kinds
+
+
+def _cost_of(kind: str, arg: Node) -> int | None:
+    found = cost(kind, arg.type)
+    if found is None and is_text_literal(arg):
+        target = {"date": t.DATE, "naive": t.TIMESTAMP, "timestamp": t.TIMESTAMP, "temporal": t.TIMESTAMP,
+                  "timestamp[us]": t.TIMESTAMP, "timestamp[us, UTC]": t.TIMESTAMP_UTC, "time": t.TIME}.get(kind)  # fmt: skip
+        if target is not None and literal_as(arg.value, target) is not None:
+            return 5
+    return found
+
+
+def _mismatch(call: Call, signatures: Sequence[Signature]) -> ExpressionError:
+    signature = signatures[0]
+    for place, arg in enumerate(call.args):
+        if all(
+            all(_cost_of(kind, arg) is None for kind in s.parameter(place).alternatives)
+            for s in signatures
+        ):
+            wanted = " or ".join(
+                dict.fromkeys(kind for s in signatures for kind in s.parameter(place).alternatives)
+            )
+            return call.fail(
+                f"{call.function.name}() expects {wanted}, not {arg.type}",
+                arg=place,
+                notes=call.function.signature.splitlines(),
+                help=_cast_help(call, place, wanted),
+            )
+    given = ", ".join(str(arg.type) for arg in call.args)
+    return call.fail(
+        f"{call.function.name}() does not take ({given})",
+        notes=[s.text for s in signatures] or [signature.text],
+    )
+
+
+def _cast_help(call: Call, place: int, wanted: str) -> str | None:
+    target = wanted.split(" or ")[0]
+    name = {"string": "string", "number": "float64", "int64": "int64", "float64": "float64",
+            "timestamp": "timestamp", "temporal": "timestamp", "date": "date"}.get(target)  # fmt: skip
+    if name is None or place >= len(call.ast.args):
+        return None
+    start, end = call.ast.args[place].span
+    written = shown_text(call.checker.source, start, end)
+    return (
+        f"write CAST({written} AS {name})"
+        if castable(call.args[place].type, sqltypes.type_named(name) or t.STRING)
+        else None
+    )
+
+
+def shown_text(source: SourceText, start: int, end: int) -> str:
+    """A piece of the text as the user wrote it: variables by name."""
+    text = source.template[start:end]
+    for variable in source.variables:
+        text = text.replace(variable.placeholder, variable.shown)
+    return text
+
+
+def _apply(call: Call, signature: Signature, kinds: Sequence[str]) -> Node:
+    shared = [
+        arg if kind == "T" else Node("item", arg.type.item or t.NULL)
+        for arg, kind in zip(call.args, kinds, strict=True)
+        if kind in ("T", "list<T>")
+    ]
+    bound = meeting_type(shared) if shared else None
+    if shared and bound is None:
+        given = " and ".join(dict.fromkeys(str(n.type) for n in shared))
+        raise call.fail(f"the arguments of {call.function.name}() do not fit together: {given}",
+                        help="write CAST(... AS ...) around one of them")  # fmt: skip
+    args = []
+    for place, (arg, kind) in enumerate(zip(call.args, kinds, strict=True)):
+        if signature.parameter(place).const and not arg.is_literal:
+            raise call.fail(
+                f"the {signature.parameter(place).name} of {call.function.name}() must be a literal",
+                arg=place,
+            )
+        target = wanted_type(kind, arg.type, bound)
+        if (
+            is_text_literal(arg)
+            and not target.is_temporal
+            and kind in ("naive", "timestamp", "temporal")
+        ):
+            target = t.TIMESTAMP
+        args.append(convert(arg, target))
+    first = args[0].type if args else t.NULL
+    type_ = result_type(signature.result, bound, first)
+    nulls = [a for p, a in enumerate(args) if signature.parameter(p).const and a.is_null]
+    return Node(LITERAL, type_) if nulls else Node(call.function.name, type_, tuple(args))

@@ -1,0 +1,12 @@
+"""One file per group of functions; importing this fills the registry."""
+
+from dataflare.expr.functions import (  # noqa: F401
+    aggregate,
+    arithmetic,
+    conditional,
+    logic,
+    math,
+    nested,
+    string,
+    temporal,
+)

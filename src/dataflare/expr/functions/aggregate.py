@@ -1,0 +1,218 @@
+"""The aggregate functions' rows: their types. Their states are in `aggregates`."""
+
+from __future__ import annotations
+
+from dataflare.expr.check import Call, convert
+from dataflare.expr.registry import Example, register
+from dataflare.expr.tree import STAR, Node
+from dataflare.model import types as t
+from dataflare.model.types import DataType
+
+
+def _typed(call: Call, result: DataType, given: DataType | None = None, *options: object) -> Node:
+    arg = call.args[0]
+    return call.node(result, [arg if given is None else convert(arg, given)], options)
+
+
+def _number(call: Call) -> DataType:
+    call.arity(1, 1)
+    type_ = call.args[0].type
+    if type_.name == "null":
+        return t.INT64
+    if not (type_.is_numeric or type_.name == "bool"):
+        raise call.fail(f"{call.function.name}() expects number, not {type_}", arg=0)
+    return t.INT32 if type_.name == "bool" else type_
+
+
+def _count(call: Call) -> Node:
+    if not call.args or call.ast.args[0].op == STAR:
+        return call.node(t.INT64, [], ())
+    call.arity(1, 1)
+    return _typed(call, t.INT64)
+
+
+def _count_if(call: Call) -> Node:
+    call.arity(1, 1)
+    if call.args[0].type.name not in ("bool", "null"):
+        raise call.fail(f"count_if() expects a condition, not {call.args[0].type}", arg=0)
+    yes = Node("literal", t.BOOL, value=True)
+    none = Node("literal", t.BOOL)
+    return call.node(
+        t.INT64, [Node("case", t.BOOL, (convert(call.args[0], t.BOOL), yes, none))], ()
+    )
+
+
+def _sum(call: Call) -> Node:
+    type_ = _number(call)
+    result = (
+        t.FLOAT64
+        if type_.is_float
+        else (t.decimal(38, type_.scale or 0) if type_.name == "decimal" else t.INT64)
+    )
+    return _typed(call, result, type_)
+
+
+def _avg(call: Call) -> Node:
+    return _typed(call, t.FLOAT64, _number(call))
+
+
+def _same(call: Call) -> Node:
+    call.arity(1, 1)
+    type_ = call.args[0].type
+    if call.function.name in ("min", "max") and type_.name in ("list", "struct"):
+        raise call.fail(f"{call.function.name}() cannot order {type_}", arg=0)
+    return _typed(call, type_)
+
+
+def _floats(call: Call) -> Node:
+    _number(call)
+    return _typed(call, t.FLOAT64, t.FLOAT64)
+
+
+def _fraction(call: Call) -> float:
+    value = call.const(1, "the fraction")
+    try:
+        fraction = float(value)
+    except (TypeError, ValueError):
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise call.fail(f"the fraction of {call.function.name}() is between 0 and 1", arg=1)
+    return fraction
+
+
+def _median(call: Call) -> Node:
+    _number(call)
+    return _typed(call, t.FLOAT64, t.FLOAT64, 0.5)
+
+
+def _quantile_cont(call: Call) -> Node:
+    call.arity(2, 2)
+    fraction = _fraction(call)
+    call.args = call.args[:1]
+    _number(call)
+    return _typed(call, t.FLOAT64, t.FLOAT64, fraction)
+
+
+def _quantile(call: Call) -> Node:
+    call.arity(2, 2)
+    return _typed(call, call.args[0].type, None, _fraction(call))
+
+
+def _truth(call: Call) -> Node:
+    call.arity(1, 1)
+    if call.args[0].type.name not in ("bool", "null"):
+        raise call.fail(
+            f"{call.function.name}() expects a condition, not {call.args[0].type}", arg=0
+        )
+    return _typed(call, t.BOOL, t.BOOL)
+
+
+def _string_agg(call: Call) -> Node:
+    call.arity(1, 2)
+    if not (call.args[0].type.is_text or call.args[0].type.name == "null"):
+        raise call.fail(f"string_agg() expects string, not {call.args[0].type}", arg=0)
+    separator = call.const(1, "the separator") if len(call.args) == 2 else ","
+    return _typed(call, t.STRING, t.STRING, separator if separator is not None else "")
+
+
+def _list(call: Call) -> Node:
+    call.arity(1, 1)
+    return _typed(call, t.list_of(call.args[0].type))
+
+
+def _add(
+    name: str,
+    signature: str,
+    summary: str,
+    resolve: object,
+    *examples: Example,
+    aliases: tuple[str, ...] = (),
+) -> None:
+    register(
+        name, signature, summary, *examples, group="aggregate", resolve=resolve, aliases=aliases
+    )  # type: ignore[arg-type]
+
+
+_add(
+    "count",
+    "count(*) -> int64\ncount([DISTINCT] x: any) -> int64",
+    "The number of rows; of values that are not NULL; of different ones.",
+    _count,
+)
+_add(
+    "count_if",
+    "count_if(condition: bool) -> int64",
+    "The number of rows for which it is true.",
+    _count_if,
+    aliases=("countif",),
+)
+_add(
+    "sum",
+    "sum(x: number) -> int64 | float64 | decimal",
+    "The sum; NULL of no rows. Overflow is an error.",
+    _sum,
+)
+_add("avg", "avg(x: number) -> float64", "The mean; NULL of no rows.", _avg, aliases=("mean",))
+_add("min", "min(x: T) -> T", "The least.", _same)
+_add("max", "max(x: T) -> T", "The greatest; NaN is the greatest float.", _same)
+_add("first", "first(x: T) -> T", "The value of the row that came first.", _same)
+_add("last", "last(x: T) -> T", "The value of the row that came last.", _same)
+_add(
+    "any_value", "any_value(x: T) -> T", "A value that is not NULL.", _same, aliases=("arbitrary",)
+)
+_add(
+    "stddev_samp",
+    "stddev_samp(x: float64) -> float64",
+    "The standard deviation of a sample.",
+    _floats,
+    aliases=("stddev",),
+)
+_add(
+    "stddev_pop",
+    "stddev_pop(x: float64) -> float64",
+    "The standard deviation of a population.",
+    _floats,
+)
+_add(
+    "var_samp",
+    "var_samp(x: float64) -> float64",
+    "The variance of a sample.",
+    _floats,
+    aliases=("variance",),
+)
+_add("var_pop", "var_pop(x: float64) -> float64", "The variance of a population.", _floats)
+_add(
+    "median",
+    "median(x: float64) -> float64",
+    "The middle value, or the mean of the two in the middle.",
+    _median,
+)
+_add(
+    "quantile",
+    "quantile(x: T, fraction: const float64) -> T",
+    "The value below which that fraction of the values lies.",
+    _quantile,
+    aliases=("quantile_disc",),
+)
+_add(
+    "quantile_cont",
+    "quantile_cont(x: float64, fraction: const float64) -> float64",
+    "The same, interpolated between values.",
+    _quantile_cont,
+)
+_add("bool_and", "bool_and(x: bool) -> bool", "Whether all are true.", _truth)
+_add("bool_or", "bool_or(x: bool) -> bool", "Whether one is true.", _truth)
+_add(
+    "string_agg",
+    "string_agg(text: string, [separator: const string]) -> string",
+    "The texts joined, in the order of the rows.",
+    _string_agg,
+    aliases=("group_concat", "listagg"),
+)
+_add(
+    "list",
+    "list([DISTINCT] x: T) -> list<T>",
+    "The values as a list, NULLs too; the different ones, sorted.",
+    _list,
+    aliases=("array_agg",),
+)

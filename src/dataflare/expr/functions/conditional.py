@@ -1,0 +1,95 @@
+"""CASE, COALESCE and their kin. What is not evaluated cannot fail."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataflare.expr.check import Call, convert, meeting_type
+from dataflare.expr.functions.logic import unorderable
+from dataflare.expr.lowered import Lowered, first_error, only_where
+from dataflare.expr.registry import register
+from dataflare.expr.tree import Node
+from dataflare.model import types as t
+
+
+def _resolve_case(call: Call) -> Node:
+    """Arguments: condition, value, condition, value, ... and the default, if any."""
+    args = list(call.args)
+    if len(args) % 2 == 0:
+        args.append(Node("literal", t.NULL))
+    conditions, values = args[:-1:2], [*args[1::2], args[-1]]
+    for place, condition in enumerate(conditions):
+        if condition.type.name not in ("bool", "null"):
+            raise call.fail(f"WHEN expects a condition, this is {condition.type}", arg=2 * place)
+    type_ = meeting_type(values)
+    if type_ is None:
+        raise _apart(call, values, [*range(1, len(call.args), 2), len(call.args) - 1])
+    made: list[Node] = []
+    for condition, value in zip(conditions, values, strict=False):
+        made += [convert(condition, t.BOOL), convert(value, type_)]
+    return call.node(type_, [*made, convert(values[-1], type_)])
+
+
+def _apart(call: Call, values: list[Node], places: list[int]) -> Exception:
+    for place, value in zip(places[1:], values[1:], strict=False):
+        if meeting_type([values[0], value]) is None:
+            return call.fail(
+                f"the results do not fit together: {values[0].type} and {value.type}", arg=place,
+                help="write CAST(... AS ...) around one of them",
+            )  # fmt: skip
+    return call.fail("the results do not fit together")
+
+
+def _case(node: Node, *args: Lowered) -> Lowered:
+    default = args[-1]
+    value, error = default.value, default.error
+    for condition, result in reversed(list(zip(args[:-1:2], args[1::2], strict=True))):
+        value = pl.when(condition.value).then(result.value).otherwise(value)
+        if error is not None or result.error is not None:
+            none = pl.lit(None, dtype=pl.UInt8)
+            taken = none if result.error is None else result.error
+            error = pl.when(condition.value).then(taken).otherwise(none if error is None else error)
+        error = first_error([condition.error, error])
+    return Lowered(value, error)
+
+
+def _resolve_if(call: Call) -> Node:
+    call.arity(3, 3)
+    return Node("case", (node := _resolve_case(call)).type, node.args)
+
+
+def _coalesce(node: Node, *args: Lowered) -> Lowered:
+    error = None
+    for arg in reversed(args):
+        late = only_where(arg.value.is_null(), error)
+        error = first_error([arg.error, late])
+    return Lowered(pl.coalesce([arg.value for arg in args]), error)
+
+
+def _resolve_nullif(call: Call) -> Node:
+    call.arity(2, 2)
+    both = meeting_type(call.args)
+    if both is None:
+        raise unorderable(call, 0, 1)
+    first = call.args[0]
+    own = both if first.type.name == "null" else first.type
+    return call.node(own, [convert(first, own), convert(first, both), convert(call.args[1], both)])
+
+
+def _nullif(node: Node, own: pl.Expr, left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    return (
+        pl.when((left == right).fill_null(False))
+        .then(pl.lit(None, dtype=node.type.to_polars()))
+        .otherwise(own)
+    )
+
+
+register("case", "CASE WHEN condition THEN x [ELSE y] END", "The first value whose condition is true.",
+         ("CASE WHEN 1 > 2 THEN 'a' ELSE 'b' END", "b"), ("CASE 3 WHEN 3 THEN 'three' END", "three"),
+         group="conditional", resolve=_resolve_case, lower=_case, lazy=True)  # fmt: skip
+register("if", "if(condition: bool, then: T, otherwise: T) -> T", "One or the other.", ("if(1 < 2, 'yes', 'no')", "yes"),
+         group="conditional", resolve=_resolve_if, aliases=["iif"])  # fmt: skip
+register("coalesce", "coalesce(x: T, others: T...) -> T", "The first that is not NULL.", ("coalesce(NULL, 2, 3)", 2),
+         group="conditional", lower=_coalesce, lazy=True, aliases=["ifnull"])  # fmt: skip
+register("nullif", "nullif(x: T, y: T) -> T", "NULL if both are equal, else the first.", ("nullif(3, 3)", None), ("nullif(3, 4)", 3),
+         group="conditional", resolve=_resolve_nullif, lower=_nullif)  # fmt: skip

@@ -1,0 +1,166 @@
+"""The measures of an aggregation: expressions over aggregates, as three steps over columns.
+
+Always true: `partial` reads only the input columns, `merge` and `finish` only the state's; two equal
+aggregates share one state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dataflare.expr import problems, registry
+from dataflare.expr.aggregates import AggregateCall, merge, partial, state_types
+from dataflare.expr.check import Call, Checker
+from dataflare.expr.parse import Parsed, parse
+from dataflare.expr.text import ExprText
+from dataflare.expr.tree import COLUMN, STAR, Ast, Node
+from dataflare.expr.typed import Typed, result, typed
+from dataflare.model import types as t
+from dataflare.model.text import SourceText
+from dataflare.model.types import Field, Schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflare.expr.lowered import Lowered
+
+AGGREGATE = "aggregate"
+"""The operation of a node that stands for an aggregate's result; its value is the AggregateCall."""
+
+_KEEPS_NULLS = ("first", "last", "list")
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """What `check_measures` gives. Pickles.
+
+    Use: derive `inputs`; `df.group_by(keys).agg(*partial())`; concatenate partials in order and
+    `group_by(keys).agg(*merge())`, any number of times; `finish()` over the merged state. Without
+    keys, `df.select(*partial())` gives the one row.
+    """
+
+    inputs: tuple[tuple[str, Typed], ...]
+    state: Schema
+    output: Schema
+    calls: tuple[AggregateCall, ...] = field(repr=False)
+    measures: tuple[tuple[str, Typed], ...] = field(repr=False)
+
+    def partial(self) -> tuple[pl.Expr, ...]:
+        """One aggregation expression for each state column, over the inputs."""
+        return tuple(expr for call in self.calls for expr in partial(call))
+
+    def merge(self) -> tuple[pl.Expr, ...]:
+        """One aggregation expression for each state column, over concatenated partials."""
+        return tuple(expr for call in self.calls for expr in merge(call))
+
+    def finish(self) -> dict[str, Lowered]:
+        """Each measure over the state columns, by name."""
+        return {name: measure.lower() for name, measure in self.measures}
+
+
+@dataclass
+class _Collector:
+    """The aggregates and inputs found so far."""
+
+    inputs: dict[Node, str] = field(default_factory=dict)
+    calls: dict[tuple[str, tuple[Node, ...], tuple[object, ...], bool], AggregateCall] = field(
+        default_factory=dict
+    )
+    states: int = 0
+
+    def aggregate(self, outer: Checker, ast: Ast) -> Node:
+        inner = Checker(outer.source, outer.schema, outer.step, aggregate=_nested)
+        function = registry.REGISTRY[ast.op]
+        args = [inner.node(arg) for arg in ast.args if arg.op != STAR]
+        typed_call = Call(function, ast, args, inner)
+        if ast.distinct and ast.op not in ("count", "list", "min", "max"):
+            raise typed_call.fail(
+                f"DISTINCT is possible in count, list, min and max, not in {ast.op}()",
+                code=problems.NOT_ALLOWED,
+            )
+        if ast.distinct and not args:
+            raise typed_call.fail("count(DISTINCT x) needs a value", code=problems.ARGUMENTS)
+        assert function.resolve is not None
+        node = function.resolve(typed_call)
+        if ast.where is not None:
+            node = self._filtered(typed_call, node, inner.node(ast.where), ast)
+        return self._result(node, ast.distinct)
+
+    def _filtered(self, call: Call, node: Node, where: Node, ast: Ast) -> Node:
+        assert ast.where is not None
+        if where.type.name not in ("bool", "null"):
+            raise call.checker.fail(
+                ast.where.span, f"FILTER expects a condition, this is {where.type}"
+            )
+        if node.op in _KEEPS_NULLS:
+            raise call.fail(f"FILTER is not possible with {node.op}()", code=problems.NOT_ALLOWED)
+        value = node.args[0] if node.args else Node("literal", t.BOOL, value=True)
+        none = Node("literal", value.type)
+        return replace(node, args=(Node("case", value.type, (where, value, none)),))
+
+    def _result(self, node: Node, distinct: bool) -> Node:
+        key = (node.op, node.args, tuple(node.value or ()), distinct)
+        found = self.calls.get(key)
+        if found is None:
+            names = tuple(
+                self.inputs.setdefault(arg, f"__m{len(self.inputs)}") for arg in node.args
+            )
+            draft = AggregateCall(
+                node.op, names, tuple(arg.type for arg in node.args), node.type, (),
+                tuple(node.value or ()), distinct,
+            )  # fmt: skip
+            count = len(state_types(draft))
+            found = replace(draft, state=tuple(f"__s{self.states + i}" for i in range(count)))
+            self.states += count
+            self.calls[key] = found
+        return Node(AGGREGATE, node.type, value=found)
+
+
+def _nested(checker: Checker, ast: Ast) -> Node:
+    raise checker.fail(
+        ast.point,
+        f"the aggregate function {ast.op}() cannot stand inside another",
+        code=problems.NOT_ALLOWED,
+    )
+
+
+class _MeasureChecker(Checker):
+    """Columns are seen by the aggregates only."""
+
+    def node(self, ast: Ast) -> Node:
+        if ast.op == COLUMN and ast.value in self.types:
+            raise self.fail(
+                ast.span,
+                f"column '{ast.value}' must stand inside an aggregate function",
+                code=problems.NOT_ALLOWED,
+                help=f"write first({ast.value}), or add it to group_by",
+            )
+        return super().node(ast)
+
+
+def check_measures(
+    measures: Mapping[str, ExprText | SourceText | str], schema: Schema, *, step: str | None = None
+) -> Aggregation:
+    """Type the measures. Raises ExpressionError at the first that is wrong."""
+    collector = _Collector()
+    done: list[tuple[str, Typed]] = []
+    for name, text in measures.items():
+        parsed: Parsed = parse(text)
+        checker = _MeasureChecker(parsed.source, schema, step, aggregate=collector.aggregate)
+        node = result(parsed, checker.node(parsed.ast), step)
+        done.append((name, typed(node, parsed.source.shown)))
+    calls = tuple(collector.calls.values())
+    state = [
+        Field(name, type_)
+        for call in calls
+        for name, type_ in zip(call.state, state_types(call), strict=True)
+    ]
+    return Aggregation(
+        inputs=tuple((name, typed(node, name)) for node, name in collector.inputs.items()),
+        state=Schema(tuple(state)),
+        output=Schema(tuple(Field(name, measure.type) for name, measure in done)),
+        calls=calls,
+        measures=tuple(done),
+    )

@@ -1,0 +1,33 @@
+"""What can be wrong with a row: the kinds in an error column, and how they are told.
+
+Always true: a kind's number never changes its meaning, since dead letters keep it.
+"""
+
+from __future__ import annotations
+
+OVERFLOW = 1
+DIVISION_BY_ZERO = 2
+CAST = 3
+JSON = 4
+DOMAIN = 5
+DATE = 6
+TIMEZONE = 7
+ENCODING = 8
+LENGTH = 9
+
+_TEXTS = {
+    OVERFLOW: ("E0510", "a number does not fit its type (overflow)"),
+    DIVISION_BY_ZERO: ("E0511", "division by zero"),
+    CAST: ("E0512", "a value does not fit the type it is cast to"),
+    JSON: ("E0513", "the text is not valid JSON"),
+    DOMAIN: ("E0514", "an argument is outside of what the function is defined for"),
+    DATE: ("E0515", "the text or the numbers are not a date or time"),
+    TIMEZONE: ("E0516", "the local time does not exist in the time zone"),
+    ENCODING: ("E0517", "the text or the bytes are not validly encoded"),
+    LENGTH: ("E0518", "the result would be too long"),
+}
+
+
+def error_text(kind: int) -> tuple[str, str]:
+    """Code and message of a kind of the error column."""
+    return _TEXTS[kind]

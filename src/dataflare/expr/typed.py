@@ -1,0 +1,130 @@
+"""A checked expression: plain data that travels, and gives Polars or SQL when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from dataflare.expr import problems, registry, sqltypes
+from dataflare.expr.check import Checker, convert
+from dataflare.expr.parse import Parsed, parse
+from dataflare.expr.problems import problem
+from dataflare.expr.text import ExprText
+from dataflare.expr.tree import COLUMN, Node
+from dataflare.model import types as t
+from dataflare.model.text import SourceText
+from dataflare.model.types import DataType, Schema
+
+if TYPE_CHECKING:
+    from dataflare.expr.lowered import Lowered
+    from dataflare.expr.sql import SqlText
+
+Dialect = Literal["duckdb", "sqlite", "postgres"]
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What an expression means over one schema. Pickles; equal when the meaning is.
+
+    `needs`: which of NOW_COLUMN and ROWKEY_COLUMN the rows must have beside their own columns.
+    """
+
+    node: Node = field(repr=False)
+    shown: str
+    type: DataType
+    columns: frozenset[str]
+    needs: frozenset[str]
+
+    @property
+    def is_column(self) -> str | None:
+        """The column's name, if the expression is just that column."""
+        return str(self.node.value) if self.node.op == COLUMN else None
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether it reads no column and no clock."""
+        return not self.columns and not self.needs
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether there may be a row for which it is an error."""
+        return self.lower().error is not None
+
+    def lower(self) -> Lowered:
+        """The Polars expressions for value and error; they raise for no row."""
+        from dataflare.expr.lower import lower
+
+        return lower(self.node)
+
+    def to_sql(self, dialect: Dialect) -> SqlText | None:
+        """The same in a database's SQL, or None where it would not be exactly the same."""
+        from dataflare.expr.sql import to_sql
+
+        return None if self.needs or self.can_fail else to_sql(self.node, dialect)
+
+    def conjuncts(self) -> tuple[Typed, ...]:
+        """The conditions that are joined by AND at the top, from left to right."""
+        if self.node.op != "and":
+            return (self,)
+        return tuple(part for arg in self.node.args for part in typed(arg, self.shown).conjuncts())
+
+
+def typed(node: Node, shown: str) -> Typed:
+    """A node with what there is to know about it."""
+    nodes = list(node.walk())
+    return Typed(
+        node=node,
+        shown=shown,
+        type=node.type,
+        columns=frozenset(str(n.value) for n in nodes if n.op == COLUMN),
+        needs=frozenset(
+            need
+            for n in nodes
+            if n.op in registry.REGISTRY
+            for need in registry.REGISTRY[n.op].needs
+        ),
+    )
+
+
+def check(
+    text: Parsed | ExprText | SourceText | str, schema: Schema, *, step: str | None = None
+) -> Typed:
+    """Type an expression against the columns that reach it. Raises ExpressionError with its place."""
+    parsed = text if isinstance(text, Parsed) else parse(text)
+    node = Checker(parsed.source, schema, step).node(parsed.ast)
+    return typed(result(parsed, node, step), parsed.source.shown)
+
+
+def result(parsed: Parsed, node: Node, step: str | None) -> Node:
+    """The node as a column may hold it. Raises for an interval of months, which none does."""
+    if node.type == sqltypes.INTERVAL:
+        raise problem(
+            parsed.source,
+            parsed.ast.span,
+            problems.TYPE_MISMATCH,
+            "an interval with months is no value, only a step to add to a date or timestamp",
+            step=step,
+        )
+    return node
+
+
+def check_condition(
+    text: Parsed | ExprText | SourceText | str, schema: Schema, *, step: str | None = None
+) -> Typed:
+    """`check`, for where a condition is expected: raises ExpressionError (E0204) if it is no bool."""
+    parsed = text if isinstance(text, Parsed) else parse(text)
+    found = check(parsed, schema, step=step)
+    if found.type.name == "null":
+        return typed(convert(found.node, t.BOOL), found.shown)
+    if found.type.name != "bool":
+        helps = {"string": f"{parsed} = '...'"}
+        help = f"write {parsed} <> 0" if found.type.is_numeric else helps.get(found.type.name)
+        raise problem(
+            parsed.source,
+            parsed.ast.span,
+            problems.TYPE_MISMATCH,
+            f"a condition is expected, this is {found.type}",
+            step=step,
+            help=help if help is None or help.startswith("write") else f"write {help}",
+        )
+    return found
