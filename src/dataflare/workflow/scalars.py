@@ -18,8 +18,10 @@ from dataflare.workflow.lines import Lines
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,4000})")
-_BASED = re.compile(r"0o[0-7]{1,1000}|0x[0-9a-fA-F]{1,1000}")
+_DIGITS_MAX = 1000
+"""Longer numbers stay text: Python refuses to read much longer ones."""
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 _ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
@@ -37,6 +39,8 @@ def plain_value(text: str) -> Any:
 
 
 def _number(text: str) -> Any:
+    if len(text) > _DIGITS_MAX:
+        return text
     if _INT.fullmatch(text):
         return int(text)
     if _BASED.fullmatch(text):
@@ -79,27 +83,47 @@ Run = tuple[int, int, int]
 
 
 def _block(value: str, style: str, raw: list[str], header: int, end: int) -> list[Run]:
+    lines = range(header + 1, min(end + 1, len(raw)))
+    runs = _literal(value, raw, lines) if style == "|" else _folded(value, raw, lines)
+    if runs:
+        runs[0] = (0, *runs[0][1:])
+    return runs
+
+
+def _literal(value: str, raw: list[str], lines: range) -> list[Run]:
     runs: list[Run] = []
     indent: int | None = None
     position = 0
-    for number in range(header + 1, min(end + 1, len(raw))):
+    for number in lines:
         line = raw[number]
         if not line.strip(" "):
-            if style == "|":
-                position += 1
+            position += 1 + max(0, len(line) - indent if indent is not None else 0)
             continue
-        if style == ">":
-            position = _past_breaks(value, position)
         if indent is None:
             indent = len(line) - len(line.lstrip(" "))
-            if style == "|" and not value.startswith(line[indent:], position):
+            if not value.startswith(line[indent:], position):
+                # The header says how far the text is indented, and this line is further.
                 indent = max(0, line.find(value[position:].partition("\n")[0]))
-        content = line[indent:]
-        if not value.startswith(content, position):
+        if not value.startswith(line[indent:], position):
             break
         runs.append((position, number, indent))
-        position += len(content) + (1 if style == "|" else 0)
-    return runs if runs and runs[0][0] == 0 else [(0, *runs[0][1:]), *runs[1:]] if runs else []
+        position += len(line) - indent + 1
+    return runs
+
+
+def _folded(value: str, raw: list[str], lines: range) -> list[Run]:
+    runs: list[Run] = []
+    position = 0
+    for number in lines:
+        content = raw[number].lstrip(" ")
+        if not content:
+            continue
+        position = _past_breaks(value, position)
+        if not value.startswith(content, position):
+            break
+        runs.append((position, number, len(raw[number]) - len(content)))
+        position += len(content)
+    return runs
 
 
 def _flow(
@@ -137,8 +161,8 @@ def _spelled(value: str, style: str, piece: str, at: Run, runs: list[Run]) -> in
         done = match.end()
         runs.append((position, number, column + done))
     rest = piece[done:]
-    if rest == "\\" and style == '"':
-        return position
+    if style == '"' and rest.endswith("\\"):
+        rest = rest[:-1]  # The line goes on without a space.
     if not value.startswith(rest, position):
         return None
     return position + len(rest)

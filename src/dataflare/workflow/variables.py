@@ -25,6 +25,7 @@ VARIABLES_MAX = 1000
 _OPENING = re.compile(r"\$\$\{|\$\{")
 _ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-)(.*))?", re.DOTALL)
 _NAMED = re.compile(r"(param|secret):([A-Za-z_][A-Za-z0-9_./\-]*)")
+_KINDS = ("param", "secret")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -131,9 +132,7 @@ class Substitution:
             return self._secret(raw, piece, named.group(2), shown)
         if (plain := _ENVIRONMENT.fullmatch(body)) is not None:
             return self._environment(raw, piece, plain, shown)
-        kind = body.partition(":")[0]
-        near = did_you_mean(kind, ("param", "secret")) if ":" in body else None
-        return self._malformed(raw, piece, f"'{shown}' is not a variable", near)
+        return self._malformed(raw, piece, f"'{shown}' is not a variable", _better(body))
 
     def _environment(
         self, raw: SourceText, piece: _Piece, match: re.Match[str], shown: str
@@ -231,6 +230,16 @@ class Substitution:
             )
         )
         return None
+
+
+def _better(body: str) -> str | None:
+    """What may have been meant by the inside of a `${...}` that is none."""
+    kind, colon, rest = body.partition(":")
+    if not colon:
+        return None
+    if kind == "param" and ":-" in rest:
+        return "give the default where the parameter is declared"
+    return None if kind in _KINDS else did_you_mean(kind, _KINDS)
 
 
 class _Builder:
