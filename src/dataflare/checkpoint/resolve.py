@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import CheckpointError
 from dataflare.sdk.destination import Marker
 
 _MANIFEST = re.compile(r"manifest-([0-9]{10})\.json", re.ASCII)
-_EPOCH_IN_NAME = re.compile(r"(?<![0-9])[0-9]{10}(?![0-9])", re.ASCII)
+_REDO = re.compile(r"([0-9]{1,18})[-.].*", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,42 +127,50 @@ def retained(manifests: Iterable[Manifest], count: int) -> list[Manifest]:
 
 
 def deletable(
-    keep: Sequence[Manifest],
-    names: Iterable[str],
-    *,
-    unpublished: Iterable[str] = (),
-    committed: int = 0,
+    keep: Sequence[Manifest], names: Iterable[str], *, unpublished: Iterable[str] = ()
 ) -> set[str]:
     """The names that no resume can need any more.
 
     keep: the retained manifests; with none, nothing may go. names: relative to the lineage's
     folder: `manifest-N.json`, `chunks/NAME`, `redo/STEP/FILE`. unpublished: names of chunks written
-    for a manifest still to come. committed: the newest epoch that every destination holds.
+    for a manifest still to come.
 
-    A redo file says its epoch with ten digits in its name; it goes when that is older than all
-    retained manifests, or committed. One that says no epoch stays, and so does a file of any kind
-    that is named unlike ours.
+    The name of a redo file begins with its epoch and '-'. It goes when that is older than all
+    retained manifests and none of them names it; one that says no epoch stays.
     """
     if not keep:
         return set()
     oldest = min(manifest.epoch for manifest in keep)
-    chunks = {f"chunks/{name}" for manifest in keep for name in manifest.chunks}
-    chunks |= {f"chunks/{name}" for name in unpublished}
-    gone = set()
-    for name in names:
-        kind, _, rest = name.partition("/")
-        if kind == "chunks":
-            if name not in chunks:
-                gone.add(name)
-        elif kind == "redo":
-            epoch = redo_epoch(rest.rpartition("/")[2])
-            if epoch is not None and (epoch < oldest or epoch <= committed):
-                gone.add(name)
-        else:
-            number = manifest_epoch(name)
-            if number is not None and number < oldest:
-                gone.add(name)
-    return gone
+    named = {f"chunks/{name}" for name in unpublished}
+    for manifest in keep:
+        named |= {f"chunks/{name}" for name in manifest.chunks}
+        named |= _redo_named(manifest)
+    return {name for name in names if name not in named and _is_past(name, oldest)}
+
+
+def _is_past(name: str, oldest: int) -> bool:
+    """Whether a file is useless unless a retained manifest names it."""
+    kind, _, rest = name.partition("/")
+    if kind == "chunks":
+        return True
+    epoch = redo_epoch(rest.rpartition("/")[2]) if kind == "redo" else manifest_epoch(name)
+    return epoch is not None and epoch < oldest
+
+
+def _redo_named(manifest: Manifest) -> set[str]:
+    """Every text in a committable might be the name of a redo file."""
+    named = set()
+    for step, committables in manifest.committables.items():
+        waiting: list[Any] = [committable.data for committable in committables]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, str):
+                named.add(f"redo/{step}/{value.rpartition('/')[2]}")
+            elif isinstance(value, Mapping):
+                waiting.extend(value.values())
+            elif isinstance(value, Sequence):
+                waiting.extend(value)
+    return named
 
 
 def manifest_name(epoch: int) -> str:
@@ -176,9 +185,9 @@ def manifest_epoch(name: str) -> int | None:
 
 
 def redo_epoch(name: str) -> int | None:
-    """The epoch in a redo file's name: its first ten digits in a row, or None."""
-    match = _EPOCH_IN_NAME.search(name)
-    return int(match[0]) if match else None
+    """The epoch that a redo file's name begins with, or None."""
+    match = _REDO.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _problem(fact: ManifestFact) -> str:

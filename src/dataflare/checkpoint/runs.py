@@ -74,13 +74,15 @@ class RunRecord:
 @dataclass(frozen=True, slots=True)
 class Current:
     """What the next run continues. finished: the last run of this lineage came to its end;
-    attempt: the last one that began; carried: by source, from the last finished run."""
+    attempt: the last one that began; carried: by source, from the last finished run; base_epoch:
+    the last epoch of that run, so that later ones are the unfinished run's."""
 
     lineage: str
     attempt: int
     run_id: str
     finished: bool = False
     carried: Mapping[str, Any] = field(default_factory=dict)
+    base_epoch: int = 0
 
 
 class RunLog:
@@ -130,6 +132,7 @@ class RunLog:
                 value["run_id"],
                 value["finished"],
                 value["carried"],
+                value["base_epoch"],
             )
         except FileNotFoundError:
             return None

@@ -86,7 +86,7 @@ class Storage(Protocol):
         """Forget the manifests after `epoch` (0: all) and what interrupted writes left. Called at
         each start, before anything is written."""
 
-    def collect(self, retain: int = 3, *, committed: int = 0) -> int:
+    def collect(self, retain: int = 3) -> int:
         """Delete what no resume can need any more; how many files went."""
 
     def clear(self) -> None:
@@ -229,12 +229,12 @@ class LocalStore:
         with self._lock:
             self._unpublished.clear()
 
-    def collect(self, retain: int = 3, *, committed: int = 0) -> int:
+    def collect(self, retain: int = 3) -> int:
         readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
         keep = resolve.retained(readable, retain)
         with self._lock:
             unpublished = set(self._unpublished)
-        gone = resolve.deletable(keep, self._names(), unpublished=unpublished, committed=committed)
+        gone = resolve.deletable(keep, self._names(), unpublished=unpublished)
         # Manifests first: should this process die here, none is left that lacks its chunks.
         count = 0
         for name in sorted(gone, key=lambda each: (not each.startswith("manifest-"), each)):
