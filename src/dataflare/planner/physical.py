@@ -7,8 +7,7 @@ stage: its inputs send to the same edge. Everything here is frozen and pickles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from dataflare.errors import InternalError
 from dataflare.model.types import Schema
@@ -84,7 +83,7 @@ class PhysicalPlan:
     edges: tuple[Edge, ...]
     bounded: bool
     commits_wait: bool = False
-    facts: Mapping[str, str] = field(default_factory=dict)
+    changelogs: frozenset[str] = frozenset()
 
     def into(self, stage: int) -> list[Edge]:
         return [edge for edge in self.edges if edge.to_stage == stage]
@@ -93,9 +92,17 @@ class PhysicalPlan:
         return [edge for edge in self.edges if edge.from_stage == stage]
 
 
-def physical(graph: Graph, *, parallelism: int, bounded: bool, commits_wait: bool) -> PhysicalPlan:
+def physical(
+    graph: Graph,
+    *,
+    parallelism: int,
+    bounded: bool,
+    commits_wait: bool,
+    changelogs: frozenset[str],
+) -> PhysicalPlan:
     """Cut a logical plan into stages."""
-    return _Builder(graph, parallelism).build(bounded, commits_wait)
+    built = _Builder(graph, parallelism).build(bounded, commits_wait)
+    return replace(built, changelogs=changelogs)
 
 
 class _Builder:

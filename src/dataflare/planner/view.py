@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dataflare.operators.base import LookupTable
+from dataflare.operators.lookup import Lookup
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
     Graph,
     Node,
+    Port,
     RowsNode,
     SourceNode,
     StatefulNode,
@@ -27,8 +30,25 @@ def view(
     stages = {step: stage for stage in reversed(plan.stages) for step in stage.steps}
     own = {stage.name: stage for stage in plan.stages}
     steps = [node for node in written if "/" not in node.id]
+    tables = {
+        table.name: table
+        for node in steps
+        for table in _tables(node)
+        if table.name not in written.nodes
+    }
     notes = _notes(graph)
-    nodes = []
+    nodes: list[dict[str, Any]] = [
+        {
+            "id": table.name,
+            "kind": "source",
+            "type": table.source.type,
+            "stage": len(plan.stages) + index,
+            "parallelism": 1,
+            "notes": ["read whole at the start of each run"],
+            "schema": table.schema.to_json(),
+        }
+        for index, table in enumerate(tables.values())
+    ]
     for node in steps:
         stage = own.get(node.step) or stages[node.step]
         nodes.append(
@@ -58,9 +78,19 @@ def view(
                 and len(stage.steps) > 1,
             }
             for stage in plan.stages
+        ]
+        + [
+            {
+                "id": len(plan.stages) + index,
+                "name": name,
+                "steps": [name],
+                "parallelism": 1,
+                "merged_into_scan": False,
+            }
+            for index, name in enumerate(tables)
         ],
         "nodes": nodes,
-        "edges": _edges(steps, plan, placed),
+        "edges": _edges(written, steps, plan, placed),
         "guarantees": {
             name: {"level": g.level.value, "reason": g.reason} for name, g in found.items()
         },
@@ -99,46 +129,42 @@ def _notes(graph: Graph) -> dict[str, list[str]]:
     return notes
 
 
-def _edges(steps: list[Node], plan: PhysicalPlan, placed: dict[str, int]) -> list[dict[str, Any]]:
+def _edges(
+    written: Graph, steps: list[Node], plan: PhysicalPlan, placed: dict[str, int]
+) -> list[dict[str, Any]]:
     crossing = {(edge.from_stage, edge.to_stage): edge for edge in plan.edges}
     made = []
     for node in steps:
-        for port in _visible_inputs(node, steps):
-            source = port[0]
-            edge = crossing.get((placed[source], placed[node.id]))
-            inside = placed[source] == placed[node.id]
+        for port in (_of_a_step(written, port) for port in node.inputs):
+            edge = crossing.get((placed[port.node], placed[node.id]))
             exchange, keys = "chain", []
-            if not inside and edge is not None:
-                exchange = "rebalance" if edge.exchange == "gather" else edge.exchange
-                keys = list(edge.keys)
-            elif not inside:
+            if placed[port.node] != placed[node.id]:
                 exchange = "forward"
+                if edge is not None:
+                    exchange = "rebalance" if edge.exchange == "gather" else edge.exchange
+                    keys = list(edge.keys)
             made.append(
-                {"from": source, "output": port[1], "to": node.id, "exchange": exchange, "keys": keys}
+                {
+                    "from": port.node,
+                    "output": port.output,
+                    "to": node.id,
+                    "exchange": exchange,
+                    "keys": keys,
+                }
             )
-        made.extend(_lookup_edges(node, placed))
+        made.extend(
+            {"from": table.name, "output": None, "to": node.id, "exchange": "broadcast", "keys": []}
+            for table in _tables(node)
+        )
     return made
 
 
-def _visible_inputs(node: Node, steps: list[Node]) -> list[tuple[str, str | None]]:
-    """The inputs by step name: a part of a step stands for the step it belongs to."""
-    return [
-        (port.node, port.output)
-        for port in _written_inputs(node)
-        if any(other.id == port.node for other in steps)
-    ]
+def _of_a_step(written: Graph, port: Port) -> Port:
+    """The port users know: a part of a step stands for what that step reads."""
+    while "/" in port.node:
+        port = written.nodes[port.node].inputs[0]
+    return port
 
 
-def _written_inputs(node: Node) -> list[Any]:
-    return list(getattr(node, "written_inputs", None) or node.inputs)
-
-
-def _lookup_edges(node: Node, placed: dict[str, int]) -> list[dict[str, Any]]:
-    made = []
-    for operator in getattr(node, "operators", ()):
-        table = getattr(operator, "table", None)
-        if table is not None and table.name in placed:
-            made.append(
-                {"from": table.name, "output": None, "to": node.id, "exchange": "broadcast", "keys": []}
-            )
-    return made
+def _tables(node: Node) -> list[LookupTable]:
+    return [op.table for op in getattr(node, "operators", ()) if isinstance(op, Lookup)]

@@ -42,13 +42,15 @@ class Replay(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class SourceCapabilities:
     """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
-    changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask."""
+    changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask.
+    chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
     bounded: bool = True
     changelog: bool = False
     local: bool = False
+    chunks: bool = False
 
 
 class SourceConnector(ABC):
@@ -59,6 +61,8 @@ class SourceConnector(ABC):
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
     """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""
+    contract: Schema | None = None
+    """The step's `schema:`, set before anything else is called; the rows must have these types."""
 
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
@@ -141,8 +145,8 @@ class Chunk:
 
     scan: builds the query; called on the worker pool; collecting may raise Polars errors when a
     field does not parse. position: after the chunk's last row. key: a number that is the same
-    each time the chunk is read (a byte offset, a row number), unique in the split. rows, num_bytes:
-    estimates. salvage: reads a failing chunk row by row. place: where row i of it stands, for
+    each time the chunk is read (a byte offset, a row number), unique in the split. rows: how many the
+    scan gives, where that is known. num_bytes: an estimate. salvage: reads a failing chunk row by row. place: where row i of it stands, for
     people, such as 'orders.csv line 812'; may be slow, asked only for errors.
     """
 
@@ -150,6 +154,7 @@ class Chunk:
     position: Position
     key: int
     num_bytes: int
+    rows: int | None = None
     salvage: Callable[[], Salvaged] | None = None
     place: Callable[[int], str] | None = None
 

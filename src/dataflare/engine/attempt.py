@@ -1,0 +1,310 @@
+"""One attempt at running a plan: build the tasks, let them run, cut epochs, end.
+
+Always true: a failed task ends the attempt; whatever ends it, no task of it runs on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.backpressure import BackpressureController
+from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.channel import Channel, Inbox, MemoryBudget
+from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
+from dataflare.engine.destination_task import DestinationTask
+from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.operator_task import OperatorTask
+from dataflare.engine.pool import WorkerPool
+from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.segments import SegmentRunner, Tables
+from dataflare.engine.source_task import SourceTask, hash_text
+from dataflare.engine.split_queue import SplitQueue
+from dataflare.engine.tables import load_tables
+from dataflare.engine.task import Output, Task
+from dataflare.model.progress import Position
+from dataflare.operators.base import Snapshot
+from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import Committer
+
+if TYPE_CHECKING:
+    from dataflare.workflow.settings import Settings
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an attempt begins. manifest: resumed from, or None; epoch: the last one cut before;
+    carried: by source, from the last finished run."""
+
+    identity: Identity
+    epoch: int
+    manifest: Manifest | None
+    carried: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """finished: the input came to its end. positions: the last of each split, by source, for what
+    the next run carries over."""
+
+    finished: bool
+    manifest: Manifest | None
+
+
+class Attempt:
+    """Built for one start; `run` is called once."""
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        settings: Settings,
+        start: Start,
+        store: LocalStore,
+        committers: Mapping[str, Committer],
+        metrics: JobMetrics,
+        policies: Mapping[str, str],
+    ) -> None:
+        self.plan, self.settings, self.start, self.store = plan, settings, start, store
+        self.metrics, self.committers = metrics, committers
+        self.pool = WorkerPool(settings.resources.threads)
+        back = settings.backpressure
+        self.controller = BackpressureController(
+            mode=back.mode,
+            initial_credits=back.initial_credits,
+            min_credits=back.min_credits,
+            max_credits=back.max_credits,
+            refill_rate=back.refill_rate,
+            refill_interval=back.refill_interval,
+            memory_threshold=back.memory_threshold,
+        )
+        self.budget = MemoryBudget(settings.resources.memory, self.controller)
+        self.errors = RowErrors(policies)
+        self.coordinator: Coordinator | None = None
+        self._inboxes: dict[tuple[int, int], Inbox] = {}
+
+    @property
+    def backlog_rows(self) -> int:
+        return sum(inbox.queued_rows for inbox in self._inboxes.values())
+
+    async def run(self, stop: asyncio.Event) -> Ending:
+        """Run to the end of input, or until `stop` is set: then a checkpoint is taken first."""
+        try:
+            coordinator = await self._build()
+            self.coordinator = coordinator
+            running = [asyncio.ensure_future(task.run()) for task in coordinator.tasks]
+            leading = asyncio.ensure_future(self._lead(coordinator, stop))
+            try:
+                return await _all_or_first_error(leading, running)
+            finally:
+                for future in (leading, *running):
+                    future.cancel()
+                await asyncio.gather(leading, *running, return_exceptions=True)
+        finally:
+            self.pool.close()
+
+    async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
+        """Cut epochs until the end."""
+        interval = self.settings.checkpoint.interval
+        ended = asyncio.ensure_future(coordinator.all_ended.wait())
+        stopped = asyncio.ensure_future(stop.wait())
+        manifest: Manifest | None = None
+        try:
+            while True:
+                wait_s = None if self.plan.commits_wait else interval
+                await asyncio.wait(
+                    [ended, stopped], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if ended.done():
+                    return Ending(True, await coordinator.checkpoint(final=True))
+                if stopped.done():
+                    if not self.plan.commits_wait:
+                        manifest = await coordinator.checkpoint()
+                    return Ending(False, manifest)
+                manifest = await coordinator.checkpoint()
+        finally:
+            ended.cancel()
+            stopped.cancel()
+
+    # -- building ----------------------------------------------------------------------------------
+
+    async def _build(self) -> Coordinator:
+        sources, queues = await self._sources()
+        checkpoint = self.settings.checkpoint
+        coordinator = Coordinator(
+            self.start.identity,
+            self.store,
+            self.pool,
+            epoch=self.start.epoch,
+            sources=sources,
+            committers=self.committers,
+            retain=checkpoint.retain,
+            timeout_s=checkpoint.timeout,
+            counters=self.metrics.to_json,
+        )
+        for stage in self.plan.stages:
+            for subtask in range(stage.parallelism):
+                inbox = Inbox(f"{stage.name}[{subtask}]", self.controller, self.budget)
+                self._inboxes[stage.id, subtask] = inbox
+        outputs = self._outputs()
+        tables: dict[int, Tables] = {}
+        for stage in self.plan.stages:
+            lookups = stage.body.lookups() if stage.body else []
+            tables[stage.id] = await load_tables(lookups, self.pool)
+        for stage in self.plan.stages:
+            for subtask in range(stage.parallelism):
+                made = await self._task(
+                    stage, subtask, outputs, tables[stage.id], queues, coordinator
+                )
+                coordinator.tasks.append(made)
+        return coordinator
+
+    async def _sources(self) -> tuple[dict[str, SourceFacts], dict[str, SplitQueue]]:
+        """The listing of each source: that of the checkpoint, or a new one."""
+        facts: dict[str, SourceFacts] = {}
+        queues: dict[str, SplitQueue] = {}
+        for stage in self.plan.stages:
+            if stage.source is None:
+                continue
+            known = self.start.manifest.sources.get(stage.name) if self.start.manifest else None
+            if known is None:
+                carried = self.start.carried.get(stage.name)
+                listed = await stage.source.splits(carried)  # type: ignore[arg-type]
+                known = SourceSnapshot(tuple(listed), {}, carried)
+            states = known.all_states()
+            positions: dict[str, Position] = {
+                s.split.id: s.position for s in states if s.position is not None and not s.done
+            }
+            done = frozenset(state.split.id for state in states if state.done)
+            facts[stage.name] = SourceFacts(known.splits, known, known.carried)
+            queues[stage.name] = SplitQueue([s.split for s in states], positions, done)
+        return facts, queues
+
+    def _outputs(self) -> dict[tuple[int, int], list[Output]]:
+        """For each sending subtask its outputs, with a channel to every task it may send to."""
+        found: dict[tuple[int, int], list[Output]] = {}
+        by_id = {stage.id: stage for stage in self.plan.stages}
+        for edge in self.plan.edges:
+            sender, receiver = by_id[edge.from_stage], by_id[edge.to_stage]
+            for subtask in range(sender.parallelism):
+                if edge.exchange == "forward":
+                    targets = [subtask % receiver.parallelism]
+                else:
+                    targets = list(range(receiver.parallelism))
+                channels: list[Channel] = [
+                    self._inboxes[receiver.id, target].channel(edge.id) for target in targets
+                ]
+                output = Output(edge.id, edge.exchange, edge.keys, tuple(channels), subtask)
+                found.setdefault((sender.id, subtask), []).append(output)
+        return found
+
+    async def _task(
+        self,
+        stage: Stage,
+        subtask: int,
+        outputs: Mapping[tuple[int, int], list[Output]],
+        tables: Tables,
+        queues: Mapping[str, SplitQueue],
+        coordinator: Coordinator,
+    ) -> Task:
+        common = {
+            "outputs": outputs.get((stage.id, subtask), []),
+            "inbox": self._inboxes[stage.id, subtask],
+            "pool": self.pool,
+            "metrics": self.metrics,
+            "coordination": coordinator,
+        }
+        if stage.destination is not None:
+            context = destination_context(stage, self.plan, self.start.identity, self.store, subtask)
+            restored = None
+            if self.start.manifest is not None:
+                shares = self.start.manifest.committables.get(stage.name, ())
+                if len(shares) <= stage.parallelism:
+                    restored = next((c for c in shares if c.subtask == subtask), None)
+            writer = await stage.destination.open(context, restored)
+            return DestinationTask(stage.id, stage.name, subtask, writer=writer, **common)
+        assert stage.body is not None
+        runner = SegmentRunner(stage.body, tables, self.errors)
+        if stage.source is not None:
+            return SourceTask(
+                stage.id,
+                stage.name,
+                subtask,
+                connector=stage.source,
+                queue=queues[stage.name],
+                runner=runner,
+                batcher=self._batcher(),
+                run_key=hash_text(self.start.identity.lineage),
+                **common,
+            )
+        assert stage.operator is not None
+        live = stage.operator.open(subtask, stage.parallelism)
+        if self.start.manifest is not None:
+            shares = self.start.manifest.operators.get(stage.name, ())
+            if shares:
+                live.restore(await self.pool.submit(self._loaded, shares))
+        return OperatorTask(
+            stage.id,
+            stage.name,
+            subtask,
+            live=live,
+            runner=runner,
+            store=self.store,
+            attempt=self.start.identity.attempt,
+            budget=self.budget,
+            **common,
+        )
+
+    def _loaded(self, shares: tuple[OperatorSnapshot, ...]) -> list[Snapshot]:
+        return [
+            Snapshot({c.name: self.store.read_chunk(c) for c in share.chunks}, share.facts or {})
+            for share in shares
+        ]
+
+    def _batcher(self) -> AdaptiveBatcher:
+        batch = self.settings.batch
+        return AdaptiveBatcher(
+            initial=batch.initial,
+            min_rows=batch.min,
+            max_rows=batch.max,
+            latency_target=batch.latency_target,
+            throughput_target=batch.throughput_target,
+            adaptation_rate=batch.adaptation_rate,
+            evaluation_interval=batch.evaluation_interval,
+            stability_threshold=batch.stability_threshold,
+        )
+
+
+def destination_context(
+    stage: Stage, plan: PhysicalPlan, identity: Identity, store: LocalStore, subtask: int = 0
+) -> DestinationContext:
+    """What a destination's writer or committer is told."""
+    return DestinationContext(
+        step=stage.name,
+        lineage=identity.lineage,
+        attempt=identity.attempt,
+        schema=stage.schema,
+        redo=store.redo_folder(stage.name),
+        changelog=stage.name in plan.changelogs,
+        bounded=plan.bounded,
+        subtask=subtask,
+        subtasks=stage.parallelism,
+    )
+
+
+async def _all_or_first_error(
+    leading: asyncio.Future[Ending], running: list[asyncio.Future[None]]
+) -> Ending:
+    """The leader's result, unless a task fails first."""
+    waiting: set[asyncio.Future[object]] = {leading, *running}  # type: ignore[arg-type]
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for future in done:
+            if future is not leading:
+                future.result()
+        if leading in done:
+            return leading.result()

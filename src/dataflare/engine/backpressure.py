@@ -1,0 +1,126 @@
+"""Credits: how many rows may be on their way to a task.
+
+A writer asks before it sends and waits while it gets none; a reader reports what it has processed.
+Windows follow the reader's measured rate, between bounds, and shrink as memory fills. A refill
+rate turns credits into a speed limit.
+
+Always true: a task with nothing on its way to it is always granted its next batch, whatever its
+size and whatever memory says, so the budget cannot deadlock a join.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+_WINDOW_S = 0.25
+"""A window holds about this much of the reader's work: enough to never starve it, little to lose."""
+_SMOOTHING = 0.2
+
+
+@dataclass
+class _Task:
+    window: float
+    outstanding: int = 0
+    rows_per_s: float | None = None
+    tokens: float = 0.0
+    refilled_at: float = 0.0
+
+
+class BackpressureController:
+    """Grants credits in rows. mode: fixed (the initial window for ever), dynamic (follows the
+    reader's rate), adaptive (also shrinks above `memory_threshold`)."""
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["fixed", "dynamic", "adaptive"] = "adaptive",
+        initial_credits: int = 10_000,
+        min_credits: int = 100,
+        max_credits: int = 1_000_000,
+        refill_rate: float | None = None,
+        refill_interval: float = 0.05,
+        memory_threshold: float = 0.7,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mode = mode
+        self.initial_credits, self.min_credits, self.max_credits = (
+            initial_credits,
+            min_credits,
+            max_credits,
+        )
+        self.refill_rate, self.refill_interval = refill_rate, refill_interval
+        self.memory_threshold = memory_threshold
+        self.memory_pressure = 0.0
+        self._clock = clock
+        self._tasks: dict[str, _Task] = {}
+
+    def register_task(self, task: str) -> None:
+        """Know a reading task. Registering again starts it afresh."""
+        self._tasks[task] = _Task(
+            window=float(self.initial_credits),
+            tokens=float(self.initial_credits),
+            refilled_at=self._clock(),
+        )
+
+    def request_credits(self, task: str, rows: int, *, own: bool = False) -> int:
+        """Credits for a batch of `rows` on its way to `task`: all of them, or 0 for "wait".
+
+        own: the asking channel is empty, and so owns credit for one batch outside the window.
+        """
+        state = self._tasks[task]
+        if self.refill_rate is not None and not self._refilled(state, rows):
+            return 0
+        if not own and state.outstanding and state.outstanding >= self.window(task):
+            return 0
+        state.outstanding += rows
+        if self.refill_rate is not None:
+            state.tokens -= rows
+        return rows
+
+    def report_processing(self, task: str, rows: int, seconds: float) -> None:
+        """The task has processed `rows` in `seconds` of its own work: their credits come back."""
+        state = self._tasks[task]
+        state.outstanding = max(0, state.outstanding - rows)
+        if seconds <= 0 or rows <= 0:
+            return
+        rate = rows / seconds
+        known = state.rows_per_s
+        state.rows_per_s = rate if known is None else known + _SMOOTHING * (rate - known)
+        if self.mode != "fixed":
+            state.window = min(self.max_credits, max(self.min_credits, state.rows_per_s * _WINDOW_S))
+
+    def update_memory_pressure(self, used_fraction: float) -> None:
+        """used_fraction: share of the memory budget in use; 1 and above is full."""
+        self.memory_pressure = max(0.0, used_fraction)
+
+    def window(self, task: str) -> int:
+        """Rows that may be on their way to the task now."""
+        window = self._tasks[task].window
+        if self.mode == "adaptive" and self.memory_pressure > self.memory_threshold:
+            room = max(0.0, 1.0 - self.memory_pressure) / max(1e-9, 1.0 - self.memory_threshold)
+            window = self.min_credits + (window - self.min_credits) * room
+        return int(min(self.max_credits, max(self.min_credits, window)))
+
+    def outstanding(self, task: str) -> int:
+        """Rows on their way to the task."""
+        return self._tasks[task].outstanding
+
+    def wait_s(self, task: str, rows: int) -> float | None:
+        """How long until a refill may grant `rows`; None when no speed limit is in the way."""
+        if self.refill_rate is None:
+            return None
+        state = self._tasks[task]
+        missing = min(rows, self.max_credits) - state.tokens
+        return max(self.refill_interval, missing / self.refill_rate) if missing > 0 else None
+
+    def _refilled(self, state: _Task, rows: int) -> bool:
+        assert self.refill_rate is not None
+        now = self._clock()
+        if now - state.refilled_at >= self.refill_interval:
+            gained = (now - state.refilled_at) * self.refill_rate
+            state.tokens = min(float(self.max_credits), state.tokens + gained)
+            state.refilled_at = now
+        return state.tokens >= min(rows, self.max_credits)

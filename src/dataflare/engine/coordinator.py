@@ -1,0 +1,205 @@
+"""Cut epochs through all tasks, publish them, commit them.
+
+The order is the delivery protocol's: every task answers, the manifest is published, every
+destination commits. A crash between any two of these is repaired at the next start.
+
+Always true: one epoch at a time; a manifest names a share of every live task; what has ended counts
+with its last share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.destination_task import DestinationTask
+from dataflare.engine.operator_task import OperatorTask
+from dataflare.engine.pool import WorkerPool
+from dataflare.engine.source_task import SourceTask
+from dataflare.engine.task import Answer, Task
+from dataflare.errors import CheckpointError, Retry
+from dataflare.model.progress import Barrier, Split
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Committable, Committer, Epoch
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose checkpoints these are."""
+
+    lineage: str
+    run_id: str
+    attempt: int
+    fingerprints: Mapping[str, str]
+
+
+@dataclass
+class SourceFacts:
+    """What a manifest says of a source beside its readers' shares: the listing of the run's start,
+    what was done before this attempt began, and what the run was carried from."""
+
+    splits: Sequence[Split]
+    before: SourceSnapshot
+    carried: object = None
+
+
+@dataclass
+class CheckpointStats:
+    completed: int = 0
+    last_bytes: int = 0
+    last_s: float | None = None
+    last_epoch: int | None = None
+
+
+@dataclass
+class _Pending:
+    barrier: Barrier
+    answers: dict[str, Answer] = field(default_factory=dict)
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Coordinator:
+    """Of one attempt. Tasks are registered before anything runs."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: LocalStore,
+        pool: WorkerPool,
+        *,
+        epoch: int,
+        sources: Mapping[str, SourceFacts],
+        committers: Mapping[str, Committer],
+        retain: int,
+        timeout_s: float,
+        counters: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self.identity, self.store, self.pool = identity, store, pool
+        self.epoch = epoch
+        self.sources, self.committers = sources, committers
+        self.stats = CheckpointStats()
+        self.tasks: list[Task] = []
+        self.all_ended = asyncio.Event()
+        self._retain, self._timeout_s = retain, timeout_s
+        self._counters = counters
+        self._pending: _Pending | None = None
+        self._last_answers: dict[str, Answer] = {}
+
+    @property
+    def current(self) -> Barrier | None:
+        return self._pending.barrier if self._pending else None
+
+    def answered(self, task: Task, epoch: int, answer: Answer) -> None:
+        if self._pending is None or self._pending.barrier.epoch != epoch:
+            return
+        self._pending.answers[task.id] = answer
+        self._look()
+
+    def ended(self, task: Task, answer: Answer) -> None:
+        self._last_answers[task.id] = answer
+        for other in self.tasks:
+            # Whose inputs ended with this is asked by nobody else for the epoch being cut.
+            other.request(self._pending.barrier) if self._pending else None
+        if all(each.has_ended for each in self.tasks):
+            self.all_ended.set()
+        self._look()
+
+    def _look(self) -> None:
+        pending = self._pending
+        if pending is None:
+            return
+        for task in self.tasks:
+            if task.id in pending.answers:
+                continue
+            if task.has_ended and not isinstance(task, DestinationTask):
+                pending.answers[task.id] = self._last_answers[task.id]
+                continue
+            return
+        pending.whole.set()
+
+    async def checkpoint(self, *, final: bool = False) -> Manifest:
+        """Cut, publish and commit one epoch. Raises CheckpointError (E0705) when it takes too long."""
+        started = asyncio.get_running_loop().time()
+        barrier = Barrier(self.epoch + 1, final)
+        self._pending = pending = _Pending(barrier)
+        for task in self.tasks:
+            task.request(barrier)
+        self._look()
+        try:
+            await asyncio.wait_for(pending.whole.wait(), self._timeout_s)
+        except TimeoutError:
+            missing = [t.id for t in self.tasks if t.id not in pending.answers]
+            raise CheckpointError(
+                f"checkpoint {barrier.epoch} was not complete after {self._timeout_s:g} s",
+                code="E0705",
+                notes=[f"waiting for: {', '.join(missing)}"],
+                help="raise settings.checkpoint.timeout, or look at what is slow",
+                retry=Retry.LATER,
+            ) from None
+        manifest = self._manifest(pending)
+        crash_point("engine.before_manifest")
+        await self.pool.submit(self.store.publish, manifest)
+        crash_point("engine.after_manifest")
+        self.epoch = barrier.epoch
+        self._pending = None
+        await self.commit(manifest)
+        self.stats.completed += 1
+        self.stats.last_epoch = manifest.epoch
+        self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())
+        self.stats.last_bytes += len(manifest.to_text())
+        self.stats.last_s = asyncio.get_running_loop().time() - started
+        await self.pool.submit(self._collect, manifest.epoch)
+        return manifest
+
+    async def commit(self, manifest: Manifest) -> None:
+        """Let every destination make the epoch's rows visible."""
+        await commit(self.committers, manifest)
+
+    def _collect(self, epoch: int) -> None:
+        self.store.collect(self._retain, committed=epoch)
+
+    def _manifest(self, pending: _Pending) -> Manifest:
+        sources: dict[str, SourceSnapshot] = {}
+        operators: dict[str, list[OperatorSnapshot]] = {}
+        committables: dict[str, list[Committable]] = {}
+        for task in self.tasks:
+            answer = pending.answers[task.id]
+            if isinstance(task, SourceTask):
+                facts = self.sources[task.name]
+                known = sources.get(task.name) or SourceSnapshot(
+                    tuple(facts.splits), dict(facts.before.states), facts.carried
+                )
+                states = {**known.states, **{state.split.id: state for state in answer.splits}}
+                sources[task.name] = SourceSnapshot(known.splits, states, known.carried)
+            elif isinstance(task, OperatorTask):
+                kept = operators.setdefault(task.name, [])
+                if answer.snapshot is not None:
+                    kept.append(answer.snapshot)
+            elif answer.committable is not None:
+                committables.setdefault(task.name, []).append(answer.committable)
+        return Manifest(
+            lineage=self.identity.lineage,
+            run_id=self.identity.run_id,
+            attempt=self.identity.attempt,
+            epoch=pending.barrier.epoch,
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+            final=pending.barrier.final,
+            fingerprints=self.identity.fingerprints,
+            sources=sources,
+            operators={name: tuple(shares) for name, shares in operators.items()},
+            committables={name: tuple(shares) for name, shares in committables.items()},
+            counters=self._counters(),
+        )
+
+
+async def commit(committers: Mapping[str, Committer], manifest: Manifest) -> None:
+    """Commit a published epoch in every destination, one after the other."""
+    epoch = Epoch(manifest.epoch, manifest.to_text(), manifest.final)
+    for name, committer in committers.items():
+        crash_point("engine.before_commit")
+        await committer.commit(epoch, manifest.committables.get(name, ()))
+        crash_point("engine.after_commit")

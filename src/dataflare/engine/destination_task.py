@@ -1,0 +1,76 @@
+"""A task around a destination's writer. It lives until the final epoch has been prepared."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from dataflare.engine.channel import Channel, EndOfStream
+from dataflare.engine.task import Alignment, Answer, Task
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Barrier
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Writer
+
+
+class DestinationTask(Task):
+    def __init__(self, *args: Any, writer: Writer, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.writer = writer
+        self._finished = asyncio.Event()
+
+    @property
+    def is_root(self) -> bool:
+        return self.inbox.all_ended
+
+    async def run(self) -> None:
+        alignment = Alignment(self.inbox)
+        while not self.inbox.all_ended:
+            found = await self.inbox.next()
+            if found is None:
+                continue
+            channel, message = found
+            match message:
+                case SharedDataBatch():
+                    await self._write(channel, message)
+                case Barrier():
+                    alignment.arrived(channel, message)
+                case EndOfStream():
+                    channel.ended = True
+            if alignment.complete and alignment.barrier is not None:
+                await self._prepare(alignment.barrier)
+                alignment.release()
+        await self.writer.flush()
+        self.has_ended = True
+        self.coordination.ended(self, Answer())
+        await self._until_final()
+        await self.writer.aclose()
+
+    async def _until_final(self) -> None:
+        while True:
+            barrier = self.asked
+            if barrier is not None:
+                await self._prepare(barrier)
+                if barrier.final:
+                    return
+                continue
+            await self.inbox.next()
+
+    async def _write(self, channel: Channel, batch: SharedDataBatch) -> None:
+        started = time.perf_counter()
+        stats = await self.writer.write_batch(batch)
+        seconds = time.perf_counter() - started
+        metric = self.metrics.step(self.name)
+        metric.add_in(batch.num_rows)
+        metric.add_out(stats.rows, stats.num_bytes)
+        metric.seconds += seconds
+        self.inbox.done(channel, batch, seconds)
+
+    async def _prepare(self, barrier: Barrier) -> None:
+        crash_point("engine.before_prepare")
+        committable = await self.writer.prepare(barrier.epoch, final=barrier.final)
+        crash_point("engine.after_prepare")
+        if barrier.final:
+            self.metrics.step(self.name).done = True
+        self.answer(barrier, Answer(committable=committable))

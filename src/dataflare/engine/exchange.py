@@ -1,0 +1,18 @@
+"""Re-partition rows by key: each key group belongs to one receiving subtask."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataflare.model.hashing import hash_columns, key_group
+from dataflare.state.partials import owner_of
+
+
+def split_by_key(frame: pl.DataFrame, keys: tuple[str, ...], subtasks: int) -> list[pl.DataFrame]:
+    """The rows of each subtask, in their order. Reserved columns travel along."""
+    hashed = hash_columns(frame.lazy(), keys, "__hash")
+    owner = owner_of(key_group(pl.col("__hash")), subtasks).alias("__owner")
+    marked = hashed.with_columns(owner).drop("__hash").collect(engine="in-memory")
+    return [
+        marked.filter(pl.col("__owner") == subtask).drop("__owner") for subtask in range(subtasks)
+    ]

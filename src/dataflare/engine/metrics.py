@@ -1,0 +1,56 @@
+"""Counts per step of one run. Counted per batch, never per row.
+
+Always true: `errors`, `dead_letters` and `late` are exact; a row count that fusion or pushdown makes
+unknowable becomes None and stays None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class StepMetrics:
+    """rows_in and rows_out: None once unknowable."""
+
+    kind: str = "transformation"
+    rows_in: int | None = 0
+    rows_out: int | None = 0
+    bytes_out: int = 0
+    errors: int = 0
+    dead_letters: int = 0
+    late: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    warnings: dict[str, int] = field(default_factory=dict)
+
+    def add_in(self, rows: int | None) -> None:
+        self.rows_in = None if rows is None or self.rows_in is None else self.rows_in + rows
+
+    def add_out(self, rows: int | None, num_bytes: int = 0) -> None:
+        self.rows_out = None if rows is None or self.rows_out is None else self.rows_out + rows
+        self.bytes_out += num_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "bytes_out": self.bytes_out,
+            "errors": self.errors,
+            "dead_letters": self.dead_letters,
+            "late": self.late,
+        }
+
+
+class JobMetrics:
+    """All steps of a run, by name."""
+
+    def __init__(self, kinds: dict[str, str]) -> None:
+        self.steps = {name: StepMetrics(kind) for name, kind in kinds.items()}
+
+    def step(self, name: str) -> StepMetrics:
+        return self.steps[name]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: step.to_json() for name, step in self.steps.items()}

@@ -1,0 +1,138 @@
+"""What happens to rows that fail: the run fails, they are skipped, or they become dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from dataflare.errors import DataError, DataFlareError
+from dataflare.expr import error_text
+from dataflare.operators.base import ERROR_COLUMN
+from dataflare.operators.lookup import MANY, MISSED
+from dataflare.operators.parse import UNPARSED
+from dataflare.operators.validate import RULE_BROKEN
+
+if TYPE_CHECKING:
+    from dataflare.engine.segments import Given, Outcome
+    from dataflare.operators.python import PythonCall
+    from dataflare.sdk.source import BadRow
+
+_KINDS = {
+    RULE_BROKEN: ("E0511", "the row breaks the rule"),
+    UNPARSED: ("E0512", "the text does not parse"),
+    MISSED: ("E0513", "the table has no row for the key"),
+    MANY: ("E0514", "the table has several rows for the key"),
+}
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """One row that failed. row: its columns as they reached the step's chain."""
+
+    step: str
+    code: str
+    message: str
+    row: Mapping[str, Any]
+    place: str | None
+
+
+class RowErrors:
+    """The policy of a run, by step. policies: fail, skip or dead_letter; rules that say `fail` or
+    `dead_letter` themselves are sites of their step and follow `on_fail`."""
+
+    def __init__(self, policies: Mapping[str, str]) -> None:
+        self.policies = policies
+
+    def take(
+        self, bad: pl.DataFrame, sites: Sequence[tuple[str, str]], given: Given, outcome: Outcome
+    ) -> dict[str, int]:
+        """Deal with the rows that have a fault. Returns how many were taken out, by step.
+        Raises DataError for the first whose step says `fail`."""
+        codes = bad[ERROR_COLUMN]
+        steps = [sites[code // 256][0] for code in codes.unique().sort()]
+        failing = [step for step in dict.fromkeys(steps) if self.policy(step) == "fail"]
+        if failing:
+            place = next(i for i, code in enumerate(codes) if sites[code // 256][0] in failing)
+            raise self._error(self._failed(bad, place, sites, given))
+        taken: dict[str, int] = {}
+        for index, code in enumerate(codes):
+            step = sites[code // 256][0]
+            taken[step] = taken.get(step, 0) + 1
+            if self.policy(step) == "dead_letter":
+                outcome.failed.append(self._failed(bad, index, sites, given))
+        for step, rows in taken.items():
+            outcome.count_errors(step, rows)
+        return taken
+
+    def unread(self, step: str, bad: Sequence[BadRow], outcome: Outcome) -> None:
+        """Deal with rows that a source could not read. Raises DataError where it says `fail`."""
+        if bad and self.policy(step) == "fail":
+            first = bad[0]
+            raise DataError(
+                f"step '{step}': {first.place}: {first.message}",
+                code=first.code,
+                step=step,
+                notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
+                help="mend the data, or set error_handling: {on_error: skip}",
+            )
+        if self.policy(step) == "dead_letter":
+            outcome.failed.extend(
+                FailedRow(step, row.code, row.message, {"raw": row.raw}, row.place) for row in bad
+            )
+        outcome.count_errors(step, len(bad))
+
+    def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
+        """The result of a user's function; where rows may be left out, those that make it raise are
+        found by halving the batch."""
+        try:
+            return call.run(frame)
+        except DataError as error:
+            if self.policy(call.step) == "fail" or error.code != "E0520":
+                raise
+            if frame.height == 1:
+                outcome.count_errors(call.step, 1)
+                if self.policy(call.step) == "dead_letter":
+                    row = frame.row(0, named=True)
+                    failed = FailedRow(call.step, error.code, error.message, row, None)
+                    outcome.failed.append(failed)
+                return pl.DataFrame(schema=call.output.to_polars())
+        half = frame.height // 2
+        parts = (frame.head(half), frame.slice(half))
+        return pl.concat([self.guarded(call, part, outcome) for part in parts])
+
+    def policy(self, step: str) -> str:
+        return self.policies.get(step, "fail")
+
+    def _failed(
+        self, bad: pl.DataFrame, index: int, sites: Sequence[tuple[str, str]], given: Given
+    ) -> FailedRow:
+        code = int(bad[ERROR_COLUMN][index])
+        step, shown = sites[code // 256]
+        kind = code % 256
+        error_code, text = _KINDS.get(kind) or error_text(kind)
+        number = int(bad["__row"][index])
+        original = given.original()
+        row = {
+            name: value
+            for name, value in original.row(number, named=True).items()
+            if not name.startswith("__")
+        }
+        if given.row_numbers is not None:
+            number = int(given.row_numbers[number])
+        place = given.place(number) if given.place is not None else None
+        return FailedRow(step, error_code, f"{shown}: {text}", row, place)
+
+    def _error(self, failed: FailedRow) -> DataFlareError:
+        where = f" ({failed.place})" if failed.place else ""
+        shown = ", ".join(f"{name}={value!r}" for name, value in failed.row.items())
+        return DataError(
+            f"step '{failed.step}': {failed.message}{where}",
+            code=failed.code,
+            step=failed.step,
+            notes=[f"the row: {shown[:400]}"],
+            help="mend the data, guard the expression (TRY_CAST, CASE), or set error_handling: "
+            "{on_error: skip}",
+        )

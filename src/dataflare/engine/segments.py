@@ -1,0 +1,246 @@
+"""Run a segment tree over a batch: each segment one lazy query, split where the plan branches.
+
+Always true: a row with a fault leaves the batch at the end of the query it failed in, and what
+happens to it is decided by the step's `on_error`, never by the operator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.row_errors import FailedRow, RowErrors
+from dataflare.errors import DataError
+from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.types import Schema
+from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
+from dataflare.operators.lookup import Lookup
+from dataflare.operators.primitives import Conform, Derive, Select
+from dataflare.operators.python import PythonCall
+from dataflare.planner.physical import Segment
+from dataflare.state.index import KeyIndex
+
+Tables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
+ROW_COLUMN = "__row"
+"""UInt32: the row's index in the frame that entered the query, to find it again if it fails."""
+
+
+@dataclass
+class Given:
+    """What enters a tree. frame: rows, or a scan that gives them. rows: how many, where known.
+
+    original: gives the rows that entered again, for the few that failed; place: where row i stands.
+    """
+
+    frame: pl.DataFrame | pl.LazyFrame
+    rows: int | None
+    original: Callable[[], pl.DataFrame]
+    place: Callable[[int], str] | None = None
+    row_numbers: pl.Series | None = None
+
+
+@dataclass
+class Outcome:
+    """What left a tree, worked out on some thread and counted only when the task lets it out.
+
+    frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
+    rows out. errors: rows that failed, by step; failed: those that become dead letters.
+    """
+
+    frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
+    head_rows: int | None = None
+    seconds: float = 0.0
+    counts: list[tuple[str, int | None, int | None]] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+    failed: list[FailedRow] = field(default_factory=list)
+    warnings: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count_errors(self, step: str, rows: int) -> None:
+        self.errors[step] = self.errors.get(step, 0) + rows
+
+    def apply(self, metrics: JobMetrics) -> None:
+        """Count what left."""
+        for step, rows_in, rows_out in self.counts:
+            metric = metrics.step(step)
+            metric.add_in(rows_in)
+            metric.add_out(rows_out)
+        for step, rows in self.errors.items():
+            metrics.step(step).errors += rows
+        for letter in self.failed:
+            metrics.step(letter.step).dead_letters += 1
+        for (step, warning), rows in self.warnings.items():
+            warnings = metrics.step(step).warnings
+            warnings[warning] = warnings.get(warning, 0) + rows
+
+
+class SegmentRunner:
+    """One tree, for one task. Called by one thread at a time per batch; holds nothing of a batch."""
+
+    def __init__(self, segment: Segment, tables: Tables, errors: RowErrors) -> None:
+        self.segment, self.tables, self.errors = segment, tables, errors
+        self.needs = _needs(segment)
+
+    def run(self, given: Given) -> Outcome:
+        """All frames that follow from what is given."""
+        started = time.perf_counter()
+        outcome = Outcome(head_rows=given.rows)
+        self._segment(self.segment, given, outcome, head=True)
+        outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    def _segment(self, segment: Segment, given: Given, outcome: Outcome, *, head: bool = False) -> None:
+        frame, counted = self._operators(segment, given, outcome)
+        if head and given.rows is None:
+            outcome.head_rows = counted
+        if segment.branch is not None:
+            _count_broken(segment.branch, frame, outcome)
+        for output, schema, segments, edges in segment.children:
+            part = frame
+            if segment.branch is not None:
+                if not segments and not edges:
+                    continue
+                part = frame.filter(segment.branch.outputs[output]())
+                outcome.counts.append((segment.branch.step, 0, part.height))
+            part = _only(part, schema)
+            for edge in edges:
+                outcome.frames.append((edge, _clean(part)))
+            for child in segments:
+                behind = Given(part, part.height, lambda part=part: part)  # type: ignore[misc]
+                self._segment(child, behind, outcome)
+
+    def _operators(
+        self, segment: Segment, given: Given, outcome: Outcome
+    ) -> tuple[pl.DataFrame, int | None]:
+        """The rows after all operators (and the branch's tags), and how many rows entered, where
+        the way through tells."""
+        operators = list(segment.operators)
+        entered = given.rows
+        current = given
+        while True:
+            cut = next((i for i, op in enumerate(operators) if isinstance(op, PythonCall)), None)
+            if cut is None:
+                break
+            frame, rows = self._query(operators[:cut], None, current, outcome)
+            entered = rows if entered is None else entered
+            call = operators[cut]
+            assert isinstance(call, PythonCall)
+            made = self.errors.guarded(call, frame, outcome)
+            outcome.counts.append((call.step, frame.height, made.height))
+            current = Given(made, made.height, lambda made=made: made)  # type: ignore[misc]
+            operators = operators[cut + 1 :]
+        frame, rows = self._query(operators, segment.branch, current, outcome)
+        return frame, rows if entered is None else entered
+
+    def _query(
+        self,
+        operators: Sequence[RowOperator],
+        branch: Branch | None,
+        given: Given,
+        outcome: Outcome,
+    ) -> tuple[pl.DataFrame, int | None]:
+        """Run operators (and a branch's tags) as one query, and take out the rows with faults."""
+        if not operators and branch is None and isinstance(given.frame, pl.DataFrame):
+            return given.frame, given.rows
+        lowering = Lowering(self.tables)
+        fallible = any(op.can_fail for op in operators) or (branch is not None and branch.can_fail)
+        lazy = given.frame.lazy()
+        if fallible:
+            lazy = lazy.with_row_index(ROW_COLUMN)
+        for operator in operators:
+            lazy = operator.lower(lazy, lowering)
+        if branch is not None:
+            lazy = branch.tag(lazy, lowering)
+        frame = lazy.collect(engine="in-memory")
+        failed: dict[str, int] = {}
+        if lowering.sites:
+            bad = frame[ERROR_COLUMN].is_not_null()
+            if bad.any():
+                failed = self.errors.take(frame.filter(bad), lowering.sites, given, outcome)
+                frame = frame.filter(~bad)
+            frame = frame.drop(ERROR_COLUMN, ROW_COLUMN)
+        elif fallible:
+            frame = frame.drop(ROW_COLUMN)
+        entered = _count(operators, branch, given.rows, frame.height, failed, outcome)
+        return frame, entered
+
+
+def _count(
+    operators: Sequence[RowOperator],
+    branch: Branch | None,
+    entered: int | None,
+    left: int,
+    failed: Mapping[str, int],
+    outcome: Outcome,
+) -> int | None:
+    """Count rows in and out per step. What is not known from the front is worked out from the
+    back, as far as every operator keeps the number of rows. Returns the rows that entered."""
+    lost = sum(failed.values())
+    front: list[int | None] = [entered]
+    for operator in operators:
+        front.append(front[-1] if keeps_rows(operator) else None)
+    back: list[int | None] = [left + lost]
+    for operator in reversed(operators):
+        back.append(back[-1] if keeps_rows(operator) else None)
+    known = [b if b is not None else f for f, b in zip(front, reversed(back), strict=True)]
+    known[0] = entered if entered is not None else known[0]
+    gone = place = 0
+    while place < len(operators):
+        step, end = operators[place].step, place
+        while end < len(operators) and operators[end].step == step:
+            end += 1
+        first, last = known[place], known[end]
+        arrived = None if first is None else first - gone
+        gone += failed.get(step, 0)
+        outcome.counts.append((step, arrived, None if last is None else last - gone))
+        place = end
+    if branch is not None:
+        outcome.counts.append((branch.step, left + failed.get(branch.step, 0), 0))
+    return known[0]
+
+
+def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None:
+    for warning, column in branch.counters.items():
+        broken = int(frame[column].sum() or 0)
+        if broken:
+            outcome.warnings[branch.step, warning] = broken
+
+
+def keeps_rows(operator: RowOperator) -> bool:
+    """Whether as many rows leave as enter (but for faults)."""
+    if isinstance(operator, Lookup):
+        return operator.on_miss != "drop" and operator.on_many != "all"
+    return isinstance(operator, Derive | Select | Conform)
+
+
+def _needs(segment: Segment) -> frozenset[str]:
+    """Reserved columns the tree wants at its head."""
+    found = frozenset().union(*(operator.needs() for operator in segment.operators))
+    if segment.branch is not None:
+        found |= {name for name in segment.branch.reads if name in ("__now", "__rowkey")}
+    for _, _, children, _ in segment.children:
+        for child in children:
+            found |= _needs(child)
+    return found
+
+
+def _only(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """The columns of a schema, and the reserved ones that travel along."""
+    travelling = [n for n in (KIND_COLUMN, "__now", "__rowkey") if n in frame.columns]
+    wanted = [*schema.names, *travelling]
+    return frame if frame.columns == wanted else frame.select(wanted)
+
+
+def _clean(frame: pl.DataFrame) -> pl.DataFrame:
+    """Without reserved columns that mean something only inside the tree."""
+    gone = [n for n in ("__now", "__rowkey") if n in frame.columns]
+    return frame.drop(gone) if gone else frame
+
+
+def broken_data(error: pl.exceptions.PolarsError, step: str) -> DataError:
+    """What Polars could not read, said in our words."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"step '{step}': the data cannot be read: {first}", code="E0505", step=step)

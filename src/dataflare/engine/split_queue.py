@@ -1,0 +1,38 @@
+"""The splits of one source that nobody has read yet; idle readers pull from it.
+
+Always true: a split is given to one reader at a time; what was done or begun when a checkpoint was
+cut is told by the readers' snapshots, and every other split of the listing is unread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from dataflare.model.progress import Position, Split
+
+
+class SplitQueue:
+    """splits: the listing fixed at the run's start. positions: where begun ones go on; done: ids."""
+
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        positions: Mapping[str, Position] | None = None,
+        done: frozenset[str] = frozenset(),
+    ) -> None:
+        self.splits = tuple(splits)
+        self._positions = dict(positions or {})
+        begun = [s for s in splits if s.id in self._positions and s.id not in done]
+        unread = [s for s in splits if s.id not in self._positions and s.id not in done]
+        self._waiting = deque([*begun, *unread])
+
+    def take(self) -> tuple[Split, Position | None] | None:
+        """The next split and where to begin, or None when none is left."""
+        if not self._waiting:
+            return None
+        split = self._waiting.popleft()
+        return split, self._positions.get(split.id)
+
+    def __len__(self) -> int:
+        return len(self._waiting)

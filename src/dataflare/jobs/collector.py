@@ -1,0 +1,56 @@
+"""A destination that keeps the first rows in memory and then asks for an end. For `preview`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import polars as pl
+from pydantic import BaseModel
+
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext, DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    Writer,
+    WriteStats,
+)
+
+
+class CollectorDestination(DestinationConnector):
+    type = "preview"
+    Config = BaseModel
+
+    def __init__(self, rows: int, stop: asyncio.Event) -> None:
+        super().__init__(None, ConnectorContext("preview"))
+        self.rows, self.stop = rows, stop
+        self.frames: list[pl.DataFrame] = []
+
+    def capabilities(self) -> DestinationCapabilities:
+        return DestinationCapabilities(Delivery.FLEETING, "nothing is kept", changelog=True)
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        return _Collector(self)
+
+    def frame(self, schema: Schema) -> pl.DataFrame:
+        """What was collected."""
+        if not self.frames:
+            return pl.DataFrame(schema=schema.to_polars())
+        return pl.concat(self.frames).head(self.rows)
+
+
+class _Collector(Writer):
+    def __init__(self, destination: CollectorDestination) -> None:
+        self.destination = destination
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        destination = self.destination
+        held = sum(frame.height for frame in destination.frames)
+        if held < destination.rows:
+            destination.frames.append(batch.frame)
+        if held + batch.num_rows >= destination.rows:
+            destination.stop.set()
+        return WriteStats(batch.num_rows, batch.num_bytes)

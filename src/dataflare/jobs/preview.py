@@ -1,0 +1,101 @@
+"""The first rows that reach a step, writing nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.attempt import Attempt, Start
+from dataflare.engine.coordinator import Identity
+from dataflare.engine.metrics import JobMetrics
+from dataflare.errors import PlanError, did_you_mean
+from dataflare.jobs.collector import CollectorDestination
+from dataflare.planner import RULES, physical
+from dataflare.planner.bind import bind_workflow
+from dataflare.planner.graph import DestinationNode, Graph, Node, Port
+from dataflare.planner.guarantees import upstream
+from dataflare.sdk.context import Policy
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+_LINEAGE = "00000000-0000-4000-8000-000000000000"
+
+
+def preview(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None) -> pl.DataFrame:
+    """The first `rows` rows that leave `step` (or `step.output`; for a destination: that reach it).
+
+    Reads no more than it must: the run is stopped as soon as there are enough rows. Raises
+    PlanError (E0108) for an unknown step, and what a run would raise.
+    """
+    return asyncio.run(_preview(workflow, step, rows, policy))
+
+
+async def _preview(
+    workflow: Workflow, step: str, rows: int, policy: Policy | None
+) -> pl.DataFrame:
+    written = await bind_workflow(workflow, policy=policy)
+    port = _port(written, step)
+    stop = asyncio.Event()
+    collector = CollectorDestination(rows, stop)
+    graph = _up_to(written, port, collector)
+    for rule in RULES:
+        graph = rule(graph)
+    plan = physical(graph, parallelism=1, bounded=True, commits_wait=True, changelogs=frozenset())
+    settings = workflow.settings.model_copy(update={"parallelism": 1})
+    policies = {
+        each.name: (each.error_handling or settings.error_handling).on_error
+        for each in workflow.steps()
+    }
+    metrics = JobMetrics({each.name: each.kind for each in workflow.steps()} | {"preview": "destination"})
+    with tempfile.TemporaryDirectory(prefix="dataflare-preview-") as folder:
+        store = LocalStore(Path(folder), _LINEAGE)
+        start = Start(Identity(_LINEAGE, "preview", 1, {}), 0, None, {})
+        attempt = Attempt(plan, settings, start, store, {}, metrics, policies)
+        await attempt.run(stop)
+    return collector.frame(graph.nodes["preview"].schema)
+
+
+def _port(graph: Graph, step: str) -> Port:
+    """The output that the user means."""
+    ports: Mapping[str, Port] = {
+        (f"{node.id}.{output}" if output else node.id): Port(node.id, output)
+        for node in graph
+        for output in node.outputs
+        if "/" not in node.id
+    }
+    if step in ports:
+        return ports[step]
+    raise PlanError(
+        f"there is no step '{step}'",
+        code="E0108",
+        notes=[f"steps: {', '.join(ports)}"],
+        help=did_you_mean(step, ports),
+    )
+
+
+def _up_to(graph: Graph, port: Port, collector: CollectorDestination) -> Graph:
+    """The part of the graph that leads to a port, ending in the collector."""
+    node = graph.nodes[port.node]
+    kept: dict[str, Node] = {}
+    wanted = {*upstream(graph, node.id), node.id}
+    for id_, each in graph.nodes.items():
+        if id_ in wanted:
+            kept[id_] = each
+    schema = node.outputs[port.output]
+    if isinstance(node, DestinationNode):
+        end: Node = replace(node, id="preview", step="preview", connector=collector)
+        del kept[node.id]
+    else:
+        end = DestinationNode(
+            "preview", "preview", "preview", {None: schema}, (port,), collector, ((),)
+        )
+    kept["preview"] = end
+    return Graph(kept)

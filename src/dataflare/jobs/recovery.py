@@ -1,0 +1,93 @@
+"""Bring destinations to the state of the checkpoint that a run resumes from.
+
+Every case ends alike: what later epochs left is cleared, the resumed epoch is committed once more
+(which changes nothing where it was), and new rows follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dataflare.checkpoint.manifest import Manifest
+from dataflare.checkpoint.resolve import Refuse, Resume, decide_resume
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.attempt import destination_context
+from dataflare.engine.coordinator import Identity, commit
+from dataflare.planner.physical import PhysicalPlan
+from dataflare.sdk.destination import Committer, Marker
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """manifest: resumed from, None for a run from its beginning. epoch: the last one that counts.
+    notices: for the user, such as damaged checkpoints passed over."""
+
+    manifest: Manifest | None
+    epoch: int
+    notices: tuple[str, ...] = ()
+
+
+async def open_committers(
+    plan: PhysicalPlan, identity: Identity, store: LocalStore
+) -> dict[str, Committer]:
+    """The committer of each destination, by step."""
+    committers = {}
+    for stage in plan.stages:
+        if stage.destination is not None:
+            context = destination_context(stage, plan, identity, store)
+            committers[stage.name] = await stage.destination.committer(context)
+    return committers
+
+
+async def recover(
+    store: LocalStore, committers: Mapping[str, Committer], *, base_epoch: int, resume: bool
+) -> Recovered:
+    """Decide what to resume and bring the destinations there.
+
+    base_epoch: the last epoch of the finished run before; only what came after it is this run's.
+    Raises CheckpointError when going on would lose or double rows.
+    """
+    found = [
+        fact
+        for fact in await asyncio.to_thread(store.list_manifests)
+        if resume and fact.epoch > base_epoch
+    ]
+    markers: dict[str, Marker | None] = {}
+    for name, committer in committers.items():
+        marker = await committer.marker()
+        markers[name] = marker if marker is not None and marker.epoch > base_epoch else None
+    kept = await asyncio.to_thread(store.judge, markers)
+    decision = decide_resume(found, markers, kept)
+    if isinstance(decision, Refuse):
+        raise decision.error
+    if not isinstance(decision, Resume):
+        await asyncio.to_thread(store.rewind, base_epoch)
+        for committer in committers.values():
+            await committer.recover(base_epoch, ())
+        return Recovered(None, base_epoch)
+    manifest = decision.manifest
+    notices = [f"checkpoint {epoch} is damaged ({why})" for epoch, why in decision.skipped]
+    if notices:
+        notices.append(f"checkpoint {manifest.epoch} is used instead")
+    if decision.from_destination:
+        notices.append(f"checkpoint {manifest.epoch} was read back from where the rows are")
+        await asyncio.to_thread(store.rewind, manifest.epoch - 1)
+        await asyncio.to_thread(store.publish, manifest)
+    await asyncio.to_thread(store.rewind, manifest.epoch)
+    for name, committer in committers.items():
+        await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
+    await commit(committers, manifest)
+    return Recovered(manifest, manifest.epoch, tuple(notices))
+
+
+async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> None:
+    """`--fresh`: clear what an unfinished run left unpublished; what is published stays."""
+    facts = await asyncio.to_thread(store.list_manifests)
+    committers = await open_committers(plan, replace(identity, lineage=store.lineage), store)
+    epoch = max((fact.epoch for fact in facts), default=0)
+    for committer in committers.values():
+        marker = await committer.marker()
+        await committer.recover(max(epoch, marker.epoch if marker else 0), ())
+        await committer.aclose()

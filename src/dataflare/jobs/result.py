@@ -1,0 +1,58 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dataflare.errors import DataFlareError
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """status: finished, failed, stopped (by `--for`) or interrupted (by a signal).
+
+    steps: counts by step, of this process. published: by destination, what lies where.
+    """
+
+    workflow: str
+    run_id: str
+    status: str
+    resumed_from: int | None
+    duration_s: float
+    steps: Mapping[str, Mapping[str, Any]]
+    checkpoints: int
+    last_checkpoint_bytes: int
+    error: DataFlareError | None = None
+    warnings: list[str] = field(default_factory=list)
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def exit_status(self) -> int:
+        match self.status:
+            case "finished" | "stopped":
+                return 0
+            case "interrupted":
+                return 130
+        return self.error.exit_status if self.error is not None else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `run --json` prints."""
+        error = None
+        if self.error is not None:
+            error = {
+                "code": self.error.code,
+                "message": self.error.message,
+                "step": self.error.step,
+            }
+        return {
+            "workflow": self.workflow,
+            "run_id": self.run_id,
+            "status": "stopped" if self.status == "interrupted" else self.status,
+            "resumed_from": self.resumed_from,
+            "duration_s": round(self.duration_s, 3),
+            "steps": {name: dict(counts) for name, counts in self.steps.items()},
+            "checkpoints": {"completed": self.checkpoints, "last_bytes": self.last_checkpoint_bytes},
+            "error": error,
+        }

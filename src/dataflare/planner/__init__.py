@@ -1,0 +1,78 @@
+"""From a workflow to a plan: bind, infer, check, optimise, cut into stages, say what is promised.
+
+Never runs anything; opens sources only to learn their schemas. Leans on `workflow`, `operators` and,
+through `sdk.registry`, on the connectors. A plan is data: frozen, printable, picklable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataflare.planner.bind import bind_workflow
+from dataflare.planner.changelog import changelogs, check_changelogs
+from dataflare.planner.graph import Graph, SourceNode
+from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
+from dataflare.planner.physical import PhysicalPlan, physical
+from dataflare.planner.rules import RULES
+from dataflare.planner.view import view
+from dataflare.sdk.context import Policy
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+__all__ = ["RULES", "Plan", "check", "physical", "plan", "plan_async"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """written: as the user wrote it; graph: optimised; stages: what will run."""
+
+    workflow: Workflow
+    written: Graph
+    graph: Graph
+    stages: PhysicalPlan
+    guarantees: dict[str, Guarantee]
+
+    def view(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
+
+
+def plan(workflow: Workflow, *, home: Path | None = None, policy: Policy | None = None) -> Plan:
+    """The plan of a workflow. Opens sources for their schemas. Raises what is wrong, all at once
+    where it is in the file."""
+    return asyncio.run(plan_async(workflow, policy=policy))
+
+
+def check(workflow: Workflow, *, policy: Policy | None = None) -> None:
+    """Check all that can be checked without a network."""
+    graph = asyncio.run(bind_workflow(workflow, policy=policy, offline=True))
+    check_changelogs(graph)
+    demand(guarantees(graph), workflow.settings.guarantee)
+
+
+async def plan_async(
+    workflow: Workflow, *, policy: Policy | None = None, optimise: bool = True
+) -> Plan:
+    """The same inside a running event loop. optimise: False keeps the plan as written."""
+    written = await bind_workflow(workflow, policy=policy)
+    check_changelogs(written)
+    found = guarantees(written)
+    demand(found, workflow.settings.guarantee)
+    graph = written
+    if optimise:
+        for rule in RULES:
+            graph = rule(graph)
+    stages = physical(
+        graph,
+        parallelism=workflow.settings.parallelism,
+        bounded=all(
+            n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)
+        ),
+        commits_wait=commits_wait(graph),
+        changelogs=frozenset(changelogs(graph)),
+    )
+    return Plan(workflow, written, graph, stages, found)
