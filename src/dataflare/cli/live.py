@@ -136,5 +136,7 @@ def _last(step: Any, moved: float | None) -> Any:
     """A bar where the whole is known, else the number of errors, else nothing."""
     total = getattr(step, "bytes_total", None)
     if total and moved is not None and not step.done:
-        return ProgressBar(total=total, completed=min(moved, total), width=_BAR)
+        return ProgressBar(
+            total, min(moved, total), width=_BAR, complete_style="blue", finished_style="blue"
+        )
     return Text(human.counted(step.errors, "error"), "yellow") if step.errors else Text("")

@@ -42,6 +42,7 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
     for name in workflow.destinations:
         rows = human.count(_count(steps, name, "rows_in"))
         facts.append(f"{rows} rows written to {where(name, result.published.get(name, {}))}")
+    facts += [f"{human.count(rows)} {what}" for what, rows in _losses(steps).items()]
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command goes on from the last checkpoint")
     return f"{workflow.name}: {', '.join(facts)}"
@@ -81,9 +82,8 @@ def _rows(
         told = "" if place == name else f"{place}{size}"
         yield "wrote", name, human.count(_count(steps, name, "rows_in")), told
     for name, counts in steps.items():
-        for what in ("errors", "dead_letters", "late"):
-            if counts.get(what):
-                yield what.replace("_", " "), name, human.count(counts[what]), ""
+        for what, rows in _losses({name: counts}).items():
+            yield what, name, human.count(rows), ""
 
 
 def _next(result: RunResult, workflow: Workflow) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _next(result: RunResult, workflow: Workflow) -> Iterator[str]:
         yield "run the same command again to go on from the last checkpoint"
     elif result.status == "failed":
         yield f"when the cause is gone, the same command goes on; dataflare checkpoints {workflow.name}"
-    yield f"dataflare runs {workflow.name} lists what ran"
+    yield f"see also: dataflare runs {workflow.name}"
 
 
 def where(name: str, published: Mapping[str, Any]) -> str:
@@ -120,6 +120,16 @@ def _ending(result: RunResult) -> str:
 def _count(steps: Mapping[str, Any], name: str, what: str) -> int | None:
     count = steps.get(name, {}).get(what)
     return count if isinstance(count, int) else None
+
+
+def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
+    """Rows that did not arrive, by what became of them."""
+    made = {}
+    for what in ("errors", "dead_letters", "late"):
+        counts = [_count(steps, name, what) or 0 for name in steps]
+        if sum(counts):
+            made[what.replace("_", " ")] = sum(counts)
+    return made
 
 
 def _total(names: Mapping[str, Any], steps: Mapping[str, Any], what: str) -> int | None:
