@@ -1,7 +1,7 @@
 """Several files made one: includes, overlays and `--set`.
 
 Always true: maps are merged key by key, anything else is replaced by what comes later; what a file
-says itself wins over what it includes; merging is associative and merging nothing changes nothing.
+says itself wins over what it includes; merging nothing changes nothing.
 """
 
 from __future__ import annotations

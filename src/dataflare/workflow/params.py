@@ -121,7 +121,7 @@ def _parameter(
                 f"the value of parameter '{name}' is not of the type {type_}",
                 code="E0110" if name in given else "E0105",
                 spot=place,
-                notes=[f"expected: {error}"],
+                notes=[f"expected: {str(error).removeprefix('expected ')}"],
                 help=help_,
             )
         )

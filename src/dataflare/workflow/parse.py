@@ -293,6 +293,10 @@ class _Parser:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "it cannot be read"
         notes = []
+        begun = error.context_mark
+        if begun is not None and mark is not None:
+            if (mark.line, mark.column) < (begun.line, begun.column):
+                mark = begun  # The C parser loses its place at the end of a text.
         if error.context and error.context_mark is not None and error.problem:
             if "end of stream" in problem:
                 mark = error.context_mark
