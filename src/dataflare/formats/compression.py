@@ -20,12 +20,17 @@ GZIP, ZSTD, NONE = "gzip", "zstd", "none"
 EXTENSIONS = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
 _MAGIC = {b"\x1f\x8b": GZIP, b"\x28\xb5\x2f\xfd": ZSTD}
 _SKIP = 1 << 20
+_TAIL = 16 << 10
+_ZSTD_BYTES = 32 << 10
 
 
 class ByteStream(Protocol):
     """Bytes of a file in order."""
 
     def read(self, size: int) -> bytes: ...
+
+    def read_lines(self, size: int) -> bytes:
+        """As `read`, but may stop at a line end."""
 
     def close(self) -> None: ...
 
@@ -80,6 +85,8 @@ def open_stream(
 
 
 class _Plain:
+    """A file as it is."""
+
     def __init__(self, path: Path, offset: int, limit: int | None) -> None:
         self._fd = os.open(path, os.O_RDONLY)
         self._offset = offset
@@ -93,6 +100,19 @@ class _Plain:
         data = os.pread(self._fd, size, self._offset)
         self._offset += len(data)
         return data
+
+    def read_lines(self, size: int) -> bytes:
+        """About `size` bytes up to a line end, or more when there is none so soon; fewer at the
+        end of the file. Saves copying the chunk to cut it."""
+        if self._limit is not None:
+            size = min(size, self._limit - self._offset)
+        tail = min(size, _TAIL)
+        if tail > 0:
+            end = self._offset + size
+            found = os.pread(self._fd, tail, end - tail).rfind(b"\n")
+            if found >= 0:
+                size = end - tail + found + 1 - self._offset
+        return self.read(size)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -127,6 +147,9 @@ class _Inflated:
             left -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_lines(self, size: int) -> bytes:
+        return self.read(size)
+
     def close(self) -> None:
         self._raw.close()
 
@@ -134,12 +157,39 @@ class _Inflated:
 def _inflater(path: Path, compression: str) -> tuple[Callable[[int], bytes], IO[Any]]:
     raw = path.open("rb")
     if compression == ZSTD:
-        import zstandard
-
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return reader.read, raw
+        return _ZstdFrames(raw).read, raw
     opened: Any = _gzip().open(raw, "rb")
     return opened.read, raw
+
+
+class _ZstdFrames:
+    """Frames one after another. (The library's own reader takes a file cut short for its end.)"""
+
+    def __init__(self, raw: IO[Any]) -> None:
+        import zstandard
+
+        self._raw = raw
+        self._new = zstandard.ZstdDecompressor
+        self._frame: Any = None
+        self._ready = b""
+
+    def read(self, size: int) -> bytes:
+        while not self._ready:
+            data = self._raw.read(_ZSTD_BYTES)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("it ends in the middle of a frame")
+                return b""
+            parts: list[bytes] = []
+            while data:
+                self._frame = self._frame or self._new().decompressobj()
+                parts.append(self._frame.decompress(data))
+                data = b""
+                if self._frame.eof:
+                    data, self._frame = self._frame.unused_data, None
+            self._ready = b"".join(parts)
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
 
 
 def _gzip() -> Any:
@@ -186,6 +236,9 @@ class _Transcoded:
             self._ready += text.encode()
         data, self._ready = self._ready[:size], self._ready[size:]
         return data
+
+    def read_lines(self, size: int) -> bytes:
+        return self.read(size)
 
     def close(self) -> None:
         self._stream.close()

@@ -7,7 +7,7 @@ that does not fit, among the columns that are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -53,7 +53,6 @@ class CsvPlan:
     dialect: CsvDialect
     columns: tuple[TextColumn, ...]
     output: tuple[str, ...]
-    label: str = field(default="")
 
     @property
     def _read(self) -> list[TextColumn]:
@@ -63,6 +62,8 @@ class CsvPlan:
     def scan(self, data: bytes) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows."""
         dialect = self.dialect
+        if b"\0" in data:
+            raise pl.exceptions.ComputeError("a row holds a NUL byte")
         if not is_regular(data, dialect.delimiter, dialect.quote, len(self.columns)):
             data = self._repaired(data)
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
@@ -108,10 +109,10 @@ class CsvPlan:
         """Where in the chunk row `row` begins."""
         return self._records(data)[row].start
 
-    def salvage(self, data: bytes, line_at: Callable[[int], int]) -> Sorted:
+    def salvage(self, data: bytes, place_at: Callable[[int], str]) -> Sorted:
         """The patient way: every row that can be read, and every bad one named.
 
-        line_at: the line number of a place in the chunk.
+        place_at: what a place in the chunk is called.
         """
         records = self._records(data)
         bad: dict[int, tuple[str, str]] = {}
@@ -125,7 +126,7 @@ class CsvPlan:
             good=good.select(self.output),
             good_rows=good[_ROW],
             bad=[
-                self._bad_row(row, code, message, data, records[row], line_at)
+                self._bad_row(row, code, message, data, records[row], place_at)
                 for row, (code, message) in sorted(bad.items())
             ],
         )
@@ -138,6 +139,8 @@ class CsvPlan:
             many = "field" if record.fields == 1 else "fields"
             return "E0502", f"{record.fields} {many} where {width} were expected"
         text = data[record.start : record.end]
+        if b"\0" in text:
+            return "E0504", "holds a NUL byte"
         if not text.isascii():
             try:
                 text.decode()
@@ -171,10 +174,10 @@ class CsvPlan:
         message: str,
         data: bytes,
         record: Record,
-        line_at: Callable[[int], int],
+        place_at: Callable[[int], str],
     ) -> Misread:
         raw = data[record.start : record.end].rstrip(b"\r\n")[:RAW_MAX]
-        place = f"{self.label} line {line_at(record.start)}"
+        place = place_at(record.start)
         return Misread(row, code, message, raw.decode(errors="replace"), place)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.formats.csv_read import CsvDialect
-from dataflare.formats.records import Record, is_blank, requote, scan_records
+from dataflare.formats.records import Record, is_blank, is_regular, requote, scan_records
 from dataflare.formats.text_types import TextColumn, infer
 
 BOM = b"\xef\xbb\xbf"
@@ -75,6 +75,8 @@ def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:
 
 def _texts(data: bytes, names: Sequence[str], dialect: CsvDialect) -> pl.DataFrame:
     schema = {name: pl.String() for name in names}
+    if is_regular(data, dialect.delimiter, dialect.quote, len(names)) and _is_utf8(data):
+        return dialect.scan(data, schema).collect()
     records = [
         r
         for r in scan_records(data, dialect.delimiter, dialect.quote)
@@ -111,3 +113,11 @@ def _unique(names: Sequence[str]) -> list[str]:
         seen.add(name)
         found.append(name)
     return found
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

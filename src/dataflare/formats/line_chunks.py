@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import xxhash
-
+from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.records import cut
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 4 << 20
-CHECKED_BYTES = 64 << 10
-"""So much of the text before an offset is what its checksum is over."""
 
 
 class LineChunks:
@@ -29,7 +26,7 @@ class LineChunks:
         *,
         quote: str | None = None,
         delimiter: str = ",",
-        before: bytes = b"",
+        checksum: ReadChecksum | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         first_bytes: int = FIRST_BYTES,
     ) -> None:
@@ -38,7 +35,7 @@ class LineChunks:
         self._quote, self._delimiter = quote, delimiter
         self._rest = b""
         self._ended = False
-        self._before = before[-CHECKED_BYTES:]
+        self._checksum = checksum or ReadChecksum()
         self._size = min(first_bytes, chunk_bytes)
         self._chunk_bytes = chunk_bytes
 
@@ -48,8 +45,8 @@ class LineChunks:
         want = self._size
         while True:
             if not self._ended:
-                more = self._stream.read(max(want - len(data), 1))
-                self._ended = len(more) < want - len(data)
+                more = self._stream.read_lines(max(want - len(data), 1))
+                self._ended = not more
                 data = data + more if data else more
             end = cut(data, self._quote, self._delimiter, ended=self._ended)
             if end or self._ended:
@@ -61,22 +58,16 @@ class LineChunks:
         self._rest = data[end:]
         chunk = data[:end] if self._rest else data
         self.offset += end
-        tail = chunk[-CHECKED_BYTES:]
-        self._before = (
-            tail if len(tail) == CHECKED_BYTES else (self._before + tail)[-CHECKED_BYTES:]
-        )
+        self._checksum.update(chunk)
         return chunk
 
     @property
     def checksum(self) -> str:
-        return checksum(self._before)
+        """Of everything before `offset`."""
+        return self._checksum.value
 
     def close(self) -> None:
         self._stream.close()
-
-
-def checksum(data: bytes) -> str:
-    return xxhash.xxh3_64_hexdigest(data)
 
 
 class LineNumbers:

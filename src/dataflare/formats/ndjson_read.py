@@ -7,7 +7,7 @@ two equal keys in a line counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,7 +26,6 @@ class NdjsonPlan:
 
     columns: tuple[TextColumn, ...]
     output: tuple[str, ...]
-    label: str = field(default="")
 
     @property
     def _read(self) -> list[TextColumn]:
@@ -53,7 +52,7 @@ class NdjsonPlan:
             place += len(line) + 1
         return found
 
-    def salvage(self, data: bytes, line_at: Callable[[int], int]) -> Sorted:
+    def salvage(self, data: bytes, place_at: Callable[[int], str]) -> Sorted:
         """The patient way, line by line: every row that can be read, every bad one named."""
         lines = self._lines(data)
         bad: dict[int, tuple[str, str]] = {}
@@ -72,7 +71,7 @@ class NdjsonPlan:
                     code,
                     message,
                     lines[row][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
-                    f"{self.label} line {line_at(lines[row][0])}",
+                    place_at(lines[row][0]),
                 )
                 for row, (code, message) in sorted(bad.items())
             ],

@@ -66,16 +66,14 @@ def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
         yield TablePiece(start, size, num_bytes * size // max(rows, 1))
 
 
-def read_json(data: bytes, path: Path) -> pl.DataFrame:
-    """A file that is one JSON array of objects, or one object (a single row)."""
+def json_rows(data: bytes, path: Path) -> list[bytes]:
+    """The objects of a JSON file, one line of text each. The file is one array of objects, or one
+    object, which is a single row."""
     try:
         value: Any = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        line = (
-            error.doc.count("\n", 0, error.pos) + 1 if isinstance(error.doc, str) else error.lineno
-        )
         raise DataError(
-            f"{path} line {line} is not valid JSON: {error.msg}",
+            f"{path} line {error.lineno} is not valid JSON: {error.msg}",
             code="E0503",
             help="a file with one JSON object a line has the format ndjson",
         ) from error
@@ -83,10 +81,7 @@ def read_json(data: bytes, path: Path) -> pl.DataFrame:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: item {number} is not a JSON object", code="E0503")
-    if not rows:
-        return pl.DataFrame()
-    lines = b"\n".join(orjson.dumps(row) for row in rows)
-    return pl.read_ndjson(lines, infer_schema_length=None)
+    return [orjson.dumps(row) for row in rows]
 
 
 def read_sheet(path: Path, sheet: str | int | None, has_header: bool) -> pl.DataFrame:

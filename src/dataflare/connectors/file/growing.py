@@ -14,8 +14,8 @@ from typing import Protocol
 import polars as pl
 
 from dataflare.errors import CheckpointError
+from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import Compressor
-from dataflare.formats.line_chunks import CHECKED_BYTES, checksum
 from dataflare.formats.parquet_footer import MAGIC
 from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
 from dataflare.formats.text_write import TextFormat
@@ -23,6 +23,7 @@ from dataflare.model.types import Schema
 from dataflare.sdk.crashpoints import crash_point
 
 _LENGTH = struct.Struct("<I")
+_CHECKED_BYTES = 64 << 10
 
 
 class GrowingFile(Protocol):
@@ -198,7 +199,7 @@ def _entries(data: bytes, path: Path) -> list[bytes]:
 def tail_checksum(path: Path, length: int) -> str:
     """Of the last bytes before `length`: enough to tell another file from ours."""
     with path.open("rb") as file:
-        start = max(0, length - CHECKED_BYTES)
+        start = max(0, length - _CHECKED_BYTES)
         file.seek(start)
         return checksum(file.read(length - start))
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.partitions import partition_values
-from dataflare.connectors.file.readers import Added, FileFacts, LineReader, TableReader
+from dataflare.connectors.file.reading import Added, FileFacts
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, load_json, survey
+from dataflare.connectors.file.table_reader import JsonReader, TableReader
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.ndjson_read import NdjsonPlan
@@ -79,6 +81,9 @@ orders:
     def with_columns(self, columns: Sequence[str]) -> Self:
         made = copy.copy(self)
         made._columns = tuple(columns)
+        if not columns and self._survey is not None:
+            # Without any column the rows could not be counted.
+            made._columns = self._survey.schema.names[:1]
         return made
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
@@ -118,56 +123,36 @@ orders:
             if name in output and name not in data["schema"]
         }
         inside = tuple(name for name in output if name not in added)
-        if "columns" in data:
-            columns = tuple(TextColumn.from_json(column) for column in data["columns"])
-            if data["format"] == "ndjson":
-                plan: CsvPlan | NdjsonPlan = NdjsonPlan(columns, inside, split.id)
-            else:
-                dialect = CsvDialect.from_json(data["dialect"])
-                plan = CsvPlan(dialect, columns, inside, split.id)
-            return LineReader(facts, plan, data.get("body", 0), position, added, output)
+        match data["format"]:
+            case "csv" | "ndjson":
+                plan = _plan(split, inside)
+                body = data.get("body", 0)
+                return LineReader(facts, plan, body, position, added, output, split.id)
+            case "json":
+                lines = load_json(facts.path, facts.compression, self.config)
+                pieces = even_pieces(len(lines), sum(map(len, lines)))
+                plan = _plan(split, inside)
+                assert isinstance(plan, NdjsonPlan)
+                return JsonReader(facts, lines, pieces, plan, added, output, split.id, position)
         with file_errors(facts.path):
-            return self._open_table(split, facts, added, output, position)
+            pieces, scan = self._table(facts, data["format"])
+            schema = Schema.of(data["schema"])
+            return TableReader(facts, pieces, scan, schema, added, output, split.id, position)
 
-    def _open_table(
-        self,
-        split: Split,
-        facts: FileFacts,
-        added: Added,
-        output: Sequence[str],
-        position: Position | None,
-    ) -> SplitReader:
-        schema = Schema.of(split.data["schema"])
-        exprs = [
-            pl.lit(added[name][0], added[name][1]).alias(name)
-            if name in added
-            else pl.col(name).cast(schema[name].to_polars(), strict=True)
-            for name in output
-        ]
+    def _table(
+        self, facts: FileFacts, format_: str
+    ) -> tuple[list[TablePiece], Callable[[], pl.LazyFrame]]:
+        """How a file that is a table divides, and the query over all of it."""
         path = facts.path
-        pieces: list[TablePiece]
-        match split.data["format"]:
-            case "parquet":
-                pieces = parquet_pieces(path)
-
-                def scan() -> pl.LazyFrame:
-                    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
-            case "arrow":
-                rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
-                pieces = even_pieces(rows, facts.size)
-
-                def scan() -> pl.LazyFrame:
-                    return pl.scan_ipc(path, glob=False)
-            case _:
-                frame = self._whole(split, facts)
-                pieces = even_pieces(frame.height, int(frame.estimated_size()))
-                scan = frame.lazy
-        return TableReader(facts, pieces, scan, exprs, split.id, position)
-
-    def _whole(self, split: Split, facts: FileFacts) -> pl.DataFrame:
-        if split.data["format"] == "excel":
-            return read_sheet(facts.path, self.config.sheet, self.config.has_header)
-        return load_json(FoundFile(facts.path, split.id, facts.size, facts.mtime_ns), self.config)
+        if format_ == "parquet":
+            return parquet_pieces(path), lambda: pl.scan_parquet(
+                path, glob=False, hive_partitioning=False
+            )
+        if format_ == "arrow":
+            rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
+            return even_pieces(rows, facts.size), lambda: pl.scan_ipc(path, glob=False)
+        frame = read_sheet(path, self.config.sheet, self.config.has_header)
+        return even_pieces(frame.height, int(frame.estimated_size())), frame.lazy
 
     async def _look(self) -> Survey:
         if self._survey is None:
@@ -216,3 +201,11 @@ orders:
                 )
         columns: list[str] = self.config.columns
         return columns
+
+
+def _plan(split: Split, output: tuple[str, ...]) -> CsvPlan | NdjsonPlan:
+    """How to parse a text file, from what its split says."""
+    columns = tuple(TextColumn.from_json(column) for column in split.data["columns"])
+    if split.data["format"] == "csv":
+        return CsvPlan(CsvDialect.from_json(split.data["dialect"]), columns, output)
+    return NdjsonPlan(columns, output)

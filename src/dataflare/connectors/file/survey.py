@@ -16,12 +16,12 @@ import polars as pl
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile, list_files, one_format
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.errors import ConfigError, DataError
+from dataflare.errors import ConfigError, DataError, InternalError, did_you_mean
 from dataflare.formats import csv_sniff, ndjson_read
 from dataflare.formats.compression import NONE, detect, open_stream, split_extension
 from dataflare.formats.csv_read import CsvDialect
 from dataflare.formats.records import RECORD_BYTES_MAX, cut
-from dataflare.formats.table_read import read_json, read_sheet
+from dataflare.formats.table_read import json_rows, read_sheet
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
@@ -54,8 +54,10 @@ def survey(config: FileSourceConfig, context: ConnectorContext, contract: Schema
             return _csv(files, config, contract)
         case "ndjson":
             return _ndjson(files, config, contract)
+        case "json":
+            return _json(files, config, contract)
         case _:
-            return _tables(files, format_, config)
+            return _tables(files, format_, config, contract)
 
 
 def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
@@ -109,19 +111,42 @@ def _ndjson(files: list[FoundFile], config: FileSourceConfig, contract: Schema |
         )
         if number == 0 and packed == NONE and not ended and _is_utf8(config):
             samples += [b"\n".join(piece.split(b"\n")[1:-1]) for piece in _later(file)]
-    columns = ndjson_read.sniff(samples)
-    if contract is not None:
-        known = {column.name: column for column in columns}
-        named = [known.get(f.name, TextColumn(f.name, f.type)) for f in contract]
-        columns = with_contract(named, contract)
-    if not columns:
-        raise DataError(f"{files[0].path} has no rows to find columns in", code="E0507")
+    columns = _json_columns(samples, files[0].path, contract)
     for file in files:
         facts[file.id]["columns"] = [column.to_json() for column in columns]
     return Survey(files, "ndjson", _schema(columns), facts)
 
 
-def _tables(files: list[FoundFile], format_: str, config: FileSourceConfig) -> Survey:
+def _json(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
+    samples = [b"\n".join(load_json(f.path, compression_of(f, config), config)) for f in files]
+    columns = _json_columns(samples, files[0].path, contract)
+    facts: dict[str, Facts] = {
+        file.id: {
+            "compression": compression_of(file, config),
+            "columns": [column.to_json() for column in columns],
+        }
+        for file in files
+    }
+    return Survey(files, "json", _schema(columns), facts)
+
+
+def _json_columns(
+    samples: Sequence[bytes], path: Path, contract: Schema | None
+) -> list[TextColumn]:
+    """What the samples have, and after that what only the contract names: keys may be absent."""
+    columns = ndjson_read.sniff(samples)
+    if contract is not None:
+        known = {column.name for column in columns}
+        absent = [TextColumn(f.name, f.type) for f in contract if f.name not in known]
+        columns = with_contract([*columns, *absent], contract)
+    if not columns:
+        raise DataError(f"{path} has no rows to find columns in", code="E0507")
+    return columns
+
+
+def _tables(
+    files: list[FoundFile], format_: str, config: FileSourceConfig, contract: Schema | None
+) -> Survey:
     first: Schema | None = None
     for file in files:
         with file_errors(file.path):
@@ -138,6 +163,10 @@ def _tables(files: list[FoundFile], format_: str, config: FileSourceConfig) -> S
                     code="E0508",
                 )
     assert first is not None
+    if contract is not None:
+        _check_contract(first.names, contract, files[0].path)
+        named = {field_.name: field_.type for field_ in contract}
+        first = Schema.of({f.name: named.get(f.name, f.type) for f in first})
     return Survey(files, format_, first, {file.id: {} for file in files})
 
 
@@ -149,17 +178,18 @@ def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig) -> Sc
             return Schema.from_polars(pl.scan_ipc(file.path, glob=False).collect_schema())
         case "excel":
             return Schema.from_polars(read_sheet(file.path, config.sheet, config.has_header).schema)
-    return Schema.from_polars(load_json(file, config).schema)
+    raise InternalError(f"no reader for format {format_}")
 
 
-def load_json(file: FoundFile, config: FileSourceConfig) -> pl.DataFrame:
-    """A whole JSON file as rows."""
-    stream = open_stream(file.path, compression_of(file, config), encoding=config.encoding)
-    try:
-        parts = iter(lambda: stream.read(1 << 20), b"")
-        return read_json(b"".join(parts).removeprefix(csv_sniff.BOM), file.path)
-    finally:
-        stream.close()
+def load_json(path: Path, packed: str, config: FileSourceConfig) -> list[bytes]:
+    """A whole JSON file as a line of text for each row."""
+    with file_errors(path):
+        stream = open_stream(path, packed, encoding=config.encoding)
+        try:
+            parts = iter(lambda: stream.read(1 << 20), b"")
+            return json_rows(b"".join(parts).removeprefix(csv_sniff.BOM), path)
+        finally:
+            stream.close()
 
 
 def _normal(schema: Schema) -> Schema:
@@ -254,15 +284,19 @@ def _under_contract(
 ) -> list[TextColumn]:
     if contract is None:
         return columns
-    known = {column.name for column in columns}
+    _check_contract([column.name for column in columns], contract, path)
+    return with_contract(columns, contract)
+
+
+def _check_contract(names: Sequence[str], contract: Schema, path: Path) -> None:
     for field_ in contract:
-        if field_.name not in known:
+        if field_.name not in names:
             raise DataError(
                 f"{path} has no column '{field_.name}', which 'schema' names",
                 code="E0508",
-                notes=[f"it has: {', '.join(c.name for c in columns)}"],
+                notes=[f"it has: {', '.join(names)}"],
+                help=did_you_mean(field_.name, names),
             )
-    return with_contract(columns, contract)
 
 
 def _schema(columns: Sequence[TextColumn]) -> Schema:

@@ -1,0 +1,108 @@
+"""CSV and NDJSON files being read: chunks of whole records.
+
+Always true: a chunk's position is the place after its last row; reading from there gives exactly
+the rows that follow, or an error when the file is another one by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
+from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
+from dataflare.formats.compression import ByteStream
+from dataflare.formats.csv_read import CsvPlan
+from dataflare.formats.line_chunks import LineChunks, LineNumbers
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.model.progress import Position
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
+
+
+class LineReader(ChunkReader):
+    """CSV and NDJSON. Chunks are cut in a thread; parsing is left to the chunk's query."""
+
+    def __init__(
+        self,
+        facts: FileFacts,
+        plan: CsvPlan | NdjsonPlan,
+        body: int,
+        position: Position | None,
+        added: Added,
+        output: Sequence[str],
+        label: str,
+    ) -> None:
+        self._label = label
+        self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
+        self._lines = LineNumbers(facts.stream)
+        quote = plan.dialect.quote if isinstance(plan, CsvPlan) else None
+        delimiter = plan.dialect.delimiter if isinstance(plan, CsvPlan) else ","
+        with file_errors(facts.path):
+            facts.check_shrunk()
+            stream, seen, offset = self._start(body, position)
+        self._chunks = LineChunks(stream, offset, quote=quote, delimiter=delimiter, checksum=seen)
+        self._position = position or self._place()
+
+    def _start(self, body: int, position: Position | None) -> tuple[ByteStream, ReadChecksum, int]:
+        """The stream at the place to read from, and the checksum of what is before it. A file with
+        another size or time is read again from its start up to there, to see that it is the same."""
+        if position is None:
+            offset, value, start = body, None, 0
+        else:
+            offset, value = int(position.value["offset"]), str(position.value["check"])
+            start = offset - offset % BLOCK_BYTES if self._is_untouched(position) else 0
+        seen = ReadChecksum(value if start else None)
+        stream = self._facts.stream(start)
+        left = offset - start
+        while left:
+            data = stream.read(min(left, BLOCK_BYTES))
+            if not data:
+                raise self._facts.changed("it is shorter than what was read of it")
+            seen.update(data)
+            left -= len(data)
+        if value is not None and seen.value != value:
+            raise self._facts.changed("the rows that were read have other content")
+        return stream, seen, offset
+
+    def _is_untouched(self, position: Position) -> bool:
+        now = os.stat(self._facts.path)
+        then = position.value
+        return (now.st_size, now.st_mtime_ns) == (then["size"], then["mtime_ns"])
+
+    def position(self) -> Position:
+        return self._position
+
+    def _place(self) -> Position:
+        return self._facts.position(offset=self._chunks.offset, check=self._chunks.checksum)
+
+    async def read_chunk(self) -> Chunk:
+        chunk = await asyncio.to_thread(self._next)
+        if chunk is None:
+            raise EndOfSplit
+        return chunk
+
+    def _next(self) -> Chunk | None:
+        start = self._chunks.offset
+        with file_errors(self._facts.path):
+            data = self._chunks.next()
+        if data is None:
+            return None
+        self._position = self._place()
+        plan = self._plan
+
+        def place_at(place: int) -> str:
+            return f"{self._label} line {self._lines.at(start + place)}"
+
+        return Chunk(
+            scan=lambda: with_added(plan.scan(data), self._added, self._output),
+            position=self._position,
+            key=start,
+            num_bytes=len(data),
+            salvage=lambda: salvaged(plan.salvage(data, place_at), self._added, self._output),
+            place=lambda row: place_at(plan.start_of_row(data, row)),
+        )
+
+    async def aclose(self) -> None:
+        self._chunks.close()

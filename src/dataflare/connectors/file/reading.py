@@ -1,0 +1,82 @@
+"""What every reader of a file knows of it, and the columns that its path says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dataflare.errors import CheckpointError
+from dataflare.formats.checksum import checksum
+from dataflare.formats.compression import NONE, ByteStream, open_stream
+from dataflare.formats.misread import Sorted
+from dataflare.model.progress import Position
+from dataflare.sdk.source import BadRow, Salvaged
+
+_CHECKED_BYTES = 64 << 10
+
+Added = Mapping[str, tuple[Any, pl.DataType]]
+"""Columns that say the same in all rows of a file: the file's path, its partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file of a split: what was seen of it when it was listed."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    compression: str = NONE
+    encoding: str = "utf-8"
+
+    def position(self, **place: Any) -> Position:
+        return Position({**place, "size": self.size, "mtime_ns": self.mtime_ns})
+
+    @property
+    def is_plain(self) -> bool:
+        return self.compression == NONE and self.encoding.lower() in ("utf-8", "utf8", "ascii")
+
+    def stream(self, offset: int) -> ByteStream:
+        """The text from `offset` on. A plain file that grew since is read to its listed size."""
+        limit = self.size if self.is_plain else None
+        return open_stream(
+            self.path, self.compression, offset=offset, limit=limit, encoding=self.encoding
+        )
+
+    def check_shrunk(self) -> None:
+        if os.stat(self.path).st_size < self.size:
+            raise self.changed("it is shorter than when the run listed it")
+
+    def changed(self, why: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} has changed since it was read: {why}",
+            code="E0703",
+            help="put the old file back, or start over with --fresh",
+        )
+
+
+def with_added(frame: pl.LazyFrame, added: Added, output: Sequence[str]) -> pl.LazyFrame:
+    """The rows with the columns that the file itself says, in the order wanted."""
+    if not added:
+        return frame
+    literals = [pl.lit(value, dtype).alias(name) for name, (value, dtype) in added.items()]
+    return frame.with_columns(literals).select(output)
+
+
+def salvaged(found: Sorted, added: Added, output: Sequence[str]) -> Salvaged:
+    """What a format found in a failing chunk, in the contract's words."""
+    good = with_added(found.good.lazy(), added, output).collect()
+    bad = [BadRow(b.row, b.code, b.message, b.raw, b.place) for b in found.bad]
+    return Salvaged(good, found.good_rows, bad)
+
+
+def tail_checksum(path: Path) -> str:
+    """Of a file's last bytes, where the formats that are no text keep their directory."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _CHECKED_BYTES))
+        return checksum(file.read())

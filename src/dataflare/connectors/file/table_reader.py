@@ -1,0 +1,156 @@
+"""Parquet, Arrow IPC, JSON and Excel files being read: pieces of rows.
+
+Always true: a chunk's position is the number of the row after its last one, in a file that is
+still the same by its size and the checksum of its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
+from dataflare.formats.misread import Misread, Sorted, misfit
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.table_read import TablePiece
+from dataflare.model.progress import Position
+from dataflare.model.types import Schema
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+
+
+class PieceReader(ChunkReader):
+    """Hands out pieces in order; subclasses say what a piece's chunk is."""
+
+    def __init__(
+        self, facts: FileFacts, pieces: Sequence[TablePiece], label: str, position: Position | None
+    ) -> None:
+        self._facts, self._label = facts, label
+        with file_errors(facts.path):
+            self._check = tail_checksum(facts.path)
+        start = 0
+        if position is not None:
+            start = int(position.value["row"])
+            if (position.value["check"], position.value["size"]) != (self._check, facts.size):
+                raise facts.changed("it has other content")
+        self._pieces = [p for p in (_from(piece, start) for piece in pieces) if p is not None]
+        self._position = position or self._place(0)
+
+    def position(self) -> Position:
+        return self._position
+
+    def _place(self, row: int) -> Position:
+        return self._facts.position(row=row, check=self._check)
+
+    def _next(self) -> TablePiece:
+        if not self._pieces:
+            raise EndOfSplit
+        piece = self._pieces.pop(0)
+        self._position = self._place(piece.start + piece.rows)
+        return piece
+
+    def _place_of(self, row: int) -> str:
+        return f"{self._label} row {row + 1}"
+
+
+class TableReader(PieceReader):
+    """Files whose columns have types. `schema`: the types wanted, where a contract has others."""
+
+    def __init__(
+        self,
+        facts: FileFacts,
+        pieces: Sequence[TablePiece],
+        scan: Callable[[], pl.LazyFrame],
+        schema: Schema,
+        added: Added,
+        output: Sequence[str],
+        label: str,
+        position: Position | None,
+    ) -> None:
+        super().__init__(facts, pieces, label, position)
+        self._scan, self._schema, self._added, self._output = scan, schema, added, tuple(output)
+
+    def _columns(self, *, strict: bool) -> list[pl.Expr]:
+        return [
+            pl.lit(self._added[name][0], self._added[name][1]).alias(name)
+            if name in self._added
+            else pl.col(name).cast(self._schema[name].to_polars(), strict=strict)
+            for name in self._output
+        ]
+
+    async def read_chunk(self) -> Chunk:
+        piece = self._next()
+        columns = self._columns(strict=True)
+        return Chunk(
+            scan=lambda: self._scan().slice(piece.start, piece.rows).select(columns),
+            position=self._position,
+            key=piece.start,
+            num_bytes=piece.num_bytes,
+            salvage=lambda: self._salvage(piece),
+            place=lambda row: self._place_of(piece.start + row),
+        )
+
+    def _salvage(self, piece: TablePiece) -> Salvaged:
+        """The rows whose values fit the contract's types, and the others. A file that cannot be
+        decoded raises."""
+        with file_errors(self._facts.path):
+            inside = [name for name in self._output if name not in self._added]
+            raw = self._scan().slice(piece.start, piece.rows).select(inside).collect()
+        cast = raw.lazy().select(self._columns(strict=False)).collect()
+        bad: dict[int, Misread] = {}
+        for name in inside:
+            missed = cast[name].is_null() & raw[name].is_not_null()
+            for row in missed.arg_true().to_list():
+                value = raw[name][row]
+                message = misfit(name, self._schema[name], value)
+                place = self._place_of(piece.start + row)
+                bad.setdefault(row, Misread(row, "E0501", message, str(value), place))
+        kept = [row for row in range(raw.height) if row not in bad]
+        found = Sorted(cast[kept], pl.Series("row", kept, dtype=pl.Int64), [*bad.values()])
+        return salvaged(found, {}, self._output)
+
+
+class JsonReader(PieceReader):
+    """A JSON file that was loaded whole; its rows are parsed as lines of NDJSON are."""
+
+    def __init__(
+        self,
+        facts: FileFacts,
+        lines: Sequence[bytes],
+        pieces: Sequence[TablePiece],
+        plan: NdjsonPlan,
+        added: Added,
+        output: Sequence[str],
+        label: str,
+        position: Position | None,
+    ) -> None:
+        super().__init__(facts, pieces, label, position)
+        self._lines, self._plan = lines, plan
+        self._added, self._output = added, tuple(output)
+
+    async def read_chunk(self) -> Chunk:
+        piece = self._next()
+        data = b"\n".join(self._lines[piece.start : piece.start + piece.rows])
+        plan, added, output = self._plan, self._added, self._output
+
+        def place_at(offset: int) -> str:
+            return self._place_of(piece.start + data.count(b"\n", 0, offset))
+
+        return Chunk(
+            scan=lambda: with_added(plan.scan(data), added, output),
+            position=self._position,
+            key=piece.start,
+            num_bytes=len(data),
+            salvage=lambda: salvaged(plan.salvage(data, place_at), added, output),
+            place=lambda row: self._place_of(piece.start + row),
+        )
+
+
+def _from(piece: TablePiece, start: int) -> TablePiece | None:
+    """What of the piece lies at `start` and after it."""
+    skip = max(0, start - piece.start)
+    if skip >= piece.rows:
+        return None
+    share = piece.num_bytes * (piece.rows - skip) // piece.rows
+    return TablePiece(piece.start + skip, piece.rows - skip, share)
