@@ -195,7 +195,12 @@ def _convert(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
     if kind == "duration":
         return value.cast(pl.Int64, strict=must).cast(value_type(column)).alias(name)
     if kind in ("list", "struct"):
-        return value.str.json_decode(value_type(column)).alias(name)
+        dtype = value_type(column)
+        if patient:
+            value = value.map_batches(
+                lambda texts: _sound_json(texts, dtype), return_dtype=pl.String
+            )
+        return value.str.json_decode(dtype).alias(name)
     if column.type.is_numeric and patient:
         number = value.str.strip_chars_start(" \t").cast(value_type(column), strict=False)
         if column.type.is_float:
@@ -203,6 +208,19 @@ def _convert(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
             number = pl.when(number.is_infinite() & ~special).then(None).otherwise(number)
         return number.alias(name)
     return value.cast(value_type(column), strict=must).alias(name)
+
+
+def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """NULL for texts that do not decode: Polars decodes all or none, so these are tried singly."""
+
+    def sound(text: str | None) -> str | None:
+        try:
+            pl.Series([text], dtype=pl.String).str.json_decode(dtype)
+        except pl.exceptions.PolarsError:
+            return None
+        return text
+
+    return pl.Series(texts.name, [sound(text) for text in texts], dtype=pl.String)
 
 
 def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:

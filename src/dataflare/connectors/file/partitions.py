@@ -1,37 +1,49 @@
 """Hive-style folders: `country=DE/day=2024-01-01/` says the value of columns for all rows below.
 
-Always true: a value written into a folder's name is read back as the same text; a column that the
-file itself has wins over the folder's name.
+Always true: a value written into a folder's name is read back as the same text, as an integer or a
+date when all values of the column are such; a column that the files have wins over the folders.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
+import polars as pl
+
 from dataflare.connectors.file.listing import FoundFile
-from dataflare.model.types import STRING, DataType
+from dataflare.formats.text_types import infer
+from dataflare.model.types import STRING, Schema
 
 NULL_NAME = "__HIVE_DEFAULT_PARTITION__"
 _FOLDER = re.compile(r"([^=]+)=(.*)")
 
 
-def partition_values(file: FoundFile) -> dict[str, tuple[Any, DataType]]:
-    """The columns that the folders between the listed folder and the file say, as text."""
+def partition_values(file: FoundFile) -> dict[str, str | None]:
+    """What the folders between the listed folder and the file say, as text."""
     if file.root is None:
         return {}
-    found: dict[str, tuple[Any, DataType]] = {}
+    found: dict[str, str | None] = {}
     for part in file.path.parent.relative_to(file.root).parts:
         match = _FOLDER.fullmatch(part)
         if match is not None:
             value = match.group(2)
-            text = None if value == NULL_NAME else unquote(value)
-            found[unquote(match.group(1))] = (text, STRING)
+            found[unquote(match.group(1))] = None if value == NULL_NAME else unquote(value)
     return found
+
+
+def partition_schema(files: Sequence[FoundFile]) -> Schema:
+    """The columns that folders say, in order of appearance, and their types."""
+    values = [partition_values(file) for file in files]
+    names = list(dict.fromkeys(name for each in values for name in each))
+    texts = {name: [each.get(name) for each in values] for name in names}
+    columns = infer(pl.DataFrame(texts, schema=dict.fromkeys(names, pl.String)))
+    kept = ("int64", "date")
+    return Schema.of([(c.name, c.type if c.type.name in kept else STRING) for c in columns])
 
 
 def folder_name(column: str, value: str | None) -> str:
     """One level of the path for a value: characters that a file system may refuse are escaped."""
-    shown = NULL_NAME if value is None else quote(value, safe=" +-,:@!$()'~")
+    shown = NULL_NAME if value is None else quote(value, safe=" +-,@!$()~")
     return f"{quote(column, safe=' ')}={shown}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.misread import Sorted
 from dataflare.model.progress import Position
+from dataflare.model.types import DataType
 from dataflare.sdk.source import BadRow, Salvaged
 
 _CHECKED_BYTES = 64 << 10
 
-Added = Mapping[str, tuple[Any, pl.DataType]]
+Added = Mapping[str, pl.Expr]
 """Columns that say the same in all rows of a file: the file's path, its partition."""
 
 
@@ -63,8 +65,17 @@ def with_added(frame: pl.LazyFrame, added: Added, output: Sequence[str]) -> pl.L
     """The rows with the columns that the file itself says, in the order wanted."""
     if not added:
         return frame
-    literals = [pl.lit(value, dtype).alias(name) for name, (value, dtype) in added.items()]
-    return frame.with_columns(literals).select(output)
+    return frame.with_columns(**added).select(output)
+
+
+def said(text: str | None, type_: DataType) -> pl.Expr:
+    """A value from a path: an integer, a date or text."""
+    value: Any = text
+    if text is not None and type_.name == "int64":
+        value = int(text)
+    if text is not None and type_.name == "date":
+        value = date.fromisoformat(text)
+    return pl.lit(value, dtype=type_.to_polars())
 
 
 def salvaged(found: Sorted, added: Added, output: Sequence[str]) -> Salvaged:

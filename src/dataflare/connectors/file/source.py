@@ -17,8 +17,8 @@ import polars as pl
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile
-from dataflare.connectors.file.partitions import partition_values
-from dataflare.connectors.file.reading import Added, FileFacts
+from dataflare.connectors.file.partitions import partition_schema, partition_values
+from dataflare.connectors.file.reading import Added, FileFacts, said
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, load_json, survey
 from dataflare.connectors.file.table_reader import JsonReader, TableReader
@@ -97,9 +97,7 @@ orders:
             "size": file.size,
             "mtime_ns": file.mtime_ns,
             "format": seen.format,
-            "added": [
-                [name, value, str(type_)] for name, (value, type_) in self._added_of(file).items()
-            ],
+            "added": self._added_of(file, seen),
             "schema": seen.schema.to_json(),
         }
         return Split(file.id, data, file.size)
@@ -118,8 +116,8 @@ orders:
             self.config.encoding,
         )
         added: Added = {
-            name: (value, parse_type(type_).to_polars())
-            for name, value, type_ in data["added"]
+            name: said(text, parse_type(type_))
+            for name, text, type_ in data["added"]
             if name in output and name not in data["schema"]
         }
         inside = tuple(name for name in output if name not in added)
@@ -159,20 +157,21 @@ orders:
             self._survey = await asyncio.to_thread(survey, self.config, self.context, self.contract)
         return self._survey
 
-    def _added_of(self, file: FoundFile) -> dict[str, tuple[Any, Any]]:
-        found = dict(partition_values(file))
+    def _added_schema(self, seen: Survey) -> Schema:
+        """Columns that a file's path says, beside those inside it."""
+        pairs = [(f.name, f.type) for f in partition_schema(seen.files)]
         if self.config.file_column is not None:
-            found[self.config.file_column] = (file.id, STRING)
-        return found
+            pairs.append((self.config.file_column, STRING))
+        return Schema.of([(name, type_) for name, type_ in pairs if name not in seen.schema])
+
+    def _added_of(self, file: FoundFile, seen: Survey) -> list[list[str | None]]:
+        values = partition_values(file)
+        if self.config.file_column is not None:
+            values[self.config.file_column] = file.id
+        return [[f.name, values.get(f.name), str(f.type)] for f in self._added_schema(seen)]
 
     def _all_columns(self, seen: Survey) -> Schema:
-        pairs = [(f.name, f.type) for f in seen.schema]
-        pairs += [
-            (name, type_)
-            for name, (_, type_) in self._added_of(seen.files[0]).items()
-            if name not in seen.schema
-        ]
-        return Schema.of(pairs)
+        return Schema((*seen.schema, *self._added_schema(seen)))
 
     async def _output(self) -> Sequence[str]:
         if self._columns is not None:
@@ -184,8 +183,7 @@ orders:
         """What to read of a split, known without looking at the files again."""
         if self._columns is not None:
             return self._columns
-        names = [*split.data["schema"], *(a[0] for a in split.data["added"])]
-        return self._wanted(tuple(dict.fromkeys(names)))
+        return self._wanted([*split.data["schema"], *(name for name, _, _ in split.data["added"])])
 
     def _wanted(self, known: Sequence[str]) -> Sequence[str]:
         if self.config.columns is None:

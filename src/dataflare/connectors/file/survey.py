@@ -105,7 +105,9 @@ def _ndjson(files: list[FoundFile], config: FileSourceConfig, contract: Schema |
         if number not in tasters:
             continue
         head, ended = _head(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
-        head = head.removeprefix(csv_sniff.BOM)
+        if head.startswith(csv_sniff.BOM):
+            facts[file.id]["body"] = len(csv_sniff.BOM)
+            head = head[len(csv_sniff.BOM) :]
         samples.append(
             _first_rows(head[: cut(head, None, ",", ended=ended)], config.schema_sample_rows)
         )

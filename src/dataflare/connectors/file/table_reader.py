@@ -73,7 +73,7 @@ class TableReader(PieceReader):
 
     def _columns(self, *, strict: bool) -> list[pl.Expr]:
         return [
-            pl.lit(self._added[name][0], self._added[name][1]).alias(name)
+            self._added[name].alias(name)
             if name in self._added
             else pl.col(name).cast(self._schema[name].to_polars(), strict=strict)
             for name in self._output
