@@ -152,15 +152,15 @@ class Coordinator:
         self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())
         self.stats.last_bytes += len(manifest.to_text())
         self.stats.last_s = asyncio.get_running_loop().time() - started
-        await self.pool.submit(self._collect, manifest.epoch)
+        await self.pool.submit(self._collect)
         return manifest
 
     async def commit(self, manifest: Manifest) -> None:
         """Let every destination make the epoch's rows visible."""
         await commit(self.committers, manifest)
 
-    def _collect(self, epoch: int) -> None:
-        self.store.collect(self._retain, committed=epoch)
+    def _collect(self) -> None:
+        self.store.collect(self._retain)
 
     def _manifest(self, pending: _Pending) -> Manifest:
         sources: dict[str, SourceSnapshot] = {}
