@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -215,7 +215,3 @@ class Opened:
                 self.db.close()
             finally:
                 _in_use.give_back(path)
-
-
-def as_rows(frame: pl.DataFrame) -> list[Mapping[str, Any]]:
-    return frame.to_dicts()

@@ -8,6 +8,7 @@ default is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,15 @@ class SqliteStore(TableStore):
             marks = ", ".join("?" * len(MARKER_COLUMNS))
             self._db.execute(
                 f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                (lineage, step, stored.attempt, stored.epoch, stored.rows_total, stored.manifest)
-                + (now_text(),),
+                (
+                    lineage,
+                    step,
+                    stored.attempt,
+                    stored.epoch,
+                    stored.rows_total,
+                    stored.manifest,
+                    now_text(),
+                ),
             )
 
     def make_ready(self, target: Target) -> None:
@@ -137,19 +145,12 @@ class SqliteStore(TableStore):
     def _schema_of(self, target: Target, frame: pl.DataFrame) -> Schema:
         """The types of the frame's columns. Columns that came up since `open` are added."""
         found = {n: t for n, t in frame.schema.items() if not n.startswith("__")}
-        schema = Schema.of(
-            [
-                (
-                    field.name,
-                    target.schema[field.name] if field.name in target.schema else field.type,
-                )
-                for field in Schema.from_polars(found)
-            ]
-        )
+        known = {field.name: field.type for field in target.schema}
+        schema = Schema.of([(f.name, known.get(f.name, f.type)) for f in Schema.from_polars(found)])
         if not set(found) <= self._ready[target.written]:
             ready = self._ready[target.written]
             wider = {f.name: f.type for f in (*target.schema, *schema)}
-            self.make_ready(_with_schema(target, Schema.of(wider)))
+            self.make_ready(replace(target, schema=Schema.of(wider)))
             self._ready[target.written] |= ready
         return schema
 
@@ -309,9 +310,3 @@ def _converted(name: str, type_: DataType) -> str:
         return column
     small = f"length({column}) < 19 or (length({column}) = 19 and {column} <= '{_INT64_MAX}')"
     return f"case when {small} then cast({column} as integer) else {column} end"
-
-
-def _with_schema(target: Target, schema: Schema) -> Target:
-    from dataclasses import replace
-
-    return replace(target, schema=schema)

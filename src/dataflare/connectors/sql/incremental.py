@@ -1,0 +1,168 @@
+"""Incremental reading: which rows are new since the last run. Pure; the reader brings sorted rows.
+
+Always true, for a table whose rows only arrive or get a greater cursor value:
+- a row is given once for each cursor value it has, also when it arrives late, inside `lag`;
+- rows with one cursor value, cut in two by the end of a run, are neither lost nor doubled: the rows
+  from the greatest value less `lag` on are remembered by a hash of key and cursor value;
+- equal rows without a key are counted, so a second equal row is new.
+
+The hashes of a window stand in the position: eight bytes a row of the window.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import polars as pl
+import polars_hash as plh
+
+from dataflare.errors import DataError
+
+CURSOR = "__cursor"
+"""The cursor as it is compared: Int64 for numbers and times, Float64 or String."""
+_HASH, _IDENTITY, _TIMES, _BEFORE = "__hash", "__identity", "__times", "__before"
+_STEP = 0x9E37_79B9_7F4A_7C15
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """last: greatest cursor value given, None when there was none. seen: what was given of the window
+    [last - lag, last]. nulls_done: the rows without a cursor value were given. null_rows: how many."""
+
+    last: Any = None
+    seen: frozenset[int] = field(default_factory=frozenset)
+    nulls_done: bool = False
+    null_rows: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "last": self.last,
+            "seen": _pack(self.seen),
+            "nulls_done": self.nulls_done,
+            "null_rows": self.null_rows,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(data["last"], _unpack(data["seen"]), data["nulls_done"], data["null_rows"])
+
+    def finished(self) -> State:
+        """What the next run starts from."""
+        seen = self.seen if self.last is not None else frozenset()
+        return replace(self, seen=seen, nulls_done=True)
+
+
+def _pack(hashes: frozenset[int]) -> str:
+    return base64.b64encode(b"".join(h.to_bytes(8, "little") for h in sorted(hashes))).decode()
+
+
+def _unpack(text: str) -> frozenset[int]:
+    raw = base64.b64decode(text)
+    return frozenset(int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8))
+
+
+def lower_bound(state: State, lag: Any, initial: Any) -> Any:
+    """Rows from here on are read, itself included; None reads all."""
+    if state.last is None:
+        return initial
+    bound = state.last if isinstance(state.last, str) else state.last - lag
+    return bound if initial is None else max(bound, initial)
+
+
+def row_hashes(frame: pl.DataFrame) -> pl.Series:
+    """A hash a row over the text of all columns, the same in each version and on each machine."""
+    parts = [
+        pl.when(pl.col(name).is_null()).then(pl.lit("\x00")).otherwise(_text_of(name, dtype))
+        for name, dtype in frame.schema.items()
+    ]
+    text = frame.select(pl.concat_str(parts, separator="\x1f").alias("text"))
+    return text.select(plh.col("text").nchash.xxh3_64()).to_series()
+
+
+def _text_of(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if dtype == pl.Binary:
+        return column.bin.encode("hex")
+    if isinstance(dtype, pl.List | pl.Struct):
+        return pl.struct(column).struct.json_encode()
+    if dtype.is_temporal():
+        column = column.to_physical()
+    return column.cast(pl.String)
+
+
+class Window:
+    """Tells new rows from given ones, page after page, in the order of the cursor, NULLs first."""
+
+    def __init__(self, state: State, lag: Any, initial: Any) -> None:
+        self._start, self._lag, self._initial = state, lag, initial
+        self._last = state.last
+        self._old = state.seen
+        self._null_rows = state.null_rows
+        self._nulls_done = state.nulls_done
+        self._recent: pl.DataFrame | None = None
+
+    @property
+    def bound(self) -> Any:
+        return lower_bound(self._start, self._lag, self._initial)
+
+    def state(self) -> State:
+        recent = [] if self._recent is None else self._recent[_IDENTITY].to_list()
+        seen = self._old | frozenset(recent)
+        return State(self._last, seen, self._nulls_done, self._null_rows)
+
+    def take(self, cursor: pl.Series, identity: pl.Series) -> pl.Series:
+        """Which rows of the next page are new. cursor: see CURSOR. identity: UInt64, the row's."""
+        page = pl.DataFrame({CURSOR: cursor, _HASH: identity})
+        self._refuse_disorder(cursor)
+        page = self._identified(page)
+        new = ~page[_IDENTITY].is_in(list(self._old))
+        if self.bound is not None:
+            new &= (cursor >= self.bound).fill_null(True)
+        nulls = cursor.is_null()
+        if self._start.nulls_done:
+            new &= ~nulls
+        self._null_rows += int((new & nulls).sum())
+        self._remember(page)
+        return new
+
+    def _identified(self, page: pl.DataFrame) -> pl.DataFrame:
+        """Number equal rows: the n-th of them has an identity of its own."""
+        known = page.clear() if self._recent is None else self._recent
+        before = known.group_by(_HASH).len(_BEFORE)
+        counted = page.join(before, on=_HASH, how="left", maintain_order="left").with_columns(
+            (pl.int_range(pl.len()).over(_HASH) + pl.col(_BEFORE).fill_null(0))
+            .cast(pl.UInt64)
+            .alias(_TIMES)
+        )
+        return counted.select(
+            CURSOR,
+            _HASH,
+            (pl.col(_HASH) + pl.col(_TIMES) * pl.lit(_STEP, pl.UInt64)).alias(_IDENTITY),
+        )
+
+    def _refuse_disorder(self, cursor: pl.Series) -> None:
+        known = cursor.drop_nulls()
+        if known.len() and not known.is_sorted():
+            raise DataError(
+                "the values of the incremental column are not in order: it seems to hold several "
+                "formats",
+                code="E0508",
+                help="read it by a query that gives it one format",
+            )
+
+    def _remember(self, page: pl.DataFrame) -> None:
+        known = page[CURSOR].drop_nulls()
+        recent = page if self._recent is None else pl.concat([self._recent, page])
+        if known.len():
+            self._nulls_done = True
+            greatest = known[-1]
+            if self._start.last is None or greatest > self._start.last:
+                # In order: what was remembered and did not come by now is gone.
+                self._old = frozenset()
+            self._last = greatest if self._last is None else max(self._last, greatest)
+            bound = self._last if isinstance(self._last, str) else self._last - self._lag
+            recent = recent.filter(pl.col(CURSOR) >= bound)
+        self._recent = recent

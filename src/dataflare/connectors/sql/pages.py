@@ -1,0 +1,119 @@
+"""Readers that fetch a page of rows at a time, on a thread, and give it as a chunk or a batch.
+
+Always true: a page's rows are decoded when it is fetched; a row with a value that does not fit is
+left out of the good rows and told apart, never changed. Pages have a fixed number of rows, so that a
+replay cuts where the first reading cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from dataflare.errors import DataError, DataFlareError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Position
+from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, Salvaged
+
+PAGE_ROWS = 25_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """good: typed rows. good_rows: their indices in the page, None when all are good. after: JSON of
+    the place behind the page. key: rows before it in the split. place: where row i stands."""
+
+    good: pl.DataFrame
+    after: Mapping[str, Any]
+    key: int
+    good_rows: pl.Series | None = None
+    bad: Sequence[BadRow] = ()
+    place: Callable[[int], str] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PageReader(ChunkReader):
+    """Blocking fetches by one thread at a time; closing waits for the one under way."""
+
+    def __init__(self, step: str, start: Mapping[str, Any]) -> None:
+        self._step = step
+        self._after: Mapping[str, Any] = start
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @abstractmethod
+    def _fetch(self, rows: int) -> Page | None:
+        """The next page, or None at the end. Blocking."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Release the connection. Blocking."""
+
+    async def read_chunk(self) -> Chunk:
+        page = await asyncio.to_thread(self._next, PAGE_ROWS)
+        if page is None:
+            raise EndOfSplit
+        position = Position(dict(page.after))
+        size = int(page.good.estimated_size())
+        if not page.bad:
+            return Chunk(
+                page.good.lazy, position, page.key, size, rows=page.good.height, place=page.place
+            )
+        assert page.good_rows is not None
+        salvaged = Salvaged(page.good, page.good_rows, page.bad)
+        failing = _failing(page.good, page.bad[0].message)
+        return Chunk(
+            lambda: failing,
+            position,
+            page.key,
+            size,
+            rows=page.good.height + len(page.bad),
+            salvage=lambda: salvaged,
+            place=page.place,
+        )
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        while (page := await asyncio.to_thread(self._next, rows_max)) is not None:
+            if page.bad:
+                bad = page.bad[0]
+                raise DataError(
+                    bad.message, code=bad.code, step=self._step, notes=[f"row: {bad.raw}"]
+                )
+            if page.good.height:
+                return SharedDataBatch(page.good, metadata={"key": page.key, **page.metadata})
+        raise EndOfSplit
+
+    def position(self) -> Position:
+        return Position(dict(self._after))
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._shut)
+
+    def _next(self, rows: int) -> Page | None:
+        with self._lock:
+            if self._closed:
+                return None
+            try:
+                page = self._fetch(rows)
+            except DataFlareError as error:
+                raise error.at(step=self._step) from error.__cause__
+            if page is not None:
+                self._after = page.after
+            return page
+
+    def _shut(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+
+def _failing(frame: pl.DataFrame, message: str) -> pl.LazyFrame:
+    """A query that raises a Polars error when collected, whatever columns are asked for."""
+    return frame.lazy().filter(pl.lit(message).cast(pl.Int64, strict=True) == 0)

@@ -1,0 +1,101 @@
+"""A user's query: one SELECT, its variables as bound values. Pure; looks at tokens, parses no SQL.
+
+Always true: a variable's value never becomes part of the SQL text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dataflare.errors import ConfigError, DataFlareError, ExpressionError
+from dataflare.model.text import SourceText
+
+_PART = re.compile(
+    r"(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))"
+    r"|(?P<quoted>'(?:[^']|'')*(?:'|\Z)|\"(?:[^\"]|\"\")*(?:\"|\Z)|`[^`]*(?:`|\Z)|\$\$.*?(?:\$\$|\Z))"
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>[?;])",
+    re.DOTALL,
+)
+_FIRST = ("select", "with", "values", "from")
+
+
+@dataclass(frozen=True, slots=True)
+class BoundQuery:
+    """SQL with `?` for each of `params`, in order. shown: as the user wrote it."""
+
+    sql: str
+    params: tuple[Any, ...]
+    shown: str
+
+
+def bind_query(query: str) -> BoundQuery:
+    """The query with bound values.
+
+    Raises ExpressionError (E0207) for a variable in quotes, ConfigError (E0412) for what is not one
+    SELECT.
+    """
+    text = query if isinstance(query, SourceText) else SourceText(query)
+    template = text.template
+    variables = {variable.placeholder: variable for variable in text.variables}
+    parts: list[str] = []
+    params: list[Any] = []
+    first = ended = None
+    done = 0
+    for match in _PART.finditer(template):
+        kind, found = match.lastgroup, match.group()
+        if kind == "comment":
+            continue
+        if ended is not None:
+            raise _refused(text, ended, "a query is one statement, and this has several")
+        if kind == "quoted":
+            inside = next((v for p, v in variables.items() if p in found), None)
+            if inside is not None:
+                raise _in_quotes(text, found, match.start(), inside.placeholder, inside.shown)
+        elif found == ";":
+            ended = match.start()
+            parts.append(template[done:ended])
+            done = match.end()
+        elif found == "?":
+            raise _refused(
+                text, match.start(), "'?' stands for nothing here: write a variable, ${param:NAME}"
+            )
+        elif found in variables:
+            parts.append(template[done : match.start()] + "?")
+            params.append(variables[found].value)
+            done = match.end()
+        elif kind == "word" and first is None:
+            first = found
+            if found.lower() not in _FIRST:
+                raise _refused(text, match.start(), f"a query starts with SELECT, not {found}")
+    if ended is None:
+        parts.append(template[done:])
+    elif _PART.sub("", template[done:]).strip():
+        raise _refused(text, ended, "a query is one statement, and this has several")
+    if first is None:
+        raise _refused(text, 0, "the query is empty")
+    return BoundQuery("".join(parts).strip(), tuple(params), text.shown)
+
+
+def _refused(text: SourceText, place: int, message: str) -> DataFlareError:
+    return ConfigError(message, code="E0412", spot=text.spot_of(place, place + 1))
+
+
+def _in_quotes(
+    text: SourceText, quoted: str, start: int, placeholder: str, shown: str
+) -> DataFlareError:
+    place = start + quoted.index(placeholder)
+    inside = quoted[1:-1].replace(placeholder, shown)
+    if inside == shown:
+        help_ = f"write it without quotes: {shown}"
+    else:
+        before, _, after = inside.partition(shown)
+        pieces = [f"'{before}'" if before else "", shown, f"'{after}'" if after else ""]
+        help_ = "write it without quotes: " + " || ".join(piece for piece in pieces if piece)
+    return ExpressionError(
+        f"{shown} stands inside quotes, where it would be text",
+        code="E0207",
+        spot=text.spot_of(place, place + len(placeholder)),
+        help=help_,
+    )

@@ -1,0 +1,214 @@
+"""Incremental reading of an SQLite table or query, in the order of its cursor column.
+
+SQLite keeps times as text or numbers, so the database narrows the rows down roughly, by what an index
+can serve, and the decoded cursor decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.sql.config import Incremental
+from dataflare.connectors.sql.incremental import CURSOR, State, Window, row_hashes
+from dataflare.connectors.sql.names import quoted
+from dataflare.connectors.sql.pages import Page
+from dataflare.connectors.sqlite.connection import Opened
+from dataflare.connectors.sqlite.decode import decoded, selected
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.reader import SPOOL, Reading, SqlitePages
+from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.connectors.sqlite.types import stored
+from dataflare.errors import ConfigError, DataError
+from dataflare.model.types import DataType
+
+_DAY_S = 86_400
+_PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def check_incremental(relation: Relation, config: Incremental) -> None:
+    """Refuse a cursor column that does not grow, and settings that do not fit it."""
+    column = relation.column(config.column)
+    for name in config.key:
+        relation.column(name)
+    type_ = column.type
+    if not (type_.is_integer or type_.is_float or type_.name in ("date", "timestamp", "string")):
+        raise ConfigError(
+            f"column '{column.name}' is {type_}, which cannot tell what is new",
+            code="E0413",
+            help="take a column of numbers or times that grows",
+        )
+    if config.lag and type_.name == "string":
+        raise ConfigError(
+            f"'lag' needs a column of numbers or times, and '{column.name}' is string", code="E0413"
+        )
+    initial_cursor(column, config.initial_value)
+
+
+def initial_cursor(column: Column, value: Any) -> Any:
+    """The config's first value as cursors are compared."""
+    if value is None:
+        return None
+    if column.type.name == "string":
+        return str(value)
+    text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
+    found = cursor_values(decoded(text, None, column.type))[0]
+    if found is None:
+        raise ConfigError(
+            f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
+            code="E0413",
+        )
+    return found
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
+
+
+def cursor_values(typed: pl.Series) -> pl.Series:
+    """Typed values as they are compared and kept in JSON."""
+    if typed.dtype == pl.String or typed.dtype.is_float():
+        return typed
+    if typed.dtype == pl.UInt64:
+        return typed.cast(pl.Int64)
+    return typed.to_physical().cast(pl.Int64)
+
+
+def lag_of(type_: DataType, lag: float) -> float | int:
+    """Config seconds, or a number, in the units of `cursor_values`."""
+    if type_.name == "timestamp":
+        return round(lag * _PER_SECOND[type_.unit or "us"])
+    if type_.name == "date":
+        return -int(-lag // _DAY_S)
+    return lag if type_.is_float else round(lag)
+
+
+class IncrementalReader(SqlitePages):
+    """The rows since the last run, spooled in order; ends with an empty page that has the state."""
+
+    def __init__(self, reading: Reading, opened: Opened, config: Incremental, state: State) -> None:
+        super().__init__(reading, opened, state.to_json())
+        self._config = config
+        self._column = reading.relation.column(config.column)
+        self._window = Window(
+            state,
+            lag_of(self._column.type, config.lag),
+            initial_cursor(self._column, config.initial_value),
+        )
+        self._nulls_done = state.nulls_done
+        self._row = 0
+        self._spooled = self._ended = False
+
+    def _identity(self) -> tuple[str, ...]:
+        """What tells rows with one cursor value apart."""
+        relation = self._reading.relation
+        names = tuple(relation.column(n).name for n in self._config.key) or relation.key
+        return (*(names or relation.names), self._column.name)
+
+    def _fetch(self, rows: int) -> Page | None:
+        if not self._spooled:
+            self._spool()
+            self._spooled = True
+        first = self._row
+        chosen = f"rowid > {first} order by rowid limit {self._reading.rows(rows)}"
+        raw = self._frame(
+            f"select {self._selects()}, {self._extras()} from {SPOOL} where {chosen}", ()
+        )
+        if not raw.height:
+            return self._end()
+        if doubtful := self._doubtful(raw):
+            raw = self._frame(
+                f"select {self._selects(doubtful)}, {self._extras()} from {SPOOL} where {chosen}",
+                (),
+            )
+        cursor = self._cursor(raw)
+        nulls_before = self._window.state().null_rows
+        hashes = row_hashes(raw.select(pl.col("^i\\d+$")))
+        new = self._window.take(cursor, hashes)
+        self._row += raw.height
+        state = self._window.state()
+        page = self._page(raw.filter(new), state.to_json(), first, [])
+        metadata = {"null_cursors": state.null_rows - nulls_before}
+        return Page(
+            page.good, page.after, page.key, page.good_rows, page.bad, page.place,
+            metadata if metadata["null_cursors"] else {},
+        )  # fmt: skip
+
+    def _end(self) -> Page | None:
+        """Say once how far this run came, also when there was nothing new."""
+        if self._ended:
+            return None
+        self._ended = True
+        columns = {c.name: c.type.to_polars() for c in self._reading.columns}
+        return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
+
+    def _extras(self) -> str:
+        """The cursor, and as `i<n>` the text of what identifies a row."""
+        parts = [f'"__cursor" as "{CURSOR}"', 'typeof("__cursor") as "__kind"']
+        parts += [f'"i{place}"' for place, _ in enumerate(self._identity())]
+        return ", ".join(parts)
+
+    def _cursor(self, raw: pl.DataFrame) -> pl.Series:
+        typed = decoded(raw[CURSOR], None, self._column.type)
+        unfit = typed.is_null() & raw[CURSOR].is_not_null()
+        if unfit.any():
+            value = raw[CURSOR].filter(unfit)[0]
+            raise DataError(
+                f"{self._reading.relation.shown}: the cursor column '{self._column.name}' is "
+                f"{self._column.type}, and {value!r} does not fit",
+                code="E0501",
+            )
+        return cursor_values(typed).alias(CURSOR)
+
+    def _spool(self) -> None:
+        relation, column = self._reading.relation, self._column
+        name = quoted(column.name)
+        sql = selected(name, column.type, text_affinity=column.text_affinity)
+        identity = [
+            f"case typeof({quoted(n)}) when 'blob' then hex({quoted(n)}) "
+            f"else cast({quoted(n)} as text) end as i{place}"
+            for place, n in enumerate(self._identity())
+        ]
+        output = [quoted(n) for n in self._reading.output]
+        bound, params = self._bounds()
+        times = column.type.is_temporal
+        order = f"{_chronological(name)}, " if times else ""
+        with sqlite_errors(self._reading.path, relation.shown):
+            self._opened.db.execute(
+                f"create temp table _dataflare_spool as "
+                f"select {', '.join([*output, f'{sql} as __cursor', *identity])} "
+                f"from {relation.source} where {self._reading.where(f'({bound})')} "
+                f"order by {name} is not null, {order}{name} collate binary",
+                [*relation.params, *params, *self._reading.filter_params],
+            )
+
+    def _bounds(self) -> tuple[str, list[Any]]:
+        """A condition that lets through all new rows, and few others."""
+        name = quoted(self._column.name)
+        nulls = "" if self._nulls_done else f"{name} is null or "
+        bound = self._window.bound
+        if bound is None:
+            return ("true" if nulls else f"{name} is not null"), []
+        type_ = self._column.type
+        if not type_.is_temporal:
+            return f"{nulls}{name} >= ?", [bound]
+        per_second = _PER_SECOND[type_.unit or "us"] if type_.name == "timestamp" else 1 / _DAY_S
+        seconds = int(bound / per_second) - 1
+        # A day earlier, whatever the offset of the text; numbers stand below text in SQLite.
+        day = stored(pl.lit((seconds // _DAY_S) - 1, pl.Int64).cast(pl.Date), _DATE)
+        text = pl.select(day).item()
+        numbers = f"({name} >= ? and {name} < '')" if seconds > 0 else f"{name} < ''"
+        return f"{nulls}{name} >= ? or {numbers}", [text, *([seconds] if seconds > 0 else [])]
+
+
+def _chronological(name: str) -> str:
+    """Orders text and epochs of any unit in time, to the millisecond."""
+    return (
+        f"case when typeof({name}) = 'text' then julianday({name}) else 2440587.5 + {name} / "
+        f"(86400.0 * case when abs({name}) < 1e11 then 1 when abs({name}) < 1e14 then 1000 "
+        f"when abs({name}) < 1e17 then 1000000 else 1000000000 end) end"
+    )
+
+
+_DATE = DataType("date")

@@ -1,0 +1,213 @@
+"""Pages of an SQLite table by key, or of anything by way of a temporary table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import polars as pl
+
+from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.pages import Page, PageReader
+from dataflare.connectors.sqlite.connection import Opened
+from dataflare.connectors.sqlite.decode import decoded, guarded, is_number, selected
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.sdk.source import BadRow
+
+if TYPE_CHECKING:
+    from dataflare.expr.sql import SqlText
+
+KEY = "__key"
+SPOOL = "temp._dataflare_spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read: the same for each split of a source."""
+
+    path: Path
+    step: str
+    relation: Relation
+    output: tuple[str, ...]
+    filters: tuple[SqlText, ...]
+    rows_max: int | None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(self.relation.column(name) for name in self.output)
+
+    def rows(self, wanted: int) -> int:
+        return wanted if self.rows_max is None else min(wanted, self.rows_max)
+
+    def where(self, *conditions: str) -> str:
+        every = [*conditions, *(f"({f.text})" for f in self.filters)]
+        return " and ".join(every) or "true"
+
+    @property
+    def filter_params(self) -> tuple[Any, ...]:
+        return tuple(param for f in self.filters for param in f.params)
+
+
+class SqlitePages(PageReader):
+    """What both readers have in common: a page as fetched becomes typed rows and bad rows."""
+
+    def __init__(self, reading: Reading, opened: Opened, start: Mapping[str, Any]) -> None:
+        super().__init__(reading.step, start)
+        self._reading, self._opened = reading, opened
+
+    def _close(self) -> None:
+        self._opened.close()
+
+    def _frame(self, sql: str, params: Sequence[Any]) -> pl.DataFrame:
+        with sqlite_errors(self._reading.path, self._reading.relation.shown):
+            return self._opened.db.frame(sql, params)
+
+    def _selects(self, doubtful: frozenset[str] = frozenset()) -> str:
+        """Column i as `c<i>`; a doubtful one as numbers, and as `t<i>` the text of all else."""
+        parts = []
+        for place, column in enumerate(self._reading.columns):
+            name = quoted(column.name)
+            if column.name in doubtful:
+                numbers, others = guarded(name)
+                parts += [f"{numbers} as c{place}", f"{others} as t{place}"]
+            else:
+                sql = selected(name, column.type, text_affinity=column.text_affinity)
+                parts.append(f"{sql} as c{place}")
+        return ", ".join(parts)
+
+    def _doubtful(self, raw: pl.DataFrame) -> frozenset[str]:
+        """Columns of numbers in whose page something else was found."""
+        return frozenset(
+            column.name
+            for place, column in enumerate(self._reading.columns)
+            if is_number(column.type) and raw[f"c{place}"].dtype not in (pl.Int64, pl.Float64)
+        )
+
+    def _page(
+        self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, keys: Sequence[str]
+    ) -> Page:
+        """keys: columns of `raw` that say where a row stands."""
+        columns = self._reading.columns
+        made = []
+        unfit = pl.Series([False]).new_from_index(0, raw.height)
+        first_unfit: dict[int, str] = {}
+        for place, column in enumerate(columns):
+            given = raw[f"c{place}"]
+            others = raw[f"t{place}"] if f"t{place}" in raw.columns else None
+            found = decoded(given, others, column.type).alias(column.name)
+            present = (
+                given.is_not_null()
+                if others is None
+                else given.is_not_null() | others.is_not_null()
+            )
+            lost = found.is_null() & present
+            if lost.any():
+                for row in lost.arg_true().to_list():
+                    first_unfit.setdefault(row, column.name)
+                unfit |= lost
+            made.append(found)
+        frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
+
+        def place_of(row: int) -> str:
+            where = ", ".join(f"{name[2:]} {raw[name][row]}" for name in keys)
+            return f"{self._reading.relation.shown} {where}".rstrip()
+
+        if not first_unfit:
+            return Page(frame, after, key, place=place_of)
+        bad = [self._bad(raw, row, first_unfit[row], place_of(row)) for row in sorted(first_unfit)]
+        good_rows = (~unfit).arg_true()
+        return Page(frame.filter(~unfit), after, key, good_rows, bad, place_of)
+
+    def _bad(self, raw: pl.DataFrame, row: int, name: str, place: str) -> BadRow:
+        column = self._reading.relation.column(name)
+        values = {}
+        for number, other in enumerate(self._reading.output):
+            value = raw[f"c{number}"][row]
+            if value is None and f"t{number}" in raw.columns:
+                value = raw[f"t{number}"][row]
+            values[other] = value.decode(errors="replace") if isinstance(value, bytes) else value
+        shown = repr(values[name])
+        message = f"{place}: column '{name}' is {column.type}, and {shown[:80]} does not fit"
+        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
+
+
+class KeyReader(SqlitePages):
+    """A range of a table in the order of its rowid or primary key."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        opened: Opened,
+        data: Mapping[str, Any],
+        start: Mapping[str, Any],
+    ) -> None:
+        super().__init__(reading, opened, start or {"after": None, "rows": 0})
+        self._data = data
+
+    def _fetch(self, rows: int) -> Page | None:
+        rows = self._reading.rows(rows)
+        raw = self._read(rows, frozenset())
+        if not raw.height:
+            return None
+        if doubtful := self._doubtful(raw):
+            raw = self._read(rows, doubtful)
+        keys = [c for c in raw.columns if c.startswith("__")]
+        before = int(self._after["rows"])
+        last = [raw[name][-1] for name in keys]
+        after = {"after": last, "rows": before + raw.height}
+        return self._page(raw, after, before, keys)
+
+    def _read(self, rows: int, doubtful: frozenset[str]) -> pl.DataFrame:
+        relation = self._reading.relation
+        key = listed(relation.key)
+        conditions, params = [], []
+        if relation.rowid and self._data.get("to") is not None:
+            conditions.append(f"{key} between ? and ?")
+            params += [self._data["from"], self._data["to"]]
+        if self._after["after"] is not None:
+            marks = ", ".join("?" * len(relation.key))
+            conditions.append(f"({key}) > ({marks})")
+            params += self._after["after"]
+        keys = ", ".join(f"{quoted(name)} as {quoted('__' + name)}" for name in relation.key)
+        selects = self._selects(doubtful)
+        return self._frame(
+            f"select {keys}{', ' if selects else ''}{selects} from {relation.source} "
+            f"where {self._reading.where(*conditions)} order by {key} limit {rows}",
+            [*params, *self._reading.filter_params],
+        )
+
+
+class SpoolReader(SqlitePages):
+    """The whole result, copied once into a temporary table of this connection."""
+
+    def __init__(self, reading: Reading, opened: Opened, start: Mapping[str, Any]) -> None:
+        super().__init__(reading, opened, start or {"rows": 0})
+        self._spooled = False
+
+    def _fetch(self, rows: int) -> Page | None:
+        if not self._spooled:
+            self._spool()
+            self._spooled = True
+        before = int(self._after["rows"])
+        chosen = f"rowid > {before} order by rowid limit {self._reading.rows(rows)}"
+        raw = self._frame(f"select {self._selects()} from {SPOOL} where {chosen}", ())
+        if not raw.height:
+            return None
+        if doubtful := self._doubtful(raw):
+            raw = self._frame(f"select {self._selects(doubtful)} from {SPOOL} where {chosen}", ())
+        raw = raw.with_row_index("__row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, ["__row"])
+
+    def _spool(self) -> None:
+        relation = self._reading.relation
+        columns = listed(self._reading.output) or "1"
+        with sqlite_errors(self._reading.path, relation.shown):
+            self._opened.db.execute(
+                f"create temp table _dataflare_spool as select {columns} from {relation.source} "
+                f"where {self._reading.where()}",
+                [*relation.params, *self._reading.filter_params],
+            )

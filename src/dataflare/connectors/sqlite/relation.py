@@ -1,0 +1,212 @@
+"""What a source reads: a table, a view or a query, with the types of its columns."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from dataflare.connectors.sql.config import TableSourceConfig
+from dataflare.connectors.sql.names import listed, missing_column, missing_table, quoted
+from dataflare.connectors.sql.query import bind_query
+from dataflare.connectors.sqlite import types as sqlite_types
+from dataflare.connectors.sqlite.connection import Connection
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.tables import find_table, table_names
+from dataflare.errors import ConfigError, DataFlareError
+from dataflare.model import types
+from dataflare.model.types import DataType, Schema
+
+_SAMPLE_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """declared: as the table says. type: ours. exact: SQLite compares its values as we do."""
+
+    name: str
+    declared: str
+    type: DataType
+    exact: bool = False
+
+    @property
+    def text_affinity(self) -> bool:
+        found = sqlite_types.meant(self.declared)
+        upper = self.declared.upper()
+        is_text = any(part in upper for part in ("CHAR", "CLOB", "TEXT")) and "INT" not in upper
+        return is_text and found is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """source: what stands after FROM. key: columns that order and identify its rows, by rowid or by
+    a primary key; empty when there is none. rowid: that key is the rowid."""
+
+    shown: str
+    source: str
+    params: tuple[Any, ...]
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    rowid: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """The column; upper and lower case are one. Raises E0606 naming the nearest."""
+        for column in self.columns:
+            if column.name.casefold() == name.casefold():
+                return column
+        raise missing_column(name, self.shown, self.names)
+
+
+def find_relation(
+    db: Connection, path: Path, config: TableSourceConfig, contract: Schema | None
+) -> Relation:
+    """What the config names. Raises what is wrong with it."""
+    if config.query is not None:
+        relation = _query(db, path, config.query)
+    else:
+        assert config.table is not None
+        relation = _table(db, path, config.table)
+    return _typed(db, relation, contract)
+
+
+def _table(db: Connection, path: Path, name: str) -> Relation:
+    found = find_table(db, name)
+    if found is None:
+        raise missing_table(name, path, table_names(db))
+    sql = db.frame("select sql from sqlite_master where name = ?", (found.name,))["sql"][0]
+    collated = "collate" in str(sql).lower()
+    columns = tuple(_column(n, d, collated) for n, d in found.columns.items())
+    key, rowid = found.key, False
+    if found.rowid and found.rowid_column:
+        key, rowid = (found.rowid_column,), True
+    elif any("BLOB" in found.columns[name].upper() or not found.columns[name] for name in key):
+        key = ()
+    return Relation(f"table '{found.name}'", quoted(found.name), (), columns, key, rowid)
+
+
+def _query(db: Connection, path: Path, query: str) -> Relation:
+    bound = bind_query(query)
+    spot = getattr(query, "spot", None)
+    # A view tells the declared types of columns that come straight from a table; it takes no
+    # parameters, and NULL in their place changes no column.
+    view = bound.sql
+    for _ in bound.params:
+        view = _without_first_mark(view)
+    try:
+        with sqlite_errors(path, "the query"):
+            db.execute("drop view if exists temp._dataflare_query")
+            db.execute(f"create temp view _dataflare_query as {view}")
+            info = db.frame(
+                "select name, type from pragma_table_info('_dataflare_query') order by cid"
+            ).rows()
+            db.execute("drop view temp._dataflare_query")
+    except DataFlareError as error:
+        cause = str(error.__cause__ or error)
+        if missing := re.search(r"no such table: (?:main\.)?([^\n]+)", cause):
+            raise missing_table(missing.group(1), path, table_names(db)).at(spot=spot) from error
+        if error.code != "E0600":
+            raise
+        raise ConfigError(
+            f"the query is refused: {error.message}", code="E0412", spot=spot
+        ) from error
+    names = [str(name).casefold() for name, _ in info]
+    twice = next((str(n) for n, _ in info if names.count(str(n).casefold()) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"the query has two columns '{twice}'", code="E0412", spot=spot, help="name one with AS"
+        )
+    columns = tuple(_column(str(n), str(d or ""), collated=True) for n, d in info)
+    params = tuple(sql_value(value) for value in bound.params)
+    return Relation("the query", f"({bound.sql})", params, columns)
+
+
+def _without_first_mark(sql: str) -> str:
+    place = re.search(
+        r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|[^?])*", sql, re.DOTALL
+    )
+    end = place.end() if place else 0
+    return sql[:end] + "NULL" + sql[end + 1 :]
+
+
+def _column(name: str, declared: str, collated: bool) -> Column:
+    type_ = sqlite_types.meant(declared)
+    exact = type_ is not None and (
+        type_.name in ("int64", "float64") or (type_.name == "string" and not collated)
+    )
+    return Column(name, declared, type_ or types.NULL, exact)
+
+
+def _typed(db: Connection, relation: Relation, contract: Schema | None) -> Relation:
+    for field in contract or ():
+        relation.column(field.name)
+    by_contract = {field.name.casefold(): field.type for field in contract or ()}
+    unknown = [
+        c.name
+        for c in relation.columns
+        if c.type == types.NULL and c.name.casefold() not in by_contract
+    ]
+    sampled = _sampled(db, relation, unknown) if unknown else {}
+    columns = []
+    for column in relation.columns:
+        wanted = by_contract.get(column.name.casefold())
+        if wanted is not None and wanted != column.type:
+            columns.append(Column(column.name, column.declared, wanted))
+        elif column.name in sampled:
+            columns.append(Column(column.name, column.declared, sampled[column.name]))
+        else:
+            columns.append(column)
+    return Relation(
+        relation.shown,
+        relation.source,
+        relation.params,
+        tuple(columns),
+        relation.key,
+        relation.rowid,
+    )
+
+
+def _sampled(db: Connection, relation: Relation, names: list[str]) -> dict[str, DataType]:
+    """Types by the values of the first rows: numbers if all are, bytes if all are, else text."""
+    kinds = ", ".join(
+        f"group_concat(distinct typeof({quoted(name)})) as {quoted(name)}" for name in names
+    )
+    found = db.frame(
+        f"select {kinds} from (select {listed(names)} from {relation.source} limit {_SAMPLE_ROWS})",
+        relation.params,
+    )
+    return {name: _of_kinds(str(found[name][0] or "")) for name in names}
+
+
+def _of_kinds(text: str) -> DataType:
+    kinds = set(text.split(",")) - {"null", ""}
+    if not kinds:
+        return types.STRING
+    if kinds == {"integer"}:
+        return types.INT64
+    if kinds <= {"integer", "real"}:
+        return types.FLOAT64
+    return types.BINARY if kinds == {"blob"} else types.STRING
+
+
+def sql_value(value: Any) -> Any:
+    """A Python value as SQLite stores such values: times as text in UTC, with a blank between."""
+    match value:
+        case datetime():
+            naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+            return naive.isoformat(" ")
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return round(value.total_seconds() * 1_000_000)
+        case Decimal():
+            return str(value)
+        case bool():
+            return int(value)
+    return value

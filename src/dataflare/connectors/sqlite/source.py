@@ -1,0 +1,203 @@
+"""Read a table or a query of an SQLite file, page by page.
+
+Always true: no lock is held between two pages, so writers of other programs, or of the same run, are
+never kept waiting for longer than one page takes. A table is read by ranges of its rowid or in the
+order of its primary key; what has neither (a view, a query) is copied once into a temporary table of
+the connection, and read from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from dataflare.connectors.sql.config import TableSourceConfig
+from dataflare.connectors.sql.incremental import State
+from dataflare.connectors.sql.names import missing_file, quoted
+from dataflare.connectors.sqlite.connection import Opened
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.incremental import IncrementalReader, check_incremental
+from dataflare.connectors.sqlite.reader import KeyReader, Reading, SpoolReader
+from dataflare.connectors.sqlite.relation import Relation, find_relation
+from dataflare.errors import DataFlareError, SystemError_
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.source import (
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+    SupportsFilter,
+    SupportsProjection,
+)
+
+if TYPE_CHECKING:
+    from dataflare.expr import Typed
+    from dataflare.expr.sql import SqlText
+
+_RANGES = 8
+_ROWS_FOR_RANGES = 100_000
+_INCREMENTAL = "incremental"
+
+
+class SqliteSource(SourceConnector, SupportsProjection, SupportsFilter):
+    """Rows of a table, view or query."""
+
+    type = "sqlite"
+    Config = TableSourceConfig
+    summary = "Read a table or a query of an SQLite database file"
+    example = """\
+type: sqlite
+config: {path: shop.db, table: orders}
+"""
+    contract: Schema | None = None
+    """The step's `schema`: the types its columns are read as."""
+
+    config: TableSourceConfig
+
+    def __init__(self, config: TableSourceConfig, context: Any) -> None:
+        super().__init__(config, context)
+        self._relation: Relation | None = None
+        self._columns: tuple[str, ...] | None = None
+        self._filters: tuple[SqlText, ...] = ()
+
+    def capabilities(self) -> SourceCapabilities:
+        replay, reason = self._replay()
+        return SourceCapabilities(replay=replay, replay_reason=reason, bounded=True, local=True)
+
+    def _replay(self) -> tuple[Replay, str]:
+        if self.config.incremental is not None:
+            return Replay.BY_KEY, "rows are read again from the last cursor value"
+        if self.config.query is not None:
+            return Replay.NONE, "a query may give other rows, or another order, each time"
+        if self._relation is not None and not self._relation.key:
+            return Replay.NONE, f"{self._relation.shown} has no key to go on from"
+        return Replay.BY_KEY, "an unfinished range is read again from its last rowid or key"
+
+    async def validate(self) -> None:
+        await self.schema()
+
+    async def schema(self) -> Schema:
+        relation = await self._look()
+        by_name = {column.name: column.type for column in relation.columns}
+        return Schema.of([(name, by_name[name]) for name in self._output(relation)])
+
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        made = copy.copy(self)
+        made._columns = tuple(columns)
+        return made
+
+    def with_filter(self, condition: Typed) -> Self | None:
+        """Only over columns that SQLite compares as we do: numbers and text declared as such."""
+        relation = self._relation
+        if relation is None or not all(relation.column(name).exact for name in condition.columns):
+            return None
+        spelled = condition.to_sql("sqlite")
+        if spelled is None:
+            return None
+        made = copy.copy(self)
+        made._filters = (*self._filters, spelled)
+        return made
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        relation = await self._look()
+        if self.config.incremental is not None:
+            state = State.from_json(carried) if carried is not None else State()
+            return [Split(_INCREMENTAL, {"state": state.to_json()})]
+        if not relation.rowid:
+            return [Split("rows-0", {})]
+        return await asyncio.to_thread(self._ranges, relation)
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        relation = await self._look()
+        return await asyncio.to_thread(self._open, relation, split, position)
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        found = positions.get(_INCREMENTAL)
+        return None if found is None else State.from_json(found.value).finished().to_json()
+
+    async def _look(self) -> Relation:
+        if self._relation is None:
+            self._relation = await asyncio.to_thread(self._find)
+        return self._relation
+
+    def _find(self) -> Relation:
+        try:
+            opened = self._connect()
+            try:
+                with sqlite_errors(self.path, self._shown):
+                    found = find_relation(opened.db, self.path, self.config, self.contract)
+            finally:
+                opened.close()
+            self._output(found)
+            if self.config.incremental is not None:
+                check_incremental(found, self.config.incremental)
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+        return found
+
+    @property
+    def path(self) -> Any:
+        return self.context.path(self.config.path)
+
+    @property
+    def _shown(self) -> str:
+        return "the query" if self.config.table is None else f"table '{self.config.table}'"
+
+    def _connect(self) -> Opened:
+        path = self.path
+        if not path.exists():
+            raise missing_file(path)
+        if path.is_dir():
+            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
+        if not os.access(path, os.R_OK):
+            raise SystemError_(f"permission denied: {path}", code="E0602")
+        with sqlite_errors(path, "opening"):
+            return Opened(path, mode="ro", busy_timeout_s=self.config.busy_timeout)
+
+    def _output(self, relation: Relation) -> tuple[str, ...]:
+        """The columns to give: the config's, or what was pushed down."""
+        wanted = self._columns if self._columns is not None else self.config.columns
+        if wanted is None:
+            return relation.names
+        return tuple(relation.column(name).name for name in wanted)
+
+    def _ranges(self, relation: Relation) -> Sequence[Split]:
+        opened = self._connect()
+        try:
+            rowid = quoted(relation.key[0])
+            with sqlite_errors(self.path, relation.shown):
+                low, high = opened.db.frame(
+                    f"select (select min({rowid}) from {relation.source}), "
+                    f"(select max({rowid}) from {relation.source})"
+                ).row(0)
+        finally:
+            opened.close()
+        if low is None:
+            return [Split("rows-0", {"from": 0, "to": 0})]
+        low, high = int(low), int(high)
+        count = _RANGES if high - low >= _ROWS_FOR_RANGES else 1
+        edges = [low + (high + 1 - low) * i // count for i in range(count + 1)]
+        return [
+            Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)
+        ]
+
+    def _open(self, relation: Relation, split: Split, position: Position | None) -> SplitReader:
+        reading = Reading(
+            path=self.path,
+            step=self.context.step,
+            relation=relation,
+            output=self._output(relation),
+            filters=self._filters,
+            rows_max=self.config.batch_size,
+        )
+        start = position.value if position is not None else {}
+        if self.config.incremental is not None:
+            state = State.from_json(start or split.data["state"])
+            return IncrementalReader(reading, self._connect(), self.config.incremental, state)
+        if relation.key:
+            return KeyReader(reading, self._connect(), split.data, start)
+        return SpoolReader(reading, self._connect(), start)
