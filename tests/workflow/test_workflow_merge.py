@@ -271,10 +271,10 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "description",
             "[a",
             "error[E0101]: not valid YAML: did not find expected ',' or ']'\n"
-            "  --> --set:1:13\n"
+            "  --> --set:1:15\n"
             "  |\n"
             "1 | description=[a\n"
-            "  |             ^\n"
+            "  |               ^\n"
             "   = while parsing a flow sequence that begins in line 1",
         ),
     ],

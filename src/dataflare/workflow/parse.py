@@ -290,27 +290,17 @@ class _Parser:
         )
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> WorkflowError:
-        mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "it cannot be read"
+        mark, begun = error.problem_mark or error.context_mark, error.context_mark
+        place = self._written(mark.line, mark.column) if mark is not None else None
         notes = []
-        begun = error.context_mark
-        if begun is not None and mark is not None:
-            if (mark.line, mark.column) < (begun.line, begun.column):
-                mark = begun  # The C parser loses its place at the end of a text.
-        if error.context and error.context_mark is not None and error.problem:
+        if begun is not None and error.context and error.problem:
+            began = self._written(begun.line, begun.column)
             if "end of stream" in problem:
-                mark = error.context_mark
-                problem = f"the file ends {error.context} that begins here"
-            elif (
-                mark is None
-                or error.context_mark.line != mark.line
-                or "next token" not in error.context
-            ):
-                notes.append(f"{error.context} that begins in line {error.context_mark.line + 1}")
-        spot = None
-        if mark is not None:
-            line = min(mark.line, len(self.lines.raw) - 1)
-            spot = self.lines.spot(line, min(mark.column, len(self.lines.raw[line])))
+                place, problem = began, f"the file ends {error.context} that begins here"
+            elif began != place:
+                notes.append(f"{error.context} that begins in line {began[0] + 1}")
+        spot = self.lines.spot(*place) if place is not None else None
         return WorkflowError(
             f"not valid YAML: {problem}",
             code="E0101",
@@ -318,6 +308,14 @@ class _Parser:
             notes=notes,
             help=self._syntax_help(problem, spot),
         )
+
+    def _written(self, line: int, column: int) -> tuple[int, int]:
+        """The place of a mark; behind the last character for one that lies beyond the text."""
+        raw = self.lines.raw
+        last = max((i for i, each in enumerate(raw) if each.strip()), default=0)
+        if line > last:
+            return last, len(raw[last].rstrip())
+        return line, min(column, len(raw[line]))
 
     def _syntax_help(self, problem: str, spot: Spot | None) -> str | None:
         line = self.lines.raw[spot.line - 1] if spot else ""
