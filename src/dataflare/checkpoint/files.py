@@ -20,6 +20,7 @@ TEMPORARY = ".tmp-"
 
 _WORKFLOW = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -67,7 +68,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[None]:
-    """Make an OSError ours: E0603 for a full disk, E0604 for any other.
+    """Make an OSError ours: E0603 for a full disk, E0602 for missing rights, else E0600.
 
     what: "a checkpoint". intact: says what is still good, asked when the disk is full.
     """
@@ -77,7 +78,8 @@ def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[N
         reason = error.strerror or str(error)
         if error.errno not in _NO_ROOM:
             where = f" {error.filename}" if error.filename else ""
-            raise SystemError_(f"cannot write {what}{where}: {reason}", code="E0604") from error
+            code = "E0602" if error.errno in _NO_RIGHT else "E0600"
+            raise SystemError_(f"cannot write {what}{where}: {reason}", code=code) from error
         raise SystemError_(
             f"disk full while writing {what}" + (f"; {intact()}" if intact else ""),
             code="E0603",

@@ -1,0 +1,164 @@
+"""The `inline` source: rows that stand in the workflow's file, or come from Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dataflare.connectors.inline.values import frame_of, plain_rows
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.source import (
+    EndOfSplit,
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+    SupportsProjection,
+)
+
+OPERATION_COLUMN = "_op"
+_KINDS = {kind.name.lower(): int(kind) for kind in RowKind}
+
+
+class InlineConfig(BaseModel):
+    """Options of an `inline` source."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: list[dict[str, Any]] = Field(description="the rows, each a mapping of column to value")
+    changelog: Literal["columns"] | None = Field(
+        None,
+        description="columns: `_op` says what a row is: insert (also when it is missing), "
+        "update_before, update_after or delete",
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _plain_rows(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows = plain_rows(value)
+        for name in dict.fromkeys(name for row in rows for name in row):
+            if not name or name.startswith("__"):
+                raise ValueError("column names are not empty and do not begin with '__'")
+        return rows
+
+
+class InlineSource(SourceConnector, SupportsProjection):
+    """Rows in the workflow itself: one split."""
+
+    type = "inline"
+    Config = InlineConfig
+    summary = "Reads rows that stand in the workflow itself."
+    example = """\
+countries:
+  type: inline
+  config:
+    rows:
+      - {code: DE, name: Germany}
+      - {code: FR, name: France}
+"""
+
+    def __init__(self, config: InlineConfig, context: ConnectorContext) -> None:
+        super().__init__(config, context)
+        self._columns: tuple[str, ...] | None = None
+        self._made: pl.DataFrame | None = None
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities(
+            replay=Replay.EXACT,
+            replay_reason="the rows stand in the workflow",
+            changelog=self.config.changelog is not None,
+            local=True,
+        )
+
+    async def validate(self) -> None:
+        self._frame()
+
+    async def schema(self) -> Schema:
+        columns = self._frame().schema
+        return Schema.from_polars({n: t for n, t in columns.items() if n != KIND_COLUMN})
+
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        made = copy.copy(self)
+        made._columns, made._made = tuple(columns), None
+        return made
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [Split("rows", {}, int(self._frame().estimated_size()))]
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        return InlineReader(self._frame(), position.value["row"] if position else 0)
+
+    def _frame(self) -> pl.DataFrame:
+        if self._made is None:
+            frame = self._all_rows()
+            if self._columns is not None:
+                kind = [KIND_COLUMN] if KIND_COLUMN in frame.columns else []
+                frame = frame.select(*self._columns, *kind)
+            self._made = frame
+        return self._made
+
+    def _all_rows(self) -> pl.DataFrame:
+        rows, step = self.config.rows, self.context.step
+        if not any(rows) and self.contract is None:
+            raise ConfigError(
+                f"the rows of '{step}' have no columns",
+                code="E0405",
+                step=step,
+                help="say the columns in 'schema'",
+            )
+        if self.config.changelog is None:
+            return frame_of(rows, self.contract, step)
+        kinds = _row_kinds([row.get(OPERATION_COLUMN) for row in rows], step)
+        data = [{n: v for n, v in row.items() if n != OPERATION_COLUMN} for row in rows]
+        return frame_of(data, self.contract, step).with_columns(kinds)
+
+
+def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
+    """The kinds, if the two halves of each update stand together. Raises ConfigError (E0405)."""
+    names = ["insert" if each is None else each for each in operations]
+    for number, (name, before) in enumerate(zip(names, [None, *names], strict=False), 1):
+        wrong = None
+        if name not in _KINDS:
+            wrong = f"row {number} has no operation '{name}'"
+        elif (name == "update_after") != (before == "update_before"):
+            wrong = f"row {number} is {name} after {before or 'nothing'}"
+        if wrong:
+            raise ConfigError(
+                wrong,
+                code="E0405",
+                step=step,
+                notes=["each update_before is followed by its update_after"],
+                help=did_you_mean(str(name), _KINDS) if name not in _KINDS else None,
+            )
+    if names[-1:] == ["update_before"]:
+        raise ConfigError(
+            "the last row is update_before, without its update_after", code="E0405", step=step
+        )
+    return pl.Series(KIND_COLUMN, [_KINDS[name] for name in names], dtype=pl.UInt8)
+
+
+class InlineReader(SplitReader):
+    """Slices of the rows; the two halves of an update are never parted."""
+
+    def __init__(self, frame: pl.DataFrame, row: int) -> None:
+        self._frame, self._row = frame, row
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        if self._row >= self._frame.height:
+            raise EndOfSplit
+        rows = self._frame.slice(self._row, rows_max)
+        if KIND_COLUMN in rows.columns and rows[KIND_COLUMN][-1] == RowKind.UPDATE_BEFORE:
+            rows = self._frame.slice(self._row, rows_max - 1 if rows_max > 1 else 2)
+        self._row += rows.height
+        return SharedDataBatch(rows)
+
+    def position(self) -> Position:
+        return Position({"row": self._row})

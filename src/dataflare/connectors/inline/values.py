@@ -1,0 +1,265 @@
+"""Rows written by hand (mappings of plain values) to a frame.
+
+Always true: a value becomes its column's type without loss, or the error names row and column.
+These rows are few and are looked at one by one, once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal, InvalidOperation
+from functools import reduce
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from dataflare.errors import ConfigError
+from dataflare.formats.text_types import infer
+from dataflare.model.types import (
+    BINARY,
+    BOOL,
+    DATE,
+    DURATION,
+    FLOAT64,
+    INT64,
+    NULL,
+    STRING,
+    TIME,
+    TIMESTAMP,
+    TIMESTAMP_UTC,
+    DataType,
+    Schema,
+    decimal,
+    list_of,
+    struct_of,
+)
+from dataflare.model.units import parse_duration
+
+_EXPECTED = {
+    "bool": "true or false",
+    "string": "text",
+    "binary": "base64 text",
+    "date": "a date such as 2024-01-31",
+    "time": "a time such as 12:30:00",
+    "timestamp": "a time such as 2024-01-31T12:30:00Z",
+    "duration": "a duration such as 5m",
+    "decimal": "a number",
+    "list": "a list",
+    "struct": "a mapping",
+}
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], contract: Schema | None, step: str) -> pl.DataFrame:
+    """The rows as a frame: the contract's columns first, then the others as they first appear, with
+    the types that their values have. A key that a row lacks is NULL. Raises ConfigError (E0405)."""
+    names = dict.fromkeys(
+        [*(contract.names if contract else ()), *(n for row in rows for n in row)]
+    )
+    return pl.DataFrame(
+        [_column(name, [row.get(name) for row in rows], contract, step) for name in names]
+    )
+
+
+def _column(name: str, values: list[Any], contract: Schema | None, step: str) -> pl.Series:
+    type_ = contract[name] if contract and name in contract else None
+    if type_ is None:
+        type_ = _inferred(name, values, step)
+    made = []
+    for number, value in enumerate(values, 1):
+        try:
+            made.append(_converted(value, type_))
+        except (ValueError, TypeError, OverflowError, InvalidOperation) as error:
+            shown = json.dumps(value, default=str, ensure_ascii=False)
+            raise ConfigError(
+                f"row {number} has {shown[:60]} in column '{name}', whose type is {type_}",
+                code="E0405",
+                step=step,
+                notes=[f"expected: {_EXPECTED.get(type_.name, 'a number that fits')}"],
+            ) from error
+    return pl.Series(name, made, dtype=type_.to_polars(), strict=True)
+
+
+def _inferred(name: str, values: list[Any], step: str) -> DataType:
+    """The type that all values have; texts that are all dates or times, in one ISO format, are such,
+    as in NDJSON files."""
+    try:
+        type_ = reduce(_common, map(_type_of, values), NULL)
+    except ValueError as error:
+        raise ConfigError(
+            f"the values of column '{name}' have no type in common: {error}",
+            code="E0405",
+            step=step,
+            help="say its type in 'schema', or write the values alike",
+        ) from error
+    if type_ == STRING and "" not in values:
+        found = infer(pl.DataFrame({name: [None if v is None else str(v) for v in values]}))[0].type
+        return found if found.is_temporal else STRING
+    return type_
+
+
+def _type_of(value: Any) -> DataType:
+    """The type of one value, as YAML and Python write it."""
+    match value:
+        case None:
+            return NULL
+        case bool():
+            return BOOL
+        case int():
+            return INT64
+        case float():
+            return FLOAT64
+        case str():
+            return STRING
+        case bytes():
+            return BINARY
+        case datetime():
+            return TIMESTAMP if value.tzinfo is None else TIMESTAMP_UTC
+        case date():
+            return DATE
+        case time():
+            return TIME
+        case timedelta():
+            return DURATION
+        case Decimal():
+            return decimal(38, max(0, -int(value.as_tuple().exponent)))
+        case Mapping():
+            return struct_of({str(name): _type_of(each) for name, each in value.items()})
+        case Sequence():
+            return list_of(reduce(_common, map(_type_of, value), NULL))
+    raise ValueError(f"{type(value).__name__} is no value of a row")
+
+
+def _common(one: DataType, other: DataType) -> DataType:
+    """The type that holds both; raises ValueError when there is none."""
+    if one == other or other == NULL:
+        return one
+    if one == NULL:
+        return other
+    if {one.name, other.name} == {"int64", "float64"}:
+        return FLOAT64
+    if one.name == other.name == "decimal":
+        return max(one, other, key=lambda each: each.scale or 0)
+    if one.name == other.name == "list":
+        assert one.item is not None and other.item is not None  # noqa: PT018
+        return list_of(_common(one.item, other.item))
+    if one.name == other.name == "struct":
+        fields = {field.name: field.type for field in one.fields}
+        for field in other.fields:
+            fields[field.name] = _common(fields.get(field.name, NULL), field.type)
+        return struct_of(fields)
+    raise ValueError(f"{one} and {other}")
+
+
+def _converted(value: Any, type_: DataType) -> Any:
+    """The value as Polars takes it for a column of the type. Raises ValueError or TypeError."""
+    if value is None:
+        return None
+    if type_.is_integer:
+        return _integer(value, type_)
+    if type_.is_float:
+        return float(_given(value, int, float, Decimal))
+    if type_.name == "list":
+        assert type_.item is not None
+        return [_converted(each, type_.item) for each in _given(value, list, tuple)]
+    if type_.name == "struct":
+        return _struct(_given(value, Mapping), type_)
+    return _SIMPLE[type_.name](value, type_)
+
+
+def _given(value: Any, *types: type[Any]) -> Any:
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise TypeError
+    return value
+
+
+def _integer(value: Any, type_: DataType) -> int:
+    number: int = _given(value, int)
+    bits = int(type_.name.lstrip("uint"))
+    low, high = (0, 1 << bits) if type_.name[0] == "u" else (-(1 << bits - 1), 1 << bits - 1)
+    if not low <= number < high:
+        raise ValueError
+    return number
+
+
+def _struct(value: Mapping[str, Any], type_: DataType) -> dict[str, Any]:
+    if unknown := set(value) - {field.name for field in type_.fields}:
+        raise ValueError(f"unknown fields: {unknown}")
+    return {field.name: _converted(value.get(field.name), field.type) for field in type_.fields}
+
+
+def _timestamp(value: Any, type_: DataType) -> datetime:
+    """Without a zone of its own a time is in its column's zone; a column without one holds UTC."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    elif not isinstance(value, datetime):
+        value = datetime.combine(_given(value, date), time())
+    moment: datetime = value
+    if type_.timezone is None:
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(type_.timezone))
+    return moment.astimezone(UTC)
+
+
+def _decimal(value: Any, type_: DataType) -> Decimal:
+    number = Decimal(str(_given(value, str, int, float, Decimal)).strip())
+    exact = number.quantize(Decimal(1).scaleb(-(type_.scale or 0)))
+    if exact != number or len(exact.as_tuple().digits) > (type_.precision or 38):
+        raise ValueError
+    return exact
+
+
+def _binary(value: Any, type_: DataType) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    try:
+        return base64.b64decode(_given(value, str), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _nothing(value: Any, type_: DataType) -> None:
+    raise TypeError
+
+
+def _from_text(kind: type[Any], read: Callable[[str], Any]) -> Callable[[Any, DataType], Any]:
+    return lambda value, type_: (
+        read(value.strip()) if isinstance(value, str) else _given(value, kind)
+    )
+
+
+_SIMPLE: Mapping[str, Callable[[Any, DataType], Any]] = {
+    "null": _nothing,
+    "bool": lambda value, type_: _given(value, bool),
+    "string": lambda value, type_: str(_given(value, str)),
+    "json": lambda value, type_: str(value) if isinstance(value, str) else json.dumps(value),
+    "binary": _binary,
+    "date": _from_text(date, date.fromisoformat),
+    "time": _from_text(time, time.fromisoformat),
+    "timestamp": _timestamp,
+    "duration": _from_text(timedelta, lambda text: timedelta(seconds=parse_duration(text))),
+    "decimal": _decimal,
+}
+
+
+def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the places in a file that their texts remember, so that they pickle small."""
+    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case str():
+            return str(value)
+        case Mapping():
+            return {str(name): _plain(each) for name, each in value.items()}
+        case bytes():
+            return value
+        case Sequence():
+            return [_plain(each) for each in value]
+    return value

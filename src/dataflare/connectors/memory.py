@@ -1,0 +1,312 @@
+"""The `memory` source and destination: rows that Python code puts in and takes out, by name.
+
+    put("orders", frame)      what a source named `orders` reads
+    committed("totals")       what a destination named `totals` holds
+    take("totals")            the same, and it is empty then
+
+Always true: the stores belong to the process and end with it; inside it rows become visible when
+their epoch is committed, once, however often the engine starts over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError_
+from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    Epoch,
+    Marker,
+    Writer,
+    WriteStats,
+)
+from dataflare.sdk.source import (
+    EndOfSplit,
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+)
+
+OPERATION_COLUMN = "_op"
+
+
+@dataclass
+class _Ledger:
+    """What one step of one lineage did here. staged: rows by epoch and subtask."""
+
+    marker: Marker | None = None
+    staged: dict[int, dict[int, list[pl.DataFrame]]] = field(default_factory=dict)
+
+
+@dataclass
+class _Store:
+    schema: Schema | None = None
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    ledgers: dict[tuple[str, str], _Ledger] = field(default_factory=dict)
+
+
+_sources: dict[str, tuple[pl.DataFrame, ...]] = {}
+_stores: dict[str, _Store] = {}
+_lock = threading.Lock()
+
+
+def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
+    """Make frames of one schema the rows of the source `name`, in place of earlier ones."""
+    several = (frames,) if isinstance(frames, pl.DataFrame) else tuple(frames)
+    if not several or any(frame.schema != several[0].schema for frame in several):
+        raise ValueError("frames of one schema, at least one, are needed")
+    with _lock:
+        _sources[name] = several
+
+
+def committed(name: str) -> pl.DataFrame:
+    """The rows that the destination `name` holds, in the order of their epochs. A changelog has its
+    row kinds in the column `_op`."""
+    with _lock:
+        return _content(_stores.get(name, _Store()))
+
+
+def take(name: str) -> pl.DataFrame:
+    """The rows of the destination `name`, which holds none of them afterwards."""
+    with _lock:
+        store = _stores.get(name, _Store())
+        rows = _content(store)
+        store.frames.clear()
+        return rows
+
+
+def clear() -> None:
+    """Forget all sources and destinations."""
+    with _lock:
+        _sources.clear()
+        _stores.clear()
+
+
+def _content(store: _Store) -> pl.DataFrame:
+    if store.frames:
+        return pl.concat(store.frames, how="diagonal_relaxed")
+    return pl.DataFrame(schema=store.schema.to_polars() if store.schema else None)
+
+
+class MemoryConfig(BaseModel):
+    """Options of a `memory` source or destination."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(
+        None, min_length=1, description="the store; by default the step's name"
+    )
+
+
+class MemorySource(SourceConnector):
+    """Frames that Python code has put here. Each frame is a split."""
+
+    type = "memory"
+    Config = MemoryConfig
+    summary = "Reads frames that Python code put in this process."
+    example = """\
+orders:
+  type: memory
+  config: {name: orders}
+"""
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities(
+            replay=Replay.EXACT, replay_reason="frames do not change", local=True
+        )
+
+    async def schema(self) -> Schema:
+        schema = Schema.from_polars(self._frames()[0].schema)
+        if self.contract is not None and self.contract != schema:
+            raise ConfigError(
+                f"the frames of '{self._name}' do not have the columns that 'schema' says",
+                code="E0405",
+                step=self.context.step,
+                notes=[f"they have: {', '.join(f'{f.name} {f.type}' for f in schema)}"],
+            )
+        return schema
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [
+            Split(f"frame-{number:06d}", {"frame": number}, int(frame.estimated_size()))
+            for number, frame in enumerate(self._frames())
+        ]
+
+    async def open(self, split: Split, position: Position | None) -> MemoryReader:
+        frames, number = self._frames(), split.data["frame"]
+        if number >= len(frames):
+            raise CheckpointError(
+                f"'{self._name}' has {len(frames)} frames now, and frame {number} was being read",
+                code="E0704",
+                step=self.context.step,
+                help="put the same frames again, or start over with --fresh",
+            )
+        return MemoryReader(frames[number], position.value["row"] if position else 0)
+
+    @property
+    def _name(self) -> str:
+        return self.config.name or self.context.step
+
+    def _frames(self) -> tuple[pl.DataFrame, ...]:
+        with _lock:
+            frames = _sources.get(self._name)
+        if frames is None:
+            raise SystemError_(
+                f"nothing was put into '{self._name}' in this process",
+                code="E0601",
+                step=self.context.step,
+                help="call dataflare.connectors.memory.put(name, frame) before the run",
+            )
+        return frames
+
+
+class MemoryReader(SplitReader):
+    """Slices of one frame."""
+
+    def __init__(self, frame: pl.DataFrame, row: int) -> None:
+        self._frame, self._row = frame, row
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        if self._row >= self._frame.height:
+            raise EndOfSplit
+        rows = self._frame.slice(self._row, rows_max)
+        self._row += rows.height
+        return SharedDataBatch(rows)
+
+    def position(self) -> Position:
+        return Position({"row": self._row})
+
+
+class MemoryDestination(DestinationConnector):
+    """Keeps rows in this process, epoch by epoch."""
+
+    type = "memory"
+    Config = MemoryConfig
+    summary = "Keeps rows in this process, for Python code and tests."
+    example = """\
+totals:
+  type: memory
+  inputs: [orders]
+  config: {name: totals}
+"""
+
+    def capabilities(self) -> DestinationCapabilities:
+        return DestinationCapabilities(
+            Delivery.TRANSACTIONAL,
+            "rows and epoch become visible together, as long as the process lives",
+            parallel=True,
+            changelog=True,
+        )
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> MemoryWriter:
+        if context.changelog and OPERATION_COLUMN in context.schema:
+            raise ConfigError(
+                f"the kinds of rows go into the column '{OPERATION_COLUMN}', and the rows have one",
+                code="E0411",
+                step=context.step,
+            )
+        self._store().schema = context.schema
+        return MemoryWriter(self._ledger(context), context.subtask)
+
+    async def committer(self, context: DestinationContext) -> MemoryCommitter:
+        return MemoryCommitter(self._store(), self._ledger(context), context)
+
+    def _store(self) -> _Store:
+        with _lock:
+            return _stores.setdefault(self.config.name or self.context.step, _Store())
+
+    def _ledger(self, context: DestinationContext) -> _Ledger:
+        store = self._store()
+        with _lock:
+            return store.ledgers.setdefault((context.lineage, context.step), _Ledger())
+
+
+class MemoryWriter(Writer):
+    """Holds the batches of an epoch until it is prepared."""
+
+    def __init__(self, ledger: _Ledger, subtask: int) -> None:
+        self._ledger, self._subtask = ledger, subtask
+        self._batches: list[pl.DataFrame] = []
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        self._batches.append(_readable(batch.frame))
+        return WriteStats(batch.num_rows, batch.num_bytes)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        batches, self._batches = self._batches, []
+        with _lock:
+            self._ledger.staged.setdefault(epoch, {})[self._subtask] = batches
+        return Committable(self._subtask, {"rows": sum(batch.height for batch in batches)})
+
+
+class MemoryCommitter(Committer):
+    """Moves the staged rows of an epoch among the visible ones."""
+
+    def __init__(self, store: _Store, ledger: _Ledger, context: DestinationContext) -> None:
+        self._store, self._ledger, self._context = store, ledger, context
+
+    async def marker(self) -> Marker | None:
+        return self._ledger.marker
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        with _lock:
+            for other in [staged for staged in self._ledger.staged if staged > epoch]:
+                del self._ledger.staged[other]
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        with _lock:
+            marker = self._ledger.marker
+            if marker is not None and marker.attempt > self._context.attempt:
+                raise RunError(
+                    f"a newer attempt of this run writes to '{self._context.step}'",
+                    code="E0804",
+                    step=self._context.step,
+                )
+            if marker is not None and marker.epoch >= epoch.number:
+                return
+            staged = self._ledger.staged.pop(epoch.number, {})
+            self._check(epoch, committables, staged)
+            for each in sorted(committables, key=lambda one: one.subtask):
+                self._store.frames.extend(staged.get(each.subtask, ()))
+            self._ledger.marker = Marker(
+                epoch.number, self._context.attempt, epoch.manifest, can_rewind=False
+            )
+
+    def _check(
+        self, epoch: Epoch, committables: Sequence[Committable], staged: Mapping[int, object]
+    ) -> None:
+        for each in committables:
+            if each.data["rows"] and each.subtask not in staged:
+                raise CheckpointError(
+                    f"the rows of epoch {epoch.number} were in the memory of a process that ended",
+                    code="E0704",
+                    step=self._context.step,
+                    help="start over with --fresh",
+                )
+
+    async def published(self) -> Mapping[str, Any]:
+        return {"rows": sum(frame.height for frame in self._store.frames)}
+
+
+def _readable(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with their kind as text in OPERATION_COLUMN, where they have one."""
+    if KIND_COLUMN not in frame.columns:
+        return frame
+    names = {int(kind): kind.name.lower() for kind in RowKind}
+    kinds = frame[KIND_COLUMN].replace_strict(names, return_dtype=pl.String)
+    return frame.drop(KIND_COLUMN).with_columns(kinds.alias(OPERATION_COLUMN))
