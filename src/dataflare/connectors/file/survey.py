@@ -15,21 +15,25 @@ import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile, list_files, one_format
+from dataflare.connectors.file.sampling import (
+    HEAD_BYTES,
+    PIECE_BYTES,
+    compression_of,
+    first_rows,
+    head_of,
+    later_pieces,
+    tasters,
+)
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.errors import ConfigError, DataError, InternalError, did_you_mean
 from dataflare.formats import csv_sniff, ndjson_read
-from dataflare.formats.compression import NONE, detect, open_stream, split_extension
+from dataflare.formats.compression import NONE, open_stream, split_extension
 from dataflare.formats.csv_read import CsvDialect
-from dataflare.formats.records import RECORD_BYTES_MAX, cut
+from dataflare.formats.records import cut
 from dataflare.formats.table_read import json_rows, read_sheet
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
-
-HEAD_BYTES = 1 << 20
-PIECE_BYTES = 256 << 10
-OTHER_FILES = 8
-"""Types are found on the first file and on the beginnings of this many others."""
 
 Facts = dict[str, Any]
 """What `open` must know about a file: JSON, part of its split."""
@@ -60,30 +64,26 @@ def survey(config: FileSourceConfig, context: ConnectorContext, contract: Schema
             return _tables(files, format_, config, contract)
 
 
-def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
-    with file_errors(file.path):
-        return detect(file.path) if config.compression == "auto" else config.compression
-
-
 def _csv(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
     headers: list[list[str]] = []
     facts: dict[str, Facts] = {}
     samples: list[bytes] = []
-    tasters = _tasters(len(files))
+    chosen = tasters(len(files))
     for number, file in enumerate(files):
         dialect = CsvDialect(_delimiter(file.path, config), config.quote, tuple(config.null_values))
         packed = compression_of(file, config)
-        head, ended = _head(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
+        head, ended = head_of(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
         names, body = _names(head, dialect, file.path, config, contract)
         headers.append(names)
         _same_columns(headers[0], names, files[0].path, file.path)
-        if number in tasters and names == headers[0]:
+        if number in chosen and names == headers[0]:
             rows = head[body:]
             end = cut(rows, dialect.quote, dialect.delimiter, ended=ended)
-            samples.append(_first_rows(rows[:end], config.schema_sample_rows))
-            if number == 0 and packed == NONE and not ended and _is_utf8(config):
+            samples.append(first_rows(rows[:end], config.schema_sample_rows))
+            if number == 0 and packed == NONE and not ended:
                 samples += [
-                    csv_sniff.loose_lines(piece, dialect, len(names)) for piece in _later(file)
+                    csv_sniff.loose_lines(piece, dialect, len(names))
+                    for piece in later_pieces(file, config)
                 ]
         facts[file.id] = {"compression": packed, "body": body, "dialect": dialect.to_json()}
     dialect = CsvDialect.from_json(facts[files[0].id]["dialect"])
@@ -98,21 +98,23 @@ def _csv(files: list[FoundFile], config: FileSourceConfig, contract: Schema | No
 def _ndjson(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
     facts: dict[str, Facts] = {}
     samples: list[bytes] = []
-    tasters = _tasters(len(files))
+    chosen = tasters(len(files))
     for number, file in enumerate(files):
         packed = compression_of(file, config)
-        facts[file.id] = {"compression": packed}
-        if number not in tasters:
+        size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else 16
+        head, ended = head_of(file, packed, config, size)
+        body = len(csv_sniff.BOM) if head.startswith(csv_sniff.BOM) else 0
+        facts[file.id] = {"compression": packed, "body": body}
+        if number not in chosen:
             continue
-        head, ended = _head(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
-        if head.startswith(csv_sniff.BOM):
-            facts[file.id]["body"] = len(csv_sniff.BOM)
-            head = head[len(csv_sniff.BOM) :]
+        head = head[body:]
         samples.append(
-            _first_rows(head[: cut(head, None, ",", ended=ended)], config.schema_sample_rows)
+            first_rows(head[: cut(head, None, ",", ended=ended)], config.schema_sample_rows)
         )
-        if number == 0 and packed == NONE and not ended and _is_utf8(config):
-            samples += [b"\n".join(piece.split(b"\n")[1:-1]) for piece in _later(file)]
+        if number == 0 and packed == NONE and not ended:
+            samples += [
+                b"\n".join(piece.split(b"\n")[1:-1]) for piece in later_pieces(file, config)
+            ]
     columns = _json_columns(samples, files[0].path, contract)
     for file in files:
         facts[file.id]["columns"] = [column.to_json() for column in columns]
@@ -199,57 +201,10 @@ def _normal(schema: Schema) -> Schema:
     return Schema.of({f.name: "string" if f.type.name == "null" else f.type for f in schema})
 
 
-def _tasters(count: int) -> set[int]:
-    if count <= OTHER_FILES + 1:
-        return set(range(count))
-    return {0} | {(count - 1) * step // OTHER_FILES for step in range(1, OTHER_FILES + 1)}
-
-
 def _delimiter(path: Path, config: FileSourceConfig) -> str:
     if config.delimiter is not None:
         return config.delimiter
     return "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
-
-
-def _is_utf8(config: FileSourceConfig) -> bool:
-    return config.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "ascii")
-
-
-def _head(file: FoundFile, packed: str, config: FileSourceConfig, size: int) -> tuple[bytes, bool]:
-    """The beginning of a file, at least one record of it, and whether that is all of it."""
-    with file_errors(file.path):
-        stream = open_stream(file.path, packed, encoding=config.encoding)
-        try:
-            data = stream.read(size)
-            ended = len(data) < size
-            while not ended and b"\n" not in data and len(data) < RECORD_BYTES_MAX:
-                more = stream.read(len(data))
-                ended = len(more) < len(data)
-                data += more
-            return data, ended
-        finally:
-            stream.close()
-
-
-def _later(file: FoundFile) -> list[bytes]:
-    """Pieces from the middle and the end of a plain file, broken lines at both ends."""
-    pieces: list[bytes] = []
-    with file_errors(file.path), file.path.open("rb") as opened:
-        for place in (file.size // 2, file.size - PIECE_BYTES):
-            if place > HEAD_BYTES:
-                opened.seek(place)
-                pieces.append(opened.read(PIECE_BYTES))
-    return pieces
-
-
-def _first_rows(data: bytes, rows: int) -> bytes:
-    """About the first `rows` lines: a cut inside quotes costs the sample its last row."""
-    if data.count(b"\n") <= rows:
-        return data
-    place = 0
-    for _ in range(rows):
-        place = data.find(b"\n", place) + 1
-    return data[:place]
 
 
 def _names(
