@@ -13,6 +13,7 @@ from typing import Any
 
 from dataflare.errors import Spot, WorkflowError, did_you_mean
 from dataflare.model.types import Schema
+from dataflare.security.redact import MASK
 from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
 from dataflare.workflow.params import Parameter
@@ -42,7 +43,7 @@ class Step:
 
     name: str
     type: str
-    config: SpotMap = field(default_factory=SpotMap)
+    config: SpotMap = field(default_factory=SpotMap, repr=False)
     description: str | None = None
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     spot: Spot | None = None
@@ -120,8 +121,8 @@ class WorkflowTest:
     """Rows given at sources, and rows expected at steps (or at one of their outputs)."""
 
     name: str
-    given: Mapping[str, list[dict[str, Any]]]
-    expect: Mapping[str, list[dict[str, Any]]]
+    given: Mapping[str, list[dict[str, Any]]] = field(repr=False)
+    expect: Mapping[str, list[dict[str, Any]]] = field(repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
     description: str | None = None
     spot: Spot | None = None
@@ -186,7 +187,10 @@ class Workflow:
             "version": self.version,
             "description": self.description,
             "params": {
-                name: {"type": str(param.type), "value": shown(param.text, key=name)}
+                name: {
+                    "type": str(param.type),
+                    "value": MASK if param.secret else shown(param.text, key=name),
+                }
                 for name, param in self.params.items()
             },
             "settings": shown(self.settings.model_dump()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -26,14 +26,15 @@ MISSING = object()
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A declared parameter with its value. type: what the value has, with its zone if it has one.
-    text: how it reads inside a longer text."""
+    text: how it reads inside a longer text. secret: its default was made of a secret."""
 
     name: str
     type: DataType
-    value: Any
-    text: str
+    value: Any = field(repr=False)
+    text: str = field(repr=False)
     description: str | None = None
     given: bool = False
+    secret: bool = False
 
 
 def parameters(
@@ -134,6 +135,7 @@ def _parameter(
         as_text(made),
         None if description is None else str(description),
         name in given,
+        any(variable.secret for variable in getattr(value, "variables", ())),
     )
 
 

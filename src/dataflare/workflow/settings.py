@@ -121,7 +121,9 @@ class DeadLetter(_Model):
 
     path: str | None = Field(default=None, description="a folder for dead letters")
     type: str | None = Field(default=None, description="a destination's type")
-    config: dict[str, Any] = Field(default_factory=dict, description="that destination's config")
+    config: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="that destination's config"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> DeadLetter:

@@ -173,7 +173,8 @@ class Substitution:
         parameter = self.params[name]
         if parameter is None:
             return None
-        return Variable("", shown, parameter.value, parameter.type), parameter.text
+        found = Variable("", shown, parameter.value, parameter.type, parameter.secret)
+        return found, parameter.text
 
     def _secret(
         self, raw: SourceText, piece: _Piece, name: str, shown: str
