@@ -22,7 +22,13 @@ _NAMES = (
     r"password|passwd|passphrase|pwd|secret|secret_key|client_secret|api_?key|access_?key"
     r"|secret_access_key|account_?key|private_key|access_token|auth_token|sasl_password|token|sig"
 )
-_URL = re.compile(r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^\s/?#:'\"]*:)(?P<value>[^\s'\"]*)(?=@)", re.I)
+_VALUE_MAX = 4000
+"""Longer passwords in URLs are not looked for: the search must stay linear on any text."""
+_URL = re.compile(
+    r"(?P<head>\b[a-z][a-z0-9+.\-]{0,40}://[^\s/?#:'\"]{0,256}:)"
+    rf"(?P<value>[^\s'\"]{{0,{_VALUE_MAX}}})(?=@)",
+    re.I,
+)
 _PAIR = re.compile(
     rf"(?P<head>(?<![a-z])(?:{_NAMES})\s*=\s*)"
     r"(?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\{[^}]*\}|[^\s;&,'\"{}]+)",
@@ -30,7 +36,7 @@ _PAIR = re.compile(
 )
 _KEY = re.compile(
     rf"(?P<head>(?<![a-z])(?:{_NAMES})[\"']?\s*:\s+)"
-    r"(?P<value>'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"|[^\s,{}#'\"][^\s,}#]*)",
+    r"(?P<value>'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"|(?:\$\{[^}]*\}|[^\s,{}#'\"])(?:\$\{[^}]*\}|[^\s,}#])*)",
     re.I,
 )
 _HINT = re.compile(rf"://|{_NAMES}", re.I)
@@ -47,8 +53,9 @@ def redact_connections(text: str) -> str:
     """The text with passwords in URLs and `password=...` pairs hidden."""
     if _HINT.search(text) is None:
         return text
-    hidden = _URL.sub(lambda m: m["head"] + (MASK if m["value"] else ""), text)
-    return _PAIR.sub(lambda m: m["head"] + MASK, hidden)
+    if "@" in text:
+        text = _URL.sub(lambda m: m["head"] + (MASK if m["value"] else ""), text)
+    return _PAIR.sub(lambda m: m["head"] + MASK, text)
 
 
 def mask_line(line: str) -> str:
