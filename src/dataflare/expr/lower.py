@@ -33,6 +33,7 @@ def lower(node: Node) -> Lowered:
         return _cast(node)
     if node.op == "aggregate":
         return aggregates.finish(node.value)
+    registry.load()
     function = registry.REGISTRY[node.op]
     args = [lower(arg) for arg in node.args]
     assert function.lower is not None, node.op

@@ -14,7 +14,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from dataflare.errors import ExpressionError
-from dataflare.expr import problems
+from dataflare.expr import problems, registry
 from dataflare.expr.convert import Converter
 from dataflare.expr.dialect import Expressions, Rejected
 from dataflare.expr.problems import problem
@@ -48,6 +48,7 @@ class Parsed:
 
 def parse(text: ExprText | SourceText | str) -> Parsed:
     """Read one expression. Raises ExpressionError: E0201, E0202, E0205, E0206, E0207, E0208."""
+    registry.load()
     source = as_source(text)
     template = source.template
     if not template.strip():

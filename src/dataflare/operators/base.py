@@ -34,6 +34,10 @@ ERROR_COLUMN = "__error"
 """UInt32, null for a good row: the fault's site (its index in `Lowering.sites`) times 256, plus the kind."""
 
 
+TRAVELLING = frozenset((KIND_COLUMN, ERROR_COLUMN, "__row", "__now", "__rowkey"))
+"""Reserved columns that go along through a chain whatever is selected."""
+
+
 class StepConfig(BaseModel):
     """The base of step configs: unknown keys are refused, values do not change."""
 
@@ -160,7 +164,7 @@ class StatefulOperator(ABC):
     """
 
     step: str
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...]
     bounded_only: bool = False
 
     @abstractmethod

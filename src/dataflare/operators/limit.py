@@ -33,6 +33,7 @@ class Limit(StatefulOperator):
 
     step: str
     rows: int
+    keys: tuple[str, ...] = ()
 
     def open(self, subtask: int, subtasks: int) -> LiveOperator:
         return LiveLimit(self.rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dataflare.errors import ConfigError, ExpressionError, did_you_mean
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Field, Schema
-from dataflare.operators.base import ERROR_COLUMN, Lowering, RowOperator
+from dataflare.operators.base import ERROR_COLUMN, TRAVELLING, Lowering, RowOperator
 
 if TYPE_CHECKING:
     import polars as pl
@@ -138,7 +138,7 @@ class Select(RowOperator):
         import polars as pl
 
         present = frame.collect_schema().names()
-        hidden = [pl.col(n) for n in present if n.startswith("__")]
+        hidden = [pl.col(n) for n in present if n in TRAVELLING]
         return frame.select([pl.col(old).alias(new) for new, old in self.columns] + hidden)
 
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
