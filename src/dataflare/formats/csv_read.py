@@ -59,12 +59,16 @@ class CsvPlan:
         wanted = set(self.output)
         return [column for column in self.columns if column.name in wanted]
 
-    def scan(self, data: bytes) -> pl.LazyFrame:
-        """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows."""
+    def scan(self, data: bytes, *, regular: bool = False) -> pl.LazyFrame:
+        """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows.
+
+        regular: whether all rows are known to have the right number of fields.
+        """
         dialect = self.dialect
         if b"\0" in data:
             raise pl.exceptions.ComputeError("a row holds a NUL byte")
-        if not is_regular(data, dialect.delimiter, dialect.quote, len(self.columns)):
+        width = len(self.columns)
+        if not (regular or is_regular(data, dialect.delimiter, dialect.quote, width)):
             data = self._repaired(data)
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}

@@ -26,13 +26,16 @@ class LineChunks:
         *,
         quote: str | None = None,
         delimiter: str = ",",
+        width: int = 0,
         checksum: ReadChecksum | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         first_bytes: int = FIRST_BYTES,
     ) -> None:
         self._stream = stream
         self.offset = offset
-        self._quote, self._delimiter = quote, delimiter
+        self._quote, self._delimiter, self._width = quote, delimiter, width
+        self.regular = False
+        """Whether the last chunk is known to have rows of equal width."""
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
@@ -48,7 +51,9 @@ class LineChunks:
                 more = self._stream.read_lines(max(want - len(data), 1))
                 self._ended = not more
                 data = data + more if data else more
-            end = cut(data, self._quote, self._delimiter, ended=self._ended)
+            end, self.regular = cut(
+                data, self._quote, self._delimiter, ended=self._ended, width=self._width
+            )
             if end or self._ended:
                 break
             want = max(want, len(data)) * 2

@@ -32,7 +32,7 @@ class NdjsonPlan:
         wanted = set(self.output)
         return [column for column in self.columns if column.name in wanted]
 
-    def scan(self, data: bytes) -> pl.LazyFrame:
+    def scan(self, data: bytes, *, regular: bool = False) -> pl.LazyFrame:
         """The quick way. Raises a Polars error when collected, for a chunk with bad rows."""
         schema = {column.name: _parsed(column.type) for column in self._read}
         frame = pl.scan_ndjson(data, schema=schema)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import polars as pl
 
@@ -37,29 +38,40 @@ UNCLOSED = "a quote is opened and never closed"
 AFTER_QUOTE = "text follows a closing quote"
 
 
-def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool) -> int:
-    """How many bytes of `data`, which begins with a record, are whole records; 0 asks for more.
+class Cut(NamedTuple):
+    """end: how many bytes are whole records; 0 asks for more. regular: `is_regular` holds for
+    them, as a by-product; False says nothing."""
 
-    ended: nothing follows `data`, so its last record needs no line end.
+    end: int
+    regular: bool = False
+
+
+def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool, width: int = 0) -> Cut:
+    """Where the whole records of `data`, which begins with a record, end.
+
+    ended: nothing follows `data`, so its last record needs no line end. width: the number of fields
+    of a record, where known: then a cut that was found by counting quotes is checked, because a
+    quote inside an unquoted field makes the count wrong.
     """
     if ended:
-        return len(data)
+        return Cut(len(data))
     end = data.rfind(b"\n") + 1
-    if quote is None or not end:
-        return end
-    mark = quote.encode()
-    if mark not in data:
-        return end
+    mark = quote.encode() if quote is not None else b""
+    if not end or not mark or mark not in data:
+        return Cut(end)
     quotes = data.count(mark, 0, end)
     tries = 64
-    while quotes % 2 and tries:
+    while quotes % 2 and tries and end:
         before = data.rfind(b"\n", 0, end - 1) + 1
         quotes -= data.count(mark, before, end)
         end = before
         tries -= 1
-        if not end:
-            break
-    return end if end and quotes % 2 == 0 else _cut_exactly(data, quote, delimiter)
+    if end and quotes % 2 == 0:
+        if not width:
+            return Cut(end)
+        if is_regular(data if end == len(data) else data[:end], delimiter, quote, width):
+            return Cut(end, regular=True)
+    return Cut(_cut_exactly(data, mark.decode(), delimiter))
 
 
 def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
@@ -70,7 +82,7 @@ def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
 
 
 def is_regular(data: bytes, delimiter: str, quote: str | None, width: int) -> bool:
-    """Whether every record has `width` fields.
+    """Whether every record has `width` fields and no quote stands inside an unquoted one.
 
     Delimiters, line ends and quotes are filtered out in one columnar pass that holds no GIL; what
     is left after taking out what stands between quotes must be one pattern over and over.
@@ -84,7 +96,13 @@ def is_regular(data: bytes, delimiter: str, quote: str | None, width: int) -> bo
     wanted = (code == ord(delimiter)) | (code == _NEWLINE)
     if mark is not None:
         wanted |= code == mark[0]
-    tokens: bytes = code.filter(wanted).implode().cast(pl.Binary)[0]
+    found = code.filter(wanted)
+    if mark is not None:
+        # A quote that opens stands at a field's start; one inside a field makes all counts wrong.
+        at_start = wanted.shift(1, fill_value=True).filter(wanted).filter(found == mark[0])
+        if not at_start.gather_every(2).all():
+            return False
+    tokens: bytes = found.implode().cast(pl.Binary)[0]
     if mark is not None:
         # Two quotes side by side enclose nothing that counts, and change no parity.
         parts = tokens.replace(mark * 2, b"").split(mark)

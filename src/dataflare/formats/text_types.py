@@ -152,7 +152,8 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     value = pl.col(column.name)
     if column.type.is_float and native:
         # The parser reads 1e999999 as infinity: make that raise, at no cost when unread.
-        overflow = pl.when(value.is_infinite()).then(pl.lit(1000)).otherwise(pl.lit(0))
+        wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+        overflow = pl.when(value.is_infinite()).then(wide).otherwise(fits)
         return value - overflow.cast(pl.Int8, strict=True).cast(value_type(column))
     if column.type.name in _NATIVE and native:
         return None

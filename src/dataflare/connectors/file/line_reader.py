@@ -37,12 +37,21 @@ class LineReader(ChunkReader):
         self._label = label
         self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
         self._lines = LineNumbers(facts.stream)
-        quote = plan.dialect.quote if isinstance(plan, CsvPlan) else None
-        delimiter = plan.dialect.delimiter if isinstance(plan, CsvPlan) else ","
         with file_errors(facts.path):
             facts.check_shrunk()
             stream, seen, offset = self._start(body, position)
-        self._chunks = LineChunks(stream, offset, quote=quote, delimiter=delimiter, checksum=seen)
+        if isinstance(plan, CsvPlan):
+            quote, delimiter = plan.dialect.quote, plan.dialect.delimiter
+            self._chunks = LineChunks(
+                stream,
+                offset,
+                quote=quote,
+                delimiter=delimiter,
+                width=len(plan.columns),
+                checksum=seen,
+            )
+        else:
+            self._chunks = LineChunks(stream, offset, checksum=seen)
         self._position = position or self._place()
 
     def _start(self, body: int, position: Position | None) -> tuple[ByteStream, ReadChecksum, int]:
@@ -90,13 +99,13 @@ class LineReader(ChunkReader):
         if data is None:
             return None
         self._position = self._place()
-        plan = self._plan
+        plan, regular = self._plan, self._chunks.regular
 
         def place_at(place: int) -> str:
             return f"{self._label} line {self._lines.at(start + place)}"
 
         return Chunk(
-            scan=lambda: with_added(plan.scan(data), self._added, self._output),
+            scan=lambda: with_added(plan.scan(data, regular=regular), self._added, self._output),
             position=self._position,
             key=start,
             num_bytes=len(data),

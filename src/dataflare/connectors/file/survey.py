@@ -78,7 +78,7 @@ def _csv(files: list[FoundFile], config: FileSourceConfig, contract: Schema | No
         _same_columns(headers[0], names, files[0].path, file.path)
         if number in chosen and names == headers[0]:
             rows = head[body:]
-            end = cut(rows, dialect.quote, dialect.delimiter, ended=ended)
+            end = cut(rows, dialect.quote, dialect.delimiter, ended=ended).end
             samples.append(first_rows(rows[:end], config.schema_sample_rows))
             if number == 0 and packed == NONE and not ended:
                 samples += [
@@ -109,7 +109,7 @@ def _ndjson(files: list[FoundFile], config: FileSourceConfig, contract: Schema |
             continue
         head = head[body:]
         samples.append(
-            first_rows(head[: cut(head, None, ",", ended=ended)], config.schema_sample_rows)
+            first_rows(head[: cut(head, None, ",", ended=ended).end], config.schema_sample_rows)
         )
         if number == 0 and packed == NONE and not ended:
             samples += [
