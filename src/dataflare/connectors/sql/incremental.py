@@ -19,10 +19,14 @@ from typing import Any, Self
 import polars as pl
 import polars_hash as plh
 
-from dataflare.errors import DataError
+from dataflare.connectors.sql.config import Incremental
+from dataflare.errors import ConfigError, DataError
+from dataflare.model.types import DataType
 
 CURSOR = "__cursor"
 """The cursor as it is compared: Int64 for numbers and times, Float64 or String."""
+DAY_S = 86_400
+PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _HASH, _IDENTITY, _TIMES, _BEFORE = "__hash", "__identity", "__times", "__before"
 _STEP = 0x9E37_79B9_7F4A_7C15
 
@@ -62,6 +66,38 @@ def _pack(hashes: frozenset[int]) -> str:
 def _unpack(text: str) -> frozenset[int]:
     raw = base64.b64decode(text)
     return frozenset(int.from_bytes(raw[i : i + 8], "little") for i in range(0, len(raw), 8))
+
+
+def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
+    """Refuse a column that cannot grow, and a lag that does not fit it. Raises ConfigError (E0413)."""
+    if not (type_.is_integer or type_.is_float or type_.name in ("date", "timestamp", "string")):
+        raise ConfigError(
+            f"column '{name}' is {type_}, which cannot tell what is new",
+            code="E0413",
+            help="take a column of numbers or times that grows",
+        )
+    if config.lag and type_.name == "string":
+        raise ConfigError(
+            f"'lag' needs a column of numbers or times, and '{name}' is string", code="E0413"
+        )
+
+
+def cursor_values(typed: pl.Series) -> pl.Series:
+    """Typed values as they are compared and kept in JSON."""
+    if typed.dtype == pl.String or typed.dtype.is_float():
+        return typed
+    if typed.dtype == pl.UInt64:
+        return typed.cast(pl.Int64)
+    return typed.to_physical().cast(pl.Int64)
+
+
+def lag_of(type_: DataType, lag: float) -> float | int:
+    """Config seconds, or a number, in the units of `cursor_values`."""
+    if type_.name == "timestamp":
+        return round(lag * PER_SECOND[type_.unit or "us"])
+    if type_.name == "date":
+        return -int(-lag // DAY_S)
+    return lag if type_.is_float else round(lag)
 
 
 def lower_bound(state: State, lag: Any, initial: Any) -> Any:

@@ -6,6 +6,7 @@ Always true: a variable's value never becomes part of the SQL text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +24,15 @@ _FIRST = ("select", "with", "values", "from")
 
 @dataclass(frozen=True, slots=True)
 class BoundQuery:
-    """SQL with `?` for each of `params`, in order. shown: as the user wrote it."""
+    """SQL with a mark for each of `params`, in order. shown: as the user wrote it."""
 
     sql: str
     params: tuple[Any, ...]
     shown: str
 
 
-def bind_query(query: str) -> BoundQuery:
-    """The query with bound values.
+def bind_query(query: str, mark: Callable[[int], str] = lambda _: "?") -> BoundQuery:
+    """The query with bound values. mark: how the database writes the n-th of them.
 
     Raises ExpressionError (E0207) for a variable in quotes, ConfigError (E0412) for what is not one
     SELECT.
@@ -62,7 +63,7 @@ def bind_query(query: str) -> BoundQuery:
                 text, match.start(), "'?' stands for nothing here: write a variable, ${param:NAME}"
             )
         elif found in variables:
-            parts.append(template[done : match.start()] + "?")
+            parts.append(template[done : match.start()] + mark(len(params)))
             params.append(variables[found].value)
             done = match.end()
         elif kind == "word" and first is None:

@@ -11,7 +11,17 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.incremental import CURSOR, State, Window, row_hashes
+from dataflare.connectors.sql.incremental import (
+    CURSOR,
+    DAY_S,
+    PER_SECOND,
+    State,
+    Window,
+    check_cursor,
+    cursor_values,
+    lag_of,
+    row_hashes,
+)
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.pages import Page
 from dataflare.connectors.sqlite.connection import Opened
@@ -21,10 +31,7 @@ from dataflare.connectors.sqlite.reader import SPOOL, Reading, SqlitePages
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.types import stored
 from dataflare.errors import ConfigError, DataError
-from dataflare.model.types import DataType
-
-_DAY_S = 86_400
-_PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+from dataflare.model.types import DATE
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:
@@ -32,17 +39,7 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
     column = relation.column(config.column)
     for name in config.key:
         relation.column(name)
-    type_ = column.type
-    if not (type_.is_integer or type_.is_float or type_.name in ("date", "timestamp", "string")):
-        raise ConfigError(
-            f"column '{column.name}' is {type_}, which cannot tell what is new",
-            code="E0413",
-            help="take a column of numbers or times that grows",
-        )
-    if config.lag and type_.name == "string":
-        raise ConfigError(
-            f"'lag' needs a column of numbers or times, and '{column.name}' is string", code="E0413"
-        )
+    check_cursor(column.name, column.type, config)
     initial_cursor(column, config.initial_value)
 
 
@@ -64,24 +61,6 @@ def initial_cursor(column: Column, value: Any) -> Any:
 
 def _plain(value: Any) -> str:
     return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
-
-
-def cursor_values(typed: pl.Series) -> pl.Series:
-    """Typed values as they are compared and kept in JSON."""
-    if typed.dtype == pl.String or typed.dtype.is_float():
-        return typed
-    if typed.dtype == pl.UInt64:
-        return typed.cast(pl.Int64)
-    return typed.to_physical().cast(pl.Int64)
-
-
-def lag_of(type_: DataType, lag: float) -> float | int:
-    """Config seconds, or a number, in the units of `cursor_values`."""
-    if type_.name == "timestamp":
-        return round(lag * _PER_SECOND[type_.unit or "us"])
-    if type_.name == "date":
-        return -int(-lag // _DAY_S)
-    return lag if type_.is_float else round(lag)
 
 
 class IncrementalReader(SqlitePages):
@@ -193,10 +172,10 @@ class IncrementalReader(SqlitePages):
         type_ = self._column.type
         if not type_.is_temporal:
             return f"{nulls}{name} >= ?", [bound]
-        per_second = _PER_SECOND[type_.unit or "us"] if type_.name == "timestamp" else 1 / _DAY_S
+        per_second = PER_SECOND[type_.unit or "us"] if type_.name == "timestamp" else 1 / DAY_S
         seconds = int(bound / per_second) - 1
         # A day earlier, whatever the offset of the text; numbers stand below text in SQLite.
-        day = stored(pl.lit((seconds // _DAY_S) - 1, pl.Int64).cast(pl.Date), _DATE)
+        day = stored(pl.lit((seconds // DAY_S) - 1, pl.Int64).cast(pl.Date), DATE)
         text = pl.select(day).item()
         numbers = f"({name} >= ? and {name} < '')" if seconds > 0 else f"{name} < ''"
         return f"{nulls}{name} >= ? or {numbers}", [text, *([seconds] if seconds > 0 else [])]
@@ -209,6 +188,3 @@ def _chronological(name: str) -> str:
         f"(86400.0 * case when abs({name}) < 1e11 then 1 when abs({name}) < 1e14 then 1000 "
         f"when abs({name}) < 1e17 then 1000000 else 1000000000 end) end"
     )
-
-
-_DATE = DataType("date")

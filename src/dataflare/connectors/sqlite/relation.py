@@ -96,9 +96,7 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
     spot = getattr(query, "spot", None)
     # A view tells the declared types of columns that come straight from a table; it takes no
     # parameters, and NULL in their place changes no column.
-    view = bound.sql
-    for _ in bound.params:
-        view = _without_first_mark(view)
+    view = bind_query(query, lambda _: "NULL").sql
     try:
         with sqlite_errors(path, "the query"):
             db.execute("drop view if exists temp._dataflare_query")
@@ -124,15 +122,7 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
         )
     columns = tuple(_column(str(n), str(d or ""), collated=True) for n, d in info)
     params = tuple(sql_value(value) for value in bound.params)
-    return Relation("the query", f"({bound.sql})", params, columns)
-
-
-def _without_first_mark(sql: str) -> str:
-    place = re.search(
-        r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|[^?])*", sql, re.DOTALL
-    )
-    end = place.end() if place else 0
-    return sql[:end] + "NULL" + sql[end + 1 :]
+    return Relation("the query", f"({bound.sql}\n)", params, columns)
 
 
 def _column(name: str, declared: str, collated: bool) -> Column:

@@ -1,0 +1,61 @@
+"""What DuckDB says, in our words: the one place where it is translated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from dataflare.connectors.sql.names import locked, missing_file
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+
+_HOLDER = re.compile(r"\(PID (\d+)\)")
+
+
+def in_other_process(error: Exception) -> bool:
+    """Whether another process holds the file."""
+    return "Could not set lock" in str(error)
+
+
+def translated(error: Exception, path: Path, what: str) -> DataFlareError:
+    """Ours for a foreign exception. what: the table, or what was done."""
+    text = str(error)
+    first = re.sub(r"^[\w ]+ Error: ", "", text.splitlines()[0] if text else repr(error))
+    if in_other_process(error):
+        holder = _HOLDER.search(text)
+        who = f"process {holder.group(1)}" if holder else "another process"
+        return locked(
+            path, f"{who} has it open", "close it there: a DuckDB file has one writing process"
+        )
+    if isinstance(error, duckdb.ConstraintException):
+        return DataError(f"{what} refuses a row: {first}", code="E0510")
+    if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
+        return DataError(f"{what} refuses a value: {first}", code="E0511")
+    if "not a valid DuckDB database" in text:
+        return SystemError_(f"{path} is not a DuckDB database", code="E0505")
+    if "database does not exist" in text:
+        return missing_file(path)
+    if "No space left" in text or "disk is full" in text.lower():
+        return SystemError_(
+            f"disk full while writing {path}",
+            code="E0603",
+            retry=Retry.LATER,
+            help="free some space and run again: it goes on from the last checkpoint",
+        )
+    if isinstance(error, PermissionError) or "Permission denied" in text or "read-only" in text:
+        return SystemError_(f"permission denied: {path}", code="E0602")
+    if isinstance(error, duckdb.TransactionException) and "onflict" in text:
+        return locked(path, f"another writer was faster: {first}", "run again")
+    return SystemError_(f"{what} failed in {path}: {first}", code="E0600")
+
+
+@contextmanager
+def duckdb_errors(path: Path, what: str) -> Iterator[None]:
+    """Whatever DuckDB raises inside becomes one of our errors."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        raise translated(error, path, what) from error

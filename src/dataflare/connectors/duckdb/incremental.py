@@ -1,0 +1,139 @@
+"""Incremental reading of a DuckDB table or query, in the order of its cursor column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.reader import DuckPages, Reading
+from dataflare.connectors.duckdb.relation import Column, Relation
+from dataflare.connectors.duckdb.types import declared, selected
+from dataflare.connectors.sql.config import Incremental
+from dataflare.connectors.sql.incremental import (
+    CURSOR,
+    State,
+    Window,
+    check_cursor,
+    cursor_values,
+    lag_of,
+    row_hashes,
+)
+from dataflare.connectors.sql.pages import Page
+from dataflare.errors import ConfigError
+
+_BOUND = "_dataflare_bound"
+
+
+def check_incremental(db: DuckConnection, relation: Relation, config: Incremental) -> None:
+    """Refuse a cursor column that does not grow, and settings that do not fit it."""
+    column = relation.column(config.column)
+    for name in config.key:
+        relation.column(name)
+    check_cursor(column.name, column.type, config)
+    initial_cursor(db, column, config.initial_value)
+
+
+def initial_cursor(db: DuckConnection, column: Column, value: Any) -> Any:
+    """The config's first value as cursors are compared."""
+    if value is None:
+        return None
+    text = value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
+    type_ = declared(column.type)
+    db.db.execute(f"set variable {_BOUND} = ?", [text])
+    cast = selected(f"try_cast(getvariable('{_BOUND}') as {type_})", type_)
+    found = pl.from_arrow(db.db.sql(f"select {cast} as v").to_arrow_table())
+    assert isinstance(found, pl.DataFrame)
+    values = cursor_values(found["v"].cast(column.type.to_polars()))
+    if values[0] is None:
+        raise ConfigError(
+            f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
+            code="E0413",
+        )
+    return values[0]
+
+
+class IncrementalReader(DuckPages):
+    """The rows since the last run, in order; ends with an empty page that has the state."""
+
+    def __init__(
+        self, reading: Reading, db: DuckConnection, config: Incremental, state: State
+    ) -> None:
+        super().__init__(reading, db, state.to_json())
+        self._config, self._state = config, state
+        self._column = reading.relation.column(config.column)
+        lag = lag_of(self._column.type, config.lag)
+        initial = initial_cursor(db, self._column, config.initial_value)
+        self._window = Window(state, lag, initial)
+        self._row = 0
+        self._said = False
+
+    def _identity(self) -> tuple[str, ...]:
+        """What tells rows with one cursor value apart."""
+        relation = self._reading.relation
+        names = tuple(relation.column(n).name for n in self._config.key) or relation.key
+        return (*(names or relation.names), self._column.name)
+
+    def _query(self) -> str:
+        reading, column = self._reading, self._column
+        identity = [
+            f"{reading.relation.column(name).sql()} as i{place}"
+            for place, name in enumerate(self._identity())
+        ]
+        parts = [*reading.selects(), f"{column.sql()} as {CURSOR}", *identity]
+        name = column.sql()
+        return (
+            f"select {', '.join(parts)} from {reading.relation.source} "
+            f"where {reading.where(f'({self._bounds(name)})')} order by {name} nulls first"
+        )
+
+    def _bounds(self, name: str) -> str:
+        bound = self._window.bound
+        nulls = "" if self._state.nulls_done else f"{name} is null or "
+        if bound is None:
+            return "true" if nulls else f"{name} is not null"
+        text = _text_of(bound, self._column)
+        with duckdb_errors(self._reading.path, self._reading.relation.shown):
+            self._db.db.execute(f"set variable {_BOUND} = ?", [text])
+        return f"{nulls}{name} >= cast(getvariable('{_BOUND}') as {declared(self._column.type)})"
+
+    def _fetch(self, rows: int) -> Page | None:
+        raw = self._take(rows)
+        if raw is None:
+            return self._end()
+        typed = raw[CURSOR].cast(self._column.type.to_polars())
+        nulls_before = self._window.state().null_rows
+        new = self._window.take(
+            cursor_values(typed).alias(CURSOR), row_hashes(raw.select(pl.col("^i\\d+$")))
+        )
+        first, self._row = self._row, self._row + raw.height
+        state = self._window.state()
+        page = self._page(raw.filter(new), state.to_json(), first)
+        nulls = state.null_rows - nulls_before
+        metadata = {"null_cursors": nulls} if nulls else {}
+        return Page(page.good, page.after, page.key, page.good_rows, page.bad, page.place, metadata)
+
+    def _end(self) -> Page | None:
+        """Say once how far this run came, also when there was nothing new."""
+        if self._said:
+            return None
+        self._said = True
+        columns = {c.name: c.type.to_polars() for c in self._reading.columns}
+        return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
+
+
+def _text_of(bound: Any, column: Column) -> str:
+    """A cursor value as DuckDB reads it."""
+    if not column.type.is_temporal:
+        return str(bound)
+    dtype = column.type.to_polars()
+    value = pl.Series([bound], dtype=pl.Int64)
+    if column.type.name == "date":
+        return str(value.cast(pl.Int32).cast(dtype).dt.to_string("%Y-%m-%d")[0])
+    naive = value.cast(pl.Datetime(getattr(dtype, "time_unit", "us")))
+    text = str(naive.dt.to_string("%Y-%m-%d %H:%M:%S%.9f")[0])
+    if column.type.timezone is None:
+        return text if column.type.unit == "ns" else text[:-3]
+    return text[:-3] + "+00"

@@ -1,0 +1,234 @@
+"""Read a DuckDB relation as one Arrow stream, cut into pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import polars as pl
+
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.relation import Column, Relation, bind, mark
+from dataflare.connectors.sql.incremental import row_hashes
+from dataflare.connectors.sql.pages import PAGE_ROWS, Page, PageReader
+from dataflare.errors import CheckpointError, InternalError
+from dataflare.sdk.source import BadRow
+
+if TYPE_CHECKING:
+    from dataflare.expr.sql import SqlText
+
+_ROWID = "__rowid"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read: the same for each split of a source."""
+
+    path: Path
+    step: str
+    relation: Relation
+    output: tuple[str, ...]
+    filters: tuple[SqlText, ...]
+    rows_max: int | None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(self.relation.column(name) for name in self.output)
+
+    def bind(self, db: DuckConnection) -> None:
+        with duckdb_errors(self.path, self.relation.shown):
+            bind(db, "q", self.relation.params)
+            bind(db, "f", tuple(param for f in self.filters for param in f.params))
+
+    def where(self, *conditions: str) -> str:
+        parts, place = list(conditions), 0
+        for condition in self.filters:
+            text = condition.text
+            for _ in condition.params:
+                text = text.replace("?", mark("f", place), 1)
+                place += 1
+            parts.append(f"({text})")
+        return " and ".join(parts) or "true"
+
+    def selects(self) -> list[str]:
+        """Column i as `c<i>`; with a cast, the text of what does not fit as `t<i>`."""
+        parts = []
+        for place, column in enumerate(self.columns):
+            parts.append(f"{column.sql()} as c{place}")
+            if column.cast:
+                parts.append(f"{column.misfit_sql()} as t{place}")
+        return parts
+
+    def typed(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The output columns of a page."""
+        if not self.columns:
+            return pl.DataFrame(height=raw.height)
+        return raw.select(
+            pl.col(f"c{place}").cast(column.type.to_polars()).alias(column.name)
+            for place, column in enumerate(self.columns)
+        )
+
+
+class DuckPages(PageReader):
+    """A stream, held until a page is full; pages have the rows asked for, whatever DuckDB's
+    batches are."""
+
+    def __init__(self, reading: Reading, db: DuckConnection, start: Mapping[str, Any]) -> None:
+        super().__init__(reading.step, start)
+        self._reading, self._db = reading, db
+        self._stream: Any = None
+        self._held: list[pl.DataFrame] = []
+        self._ended = False
+        reading.bind(db)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._db.close()
+
+    def _query(self) -> str:
+        """The SQL to stream. Called once."""
+        raise NotImplementedError
+
+    def _take(self, rows: int) -> pl.DataFrame | None:
+        """The next rows as they came, or None."""
+        reading = self._reading
+        if reading.rows_max is not None:
+            rows = min(rows, reading.rows_max)
+        with duckdb_errors(reading.path, reading.relation.shown):
+            if self._stream is None:
+                relation = self._db.db.sql(self._query())
+                self._stream = relation.to_arrow_reader(PAGE_ROWS)
+            while not self._ended and sum(frame.height for frame in self._held) < rows:
+                try:
+                    batch = self._stream.read_next_batch()
+                except StopIteration:
+                    self._ended = True
+                    break
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                self._held.append(frame)
+        if not any(frame.height for frame in self._held):
+            return None
+        every = pl.concat(self._held, rechunk=False)
+        self._held = [every.slice(rows)] if every.height > rows else []
+        return every.head(rows)
+
+    def _page(
+        self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, place_name: str = ""
+    ) -> Page:
+        columns = self._reading.columns
+        misfits = [f"t{place}" for place, column in enumerate(columns) if column.cast]
+
+        def place_of(row: int) -> str:
+            where = f" {place_name[2:]} {raw[place_name][row]}" if place_name else ""
+            return self._reading.relation.shown + where
+
+        typed = self._reading.typed(raw)
+        if not misfits or all(raw[name].null_count() == raw.height for name in misfits):
+            return Page(typed, after, key, place=place_of)
+        unfit = raw.select(pl.any_horizontal(pl.col(name).is_not_null() for name in misfits))
+        lost = unfit.to_series()
+        bad = [self._bad(raw, row, place_of(row)) for row in lost.arg_true().to_list()]
+        return Page(typed.filter(~lost), after, key, (~lost).arg_true(), bad, place_of)
+
+    def _bad(self, raw: pl.DataFrame, row: int, place: str) -> BadRow:
+        values: dict[str, Any] = {}
+        first = ""
+        for number, column in enumerate(self._reading.columns):
+            values[column.name] = raw[f"c{number}"][row]
+            if column.cast and raw[f"t{number}"][row] is not None:
+                values[column.name] = raw[f"t{number}"][row]
+                first = first or column.name
+        type_ = self._reading.relation.column(first).type
+        shown = repr(values[first])[:80]
+        message = f"{place}: column '{first}' is {type_}, and {shown} does not fit"
+        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
+
+
+class RowidReader(DuckPages):
+    """A range of a table in the order of its rowid.
+
+    DuckDB gives rowids anew when it rewrites a table after deletes, so the position has a hash of the
+    row it stands behind, and a resume looks at that row first.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        db: DuckConnection,
+        data: Mapping[str, Any],
+        start: Mapping[str, Any],
+    ) -> None:
+        super().__init__(reading, db, start or {"after": None, "rows": 0, "hash": None})
+        self._data = data
+
+    def _query(self) -> str:
+        reading = self._reading
+        low = int(self._data["from"])
+        if self._after["after"] is not None:
+            self._refuse_rewritten()
+            low = int(self._after["after"]) + 1
+        parts = ", ".join([f"rowid as {_ROWID}", *reading.selects()])
+        bounds = f"rowid >= {low} and rowid <= {int(self._data['to'])}"
+        return f"select {parts} from {reading.relation.source} where {reading.where(bounds)}"
+
+    def _fetch(self, rows: int) -> Page | None:
+        raw = self._take(rows)
+        if raw is None:
+            return None
+        before, last = int(self._after["rows"]), int(raw[_ROWID][-1])
+        first, known = raw[_ROWID][0], self._after["after"]
+        if not raw[_ROWID].is_sorted() or (known is not None and first <= known):
+            raise InternalError(
+                f"{self._reading.relation.shown}: rows came out of order at {first}"
+            )
+        after = {"after": last, "rows": before + raw.height, "hash": self._hash(raw.tail(1))}
+        return self._page(raw, after, before, _ROWID)
+
+    def _hash(self, row: pl.DataFrame) -> str:
+        return format(row_hashes(row)[0], "016x")
+
+    def _refuse_rewritten(self) -> None:
+        reading = self._reading
+        parts = ", ".join([f"rowid as {_ROWID}", *reading.selects()])
+        found = self._db.db.sql(
+            f"select {parts} from {reading.relation.source} where rowid = {int(self._after['after'])}"
+        ).to_arrow_table()
+        frame = pl.from_arrow(found)
+        assert isinstance(frame, pl.DataFrame)
+        if frame.height != 1 or self._hash(frame) != self._after["hash"]:
+            raise CheckpointError(
+                f"{reading.relation.shown} was changed since it was read up to rowid "
+                f"{self._after['after']}, so reading cannot go on from there",
+                code="E0704",
+                help="run with --fresh to read it from the start",
+            )
+
+
+class StreamReader(DuckPages):
+    """The result of a query or view. A position counts rows, and is as good as the query's order."""
+
+    def __init__(self, reading: Reading, db: DuckConnection, start: Mapping[str, Any]) -> None:
+        super().__init__(reading, db, start or {"rows": 0})
+
+    def _query(self) -> str:
+        reading = self._reading
+        parts: Sequence[str] = reading.selects() or ["1 as one"]
+        skip = f" offset {int(self._after['rows'])}" if self._after["rows"] else ""
+        return (
+            f"select {', '.join(parts)} from {reading.relation.source} "
+            f"where {reading.where()}{skip}"
+        )
+
+    def _fetch(self, rows: int) -> Page | None:
+        raw = self._take(rows)
+        if raw is None:
+            return None
+        before = int(self._after["rows"])
+        raw = raw.with_row_index("__row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, "__row")

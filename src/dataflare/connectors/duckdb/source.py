@@ -1,0 +1,206 @@
+"""Read a table or a query of a DuckDB file as Arrow, without holding the file for writing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.incremental import IncrementalReader, check_incremental
+from dataflare.connectors.duckdb.reader import Reading, RowidReader, StreamReader
+from dataflare.connectors.duckdb.relation import Relation, find_relation
+from dataflare.connectors.sql.config import TableSourceConfig
+from dataflare.connectors.sql.incremental import State
+from dataflare.connectors.sql.names import missing_file
+from dataflare.errors import DataFlareError, SystemError_
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.source import (
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+    SupportsFilter,
+    SupportsProjection,
+)
+
+if TYPE_CHECKING:
+    from dataflare.expr import Typed
+    from dataflare.expr.sql import SqlText
+
+_RANGES = 8
+_ROWS_FOR_RANGES = 1_000_000
+_INCREMENTAL = "incremental"
+
+
+class DuckdbSource(SourceConnector, SupportsProjection, SupportsFilter):
+    """Rows of a table, view or query."""
+
+    type = "duckdb"
+    Config = TableSourceConfig
+    summary = "Read a table or a query of a DuckDB database file"
+    example = """\
+type: duckdb
+config: {path: shop.duckdb, table: orders}
+"""
+    contract: Schema | None = None
+    """The step's `schema`: the types its columns are read as."""
+
+    config: TableSourceConfig
+
+    def __init__(self, config: TableSourceConfig, context: Any) -> None:
+        super().__init__(config, context)
+        self._relation: Relation | None = None
+        self._columns: tuple[str, ...] | None = None
+        self._filters: tuple[SqlText, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.context.path(self.config.path)
+
+    def capabilities(self) -> SourceCapabilities:
+        replay, reason = self._replay()
+        return SourceCapabilities(replay=replay, replay_reason=reason, bounded=True, local=True)
+
+    def _replay(self) -> tuple[Replay, str]:
+        if self.config.incremental is not None:
+            return Replay.BY_KEY, "rows are read again from the last cursor value"
+        if self.config.query is not None:
+            return Replay.NONE, "a query may give other rows, or another order, each time"
+        if self._relation is not None and not self._relation.rowid:
+            return Replay.NONE, f"{self._relation.shown} has no rowid to go on from"
+        return Replay.BY_KEY, "an unfinished range is read again from its last rowid"
+
+    async def validate(self) -> None:
+        await self.schema()
+
+    async def schema(self) -> Schema:
+        relation = await self._look()
+        return Schema.of([(name, relation.column(name).type) for name in self._output(relation)])
+
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        made = copy.copy(self)
+        made._columns = tuple(columns)
+        return made
+
+    def with_filter(self, condition: Typed) -> Self | None:
+        """Not over columns that the step's `schema` casts, for DuckDB would compare the uncast ones,
+        nor over those whose type we only read as text."""
+        relation = self._relation
+        if relation is None:
+            return None
+        for name in condition.columns:
+            column = relation.column(name)
+            if column.cast or (column.type.is_text and column.declared != "VARCHAR"):
+                return None
+        spelled = condition.to_sql("duckdb")
+        if spelled is None or spelled.text.count("?") != len(spelled.params):
+            return None
+        made = copy.copy(self)
+        made._filters = (*self._filters, spelled)
+        return made
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        relation = await self._look()
+        if self.config.incremental is not None:
+            state = State.from_json(carried) if carried is not None else State()
+            return [Split(_INCREMENTAL, {"state": state.to_json()})]
+        if not relation.rowid:
+            return [Split("rows-0", {})]
+        return await asyncio.to_thread(self._ranges, relation)
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        relation = await self._look()
+        return await asyncio.to_thread(self._open, relation, split, position)
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        found = positions.get(_INCREMENTAL)
+        return None if found is None else State.from_json(found.value).finished().to_json()
+
+    async def _look(self) -> Relation:
+        if self._relation is None:
+            self._relation = await asyncio.to_thread(self._find)
+        return self._relation
+
+    def _find(self) -> Relation:
+        try:
+            db = self._connect()
+            try:
+                with duckdb_errors(self.path, self._shown):
+                    found = find_relation(db, self.path, self.config, self.contract)
+                    if self.config.incremental is not None:
+                        check_incremental(db, found, self.config.incremental)
+            finally:
+                db.close()
+            self._output(found)
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+        return found
+
+    @property
+    def _shown(self) -> str:
+        return "the query" if self.config.table is None else f"table '{self.config.table}'"
+
+    def _connect(self) -> DuckConnection:
+        path = self.path
+        if not path.exists():
+            raise missing_file(path)
+        if path.is_dir():
+            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
+        if not os.access(path, os.R_OK):
+            raise SystemError_(f"permission denied: {path}", code="E0602")
+        return DuckConnection(
+            path,
+            write=False,
+            busy_timeout_s=self.config.busy_timeout,
+            outside=self.context.policy.folders is None,
+        )
+
+    def _output(self, relation: Relation) -> tuple[str, ...]:
+        """The columns to give: the config's, or what was pushed down."""
+        wanted = self._columns if self._columns is not None else self.config.columns
+        if wanted is None:
+            return relation.names
+        return tuple(relation.column(name).name for name in wanted)
+
+    def _ranges(self, relation: Relation) -> Sequence[Split]:
+        db = self._connect()
+        try:
+            with duckdb_errors(self.path, relation.shown):
+                (high,) = db.rows(f"select max(rowid) from {relation.source}")[0]
+        finally:
+            db.close()
+        if high is None:
+            return [Split("rows-0", {"from": 0, "to": -1})]
+        count = _RANGES if high + 1 >= _ROWS_FOR_RANGES else 1
+        edges = [(high + 1) * i // count for i in range(count + 1)]
+        return [
+            Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)
+        ]
+
+    def _open(self, relation: Relation, split: Split, position: Position | None) -> SplitReader:
+        reading = Reading(
+            path=self.path,
+            step=self.context.step,
+            relation=relation,
+            output=self._output(relation),
+            filters=self._filters,
+            rows_max=self.config.batch_size,
+        )
+        start = position.value if position is not None else {}
+        db = self._connect()
+        try:
+            if self.config.incremental is not None:
+                state = State.from_json(start or split.data["state"])
+                return IncrementalReader(reading, db, self.config.incremental, state)
+            if relation.rowid:
+                return RowidReader(reading, db, split.data, start)
+            return StreamReader(reading, db, start)
+        except BaseException:
+            db.close()
+            raise

@@ -1,0 +1,254 @@
+"""The commit protocol's calls on a DuckDB file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from dataflare.connectors.duckdb import tables
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.types import declared
+from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.shared import now_text
+from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.errors import DataError
+from dataflare.model.types import DataType, Schema
+
+_STAGE = "_dataflare_stage"
+
+
+class DuckdbStore(TableStore):
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path, self._busy_timeout_s = path, busy_timeout_s
+        self._opened: DuckConnection | None = None
+        self._ready: dict[str, set[str]] = {}
+
+    @property
+    def _db(self) -> DuckConnection:
+        assert self._opened is not None
+        return self._opened
+
+    def begin(self) -> None:
+        with duckdb_errors(self._path, "opening"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._opened = DuckConnection(
+                self._path, write=True, busy_timeout_s=self._busy_timeout_s
+            )
+            self._db.db.execute("begin transaction")
+
+    def commit(self) -> None:
+        with duckdb_errors(self._path, "commit"):
+            self._db.db.execute("commit")
+
+    def rollback(self) -> None:
+        if self._opened is None:
+            return
+        try:
+            self._opened.db.execute("rollback")
+        except duckdb.Error:  # there is none: it was committed, or begin failed
+            pass
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def read_marker(self, lineage: str, step: str) -> Stored | None:
+        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
+            if tables.find_table(self._db, MARKER_TABLE) is None:
+                return None
+            found = self._db.rows(
+                f"select attempt, epoch, rows_total, manifest from {MARKER_TABLE} "
+                "where lineage = ? and step = ?",
+                [lineage, step],
+            )
+        return Stored(*found[0]) if found else None
+
+    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
+        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
+            self._db.db.execute(MARKER_DDL)
+            marks = ", ".join("?" * len(MARKER_COLUMNS))
+            self._db.db.execute(
+                f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
+                [
+                    lineage,
+                    step,
+                    stored.attempt,
+                    stored.epoch,
+                    stored.rows_total,
+                    stored.manifest,
+                    now_text(),
+                ],
+            )
+
+    def make_ready(self, target: Target) -> None:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            tables.require(self._db, target, self._path)
+            found = tables.find_table(self._db, target.written)
+            if found is None:
+                statements = tables.creation(target)
+            else:
+                statements = tables.widening(target, found, self._path)
+            for statement in statements:
+                self._db.db.execute(statement)
+            if target.mode in ("upsert", "mirror"):
+                self._make_unique(target)
+            self._ready[target.written] = {field.name for field in target.schema}
+
+    def _make_unique(self, target: Target) -> None:
+        table = tables.find_table(self._db, target.written)
+        assert table is not None
+        statement = tables.unique_index(target, table)
+        if statement is None:
+            return
+        try:
+            self._db.db.execute(statement)
+        except duckdb.ConstraintException as error:
+            raise DataError(
+                f"table '{target.table}' has several rows for one key ({', '.join(target.key)}), "
+                f"so mode '{target.mode}' cannot tell them apart",
+                code="E0510",
+                help="remove the duplicates, or choose other key columns",
+            ) from error
+
+    def apply(self, target: Target, frame: pl.DataFrame) -> None:
+        types = self._types_of(target, frame)
+        if target.mode in ("append", "overwrite"):
+            rows = appended(frame, op=target.op)
+            self._insert(target, types, rows, "")
+            return
+        mirror = target.mode == "mirror"
+        changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
+        if changes.deletes.height:
+            self._delete(target, types, changes.deletes)
+        if changes.upserts.height:
+            self._insert(
+                target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
+            )
+
+    def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
+        """The types of the frame's columns. Columns that came up since `open` are added."""
+        found = {n: t for n, t in frame.schema.items() if not n.startswith("__")}
+        known = {field.name: field.type for field in target.schema}
+        types = known | {f.name: known.get(f.name, f.type) for f in Schema.from_polars(found)}
+        if not set(found) <= self._ready[target.written]:
+            self.make_ready(replace(target, schema=Schema.of(types)))
+        return types
+
+    def _insert(
+        self, target: Target, types: dict[str, DataType], frame: pl.DataFrame, then: str
+    ) -> None:
+        values = ", ".join(_converted(name, types[name]) for name in frame.columns)
+        self._run(
+            target,
+            f"insert into {tables.spelled(target.written)} ({listed(frame.columns)}) "
+            f"select {values} from {_STAGE} {then}",
+            frame,
+        )
+
+    def _delete(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
+        names = [*target.key, *([target.sequence] if target.sequence else [])]
+        same = [f"t.{quoted(n)} = {_converted(n, types[n], 's.')}" for n in target.key]
+        if target.sequence is not None:
+            t, s = f"t.{quoted(target.sequence)}", f"s.{quoted(target.sequence)}"
+            same.append(f"({s} >= {t} or {t} is null)")
+        self._run(
+            target,
+            f"delete from {tables.spelled(target.written)} as t using {_STAGE} as s "
+            f"where {' and '.join(same)}",
+            frame.select(names),
+        )
+
+    def _run(self, target: Target, sql: str, frame: pl.DataFrame) -> None:
+        """A statement over the frame as table `_dataflare_stage`."""
+        self._db.db.register(_STAGE, frame.to_arrow())
+        try:
+            with duckdb_errors(self._path, f"table '{target.table}'"):
+                self._db.db.execute(sql)
+        except DataError as error:
+            raise _with_row(target, frame, error) from error.__cause__
+        finally:
+            self._db.db.unregister(_STAGE)
+
+    def publish(self, target: Target) -> None:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            old = tables.find_table(self._db, target.table)
+            again = tables.index_statements(self._db, old) if old is not None else ()
+            self._db.db.execute(f"drop table if exists {tables.spelled(target.table)}")
+            _, name = tables.split_name(target.table)
+            self._db.db.execute(
+                f"alter table {tables.spelled(target.written)} rename to {quoted(name)}"
+            )
+            for statement in again:
+                self._db.db.execute(statement)
+
+    def trim(self, target: Target, rows: int) -> None:
+        staging = tables.spelled(target.written)
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            if rows == 0:
+                self._db.db.execute(f"drop table if exists {staging}")
+            elif self.has_staging(target):
+                self._db.db.execute(
+                    f"delete from {staging} where rowid not in "
+                    f"(select rowid from {staging} order by rowid limit {rows})"
+                )
+
+    def has_staging(self, target: Target) -> bool:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            return tables.find_table(self._db, target.written) is not None
+
+
+def _on_conflict(target: Target, columns: list[str]) -> str:
+    others = [name for name in columns if name not in target.key]
+    if not others:
+        return f"on conflict ({listed(target.key)}) do nothing"
+    sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in others)
+    then = f"on conflict ({listed(target.key)}) do update set {sets}"
+    if target.sequence is not None:
+        _, table = tables.split_name(target.written)
+        ours = f"{quoted(table)}.{quoted(target.sequence)}"
+        then += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
+    return then
+
+
+def _converted(name: str, type_: DataType, prefix: str = "") -> str:
+    """A column of the frame; what Arrow has no type for is cast to ours."""
+    column = prefix + quoted(name)
+    return f"cast({column} as {declared(type_)})" if type_.name in ("json", "null") else column
+
+
+def _with_row(target: Target, frame: pl.DataFrame, error: DataError) -> DataError:
+    """The refusal with the first row it is about, where the text tells which that is."""
+    row = None
+    if nulls := re.search(r"NOT NULL constraint failed: (?:[^\n.]*\.)?([^\n]+)", error.message):
+        if nulls.group(1) in frame.columns:
+            row = frame.filter(pl.col(nulls.group(1)).is_null()).head(1)
+    elif check := re.search(r"with expression CHECK\((.*)\)$", error.message):
+        row = _first_where(frame, f"not ({check.group(1)})")
+    else:
+        double = re.search(r'Duplicate key "([^:"]+): ([^",]+)"', error.message)
+        if double is not None and double.group(1) in frame.columns:
+            text = pl.col(double.group(1)).cast(pl.String)
+            row = frame.filter(text == double.group(2)).tail(1)
+    if row is None or not row.height:
+        return error
+    names = target.key or frame.columns[:3]
+    shown = ", ".join(f"{name} = {row[name][0]!r}" for name in names)
+    return DataError(error.message, code=error.code, help=error.help, notes=[f"the row: {shown}"])
+
+
+def _first_where(frame: pl.DataFrame, condition: str) -> pl.DataFrame | None:
+    with duckdb.connect() as scratch:
+        scratch.register(_STAGE, frame.with_row_index("__row").to_arrow())
+        try:
+            found = scratch.execute(f"select min(__row) from {_STAGE} where {condition}").fetchone()
+        except duckdb.Error:
+            return None
+    return None if found is None or found[0] is None else frame.slice(found[0], 1)

@@ -1,0 +1,148 @@
+"""Tables of a DuckDB file: what is there, and how one is made, widened or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.types import declared
+from dataflare.connectors.sql.names import listed, missing_table, quoted
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import SystemError_, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table or view that exists. columns: declared type by name."""
+
+    schema: str
+    name: str
+    view: bool
+    columns: dict[str, str]
+    key: tuple[str, ...]
+    uniques: tuple[frozenset[str], ...]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Schema and table: `analytics.orders`, or `orders` in the schema main."""
+    schema, dot, table = name.rpartition(".")
+    return (schema, table) if dot else ("main", name)
+
+
+def spelled(name: str) -> str:
+    """The table's full name, quoted."""
+    schema, table = split_name(name)
+    return f"{quoted(schema)}.{quoted(table)}"
+
+
+def table_names(db: DuckConnection) -> list[str]:
+    found = db.rows(
+        "select schema_name, table_name from duckdb_tables() where not internal "
+        "and database_name = current_database() "
+        "and not starts_with(table_name, '_dataflare_') union all "
+        "select schema_name, view_name from duckdb_views() where not internal "
+        "and database_name = current_database()"
+    )
+    return sorted(name if schema == "main" else f"{schema}.{name}" for schema, name in found)
+
+
+def find_table(db: DuckConnection, name: str) -> Table | None:
+    """The table or view of that name; upper and lower case are one, as DuckDB has it."""
+    schema, table = split_name(name)
+    columns = db.rows(
+        "select schema_name, table_name, column_name, data_type from duckdb_columns() "
+        "where database_name = current_database() and lower(schema_name) = lower(?) "
+        "and lower(table_name) = lower(?) order by column_index",
+        [schema, table],
+    )
+    if not columns:
+        return None
+    schema, table = columns[0][0], columns[0][1]
+    views = db.rows(
+        "select 1 from duckdb_views() where database_name = current_database() "
+        "and schema_name = ? and view_name = ?",
+        [schema, table],
+    )
+    constraints = db.rows(
+        "select constraint_type, constraint_column_names from duckdb_constraints() "
+        "where database_name = current_database() and schema_name = ? and table_name = ? "
+        "and constraint_type in ('PRIMARY KEY', 'UNIQUE')",
+        [schema, table],
+    )
+    indexes = db.rows(
+        "select expressions from duckdb_indexes() where database_name = current_database() "
+        "and schema_name = ? and table_name = ? and is_unique",
+        [schema, table],
+    )
+    key = next((tuple(names) for kind, names in constraints if kind == "PRIMARY KEY"), ())
+    uniques = [frozenset(names) for _, names in constraints]
+    uniques += [frozenset(_expressions(text)) for (text,) in indexes]
+    return Table(schema, table, bool(views), {c[2]: c[3] for c in columns}, key, tuple(uniques))
+
+
+def _expressions(text: object) -> list[str]:
+    """Column names out of `[a, '"b c"']`."""
+    parts = str(text).strip("[]").split(",")
+    return [part.strip().strip("'").strip('"') for part in parts]
+
+
+def creation(target: Target) -> list[str]:
+    """The statements that make the table `target` writes."""
+    schema, _ = split_name(target.table)
+    columns = [f"{quoted(field.name)} {declared(field.type)}" for field in target.schema]
+    if target.mode in ("upsert", "mirror"):
+        columns.append(f"primary key ({listed(target.key)})")
+    first = [] if schema == "main" else [f"create schema if not exists {quoted(schema)}"]
+    return [*first, f"create table {spelled(target.written)} ({', '.join(columns)})"]
+
+
+def widening(target: Target, table: Table, path: Path) -> list[str]:
+    """The statements that give the table the columns it lacks. Raises what cannot be."""
+    known = {name.casefold() for name in table.columns}
+    missing = [field for field in target.schema if field.name.casefold() not in known]
+    if missing and not target.create_table:
+        names = ", ".join(f"'{field.name}'" for field in missing)
+        raise SystemError_(
+            f"table '{table.name}' in {path} has no column {names}",
+            code="E0606",
+            notes=[f"it has: {', '.join(table.columns)}"],
+            help=did_you_mean(missing[0].name, table.columns)
+            or "set create_table: true to let it grow",
+        )
+    name = spelled(f"{table.schema}.{table.name}")
+    return [
+        f"alter table {name} add column {quoted(field.name)} {declared(field.type)}"
+        for field in missing
+    ]
+
+
+def unique_index(target: Target, table: Table) -> str | None:
+    """The statement that makes the key unique, or None when it is."""
+    wanted = {name.casefold() for name in target.key}
+    for unique in table.uniques:
+        if {name.casefold() for name in unique} == wanted:
+            return None
+    name = quoted("_dataflare_key_" + "_".join([table.name, *target.key]))
+    return f"create unique index {name} on {spelled(target.written)} ({listed(target.key)})"
+
+
+def require(db: DuckConnection, target: Target, path: Path) -> Table | None:
+    """The table to write, or None when it is to be made. Raises E0604 when it may not be made."""
+    found = find_table(db, target.table)
+    if found is None and not target.create_table:
+        raise missing_table(target.table, path, table_names(db))
+    if found is not None and found.view:
+        raise SystemError_(f"'{target.table}' in {path} is a view, not a table", code="E0604")
+    return found
+
+
+def index_statements(db: DuckConnection, table: Table) -> Sequence[str]:
+    """The SQL of the table's indexes, to be made again after it was replaced."""
+    found = db.rows(
+        "select sql from duckdb_indexes() where database_name = current_database() "
+        "and schema_name = ? and table_name = ? and sql is not null",
+        [table.schema, table.name],
+    )
+    return [str(sql) for (sql,) in found]

@@ -1,0 +1,129 @@
+"""How our types are declared in DuckDB, and how DuckDB's come to us.
+
+| ours | declared | | DuckDB's | read as |
+| --- | --- | --- | --- | --- |
+| bool, int*, uint*, float* | BOOLEAN, TINYINT ... UBIGINT, FLOAT, DOUBLE | | the same | |
+| decimal(p, s) | DECIMAL(p, s) | | HUGEINT, UHUGEINT | decimal(38, 0) |
+| string, binary, json | VARCHAR, BLOB, JSON | | ENUM, UUID, BIT, UNION, TIMETZ | string |
+| date, time | DATE, TIME (microseconds) | | TIME_NS | time |
+| timestamp[s, ms, us, ns] | TIMESTAMP_S, _MS, TIMESTAMP, _NS | | the same | |
+| timestamp[.., zone] | TIMESTAMP WITH TIME ZONE (microseconds) | | the same | timestamp[us, UTC] |
+| duration | INTERVAL | | INTERVAL | duration[us], months of 30 days |
+| list<T>, struct<..> | T[], STRUCT(..) | | T[n] | list<T> |
+| null | VARCHAR | | MAP | json |
+"""
+
+from __future__ import annotations
+
+import re
+
+from dataflare.connectors.sql.names import quoted
+from dataflare.model import types
+from dataflare.model.types import DataType
+
+_DECLARED = {
+    "bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
+    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
+    "float32": "FLOAT", "float64": "DOUBLE", "string": "VARCHAR", "binary": "BLOB", "json": "JSON",
+    "date": "DATE", "time": "TIME", "duration": "INTERVAL", "null": "VARCHAR",
+}  # fmt: skip
+_TIMESTAMPS = {"s": "TIMESTAMP_S", "ms": "TIMESTAMP_MS", "us": "TIMESTAMP", "ns": "TIMESTAMP_NS"}
+_READ = {
+    name: types.parse_type(ours)
+    for ours, name in _DECLARED.items()
+    if ours not in ("null", "duration")
+} | {
+    "VARCHAR": types.STRING,
+    "TIME_NS": types.TIME,
+    "TIMESTAMP": types.TIMESTAMP,
+    "TIMESTAMP_S": types.timestamp("s"),
+    "TIMESTAMP_MS": types.timestamp("ms"),
+    "TIMESTAMP_NS": types.timestamp("ns"),
+    "TIMESTAMP WITH TIME ZONE": types.TIMESTAMP_UTC,
+    "HUGEINT": types.decimal(38, 0),
+    "UHUGEINT": types.decimal(38, 0),
+    "INTERVAL": types.DURATION,
+}
+_DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
+_ARRAY = re.compile(r"(.*)\[\d*\]", re.DOTALL)
+
+
+def declared(type_: DataType) -> str:
+    """The declaration of a column."""
+    match type_.name:
+        case "decimal":
+            return f"DECIMAL({type_.precision}, {type_.scale})"
+        case "timestamp":
+            if type_.timezone is not None:
+                return "TIMESTAMP WITH TIME ZONE"
+            return _TIMESTAMPS[type_.unit or "us"]
+        case "list":
+            assert type_.item is not None
+            return declared(type_.item) + "[]"
+        case "struct":
+            fields = ", ".join(f"{quoted(f.name)} {declared(f.type)}" for f in type_.fields)
+            return f"STRUCT({fields})"
+    return _DECLARED[type_.name]
+
+
+def meant(declaration: str) -> DataType:
+    """What a type of DuckDB's is to us; what we have no type for is read as text."""
+    text = declaration.strip()
+    if text in _READ:
+        return _READ[text]
+    if array := _ARRAY.fullmatch(text):
+        return types.list_of(meant(array.group(1)))
+    if decimal := _DECIMAL.fullmatch(text):
+        return types.decimal(int(decimal.group(1)), int(decimal.group(2)))
+    if text.startswith("STRUCT("):
+        parts = _parts(text[len("STRUCT(") : -1])
+        return types.struct_of({name: meant(type_) for name, type_ in map(_named, parts)})
+    if text.startswith("MAP("):
+        return types.JSON
+    return types.STRING
+
+
+def _parts(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets and quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    for place, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "([":
+            depth += 1
+        elif char in ")]":
+            depth -= 1
+        elif char == "," and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return [*parts, text[start:].strip()]
+
+
+def _named(part: str) -> tuple[str, str]:
+    if part.startswith('"'):
+        end = re.match(r'"(?:[^"]|"")*"', part)
+        assert end is not None
+        return end.group()[1:-1].replace('""', '"'), part[end.end() :].strip()
+    name, _, type_ = part.partition(" ")
+    return name, type_
+
+
+def selected(column: str, declaration: str) -> str:
+    """The SQL that fetches a column (quoted name) of that type as what `meant` says."""
+    text = declaration.strip()
+    type_ = meant(text)
+    if text == "INTERVAL":
+        return f"epoch_us({column})"
+    if text in ("HUGEINT", "UHUGEINT"):
+        return f"cast({column} as DECIMAL(38, 0))"
+    if text.startswith("MAP("):
+        return f"cast(to_json({column}) as VARCHAR)"
+    if type_.is_text and text != "VARCHAR":
+        return f"cast({column} as VARCHAR)"
+    if type_.name in ("list", "struct") and declared(type_).replace('"', "") != text.replace(
+        '"', ""
+    ):
+        return f"cast({column} as {declared(type_)})"
+    return column
