@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from dataflare.errors import ConfigError, DataFlareError, ExpressionError, ManyErrors, render
+from dataflare.expr import ExprText
 from dataflare.model.text import SourceText
 from dataflare.model.units import Duration, Size
 from dataflare.workflow import bind, load_text
@@ -305,6 +306,23 @@ def test_a_step_without_config_points_to_its_name():
     with pytest.raises(ConfigError) as caught:
         bind(Config, workflow.sources["a"].config, step="a")
     assert str(caught.value.spot) == "w.yaml:3:3"
+
+
+def test_true_is_no_number():
+    assert [error.notes for error in refused("{table: t, batch_size: true, ratio: false}")] == [
+        ["expected: a number", "found: true"],
+        ["expected: a number", "found: false"],
+    ]
+
+
+def test_expressions_keep_their_places_and_variables():
+    class Filter(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        condition: ExprText
+
+    made = bound("{condition: \"x > '${A}'\"}", Filter, environ={"A": "b"})
+    assert made.condition.source.shown == "x > '${A}'"
+    assert made.condition.source.spot.text[made.condition.source.spot.column - 1 :][:3] == "x >"
 
 
 def test_plain_values_from_python_need_no_places():

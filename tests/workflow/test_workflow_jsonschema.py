@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
+from dataflare.expr import ExprText
 from dataflare.model.units import Duration
 from dataflare.workflow.jsonschema import json_schema
 
@@ -30,7 +31,7 @@ class FileConfig(BaseModel):
 
 
 class MapConfig(BaseModel):
-    derive: dict[str, str] = {}
+    derive: dict[str, ExprText] = {}
 
 
 class OutConfig(BaseModel):
@@ -51,7 +52,7 @@ sources:
     schema: {a: int64}
     event_time: {column: a, idle_timeout: null}
 transformations:
-  t: {type: map, inputs: a, config: {derive: {x: a + 1}, retry_policy: {max_attempts: 2}}}
+  t: {type: map, inputs: a, config: {derive: {x: a + 1, y: 1, z: true}, retry_policy: {max_attempts: 2}}}
 destinations:
   z: {type: out, inputs: [t], config: {anything: {x: [1]}}, error_handling: {retry_count: 1}}
   y: {type: not_known_here, inputs: [t], config: {x: 1}}

@@ -150,7 +150,7 @@ def test_what_is_wrong_in_an_included_file_is_shown_there(write):
     [
         ("gone.yaml", "cannot read '{}/gone.yaml': there is no such file"),
         ("folder", "'{}/folder' is a folder, not a file"),
-        ('"a\\0b.yaml"', "cannot read 'a\0b.yaml': embedded null byte"),
+        ('"a\\0b.yaml"', r"cannot read 'a\x00b.yaml': embedded null byte"),
     ],
 )
 def test_an_include_that_cannot_be_read_is_shown_where_it_stands(write, include, message):

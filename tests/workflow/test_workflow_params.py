@@ -110,3 +110,19 @@ def test_a_workflow_without_parameters_says_so():
 def test_parameters_cannot_be_used_to_declare_parameters():
     error = refused("{a: {default: x}, b: {default: '${param:a}'}}")
     assert error.message == "the parameter 'a' cannot be used here"
+
+
+def test_a_missing_variable_in_a_default_is_one_error():
+    error = refused("{n: {type: int64, default: '${N}'}}")
+    assert error.message == "the environment variable 'N' is not set"
+
+
+def test_a_password_on_the_command_line_is_not_shown():
+    block = render(refused("{password: {type: int64}}", password="hunter2"))
+    assert "1 | password=*******" in block
+    assert "hunter2" not in block
+
+
+def test_a_value_of_several_lines_is_drawn_on_one():
+    block = render(refused("{n: {type: int64}}", n="a\nb"))
+    assert block.splitlines()[3:5] == ["1 | n=a\ufffdb", "  |   ^^^"]

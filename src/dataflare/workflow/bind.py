@@ -24,8 +24,7 @@ from dataflare.errors import (
 )
 from dataflare.model.text import SourceText
 from dataflare.security.redact import is_secret_name, redact
-from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
-from dataflare.workflow.variables import Unresolved
+from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, kind_of, spot_of
 from dataflare.workflow.words import expected_words, statement
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -144,6 +143,8 @@ class _Complaints:
         for name, info in model.model_fields.items():
             key = _key(name, info)
             if key in node:
+                if isinstance(node[key], bool) and type(getattr(made, name)) in (int, float):
+                    self.wrong[*place, key] = ["a number"]  # Pydantic takes true for 1.
                 self._extra_below(getattr(made, name), node[key], (*place, key))
 
     def _extra_below(self, made: Any, node: Any, place: Place) -> None:

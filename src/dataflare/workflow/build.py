@@ -18,11 +18,10 @@ from dataflare.workflow.model import (
     Workflow,
     WorkflowTest,
 )
-from dataflare.workflow.nodes import SpotList, SpotMap, spot_of
+from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, spot_of
 from dataflare.workflow.params import Parameter
 from dataflare.workflow.settings import Settings
 from dataflare.workflow.steps import StepReader
-from dataflare.workflow.variables import Unresolved
 
 TOP_KEYS = (
     "name",

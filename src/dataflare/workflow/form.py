@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
-from dataflare.workflow.nodes import SpotMap, key_spot_of, kind_of, spot_of
-from dataflare.workflow.variables import Unresolved
+from dataflare.workflow.nodes import SpotMap, Unresolved, key_spot_of, kind_of, spot_of
 
 NAME_MAX = 63
 

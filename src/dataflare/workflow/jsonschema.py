@@ -229,9 +229,10 @@ def _everywhere(schema: Any, change: Callable[[Json], Json]) -> Any:
 
 def _or_variable(schema: Json) -> Json:
     """A number, a boolean or one of some words may be written as a variable instead."""
-    own = schema.get("type") in _OWN_TYPES or "enum" in schema or "const" in schema
-    own = own or (schema.get("type") == "string" and "pattern" in schema)
-    if not own:
+    types = schema.get("type", [])
+    types = {types} if isinstance(types, str) else set(types)
+    takes_text = "string" in types and "pattern" not in schema
+    if takes_text or not (types & _OWN_TYPES or schema.keys() & {"enum", "const", "pattern"}):
         return schema
     outside = ("title", "description", "default", "examples")
     kept = {key: schema[key] for key in outside if key in schema}

@@ -15,7 +15,7 @@ from dataflare.security.redact import mask_line
 BYTES_MAX = 8 * 2**20
 LINES_MAX = 200_000
 SHOWN_MAX = 1000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -25,13 +25,13 @@ class Lines:
     def __init__(self, file: str, text: str, shown: str | None = None) -> None:
         self.file = file
         self.raw = _BREAK.split(text)
-        self._shown: dict[int, str] = {} if shown is None else {0: _showable(shown)}
+        self._shown: dict[int, str] = {} if shown is None else {0: showable(shown)}
 
     def spot(self, line: int, column: int, length: int = 1) -> Spot:
         """A place, from a line and column counted from 0."""
         text = self._shown.get(line)
         if text is None:
-            text = _showable(self.raw[line]) if line < len(self.raw) else ""
+            text = showable(self.raw[line]) if line < len(self.raw) else ""
             self._shown[line] = text
         return Spot(self.file, line + 1, column + 1, max(1, length), text or None)
 
@@ -43,8 +43,8 @@ class Lines:
         return self.spot(*start, width - start[1])
 
 
-def _showable(line: str) -> str:
-    """A line as an error may show it; nothing for a line that nobody could read."""
+def showable(line: str) -> str:
+    """A line as an error may show it, as long as before; nothing for a line that nobody could read."""
     return _CONTROL.sub("\ufffd", mask_line(line)) if len(line) <= SHOWN_MAX else ""
 
 

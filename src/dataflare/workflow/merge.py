@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.workflow.form import short
 from dataflare.workflow.lines import Lines, read_file
 from dataflare.workflow.nodes import SpotList, SpotMap, kind_of
 from dataflare.workflow.parse import DEPTH_MAX, parse
@@ -111,7 +112,7 @@ class FileReader:
             return self.tree(text, shown, path.parent, (*within, real))
         except (OSError, ValueError) as error:
             self.errors.append(
-                WorkflowError(f"cannot read '{written}': {error}", code="E0111", spot=place)
+                WorkflowError(f"cannot read '{short(written)}': {error}", code="E0111", spot=place)
             )
         except WorkflowError as error:
             self.errors.append(error)

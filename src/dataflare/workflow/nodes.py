@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dataflare.errors import Spot
+from dataflare.model.text import SourceText
 
 
 class SpotMap(dict[str, Any]):
@@ -59,6 +60,11 @@ class SpotList(list[Any]):
         self.append(value)
         if spot is not None:
             self.spots.append(spot)
+
+
+class Unresolved(SourceText):
+    """A string whose variables could not all be found. That is an error already; nothing more is
+    said about it."""
 
 
 def spot_of(node: Any, key: str | int) -> Spot | None:

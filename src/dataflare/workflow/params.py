@@ -16,7 +16,8 @@ from typing import Any
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.types import DataType, parse_type, timestamp
 from dataflare.model.units import parse_duration
-from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
+from dataflare.workflow.lines import showable
+from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, kind_of, spot_of
 from dataflare.workflow.scalars import plain_value
 
 _KEYS = ("type", "default", "description")
@@ -49,7 +50,7 @@ def parameters(
     found = {name: _parameter(declared, name, given, errors) for name in declared}
     for name, text in given.items():
         if name not in declared:
-            shown = f"{name}={text}"
+            shown = showable(f"{name}={text}")
             errors.append(
                 WorkflowError(
                     f"unknown parameter '{name}'",
@@ -98,7 +99,11 @@ def _parameter(
         return None
     if name in given:
         place: Spot | None = Spot(
-            "--param", 1, len(name) + 2, max(1, len(str(given[name]))), f"{name}={given[name]}"
+            "--param",
+            1,
+            len(name) + 2,
+            max(1, len(str(given[name]))),
+            showable(f"{name}={given[name]}"),
         )
         value, help_ = given[name], None
     elif "default" in node:
@@ -113,6 +118,8 @@ def _parameter(
                 help=f"give it one: --param {name}=VALUE",
             )
         )
+        return None
+    if isinstance(value, Unresolved):
         return None
     try:
         made, exact = typed(value, type_)

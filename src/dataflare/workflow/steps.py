@@ -10,10 +10,9 @@ from dataflare.model.types import Schema
 from dataflare.workflow.bind import WORKFLOW, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
-from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, spot_of
+from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, spot_of
 from dataflare.workflow.params import read_type
 from dataflare.workflow.settings import ErrorHandling, EventTime, RetryPolicy
-from dataflare.workflow.variables import Unresolved
 
 STEP_KEYS = {
     "source": ("type", "config", "schema", "event_time", "error_handling", "description"),

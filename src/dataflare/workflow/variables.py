@@ -16,7 +16,7 @@ from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.text import SourceText, Variable
 from dataflare.model.types import STRING
 from dataflare.security.secrets import SecretProvider
-from dataflare.workflow.nodes import SpotList, SpotMap
+from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved
 from dataflare.workflow.params import Parameter
 
 VARIABLES_MAX = 1000
@@ -27,11 +27,6 @@ _ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-)(.*))?", re.DOTALL)
 _NAMED = re.compile(r"(param|secret):([A-Za-z_][A-Za-z0-9_./\-]*)")
 _KINDS = ("param", "secret")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-class Unresolved(SourceText):
-    """A string whose variables could not all be found. That is an error already; nothing more is
-    said about it."""
 
 
 @dataclass(frozen=True, slots=True)
