@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflare.errors import WorkflowError
 from dataflare.model.text import SourceText
+from dataflare.workflow import parse as parse_module
 from dataflare.workflow.parse import parse
 
 
@@ -135,6 +137,16 @@ def test_a_value_covers_its_whole_token(style):
     spot = read(f"key: {spelt}\n").value_spots["key"]
     first = spelt.partition("\n")[0]
     assert (spot.line, spot.column, spot.length) == (1, 6, len(first))
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_the_reader_in_python_finds_the_same(name, monkeypatch):
+    fast = read(SPELLINGS[name])["a"]
+    monkeypatch.setattr(parse_module, "_Loader", yaml.SafeLoader)
+    slow = read(SPELLINGS[name])["a"]
+    assert slow == fast
+    if isinstance(fast, SourceText):
+        assert slow.starts == fast.starts
 
 
 printable = st.text(
