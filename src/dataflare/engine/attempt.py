@@ -228,7 +228,8 @@ class Attempt:
             writer = await stage.destination.open(context, restored)
             return DestinationTask(stage.id, stage.name, subtask, writer=writer, **common)
         assert stage.body is not None
-        runner = SegmentRunner(stage.body, tables, self.errors)
+        stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
+        runner = SegmentRunner(stage.body, tables, self.errors, stateful)
         if stage.source is not None:
             return SourceTask(
                 stage.id,

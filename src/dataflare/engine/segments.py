@@ -78,10 +78,16 @@ class Outcome:
 
 
 class SegmentRunner:
-    """One tree, for one task. Called by one thread at a time per batch; holds nothing of a batch."""
+    """One tree, for one task. Called by one thread at a time per batch; holds nothing of a batch.
 
-    def __init__(self, segment: Segment, tables: Tables, errors: RowErrors) -> None:
+    uncounted: steps that count their rows themselves (stateful ones, whose first expressions run
+    here, ahead of the exchange)."""
+
+    def __init__(
+        self, segment: Segment, tables: Tables, errors: RowErrors, uncounted: frozenset[str] = frozenset()
+    ) -> None:
         self.segment, self.tables, self.errors = segment, tables, errors
+        self.uncounted = uncounted
         self.needs = _needs(segment)
 
     def run(self, given: Given) -> Outcome:
@@ -164,25 +170,25 @@ class SegmentRunner:
             frame = frame.drop(ERROR_COLUMN, ROW_COLUMN)
         elif fallible:
             frame = frame.drop(ROW_COLUMN)
-        entered = _count(operators, branch, given.rows, frame.height, failed, outcome)
+        counts, entered = counted(operators, branch, given.rows, frame.height, failed)
+        outcome.counts.extend(c for c in counts if c[0] not in self.uncounted)
         return frame, entered
 
 
-def _count(
+def counted(
     operators: Sequence[RowOperator],
     branch: Branch | None,
     entered: int | None,
     left: int,
     failed: Mapping[str, int],
-    outcome: Outcome,
-) -> int | None:
-    """Count rows in and out per step. What is not known from the front is worked out from the
-    back, as far as every operator keeps the number of rows. Returns the rows that entered."""
-    lost = sum(failed.values())
+) -> tuple[list[tuple[str, int | None, int | None]], int | None]:
+    """Rows in and out per step, and how many rows entered. What is not known from the front is
+    worked out from the back, as far as every operator keeps the number of rows."""
+    counts: list[tuple[str, int | None, int | None]] = []
     front: list[int | None] = [entered]
     for operator in operators:
         front.append(front[-1] if keeps_rows(operator) else None)
-    back: list[int | None] = [left + lost]
+    back: list[int | None] = [left + sum(failed.values())]
     for operator in reversed(operators):
         back.append(back[-1] if keeps_rows(operator) else None)
     known = [b if b is not None else f for f, b in zip(front, reversed(back), strict=True)]
@@ -195,11 +201,11 @@ def _count(
         first, last = known[place], known[end]
         arrived = None if first is None else first - gone
         gone += failed.get(step, 0)
-        outcome.counts.append((step, arrived, None if last is None else last - gone))
+        counts.append((step, arrived, None if last is None else last - gone))
         place = end
     if branch is not None:
-        outcome.counts.append((branch.step, left + failed.get(branch.step, 0), 0))
-    return known[0]
+        counts.append((branch.step, left + failed.get(branch.step, 0), 0))
+    return counts, known[0]
 
 
 def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None:

@@ -1,0 +1,57 @@
+"""Die at each named place of the delivery protocol, in each destination; go on; compare."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from harness import Sandbox, same
+
+SOURCE = Path(__file__).parents[2] / "src" / "dataflare"
+POINTS = sorted(
+    {
+        point
+        for path in SOURCE.rglob("*.py")
+        for point in re.findall(r"""crash_point\(\s*f?["']([a-z0-9_.{}]+)["']""", path.read_text())
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    sandbox = Sandbox(tmp_path_factory.mktemp("undisturbed"))
+    assert sandbox.run() == 0
+    return sandbox.contents()
+
+
+def test_the_protocol_has_a_place_between_each_two_of_its_steps() -> None:
+    assert {
+        "engine.before_prepare",
+        "engine.after_prepare",
+        "engine.before_manifest",
+        "engine.after_manifest",
+        "engine.before_commit",
+        "engine.after_commit",
+    } <= set(POINTS)
+
+
+@pytest.mark.parametrize("time", [1, 9])
+@pytest.mark.parametrize("point", [point for point in POINTS if "{" not in point])
+def test_a_run_that_dies_there_goes_on_with_each_row_once(
+    point: str, time: int, expected: dict, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(tmp_path)
+    died = sandbox.run(crash_at=f"{point}:{time}")
+    assert died == -9 or time > 1, f"the run never came to {point}"
+    assert sandbox.run() == 0
+    same(sandbox.contents(), expected)
+    assert sandbox.leftovers() == []
+
+
+def test_dying_twice_and_with_another_parallelism(expected: dict, tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    assert sandbox.run(crash_at="engine.after_manifest:3") == -9
+    assert sandbox.run("--set", "settings.parallelism=3", crash_at="engine.before_commit:2") == -9
+    assert sandbox.run("--set", "settings.parallelism=2") == 0
+    same(sandbox.contents(), expected)

@@ -1,0 +1,39 @@
+"""SIGKILL at random moments, many times, from one seed; each row is there once."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+from harness import Sandbox, same
+
+KILLS = 50
+SEED = 20_131
+
+
+def test_fifty_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    undisturbed = Sandbox(tmp_path / "undisturbed", rows=60_000)
+    assert undisturbed.run() == 0
+    disturbed = Sandbox(tmp_path / "disturbed", rows=60_000)
+    kills = kill_at_random(disturbed, random.Random(SEED), KILLS)
+    assert kills == KILLS
+    assert disturbed.run() == 0
+    same(disturbed.contents(), undisturbed.contents())
+    assert disturbed.leftovers() == []
+
+
+def kill_at_random(sandbox: Sandbox, rng: random.Random, kills: int) -> int:
+    """Run at a pace that lets every run be killed before its end; returns how many were."""
+    died = 0
+    for _ in range(kills):
+        process = sandbox.start("--set", "sources.orders.config.rate=2500/s")
+        try:
+            process.communicate(timeout=rng.uniform(0.35, 1.3))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            died += 1
+        else:
+            raise AssertionError("the run ended before it was killed")
+    return died
