@@ -28,11 +28,12 @@ from dataflare.cli import (
 from dataflare.cli.usage import usage_error
 from dataflare.errors import DataFlareError, InternalError
 
+_NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 _PIPE_CLOSED = 141
 """What a shell reports for a program ended by SIGPIPE."""
 
 app = typer.Typer(
-    name="dataflare",
+    name=_NAME,
     help="Data integration from one YAML file: batch and streaming on one engine, exactly once.",
     epilog="dataflare COMMAND --help says more about a command.",
     add_completion=True,
@@ -85,9 +86,9 @@ def execute(args: list[str]) -> int:
     """Run one command line; the result is its exit status. Raises nothing."""
     debug, args = _take_debug(args)
     try:
-        command = typer.main.get_command(app)
-        result = command.main(args or ["--help"], prog_name="dataflare", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return _invoke(args or ["--help"])
+    except typer.Exit as ended:
+        return ended.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -99,6 +100,16 @@ def execute(args: list[str]) -> int:
         if debug:
             traceback.print_exc()
         return _report(raised, args)
+
+
+def _invoke(args: list[str]) -> int:
+    """Parse and call, without Typer's own way of ending: it says nothing of a closed pipe."""
+    command = typer.main.get_command(app)
+    if _COMPLETION in os.environ:
+        command.main(args, prog_name=_NAME)
+    with command.make_context(_NAME, args) as context:
+        result = command.invoke(context)
+    return result if isinstance(result, int) else 0
 
 
 def _report(raised: BaseException, args: list[str]) -> int:

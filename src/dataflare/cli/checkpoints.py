@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import common, human, terminal
-from dataflare.errors import CheckpointError
+from dataflare.cli import common, human, tables, terminal
+from dataflare.errors import WorkflowError
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
     from dataflare.checkpoint.resolve import ManifestFact
     from dataflare.checkpoint.store import LocalStore
+    from dataflare.model.progress import Position
 
-_POSITION_MAX = 60
+_POSITION_MAX = 72
 
 
 def checkpoints(
@@ -42,9 +43,9 @@ def checkpoints(
     shown = [fact for fact in kept.facts if epoch in (None, fact.epoch)]
     if epoch is not None and not shown:
         known = ", ".join(str(fact.epoch) for fact in kept.facts) or "none"
-        raise CheckpointError(
+        raise WorkflowError(
             f"workflow '{workflow}' has no checkpoint {epoch}",
-            code="E0703",
+            code="E0122",
             notes=[f"its checkpoints: {known}"],
         )
     if json:
@@ -64,6 +65,8 @@ class Kept:
     store: LocalStore | None
     facts: list[ManifestFact]
     finished: bool = False
+    base_epoch: int = 0
+    """Epochs up to this one belong to runs that finished."""
 
     def num_bytes(self, fact: ManifestFact) -> int | None:
         """What a checkpoint takes, with the state that it shares with others."""
@@ -108,7 +111,9 @@ def _kept(folder: Path, thorough: bool) -> Kept:
     if current is None:
         return Kept(None, [])
     store = LocalStore(folder, current.lineage)
-    return Kept(store, store.list_manifests(thorough=thorough), current.finished)
+    return Kept(
+        store, store.list_manifests(thorough=thorough), current.finished, current.base_epoch
+    )
 
 
 def _list_workflows(json: bool) -> int:
@@ -131,14 +136,15 @@ def _list_workflows(json: bool) -> int:
             (name, len(kept.facts), human.moment(taken), human.size(total), _state_of(kept))
         )
     columns = ("workflow", "checkpoints", "newest", "size on disk", "next run")
-    terminal.print_table(columns, rows, right=("checkpoints", "size on disk"))
+    tables.print_table(columns, rows, right=("checkpoints", "size on disk"))
     return 0
 
 
 def _state_of(kept: Kept) -> str:
     if kept.finished:
         return "starts anew: the last one finished"
-    usable = next((fact.epoch for fact in kept.facts if fact.usable), None)
+    own = [fact for fact in kept.facts if fact.epoch > kept.base_epoch]
+    usable = next((fact.epoch for fact in own if fact.usable), None)
     return "starts from the beginning" if usable is None else f"resumes from checkpoint {usable}"
 
 
@@ -159,7 +165,7 @@ def _print_list(workflow: str, kept: Kept) -> None:
             )
         )
     columns = ("epoch", "taken", "size", "state", "sources")
-    terminal.print_table(columns, rows, right=("epoch", "size"))
+    tables.print_table(columns, rows, right=("epoch", "size"))
     print()
     print(f"the next run {_state_of(kept)}")
 
@@ -176,8 +182,12 @@ def _progress(manifest: Manifest) -> Iterator[str]:
         yield line + (f" and {len(opened) - 1} more" if len(opened) > 1 else "")
 
 
-def _position(position: Any) -> str:
-    text = json_.dumps(position.to_json(), default=str) if position else "its beginning"
+def _position(position: Position | None) -> str:
+    """Where a split has come to, its short facts first."""
+    if position is None:
+        return "its beginning"
+    facts = sorted(position.to_json().items(), key=lambda fact: len(str(fact[1])))
+    text = " ".join(f"{name}={json_.dumps(value, default=str)}" for name, value in facts)
     return text if len(text) <= _POSITION_MAX else text[: _POSITION_MAX - 1] + "…"
 
 
@@ -202,18 +212,16 @@ def _print_one(fact: ManifestFact, kept: Kept) -> None:
     for name, source in made.sources.items():
         print()
         terminal.print_heading(f"source {name}")
-        terminal.print_table(("split", "read", "position"), _splits(source))
+        tables.print_table(("split", "read", "position"), _splits(source))
     if made.operators:
         print()
         rows = [(step, *map(human.count, facts.values())) for step, facts in _state(made).items()]
         columns = ("state of step", "subtasks", "rows", "bytes")
-        terminal.print_table(columns, rows, right=columns[1:])
+        tables.print_table(columns, rows, right=columns[1:])
     if made.committables:
         print()
         rows_ = [(step, len(each)) for step, each in made.committables.items()]
-        terminal.print_table(
-            ("destination", "parts to publish"), rows_, right=("parts to publish",)
-        )
+        tables.print_table(("destination", "parts to publish"), rows_, right=("parts to publish",))
 
 
 def _splits(source: SourceSnapshot) -> Iterator[tuple[str, str, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
-from dataflare.cli import terminal
+from dataflare.cli import tables, terminal
 from dataflare.errors import ConfigError, did_you_mean
 
 _Role = tuple[str, list[str], Callable[[str], type[Any]]]
@@ -46,7 +46,7 @@ def _list_all() -> None:
                 plays.append(role)
                 summaries.append(_summary(name, find))
         rows.append((name, ", ".join(plays), "\n".join(dict.fromkeys(summaries))))
-    terminal.print_table(("type", "as", "what it does"), rows)
+    tables.print_table(("type", "as", "what it does"), rows)
 
 
 def _summary(name: str, find: Callable[[str], type[Any]]) -> str:
@@ -89,9 +89,20 @@ def _document_role(type_: str, role: str, connector: type[Any]) -> None:
         )
         for option in options(connector.Config)
     ]
-    terminal.print_table(("option", "type", "default", "meaning"), rows)
+    if rows:
+        tables.print_table(("option", "type", "default", "meaning"), rows)
+    else:
+        print("It has no options.")
     if connector.example:
         print()
-        print(f"{role}s:")
-        for line in connector.example.rstrip().splitlines():
-            print(f"  {line}".rstrip())
+        print("\n".join(_example(connector.example, role)))
+
+
+def _example(text: str, role: str) -> Iterator[str]:
+    """A step's YAML in its section; with a name, if it comes without one."""
+    given = text.strip("\n").splitlines()
+    named = not given[0].startswith("type:")
+    yield f"{role}s:"
+    if not named:
+        yield f"  my_{role}:"
+    yield from (f"{'  ' if named else '    '}{line}".rstrip() for line in given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from dataflare.cli import terminal
+from dataflare.cli import human, tables, terminal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,13 +24,43 @@ def write_ndjson(frame: pl.DataFrame) -> None:
 
 
 def print_frame(frame: pl.DataFrame) -> None:
-    """A table with the type of each column under its name."""
-    headings = {name: f"{name}\n{type_}" for name, type_ in _types(frame).items()}
-    numbers = [headings[name] for name, dtype in frame.schema.items() if dtype.is_numeric()]
-    rows = ([_cell(value) for value in row] for row in frame.iter_rows())
-    terminal.print_table(list(headings.values()), rows, right=numbers)
+    """A table with the type of each column under its name; turned on its side where it is wider than
+    the terminal."""
+    types = _types(frame)
+    headings = [f"{name}\n{type_}" for name, type_ in types.items()]
+    numbers = [h for h, dtype in zip(headings, frame.dtypes, strict=True) if dtype.is_numeric()]
+    rows = [[_cell(value) for value in row] for row in frame.iter_rows()]
+    width = tables.terminal_width()
+    across = max(map(tables.cell_width, tables.lines(headings, rows)), default=0)
+    if width is None or across <= width:
+        tables.print_table(headings, rows, right=numbers)
+    else:
+        _print_turned(types, rows, width)
     print()
-    print(f"{frame.height:,} row{'s' * (frame.height != 1)}")
+    print(human.counted(frame.height, "row"))
+
+
+def _print_turned(types: dict[str, str], rows: list[list[str]], width: int) -> None:
+    """A line for each column, as many rows side by side as fit."""
+    names = [[name, type_] for name, type_ in types.items()]
+    left = sum(max(tables.cell_width(each[i]) for each in names) + 2 for i in (0, 1))
+    start = 0
+    while start < len(rows):
+        room, end = width - left, start
+        while end < len(rows) and (end == start or room >= _widest(rows[end])):
+            room -= _widest(rows[end]) + 2
+            end += 1
+        if start:
+            print()
+        numbers = [f"row {number + 1}" for number in range(start, end)]
+        block = [[*name, *(row[i] for row in rows[start:end])] for i, name in enumerate(names)]
+        for line in tables.lines(("column", "type", *numbers), block, heading=terminal.bold):
+            print(line)
+        start = end
+
+
+def _widest(row: list[str]) -> int:
+    return max((tables.cell_width(cell) for cell in row), default=0)
 
 
 def _types(frame: pl.DataFrame) -> dict[str, str]:
@@ -40,5 +70,5 @@ def _types(frame: pl.DataFrame) -> dict[str, str]:
 
 
 def _cell(value: object) -> str:
-    text = "NULL" if value is None else str(value)
+    text = "NULL" if value is None else str(value).replace("\n", "⏎")
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import terminal
+from dataflare.cli import tables, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _list_all(rows: Sequence[Any]) -> None:
         if place:
             print()
         terminal.print_heading(group)
-        terminal.print_table((), [(row.signature.splitlines()[0], row.summary) for row in members])
+        tables.print_table((), [(row.signature.splitlines()[0], row.summary) for row in members])
 
 
 def _document(row: Any) -> None:
@@ -49,11 +49,11 @@ def _document(row: Any) -> None:
         print(f"Also called: {', '.join(row.aliases)}")
     if row.examples:
         print()
-        terminal.print_table(
+        tables.print_table(
             ("example", "gives"), [(text, spelled(value)) for text, value in row.examples]
         )
     print()
-    terminal.print_table(("database", "pushed down"), sorted(row.pushdown.items()))
+    tables.print_table(("database", "pushed down"), sorted(row.pushdown.items()))
 
 
 def spelled(value: Any) -> str:

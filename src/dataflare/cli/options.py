@@ -154,8 +154,9 @@ def duration(seconds: float) -> str:
     """The shortest way to write a duration."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
         if seconds and seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds else "0s"
+            return f"{seconds / length:.0f}{unit}"
+    milliseconds = f"{seconds * 1000:.3f}".rstrip("0").rstrip(".")
+    return f"{milliseconds}ms" if seconds else "0s"
 
 
 def binary_size(num_bytes: int) -> str:

@@ -124,7 +124,7 @@ def failure(
     if isinstance(raised, DataFlareError):
         error = {"code": raised.code, "message": raised.message, "step": raised.step}
     elif isinstance(raised, KeyboardInterrupt):
-        error = {"code": "E0803", "message": "interrupted before it began", "step": None}
+        error = {"code": "E0802", "message": "interrupted before it began", "step": None}
     else:
         message = f"{type(raised).__name__}: {raised}"
         error = {"code": "E0900", "message": message, "step": None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import common, human, terminal
+from dataflare.cli import common, human, tables, terminal
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.runs import RunRecord
@@ -33,7 +33,7 @@ def runs(
     named = () if workflow else ("workflow",)
     columns = ("run", *named, "started", "took", "status", "rows read", "what happened")
     rows = [_row(record, named=not workflow) for record in records]
-    terminal.print_table(columns, rows, right=("took", "rows read"))
+    tables.print_table(columns, rows, right=("took", "rows read"))
     return 0
 
 

@@ -38,7 +38,9 @@ def print_summary(result: RunResult, workflow: Workflow) -> None:
 def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> str:
     """`flights: finished in 1.93 s, 336,776 rows read, 16 rows written to out.parquet`."""
     facts = [_ending(result)]
-    facts.append(f"{human.count(_total(workflow.sources, steps, 'rows_out'))} rows read")
+    rows_read = _total(workflow.sources, steps, "rows_out")
+    if rows_read is not None:
+        facts.append(f"{human.count(rows_read)} rows read")
     for name in workflow.destinations:
         rows = human.count(_count(steps, name, "rows_in"))
         facts.append(f"{rows} rows written to {where(name, result.published.get(name, {}))}")

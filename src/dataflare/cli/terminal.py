@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dataflare.errors import DataFlareError, render
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 _RED, _BLUE, _CYAN, _YELLOW, _BOLD, _OFF = (
     f"\x1b[{code}m" for code in ("1;31", "1;34", "36", "1;33", "1", "0")
 )
-_PIPE_WIDTH = 160
 _GUTTER = re.compile(r"^(\s*\d* (?:\||-->))")
 
 
@@ -79,53 +77,21 @@ def _colour_line(line: str) -> str:
     return f"{_BLUE}{gutter.group()}{_OFF}{rest}"
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A Rich console that marks up and highlights only what it is told to. Into a pipe it writes
-    long lines rather than wrapped ones."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if is_terminal(stream) or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
-
-
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[str] = ()
-) -> None:
-    """A table without frames on standard output. columns: the headings; none for none. right: the
-    headings of numbers."""
-    from rich import box
-    from rich.table import Table
-
-    made = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    table = Table(
-        box=box.SIMPLE_HEAD if columns and is_terminal(sys.stdout) else None,
-        show_header=bool(columns),
-        pad_edge=False,
-        show_edge=False,
-        header_style="bold",
-        padding=(0, 2, 0, 0),
-    )
-    for column in columns or [""] * max(map(len, made), default=0):
-        justify: Any = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold")
-    for row in made:
-        table.add_row(*row)
-    _print_trimmed(table)
-
-
-def _print_trimmed(renderable: Any) -> None:
-    """Print without the blanks that Rich fills lines up with."""
-    shown = console()
-    with shown.capture() as captured:
-        shown.print(renderable)
-    for line in captured.get().splitlines():
-        print(line.rstrip())
+def bold(text: str) -> str:
+    """A heading on standard output, in bold where that can be seen."""
+    return f"{_BOLD}{text}{_OFF}" if has_colour(sys.stdout) else text
 
 
 def print_heading(text: str) -> None:
-    """A line in bold, where that can be seen."""
-    print(f"{_BOLD}{text}{_OFF}" if has_colour(sys.stdout) else text)
+    """A heading's line."""
+    print(bold(text))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A Rich console that marks up and highlights only what it is told to."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: Any, *, indent: bool = True) -> None:

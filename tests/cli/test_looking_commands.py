@@ -1,0 +1,97 @@
+"""`plan`, `preview`, `connectors`, `functions`, `schema`: what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from command_line import ORDERS, cli, write
+
+from dataflare.operators.registry import step_types
+from dataflare.sdk.registry import destination_types, source_types
+
+
+@pytest.mark.parametrize(
+    ("format_", "begins"),
+    [
+        ("text", "orders: batch"),
+        ("mermaid", "---\ntitle:"),
+        ("dot", 'digraph "orders" {'),
+        ("svg", "<svg "),
+        ("json", "{"),
+    ],
+)
+def test_a_plan_in_every_format(format_: str, begins: str, tmp_path: Path) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    done = cli("plan", "orders.yaml", "--format", format_, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith(begins)
+    for step in ("rows", "dear", "out"):
+        assert step in done.stdout
+    if format_ == "svg":
+        ElementTree.fromstring(done.stdout)
+    if format_ == "json":
+        assert json.loads(done.stdout)["workflow"] == "orders"
+
+
+def test_a_plan_says_what_is_promised(tmp_path: Path) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    done = cli("plan", "orders.yaml", cwd=tmp_path)
+    after = done.stdout.partition("\ndelivery\n")[2]
+    assert after.lstrip().startswith("out  exactly once")
+
+
+def test_a_preview_shows_rows_and_types_and_writes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    done = cli("preview", "orders.yaml", "dear", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["id", "country", "amount"]
+    assert lines[1].split() == ["int64", "string", "int64"]
+    assert lines[2].split() == ["2", "FR", "20"]
+    assert lines[-1] == "2 rows"
+    assert {path.name for path in tmp_path.iterdir()} == {"orders.yaml"}
+
+
+def test_a_preview_as_ndjson_and_no_more_than_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    done = cli("preview", "orders.yaml", "rows", "--rows", "1", "--json", cwd=tmp_path)
+    assert done.stdout == '{"id":1,"country":"DE","amount":5}\n'
+
+
+def test_the_list_of_connectors_has_each_with_its_roles(tmp_path: Path) -> None:
+    listed = {line.split()[0]: line for line in cli("connectors", cwd=tmp_path).stdout.splitlines()}
+    for name in {*source_types(), *destination_types()}:
+        assert ("source" in listed[name]) >= (name in source_types())
+        assert ("destination" in listed[name]) >= (name in destination_types())
+
+
+def test_one_connector_is_documented_from_its_config(tmp_path: Path) -> None:
+    said = cli("connectors", "file", cwd=tmp_path).stdout
+    assert "file (source)" in said
+    assert "file (destination)" in said
+    rows = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "required" in rows["path"]
+    assert "sources:\n  " in said
+
+
+def test_functions_are_listed_by_group_and_documented_by_name(tmp_path: Path) -> None:
+    listed = cli("functions", cwd=tmp_path).stdout
+    assert "\nstring\n" in listed
+    assert "substr(" in listed
+    one = cli("functions", "SUBSTR", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    assert one.stdout.startswith("substr\nsubstr(")
+    assert "pushed down" in one.stdout
+    assert "duckdb" in one.stdout
+
+
+def test_the_schema_knows_every_type(tmp_path: Path) -> None:
+    done = cli("schema", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    defs = json.loads(done.stdout)["$defs"]
+    assert {f"transformation.{name}" for name in step_types()} <= defs.keys()
+    assert {"source.file", "destination.file"} <= defs.keys()
