@@ -20,7 +20,7 @@ from dataflare.checkpoint import files
 from dataflare.errors import RunError
 
 LOCK_FILE = "lock"
-_TRIES, _PAUSE_S = 5, 0.01
+_TRIES, _PAUSE_S = 50, 0.004
 
 
 @dataclass(frozen=True, slots=True)
