@@ -62,11 +62,14 @@ def _rows(
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         full = f"{prefix}{name}"
-        default = "required" if name in required else shown_default(field.get("default"))
+        default = (
+            "required" if name in required else shown_default(field.get("default"), unit_of(field))
+        )
         if name not in required and "default" not in field:
-            default = ""
-        yield f"`{full}`", cell(type_name(field, definitions)), default, cell(meaning(field))
+            default = "empty" if field.get("type") in ("array", "object") else ""
         inner = nested(field, definitions)
+        text = meaning(field) or (meaning(inner) if inner else "")
+        yield f"`{full}`", cell(type_name(field, definitions)), default, cell(text)
         if inner is not None:
             yield from _rows(inner, definitions, full + ("[]." if is_list(field) else "."))
 
@@ -93,6 +96,8 @@ def type_name(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return f"`{field['const']}`"
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
+    if unit := unit_of(field):
+        return unit
     if "anyOf" in field:
         kinds = [type_name(each, definitions) for each in field["anyOf"]]
         return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
@@ -120,11 +125,29 @@ def meaning(field: Mapping[str, Any]) -> str:
     return text if ":" in text.split(" ")[0] else text[:1].upper() + text[1:]
 
 
-def shown_default(value: Any) -> str:
+def unit_of(field: Mapping[str, Any]) -> str:
+    """ "duration" or "size" for a number that is written with its unit."""
+    if "pattern" in field:
+        said = str(field.get("description", ""))
+        return next((unit for unit in ("duration", "size") if f"a {unit} such as" in said), "")
+    return next(filter(None, map(unit_of, field.get("anyOf", ()))), "")
+
+
+def shown_default(value: Any, unit: str = "") -> str:
+    """A default as a user would write it."""
     if value is None:
         return "none"
+    if unit:
+        units = DURATIONS if unit == "duration" else SIZES
+        value = next(
+            f"{value / per:g}{name}" for name, per in units if value >= per or name == units[-1][0]
+        )
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
     return f"`{text}`" if text else "empty"
+
+
+DURATIONS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))
+SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
 
 def cell(text: str) -> str:
@@ -267,8 +290,8 @@ def settings_page() -> str:
         [
             MARK,
             "# Settings\n",
-            "What stands under `settings`. Durations are written `250ms`, `10s`, `5m`, `1h`, `7d` and shown"
-            "\nhere in seconds; sizes are written `64MiB` and shown in bytes.\n",
+            "What stands under `settings`. Durations are written `250ms`, `10s`, `5m`, `1h` or `7d`, sizes"
+            "\n`512KiB`, `64MiB` or `2GiB`.\n",
             table(Settings),
             "\n## `error_handling` of a step\n",
             "What a step does not say comes from `settings.error_handling`.\n",
@@ -370,7 +393,7 @@ def errors_page() -> str:
 
 def error_messages() -> dict[str, list[str]]:
     """Each code that the code raises, with its messages."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, tuple[set[str], set[str]]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         constants = {
@@ -382,14 +405,22 @@ def error_messages() -> dict[str, list[str]]:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-        for node in ast.walk(tree):
+        for node, doc in walk(tree):
             if isinstance(node, ast.Call):
                 for each, text in codes_of(node, constants):
-                    found.setdefault(each, set()).update([text] if text else [])
-            if isinstance(node, ast.ClassDef):
-                for each, text in default_code(node):
-                    found.setdefault(each, set()).update([text] if text else [])
-    return {each: sorted(texts) for each, texts in found.items()}
+                    said, meant = found.setdefault(each, (set(), set()))
+                    said.update([text] if text else [])
+                    meant.update([doc] if doc else [])
+    return {each: sorted(said or meant) for each, (said, meant) in found.items()}
+
+
+def walk(tree: ast.AST, doc: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """All nodes, each with the first sentence of its function's docstring."""
+    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+        doc = cell((ast.get_docstring(tree) or "").partition(".")[0]).replace("`", "'")
+    yield tree, doc
+    for child in ast.iter_child_nodes(tree):
+        yield from walk(child, doc)
 
 
 def codes_of(call: ast.Call, constants: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -409,14 +440,6 @@ def codes_of(call: ast.Call, constants: Mapping[str, str]) -> Iterator[tuple[str
         )
         if isinstance(value, str) and CODE.fullmatch(value):
             yield value, text
-
-
-def default_code(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for each in node.body:
-        if isinstance(each, ast.Assign) and "default_code" in ast.unparse(each.targets[0]):
-            for value in ast.walk(each.value):
-                if isinstance(value, ast.Constant) and CODE.fullmatch(str(value.value)):
-                    yield value.value, ""
 
 
 def shown_text(node: ast.expr) -> str:
