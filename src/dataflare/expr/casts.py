@@ -6,10 +6,13 @@ to even and decimals half away from zero, as DuckDB does.
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from dataflare.errors import InternalError
 from dataflare.expr import rowerrors
+from dataflare.expr.calendar import in_range, local, localise
 from dataflare.expr.casttext import from_text, to_text
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.sqltypes import RANGES, as_decimal
@@ -114,33 +117,21 @@ def rescaled(value: pl.Expr, scale: int, to: int) -> pl.Expr:
 
 def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
     dtype = to.to_polars()
-    if to.name == "time":
-        return Lowered(value.dt.time())
-    if to.name == "date":
-        return Lowered(value.dt.date())
-    if given.name == "date" and to.timezone is None:
-        return checked(value, value.cast(dtype, strict=False))
+    unit: Any = "ms" if to.unit == "s" else to.unit
     if given.name == "duration":
         return checked(value, value.cast(dtype, strict=False))
-    if given.name == "date":
-        return localised(value.cast(pl.Datetime("us"), strict=False), to)
-    unit = dtype.time_unit  # type: ignore[attr-defined]
-    if given.timezone is None and to.timezone is not None:
-        return localised(value.cast(pl.Datetime(unit), strict=False), to)
+    if to.name in ("date", "time"):
+        moment = local(value, given)
+        return Lowered(moment.dt.date() if to.name == "date" else moment.dt.time())
+    if given.name == "date" or (given.timezone is None and to.timezone is not None):
+        naive = in_range(value, given).cast(pl.Datetime(unit), strict=False)
+        made = naive if to.timezone is None else localise(naive, to.timezone)
+        return checked(value, made)
     moved = value
     if given.timezone is not None and to.timezone is None:
-        moved = value.dt.replace_time_zone(None)
+        moved = local(value, given)
     elif given.timezone != to.timezone:
         moved = value.dt.convert_time_zone(to.timezone or "UTC")
-    if given.unit == to.unit:
+    if given.to_polars().time_unit == unit:  # type: ignore[attr-defined]
         return Lowered(moved)
-    return checked(value, moved.cast(dtype, strict=False))
-
-
-def localised(value: pl.Expr, to: DataType) -> Lowered:
-    """Local time of the zone: the earlier of two, an error where the clock was put forward."""
-    assert to.timezone is not None
-    if to.timezone == "UTC":
-        return Lowered(value.dt.replace_time_zone("UTC"))
-    zoned = value.dt.replace_time_zone(to.timezone, ambiguous="earliest", non_existent="null")
-    return checked(value, zoned, rowerrors.TIMEZONE)
+    return checked(moved, moved.cast(dtype, strict=False))

@@ -91,10 +91,18 @@ class Checker:
         schema: Schema,
         step: str | None,
         aggregate: Callable[[Checker, Ast], Node] | None = None,
+        name: str = "",
     ) -> None:
         self.source, self.schema, self.step = source, schema, step
         self.types = {field.name: field.type for field in schema}
         self.aggregate = aggregate
+        self.name = name
+        self.salts = 0
+
+    def salt(self) -> str:
+        """What tells one uuid() from the next, in this run and in its replay."""
+        self.salts += 1
+        return f"{self.step or ''}/{self.name}/{self.salts}"
 
     def fail(self, span: tuple[int, int], message: str, *, code: str = problems.TYPE_MISMATCH,
              notes: Iterable[str] = (), help: str | None = None) -> ExpressionError:  # fmt: skip
@@ -113,7 +121,7 @@ class Checker:
             return self._cast(ast)
         if ast.op == STAR:
             raise self.fail(ast.span, "'*' is not allowed here", code=problems.NOT_ALLOWED)
-        function = registry.REGISTRY[ast.op]
+        function = registry.row(ast.op)
         if function.group == "aggregate":
             if self.aggregate is None:
                 raise self.fail(

@@ -273,7 +273,7 @@ class Converter:
     def filter(self, tree: Any) -> Ast:
         inner = self.convert(tree.this)
         where = self.convert(tree.expression.this)
-        if registry.REGISTRY[inner.op].group != "aggregate":
+        if registry.row(inner.op).group != "aggregate":
             raise problem(
                 self.source,
                 inner.point,
@@ -498,8 +498,8 @@ def number(text: str) -> tuple[Any, t.DataType]:
         )
     whole, _, fraction = text.partition(".")
     if "e" not in text.lower() and len((whole + fraction).lstrip("-")) <= 38:
-        digits = len(whole.lstrip("-0")) + len(fraction)
-        return Decimal(text), t.decimal(max(digits, len(fraction) + 1, 1), len(fraction))
+        digits = len(whole.lstrip("-")) + len(fraction)
+        return Decimal(text), t.decimal(digits, len(fraction))
     return float(text), t.FLOAT64
 
 

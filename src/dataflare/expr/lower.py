@@ -15,6 +15,7 @@ from dataflare.errors import InternalError
 from dataflare.expr import aggregates, registry
 from dataflare.expr.casts import lower_cast
 from dataflare.expr.lowered import Lowered, first_error
+from dataflare.expr.sqltypes import INTERVAL
 from dataflare.expr.tree import CAST, COLUMN, LITERAL, Node
 from dataflare.model.types import DataType
 
@@ -33,8 +34,7 @@ def lower(node: Node) -> Lowered:
         return _cast(node)
     if node.op == "aggregate":
         return aggregates.finish(node.value)
-    registry.load()
-    function = registry.REGISTRY[node.op]
+    function = registry.row(node.op)
     args = [lower(arg) for arg in node.args]
     assert function.lower is not None, node.op
     if function.lazy:
@@ -55,7 +55,10 @@ def _cast(node: Node) -> Lowered:
 
 
 def literal(value: Any, type_: DataType) -> pl.Expr:
-    """The literal as a Polars expression of exactly that type."""
+    """The literal as a Polars expression of exactly that type; an interval has none, only its
+    operator reads it."""
+    if type_ == INTERVAL:
+        return pl.lit(None)
     dtype = type_.to_polars()
     if value is None:
         return pl.lit(None, dtype=dtype)

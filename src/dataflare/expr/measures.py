@@ -72,7 +72,7 @@ class _Collector:
 
     def aggregate(self, outer: Checker, ast: Ast) -> Node:
         inner = Checker(outer.source, outer.schema, outer.step, aggregate=_nested)
-        function = registry.REGISTRY[ast.op]
+        function = registry.row(ast.op)
         args = [inner.node(arg) for arg in ast.args if arg.op != STAR]
         typed_call = Call(function, ast, args, inner)
         if ast.distinct and ast.op not in ("count", "list", "min", "max"):

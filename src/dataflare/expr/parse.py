@@ -48,7 +48,6 @@ class Parsed:
 
 def parse(text: ExprText | SourceText | str) -> Parsed:
     """Read one expression. Raises ExpressionError: E0201, E0202, E0205, E0206, E0207, E0208."""
-    registry.load()
     source = as_source(text)
     template = source.template
     if not template.strip():

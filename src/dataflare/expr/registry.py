@@ -99,9 +99,14 @@ def register(
 
 
 def load() -> None:
-    """Fill the registry, once."""
-    if not REGISTRY:
-        import dataflare.expr.functions  # noqa: F401
+    """Fill the registry, once; a second thread waits in the import."""
+    import dataflare.expr.functions  # noqa: F401
+
+
+def row(op: str) -> Function:
+    """The function of a node's operation."""
+    load()
+    return REGISTRY[op]
 
 
 def lookup(name: str) -> Function | None:

@@ -11,9 +11,8 @@ CAST = 3
 JSON = 4
 DOMAIN = 5
 DATE = 6
-TIMEZONE = 7
-ENCODING = 8
-LENGTH = 9
+ENCODING = 7
+LENGTH = 8
 
 _TEXTS = {
     OVERFLOW: ("E0510", "a number does not fit its type (overflow)"),
@@ -22,9 +21,8 @@ _TEXTS = {
     JSON: ("E0513", "the text is not valid JSON"),
     DOMAIN: ("E0514", "an argument is outside of what the function is defined for"),
     DATE: ("E0515", "the text or the numbers are not a date or time"),
-    TIMEZONE: ("E0516", "the local time does not exist in the time zone"),
-    ENCODING: ("E0517", "the text or the bytes are not validly encoded"),
-    LENGTH: ("E0518", "the result would be too long"),
+    ENCODING: ("E0516", "the text or the bytes are not validly encoded"),
+    LENGTH: ("E0517", "the result would be too long"),
 }
 
 

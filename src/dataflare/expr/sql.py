@@ -37,7 +37,7 @@ class Speller:
             return self._literal(node)
         if node.op == CAST:
             return self._cast(node)
-        spelling = registry.REGISTRY[node.op].sql.get(self.dialect)
+        spelling = registry.row(node.op).sql.get(self.dialect)
         if spelling is None:
             return None
         if callable(spelling):

@@ -10,7 +10,7 @@ from dataflare.expr.check import Checker, convert
 from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
 from dataflare.expr.text import ExprText
-from dataflare.expr.tree import COLUMN, Node
+from dataflare.expr.tree import CAST, COLUMN, LITERAL, Node
 from dataflare.model import types as t
 from dataflare.model.text import SourceText
 from dataflare.model.types import DataType, Schema
@@ -80,18 +80,25 @@ def typed(node: Node, shown: str) -> Typed:
         needs=frozenset(
             need
             for n in nodes
-            if n.op in registry.REGISTRY
-            for need in registry.REGISTRY[n.op].needs
+            if n.op not in (COLUMN, LITERAL, CAST, "aggregate")
+            for need in registry.row(n.op).needs
         ),
     )
 
 
 def check(
-    text: Parsed | ExprText | SourceText | str, schema: Schema, *, step: str | None = None
+    text: Parsed | ExprText | SourceText | str,
+    schema: Schema,
+    *,
+    step: str | None = None,
+    name: str = "",
 ) -> Typed:
-    """Type an expression against the columns that reach it. Raises ExpressionError with its place."""
+    """Type an expression against the columns that reach it. Raises ExpressionError with its place.
+
+    name: of the result, where a step has several expressions; two uuid() of one row differ by it.
+    """
     parsed = text if isinstance(text, Parsed) else parse(text)
-    node = Checker(parsed.source, schema, step).node(parsed.ast)
+    node = Checker(parsed.source, schema, step, name=name).node(parsed.ast)
     return typed(result(parsed, node, step), parsed.source.shown)
 
 

@@ -60,7 +60,7 @@ def _whole(call: Call) -> Node:
                     1,
                     whole
                     + kept
-                    + (1 if call.function.name != "trunc" and whole + kept < 38 else 0),
+                    + (1 if whole + kept < 38 else 0),
                 ),
             ),
             kept,
@@ -185,8 +185,10 @@ def _sign(node: Node, x: pl.Expr) -> pl.Expr:
     return (x > 0).cast(pl.Int8) - (x < 0).cast(pl.Int8)
 
 
-def _positive(x: pl.Expr) -> pl.Expr:
-    return pl.when(x >= 0).then(x)
+def _exact_log(found: pl.Expr, x: pl.Expr, base: float) -> pl.Expr:
+    """Polars' logarithm of 1000 is 2.9999999999999996: whole powers are made exact."""
+    whole = found.round(0)
+    return pl.when(pl.lit(base).pow(whole) == x).then(whole).otherwise(found)
 
 
 register("abs", "abs(x: number) -> number", "The value without its sign.", ("abs(-3)", 3), ("abs(-1.5)", "1.5"),
@@ -211,11 +213,11 @@ _float("sqrt", lambda x: x.sqrt(), "The square root.", ("sqrt(16)", 4.0))
 _float("cbrt", lambda x: x.cbrt(), "The cube root.", ("cbrt(27)", 3.0))
 _float("exp", lambda x: x.exp(), "e to the power of x.", ("exp(0)", 1.0))
 _float("ln", lambda x: x.log(), "The natural logarithm.", ("ln(1)", 0.0))
-_float("log10", lambda x: x.log10(), "The logarithm to base 10.", ("log10(1000)", 3.0))
-_float("log2", lambda x: x.log(2.0), "The logarithm to base 2.", ("log2(8)", 3.0))
+_float("log10", lambda x: _exact_log(x.log10(), x, 10.0), "The logarithm to base 10.", ("log10(1000)", 3.0))
+_float("log2", lambda x: _exact_log(x.log(2.0), x, 2.0), "The logarithm to base 2.", ("log2(8)", 3.0))
 register("log", "log(x: float64) -> float64\nlog(base: float64, x: float64) -> float64", "The logarithm, to base 10 unless given.",
          ("log(100)", 2.0), ("log(2, 8)", 3.0), group="math",
-         lower=lambda node, a, b=None: a.log10() if b is None else b.log() / a.log())  # fmt: skip
+         lower=lambda node, a, b=None: _exact_log(a.log10(), a, 10.0) if b is None else b.log() / a.log())  # fmt: skip
 register("power", "power(x: float64, y: float64) -> float64", "x to the power of y; also x ** y.", ("power(2, 10)", 1024.0), ("2 ** -1", 0.5),
          group="math", lower=lambda node, x, y: x.pow(y), aliases=["pow"])  # fmt: skip
 register("pi", "pi() -> float64", "3.14159...", ("round(pi(), 5)", 3.14159), group="math",

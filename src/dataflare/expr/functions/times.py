@@ -8,9 +8,9 @@ from __future__ import annotations
 import polars as pl
 
 from dataflare.expr import rowerrors
-from dataflare.expr.casts import localised
+from dataflare.expr.calendar import local, localise
 from dataflare.expr.check import Call, convert, is_text_literal
-from dataflare.expr.lowered import Lowered, fail_where, first_error
+from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.sqltypes import INTERVAL, finer
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
@@ -102,23 +102,14 @@ def add_times(node: Node, a: pl.Expr, b: pl.Expr, sign: int) -> Lowered:
 def add_months(node: Node, a: pl.Expr, months: int, microseconds: int) -> Lowered:
     """Months on the calendar of the column's zone, then the rest on the clock."""
     type_ = node.type
-    local = a if type_.timezone is None else a.dt.replace_time_zone(None)
-    unit = local_unit(node)
-    seconds = local.to_physical() // _PER_SECOND[unit]
+    unit = "ms" if type_.unit == "s" else type_.unit or "us"
+    seconds = a.to_physical() // _PER_SECOND[unit]
     inside = seconds.is_between(_YEAR_1, _YEAR_9999)
-    moved = pl.when(inside).then(local).dt.offset_by(f"{months}mo")
+    moved = pl.when(inside).then(local(a, type_)).dt.offset_by(f"{months}mo")
     if microseconds:
         moved = moved + pl.duration(microseconds=microseconds, time_unit=unit)  # type: ignore[arg-type]
-    mask = fail_where(~inside, rowerrors.DATE)
-    if type_.timezone is None:
-        return Lowered(moved, mask)
-    made = localised(moved, type_)
-    return Lowered(made.value, first_error([mask, made.error]))
-
-
-def local_unit(node: Node) -> str:
-    unit = node.type.unit or "us"
-    return "ms" if unit == "s" else unit
+    zoned = moved if type_.timezone is None else localise(moved, type_.timezone)
+    return Lowered(zoned, fail_where(~inside, rowerrors.DATE))
 
 
 def negate_time(node: Node, a: pl.Expr) -> pl.Expr:

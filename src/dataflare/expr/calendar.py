@@ -1,0 +1,67 @@
+"""Calendar arithmetic that never panics: times far outside of history are null, not exceptions.
+
+Always true: Polars' calendar functions are only given what `in_range` let through.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataflare.model.types import DataType
+
+_YEARS = 200_000
+_DAYS = _YEARS * 365
+_SECONDS = _DAYS * 86_400
+TICKS = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+"""Ticks in a second of a column; seconds are held as milliseconds."""
+
+
+def in_range(value: pl.Expr, type_: DataType) -> pl.Expr:
+    """The date or timestamp, null beyond 200,000 years from 1970."""
+    if type_.name == "date":
+        return pl.when(value.to_physical().is_between(-_DAYS, _DAYS)).then(value)
+    if type_.name != "timestamp" or type_.unit == "ns":
+        return value
+    bound = _SECONDS * TICKS[type_.unit or "us"]
+    return pl.when(value.to_physical().is_between(-bound, bound)).then(value)
+
+
+def local(value: pl.Expr, type_: DataType) -> pl.Expr:
+    """The wall clock of the type's zone, as a naive value in range."""
+    kept = in_range(value, type_)
+    return kept if type_.timezone is None else kept.dt.replace_time_zone(None)
+
+
+def localise(naive: pl.Expr, zone: str) -> pl.Expr:
+    """The wall clock of a zone as an instant: the later one of two, as DuckDB has it; a time that
+    the clock skipped is read with the offset from before."""
+    if zone == "UTC":
+        return naive.dt.replace_time_zone("UTC")
+    direct = naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
+    skipped = pl.when(direct.is_null()).then(naive)
+    before = (skipped - pl.duration(hours=26)).dt.replace_time_zone(
+        zone, ambiguous="latest", non_existent="null"
+    )
+    return pl.coalesce(direct, before + pl.duration(hours=26))
+
+
+def days_from_civil(year: pl.Expr, month: pl.Expr, day: pl.Expr) -> pl.Expr:
+    """Days since 1970 of a date in the Gregorian calendar, null if there is no such date.
+
+    Hinnant, chrono-compatible low-level date algorithms, days_from_civil.
+    """
+    y, m, d = (part.cast(pl.Int64) for part in (year, month, day))
+    leap = (y % 4 == 0) & ((y % 100 != 0) | (y % 400 == 0))
+    longest = (
+        pl.when(m == 2)
+        .then(pl.when(leap).then(29).otherwise(28))
+        .when(m.is_in([4, 6, 9, 11]))
+        .then(30)
+        .otherwise(31)
+    )
+    real = m.is_between(1, 12) & (d >= 1) & (d <= longest) & y.is_between(-_YEARS, _YEARS)
+    shifted = pl.when(real).then(y - (m <= 2).cast(pl.Int64))
+    era = shifted // 400
+    of_era = shifted - era * 400
+    of_year = (153 * (m + pl.when(m > 2).then(-3).otherwise(9)) + 2) // 5 + d - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
