@@ -120,6 +120,12 @@ def test_the_good_file_is_good():
     )
 
 
+def test_rows_that_are_a_number_are_refused():
+    assert "'given' of test 'x' must be a mapping" in check(
+        GOOD.replace("{a: [{a: 1}]}, exp", "1.5, exp")
+    )
+
+
 @settings(max_examples=400)
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), JUNK), min_size=1, max_size=3)

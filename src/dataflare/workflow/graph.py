@@ -96,7 +96,7 @@ def _unknown_in_tests(workflow: Workflow, steps: dict[str, Any]) -> list[DataFla
             ("given", workflow.sources, "source"),
             ("expect", steps, "step"),
         ):
-            part = test.node.get(key) or {}
+            part = getattr(test, key)
             for name in part:
                 if name.partition(".")[0] not in names or (key == "given" and "." in name):
                     found.append(
