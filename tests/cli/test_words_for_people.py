@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from rich.console import Console
 
-from dataflare.cli import human, options, summary, terminal
+from dataflare.cli import frames, human, options, summary, tables, terminal
 from dataflare.cli.functions import spelled
 from dataflare.cli.live import LiveView, Meter
 from dataflare.cli.progress import Notices, Progress
@@ -140,7 +141,7 @@ def progress(message: str | None = None, **more: Any) -> Any:
         "rows": SimpleNamespace(kind="source", **(facts | {"rows_out": 1_500, "bytes_in": 30_000})),
         "out": SimpleNamespace(kind="destination", **(facts | {"rows_in": 900, "errors": 2})),
     }
-    base = {"elapsed_s": 65.0, "rows_per_s": 1_500.0, "checkpoints": 1, "last_checkpoint_s": 4.0}
+    base = {"elapsed_s": 65.0, "rows_per_s": 1_500.0, "checkpoints": 1, "last_checkpoint_s": 0.25}
     return SimpleNamespace(steps=steps, message=message, backlog_rows=None, **(base | more))
 
 
@@ -169,7 +170,7 @@ def test_the_live_view_shows_each_end_of_the_workflow() -> None:
     with console.capture() as captured:
         console.print(view.draw())
     head, *steps = captured.get().splitlines()
-    assert head.strip() == "flights  1:05  1,500 rows/s  1 checkpoint, the last 0:04 ago"
+    assert head.strip() == "flights  1:05  1,500 rows/s  1 checkpoint, the last took 0.25 s"
     assert [line.split()[:4] for line in steps] == [
         ["○", "rows", "1,500", "rows"],
         ["●", "out", "900", "rows"],
@@ -201,8 +202,7 @@ def test_a_stopped_run_says_how_to_go_on() -> None:
 
 def test_a_count_that_nobody_knows_is_no_zero() -> None:
     said = summary.one_line(result(), workflow(out="file"), {"rows": {"rows_out": None}, "out": {}})
-    assert "rows read" not in said
-    assert "– rows written to out" in said
+    assert said == "flights: finished in 2.00 s, written to /data/out.parquet"
 
 
 def test_the_summary_on_a_terminal_names_what_lies_where(
@@ -217,3 +217,39 @@ def test_the_summary_on_a_terminal_names_what_lies_where(
     assert lines[1].split() == ["read", "rows", "1,500", "rows", "750", "rows/s"]
     assert "table totals in /data/shop.db (2.0 MB)" in lines[2]
     assert lines[3].split() == ["late", "out", "3", "rows"]
+
+
+def test_a_table_in_a_pipe_has_one_line_a_row() -> None:
+    rows = [["a", "1", "word " * 60], ["bb", "22", ""]]
+    made = list(tables.lines(("name", "n", "meaning"), rows, right=("n",)))
+    assert made[0] == "name   n  meaning"
+    assert set(made[1]) == {"─"}
+    assert made[2] == "a      1  " + ("word " * 60).strip()
+    assert made[3] == "bb    22"
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=8), st.text(max_size=80)), max_size=6), st.integers(50, 90)
+)
+def test_a_table_on_a_terminal_is_never_wider_than_it(rows: Any, width: int) -> None:
+    clean = [["".join(c for c in cell if c.isprintable()) for cell in row] for row in rows]
+    for line in tables.lines(("name", "meaning"), clean, width=width):
+        assert tables.cell_width(line) <= width
+
+
+def test_a_wide_frame_is_turned_on_its_side(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pl.DataFrame(
+        {f"column_{i}": [f"value {i} of {row}" for row in range(3)] for i in range(9)}
+    )
+    frames.print_frame(frame)
+    assert capsys.readouterr().out.splitlines()[0].split() == [f"column_{i}" for i in range(9)]
+    monkeypatch.setattr(tables, "terminal_width", lambda: 45)
+    frames.print_frame(frame)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["column", "type", "row", "1", "row", "2"]
+    assert lines[2].startswith("column_0  string  value 0 of 0  value 0 of 1")
+    assert max(map(tables.cell_width, lines)) <= 45
+    assert sum(line.startswith("column_8  string") for line in lines) == 2
+    assert lines[-1] == "3 rows"

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from command_line import ORDERS, answer, cli, command, environment, write
 
+import dataflare
+from dataflare.cli import app, common
+
 
 @pytest.mark.parametrize(
     ("args", "message", "help_"),
@@ -130,3 +133,37 @@ def test_a_reader_that_has_gone_away_is_told_nothing(tmp_path: Path) -> None:
         os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+def test_what_nobody_expected_is_a_bug_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(common, "known_workflows", broken)
+    assert app.execute(["runs"]) == 1
+    assert capsys.readouterr().err == (
+        "error[E0900]: ZeroDivisionError: division by zero\n"
+        "   = this is a bug in DataFlare; please report it, with what --debug shows\n"
+    )
+    assert app.execute(["runs", "--debug"]) == 1
+    assert "in broken\n" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_anything_began_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "known_workflows", interrupted)
+    assert app.execute(["runs"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_the_version_can_be_asked_for_beside_other_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert app.execute(["--debug", "--version"]) == 0
+    assert capsys.readouterr().out == f"dataflare {dataflare.__version__}\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import Annotated
 
 import typer
@@ -54,19 +53,27 @@ app.command("runs", rich_help_panel=_LOOK_BACK)(runs.runs)
 app.command("checkpoints", rich_help_panel=_LOOK_BACK)(checkpoints.checkpoints)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from dataflare import __version__
+
+        print(f"dataflare {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     """Options of every command; `--debug` is taken off before parsing, so that it works anywhere."""
-    if version:
-        from dataflare import __version__
-
-        print(f"dataflare {__version__}")
-        raise typer.Exit(0)
 
 
 def run_process(args: list[str]) -> int:
@@ -84,7 +91,7 @@ def run_process(args: list[str]) -> int:
 
 def execute(args: list[str]) -> int:
     """Run one command line; the result is its exit status. Raises nothing."""
-    debug, args = _take_debug(args)
+    terminal.show_tracebacks, args = _take_debug(args)
     try:
         return _invoke(args or ["--help"])
     except typer.Exit as ended:
@@ -97,8 +104,6 @@ def execute(args: list[str]) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     except BaseException as raised:
-        if debug:
-            traceback.print_exc()
         return _report(raised, args)
 
 
@@ -125,10 +130,12 @@ def _report(raised: BaseException, args: list[str]) -> int:
 def internal(raised: BaseException) -> DataFlareError:
     """The error for an exception that nobody expected."""
     text = str(raised).strip().replace("\n", " ")
-    return InternalError(
+    error = InternalError(
         f"{type(raised).__name__}: {text}" if text else type(raised).__name__,
         notes=["this is a bug in DataFlare; please report it, with what --debug shows"],
     )
+    error.__cause__ = raised
+    return error
 
 
 def _take_debug(args: list[str]) -> tuple[bool, list[str]]:

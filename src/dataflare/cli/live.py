@@ -94,9 +94,9 @@ class LiveView(Notices):
     def _head(self, progress: Any) -> Text:
         facts = [human.clock(progress.elapsed_s), human.rate(progress.rows_per_s)]
         if progress.checkpoints:
-            age = progress.last_checkpoint_s
-            ago = f", the last {human.clock(age)} ago" if age is not None else ""
-            facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{ago}")
+            took = progress.last_checkpoint_s
+            last = f", the last took {human.span(took)}" if took is not None else ""
+            facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{last}")
         if progress.backlog_rows:
             facts.append(f"{human.count(progress.backlog_rows)} rows behind")
         return Text.assemble((self.name, "bold"), "  ", ("  ".join(facts), "dim"))

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Says nothing: `--quiet`."""
+    """Says nothing: `--quiet`. said: the notices that have been shown."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
 
     @staticmethod
     def of(workflow: Workflow, *, quiet: bool) -> Progress:
@@ -47,12 +50,9 @@ class Progress:
 class Notices(Progress):
     """One line for each notice, for logs."""
 
-    def __init__(self) -> None:
-        self.said: str | None = None
-
     def listen(self, progress: Any) -> None:
-        if progress.message and progress.message != self.said:
-            self.said = progress.message
+        if progress.message and progress.message not in self.said:
+            self.said.add(progress.message)
             self.note(progress.message)
 
     def note(self, message: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +55,8 @@ def run(
 
 @dataclass(slots=True)
 class Request:
-    """The command line of a run. workflow: what the file says, once it has been read."""
+    """The command line of a run. workflow: what the file says, once it has been read; said: the
+    notices that were shown while it ran."""
 
     file: Path
     params: list[str]
@@ -66,6 +67,7 @@ class Request:
     for_: str | None
     quiet: bool
     workflow: Workflow | None = None
+    said: set[str] = field(default_factory=set)
 
     def run(self) -> RunResult:
         """Read the workflow and run it, showing progress as asked."""
@@ -74,6 +76,7 @@ class Request:
         from dataflare.jobs import RunOptions, run
 
         with Progress.of(self.workflow, quiet=self.quiet) as progress:
+            self.said = progress.said
             options = RunOptions(
                 home=common.home(),
                 fresh=self.fresh,
@@ -86,7 +89,7 @@ class Request:
 
 def _run_for_people(request: Request) -> int:
     result = request.run()
-    _report(result)
+    _report(result, request.said)
     if not request.quiet:
         from dataflare.cli import summary
 
@@ -104,15 +107,16 @@ def _run_as_json(request: Request) -> int:
             name = request.workflow.name if request.workflow else None
             answer(failure(raised, name, time.monotonic() - started))
             raise
-        _report(result)
+        _report(result, request.said)
         answer(result.to_json())
     return result.exit_status
 
 
-def _report(result: RunResult) -> None:
-    """Warnings and the error, on standard error."""
+def _report(result: RunResult, said: set[str]) -> None:
+    """Warnings not said yet, and the error, on standard error."""
     for warning in result.warnings:
-        terminal.print_warning(warning)
+        if warning not in said:
+            terminal.print_warning(warning)
     if result.error is not None:
         terminal.print_error(result.error)
 

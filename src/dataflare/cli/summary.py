@@ -42,8 +42,9 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
     if rows_read is not None:
         facts.append(f"{human.count(rows_read)} rows read")
     for name in workflow.destinations:
-        rows = human.count(_count(steps, name, "rows_in"))
-        facts.append(f"{rows} rows written to {where(name, result.published.get(name, {}))}")
+        rows = _count(steps, name, "rows_in")
+        what = "written" if rows is None else f"{human.count(rows)} rows written"
+        facts.append(f"{what} to {where(name, result.published.get(name, {}))}")
     facts += [f"{human.count(rows)} {what}" for what, rows in _losses(steps).items()]
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command goes on from the last checkpoint")

@@ -16,6 +16,9 @@ from dataflare.errors import DataFlareError, render
 if TYPE_CHECKING:
     from rich.console import Console
 
+show_tracebacks = False
+"""`--debug`."""
+
 _RED, _BLUE, _CYAN, _YELLOW, _BOLD, _OFF = (
     f"\x1b[{code}m" for code in ("1;31", "1;34", "36", "1;33", "1", "0")
 )
@@ -36,7 +39,11 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def print_error(error: DataFlareError) -> None:
-    """The error's block, or blocks, on standard error."""
+    """The error's block, or blocks, on standard error; the traceback before it if asked for."""
+    if show_tracebacks:
+        import traceback
+
+        say("".join(traceback.format_exception(error)).rstrip())
     block = render(error)
     say(colour_block(block) if has_colour(sys.stderr) else block)
 
