@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dataflare.model.types import BOOL, FLOAT64, INT64, TIMESTAMP_UTC, DataType, from_polars
 from dataflare.model.units import Duration, Rate
@@ -16,12 +16,25 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+def _start(value: Any) -> Any:
+    if isinstance(value, str) and value != "now":
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            value = None
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if value != "now":
+        raise ValueError("expected now, or a time such as 2024-01-31T12:00:00Z")
+    return value
+
+
 class TimeColumn(BaseModel):
     """Event times that go on with the row number."""
 
     model_config = ConfigDict(extra="forbid")
 
-    start: Literal["now"] | datetime = Field(
+    start: Annotated[Literal["now"] | datetime, BeforeValidator(_start)] = Field(
         description="the time of row 0 (UTC unless it says otherwise), or now: when the row was due"
     )
     step: Duration = Field(0.001, description="from one row to the next; not used by start: now")
@@ -29,13 +42,6 @@ class TimeColumn(BaseModel):
         0.0,
         description="a uniform amount from 0 to this is taken off, so that rows are out of order",
     )
-
-    @field_validator("start")
-    @classmethod
-    def _in_utc(cls, value: Any) -> Any:
-        if isinstance(value, datetime):
-            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        return value
 
     @property
     def start_us(self) -> int:

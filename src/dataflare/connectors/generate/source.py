@@ -152,8 +152,9 @@ class Pace:
         wake = max(self._deadline(self._given), min(self._last + hold_s, full))
         while (now := self._source.clock()) < wake:
             await self._source.sleep(wake - now)
-        passed = math.floor((now - self._began) * self._rate) + 1 - self._given
-        count = max(1, min(passed, rows_max))
+        due = math.floor((now - self._began) * self._rate) + 1
+        due += self._deadline(due) <= now  # where the product was rounded down
+        count = max(1, min(due - self._given, rows_max))
         self._given += count
         self._last = now
         return count

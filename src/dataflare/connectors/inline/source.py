@@ -123,7 +123,7 @@ countries:
 
 def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
     """The kinds, if the two halves of each update stand together. Raises ConfigError (E0405)."""
-    names = ["insert" if each is None else each for each in operations]
+    names = ["insert" if each is None else str(each) for each in operations]
     for number, (name, before) in enumerate(zip(names, [None, *names], strict=False), 1):
         wrong = None
         if name not in _KINDS:
@@ -136,7 +136,7 @@ def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
                 code="E0405",
                 step=step,
                 notes=["each update_before is followed by its update_after"],
-                help=did_you_mean(str(name), _KINDS) if name not in _KINDS else None,
+                help=did_you_mean(name, _KINDS) if name not in _KINDS else None,
             )
     if names[-1:] == ["update_before"]:
         raise ConfigError(
