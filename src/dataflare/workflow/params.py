@@ -157,7 +157,7 @@ def read_type(
         return parse_type(str(written))
     except WorkflowError as error:
         errors.append(error.at(spot=spot))
-    except (ValueError, RecursionError):
+    except (ValueError, KeyError, RecursionError):
         errors.append(WorkflowError(f"unknown type '{written[:70]}'", code="E0112", spot=spot))
     return None
 
