@@ -24,10 +24,13 @@ _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_whole(path: Path, data: bytes, *, crash: str | None = None) -> None:
+def write_whole(
+    path: Path, data: bytes, *, crash: str | None = None, name_durable: bool = True
+) -> None:
     """Put `data` at `path` in one act: a temporary file, fsync, rename, fsync of the folder.
 
-    crash: the prefix of the crash points `.before_rename` and `.after_rename`. OSErrors pass.
+    crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
+    leaves the fsync of the folder to somebody who comes later. OSErrors pass.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
@@ -44,7 +47,8 @@ def write_whole(path: Path, data: bytes, *, crash: str | None = None) -> None:
         raise
     if crash:
         crash_point(f"{crash}.after_rename")
-    sync_folder(path.parent)
+    if name_durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -74,7 +74,7 @@ class Storage(Protocol):
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
-        """Write state durably under a name never used before."""
+        """Write state under a name never used before; durable once a manifest is published."""
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
         """The rows of a chunk. Raises CheckpointError (E0701) when it is not as it was written."""
@@ -172,7 +172,7 @@ class LocalStore:
             self._unpublished.add(name)
         with files.writing("a checkpoint", intact=self._intact):
             files.make_folder(self._chunks)
-            files.write_whole(path, data)
+            files.write_whole(path, data, name_durable=False)
         return chunk
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
