@@ -29,6 +29,7 @@ class DuckdbStore(TableStore):
         self._path, self._busy_timeout_s = path, busy_timeout_s
         self._opened: DuckConnection | None = None
         self._ready: dict[str, set[str]] = {}
+        self._uniques: dict[str, tuple[frozenset[str], ...]] = {}
 
     @property
     def _db(self) -> DuckConnection:
@@ -101,6 +102,7 @@ class DuckdbStore(TableStore):
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._ready[target.written] = {field.name for field in target.schema}
+            self._uniques[target.written] = found.uniques if found is not None else ()
 
     def _make_unique(self, target: Target) -> None:
         table = tables.find_table(self._db, target.written)
@@ -173,9 +175,10 @@ class DuckdbStore(TableStore):
             with duckdb_errors(self._path, f"table '{target.table}'"):
                 self._db.db.execute(sql)
         except DataError as error:
-            raise _with_row(target, frame, error) from error.__cause__
-        finally:
-            self._db.db.unregister(_STAGE)
+            # The transaction is aborted, and the connection with its registered frame goes.
+            uniques = self._uniques[target.written]
+            raise _with_row(target, uniques, frame, error) from error.__cause__
+        self._db.db.unregister(_STAGE)
 
     def publish(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):
@@ -224,7 +227,9 @@ def _converted(name: str, type_: DataType, prefix: str = "") -> str:
     return f"cast({column} as {declared(type_)})" if type_.name in ("json", "null") else column
 
 
-def _with_row(target: Target, frame: pl.DataFrame, error: DataError) -> DataError:
+def _with_row(
+    target: Target, uniques: tuple[frozenset[str], ...], frame: pl.DataFrame, error: DataError
+) -> DataError:
     """The refusal with the first row it is about, where the text tells which that is."""
     row = None
     if nulls := re.search(r"NOT NULL constraint failed: (?:[^\n.]*\.)?([^\n]+)", error.message):
@@ -232,16 +237,29 @@ def _with_row(target: Target, frame: pl.DataFrame, error: DataError) -> DataErro
             row = frame.filter(pl.col(nulls.group(1)).is_null()).head(1)
     elif check := re.search(r"with expression CHECK\((.*)\)$", error.message):
         row = _first_where(frame, f"not ({check.group(1)})")
-    else:
-        double = re.search(r'Duplicate key "([^:"]+): ([^",]+)"', error.message)
-        if double is not None and double.group(1) in frame.columns:
-            text = pl.col(double.group(1)).cast(pl.String)
-            row = frame.filter(text == double.group(2)).tail(1)
+    elif "uplicate key" in error.message:
+        row = _first_double(frame, uniques, error.message)
     if row is None or not row.height:
         return error
     names = target.key or frame.columns[:3]
     shown = ", ".join(f"{name} = {row[name][0]!r}" for name in names)
     return DataError(error.message, code=error.code, help=error.help, notes=[f"the row: {shown}"])
+
+
+def _first_double(
+    frame: pl.DataFrame, uniques: tuple[frozenset[str], ...], message: str
+) -> pl.DataFrame | None:
+    """The first row whose key came before in the frame, else the one whose key the text shows."""
+    for unique in uniques:
+        names = [name for name in frame.columns if name in unique]
+        if len(names) == len(unique):
+            again = frame.filter(~pl.struct(names).is_first_distinct())
+            if again.height:
+                return again.head(1)
+    shown = re.search(r'uplicate key "([^:"]+): ([^",]+)"', message)
+    if shown is None or shown.group(1) not in frame.columns:
+        return None
+    return frame.filter(pl.col(shown.group(1)).cast(pl.String) == shown.group(2)).head(1)
 
 
 def _first_where(frame: pl.DataFrame, condition: str) -> pl.DataFrame | None:

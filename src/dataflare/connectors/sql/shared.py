@@ -115,7 +115,8 @@ class SharedFile:
     def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
         """Take the table's leftovers and the marker back to `epoch`.
 
-        rows_kept: what the staging table held then; None when that is not known.
+        rows_kept: what the staging table held then; None when none of its rows count, for the run
+        has no checkpoint yet, or is forgotten.
         """
         if not self._path.exists():
             return
@@ -139,10 +140,8 @@ class SharedFile:
     ) -> None:
         can_rewind = target.mode != "append" or stored.rows_total == 0
         moved = rewound(stored, target.attempt, epoch, target.step, can_rewind=can_rewind)
-        if moved is None:
-            return
-        if target.mode == "overwrite" and moved.epoch < stored.epoch:
-            if epoch > 0 and (rows_kept is None or not store.has_staging(target)):
+        if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
+            if rows_kept is not None and not store.has_staging(target):
                 raise CheckpointError(
                     f"table '{target.table}' was already replaced by epoch {stored.epoch} and cannot "
                     f"go back to epoch {epoch}",
@@ -150,10 +149,9 @@ class SharedFile:
                     step=target.step,
                     help="run with --fresh to build it again",
                 )
-            kept = rows_kept if epoch > 0 and rows_kept is not None else 0
-            store.trim(target, kept)
-            moved = Stored(moved.attempt, moved.epoch, kept, moved.manifest)
-        store.write_marker(target.lineage, target.step, moved)
+            store.trim(target, rows_kept or 0)
+        if moved is not None:
+            store.write_marker(target.lineage, target.step, moved)
 
     def _holds(self, target: Target, epoch: int) -> bool:
         return (
