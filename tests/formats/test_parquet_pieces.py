@@ -23,7 +23,11 @@ NESTED = pl.DataFrame(
     {
         "id": [1, 2, None],
         "text": ["a", None, "é"],
-        "at": [datetime(2024, 1, 1, tzinfo=timezone.utc), None, datetime(1969, 1, 1, tzinfo=timezone.utc)],
+        "at": [
+            datetime(2024, 1, 1, tzinfo=timezone.utc),
+            None,
+            datetime(1969, 1, 1, tzinfo=timezone.utc),
+        ],
         "tags": [["x", None], [], None],
         "who": [{"name": "n", "ages": [1]}, None, {"name": None, "ages": None}],
         "price": pl.Series(["1.50", None, "-3.25"]).cast(pl.Decimal(10, 2)),
@@ -83,7 +87,16 @@ def test_a_file_without_rows_has_its_schema(tmp_path):
     assert row_groups(path) == []
 
 
-@given(st.lists(dataframes(cols=3, max_size=20, excluded_dtypes=[pl.Null, pl.Object, pl.Categorical, pl.Enum]), min_size=1, max_size=1), st.integers(1, 4))
+@given(
+    st.lists(
+        dataframes(
+            cols=3, max_size=20, excluded_dtypes=[pl.Null, pl.Object, pl.Categorical, pl.Enum]
+        ),
+        min_size=1,
+        max_size=1,
+    ),
+    st.integers(1, 4),
+)
 def test_any_frame_survives(tmp_path_factory, frames, copies):
     path = tmp_path_factory.mktemp("any") / "a.parquet"
     join(path, frames * copies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -75,8 +76,9 @@ def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:
 
 def _texts(data: bytes, names: Sequence[str], dialect: CsvDialect) -> pl.DataFrame:
     schema = {name: pl.String() for name in names}
-    if is_regular(data, dialect.delimiter, dialect.quote, len(names)) and _is_utf8(data):
-        return dialect.scan(data, schema).collect()
+    if is_regular(data, dialect.delimiter, dialect.quote, len(names)):
+        with suppress(pl.exceptions.PolarsError):
+            return dialect.scan(data, schema).collect()
     records = [
         r
         for r in scan_records(data, dialect.delimiter, dialect.quote)
@@ -113,11 +115,3 @@ def _unique(names: Sequence[str]) -> list[str]:
         seen.add(name)
         found.append(name)
     return found
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -28,8 +28,8 @@ class LineChunks:
         delimiter: str = ",",
         width: int = 0,
         checksum: ReadChecksum | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
-        first_bytes: int = FIRST_BYTES,
+        chunk_bytes: int | None = None,
+        first_bytes: int | None = None,
     ) -> None:
         self._stream = stream
         self.offset = offset
@@ -39,8 +39,8 @@ class LineChunks:
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
-        self._size = min(first_bytes, chunk_bytes)
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes = chunk_bytes or CHUNK_BYTES
+        self._size = min(first_bytes or FIRST_BYTES, self._chunk_bytes)
 
     def next(self) -> bytes | None:
         """The next chunk, None at the end. `offset` and `checksum` then speak of its end."""

@@ -55,9 +55,9 @@ def parquet_pieces(path: Path) -> list[TablePiece]:
     return pieces
 
 
-def even_pieces(rows: int, num_bytes: int, piece_rows: int = PIECE_ROWS_MIN) -> list[TablePiece]:
+def even_pieces(rows: int, num_bytes: int, piece_rows: int | None = None) -> list[TablePiece]:
     """Rows in equal pieces, for files without row groups."""
-    return list(_even(rows, num_bytes, piece_rows))
+    return list(_even(rows, num_bytes, piece_rows or PIECE_ROWS_MIN))
 
 
 def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:

@@ -159,7 +159,7 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
         return None
     if column.blanks:
         value = pl.when(value != "").then(value)
-    return _convert(column, value, patient=False)
+    return converted(column, value, patient=False)
 
 
 def loose(column: TextColumn) -> pl.Expr:
@@ -167,14 +167,15 @@ def loose(column: TextColumn) -> pl.Expr:
     value = pl.col(column.name)
     if not column.type.is_text:
         value = pl.when(value != "").then(value)
-    return _convert(column, value, patient=True)
+    return converted(column, value, patient=True)
 
 
 def value_type(column: TextColumn) -> pl.DataType:
     return column.type.to_polars()
 
 
-def _convert(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
+def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
+    """Text as the column's type, whatever expression gives the text."""
     name, kind = column.name, column.type.name
     must = not patient
     if column.type.is_text:

@@ -87,10 +87,12 @@ async def read_split(
     return found
 
 
-def resume(config: Any, base: Path, split: Split, position: Position, **more: Any) -> Reading:
+def resume(
+    config: Any, base: Path, split: Split, position: Position | None, **more: Any
+) -> Reading:
     """What comes after a position, in one split."""
     src = source(config, base, **more)
-    again = Position(Position(position.value).to_json())
+    again = Position(position.to_json()) if position is not None else None
     return asyncio.run(read_split(src, split, again, Reading(pl.DataFrame())))
 
 

@@ -127,9 +127,7 @@ def test_files_with_other_columns_are_named(tmp_path):
     error = fails("*.csv", tmp_path)
     assert isinstance(error, DataError)
     assert error.code == "E0508"
-    assert str(error) == (
-        f"{tmp_path}/b.csv lacks b and has also c, unlike {tmp_path}/a.csv"
-    )
+    assert str(error) == (f"{tmp_path}/b.csv lacks b and has also c, unlike {tmp_path}/a.csv")
 
 
 def test_types_are_found_over_several_files(tmp_path):
