@@ -49,7 +49,7 @@ transformations:
 destinations:
   single: {{type: file, inputs: [priced], config: {{path: out/single.parquet}}}}
   lines: {{type: file, inputs: [priced], config: {{path: out/lines.csv}}}}
-  parts: {{type: file, inputs: [priced], config: {{path: out/parts, format: parquet}}}}
+  parts: {{type: file, inputs: [priced], config: {{path: out/parts, partition_by: [status]}}}}
   lite: {{type: sqlite, inputs: [priced], config: {{path: out/lite.db, table: orders}}}}
   latest:
     type: sqlite
@@ -111,13 +111,14 @@ class Sandbox:
             orders = _rows(lite.execute("select id, customer, gross, status from orders").fetchall())
             latest = _rows(lite.execute("select id, customer, gross, status from latest").fetchall())
         with duckdb.connect(str(out / "duck.db"), read_only=True) as duck:
-            duck_orders = pl.DataFrame(duck.execute("select id, customer, gross, status from orders").to_arrow_table())
-            totals = pl.DataFrame(duck.execute("select customer, n, ids, most from totals").to_arrow_table())
-        parts = sorted(out.glob("parts/**/*.parquet"))
+            orders_sql = "select id, customer, gross, status from orders"
+            duck_orders = pl.DataFrame(duck.sql(orders_sql).to_arrow_table())
+            totals = pl.DataFrame(duck.sql("from totals").to_arrow_table())
+        parts = pl.read_parquet(out / "parts/**/*.parquet", hive_partitioning=True)
         found = {
             "single": pl.read_parquet(out / "single.parquet"),
             "lines": pl.read_csv(out / "lines.csv"),
-            "parts": pl.concat([pl.read_parquet(part) for part in parts]),
+            "parts": parts.select("id", "customer", "gross", pl.col("status").cast(pl.String)),
             "lite": orders,
             "latest": latest,
             "duck": duck_orders,

@@ -158,7 +158,9 @@ class LocalStore:
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
         buffer = io.BytesIO()
-        frame.write_ipc(buffer, compression="zstd")
+        from dataflare.model.batch import private
+
+        private(frame).write_ipc(buffer, compression="zstd")
         data = buffer.getvalue()
         checksum = xxhash.xxh3_64_hexdigest(data)
         try:

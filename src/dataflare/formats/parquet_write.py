@@ -19,6 +19,7 @@ from dataflare.formats.parquet_footer import (
     take_apart,
 )
 from dataflare.formats.thrift import Reader, Struct, write_struct
+from dataflare.model.batch import private
 
 _GROUPS = 4
 
@@ -33,7 +34,7 @@ class ParquetEncoder:
         """The rows as one row group."""
         out = io.BytesIO()
         compression: Any = self.compression
-        frame.write_parquet(
+        private(frame).write_parquet(
             out,
             compression=compression,
             statistics=True,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dataflare.model.batch import private
 from dataflare.model.types import DataType, Schema
 
 _SECONDS = "%Y-%m-%dT%H:%M:%S%.f"
@@ -33,7 +34,7 @@ class CsvText:
 
     def _write(self, frame: pl.DataFrame, header: bool) -> bytes:
         out = io.BytesIO()
-        frame.write_csv(
+        private(frame).write_csv(
             out, include_header=header, separator=self.delimiter, null_value=self.null or None
         )
         return out.getvalue()

@@ -3,7 +3,8 @@
 Always true:
 - cloning and slicing copy no rows;
 - the rows of one batch all have the batch's schema;
-- in a changelog the two halves of an update stand side by side in one batch.
+- in a changelog the two halves of an update stand side by side in one batch; `slice` and `filter` do
+  not look at kinds, so who cuts a changelog with them keeps halves together himself.
 Reserved columns begin with two underscores; users' columns may not.
 """
 
@@ -59,7 +60,9 @@ class SharedDataBatch:
     def from_arrow(cls, source: Any, **more: Any) -> SharedDataBatch:
         """Take any object with the Arrow C stream interface (or a pyarrow table), without a copy
         where Polars can hold its layout."""
-        frame = pl.DataFrame(source) if hasattr(source, "__arrow_c_stream__") else pl.from_arrow(source)
+        frame = (
+            pl.DataFrame(source) if hasattr(source, "__arrow_c_stream__") else pl.from_arrow(source)
+        )
         assert isinstance(frame, pl.DataFrame)
         return cls(frame, **more)
 
@@ -129,13 +132,16 @@ class SharedDataBatch:
 
     @staticmethod
     def merge(batches: Sequence[SharedDataBatch]) -> SharedDataBatch:
-        """All rows in order. The watermark is the last one known; schemas must be equal."""
+        """All rows in order, from at least one batch; their schemas must be equal. The watermark is
+        the greatest; of metadata with one name the last counts."""
         if len(batches) == 1:
             return batches[0]
         frames = [batch.frame for batch in batches]
         if any(batch.is_changelog for batch in batches):
             frames = [
-                f if KIND_COLUMN in f.columns else f.with_columns(pl.lit(0, pl.UInt8).alias(KIND_COLUMN))
+                f
+                if KIND_COLUMN in f.columns
+                else f.with_columns(pl.lit(0, pl.UInt8).alias(KIND_COLUMN))
                 for f in frames
             ]
         marks = [batch.watermark for batch in batches if batch.watermark is not None]
@@ -150,3 +156,13 @@ class SharedDataBatch:
 
     def _with(self, frame: pl.DataFrame) -> SharedDataBatch:
         return SharedDataBatch(frame, metadata=self.metadata, watermark=self.watermark)
+
+
+def private(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same rows in a frame object of one's own, to be written from a thread.
+
+    Polars locks a frame object while it writes it, and calls back into Python for every write to a
+    file object; another thread that merely asks the same object for its height then waits for that
+    lock while it holds the interpreter, and neither goes on. So whoever writes, writes a clone.
+    """
+    return frame.clone()

@@ -11,20 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from dataflare.errors import ConfigError, ExpressionError
+from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
     BindContext,
     Bound,
+    Fault,
     LookupTable,
     Lowering,
     RowOperator,
     Step,
     StepConfig,
-    reserved,
 )
-from dataflare.operators.primitives import known_columns
+from dataflare.operators.names import (
+    ByName,
+    Name,
+    known_columns,
+    listed,
+    no_doubles,
+    not_reserved,
+    spot_of,
+)
+from dataflare.operators.primitives import travelling
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,11 +45,12 @@ MISSED, MANY = 253, 252
 
 
 class Mapping_(StepConfig):
-    key: str | list[str] = Field(description="Column or columns of the incoming rows.")
-    remote_key: str | list[str] | None = Field(
-        default=None, description="The table's columns to match, in order; the same names as `key` if not given."
+    key: Name | list[Name] = Field(description="Column or columns of the incoming rows.")
+    remote_key: Name | list[Name] | None = Field(
+        default=None,
+        description="The table's columns to match, in order; the same names as `key` if not given.",
     )
-    fields: list[str] | dict[str, str] | None = Field(
+    fields: list[Name] | ByName[Name] | None = Field(
         default=None,
         description="Columns of the table to add, or {new name: table's column}; all but its key if not given.",
     )
@@ -54,8 +64,9 @@ class LookupConfig(StepConfig):
     cache: dict[str, Any] | None = Field(
         default=None, description="{size, ttl}: for tables that are asked key by key."
     )
-    on_miss: Literal["null", "drop", "fail", "dead_letter"] = Field(
-        default="null", description="What happens to a row whose key is not in the table."
+    on_miss: Literal["null", "drop", "fail", "dead_letter"] | None = Field(
+        default="null",
+        description="What happens to a row whose key is not in the table; null: its new columns are NULL.",
     )
     on_many: Literal["fail", "first", "all"] = Field(
         default="fail", description="What happens when the table has several rows for a key."
@@ -122,53 +133,67 @@ class Lookup(RowOperator):
         frame = frame.with_columns(values)
         if self.on_miss == "drop":
             frame = frame.filter(lowering.keep(pl.col("__found").is_not_null()))
-        kept = [n for n in frame.collect_schema().names() if n != "__found"]
-        new = {name for name, _ in self.added}
-        hidden = [n for n in kept if n.startswith("__")]
-        shown = [n for n in kept if n not in new and not n.startswith("__")]
-        return frame.select([*shown, *(name for name, _ in self.added), *hidden])
+        return self._arranged(frame)
 
-    def _errors(self, index: KeyIndex) -> list[tuple[str, pl.Expr]]:
+    def _errors(self, index: KeyIndex) -> list[Fault]:
         import polars as pl
 
-        shown = f"{', '.join(self.keys)} in {self.table.shown}"
-        errors = []
-        if self.on_miss in ("fail", "dead_letter"):
-            missed = pl.when(pl.col("__found").is_null()).then(pl.lit(MISSED, pl.UInt8))
-            errors.append((shown, missed))
+        errors = self._missed(pl.col("__found").is_null())
         if self.on_many == "fail" and index.many_keys:
             many = pl.map_batches(
                 [pl.col("__found")], lambda found: index.has_many(found[0]), return_dtype=pl.Boolean
             )
-            errors.append((shown, pl.when(many).then(pl.lit(MANY, pl.UInt8))))
+            errors.append((self._shown, pl.when(many).then(pl.lit(MANY, pl.UInt8))))
         return errors
 
-    def _joined(
-        self, frame: pl.LazyFrame, table: pl.DataFrame, lowering: Lowering
-    ) -> pl.LazyFrame:
+    def _missed(self, missing: pl.Expr) -> list[Fault]:
         import polars as pl
 
-        new = [name for name, _ in self.added]
+        if self.on_miss not in ("fail", "dead_letter"):
+            return []
+        return [(self._shown, pl.when(missing).then(pl.lit(MISSED, pl.UInt8)), self.on_miss)]
+
+    @property
+    def _shown(self) -> str:
+        return f"{', '.join(self.keys)} in {self.table.shown}"
+
+    def _joined(self, frame: pl.LazyFrame, table: pl.DataFrame, lowering: Lowering) -> pl.LazyFrame:
+        """A row for each row of the table with its key. A row with a fault stays one row."""
+        import polars as pl
+
+        dtypes = frame.collect_schema()
         right = table.lazy().select(
-            [pl.col(k).alias(f"__k{i}") for i, k in enumerate(self.remote_keys)]
-            + [pl.col(old).alias(name) for name, old in self.added]
+            [
+                pl.col(remote).cast(dtypes[key], strict=False).alias(f"__k{i}")
+                for i, (key, remote) in enumerate(zip(self.keys, self.remote_keys, strict=True))
+            ]
+            + [pl.col(old).alias(f"__v{i}") for i, (_, old) in enumerate(self.added)]
             + [pl.lit(True).alias("__hit")]
         )
-        names = frame.collect_schema().names()
-        frame = frame.select([n for n in names if n not in new])
-        joined = frame.join(
+        joined = frame.with_columns(
+            lowering.sound(pl.col(key)).alias(f"__k{i}") for i, key in enumerate(self.keys)
+        ).join(
             right,
-            left_on=list(self.keys),
-            right_on=[f"__k{i}" for i in range(len(self.remote_keys))],
+            on=[f"__k{i}" for i in range(len(self.keys))],
             how="left",
             maintain_order="left_right",
         )
-        if self.on_miss in ("fail", "dead_letter"):
-            missed = pl.when(pl.col("__hit").is_null()).then(pl.lit(MISSED, pl.UInt8))
-            joined = lowering.mark(joined, self.step, [(", ".join(self.keys), missed)])
+        errors = self._missed(pl.col("__hit").is_null())
+        joined = lowering.mark(joined, self.step, errors)
         if self.on_miss == "drop":
             joined = joined.filter(lowering.keep(pl.col("__hit").is_not_null()))
-        return joined.drop("__hit")
+        return self._arranged(
+            joined.with_columns(
+                pl.col(f"__v{i}").alias(name) for i, (name, _) in enumerate(self.added)
+            )
+        )
+
+    def _arranged(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The columns as `output_schema` has them."""
+        new = [name for name, _ in self.added]
+        names = frame.collect_schema().names()
+        old = [name for name in names if name not in new and not name.startswith("__")]
+        return frame.select([*old, *new, *travelling(frame)])
 
     def describe(self) -> str:
         return f"look up {', '.join(n for n, _ in self.added)} in {self.table.shown} by {', '.join(self.keys)}"
@@ -201,59 +226,81 @@ config:
         keys, remote = _keys(config.mapping, step)
         known_columns(step, keys, schema)
         _known_remote(step, remote, table)
-        added = _added(config.mapping.fields, remote, table)
-        _known_remote(step, [old for _, old in added], table)
-        reserved([name for name, _ in added], step)
         for key, other in zip(keys, remote, strict=True):
-            left, right = schema[key], table.schema[other]
-            if left != right and not (left.is_integer and right.is_integer):
-                raise ExpressionError(
-                    f"step '{step}' compares '{key}' of type {left} with '{other}' of type {right}",
-                    code="E0204",
-                    step=step,
-                    spot=getattr(key, "spot", None),
-                    help=f"cast one side in a map before, for example cast: {{{key}: {right}}}",
-                )
+            _comparable(step, key, other, schema, table)
+        added = _added(config.mapping.fields, remote, schema, table, step)
         operator = Lookup(
             step,
             table,
             tuple(map(str, keys)),
             tuple(map(str, remote)),
             added,
-            config.on_miss,
+            config.on_miss or "null",
             config.on_many,
         )
         return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
 
 
 def _keys(mapping: Mapping_, step: str) -> tuple[list[str], list[str]]:
-    keys = [mapping.key] if isinstance(mapping.key, str) else list(mapping.key)
-    given = mapping.remote_key if mapping.remote_key is not None else keys
-    remote = [given] if isinstance(given, str) else list(given)
+    keys = listed(mapping.key)
+    remote = keys if mapping.remote_key is None else listed(mapping.remote_key)
     if len(keys) != len(remote) or not keys:
         raise ConfigError(
-            f"step '{step}' maps {len(keys)} key columns to {len(remote)}", code="E0407", step=step
+            f"step '{step}' maps {len(keys)} key columns to {len(remote)}",
+            code="E0407",
+            step=step,
+            spot=spot_of(next(iter([*remote, *keys]), None)),
         )
     return keys, remote
 
 
+def _comparable(step: str, key: str, other: str, schema: Schema, table: LookupTable) -> None:
+    left, right = schema[key], table.schema[other]
+    alike = (left.is_integer and right.is_integer) or (left.is_text and right.is_text)
+    if left != right and not alike:
+        raise ExpressionError(
+            f"step '{step}' compares '{key}' of type {left} with '{other}' of type {right}",
+            code="E0204",
+            step=step,
+            spot=spot_of(key),
+            help=f"cast one side in a map before, for example cast: {{{key}: {right}}}",
+        )
+
+
 def _added(
-    fields: list[str] | dict[str, str] | None, remote: list[str], table: LookupTable
+    fields: list[str] | dict[str, str] | None,
+    remote: list[str],
+    schema: Schema,
+    table: LookupTable,
+    step: str,
 ) -> tuple[tuple[str, str], ...]:
+    """New columns and the table's. Those that are named may replace columns, the others may not."""
     if fields is None:
-        return tuple((n, n) for n in table.schema.names if n not in remote)
-    if isinstance(fields, dict):
-        return tuple((str(new), str(old)) for new, old in fields.items())
-    return tuple((str(name), str(name)) for name in fields)
+        names = [name for name in table.schema.names if name not in remote]
+        both = next((name for name in names if name in schema), None)
+        if both is not None:
+            raise PlanError(
+                f"step '{step}' would replace the column '{both}' by that of {table.shown}",
+                code="E0311",
+                step=step,
+                help="name the columns to add, as mapping: {fields: {new_name: theirs}}",
+            )
+        return tuple((name, name) for name in names)
+    pairs = list(fields.items()) if isinstance(fields, dict) else [(n, n) for n in fields]
+    _known_remote(step, [old for _, old in pairs], table)
+    not_reserved(step, [new for new, _ in pairs])
+    no_doubles(step, [new for new, _ in pairs])
+    return tuple((str(new), str(old)) for new, old in pairs)
 
 
 def _known_remote(step: str, names: Sequence[str], table: LookupTable) -> None:
     for name in names:
         if name not in table.schema:
-            try:
-                known_columns(step, [name], table.schema)
-            except ExpressionError as error:
-                error.message = f"unknown column '{name}' of {table.shown} in step '{step}'"
-                error.args = (error.message,)
-                error.notes = [f"it has: {', '.join(table.schema.names)}"]
-                raise
+            raise ExpressionError(
+                f"unknown column '{name}' of {table.shown} in step '{step}'",
+                code="E0203",
+                step=step,
+                spot=spot_of(name),
+                notes=[f"it has: {', '.join(table.schema.names)}"],
+                help=did_you_mean(name, table.schema.names),
+            )

@@ -22,6 +22,7 @@ import polars as pl
 import xxhash
 
 from dataflare.errors import CheckpointError
+from dataflare.model.batch import private
 
 _LENGTH = struct.Struct("<Q")
 _SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
@@ -99,7 +100,7 @@ class RedoWriter:
         if self._file is None:
             self._file = open(self._folder / self._open_name, "wb")  # noqa: SIM115
         stream = io.BytesIO()
-        frame.write_ipc_stream(stream, compression="lz4")
+        private(frame).write_ipc_stream(stream, compression="lz4")
         body = stream.getbuffer()
         head = _LENGTH.pack(len(body))
         for part in (head, body):
