@@ -135,7 +135,6 @@ archive:
 
                 return SingleFileWriter(self._staging(context), grow, restored, rows_max)
             folder = self._parts(context)
-            folder.staging.mkdir(parents=True, exist_ok=True)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]
             schema = context.schema.select(inside)
             data = restored.data if restored is not None else {}

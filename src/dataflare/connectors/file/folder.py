@@ -127,6 +127,7 @@ class FolderWriter(Writer):
                 part.file.add(rows)
                 if self._is_full(part.file):
                     part.file.finish()
+                    part.file.sync()
                     part.file.close()
                     self._done.append(self._open.pop(partition))
 
@@ -164,11 +165,12 @@ class FolderWriter(Writer):
         with file_errors(self._folder.path, "writing"):
             for part in self._open.values():
                 part.file.finish()
-            done = [*self._done, *self._open.values()]
             crash_point("file.prepare.before_fsync")
-            for number, part in enumerate(done):
+            for part in self._open.values():
                 part.file.sync()
                 part.file.close()
+            done = [*self._done, *self._open.values()]
+            for number, part in enumerate(done):
                 name = self._folder.part_name(epoch, self._subtask, number)
                 name = f"{part.partition}/{name}" if part.partition else name
                 os.replace(part.file.path, self._folder.staged(name))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import polars as pl
+
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.growing import (
@@ -64,20 +66,30 @@ class Staging:
 
 
 class SingleFileWriter(Writer):
-    """The only writer of a file."""
+    """The only writer of a file. The staging file is opened when the first rows come, or the first
+    epoch ends: a run that finds everything committed makes none."""
 
     def __init__(
         self, staging: Staging, grow: Grow, restored: Committable | None, rows_max: int
     ) -> None:
-        self._staging = staging
-        data = dict(restored.data) if restored is not None else {}
-        self._file = grow(staging.path, staging.sidecar, data)
-        self._hold = _held(staging.path)
+        self._staging, self._grow = staging, grow
+        self._restored = dict(restored.data) if restored is not None else {}
+        self._file: GrowingFile | None = None
+        self._hold: IO[bytes] | None = None
         self._buffer = EncodeBuffer(self._encode, rows_max)
 
-    def _encode(self, frame: Any) -> None:
+    def _opened(self) -> GrowingFile:
+        if self._file is None:
+            staging = self._staging
+            if self._restored and not staging.path.exists():
+                raise _gone(staging.path)
+            self._file = self._grow(staging.path, staging.sidecar, self._restored)
+            self._hold = _held(staging.path)
+        return self._file
+
+    def _encode(self, frame: pl.DataFrame) -> None:
         with file_errors(self._staging.target, "writing"):
-            self._file.add(frame)
+            self._opened().add(frame)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         await self._buffer.add(batch.frame, batch.num_bytes)
@@ -88,8 +100,8 @@ class SingleFileWriter(Writer):
         return await asyncio.to_thread(self._prepare, final)
 
     def _prepare(self, final: bool) -> Committable:
-        file = self._file
         with file_errors(self._staging.target, "writing"):
+            file = self._opened()
             if final:
                 file.finish()
             else:
@@ -110,8 +122,9 @@ class SingleFileWriter(Writer):
 
     async def aclose(self) -> None:
         await self._buffer.aclose()
-        self._file.close()
-        self._hold.close()
+        if self._file is not None and self._hold is not None:
+            self._file.close()
+            self._hold.close()
 
 
 def _held(path: Path) -> IO[bytes]:
@@ -152,11 +165,7 @@ class SingleFileCommitter(Committer):
             if staging.path.stat().st_size < data["length"] or (
                 tail_checksum(staging.path, data["length"]) != data["check"]
             ):
-                raise CheckpointError(
-                    f"{staging.path} is not what the last checkpoint left",
-                    code="E0704",
-                    help="start over with --fresh",
-                )
+                raise _foreign(staging.path)
             os.truncate(staging.path, data["length"])
             if "sidecar_length" in data:
                 os.truncate(staging.sidecar, data["sidecar_length"])
@@ -172,6 +181,8 @@ class SingleFileCommitter(Committer):
         with file_errors(staging.target, "writing"):
             crash_point("file.commit.before_publish")
             if staging.path.exists():
+                if staging.path.stat().st_size != data["length"]:
+                    raise _foreign(staging.path)
                 os.replace(staging.path, staging.target)
                 sync_folder(staging.target.parent)
             elif not _is_published(staging.target, data):
@@ -201,6 +212,14 @@ def _gone(path: Path) -> CheckpointError:
         f"the staged rows are gone: {path}",
         code="E0704",
         help="someone removed them; start over with --fresh",
+    )
+
+
+def _foreign(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not what the last checkpoint left",
+        code="E0704",
+        help="someone changed it; start over with --fresh",
     )
 
 
