@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing.parametric import dataframes
+
 from dataflare.errors import DataError
 from dataflare.formats.parquet_footer import MAGIC, row_groups, take_apart
 from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
 from dataflare.formats.table_read import parquet_pieces
 from dataflare.formats.thrift import Reader, write_struct
-from hypothesis import given
-from hypothesis import strategies as st
-from polars.testing.parametric import dataframes
 
 NESTED = pl.DataFrame(
     {
         "id": [1, 2, None],
         "text": ["a", None, "é"],
         "at": [
-            datetime(2024, 1, 1, tzinfo=timezone.utc),
+            datetime(2024, 1, 1, tzinfo=UTC),
             None,
-            datetime(1969, 1, 1, tzinfo=timezone.utc),
+            datetime(1969, 1, 1, tzinfo=UTC),
         ],
         "tags": [["x", None], [], None],
         "who": [{"name": "n", "ages": [1]}, None, {"name": None, "ages": None}],

@@ -8,6 +8,9 @@ import random
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dataflare.formats.compression import open_stream
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.line_chunks import LineChunks, LineNumbers
@@ -15,14 +18,13 @@ from dataflare.formats.records import (
     AFTER_QUOTE,
     UNCLOSED,
     cut,
-    is_regular,
+    object_lines,
+    regular_rows,
     requote,
     scan_records,
 )
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import STRING
-from hypothesis import given
-from hypothesis import strategies as st
 
 CELLS = st.text(st.sampled_from('ab,"\n\r é;\t€😀'), max_size=8)
 ROWS = st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=30)
@@ -65,14 +67,14 @@ def test_records_are_those_of_the_csv_module(rows, line_end, everywhere):
         as_csv([row], line_end, everywhere=everywhere).decode() for row in rows
     ]
     assert all(r.fields == 3 and r.problem is None for r in records)
-    assert is_regular(data, ",", '"', 3)
+    assert regular_rows(data, ",", '"', 3) == len(rows)
 
 
 @given(st.lists(st.lists(CELLS, min_size=1, max_size=5), min_size=1, max_size=12))
 def test_regular_never_passes_a_row_of_another_width(rows):
     data = as_csv(rows)
     widths = {len(row) for row in rows}
-    if is_regular(data, ",", '"', 3):
+    if regular_rows(data, ",", '"', 3) is not None:
         assert widths == {3}
 
 
@@ -82,7 +84,7 @@ def test_regular_agrees_with_the_exact_scan_on_any_bytes(data):
     records = list(scan_records(data, ",", '"'))
     sound = all(r.fields == 2 and r.problem is None and not r.stray for r in records)
     if sound:
-        assert is_regular(data, ",", '"', 2)
+        assert regular_rows(data, ",", '"', 2) == len(records)
 
 
 @given(ROWS, st.integers(1, 60))
@@ -98,7 +100,7 @@ def test_a_plan_over_chunks_reads_what_the_csv_module_reads(tmp_path_factory, ro
 def test_a_cut_waits_for_the_end_of_a_quoted_field():
     assert cut(b'1,"a\nb', '"', ",", ended=False).end == 0
     assert cut(b'1,2\n3,"a\nb', '"', ",", ended=False).end == 4
-    assert cut(b'1,2\n3,"a\nb"\n', '"', ",", ended=False, width=2) == (12, True)
+    assert cut(b'1,2\n3,"a\nb"\n', '"', ",", ended=False, width=2) == (12, 2)
     assert cut(b'1,"a\nb', None, ",", ended=False).end == 5
     assert cut(b"1,2", '"', ",", ended=True).end == 3
 
@@ -162,3 +164,19 @@ def test_line_numbers_are_right_asked_in_any_order(tmp_path_factory, offsets):
     lines = LineNumbers(lambda offset: open_stream(path, "none", offset=offset))
     for offset in offsets:
         assert lines.at(offset) == data.count(b"\n", 0, offset) + 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"", 0),
+        (b'{"a": 1}\n{"a": 2}\n', 2),
+        (b'{"a": 1}\r\n{"a": 2}', 2),
+        (b'{"a": 1}\n\n{"a": 2}\n', None),
+        (b'{"a": 1}\r\n\r\n{"a": 2}\n', None),
+        (b'{"a": 1}\n  \n', None),
+        (b'\n{"a": 1}\n', None),
+    ],
+)
+def test_lines_are_counted_only_when_none_is_blank(lines, expected):
+    assert object_lines(lines) == expected

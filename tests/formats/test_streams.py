@@ -7,11 +7,12 @@ import os
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dataflare.errors import DataError
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import Compressor, detect, open_stream, split_extension
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEXT = "".join(f"row {n} é€\n" for n in range(20_000))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.text_types import TextColumn, infer, loose, with_contract
 from dataflare.model.types import STRING, Schema, parse_type
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def type_of(*texts: str | None) -> str:
@@ -124,13 +125,13 @@ def test_a_negative_zero_keeps_its_sign():
     ],
 )
 def test_a_contract_reads_every_usual_spelling(type_, text, expected):
-    column = TextColumn("a", parse_type(type_))
+    column = TextColumn("a", parse_type(type_), declared=True)
     found = patient(column, text)
     if isinstance(found, pl.Series):
         found = found.to_list()
     if isinstance(found, datetime) and found.tzinfo is not None:
         assert found.utcoffset() == timedelta(0)
-        found = found.astimezone(timezone.utc).replace(tzinfo=None)
+        found = found.astimezone(UTC).replace(tzinfo=None)
     assert found == expected
 
 
@@ -139,6 +140,18 @@ def test_the_patient_way_never_raises(type_):
     column = TextColumn("a", parse_type(type_))
     frame = pl.DataFrame({"a": ["[1]", "nonsense", None, "", "{", '{"a": "x"}']})
     assert frame.select(loose(column))["a"].len() == 6
+
+
+@pytest.mark.parametrize(
+    ("type_", "text"),
+    [
+        ("timestamp[us]", "2024-01-01T00:00:00Z"),
+        ("timestamp[us, UTC]", "2024-01-01T00:00:00"),
+        ("timestamp[us, UTC]", "2024-01-01"),
+    ],
+)
+def test_a_zone_is_neither_guessed_nor_dropped(type_, text):
+    assert patient(TextColumn("a", parse_type(type_)), text) is None
 
 
 def test_a_contract_keeps_what_the_sample_told():
@@ -151,5 +164,5 @@ def test_a_contract_keeps_what_the_sample_told():
 
 
 def test_a_column_survives_json():
-    column = TextColumn("a", parse_type("timestamp[us, UTC]"), "%Y-%m-%dT%H:%M:%SZ", True)
+    column = TextColumn("a", parse_type("timestamp[us, UTC]"), "%Y-%m-%dT%H:%M:%SZ", True, True)
     assert TextColumn.from_json(column.to_json()) == column

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
+
 from dataflare.formats.text_write import CsvText, NdjsonText
 from dataflare.model.types import Schema
 
@@ -14,7 +15,7 @@ FRAME = pl.DataFrame(
         "s": ['a "b"', ""],
         "f": [1.5, float("nan")],
         "b": [True, None],
-        "at": [datetime(2024, 1, 1, 12, tzinfo=timezone.utc), None],
+        "at": [datetime(2024, 1, 1, 12, tzinfo=UTC), None],
         "us": [datetime(2024, 1, 1, 12, 0, 0, 250), datetime(2024, 1, 1)],
         "d": [date(2024, 2, 29), None],
         "t": [time(1, 2, 3), None],

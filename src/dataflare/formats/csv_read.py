@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
-from dataflare.formats.records import Record, is_blank, is_regular, requote, scan_records
+from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
 from dataflare.formats.text_types import TextColumn, loose, strict
 
 
@@ -59,16 +59,18 @@ class CsvPlan:
         wanted = set(self.output)
         return [column for column in self.columns if column.name in wanted]
 
-    def scan(self, data: bytes, *, regular: bool = False) -> pl.LazyFrame:
+    def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows.
 
-        regular: whether all rows are known to have the right number of fields.
+        regular: whether all rows have the right number of fields, if that is known.
         """
         dialect = self.dialect
         if b"\0" in data:
             raise pl.exceptions.ComputeError("a row holds a NUL byte")
-        width = len(self.columns)
-        if not (regular or is_regular(data, dialect.delimiter, dialect.quote, width)):
+        if regular is None:
+            width = len(self.columns)
+            regular = regular_rows(data, dialect.delimiter, dialect.quote, width) is not None
+        if not regular:
             data = self._repaired(data)
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}

@@ -12,7 +12,7 @@ import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.formats.csv_read import CsvDialect
-from dataflare.formats.records import Record, is_blank, is_regular, requote, scan_records
+from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
 from dataflare.formats.text_types import TextColumn, infer
 
 BOM = b"\xef\xbb\xbf"
@@ -76,7 +76,7 @@ def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:
 
 def _texts(data: bytes, names: Sequence[str], dialect: CsvDialect) -> pl.DataFrame:
     schema = {name: pl.String() for name in names}
-    if is_regular(data, dialect.delimiter, dialect.quote, len(names)):
+    if regular_rows(data, dialect.delimiter, dialect.quote, len(names)) is not None:
         with suppress(pl.exceptions.PolarsError):
             return dialect.scan(data, schema).collect()
     records = [

@@ -10,14 +10,15 @@ from collections.abc import Callable
 
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
-from dataflare.formats.records import cut
+from dataflare.formats.records import cut, object_lines, regular_rows
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 4 << 20
 
 
 class LineChunks:
-    """chunk_bytes: about how large chunks are; a record that is larger makes a larger one."""
+    """width: the number of fields of delimited text; 0 for lines of JSON. chunk_bytes: about how
+    large chunks are; a record that is larger makes a larger one."""
 
     def __init__(
         self,
@@ -34,8 +35,8 @@ class LineChunks:
         self._stream = stream
         self.offset = offset
         self._quote, self._delimiter, self._width = quote, delimiter, width
-        self.regular = False
-        """Whether the last chunk is known to have rows of equal width."""
+        self.rows: int | None = None
+        """How many rows the last chunk has, if all are sound as far as delimiters tell."""
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
@@ -51,7 +52,7 @@ class LineChunks:
                 more = self._stream.read_lines(max(want - len(data), 1))
                 self._ended = not more
                 data = data + more if data else more
-            end, self.regular = cut(
+            end, self.rows = cut(
                 data, self._quote, self._delimiter, ended=self._ended, width=self._width
             )
             if end or self._ended:
@@ -64,7 +65,14 @@ class LineChunks:
         chunk = data[:end] if self._rest else data
         self.offset += end
         self._checksum.update(chunk)
+        if self.rows is None:
+            self.rows = self._count(chunk)
         return chunk
+
+    def _count(self, chunk: bytes) -> int | None:
+        if self._width:
+            return regular_rows(chunk, self._delimiter, self._quote, self._width)
+        return object_lines(chunk)
 
     @property
     def checksum(self) -> str:

@@ -33,7 +33,7 @@ class NdjsonPlan:
         wanted = set(self.output)
         return [column for column in self.columns if column.name in wanted]
 
-    def scan(self, data: bytes, *, regular: bool = False) -> pl.LazyFrame:
+    def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error when collected, for a chunk with bad rows."""
         return self._query(data, patient=False)
 
@@ -195,7 +195,7 @@ def _deep(value: pl.Expr, type_: DataType) -> pl.Expr:
             _deep(pl.field(field.name), field.type).alias(field.name) for field in odd
         )
     if _parsed(type_) == pl.String():
-        return converted(TextColumn("", type_), value, patient=False)
+        return converted(TextColumn("", type_, declared=True), value, patient=False)
     return value.cast(type_.to_polars(), strict=True)
 
 

@@ -1,7 +1,7 @@
 """Where the rows of delimited text begin and end.
 
 Always true: a chunk is cut only where a record ends; a newline inside a quoted field ends nothing;
-a quote opens a field only as its first character, as in RFC 4180. `is_regular` is quick and may say
+a quote opens a field only as its first character, as in RFC 4180. `regular_rows` is quick and may say
 no to a sound chunk, never yes to one with a row too short or too long; `scan_records` is slow and
 exact.
 """
@@ -39,11 +39,11 @@ AFTER_QUOTE = "text follows a closing quote"
 
 
 class Cut(NamedTuple):
-    """end: how many bytes are whole records; 0 asks for more. regular: `is_regular` holds for
-    them, as a by-product; False says nothing."""
+    """end: how many bytes are whole records; 0 asks for more. rows: what `regular_rows` says of
+    them, where that was asked on the way; None says nothing."""
 
     end: int
-    regular: bool = False
+    rows: int | None = None
 
 
 def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool, width: int = 0) -> Cut:
@@ -69,8 +69,10 @@ def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool, width: i
     if end and quotes % 2 == 0:
         if not width:
             return Cut(end)
-        if is_regular(data if end == len(data) else data[:end], delimiter, quote, width):
-            return Cut(end, regular=True)
+        whole = data if end == len(data) else data[:end]
+        rows = regular_rows(whole, delimiter, quote, width)
+        if rows is not None:
+            return Cut(end, rows)
     return Cut(_cut_exactly(data, mark.decode(), delimiter))
 
 
@@ -81,14 +83,15 @@ def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
     return end
 
 
-def is_regular(data: bytes, delimiter: str, quote: str | None, width: int) -> bool:
-    """Whether every record has `width` fields and no quote stands inside an unquoted one.
+def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> int | None:
+    """How many records there are, if each has `width` fields and no quote stands inside an
+    unquoted one; else None.
 
     Delimiters, line ends and quotes are filtered out in one columnar pass that holds no GIL; what
     is left after taking out what stands between quotes must be one pattern over and over.
     """
     if not data:
-        return True
+        return 0
     if not data.endswith(b"\n"):
         data += b"\n"
     mark = quote.encode() if quote is not None and quote.encode() in data else None
@@ -101,16 +104,28 @@ def is_regular(data: bytes, delimiter: str, quote: str | None, width: int) -> bo
         # A quote that opens stands at a field's start; one inside a field makes all counts wrong.
         at_start = wanted.shift(1, fill_value=True).filter(wanted).filter(found == mark[0])
         if not at_start.gather_every(2).all():
-            return False
+            return None
     tokens: bytes = found.implode().cast(pl.Binary)[0]
     if mark is not None:
         # Two quotes side by side enclose nothing that counts, and change no parity.
         parts = tokens.replace(mark * 2, b"").split(mark)
         if len(parts) % 2 == 0:
-            return False
+            return None
         tokens = b"".join(parts[::2])
     pattern = delimiter.encode() * (width - 1) + b"\n"
-    return len(tokens) % width == 0 and tokens == pattern * (len(tokens) // width)
+    rows, over = divmod(len(tokens), width)
+    return rows if not over and tokens == pattern * rows else None
+
+
+def object_lines(data: bytes) -> int | None:
+    """How many lines there are, if each ends as an object does; None when some may be blank."""
+    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+    ends = code == _NEWLINE
+    after = (code == ord("}")) | (code == ord("\r"))
+    rows = int(ends.sum())
+    if int((ends & after.shift(1, fill_value=False)).sum()) != rows or b"\n\r" in data:
+        return None
+    return rows if data.endswith(b"\n") else rows + 1
 
 
 def scan_records(

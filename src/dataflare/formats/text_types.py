@@ -43,19 +43,21 @@ _STAMP_SHAPES = tuple(f"%Y-%m-%d{sep}%H:%M{sec}" for sep in "T " for sec in (":%
 @dataclass(frozen=True, slots=True)
 class TextColumn:
     """A column of a text file. format: the one format its timestamps had in the sample, for the
-    quick way. blanks: the sample had quoted empty cells, which are NULL in all but text."""
+    quick way. blanks: the sample had quoted empty cells, which are NULL in all but text.
+    declared: the type is the user's; then timestamps may lack the zone or have one too many."""
 
     name: str
     type: DataType
     format: str | None = None
     blanks: bool = False
+    declared: bool = False
 
     def to_json(self) -> list[Any]:
-        return [self.name, str(self.type), self.format, self.blanks]
+        return [self.name, str(self.type), self.format, self.blanks, self.declared]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> TextColumn:
-        return cls(value[0], parse_type(value[1]), value[2], value[3])
+        return cls(value[0], parse_type(value[1]), *value[2:])
 
     @property
     def native(self) -> pl.DataType:
@@ -141,7 +143,7 @@ def with_contract(columns: Sequence[TextColumn], contract: Schema) -> list[TextC
             continue
         type_ = contract[column.name]
         format_ = column.format if type_.name == "timestamp" else None
-        made.append(TextColumn(column.name, type_, format_, column.blanks))
+        made.append(TextColumn(column.name, type_, format_, column.blanks, declared=True))
     return made
 
 
@@ -226,6 +228,7 @@ def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
+    """Quick: the sample's format. Patient: every ISO spelling, one after the other."""
     unit: Any = column.type.unit if column.type.unit != "s" else "ms"
     zone = column.type.timezone
 
@@ -248,14 +251,16 @@ def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
 
     if not patient and column.format is not None:
         return read(value, column.format, True)
-    shapes = _STAMP_SHAPES
-    tries = [read(value, shape + "%#z", False) for shape in shapes]
-    tries += [read(value, shape, False) for shape in shapes]
-    tries.append(_midnight(value, unit, zone))
+    tries: list[pl.Expr] = []
+    if zone is not None or column.declared:
+        tries += [read(value, shape + "%#z", False) for shape in _STAMP_SHAPES]
+    if zone is None or column.declared:
+        tries += [read(value, shape, False) for shape in _STAMP_SHAPES]
+        tries.append(_midnight(value, unit, zone))
     found = pl.coalesce(tries)
     if patient:
         return found
-    return pl.coalesce(found, read(pl.when(found.is_null()).then(value), shapes[0], True))
+    return pl.coalesce(found, read(pl.when(found.is_null()).then(value), _STAMP_SHAPES[0], True))
 
 
 def _midnight(value: pl.Expr, unit: Any, zone: str | None) -> pl.Expr:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
 from dataflare.connectors.file.destination import FileDestination
 from dataflare.connectors.file.source import FileSource
 from dataflare.model.batch import SharedDataBatch
@@ -75,6 +76,7 @@ async def read_split(
         found.chunks.append(chunk)
         try:
             found.frames.append(chunk.scan().collect())
+            assert chunk.rows in (None, found.frames[-1].height)
         except pl.exceptions.PolarsError:
             assert chunk.salvage is not None
             saved = chunk.salvage()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
@@ -172,7 +172,7 @@ def test_types_inside_lists_and_objects_are_those_of_the_contract(tmp_path):
     )
     contract = {"l": "list<timestamp[us, UTC]>", "s": "struct<n: int8, d: date>"}
     found = read("a.ndjson", tmp_path, contract=contract)
-    assert found.frame["l"].to_list() == [[datetime(2024, 1, 1, tzinfo=timezone.utc)], None]
+    assert found.frame["l"].to_list() == [[datetime(2024, 1, 1, tzinfo=UTC)], None]
     assert found.frame["s"].to_list() == [{"n": 1, "d": date(2024, 2, 29)}, {"n": None, "d": None}]
     assert [(bad.code, bad.place) for bad in found.bad] == [
         ("E0501", "a.ndjson line 2"),

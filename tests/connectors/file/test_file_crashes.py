@@ -12,10 +12,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from file_kit import names, read, start
+
 from dataflare.errors import CheckpointError
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
-from file_kit import names, read, start
 
 FRAME = pl.DataFrame({"id": range(3_000), "tags": [[str(n)] for n in range(3_000)]})
 SCHEMA = Schema.from_polars(FRAME.schema)
@@ -45,7 +46,7 @@ def config(request, tmp_path):
 
 
 def expected(config, rows: pl.DataFrame) -> pl.DataFrame:
-    keeps = config.get("mode") == "append" or config["path"] == "parts" and "mode" not in config
+    keeps = config.get("mode") == "append" or (config["path"] == "parts" and "mode" not in config)
     return pl.concat([BEFORE, rows]) if keeps else rows
 
 

@@ -12,12 +12,13 @@ import polars as pl
 import pyarrow.dataset as arrow_dataset
 import pytest
 import zstandard
+from file_kit import LINEAGE, OTHER_LINEAGE, destination, names, read, start, write
+from pydantic import ValidationError
+
 from dataflare.connectors.file import growing
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Delivery
-from file_kit import LINEAGE, OTHER_LINEAGE, destination, names, read, start, write
-from pydantic import ValidationError
 
 FRAME = pl.DataFrame(
     {"id": range(1_000), "name": [f"n{n}" if n % 5 else None for n in range(1_000)]}

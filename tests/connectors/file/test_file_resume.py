@@ -7,10 +7,11 @@ import os
 
 import polars as pl
 import pytest
+from file_kit import Reading, read, resume
+
 from dataflare.errors import CheckpointError
 from dataflare.formats import line_chunks
 from dataflare.model.progress import Position, Split
-from file_kit import Reading, read, resume
 
 FRAME = pl.DataFrame(
     {

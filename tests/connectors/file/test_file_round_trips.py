@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import polars as pl
 import pytest
-from dataflare.model.types import Schema
 from file_kit import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from dataflare.model.types import Schema
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 INSTANTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31))
@@ -26,7 +27,7 @@ TYPES = {
     "binary": st.binary(max_size=10),
     "date": st.dates(),
     "timestamp[us]": INSTANTS,
-    "timestamp[us, UTC]": INSTANTS.map(lambda t: t.replace(tzinfo=timezone.utc)),
+    "timestamp[us, UTC]": INSTANTS.map(lambda t: t.replace(tzinfo=UTC)),
     "timestamp[ms]": INSTANTS.map(lambda t: t.replace(microsecond=0)),
     "time": st.times(),
     "decimal(12, 3)": st.decimals(-(10**8), 10**8, places=3),
@@ -123,8 +124,8 @@ def test_types_are_found_again_without_a_contract(tmp_path, name):
             "zip": ["007", "8", None],
             "d": [date(2024, 2, 29), date(1969, 1, 1), None],
             "at": [
-                datetime(2024, 1, 1, tzinfo=timezone.utc),
-                datetime(2024, 1, 1, 1, 2, 3, 4, timezone.utc),
+                datetime(2024, 1, 1, tzinfo=UTC),
+                datetime(2024, 1, 1, 1, 2, 3, 4, UTC),
                 None,
             ],
             "naive": [datetime(2024, 1, 1, 12), datetime(2024, 1, 1, 1, 2, 3), None],

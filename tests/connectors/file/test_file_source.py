@@ -6,17 +6,18 @@ import asyncio
 import gzip
 import os
 import pickle
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
 import xlsxwriter
 import zstandard
+from file_kit import read, source
+from pydantic import ValidationError
+
 from dataflare.errors import ConfigError, DataError, DataFlareError, SystemError_
 from dataflare.sdk.registry import source as find_source
 from dataflare.sdk.source import Replay
-from file_kit import read, source
-from pydantic import ValidationError
 
 ORDERS = """\
 id,name,at,day,price,open,zip
@@ -45,7 +46,7 @@ def test_csv_columns_get_their_types(tmp_path):
         "open": "bool",
         "zip": "string",
     }
-    first = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    first = datetime(2024, 1, 1, tzinfo=UTC)
     assert read("orders.csv", tmp_path).frame.rows() == [
         (1, 'Smith, "J"\nJr', first, date(2024, 2, 29), 1.5, True, "007"),
         (2, None, first.replace(second=1), None, 2.0, False, "008"),
@@ -110,7 +111,7 @@ def test_a_contract_decides_the_types(tmp_path):
     got = read("a.csv", tmp_path, contract=contract).frame
     assert got["id"].to_list() == ["1"]
     assert str(got["n"][0]) == "2.00"
-    assert got["at"][0] == datetime(2024, 1, 1, 10, tzinfo=timezone.utc)
+    assert got["at"][0] == datetime(2024, 1, 1, 10, tzinfo=UTC)
     error = fails("a.csv", tmp_path, contract={"idd": "string"})
     assert (error.code, error.help) == ("E0508", "did you mean 'id'?")
 
@@ -161,7 +162,7 @@ def test_ndjson(tmp_path):
     assert got.to_dicts() == [
         {
             "id": 1.0,
-            "at": datetime(2024, 1, 1, tzinfo=timezone.utc),
+            "at": datetime(2024, 1, 1, tzinfo=UTC),
             "tags": ["x"],
             "who": {"n": 1},
             "zip": "12",

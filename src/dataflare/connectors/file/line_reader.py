@@ -99,16 +99,19 @@ class LineReader(ChunkReader):
         if data is None:
             return None
         self._position = self._place()
-        plan, regular = self._plan, self._chunks.regular
+        plan, rows = self._plan, self._chunks.rows
 
         def place_at(place: int) -> str:
             return f"{self._label} line {self._lines.at(start + place)}"
 
         return Chunk(
-            scan=lambda: with_added(plan.scan(data, regular=regular), self._added, self._output),
+            scan=lambda: with_added(
+                plan.scan(data, regular=rows is not None), self._added, self._output
+            ),
             position=self._position,
             key=start,
             num_bytes=len(data),
+            rows=rows,
             salvage=lambda: salvaged(plan.salvage(data, place_at), self._added, self._output),
             place=lambda row: place_at(plan.start_of_row(data, row)),
         )

@@ -141,7 +141,9 @@ def _json_columns(
     columns = ndjson_read.sniff(samples)
     if contract is not None:
         known = {column.name for column in columns}
-        absent = [TextColumn(f.name, f.type) for f in contract if f.name not in known]
+        absent = [
+            TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
+        ]
         columns = with_contract([*columns, *absent], contract)
     if not columns:
         raise DataError(f"{path} has no rows to find columns in", code="E0507")

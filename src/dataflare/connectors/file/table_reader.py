@@ -87,6 +87,7 @@ class TableReader(PieceReader):
             position=self._position,
             key=piece.start,
             num_bytes=piece.num_bytes,
+            rows=piece.rows,
             salvage=lambda: self._salvage(piece),
             place=lambda row: self._place_of(piece.start + row),
         )
@@ -142,6 +143,7 @@ class JsonReader(PieceReader):
             position=self._position,
             key=piece.start,
             num_bytes=len(data),
+            rows=piece.rows,
             salvage=lambda: salvaged(plan.salvage(data, place_at), added, output),
             place=lambda row: self._place_of(piece.start + row),
         )
