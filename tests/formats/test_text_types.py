@@ -91,7 +91,7 @@ CELLS = st.one_of(
 def test_what_the_quick_way_accepts_the_patient_way_reads_the_same(type_, format_, text):
     if not type_.startswith("timestamp"):
         format_ = None
-    column = TextColumn("a", parse_type(type_), format_)
+    column = TextColumn("a", parse_type(type_), format_, declared=True)
     found = quick(column, text)
     if found != "error":
         assert pl.Series([patient(column, text)]).equals(pl.Series([found]))

@@ -6,14 +6,15 @@ that does not fit, among the columns that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from dataflare.formats.layout import FIELDS, PROBLEM, Layout, layout_of
 from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
-from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
+from dataflare.formats.records import regular_rows
 from dataflare.formats.text_types import TextColumn, loose, strict
 
 
@@ -76,91 +77,64 @@ class CsvPlan:
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
         return frame.with_columns(**made).select(self.output)
 
+    def _layout(self, data: bytes) -> Layout:
+        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns))
+
     def _repaired(self, data: bytes) -> bytes:
         """The chunk without blank lines and with stray quotes quoted, if nothing else is wrong."""
-        records = self._records(data)
-        width = len(self.columns)
-        if any(record.problem or record.fields != width for record in records):
+        layout = self._layout(data)
+        sound = layout.sound(len(self.columns))
+        if not sound.all():
             raise pl.exceptions.ComputeError("a row has too few or too many fields")
-        return self._joined(data, records)
-
-    def _records(self, data: bytes) -> list[Record]:
-        """All but blank lines, which are rows only where there is one column."""
-        found = scan_records(data, self.dialect.delimiter, self.dialect.quote)
-        if len(self.columns) == 1:
-            return list(found)
-        return [r for r in found if r.fields > 1 or not is_blank(data, r)]
-
-    def _joined(self, data: bytes, records: Sequence[Record]) -> bytes:
-        """The text of these records; neighbours are copied in one piece."""
-        parts: list[bytes] = []
-        start = end = 0
-        for record in records:
-            if record.stray and self.dialect.quote is not None:
-                parts += [data[start:end], self._text(data, record)]
-                start = end = record.end
-            elif record.start != end:
-                parts.append(data[start:end])
-                start, end = record.start, record.end
-            else:
-                end = record.end
-        parts.append(data[start:end])
-        return b"".join(parts)
-
-    def _text(self, data: bytes, record: Record) -> bytes:
-        assert self.dialect.quote is not None
-        return requote(data[record.start : record.end], self.dialect.delimiter, self.dialect.quote)
+        return layout.joined(sound)
 
     def start_of_row(self, data: bytes, row: int) -> int:
         """Where in the chunk row `row` begins."""
-        return self._records(data)[row].start
+        return self._layout(data).start(row)
 
     def salvage(self, data: bytes, place_at: Callable[[int], str]) -> Sorted:
         """The patient way: every row that can be read, and every bad one named.
 
         place_at: what a place in the chunk is called.
         """
-        records = self._records(data)
-        bad: dict[int, tuple[str, str]] = {}
-        for row, record in enumerate(records):
-            problem = self._problem(data, record)
-            if problem is not None:
-                bad[row] = problem
-        kept = [row for row in range(len(records)) if row not in bad]
-        good = self._cast(self._joined(data, [records[row] for row in kept]), kept, bad)
+        layout = self._layout(data)
+        sound = layout.sound(len(self.columns))
+        bad = {row: self._misshapen(layout, row) for row in (~sound).arg_true()}
+        if not _is_clean(data):
+            bad |= _unclean(layout, sound)
+            if bad:
+                sound = sound.scatter(list(bad), False)
+        good = self._cast(layout.joined(sound), sound.arg_true(), bad)
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],
             bad=[
-                self._bad_row(row, code, message, data, records[row], place_at)
+                Misread(
+                    row,
+                    code,
+                    message,
+                    layout.text(row)[:RAW_MAX].decode(errors="replace"),
+                    place_at(layout.start(row)),
+                )
                 for row, (code, message) in sorted(bad.items())
             ],
         )
 
-    def _problem(self, data: bytes, record: Record) -> tuple[str, str] | None:
-        if record.problem:
-            return "E0506", record.problem
-        width = len(self.columns)
-        if record.fields != width:
-            many = "field" if record.fields == 1 else "fields"
-            return "E0502", f"{record.fields} {many} where {width} were expected"
-        text = data[record.start : record.end]
-        if b"\0" in text:
-            return "E0504", "holds a NUL byte"
-        if not text.isascii():
-            try:
-                text.decode()
-            except UnicodeDecodeError as error:
-                return "E0504", f"not valid UTF-8 at byte {error.start + 1} of the row"
-        return None
+    def _misshapen(self, layout: Layout, row: int) -> tuple[str, str]:
+        problem = layout.records[PROBLEM][row]
+        if problem is not None:
+            return "E0506", problem
+        fields = layout.records[FIELDS][row]
+        many = "field" if fields == 1 else "fields"
+        return "E0502", f"{fields} {many} where {len(self.columns)} were expected"
 
-    def _cast(self, data: bytes, kept: list[int], bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
+    def _cast(self, data: bytes, kept: pl.Series, bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
         """Sound records as typed rows; rows with fields that do not fit are added to `bad`."""
         schema = {column.name: pl.String() for column in self.columns}
         texts = self.dialect.scan(data, schema).select(c.name for c in self._read).collect()
         if not self._read:
             texts = pl.DataFrame(height=len(kept))
-        texts = texts.with_columns(pl.Series(_ROW, kept, dtype=pl.Int64))
+        texts = texts.with_columns(kept.cast(pl.Int64).alias(_ROW))
         typed = texts.with_columns(loose(column) for column in self._read)
         failed = pl.repeat(False, texts.height, eager=True)
         for column in self._read:
@@ -173,18 +147,33 @@ class CsvPlan:
             failed |= missed
         return typed.filter(~failed)
 
-    def _bad_row(
-        self,
-        row: int,
-        code: str,
-        message: str,
-        data: bytes,
-        record: Record,
-        place_at: Callable[[int], str],
-    ) -> Misread:
-        raw = data[record.start : record.end].rstrip(b"\r\n")[:RAW_MAX]
-        place = place_at(record.start)
-        return Misread(row, code, message, raw.decode(errors="replace"), place)
-
 
 _ROW = "__row"
+
+
+def _is_clean(data: bytes) -> bool:
+    """Whether it is UTF-8 without NUL bytes."""
+    return b"\0" not in data and _utf8_error(data) is None
+
+
+def _utf8_error(text: bytes) -> UnicodeDecodeError | None:
+    if text.isascii():
+        return None
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error
+    return None
+
+
+def _unclean(layout: Layout, sound: pl.Series) -> dict[int, tuple[str, str]]:
+    """Which of the sound records are no text, one by one."""
+    bad: dict[int, tuple[str, str]] = {}
+    for row in sound.arg_true():
+        text = layout.text(row)
+        error = _utf8_error(text)
+        if b"\0" in text:
+            bad[row] = "E0504", "holds a NUL byte"
+        elif error is not None:
+            bad[row] = "E0504", f"not valid UTF-8 at byte {error.start + 1} of the row"
+    return bad

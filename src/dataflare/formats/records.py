@@ -119,6 +119,8 @@ def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> 
 
 def object_lines(data: bytes) -> int | None:
     """How many lines there are, if each ends as an object does; None when some may be blank."""
+    if not data:
+        return 0
     code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
     ends = code == _NEWLINE
     after = (code == ord("}")) | (code == ord("\r"))
