@@ -41,7 +41,7 @@ def hash_columns(
         frame = _mixed(frame, "__part")
         folded = (pl.col(name) * 3) ^ pl.col("__part").fill_null(pl.lit(_NULL, pl.UInt64))
         frame = _mixed(frame.with_columns(folded.alias(name)), name)
-    return frame.drop("__part")
+    return frame.drop("__part", strict=False)
 
 
 def key_group(hashed: pl.Expr) -> pl.Expr:
@@ -92,15 +92,46 @@ def canonical_bits(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.Time:
         return value.cast(pl.Int64).reinterpret(dtype=pl.UInt64)
     if dtype.is_decimal():
-        text = value.cast(pl.String).str.replace(r"(\.\d*?)0+$", "${1}").str.strip_suffix(".")
-        return _text_hash(text, pl.String())
+        return _text_hash(_decimal_text(value), pl.String())
     if dtype in (pl.String, pl.Binary) or isinstance(dtype, (pl.Categorical, pl.Enum)):
         return _text_hash(value, dtype)
     if dtype == pl.Null:
         return pl.lit(None, pl.UInt64)
-    if isinstance(dtype, (pl.Struct, pl.List)):
-        return _text_hash(pl.struct(value).struct.json_encode(), pl.String())
+    if isinstance(dtype, (pl.Struct, pl.List, pl.Array)):
+        text = pl.struct(_plain(value, dtype).alias("v")).struct.json_encode()
+        return pl.when(value.is_not_null()).then(_text_hash(text, pl.String()))
     raise InternalError(f"no canonical bits for {dtype}")
+
+
+def _decimal_text(value: pl.Expr) -> pl.Expr:
+    import polars as pl
+
+    return value.cast(pl.String).str.replace(r"(\.\d*?)0+$", "${1}").str.strip_suffix(".")
+
+
+def _plain(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A nested value whose JSON is equal for equal values, and which JSON can hold."""
+    import polars as pl
+
+    if isinstance(dtype, pl.Struct):
+        parts = [
+            _plain(value.struct.field(f.name), f.dtype).alias(str(i))  # type: ignore[arg-type]
+            for i, f in enumerate(dtype.fields)
+        ]
+        return pl.when(value.is_not_null()).then(pl.struct(parts))
+    if isinstance(dtype, pl.Array):
+        return _plain(value.arr.to_list(), pl.List(dtype.inner))
+    if isinstance(dtype, pl.List):
+        return value.list.eval(_plain(pl.element(), dtype.inner))  # type: ignore[arg-type]
+    if dtype == pl.Binary:
+        return value.bin.encode("hex")
+    if dtype.is_decimal():
+        return _decimal_text(value)
+    if dtype.is_float():
+        return pl.when(value == 0).then(pl.lit(0.0)).otherwise(value.cast(pl.Float64))
+    if isinstance(dtype, (pl.Datetime, pl.Duration)):
+        return value.dt.cast_time_unit("us").cast(pl.Int64)
+    return value
 
 
 def _text_hash(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dataflare.errors import WorkflowError, did_you_mean
+from dataflare.errors import InternalError, WorkflowError, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,7 +47,7 @@ class DataType:
             case "list":
                 return f"list<{self.item}>"
             case "struct":
-                return f"struct<{', '.join(f'{f.name}: {f.type}' for f in self.fields)}>"
+                return f"struct<{', '.join(f'{_quoted(f.name)}: {f.type}' for f in self.fields)}>"
         return self.name
 
     @property
@@ -92,9 +92,7 @@ class Schema:
     @classmethod
     def of(cls, columns: Mapping[str, DataType | str] | Iterable[tuple[str, DataType]]) -> Schema:
         pairs = columns.items() if isinstance(columns, Mapping) else columns
-        return cls(
-            tuple(Field(n, parse_type(t) if isinstance(t, str) else t) for n, t in pairs)
-        )
+        return cls(tuple(Field(n, parse_type(t) if isinstance(t, str) else t) for n, t in pairs))
 
     @classmethod
     def from_polars(cls, schema: Mapping[str, Any]) -> Schema:
@@ -166,25 +164,27 @@ TIMESTAMP = timestamp("us")
 TIMESTAMP_UTC = timestamp("us", "UTC")
 DURATION = duration("us")
 
-_TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_/+\-]*|\d+|[<>\[\](),:]|'[^']*'|\"[^\"]*\")")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<word>[A-Za-z_][A-Za-z0-9_/+\-]*)|(?P<number>\d+)|(?P<mark>[<>\[\](),:])"""
+    r"""|'(?P<single>(?:[^']|'')*)'|"(?P<double>(?:[^"]|"")*)")"""
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _quoted(name: str) -> str:
+    """A field's name as a type's text has it."""
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 @lru_cache(maxsize=1024)
 def parse_type(text: str) -> DataType:
     """Read a type by its Arrow name, for example `list<struct<a: int64, at: timestamp[us, UTC]>>`.
 
-    Raises WorkflowError (E0112) naming the nearest type.
+    A field's name may stand in quotes. Raises WorkflowError (E0112) naming the nearest type.
     """
-    tokens: list[str] = []
-    place = 0
-    stripped = text.strip()
-    while place < len(stripped):
-        match = _TOKEN.match(stripped, place)
-        if match is None:
-            raise _unknown_type(text)
-        tokens.append(match.group(1).strip("'\""))
-        place = match.end()
-    parser = _TypeParser(text, tokens)
+    parser = _TypeParser(text)
     found = parser.type()
     if parser.tokens:
         raise _unknown_type(text)
@@ -192,65 +192,135 @@ def parse_type(text: str) -> DataType:
 
 
 class _TypeParser:
-    def __init__(self, text: str, tokens: list[str]) -> None:
-        self.text, self.tokens = text, tokens
+    """tokens: (kind, text) of what is not read yet; kinds are word, number, mark and quoted."""
 
-    def take(self, expected: str | None = None) -> str:
-        if not self.tokens or (expected is not None and self.tokens[0] != expected):
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens: list[tuple[str, str]] = []
+        stripped, place = text.strip(), 0
+        while place < len(stripped):
+            match = _TOKEN.match(stripped, place)
+            if match is None:
+                raise _unknown_type(text)
+            kind, found = match.lastgroup or "", match.group(match.lastgroup or 0)
+            if kind in ("single", "double"):
+                quote = "'" if kind == "single" else '"'
+                kind, found = "quoted", found.replace(quote * 2, quote)
+            self.tokens.append((kind, found))
+            place = match.end()
+
+    def take(self, *kinds: str) -> str:
+        """The next token, which must be of one of these kinds."""
+        if not self.tokens or self.tokens[0][0] not in kinds:
             raise _unknown_type(self.text)
-        return self.tokens.pop(0)
+        return self.tokens.pop(0)[1]
+
+    def mark(self, *expected: str) -> str:
+        """The next token, which must be one of these marks."""
+        found = self.take("mark")
+        if found not in expected:
+            raise _unknown_type(self.text)
+        return found
+
+    def skips(self, mark: str) -> bool:
+        """Whether the next token is this mark, which is then passed."""
+        if self.tokens[:1] == [("mark", mark)]:
+            self.tokens.pop(0)
+            return True
+        return False
 
     def type(self) -> DataType:
-        name = self.take()
+        name = self.take("word")
         if name in _PLAIN:
             return DataType(name)
         match name:
-            case "timestamp" | "duration":
-                unit, zone = "us", None
-                if self.tokens[:1] == ["["]:
-                    self.take("[")
-                    unit = self.take()
-                    if name == "timestamp" and self.tokens[:1] == [","]:
-                        self.take(",")
-                        zone = self.take()
-                    self.take("]")
-                if unit not in _UNITS:
-                    raise _unknown_type(self.text)
-                return DataType(name, unit=unit, timezone=zone)
+            case "timestamp":
+                return self.timestamp()
+            case "duration":
+                return self.duration()
             case "decimal":
-                self.take("(")
-                precision = int(self.take())
-                scale = 0
-                if self.tokens[:1] == [","]:
-                    self.take(",")
-                    scale = int(self.take())
-                self.take(")")
-                if not (1 <= precision <= 38 and 0 <= scale <= precision):
-                    raise _unknown_type(self.text)
-                return decimal(precision, scale)
+                return self.decimal()
             case "list":
-                self.take("<")
+                self.mark("<")
                 item = self.type()
-                self.take(">")
+                self.mark(">")
                 return list_of(item)
             case "struct":
-                self.take("<")
-                fields: dict[str, DataType] = {}
-                while True:
-                    field = self.take()
-                    self.take(":")
-                    fields[field] = self.type()
-                    if self.take() == ">":
-                        return struct_of(fields)
+                return self.struct()
         raise _unknown_type(self.text, name)
+
+    def timestamp(self) -> DataType:
+        if not self.skips("["):
+            return timestamp()
+        unit, zone = self.unit(), None
+        if self.mark(",", "]") == ",":
+            zone = self.take("word", "quoted")
+            if not _is_zone(zone):
+                raise _unknown_type(self.text)
+            self.mark("]")
+        return timestamp(unit, zone)
+
+    def duration(self) -> DataType:
+        if not self.skips("["):
+            return duration()
+        unit = self.unit()
+        self.mark("]")
+        return duration(unit)
+
+    def unit(self) -> str:
+        unit = self.take("word")
+        if unit not in _UNITS:
+            raise _unknown_type(self.text)
+        return unit
+
+    def decimal(self) -> DataType:
+        self.mark("(")
+        precision, scale = int(self.take("number")), 0
+        if self.mark(",", ")") == ",":
+            scale = int(self.take("number"))
+            self.mark(")")
+        if not (1 <= precision <= 38 and scale <= precision):
+            raise _unknown_type(self.text)
+        return decimal(precision, scale)
+
+    def struct(self) -> DataType:
+        self.mark("<")
+        fields: dict[str, DataType] = {}
+        while True:
+            name = self.take("word", "quoted")
+            self.mark(":")
+            if name in fields:
+                raise _unknown_type(self.text)
+            fields[name] = self.type()
+            if self.mark(",", ">") == ">":
+                return struct_of(fields)
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
-    known = [*_PLAIN, "timestamp[us]", "duration[us]", "decimal(18, 2)", "list<int64>", "struct<a: int64>"]
+    known = [
+        *_PLAIN,
+        "timestamp[us]",
+        "duration[us]",
+        "decimal(18, 2)",
+        "list<int64>",
+        "struct<a: int64>",
+    ]
     return WorkflowError(
         f"unknown type '{text}'",
         code="E0112",
-        notes=["types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."],
+        notes=[
+            "types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."
+        ],
         help=did_you_mean(name or text, known),
     )
 
@@ -273,8 +343,6 @@ def from_polars(dtype: Any) -> DataType:
         return list_of(from_polars(dtype.inner))
     if base is pl.Struct:
         return struct_of({field.name: from_polars(field.dtype) for field in dtype.fields})
-    from dataflare.errors import InternalError
-
     raise InternalError(f"no DataFlare type for the Polars type {dtype}")
 
 
@@ -330,9 +398,16 @@ def _to_polars(type_: DataType) -> pl.DataType:
         "binary": pl.Binary,
         "date": pl.Date,
         "time": pl.Time,
+        "int8": pl.Int8,
+        "int16": pl.Int16,
+        "int32": pl.Int32,
+        "int64": pl.Int64,
+        "uint8": pl.UInt8,
+        "uint16": pl.UInt16,
+        "uint32": pl.UInt32,
+        "uint64": pl.UInt64,
         "float32": pl.Float32,
         "float64": pl.Float64,
     }
-    table |= {name: getattr(pl, name.replace("uint", "UInt").replace("int", "Int") if name[0] == "i" else name.replace("uint", "UInt")) for name in INTEGERS}
     found: pl.DataType = table[type_.name]()
     return found

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 from pydantic import Field
 
-from dataflare.errors import ConfigError, PlanError
+from dataflare.errors import PlanError
 from dataflare.expr import ExprText, Typed, check, check_measures
+from dataflare.model.text import SourceText
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
     ERROR_COLUMN,
     BindContext,
     Bound,
+    Fault,
     LiveOperator,
     Lowering,
     Snapshot,
     StatefulOperator,
     Step,
     StepConfig,
-    reserved,
 )
+from dataflare.operators.names import ByName, no_doubles, not_empty, not_reserved
 from dataflare.operators.primitives import Derive, Select
 from dataflare.state.partials import PartialLog, own_rows
 
@@ -35,11 +37,11 @@ _SLICE_ROWS = 100_000
 
 
 class AggregateConfig(StepConfig):
-    group_by: list[ExprText] | dict[str, ExprText] = Field(
+    group_by: list[ExprText] | ByName[ExprText] = Field(
         default_factory=list,
         description="Columns or expressions; a mapping names them. Without any, one row comes out.",
     )
-    measures: dict[str, ExprText] = Field(description='Name to aggregate, as total: "sum(amount)".')
+    measures: ByName[ExprText] = Field(description='Name to aggregate, as total: "sum(amount)".')
     emit: Literal["final", "updates"] | None = Field(
         default=None,
         description="final: results at the end of a bounded input (the default there).",
@@ -62,7 +64,11 @@ class Aggregate(StatefulOperator):
 
 
 class LiveAggregate(LiveOperator):
-    """keeps partials while there is input, then hands out the results, bucket by bucket."""
+    """Keeps partials while there is input, then hands out the results, share by share.
+
+    A snapshot holds the partials that are not handed out yet; `answered` says that the one row of
+    an aggregate without keys was.
+    """
 
     def __init__(self, operator: Aggregate, subtask: int, subtasks: int) -> None:
         self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
@@ -71,41 +77,42 @@ class LiveAggregate(LiveOperator):
         self._partial = operator.aggregation.partial()
         self._merge_exprs = operator.aggregation.merge()
         self.log = PartialLog(self.keys, self._merge)
-        self._results: Iterator[pl.DataFrame] | None = None
-        self._left: pl.DataFrame | None = None
-        self._later: list[pl.DataFrame] = []
+        self._share: tuple[str, pl.DataFrame] | None = None
+        self._given = 0
+        self._answered = False
 
     def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.log.append(self._grouped(frame, self._partial))
         return ()
 
     def end(self) -> None:
-        if not self.keys and self.subtask == 0 and not self.log.frames():
+        alone = not self.keys and self.subtask == 0
+        if alone and not self._answered and not self.log.frames():
             self.log.append(self._empty_partial())
-        self._later = list(self.log.drain())
 
     def drain(self) -> pl.DataFrame | None:
-        if self._left is None or not self._left.height:
-            if not self._later:
-                self._left = None
+        if self._share is None:
+            self._share, self._given = self.log.take(), 0
+            if self._share is None:
                 return None
-            self._left = self._later.pop(0)
-        rows = self._left.head(_SLICE_ROWS)
-        self._left = self._left.slice(_SLICE_ROWS)
+        frame = self._share[1]
+        rows = frame.slice(self._given, _SLICE_ROWS)
+        self._given += rows.height
+        if self._given >= frame.height:
+            self._share = None
+        self._answered = True
         return self._finished(rows)
 
     def snapshot(self) -> Snapshot:
-        """While results are handed out, what is kept are the partials not handed out yet."""
-        if self._left is not None or self._later:
-            held = [f for f in ([self._left] if self._left is not None else []) if f.height]
-            frames = {f"d{len(self._later)}-{i}": f for i, f in enumerate(held + self._later)}
-            # Names differ with what is left, so a name never changes its meaning.
-            height = sum(frame.height for frame in frames.values())
-            return Snapshot({f"{name}-{height}": f for name, f in frames.items()})
-        return Snapshot(self.log.frames())
+        frames = self.log.frames()
+        if self._share is not None:
+            name, frame = self._share
+            frames[f"{name}+{self._given}"] = frame.slice(self._given)
+        return Snapshot(frames, {"answered": self._answered})
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         for snapshot in snapshots:
+            self._answered = self._answered or bool(snapshot.facts.get("answered"))
             for frame in snapshot.frames.values():
                 mine = own_rows(frame, self.keys, self.subtask, self.subtasks)
                 if self.keys or self.subtask == 0:
@@ -129,7 +136,8 @@ class LiveAggregate(LiveOperator):
 
     def _finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()
-        values, errors = [], []
+        values: list[pl.Expr] = []
+        errors: list[Fault] = []
         for name, lowered in self.operator.aggregation.finish().items():
             values.append(lowered.value.alias(name))
             if lowered.error is not None:
@@ -156,57 +164,53 @@ config:
     @classmethod
     def bind(cls, config: AggregateConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
-        if not config.measures and not config.group_by:
-            raise ConfigError(f"step '{step}' has no measures", code="E0403", step=step)
-        if config.emit == "updates" or (config.emit is None and not context.bounded):
-            raise PlanError(
-                f"step '{step}' would emit updates, which this version cannot do yet",
-                code="E0314",
-                step=step,
-                help="read from bounded sources; results then come at the end of the run",
-            )
-        if not context.bounded:
-            raise PlanError(
-                f"step '{step}' cannot emit final results: its input has no end",
-                code="E0316",
-                step=step,
-                help="bound the sources (for `generate`: rows), or leave the step out",
-            )
+        if not config.measures:
+            not_empty(step, "`measures` or `group_by`", config.group_by)
+        _refuse_updates(step, config, context)
         keys = _keys(config, schema, step)
-        reserved([*keys, *config.measures], step)
-        double = next((name for name in config.measures if name in keys), None)
-        if double:
-            raise ConfigError(
-                f"step '{step}' has a group and a measure named '{double}'",
-                code="E0404",
-                step=step,
-                spot=getattr(double, "spot", None),
-            )
+        not_reserved(step, [*keys, *config.measures])
+        no_doubles(step, [*keys, *config.measures])
         aggregation = check_measures(config.measures, schema, step=step)
-        derived = (*((f"__g{i}", typed) for i, typed in enumerate(keys.values())), *aggregation.inputs)
-        operators = (
-            *([Derive(step, derived)] if derived else []),
-            Select(
-                step,
-                (
-                    *((name, f"__g{i}") for i, name in enumerate(keys)),
-                    *((name, name) for name, _ in aggregation.inputs),
-                ),
-            ),
-        )
-        output = Schema((*(Column(n, t.type) for n, t in keys.items()), *aggregation.output))
+        columns = {str(name): f"__g{i}" for i, name in enumerate(keys)}
+        columns |= {name: name for name, _ in aggregation.inputs}
+        derived = [*zip(columns.values(), keys.values(), strict=False), *aggregation.inputs]
+        # A batch without columns would forget how many rows it has: one is kept.
+        selected = tuple(columns.items()) or ((schema.names[0], schema.names[0]),)
+        operators = (*([Derive(step, tuple(derived))] if derived else []), Select(step, selected))
+        names = tuple(map(str, keys))
+        output = Schema((*map(Column, names, (t.type for t in keys.values())), *aggregation.output))
         return Bound(
             outputs={None: output},
             operators=operators,
-            stateful=Aggregate(step, tuple(keys), aggregation),
+            stateful=Aggregate(step, names, aggregation),
+        )
+
+
+def _refuse_updates(step: str, config: AggregateConfig, context: BindContext) -> None:
+    if config.emit == "updates" or (config.emit is None and not context.bounded):
+        raise PlanError(
+            f"step '{step}' would emit updates, which this version cannot do yet",
+            code="E0314",
+            step=step,
+            help="read from bounded sources; results then come at the end of the run",
+        )
+    if not context.bounded:
+        raise PlanError(
+            f"step '{step}' cannot emit final results: its input has no end",
+            code="E0316",
+            step=step,
+            help="bound the sources (for `generate`: rows), or leave the step out",
         )
 
 
 def _keys(config: AggregateConfig, schema: Schema, step: str) -> dict[str, Typed]:
+    """The group's columns by name: an expression without a name is called by its text."""
     if isinstance(config.group_by, dict):
-        return {str(n): check(e, schema, step=step) for n, e in config.group_by.items()}
+        return {n: check(e, schema, step=step) for n, e in config.group_by.items()}
     keys: dict[str, Typed] = {}
     for text in config.group_by:
         typed = check(text, schema, step=step)
-        keys[typed.is_column or str(text)] = typed
+        name = typed.is_column or str(text)
+        no_doubles(step, [*keys, SourceText(name, starts=text.source.starts)])
+        keys[name] = typed
     return keys

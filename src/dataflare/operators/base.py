@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from dataflare.errors import PlanError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
 from dataflare.sdk.context import Policy
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
+
+RESERVED = "__"
+"""How the names of our own columns begin; no column of a user does."""
 
 ERROR_COLUMN = "__error"
 """UInt32, null for a good row: the fault's site (its index in `Lowering.sites`) times 256, plus the kind."""
@@ -44,30 +46,40 @@ class StepConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+Fault = tuple[str, "pl.Expr"] | tuple[str, "pl.Expr", str]
+"""What was evaluated, as the user wrote it; its UInt8 error kind; perhaps what is to happen to such a
+row (fail, dead_letter), whatever the step's `on_error` says."""
+
+
 class Lowering:
     """What is shared while a chain is lowered: the places where a row may fail, in order, and the
-    lookup tables by step (rows and their index)."""
+    lookup tables by step (rows and their index).
+
+    sites: step and text of each place. policies: by the index of a site, what is to happen to its
+    rows, where the step's config says so itself.
+    """
 
     def __init__(self, tables: Mapping[str, tuple[pl.DataFrame, KeyIndex]] | None = None) -> None:
         self.sites: list[tuple[str, str]] = []
+        self.policies: dict[int, str] = {}
         self.tables = tables or {}
 
-    def mark(
-        self, frame: pl.LazyFrame, step: str, errors: Sequence[tuple[str, pl.Expr]]
-    ) -> pl.LazyFrame:
-        """Note the first fault of each row. errors: what was evaluated, as the user wrote it, and
-        its UInt8 error kind. They are evaluated on `frame`."""
+    def mark(self, frame: pl.LazyFrame, step: str, errors: Sequence[Fault]) -> pl.LazyFrame:
+        """Note the first fault of each row. They are evaluated on `frame`."""
         return frame.with_columns(self.column(step, errors)) if errors else frame
 
-    def column(self, step: str, errors: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
+    def column(self, step: str, errors: Sequence[Fault]) -> pl.Expr:
         """The ERROR_COLUMN after `errors`; only rows without an earlier fault change."""
         import polars as pl
 
         earlier = [pl.col(ERROR_COLUMN)] if self.sites else []
         coded = []
-        for shown, error in errors:
-            coded.append(error.cast(pl.UInt32) + pl.lit(len(self.sites) * 256, pl.UInt32))
+        for shown, error, *policy in errors:
+            site = len(self.sites)
+            coded.append(error.cast(pl.UInt32) + pl.lit(site * 256, pl.UInt32))
             self.sites.append((step, shown))
+            if policy:
+                self.policies[site] = policy[0]
         return pl.coalesce(*earlier, *coded).cast(pl.UInt32).alias(ERROR_COLUMN)
 
     def keep(self, condition: pl.Expr) -> pl.Expr:
@@ -75,6 +87,12 @@ class Lowering:
         import polars as pl
 
         return condition | pl.col(ERROR_COLUMN).is_not_null() if self.sites else condition
+
+    def sound(self, value: pl.Expr) -> pl.Expr:
+        """The value, NULL in rows with a fault: so that nothing multiplies those."""
+        import polars as pl
+
+        return pl.when(pl.col(ERROR_COLUMN).is_null()).then(value) if self.sites else value
 
 
 class RowOperator(ABC):
@@ -182,7 +200,7 @@ class LiveOperator(ABC):
     def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         """Take a batch; give what follows from it now."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027  most have nothing to do then
         """No more input. What `drain` gives afterwards is the result."""
 
     def drain(self) -> pl.DataFrame | None:
@@ -243,8 +261,8 @@ class BindContext:
 class Step(ABC):
     """The definition of a step type. Subclasses are found by `operators.registry`."""
 
-    type: ClassVar[str]
     Config: ClassVar[type[StepConfig]]
+    type: ClassVar[str]
     summary: ClassVar[str]
     example: ClassVar[str]
     inputs_max: ClassVar[int | None] = 1
@@ -259,14 +277,3 @@ class Step(ABC):
     def extra_outputs(cls, config: Any) -> tuple[str, ...]:
         """Names of outputs other than the step itself (`step.NAME`)."""
         return ()
-
-
-def reserved(names: Iterable[str], step: str) -> None:
-    """Refuse column names that begin with two underscores: those are ours."""
-    for name in names:
-        if name.startswith("__") and name != KIND_COLUMN:
-            raise PlanError(
-                f"step '{step}' makes a column '{name}': names that begin with '__' are reserved",
-                code="E0310",
-                step=step,
-            )

@@ -19,15 +19,23 @@ from dataflare.operators.base import (
     Step,
     StepConfig,
 )
-from dataflare.operators.primitives import known_columns
+from dataflare.operators.names import (
+    Name,
+    known_columns,
+    listed,
+    no_doubles,
+    not_empty,
+    spot_of,
+)
 from dataflare.state.keyset import KeySet
 from dataflare.state.partials import own_rows
 
 
 class DeduplicateConfig(StepConfig):
-    key: list[str] | str = Field(description="Rows with the same values here are the same row.")
-    within: str | None = Field(
-        default=None, description="How long a key is remembered, in event time; for ever if not given."
+    key: Name | list[Name] = Field(description="Rows with the same values here are the same row.")
+    within: Name | None = Field(
+        default=None,
+        description="How long a key is remembered, in event time; for ever if not given.",
     )
 
 
@@ -81,15 +89,19 @@ config: {key: [event_id]}
 """
 
     @classmethod
-    def bind(cls, config: DeduplicateConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
-        keys = [config.key] if isinstance(config.key, str) else list(config.key)
+    def bind(
+        cls, config: DeduplicateConfig, inputs: Sequence[Schema], context: BindContext
+    ) -> Bound:
+        keys = listed(config.key)
+        not_empty(context.step, "a `key`", keys)
         known_columns(context.step, keys, inputs[0])
+        no_doubles(context.step, keys)
         if config.within is not None:
             raise PlanError(
                 f"step '{context.step}': `within` needs event time, which this version cannot do yet",
                 code="E0314",
                 step=context.step,
-                spot=getattr(config.within, "spot", None),
+                spot=spot_of(config.within),
                 help="leave `within` out: keys are then remembered for the whole run",
             )
         return Bound(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dataflare.expr import ExprText, check_condition
+from dataflare.expr import ExprText, Typed, check_condition
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Branch, Lowering, Step, StepConfig
 from dataflare.operators.primitives import Filter
@@ -38,21 +39,13 @@ config: {condition: "status == 'paid' AND amount > 0"}
 
     @classmethod
     def bind(cls, config: FilterConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
-        schema = inputs[0]
-        condition = check_condition(config.condition, schema, step=context.step)
-        step = context.step
-
-        def tag(frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
-            lowered = condition.lower()
-            errors = [] if lowered.error is None else [(condition.shown, lowered.error)]
-            frame = lowering.mark(frame, step, errors)
-            return frame.with_columns(lowered.value.fill_null(False).alias("__pass"))
-
+        schema, step = inputs[0], context.step
+        condition = check_condition(config.condition, schema, step=step)
         branch = Branch(
             step=step,
             reads=condition.columns | condition.needs,
             can_fail=condition.can_fail,
-            tag=tag,
+            tag=partial(_tag, step, condition),
             outputs={None: _passes, "rejected": _rejected},
             described=f"filter {condition.shown}",
         )
@@ -61,6 +54,13 @@ config: {condition: "status == 'paid' AND amount > 0"}
             operators=(Filter(step, condition),),
             branch=branch,
         )
+
+
+def _tag(step: str, condition: Typed, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+    lowered = condition.lower()
+    if lowered.error is not None:
+        frame = lowering.mark(frame, step, [(condition.shown, lowered.error)])
+    return frame.with_columns(lowered.value.fill_null(False).alias("__pass"))
 
 
 def _passes() -> pl.Expr:

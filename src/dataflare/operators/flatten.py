@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dataflare.errors import ExpressionError, PlanError
+from dataflare.errors import PlanError
+from dataflare.model.types import INT64, DataType, Schema
 from dataflare.model.types import Field as Column
-from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
-from dataflare.operators.primitives import known_columns
+from dataflare.operators.names import (
+    Name,
+    fitting_column,
+    known_columns,
+    no_doubles,
+    not_reserved,
+    spot_of,
+)
+from dataflare.operators.primitives import travelling
 
 if TYPE_CHECKING:
     import polars as pl
 
 
 class FlattenConfig(StepConfig):
-    columns: list[str] | None = Field(
+    columns: list[Name] | None = Field(
         default=None, description="Struct columns to flatten; all of them when not given."
     )
-    separator: str = Field(default="_", description="Between the column's and the field's name.")
-    depth: int | None = Field(default=None, ge=1, description="How many levels; all when not given.")
+    separator: Name = Field(default="_", description="Between the column's and the field's name.")
+    depth: int | None = Field(
+        default=None, ge=1, description="How many levels; all when not given."
+    )
 
 
 @dataclass(frozen=True)
@@ -32,14 +43,20 @@ class Flatten(RowOperator):
 
     step: str
     paths: tuple[tuple[str, tuple[str, ...]], ...]
-    output: Schema
 
     @property
     def reads(self) -> frozenset[str]:
         return frozenset(path[0] for _, path in self.paths)
 
     def output_schema(self, schema: Schema) -> Schema:
-        return self.output
+        return Schema(tuple(Column(name, _type_at(schema, path)) for name, path in self.paths))
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return self.reads
+
+    def only(self, needed: frozenset[str]) -> Flatten:
+        left = tuple(pair for pair in self.paths if pair[0] in needed)
+        return replace(self, paths=left or self.paths[:1])
 
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
@@ -50,11 +67,17 @@ class Flatten(RowOperator):
             for part in path[1:]:
                 value = value.struct.field(part)
             made.append(value.alias(name))
-        hidden = [n for n in frame.collect_schema().names() if n.startswith("__")]
-        return frame.select([*made, *map(pl.col, hidden)])
+        return frame.select([*made, *map(pl.col, travelling(frame))])
 
     def describe(self) -> str:
         return "flatten " + ", ".join(sorted({p[0] for _, p in self.paths if len(p) > 1}))
+
+
+def _type_at(schema: Schema, path: tuple[str, ...]) -> DataType:
+    def inner(type_: DataType, name: str) -> DataType:
+        return next(field.type for field in type_.fields if field.name == name)
+
+    return reduce(inner, path[1:], schema[path[0]])
 
 
 class FlattenStep(Step):
@@ -72,53 +95,44 @@ config: {columns: [user], separator: "_"}
         schema, step = inputs[0], context.step
         chosen = config.columns
         if chosen is None:
-            chosen = [f.name for f in schema if f.type.name == "struct"]
+            chosen = [field.name for field in schema if field.type.name == "struct"]
         known_columns(step, chosen, schema)
         for name in chosen:
-            if schema[name].name != "struct":
-                raise ExpressionError(
-                    f"step '{step}' flattens '{name}', which is {schema[name]}, not a struct",
-                    code="E0204",
-                    step=step,
-                    spot=getattr(name, "spot", None),
-                )
+            fits = schema[name].name == "struct"
+            fitting_column(step, "flattens", name, schema, "a struct", fits)
         paths: list[tuple[str, tuple[str, ...]]] = []
-        fields: list[Column] = []
 
         def walk(column: Column, path: tuple[str, ...], name: str, level: int) -> None:
             deep = column.type.name == "struct" and path[0] in chosen
             if deep and (config.depth is None or level < config.depth):
                 for part in column.type.fields:
-                    walk(part, (*path, part.name), f"{name}{config.separator}{part.name}", level + 1)
+                    below = f"{name}{config.separator}{part.name}"
+                    walk(part, (*path, part.name), below, level + 1)
             else:
                 paths.append((name, path))
-                fields.append(Column(name, column.type))
 
         for column in schema:
             walk(column, (column.name,), column.name, 0)
-        names = [name for name, _ in paths]
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double:
-            raise PlanError(
-                f"step '{step}' would make the column '{double}' twice",
-                code="E0311",
-                step=step,
-                help="choose another separator",
-            )
-        output = Schema(tuple(fields))
-        return Bound(outputs={None: output}, operators=(Flatten(step, tuple(paths), output),))
+        no_doubles(step, [name for name, _ in paths], help="choose another separator")
+        operator = Flatten(step, tuple(paths))
+        return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
 
 
 class ExplodeConfig(StepConfig):
-    column: str = Field(description="The list column; each of its items becomes a row.")
+    column: Name = Field(description="The list column; each of its items becomes a row.")
     keep_empty: bool = Field(
         default=True, description="Whether a NULL or empty list gives one row with NULL."
     )
-    index: str | None = Field(default=None, description="Name of a column for the item's place, from 1.")
+    index: Name | None = Field(
+        default=None,
+        description="Name of a column for the item's place, from 1; NULL where there is no item.",
+    )
 
 
 @dataclass(frozen=True)
 class Explode(RowOperator):
+    """A row with a fault stays one row."""
+
     step: str
     column: str
     keep_empty: bool
@@ -133,8 +147,6 @@ class Explode(RowOperator):
         return False
 
     def output_schema(self, schema: Schema) -> Schema:
-        from dataflare.model.types import INT64
-
         item = schema[self.column].item
         assert item is not None
         fields = [Column(f.name, item if f.name == self.column else f.type) for f in schema]
@@ -142,20 +154,26 @@ class Explode(RowOperator):
             fields = [f for f in fields if f.name != self.index] + [Column(self.index, INT64)]
         return Schema(tuple(fields))
 
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return (needed - {self.index}) | self.reads
+
+    def only(self, needed: frozenset[str]) -> Explode:
+        return self if self.index in needed else replace(self, index=None)
+
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
         column = pl.col(self.column)
+        length = column.list.len()
         if not self.keep_empty:
-            frame = frame.filter(lowering.keep(column.list.len() > 0))
+            frame = frame.filter(lowering.keep(length > 0))
+        full = pl.when(length > 0)
+        lists = [lowering.sound(full.then(column)).alias(self.column)]
         if self.index:
-            length = pl.max_horizontal(column.list.len().fill_null(0), pl.lit(1, pl.UInt32))
-            frame = frame.with_columns(pl.int_ranges(1, length + 1, dtype=pl.Int64).alias(self.index))
-            frame = frame.with_columns(
-                pl.when(column.list.len() > 0).then(column).otherwise(column.list.head(0).list.concat(pl.lit(None)))
-            )
-            return frame.explode(self.column, self.index)
-        return frame.explode(self.column)
+            places = full.then(pl.int_ranges(1, length.fill_null(0) + 1, dtype=pl.Int64))
+            lists.append(lowering.sound(places).alias(self.index))
+        exploded = [self.column, *([self.index] if self.index else [])]
+        return frame.with_columns(lists).explode(exploded)
 
     def describe(self) -> str:
         return f"explode {self.column}"
@@ -175,14 +193,17 @@ config: {column: items, index: line}
     def bind(cls, config: ExplodeConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
         known_columns(step, [config.column], schema)
-        if schema[config.column].name != "list":
-            raise ExpressionError(
-                f"step '{step}' explodes '{config.column}', which is {schema[config.column]}, not a list",
-                code="E0204",
-                step=step,
-                spot=getattr(config.column, "spot", None),
-            )
-        operator = Explode(step, str(config.column), config.keep_empty, config.index)
+        fits = schema[config.column].name == "list"
+        fitting_column(step, "explodes", config.column, schema, "a list", fits)
+        if config.index is not None:
+            not_reserved(step, [config.index])
+            if config.index == config.column:
+                raise PlanError(
+                    f"step '{step}' cannot put the place into '{config.index}', which has the items",
+                    code="E0311",
+                    step=step,
+                    spot=spot_of(config.index),
+                )
+        index = None if config.index is None else str(config.index)
+        operator = Explode(step, str(config.column), config.keep_empty, index)
         return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
-
-

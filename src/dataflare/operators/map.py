@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
 from dataflare.errors import ConfigError
 from dataflare.expr import ExprText, check
-from dataflare.model.types import Schema, parse_type
-from dataflare.operators.base import BindContext, Bound, RowOperator, Step, StepConfig, reserved
-from dataflare.operators.primitives import Derive, Select, cast_columns, known_columns
+from dataflare.model.types import Schema
+from dataflare.operators.base import BindContext, Bound, RowOperator, Step, StepConfig
+from dataflare.operators.casts import cast
+from dataflare.operators.names import ByName, Name, known_columns, no_doubles, not_reserved, types
+from dataflare.operators.primitives import Derive, Select
 
 
 class MapConfig(StepConfig):
     """Applied in the order of the fields."""
 
-    derive: dict[str, ExprText] = Field(
+    derive: ByName[ExprText] = Field(
         default_factory=dict,
         description="New or replaced columns, each an expression over the incoming row.",
     )
-    rename: dict[str, str] = Field(default_factory=dict, description="Old name to new name.")
-    cast: dict[str, str] = Field(
+    rename: ByName[Name] = Field(default_factory=dict, description="Old name to new name.")
+    cast: ByName[Name] = Field(
         default_factory=dict, description="Column to type; a value that does not fit fails its row."
     )
-    drop: list[str] = Field(default_factory=list, description="Columns to leave out.")
-    select: list[str] | None = Field(
+    drop: list[Name] = Field(default_factory=list, description="Columns to leave out.")
+    select: list[Name] | None = Field(
         default=None, description="Columns to keep, in this order; all of them when not given."
     )
 
@@ -49,48 +50,57 @@ config:
     def bind(cls, config: MapConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         step, schema = context.step, inputs[0]
         operators: list[RowOperator] = []
-
-        def add(operator: RowOperator) -> None:
-            nonlocal schema
-            operators.append(operator)
-            schema = operator.output_schema(schema)
-
-        if config.derive:
-            reserved(config.derive, step)
-            typed = tuple((str(n), check(e, schema, step=step)) for n, e in config.derive.items())
-            add(Derive(step, typed))
-        if config.rename:
-            known_columns(step, config.rename, schema)
-            reserved(config.rename.values(), step)
-            add(Select(step, _renamed(step, schema, config.rename)))
-        if config.cast:
-            casts = {str(name): parse_type(str(t)) for name, t in config.cast.items()}
-            add(cast_columns(step, schema, casts))
-        if config.drop:
-            known_columns(step, config.drop, schema)
-            gone = set(config.drop)
-            add(Select(step, tuple((n, n) for n in schema.names if n not in gone)))
-        if config.select is not None:
-            known_columns(step, config.select, schema)
-            _no_doubles(step, config.select)
-            add(Select(step, tuple((str(n), str(n)) for n in config.select)))
+        for part in (_derived, _renamed, _cast, _dropped, _selected):
+            operator = part(step, config, schema)
+            if operator is not None:
+                operators.append(operator)
+                schema = operator.output_schema(schema)
         if not len(schema):
-            raise ConfigError(f"step '{step}' leaves no column", code="E0403", step=step)
+            raise ConfigError(f"step '{step}' leaves no column", code="E0405", step=step)
         return Bound(outputs={None: schema}, operators=tuple(operators))
 
 
-def _renamed(step: str, schema: Schema, rename: Any) -> tuple[tuple[str, str], ...]:
-    pairs = tuple((str(rename.get(name, name)), name) for name in schema.names)
-    _no_doubles(step, [new for new, _ in pairs])
-    return pairs
+def _derived(step: str, config: MapConfig, schema: Schema) -> Derive | None:
+    if not config.derive:
+        return None
+    not_reserved(step, config.derive)
+    return Derive(
+        step, tuple((str(n), check(text, schema, step=step)) for n, text in config.derive.items())
+    )
 
 
-def _no_doubles(step: str, names: Sequence[str]) -> None:
-    for name in names:
-        if list(names).count(name) > 1:
-            raise ConfigError(
-                f"step '{step}' gives the column '{name}' twice",
-                code="E0404",
-                step=step,
-                spot=getattr(name, "spot", None),
-            )
+def _renamed(step: str, config: MapConfig, schema: Schema) -> Select | None:
+    if not config.rename:
+        return None
+    known_columns(step, config.rename, schema)
+    not_reserved(step, config.rename.values())
+    pairs = [(config.rename.get(name, name), name) for name in schema.names]
+    unmoved = [new for new, old in pairs if new == old]
+    no_doubles(step, [*unmoved, *(new for new, old in pairs if new != old)])
+    return Select(step, tuple((str(new), old) for new, old in pairs))
+
+
+def _cast(step: str, config: MapConfig, schema: Schema) -> Derive | None:
+    if not config.cast:
+        return None
+    known_columns(step, config.cast, schema)
+    wanted = types(step, config.cast)
+    return Derive(
+        step,
+        tuple((str(n), cast(step, str(n), wanted[n], schema, at)) for n, at in config.cast.items()),
+    )
+
+
+def _dropped(step: str, config: MapConfig, schema: Schema) -> Select | None:
+    if not config.drop:
+        return None
+    known_columns(step, config.drop, schema)
+    return Select(step, tuple((n, n) for n in schema.names if n not in config.drop))
+
+
+def _selected(step: str, config: MapConfig, schema: Schema) -> Select | None:
+    if config.select is None:
+        return None
+    known_columns(step, config.select, schema)
+    no_doubles(step, config.select)
+    return Select(step, tuple((str(n), str(n)) for n in config.select))

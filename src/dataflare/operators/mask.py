@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
-from dataflare.errors import ConfigError
-from dataflare.expr import ExprText, check
+from dataflare.errors import ConfigError, ExpressionError
+from dataflare.expr import ExprText, Typed, check
 from dataflare.model.text import SourceText
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Step, StepConfig
-from dataflare.operators.primitives import Derive, known_columns, quote
+from dataflare.operators.names import ByName, known_columns, spot_of
+from dataflare.operators.primitives import Derive, quote
 
 METHODS = {
     "email": "mask_email({c})",
@@ -20,10 +22,11 @@ METHODS = {
     "null": "NULLIF({c}, {c})",
     "redact": "CASE WHEN {c} IS NULL THEN NULL ELSE '***' END",
 }
+Method = Literal["email", "keep_last", "hash", "hmac", "redact", "null"]
 
 
 class Mask(StepConfig):
-    method: str = Field(description="email, keep_last, hash, hmac, redact or null.")
+    method: Method = Field(description="How the value is hidden.")
     keep: int = Field(default=4, ge=0, description="keep_last: characters left readable.")
     secret: ExprText | None = Field(
         default=None, description="hmac: the key, an expression such as ${secret:PEPPER}."
@@ -31,7 +34,9 @@ class Mask(StepConfig):
 
 
 class MaskConfig(StepConfig):
-    columns: dict[str, str | Mask] = Field(description="Column to method (or method with options).")
+    columns: ByName[Method | Mask | None] = Field(
+        description="Column to method (or method with options)."
+    )
 
 
 class MaskStep(Step):
@@ -54,31 +59,33 @@ config:
         known_columns(step, config.columns, schema)
         made = []
         for name, chosen in config.columns.items():
-            mask = chosen if isinstance(chosen, Mask) else Mask(method=chosen)
-            made.append((str(name), check(_expression(mask, str(name), step), schema, step=step)))
+            mask = chosen if isinstance(chosen, Mask) else Mask(method=chosen or "null")
+            made.append((str(name), _masked(step, name, mask, schema)))
         operator = Derive(step, tuple(made))
         return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
 
 
+def _masked(step: str, name: str, mask: Mask, schema: Schema) -> Typed:
+    try:
+        return check(_expression(mask, name, step), schema, step=step)
+    except ExpressionError as error:
+        if error.spot is None:
+            error.message = f"step '{step}' cannot mask '{name}' by {mask.method}: {error.message}"
+        raise error.at(step=step, spot=spot_of(name)) from None
+
+
 def _expression(mask: Mask, column: str, step: str) -> str | ExprText:
-    if mask.method == "hmac":
-        if mask.secret is None:
-            raise ConfigError(f"step '{step}': hmac needs a secret", code="E0403", step=step)
-        before, given = f"hmac(CAST({quote(column)} AS string), ", mask.secret.source
-        return ExprText(
-            SourceText(
-                f"{before}{given})",
-                template=f"{before}{given.template})",
-                variables=given.variables,
-            )
-        )
-    template = METHODS.get(mask.method)
-    if template is None:
+    if mask.method != "hmac":
+        return METHODS[mask.method].format(c=quote(column), n=mask.keep)
+    if mask.secret is None:
         raise ConfigError(
-            f"step '{step}': unknown mask method '{mask.method}'",
-            code="E0405",
-            step=step,
-            spot=getattr(mask.method, "spot", None),
-            notes=[f"known methods: {', '.join([*METHODS, 'hmac'])}"],
+            f"step '{step}': hmac needs a `secret`", code="E0404", step=step, spot=spot_of(column)
         )
-    return template.format(c=quote(column), n=mask.keep)
+    before, given = f"hmac(CAST({quote(column)} AS string), ", mask.secret.source
+    return ExprText(
+        SourceText(
+            f"{before}{given})",
+            template=f"{before}{given.template})",
+            variables=given.variables,
+        )
+    )

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field as ConfigField
 
-from dataflare.errors import ConfigError, ExpressionError
+from dataflare.errors import ConfigError, PlanError
 from dataflare.expr import Typed, check
-from dataflare.model.types import STRING, DataType, Field, Schema, parse_type
-from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
-from dataflare.operators.primitives import known_columns, quote
+from dataflare.model.types import STRING, DataType, Field, Schema
+from dataflare.operators.base import (
+    BindContext,
+    Bound,
+    Fault,
+    Lowering,
+    RowOperator,
+    Step,
+    StepConfig,
+)
+from dataflare.operators.casts import cast
+from dataflare.operators.names import (
+    ByName,
+    Name,
+    fitting_column,
+    known_columns,
+    not_empty,
+    not_reserved,
+    spot_of,
+    types,
+)
+from dataflare.operators.primitives import quote, travelling
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,33 +42,49 @@ UNPARSED = 254
 
 
 class ParseConfig(StepConfig):
-    column: str = ConfigField(description="The text column to read.")
-    format: Literal["json", "csv", "regex"] = ConfigField(default="json")
-    schema_: dict[str, str] = ConfigField(
+    column: Name = ConfigField(description="The text column to read.")
+    format: Literal["json", "csv", "regex", "avro"] = ConfigField(
+        default="json", description="What the text is. avro is not available in this version."
+    )
+    schema_: ByName[Name] = ConfigField(
         default_factory=dict,
         alias="schema",
         description="Column to type of what comes out. json: keys of the object; csv: fields in order; "
         "regex: named groups (text where no type is given).",
     )
-    pattern: str | None = ConfigField(default=None, description="regex: with named groups (?P<name>...).")
-    delimiter: str = ConfigField(default=",", description="csv: between fields.")
+    pattern: Name | None = ConfigField(
+        default=None, description="regex: with named groups (?P<name>...), without look-around."
+    )
+    delimiter: str = ConfigField(
+        default=",", min_length=1, max_length=1, description="csv: between fields."
+    )
     keep: bool = ConfigField(default=False, description="Keep the text column too.")
 
 
 @dataclass(frozen=True)
+class Part:
+    """A column that comes out. at: a JSON path, a group's name or the field's place; typed: the cast
+    of its text, which is in the column `text`."""
+
+    name: str
+    text: str
+    at: str
+    typed: Typed
+
+
+@dataclass(frozen=True)
 class Parse(RowOperator):
-    """parts: output column, an expression for its text, and the cast of that text."""
+    """valid: json: whether the text is JSON. fields: csv: how many there must be."""
 
     step: str
     column: str
     format: str
-    texts: tuple[tuple[str, str], ...]
-    casts: tuple[tuple[str, Typed], ...]
+    parts: tuple[Part, ...]
     valid: Typed | None
-    pattern: str | None
+    pattern: str
+    fields: int
     delimiter: str
     keep: bool
-    output: Schema
 
     @property
     def reads(self) -> frozenset[str]:
@@ -59,52 +95,78 @@ class Parse(RowOperator):
         return True
 
     def output_schema(self, schema: Schema) -> Schema:
-        return self.output
+        made = {part.name for part in self.parts}
+        gone = made if self.keep else made | {self.column}
+        kept = [field for field in schema if field.name not in gone]
+        return Schema((*kept, *(Field(part.name, part.typed.type) for part in self.parts)))
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return (needed - {part.name for part in self.parts}) | self.reads
+
+    def only(self, needed: frozenset[str]) -> Parse:
+        return replace(self, parts=tuple(part for part in self.parts if part.name in needed))
 
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
+        columns = [n for n in frame.collect_schema().names() if not n.startswith("__")]
         source = pl.col(self.column)
-        shown = f"parse {self.column} as {self.format}"
         bad = pl.when(self._broken(source)).then(pl.lit(UNPARSED, pl.UInt8))
-        frame = lowering.mark(frame, self.step, [(shown, bad)])
-        texts = [self._text(source, i).alias(f"__text{i}") for i in range(len(self.texts))]
-        frame = frame.with_columns(texts)
-        values, errors = [], []
-        for name, typed in self.casts:
-            lowered = typed.lower()
-            values.append(lowered.value.alias(name))
+        frame = lowering.mark(frame, self.step, [(self.describe(), bad)])
+        frame = frame.with_columns(self._text(source, p.at).alias(p.text) for p in self.parts)
+        values: list[pl.Expr] = []
+        errors: list[Fault] = []
+        for part in self.parts:
+            lowered = part.typed.lower()
+            values.append(lowered.value.alias(part.name))
             if lowered.error is not None:
-                errors.append((f"{name}: {typed.type}", lowered.error))
+                errors.append((f"{part.name}: {part.typed.type}", lowered.error))
         if errors:
             values.append(lowering.column(self.step, errors))
+        made = {part.name for part in self.parts}
+        gone = made if self.keep else made | {self.column}
+        kept = [name for name in columns if name not in gone]
         frame = frame.with_columns(values)
-        hidden = [
-            n
-            for n in frame.collect_schema().names()
-            if n.startswith("__") and not n.startswith("__text")
-        ]
-        return frame.select([*self.output.names, *hidden])
+        return frame.select([*kept, *(part.name for part in self.parts), *travelling(frame)])
 
     def _broken(self, source: pl.Expr) -> pl.Expr:
+        """Whether a text cannot be read at all. A JSON text must be an object."""
         import polars as pl
 
         if self.format == "json":
             assert self.valid is not None
-            return source.is_not_null() & ~self.valid.lower().value.fill_null(False)
-        if self.format == "regex":
-            assert self.pattern is not None
-            return source.is_not_null() & ~source.str.contains(self.pattern)
-        fields = source.str.count_matches(self.delimiter, literal=True) + 1
-        return source.is_not_null() & (fields != pl.lit(len(self.texts), pl.UInt32))
+            is_object = source.str.strip_chars_start().str.starts_with("{")
+            good = self.valid.lower().value & is_object
+        elif self.format == "regex":
+            good = source.str.contains(self.pattern)
+        else:
+            found = self._split(source)
+            # What the fields have in all is what the line has, but for its first delimiter.
+            whole = found.list.eval(pl.element().str.len_bytes()).list.sum()
+            good = (found.list.len() == self.fields) & (whole == source.str.len_bytes() + 1)
+        return source.is_not_null() & ~good.fill_null(False)
 
-    def _text(self, source: pl.Expr, index: int) -> pl.Expr:
+    def _text(self, source: pl.Expr, at: str) -> pl.Expr:
+        import polars as pl
+
         if self.format == "json":
-            return source.str.json_path_match(self.texts[index][1])
+            return source.str.json_path_match(at)
         if self.format == "regex":
-            assert self.pattern is not None
-            return source.str.extract_groups(self.pattern).struct.field(self.texts[index][1])
-        return source.str.split(self.delimiter).list.get(index, null_on_oob=True)
+            return source.str.extract_groups(self.pattern).struct.field(at)
+        field = self._split(source).list.get(int(at), null_on_oob=True).str.slice(1)
+        inner = field.str.slice(1, field.str.len_chars() - 2).str.replace_all(
+            '""', '"', literal=True
+        )
+        plain = pl.when(field != "").then(field)
+        return pl.when(field.str.starts_with('"')).then(inner).otherwise(plain)
+
+    def _split(self, source: pl.Expr) -> pl.Expr:
+        """The fields of a CSV line, each with the delimiter before it and in its quotes."""
+        import polars as pl
+
+        mark = re.escape(self.delimiter)
+        pattern = rf'{mark}(?:"(?:[^"]|"")*"|[^"{mark}][^{mark}]*|)'
+        return pl.concat_str(pl.lit(self.delimiter), source).str.extract_all(pattern)
 
     def describe(self) -> str:
         return f"parse {self.column} as {self.format}"
@@ -125,80 +187,94 @@ config:
 
     @classmethod
     def bind(cls, config: ParseConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
-        schema, step = inputs[0], context.step
-        known_columns(step, [config.column], schema)
-        if not schema[config.column].is_text:
-            raise ExpressionError(
-                f"step '{step}' parses '{config.column}', which is {schema[config.column]}, not text",
-                code="E0204",
+        schema, step, column = inputs[0], context.step, str(config.column)
+        if config.format == "avro":
+            raise PlanError(
+                f"step '{step}': `format: avro` is not available in this version",
+                code="E0314",
                 step=step,
-                spot=getattr(config.column, "spot", None),
+                notes=["available: json, csv, regex"],
             )
-        wanted = {str(n): parse_type(str(t)) for n, t in config.schema_.items()}
-        texts = _texts(config, wanted, step)
-        types = {name: wanted.get(name, STRING) for name, _ in texts}
-        inner = Schema.of({f"__text{i}": STRING for i in range(len(texts))})
-        casts = tuple(
-            (name, check(_cast(f"__text{i}", types[name]), inner, step=step))
-            for i, (name, _) in enumerate(texts)
-        )
-        kept = [f for f in schema if (config.keep or f.name != config.column) and f.name not in types]
-        output = Schema((*kept, *(Field(n, t) for n, t in types.items())))
-        valid = None
-        if config.format == "json":
-            valid = check(f"json_valid({quote(config.column)})", schema, step=step)
+        known_columns(step, [config.column], schema)
+        fits = schema[column].is_text
+        fitting_column(step, "parses", config.column, schema, "text", fits)
+        not_reserved(step, config.schema_)
         operator = Parse(
             step,
-            str(config.column),
+            column,
             config.format,
-            texts,
-            casts,
-            valid,
-            None if config.pattern is None else str(config.pattern),
-            str(config.delimiter),
-            config.keep,
-            output,
+            parts=_parts(config, step),
+            valid=check(f"json_valid({quote(column)})", schema, step=step)
+            if config.format == "json"
+            else None,
+            pattern=str(config.pattern or ""),
+            fields=len(config.schema_),
+            delimiter=config.delimiter,
+            keep=config.keep,
         )
-        return Bound(outputs={None: output}, operators=(operator,))
+        return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
 
 
-def _cast(column: str, type_: DataType) -> str:
-    return quote(column) if type_ == STRING else f"CAST({quote(column)} AS {type_})"
-
-
-def _texts(
-    config: ParseConfig, wanted: dict[str, DataType], step: str
-) -> tuple[tuple[str, str], ...]:
-    """Output columns and where their text comes from: a JSON path, a group, or the field's place."""
-    import re
-
+def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
+    wanted = types(step, config.schema_)
     if config.format == "regex":
-        if config.pattern is None:
-            raise ConfigError(f"step '{step}' needs a pattern", code="E0403", step=step)
-        try:
-            groups = re.compile(str(config.pattern)).groupindex
-        except re.error as error:
-            raise ConfigError(
-                f"step '{step}': the pattern is not a regular expression: {error}",
-                code="E0208",
-                step=step,
-                spot=getattr(config.pattern, "spot", None),
-            ) from error
-        if not groups:
-            raise ConfigError(
-                f"step '{step}': the pattern has no named groups",
-                code="E0403",
-                step=step,
-                help="write (?P<name>...) around what is to become a column",
-            )
-        return tuple((name, name) for name in groups)
-    if not wanted:
+        places = {name: name for name in _groups(config, step)}
+        for name in config.schema_:
+            if name not in places:
+                raise ConfigError(
+                    f"step '{step}': the pattern has no group named '{name}'",
+                    code="E0405",
+                    step=step,
+                    spot=spot_of(name),
+                    notes=[f"its groups: {', '.join(places)}"],
+                )
+    else:
+        example = "schema: {user_id: int64, action: string}"
+        not_empty(step, "`schema`: the columns that come out and their types", wanted, example)
+        places = {name: str(index) for index, name in enumerate(wanted)}
+        if config.format == "json":
+            places = {name: _json_path(name) for name in wanted}
+    spots = {str(name): text for name, text in config.schema_.items()}
+    return tuple(
+        _part(step, name, index, at, wanted.get(name, STRING), spots.get(name))
+        for index, (name, at) in enumerate(places.items())
+    )
+
+
+def _part(step: str, name: str, index: int, at: str, type_: DataType, spot: object) -> Part:
+    text = f"__text{index}"
+    return Part(name, text, at, cast(step, text, type_, Schema.of({text: STRING}), spot))
+
+
+def _json_path(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'$["{escaped}"]'
+
+
+def _groups(config: ParseConfig, step: str) -> list[str]:
+    """The named groups of the pattern, which must be one that Polars takes."""
+    import polars as pl
+
+    not_empty(step, "a `pattern`", config.pattern)
+    assert config.pattern is not None
+    try:
+        groups = list(re.compile(str(config.pattern)).groupindex)
+        pl.Series([""]).str.extract_groups(str(config.pattern))
+    except (re.error, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("error: ")
         raise ConfigError(
-            f"step '{step}' needs `schema`: the columns that come out and their types",
-            code="E0403",
+            f"step '{step}': the pattern is not a regular expression: {reason}",
+            code="E0405",
             step=step,
-            help="schema: {user_id: int64, action: string}",
+            spot=spot_of(config.pattern),
+        ) from error
+    if not groups:
+        raise ConfigError(
+            f"step '{step}': the pattern has no named groups",
+            code="E0405",
+            step=step,
+            spot=spot_of(config.pattern),
+            help="write (?P<name>...) around what is to become a column",
         )
-    if config.format == "json":
-        return tuple((name, f"$['{name}']") for name in wanted)
-    return tuple((name, str(index)) for index, name in enumerate(wanted))
+    not_reserved(step, groups)
+    return groups

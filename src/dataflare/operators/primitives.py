@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dataflare.errors import ConfigError, ExpressionError, did_you_mean
-from dataflare.model.batch import KIND_COLUMN
-from dataflare.model.types import DataType, Field, Schema
-from dataflare.operators.base import ERROR_COLUMN, TRAVELLING, Lowering, RowOperator
+from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.types import Field, Schema
+from dataflare.operators.base import TRAVELLING, Fault, Lowering, RowOperator
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +38,7 @@ class Derive(RowOperator):
 
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         values: list[pl.Expr] = []
-        errors: list[tuple[str, pl.Expr]] = []
+        errors: list[Fault] = []
         for name, typed in self.columns:
             lowered = typed.lower()
             values.append(lowered.value.alias(name))
@@ -84,17 +82,10 @@ class Filter(RowOperator):
         return schema
 
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
-        import polars as pl
-
         lowered = self.condition.lower()
         if lowered.error is not None:
             frame = lowering.mark(frame, self.step, [(self.condition.shown, lowered.error)])
-        if KIND_COLUMN not in frame.collect_schema().names():
-            return frame.filter(lowering.keep(lowered.value))
-        frame = frame.with_columns(lowered.value.fill_null(False).alias("__pass"))
-        return frame.with_columns(parted_kinds().alias(KIND_COLUMN)).filter(
-            lowering.keep(pl.col("__pass"))
-        ).drop("__pass")
+        return kept(frame, lowered.value, lowering)
 
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
         return needed | self.reads
@@ -103,21 +94,29 @@ class Filter(RowOperator):
         return f"filter {self.condition.shown}"
 
 
-def parted_kinds() -> pl.Expr:
-    """The row kinds after a filter whose verdict is in `__pass`: a before-image whose after-image
-    leaves is a delete, an after-image whose before-image was not there is an insert."""
+def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.LazyFrame:
+    """The rows where the condition is true, and those with a fault.
+
+    On a changelog a before-image whose after-image leaves is a delete, and an after-image whose
+    before-image was not there is an insert.
+    """
     import polars as pl
 
+    if KIND_COLUMN not in frame.collect_schema().names():
+        return frame.filter(lowering.keep(condition))
+    frame = frame.with_columns(lowering.sound(condition).fill_null(False).alias("__pass"))
     kind, passes = pl.col(KIND_COLUMN), pl.col("__pass")
-    alone_before = (kind == 1) & ~passes.shift(-1, fill_value=False)
-    alone_after = (kind == 2) & ~passes.shift(1, fill_value=False)
-    return (
+    alone_before = (kind == RowKind.UPDATE_BEFORE) & ~passes.shift(-1, fill_value=False)
+    alone_after = (kind == RowKind.UPDATE_AFTER) & ~passes.shift(1, fill_value=False)
+    parted = (
         pl.when(alone_before)
-        .then(pl.lit(3, pl.UInt8))
+        .then(pl.lit(RowKind.DELETE, pl.UInt8))
         .when(alone_after)
-        .then(pl.lit(0, pl.UInt8))
+        .then(pl.lit(RowKind.INSERT, pl.UInt8))
         .otherwise(kind)
     )
+    frame = frame.with_columns(parted.alias(KIND_COLUMN))
+    return frame.filter(lowering.keep(passes)).drop("__pass")
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,8 @@ class Select(RowOperator):
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
-        present = frame.collect_schema().names()
-        hidden = [pl.col(n) for n in present if n in TRAVELLING]
-        return frame.select([pl.col(old).alias(new) for new, old in self.columns] + hidden)
+        renamed = [pl.col(old).alias(new) for new, old in self.columns]
+        return frame.select(renamed + [pl.col(name) for name in travelling(frame)])
 
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
         return self.reads
@@ -154,11 +152,15 @@ class Select(RowOperator):
 
 @dataclass(frozen=True)
 class Conform(RowOperator):
-    """Bring rows to a schema: order, missing columns as NULL, wider types. Never fails."""
+    """Bring rows to a schema: order, missing columns as NULL, wider types. Never fails.
+
+    inserts: say of each row that it is an insert, for it joins rows of a changelog.
+    """
 
     step: str
     target: Schema
     source: Schema
+    inserts: bool = False
 
     @property
     def reads(self) -> frozenset[str]:
@@ -179,55 +181,19 @@ class Conform(RowOperator):
                 made.append(pl.col(column.name).cast(dtype, strict=False))
             else:
                 made.append(pl.col(column.name))
-        present = frame.collect_schema().names()
-        return frame.select(made + [pl.col(n) for n in present if n.startswith("__")])
+        if self.inserts:
+            made.append(pl.lit(RowKind.INSERT, pl.UInt8).alias(KIND_COLUMN))
+        return frame.select(made + [pl.col(name) for name in travelling(frame)])
 
     def describe(self) -> str:
         return "conform to " + ", ".join(self.target.names)
 
 
+def travelling(frame: pl.LazyFrame) -> list[str]:
+    """The reserved columns that go along whatever is selected."""
+    return [name for name in frame.collect_schema().names() if name in TRAVELLING]
+
+
 def quote(name: str) -> str:
     """A column as an expression."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def cast_columns(step: str, schema: Schema, casts: Mapping[str, DataType]) -> Derive:
-    """Cast columns with the meaning of CAST: a value that does not fit is a fault of its row."""
-    from dataflare.expr import check
-
-    known_columns(step, casts, schema)
-    return Derive(
-        step,
-        tuple((n, check(f"CAST({quote(n)} AS {sql_type(t)})", schema, step=step)) for n, t in casts.items()),
-    )
-
-
-def sql_type(type_: DataType) -> str:
-    """A type's text for CAST."""
-    return str(type_)
-
-
-def known_columns(step: str, names: Iterable[str], schema: Schema) -> None:
-    """Raise for names that do not reach the step (E0203), at their place where it is known."""
-    for name in names:
-        if name not in schema:
-            spot = getattr(name, "spot", None)
-            raise ExpressionError(
-                f"unknown column '{name}' in step '{step}'",
-                code="E0203",
-                step=step,
-                spot=spot,
-                notes=[f"it receives: {', '.join(schema.names)}"],
-                help=did_you_mean(name, schema.names),
-            )
-
-
-def without_errors(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame without the error column."""
-    return frame.drop(ERROR_COLUMN, strict=False)
-
-
-def refuse_empty(step: str, what: str, value: object) -> None:
-    """Raise ConfigError for a config part that must not be empty."""
-    if not value:
-        raise ConfigError(f"step '{step}' needs {what}", code="E0403", step=step)

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dataflare.errors import ConfigError, DataError
-from dataflare.model.types import Schema, parse_type
+from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
+from dataflare.model.hashing import mix_int
+from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
+from dataflare.operators.names import ByName, Name, not_empty, not_reserved, spot_of, types
 
 if TYPE_CHECKING:
     import polars as pl
 
 
 class PythonConfig(StepConfig):
-    function: str = Field(description='"package.module:name"; modules beside the workflow file are found.')
+    function: str = Field(
+        description='"package.module:name"; modules beside the workflow file are found.'
+    )
     mode: Literal["batch", "record"] = Field(
         default="batch",
         description="batch: gets and returns a polars.DataFrame; record: gets a dict, returns a dict, "
         "a list of dicts, or None to drop the row.",
     )
-    schema_: dict[str, str] | None = Field(
-        default=None, alias="schema", description="Columns that come out; those of the input if not given."
+    schema_: ByName[Name] | None = Field(
+        default=None,
+        alias="schema",
+        description="Columns that come out; those of the input if not given.",
     )
     execution: Literal["thread", "process"] = Field(
         default="thread", description="process: in worker processes, for code that holds the GIL."
@@ -66,12 +75,17 @@ class PythonCall(RowOperator):
         raise AssertionError("python steps run eagerly; the chain does not lower them")
 
     def run(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows after the function. Raises DataError (E0520) with what the function raised."""
+        """The rows after the function, with the clock and keys of rows that went in.
+
+        Raises DataError: E0520 with what the function raised, E0521 for a wrong result.
+        """
         if self.execution == "process":
             from dataflare.operators.python_process import call_in_process
 
-            return call_in_process(self, frame)
-        return self.call(frame)
+            made = call_in_process(self, frame)
+        else:
+            made = self.call(frame)
+        return _carried(frame, made)
 
     def call(self, frame: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
@@ -102,16 +116,19 @@ class PythonCall(RowOperator):
         return self._conformed(result)
 
     def _records(self, function: Callable[..., Any], frame: pl.DataFrame) -> pl.DataFrame:
+        """Row by row. A column that a returned dict lacks is NULL; a value of another type raises."""
         import polars as pl
 
         made: list[dict[str, Any]] = []
         for row in frame.iter_rows(named=True):
             given = function(row)
-            if given is None:
-                continue
-            made.extend(given if isinstance(given, list) else [given])
+            if given is not None:
+                made.extend(given if isinstance(given, list) else [given])
+        for row in made:
+            if not isinstance(row, dict):
+                raise TypeError(f"it returned a {type(row).__name__}, not a dict")
         columns = {name: [row.get(name) for row in made] for name in self.output.names}
-        return pl.DataFrame(columns, schema=self.output.to_polars(), strict=False)
+        return pl.DataFrame(columns, schema=self.output.to_polars())
 
     def _conformed(self, frame: pl.DataFrame) -> pl.DataFrame:
         missing = [name for name in self.output.names if name not in frame.columns]
@@ -136,19 +153,32 @@ class PythonCall(RowOperator):
         return f"python {self.function}"
 
 
+def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
+    """The result with the reserved columns that expressions behind it may read: `now()` stays that
+    of the batch; a row's key follows from the batch's first and the row's place in the result."""
+    import polars as pl
+
+    if NOW_COLUMN in frame.columns:
+        now = pl.lit(frame[NOW_COLUMN].first(), frame[NOW_COLUMN].dtype)
+        made = made.with_columns(now.alias(NOW_COLUMN))
+    if ROWKEY_COLUMN in frame.columns:
+        first = mix_int(int(frame[ROWKEY_COLUMN].first() or 0))  # type: ignore[arg-type]
+        place = pl.int_range(pl.len(), dtype=pl.UInt64)
+        made = made.with_columns((place + pl.lit(first, pl.UInt64)).alias(ROWKEY_COLUMN))
+    return made
+
+
 @lru_cache(maxsize=64)
 def load_function(target: str, base: Path) -> Callable[..., Any]:
     """The function that `package.module:name` names. Raises ConfigError (E0408)."""
     module_name, _, name = target.partition(":")
-    if str(base) not in sys.path:
-        sys.path.insert(0, str(base))
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _module(module_name, base)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise ConfigError(
-            f"cannot import '{target}': {error}",
+            f"cannot import '{target}': {type(error).__name__}: {error}",
             code="E0408",
             help='write "package.module:function"; the workflow\'s own folder is searched first',
         ) from error
@@ -156,6 +186,23 @@ def load_function(target: str, base: Path) -> Callable[..., Any]:
         raise ConfigError(f"'{target}' is not a function", code="E0408")
     function: Callable[..., Any] = found
     return function
+
+
+def _module(name: str, base: Path) -> ModuleType:
+    """The module, first sought in the workflow's folder. One that another workflow's folder gave
+    under the same name makes way."""
+    folder = str(base.absolute())
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    top = name.partition(".")[0]
+    known = sys.modules.get(top)
+    spec = importlib.machinery.PathFinder.find_spec(top, [folder])
+    if known is not None and spec is not None and spec.origin != getattr(known, "__file__", None):
+        for other in [n for n in sys.modules if n == top or n.startswith(f"{top}.")]:
+            del sys.modules[other]
+    return importlib.import_module(name)
 
 
 class PythonStep(Step):
@@ -173,16 +220,23 @@ config:
     @classmethod
     def bind(cls, config: PythonConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         step = context.step
-        spot = getattr(config.function, "spot", None)
+        spot = spot_of(config.function)
         if not context.policy.python:
-            raise ConfigError(f"step '{step}': python functions are not allowed here", code="E0410", step=step, spot=spot)
+            raise ConfigError(
+                f"step '{step}': python functions are not allowed here",
+                code="E0410",
+                step=step,
+                spot=spot,
+            )
         try:
             load_function(str(config.function), context.base)
         except ConfigError as error:
             raise error.at(step=step, spot=spot) from error.__cause__
         output = inputs[0]
         if config.schema_ is not None:
-            output = Schema.of({str(n): parse_type(str(t)) for n, t in config.schema_.items()})
+            not_empty(step, "columns in `schema`", config.schema_)
+            not_reserved(step, config.schema_)
+            output = Schema.of(types(step, config.schema_))
         operator = PythonCall(
             step,
             str(config.function),
@@ -193,5 +247,3 @@ config:
             inputs[0],
         )
         return Bound(outputs={None: output}, operators=(operator,))
-
-

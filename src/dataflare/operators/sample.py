@@ -12,7 +12,8 @@ from dataflare.expr import ROWKEY_COLUMN
 from dataflare.model.hashing import hash_columns
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
-from dataflare.operators.primitives import known_columns
+from dataflare.operators.names import Name, known_columns, listed
+from dataflare.operators.primitives import kept
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 class SampleConfig(StepConfig):
     fraction: float = Field(ge=0, le=1, description="Share of rows to keep, 0 to 1.")
-    key: list[str] = Field(
+    key: Name | list[Name] = Field(
         default_factory=list,
         description="Rows with the same values here stay or go together; without it each row is drawn.",
     )
@@ -56,7 +57,7 @@ class Sample(RowOperator):
         columns = self.key or (ROWKEY_COLUMN,)
         frame = hash_columns(frame, columns, "__hash", seed=self.seed)
         bound = pl.lit(int(self.fraction * 2**64), pl.UInt64)
-        return frame.filter(lowering.keep(pl.col("__hash") < bound)).drop("__hash")
+        return kept(frame, pl.col("__hash") < bound, lowering).drop("__hash")
 
     def describe(self) -> str:
         return f"sample {self.fraction:.3g}"
@@ -74,6 +75,7 @@ config: {fraction: 0.1, key: [customer_id]}
 
     @classmethod
     def bind(cls, config: SampleConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
-        known_columns(context.step, config.key, inputs[0])
-        operator = Sample(context.step, config.fraction, tuple(map(str, config.key)), config.seed)
+        key = listed(config.key)
+        known_columns(context.step, key, inputs[0])
+        operator = Sample(context.step, config.fraction, tuple(map(str, key)), config.seed)
         return Bound(outputs={None: inputs[0]}, operators=(operator,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,16 @@ from dataflare.errors import ConfigError
 from dataflare.expr import ExprText, Typed, check_condition
 from dataflare.model.types import STRING, Schema, list_of
 from dataflare.model.types import Field as Column
-from dataflare.operators.base import BindContext, Bound, Branch, Lowering, Step, StepConfig
+from dataflare.operators.base import (
+    BindContext,
+    Bound,
+    Branch,
+    Fault,
+    Lowering,
+    Step,
+    StepConfig,
+)
+from dataflare.operators.names import Name, not_empty, spot_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +35,7 @@ RULE_BROKEN = 255
 
 
 class Rule(StepConfig):
-    name: str = Field(description="Shown in errors, metrics and `failed_rules`.")
+    name: Name = Field(description="Shown in errors, metrics and `failed_rules`.")
     expect: ExprText = Field(description="A boolean expression; NULL counts as broken.")
     on_fail: Literal["drop", "dead_letter", "fail", "tag", "warn"] = Field(
         default="drop",
@@ -66,17 +75,8 @@ config:
     @classmethod
     def bind(cls, config: ValidateConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
-        if not config.rules:
-            raise ConfigError(f"step '{step}' has no rules", code="E0403", step=step)
-        names = [str(rule.name) for rule in config.rules]
-        for rule in config.rules:
-            if names.count(str(rule.name)) > 1:
-                raise ConfigError(
-                    f"step '{step}' has two rules named '{rule.name}'",
-                    code="E0404",
-                    step=step,
-                    spot=getattr(rule.name, "spot", None),
-                )
+        not_empty(step, "rules", config.rules)
+        _told_apart(step, config.rules)
         rules = tuple(
             Checked(str(r.name), r.on_fail, check_condition(r.expect, schema, step=step))
             for r in config.rules
@@ -98,13 +98,30 @@ config:
                 if rule.on_fail == "warn"
             },
         )
-        return Bound(outputs={None: with_names if tagged else schema, "failed": with_names}, branch=branch)
+        return Bound(
+            outputs={None: with_names if tagged else schema, "failed": with_names}, branch=branch
+        )
 
 
-def _tag(step: str, rules: tuple[Checked, ...], frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+def _told_apart(step: str, rules: Sequence[Rule]) -> None:
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.name in seen:
+            raise ConfigError(
+                f"step '{step}' has two rules named '{rule.name}'",
+                code="E0405",
+                step=step,
+                spot=spot_of(rule.name),
+            )
+        seen.add(rule.name)
+
+
+def _tag(
+    step: str, rules: tuple[Checked, ...], frame: pl.LazyFrame, lowering: Lowering
+) -> pl.LazyFrame:
     import polars as pl
 
-    errors: list[tuple[str, pl.Expr]] = []
+    errors: list[Fault] = []
     broken: dict[str, pl.Expr] = {}
     for rule in rules:
         lowered = rule.typed.lower()
@@ -114,10 +131,10 @@ def _tag(step: str, rules: tuple[Checked, ...], frame: pl.LazyFrame, lowering: L
         broken[rule.name] = is_broken
         if rule.on_fail in ("dead_letter", "fail"):
             kind = pl.when(is_broken).then(pl.lit(RULE_BROKEN, pl.UInt8))
-            errors.append((f"rule '{rule.name}': {rule.typed.shown}", kind))
+            errors.append((f"rule '{rule.name}': {rule.typed.shown}", kind, rule.on_fail))
     frame = lowering.mark(frame, step, errors)
     drops = [broken[rule.name] for rule in rules if rule.on_fail == "drop"]
-    named: Any = pl.concat_list(
+    named = pl.concat_list(
         [pl.when(is_broken).then(pl.lit(name)) for name, is_broken in broken.items()]
     ).list.drop_nulls()
     warned = [

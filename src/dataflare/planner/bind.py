@@ -24,8 +24,10 @@ from dataflare.expr import ExprText, parse
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
+from dataflare.operators.names import not_reserved, spot_of
 from dataflare.operators.primitives import Conform
 from dataflare.operators.union import merged
+from dataflare.planner.changelog import check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -37,10 +39,12 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.guarantees import demand, guarantees
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
+from dataflare.workflow.nodes import SpotMap
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import DestinationStep, SourceStep, TransformationStep, Workflow
@@ -58,7 +62,7 @@ async def bind_workflow(
     await binder.transformations()
     await binder.destinations()
     raise_all(binder.errors)
-    return Graph(binder.nodes)
+    return binder.graph()
 
 
 class _Binder:
@@ -69,29 +73,39 @@ class _Binder:
         self.connectors: dict[str, SourceConnector] = {}
         self.known: dict[str, Outputs | None] = {}
         self.outputs_of: dict[str, tuple[str, ...]] = {}
-        self.read = {
-            (ref.step, ref.output)
-            for step in (*workflow.transformations.values(), *workflow.destinations.values())
-            for ref in step.inputs
-        }
-        self.bounded = True
+        self.read = {(ref.step, ref.output) for step in workflow.steps() for ref in step.inputs}
+        self.endless: set[str] = set()
         self.tables: dict[str, LookupTable] = {}
+
+    def graph(self) -> Graph:
+        """The nodes as a plan. Raises, at its place, what only the whole of it shows."""
+        graph = joined_changelogs(Graph(self.nodes))
+        settings = self.workflow.settings
+        try:
+            check_changelogs(graph)
+            demand(guarantees(graph), settings.guarantee)
+        except DataFlareError as error:
+            step = self.workflow.step(error.step or "")
+            raise error.at(spot=step.type_spot or step.spot) from None
+        return graph
 
     async def sources(self) -> None:
         for name, step in self.workflow.sources.items():
             self.known[name], self.outputs_of[name] = None, ()
             try:
-                connector = self._source(step.type, step.config, name, step)
+                connector = self._source(step.type, step.config, name, step.schema)
                 self.connectors[name] = connector
                 if step.event_time is not None:
                     raise PlanError(
                         f"source '{name}' has an event time, which this version cannot use yet",
                         code="E0314",
                         step=name,
-                        spot=step.spot,
+                        spot=step.key_spot_of("event_time"),
                     )
-                self.bounded = self.bounded and connector.capabilities().bounded
+                if not connector.capabilities().bounded:
+                    self.endless.add(name)
                 schema = await self._schema(connector, step)
+                not_reserved(name, schema.names if schema else ())
             except DataFlareError as error:
                 self._note(error, step)
                 continue
@@ -102,24 +116,25 @@ class _Binder:
                 self.nodes[name] = SourceNode(
                     name, name, step.type, {None: schema}, connector, all_columns=len(schema)
                 )
-        mode = self.workflow.settings.mode
-        if mode == "batch" and not self.bounded and not self.errors:
-            endless = next(n for n, c in self.connectors.items() if not c.capabilities().bounded)
-            self.errors.append(
+        if self.workflow.settings.mode == "batch":
+            self.errors.extend(
                 PlanError(
-                    f"mode is batch, but source '{endless}' has no end",
+                    f"mode is batch, but source '{name}' has no end",
                     code="E0317",
-                    step=endless,
+                    step=name,
+                    spot=self.workflow.sources[name].type_spot,
                     help="set mode: streaming, or bound the source",
                 )
+                for name in sorted(self.endless)
             )
 
-    def _source(self, type_: str, config: Any, name: str, step: Any) -> SourceConnector:
+    def _source(
+        self, type_: str, config: Any, name: str, contract: Schema | None = None
+    ) -> SourceConnector:
         class_ = connectors.source(type_)
-        bound = bind_config(class_.Config, config, step=name)
-        context = ConnectorContext(name, self.workflow.base, self.policy)
-        connector = class_(bound, context)
-        connector.contract = getattr(step, "schema", None)
+        bound: BaseModel = bind_config(class_.Config, config, step=name)
+        connector = class_(bound, ConnectorContext(name, self.workflow.base, self.policy))
+        connector.contract = contract
         return connector
 
     async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:
@@ -146,7 +161,7 @@ class _Binder:
 
     async def _transformation(self, step: TransformationStep) -> None:
         class_ = operators.step(step.type)
-        config = bind_config(class_.Config, step.config, step=step.name)
+        config: BaseModel = bind_config(class_.Config, step.config, step=step.name)
         self.outputs_of[step.name] = class_.extra_outputs(config)
         if class_.inputs_max is not None and len(step.inputs) > class_.inputs_max:
             raise PlanError(
@@ -157,6 +172,8 @@ class _Binder:
                 help="join them first in a step of type union",
             )
         self._check_refs(step)
+        if any(ref.step in self.endless for ref in step.inputs):
+            self.endless.add(step.name)
         if step.type == "lookup":
             await self._load_table(getattr(config, "source", None), step)
         schemas = [self._schema_of(ref) for ref in step.inputs]
@@ -167,20 +184,23 @@ class _Binder:
             step=step.name,
             base=self.workflow.base,
             policy=self.policy,
-            bounded=self.bounded,
+            bounded=step.name not in self.endless,
             parallelism=self.workflow.settings.parallelism,
             table=lambda source: self.tables[step.name],
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
+        for schema in bound.outputs.values():
+            not_reserved(step.name, schema.names)
         self.known[step.name] = bound.outputs
         self._add(step, bound)
 
     def _add(self, step: TransformationStep, bound: Bound) -> None:
         """Turn a bound step into nodes."""
         name, ports = step.name, [Port(ref.step, ref.output) for ref in step.inputs]
-        ports = [self._main(port) for port in ports]
         if bound.union is not None:
-            self.nodes[name] = UnionNode(name, name, step.type, bound.outputs, tuple(ports), bound.union)
+            self.nodes[name] = UnionNode(
+                name, name, step.type, bound.outputs, tuple(ports), bound.union
+            )
             return
         port = ports[0]
         extra_read = any((name, output) in self.read for output in bound.outputs if output)
@@ -192,16 +212,17 @@ class _Binder:
                 schema = self._port_schema(port)
                 for operator in bound.operators:
                     schema = operator.output_schema(schema)
-                before = RowsNode(f"{name}/in", name, step.type, {None: schema}, port, bound.operators)
+                before = RowsNode(
+                    f"{name}/in", name, step.type, {None: schema}, port, bound.operators
+                )
                 self.nodes[before.id] = before
                 port = Port(before.id)
-            self.nodes[name] = StatefulNode(name, name, step.type, bound.outputs, port, bound.stateful)
+            self.nodes[name] = StatefulNode(
+                name, name, step.type, bound.outputs, port, bound.stateful
+            )
             return
         outputs: Outputs = {None: bound.outputs[None]}
         self.nodes[name] = RowsNode(name, name, step.type, outputs, port, bound.operators)
-
-    def _main(self, port: Port) -> Port:
-        return port
 
     def _port_schema(self, port: Port) -> Schema:
         return self.nodes[port.node].outputs[port.output]
@@ -215,10 +236,10 @@ class _Binder:
 
     async def _destination(self, name: str, step: DestinationStep) -> None:
         class_ = connectors.destination(step.type)
-        config = bind_config(class_.Config, step.config, step=name)
+        config: BaseModel = bind_config(class_.Config, step.config, step=name)
         connector = class_(config, ConnectorContext(name, self.workflow.base, self.policy))
         capabilities = connector.capabilities()
-        if capabilities.bounded_only and not self.bounded:
+        if capabilities.bounded_only and any(ref.step in self.endless for ref in step.inputs):
             raise PlanError(
                 f"destination '{name}' needs a run that ends: {capabilities.reason}",
                 code="E0319",
@@ -243,7 +264,7 @@ class _Binder:
             name,
             step.type,
             {None: target},
-            tuple(self._main(Port(ref.step, ref.output)) for ref in step.inputs),
+            tuple(Port(ref.step, ref.output) for ref in step.inputs),
             connector,
             tuple(conform),
         )
@@ -256,7 +277,7 @@ class _Binder:
                     f"step '{step.name}' looks up in '{source}', which is not a source of this file",
                     code="E0108",
                     step=step.name,
-                    spot=getattr(source, "spot", None),
+                    spot=spot_of(source),
                     notes=[f"sources: {', '.join(self.workflow.sources)}"],
                     help=did_you_mean(source, self.workflow.sources),
                 )
@@ -272,23 +293,37 @@ class _Binder:
                 f"step '{step.name}': `source` is the name of a source, or {{type: ..., ...}}",
                 code="E0409",
                 step=step.name,
+                spot=step.spot_of("config", "source"),
             )
-        config = {key: value for key, value in source.items() if key != "type"}
+        config = source.without("type") if isinstance(source, SpotMap) else {**source}
+        config.pop("type", None)
         type_ = str(source["type"])
-        connector = self._source(type_, config, step.name, None)
+        connector = self._table_source(type_, config, step)
         self._bounded_table(connector, step, type_)
         if self.offline and not connector.capabilities().local:
             raise _Unknown()
         await connector.validate()
-        self.tables[step.name] = LookupTable(step.name, connector, await connector.schema(), f"the {type_} table")
+        self.tables[step.name] = LookupTable(
+            step.name, connector, await connector.schema(), f"the {type_} table"
+        )
 
-    def _bounded_table(self, connector: SourceConnector, step: TransformationStep, shown: str) -> None:
+    def _table_source(
+        self, type_: str, config: Mapping[str, Any], step: TransformationStep
+    ) -> SourceConnector:
+        try:
+            return self._source(type_, config, step.name)
+        except DataFlareError as error:
+            raise error.at(spot=step.spot_of("config", "source", "type")) from None
+
+    def _bounded_table(
+        self, connector: SourceConnector, step: TransformationStep, shown: str
+    ) -> None:
         if not connector.capabilities().bounded:
             raise PlanError(
                 f"step '{step.name}' looks up in '{shown}', which has no end",
                 code="E0317",
                 step=step.name,
-                spot=step.spot,
+                spot=step.spot_of("config", "source"),
             )
 
     def _schema_of(self, ref: Any) -> Schema | None:
@@ -367,5 +402,3 @@ def _syntax_errors(value: Any) -> Iterable[DataFlareError]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from _syntax_errors(item)
-
-

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dataflare.errors import PlanError
+from dataflare.model.types import Schema
+from dataflare.operators.base import RowOperator
+from dataflare.operators.primitives import Conform
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -11,6 +16,7 @@ from dataflare.planner.graph import (
     RowsNode,
     SourceNode,
     StatefulNode,
+    UnionNode,
 )
 
 
@@ -24,6 +30,25 @@ def changelogs(graph: Graph) -> set[str]:
         elif any(port.node in found for port in node.inputs):
             found.add(node.id)
     return found
+
+
+def joined_changelogs(graph: Graph) -> Graph:
+    """The graph in which rows that join a changelog, in a union or a destination, say that they are
+    inserts."""
+    found = changelogs(graph)
+    changed: dict[str, Node | None] = {}
+    for node in graph:
+        if isinstance(node, UnionNode | DestinationNode) and node.id in found:
+            conform = tuple(
+                operators if port.node in found else _as_inserts(node, graph.schema(port))
+                for port, operators in zip(node.ports, node.conform, strict=True)
+            )
+            changed[node.id] = replace(node, conform=conform)
+    return graph.with_nodes(changed)
+
+
+def _as_inserts(node: UnionNode | DestinationNode, schema: Schema) -> tuple[RowOperator, ...]:
+    return (Conform(node.step, node.schema, schema, inserts=True),)
 
 
 def check_changelogs(graph: Graph) -> None:

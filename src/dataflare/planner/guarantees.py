@@ -30,9 +30,12 @@ def guarantees(graph: Graph) -> dict[str, Guarantee]:
 
 
 def commits_wait(graph: Graph) -> bool:
-    """Whether no epoch may be committed before the end: some source cannot replay at all."""
+    """Whether no epoch may be committed before the end: some source cannot replay at all, and has
+    an end to wait for."""
     return any(
-        isinstance(node, SourceNode) and node.connector.capabilities().replay is Replay.NONE
+        isinstance(node, SourceNode)
+        and node.connector.capabilities().replay is Replay.NONE
+        and node.connector.capabilities().bounded
         for node in graph
     )
 
@@ -55,23 +58,27 @@ def demand(found: dict[str, Guarantee], wanted: str | None) -> None:
 
 def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
     capabilities = node.connector.capabilities()
-    sources = [graph.nodes[id_] for id_ in upstream(graph, node.id)]
-    reasons = []
-    level = capabilities.delivery
-    for source in sources:
+    level, reasons = capabilities.delivery, []
+    for id_ in upstream(graph, node.id):
+        source = graph.nodes[id_]
         if not isinstance(source, SourceNode):
             continue
         able = source.connector.capabilities()
-        if able.replay is Replay.NONE:
+        why = f": {able.replay_reason}" if able.replay_reason else ""
+        if able.replay is not Replay.NONE:
+            reasons.append(f"{source.id} replays {able.replay.value.replace('_', ' ')}{why}")
+        elif able.bounded:
             reasons.append(
-                f"{source.id} cannot be read again from a place ({able.replay_reason}), "
+                f"{source.id} cannot be read again from a place{why}; "
                 "so everything is committed at the end of the run"
             )
-            if not able.bounded:
-                level = min(level, Delivery.REPEATING, key=_RANK.index)
         else:
-            reasons.append(f"{source.id} replays {able.replay.value.replace('_', ' ')}: {able.replay_reason}")
-    return Guarantee(level, "; ".join([*dict.fromkeys(reasons), capabilities.reason]))
+            level = Delivery.FLEETING
+            reasons.append(
+                f"{source.id} cannot be read again from a place{why}; "
+                "so rows that were read and not committed are lost in a crash"
+            )
+    return Guarantee(level, "; ".join([*reasons, capabilities.reason]))
 
 
 def upstream(graph: Graph, node: str) -> list[str]:

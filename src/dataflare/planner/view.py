@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dataflare.operators.base import LookupTable
@@ -17,14 +18,18 @@ from dataflare.planner.graph import (
     StatefulNode,
 )
 from dataflare.planner.guarantees import Guarantee
-from dataflare.planner.physical import PhysicalPlan
+from dataflare.planner.physical import PhysicalPlan, Stage
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 
 def view(
-    workflow: Workflow, written: Graph, graph: Graph, plan: PhysicalPlan, found: dict[str, Guarantee]
+    workflow: Workflow,
+    written: Graph,
+    graph: Graph,
+    plan: PhysicalPlan,
+    found: dict[str, Guarantee],
 ) -> dict[str, Any]:
     """written: the plan as the user wrote it, for the steps and their order; graph: optimised."""
     stages = {step: stage for stage in reversed(plan.stages) for step in stage.steps}
@@ -50,7 +55,7 @@ def view(
         for index, table in enumerate(tables.values())
     ]
     for node in steps:
-        stage = own.get(node.step) or stages[node.step]
+        stage = own.get(node.step) or _stage_of(written, node, stages)
         nodes.append(
             {
                 "id": node.id,
@@ -97,6 +102,14 @@ def view(
         "rules": [{"rule": e.rule, "effect": e.effect} for e in graph.effects],
         "commits": "at the end of the run" if plan.commits_wait else "with each checkpoint",
     }
+
+
+def _stage_of(written: Graph, node: Node, stages: Mapping[str, Stage]) -> Stage:
+    """Where a step runs. One that left the plan (a filter its source took over, a map of columns
+    that nobody reads) is shown where its input is."""
+    while node.step not in stages:
+        node = written.nodes[node.inputs[0].node]
+    return stages[node.step]
 
 
 def _kind(node: Node) -> str:

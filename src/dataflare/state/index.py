@@ -100,6 +100,7 @@ class _Hashed:
         self.hashes = hashed[_HASH]
         self.row_of = hashed["__row"].cast(pl.UInt32)
         self.key_columns = [_comparable(hashed[key]) for key in keys]
+        self.hashes_collide = self.hashes.n_unique() < len(self.hashes)
         bits = max(1, (table.height - 1).bit_length())
         self.divisor = 1 << (64 - bits)
         prefixes = self.hashes // self.divisor
@@ -117,22 +118,40 @@ class _Hashed:
         prefix = (wanted // self.divisor).cast(pl.UInt32)
         low, high = self.starts.gather(prefix), self.starts.gather(prefix + 1)
         last = pl.lit(len(self.hashes) - 1, pl.UInt32)
-        state = pl.DataFrame({"low": low, "high": high, "h": wanted})
+        state = pl.DataFrame({"low": low, "h": wanted})
         found: pl.Series = pl.repeat(None, len(wanted), dtype=pl.UInt32, eager=True)
         for step in range(self.longest):
             place = state.select(pl.min_horizontal(pl.col("low") + step, last).alias("p"))["p"]
-            hit = pl.DataFrame(
-                {"hit": (self.hashes.gather(place) == wanted) & ((low + step) < high), "p": place, "f": found}
-            )
-            found = hit.select(pl.when(pl.col("hit")).then(pl.col("p")).otherwise(pl.col("f")).alias("f"))["f"]
-        same = pl.Series([True]).new_from_index(0, len(wanted))
+            hit = (self.hashes.gather(place) == wanted) & ((low + step) < high)
+            if self.hashes_collide:
+                hit = hit & self._same(place, probe)
+            found = _chosen(hit, place, found)
+        rows = self.row_of.gather(found)
+        if self.hashes_collide:
+            return rows
+        return _chosen(self._same(found, probe), rows)
+
+    def _same(self, place: pl.Series, probe: Sequence[pl.Series]) -> pl.Series:
+        """Whether the keys at these places are those asked for."""
+        same = pl.repeat(True, len(place), eager=True)
         for column, given in zip(self.key_columns, probe, strict=True):
-            same = same & (column.gather(found) == _comparable(given))
-        result = pl.DataFrame({"row": self.row_of.gather(found), "same": same})
-        return result.select(pl.when(pl.col("same")).then(pl.col("row")).alias("row"))["row"]
+            wanted = _comparable(given)
+            if wanted.dtype != column.dtype and column.dtype.is_integer():
+                wanted = wanted.cast(column.dtype, strict=False)
+            same = same & (column.gather(place) == wanted)
+        return same
+
+
+def _chosen(condition: pl.Series, value: pl.Series, other: pl.Series | None = None) -> pl.Series:
+    """The value where the condition is true, elsewhere the other one or NULL."""
+    frame = pl.DataFrame({"c": condition, "v": value})
+    chosen = pl.when(pl.col("c")).then(pl.col("v"))
+    expr: pl.Expr = chosen if other is None else chosen.otherwise(pl.lit(other))
+    return frame.select(expr.alias("v"))["v"]
 
 
 def _comparable(series: pl.Series) -> pl.Series:
+    """Integers of one width, categories as text. UInt64 stays, for Int64 does not hold all of it."""
     if series.dtype.is_integer() and series.dtype != pl.UInt64:
         return series.cast(pl.Int64)
     if isinstance(series.dtype, (pl.Categorical, pl.Enum)):

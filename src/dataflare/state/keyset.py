@@ -59,7 +59,8 @@ class KeySet:
 
     def num_bytes(self) -> int:
         # An index holds hashes, rows and a directory: about 24 bytes a key beside the key itself.
-        return sum(int(f.estimated_size()) + 24 * f.height for _, f, _ in self._levels)
+        nulls = 0 if self._nulls is None else int(self._nulls.estimated_size())
+        return nulls + sum(int(f.estimated_size()) + 24 * f.height for _, f, _ in self._levels)
 
     def _name(self) -> str:
         self._names += 1

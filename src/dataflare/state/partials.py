@@ -5,8 +5,9 @@ one; a large state is split into buckets of the key hash, and only a bucket whos
 outgrown its base is merged, one bucket a step, so that no step is long (28 ms at 1 M keys, where
 one merge of everything took 289 ms).
 
-Always true: the frames held, merged, are the aggregate of all rows seen; a frame once held never
-changes, so a name given to it in a snapshot always means the same rows.
+Always true: the frames held, merged, are the aggregate of all rows seen; partials are merged in the
+order they came in, which first, last and list need; a frame once held never changes, so a name
+given to it in a snapshot always means the same rows.
 """
 
 from __future__ import annotations
@@ -19,21 +20,32 @@ import polars as pl
 from dataflare.model.hashing import hash_columns, key_group
 
 BUCKETS = 16
-_SMALL_ROWS = 200_000
-_LOG_PARTIALS = 8
+SMALL_ROWS = 200_000
+LOG_PARTIALS = 8
 
 Merge = Callable[[pl.DataFrame], pl.DataFrame]
-"""Merges partials of the same keys into one row per key."""
+"""Merges partials of the same keys, in their order, into one row per key."""
+
+Named = tuple[str, pl.DataFrame]
 
 
 @dataclass
 class _Bucket:
-    base: tuple[str, pl.DataFrame] | None = None
-    waiting: list[tuple[str, pl.DataFrame]] = field(default_factory=list)
+    """base: merged; waiting: what came after it, in order."""
+
+    base: Named | None = None
+    waiting: list[Named] = field(default_factory=list)
+
+    @property
+    def base_rows(self) -> int:
+        return self.base[1].height if self.base else 0
 
     @property
     def waiting_rows(self) -> int:
         return sum(frame.height for _, frame in self.waiting)
+
+    def held(self) -> list[Named]:
+        return [*([self.base] if self.base else []), *self.waiting]
 
 
 class PartialLog:
@@ -42,100 +54,92 @@ class PartialLog:
     def __init__(self, keys: tuple[str, ...], merge: Merge) -> None:
         self.keys = keys
         self._merge = merge
-        self._log: list[tuple[str, pl.DataFrame]] = []
-        self._base: tuple[str, pl.DataFrame] | None = None
-        self._buckets: list[_Bucket] | None = None
+        self._log: list[Named] = []
+        self._buckets = [_Bucket()]
         self._names = 0
 
     def append(self, partial: pl.DataFrame) -> None:
         """Take one batch's partial; does at most one merge step."""
         if partial.height:
             self._log.append(self._named(partial))
-        if len(self._log) >= _LOG_PARTIALS or self._log_rows() > _SMALL_ROWS:
+        log_rows = sum(frame.height for _, frame in self._log)
+        if len(self._log) >= LOG_PARTIALS or log_rows > SMALL_ROWS:
             self._settle()
-        elif self._buckets is not None:
+        elif self._is_split:
             self._merge_fullest()
 
     def frames(self) -> dict[str, pl.DataFrame]:
-        """All frames held, by name. The waiting log is brought to one frame first."""
+        """All frames held, by name, in an order in which they may be merged. The waiting log is
+        brought to one frame first."""
         if len(self._log) > 1:
-            self._log = [self._named(self._merged([f for _, f in self._log]))]
-        held = [*self._log]
-        if self._base is not None:
-            held.append(self._base)
-        for bucket in self._buckets or []:
-            held.extend(bucket.waiting)
-            if bucket.base is not None:
-                held.append(bucket.base)
-        return dict(held)
+            self._log = [self._merged(self._log)]
+        return dict(self._held())
 
-    def drain(self) -> Iterator[pl.DataFrame]:
-        """Merged state, one bucket after the other, each ordered by key."""
-        if self._buckets is None:
-            held = [f for _, f in self._log] + ([self._base[1]] if self._base else [])
+    def take(self) -> Named | None:
+        """The next share of the merged state, ordered by key, which is then no longer held; None
+        when nothing is left. Nothing may be appended any more."""
+        if self._log:
+            self._distribute(self._merged(self._log)[1])
+            self._log = []
+        while self._buckets:
+            held = self._buckets.pop(0).held()
             if held:
-                yield self._ordered(self._merged(held))
-            return
-        self._settle()
-        for bucket in self._buckets:
-            held = [f for _, f in bucket.waiting] + ([bucket.base[1]] if bucket.base else [])
-            if held:
-                yield self._ordered(self._merged(held))
+                name, frame = self._merged(held)
+                return name, frame.sort(self.keys, nulls_last=True) if self.keys else frame
+        return None
 
     def num_bytes(self) -> int:
-        held = [f for _, f in self._log] + ([self._base[1]] if self._base else [])
-        for bucket in self._buckets or []:
-            held += [f for _, f in bucket.waiting] + ([bucket.base[1]] if bucket.base else [])
-        return sum(int(frame.estimated_size()) for frame in held)
+        return sum(int(frame.estimated_size()) for _, frame in self._held())
+
+    @property
+    def _is_split(self) -> bool:
+        return len(self._buckets) > 1
+
+    def _held(self) -> Iterator[Named]:
+        for bucket in self._buckets:
+            yield from bucket.held()
+        yield from self._log
 
     def _settle(self) -> None:
-        """Move the log into the base, or into the buckets once the state is large."""
-        if not self._log:
-            return
-        merged = self._merged([frame for _, frame in self._log])
+        """Move the log into the buckets, of which there are several once the state is large."""
+        merged = self._merged(self._log)[1]
         self._log = []
-        if self._buckets is None:
-            whole = self._merged([self._base[1], merged]) if self._base else merged
-            if whole.height <= _SMALL_ROWS or not self.keys:
-                self._base = self._named(whole)
+        if not self._is_split:
+            whole = self._merged([*self._buckets[0].held(), self._named(merged)])
+            if whole[1].height <= SMALL_ROWS or not self.keys:
+                self._buckets = [_Bucket(whole)]
                 return
-            self._base = None
             self._buckets = [_Bucket() for _ in range(BUCKETS)]
-            self._distribute(whole)
-        else:
-            self._distribute(merged)
+            merged = whole[1]
+        self._distribute(merged)
         self._merge_fullest()
 
     def _distribute(self, frame: pl.DataFrame) -> None:
-        assert self._buckets is not None
+        if not self._is_split:
+            self._buckets[0].waiting.append(self._named(frame))
+            return
         hashed = hash_columns(frame.lazy(), self.keys, "__h")
         # The top 7 bits are the key group (the exchange's share); the next 4 choose the bucket.
-        bucket = ((pl.col("__h") // (1 << 53)) % BUCKETS).cast(pl.UInt8).alias("__b")
-        parts = hashed.with_columns(bucket).drop("__h").collect(engine="in-memory")
+        number = ((pl.col("__h") // (1 << 53)) % BUCKETS).cast(pl.UInt8).alias("__b")
+        parts = hashed.with_columns(number).drop("__h").collect(engine="in-memory")
         for key, part in parts.partition_by("__b", as_dict=True, include_key=False).items():
-            self._buckets[int(key[0])].waiting.append(self._named(part))  # type: ignore[call-overload]
+            self._buckets[int(str(key[0]))].waiting.append(self._named(part))
 
     def _merge_fullest(self) -> None:
-        assert self._buckets is not None
         fullest = max(self._buckets, key=lambda bucket: bucket.waiting_rows)
-        base_rows = fullest.base[1].height if fullest.base else 0
-        if fullest.waiting and (fullest.waiting_rows > base_rows or len(fullest.waiting) > 8):
-            held = [f for _, f in fullest.waiting] + ([fullest.base[1]] if fullest.base else [])
-            fullest.base = self._named(self._merged(held))
+        outgrown = fullest.waiting_rows > fullest.base_rows
+        if fullest.waiting and (outgrown or len(fullest.waiting) > LOG_PARTIALS):
+            fullest.base = self._merged(fullest.held())
             fullest.waiting = []
 
-    def _merged(self, frames: list[pl.DataFrame]) -> pl.DataFrame:
-        return self._merge(frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical"))
+    def _merged(self, held: list[Named]) -> Named:
+        if len(held) == 1:
+            return held[0]
+        return self._named(self._merge(pl.concat([frame for _, frame in held], rechunk=False)))
 
-    def _ordered(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.sort(self.keys, nulls_last=True) if self.keys else frame
-
-    def _named(self, frame: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    def _named(self, frame: pl.DataFrame) -> Named:
         self._names += 1
         return f"p{self._names}", frame
-
-    def _log_rows(self) -> int:
-        return sum(frame.height for _, frame in self._log)
 
 
 def own_rows(

@@ -43,7 +43,9 @@ def drop_unread(graph: Graph) -> Graph:
                 read = set().union(*wanted.values()) | node.branch.reads
                 _add(needs, node.input, read, graph.schema(node.input))
             case StatefulNode():
-                _add(needs, node.input, set(graph.schema(node.input).names), graph.schema(node.input))
+                _add(
+                    needs, node.input, set(graph.schema(node.input).names), graph.schema(node.input)
+                )
             case _:
                 for port in node.inputs:
                     _add(needs, port, set(graph.schema(port).names), graph.schema(port))
@@ -100,7 +102,9 @@ def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
                 for out, schema in node.outputs.items():
                     wanted = needs.get(Port(node.id, out), set())
                     made = [n for n in schema.names if n not in graph.schema(node.input).names]
-                    names = [n for n in schema.names if (n in arriving or n in made) and n in wanted]
+                    names = [
+                        n for n in schema.names if (n in arriving or n in made) and n in wanted
+                    ]
                     outputs[out] = schema.select(names)
                 nodes[node.id] = replace(node, outputs=outputs)
             case _:

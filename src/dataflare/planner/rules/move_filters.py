@@ -35,7 +35,9 @@ def sunk(operators: list[RowOperator]) -> tuple[list[RowOperator], list[Effect]]
         if place < start:
             moved, passed = operators[place], operators[place + 1]
             effects.append(
-                Effect("move_filters", f"{moved.step}: {moved.describe()} runs before {passed.step}")
+                Effect(
+                    "move_filters", f"{moved.step}: {moved.describe()} runs before {passed.step}"
+                )
             )
     return operators, effects
 
