@@ -18,6 +18,8 @@ from dataflare.cli.live import LiveView, Meter
 from dataflare.cli.progress import Notices, Progress
 from dataflare.errors import Spot, WorkflowError, render
 from dataflare.model.units import Duration, Rate, Size, parse_duration, parse_size
+from dataflare.workflow.load import load_text
+from dataflare.workflow.model import Workflow
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,16 @@ def test_a_meter_forgets_what_is_long_past() -> None:
     assert meter.per_s == 0
 
 
-def workflow(**destinations: str) -> Any:
-    made = {name: SimpleNamespace(type=type_) for name, type_ in destinations.items()}
-    return SimpleNamespace(
-        name="flights", sources={"rows": SimpleNamespace(type="file")}, destinations=made
+def workflow(**destinations: str) -> Workflow:
+    ends = "".join(
+        f"  {name}: {{type: {type_}, inputs: [rows]}}\n" for name, type_ in destinations.items()
+    )
+    return load_text(
+        "name: flights\n"
+        "sources: {rows: {type: file}, names: {type: file}}\n"
+        "transformations:\n"
+        "  named: {type: lookup, inputs: [rows], config: {source: names}}\n"
+        f"destinations:\n{ends}  show: {{type: blackhole, inputs: [named]}}\n"
     )
 
 
@@ -180,7 +188,11 @@ def test_the_live_view_shows_each_end_of_the_workflow() -> None:
 
 
 def result(status: str = "finished", **more: Any) -> Any:
-    steps = {"rows": {"rows_in": 0, "rows_out": 1_500}, "out": {"rows_in": 900, "late": 3}}
+    steps = {
+        "rows": {"rows_in": 0, "rows_out": 1_500},
+        "out": {"rows_in": 900, "late": 3},
+        "show": {"rows_in": 12},
+    }
     base = {"duration_s": 2.0, "run_id": "01J", "published": {"out": {"path": "/data/out.parquet"}}}
     return SimpleNamespace(status=status, to_json=lambda: {"steps": steps}, **(base | more))
 
@@ -190,7 +202,7 @@ def test_a_summary_in_one_line() -> None:
     said = summary.one_line(made, workflow(out="file"), made.to_json()["steps"])
     assert said == (
         "flights: finished in 2.00 s, 1,500 rows read, "
-        "900 rows written to /data/out.parquet, 3 late"
+        "900 rows written to /data/out.parquet, 12 rows written to show, 3 late"
     )
 
 
@@ -202,7 +214,7 @@ def test_a_stopped_run_says_how_to_go_on() -> None:
 
 def test_a_count_that_nobody_knows_is_no_zero() -> None:
     said = summary.one_line(result(), workflow(out="file"), {"rows": {"rows_out": None}, "out": {}})
-    assert said == "flights: finished in 2.00 s, written to /data/out.parquet"
+    assert said == "flights: finished in 2.00 s, written to /data/out.parquet, written to show"
 
 
 def test_the_summary_on_a_terminal_names_what_lies_where(
@@ -216,7 +228,17 @@ def test_the_summary_on_a_terminal_names_what_lies_where(
     assert "✔ flights finished in 2.00 s  run 01J" in lines[0]
     assert lines[1].split() == ["read", "rows", "1,500", "rows", "750", "rows/s"]
     assert "table totals in /data/shop.db (2.0 MB)" in lines[2]
-    assert lines[3].split() == ["late", "out", "3", "rows"]
+    assert lines[4].split() == ["late", "out", "3", "rows"]
+    assert not any("names" in line for line in lines), "a table that is looked up in has no rows"
+
+
+def test_a_line_names_three_destinations_at_most() -> None:
+    many = workflow(a="file", b="file", c="file", d="file")
+    said = summary.one_line(result(published={}), many, {})
+    assert said == (
+        "flights: finished in 2.00 s, written to a, written to b, written to c, "
+        "and 2 more destinations"
+    )
 
 
 def test_a_table_in_a_pipe_has_one_line_a_row() -> None:

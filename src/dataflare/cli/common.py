@@ -125,3 +125,9 @@ def known_workflows() -> list[str]:
         return sorted(folder.name for folder in home().iterdir() if (folder / "runs").is_dir())
     except OSError:
         return []
+
+
+def streamed_sources(workflow: Workflow) -> list[str]:
+    """The sources whose rows flow through the workflow; the others are only looked up in."""
+    read = {ref.step for step in workflow.steps() for ref in step.inputs}
+    return [name for name in workflow.sources if name in read]

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dataflare.cli import human, terminal
+from dataflare.cli import common, human, terminal
 from dataflare.cli.progress import Notices
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LiveView(Notices):
     def __init__(self, workflow: Workflow) -> None:
         super().__init__()
         self.name = workflow.name
-        self.kinds = dict.fromkeys(workflow.sources, "source")
+        self.kinds = dict.fromkeys(common.streamed_sources(workflow), "source")
         self.kinds |= dict.fromkeys(workflow.destinations, "destination")
         self.meters = {name: Meter() for name in self.kinds}
         self.latest: Any = None

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataflare.cli import human, terminal
+from dataflare.cli import common, human, terminal
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
     from dataflare.workflow.model import Workflow
 
 _SIGNS = {"finished": ("✔", "green"), "failed": ("✘", "red")}
+_NAMED_MAX = 3
 _ENDINGS = {
     "finished": "finished in {}",
     "failed": "failed after {}",
@@ -38,13 +39,16 @@ def print_summary(result: RunResult, workflow: Workflow) -> None:
 def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> str:
     """`flights: finished in 1.93 s, 336,776 rows read, 16 rows written to out.parquet`."""
     facts = [_ending(result)]
-    rows_read = _total(workflow.sources, steps, "rows_out")
+    rows_read = _total(common.streamed_sources(workflow), steps, "rows_out")
     if rows_read is not None:
         facts.append(f"{human.count(rows_read)} rows read")
-    for name in workflow.destinations:
+    for name in list(workflow.destinations)[:_NAMED_MAX]:
         rows = _count(steps, name, "rows_in")
         what = "written" if rows is None else f"{human.count(rows)} rows written"
         facts.append(f"{what} to {where(name, result.published.get(name, {}))}")
+    more = len(workflow.destinations) - _NAMED_MAX
+    if more > 0:
+        facts.append(f"and {human.counted(more, 'more destination')}")
     facts += [f"{human.count(rows)} {what}" for what, rows in _losses(steps).items()]
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command goes on from the last checkpoint")
@@ -74,7 +78,7 @@ def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
 def _rows(
     result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str, str]]:
-    for name in workflow.sources:
+    for name in common.streamed_sources(workflow):
         rows = _count(steps, name, "rows_out")
         speed = rows / result.duration_s if rows and result.duration_s else None
         yield "read", name, human.count(rows), human.rate(speed) if speed else ""
@@ -135,6 +139,6 @@ def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
     return made
 
 
-def _total(names: Mapping[str, Any], steps: Mapping[str, Any], what: str) -> int | None:
+def _total(names: Iterable[str], steps: Mapping[str, Any], what: str) -> int | None:
     counts = [_count(steps, name, what) for name in names]
     return None if None in counts else sum(count for count in counts if count is not None)

@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import plan_views
 from hypothesis import given, settings
 
-from dataflare.planner.render import svg
+from dataflare.planner.render import layers, svg
 from dataflare.planner.render.arrange import LABEL_HEIGHT, arrange
 from dataflare.planner.render.graph import read
+from dataflare.planner.render.layers import Box, Link
 from dataflare.planner.render.measure import text_width
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -141,15 +142,28 @@ def test_a_chain_of_stages_runs_along_one_straight_line() -> None:
         assert len({round(y, 3) for _, y in route.points}) == 1
 
 
+def test_cards_that_stand_in_one_column_are_equally_wide() -> None:
+    view = plan_views.view(
+        "w",
+        [
+            plan_views.node("s", "source", "file", 0),
+            plan_views.node("a", "destination", "file", 1),
+            plan_views.node("b", "destination", "file", 2, "a note that needs some more room"),
+        ],
+        [plan_views.edge("s", "a", "rebalance"), plan_views.edge("s", "b", "rebalance")],
+    )
+    _, a, b = sorted(arrange(read(view)).cards, key=lambda placed: placed[1])
+    assert a[1] == b[1]
+    assert a[0].width == b[0].width
+
+
 def test_edges_that_could_cross_do_not() -> None:
-    ends = [("a", "z"), ("b", "y"), ("c", "x")]
-    nodes = [plan_views.node(n, "source", "file", i) for i, n in enumerate("abc")]
-    nodes += [plan_views.node(n, "destination", "file", 3 + i) for i, n in enumerate("xyz")]
-    view = plan_views.view("w", nodes, [plan_views.edge(a, b, "rebalance") for a, b in ends])
-    routes = arrange(read(view)).routes
-    for one, other in itertools.combinations(routes, 2):
-        leaves = one.points[0][1] - other.points[0][1]
-        enters = one.points[-1][1] - other.points[-1][1]
+    boxes = [Box(100, 60) for _ in range(6)]
+    links = [Link(a, b, 30, 30) for a, b in [(0, 5), (1, 4), (2, 3)]]
+    layers.place(boxes, links, 30)
+    for one, other in itertools.combinations(links, 2):
+        leaves = boxes[one.source].y - boxes[other.source].y
+        enters = boxes[one.target].y - boxes[other.target].y
         assert leaves * enters > 0
 
 
