@@ -108,8 +108,12 @@ class Sandbox:
         """What every destination holds, in one order."""
         out = self.folder / "out"
         with sqlite3.connect(out / "lite.db") as lite:
-            orders = _rows(lite.execute("select id, customer, gross, status from orders").fetchall())
-            latest = _rows(lite.execute("select id, customer, gross, status from latest").fetchall())
+            orders = _rows(
+                lite.execute("select id, customer, gross, status from orders").fetchall()
+            )
+            latest = _rows(
+                lite.execute("select id, customer, gross, status from latest").fetchall()
+            )
         with duckdb.connect(str(out / "duck.db"), read_only=True) as duck:
             orders_sql = "select id, customer, gross, status from orders"
             duck_orders = pl.DataFrame(duck.sql(orders_sql).to_arrow_table())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ from dataflare.sdk.destination import Committer
 
 if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
+
+
+_HOLD_SHARE = 0.1
+"""Small batches are held together for at most this share of the latency target."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Attempt:
 
     async def run(self, stop: asyncio.Event) -> Ending:
         """Run to the end of input, or until `stop` is set: then a checkpoint is taken first."""
+        blocking = ThreadPoolExecutor(thread_name_prefix="dataflare-io")
+        asyncio.get_running_loop().set_default_executor(blocking)
         try:
             coordinator = await self._build()
             self.coordinator = coordinator
@@ -105,6 +112,7 @@ class Attempt:
                     future.cancel()
                 await asyncio.gather(leading, *running, return_exceptions=True)
         finally:
+            await _joined(blocking)
             self.pool.close()
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
@@ -123,6 +131,7 @@ class Attempt:
                     return Ending(True, await coordinator.checkpoint(final=True))
                 if stopped.done():
                     if not self.plan.commits_wait:
+                        coordinator.stopping = True
                         manifest = await coordinator.checkpoint()
                     return Ending(False, manifest)
                 manifest = await coordinator.checkpoint()
@@ -219,7 +228,9 @@ class Attempt:
             "coordination": coordinator,
         }
         if stage.destination is not None:
-            context = destination_context(stage, self.plan, self.start.identity, self.store, subtask)
+            context = destination_context(
+                stage, self.plan, self.start.identity, self.store, subtask
+            )
             restored = None
             if self.start.manifest is not None:
                 shares = self.start.manifest.committables.get(stage.name, ())
@@ -240,6 +251,7 @@ class Attempt:
                 runner=runner,
                 batcher=self._batcher(),
                 run_key=hash_text(self.start.identity.lineage),
+                hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
                 **common,
             )
         assert stage.operator is not None
@@ -295,6 +307,15 @@ def destination_context(
         subtask=subtask,
         subtasks=stage.parallelism,
     )
+
+
+async def _joined(blocking: ThreadPoolExecutor) -> None:
+    """Wait for blocking calls that outlived their task: a write of a dead attempt must not meet
+    what the next one does to the same file."""
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(thread_name_prefix="dataflare-io")
+    )
+    await asyncio.to_thread(blocking.shutdown, wait=True, cancel_futures=True)
 
 
 async def _all_or_first_error(

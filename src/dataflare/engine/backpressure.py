@@ -90,7 +90,9 @@ class BackpressureController:
         known = state.rows_per_s
         state.rows_per_s = rate if known is None else known + _SMOOTHING * (rate - known)
         if self.mode != "fixed":
-            state.window = min(self.max_credits, max(self.min_credits, state.rows_per_s * _WINDOW_S))
+            state.window = min(
+                self.max_credits, max(self.min_credits, state.rows_per_s * _WINDOW_S)
+            )
 
     def update_memory_pressure(self, used_fraction: float) -> None:
         """used_fraction: share of the memory budget in use; 1 and above is full."""

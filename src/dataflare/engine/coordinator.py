@@ -84,6 +84,7 @@ class Coordinator:
         self.stats = CheckpointStats()
         self.tasks: list[Task] = []
         self.all_ended = asyncio.Event()
+        self.stopping = False
         self._retain, self._timeout_s = retain, timeout_s
         self._counters = counters
         self._pending: _Pending | None = None

@@ -84,7 +84,11 @@ class SegmentRunner:
     here, ahead of the exchange)."""
 
     def __init__(
-        self, segment: Segment, tables: Tables, errors: RowErrors, uncounted: frozenset[str] = frozenset()
+        self,
+        segment: Segment,
+        tables: Tables,
+        errors: RowErrors,
+        uncounted: frozenset[str] = frozenset(),
     ) -> None:
         self.segment, self.tables, self.errors = segment, tables, errors
         self.uncounted = uncounted
@@ -98,7 +102,9 @@ class SegmentRunner:
         outcome.seconds = time.perf_counter() - started
         return outcome
 
-    def _segment(self, segment: Segment, given: Given, outcome: Outcome, *, head: bool = False) -> None:
+    def _segment(
+        self, segment: Segment, given: Given, outcome: Outcome, *, head: bool = False
+    ) -> None:
         frame, counted = self._operators(segment, given, outcome)
         if head and given.rows is None:
             outcome.head_rows = counted

@@ -42,11 +42,12 @@ class SourceTask(Task):
         runner: SegmentRunner,
         batcher: AdaptiveBatcher,
         run_key: int,
+        hold_s: float,
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         self.connector, self.queue, self.runner, self.batcher = connector, queue, runner, batcher
-        self._run_key = run_key
+        self._run_key, self._hold_s = run_key, hold_s
         self._done: list[SplitState] = []
         self._split: Split | None = None
         self._position: Position | None = None
@@ -64,6 +65,7 @@ class SourceTask(Task):
         while (taken := self.queue.take()) is not None:
             self._split, self._position = taken
             reader = await self.connector.open(*taken)
+            reader.hold_s = self._hold_s
             try:
                 if isinstance(reader, ChunkReader):
                     await self._read_chunks(reader)
@@ -89,6 +91,9 @@ class SourceTask(Task):
             answer = self._answer()
             await self.broadcast(barrier)
             self.answer(barrier, answer)
+            if self.coordination.stopping:
+                # Nothing follows: what would be read now could not be committed any more.
+                await asyncio.get_running_loop().create_future()
 
     async def _wait_for(self, *waiting: asyncio.Future[Any]) -> None:
         """Until one of them is done, cutting whenever asked."""
@@ -174,9 +179,13 @@ class SourceTask(Task):
         if ROWKEY_COLUMN in needs:
             assert self._split is not None
             base = mix_int(self._run_key ^ mix_int(hash_text(self._split.id)) ^ mix_int(key))
-            frame = frame.with_row_index("__n").with_columns(
-                (pl.col("__n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(ROWKEY_COLUMN)
-            ).drop("__n")
+            frame = (
+                frame.with_row_index("__n")
+                .with_columns(
+                    (pl.col("__n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(ROWKEY_COLUMN)
+                )
+                .drop("__n")
+            )
         return frame
 
     # -- batches -----------------------------------------------------------------------------------
@@ -221,7 +230,9 @@ def hash_text(text: str) -> int:
     return int(xxhash.xxh3_64_intdigest(text.encode()))
 
 
-async def _abandon(reading: list[asyncio.Future[Any]], computing: list[asyncio.Future[Any]]) -> None:
+async def _abandon(
+    reading: list[asyncio.Future[Any]], computing: list[asyncio.Future[Any]]
+) -> None:
     """Let go of what is under way when the task ends early: reads are cancelled, work on threads
     is left to finish and its result dropped."""
     for future in reading:

@@ -63,5 +63,3 @@ def _collected(chunk: Chunk, name: str) -> pl.DataFrame:
         raise DataError(
             f"source '{name}': {bad[0].place}: {bad[0].message}", code=bad[0].code, step=name
         ) from error
-
-

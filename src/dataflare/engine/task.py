@@ -40,6 +40,9 @@ class Answer:
 class Coordination(Protocol):
     """What a task tells the coordinator."""
 
+    stopping: bool
+    """The epoch being cut is this attempt's last: sources read nothing after it."""
+
     @property
     def current(self) -> Barrier | None:
         """The epoch being cut now."""

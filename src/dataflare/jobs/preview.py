@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 _LINEAGE = "00000000-0000-4000-8000-000000000000"
 
 
-def preview(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None) -> pl.DataFrame:
+def preview(
+    workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None
+) -> pl.DataFrame:
     """The first `rows` rows that leave `step` (or `step.output`; for a destination: that reach it).
 
     Reads no more than it must: the run is stopped as soon as there are enough rows. Raises
@@ -38,9 +40,7 @@ def preview(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | N
     return asyncio.run(_preview(workflow, step, rows, policy))
 
 
-async def _preview(
-    workflow: Workflow, step: str, rows: int, policy: Policy | None
-) -> pl.DataFrame:
+async def _preview(workflow: Workflow, step: str, rows: int, policy: Policy | None) -> pl.DataFrame:
     written = await bind_workflow(workflow, policy=policy)
     port = _port(written, step)
     stop = asyncio.Event()
@@ -54,7 +54,9 @@ async def _preview(
         each.name: (each.error_handling or settings.error_handling).on_error
         for each in workflow.steps()
     }
-    metrics = JobMetrics({each.name: each.kind for each in workflow.steps()} | {"preview": "destination"})
+    metrics = JobMetrics(
+        {each.name: each.kind for each in workflow.steps()} | {"preview": "destination"}
+    )
     with tempfile.TemporaryDirectory(prefix="dataflare-preview-") as folder:
         store = LocalStore(Path(folder), _LINEAGE)
         start = Start(Identity(_LINEAGE, "preview", 1, {}), 0, None, {})

@@ -60,9 +60,7 @@ class Reporter:
             Progress(
                 elapsed_s=now - self.started,
                 steps={
-                    name: StepProgress(
-                        m.kind, m.rows_in, m.rows_out, m.bytes_out, m.errors, m.done
-                    )
+                    name: StepProgress(m.kind, m.rows_in, m.rows_out, m.bytes_out, m.errors, m.done)
                     for name, m in self.metrics.steps.items()
                 },
                 rows_per_s=self._rate,

@@ -53,6 +53,9 @@ class RunResult:
             "resumed_from": self.resumed_from,
             "duration_s": round(self.duration_s, 3),
             "steps": {name: dict(counts) for name, counts in self.steps.items()},
-            "checkpoints": {"completed": self.checkpoints, "last_bytes": self.last_checkpoint_bytes},
+            "checkpoints": {
+                "completed": self.checkpoints,
+                "last_bytes": self.last_checkpoint_bytes,
+            },
             "error": error,
         }

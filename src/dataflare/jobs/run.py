@@ -85,7 +85,9 @@ class _Run:
         with self._signals():
             plan = await plan_async(self.workflow, policy=self.options.policy)
             if plan.stages.commits_wait:
-                self.reporter.say("everything is committed at the end of the run: see `dataflare plan`")
+                self.reporter.say(
+                    "everything is committed at the end of the run: see `dataflare plan`"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             with RunLock(self.folder, self.run_id, utc_text(time.time())):
                 return await self._locked(plan)
@@ -296,7 +298,9 @@ class _Run:
             for warning, rows in metric.warnings.items():
                 self.warnings.append(f"step '{name}': {warning} in {rows:,} rows")
             if metric.errors:
-                self.warnings.append(f"step '{name}': {metric.errors:,} rows failed and were left out")
+                self.warnings.append(
+                    f"step '{name}': {metric.errors:,} rows failed and were left out"
+                )
         result = RunResult(
             workflow=self.workflow.name,
             run_id=self.run_id,

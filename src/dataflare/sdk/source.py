@@ -100,7 +100,13 @@ class SourceConnector(ABC):
 
 
 class SplitReader(ABC):
-    """One split being read, by one task, never by two at once."""
+    """One split being read, by one task, never by two at once.
+
+    hold_s: set by the engine: how long a reader of a live stream may hold rows back so that
+    batches are not tiny. It bounds latency; ignoring it is right, only costlier.
+    """
+
+    hold_s: float = 0.0
 
     @abstractmethod
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
