@@ -47,17 +47,30 @@ def is_number(type_: DataType) -> bool:
     )
 
 
-def guarded(column: str) -> tuple[str, str]:
-    """Two columns instead of one: the numbers, and the text of all else."""
-    numbers = f"case when typeof({column}) in ('integer', 'real') then {column} end"
-    others = f"case when typeof({column}) in ('text', 'blob') then cast({column} as text) end"
+def guarded(column: str, type_: DataType) -> tuple[str, str]:
+    """Two columns instead of one: the numbers, and the text of all else (of a blob, its digits)."""
+    kinds = "('integer', 'real')" if type_.is_float else "('integer')"
+    numbers = f"case when typeof({column}) in {kinds} then {column} end"
+    others = (
+        f"case when typeof({column}) = 'blob' then 'blob ' || hex({column}) "
+        f"when typeof({column}) not in {kinds} then cast({column} as text) end"
+    )
     return numbers, others
+
+
+def is_doubtful(raw: pl.Series, type_: DataType) -> bool:
+    """Whether a page of numbers has other values among them."""
+    if not is_number(type_):
+        return False
+    return raw.dtype != pl.Int64 and not (type_.is_float and raw.dtype == pl.Float64)
 
 
 def decoded(raw: pl.Series, others: pl.Series | None, type_: DataType) -> pl.Series:
     """raw: as fetched. others: the text of values that are no numbers, of a guarded column."""
     if is_number(type_):
-        found = _number(raw, type_)
+        found = _number(
+            raw if raw.dtype.is_numeric() else raw.cast(pl.String).cast(pl.Int64), type_
+        )
         return found if others is None else found.fill_null(_number_of_text(others, type_))
     if type_.name == "binary":
         return raw if raw.dtype == pl.Binary else raw.cast(pl.String).cast(pl.Binary)
@@ -89,21 +102,10 @@ def _nulls(like: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _number(raw: pl.Series, type_: DataType) -> pl.Series:
-    target = type_.to_polars()
-    if raw.dtype not in (pl.Int64, pl.Float64):
-        raw = raw.cast(pl.String).cast(pl.Float64 if type_.is_float else pl.Int64, strict=False)
-    if type_.is_float:
-        return raw.cast(target)
-    if raw.dtype == pl.Float64:
-        whole = (raw == raw.round(0)) & (raw.abs() < 2.0**53)
-        raw = raw.zip_with(whole.fill_null(True), _nulls(raw, pl.Float64())).cast(pl.Int64)
     if type_.name == "bool":
-        return raw.cast(pl.Boolean).zip_with(
-            raw.is_in([0, 1]).fill_null(True), _nulls(raw, pl.Boolean())
-        )
-    if type_.name == "duration":
-        return raw.cast(target)
-    return raw.cast(target, strict=False)
+        valid = raw.is_in([0, 1]).fill_null(True)
+        return raw.cast(pl.Boolean).zip_with(valid, _nulls(raw, pl.Boolean()))
+    return raw.cast(type_.to_polars(), strict=False)
 
 
 def _number_of_text(text: pl.Series, type_: DataType) -> pl.Series:
@@ -113,7 +115,11 @@ def _number_of_text(text: pl.Series, type_: DataType) -> pl.Series:
         return text.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
     if type_.is_float:
         return text.cast(pl.Float64, strict=False).cast(type_.to_polars())
-    return text.cast(pl.Int64, strict=False).cast(type_.to_polars(), strict=False)
+    number = text.cast(pl.Float64, strict=False)
+    whole = ((number == number.round(0)) & (number.abs() < 2.0**53)).fill_null(False)
+    integer = number.zip_with(whole, _nulls(text, pl.Float64())).cast(pl.Int64)
+    exact = text.cast(pl.Int64, strict=False).fill_null(integer)
+    return exact.cast(type_.to_polars(), strict=False)
 
 
 def _text(raw: pl.Series) -> pl.Series:
@@ -142,7 +148,9 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
     text = text.str.strip_chars()
     powers = text.str.contains("[eE]")
     if powers.any():
-        plain = text.cast(pl.Float64, strict=False).cast(pl.Decimal(38, 15), strict=False)
+        number = text.cast(pl.Float64, strict=False)
+        small = (number.abs() < 1e22).fill_null(False)
+        plain = number.zip_with(small, _nulls(text, pl.Float64())).cast(pl.Decimal(38, 15))
         text = text.zip_with(~powers.fill_null(False), plain.cast(pl.String))
     exact = text.str.contains(rf"^[+-]?\d*(?:\.\d{{0,{scale}}}0*)?$").fill_null(True)
     found = text.cast(type_.to_polars(), strict=False)

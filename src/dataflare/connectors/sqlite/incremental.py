@@ -27,7 +27,7 @@ from dataflare.connectors.sql.pages import Page
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import decoded, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
-from dataflare.connectors.sqlite.reader import SPOOL, Reading, SqlitePages
+from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.types import stored
 from dataflare.errors import ConfigError, DataError
@@ -63,7 +63,7 @@ def _plain(value: Any) -> str:
     return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
 
 
-class IncrementalReader(SqlitePages):
+class IncrementalReader(SpoolPages):
     """The rows since the last run, spooled in order; ends with an empty page that has the state."""
 
     def __init__(self, reading: Reading, opened: Opened, config: Incremental, state: State) -> None:
@@ -149,7 +149,7 @@ class IncrementalReader(SqlitePages):
             f"else cast({quoted(n)} as text) end as i{place}"
             for place, n in enumerate(self._identity())
         ]
-        output = [quoted(n) for n in self._reading.output]
+        output = self._spooled_columns()
         bound, params = self._bounds()
         times = column.type.is_temporal
         order = f"{_chronological(name)}, " if times else ""

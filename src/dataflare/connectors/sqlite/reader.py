@@ -13,7 +13,7 @@ import polars as pl
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import decoded, guarded, is_number, selected
+from dataflare.connectors.sqlite.decode import decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.sdk.source import BadRow
@@ -66,25 +66,29 @@ class SqlitePages(PageReader):
         with sqlite_errors(self._reading.path, self._reading.relation.shown):
             return self._opened.db.frame(sql, params)
 
-    def _selects(self, doubtful: frozenset[str] = frozenset()) -> str:
+    def _names(self) -> Sequence[str]:
+        """What the output columns are called where pages are fetched from."""
+        return self._reading.output
+
+    def _selects(self, doubtful: frozenset[int] = frozenset()) -> str:
         """Column i as `c<i>`; a doubtful one as numbers, and as `t<i>` the text of all else."""
         parts = []
-        for place, column in enumerate(self._reading.columns):
-            name = quoted(column.name)
-            if column.name in doubtful:
-                numbers, others = guarded(name)
+        columns = zip(self._reading.columns, map(quoted, self._names()), strict=True)
+        for place, (column, name) in enumerate(columns):
+            if place in doubtful:
+                numbers, others = guarded(name, column.type)
                 parts += [f"{numbers} as c{place}", f"{others} as t{place}"]
             else:
                 sql = selected(name, column.type, text_affinity=column.text_affinity)
                 parts.append(f"{sql} as c{place}")
         return ", ".join(parts)
 
-    def _doubtful(self, raw: pl.DataFrame) -> frozenset[str]:
+    def _doubtful(self, raw: pl.DataFrame) -> frozenset[int]:
         """Columns of numbers in whose page something else was found."""
         return frozenset(
-            column.name
+            place
             for place, column in enumerate(self._reading.columns)
-            if is_number(column.type) and raw[f"c{place}"].dtype not in (pl.Int64, pl.Float64)
+            if is_doubtful(raw[f"c{place}"], column.type)
         )
 
     def _page(
@@ -161,7 +165,7 @@ class KeyReader(SqlitePages):
         after = {"after": last, "rows": before + raw.height}
         return self._page(raw, after, before, keys)
 
-    def _read(self, rows: int, doubtful: frozenset[str]) -> pl.DataFrame:
+    def _read(self, rows: int, doubtful: frozenset[int]) -> pl.DataFrame:
         relation = self._reading.relation
         key = listed(relation.key)
         conditions, params = [], []
@@ -181,7 +185,17 @@ class KeyReader(SqlitePages):
         )
 
 
-class SpoolReader(SqlitePages):
+class SpoolPages(SqlitePages):
+    """Pages of a temporary table, whose columns have names of ours: `v<i>` for output column i."""
+
+    def _names(self) -> Sequence[str]:
+        return [f"v{place}" for place in range(len(self._reading.output))]
+
+    def _spooled_columns(self) -> list[str]:
+        return [f"{quoted(name)} as v{place}" for place, name in enumerate(self._reading.output)]
+
+
+class SpoolReader(SpoolPages):
     """The whole result, copied once into a temporary table of this connection."""
 
     def __init__(self, reading: Reading, opened: Opened, start: Mapping[str, Any]) -> None:
@@ -204,7 +218,7 @@ class SpoolReader(SqlitePages):
 
     def _spool(self) -> None:
         relation = self._reading.relation
-        columns = listed(self._reading.output) or "1"
+        columns = ", ".join(self._spooled_columns()) or "1 as v0"
         with sqlite_errors(self._reading.path, relation.shown):
             self._opened.db.execute(
                 f"create temp table _dataflare_spool as select {columns} from {relation.source} "
