@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dataflare.formats.compression import open_stream
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
+from dataflare.formats.layout import layout_of
 from dataflare.formats.line_chunks import LineChunks, LineNumbers
 from dataflare.formats.records import (
     AFTER_QUOTE,
@@ -95,6 +96,34 @@ def test_a_plan_over_chunks_reads_what_the_csv_module_reads(tmp_path_factory, ro
     got = pl.concat([plan.scan(chunk).collect() for chunk in chunks])
     # The csv module cannot tell an empty cell from an empty string.
     assert got.fill_null("").rows() == [tuple(row) for row in rows]
+
+
+@given(st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=12), st.booleans())
+def test_a_layout_is_what_the_exact_scan_finds(rows, everywhere):
+    data = as_csv(rows, everywhere=everywhere)
+    layout = layout_of(data, ",", '"', 1)
+    expected = list(scan_records(data, ",", '"'))
+    assert layout.records.select("start", "end", "fields").rows() == [
+        (r.start, r.end, r.fields) for r in expected
+    ]
+    assert layout.joined(layout.sound(3)) == b"".join(
+        data[r.start : r.end] for r in expected if r.fields == 3
+    )
+
+
+@given(st.text(st.sampled_from('a,"\n\r'), max_size=40))
+def test_a_layout_of_any_text_is_what_the_exact_scan_finds(text):
+    data = text.encode()
+    for width in (1, 2):
+        layout = layout_of(data, ",", '"', width)
+        expected = [
+            r
+            for r in scan_records(data, ",", '"')
+            if width == 1 or r.fields > 1 or data[r.start : r.end] not in (b"\n", b"\r", b"\r\n")
+        ]
+        assert layout.records.rows() == [
+            (r.start, r.end, r.fields, r.problem, r.stray) for r in expected
+        ]
 
 
 def test_a_cut_waits_for_the_end_of_a_quoted_field():

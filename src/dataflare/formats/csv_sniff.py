@@ -26,7 +26,7 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
     start = len(BOM) if data.startswith(BOM) else 0
     body = data[start:]
     for record in scan_records(body, dialect.delimiter, dialect.quote):
-        if is_blank(body, record):
+        if is_blank(body, record.start, record.end):
             continue
         text = body[record.start : record.end]
         if record.problem:

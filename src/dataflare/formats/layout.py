@@ -1,7 +1,7 @@
 """Where each record of a chunk begins and ends, and what is wrong with it, as columns.
 
-Always true: records are in order and leave out only blank lines; without quotes in the chunk no
-record is looked at one by one.
+Always true: records are in order and leave out only blank lines. Records are looked at one by one
+only where a quote stands in the wrong place.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import polars as pl
 
 from dataflare.formats.records import is_blank, requote, scan_records
 
+_NEWLINE, _RETURN = 10, 13
 START, END, FIELDS, PROBLEM, STRAY = "start", "end", "fields", "problem", "stray"
 _SCHEMA = {
     START: pl.Int64,
@@ -70,44 +71,61 @@ class Layout:
 
 def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Layout:
     """The records of a chunk. Blank lines are records only where there is one column."""
-    if quote is None or quote.encode() not in data:
-        records = _unquoted(data, delimiter)
-        if width > 1:
-            size = pl.col(END) - pl.col(START)
-            records = records.filter((pl.col(FIELDS) > 1) | (size > 2) | ~_is_blank(records, data))
-    else:
+    mark = quote if quote is not None and quote.encode() in data else None
+    records = _in_columns(data, delimiter, mark)
+    if records is None:
+        assert quote is not None
         found = [
             (r.start, r.end, r.fields, r.problem, r.stray)
             for r in scan_records(data, delimiter, quote)
-            if width == 1 or r.fields > 1 or not is_blank(data, r)
+            if width == 1 or r.fields > 1 or not is_blank(data, r.start, r.end)
         ]
         records = pl.DataFrame(found, schema=_SCHEMA, orient="row")
+    elif width > 1:
+        records = _without_blank(records, data)
     return Layout(data, records, delimiter, quote)
 
 
-def _unquoted(data: bytes, delimiter: str) -> pl.DataFrame:
-    """Lines are records: their ends and delimiters are found and counted in columnar passes."""
+def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame | None:
+    """Line ends and delimiters outside quotes, found and counted in columnar passes; None when a
+    quote stands where it should not."""
     whole = data if data.endswith(b"\n") or not data else data + b"\n"
     code = pl.Series([whole], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
-    newline = code == 10
-    tokens = code.filter(newline | (code == ord(delimiter)))
-    ends = newline.arg_true().cast(pl.Int64) + 1
-    places = (tokens == 10).arg_true().cast(pl.Int64)
-    return pl.DataFrame({END: ends, "place": places}).select(
-        pl.col(END).shift(1, fill_value=0).alias(START),
-        pl.col(END).clip(upper_bound=len(data)),
-        (pl.col("place") - pl.col("place").shift(1, fill_value=-1)).alias(FIELDS),
+    wanted = (code == _NEWLINE) | (code == ord(delimiter))
+    if quote is not None:
+        wanted |= code == ord(quote)
+    tokens = pl.DataFrame({"code": code.filter(wanted), "place": wanted.arg_true()})
+    if quote is not None:
+        line_end = (code == _RETURN) & (code == _NEWLINE).shift(-1, fill_value=True)
+        after = (wanted | line_end).shift(-1, fill_value=True).filter(wanted)
+        before = wanted.shift(1, fill_value=True).filter(wanted)
+        marks = tokens["code"] == ord(quote)
+        opening, closing = (
+            before.filter(marks).gather_every(2),
+            after.filter(marks).gather_every(2, 1),
+        )
+        if len(opening) != len(closing) or not (opening.all() and closing.all()):
+            return None
+        outside = (marks.cast(pl.UInt32).cum_sum() & 1) == 0
+        tokens = tokens.filter(outside & ~marks)
+    ends = tokens.with_row_index("token").filter(pl.col("code") == _NEWLINE)
+    token, place = pl.col("token").cast(pl.Int64), pl.col("place").cast(pl.Int64)
+    return ends.select(
+        (place + 1).shift(1, fill_value=0).alias(START),
+        (place + 1).clip(upper_bound=len(data)).alias(END),
+        (token - token.shift(1, fill_value=-1)).alias(FIELDS),
         pl.lit(None, dtype=pl.String).alias(PROBLEM),
         pl.lit(False).alias(STRAY),
     )
 
 
-def _is_blank(records: pl.DataFrame, data: bytes) -> pl.Series:
-    """Which records of at most two bytes are nothing but a line end."""
+def _without_blank(records: pl.DataFrame, data: bytes) -> pl.DataFrame:
+    """Leave out records that are nothing but a line end."""
     short = records.select((pl.col(END) - pl.col(START) <= 2) & (pl.col(FIELDS) == 1)).to_series()
-    blank = [
-        not data[start:end].strip(b"\r\n")
-        for start, end in records.filter(short).select(START, END).iter_rows()
-    ]
+    if not short.any():
+        return records
     places = short.arg_true()
-    return pl.Series([False]).new_from_index(0, len(records)).scatter(places, blank)
+    blank = [
+        is_blank(data, start, end) for start, end in records[places].select(START, END).iter_rows()
+    ]
+    return records.filter(~pl.repeat(False, len(records), eager=True).scatter(places, blank))

@@ -215,8 +215,9 @@ def _field_pattern(delimiter: str, quote: str) -> re.Pattern[bytes]:
     return re.compile(b"%b[^%b]*(?:%b%b[^%b]*)*%b(?=%b|\\r?\\n|\\r?\\Z)" % (q, q, q, q, q, q, d))
 
 
-def is_blank(data: bytes, record: Record) -> bool:
-    return not data[record.start : record.end].strip(b"\r\n")
+def is_blank(data: bytes, start: int, end: int) -> bool:
+    """Whether these bytes are a line end and nothing else."""
+    return end - start <= 2 and data[start:end] in (b"", b"\n", b"\r", b"\r\n")
 
 
 def requote(text: bytes, delimiter: str, quote: str) -> bytes:

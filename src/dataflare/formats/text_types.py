@@ -251,13 +251,18 @@ def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
 
     if not patient and column.format is not None:
         return read(value, column.format, True)
-    tries: list[pl.Expr] = []
+    formats: list[str] = []
     if zone is not None or column.declared:
-        tries += [read(value, shape + "%#z", False) for shape in _STAMP_SHAPES]
+        formats += [shape + "%#z" for shape in _STAMP_SHAPES]
     if zone is None or column.declared:
-        tries += [read(value, shape, False) for shape in _STAMP_SHAPES]
-        tries.append(_midnight(value, unit, zone))
-    found = pl.coalesce(tries)
+        formats += _STAMP_SHAPES
+    found = read(value, column.format or formats[0], False)
+    # The other spellings are tried on what is left, so they cost little where there is none.
+    left = pl.when(found.is_null()).then(value)
+    tries = [read(left, format_, False) for format_ in formats]
+    if zone is None or column.declared:
+        tries.append(_midnight(left, unit, zone))
+    found = pl.coalesce(found, *tries)
     if patient:
         return found
     return pl.coalesce(found, read(pl.when(found.is_null()).then(value), _STAMP_SHAPES[0], True))

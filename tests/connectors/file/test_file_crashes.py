@@ -57,11 +57,13 @@ def check(config, base: Path, rows: pl.DataFrame = FRAME) -> None:
     assert not [n for n in names(base) if "inprogress" in n or "/." in f"/{n}"]
 
 
-async def finish(config, base, done: int, made: list[Committable], attempt: int = 2) -> None:
+async def finish(
+    config, base, done: int, made: list[Committable], attempt: int = 2, *, final: bool = False
+) -> None:
     """A new attempt, from the state after epoch `done` (0: none)."""
     run = await start(config, base, SCHEMA, epoch=done, restored=made, attempt=attempt)
     if done:
-        await run.commit(done, made, final=done == len(PARTS))
+        await run.commit(done, made, final=done == len(PARTS) or final)
     for number in range(done + 1, len(PARTS) + 1):
         await run.epoch(number, PARTS[number - 1], final=number == len(PARTS))
     if done < len(PARTS):
@@ -168,8 +170,7 @@ def test_staged_rows_that_are_gone_are_an_error(tmp_path, config):
         for path in tmp_path.rglob("*.inprogress"):
             path.unlink()
         with pytest.raises(CheckpointError) as caught:
-            again = await start(config, tmp_path, SCHEMA, epoch=2, restored=made)
-            await again.commit(2, made, final=True)
+            await finish(config, tmp_path, 2, made, final=True)
         assert caught.value.code == "E0704"
 
     asyncio.run(work())

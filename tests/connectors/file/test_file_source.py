@@ -15,7 +15,9 @@ import zstandard
 from file_kit import read, source
 from pydantic import ValidationError
 
+from dataflare.connectors.file.source import FileSource
 from dataflare.errors import ConfigError, DataError, DataFlareError, SystemError_
+from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.registry import source as find_source
 from dataflare.sdk.source import Replay
 
@@ -322,6 +324,20 @@ def test_splits_are_files_with_ids_that_stay(tmp_path):
     assert [s.bytes_estimate for s in first] == [4, 4]
     again = asyncio.run(pickle.loads(pickle.dumps(source("*.csv", tmp_path))).splits())
     assert first == again
+
+
+def test_what_the_policy_forbids_is_not_read_through_a_link(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.csv").write_text("a\n1\n")
+    (inside / "b.csv").symlink_to(outside / "a.csv")
+    context = ConnectorContext("src", tmp_path, Policy(folders=(inside,)))
+    for path in ("in", "in/*.csv", "in/b.csv", "out/a.csv"):
+        made = FileSource(FileSource.Config(path=path), context)
+        with pytest.raises(ConfigError) as caught:
+            asyncio.run(made.validate())
+        assert caught.value.code == "E0410"
 
 
 def test_partition_folders_become_columns(tmp_path):

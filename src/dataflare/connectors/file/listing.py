@@ -66,6 +66,7 @@ def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str)
 
 
 def _look(path: Path, root: Path | None, context: ConnectorContext) -> FoundFile:
+    context.policy.check_path(path, context.step)
     with file_errors(path):
         status = path.stat()
     base = context.base.absolute()
@@ -98,8 +99,6 @@ def _matching(
     kept = sorted(file for file in files if not _hidden(file.relative_to(root)))
     if not kept:
         raise SystemError_(f"no file matches {pattern}", code="E0601", help=f"looked in {root}")
-    for file in kept:
-        context.policy.check_path(file, context.step)
     return [(file, root) for file in kept]
 
 
