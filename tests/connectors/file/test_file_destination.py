@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gzip
 import os
+import threading
 
 import duckdb
 import polars as pl
@@ -385,3 +386,33 @@ def test_committables_stay_small(tmp_path):
         return sizes
 
     assert max(asyncio.run(work())) < 300
+
+
+def test_closing_waits_for_the_thread_of_a_cancelled_write(tmp_path, monkeypatch):
+    started, go, ended = threading.Event(), threading.Event(), threading.Event()
+    write_there = os.pwrite
+
+    def slow(*args) -> int:
+        started.set()
+        go.wait()
+        ended.set()
+        return write_there(*args)
+
+    async def work() -> None:
+        run = await start({"path": "o.ndjson"}, tmp_path, SCHEMA)
+        await run.write(FRAME)
+        monkeypatch.setattr(growing.os, "pwrite", slow)
+        preparing = asyncio.ensure_future(run.prepare(1))
+        await asyncio.to_thread(started.wait)
+        preparing.cancel()
+        await asyncio.wait([preparing])
+        assert preparing.cancelled()
+        closing = asyncio.ensure_future(run.aclose())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        assert not ended.is_set()
+        go.set()
+        await closing
+        assert ended.is_set()
+
+    asyncio.run(work())

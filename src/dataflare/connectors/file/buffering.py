@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import polars as pl
 
 BUFFER_BYTES = 64 << 20
+
+Result = TypeVar("Result")
 
 
 class EncodeBuffer:
@@ -26,7 +29,7 @@ class EncodeBuffer:
         self._encode, self._rows_max, self._bytes_max = encode, rows_max, bytes_max
         self._frames: list[pl.DataFrame] = []
         self._rows = self._bytes = 0
-        self._running: asyncio.Task[None] | None = None
+        self._running: asyncio.Future[Any] | None = None
 
     async def add(self, frame: pl.DataFrame, num_bytes: int) -> None:
         """Take rows. Waits when one buffer is being encoded and another one is full."""
@@ -47,6 +50,14 @@ class EncodeBuffer:
             await self._start()
         await self._wait()
 
+    async def call(self, work: Callable[[], Result]) -> Result:
+        """Do other work on the file, on a thread and after what is in flight."""
+        await self._wait()
+        task = asyncio.ensure_future(asyncio.to_thread(work))
+        self._running = task
+        await self._wait()
+        return task.result()
+
     async def _start(self) -> None:
         await self._wait()
         frames, self._frames, self._rows, self._bytes = self._frames, [], 0, 0
@@ -59,9 +70,13 @@ class EncodeBuffer:
         self._running = asyncio.ensure_future(asyncio.to_thread(work))
 
     async def _wait(self) -> None:
-        if self._running is not None:
-            running, self._running = self._running, None
-            await running
+        """Until the thread is done. Who is cancelled here leaves it known: `aclose` waits for it, so
+        no thread of a dead attempt writes into a file that the next one has opened."""
+        running = self._running
+        if running is not None:
+            await asyncio.wait([running])
+            self._running = None
+            running.result()
 
     async def aclose(self) -> None:
         """Wait for the thread, whatever became of its work."""

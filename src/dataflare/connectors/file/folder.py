@@ -158,7 +158,7 @@ class FolderWriter(Writer):
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         await self._buffer.drain()
-        return await asyncio.to_thread(self._prepare, epoch)
+        return await self._buffer.call(lambda: self._prepare(epoch))
 
     def _prepare(self, epoch: int) -> Committable:
         parts: list[list[Any]] = []

@@ -97,7 +97,7 @@ class SingleFileWriter(Writer):
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         await self._buffer.drain()
-        return await asyncio.to_thread(self._prepare, final)
+        return await self._buffer.call(lambda: self._prepare(final))
 
     def _prepare(self, final: bool) -> Committable:
         with file_errors(self._staging.target, "writing"):
