@@ -18,6 +18,8 @@ exception becomes one of these in one function per connector.
 from __future__ import annotations
 
 import enum
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -182,11 +184,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def render(error: DataFlareError) -> str:
-    """The error block of the format page, without colour, ending without a newline."""
+    """The error block of the format page, without colour, ending without a newline. Paths below the
+    working directory are shown from there."""
     if isinstance(error, ManyErrors):
         return "\n\n".join(render(each) for each in error.errors)
     where = error.message if not _step_unsaid(error) else f"{error.message} (step '{error.step}')"
-    lines = [f"error[{error.code}]: {where}"]
+    lines = [f"error[{error.code}]: {_from_here(where)}"]
     spot = error.spot
     if spot is not None:
         gutter = " " * len(str(spot.line))
@@ -197,10 +200,21 @@ def render(error: DataFlareError) -> str:
             lines.append(f"{spot.line} | {text}")
             room = max(1, min(spot.length, len(text) - spot.column + 1))
             lines.append(f"{gutter} | {' ' * (spot.column - 1)}{'^' * room}")
-    lines.extend(f"   = {note}" for note in error.notes)
+    lines.extend(f"   = {_from_here(note)}" for note in error.notes)
     if error.help:
-        lines.append(f"   = help: {error.help}")
+        lines.append(f"   = help: {_from_here(error.help)}")
     return "\n".join(lines)
+
+
+def _from_here(text: str) -> str:
+    """A text whose absolute paths below the working directory are relative to it."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return text
+    if here == os.sep:
+        return text
+    return re.sub(rf"(?<![\w./-]){re.escape(here)}{re.escape(os.sep)}(?=\S)", "", text)
 
 
 def _step_unsaid(error: DataFlareError) -> bool:

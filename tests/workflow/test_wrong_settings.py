@@ -163,13 +163,6 @@ destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         """\
-error[E0104]: missing key 'column' in 'event_time' of step 'a'
-  --> w.yaml:3:21
-  |
-3 |   a: {type: inline, event_time: {colum: at, out_of_orderness: 5}, config: {rows: []}}
-  |                     ^^^^^^^^^^
-   = column: a timestamp column
-
 error[E0103]: unknown key 'colum' in 'event_time' of step 'a'
   --> w.yaml:3:34
   |

@@ -35,6 +35,7 @@ from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.sdk.context import Policy
 from dataflare.sdk.destination import Committer
+from dataflare.workflow.places import mentioned
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -184,7 +185,7 @@ class _Run:
                 except asyncio.CancelledError:
                     raise
                 except Exception as raised:
-                    error = known(raised)
+                    error = self._placed(known(raised))
                     now = time.monotonic()
                     failures = [t for t in failures if now - t < policy.window] + [now]
                     if error.retry is not Retry.LATER or len(failures) > policy.attempts:
@@ -203,6 +204,20 @@ class _Run:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _placed(self, error: DataFlareError) -> DataFlareError:
+        """Fill in where in the workflow file the step stands that an error names; without a step,
+        the one step whose path or query it mentions."""
+        if error.spot is not None or error.blame is Blame.INTERNAL:
+            return error
+        steps = {step.name: step for step in self.workflow.steps()}
+        if error.step in steps:
+            return error.at(spot=steps[error.step].place_of(error))
+        found = {name: mentioned(step, error) for name, step in steps.items()}
+        likely = [(name, spot) for name, spot in found.items() if spot is not None]
+        if error.step is None and len(likely) == 1:
+            error.at(step=likely[0][0], spot=likely[0][1])
+        return error
 
     def _timer(self) -> asyncio.TimerHandle | None:
         if self.options.for_s is None:

@@ -86,7 +86,7 @@ class _Binder:
             demand(guarantees(graph), settings.guarantee)
         except DataFlareError as error:
             step = self.workflow.step(error.step or "")
-            raise error.at(spot=step.type_spot or step.spot) from None
+            raise error.at(spot=step.place_of(error)) from None
         return graph
 
     async def sources(self) -> None:
@@ -355,7 +355,7 @@ class _Binder:
             return
         parts = error.errors if isinstance(error, ManyErrors) else [error]
         for part in parts:
-            self.errors.append(part.at(step=step.name, spot=step.type_spot or step.spot))
+            self.errors.append(part.at(step=step.name, spot=step.place_of(part)))
 
 
 class _Unknown(DataFlareError):

@@ -20,6 +20,7 @@ from dataflare.errors import (
     Spot,
     WorkflowError,
     did_you_mean,
+    nearest,
     raise_all,
 )
 from dataflare.model.text import SourceText
@@ -100,6 +101,8 @@ class _Complaints:
         self.wrong: dict[Place, list[str]] = {}
         self.failed = False
         self.unknown: set[Place] = set()
+        self.meant: set[Place] = set()
+        self.missing: dict[Place, DataFlareError] = {}
 
     def add(self, complaint: Any) -> None:
         """Take in one of Pydantic's errors."""
@@ -122,7 +125,9 @@ class _Complaints:
                     known.append(words)
 
     def result(self) -> Iterator[DataFlareError]:
-        """All errors, in the order of the file."""
+        """All errors, in the order of the file. A missing key that an unknown one nearly spells is
+        not said to be missing."""
+        self.found += [each for key, each in self.missing.items() if key not in self.meant]
         for place, words in self.wrong.items():
             self.found.append(self._wrong(place, words))
         if self.found:
@@ -162,14 +167,12 @@ class _Complaints:
     def _missing(self, place: Place, key: str, models: list[type[BaseModel]]) -> None:
         description = next((d for m in models if (d := _description(m, key))), None)
         spot = getattr(self._value(place), "spot", None) or self._spot(place)
-        self.found.append(
-            self.dialect.error(
-                f"missing key '{_dotted((*place, key))}' in {self.owner}",
-                code=self.dialect.missing,
-                step=self.step,
-                spot=spot,
-                notes=[f"{key}: {description}"] if description else [],
-            )
+        self.missing[*place, key] = self.dialect.error(
+            f"missing key '{_dotted((*place, key))}' in {self.owner}",
+            code=self.dialect.missing,
+            step=self.step,
+            spot=spot,
+            notes=[f"{key}: {description}"] if description else [],
         )
 
     def _unknown(self, place: Place, key: str, models: list[type[BaseModel]]) -> None:
@@ -178,6 +181,8 @@ class _Complaints:
             return
         self.unknown.add((*place, key))
         known = sorted({name for model in models for name in _keys(model)})
+        if near := nearest(key, known):
+            self.meant.add((*place, near))
         self.found.append(
             self.dialect.error(
                 f"unknown key '{_dotted((*place, key))}' in {self.owner}",

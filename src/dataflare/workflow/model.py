@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataflare.errors import Spot, WorkflowError, did_you_mean
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.types import Schema
 from dataflare.security.redact import MASK
 from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
 from dataflare.workflow.params import Parameter
+from dataflare.workflow.places import place_of
 from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
 from dataflare.workflow.shown import shown
 
@@ -66,6 +67,10 @@ class Step:
     def key_spot_of(self, *path: str | int) -> Spot | None:
         """The place of the key at the end of a path; else of the deepest part that exists."""
         return self._find(path, key_spot_of)
+
+    def place_of(self, error: DataFlareError) -> Spot | None:
+        """Where in this step an error belongs that does not know its place."""
+        return place_of(self, error)
 
     def _find(self, path: tuple[str | int, ...], last: Any) -> Spot | None:
         node: Any = self.node

@@ -24,8 +24,9 @@ _Made = TypeVar("_Made", SourceStep, TransformationStep, DestinationStep)
 
 
 class StepReader(Form):
-    """Reads the sections one after the other. unread: a section could not be read; broken: a step
-    could not, so that what the graph lacks is not the user's second error."""
+    """Reads the sections one after the other. unread: a section could not be read, or two steps have
+    one name; broken: a step could not, so that what the graph lacks is not the user's second
+    error."""
 
     def __init__(self, errors: list[DataFlareError]) -> None:
         super().__init__(errors)
@@ -68,7 +69,7 @@ class StepReader(Form):
                     help="a name is unique over the whole file: rename one of them",
                 )
             )
-            self.broken = True
+            self.unread = True
 
     def _step(
         self, section: SpotMap, name: str, kind: type[_Made], default: ErrorHandling
@@ -168,7 +169,7 @@ class StepReader(Form):
         for i, item in enumerate(listed):
             where = spot_of(listed, i)
             if isinstance(item, str) and item and not isinstance(item, Unresolved):
-                step, _, output = item.partition(".")
+                step, _, output = (item, "", "") if item in self.places else item.partition(".")
                 refs.append(InputRef(step, output or None, getattr(item, "spot", None) or where))
                 continue
             self.broken = True

@@ -1,0 +1,78 @@
+"""Where in a step an error belongs that was raised without its place.
+
+Whoever raised it named what is wrong: a path, a table, an expression, an option. That text is
+looked for in the step's config. Pure, and only for the picture in an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import DataFlareError, Spot
+from dataflare.workflow.nodes import spot_of
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Step
+
+_PATHS = ("path", "paths")
+_OUTSIDE = ("E05", "E06")
+"""Codes of what is read from files and systems: without a better place, it belongs to the path."""
+
+
+def place_of(step: Step, error: DataFlareError) -> Spot | None:
+    """The place an error of this step points to: what it quotes, else the path or expression that
+    it mentions, else the option that it quotes, else the step's type."""
+    said = error.message
+    leaves = list(_leaves(step.node.get("config")))
+    quoted = [(said.find(f"'{text}'"), spot) for _, text, spot in leaves if f"'{text}'" in said]
+    if quoted:
+        return min(quoted, key=lambda each: each[0])[1]
+    named = mentioned(step, error)
+    if named is not None:
+        return named
+    for key in step.config:
+        if f"'{key}'" in said:
+            return step.key_spot_of("config", key)
+    if error.code.startswith(_OUTSIDE):
+        for key, _, spot in leaves:
+            if key in _PATHS:
+                return spot
+    return step.type_spot or step.spot
+
+
+def mentioned(step: Step, error: DataFlareError) -> Spot | None:
+    """The place of the longest path or expression of a step that an error mentions, or None."""
+    named = [
+        (len(text), spot)
+        for key, text, spot in _leaves(step.node.get("config"))
+        if _mentions(error.message, key, text)
+    ]
+    return max(named, key=lambda each: each[0])[1] if named else None
+
+
+def _mentions(said: str, key: str, text: str) -> bool:
+    """Whether a message holds a text that cannot be meant otherwise: a path, or more than a word."""
+    if key not in _PATHS and re.search(r"\W", text) is None:
+        return False
+    wanted = os.path.normpath(text) if key in _PATHS else text
+    return re.search(rf"(?<![\w.]){re.escape(wanted)}(?![\w])", said) is not None
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str, Spot]]:
+    """The texts of a config, each with the key it stands under and its place."""
+    if isinstance(node, dict):
+        parts: Iterator[tuple[Any, Any]] = iter(node.items())
+    elif isinstance(node, list):
+        parts = enumerate(node)
+    else:
+        return
+    for part, value in parts:
+        below = part if isinstance(part, str) else key
+        spot = spot_of(node, part)
+        if isinstance(value, str) and value and spot is not None:
+            yield below, str(value), spot
+        else:
+            yield from _leaves(value, below)
