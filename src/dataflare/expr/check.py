@@ -128,7 +128,7 @@ class Checker:
                     ast.point,
                     f"the aggregate function {function.name}() is not allowed here",
                     code=problems.NOT_ALLOWED,
-                    notes=["aggregates belong into the measures of 'aggregate' and 'window'"],
+                    notes=["aggregates belong in the measures of 'aggregate' and 'window'"],
                 )
             return self.aggregate(self, ast)
         call = Call(function, ast, [self.node(arg) for arg in ast.args], self)
@@ -214,7 +214,7 @@ def castable(one: DataType, to: DataType) -> bool:
     if one.name == "null" or one == to or (one.is_text and to.name != "struct"):
         return True
     if to.is_text:
-        return one.name not in ("interval",)
+        return one.name not in ("interval", "list", "struct", "duration")
     if one.is_numeric and (to.is_numeric or to.name == "bool"):
         return True
     if one.name == "bool" and to.is_numeric:

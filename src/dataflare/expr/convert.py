@@ -52,6 +52,7 @@ _REFUSED: tuple[tuple[tuple[type[Any], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window clause (OVER)"),
     ((exp.Alias, exp.Aliases), "an alias"),
     ((exp.Lambda, exp.Comprehension), "a lambda"),
+    ((exp.All, exp.Any), "ANY or ALL"),
     ((exp.Star,), "'*'"),
     ((exp.Placeholder, exp.Parameter), "a placeholder"),
 )
@@ -73,6 +74,8 @@ class Converter:
             left, right = self.convert(tree.this), self.convert(tree.expression)
             return self.call(OPERATORS[type(tree)], (left, right), self.hull(left, right))
         span = self.span_of(tree)
+        if isinstance(tree, (exp.Subquery, exp.Select, exp.SetOperation, exp.Exists)):
+            span = self._from_select(span)
         for kinds, what in _REFUSED:
             if isinstance(tree, kinds):
                 raise problem(
@@ -143,6 +146,13 @@ class Converter:
             depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
             end = max(end, token.end + 1)
         return end
+
+    def _from_select(self, span: Span) -> Span:
+        """From the SELECT before what sqlglot knows the place of, to the end of its brackets."""
+        for token in reversed(self.tokens):
+            if token.start <= span[0] and token.text.lower() in ("select", "with", "from"):
+                return token.start, self._closed(token.start, span[1])
+        return span
 
     # leaves
 
@@ -350,7 +360,7 @@ class Converter:
         if tree.args.get("query") is not None:
             raise problem(
                 self.source,
-                self.span_of(tree.args["query"]),
+                self._from_select(self.span_of(tree.args["query"])),
                 problems.NOT_ALLOWED,
                 "a subquery is not allowed in an expression",
             )

@@ -5,6 +5,7 @@ Always true: what comes out raises for no row, and has the node's type.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -41,9 +42,24 @@ def lower(node: Node) -> Lowered:
         found: Any = function.lower(node, *args)
         assert isinstance(found, Lowered)
         return found
-    found = function.lower(node, *(arg.value for arg in args))
+    values = [arg.value for arg in args]
+    if function.group in ("string", "list") and len(values) > 1 and _is_constant(node.args[0]):
+        values[0] = _as_long(values[0], node.args[1:], values[1:])
+    found = function.lower(node, *values)
     own = found if isinstance(found, Lowered) else Lowered(found)
     return Lowered(own.value, first_error([*(arg.error for arg in args), own.error]))
+
+
+def _is_constant(node: Node) -> bool:
+    return not any(each.op == COLUMN or each.op in ("now", "uuid") for each in node.walk())
+
+
+def _as_long(value: pl.Expr, nodes: Sequence[Node], others: Sequence[pl.Expr]) -> pl.Expr:
+    """Some of Polars' text functions do not stretch one value to the length of their arguments."""
+    for node, other in zip(nodes, others, strict=True):
+        if not _is_constant(node):
+            return pl.when(other.is_null().is_not_null()).then(value)
+    return value
 
 
 def _cast(node: Node) -> Lowered:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from dataflare.expr import problems, registry
 from dataflare.expr.aggregates import AggregateCall, merge, partial, state_types
 from dataflare.expr.check import Call, Checker
-from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.text import ExprText
 from dataflare.expr.tree import COLUMN, STAR, Ast, Node
-from dataflare.expr.typed import Typed, result, typed
+from dataflare.expr.typed import Typed, parsed_in, result, typed
 from dataflare.model import types as t
 from dataflare.model.text import SourceText
 from dataflare.model.types import Field, Schema
@@ -147,7 +146,7 @@ def check_measures(
     collector = _Collector()
     done: list[tuple[str, Typed]] = []
     for name, text in measures.items():
-        parsed: Parsed = parse(text)
+        parsed = parsed_in(text, step)
         checker = _MeasureChecker(parsed.source, schema, step, aggregate=collector.aggregate)
         node = result(parsed, checker.node(parsed.ast), step)
         done.append((name, typed(node, parsed.source.shown)))

@@ -81,6 +81,8 @@ class Speller:
             self.params.append(moment.isoformat(" ") + ("+00" if value.tzinfo else ""))
             return f"CAST(? AS {zone})"
         self.params.append(value)
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            return "CAST(? AS timestamptz)"
         return (
             f"CAST(? AS {_NAMES[node.type.name]})"
             if self.dialect == "postgres" and node.type.name in _NAMES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from dataflare.errors import ExpressionError
 from dataflare.expr import problems, registry, sqltypes
 from dataflare.expr.check import Checker, convert
 from dataflare.expr.parse import Parsed, parse
@@ -97,9 +98,19 @@ def check(
 
     name: of the result, where a step has several expressions; two uuid() of one row differ by it.
     """
-    parsed = text if isinstance(text, Parsed) else parse(text)
+    parsed = parsed_in(text, step)
     node = Checker(parsed.source, schema, step, name=name).node(parsed.ast)
     return typed(result(parsed, node, step), parsed.source.shown)
+
+
+def parsed_in(text: Parsed | ExprText | SourceText | str, step: str | None) -> Parsed:
+    """`parse`, whose errors say which step they are in."""
+    if isinstance(text, Parsed):
+        return text
+    try:
+        return parse(text)
+    except ExpressionError as error:
+        raise error.at(step=step) from None
 
 
 def result(parsed: Parsed, node: Node, step: str | None) -> Node:
@@ -119,7 +130,7 @@ def check_condition(
     text: Parsed | ExprText | SourceText | str, schema: Schema, *, step: str | None = None
 ) -> Typed:
     """`check`, for where a condition is expected: raises ExpressionError (E0204) if it is no bool."""
-    parsed = text if isinstance(text, Parsed) else parse(text)
+    parsed = parsed_in(text, step)
     found = check(parsed, schema, step=step)
     if found.type.name == "null":
         return typed(convert(found.node, t.BOOL), found.shown)

@@ -65,7 +65,7 @@ def _decimals(call: Call) -> Node:
         if s1 + s2 > 38:
             raise call.fail(f"the product has {s1 + s2} decimal places, 38 are possible",
                             help="CAST one side to float64 or to fewer places")  # fmt: skip
-        type_ = t.decimal(min(38, p1 + p2), s1 + s2)
+        type_ = t.decimal(_digits_kept(p1 + p2, p1, p2, s1 + s2), s1 + s2)
         args = [
             arg if arg.type.name == "decimal" else convert(arg, t.decimal(digits, 0))
             for arg, digits in zip(call.args, (p1, p2), strict=True)
@@ -75,6 +75,13 @@ def _decimals(call: Call) -> Node:
     whole = max(p1 - s1, p2 - s2) + (0 if call.function.name == "%" else 1)
     type_ = t.decimal(min(38, whole + scale), scale)
     return call.node(type_, [convert(arg, type_) for arg in call.args])
+
+
+def _digits_kept(wanted: int, one: int, two: int, scale: int) -> int:
+    """DuckDB keeps products of 64-bit decimals in 64 bits, 18 digits, where the scale allows it."""
+    if wanted > 18 and max(one, two) <= 18 and scale < 18:
+        return 18
+    return min(38, wanted)
 
 
 def _add(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
@@ -180,26 +187,31 @@ def _unless_literal(node: Node, mask: pl.Expr) -> pl.Expr | None:
 
 def _remainder(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
     if node.type.is_float:
-        result = a - b * (a / b).cast(pl.Float64).pipe(_truncated)
-        return (
-            pl.when(b.is_infinite() & a.is_finite())
-            .then(a)
-            .otherwise(result)
-            .cast(node.type.to_polars())
-        )
+        return _float_remainder(a, b).cast(node.type.to_polars())
     zero = fail_where((b == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
     if node.type.name == "decimal":
         x, y = _digits(node, 0, a), _digits(node, 1, b)
         precision, scale = as_decimal(node.type)
         zero = fail_where((y == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
-        return Lowered(
-            as_scaled(x - y * x.truncdiv(y), precision, scale), _unless_literal(node, zero)
-        )
+        rest = x - y * x.truncdiv(y)
+        return Lowered(as_scaled(rest, precision, scale), _unless_literal(node, zero))
     return Lowered(a - b * a.truncdiv(b), _unless_literal(node, zero))
 
 
-def _truncated(x: pl.Expr) -> pl.Expr:
-    return pl.when(x < 0).then(x.ceil()).otherwise(x.floor())
+def _float_remainder(a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    """Exact for whole numbers; of fractions as exact as the quotient's 53 bits. x % 0 is NaN."""
+    quotient = a / b
+    rest = a - b * pl.when(quotient < 0).then(quotient.ceil()).otherwise(quotient.floor())
+    x, y = a.cast(pl.Int64, strict=False), b.cast(pl.Int64, strict=False)
+    whole = (x.cast(pl.Float64) == a) & (y.cast(pl.Float64) == b) & (y != 0)
+    exact = (x - y * x.truncdiv(y)).cast(pl.Float64)
+    return (
+        pl.when(b.is_infinite() & a.is_finite())
+        .then(a)
+        .when(whole)
+        .then(exact)
+        .otherwise(rest)
+    )
 
 
 def _digits(node: Node, place: int, value: pl.Expr) -> pl.Expr:

@@ -38,9 +38,12 @@ def unorderable(call: Call, left: int, right: int) -> ExpressionError:
     elif one.is_text or two.is_text:
         text = left if one.is_text else right
         other_type = two if text == left else one
+        number = call.args[left if text == right else right]
         arg = call.args[text]
         if is_text_literal(arg) and arg.shown is None and re.fullmatch(r"-?\d+(\.\d+)?", arg.value):
             help = f"write {arg.value} without quotes"
+        elif number.is_literal and number.shown is None and number.type.is_numeric:
+            help = f"write '{number.value}', or CAST({_written(call, text)} AS {other_type})"
         else:
             help = f"write CAST({_written(call, text)} AS {other_type})"
     return call.fail(f"cannot compare {one} with {two}", help=help)

@@ -52,19 +52,7 @@ def _whole(call: Call) -> Node:
     if type_.name == "decimal":
         precision, scale = as_decimal(type_)
         kept = max(0, min(digits, scale))
-        whole = precision - scale
-        result = t.decimal(
-            min(
-                38,
-                max(
-                    1,
-                    whole
-                    + kept
-                    + (1 if whole + kept < 38 else 0),
-                ),
-            ),
-            kept,
-        )
+        result = t.decimal(precision, kept)
     elif type_.is_integer and call.function.name in ("ceil", "floor"):
         return call.node(t.FLOAT64, [convert(call.args[0], t.FLOAT64)], 0)
     elif type_.name == "null":
@@ -182,7 +170,8 @@ def _greatest(largest: bool) -> Any:
 def _sign(node: Node, x: pl.Expr) -> pl.Expr:
     if node.args[0].type.name == "decimal":
         x = x.to_physical()
-    return (x > 0).cast(pl.Int8) - (x < 0).cast(pl.Int8)
+    above = x > 0 if not node.args[0].type.is_float else (x > 0) & x.is_not_nan()
+    return above.cast(pl.Int8) - (x < 0).cast(pl.Int8)
 
 
 def _exact_log(found: pl.Expr, x: pl.Expr, base: float) -> pl.Expr:

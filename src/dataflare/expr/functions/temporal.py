@@ -134,7 +134,8 @@ def _epoch(per_second: int) -> Callable[[Node, pl.Expr], Lowered | pl.Expr]:
             if factor == 1:
                 return made
             return Lowered(made, fail_where(made // factor != ticks, rowerrors.OVERFLOW))
-        return ticks // (rate // per_second)
+        step = rate // per_second
+        return (ticks + step // 2) // step
 
     return lower
 
@@ -164,7 +165,7 @@ def _trunc(node: Node, x: pl.Expr) -> pl.Expr:
     clock = local(x, type_)
     if part in ("decade", "century"):
         year = clock.dt.year().cast(pl.Int64)
-        first = year // 10 * 10 if part == "decade" else (year - 1) // 100 * 100 + 1
+        first = year // 10 * 10 if part == "decade" else year // 100 * 100
         days = days_from_civil(first, pl.lit(1), pl.lit(1))
         unit: Any = "ms" if type_.unit == "s" else type_.unit
         made = (days * 86_400 * TICKS[type_.unit or "us"]).cast(pl.Datetime(unit))
