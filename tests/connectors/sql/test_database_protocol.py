@@ -429,3 +429,29 @@ def test_the_marker_table_holds_one_row_a_step(kind, tmp_path):
         assert found == [(LINEAGE, "out", 1, 3, 3)]
 
     run(go())
+
+
+def test_looking_makes_nothing_and_says_what_stands_in_the_way(kind, tmp_path):
+    async def refusal(**config):
+        with pytest.raises(DataFlareError) as caught:
+            await Step(kind, tmp_path, SCHEMA, **config).destination.validate(SCHEMA)
+        assert caught.value.step == "out"
+        return caught.value
+
+    async def go():
+        await Step(kind, tmp_path, SCHEMA, path="deep/new.db").destination.validate(SCHEMA)
+        assert not (tmp_path / "deep").exists()
+        assert (await refusal(create_table=False)).code == "E0601"
+        execute(
+            kind, tmp_path / "data.db", "create table orders (id bigint)",
+            "create view seen as select * from orders",
+        )  # fmt: skip
+        wrong = await refusal(table="ordrs", create_table=False)
+        assert (wrong.code, wrong.help) == ("E0604", "did you mean 'orders'?")
+        assert (await refusal(table="seen")).code == "E0604"
+        key = await refusal(mode="upsert", key=["idd"])
+        assert (key.code, key.help) == ("E0411", "did you mean 'id'?")
+        (tmp_path / "text.db").write_text("no database at all " * 100)
+        assert (await refusal(path="text.db")).code == "E0505"
+
+    run(go())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection, will_write
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.store import DuckdbStore
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.destination import TableDestination
-from dataflare.connectors.sql.names import missing_file
-from dataflare.connectors.sql.store import TableStore, Target
-from dataflare.errors import SystemError_
+from dataflare.connectors.sql.store import TableStore
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Committer
@@ -21,11 +17,12 @@ from dataflare.sdk.destination import Committer
 class DuckdbDestination(TableDestination):
     type = "duckdb"
     Config = TableDestinationConfig
-    summary = "Write a table of a DuckDB database file, exactly once"
+    summary = "Writes a table of a DuckDB database file, exactly once."
     example = """\
-type: duckdb
-inputs: [orders]
-config: {path: shop.duckdb, table: orders, mode: upsert, key: [order_id]}
+warehouse:
+  type: duckdb
+  inputs: [orders]
+  config: {path: shop.duckdb, table: orders, mode: upsert, key: [order_id]}
 """
 
     async def committer(self, context: DestinationContext) -> Committer:
@@ -36,18 +33,9 @@ config: {path: shop.duckdb, table: orders, mode: upsert, key: [order_id]}
         return DuckdbStore(self.path, self.config.busy_timeout)
 
     def _look(self, schema: Schema) -> None:
-        path = self.path
-        if not path.exists():
-            self._look_at_folder()
+        if not self._is_there():
             return
-        if path.is_dir():
-            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
-        if not os.access(path, os.W_OK):
-            raise SystemError_(f"{path} may not be written: it is read-only", code="E0602")
-        target = Target(
-            "", "", 0, self.config.table, self.config.mode, schema,
-            tuple(self.config.key), create_table=self.config.create_table,
-        )  # fmt: skip
+        path, target = self.path, self._target(None, schema)
         opened = DuckConnection(path, write=False, busy_timeout_s=self.config.busy_timeout)
         try:
             with duckdb_errors(path, f"table '{self.config.table}'"):
@@ -56,12 +44,3 @@ config: {path: shop.duckdb, table: orders, mode: upsert, key: [order_id]}
                     tables.widening(target, found, path)
         finally:
             opened.close()
-
-    def _look_at_folder(self) -> None:
-        if not self.config.create_table:
-            raise missing_file(self.path)
-        folder = self.path.parent
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise SystemError_(f"permission denied: {folder}", code="E0602")

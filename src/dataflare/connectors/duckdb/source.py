@@ -43,10 +43,11 @@ class DuckdbSource(SourceConnector, SupportsProjection, SupportsFilter):
 
     type = "duckdb"
     Config = TableSourceConfig
-    summary = "Read a table or a query of a DuckDB database file"
+    summary = "Reads a table or a query of a DuckDB database file."
     example = """\
-type: duckdb
-config: {path: shop.duckdb, table: orders}
+orders:
+  type: duckdb
+  config: {path: shop.duckdb, table: orders, incremental: {column: updated_at}}
 """
     contract: Schema | None = None
     """The step's `schema`: the types its columns are read as."""

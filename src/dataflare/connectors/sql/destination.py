@@ -4,6 +4,7 @@ transaction. A connector brings its `TableStore` and its look at what is there."
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.names import missing_file
 from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
 from dataflare.connectors.sql.store import TableStore, Target
-from dataflare.errors import ConfigError, DataFlareError, did_you_mean
+from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
@@ -73,6 +75,38 @@ class TableDestination(DestinationConnector):
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
 
+    def _is_there(self) -> bool:
+        """Whether the file exists and may be written. Raises what stands in the way of either."""
+        path = self.path
+        if not path.exists():
+            if not self.config.create_table:
+                raise missing_file(path)
+            folder = path.parent
+            while not folder.exists():
+                folder = folder.parent
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise SystemError_(f"permission denied: {folder}", code="E0602")
+            return False
+        if path.is_dir():
+            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
+        if not os.access(path, os.W_OK):
+            raise SystemError_(f"{path} may not be written: it is read-only", code="E0602")
+        return True
+
+    def _target(self, context: DestinationContext | None, schema: Schema) -> Target:
+        return Target(
+            step=self.context.step,
+            lineage=context.lineage if context else "",
+            attempt=context.attempt if context else 0,
+            table=self.config.table,
+            mode=self.config.mode,
+            schema=schema,
+            key=tuple(self.config.key),
+            sequence=self.config.sequence,
+            op=self.config.changelog == "columns",
+            create_table=self.config.create_table,
+        )
+
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         return TableWriter(self.type, self._share_of(context), context, restored)
 
@@ -81,18 +115,7 @@ class TableDestination(DestinationConnector):
 
     def _share_of(self, context: DestinationContext) -> _Ours:
         self._check_columns(context.schema)
-        target = Target(
-            step=context.step,
-            lineage=context.lineage,
-            attempt=context.attempt,
-            table=self.config.table,
-            mode=self.config.mode,
-            schema=self._written(context.schema),
-            key=tuple(self.config.key),
-            sequence=self.config.sequence,
-            op=self.config.changelog == "columns",
-            create_table=self.config.create_table,
-        )
+        target = self._target(context, self._written(context.schema))
         return _Ours(shared_file(self.type, self.path, self._make_store), target)
 
     def _written(self, schema: Schema) -> Schema:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dataflare.errors import DataError
+from dataflare.errors import DataError, InternalError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 
 OP_COLUMN = "_op"
@@ -31,6 +31,8 @@ class Changes:
 def appended(frame: pl.DataFrame, *, op: bool) -> pl.DataFrame:
     """The rows to append; with `op` the kind stands in `_op` as text."""
     if not op:
+        if KIND_COLUMN in frame.columns and (frame[KIND_COLUMN] != RowKind.INSERT.value).any():
+            raise InternalError("changes reached a table that is only appended to")
         return frame.drop(KIND_COLUMN, strict=False)
     kinds = (
         pl.col(KIND_COLUMN).replace_strict(_NAMES, return_dtype=pl.String)

@@ -48,10 +48,11 @@ class SqliteSource(SourceConnector, SupportsProjection, SupportsFilter):
 
     type = "sqlite"
     Config = TableSourceConfig
-    summary = "Read a table or a query of an SQLite database file"
+    summary = "Reads a table or a query of an SQLite database file."
     example = """\
-type: sqlite
-config: {path: shop.db, table: orders}
+orders:
+  type: sqlite
+  config: {path: shop.db, table: orders, incremental: {column: updated_at}}
 """
     contract: Schema | None = None
     """The step's `schema`: the types its columns are read as."""

@@ -19,6 +19,7 @@ class Table:
     rowid: whether it has one. uniques: the column sets that are unique."""
 
     name: str
+    view: bool
     columns: dict[str, str]
     key: tuple[str, ...]
     rowid: bool
@@ -61,7 +62,7 @@ def find_table(db: Connection, name: str) -> Table | None:
             uniques.append(frozenset(str(part) for part in parts))
     rowid = kind == "table" and not _without_rowid(sql or "")
     columns = {str(n): str(t or "") for n, t, _ in info}
-    return Table(str(real), columns, tuple(map(str, key)), rowid, tuple(uniques))
+    return Table(str(real), kind == "view", columns, tuple(map(str, key)), rowid, tuple(uniques))
 
 
 def _without_rowid(sql: str) -> bool:
@@ -126,6 +127,8 @@ def require(db: Connection, target: Target, path: Path) -> Table | None:
     found = find_table(db, target.table)
     if found is None and not target.create_table:
         raise missing_table(target.table, path, table_names(db))
+    if found is not None and found.view:
+        raise SystemError_(f"'{target.table}' in {path} is a view, not a table", code="E0604")
     return found
 
 
