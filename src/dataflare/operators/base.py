@@ -179,11 +179,13 @@ class StatefulOperator(ABC):
     """A description of an operator that remembers rows. Opened once per subtask.
 
     keys: columns its input is partitioned by; empty means all rows meet in one task.
+    passes_rows: what comes out are rows that went in, so columns that nobody reads may stay away.
     """
 
     step: str
     keys: tuple[str, ...]
-    bounded_only: bool = False
+    bounded_only: ClassVar[bool] = False
+    passes_rows: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, subtask: int, subtasks: int) -> LiveOperator:

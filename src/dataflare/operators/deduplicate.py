@@ -43,6 +43,7 @@ class DeduplicateConfig(StepConfig):
 class Deduplicate(StatefulOperator):
     step: str
     keys: tuple[str, ...]
+    passes_rows = True
 
     def open(self, subtask: int, subtasks: int) -> LiveOperator:
         return LiveDeduplicate(self.keys, subtask, subtasks)

@@ -34,6 +34,7 @@ class Limit(StatefulOperator):
     step: str
     rows: int
     keys: tuple[str, ...] = ()
+    passes_rows = True
 
     def open(self, subtask: int, subtasks: int) -> LiveOperator:
         return LiveLimit(self.rows)

@@ -189,6 +189,20 @@ class Conform(RowOperator):
         return "conform to " + ", ".join(self.target.names)
 
 
+def conformed(
+    step: str, target: Schema, source: Schema, *, inserts: bool = False
+) -> tuple[RowOperator, ...]:
+    """What brings rows of one schema to another; nothing, where they are that already."""
+    if source == target and not inserts:
+        return ()
+    return (Conform(step, target, source, inserts),)
+
+
+def is_inserts(operators: tuple[RowOperator, ...]) -> bool:
+    """Whether these rows are told to be inserts."""
+    return any(isinstance(operator, Conform) and operator.inserts for operator in operators)
+
+
 def travelling(frame: pl.LazyFrame) -> list[str]:
     """The reserved columns that go along whatever is selected."""
     return [name for name in frame.collect_schema().names() if name in TRAVELLING]

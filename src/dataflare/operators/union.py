@@ -8,8 +8,8 @@ from pydantic import Field as ConfigField
 
 from dataflare.errors import PlanError
 from dataflare.model.types import FLOAT32, FLOAT64, INT64, DataType, Field, Schema, decimal
-from dataflare.operators.base import BindContext, Bound, RowOperator, Step, StepConfig
-from dataflare.operators.primitives import Conform
+from dataflare.operators.base import BindContext, Bound, Step, StepConfig
+from dataflare.operators.primitives import conformed
 
 
 class UnionConfig(StepConfig):
@@ -41,11 +41,8 @@ inputs: [shop_a, shop_b]
                     notes=[str(target.to_json()), str(other.to_json())],
                 )
             target = merged(target, other, context.step)
-        branches: list[tuple[RowOperator, ...]] = [
-            () if schema == target else (Conform(context.step, target, schema),)
-            for schema in inputs
-        ]
-        return Bound(outputs={None: target}, union=tuple(branches))
+        branches = tuple(conformed(context.step, target, schema) for schema in inputs)
+        return Bound(outputs={None: target}, union=branches)
 
 
 def merged(left: Schema, right: Schema, step: str) -> Schema:

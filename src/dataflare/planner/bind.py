@@ -6,26 +6,24 @@ that is possible without a schema (syntax and function names of its expressions)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from dataflare.errors import (
     Blame,
-    ConfigError,
     DataFlareError,
     ManyErrors,
     PlanError,
     did_you_mean,
     raise_all,
 )
-from dataflare.expr import ExprText, parse
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
-from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
-from dataflare.operators.names import not_reserved, spot_of
-from dataflare.operators.primitives import Conform
+from dataflare.operators.base import BindContext, Bound, LookupTable
+from dataflare.operators.names import not_reserved
+from dataflare.operators.primitives import conformed
 from dataflare.operators.union import merged
 from dataflare.planner.changelog import check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
@@ -40,11 +38,12 @@ from dataflare.planner.graph import (
     UnionNode,
 )
 from dataflare.planner.guarantees import demand, guarantees
+from dataflare.planner.lookups import check_bounded, own_table, unknown_table
+from dataflare.planner.syntax import syntax_only
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
-from dataflare.workflow.nodes import SpotMap
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import DestinationStep, SourceStep, TransformationStep, Workflow
@@ -254,9 +253,7 @@ class _Binder:
         target = known[0]
         for other in known[1:]:
             target = merged(target, other, name)
-        conform: list[tuple[RowOperator, ...]] = [
-            () if schema == target else (Conform(name, target, schema),) for schema in known
-        ]
+        conform = tuple(conformed(name, target, schema) for schema in known)
         if not self.offline:
             await connector.validate(target)
         self.nodes[name] = DestinationNode(
@@ -266,65 +263,32 @@ class _Binder:
             {None: target},
             tuple(Port(ref.step, ref.output) for ref in step.inputs),
             connector,
-            tuple(conform),
+            conform,
         )
 
     async def _load_table(self, source: Any, step: TransformationStep) -> None:
         """Open the description of a lookup's source and note its schema."""
         if isinstance(source, str):
             if source not in self.workflow.sources:
-                raise PlanError(
-                    f"step '{step.name}' looks up in '{source}', which is not a source of this file",
-                    code="E0108",
-                    step=step.name,
-                    spot=spot_of(source),
-                    notes=[f"sources: {', '.join(self.workflow.sources)}"],
-                    help=did_you_mean(source, self.workflow.sources),
-                )
+                raise unknown_table(source, step, self.workflow.sources)
             schemas = self.known.get(source)
             if schemas is None:
                 raise _Unknown()
-            connector, schema = self.connectors[source], schemas[None]
-            self._bounded_table(connector, step, source)
-            self.tables[step.name] = LookupTable(source, connector, schema, source)
+            connector = self.connectors[source]
+            check_bounded(connector, step, source)
+            self.tables[step.name] = LookupTable(source, connector, schemas[None], source)
             return
-        if not isinstance(source, dict) or "type" not in source:
-            raise ConfigError(
-                f"step '{step.name}': `source` is the name of a source, or {{type: ..., ...}}",
-                code="E0409",
-                step=step.name,
-                spot=step.spot_of("config", "source"),
-            )
-        config = source.without("type") if isinstance(source, SpotMap) else {**source}
-        config.pop("type", None)
-        type_ = str(source["type"])
-        connector = self._table_source(type_, config, step)
-        self._bounded_table(connector, step, type_)
+        type_, config = own_table(source, step)
+        try:
+            connector = self._source(type_, config, step.name)
+        except DataFlareError as error:
+            raise error.at(spot=step.spot_of("config", "source", "type")) from None
+        check_bounded(connector, step, type_)
         if self.offline and not connector.capabilities().local:
             raise _Unknown()
         await connector.validate()
-        self.tables[step.name] = LookupTable(
-            step.name, connector, await connector.schema(), f"the {type_} table"
-        )
-
-    def _table_source(
-        self, type_: str, config: Mapping[str, Any], step: TransformationStep
-    ) -> SourceConnector:
-        try:
-            return self._source(type_, config, step.name)
-        except DataFlareError as error:
-            raise error.at(spot=step.spot_of("config", "source", "type")) from None
-
-    def _bounded_table(
-        self, connector: SourceConnector, step: TransformationStep, shown: str
-    ) -> None:
-        if not connector.capabilities().bounded:
-            raise PlanError(
-                f"step '{step.name}' looks up in '{shown}', which has no end",
-                code="E0317",
-                step=step.name,
-                spot=step.spot_of("config", "source"),
-            )
+        schema = await connector.schema()
+        self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
 
     def _schema_of(self, ref: Any) -> Schema | None:
         outputs = self.known.get(ref.step)
@@ -380,25 +344,3 @@ def _ordered(workflow: Workflow) -> list[TransformationStep]:
     for step in workflow.transformations.values():
         visit(step)
     return list(done.values())
-
-
-def syntax_only(config: BaseModel) -> None:
-    """Check what can be checked of a config's expressions without a schema."""
-    raise_all(list(_syntax_errors(config)))
-
-
-def _syntax_errors(value: Any) -> Iterable[DataFlareError]:
-    if isinstance(value, ExprText):
-        try:
-            parse(value)
-        except DataFlareError as error:
-            yield error
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _syntax_errors(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _syntax_errors(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from _syntax_errors(item)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dataflare.errors import PlanError
-from dataflare.model.types import Schema
-from dataflare.operators.base import RowOperator
-from dataflare.operators.primitives import Conform
+from dataflare.operators.primitives import conformed
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -40,15 +38,13 @@ def joined_changelogs(graph: Graph) -> Graph:
     for node in graph:
         if isinstance(node, UnionNode | DestinationNode) and node.id in found:
             conform = tuple(
-                operators if port.node in found else _as_inserts(node, graph.schema(port))
+                operators
+                if port.node in found
+                else conformed(node.step, node.schema, graph.schema(port), inserts=True)
                 for port, operators in zip(node.ports, node.conform, strict=True)
             )
             changed[node.id] = replace(node, conform=conform)
     return graph.with_nodes(changed)
-
-
-def _as_inserts(node: UnionNode | DestinationNode, schema: Schema) -> tuple[RowOperator, ...]:
-    return (Conform(node.step, node.schema, schema, inserts=True),)
 
 
 def check_changelogs(graph: Graph) -> None:

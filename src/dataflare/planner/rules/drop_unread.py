@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dataflare.model.types import Schema
 from dataflare.operators.base import RowOperator
-from dataflare.operators.primitives import Derive
+from dataflare.operators.primitives import Derive, conformed, is_inserts
 from dataflare.planner.graph import (
     BranchNode,
     Effect,
@@ -17,6 +17,7 @@ from dataflare.planner.graph import (
     RowsNode,
     SourceNode,
     StatefulNode,
+    UnionNode,
 )
 
 Needs = dict[Port, set[str]]
@@ -79,6 +80,16 @@ def _add(needs: Needs, port: Port, names: set[str], schema: Schema) -> None:
     needs.setdefault(port, set()).update((names & set(schema.names)) or set(schema.names[:1]))
 
 
+def _narrow_union(node: UnionNode, names: set[str], graph: Graph) -> UnionNode:
+    """A union that brings its inputs, as they now are, to the columns that are read."""
+    target = node.schema.select([name for name in node.schema.names if name in names])
+    conform = tuple(
+        conformed(node.step, target, graph.schema(port), inserts=is_inserts(operators))
+        for port, operators in zip(node.ports, node.conform, strict=True)
+    )
+    return replace(node, outputs={None: target}, conform=conform)
+
+
 def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
     """Recompute the schemas on the edges, now that fewer columns are made."""
     nodes: dict[str, Node] = {}
@@ -107,6 +118,10 @@ def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
                     ]
                     outputs[out] = schema.select(names)
                 nodes[node.id] = replace(node, outputs=outputs)
+            case StatefulNode() if node.operator.passes_rows:
+                nodes[node.id] = replace(node, outputs={None: current.schema(node.input)})
+            case UnionNode():
+                nodes[node.id] = _narrow_union(node, needs.get(Port(node.id), set()), current)
             case _:
                 nodes[node.id] = node
     return Graph(nodes, graph.effects)

@@ -1,15 +1,18 @@
 """Move filters ahead of what they do not depend on: lookups, derived columns, renames.
 
-A filter never passes an operator that can fail: a row it removes might have been an error.
+A filter never passes an operator that can fail: a row it removes might have been an error. One that
+can fail itself stays where it is, for there it may be asked about fewer rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from dataflare.expr.tree import COLUMN, Node
+from dataflare.expr.typed import typed
 from dataflare.operators.base import RowOperator
 from dataflare.operators.lookup import Lookup
-from dataflare.operators.primitives import Derive, Filter
+from dataflare.operators.primitives import Derive, Filter, Select
 from dataflare.planner.graph import Effect, Graph, RowsNode
 
 
@@ -30,7 +33,8 @@ def sunk(operators: list[RowOperator]) -> tuple[list[RowOperator], list[Effect]]
     for start in range(1, len(operators)):
         place = start
         while place > 0 and may_pass(operators[place], operators[place - 1]):
-            operators[place - 1], operators[place] = operators[place], operators[place - 1]
+            before = operators[place - 1]
+            operators[place - 1], operators[place] = ahead(operators[place], before), before
             place -= 1
         if place < start:
             moved, passed = operators[place], operators[place + 1]
@@ -55,6 +59,25 @@ def may_pass(operator: RowOperator, before: RowOperator) -> bool:
             if before.on_many == "all":
                 return False
             made = {name for name, _ in before.added}
+        case Select():
+            return True
         case _:
             return False
     return not (operator.reads & made)
+
+
+def ahead(operator: RowOperator, before: RowOperator) -> RowOperator:
+    """The filter as it reads before the operator: with the names that columns have there."""
+    if not isinstance(operator, Filter) or not isinstance(before, Select):
+        return operator
+    names = dict(before.columns)
+    if all(names[name] == name for name in operator.reads):
+        return operator
+    node = _renamed(operator.condition.node, names)
+    return replace(operator, condition=typed(node, operator.condition.shown))
+
+
+def _renamed(node: Node, names: dict[str, str]) -> Node:
+    if node.op == COLUMN:
+        return replace(node, value=names[node.value])
+    return replace(node, args=tuple(_renamed(arg, names) for arg in node.args))

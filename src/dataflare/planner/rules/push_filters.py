@@ -23,9 +23,10 @@ def push_filters(graph: Graph) -> Graph:
         connector, left, taken = _pushed(source, node)
         if not taken:
             continue
-        effects = [Effect("push_filters", f"{source.id}: {text}") for text in taken]
+        texts = tuple(dict.fromkeys(taken))
+        effects = [Effect("push_filters", f"{source.id}: {text}") for text in texts]
         changed = replace(
-            source, connector=connector, pushed_filters=(*source.pushed_filters, *taken)
+            source, connector=connector, pushed_filters=(*source.pushed_filters, *texts)
         )
         if left.operators:
             graph = graph.with_nodes({source.id: changed, node.id: left}, *effects)

@@ -1,0 +1,49 @@
+"""Which table a `lookup` reads: a source of the file, or one described in the step itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dataflare.errors import ConfigError, PlanError, did_you_mean
+from dataflare.operators.names import spot_of
+from dataflare.sdk.source import SourceConnector
+from dataflare.workflow.model import TransformationStep
+from dataflare.workflow.nodes import SpotMap
+
+
+def unknown_table(name: str, step: TransformationStep, sources: Iterable[str]) -> PlanError:
+    """The error for a name that no source has (E0108)."""
+    known = list(sources)
+    return PlanError(
+        f"step '{step.name}' looks up in '{name}', which is not a source of this file",
+        code="E0108",
+        step=step.name,
+        spot=spot_of(name),
+        notes=[f"sources: {', '.join(known)}"],
+        help=did_you_mean(name, known),
+    )
+
+
+def own_table(source: Any, step: TransformationStep) -> tuple[str, Mapping[str, Any]]:
+    """Type and config of a table that the step describes itself. Raises ConfigError (E0409)."""
+    if not isinstance(source, dict) or "type" not in source:
+        raise ConfigError(
+            f"step '{step.name}': `source` is the name of a source, or {{type: ..., ...}}",
+            code="E0409",
+            step=step.name,
+            spot=step.spot_of("config", "source"),
+        )
+    places = source if isinstance(source, SpotMap) else SpotMap(source)
+    return str(source["type"]), places.without("type")
+
+
+def check_bounded(connector: SourceConnector, step: TransformationStep, shown: str) -> None:
+    """Raise for a table that never ends (E0317)."""
+    if not connector.capabilities().bounded:
+        raise PlanError(
+            f"step '{step.name}' looks up in '{shown}', which has no end",
+            code="E0317",
+            step=step.name,
+            spot=step.spot_of("config", "source"),
+        )

@@ -1,0 +1,33 @@
+"""What can be checked of a config's expressions where the schema is not known. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from dataflare.errors import DataFlareError, raise_all
+from dataflare.expr import ExprText, parse
+
+
+def syntax_only(config: BaseModel) -> None:
+    """Check what can be checked of a config's expressions without a schema."""
+    raise_all(list(_syntax_errors(config)))
+
+
+def _syntax_errors(value: Any) -> Iterable[DataFlareError]:
+    if isinstance(value, ExprText):
+        try:
+            parse(value)
+        except DataFlareError as error:
+            yield error
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _syntax_errors(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _syntax_errors(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _syntax_errors(item)
