@@ -51,7 +51,8 @@ def test_a_preview_shows_rows_and_types_and_writes_nothing(tmp_path: Path) -> No
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["id", "country", "amount"]
     assert lines[1].split() == ["int64", "string", "int64"]
-    assert lines[2].split() == ["2", "FR", "20"]
+    assert set(lines[2]) == {"─"}
+    assert lines[3].split() == ["2", "FR", "20"]
     assert lines[-1] == "2 rows"
     assert {path.name for path in tmp_path.iterdir()} == {"orders.yaml"}
 

@@ -17,6 +17,7 @@ from dataflare.cli import app, common
     ("args", "message", "help_"),
     [
         (["vlaidate"], "no such command 'vlaidate'", "did you mean 'validate'?"),
+        (["dlq", "list", "w"], "the command 'dlq' is not available in this version", ""),
         (["run", "w.yaml", "--fersh"], "no such option '--fersh'", "did you mean '--fresh'?"),
         (["run"], "missing argument 'FILE'", "'dataflare run --help' shows what can be said"),
         (["run", "w.yaml", "--for", "soon"], "--for takes a duration such as 30s, 5m or 1h, not 'soon'", ""),
@@ -167,3 +168,30 @@ def test_the_version_can_be_asked_for_beside_other_options(
 ) -> None:
     assert app.execute(["--debug", "--version"]) == 0
     assert capsys.readouterr().out == f"dataflare {dataflare.__version__}\n"
+
+
+def test_no_secret_is_told_by_an_error(tmp_path: Path) -> None:
+    text = ORDERS.replace("path: out/dear.csv", 'path: "${secret:DEST}/dear.wrong"')
+    write(tmp_path, "orders.yaml", text)
+    for args in (["orders.yaml"], ["orders.yaml", "--json"], ["--debug", "orders.yaml"]):
+        done = cli("run", *args, cwd=tmp_path, DEST="hunter2hunter2")
+        assert done.returncode == 2
+        assert "error[E0" in done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_closed_standard_output_and_a_narrow_encoding_are_no_errors(tmp_path: Path) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    line = [*command("plan", "orders.yaml")]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *line],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    narrow = cli("plan", "orders.yaml", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert narrow.returncode == 0, narrow.stderr
+    assert r"\u25cb rows" in narrow.stdout

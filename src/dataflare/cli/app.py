@@ -82,11 +82,21 @@ def run_process(args: list[str]) -> int:
     Ends by `os._exit`: taking the interpreter apart costs 50 ms that nobody needs. Returns only
     under a debugger or profiler, which want an orderly end.
     """
-    status = execute(args)
-    status = _flush(status)
+    _prepare_streams()
+    status = _flush(execute(args))
     if sys.gettrace() is None and sys.getprofile() is None:
         os._exit(status)
     return status
+
+
+def _prepare_streams() -> None:
+    """Let a closed stream swallow what is written, and a narrow encoding spell what it lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as we do
+        else:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def execute(args: list[str]) -> int:

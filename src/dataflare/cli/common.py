@@ -20,20 +20,26 @@ File = Annotated[
     Path, typer.Argument(metavar="FILE", help="The workflow file.", show_default=False)
 ]
 Params = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--param", metavar="K=V", help="Set a parameter of the workflow. May be repeated."
     ),
 ]
 Sets = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=V", help="Set a value of the file, such as settings.parallelism=4."
+        "--set",
+        metavar="PATH=V",
+        help="Set a value of the file, such as settings.parallelism=4.",
     ),
 ]
 Overlays = Annotated[
-    list[Path],
-    typer.Option("--overlay", metavar="FILE", help="Merge this file over the workflow."),
+    list[Path] | None,
+    typer.Option(
+        "--overlay",
+        metavar="FILE",
+        help="Merge this file over the workflow.",
+    ),
 ]
 
 

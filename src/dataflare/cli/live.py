@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dataflare.cli import common, human, terminal
 from dataflare.cli.progress import Notices
+from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -82,7 +83,7 @@ class LiveView(Notices):
         super().listen(progress)
 
     def note(self, message: str) -> None:
-        self.live.console.print(message)
+        self.live.console.print(redact(message))
 
     def draw(self) -> Group:
         """What is on the terminal now."""

@@ -24,12 +24,12 @@ class Format(enum.StrEnum):
 
 def plan(
     file: common.File,
+    param: common.Params = None,
+    sets: common.Sets = None,
+    overlay: common.Overlays = None,
     format_: Annotated[
         Format, typer.Option("--format", "-f", help="What to print.", show_choices=True)
     ] = Format.TEXT,
-    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
-    sets: common.Sets = [],  # noqa: B006
-    overlay: common.Overlays = [],  # noqa: B006
 ) -> int:
     """Show the graph as it will run: fused steps, pushed-down filters, exchanges, guarantees."""
     workflow = common.read_workflow(file, param, sets, overlay)

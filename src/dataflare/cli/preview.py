@@ -17,11 +17,11 @@ def preview(
             metavar="STEP", help="A step, or one output of it (router.eu).", show_default=False
         ),
     ],
+    param: common.Params = None,
+    sets: common.Sets = None,
+    overlay: common.Overlays = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
-    sets: common.Sets = [],  # noqa: B006
-    overlay: common.Overlays = [],  # noqa: B006
 ) -> int:
     """Show the first rows that reach a step. Nothing is written anywhere."""
     workflow = common.read_workflow(file, param, sets, overlay)

@@ -21,6 +21,7 @@ import typer
 from dataflare.cli import common, terminal
 from dataflare.cli.progress import Progress
 from dataflare.errors import DataFlareError
+from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 def run(
     file: common.File,
-    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
-    sets: common.Sets = [],  # noqa: B006
-    overlay: common.Overlays = [],  # noqa: B006
+    param: common.Params = None,
+    sets: common.Sets = None,
+    overlay: common.Overlays = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: forget checkpoints and cursors.")
     ] = False,
@@ -59,9 +60,9 @@ class Request:
     notices that were shown while it ran."""
 
     file: Path
-    params: list[str]
-    sets: list[str]
-    overlays: list[Path]
+    params: list[str] | None
+    sets: list[str] | None
+    overlays: list[Path] | None
     fresh: bool
     accept_changes: bool
     for_: str | None
@@ -147,12 +148,14 @@ def failure(
 @contextmanager
 def _stdout_kept() -> Iterator[Any]:
     """Send all that is written to standard output, by anybody, to standard error; give a function
-    that prints an object to the real one."""
+    that prints what came of the run to the real one."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
 
     def answer(value: dict[str, Any]) -> None:
+        if value["error"]:
+            value["error"]["message"] = redact(value["error"]["message"])
         sys.stdout.flush()
         os.dup2(real, 1)
         terminal.print_json(value, indent=False)

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dataflare.errors import DataFlareError, render
+from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,9 +56,10 @@ def print_warning(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard error. One that cannot be written is lost: there is nowhere to say so."""
+    """A line on standard error, without secrets. One that cannot be written is lost: there is
+    nowhere to say so."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(redact(text), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass
 

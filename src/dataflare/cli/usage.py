@@ -8,6 +8,11 @@ from typing import Any
 from dataflare.errors import WorkflowError, did_you_mean
 
 USAGE = "E0120"
+_LATER = {
+    *("check", "deploy", "dlq", "init", "logs", "pause", "resume", "savepoint", "server", "start"),
+    *("state", "status", "stop", "test", "top"),
+}
+"""Commands of the format that this version has not got yet; they are refused by name."""
 
 
 def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
@@ -26,6 +31,8 @@ def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
         return bad_usage(f"no such option '{option}'", path, option, _options(context))
     if message.startswith("No such command"):
         typed = message.split("'")[1] if "'" in message else message
+        if typed in _LATER:
+            return bad_usage(f"the command '{typed}' is not available in this version", path)
         return bad_usage(f"no such command '{typed}'", path, typed, _commands(context))
     return bad_usage(message[:1].lower() + message[1:], path)
 

@@ -15,9 +15,9 @@ def validate(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE", help="Workflow files.", show_default=False)
     ],
-    param: common.Params = [],  # noqa: B006 - typer reads the default, nobody changes it
-    sets: common.Sets = [],  # noqa: B006
-    overlay: common.Overlays = [],  # noqa: B006
+    param: common.Params = None,
+    sets: common.Sets = None,
+    overlay: common.Overlays = None,
 ) -> int:
     """Check workflow files: syntax, names, types, expressions, connector config. No network."""
     worst = 0
