@@ -40,7 +40,7 @@ def test_a_plan_in_every_format(format_: str, begins: str, tmp_path: Path) -> No
 def test_a_plan_says_what_is_promised(tmp_path: Path) -> None:
     write(tmp_path, "orders.yaml", ORDERS)
     done = cli("plan", "orders.yaml", cwd=tmp_path)
-    after = done.stdout.partition("\ndelivery\n")[2]
+    after = done.stdout.partition("\ndelivery, committed with each checkpoint\n")[2]
     assert after.lstrip().startswith("out  exactly once")
 
 

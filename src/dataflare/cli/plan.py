@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dataflare.cli import common, terminal
+from dataflare.cli import common, tables, terminal
 
 
 class Format(enum.StrEnum):
@@ -39,11 +39,21 @@ def plan(
     if format_ is Format.JSON:
         terminal.print_json(view)
         return 0
-    drawn: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
-    if format_ is Format.TEXT and terminal.has_colour(sys.stdout):
+    if format_ is Format.TEXT:
+        _print_text(view)
+    else:
+        drawn: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
+        print(drawn, end="")
+    return 0
+
+
+def _print_text(view: dict[str, Any]) -> None:
+    from dataflare.planner.render import text
+
+    drawn = text.render(view, width=tables.terminal_width())
+    if terminal.has_colour(sys.stdout):
         from dataflare.cli.colours import coloured_plan
 
-        terminal.console().print(coloured_plan(drawn))
+        terminal.console().print(coloured_plan(drawn), soft_wrap=True)
     else:
-        print(drawn, end="" if drawn.endswith("\n") else "\n")
-    return 0
+        print(drawn, end="")

@@ -53,6 +53,25 @@ def test_the_outputs_of_a_route_are_named_on_its_arrows() -> None:
     assert 'n1 -> n3 [label="us · hash by user_id"];' in dot.render(plan_views.ROUTES)
 
 
+def test_long_notes_and_reasons_wrap_under_their_beginning() -> None:
+    words = " ".join(f"word{number}" for number in range(40))
+    nodes = [
+        plan_views.node("rows", "source", "file", 0, words),
+        plan_views.node("out", "destination", "file", 0),
+    ]
+    promised = {"out": {"level": "at least once", "reason": words}}
+    view = plan_views.view("w", nodes, [plan_views.edge("rows", "out")], guarantees=promised)
+    lines = text.render(view, width=60).splitlines()
+    assert max(map(len, lines)) <= 60
+    notes = [line for line in lines if line.startswith("  │   word")]
+    assert " ".join(line[6:] for line in notes) == words
+    start = lines.index("delivery") + 1
+    assert lines[start].startswith("  out  at least once  word0")
+    reason = [line[22:] for line in lines[start:]]
+    assert all(line.startswith(" " * 22) for line in lines[start + 1 :])
+    assert " ".join(reason) == words
+
+
 def test_branches_inside_a_stage_are_told() -> None:
     said = text.render(plan_views.BRANCHES_INSIDE)
     assert "  ├─▶ b  (output us, same stage)\n" in said

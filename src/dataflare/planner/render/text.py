@@ -6,24 +6,45 @@ and how they are spread.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Stage, Step, read
 
+_NARROWEST = 30
+_BEGINNING = re.compile(r"  [│ ]   |  \S+ +\w+(?: \w+)? once +|  \S+ +")
+"""Of a note; of a promise; of any other line with a name."""
+
 MARKS = {SOURCE: "○", DESTINATION: "●"}
 """What stands before a step; transformations have a lozenge."""
 
 
-def render(view: Mapping[str, Any]) -> str:
-    """The text of a plan's view, ending with a newline."""
+def render(view: Mapping[str, Any], width: int | None = None) -> str:
+    """The text of a plan's view, ending with a newline. width: wrap what is longer."""
     graph = read(view)
     lines = [f"{graph.workflow}: {graph.headline}"]
     for stage in graph.stages:
         lines += ["", *_stage(stage, graph)]
-    lines += _section("delivery", list(_promises(graph)))
+    when = f", committed {graph.commits}" if graph.commits else ""
+    lines += _section(f"delivery{when}", list(_promises(graph)))
     lines += _section("optimised", _pairs(graph.rules))
+    if width is not None:
+        lines = [piece for line in lines for piece in _wrapped(line, width)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A long line in pieces that stand under its beginning, the bar at the left going on."""
+    start = _BEGINNING.match(line)
+    if len(line) <= width or start is None:
+        return [line]
+    prefix = start.group()
+    more = "".join(char if char in "│" else " " for char in prefix)
+    room = max(width - len(prefix), _NARROWEST)
+    pieces = textwrap.wrap(line[len(prefix) :], room, break_long_words=False)
+    return [f"{more if place else prefix}{piece}" for place, piece in enumerate(pieces)]
 
 
 def _stage(stage: Stage, graph: Graph) -> Iterator[str]:
@@ -68,8 +89,6 @@ def _promises(graph: Graph) -> Iterator[str]:
     level = max((len(step.level or "") for step in promised), default=0)
     for step in promised:
         yield f"{_line(step.id):<{name}}  {step.level or '':<{level}}  {_line(step.reason)}"
-    if graph.commits and promised:
-        yield f"commits {graph.commits}"
 
 
 def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[str]:
