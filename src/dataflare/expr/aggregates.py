@@ -247,6 +247,21 @@ def _ordered(call: AggregateCall, s: Exprs) -> tuple[pl.Expr, pl.Expr]:
     return ordered, last.clip(lower_bound=0).cast(pl.Float64) * float(call.options[0])
 
 
+def _arg_best(largest: bool) -> Kind:
+    """arg_max, arg_min: the value and what it goes by; rows where one is NULL are left out."""
+
+    def step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+        known = x[0].is_not_null() & x[1].is_not_null()
+        value, key = x[0].filter(known), x[1].filter(known)
+        ordered = value.sort_by(key, descending=largest, maintain_order=True)
+        if call.types[1].is_float:  # max_by does not take NaN for the greatest
+            return [ordered.first(), key.nan_max() if largest else key.min()]
+        best = value.max_by(key) if largest else value.min_by(key)
+        return [best, key.max() if largest else key.min()]
+
+    return Kind(lambda call: [call.types[0], call.types[1]], step, step, lambda call, s: s[0])
+
+
 def _truth(every: bool) -> Kind:
     def step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
         value = x[0].drop_nulls()
@@ -290,6 +305,8 @@ KINDS: dict[str, Kind] = {
     "max": _extreme(True),
     "first": _edge(False),
     "last": _edge(True),
+    "arg_max": _arg_best(True),
+    "arg_min": _arg_best(False),
     "any_value": Kind(lambda call: [call.result], _any_step, _any_step, lambda call, s: s[0]),
     "stddev_samp": _spread(True, True),
     "stddev_pop": _spread(False, True),

@@ -74,6 +74,9 @@ class Converter:
             left, right = self.convert(tree.this), self.convert(tree.expression)
             return self.call(OPERATORS[type(tree)], (left, right), self.hull(left, right))
         span = self.span_of(tree)
+        if isinstance(tree, exp.Placeholder | exp.Parameter):
+            marks = [token for token in self.tokens if token.text in ("?", ":", "$", "@")]
+            span = (marks[0].start, marks[-1].end + 1) if marks else span
         if isinstance(tree, (exp.Subquery, exp.Select, exp.SetOperation, exp.Exists)):
             span = self._from_select(span)
         for kinds, what in _REFUSED:
@@ -379,7 +382,10 @@ class Converter:
         return self.call("in", (subject, *items), self.hull(subject, *items))
 
     def _with_suffix(self, span: Span) -> Span:
-        return span[0], self._closed(span[0], span[1])
+        """With the brackets that come next."""
+        after = [token for token in self.tokens if token.start >= span[1] and token.text == "("]
+        end = self._closed(after[0].start, after[0].end + 1) if after else span[1]
+        return span[0], end
 
     def between(self, tree: Any) -> Ast:
         args = tuple(self.convert(tree.args[key]) for key in ("this", "low", "high"))
@@ -431,7 +437,7 @@ class Converter:
                     self.source,
                     span,
                     problems.BAD_LITERAL,
-                    f"cannot read the interval '{inner.this}'",
+                    "cannot read the interval " + self.source.template[span[0] + 8 : span[1]].strip(),
                     help="write INTERVAL '1 day', INTERVAL '90 minutes', INTERVAL '1 month 2 days'",
                 )
             return Ast(LITERAL, span, value=found[0], type=found[1])

@@ -28,7 +28,7 @@ def _real(token: Any) -> Any:
 
 def _json(name: str) -> Any:
     def build(self: Any, this: Any, path: Any) -> Any:
-        if not isinstance(path, exp.Literal | exp.Column):
+        if not isinstance(path, exp.Literal):
             return exp.Lambda(this=path, expressions=[this])
         made = exp.Anonymous(this=name, expressions=[this, path])
         starts = [n.meta for n in this.walk() if "start" in n.meta]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataflare.expr.check import Call, convert
-from dataflare.expr.registry import Example, register
+from dataflare.expr.registry import Example, Resolver, register
 from dataflare.expr.tree import STAR, Node
 from dataflare.model import types as t
 from dataflare.model.types import DataType
@@ -80,6 +80,13 @@ def _fraction(call: Call) -> float:
     return fraction
 
 
+def _arg_best(call: Call) -> Node:
+    call.arity(2, 2)
+    if call.args[1].type.name in ("list", "struct"):
+        raise call.fail(f"{call.function.name}() cannot order {call.args[1].type}", arg=1)
+    return call.node(call.args[0].type, call.args, ())
+
+
 def _median(call: Call) -> Node:
     _number(call)
     return _typed(call, t.FLOAT64, t.FLOAT64, 0.5)
@@ -124,7 +131,7 @@ def _add(
     name: str,
     signature: str,
     summary: str,
-    resolve: object,
+    resolve: Resolver,
     *examples: Example,
     aliases: tuple[str, ...] = (),
 ) -> None:
@@ -160,6 +167,8 @@ _add("last", "last(x: T) -> T", "The value of the row that came last.", _same)
 _add(
     "any_value", "any_value(x: T) -> T", "A value that is not NULL.", _same, aliases=("arbitrary",)
 )
+_add("arg_max", "arg_max(x: T, by: any) -> T", "The value of the row where `by` is greatest.", _arg_best, aliases=("max_by", "argmax"))
+_add("arg_min", "arg_min(x: T, by: any) -> T", "The value of the row where `by` is least.", _arg_best, aliases=("min_by", "argmin"))
 _add(
     "stddev_samp",
     "stddev_samp(x: float64) -> float64",

@@ -38,11 +38,11 @@ def _unhex(node: Node, text: pl.Expr) -> Lowered:
 
 
 def _decode(node: Node, raw: pl.Expr) -> Lowered:
-    """Polars refuses a whole column for one broken byte, so the bytes are looked at as text first."""
+    """Polars refuses a whole column for one broken byte, even one behind a null, so the bytes are
+    looked at as text first and the broken ones emptied."""
     valid = raw.bin.encode("hex").str.contains(_UTF8)
-    return Lowered(
-        pl.when(valid).then(raw).cast(pl.String), fail_where(~valid, rowerrors.ENCODING)
-    )
+    text = pl.when(valid).then(raw).otherwise(pl.lit(b"")).cast(pl.String)
+    return Lowered(pl.when(valid).then(text), fail_where(~valid, rowerrors.ENCODING))
 
 
 def _base64(node: Node, x: pl.Expr) -> pl.Expr:
