@@ -189,7 +189,7 @@ def render(error: DataFlareError) -> str:
     if isinstance(error, ManyErrors):
         return "\n\n".join(render(each) for each in error.errors)
     where = error.message if not _step_unsaid(error) else f"{error.message} (step '{error.step}')"
-    lines = [f"error[{error.code}]: {_from_here(where)}"]
+    lines = [f"error[{error.code}]: {from_here(where)}"]
     spot = error.spot
     if spot is not None:
         gutter = " " * len(str(spot.line))
@@ -200,13 +200,13 @@ def render(error: DataFlareError) -> str:
             lines.append(f"{spot.line} | {text}")
             room = max(1, min(spot.length, len(text) - spot.column + 1))
             lines.append(f"{gutter} | {' ' * (spot.column - 1)}{'^' * room}")
-    lines.extend(f"   = {_from_here(note)}" for note in error.notes)
+    lines.extend(f"   = {from_here(note)}" for note in error.notes)
     if error.help:
-        lines.append(f"   = help: {_from_here(error.help)}")
+        lines.append(f"   = help: {from_here(error.help)}")
     return "\n".join(lines)
 
 
-def _from_here(text: str) -> str:
+def from_here(text: str) -> str:
     """A text whose absolute paths below the working directory are relative to it."""
     try:
         here = os.getcwd()

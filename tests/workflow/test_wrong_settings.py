@@ -216,10 +216,10 @@ destinations:
 """,
         """\
 error[E0105]: 'error_handling' of step 'a': 'retry_count' and 'retry_policy' mean the same: give one of them
-  --> w.yaml:3:21
+  --> w.yaml:3:38
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3, retry_policy: {max_attempts: 3}}, config: {rows: []}}
-  |                     ^^^^^^^^^^^^^^
+  |                                      ^^^^^^^^^^^
 """,
     ),
     "retries in config and error handling": (

@@ -105,6 +105,20 @@ def workflow_folder(home: Path, workflow: str) -> Path:
     return home / workflow
 
 
+def make_state_folder(folder: Path) -> None:
+    """Make a workflow's folder. Raises SystemError_ (E0604) where a file is in its way, E0602
+    without the right."""
+    for part in reversed((folder, *folder.parents)):
+        if part.exists() and not part.is_dir():
+            raise SystemError_(
+                f"the state of the workflow cannot be kept in {folder}: {part} is not a folder",
+                code="E0604",
+                help="move it away, or set DATAFLARE_HOME to another folder",
+            )
+    with writing("the workflow's folder"):
+        make_folder(folder)
+
+
 def check_step(step: str) -> str:
     """The step's name, if it can name a folder. Raises WorkflowError (E0106)."""
     if _STEP.fullmatch(step) is None or len(step) > 200:

@@ -133,7 +133,7 @@ class _Inflated:
         while left > 0:
             try:
                 part = self._read(left)
-            except (OSError, EOFError, zlib.error, _zstd_error()) as error:
+            except (OSError, EOFError, zlib.error, _gzip_error(), _zstd_error()) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 raise DataError(
@@ -198,6 +198,14 @@ def _gzip() -> Any:
         return importlib.import_module("isal.igzip")
     except ImportError:
         return importlib.import_module("gzip")
+
+
+def _gzip_error() -> type[Exception]:
+    try:
+        found: type[Exception] = importlib.import_module("isal.isal_zlib").error
+    except ImportError:
+        return zlib.error
+    return found
 
 
 def _zstd_error() -> type[Exception]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataflare.checkpoint.files import workflow_folder
+from dataflare.checkpoint.files import make_state_folder, workflow_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import Current, RunFailure, RunLog, RunRecord, new_run_id, utc_text
@@ -27,7 +27,16 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.metrics import JobMetrics
-from dataflare.errors import Blame, DataFlareError, InternalError, Retry, RunError, SystemError_
+from dataflare.errors import (
+    Blame,
+    CheckpointError,
+    DataFlareError,
+    InternalError,
+    Retry,
+    RunError,
+    SystemError_,
+    from_here,
+)
 from dataflare.jobs.progress import Progress, Reporter
 from dataflare.jobs.recovery import Recovered, forget, open_committers, recover
 from dataflare.jobs.result import RunResult
@@ -89,12 +98,12 @@ class _Run:
                 self.reporter.say(
                     "everything is committed at the end of the run: see `dataflare plan`"
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_state_folder(self.folder)
             with RunLock(self.folder, self.run_id, utc_text(time.time())):
                 return await self._locked(plan)
 
     async def _locked(self, plan: Plan) -> RunResult:
-        current = self.log.current()
+        current = self._current()
         if self.options.fresh and current is not None:
             await self._forget(plan, current)
             current = None
@@ -126,6 +135,16 @@ class _Run:
             done = replace(current, finished=True, carried=carried or {}, attempt=self.attempt)
             await asyncio.to_thread(self.log.set_current, done)
         return await self._close(record, status, error, carried)
+
+    def _current(self) -> Current | None:
+        """What the last run left. With `--fresh` what cannot be read is forgotten like the rest."""
+        try:
+            return self.log.current()
+        except CheckpointError:
+            if not self.options.fresh:
+                raise
+            LocalStore(self.folder, str(uuid.uuid4())).clear()
+            return None
 
     def _storage(self) -> Path:
         storage = self.workflow.settings.checkpoint.storage
@@ -191,8 +210,9 @@ class _Run:
                     if error.retry is not Retry.LATER or len(failures) > policy.attempts:
                         return "failed", error, None
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
-                    self.warnings.append(f"restarted after {error.code}: {error.message}")
-                    self.reporter.say(f"{error.message}; restarting in {delay:g} s")
+                    said = from_here(error.message)
+                    self.warnings.append(f"restarted after {error.code}: {said}")
+                    self.reporter.say(f"{said}; restarting in {delay:g} s")
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self.stop.wait(), delay)
                     if self.stop.is_set():

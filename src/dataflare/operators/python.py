@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -97,11 +98,15 @@ class PythonCall(RowOperator):
                 result: Any = self._records(function, shown)
             else:
                 result = function(shown)
+        except DataError:
+            raise
         except Exception as error:
             raise DataError(
                 f"step '{self.step}': {self.function} raised {type(error).__name__}: {error}",
                 code="E0520",
                 step=self.step,
+                notes=_raised_at(error),
+                help="mend the function or the data, or set error_handling: {on_error: skip}",
             ) from error
         if isinstance(result, pl.LazyFrame):
             result = result.collect()
@@ -109,9 +114,10 @@ class PythonCall(RowOperator):
             result = pl.DataFrame(result)
         if not isinstance(result, pl.DataFrame):
             raise DataError(
-                f"step '{self.step}': {self.function} returned {type(result).__name__}, not a DataFrame",
+                f"step '{self.step}': {self.function} returned {_named(result)}, not a DataFrame",
                 code="E0521",
                 step=self.step,
+                help="return a Polars DataFrame, a LazyFrame or an Arrow table",
             )
         return self._conformed(result)
 
@@ -126,7 +132,12 @@ class PythonCall(RowOperator):
                 made.extend(given if isinstance(given, list) else [given])
         for row in made:
             if not isinstance(row, dict):
-                raise TypeError(f"it returned a {type(row).__name__}, not a dict")
+                raise DataError(
+                    f"step '{self.step}': {self.function} returned {_named(row)}, not a dict",
+                    code="E0521",
+                    step=self.step,
+                    help="return a dict, a list of dicts, or None to leave the row out",
+                )
         columns = {name: [row.get(name) for row in made] for name in self.output.names}
         return pl.DataFrame(columns, schema=self.output.to_polars())
 
@@ -138,19 +149,38 @@ class PythonCall(RowOperator):
                 code="E0521",
                 step=self.step,
                 notes=[f"it returned: {', '.join(frame.columns)}"],
+                help="return all columns that 'schema' names",
             )
         try:
             return frame.select(self.output.names).cast(dict(self.output.to_polars()))  # type: ignore[arg-type]
         except Exception as error:
+            first = str(error).strip().partition("\n")[0]
+            expected = ", ".join(
+                f"{name}: {type_}" for name, type_ in self.output.to_json().items()
+            )
             raise DataError(
-                f"step '{self.step}': {self.function} returned values of another type: {error}",
+                f"step '{self.step}': {self.function} returned values of another type: {first}",
                 code="E0521",
                 step=self.step,
-                notes=[f"expected: {self.output.to_json()}"],
+                notes=[f"expected: {expected}"],
+                help="return those types, or change 'schema'",
             ) from error
 
     def describe(self) -> str:
         return f"python {self.function}"
+
+
+def _named(value: object) -> str:
+    """What a function returned, in words."""
+    return "nothing (None)" if value is None else f"a value of the type {type(value).__name__}"
+
+
+def _raised_at(error: BaseException) -> list[str]:
+    """The line of the user's code where an exception was raised: the last that is not a library's."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    own = [frame for frame in own if Path(__file__).parents[1] not in Path(frame.filename).parents]
+    return [f"raised in {own[-1].filename} line {own[-1].lineno}: {own[-1].line}"] if own else []
 
 
 def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:

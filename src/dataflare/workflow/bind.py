@@ -26,6 +26,7 @@ from dataflare.errors import (
 from dataflare.model.text import SourceText
 from dataflare.security.redact import is_secret_name, redact
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, kind_of, spot_of
+from dataflare.workflow.places import quoted, quoted_key
 from dataflare.workflow.words import expected_words, statement
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -195,12 +196,14 @@ class _Complaints:
         )
 
     def _said(self, place: Place, said: str) -> None:
+        spot = None if place else quoted(self.node, said) or quoted_key(self.node, said)
+        joined = " " if said.startswith(("is ", "must ", "needs ")) else ": "
         self.found.append(
             self.dialect.error(
-                f"{self._subject(place)}: {said}",
+                f"{self._subject(place)}{joined}{said}",
                 code=self.dialect.wrong,
                 step=self.step,
-                spot=self._spot(place),
+                spot=spot or self._spot(place),
             )
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import DataFlareError, Spot
-from dataflare.workflow.nodes import spot_of
+from dataflare.workflow.nodes import key_spot_of, spot_of
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Step
@@ -25,22 +25,29 @@ _OUTSIDE = ("E05", "E06")
 def place_of(step: Step, error: DataFlareError) -> Spot | None:
     """The place an error of this step points to: what it quotes, else the path or expression that
     it mentions, else the option that it quotes, else the step's type."""
-    said = error.message
-    leaves = list(_leaves(step.node.get("config")))
-    quoted = [(said.find(f"'{text}'"), spot) for _, text, spot in leaves if f"'{text}'" in said]
-    if quoted:
-        return min(quoted, key=lambda each: each[0])[1]
-    named = mentioned(step, error)
-    if named is not None:
-        return named
-    for key in step.config:
-        if f"'{key}'" in said:
-            return step.key_spot_of("config", key)
+    config = step.node.get("config")
+    found = quoted(config, error.message) or mentioned(step, error)
+    found = found or quoted_key(config, error.message)
+    if found is not None:
+        return found
     if error.code.startswith(_OUTSIDE):
-        for key, _, spot in leaves:
+        for key, _, spot in _leaves(config):
             if key in _PATHS:
                 return spot
     return step.type_spot or step.spot
+
+
+def quoted(config: Any, said: str) -> Spot | None:
+    """The place of the value in a config that a message quotes first, or None."""
+    leaves = _leaves(config)
+    found = [(said.find(f"'{text}'"), spot) for _, text, spot in leaves if f"'{text}'" in said]
+    return min(found, key=lambda each: each[0])[1] if found else None
+
+
+def quoted_key(config: Any, said: str) -> Spot | None:
+    """The place of the first option of a config that a message quotes, or None."""
+    keys = config if isinstance(config, dict) else ()
+    return next((key_spot_of(config, key) for key in keys if f"'{key}'" in said), None)
 
 
 def mentioned(step: Step, error: DataFlareError) -> Spot | None:

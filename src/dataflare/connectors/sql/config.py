@@ -104,7 +104,7 @@ class TableDestinationConfig(BaseModel):
     def _fits(self) -> Self:
         keyed = self.mode in ("upsert", "mirror")
         if keyed and not self.key:
-            raise ValueError(f"mode '{self.mode}' needs 'key'")
+            raise ValueError(f"mode '{self.mode}' needs 'key': the columns that tell rows apart")
         if self.sequence is not None and not keyed:
             raise ValueError("'sequence' needs mode 'upsert' or 'mirror'")
         if self.changelog is not None and self.mode != "append":
