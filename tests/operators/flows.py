@@ -50,7 +50,9 @@ def flow(
 
 def inline(rows: Rows, **more: str) -> str:
     """A source of these rows, as YAML in one line. more: further keys, as `schema`."""
-    shown = yaml.safe_dump(rows, default_flow_style=True, width=10**9, allow_unicode=True).strip()
+    shown = yaml.safe_dump(
+        rows, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False
+    ).strip()
     extra = "".join(f", {key}: {value}" for key, value in more.items())
     return f"{{type: inline, config: {{rows: {shown}}}{extra}}}"
 
@@ -64,7 +66,9 @@ def ended(workflow: Workflow, *, optimise: bool = True) -> RunResult:
 
 @contextlib.contextmanager
 def planned(optimise: bool) -> Iterator[None]:
-    with mock.patch.object(sys.modules[run.__module__], "plan_async", partial(plan_async, optimise=optimise)):
+    with mock.patch.object(
+        sys.modules[run.__module__], "plan_async", partial(plan_async, optimise=optimise)
+    ):
         yield
 
 

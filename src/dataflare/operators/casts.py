@@ -15,7 +15,8 @@ def cast(step: str, column: str, type_: DataType, schema: Schema, at: object = N
     if schema[column] != type_:
         text = f"CAST({text} AS {type_})"
     try:
-        return check(text, schema, step=step)
+        typed = check(text, schema, step=step)
+        typed.lower()
     except (ExpressionError, InternalError) as error:
         raise ExpressionError(
             f"step '{step}' cannot cast {schema[column]} to {type_}",
@@ -23,3 +24,4 @@ def cast(step: str, column: str, type_: DataType, schema: Schema, at: object = N
             step=step,
             spot=spot_of(at),
         ) from error
+    return typed

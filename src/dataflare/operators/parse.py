@@ -233,7 +233,7 @@ def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
         not_empty(step, "`schema`: the columns that come out and their types", wanted, example)
         places = {name: str(index) for index, name in enumerate(wanted)}
         if config.format == "json":
-            places = {name: _json_path(name) for name in wanted}
+            places = {str(name): _json_path(step, name) for name in config.schema_}
     spots = {str(name): text for name, text in config.schema_.items()}
     return tuple(
         _part(step, name, index, at, wanted.get(name, STRING), spots.get(name))
@@ -246,8 +246,16 @@ def _part(step: str, name: str, index: int, at: str, type_: DataType, spot: obje
     return Part(name, text, at, cast(step, text, type_, Schema.of({text: STRING}), spot))
 
 
-def _json_path(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+def _json_path(step: str, name: str) -> str:
+    """The path of an object's key. Polars' paths know no way to write a backslash."""
+    if "\\" in name:
+        raise ConfigError(
+            f"step '{step}' cannot read a key with a backslash",
+            code="E0405",
+            step=step,
+            spot=spot_of(name),
+        )
+    escaped = name.replace('"', '\\"')
     return f'$["{escaped}"]'
 
 

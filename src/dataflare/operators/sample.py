@@ -1,4 +1,4 @@
-"""`sample`: keep a fraction of the rows, the same ones on every run."""
+"""`sample`: keep a fraction of the rows; drawn by key, they are the same on every run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class SampleConfig(StepConfig):
     fraction: float = Field(ge=0, le=1, description="Share of rows to keep, 0 to 1.")
     key: Name | list[Name] = Field(
         default_factory=list,
-        description="Rows with the same values here stay or go together; without it each row is drawn.",
+        description="Rows with the same values here stay or go together, on every run; without it each "
+        "run draws each row anew.",
     )
     seed: int = Field(default=0, description="Another seed keeps other rows.")
 
@@ -66,7 +67,7 @@ class Sample(RowOperator):
 class SampleStep(Step):
     type = "sample"
     Config = SampleConfig
-    summary = "Keep a fraction of the rows, the same ones each time."
+    summary = "Keep a fraction of the rows; drawn by key, the same ones each time."
     example = """\
 type: sample
 inputs: [orders]
