@@ -6,9 +6,10 @@ Always true: a failed task ends the attempt; whatever ends it, no task of it run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
@@ -18,6 +19,7 @@ from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
 from dataflare.engine.destination_task import DestinationTask
+from dataflare.engine.letters import letters
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operator_task import OperatorTask
 from dataflare.engine.pool import WorkerPool
@@ -103,7 +105,9 @@ class Attempt:
         try:
             coordinator = await self._build()
             self.coordinator = coordinator
-            running = [asyncio.ensure_future(task.run()) for task in coordinator.tasks]
+            running: list[asyncio.Future[None]] = [
+                asyncio.ensure_future(task.run()) for task in coordinator.tasks
+            ]
             leading = asyncio.ensure_future(self._lead(coordinator, stop))
             try:
                 return await _all_or_first_error(leading, running)
@@ -154,6 +158,7 @@ class Attempt:
             retain=checkpoint.retain,
             timeout_s=checkpoint.timeout,
             counters=self.metrics.to_json,
+            judge=self.metrics.check_errors,
         )
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):
@@ -226,6 +231,10 @@ class Attempt:
             "pool": self.pool,
             "metrics": self.metrics,
             "coordination": coordinator,
+            "letter_edges": stage.letters,
+            "letters": partial(
+                letters, run_id=self.start.identity.run_id, attempt=self.start.identity.attempt
+            ),
         }
         if stage.destination is not None:
             context = destination_context(
@@ -237,7 +246,10 @@ class Attempt:
                 if len(shares) <= stage.parallelism:
                     restored = next((c for c in shares if c.subtask == subtask), None)
             writer = await stage.destination.open(context, restored)
-            return DestinationTask(stage.id, stage.name, subtask, writer=writer, **common)
+            on_error = self.errors.policy(stage.name)
+            return DestinationTask(
+                stage.id, stage.name, subtask, writer=writer, on_error=on_error, **common
+            )
         assert stage.body is not None
         stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
         runner = SegmentRunner(stage.body, tables, self.errors, stateful)
@@ -257,9 +269,9 @@ class Attempt:
         assert stage.operator is not None
         live = stage.operator.open(subtask, stage.parallelism)
         if self.start.manifest is not None:
-            shares = self.start.manifest.operators.get(stage.name, ())
-            if shares:
-                live.restore(await self.pool.submit(self._loaded, shares))
+            kept = self.start.manifest.operators.get(stage.name, ())
+            if kept:
+                live.restore(await self.pool.submit(self._loaded, kept))
         return OperatorTask(
             stage.id,
             stage.name,
@@ -272,7 +284,7 @@ class Attempt:
             **common,
         )
 
-    def _loaded(self, shares: tuple[OperatorSnapshot, ...]) -> list[Snapshot]:
+    def _loaded(self, shares: Sequence[OperatorSnapshot]) -> list[Snapshot]:
         return [
             Snapshot({c.name: self.store.read_chunk(c) for c in share.chunks}, share.facts or {})
             for share in shares

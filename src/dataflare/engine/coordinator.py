@@ -63,7 +63,8 @@ class _Pending:
 
 
 class Coordinator:
-    """Of one attempt. Tasks are registered before anything runs."""
+    """Of one attempt. Tasks are registered before anything runs. counters: what a manifest says of
+    the rows so far; judge: raises when too many of them have failed."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Coordinator:
         retain: int,
         timeout_s: float,
         counters: Callable[[], Mapping[str, object]],
+        judge: Callable[[], None],
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
@@ -86,7 +88,7 @@ class Coordinator:
         self.all_ended = asyncio.Event()
         self.stopping = False
         self._retain, self._timeout_s = retain, timeout_s
-        self._counters = counters
+        self._counters, self._judge = counters, judge
         self._pending: _Pending | None = None
         self._last_answers: dict[str, Answer] = {}
 
@@ -141,6 +143,7 @@ class Coordinator:
                 help="raise settings.checkpoint.timeout, or look at what is slow",
                 retry=Retry.LATER,
             ) from None
+        self._judge()
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
         await self.pool.submit(self.store.publish, manifest)

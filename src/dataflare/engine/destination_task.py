@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from dataflare.engine.channel import Channel, EndOfStream
+from dataflare.engine.row_errors import FailedRow
 from dataflare.engine.task import Alignment, Answer, Task
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -15,10 +15,11 @@ from dataflare.sdk.destination import Writer
 
 
 class DestinationTask(Task):
-    def __init__(self, *args: Any, writer: Writer, **more: Any) -> None:
+    """on_error: what happens to rows that the destination's system refuses."""
+
+    def __init__(self, *args: Any, writer: Writer, on_error: str, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.writer = writer
-        self._finished = asyncio.Event()
+        self.writer, self._on_error = writer, on_error
 
     @property
     def is_root(self) -> bool:
@@ -42,8 +43,8 @@ class DestinationTask(Task):
                 await self._prepare(alignment.barrier)
                 alignment.release()
         await self.writer.flush()
-        self.has_ended = True
-        self.coordination.ended(self, Answer())
+        await self._settle()
+        await self.finish(Answer())
         await self._until_final()
         await self.writer.aclose()
 
@@ -67,7 +68,26 @@ class DestinationTask(Task):
         metric.seconds += seconds
         self.inbox.done(channel, batch, seconds)
 
+    async def _settle(self) -> None:
+        """Send the rows that the system refuses to where dead letters go."""
+        if self._on_error == "fail":
+            return
+        refused = await self.writer.settle()
+        if not refused:
+            return
+        metric = self.metrics.step(self.name)
+        metric.errors += len(refused)
+        metric.add_out(-len(refused))
+        if self._on_error == "dead_letter":
+            metric.dead_letters += len(refused)
+            await self.send_letters(
+                [FailedRow(self.name, r.code, r.message, r.row, None) for r in refused]
+            )
+
     async def _prepare(self, barrier: Barrier) -> None:
+        if not self.has_ended:
+            await self._settle()
+            await self.broadcast(barrier)
         crash_point("engine.before_prepare")
         committable = await self.writer.prepare(barrier.epoch, final=barrier.final)
         crash_point("engine.after_prepare")

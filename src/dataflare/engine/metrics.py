@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataflare.errors import DataError
+
+_SHARE_FROM_ROWS = 10_000
+
 
 @dataclass
 class StepMetrics:
@@ -48,9 +52,30 @@ class JobMetrics:
 
     def __init__(self, kinds: dict[str, str]) -> None:
         self.steps = {name: StepMetrics(kind) for name, kind in kinds.items()}
+        self.errors_max: dict[str, int | float] = {}
+        self._inner: dict[str, StepMetrics] = {}
 
     def step(self, name: str) -> StepMetrics:
-        return self.steps[name]
+        """The counts of a step; those of stages no user wrote (dead letters) are kept apart."""
+        return self.steps.get(name) or self._inner.setdefault(name, StepMetrics("destination"))
+
+    def check_errors(self) -> None:
+        """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A
+        share is judged from 10,000 rows on."""
+        for name, most in self.errors_max.items():
+            step = self.steps[name]
+            seen = max(step.rows_in or 0, (step.rows_out or 0) + step.errors)
+            allowed = most if isinstance(most, int) else most * seen
+            if isinstance(most, float) and seen < _SHARE_FROM_ROWS:
+                continue
+            if step.errors > allowed:
+                shown = f"{most:,}" if isinstance(most, int) else f"{most:.3g} of {seen:,} rows"
+                raise DataError(
+                    f"step '{name}': {step.errors:,} rows failed, more than max_errors allows ({shown})",
+                    code="E0530",
+                    step=name,
+                    help="look at the dead letters or warnings, mend the data, or raise max_errors",
+                )
 
     def to_json(self) -> dict[str, Any]:
         return {name: step.to_json() for name, step in self.steps.items()}

@@ -86,7 +86,7 @@ class OperatorTask(Task):
             bad = frame[ERROR_COLUMN].is_not_null()
             if bad.any():
                 given = Given(frame, frame.height, lambda: frame)
-                self.runner.errors.take(frame.filter(bad), lowering.sites, given, outcome)
+                self.runner.errors.take(frame.filter(bad), lowering, given, outcome)
             frame = frame.filter(~bad).drop(ERROR_COLUMN, "__row")
         outcome.counts.append((self.name, 0, frame.height))
         more = self.runner.run(Given(frame, frame.height, lambda: frame))

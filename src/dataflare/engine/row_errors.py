@@ -10,7 +10,7 @@ import polars as pl
 
 from dataflare.errors import DataError, DataFlareError
 from dataflare.expr import error_text
-from dataflare.operators.base import ERROR_COLUMN
+from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
 from dataflare.operators.validate import RULE_BROKEN
@@ -47,22 +47,21 @@ class RowErrors:
         self.policies = policies
 
     def take(
-        self, bad: pl.DataFrame, sites: Sequence[tuple[str, str]], given: Given, outcome: Outcome
+        self, bad: pl.DataFrame, lowering: Lowering, given: Given, outcome: Outcome
     ) -> dict[str, int]:
         """Deal with the rows that have a fault. Returns how many were taken out, by step.
         Raises DataError for the first whose step says `fail`."""
-        codes = bad[ERROR_COLUMN]
-        steps = [sites[code // 256][0] for code in codes.unique().sort()]
-        failing = [step for step in dict.fromkeys(steps) if self.policy(step) == "fail"]
-        if failing:
-            place = next(i for i, code in enumerate(codes) if sites[code // 256][0] in failing)
-            raise self._error(self._failed(bad, place, sites, given))
+        sites = [code // 256 for code in bad[ERROR_COLUMN]]
+        policies = {site: self._policy_of(site, lowering) for site in dict.fromkeys(sites)}
+        for index, site in enumerate(sites):
+            if policies[site] == "fail":
+                raise self._error(self._failed(bad, index, lowering, given))
         taken: dict[str, int] = {}
-        for index, code in enumerate(codes):
-            step = sites[code // 256][0]
+        for index, site in enumerate(sites):
+            step = lowering.sites[site][0]
             taken[step] = taken.get(step, 0) + 1
-            if self.policy(step) == "dead_letter":
-                outcome.failed.append(self._failed(bad, index, sites, given))
+            if policies[site] == "dead_letter":
+                outcome.failed.append(self._failed(bad, index, lowering, given))
         for step, rows in taken.items():
             outcome.count_errors(step, rows)
         return taken
@@ -106,11 +105,13 @@ class RowErrors:
     def policy(self, step: str) -> str:
         return self.policies.get(step, "fail")
 
-    def _failed(
-        self, bad: pl.DataFrame, index: int, sites: Sequence[tuple[str, str]], given: Given
-    ) -> FailedRow:
+    def _policy_of(self, site: int, lowering: Lowering) -> str:
+        """What the site's own config says, else the step's `on_error`."""
+        return lowering.policies.get(site) or self.policy(lowering.sites[site][0])
+
+    def _failed(self, bad: pl.DataFrame, index: int, lowering: Lowering, given: Given) -> FailedRow:
         code = int(bad[ERROR_COLUMN][index])
-        step, shown = sites[code // 256]
+        step, shown = lowering.sites[code // 256]
         kind = code % 256
         error_code, text = _KINDS.get(kind) or error_text(kind)
         number = int(bad["__row"][index])

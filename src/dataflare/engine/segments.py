@@ -171,7 +171,7 @@ class SegmentRunner:
         if lowering.sites:
             bad = frame[ERROR_COLUMN].is_not_null()
             if bad.any():
-                failed = self.errors.take(frame.filter(bad), lowering.sites, given, outcome)
+                failed = self.errors.take(frame.filter(bad), lowering, given, outcome)
                 frame = frame.filter(~bad)
             frame = frame.drop(ERROR_COLUMN, ROW_COLUMN)
         elif fallible:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from dataflare.engine.channel import END, Channel, Inbox
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
+from dataflare.engine.row_errors import FailedRow
 from dataflare.engine.segments import Outcome
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -79,11 +80,14 @@ class Task(ABC):
         pool: WorkerPool,
         metrics: JobMetrics,
         coordination: Coordination,
+        letter_edges: Mapping[str, int],
+        letters: Callable[[Sequence[FailedRow]], pl.DataFrame],
     ) -> None:
         self.stage, self.name, self.subtask = stage, name, subtask
         self.outputs = {output.edge: output for output in outputs}
         self.inbox, self.pool, self.metrics = inbox, pool, metrics
         self.coordination = coordination
+        self._letter_edges, self._letters = letter_edges, letters
         self.answered_epoch = 0
         self.has_ended = False
 
@@ -118,6 +122,15 @@ class Task(ABC):
         for edge, frame in outcome.frames:
             if frame.height:
                 await self.send(edge, frame)
+        await self.send_letters(outcome.failed)
+
+    async def send_letters(self, failed: Sequence[FailedRow]) -> None:
+        """Send failed rows to where their steps' dead letters go."""
+        by_edge: dict[int, list[FailedRow]] = {}
+        for letter in failed:
+            by_edge.setdefault(self._letter_edges[letter.step], []).append(letter)
+        for edge, group in by_edge.items():
+            await self.send(edge, self._letters(group))
 
     async def send(self, edge: int, frame: pl.DataFrame) -> None:
         output = self.outputs[edge]

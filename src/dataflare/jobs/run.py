@@ -42,6 +42,7 @@ from dataflare.jobs.recovery import Recovered, forget, open_committers, recover
 from dataflare.jobs.result import RunResult
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
+from dataflare.planner.dead_letters import error_handling
 from dataflare.sdk.context import Policy
 from dataflare.sdk.destination import Committer
 from dataflare.workflow.places import mentioned
@@ -83,6 +84,11 @@ class _Run:
         self.warnings: list[str] = []
         self.started = time.monotonic()
         self.metrics = JobMetrics({step.name: step.kind for step in workflow.steps()})
+        self.metrics.errors_max = {
+            step.name: handling.max_errors
+            for step in workflow.steps()
+            if (handling := error_handling(workflow, step.name)).max_errors is not None
+        }
         self.reporter = Reporter(self.metrics, options.listener)
         self.resumed_from: int | None = None
         self.checkpoints = 0
@@ -93,7 +99,9 @@ class _Run:
     async def run(self) -> RunResult:
         self.stop = asyncio.Event()
         with self._signals():
-            plan = await plan_async(self.workflow, policy=self.options.policy)
+            plan = await plan_async(
+                self.workflow, home=self.options.home, policy=self.options.policy
+            )
             if plan.stages.commits_wait:
                 self.reporter.say(
                     "everything is committed at the end of the run: see `dataflare plan`"
@@ -279,7 +287,7 @@ class _Run:
         self, plan: Plan, start: Start, store: LocalStore, committers: Mapping[str, Committer]
     ) -> Ending:
         policies = {
-            step.name: (step.error_handling or self.workflow.settings.error_handling).on_error
+            step.name: error_handling(self.workflow, step.name).on_error
             for step in self.workflow.steps()
         }
         attempt = Attempt(

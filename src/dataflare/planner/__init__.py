@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs
+from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
 from dataflare.planner.physical import PhysicalPlan, physical
@@ -44,7 +45,7 @@ class Plan:
 def plan(workflow: Workflow, *, home: Path | None = None, policy: Policy | None = None) -> Plan:
     """The plan of a workflow. Opens sources for their schemas. Raises what is wrong, all at once
     where it is in the file."""
-    return asyncio.run(plan_async(workflow, policy=policy))
+    return asyncio.run(plan_async(workflow, home=home, policy=policy))
 
 
 def check(workflow: Workflow, *, policy: Policy | None = None) -> None:
@@ -55,9 +56,14 @@ def check(workflow: Workflow, *, policy: Policy | None = None) -> None:
 
 
 async def plan_async(
-    workflow: Workflow, *, policy: Policy | None = None, optimise: bool = True
+    workflow: Workflow,
+    *,
+    home: Path | None = None,
+    policy: Policy | None = None,
+    optimise: bool = True,
 ) -> Plan:
-    """The same inside a running event loop. optimise: False keeps the plan as written."""
+    """The same inside a running event loop. home: where local dead letters lie. optimise: False
+    keeps the plan as written."""
     written = await bind_workflow(workflow, policy=policy)
     check_changelogs(written)
     found = guarantees(written)
@@ -69,10 +75,11 @@ async def plan_async(
     stages = physical(
         graph,
         parallelism=workflow.settings.parallelism,
-        bounded=all(
-            n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)
-        ),
+        bounded=all(n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)),
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
+        letters=letter_destinations(
+            workflow, (home or Path(".dataflare")) / workflow.name / STEP, policy
+        ),
     )
     return Plan(workflow, written, graph, stages, found)

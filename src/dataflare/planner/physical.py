@@ -7,12 +7,14 @@ stage: its inputs send to the same edge. Everything here is frozen and pickles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from dataflare.errors import InternalError
 from dataflare.model.types import Schema
 from dataflare.operators.base import Branch, LookupTable, RowOperator, StatefulOperator
 from dataflare.operators.lookup import Lookup
+from dataflare.planner.dead_letters import LETTERS
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -59,7 +61,7 @@ class Segment:
 @dataclass(frozen=True)
 class Stage:
     """Exactly one of source, operator and destination is set. body: what follows a source or an
-    operator; None for a destination."""
+    operator; None for a destination. letters: by step, the edge its dead letters travel on."""
 
     id: int
     name: str
@@ -70,6 +72,7 @@ class Stage:
     source: SourceConnector | None = None
     operator: StatefulOperator | None = None
     destination: DestinationConnector | None = None
+    letters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, LookupTable]:
@@ -99,10 +102,33 @@ def physical(
     bounded: bool,
     commits_wait: bool,
     changelogs: frozenset[str],
+    letters: Mapping[str, DestinationConnector] | None = None,
 ) -> PhysicalPlan:
-    """Cut a logical plan into stages."""
+    """Cut a logical plan into stages. letters: the dead-letter destination of steps that need one."""
     built = _Builder(graph, parallelism).build(bounded, commits_wait)
-    return replace(built, changelogs=changelogs)
+    return with_letters(replace(built, changelogs=changelogs), letters or {})
+
+
+def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]) -> PhysicalPlan:
+    """The plan with a stage for each dead-letter destination, reached from every stage that runs a
+    step of its."""
+    stages, edges = list(plan.stages), list(plan.edges)
+    connectors = list(dict.fromkeys(letters.values()))
+    ids = {connector: len(stages) + index for index, connector in enumerate(connectors)}
+    for place, stage in enumerate(plan.stages):
+        routes: dict[str, int] = {}
+        for connector in connectors:
+            steps = [step for step in stage.steps if letters.get(step) is connector]
+            if steps:
+                edge = Edge(len(edges), stage.id, ids[connector], "gather", (), LETTERS)
+                edges.append(edge)
+                routes.update(dict.fromkeys(steps, edge.id))
+        stages[place] = replace(stage, letters=routes)
+    for connector in connectors:
+        name = connector.context.step
+        made = Stage(ids[connector], name, (name,), 1, LETTERS, destination=connector)
+        stages.append(made)
+    return replace(plan, stages=tuple(stages), edges=tuple(edges))
 
 
 class _Builder:
@@ -190,14 +216,20 @@ class _Builder:
         return segments, edges
 
     def _chain(
-        self, stage: int, operators: tuple[RowOperator, ...], node: RowsNode | UnionNode, steps: list[str]
+        self,
+        stage: int,
+        operators: tuple[RowOperator, ...],
+        node: RowsNode | UnionNode,
+        steps: list[str],
     ) -> Segment:
         """A segment of operators; what follows alone is part of the same query."""
         segments, edges = self._behind(stage, Port(node.id), node.schema, steps)
         if len(segments) == 1 and not edges:
             only = segments[0]
             return Segment((*operators, *only.operators), only.schema, only.branch, only.children)
-        return Segment(operators, node.schema, None, ((None, node.schema, tuple(segments), tuple(edges)),))
+        return Segment(
+            operators, node.schema, None, ((None, node.schema, tuple(segments), tuple(edges)),)
+        )
 
     def _branch(self, stage: int, node: BranchNode, schema: Schema, steps: list[str]) -> Segment:
         children = []

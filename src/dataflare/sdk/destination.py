@@ -15,6 +15,7 @@ The protocol (one for every destination, so that nothing is lost or doubled):
 from __future__ import annotations
 
 import enum
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,11 +59,29 @@ class DestinationCapabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Where a destination's rows lie. place: the same text for the same place. shared: other
+    destinations of the workflow may write there too, because rows are only added."""
+
+    place: str
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WriteStats:
     """What a `write_batch` took: rows and bytes, as near as is cheap to know."""
 
     rows: int
     num_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row the system does not take. row: its columns; code and message: why (E0510 and others)."""
+
+    row: Mapping[str, Any]
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +139,19 @@ class DestinationConnector(ABC):
     def capabilities(self) -> DestinationCapabilities:
         """What holds for this config. No I/O."""
 
+    def writes_to(self) -> Target | None:
+        """Where it writes; None for a place that any number may write to. Read from `path`, `table`
+        and `mode` of the config; connectors that name their place otherwise override it. No I/O but
+        for links in the path."""
+        path, table = (getattr(self.config, name, None) for name in ("path", "table"))
+        if not isinstance(path, str):
+            return None
+        place = os.path.realpath(self.context.base / path)
+        if table is None:
+            return Target(place)
+        shared = getattr(self.config, "mode", None) in ("append", "upsert")
+        return Target(f"the table {table} in {place}", shared)
+
     async def validate(self, schema: Schema) -> None:
         """Say what is wrong before anything is written: rights, a missing table or key column."""
 
@@ -142,6 +174,14 @@ class Writer(ABC):
 
     async def flush(self) -> None:
         """Send what is held back. Called when input pauses; makes nothing visible by itself."""
+
+    async def settle(self) -> Sequence[RefusedRow]:
+        """Leave out of the epoch the staged rows that the system refuses, and return them.
+
+        Called before each `prepare` and at the end of input, only where refused rows may be left
+        out (`on_error` skip or dead_letter); else `prepare` raises for the first of them.
+        """
+        return ()
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         """Make all rows since the last prepare durable, and answer with their committable.

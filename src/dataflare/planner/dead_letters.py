@@ -1,0 +1,87 @@
+"""Where rows that cannot be processed go: one more destination, committed with the checkpoint.
+
+Always true: what goes there has one schema, LETTERS, whatever the step; the original row is JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataflare.model.types import INT64, STRING, TIMESTAMP_UTC, Field, Schema
+from dataflare.sdk import registry
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.workflow.load import bind
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+    from dataflare.workflow.settings import DeadLetter, ErrorHandling
+
+STEP = "dead_letters"
+"""The name of the stage; with a number where a workflow has several."""
+
+LETTERS = Schema(
+    (
+        Field("id", STRING),
+        Field("step", STRING),
+        Field("code", STRING),
+        Field("message", STRING),
+        Field("attempts", INT64),
+        Field("failed_at", TIMESTAMP_UTC),
+        Field("run_id", STRING),
+        Field("position", STRING),
+        Field("row", STRING),
+    )
+)
+
+
+def error_handling(workflow: Workflow, step: str) -> ErrorHandling:
+    """What a step does with errors."""
+    return workflow.step(step).error_handling or workflow.settings.error_handling
+
+
+def may_fail_there(workflow: Workflow, step: str) -> bool:
+    """Whether rows of the step may become dead letters."""
+    if error_handling(workflow, step).on_error == "dead_letter":
+        return True
+    config: Mapping[str, Any] = workflow.step(step).config
+    rules = config.get("rules") or ()
+    return config.get("on_miss") == "dead_letter" or any(
+        isinstance(rule, Mapping) and rule.get("on_fail") == "dead_letter" for rule in rules
+    )
+
+
+def letter_destinations(
+    workflow: Workflow, folder: Path, policy: Policy | None = None
+) -> dict[str, DestinationConnector]:
+    """The dead-letter destination of each step that may need one; steps with the same share it.
+
+    folder: where local dead letters lie when nothing else is said.
+    """
+    made: dict[str, DestinationConnector] = {}
+    found: dict[str, DestinationConnector] = {}
+    for step in workflow.steps():
+        if not may_fail_there(workflow, step.name):
+            continue
+        spec = error_handling(workflow, step.name).dead_letter
+        key = spec.model_dump_json() if spec is not None else ""
+        if key not in made:
+            name = STEP if not made else f"{STEP}_{len(made) + 1}"
+            made[key] = _destination(spec, folder, workflow.base, name, policy or Policy())
+        found[step.name] = made[key]
+    return found
+
+
+def _destination(
+    spec: DeadLetter | None, folder: Path, base: Path, name: str, policy: Policy
+) -> DestinationConnector:
+    context = ConnectorContext(name, base, policy)
+    if spec is None or spec.type is None:
+        path = str(folder.absolute()) if spec is None else str(spec.path)
+        class_ = registry.destination("file")
+        config: Any = {"path": path, "format": "ndjson", "mode": "append"}
+    else:
+        class_, config = registry.destination(spec.type), spec.config
+    return class_(bind(class_.Config, config, step=name), context)
