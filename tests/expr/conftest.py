@@ -1,7 +1,11 @@
-"""Hypothesis draws the same examples each time; `--hypothesis-seed` and `-p soak` look further."""
+"""Hypothesis draws the same examples each time, so that a failure is one for everybody."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import oracle
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -11,9 +15,9 @@ settings.register_profile(
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile(
-    "expr-soak",
-    deadline=None,
-    max_examples=3000,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_the_judge() -> Iterator[None]:
+    yield
+    oracle.close()

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 from hypothesis import strategies as st
-
 from oracle import COLUMNS, frame
 
 TEXT = st.one_of(
@@ -168,7 +167,9 @@ def _split(text: str) -> list[str]:
 
 
 _HOLE = re.compile(r"\{(@|[a-z]+)([.!]?)\}")
-_CHOICE = re.compile(r"<([^<>]*;[^<>]*)>|<(<;>=)>|<(=;<>;<;<=;>;>=;==;!=)>|<(=;<>;<;<=;>;>=)>|<(=;<;>=)>")
+_CHOICE = re.compile(
+    r"<([^<>]*;[^<>]*)>|<(<;>=)>|<(=;<>;<;<=;>;>=;==;!=)>|<(=;<>;<;<=;>;>=)>|<(=;<;>=)>"
+)
 
 
 Choose = Callable[[Sequence[str]], str]

@@ -36,6 +36,13 @@ def connection() -> Any:
     return _connection
 
 
+def close() -> None:
+    global _connection
+    if _connection is not None:
+        _connection.close()
+        _connection = None
+
+
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA.to_polars(), orient="row")
 
@@ -45,7 +52,9 @@ def duckdb_values(text: str, data: pl.DataFrame) -> list[Any]:
     try:
         return _duckdb(text, data)
     except duckdb.Error as error:
-        if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
+        if isinstance(
+            error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException
+        ):
             raise
         if data.height == 1:
             return [ERROR]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from generate import expressions, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generate import expressions, frames
 from oracle import differences
 
 KINDS = ("int", "double", "dec", "text", "bool", "date", "ts")

@@ -167,7 +167,9 @@ def test_syntax_and_functions_are_checked_without_a_schema() -> None:
         parse("uper(x)")
 
 
-def with_variable(text: str, value: object, type_: t.DataType, *, secret: bool = False) -> SourceText:
+def with_variable(
+    text: str, value: object, type_: t.DataType, *, secret: bool = False
+) -> SourceText:
     """`text` holds ${x}: as the workflow's loader makes it."""
     template = text.replace("${param:x}", "__00______")
     line = f'    config: {{condition: "{text}"}}'
@@ -213,7 +215,9 @@ def test_a_secret_is_not_shown_by_an_error_or_a_print() -> None:
     with pytest.raises(ExpressionError) as caught:
         check(text, SCHEMA)
     assert "hunter2" not in render(caught.value)
-    typed = check(with_variable("hmac(status, ${param:x})", "hunter2", t.STRING, secret=True), SCHEMA)
+    typed = check(
+        with_variable("hmac(status, ${param:x})", "hunter2", t.STRING, secret=True), SCHEMA
+    )
     assert "hunter2" not in repr(typed)
     assert "hunter2" not in str(ExprText(text))
 
@@ -247,7 +251,9 @@ def test_a_checked_expression_pickles_and_an_expression_text_too() -> None:
         ("upper(status) FILTER (WHERE flag)", "E0205", "upper", "FILTER is for aggregate functions"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_measure_is_pointed_to(measure: str, code: str, place: str, message: str) -> None:
+def test_what_is_wrong_with_a_measure_is_pointed_to(
+    measure: str, code: str, place: str, message: str
+) -> None:
     with pytest.raises(ExpressionError) as caught:
         check_measures({"m": written(measure)}, SCHEMA, step="totals")
     assert (caught.value.code, pointed(caught.value)) == (code, place)

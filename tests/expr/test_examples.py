@@ -38,7 +38,9 @@ def test_there_are_more_than_a_hundred_functions_and_each_is_described() -> None
 
 
 def test_each_function_shows_an_example_unless_it_needs_rows() -> None:
-    bare = [r.name for r in functions() if not r.examples and r.group != "aggregate" and not r.needs]
+    bare = [
+        r.name for r in functions() if not r.examples and r.group != "aggregate" and not r.needs
+    ]
     assert bare == []
 
 
@@ -54,7 +56,9 @@ def test_an_unknown_function_names_the_nearest() -> None:
     assert caught.value.help == "did you mean 'upper'?"
 
 
-@pytest.mark.parametrize("row", [r for r in functions() if r.group == "aggregate"], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "row", [r for r in functions() if r.group == "aggregate"], ids=lambda r: r.name
+)
 def test_each_aggregate_can_be_used_in_a_measure(row: object) -> None:
     arguments = {
         "count_if": "p", "bool_and": "p", "bool_or": "p", "string_agg": "s", "quantile": "x, 0.5",
@@ -63,7 +67,9 @@ def test_each_aggregate_can_be_used_in_a_measure(row: object) -> None:
     name = row.name  # type: ignore[attr-defined]
     schema = Schema.of({"x": "int64", "s": "string", "p": "bool"})
     made = check_measures({"m": f"{name}({arguments.get(name, 'x')})"}, schema)
-    rows = pl.DataFrame({"x": [1, 2, None], "s": ["a", "b", None], "p": [True, None, True]})[[1, 2, 0]]
+    rows = pl.DataFrame({"x": [1, 2, None], "s": ["a", "b", None], "p": [True, None, True]})[
+        [1, 2, 0]
+    ]
     derived = rows.with_columns(**{n: t.lower().value for n, t in made.inputs})
     merged = derived.select(made.partial()).select(made.merge())
     assert dict(merged.schema) == dict(made.state.to_polars())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import duckdb
@@ -10,10 +11,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import same
 
 from dataflare.expr import Aggregation, check_measures
 from dataflare.model.types import Schema
-from oracle import same
 
 SCHEMA = Schema.of(
     {"k": "int64", "i": "int64", "n": "int32", "f": "float64", "c": "decimal(10, 2)", "b": "decimal(38, 2)", "s": "string", "p": "bool"}
@@ -84,7 +85,7 @@ def test_merged_partials_equal_the_whole(keys: list[str]) -> None:
     def law(rows: list[dict[str, Any]], cuts: list[int]) -> None:
         data = frame(rows)
         edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-        parts = [reduce(made, data[a:b], keys) for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [reduce(made, data[a:b], keys) for a, b in itertools.pairwise(edges)]
         for part in parts:
             assert dict(part.select(made.state.names).schema) == dict(made.state.to_polars())
         early = merged(made, [through_ipc(part) for part in parts[:2]], keys)
@@ -99,10 +100,12 @@ def test_merged_partials_equal_the_whole(keys: list[str]) -> None:
 def test_measures_mean_what_duckdb_means() -> None:
     made = check_measures(MEASURES, SCHEMA)
     database = duckdb.connect()
-    picked = {name: text for name, text in MEASURES.items() if name not in ("any_s", "first_s", "last_s")}
+    picked = {
+        name: text for name, text in MEASURES.items() if name not in ("any_s", "first_s", "last_s")
+    }
 
     @settings(settings.get_profile("expr"), max_examples=60)
-    @given(st.lists(ROWS, max_size=12))
+    @given(st.lists(ROWS, min_size=1, max_size=12))
     def law(rows: list[dict[str, Any]]) -> None:
         data = frame(rows)
         ours = finished(made, reduce(made, data, []), [])[0]
@@ -119,7 +122,13 @@ def test_measures_mean_what_duckdb_means() -> None:
 def test_a_sum_that_does_not_fit_is_an_error_of_the_group() -> None:
     made = check_measures({"total": "sum(i)", "wide": "sum(b)"}, SCHEMA)
     big = 2**62
-    data = frame([{"k": 1, "i": big, "b": 10**35 * 9}, {"k": 1, "i": big, "b": 10**35 * 9}, {"k": 2, "i": big - 1}])
+    data = frame(
+        [
+            {"k": 1, "i": big, "b": 10**35 * 9},
+            {"k": 1, "i": big, "b": 10**35 * 9},
+            {"k": 2, "i": big - 1},
+        ]
+    )
     state = reduce(made, data, ["k"]).sort("k")
     total = made.finish()["total"]
     assert total.error is not None

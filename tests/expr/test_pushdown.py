@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from generate import expressions, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import COLUMNS, SCHEMA, connection, frame, same
 
 from dataflare.expr import Typed, check
 from dataflare.model.types import Schema
-from generate import expressions, frames
-from oracle import COLUMNS, SCHEMA, connection, frame, same
 
 PLAIN = ("i64", "j64", "s", "r", "f", "g")
 TEMPLATES = (
@@ -28,14 +28,22 @@ def ours(typed: Typed, data: pl.DataFrame) -> list[Any]:
 
 
 @settings(settings.get_profile("expr"), max_examples=100)
-@given(st.sampled_from(TEMPLATES), st.permutations(PLAIN[:2]), st.permutations(PLAIN[2:4]), frames())
-def test_sqlite_answers_the_same(template: str, ints: list[str], texts: list[str], data: pl.DataFrame) -> None:
+@given(
+    st.sampled_from(TEMPLATES), st.permutations(PLAIN[:2]), st.permutations(PLAIN[2:4]), frames()
+)
+def test_sqlite_answers_the_same(
+    template: str, ints: list[str], texts: list[str], data: pl.DataFrame
+) -> None:
     typed = check(template.format(*ints, *texts, "f", "g"), SCHEMA)
     sql = typed.to_sql("sqlite")
     assert sql is not None
     database = sqlite3.connect(":memory:")
-    database.execute("CREATE TABLE rows (n INTEGER, i64 INTEGER, j64 INTEGER, s TEXT, r TEXT, f REAL, g REAL)")
-    kept = data.filter(~pl.any_horizontal(pl.col("f").is_nan(), pl.col("g").is_nan()).fill_null(False))
+    database.execute(
+        "CREATE TABLE rows (n INTEGER, i64 INTEGER, j64 INTEGER, s TEXT, r TEXT, f REAL, g REAL)"
+    )
+    kept = data.filter(
+        ~pl.any_horizontal(pl.col("f").is_nan(), pl.col("g").is_nan()).fill_null(False)
+    )
     rows = [(n, *row) for n, row in enumerate(kept.select(PLAIN).rows())]
     database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     found = database.execute(f"SELECT {sql.text} FROM rows ORDER BY n", sql.params).fetchall()
@@ -51,7 +59,9 @@ def test_duckdb_answers_the_same(text: str, data: pl.DataFrame) -> None:
         return
     database = connection()
     database.register("rows", data.to_arrow())
-    found = pl.from_arrow(database.sql(f"SELECT {sql.text} AS x FROM rows", params=list(sql.params)).to_arrow_table())
+    found = pl.from_arrow(
+        database.sql(f"SELECT {sql.text} AS x FROM rows", params=list(sql.params)).to_arrow_table()
+    )
     assert isinstance(found, pl.DataFrame)
     assert all(map(same, found["x"].to_list(), ours(typed, data)))
 
@@ -62,8 +72,18 @@ def test_duckdb_answers_the_same(text: str, data: pl.DataFrame) -> None:
         ("i64 > 5", '("i64" > 5)', '("i64" > 5)', '("i64" > 5)'),
         ("s >= 'a'", '("s" >= ?)', '("s" >= ?)', '("s" COLLATE "C" >= CAST(? AS text))'),
         ("p", '"p"', None, '"p"'),
-        ("ts < '2024-01-01'", '("ts" < CAST(? AS TIMESTAMP))', None, '("ts" < CAST(? AS timestamp))'),
-        ("tz < '2024-01-01'", '("tz" < CAST(? AS TIMESTAMPTZ))', None, '("tz" < CAST(? AS timestamptz))'),
+        (
+            "ts < '2024-01-01'",
+            '("ts" < CAST(? AS TIMESTAMP))',
+            None,
+            '("ts" < CAST(? AS timestamp))',
+        ),
+        (
+            "tz < '2024-01-01'",
+            '("tz" < CAST(? AS TIMESTAMPTZ))',
+            None,
+            '("tz" < CAST(? AS timestamptz))',
+        ),
         ("s LIKE 'a%'", '("s" LIKE ?)', None, "(\"s\" LIKE CAST(? AS text) ESCAPE '')"),
         ("i64 + 1 > 5", None, None, None),
         ("upper(s) = 'A'", None, None, None),
@@ -93,5 +113,5 @@ def test_conjuncts_are_pushed_down_one_by_one() -> None:
     parts = typed.conjuncts()
     assert [part.columns for part in parts] == [{"i64"}, {"s"}, {"f"}]
     assert [part.to_sql("sqlite") is not None for part in parts] == [True, False, True]
-    data = frame([{name: None for name in COLUMNS} | {"i64": 6, "s": "a", "f": 0.5}])
+    data = frame([dict.fromkeys(COLUMNS) | {"i64": 6, "s": "a", "f": 0.5}])
     assert [ours(part, data) for part in parts] == [[True], [True], [True]]

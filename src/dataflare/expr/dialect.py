@@ -6,11 +6,12 @@ Always true: a function call parses to `Anonymous` with the name that was typed;
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
-from sqlglot.tokens import Token, TokenType
+from sqlglot.parsers.duckdb import DuckDBParser
+from sqlglot.tokenizer_core import Token, TokenType
 
 
 class Rejected(Exception):
@@ -47,18 +48,18 @@ class Expressions(DuckDB):
 
     INDEX_OFFSET = 0
 
-    class Parser(DuckDB.Parser):  # type: ignore[name-defined, misc]
-        FUNCTIONS: dict[str, Any] = {}  # noqa: RUF012
+    class Parser(DuckDBParser):
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}
         FUNCTION_PARSERS = {  # noqa: RUF012
             "CAST": lambda self: self._parse_cast_to(exp.Cast),
             "TRY_CAST": lambda self: self._parse_cast_to(exp.TryCast),
             "EXTRACT": lambda self: self._parse_extract(),
         }
-        NO_PAREN_FUNCTIONS: dict[Any, Any] = {}  # noqa: RUF012
+        NO_PAREN_FUNCTIONS: ClassVar[dict[Any, Any]] = {}
         NO_PAREN_FUNCTION_PARSERS = {"CASE": lambda self: self._parse_case()}  # noqa: RUF012
 
         COLUMN_OPERATORS = {  # noqa: RUF012
-            **DuckDB.Parser.COLUMN_OPERATORS,
+            **DuckDBParser.COLUMN_OPERATORS,
             TokenType.ARROW: _json("json_extract"),
             TokenType.DARROW: _json("json_extract_string"),
         }

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlglot.errors import ErrorLevel, SqlglotError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from dataflare.errors import ExpressionError
-from dataflare.expr import problems, registry
+from dataflare.expr import problems
 from dataflare.expr.convert import Converter
 from dataflare.expr.dialect import Expressions, Rejected
 from dataflare.expr.problems import problem
@@ -132,7 +131,7 @@ def _quoted_variable(
             f"the variable {shown} cannot be part of a name",
             notes=["in an expression a variable is a value, never text"],
         )
-    parts = [part for part in inner.partition(placeholder)]
+    parts = list(inner.partition(placeholder))
     pieces = [f"'{parts[0]}'" if parts[0] else "", shown, f"'{parts[2]}'" if parts[2] else ""]
     return problem(
         source,
@@ -246,7 +245,3 @@ def _unexpected(
 
 def _not_allowed(source: SourceText, span: tuple[int, int], what: str) -> ExpressionError:
     return problem(source, span, problems.NOT_ALLOWED, f"{what} is not allowed in an expression")
-
-
-def is_statement(tree: Any) -> bool:
-    return type(tree).__name__ in ("Select", "Union", "Subquery", "Exists")

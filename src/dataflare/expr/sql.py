@@ -40,9 +40,9 @@ class Speller:
         spelling = registry.row(node.op).sql.get(self.dialect)
         if spelling is None:
             return None
-        if callable(spelling):
-            return spelling(self, node)
-        return self.template(spelling, node.args)
+        if isinstance(spelling, str):
+            return self.template(spelling, node.args)
+        return spelling(self, node)
 
     def template(self, template: str, args: tuple[Node, ...]) -> str | None:
         parts = [self.spell(arg) for arg in args]

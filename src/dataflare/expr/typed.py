@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from dataflare.errors import ExpressionError
 from dataflare.expr import problems, registry, sqltypes
-from dataflare.expr.check import Checker, convert
+from dataflare.expr.check import Checker
+from dataflare.expr.conversions import convert
 from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
 from dataflare.expr.text import ExprText

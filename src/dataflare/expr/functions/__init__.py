@@ -6,6 +6,7 @@ from dataflare.expr.functions import (  # noqa: F401
     conditional,
     formats,
     hashing,
+    instants,
     json,
     logic,
     mask,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.registry import Example, Resolver, register
 from dataflare.expr.tree import STAR, Node
 from dataflare.model import types as t
@@ -137,7 +138,7 @@ def _add(
 ) -> None:
     register(
         name, signature, summary, *examples, group="aggregate", resolve=resolve, aliases=aliases
-    )  # type: ignore[arg-type]
+    )
 
 
 _add(
@@ -167,8 +168,20 @@ _add("last", "last(x: T) -> T", "The value of the row that came last.", _same)
 _add(
     "any_value", "any_value(x: T) -> T", "A value that is not NULL.", _same, aliases=("arbitrary",)
 )
-_add("arg_max", "arg_max(x: T, by: any) -> T", "The value of the row where `by` is greatest.", _arg_best, aliases=("max_by", "argmax"))
-_add("arg_min", "arg_min(x: T, by: any) -> T", "The value of the row where `by` is least.", _arg_best, aliases=("min_by", "argmin"))
+_add(
+    "arg_max",
+    "arg_max(x: T, by: any) -> T",
+    "The value of the row where `by` is greatest.",
+    _arg_best,
+    aliases=("max_by", "argmax"),
+)
+_add(
+    "arg_min",
+    "arg_min(x: T, by: any) -> T",
+    "The value of the row where `by` is least.",
+    _arg_best,
+    aliases=("min_by", "argmin"),
+)
 _add(
     "stddev_samp",
     "stddev_samp(x: float64) -> float64",

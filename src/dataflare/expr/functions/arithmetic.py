@@ -10,7 +10,8 @@ import polars as pl
 
 from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of
-from dataflare.expr.check import Call, convert, meeting_type
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert, meeting_type
 from dataflare.expr.functions.times import add_times, negate_time, resolve_times
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
@@ -205,13 +206,7 @@ def _float_remainder(a: pl.Expr, b: pl.Expr) -> pl.Expr:
     x, y = a.cast(pl.Int64, strict=False), b.cast(pl.Int64, strict=False)
     whole = (x.cast(pl.Float64) == a) & (y.cast(pl.Float64) == b) & (y != 0)
     exact = (x - y * x.truncdiv(y)).cast(pl.Float64)
-    return (
-        pl.when(b.is_infinite() & a.is_finite())
-        .then(a)
-        .when(whole)
-        .then(exact)
-        .otherwise(rest)
-    )
+    return pl.when(b.is_infinite() & a.is_finite()).then(a).when(whole).then(exact).otherwise(rest)
 
 
 def _digits(node: Node, place: int, value: pl.Expr) -> pl.Expr:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from dataflare.expr.check import Call, convert, meeting_type
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert, meeting_type
 from dataflare.expr.functions.logic import unorderable
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register

@@ -8,8 +8,9 @@ import polars as pl
 
 from dataflare.expr import problems, rowerrors
 from dataflare.expr.calendar import in_range
-from dataflare.expr.check import Call, convert
-from dataflare.expr.functions.temporal import _moment as moment_of
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
+from dataflare.expr.functions.temporal import moment_of
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
@@ -57,7 +58,9 @@ def _resolve_strftime(call: Call) -> Node:
         return Node("literal", t.STRING)
     if moment.type.name == "date":
         moment = convert(moment, t.TIMESTAMP)
-    return call.node(t.STRING, [moment], _translated(call, 1, _WRITE, moment.type.timezone is not None))
+    return call.node(
+        t.STRING, [moment], _translated(call, 1, _WRITE, moment.type.timezone is not None)
+    )
 
 
 def _resolve_strptime(call: Call) -> Node:
@@ -68,11 +71,13 @@ def _resolve_strptime(call: Call) -> Node:
     if call.args[1].is_null:
         return Node("literal", t.TIMESTAMP)
     pattern = _translated(call, 1, _READ, True).replace(".%f", "%.f").replace("%f", "%6f")
-    if not re.search(r"%[dj]", pattern) or "%Y" not in pattern and "%y" not in pattern:
+    if not re.search(r"%[dj]", pattern) or ("%Y" not in pattern and "%y" not in pattern):
         raise call.fail("the format must hold a whole date: year, month and day", arg=1,
                         code=problems.BAD_LITERAL)  # fmt: skip
     zoned = "%z" in pattern
-    return call.node(t.TIMESTAMP_UTC if zoned else t.TIMESTAMP, [convert(call.args[0], t.STRING)], pattern)
+    return call.node(
+        t.TIMESTAMP_UTC if zoned else t.TIMESTAMP, [convert(call.args[0], t.STRING)], pattern
+    )
 
 
 def _strptime(node: Node, text: pl.Expr) -> Lowered | pl.Expr:
@@ -87,10 +92,14 @@ def _strptime(node: Node, text: pl.Expr) -> Lowered | pl.Expr:
 def _resolve_to_date(call: Call) -> Node:
     call.arity(1, 2)
     if len(call.args) == 1:
-        if not (call.args[0].type.is_text or call.args[0].type.name in ("timestamp", "date", "null")):
+        if not (
+            call.args[0].type.is_text or call.args[0].type.name in ("timestamp", "date", "null")
+        ):
             raise call.fail(f"to_date() expects string, not {call.args[0].type}", arg=0)
         return Node("cast", t.DATE, (call.args[0],), False)
-    parsed = Node("strptime", t.TIMESTAMP, _resolve_strptime(call).args, _resolve_strptime(call).value)
+    parsed = Node(
+        "strptime", t.TIMESTAMP, _resolve_strptime(call).args, _resolve_strptime(call).value
+    )
     return Node("cast", t.DATE, (parsed,), False)
 
 

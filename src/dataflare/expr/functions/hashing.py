@@ -10,9 +10,10 @@ import polars as pl
 import polars_hash  # noqa: F401  (adds the .chash and .nchash namespaces)
 
 from dataflare.expr import rowerrors
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.lowered import Lowered, fail_where
-from dataflare.expr.registry import register
+from dataflare.expr.registry import Lowering, register
 from dataflare.expr.tree import ROWKEY_COLUMN, Node
 from dataflare.model import types as t
 
@@ -24,7 +25,7 @@ _UTF8 = (
 )
 
 
-def _digest(namespace: str, method: str) -> object:
+def _digest(namespace: str, method: str) -> Lowering:
     return lambda node, x: getattr(getattr(x, namespace), method)()
 
 
@@ -88,15 +89,40 @@ def _uuid(node: Node) -> pl.Expr:
 
 
 for _name, _space, _method, _text, _value in (
-    ("md5", "nchash", "md5", "The MD5 digest, as 32 hexadecimal digits.", "0cc175b9c0f1b6a831c399e269772661"),
-    ("sha1", "nchash", "sha1", "The SHA-1 digest, as 40 hexadecimal digits.", "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"),
-    ("sha256", "chash", "sha2_256", "The SHA-256 digest, as 64 hexadecimal digits.", "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"),
+    (
+        "md5",
+        "nchash",
+        "md5",
+        "The MD5 digest, as 32 hexadecimal digits.",
+        "0cc175b9c0f1b6a831c399e269772661",
+    ),
+    (
+        "sha1",
+        "nchash",
+        "sha1",
+        "The SHA-1 digest, as 40 hexadecimal digits.",
+        "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8",
+    ),
+    (
+        "sha256",
+        "chash",
+        "sha2_256",
+        "The SHA-256 digest, as 64 hexadecimal digits.",
+        "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",
+    ),
 ):
-    register(_name, f"{_name}(x: string | binary) -> string", _text, (f"{_name}('a')", _value), group="hash", lower=_digest(_space, _method))  # type: ignore[arg-type]
+    register(
+        _name,
+        f"{_name}(x: string | binary) -> string",
+        _text,
+        (f"{_name}('a')", _value),
+        group="hash",
+        lower=_digest(_space, _method),
+    )
 register("xxhash", "xxhash(x: string | binary) -> uint64", "The 64-bit xxHash (XXH64, seed 0).", ("xxhash('a')", 15154266338359012955),
-         group="hash", lower=_digest("nchash", "xxhash64"), aliases=["xxhash64", "xxh64"])  # type: ignore[arg-type]  # fmt: skip
+         group="hash", lower=_digest("nchash", "xxhash64"), aliases=["xxhash64", "xxh64"])  # fmt: skip
 register("xxh3", "xxh3(x: string | binary) -> uint64", "The 64-bit XXH3.", ("xxh3('a')", 16629034431890738719),
-         group="hash", lower=_digest("nchash", "xxh3_64"), aliases=["xxh3_64"])  # type: ignore[arg-type]  # fmt: skip
+         group="hash", lower=_digest("nchash", "xxh3_64"), aliases=["xxh3_64"])  # fmt: skip
 register("hmac", "hmac(x: string | binary, secret: const string) -> string", "HMAC-SHA256 with a secret, as 64 hexadecimal digits: the same value, not to be guessed.",
          ("hmac('a', 'key')", "780c3db4ce3de5b9e55816fba98f590631d96c075271b26976238d5f4444219b"),
          group="hash", resolve=_resolve_hmac, lower=_hmac, aliases=["hmac_sha256"])  # fmt: skip
@@ -110,7 +136,14 @@ register("from_base64", "from_base64(text: string) -> binary", "The bytes of bas
          group="hash", lower=lambda node, x: _checked(x, x.str.decode("base64", strict=False)))  # fmt: skip
 register("encode", "encode(text: string) -> binary", "The text's bytes in UTF-8.", ("hex(encode('é'))", "C3A9"),
          group="hash", lower=lambda node, x: x.cast(pl.Binary))  # fmt: skip
-register("decode", "decode(x: binary) -> string", "The bytes as text in UTF-8.", ("decode(encode('é'))", "é"), group="hash", lower=_decode)
+register(
+    "decode",
+    "decode(x: binary) -> string",
+    "The bytes as text in UTF-8.",
+    ("decode(encode('é'))", "é"),
+    group="hash",
+    lower=_decode,
+)
 register("octet_length", "octet_length(x: binary) -> int64", "The number of bytes.", ("octet_length(encode('é'))", 2),
          group="hash", lower=lambda node, x: x.bin.size().cast(pl.Int64))  # fmt: skip
 register("uuid", "uuid() -> string", "A UUID that follows from run, split and row: a replay gives the same.",

@@ -14,7 +14,8 @@ import orjson
 import polars as pl
 
 from dataflare.expr import problems, rowerrors
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
@@ -22,7 +23,9 @@ from dataflare.model import types as t
 from dataflare.model.types import DataType
 
 Path = tuple[str | int, ...]
-_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_\-]*)|\.\"([^\"]+)\"|\[(\d+)\]|\[#-(\d+)\]|\['([^']+)'\]|\[\"([^\"]+)\"\]|\.(\d+[A-Za-z_][A-Za-z0-9_\-]*)")
+_STEP = re.compile(
+    r"\.([A-Za-z_][A-Za-z0-9_\-]*)|\.\"([^\"]+)\"|\[(\d+)\]|\[#-(\d+)\]|\['([^']+)'\]|\[\"([^\"]+)\"\]|\.(\d+[A-Za-z_][A-Za-z0-9_\-]*)"
+)
 _MISSING = object()
 
 
@@ -96,7 +99,9 @@ def _by_value(answer: Callable[[Any], Any]) -> Callable[[Node, pl.Expr], Lowered
         path: Path = node.value
 
         def batch(column: pl.Series) -> pl.Series:
-            return pl.Series(column.name, [_one(text, path, answer) for text in column.to_list()], dtype=dtype)
+            return pl.Series(
+                column.name, [_one(text, path, answer) for text in column.to_list()], dtype=dtype
+            )
 
         made = text.map_batches(batch, return_dtype=dtype, is_elementwise=True)
         return Lowered(made, fail_where(made.is_null() & ~_valid(text), rowerrors.JSON))
@@ -165,4 +170,7 @@ register("json_exists", "json_exists(doc: string | json, path: const string) -> 
 
 def _exists(node: Node, text: pl.Expr) -> Lowered:
     made = _by_value(lambda value: True)(node, text)
-    return Lowered(pl.when(text.is_not_null()).then(made.value.fill_null(False)), fail_where(text.is_not_null() & ~_valid(text), rowerrors.JSON))
+    return Lowered(
+        pl.when(text.is_not_null()).then(made.value.fill_null(False)),
+        fail_where(text.is_not_null() & ~_valid(text), rowerrors.JSON),
+    )

@@ -9,12 +9,12 @@ import polars as pl
 
 from dataflare.errors import ExpressionError
 from dataflare.expr import problems, sql
-from dataflare.expr.check import Call, convert, is_text_literal, meeting_type, shown_text
+from dataflare.expr.check import Call, shown_text
+from dataflare.expr.conversions import convert, is_text_literal, meeting_type
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
-from dataflare.model.types import DataType
 
 
 def unorderable(call: Call, left: int, right: int) -> ExpressionError:
@@ -63,13 +63,7 @@ def _resolve_comparison(call: Call) -> Node:
         raise call.fail(f"cannot compare {both}")
     if call.function.name not in ("=", "<>") and both.name == "json":
         both = t.STRING
-    return call.node(t.BOOL, [_for_comparing(arg, both) for arg in call.args])
-
-
-def _for_comparing(arg: Node, both: DataType) -> Node:
-    if arg.type.is_integer and both.is_integer and not arg.is_literal and False:
-        return arg
-    return convert(arg, both)
+    return call.node(t.BOOL, [convert(arg, both) for arg in call.args])
 
 
 def _resolve_logic(call: Call) -> Node:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import polars as pl
 
 from dataflare.expr import problems
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
@@ -26,7 +27,9 @@ def _resolve_keep(call: Call) -> Node:
                         help="write CAST(... AS string)")  # fmt: skip
     kept = call.const(1, "the number of characters")
     if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
-        raise call.fail("the number of characters is a whole number from 0", arg=1, code=problems.BAD_LITERAL)
+        raise call.fail(
+            "the number of characters is a whole number from 0", arg=1, code=problems.BAD_LITERAL
+        )
     return call.node(t.STRING, [convert(call.args[0], t.STRING)], kept)
 
 

@@ -8,7 +8,8 @@ import polars as pl
 
 from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of, rescaled
-from dataflare.expr.check import Call, convert, meeting_type
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert, meeting_type
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import Example, register
 from dataflare.expr.sqltypes import RANGES, as_decimal
@@ -66,8 +67,8 @@ def _round(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
     if given.is_float:
         if digits >= 0:
             return x.round(min(digits, 300), mode="half_away_from_zero")
-        unit = 10.0 ** min(-digits, 300)
-        return (x / unit).round(0, mode="half_away_from_zero") * unit
+        step = 10.0 ** min(-digits, 300)
+        return (x / step).round(0, mode="half_away_from_zero") * step
     if given.name == "decimal":
         precision, scale = as_decimal(node.type)
         from_scale = given.scale or 0
@@ -202,8 +203,15 @@ _float("sqrt", lambda x: x.sqrt(), "The square root.", ("sqrt(16)", 4.0))
 _float("cbrt", lambda x: x.cbrt(), "The cube root.", ("cbrt(27)", 3.0))
 _float("exp", lambda x: x.exp(), "e to the power of x.", ("exp(0)", 1.0))
 _float("ln", lambda x: x.log(), "The natural logarithm.", ("ln(1)", 0.0))
-_float("log10", lambda x: _exact_log(x.log10(), x, 10.0), "The logarithm to base 10.", ("log10(1000)", 3.0))
-_float("log2", lambda x: _exact_log(x.log(2.0), x, 2.0), "The logarithm to base 2.", ("log2(8)", 3.0))
+_float(
+    "log10",
+    lambda x: _exact_log(x.log10(), x, 10.0),
+    "The logarithm to base 10.",
+    ("log10(1000)", 3.0),
+)
+_float(
+    "log2", lambda x: _exact_log(x.log(2.0), x, 2.0), "The logarithm to base 2.", ("log2(8)", 3.0)
+)
 register("log", "log(x: float64) -> float64\nlog(base: float64, x: float64) -> float64", "The logarithm, to base 10 unless given.",
          ("log(100)", 2.0), ("log(2, 8)", 3.0), group="math",
          lower=lambda node, a, b=None: _exact_log(a.log10(), a, 10.0) if b is None else b.log() / a.log())  # fmt: skip

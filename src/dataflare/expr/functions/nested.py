@@ -8,7 +8,8 @@ import polars as pl
 
 from dataflare.errors import did_you_mean
 from dataflare.expr import rowerrors
-from dataflare.expr.check import Call, convert, meeting_type
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert, meeting_type
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
@@ -36,7 +37,9 @@ def _resolve_field(call: Call) -> Node:
 def _resolve_list(call: Call) -> Node:
     item = meeting_type(call.args)
     if item is None:
-        raise call.fail("the elements do not fit together: " + ", ".join(str(a.type) for a in call.args))
+        raise call.fail(
+            "the elements do not fit together: " + ", ".join(str(a.type) for a in call.args)
+        )
     return call.node(t.list_of(item), [convert(arg, item) for arg in call.args])
 
 
@@ -54,7 +57,9 @@ def _resolve_struct(call: Call) -> Node:
     if len(set(names)) < len(names):
         raise call.fail("the fields' names are not unique")
     values = call.args[1::2]
-    return call.node(t.struct_of({n: v.type for n, v in zip(names, values, strict=True)}), values, tuple(names))
+    return call.node(
+        t.struct_of({n: v.type for n, v in zip(names, values, strict=True)}), values, tuple(names)
+    )
 
 
 def _struct(node: Node, *values: pl.Expr) -> pl.Expr:
@@ -129,12 +134,20 @@ def _extreme(largest: bool) -> Callable[[Node, pl.Expr], pl.Expr]:
 def _resolve_sum(call: Call) -> Node:
     call.arity(1, 1)
     item = call.args[0].type.item
-    if call.args[0].type.name != "list" or item is None or not (item.is_numeric or item.name == "null"):
-        raise call.fail(f"{call.function.name}() expects list<number>, not {call.args[0].type}", arg=0)
+    if (
+        call.args[0].type.name != "list"
+        or item is None
+        or not (item.is_numeric or item.name == "null")
+    ):
+        raise call.fail(
+            f"{call.function.name}() expects list<number>, not {call.args[0].type}", arg=0
+        )
     if call.function.name == "list_avg" or item.is_float:
         return call.node(t.FLOAT64, [convert(call.args[0], t.list_of(t.FLOAT64))])
     if item.name == "decimal":
-        raise call.fail("list_sum() of decimals is not possible", arg=0, help="CAST the list to list<float64>")
+        raise call.fail(
+            "list_sum() of decimals is not possible", arg=0, help="CAST the list to list<float64>"
+        )
     return call.node(t.INT64, [convert(call.args[0], t.list_of(t.INT64))])
 
 
@@ -151,7 +164,9 @@ def _resolve_join(call: Call) -> Node:
     call.arity(2, 2)
     item = call.args[0].type.item
     if call.args[0].type.name != "list" or item is None or item.name in ("list", "struct"):
-        raise call.fail(f"array_to_string() expects a list of values, not {call.args[0].type}", arg=0)
+        raise call.fail(
+            f"array_to_string() expects a list of values, not {call.args[0].type}", arg=0
+        )
     separator = call.const(1, "the separator")
     if separator is None:
         return Node("literal", t.STRING)
@@ -177,10 +192,42 @@ register("list_contains", "list_contains(list: list<T>, value: T) -> bool", "Whe
          group="list", lower=list_contains, aliases=["array_contains", "list_has", "array_has"])  # fmt: skip
 register("list_position", "list_position(list: list<T>, value: const T) -> int32", "The first place of the value, or NULL.", ("list_position(['a', 'b'], 'b')", 2),
          group="list", lower=_position, aliases=["array_position"])  # fmt: skip
-register("list_sum", "list_sum(list: list<number>) -> int64 | float64", "The sum of the elements.", ("list_sum([1, 2, NULL])", 3), group="list", resolve=_resolve_sum, lower=_sum)
-register("list_avg", "list_avg(list: list<number>) -> float64", "The mean of the elements.", ("list_avg([1, 2])", 1.5), group="list", resolve=_resolve_sum, lower=_some(lambda x: x.list.mean()))
-register("list_min", "list_min(list: list<T>) -> T", "The least element.", ("list_min([3, 1, NULL])", 1), group="list", resolve=_resolve_extreme, lower=_extreme(False))
-register("list_max", "list_max(list: list<T>) -> T", "The greatest element.", ("list_max([3, 1, NULL])", 3), group="list", resolve=_resolve_extreme, lower=_extreme(True))
+register(
+    "list_sum",
+    "list_sum(list: list<number>) -> int64 | float64",
+    "The sum of the elements.",
+    ("list_sum([1, 2, NULL])", 3),
+    group="list",
+    resolve=_resolve_sum,
+    lower=_sum,
+)
+register(
+    "list_avg",
+    "list_avg(list: list<number>) -> float64",
+    "The mean of the elements.",
+    ("list_avg([1, 2])", 1.5),
+    group="list",
+    resolve=_resolve_sum,
+    lower=_some(lambda x: x.list.mean()),
+)
+register(
+    "list_min",
+    "list_min(list: list<T>) -> T",
+    "The least element.",
+    ("list_min([3, 1, NULL])", 1),
+    group="list",
+    resolve=_resolve_extreme,
+    lower=_extreme(False),
+)
+register(
+    "list_max",
+    "list_max(list: list<T>) -> T",
+    "The greatest element.",
+    ("list_max([3, 1, NULL])", 3),
+    group="list",
+    resolve=_resolve_extreme,
+    lower=_extreme(True),
+)
 register("list_sort", "list_sort(list: list) -> list", "In order, NULLs last.", ("list_sort([2, NULL, 1])", [1, 2, None]),
          group="list", lower=lambda node, x: x.list.sort(nulls_last=True), aliases=["array_sort"])  # fmt: skip
 register("list_reverse_sort", "list_reverse_sort(list: list) -> list", "In falling order, NULLs last.", ("list_reverse_sort([1, NULL, 2])", [2, 1, None]),
@@ -195,4 +242,11 @@ register("list_append", "list_append(list: list<T>, value: T) -> list<T>", "With
          group="list", lower=lambda node, a, b: pl.concat_list([a, b]), aliases=["array_append"])  # fmt: skip
 register("array_to_string", "array_to_string(list: list, separator: const string) -> string", "The elements as one text, NULLs left out.", ("array_to_string([1, NULL, 2], '-')", "1-2"),
          group="list", resolve=_resolve_join, lower=lambda node, x: x.list.join(node.value, ignore_nulls=True), aliases=["list_join", "list_to_string"])  # fmt: skip
-register("typeof", "typeof(x: any) -> string", "The type's name.", ("typeof(1.5e0)", "float64"), group="conditional", resolve=_typeof)
+register(
+    "typeof",
+    "typeof(x: any) -> string",
+    "The type's name.",
+    ("typeof(1.5e0)", "float64"),
+    group="conditional",
+    resolve=_typeof,
+)

@@ -11,7 +11,8 @@ import re
 import polars as pl
 
 from dataflare.expr import problems
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
@@ -69,10 +70,7 @@ def compiled(call: Call, place: int, options: str) -> str:
     """The literal pattern with its options in front. Raises if it is no pattern that RE2 takes."""
     pattern = call.const(place, "the pattern")
     flags = "".join(dict.fromkeys(flag for flag in options if flag in "ism"))
-    if "l" in options:
-        text = re.escape(pattern)
-    else:
-        text = ascii_classes(pattern)
+    text = re.escape(pattern) if "l" in options else ascii_classes(pattern)
     text = f"(?{flags}){text}" if flags else text
     try:
         pl.select(pl.lit("").str.contains(text))
@@ -90,7 +88,9 @@ def _reason(message: str) -> str:
 
 
 def _help(pattern: str) -> str | None:
-    return "lookahead and lookbehind are not possible" if re.search(r"\(\?<?[=!]", pattern) else None
+    return (
+        "lookahead and lookbehind are not possible" if re.search(r"\(\?<?[=!]", pattern) else None
+    )
 
 
 def _texts(call: Call, count: int) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import polars as pl
 
 from dataflare.expr import problems, rowerrors
-from dataflare.expr.check import Call, convert
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
 from dataflare.expr.sqltypes import unify
@@ -85,7 +86,9 @@ def _resolve_joined(call: Call) -> Node:
     call.arity(1 if call.function.name == "concat" else 2)
     for place, arg in enumerate(call.args):
         if arg.type.name in ("list", "struct", "duration", "interval"):
-            raise call.fail(f"{call.function.name}() expects values to write as text, not {arg.type}", arg=place)
+            raise call.fail(
+                f"{call.function.name}() expects values to write as text, not {arg.type}", arg=place
+            )
     return call.node(t.STRING, [convert(arg, t.STRING) for arg in call.args])
 
 
@@ -218,7 +221,11 @@ register("strlen", "strlen(text: string) -> int64", "The number of bytes in UTF-
          group="string", lower=lambda node, x: x.str.len_bytes().cast(pl.Int64), sql=_both_sql("strlen({0})"))  # fmt: skip
 register("bit_length", "bit_length(text: string) -> int64", "The number of bits in UTF-8.", ("bit_length('é')", 16),
          group="string", lower=lambda node, x: x.str.len_bytes().cast(pl.Int64) * 8)  # fmt: skip
-for _name, _method, _where in (("trim", "strip_chars", "both ends"), ("ltrim", "strip_chars_start", "the left"), ("rtrim", "strip_chars_end", "the right")):
+for _name, _method, _where in (
+    ("trim", "strip_chars", "both ends"),
+    ("ltrim", "strip_chars_start", "the left"),
+    ("rtrim", "strip_chars_end", "the right"),
+):
     register(_name, f"{_name}(text: string, [characters: string]) -> string", f"Without spaces, or those characters, at {_where}.",
              (f"{_name}('xax', 'x')", {"trim": "a", "ltrim": "ax", "rtrim": "xa"}[_name]), group="string",
              lower=(lambda method: lambda node, x, chars=None: getattr(x.str, method)(_SPACES) if chars is None
@@ -235,7 +242,14 @@ register("translate", "translate(text: string, from: const string, to: const str
          ("translate('abc', 'ab', 'x')", "xc"), group="string", lower=_translate)  # fmt: skip
 register("reverse", "reverse(text: string) -> string", "Backwards.", ("reverse('abc')", "cba"),
          group="string", lower=lambda node, x: x.str.reverse())  # fmt: skip
-register("repeat", "repeat(text: string, count: int64) -> string", "Several times.", ("repeat('ab', 3)", "ababab"), group="string", lower=_repeat)
+register(
+    "repeat",
+    "repeat(text: string, count: int64) -> string",
+    "Several times.",
+    ("repeat('ab', 3)", "ababab"),
+    group="string",
+    lower=_repeat,
+)
 register("lpad", "lpad(text: string, length: const int64, [padding: const string]) -> string", "Filled on the left, or cut, to that length.",
          ("lpad('7', 3, '0')", "007"), group="string", resolve=_resolve_pad, lower=_pad)  # fmt: skip
 register("rpad", "rpad(text: string, length: const int64, [padding: const string]) -> string", "Filled on the right, or cut, to that length.",
@@ -260,8 +274,22 @@ register("split_part", "split_part(text: string, separator: const string, place:
          ("split_part('a,b,c', ',', 2)", "b"), group="string", lower=_split_part)  # fmt: skip
 register("string_split", "string_split(text: string, separator: const string) -> list<string>", "The parts.", ("string_split('a,b', ',')", ["a", "b"]),
          group="string", lower=_string_split, aliases=["split", "str_split", "string_to_array"])  # fmt: skip
-register("ascii", "ascii(text: string) -> int32", "The code point of the first character.", ("ascii('A')", 65), group="string", lower=_ascii)
-register("chr", "chr(code: const int64) -> string", "The character of a code point.", ("chr(233)", "é"), group="string", resolve=_resolve_chr)
+register(
+    "ascii",
+    "ascii(text: string) -> int32",
+    "The code point of the first character.",
+    ("ascii('A')", 65),
+    group="string",
+    lower=_ascii,
+)
+register(
+    "chr",
+    "chr(code: const int64) -> string",
+    "The character of a code point.",
+    ("chr(233)", "é"),
+    group="string",
+    resolve=_resolve_chr,
+)
 
 
 def _as_strpos(call: Call) -> Node:

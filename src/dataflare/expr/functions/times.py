@@ -9,11 +9,13 @@ import polars as pl
 
 from dataflare.expr import rowerrors
 from dataflare.expr.calendar import local, localise
-from dataflare.expr.check import Call, convert, is_text_literal
+from dataflare.expr.check import Call
+from dataflare.expr.conversions import convert, is_text_literal
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.sqltypes import INTERVAL, finer
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
+from dataflare.model.types import DataType
 
 _YEAR_1, _YEAR_9999 = -62_135_596_800, 253_402_300_799
 _PER_SECOND = {"ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -57,7 +59,7 @@ def _moved(call: Call, left: Node, right: Node) -> Node | None:
             return call.node(base.type, [base, right])
         return call.node(
             base.type,
-            [base, convert(right, t.duration(base.type.unit if base.type.unit != "s" else "ms"))],
+            [base, convert(right, t.duration(local_unit(base.type)))],
         )
     if name == "-" and left.type.name in ("date", "timestamp"):
         if is_text_literal(right):
@@ -102,7 +104,7 @@ def add_times(node: Node, a: pl.Expr, b: pl.Expr, sign: int) -> Lowered:
 def add_months(node: Node, a: pl.Expr, months: int, microseconds: int) -> Lowered:
     """Months on the calendar of the column's zone, then the rest on the clock."""
     type_ = node.type
-    unit = "ms" if type_.unit == "s" else type_.unit or "us"
+    unit = local_unit(type_)
     seconds = a.to_physical() // _PER_SECOND[unit]
     inside = seconds.is_between(_YEAR_1, _YEAR_9999)
     moved = pl.when(inside).then(local(a, type_)).dt.offset_by(f"{months}mo")
@@ -110,6 +112,11 @@ def add_months(node: Node, a: pl.Expr, months: int, microseconds: int) -> Lowere
         moved = moved + pl.duration(microseconds=microseconds, time_unit=unit)  # type: ignore[arg-type]
     zoned = moved if type_.timezone is None else localise(moved, type_.timezone)
     return Lowered(zoned, fail_where(~inside, rowerrors.DATE))
+
+
+def local_unit(type_: DataType) -> str:
+    """The unit that Polars holds it in."""
+    return "ms" if type_.unit == "s" else type_.unit or "us"
 
 
 def negate_time(node: Node, a: pl.Expr) -> pl.Expr:

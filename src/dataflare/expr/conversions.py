@@ -1,0 +1,111 @@
+"""Conversions that nobody wrote, and those that CAST allows.
+
+Always true: an implicit conversion keeps the value, or its failure is an error of the row; literals
+are converted here, once, and not on each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from dataflare.expr import sqltypes
+from dataflare.expr.folding import literal_as
+from dataflare.expr.tree import CAST, Node
+from dataflare.model.types import DataType
+
+IMPLICIT = "implicit"
+"""A cast's value where nobody wrote it."""
+
+
+def is_text_literal(node: Node) -> bool:
+    return node.is_literal and node.type.is_text and isinstance(node.value, str)
+
+
+def convert(node: Node, to: DataType) -> Node:
+    """The node as that type. Literals are converted here, the rest when it runs."""
+    if node.type == to:
+        return node
+    if node.is_literal:
+        value, type_ = node.value, node.type
+        if value is None:
+            return replace(node, type=to)
+        if to.is_integer and isinstance(value, int) and sqltypes.fits(value, to):
+            return replace(node, type=to)
+        if to.is_float and type_.is_numeric:
+            return replace(node, type=to, value=float(value))
+        if (
+            to.name == "decimal"
+            and isinstance(value, int | Decimal)
+            and not isinstance(value, bool)
+        ):
+            return replace(node, type=to, value=Decimal(value))
+        if to.is_text and type_.is_text:
+            return replace(node, type=to)
+        if is_text_literal(node) and to.is_temporal:
+            found = literal_as(value, to)
+            if found is not None:
+                return replace(found, shown=node.shown)
+        if to.name == "timestamp" == type_.name and to.timezone is None and type_.timezone is None:
+            return (
+                replace(node, type=to)
+                if to.unit in ("us", "ns")
+                else Node(CAST, to, (node,), IMPLICIT)
+            )
+    return Node(CAST, to, (node,), value=IMPLICIT)
+
+
+def castable(one: DataType, to: DataType) -> bool:
+    """Whether CAST may turn the one into the other."""
+    if one.name == "null" or one == to or (one.is_text and to.name != "struct"):
+        return True
+    if to.is_text:
+        return one.name not in ("interval", "list", "struct", "duration")
+    if one.is_numeric and (to.is_numeric or to.name == "bool"):
+        return True
+    if one.name == "bool" and to.is_numeric:
+        return True
+    if one.name in ("date", "timestamp") and to.name in ("date", "timestamp"):
+        return True
+    if one.name == "timestamp" and to.name == "time":
+        return True
+    if one.name == "duration" == to.name:
+        return True
+    if one.name == "list" == to.name and one.item is not None and to.item is not None:
+        return castable(one.item, to.item)
+    if one.name == "struct" == to.name and len(one.fields) == len(to.fields):
+        return all(
+            a.name == b.name and castable(a.type, b.type)
+            for a, b in zip(one.fields, to.fields, strict=True)
+        )
+    return one.name == "binary" == to.name
+
+
+def meeting_type(nodes: Sequence[Node]) -> DataType | None:
+    """The type that the nodes meet in; integer literals take that of the others where they fit."""
+    fixed = [n for n in nodes if not _adapts(n)]
+    base = sqltypes.unify_all(n.type for n in fixed)
+    if base is None:
+        return None
+    for node in nodes:
+        if not _adapts(node):
+            continue
+        if is_text_literal(node):
+            if base.is_temporal:
+                if literal_as(node.value, base) is None:
+                    return None
+                continue
+        elif base.is_integer and sqltypes.fits(node.value, base):
+            continue
+        found = sqltypes.unify(base, node.type)
+        if found is None:
+            return None
+        base = found
+    return base
+
+
+def _adapts(node: Node) -> bool:
+    if is_text_literal(node):
+        return True
+    return node.is_literal and node.shown is None and node.type.is_integer
