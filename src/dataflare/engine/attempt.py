@@ -112,12 +112,19 @@ class Attempt:
             try:
                 return await _all_or_first_error(leading, running)
             finally:
-                for future in (leading, *running):
+                leading.cancel()
+                for future in running:
                     future.cancel()
                 await asyncio.gather(leading, *running, return_exceptions=True)
         finally:
+            await self._release()
             await _joined(blocking)
             self.pool.close()
+
+    async def _release(self) -> None:
+        """Let every task close what it holds; an error there is not worth losing another for."""
+        tasks = self.coordinator.tasks if self.coordinator else []
+        await asyncio.gather(*(task.aclose() for task in tasks), return_exceptions=True)
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end."""
@@ -164,17 +171,20 @@ class Attempt:
             for subtask in range(stage.parallelism):
                 inbox = Inbox(f"{stage.name}[{subtask}]", self.controller, self.budget)
                 self._inboxes[stage.id, subtask] = inbox
+        for metric in self.metrics.steps.values():
+            metric.tasks = metric.ended = 0
         outputs = self._outputs()
         tables: dict[int, Tables] = {}
         for stage in self.plan.stages:
             lookups = stage.body.lookups() if stage.body else []
-            tables[stage.id] = await load_tables(lookups, self.pool)
+            tables[stage.id] = await load_tables(lookups, self.pool, self.metrics)
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):
                 made = await self._task(
                     stage, subtask, outputs, tables[stage.id], queues, coordinator
                 )
                 coordinator.tasks.append(made)
+                self.metrics.step(stage.name).tasks += 1
         return coordinator
 
     async def _sources(self) -> tuple[dict[str, SourceFacts], dict[str, SplitQueue]]:

@@ -46,6 +46,9 @@ class DestinationTask(Task):
         await self._settle()
         await self.finish(Answer())
         await self._until_final()
+
+    async def aclose(self) -> None:
+        """Release the writer, at the end and after a failed attempt alike."""
         await self.writer.aclose()
 
     async def _until_final(self) -> None:
@@ -91,6 +94,4 @@ class DestinationTask(Task):
         crash_point("engine.before_prepare")
         committable = await self.writer.prepare(barrier.epoch, final=barrier.final)
         crash_point("engine.after_prepare")
-        if barrier.final:
-            self.metrics.step(self.name).done = True
         self.answer(barrier, Answer(committable=committable))

@@ -16,7 +16,7 @@ _SHARE_FROM_ROWS = 10_000
 
 @dataclass
 class StepMetrics:
-    """rows_in and rows_out: None once unknowable."""
+    """rows_in and rows_out: None once unknowable. tasks and ended: its parallel copies."""
 
     kind: str = "transformation"
     rows_in: int | None = 0
@@ -26,8 +26,14 @@ class StepMetrics:
     dead_letters: int = 0
     late: int = 0
     seconds: float = 0.0
-    done: bool = False
+    tasks: int = 0
+    ended: int = 0
     warnings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether every copy has come to its end."""
+        return self.tasks > 0 and self.ended >= self.tasks
 
     def add_in(self, rows: int | None) -> None:
         self.rows_in = None if rows is None or self.rows_in is None else self.rows_in + rows

@@ -59,7 +59,6 @@ class OperatorTask(Task):
                 await self._cut(alignment.barrier)
                 alignment.release()
         await self._drain()
-        self.metrics.step(self.name).done = True
         await self.finish(Answer())
 
     async def _process(self, batch: SharedDataBatch) -> None:

@@ -27,6 +27,15 @@ _KINDS = {
     MANY: ("E0514", "the table has several rows for the key"),
 }
 
+_SKIP = "set error_handling: {on_error: skip}"
+_HELP = {
+    RULE_BROKEN: "mend the data, or set the rule's on_fail to drop, dead_letter, tag or warn",
+    UNPARSED: f"mend the data, or {_SKIP}",
+    MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
+    MANY: "make the keys of the table unique, or set on_many to first or all",
+}
+_GUARD = f"mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
+
 
 @dataclass(frozen=True)
 class FailedRow:
@@ -55,7 +64,8 @@ class RowErrors:
         policies = {site: self._policy_of(site, lowering) for site in dict.fromkeys(sites)}
         for index, site in enumerate(sites):
             if policies[site] == "fail":
-                raise self._error(self._failed(bad, index, lowering, given))
+                kind = int(bad[ERROR_COLUMN][index]) % 256
+                raise self._error(self._failed(bad, index, lowering, given), kind)
         taken: dict[str, int] = {}
         for index, site in enumerate(sites):
             step = lowering.sites[site][0]
@@ -126,14 +136,20 @@ class RowErrors:
         place = given.place(number) if given.place is not None else None
         return FailedRow(step, error_code, f"{shown}: {text}", row, place)
 
-    def _error(self, failed: FailedRow) -> DataFlareError:
+    def _error(self, failed: FailedRow, kind: int) -> DataFlareError:
         where = f" ({failed.place})" if failed.place else ""
-        shown = ", ".join(f"{name}={value!r}" for name, value in failed.row.items())
+        shown = ", ".join(f"{name}={_shown(value)}" for name, value in failed.row.items())
         return DataError(
             f"step '{failed.step}': {failed.message}{where}",
             code=failed.code,
             step=failed.step,
             notes=[f"the row: {shown[:400]}"],
-            help="mend the data, guard the expression (TRY_CAST, CASE), or set error_handling: "
-            "{on_error: skip}",
+            help=_HELP.get(kind, _GUARD),
         )
+
+
+def _shown(value: Any) -> str:
+    """A value of a row as one would write it in an expression."""
+    if value is None or isinstance(value, bool):
+        return {None: "NULL", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str | bytes | list | dict) else str(value)

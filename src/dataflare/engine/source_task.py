@@ -76,7 +76,6 @@ class SourceTask(Task):
             self._done.append(SplitState(self._split, self._position, done=True))
             self._split = None
             await self._cut()
-        self.metrics.step(self.name).done = True
         await self.finish(self._answer())
 
     def _answer(self) -> Answer:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import broken_data
 from dataflare.errors import DataError
@@ -15,7 +16,7 @@ from dataflare.state.index import KeyIndex
 
 
 async def load_tables(
-    lookups: Sequence[Lookup], pool: WorkerPool
+    lookups: Sequence[Lookup], pool: WorkerPool, metrics: JobMetrics
 ) -> dict[str, tuple[pl.DataFrame, KeyIndex]]:
     """The table of each lookup step, with an index by its key."""
     tables = {}
@@ -25,6 +26,8 @@ async def load_tables(
             connector = connector.with_columns(lookup.table_columns)
         frame = await read_whole(connector, lookup.table.name, pool)
         frame = frame.select(lookup.table_columns)
+        if lookup.table.name != lookup.step:
+            metrics.step(lookup.table.name).add_out(frame.height, int(frame.estimated_size()))
         index = await pool.submit(KeyIndex, frame, lookup.remote_keys)
         tables[lookup.step] = (frame, index)
     return tables

@@ -155,7 +155,11 @@ class Task(ABC):
             for channel in output.channels:
                 await channel.send(END)
         self.has_ended = True
+        self.metrics.step(self.name).ended += 1
         self.coordination.ended(self, answer)
+
+    async def aclose(self) -> None:
+        """Release what the task holds. Called once, after it has ended or was cancelled."""
 
     def answer(self, barrier: Barrier, answer: Answer) -> None:
         self.answered_epoch = barrier.epoch

@@ -18,6 +18,7 @@ from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
 from dataflare.planner.physical import PhysicalPlan, physical
 from dataflare.planner.rules import RULES
+from dataflare.planner.unavailable import refuse_unavailable
 from dataflare.planner.view import view
 from dataflare.sdk.context import Policy
 
@@ -50,6 +51,7 @@ def plan(workflow: Workflow, *, home: Path | None = None, policy: Policy | None 
 
 def check(workflow: Workflow, *, policy: Policy | None = None) -> None:
     """Check all that can be checked without a network."""
+    refuse_unavailable(workflow)
     graph = asyncio.run(bind_workflow(workflow, policy=policy, offline=True))
     check_changelogs(graph)
     demand(guarantees(graph), workflow.settings.guarantee)
@@ -64,6 +66,7 @@ async def plan_async(
 ) -> Plan:
     """The same inside a running event loop. home: where local dead letters lie. optimise: False
     keeps the plan as written."""
+    refuse_unavailable(workflow)
     written = await bind_workflow(workflow, policy=policy)
     check_changelogs(written)
     found = guarantees(written)

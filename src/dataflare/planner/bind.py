@@ -246,6 +246,7 @@ class _Binder:
                 code="E0319",
                 step=name,
                 spot=step.spot,
+                help="bound the sources (for `generate`: rows), or choose another mode or path",
             )
         self._check_refs(step)
         schemas = [self._schema_of(ref) for ref in step.inputs]

@@ -18,6 +18,12 @@ _DEMANDS = {
 }
 
 
+_REPLAYS = {
+    Replay.EXACT: "replays exactly",
+    Replay.BY_KEY: "replays an unfinished range by its key",
+}
+
+
 @dataclass(frozen=True)
 class Guarantee:
     level: Delivery
@@ -66,7 +72,7 @@ def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
         able = source.connector.capabilities()
         why = f": {able.replay_reason}" if able.replay_reason else ""
         if able.replay is not Replay.NONE:
-            reasons.append(f"{source.id} replays {able.replay.value.replace('_', ' ')}{why}")
+            reasons.append(f"{source.id} {_REPLAYS[able.replay]}{why}")
         elif able.bounded:
             reasons.append(
                 f"{source.id} cannot be read again from a place{why}; "

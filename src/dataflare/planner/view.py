@@ -125,6 +125,7 @@ def _schema(node: Node) -> dict[str, str]:
 
 def _notes(graph: Graph) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
+    stateful = {node.step for node in graph if isinstance(node, StatefulNode)}
     for node in graph:
         if isinstance(node, SourceNode):
             if node.read_columns is not None:
@@ -134,7 +135,9 @@ def _notes(graph: Graph) -> dict[str, list[str]]:
                 notes.setdefault(node.step, []).append(f"filter pushed down: {shown}")
         elif isinstance(node, RowsNode):
             for operator in node.operators:
-                notes.setdefault(operator.step, []).append(operator.describe())
+                # What a stateful step works out ahead of its exchange is a part of that step.
+                if operator.step not in stateful:
+                    notes.setdefault(operator.step, []).append(operator.describe())
         elif isinstance(node, BranchNode):
             notes.setdefault(node.step, []).append(node.branch.described)
         elif isinstance(node, StatefulNode):

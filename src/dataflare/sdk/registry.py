@@ -33,7 +33,12 @@ _DESTINATIONS = {
     "memory": "dataflare.connectors.memory:MemoryDestination",
     "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",
 }
-_EXTRAS = {"duckdb": "duckdb", "pyarrow": "duckdb"}
+_EXTRAS = {
+    "duckdb": "duckdb",
+    "pyarrow": "duckdb",
+    "psycopg": "postgres",
+    "adbc_driver_postgresql": "postgres",
+}
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"
 _registered: dict[tuple[str, str], type[Any]] = {}
@@ -86,6 +91,8 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "dataflare":
+            raise
         raise missing_library(type_, error) from error
 
 

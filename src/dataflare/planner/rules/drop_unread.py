@@ -43,10 +43,12 @@ def drop_unread(graph: Graph) -> Graph:
             case BranchNode():
                 read = set().union(*wanted.values()) | node.branch.reads
                 _add(needs, node.input, read, graph.schema(node.input))
-            case StatefulNode():
-                _add(
-                    needs, node.input, set(graph.schema(node.input).names), graph.schema(node.input)
-                )
+            case StatefulNode() if node.operator.passes_rows:
+                read = wanted[None] | set(node.operator.keys)
+                _add(needs, node.input, read, graph.schema(node.input))
+            case UnionNode():
+                for port in node.ports:
+                    _add(needs, port, wanted[None], graph.schema(port))
             case _:
                 for port in node.inputs:
                     _add(needs, port, set(graph.schema(port).names), graph.schema(port))
