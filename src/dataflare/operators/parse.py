@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -247,16 +248,22 @@ def _part(step: str, name: str, index: int, at: str, type_: DataType, spot: obje
 
 
 def _json_path(step: str, name: str) -> str:
-    """The path of an object's key. Polars' paths know no way to write a backslash."""
-    if "\\" in name:
-        raise ConfigError(
-            f"step '{step}' cannot read a key with a backslash",
-            code="E0405",
-            step=step,
-            spot=spot_of(name),
-        )
-    escaped = name.replace('"', '\\"')
-    return f'$["{escaped}"]'
+    """The path of an object's key. Polars' paths cannot write every key, so each is tried."""
+    import polars as pl
+
+    example = pl.Series([json.dumps({name: 1})])
+    for path in (f'$["{name}"]', f"$['{name}']"):
+        try:
+            if example.str.json_path_match(path)[0] == "1":
+                return path
+        except pl.exceptions.PolarsError:
+            continue
+    raise ConfigError(
+        f"step '{step}' cannot read the key '{name}': quotes and backslashes in it are too much",
+        code="E0405",
+        step=step,
+        spot=spot_of(name),
+    )
 
 
 def _groups(config: ParseConfig, step: str) -> list[str]:
