@@ -30,8 +30,10 @@ MARK = "<!-- written by docs/generate.py from the code; change the code, then ru
 
 def pages() -> dict[Path, str]:
     """Every generated file, relative to docs/, with its content."""
+    connectors = connector_pages()
     return {
-        **connector_pages(),
+        **connectors,
+        SITE: site_with(connectors),
         Path("reference/steps.md"): steps_page(),
         Path("reference/functions.md"): functions_page(),
         Path("reference/settings.md"): settings_page(),
@@ -196,6 +198,18 @@ def connector_page(name: str, source: Any, destination: Any) -> str:
 def sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith(".") else text + "."
+
+
+SITE = Path("../mkdocs.yml")
+
+
+def site_with(connectors: Iterable[Path]) -> str:
+    """mkdocs.yml, with a line in its menu for each connector."""
+    lines = (DOCS / SITE).read_text().splitlines(keepends=True)
+    first = lines.index("      - connectors/index.md\n") + 1
+    after = next(i for i in range(first, len(lines)) if "connectors/" not in lines[i])
+    named = sorted(str(page) for page in connectors if page.name != "index.md")
+    return "".join([*lines[:first], *(f"      - {name}\n" for name in named), *lines[after:]])
 
 
 # --- steps ----------------------------------------------------------------------------------------
