@@ -1,0 +1,164 @@
+"""The index against a plain dict, and the set of keys against a plain set."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflare.model.hashing import hash_columns
+from dataflare.state import index as index_module
+from dataflare.state.index import KeyIndex
+from dataflare.state.keyset import KeySet
+
+BOUNDED = settings(derandomize=True, deadline=None, max_examples=60)
+DENSE = st.integers(-5, 20)
+SPARSE = st.sampled_from([0, 1, -1, 2**40, -(2**40), 2**63 - 1, -(2**63), 12345678901])
+TEXT = st.sampled_from(["", "a", "b", "ab", "é", "a" * 50])
+FLOAT = st.sampled_from([0.0, -0.0, 1.5, float("nan"), float("inf")])
+KINDS = {
+    "dense": (DENSE, pl.Int64),
+    "sparse": (SPARSE, pl.Int64),
+    "text": (TEXT, pl.String),
+    "float": (FLOAT, pl.Float64),
+}
+
+
+def frame_of(rows: list[tuple[Any, ...]], dtypes: list[Any]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            f"k{i}": pl.Series([row[i] for row in rows], dtype=dtype)
+            for i, dtype in enumerate(dtypes)
+        }
+    )
+
+
+def canonical(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple("nan" if value != value else value for value in row)
+
+
+def firsts(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
+    found: dict[tuple[Any, ...], int] = {}
+    for place, row in enumerate(rows):
+        if None not in row:
+            found.setdefault(canonical(row), place)
+    return found
+
+
+@st.composite
+def tables(draw: Any) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
+    kinds = [
+        KINDS[k] for k in draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3))
+    ]
+    row = st.tuples(*(st.none() | values for values, _ in kinds))
+    rows = draw(st.lists(row, max_size=40))
+    probe = draw(st.lists(st.one_of(row, *([st.sampled_from(rows)] if rows else [])), max_size=40))
+    return rows, probe, [dtype for _, dtype in kinds]
+
+
+def check(rows: list[tuple[Any, ...]], probe: list[tuple[Any, ...]], dtypes: list[Any]) -> None:
+    table, asked = frame_of(rows, dtypes), frame_of(probe, dtypes)
+    index = KeyIndex(table, table.columns)
+    found = index.rows([asked[name] for name in table.columns])
+    known = firsts(rows)
+    assert found.dtype == pl.UInt32
+    assert found.to_list() == [known.get(canonical(row)) for row in probe]
+    counts: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        counts[canonical(row)] = counts.get(canonical(row), 0) + 1
+    many = index.has_many(found).to_list()
+    for place, row, answer in zip(found, probe, many, strict=True):
+        if place is not None:
+            assert answer == (counts[canonical(row)] > 1)
+    repeated = any(n > 1 and None not in row for row, n in counts.items())
+    assert index.many_keys == repeated
+
+
+@given(tables())
+@BOUNDED
+def test_an_index_is_a_dict(drawn):
+    check(*drawn)
+
+
+@given(tables())
+@BOUNDED
+def test_an_index_is_a_dict_when_hashes_collide(drawn):
+    def poor(frame: pl.LazyFrame, columns: Any, name: str, **more: Any) -> pl.LazyFrame:
+        """Two bits of the hash, far apart."""
+        hashed = hash_columns(frame, columns, name, **more)
+        return hashed.with_columns((pl.col(name) // 2**63) * 2**63 + pl.col(name) % 2)
+
+    with mock.patch.object(index_module, "hash_columns", poor):
+        check(*drawn)
+
+
+WIDTHS = [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("asked", WIDTHS)
+@pytest.mark.parametrize("held", WIDTHS)
+def test_equal_integers_of_all_widths_match(held: Any, asked: Any, sparse: bool):
+    values = [1, 2, 100]
+    more = {"m": pl.Series([0, 0, 0])} if sparse else {}
+    table = pl.DataFrame({"k": pl.Series(values, dtype=held), **more})
+    index = KeyIndex(table, list(table.columns))
+    probe = [pl.Series([100, 3, 1, None], dtype=asked)]
+    probe += [pl.Series([0, 0, 0, 0])] if sparse else []
+    assert index.rows(probe).to_list() == [2, None, 0, None]
+
+
+@pytest.mark.parametrize("values", [[-1, 5], [-1, 5, 2**62]])
+def test_a_great_unsigned_number_is_not_a_negative_one(values: list[int]):
+    index = KeyIndex(pl.DataFrame({"k": values}), ["k"])
+    probe = pl.Series([2**64 - 1, 5], dtype=pl.UInt64)
+    assert index.rows([probe]).to_list() == [None, 1]
+    unsigned = KeyIndex(pl.DataFrame({"k": pl.Series([2**64 - 1, 5], dtype=pl.UInt64)}), ["k"])
+    assert unsigned.rows([pl.Series([-1, 5])]).to_list() == [None, 1]
+
+
+def test_an_empty_table_finds_nothing():
+    table = pl.DataFrame({"k": pl.Series([None, None], dtype=pl.String)})
+    index = KeyIndex(table, ["k"])
+    found = index.rows([pl.Series(["a", None])])
+    assert found.to_list() == [None, None]
+    assert (index.size, index.many_keys) == (0, False)
+    assert index.has_many(found).len() == 2
+
+
+def test_a_large_table_of_sparse_keys():
+    keys = pl.int_range(50_000, eager=True) * 7_919_000_003
+    index = KeyIndex(pl.DataFrame({"k": keys}), ["k"])
+    assert index.rows([keys.reverse()]).to_list() == list(range(49_999, -1, -1))
+    assert index.rows([keys + 1]).null_count() == 50_000
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.none() | DENSE, st.none() | TEXT), max_size=12), max_size=8),
+)
+@BOUNDED
+def test_a_key_set_is_a_set_with_null_as_a_value(batches):
+    held, known = KeySet(("k0", "k1")), set()
+    for batch in batches:
+        frame = frame_of(list(dict.fromkeys(batch)), [pl.Int64, pl.String])
+        contained = held.contains(frame)
+        assert contained.to_list() == [row in known for row in frame.iter_rows()]
+        held.add(frame.filter(~contained))
+        known |= set(frame.iter_rows())
+    assert {row for frame in held.frames().values() for row in frame.iter_rows()} == known
+    assert sum(frame.height for frame in held.frames().values()) == len(known)
+    assert held.num_bytes() >= 0
+
+
+def test_a_name_in_a_key_set_always_means_the_same_rows():
+    held, seen = KeySet(("k",)), {}
+    held.add(pl.DataFrame({"k": pl.Series([None], dtype=pl.Int64)}))
+    for start in range(0, 3000, 100):
+        held.add(pl.DataFrame({"k": [*range(start, start + 100)]}))
+        for name, frame in held.frames().items():
+            assert seen.setdefault(name, frame).equals(frame)
+    assert len(held.frames()) < 10
