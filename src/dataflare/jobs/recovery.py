@@ -66,6 +66,7 @@ async def recover(
         await asyncio.to_thread(store.rewind, base_epoch)
         for committer in committers.values():
             await committer.recover(base_epoch, ())
+            await committer.begin(base_epoch)
         return Recovered(None, base_epoch)
     manifest = decision.manifest
     notices = [f"checkpoint {epoch} is damaged ({why})" for epoch, why in decision.skipped]

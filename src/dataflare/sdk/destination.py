@@ -26,6 +26,8 @@ from pydantic import BaseModel
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 
+ConfigClass = type[BaseModel]
+
 if TYPE_CHECKING:
     from dataflare.model.batch import SharedDataBatch
 
@@ -127,7 +129,7 @@ class DestinationConnector(ABC):
     """Where to write. Built from validated config, sent between processes; no I/O before `validate`."""
 
     type: ClassVar[str]
-    Config: ClassVar[type[BaseModel]]
+    Config: ClassVar[ConfigClass]
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
@@ -205,6 +207,10 @@ class Committer(ABC):
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         """Clear what epochs after `epoch` left behind (0: all of this lineage's leftovers), so that
         `commit` and new writers can follow. Called once, before any writer is opened."""
+
+    async def begin(self, epoch: int) -> None:
+        """A run begins (it does not resume); `epoch` is the last one before it. Called after
+        `recover`, before any writer is opened."""
 
     @abstractmethod
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:

@@ -19,6 +19,8 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 
+ConfigClass = type[BaseModel]
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -57,7 +59,7 @@ class SourceConnector(ABC):
     """What to read. Built from validated config, sent between processes; no I/O before `validate`."""
 
     type: ClassVar[str]
-    Config: ClassVar[type[BaseModel]]
+    Config: ClassVar[ConfigClass]
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
     """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""

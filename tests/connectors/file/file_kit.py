@@ -160,6 +160,8 @@ async def start(
     assert await committer.marker() is None
     if recover:
         await committer.recover(epoch, restored)
+        if not restored:
+            await committer.begin(epoch)
     last = {c.subtask: c for c in restored}
     writers = [await made.open(context(n), last.get(n)) for n in range(subtasks)]
     return Run(committer, writers)

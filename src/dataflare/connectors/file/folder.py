@@ -61,6 +61,17 @@ class PartsFolder:
         ]
         return sorted((n for n in names if self.epoch_of(n) is not None), key=self._order)
 
+    def note_base(self, epoch: int) -> None:
+        """Remember, durably, the last epoch before this run: what overwrite replaces at its end."""
+        self.staging.mkdir(parents=True, exist_ok=True)
+        (self.staging / f"base-{epoch}").touch()
+        sync_folder(self.staging)
+
+    def base(self) -> int | None:
+        """The last epoch before this run; None once the run has been published."""
+        names = [f.name for f in self.staging.glob("base-*")] if self.staging.is_dir() else []
+        return int(names[0].removeprefix("base-")) if names else None
+
     def _order(self, name: str) -> tuple[int, str]:
         return self.epoch_of(name) or 0, name
 
@@ -203,13 +214,14 @@ class FolderCommitter(Committer):
         return None
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        await asyncio.to_thread(self._recover, epoch)
+        await asyncio.to_thread(self._recover, epoch, not committables)
 
-    def _recover(self, epoch: int) -> None:
+    def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
         with file_errors(folder.path, "writing"):
             if folder.staging.is_dir():
                 kept = {folder.staged(n) for n in folder.waiting() if _upto(folder, n, epoch)}
+                kept |= set() if begins else set(folder.staging.glob("base-*"))
                 for file in folder.staging.iterdir():
                     if file not in kept:
                         file.unlink()
@@ -220,6 +232,11 @@ class FolderCommitter(Committer):
                     number = folder.epoch_of(file.name)
                     if number is not None and number > epoch:
                         file.unlink()
+
+    async def begin(self, epoch: int) -> None:
+        if self._folder.overwrite:
+            with file_errors(self._folder.path, "writing"):
+                await asyncio.to_thread(self._folder.note_base, epoch)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         await asyncio.to_thread(self._commit, epoch, committables)
@@ -264,8 +281,12 @@ class FolderCommitter(Committer):
 
     def _replace_all(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
-        old = [f for f in folder.data_files() if folder.epoch_of(f.name) is None]
-        here = [f for f in folder.data_files() if folder.epoch_of(f.name) is not None]
+        base = folder.base()
+        old, here = [], []
+        for file in folder.data_files():
+            number = folder.epoch_of(file.name)
+            replaced = number is None or (base is not None and number <= base)
+            (old if replaced and base is not None else here).append(file)
         waiting = [name for name in folder.waiting() if _upto(folder, name, epoch.number)]
         expected = sum(c.data["total_parts"] for c in committables)
         if len(waiting) + len(here) < expected:
