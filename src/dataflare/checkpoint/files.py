@@ -83,7 +83,11 @@ def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[N
         if error.errno not in _NO_ROOM:
             where = f" {error.filename}" if error.filename else ""
             code = "E0602" if error.errno in _NO_RIGHT else "E0600"
-            raise SystemError_(f"cannot write {what}{where}: {reason}", code=code) from error
+            raise SystemError_(
+                f"cannot write {what}{where}: {reason}",
+                code=code,
+                help="DATAFLARE_HOME says where state is kept",
+            ) from error
         raise SystemError_(
             f"disk full while writing {what}" + (f"; {intact()}" if intact else ""),
             code="E0603",

@@ -37,7 +37,9 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
             raise DataError(
                 f"the header of {path} is not UTF-8",
                 code="E0504",
-                help="set 'encoding' to the encoding of the file, such as latin-1",
+                help="it begins like UTF-16: set 'encoding' to utf-16"
+                if body.startswith((b"\xff\xfe", b"\xfe\xff"))
+                else "set 'encoding' to the encoding of the file, such as latin-1",
             ) from error
         return _unique(names), start + record.end
     raise DataError(f"{path} is empty: it has no header line", code="E0507")

@@ -80,7 +80,13 @@ def json_rows(data: bytes, path: Path) -> list[bytes]:
     rows = value if isinstance(value, list) else [value]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"{path}: item {number} is not a JSON object", code="E0503")
+            where = f"{path}: item {number}" if isinstance(value, list) else str(path)
+            shown = orjson.dumps(row).decode()
+            raise DataError(
+                f"{where} is not a JSON object but {shown if len(shown) <= 60 else shown[:57] + '...'}",
+                code="E0503",
+                help='a JSON file holds one list of objects: [{"id": 1}, {"id": 2}]',
+            )
     return [orjson.dumps(row) for row in rows]
 
 
@@ -99,5 +105,9 @@ def read_sheet(path: Path, sheet: str | int | None, has_header: bool) -> pl.Data
             raise DataError(
                 f"{path} has no sheet {sheet!r}", code="E0505", help=f"its sheets: {names}"
             ) from error
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path} is not a sound workbook: {reason}", code="E0505") from error
+        reason = str(error).strip().splitlines()[0].removeprefix("calamine error: ")
+        raise DataError(
+            f"{path} is not a sound workbook: {reason}",
+            code="E0505",
+            help="save it as .xlsx again; if it holds something else, set 'format' to that",
+        ) from error

@@ -87,7 +87,7 @@ def fitting_column(
         )
 
 
-def not_reserved(step: str, names: Iterable[str]) -> None:
+def not_reserved(step: str, names: Iterable[str], help: str | None = None) -> None:
     """Refuse column names that begin with two underscores (E0310): those are ours."""
     for name in names:
         if name.startswith(RESERVED):
@@ -96,6 +96,7 @@ def not_reserved(step: str, names: Iterable[str]) -> None:
                 code="E0310",
                 step=step,
                 spot=spot_of(name),
+                help=help,
             )
 
 

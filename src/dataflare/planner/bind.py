@@ -106,7 +106,11 @@ class _Binder:
                 if not connector.capabilities().bounded:
                     self.endless.add(name)
                 schema = await self._schema(connector, step)
-                not_reserved(name, schema.names if schema else ())
+                not_reserved(
+                    name,
+                    schema.names if schema else (),
+                    "rename it where the rows come from, or list the columns to read: columns: [...]",
+                )
             except DataFlareError as error:
                 self._note(error, step)
                 continue

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import DataFlareError, Spot
+from dataflare.model.text import SourceText
 from dataflare.workflow.nodes import key_spot_of, spot_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str, Spot]]:
     for part, value in parts:
         below = part if isinstance(part, str) else key
         spot = spot_of(node, part)
+        if isinstance(value, SourceText):
+            spot = value.spot_of(0, len(value.template)) or spot
         if isinstance(value, str) and value and spot is not None:
             yield below, str(value), spot
         else:

@@ -209,7 +209,7 @@ def test_json_says_where_it_is_broken(tmp_path):
     assert str(error).startswith(f"{tmp_path}/a.json line 2 is not valid JSON: ")
     assert error.help == "a file with one JSON object a line has the format ndjson"
     (tmp_path / "a.json").write_text('[{"a": 1}, 5]')
-    assert str(fails("a.json", tmp_path)) == f"{tmp_path}/a.json: item 2 is not a JSON object"
+    assert str(fails("a.json", tmp_path)) == f"{tmp_path}/a.json: item 2 is not a JSON object but 5"
 
 
 def test_parquet_and_arrow(tmp_path):

@@ -35,7 +35,11 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
     if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
         return DataError(f"{what} refuses a value: {first}", code="E0511")
     if "not a valid DuckDB database" in text:
-        return SystemError_(f"{path} is not a DuckDB database", code="E0505")
+        return SystemError_(
+            f"{path} is not a DuckDB database",
+            code="E0505",
+            help="choose another path: the file holds something else",
+        )
     if "database does not exist" in text:
         return missing_file(path)
     if "No space left" in text or "disk is full" in text.lower():

@@ -215,7 +215,11 @@ def _check_place(target: Target) -> None:
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        raise SystemError_(f"{place} is not a folder", code="E0604")
+        raise SystemError_(
+            f"{path} cannot be written: {place} is not a folder",
+            code="E0604",
+            help="choose another path, or move that file away",
+        )
     if not os.access(place, os.W_OK | os.X_OK):
         raise SystemError_(
             f"permission denied: {path}", code="E0602", help=f"the folder {place} cannot be written"

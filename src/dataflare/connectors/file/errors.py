@@ -53,8 +53,13 @@ def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
         return SystemError_(
             f"{doing} {path} failed: {error.strerror or error}", code="E0600", retry=Retry.LATER
         )
-    first = str(error).strip().splitlines()
-    return DataError(f"{path} cannot be read: {first[0] if first else error}", code="E0505")
+    lines = str(error).strip().splitlines()
+    said = lines[0].rpartition("out of specification: ")[2] if lines else type(error).__name__
+    return DataError(
+        f"{path} cannot be read: {said}",
+        code="E0505",
+        help="if it is whole, set 'format' to what it holds; if not, fetch it again",
+    )
 
 
 @contextmanager

@@ -122,7 +122,9 @@ def _in_folder(folder: Path, format_: str) -> list[Path]:
         raise SystemError_(
             f"the folder {folder} {what}",
             code="E0601",
-            help="set 'format' if their names do not say it" if files else None,
+            help="set 'format' if their names do not say it"
+            if files
+            else "put files there, or choose another path",
         )
     return kept
 

@@ -32,7 +32,11 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
     if strict := _STRICT.search(text):
         return DataError(f"{what} refuses a value: {strict.group(0)}", code="E0511")
     if "file is not a database" in text or "file is encrypted" in text:
-        return SystemError_(f"{path} is not an SQLite database", code="E0505")
+        return SystemError_(
+            f"{path} is not an SQLite database",
+            code="E0505",
+            help="choose another path: the file holds something else",
+        )
     if "malformed" in text:
         return SystemError_(
             f"the database {path} is damaged: {first}",
