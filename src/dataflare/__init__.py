@@ -1,3 +1,56 @@
-"""DataFlare: data integration from one file, batch and streaming, exactly once."""
+"""DataFlare: data integration from one file, batch and streaming, exactly once.
+
+What stands in `__all__` is for Python code; it is imported when it is first asked for, so that
+`dataflare.__version__` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataflare.jobs.preview import preview as preview
+    from dataflare.jobs.result import RunResult as RunResult
+    from dataflare.jobs.run import RunOptions as RunOptions
+    from dataflare.jobs.run import run as run
+    from dataflare.planner import Plan as Plan
+    from dataflare.planner import plan as plan
+    from dataflare.workflow.dsl import Workflow as Workflow
+    from dataflare.workflow.load import load as load
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "Plan": "dataflare.planner",
+    "RunOptions": "dataflare.jobs",
+    "RunResult": "dataflare.jobs",
+    "Workflow": "dataflare.workflow.dsl",
+    "load": "dataflare.workflow.load",
+    "plan": "dataflare.planner",
+    "preview": "dataflare.jobs",
+    "run": "dataflare.jobs",
+}
+
+__all__ = [
+    "Plan",
+    "RunOptions",
+    "RunResult",
+    "Workflow",
+    "__version__",
+    "load",
+    "plan",
+    "preview",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'dataflare' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,283 @@
+"""What a step gives, ready to be read by the next step: one method for each step type.
+
+A method's options are the keys of the step's `config`, with the same names and defaults; the page of
+the steps says what they mean. `description=` and `on_error=` go with any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from dataflare.workflow.dsl.functions import name_of
+from dataflare.workflow.dsl.values import given
+
+if TYPE_CHECKING:
+    from dataflare.sdk.destination import DestinationConnector
+    from dataflare.workflow.dsl.workflow import Workflow
+
+Expr = str | int | float | bool
+"""An expression of the workflow language, or a constant."""
+Schema = Mapping[str, Any]
+"""Column to type, as in {"id": "int64"}; or a `dataflare.model.types.Schema`."""
+OnError = Literal["fail", "skip", "dead_letter"]
+Method = Literal["email", "keep_last", "redact", "null", "hash", "hmac"]
+
+
+class StepOptions(TypedDict, total=False):
+    """What any step may be given besides its own options."""
+
+    description: str
+    on_error: OnError
+    error_handling: Mapping[str, Any]
+
+
+class Stream:
+    """The rows that leave a step, or one of its outputs."""
+
+    def __init__(self, workflow: Workflow, step: str, output: str | None = None) -> None:
+        self.workflow, self.step, self.output_name = workflow, step, output
+
+    @property
+    def ref(self) -> str:
+        """As `inputs` name it: `step` or `step.output`."""
+        return self.step if self.output_name is None else f"{self.step}.{self.output_name}"
+
+    def __repr__(self) -> str:
+        return f"<{self.ref} of the workflow {self.workflow.name}>"
+
+    def output(self, name: str) -> Stream:
+        """Another output of the step: a route's, `rejected` of a filter, `failed` of a validate."""
+        return Stream(self.workflow, self.step, name)
+
+    __getitem__ = output
+
+    def to(
+        self,
+        name: str,
+        type: str | type[DestinationConnector],
+        /,
+        *,
+        config: Mapping[str, Any] | None = None,
+        description: str | None = None,
+        on_error: OnError | None = None,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Workflow:
+        """Write the rows to a destination; options are its config.
+
+        type: a name that `dataflare connectors` lists, or a connector class of your own, which is
+        registered. config: options whose names this method has itself. Gives the workflow back.
+        """
+        step = given(description=description, on_error=on_error, error_handling=error_handling)
+        self.workflow._connect(
+            "destinations", name, type, {**(config or {}), **options}, step, self
+        )
+        return self.workflow
+
+    # -- row by row
+
+    def map(
+        self,
+        name: str,
+        *,
+        derive: Mapping[str, Expr] | None = None,
+        rename: Mapping[str, str] | None = None,
+        cast: Schema | None = None,
+        drop: Sequence[str] | None = None,
+        select: Sequence[str] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Derive, rename, cast, drop and select columns, in that order."""
+        config = given(derive=derive, rename=rename, cast=cast, drop=drop, select=select)
+        return self._then("map", name, config, step)
+
+    def filter(self, name: str, condition: Expr, **step: Unpack[StepOptions]) -> Stream:
+        """Keep the rows where a condition is true; `["rejected"]` has the others."""
+        return self._then("filter", name, {"condition": condition}, step)
+
+    def route(
+        self,
+        name: str,
+        routes: Mapping[str, Expr],
+        *,
+        default: str | None = None,
+        match: Literal["first", "all"] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Send rows to outputs by condition: `["eu"]`, `["us"]`, ..."""
+        return self._then("route", name, given(routes=routes, default=default, match=match), step)
+
+    def validate(
+        self, name: str, rules: Sequence[Mapping[str, Expr]], **step: Unpack[StepOptions]
+    ) -> Stream:
+        """Check rows against rules; `["failed"]` has the rows that were dropped.
+
+        rules: {"name": ..., "expect": EXPR, "on_fail": drop, dead_letter, fail, tag or warn}.
+        """
+        return self._then("validate", name, {"rules": rules}, step)
+
+    def flatten(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        separator: str | None = None,
+        depth: int | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Turn the fields of struct columns into columns."""
+        config = given(columns=columns, separator=separator, depth=depth)
+        return self._then("flatten", name, config, step)
+
+    def explode(
+        self,
+        name: str,
+        column: str,
+        *,
+        keep_empty: bool | None = None,
+        index: str | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """One row for each item of a list column."""
+        config = given(column=column, keep_empty=keep_empty, index=index)
+        return self._then("explode", name, config, step)
+
+    def parse(
+        self,
+        name: str,
+        column: str,
+        *,
+        format: Literal["json", "csv", "regex", "avro"] | None = None,
+        schema: Schema | None = None,
+        pattern: str | None = None,
+        delimiter: str | None = None,
+        keep: bool | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Read columns out of a text column that holds JSON, CSV or a pattern."""
+        config = given(
+            column=column,
+            format=format,
+            schema=schema,
+            pattern=pattern,
+            delimiter=delimiter,
+            keep=keep,
+        )
+        return self._then("parse", name, config, step)
+
+    def mask(
+        self,
+        name: str,
+        columns: Mapping[str, Method | Mapping[str, Any]],
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Hide personal data. columns: column to method, as {"email": "email"}, or
+        {"card": {"method": "keep_last", "keep": 4}}."""
+        return self._then("mask", name, {"columns": columns}, step)
+
+    def sample(
+        self,
+        name: str,
+        fraction: float,
+        *,
+        key: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Keep a share of the rows; rows with the same key stay or go together."""
+        return self._then("sample", name, given(fraction=fraction, key=key, seed=seed), step)
+
+    def python(
+        self,
+        name: str,
+        function: str | Callable[..., Any],
+        *,
+        mode: Literal["batch", "record"] | None = None,
+        schema: Schema | None = None,
+        execution: Literal["thread", "process"] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Run a function over batches (a Polars DataFrame in and out) or rows (dicts).
+
+        function: itself, or "package.module:name". One that stands in a script or a notebook is
+        known to this process only, and a workflow with it cannot be written as YAML.
+        """
+        target = function if isinstance(function, str) else name_of(function)
+        config = given(function=target, mode=mode, schema=schema, execution=execution)
+        return self._then("python", name, config, step)
+
+    # -- over several rows
+
+    def limit(self, name: str, rows: int, **step: Unpack[StepOptions]) -> Stream:
+        """Let the first rows pass, over the whole run."""
+        return self._then("limit", name, {"rows": rows}, step)
+
+    def deduplicate(
+        self,
+        name: str,
+        key: str | Sequence[str],
+        *,
+        within: Any = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """The first row of each key. within: a duration as text or a timedelta."""
+        return self._then("deduplicate", name, given(key=key, within=within), step)
+
+    def union(
+        self,
+        name: str,
+        *others: Stream,
+        strict: bool | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """All rows of this and the other streams; missing columns are NULL, types widen."""
+        return self._then("union", name, given(strict=strict), step, others)
+
+    def lookup(
+        self,
+        name: str,
+        source: Stream | str | Mapping[str, Any],
+        *,
+        key: str | Sequence[str],
+        remote_key: str | Sequence[str] | None = None,
+        fields: Sequence[str] | Mapping[str, str] | None = None,
+        cache: Mapping[str, Any] | None = None,
+        on_miss: Literal["null", "drop", "fail", "dead_letter"] | None = None,
+        on_many: Literal["fail", "first", "all"] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Add columns of a table, found by key.
+
+        source: a source of this workflow, or {"type": ..., and that connector's config}.
+        fields: columns of the table to add, or {new name: the table's}; all when not given.
+        """
+        mapping = given(key=key, remote_key=remote_key, fields=fields)
+        config = given(
+            source=source, mapping=mapping, cache=cache, on_miss=on_miss, on_many=on_many
+        )
+        return self._then("lookup", name, config, step)
+
+    def aggregate(
+        self,
+        name: str,
+        measures: Mapping[str, Expr],
+        *,
+        group_by: Sequence[str] | Mapping[str, Expr] | None = None,
+        emit: Literal["final", "updates"] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Totals by group. measures: {"total": "sum(amount)"}; group_by: columns or expressions."""
+        config = given(group_by=group_by, measures=measures, emit=emit)
+        return self._then("aggregate", name, config, step)
+
+    def _then(
+        self,
+        type_: str,
+        name: str,
+        config: Mapping[str, Any],
+        step: StepOptions,
+        others: Sequence[Stream] = (),
+    ) -> Stream:
+        inputs = [self, *others]
+        return self.workflow._transform(type_, name, config, dict(step), inputs)
