@@ -293,7 +293,6 @@ _COUNT = Kind(
 
 KINDS: dict[str, Kind] = {
     "count": _COUNT,
-    "count_if": _COUNT,
     "sum": Kind(_sum_state, _sum_partial, _sum_merge, _sum_finish),
     "avg": Kind(
         lambda call: [*_sum_state(call), t.INT64],

@@ -17,7 +17,7 @@ from dataflare.expr import aggregates, registry
 from dataflare.expr.casts import lower_cast
 from dataflare.expr.lowered import Lowered, first_error
 from dataflare.expr.sqltypes import INTERVAL
-from dataflare.expr.tree import CAST, COLUMN, LITERAL, Node
+from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
 from dataflare.model.types import DataType
 
 _EPOCH = datetime(1970, 1, 1)
@@ -33,7 +33,7 @@ def lower(node: Node) -> Lowered:
         return Lowered(literal(node.value, node.type))
     if node.op == CAST:
         return _cast(node)
-    if node.op == "aggregate":
+    if node.op == AGGREGATE:
         return aggregates.finish(node.value)
     function = registry.row(node.op)
     args = [lower(arg) for arg in node.args]
@@ -48,6 +48,12 @@ def lower(node: Node) -> Lowered:
     found = function.lower(node, *values)
     own = found if isinstance(found, Lowered) else Lowered(found)
     return Lowered(own.value, first_error([*(arg.error for arg in args), own.error]))
+
+
+def lower_constant(node: Node) -> Lowered:
+    """`lower` for an expression that reads no column: a scalar, so that any frame takes it."""
+    made = lower(node)
+    return Lowered(made.value.first(), None if made.error is None else made.error.first())
 
 
 def _is_constant(node: Node) -> bool:

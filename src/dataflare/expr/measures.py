@@ -14,7 +14,7 @@ from dataflare.expr import problems, registry
 from dataflare.expr.aggregates import AggregateCall, merge, partial, state_types
 from dataflare.expr.check import Call, Checker
 from dataflare.expr.text import ExprText
-from dataflare.expr.tree import COLUMN, STAR, Ast, Node
+from dataflare.expr.tree import AGGREGATE, COLUMN, STAR, Ast, Node
 from dataflare.expr.typed import Typed, parsed_in, result, typed
 from dataflare.model import types as t
 from dataflare.model.text import SourceText
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dataflare.expr.lowered import Lowered
-
-AGGREGATE = "aggregate"
-"""The operation of a node that stands for an aggregate's result; its value is the AggregateCall."""
 
 _KEEPS_NULLS = ("first", "last", "list")
 

@@ -46,16 +46,13 @@ class Speller:
 
     def template(self, template: str, args: tuple[Node, ...]) -> str | None:
         parts = [self.spell(arg) for arg in args]
-        return (
-            None
-            if None in parts
-            else template.format(*parts, args=", ".join(p or "" for p in parts))
-        )
+        return None if None in parts else str.format(template, *parts)
 
     def _column(self, node: Node) -> str | None:
-        if "?" in node.value or "\0" in node.value or not self.holds(node.type):
+        name = str(node.value)
+        if "?" in name or "\0" in name or not self.holds(node.type):
             return None
-        return '"' + node.value.replace('"', '""') + '"'
+        return '"' + name.replace('"', '""') + '"'
 
     def holds(self, type_: DataType) -> bool:
         """Whether a column of the type is compared there as here."""

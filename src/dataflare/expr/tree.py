@@ -17,6 +17,9 @@ Span = tuple[int, int]
 
 COLUMN, LITERAL, CAST, STAR = "column", "literal", "cast", "star"
 
+AGGREGATE = "aggregate"
+"""The operation of a node that stands for an aggregate's result; its value is the AggregateCall."""
+
 NOW_COLUMN = "__now"
 ROWKEY_COLUMN = "__rowkey"
 

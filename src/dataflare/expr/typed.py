@@ -12,7 +12,7 @@ from dataflare.expr.conversions import convert
 from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
 from dataflare.expr.text import ExprText
-from dataflare.expr.tree import CAST, COLUMN, LITERAL, Node
+from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
 from dataflare.model import types as t
 from dataflare.model.text import SourceText
 from dataflare.model.types import DataType, Schema
@@ -44,8 +44,10 @@ class Typed:
 
     @property
     def is_literal(self) -> bool:
-        """Whether it reads no column and no clock."""
-        return not self.columns and not self.needs
+        """Whether it reads no column, no clock and no aggregate."""
+        if self.columns or self.needs:
+            return False
+        return all(node.op != AGGREGATE for node in self.node.walk())
 
     @property
     def can_fail(self) -> bool:
@@ -54,9 +56,9 @@ class Typed:
 
     def lower(self) -> Lowered:
         """The Polars expressions for value and error; they raise for no row."""
-        from dataflare.expr.lower import lower
+        from dataflare.expr.lower import lower, lower_constant
 
-        return lower(self.node)
+        return lower_constant(self.node) if self.is_literal else lower(self.node)
 
     def to_sql(self, dialect: Dialect) -> SqlText | None:
         """The same in a database's SQL, or None where it would not be exactly the same."""
@@ -82,7 +84,7 @@ def typed(node: Node, shown: str) -> Typed:
         needs=frozenset(
             need
             for n in nodes
-            if n.op not in (COLUMN, LITERAL, CAST, "aggregate")
+            if n.op not in (COLUMN, LITERAL, CAST, AGGREGATE)
             for need in registry.row(n.op).needs
         ),
     )

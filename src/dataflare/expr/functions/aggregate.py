@@ -33,14 +33,12 @@ def _count(call: Call) -> Node:
 
 
 def _count_if(call: Call) -> Node:
+    """As DuckDB has it, a sum of ones and zeros: NULL where the condition always is."""
     call.arity(1, 1)
     if call.args[0].type.name not in ("bool", "null"):
         raise call.fail(f"count_if() expects a condition, not {call.args[0].type}", arg=0)
-    yes = Node("literal", t.BOOL, value=True)
-    none = Node("literal", t.BOOL)
-    return call.node(
-        t.INT64, [Node("case", t.BOOL, (convert(call.args[0], t.BOOL), yes, none))], ()
-    )
+    condition = convert(call.args[0], t.BOOL)
+    return Node("sum", t.INT64, (Node("cast", t.INT32, (condition,), False),), ())
 
 
 def _sum(call: Call) -> Node:
@@ -150,7 +148,7 @@ _add(
 _add(
     "count_if",
     "count_if(condition: bool) -> int64",
-    "The number of rows for which it is true.",
+    "The number of rows for which it is true; NULL if it is NULL for all.",
     _count_if,
     aliases=("countif",),
 )

@@ -38,6 +38,9 @@ def _abs(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
 def _whole(call: Call) -> Node:
     """ceil, floor, trunc, round(x): of integers a float64 (round: the integer), of decimals without places."""
     call.arity(1, 2 if call.function.name in ("round", "trunc") else 1)
+    if call.function.name == "round" and call.args[0].type.name.startswith("uint"):
+        wide = t.decimal(20, 0) if call.args[0].type.name == "uint64" else t.INT64
+        call.args[0] = convert(call.args[0], wide)
     type_ = call.args[0].type
     if not (type_.is_numeric or type_.name == "null"):
         raise call.fail(f"{call.function.name}() expects number, not {type_}", arg=0,

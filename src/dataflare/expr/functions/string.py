@@ -48,8 +48,10 @@ def _substr(node: Node, text: pl.Expr, start: pl.Expr, length: pl.Expr | None = 
 
 
 def _repeat(node: Node, text: pl.Expr, count: pl.Expr) -> Lowered:
-    times = count.clip(lower_bound=0)
-    fits = text.str.len_bytes().cast(pl.Float64) * times.cast(pl.Float64) <= _BYTES_MAX
+    times = count.clip(0, _BYTES_MAX + 1)
+    fits = (times <= _BYTES_MAX) & (
+        text.str.len_bytes().cast(pl.Float64) * times.cast(pl.Float64) <= _BYTES_MAX
+    )
     kept = pl.when(fits & text.is_not_null()).then(times)
     made = text.repeat_by(kept.fill_null(0).cast(pl.UInt32)).list.join("")
     value = pl.when(kept.is_not_null()).then(made)
