@@ -22,6 +22,7 @@ from dataflare.cli import (
     runs,
     schema,
     terminal,
+    test,
     validate,
 )
 from dataflare.cli.usage import usage_error
@@ -46,6 +47,7 @@ app.command("run", rich_help_panel=_RUN)(run.run)
 app.command("validate", rich_help_panel=_RUN)(validate.validate)
 app.command("plan", rich_help_panel=_RUN)(plan.plan)
 app.command("preview", rich_help_panel=_RUN)(preview.preview)
+app.command("test", rich_help_panel=_RUN)(test.run_tests)
 app.command("connectors", rich_help_panel=_LOOK_UP)(connectors.connectors)
 app.command("functions", rich_help_panel=_LOOK_UP)(functions.functions)
 app.command("schema", rich_help_panel=_LOOK_UP)(schema.schema)

@@ -1,0 +1,218 @@
+"""The part of a workflow that a test needs, its given rows in place of systems. Pure but for files.
+
+Always true: what is left reaches no system: every source is given or stands in the workflow itself,
+and every destination keeps its rows in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
+from dataflare.model.types import Schema
+from dataflare.planner.bind import bind_workflow
+from dataflare.planner.lookups import own_table
+from dataflare.sdk import registry
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.workflow.load import bind as bind_config
+from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
+from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow, WorkflowTest
+
+OPERATION_COLUMN = "_op"
+_ITSELF = "inline"
+"""The type of source that needs no stub: its rows stand in the workflow."""
+
+
+async def stubbed(workflow: Workflow, test: WorkflowTest, policy: Policy) -> Workflow:
+    """The workflow of a test, one destination for each expectation, named by it (`collected_as`).
+
+    Raises WorkflowError: E0108 for a step that is not there, E0115 for a source without rows.
+    """
+    return await _Stubs(workflow, test, policy).workflow()
+
+
+def collected_as(workflow: Workflow, test: WorkflowTest, expected: str) -> str:
+    """The destination that keeps what is compared with an expectation."""
+    if expected in workflow.destinations:
+        return expected
+    return f"_expected_{list(test.expect).index(expected)}"
+
+
+class _Stubs:
+    def __init__(self, written: Workflow, test: WorkflowTest, policy: Policy) -> None:
+        self.written, self.test, self.policy = written, test, policy
+        self.sources: dict[str, SourceStep] = {}
+        self.transformations: dict[str, TransformationStep] = {}
+        self.destinations: dict[str, DestinationStep] = {}
+        self.known: Mapping[str, Mapping[str | None, Schema]] | None = None
+
+    async def workflow(self) -> Workflow:
+        for given in self.test.given:
+            self._check_name(given, self.test.given, destinations=False)
+        for expected in self.test.expect:
+            self._check_name(expected, self.test.expect, destinations=True)
+            await self._expect(expected, key_spot_of(self.test.expect, expected))
+        settings = self.written.settings.model_copy(update={"parallelism": 1, "guarantee": None})
+        return replace(
+            self.written,
+            settings=settings,
+            sources=self.sources,
+            transformations=self.transformations,
+            destinations=self.destinations,
+        )
+
+    def _check_name(self, name: str, names: Any, *, destinations: bool) -> None:
+        known = [*self.written.sources, *self.written.transformations]
+        known += self.written.destinations if destinations else ()
+        if name in known or name.partition(".")[0] in self.written.transformations:
+            return
+        raise WorkflowError(
+            f"there is no step '{name}'",
+            code="E0108",
+            spot=key_spot_of(names, name),
+            notes=[f"steps: {', '.join(known)}"],
+            help=did_you_mean(name, known),
+        )
+
+    async def _expect(self, expected: str, spot: Spot | None) -> None:
+        name = collected_as(self.written, self.test, expected)
+        if expected in self.written.destinations:
+            refs = self.written.destinations[expected].inputs
+        else:
+            step, _, output = expected.partition(".")
+            refs = (InputRef(step, output or None, spot),)
+        inputs = tuple([await self._read(ref) for ref in refs])
+        self.destinations[name] = DestinationStep(
+            name=name, type="blackhole", spot=spot, inputs=inputs
+        )
+
+    async def _read(self, ref: InputRef) -> InputRef:
+        """What stands for an input, put among the test's steps."""
+        if str(ref) in self.test.given and not self._is_lookup(str(ref)):
+            name = ref.step if ref.output is None else self._name_for("given", str(ref))
+            if name not in self.sources:
+                schema, whole = await self._schema(ref)
+                self._add_source(str(ref), name, schema, whole=whole)
+            return InputRef(name, None, ref.spot)
+        if ref.step in self.written.sources:
+            self._keep_source(ref.step)
+        elif ref.step not in self.transformations:
+            await self._keep(self.written.transformations[ref.step])
+        return ref
+
+    def _name_for(self, what: str, given: str) -> str:
+        return f"_{what}_{list(self.test.given).index(given)}"
+
+    def _is_lookup(self, name: str) -> bool:
+        step = self.written.transformations.get(name)
+        return step is not None and step.type == "lookup"
+
+    async def _keep(self, step: TransformationStep) -> None:
+        inputs = tuple([await self._read(ref) for ref in step.inputs])
+        if step.type == "lookup":
+            step = await self._with_table(step)
+        self.transformations[step.name] = replace(step, inputs=inputs)
+
+    def _keep_source(self, name: str) -> None:
+        step = self.written.sources[name]
+        if step.type != _ITSELF:
+            raise self._not_given(name, f"source '{name}'")
+        self.sources[name] = step
+
+    async def _with_table(self, step: TransformationStep) -> TransformationStep:
+        """A lookup whose table is given: under the lookup's own name or that of its source."""
+        source = step.config.get("source")
+        named = isinstance(source, str) and source in self.written.sources
+        given = step.name if step.name in self.test.given else source if named else None
+        if given == source and given not in self.test.given:
+            self._keep_source(str(source))
+            return step
+        if given is None:
+            if isinstance(source, dict) and source.get("type") != _ITSELF:
+                raise self._not_given(step.name, f"the table of the lookup '{step.name}'")
+            return step
+        table = self._name_for("table", given)
+        if table not in self.sources:
+            schema, whole = await self._table_schema(step)
+            self._add_source(given, table, schema, whole=whole)
+        config = step.config.without("source")
+        config.put("source", table, None, step.spot_of("config", "source"))
+        return replace(step, config=config)
+
+    def _not_given(self, name: str, what: str) -> WorkflowError:
+        return WorkflowError(
+            f"test '{self.test.name}' gives no rows for {what}",
+            code="E0115",
+            spot=self.test.spot,
+            help=f"a test reaches no system; add given: {{{name}: [...]}}",
+        )
+
+    def _add_source(self, given: str, name: str, schema: Schema | None, *, whole: bool) -> None:
+        """The given rows as a source. whole: the schema has every column there is."""
+        rows = self.test.given[given]
+        for row in rows:
+            for column in row if schema is not None and whole else ():
+                assert schema is not None
+                if column != OPERATION_COLUMN and column not in schema:
+                    raise WorkflowError(
+                        f"'{given}' has no column '{column}'",
+                        code="E0203",
+                        spot=key_spot_of(row, column),
+                        notes=[f"its columns: {', '.join(schema.names)}"],
+                        help=did_you_mean(column, schema.names),
+                    )
+        config = SpotMap({"rows": rows})
+        if any(OPERATION_COLUMN in row for row in rows):
+            config["changelog"] = "columns"
+        spot = spot_of(self.test.given, given) or key_spot_of(self.test.given, given)
+        self.sources[name] = SourceStep(
+            name=name, type=_ITSELF, config=config, schema=schema, spot=spot
+        )
+
+    # -- the types that given rows take ------------------------------------------------------------
+
+    async def _schema(self, ref: InputRef) -> tuple[Schema | None, bool]:
+        """The schema of what is given, where that can be known here, and whether it is all of it."""
+        source = self.written.sources.get(ref.step)
+        if source is not None:
+            return await self._source_schema(source)
+        if self.known is None:
+            self.known = {}
+            settings = self.written.settings.model_copy(update={"guarantee": None})
+            with contextlib.suppress(DataFlareError):
+                graph = await bind_workflow(
+                    replace(self.written, settings=settings), policy=self.policy, offline=True
+                )
+                self.known = {node.id: node.outputs for node in graph}
+        schema = self.known.get(ref.step, {}).get(ref.output)
+        return schema, schema is not None
+
+    async def _table_schema(self, step: TransformationStep) -> tuple[Schema | None, bool]:
+        source = step.config.get("source")
+        if isinstance(source, str):
+            return await self._source_schema(self.written.sources[source])
+        type_, config = own_table(source, step)
+        return await self._local_schema(type_, config, step.name)
+
+    async def _source_schema(self, step: SourceStep) -> tuple[Schema | None, bool]:
+        """A contract, which may be of some columns only, else what lies on this machine."""
+        if step.schema is not None:
+            return step.schema, False
+        return await self._local_schema(step.type, step.config, step.name)
+
+    async def _local_schema(self, type_: str, config: Any, step: str) -> tuple[Schema | None, bool]:
+        if type_ == _ITSELF:
+            return None, False
+        with contextlib.suppress(DataFlareError):
+            class_ = registry.source(type_)
+            context = ConnectorContext(step, self.written.base, self.policy)
+            connector = class_(bind_config(class_.Config, config, step=step), context)
+            if connector.capabilities().local:
+                return await connector.schema(), True
+        return None, False
