@@ -60,7 +60,7 @@ class LookupConfig(StepConfig):
     source: Any = Field(
         description="The name of a bounded source of this file, or {type: ..., and that connector's config}."
     )
-    mapping: Mapping_
+    mapping: Mapping_ = Field(description="By which key, and which columns to add.")
     cache: dict[str, Any] | None = Field(
         default=None, description="{size, ttl}: for tables that are asked key by key."
     )

@@ -98,6 +98,8 @@ class PythonCall(RowOperator):
                 result: Any = self._records(function, shown)
             else:
                 result = function(shown)
+            if isinstance(result, pl.LazyFrame):
+                result = result.collect()
         except DataError:
             raise
         except Exception as error:
@@ -108,8 +110,6 @@ class PythonCall(RowOperator):
                 notes=_raised_at(error),
                 help="mend the function or the data, or set error_handling: {on_error: skip}",
             ) from error
-        if isinstance(result, pl.LazyFrame):
-            result = result.collect()
         if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
             result = pl.DataFrame(result)
         if not isinstance(result, pl.DataFrame):
