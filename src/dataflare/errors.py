@@ -218,4 +218,7 @@ def from_here(text: str) -> str:
 
 
 def _step_unsaid(error: DataFlareError) -> bool:
-    return error.step is not None and error.step not in error.message
+    """Whether the message does not name the step; a part of a path or of a word is no name."""
+    if error.step is None:
+        return False
+    return re.search(rf"(?<![\w./-]){re.escape(error.step)}(?![\w/-])", error.message) is None

@@ -106,7 +106,7 @@ error[E0601]: no such file: shpo.db (step 'a')
         status=1,
         files=SHOP,
         says="""\
-error[E0604]: no table 'order' in shop.db
+error[E0604]: no table 'order' in shop.db (step 'a')
   --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, table: order}
@@ -121,7 +121,7 @@ error[E0604]: no table 'order' in shop.db
         status=1,
         files={"shop.db": "id,land\n1,DE\n" * 500},
         says="""\
-error[E0505]: shop.db is not an SQLite database
+error[E0505]: shop.db is not an SQLite database (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders}
@@ -135,7 +135,7 @@ error[E0505]: shop.db is not an SQLite database
         status=1,
         files={"shop.db": damaged},
         says="""\
-error[E0505]: the database shop.db is damaged: Failed to step query: database disk image is malformed
+error[E0505]: the database shop.db is damaged: Failed to step query: database disk image is malformed (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders}
@@ -150,7 +150,7 @@ error[E0505]: the database shop.db is damaged: Failed to step query: database di
         files=SHOP,
         during=locked,
         says="""\
-error[E0605]: the database shop.db is locked: another program is writing to it
+error[E0605]: the database shop.db is locked: another program is writing to it (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders, busy_timeout: 50ms}
@@ -214,7 +214,7 @@ error[E0412]: a query starts with SELECT, not SELEC
         reading("path: shop.db, query: SELECT idd FROM orders"),
         files=SHOP,
         says="""\
-error[E0412]: the query is refused: the query failed in shop.db: Failed to step query: no such column: idd
+error[E0412]: the query is refused: the query failed in shop.db: Failed to step query: no such column: idd (step 'a')
   --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, query: SELECT idd FROM orders}
@@ -239,7 +239,7 @@ error[E0412]: a query starts with SELECT, not DELETE
         status=1,
         files=SHOP,
         says="""\
-error[E0606]: no column 'updated' in table 'orders'
+error[E0606]: no column 'updated' in table 'orders' (step 'a')
   --> w.yaml:4:66
   |
 4 |     config: {path: shop.db, table: orders, incremental: {column: updated}}
@@ -267,7 +267,7 @@ error[E0413]: 'lag' needs a column of numbers or times, and 'land' is string
         status=1,
         files=SHOP,
         says="""\
-error[E0606]: no column 'idd' in table 'orders'
+error[E0606]: no column 'idd' in table 'orders' (step 'a')
   --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, table: orders}
@@ -367,7 +367,7 @@ error[E0601]: no such file: shop.duckdb (step 'a')
         reading("path: shop.duckdb, query: SELECT FROM WHERE", "duckdb"),
         files={"shop.duckdb": small_duckdb},
         says="""\
-error[E0412]: the query is refused: Parser Error: syntax error at or near "WHERE"
+error[E0412]: the query is refused: Parser Error: syntax error at or near "WHERE" (step 'a')
   --> w.yaml:4:40
   |
 4 |     config: {path: shop.duckdb, query: SELECT FROM WHERE}
@@ -380,7 +380,7 @@ error[E0412]: the query is refused: Parser Error: syntax error at or near "WHERE
         status=1,
         files={"shop.duckdb": small_duckdb},
         says="""\
-error[E0604]: no table 'order' in shop.duckdb
+error[E0604]: no table 'order' in shop.duckdb (step 'a')
   --> w.yaml:4:40
   |
 4 |     config: {path: shop.duckdb, table: order}

@@ -92,7 +92,7 @@ error[E0601]: no such file: orders.csv (step 'a')
         reading("path: data/orders.csv"),
         status=1,
         says="""\
-error[E0601]: no such file: data/orders.csv
+error[E0601]: no such file: data/orders.csv (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: data/orders.csv}
@@ -106,7 +106,7 @@ error[E0601]: no such file: data/orders.csv
         status=1,
         files={"data/a.txt": "x"},
         says="""\
-error[E0601]: no file matches data/*.csv
+error[E0601]: no file matches data/*.csv (step 'a')
   --> w.yaml:4:21
   |
 4 |     config: {path: 'data/*.csv'}
@@ -120,7 +120,7 @@ error[E0601]: no file matches data/*.csv
         status=1,
         files={"data": folder},
         says="""\
-error[E0601]: the folder data has no files
+error[E0601]: the folder data has no files (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: data, format: csv}
@@ -133,7 +133,7 @@ error[E0601]: the folder data has no files
         reading("path: data.xyz"),
         files={"data.xyz": "id\n1\n"},
         says="""\
-error[E0403]: the name of data.xyz does not say its format
+error[E0403]: the name of data.xyz does not say its format (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: data.xyz}
@@ -163,6 +163,12 @@ error[E0405]: wrong value for 'format' in step 'a'
         files={"in.csv": unreadable},
         unless_root=True,
         says="""\
+error[E0602]: permission denied: in.csv (step 'a')
+  --> w.yaml:4:20
+  |
+4 |     config: {path: in.csv}
+  |                    ^^^^^^
+   = help: reading it needs other rights
 """,
     ),
     Case(
@@ -171,7 +177,7 @@ error[E0405]: wrong value for 'format' in step 'a'
         status=1,
         files={"in.csv": ""},
         says="""\
-error[E0507]: in.csv is empty: it has no header line
+error[E0507]: in.csv is empty: it has no header line (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
@@ -260,7 +266,7 @@ error[E0501]: step 'a': in.csv line 200002: column 'id': 'many' is not an int64
         status=1,
         files={"in.csv": "id,land\n1,DE\n"},
         says="""\
-error[E0508]: in.csv has no column 'idd', which 'schema' names
+error[E0508]: in.csv has no column 'idd', which 'schema' names (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
@@ -333,7 +339,7 @@ error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
         status=1,
         files={"in.csv": "id,land\n1,DE\n".encode("utf-16")},
         says="""\
-error[E0504]: the header of in.csv is not UTF-8
+error[E0504]: the header of in.csv is not UTF-8 (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
@@ -415,7 +421,7 @@ error[E0503]: in.json is not a JSON object but "hello"
         status=1,
         files={"in.json": '[{"id": 1}, {"id": '},
         says="""\
-error[E0503]: in.json line 1 is not valid JSON: unexpected end of data
+error[E0503]: in.json line 1 is not valid JSON: unexpected end of data (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.json}
@@ -429,7 +435,7 @@ error[E0503]: in.json line 1 is not valid JSON: unexpected end of data
         status=1,
         files={"in.parquet": short_parquet},
         says="""\
-error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE
+error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
@@ -445,7 +451,7 @@ error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE
         status=1,
         files={"in.parquet": flipped_parquet},
         says="""\
-error[E0505]: in.parquet cannot be read: Invalid thrift: bad data
+error[E0505]: in.parquet cannot be read: Invalid thrift: bad data (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
@@ -459,7 +465,7 @@ error[E0505]: in.parquet cannot be read: Invalid thrift: bad data
         status=1,
         files={"in.parquet": LINES},
         says="""\
-error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE
+error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
@@ -473,7 +479,7 @@ error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE
         status=1,
         files={"in.csv.gz": ZIPPED[:-2000]},
         says="""\
-error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stream marker was reached
+error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stream marker was reached (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.csv.gz}
@@ -487,7 +493,7 @@ error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stre
         status=1,
         files={"in.csv.gz": ZIPPED[:5000] + bytes(200) + ZIPPED[5200:]},
         says="""\
-error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found
+error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.csv.gz}
@@ -515,7 +521,7 @@ error[E0505]: in.xlsx is not a sound workbook: Xlsx error: Zip error: invalid Zi
         status=1,
         files={"in.arrow": LINES},
         says="""\
-error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter
+error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter (step 'a')
   --> w.yaml:4:20
   |
 4 |     config: {path: in.arrow}
@@ -529,7 +535,7 @@ error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter
         status=1,
         files={"data/a.parquet": parquet, "data/b.parquet": other_parquet},
         says="""\
-error[E0508]: data/b.parquet lacks text, unlike data/a.parquet
+error[E0508]: data/b.parquet lacks text, unlike data/a.parquet (step 'a')
   --> w.yaml:4:21
   |
 4 |     config: {path: 'data/*.parquet'}
@@ -543,7 +549,7 @@ error[E0508]: data/b.parquet lacks text, unlike data/a.parquet
         status=2,
         files={"in.csv": "id,land\n1,DE\n"},
         says="""\
-error[E0404]: 'columns' names 'lnad', which the files do not have
+error[E0404]: 'columns' names 'lnad', which the files do not have (step 'a')
   --> w.yaml:4:42
   |
 4 |     config: {path: in.csv, columns: [id, lnad]}

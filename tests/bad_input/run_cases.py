@@ -248,7 +248,7 @@ error[E0600]: cannot write the workflow's lock .dataflare/w/lock: Is a directory
         files={"small": folder},
         during=small_disk,
         says="""\
-error[E0603]: disk full while writing small/out.csv
+error[E0603]: disk full while writing small/out.csv (step 'z')
   --> w.yaml:8:50
   |
 8 |   z: {type: file, inputs: [even], config: {path: small/out.csv}}

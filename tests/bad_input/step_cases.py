@@ -173,7 +173,7 @@ error[E0405]: step 's' leaves no column
         through("route", "routes: {x: id + 1}").replace("[s]}", "[s.x]}"),
         files=ROWS,
         says="""\
-error[E0204]: a condition is expected, this is int64
+error[E0204]: a condition is expected, this is int64 (step 's')
   --> w.yaml:6:26
   |
 6 |     config: {routes: {x: id + 1}}
@@ -408,7 +408,7 @@ error[E0408]: cannot import 'nowhere_at_all:f': ModuleNotFoundError: No module n
         through("python", "function: 'steps:nowhere'"),
         files=PYTHON,
         says="""\
-error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has no attribute 'nowhere'
+error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has no attribute 'nowhere' (step 's')
   --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:nowhere'}
@@ -421,7 +421,7 @@ error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has 
         through("python", "function: 'steps:NUMBER'"),
         files=PYTHON,
         says="""\
-error[E0408]: 'steps:NUMBER' is not a function
+error[E0408]: 'steps:NUMBER' is not a function (step 's')
   --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:NUMBER'}
@@ -433,7 +433,7 @@ error[E0408]: 'steps:NUMBER' is not a function
         through("python", "function: steps.raises"),
         files=PYTHON,
         says="""\
-error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named 'steps.raises'; 'steps' is not a package
+error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named 'steps.raises'; 'steps' is not a package (step 's')
   --> w.yaml:6:24
   |
 6 |     config: {function: steps.raises}
@@ -446,7 +446,7 @@ error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named
         through("python", "function: 'broken_module:f'"),
         files=ROWS | {"broken_module.py": "def f(:\n"},
         says="""\
-error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (broken_module.py, line 1)
+error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (broken_module.py, line 1) (step 's')
   --> w.yaml:6:25
   |
 6 |     config: {function: 'broken_module:f'}

@@ -256,7 +256,7 @@ error[E0401]: unknown destination type 'blakchole' (step 'z')
             "destinations:", "transformations:\n  f: {type: fliter, inputs: [a]}\ndestinations:"
         ).replace("z: {type: blackhole, inputs: [a]}", "z: {type: blackhole, inputs: [f]}"),
         says="""\
-error[E0313]: unknown step type 'fliter'
+error[E0313]: unknown step type 'fliter' (step 'f')
   --> w.yaml:5:13
   |
 5 |   f: {type: fliter, inputs: [a]}
