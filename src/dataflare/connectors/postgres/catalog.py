@@ -1,0 +1,221 @@
+"""What a database has: its types, tables, keys and rights. Asked over psycopg; raises foreign errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+from dataflare.connectors.postgres.types import PgType
+from dataflare.connectors.sql.names import quoted
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_TABLES = ("r", "p")
+_SHOWN_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PgColumn:
+    """not_null: declared so. generated: its value is computed. exact: its collation tells apart what
+    differs."""
+
+    name: str
+    type: PgType
+    modifier: int
+    shown: str
+    not_null: bool
+    generated: bool
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """kind: relkind. keys: the column sets that are unique and never NULL, the primary key first.
+    uniques: all unique column sets, in index order, that ON CONFLICT can name. rows: an estimate.
+    rights: what the user may do with it. row_security: policies hold for the user."""
+
+    oid: int
+    folder: str
+    name: str
+    kind: str
+    columns: dict[str, PgColumn]
+    keys: tuple[tuple[str, ...], ...]
+    uniques: tuple[frozenset[str], ...]
+    rows: int
+    pages: int
+    rights: frozenset[str]
+    row_security: bool
+
+    @property
+    def sql(self) -> str:
+        return f"{quoted(self.folder)}.{quoted(self.name)}"
+
+    @property
+    def shown(self) -> str:
+        return self.name if self.folder == "public" else f"{self.folder}.{self.name}"
+
+    @property
+    def is_table(self) -> bool:
+        return self.kind in _TABLES
+
+
+_LOOK = (
+    "select c.oid, n.nspname, c.relname, c.relkind::text, case c.relkind when 'p' then "
+    "(select sum(greatest(l.reltuples, 0)) from pg_partition_tree(c.oid) p "
+    "join pg_class l on l.oid = p.relid and p.isleaf)::bigint else c.reltuples::bigint end, "
+    "pg_relation_size(c.oid) / current_setting('block_size')::int, "
+    "array(select p from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) p "
+    "where has_table_privilege(c.oid, p) or case when p in ('select', 'insert', 'update') "
+    "then has_any_column_privilege(c.oid, p) end), row_security_active(c.oid) "
+    "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+    "where c.relkind in ('r', 'p', 'v', 'm', 'f') and "
+)
+
+
+def find_table(db: Connection, name: str) -> Table | None:
+    """The table or view of that name, `schema.name` or as the search path has it. Upper and lower
+    case count first, and are one where nothing else is found."""
+    for same in ("=", "ilike"):
+        for folder, table in _readings(name):
+            found = db.execute(
+                f"{_LOOK} c.relname {same} %s and (n.nspname {same} %s or "
+                "(%s::text is null and pg_table_is_visible(c.oid))) limit 2",
+                (_like(table, same), _like(folder, same), folder),
+            ).fetchall()
+            if len(found) == 1:
+                return _table(db, found[0])
+    return None
+
+
+def find_exact(db: Connection, folder: str, name: str) -> Table | None:
+    """The table of exactly that schema and name."""
+    found = db.execute(f"{_LOOK} n.nspname = %s and c.relname = %s", (folder, name)).fetchone()
+    return None if found is None else _table(db, found)
+
+
+def _like(text: str | None, same: str) -> str | None:
+    if text is None or same == "=":
+        return text
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _readings(name: str) -> Iterable[tuple[str | None, str]]:
+    """(schema, table) that a name may stand for."""
+    folder, dot, table = name.partition(".")
+    if dot and folder and table:
+        yield _bare(folder), _bare(table)
+    yield None, _bare(name)
+
+
+def _bare(name: str) -> str:
+    if len(name) > 2 and name[0] == name[-1] == '"':
+        return name[1:-1].replace('""', '"')
+    return name
+
+
+def new_place(db: Connection, name: str) -> tuple[str | None, str]:
+    """(schema, name) of a table to be made; no schema where the search path has none."""
+    folder, table = next(iter(_readings(name)))
+    if folder is not None:
+        found = db.execute("select nspname from pg_namespace where nspname = %s", (folder,))
+        return (folder, table) if found.fetchone() else (None, table)
+    current = db.execute("select current_schema()").fetchone()
+    return (current[0] if current else None), table
+
+
+def _table(db: Connection, row: Sequence[Any]) -> Table:
+    oid, folder, name, kind, rows, pages, rights, row_security = row
+    listed = db.execute(
+        "select a.attname, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), "
+        "a.attnotnull, a.attgenerated <> '', coalesce(l.collisdeterministic, true) "
+        "from pg_attribute a left join pg_collation l on l.oid = a.attcollation "
+        "where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
+        (oid,),
+    ).fetchall()
+    types = find_types(db, {row[1] for row in listed})
+    columns = {
+        name: PgColumn(name, types[type_], modifier, shown, not_null, generated, exact)
+        for name, type_, modifier, shown, not_null, generated, exact in listed
+    }
+    indexes = db.execute(
+        "select array(select a.attname::text from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality "
+        "k(n, o) join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n order by k.o) "
+        "from pg_index i where i.indrelid = %s and i.indisunique and i.indisvalid and i.indimmediate "
+        "and i.indpred is null and i.indexprs is null order by i.indisprimary desc, i.indnkeyatts, "
+        "i.indexrelid",
+        (oid,),
+    ).fetchall()
+    uniques = [tuple(names) for (names,) in indexes]
+    keys = tuple(names for names in uniques if all(columns[n].not_null for n in names))
+    estimate = rows if rows and rows > 0 else pages * 60
+    return Table(
+        oid, folder, name, kind, columns, keys, tuple(map(frozenset, uniques)), int(estimate), int(pages),
+        frozenset(rights), bool(row_security),
+    )  # fmt: skip
+
+
+def table_names(db: Connection) -> list[str]:
+    """The tables and views a user can see, without the server's own and ours."""
+    found = db.execute(
+        "select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end "
+        "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' "
+        "and n.nspname <> 'information_schema' and c.relname !~ '^_dataflare_' order by 1 limit %s",
+        (_SHOWN_MAX,),
+    ).fetchall()
+    return [str(name) for (name,) in found]
+
+
+def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:
+    """The types, with those of array items and below domains."""
+    rows = db.execute(
+        "with recursive wanted(oid) as (select unnest(%s::oid[]) union "
+        "select case when t.typtype = 'd' then t.typbasetype else t.typelem end "
+        "from wanted w join pg_type t on t.oid = w.oid "
+        "where t.typtype = 'd' or (t.typcategory = 'A' and t.typelem <> 0)) "
+        "select t.oid, t.typname, t.typtype::text, format_type(t.oid, -1), "
+        "case when t.typcategory = 'A' and t.typtype <> 'd' then t.typelem else 0 end, "
+        "case when t.typtype = 'd' then t.typbasetype else 0 end, t.typtypmod "
+        "from wanted w join pg_type t on t.oid = w.oid",
+        (sorted(oids),),
+    ).fetchall()
+    by_oid = {row[0]: row for row in rows}
+
+    def made(oid: int) -> PgType:
+        _, name, kind, shown, item, base, modifier = by_oid[oid]
+        inner = made(item) if item in by_oid else None
+        below = made(base) if base in by_oid else None
+        return PgType(oid, name, kind, shown, inner, below, modifier)
+
+    return {oid: made(oid) for oid in by_oid}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a statement gives and takes. columns: name, type, modifier."""
+
+    columns: tuple[tuple[str, PgType, int], ...]
+    params: tuple[PgType, ...]
+
+
+def describe(db: Connection, sql: str) -> Described:
+    """Ask the server what a statement with $1, $2 ... gives and takes, without running it."""
+    low = db.pgconn
+    for step in (low.prepare, low.describe_prepared):
+        result = step(b"", sql.encode()) if step == low.prepare else step(b"")  # type: ignore[call-arg]
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result, encoding="utf-8")
+    fields = [
+        ((result.fname(i) or b"").decode(), result.ftype(i), result.fmod(i))
+        for i in range(result.nfields)
+    ]
+    params = [result.param_type(i) for i in range(result.nparams)]
+    types = find_types(db, {oid for _, oid, _ in fields} | set(params))
+    return Described(
+        tuple((name, types[oid], modifier) for name, oid, modifier in fields),
+        tuple(types[oid] for oid in params),
+    )

@@ -1,0 +1,128 @@
+"""What a workflow says about a PostgreSQL source or destination."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dataflare.connectors.sql.config import Incremental, Names, Query
+from dataflare.model.units import Duration
+
+
+class PostgresConfig(BaseModel):
+    """How to reach the database; the same for sources and destinations."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    connection_string: str = Field(
+        min_length=1,
+        repr=False,
+        description="postgresql://user:password@host:5432/database?sslmode=require, or the same as "
+        "'host=... dbname=...'; what it leaves out comes from PGHOST and its like, as with psql",
+    )
+    connect_timeout: Duration = Field(10.0, description="how long to wait for the server's answer")
+    statement_timeout: Duration | None = Field(
+        None, description="the longest one statement may run; by default as long as it takes"
+    )
+
+
+class Sharding(BaseModel):
+    """How a full read is cut into parts that are read, and resumed, on their own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Literal["range", "hash", "time", "ctid"] = Field(
+        description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
+        "column; ctid: by blocks of the table on disk"
+    )
+    column: str | None = Field(None, description="by default the first column of the key")
+    splits: int | None = Field(None, ge=1, le=10_000, description="how many parts")
+    boundaries: list[Any] | None = Field(
+        None, min_length=1, description="where parts begin: n values make n + 1 parts"
+    )
+    every: Duration | None = Field(None, gt=0, description="the span of a part, for by: time")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = [n for n in ("splits", "boundaries", "every") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(repr(n) for n in given)}")
+        if self.every is not None and self.by != "time":
+            raise ValueError("'every' needs by: time")
+        if self.boundaries is not None and self.by in ("hash", "ctid"):
+            raise ValueError(f"by: {self.by} takes 'splits', not 'boundaries'")
+        if self.by == "time" and self.column is None:
+            raise ValueError("by: time needs 'column'")
+        if self.by == "ctid" and self.column is not None:
+            raise ValueError("by: ctid takes no 'column'")
+        return self
+
+
+class PostgresSourceConfig(PostgresConfig):
+    table: str | None = Field(
+        None, min_length=1, description="the table or view to read: name, or schema.name"
+    )
+    query: Query | None = Field(
+        None, description="a SELECT to read instead of a table; variables in it are bound values"
+    )
+    columns: Names | None = Field(None, min_length=1, description="read only these, in this order")
+    incremental: Incremental | None = Field(
+        None, description="read only what is new since the last run"
+    )
+    sharding: Sharding | None = Field(
+        None, description="cut the read into parts by other rules than ranges of the key"
+    )
+    batch_size: int | None = Field(None, ge=1, description="at most so many rows in a batch")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("give 'table' or 'query', exactly one of them")
+        if self.incremental is not None and self.sharding is not None:
+            raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
+        if self.sharding is not None and self.query is not None:
+            if self.sharding.by == "ctid":
+                raise ValueError("by: ctid needs 'table'")
+            if self.sharding.column is None:
+                raise ValueError("'sharding' of a query needs 'column'")
+        return self
+
+
+class PostgresDestinationConfig(PostgresConfig):
+    table: str = Field(min_length=1, description="the table to write: name, or schema.name")
+    mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
+        "append",
+        description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
+        "last row of each key; mirror also applies deletes",
+    )
+    key: Names = Field(default_factory=list, description="the columns that identify a row")
+    sequence: str | None = Field(
+        None, description="apply a row only if this column is greater than in the stored row"
+    )
+    create_table: bool = Field(
+        True, description="make a missing table, and add columns that the rows have and it has not"
+    )
+    changelog: Literal["columns"] | None = Field(
+        None, description="'columns' appends changes as rows, with their kind in the column _op"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="at most so many rows in one COPY; by default 50,000"
+    )
+    lock_timeout: Duration = Field(
+        30.0, description="how long to wait for rows or a table that another program has locked"
+    )
+    retry_policy: dict[str, Any] | None = Field(None, description="as in error_handling")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        keyed = self.mode in ("upsert", "mirror")
+        if keyed and not self.key:
+            raise ValueError(f"mode '{self.mode}' needs 'key'")
+        if self.sequence is not None and not keyed:
+            raise ValueError("'sequence' needs mode 'upsert' or 'mirror'")
+        if self.changelog is not None and self.mode != "append":
+            raise ValueError("'changelog: columns' needs mode 'append'")
+        if len(set(self.key)) != len(self.key):
+            raise ValueError("'key' names a column twice")
+        return self

@@ -1,0 +1,204 @@
+"""How to reach a server: psycopg for statements, ADBC for columns; both with the same settings.
+
+Always true: a password stands only in `Server.conninfo`, which no repr shows, and is remembered as a
+secret before the first connection is tried. What a session needs is set inside each transaction, so
+that a pooler between us and the server may give every transaction another session.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dataflare.connectors.postgres.config import PostgresConfig, PostgresDestinationConfig
+from dataflare.connectors.postgres.errors import postgres_errors
+from dataflare.errors import ConfigError
+from dataflare.sdk.registry import missing_library
+from dataflare.security.redact import remember_secret
+
+# A server that is gone is noticed within about a minute, also while nothing is sent.
+_KEEPALIVE = {
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+# Text of values is the same for every user and server, and an idle transaction of ours is left alone.
+_SETTINGS = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+}
+_BATCH_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A database and how long to wait for it. shown: host, port and database, for people."""
+
+    conninfo: str = field(repr=False)
+    shown: str
+    statement_timeout_s: float | None = None
+    lock_timeout_s: float | None = None
+
+    @classmethod
+    def of(cls, config: PostgresConfig) -> Server:
+        """Raises ConfigError (E0414) for a text that is no connection string, without showing it."""
+        try:
+            given = conninfo_to_dict(config.connection_string)
+        except psycopg.ProgrammingError:
+            # libpq quotes a part of the text, which may be a part of the password.
+            raise ConfigError(
+                "'connection_string' is not one that PostgreSQL understands",
+                code="E0414",
+                help="write postgresql://user:password@host:5432/database, with special characters "
+                "of the password as %40 and the like",
+            ) from None
+        password = given.get("password")
+        if password:
+            remember_secret(str(password))
+        timeout = str(max(2, math.ceil(config.connect_timeout)))
+        more = {**_KEEPALIVE, "connect_timeout": timeout, "client_encoding": "utf8"}
+        lock_s = config.lock_timeout if isinstance(config, PostgresDestinationConfig) else None
+        return cls(
+            make_conninfo("", **{**more, **given}),
+            _shown(given),
+            config.statement_timeout,
+            lock_s,
+        )
+
+    def connect(self, name: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection in autocommit. name: of the application, as the server lists it."""
+        with postgres_errors(self.shown, "connecting"):
+            made = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
+        made.prepare_threshold = None
+        return made
+
+    def settings(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What is set in each transaction."""
+        found = {**_SETTINGS, **(more or {})}
+        if self.statement_timeout_s is not None:
+            found["statement_timeout"] = str(round(self.statement_timeout_s * 1000))
+        if self.lock_timeout_s is not None:
+            found["lock_timeout"] = str(round(self.lock_timeout_s * 1000))
+        return found
+
+    def begin(
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        how: str = "",
+        snapshot: str | None = None,
+        **more: str,
+    ) -> None:
+        """Open a transaction by SQL, with our settings in it. Raises foreign errors."""
+        connection.execute(f"begin {how}")
+        if snapshot is not None:
+            connection.execute(f"set transaction snapshot '{snapshot}'")
+        found = self.settings(more)
+        connection.execute(_SET_SQL, (list(found), list(found.values())))
+
+
+# Older servers do not know every setting; user-defined ones have a dot.
+_SET_SQL = (
+    "select set_config(n, v, true) from unnest(%s::text[], %s::text[]) as given(n, v) "
+    "where n like '%%.%%' or exists (select from pg_settings where lower(name) = lower(n))"
+)
+
+
+def _shown(given: Mapping[str, Any]) -> str:
+    import os
+
+    host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
+    port = given.get("port") or os.environ.get("PGPORT") or "5432"
+    name = given.get("dbname") or os.environ.get("PGDATABASE") or given.get("user") or ""
+    return f"{host}:{port}/{name}".rstrip("/")
+
+
+class ArrowConnection:
+    """One transaction that is read by columns. Blocking; one thread at a time but for `cancel`.
+
+    Results come by COPY in binary form, a few megabytes at a time, however large they are. COPY
+    takes no parameters, so values are bound as settings of the transaction, which the SQL reads
+    with `current_setting`.
+    """
+
+    def __init__(self, server: Server, name: str) -> None:
+        try:
+            from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
+        except ModuleNotFoundError as error:
+            raise missing_library("postgres", error) from error
+        conninfo = make_conninfo(server.conninfo, application_name=name[:63])
+        self._server = server
+        with postgres_errors(server.shown, "connecting"):
+            self._connection = dbapi.connect(conninfo, autocommit=True)
+        try:
+            self._cursor = self._connection.cursor()
+            hint = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
+            self._cursor.adbc_statement.set_options(**hint)
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self, values: Mapping[str, str], snapshot: str | None) -> None:
+        """A read-only transaction; what is seen is the snapshot, or the database as it is now.
+        values: bound settings by name. Raises foreign errors."""
+        self._cursor.execute("begin isolation level repeatable read read only")
+        if snapshot is not None:
+            self._cursor.execute(f"set transaction snapshot '{snapshot}'")
+        found = self._server.settings(values)
+        names, texts = list(found), list(found.values())
+        rows = pl.DataFrame({"n": [names], "v": [texts]})
+        sql = _SET_SQL.replace("%%", "%").replace("%s", "$1", 1).replace("%s", "$2", 1)
+        self._cursor.execute(sql, rows)
+        self._cursor.fetch_arrow()
+
+    def stream(self, sql: str) -> Iterator[pl.DataFrame]:
+        """The result in frames of a few megabytes. Raises foreign errors."""
+        try:
+            self._cursor.execute(sql)
+            reader = self._cursor.fetch_record_batch()
+        except ModuleNotFoundError as error:
+            raise missing_library("postgres", error) from error
+        try:
+            for batch in reader:
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                yield _plain(frame)
+        finally:
+            reader.close()
+
+    def cancel(self) -> None:
+        """Stop what runs; from any thread. Never raises."""
+        try:
+            self._cursor.adbc_cancel()
+        except Exception:  # nothing runs, or the connection is gone: as wanted
+            pass
+
+    def close(self) -> None:
+        """Never raises: there is nothing to lose in a reading transaction."""
+        for part in (getattr(self, "_cursor", None), self._connection):
+            try:
+                if part is not None:
+                    part.close()
+            except Exception:
+                pass
+
+
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with the driver's extension types (numeric, json) as the text they hold."""
+    made = [
+        column.ext.storage() if isinstance(column.dtype, pl.BaseExtension) else column
+        for column in frame
+    ]
+    return pl.DataFrame(made) if made else frame

@@ -1,0 +1,126 @@
+"""What the driver gives for a column becomes our type, without raising: what does not fit is NULL.
+
+Always true: a NULL out of a value that was not NULL means "does not fit", and never "rounded".
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dataflare.connectors.sqlite.decode import decoded as decoded_text
+from dataflare.connectors.sqlite.decode import is_number
+from dataflare.model.types import DataType
+
+# The driver gives infinity and what lies behind year 294246 as numbers before the first date there is.
+_FIRST_US = -210_866_803_200_000_000
+_FIRST_DAY = -2_440_588
+_DAY_NS = 86_400_000_000_000
+_INTERVAL = (
+    r"^(?:(?P<days>-?\d+) days?)?(?:(?:^| )(?P<sign>[+-])?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)"
+    r"(?:\.(?P<us>\d{1,6}))?)?$"
+)
+
+
+def decoded(raw: pl.Series, type_: DataType, *, as_text: bool) -> pl.Series:
+    """as_text: the column was asked for as text, for the contract wants another type than its own."""
+    if as_text:
+        return _of_text(_text(raw), type_)
+    match type_.name:
+        case "string" | "json":
+            return _text(raw)
+        case "decimal":
+            return _decimal(_text(raw), type_)
+        case "duration":
+            return _interval(_text(raw))
+        case "date" | "time" | "timestamp":
+            return _within(raw.cast(type_.to_polars()), type_)
+        case "list":
+            assert type_.item is not None
+            return _list(raw, type_)
+    return raw if raw.dtype == type_.to_polars() else raw.cast(type_.to_polars())
+
+
+def _text(raw: pl.Series) -> pl.Series:
+    return raw if raw.dtype == pl.String else raw.cast(pl.String)
+
+
+def _nulls(like: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return pl.Series(like.name, [None], dtype=dtype).new_from_index(0, like.len())
+
+
+def _of_text(text: pl.Series, type_: DataType) -> pl.Series:
+    if is_number(type_) and type_.name != "duration":
+        return decoded_text(_nulls(text, pl.Int64()), text, type_)
+    if type_.name == "duration":
+        return _interval(text).cast(type_.to_polars())
+    if type_.name == "binary":
+        return text.str.strip_prefix("\\x").str.decode("hex", strict=False)
+    return decoded_text(text, None, type_)
+
+
+def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
+    """`nan` and `inf` do not fit, and no digit is dropped."""
+    found = text.cast(type_.to_polars(), strict=False)
+    digits = text.str.len_bytes() - text.str.find(".", literal=True) - 1
+    long = digits > (type_.scale or 0)
+    if not long.any():
+        return found
+    exact = text.str.contains(rf"^-?\d*(?:\.\d{{0,{type_.scale}}}0*)?$")
+    return found.zip_with(exact.fill_null(True), _nulls(text, type_.to_polars()))
+
+
+def _within(found: pl.Series, type_: DataType) -> pl.Series:
+    number = found.to_physical()
+    if type_.name == "time":
+        good = number < _DAY_NS
+    else:
+        good = number >= (_FIRST_DAY if type_.name == "date" else _FIRST_US)
+    if good.all():
+        return found
+    return found.zip_with(good.fill_null(True), _nulls(found, type_.to_polars()))
+
+
+def _interval(text: pl.Series) -> pl.Series:
+    parts = text.str.extract_groups(_INTERVAL).struct.unnest()
+    whole = {
+        name: parts[name].cast(pl.Int64, strict=False).fill_null(0) for name in ("days", *"hms")
+    }
+    fraction = parts["us"].str.pad_end(6, "0").cast(pl.Int64, strict=False).fill_null(0)
+    clock = ((whole["h"] * 60 + whole["m"]) * 60 + whole["s"]) * 1_000_000 + fraction
+    signed = clock.zip_with((parts["sign"] != "-").fill_null(True), -clock)
+    total: pl.Series = (whole["days"] * 86_400_000_000 + signed).cast(pl.Duration("us"))
+    known = text.str.contains(_INTERVAL.replace("?P<", "?<")) & (text != "")
+    kept = total.zip_with(known.fill_null(False), _nulls(text, pl.Duration("us")))
+    return kept.rename(text.name)
+
+
+def _list(raw: pl.Series, type_: DataType) -> pl.Series:
+    """A list with an element that does not fit does not fit."""
+    item = type_.item
+    assert item is not None
+    target = type_.to_polars()
+    if item.name in ("string", "json", "binary", "bool") or item.is_integer or item.is_float:
+        return raw if raw.dtype == target else raw.cast(target)
+    flat = raw.explode(empty_as_null=False, keep_nulls=False)
+    values = decoded(flat, item, as_text=False)
+    lost = (values.is_null() & flat.is_not_null()).any()
+    if lost:
+        fit = pl.Series([_fits(each, item) for each in raw], dtype=pl.Boolean)
+        raw = raw.zip_with(
+            fit, pl.Series(raw.name, [None], dtype=raw.dtype).new_from_index(0, len(raw))
+        )
+    made = raw.to_frame("v").select(
+        pl.col("v").list.eval(
+            pl.element().map_batches(
+                lambda each: decoded(each, item, as_text=False), return_dtype=item.to_polars()
+            )
+        )
+    )
+    return made.to_series().alias(raw.name)
+
+
+def _fits(values: pl.Series | None, item: DataType) -> bool:
+    if values is None:
+        return True
+    found = decoded(values, item, as_text=False)
+    return not bool((found.is_null() & values.is_not_null()).any())

@@ -1,0 +1,261 @@
+"""Write a table of a PostgreSQL database: rows and epoch in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dataflare.connectors.postgres import tables
+from dataflare.connectors.postgres.config import PostgresDestinationConfig
+from dataflare.connectors.postgres.connection import Server
+from dataflare.connectors.postgres.errors import postgres_errors
+from dataflare.connectors.postgres.facts import destination_facts
+from dataflare.connectors.postgres.session import Session, Share, shared_session
+from dataflare.connectors.sql import redo
+from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import ConfigError, DataFlareError, did_you_mean
+from dataflare.model.types import STRING, Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    Epoch,
+    Marker,
+    Writer,
+    WriteStats,
+)
+
+if TYPE_CHECKING:
+    from dataflare.model.batch import SharedDataBatch
+
+_REASONS = {
+    "append": "rows and epoch are committed in one transaction",
+    "overwrite": "rows are staged with their epoch and swapped in at the end of the run",
+    "upsert": "rows and epoch are committed in one transaction; upsert ignores deletes",
+    "mirror": "rows, deletes and epoch are committed in one transaction",
+}
+
+
+class PostgresDestination(DestinationConnector):
+    """Writes a table. Nothing but an empty table is visible before `commit`."""
+
+    type = "postgres"
+    Config = PostgresDestinationConfig
+    summary = "Write a table of a PostgreSQL database, exactly once"
+    example = """\
+type: postgres
+inputs: [orders]
+config:
+  connection_string: postgresql://writer@localhost:5432/shop
+  table: public.orders
+  mode: upsert
+  key: [order_id]
+"""
+
+    config: PostgresDestinationConfig
+
+    def capabilities(self) -> DestinationCapabilities:
+        mode = self.config.mode
+        return DestinationCapabilities(
+            delivery=Delivery.TRANSACTIONAL,
+            reason=_REASONS[mode],
+            changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
+            bounded_only=mode == "overwrite",
+        )
+
+    async def validate(self, schema: Schema) -> None:
+        try:
+            self._check_columns(schema)
+            await asyncio.to_thread(self._look, self._target_of(schema))
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        return PostgresWriter(self._session(context), self._target(context), context, restored,
+                              self.config.batch_size)  # fmt: skip
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        server = Server.of(self.config)
+        return PostgresCommitter(server, self._session(context), self._target(context), context)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """What a look at the server tells, for `dataflare check`. Raises what is wrong."""
+        return await asyncio.to_thread(
+            destination_facts, Server.of(self.config), self.config.table, self.config.mode
+        )
+
+    def _session(self, context: DestinationContext) -> Session:
+        return shared_session(Server.of(self.config), context.lineage, context.attempt)
+
+    def _look(self, target: Target) -> None:
+        """Refuse what cannot be written, looking without changing or making anything. Blocking."""
+        server = Server.of(self.config)
+        db = server.connect(f"dataflare {self.context.step}")
+        try:
+            with postgres_errors(server.shown, f"table '{target.table}'"):
+                server.begin(db, "read only")
+                found = tables.require(db, server, target)
+                if found is not None:
+                    tables.refuse_misfits(target, found)
+                    tables.widening(target, found, server)
+        finally:
+            db.close()
+
+    def _target(self, context: DestinationContext) -> Target:
+        self._check_columns(context.schema)
+        return self._target_of(context.schema, context.step, context.lineage, context.attempt)
+
+    def _target_of(
+        self, schema: Schema, step: str = "", lineage: str = "", attempt: int = 0
+    ) -> Target:
+        if self.config.changelog is not None:
+            schema = Schema.of([*((f.name, f.type) for f in schema), (OP_COLUMN, STRING)])
+        keyed = self.config.mode in ("upsert", "mirror")
+        return Target(
+            step=step,
+            lineage=lineage,
+            attempt=attempt,
+            table=self.config.table,
+            mode=self.config.mode,
+            schema=schema,
+            key=tuple(self.config.key) if keyed else (),
+            sequence=self.config.sequence,
+            op=self.config.changelog == "columns",
+            create_table=self.config.create_table,
+        )
+
+    def _check_columns(self, schema: Schema) -> None:
+        if not schema.names:
+            return
+        sequence = [self.config.sequence] if self.config.sequence else []
+        for name in [*self.config.key, *sequence]:
+            if name not in schema:
+                raise ConfigError(
+                    f"step '{self.context.step}' needs column '{name}', which does not reach it",
+                    code="E0411",
+                    step=self.context.step,
+                    notes=[f"it receives: {', '.join(schema.names)}"],
+                    help=did_you_mean(name, schema.names),
+                )
+        if self.config.changelog is not None and OP_COLUMN in schema:
+            raise ConfigError(
+                f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
+                code="E0411",
+                step=self.context.step,
+                help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
+            )
+
+
+class PostgresWriter(Writer):
+    """Appends batches to the epoch's redo file, and copies them to the server as they come."""
+
+    def __init__(
+        self,
+        session: Session,
+        target: Target,
+        context: DestinationContext,
+        restored: Committable | None,
+        rows_max: int | None,
+    ) -> None:
+        self._session, self._target, self._context = session, target, context
+        self._rows_max = rows_max
+        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
+        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        crash_point("postgres.write.before_redo")
+        num_bytes = batch.num_bytes
+        if batch.num_rows:
+            await asyncio.to_thread(self._write, batch, num_bytes)
+        return WriteStats(batch.num_rows, num_bytes)
+
+    def _write(self, batch: SharedDataBatch, num_bytes: int) -> None:
+        self._redo.append(batch.frame, num_bytes)
+        try:
+            self._session.write(
+                self._target, batch.frame, num_bytes, self._rows_total, self._rows_max
+            )
+        except DataFlareError as error:
+            raise error.at(step=self._context.step) from error.__cause__
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        return await asyncio.to_thread(self._prepare, epoch, final)
+
+    def _prepare(self, epoch: int, final: bool) -> Committable:
+        sealed = self._redo.seal(epoch)
+        crash_point("postgres.prepare.after_fsync")
+        self._rows_total += sealed.rows
+        if sealed.rows or final:
+            share = Share(self._target, self._context.redo, sealed, self._rows_total)
+            try:
+                self._session.prepare(share, epoch, final=final)
+            except DataFlareError as error:
+                raise error.at(step=self._context.step) from error.__cause__
+        data = {**sealed.to_json(), "rows_total": self._rows_total}
+        return Committable(self._context.subtask, data)
+
+    async def aclose(self) -> None:
+        # What was prepared stays: the committer may still be asked to commit it.
+        await asyncio.to_thread(self._redo.close)
+
+
+class PostgresCommitter(Committer):
+    """Commits the shared transaction, or, after a crash, applies the redo file."""
+
+    def __init__(
+        self, server: Server, session: Session, target: Target, context: DestinationContext
+    ) -> None:
+        self._server, self._session, self._target = server, session, target
+        self._context = context
+        self._rows = 0
+
+    async def marker(self) -> Marker | None:
+        stored = await asyncio.to_thread(self._session.known, self._target)
+        if stored is None:
+            return None
+        self._rows = stored.rows_total
+        free = self._target.mode != "append" or stored.rows_total == 0
+        return Marker(stored.epoch, stored.attempt, stored.manifest, free)
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
+        await asyncio.to_thread(self._recover, epoch, kept)
+
+    def _recover(self, epoch: int, kept: int | None) -> None:
+        redo.clear_after(self._context.redo, epoch)
+        try:
+            self._session.recover(self._target, epoch, kept)
+        except DataFlareError as error:
+            raise error.at(step=self._context.step) from error.__cause__
+        self._rows = kept or 0
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        await asyncio.to_thread(self._commit, epoch, committables)
+
+    def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        if len(committables) > 1:
+            raise AssertionError("one writer per table")  # capabilities().parallel is False
+        for committable in committables:
+            file = redo.RedoFile.from_json(committable.data)
+            rows_total = int(committable.data["rows_total"])
+            if file.rows or epoch.final:
+                share = Share(self._target, self._context.redo, file, rows_total)
+                try:
+                    self._session.commit(share, epoch)
+                except DataFlareError as error:
+                    raise error.at(step=self._context.step) from error.__cause__
+            self._rows = rows_total
+        # The last file stays until the next commit is durable too; after the final one none is needed.
+        redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
+
+    async def published(self) -> Mapping[str, Any]:
+        return {"database": self._server.shown, "table": self._target.table, "rows": self._rows}
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._session.release, self._target.step)

@@ -1,0 +1,191 @@
+"""What PostgreSQL, psycopg and ADBC say, in our words: the one place where it is translated.
+
+The SQLSTATE decides; a connection that was never made has none, and then the text does.
+
+Always true: a text of ours holds no part of a connection string but host, port, database and user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+
+CONNECTION_LOST = "E0607"
+_STATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
+_NOISE = re.compile(
+    r"^(?:[A-Z_]+: )?(?:\[libpq\] )?(?:Failed to [a-z ]+: )?(?:could not begin COPY: )?"
+    r"(?:connection failed: )?(?:ERROR: +|FATAL: +)?"
+)
+_SERVER = re.compile(r"^connection to server (?:at|on) .*? failed: (?:FATAL: +)?")
+_LOST = (
+    "server closed the connection", "connection is lost", "connection already closed",
+    "the connection is closed", "no connection to the server", "terminating connection",
+    "Connection refused", "connection refused", "timeout expired", "Connection timed out",
+    "could not receive data", "could not send data", "EOF detected", "Broken pipe",
+    "Connection reset", "the database system is", "No route to host", "consuming input failed",
+    "sending query failed", "sending data failed", "connection timeout", "Network is unreachable",
+    "SSL SYSCALL error", "unexpected message from server", "lost synchronization",
+)  # fmt: skip
+_RESTART = "it goes on from the last checkpoint when it is run again"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a foreign exception says. state: SQLSTATE or ''. text: its first line without noise."""
+
+    state: str
+    text: str
+    detail: str
+    context: str
+    whole: str
+
+
+def said(error: Exception) -> Said:
+    whole = str(error)
+    state = getattr(error, "sqlstate", None) or ""
+    if not state and (found := _STATE.search(whole)):
+        state = found.group(1)
+    diagnosis = getattr(error, "diag", None)
+    primary = getattr(diagnosis, "message_primary", None)
+    first = whole.strip().splitlines()[0] if whole.strip() else type(error).__name__
+    text = primary or _SERVER.sub("", _NOISE.sub("", first))
+    detail = getattr(diagnosis, "message_detail", None) or ""
+    return Said(state, text, detail, getattr(diagnosis, "context", None) or "", whole)
+
+
+def translated(error: Exception, server: str, what: str) -> DataFlareError:
+    """Ours for a foreign exception. server: host, port and database. what: the table, or what was
+    done."""
+    found = said(error)
+    state = found.state if found.state != "00000" else ""
+    for known in (_of_connection, _of_state, _of_class):
+        made = known(found, state, server, what)
+        if made is not None:
+            return made
+    if not state and any(part in found.whole for part in _LOST):
+        return _unreachable(found, server)
+    return SystemError_(f"{what} failed at {server}: {found.text}", code="E0600")
+
+
+def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+    """A connection that was refused by the server, not by the network."""
+    text = found.whole
+    if state in ("28P01", "28000") or (
+        not state
+        and re.search(
+            r'password authentication failed|no password supplied|role ".*" does not exist|'
+            r"no pg_hba.conf entry|authentication failed|password retrieved from",
+            text,
+        )
+    ):
+        return SystemError_(
+            f"{server} refuses the login: {found.text}",
+            code="E0606",
+            help="check user and password in 'connection_string', and pg_hba.conf on the server",
+        )
+    if state == "3D000" or (not state and re.search(r'database ".*" does not exist', text)):
+        return SystemError_(f"{server}: {found.text}", code="E0604")
+    refused_tls = r"SSL|TLS|certificate|sslmode|root.crt"
+    if not state and re.search(refused_tls, found.text) and "SYSCALL" not in text:
+        return SystemError_(
+            f"no TLS connection to {server}: {found.text}",
+            code="E0609",
+            help="look at sslmode, sslrootcert and their like in 'connection_string'",
+        )
+    if not state and re.search(r"translate host name|resolve host|Name or service", text):
+        return SystemError_(
+            f"{server} cannot be found: {found.text}", code=CONNECTION_LOST, retry=Retry.LATER
+        )
+    return None
+
+
+def _unreachable(found: Said, server: str) -> DataFlareError:
+    return SystemError_(
+        f"no connection to {server}: {found.text}",
+        code=CONNECTION_LOST,
+        retry=Retry.LATER,
+        help=_RESTART,
+    )
+
+
+def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+    match state:
+        case "42501":
+            return SystemError_(
+                f"{what}: {found.text}", code="E0602", help="grant the user the right"
+            )
+        case "25006":
+            return SystemError_(
+                f"{server} may not be written: {found.text}",
+                code="E0602",
+                help="it is read-only, or a standby: connect to the primary",
+            )
+        case "42P01" | "42703" | "3F000":
+            return SystemError_(f"{what} in {server}: {found.text}", code="E0604")
+        case "53100":
+            return SystemError_(
+                f"disk full at {server}: {found.text}",
+                code="E0603",
+                retry=Retry.LATER,
+                help="free some space there and run again: it goes on from the last checkpoint",
+            )
+        case "55P03":
+            return SystemError_(
+                f"{what} in {server} is locked by another program",
+                code="E0605",
+                retry=Retry.LATER,
+                help="wait for it, or raise 'lock_timeout'",
+            )
+        case "40P01" | "40001":
+            return SystemError_(
+                f"{what} in {server}: {found.text}", code="E0605", retry=Retry.LATER, help=_RESTART
+            )
+        case "57014":
+            return SystemError_(
+                f"{what} in {server} took too long: {found.text}",
+                code="E0608",
+                retry=Retry.LATER,
+                help="raise 'statement_timeout'",
+            )
+    return None
+
+
+def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+    """By the first two characters: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+    if state.startswith("08") or state in ("57P01", "57P02", "57P03", "57P05", "53300", "25P03"):
+        return _unreachable(found, server)
+    if state.startswith(("22", "23")) and state != "22023":
+        notes = [found.detail] if found.detail else []
+        return DataError(f"{what} refuses a row: {found.text}", code="E0510", notes=notes)
+    if state.startswith("53"):
+        return SystemError_(
+            f"{server} has no room for it: {found.text}", code="E0600", retry=Retry.LATER
+        )
+    return None
+
+
+@contextmanager
+def postgres_errors(server: str, what: str) -> Iterator[None]:
+    """Whatever the libraries raise inside becomes one of our errors."""
+    kinds: tuple[type[Exception], ...] = (psycopg.Error, OSError)
+    try:
+        import adbc_driver_manager
+
+        kinds = (*kinds, adbc_driver_manager.Error)
+    except ModuleNotFoundError:
+        pass
+    try:
+        yield
+    except kinds as error:
+        raise translated(error, server, what) from error
+
+
+def is_lost(error: DataFlareError) -> bool:
+    """Whether the connection is gone, and another one may do."""
+    return error.code == CONNECTION_LOST

@@ -1,0 +1,302 @@
+"""Read a part of a table, or a query, from one streamed statement; pages are cut out of the stream.
+
+Always true: a page's rows are those that follow the position, in the order of the key where there is
+one; a connection that is lost is made again by itself only where the rest can be read without losing
+or doubling a row, else the job goes back to its checkpoint.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import polars as pl
+
+from dataflare.connectors.postgres.connection import ArrowConnection, Server
+from dataflare.connectors.postgres.decode import decoded
+from dataflare.connectors.postgres.errors import is_lost, postgres_errors
+from dataflare.connectors.postgres.relation import Column, Relation, sql_text
+from dataflare.connectors.postgres.shards import condition
+from dataflare.connectors.postgres.snapshot import SharedSnapshot
+from dataflare.connectors.sql.names import quoted
+from dataflare.connectors.sql.pages import Page, PageReader
+from dataflare.errors import DataFlareError
+from dataflare.sdk.source import BadRow
+
+if TYPE_CHECKING:
+    from dataflare.expr.sql import SqlText
+
+_RECONNECTS = 2
+_ONE = "__one"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read: the same for each part of a source. snapshot: None to see the database as it is
+    when reading begins."""
+
+    server: Server
+    step: str
+    relation: Relation
+    output: tuple[str, ...]
+    filters: tuple[SqlText, ...]
+    rows_max: int | None
+    snapshot: SharedSnapshot | None = None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(self.relation.column(name) for name in self.output)
+
+    @property
+    def application(self) -> str:
+        return f"dataflare {self.step}"
+
+    def where(self, values: dict[str, str], *conditions: str) -> str:
+        """All conditions; adds to `values` the settings that the filters read."""
+        every = [c for c in conditions if c]
+        for place, each in enumerate(self.filters):
+            every.append(f"({_with_settings(each, f'filter{place}_', values)})")
+        return " and ".join(every) or "true"
+
+    def selects(self) -> list[str]:
+        """Output column i as `c<i>`, and as `t<i>` the text of what does not fit where the result
+        would not show it."""
+        parts = []
+        for place, column in enumerate(self.columns):
+            parts.append(f"{column.selected()} as c{place}")
+            guard = column.guarded()
+            if guard is not None:
+                parts.append(f"{guard} as t{place}")
+        return parts
+
+
+def _with_settings(given: SqlText, prefix: str, values: dict[str, str]) -> str:
+    """A condition whose `?` marks are settings, cast by the type of their value."""
+    pieces = given.text.split("?")
+    made = [pieces[0]]
+    for place, (value, piece) in enumerate(zip(given.params, pieces[1:], strict=True)):
+        name = f"dataflare.{prefix}{place}"
+        values[name] = sql_text(value)
+        made.append(f"cast(current_setting('{name}') as {_type_of(value)}){piece}")
+    return "".join(made)
+
+
+def _type_of(value: Any) -> str:
+    known = {
+        "bool": "boolean", "int": "numeric", "float": "double precision", "Decimal": "numeric",
+        "datetime": "timestamp", "date": "date", "time": "time", "timedelta": "interval",
+        "bytes": "bytea",
+    }  # fmt: skip
+    if type(value).__name__ == "datetime" and value.tzinfo is not None:
+        return "timestamptz"
+    return known.get(type(value).__name__, "text")
+
+
+class PostgresPages(PageReader):
+    """A stream, held until a page is full; pages have the rows asked for, whatever the driver's
+    batches are."""
+
+    def __init__(self, reading: Reading, start: Mapping[str, Any]) -> None:
+        super().__init__(reading.step, start)
+        self._reading = reading
+        self._db: ArrowConnection | None = None
+        self._stream: Iterator[pl.DataFrame] | None = None
+        self._held: list[pl.DataFrame] = []
+        self._ended = False
+        self._lost = 0
+
+    @abstractmethod
+    def _query(self, values: dict[str, str]) -> str:
+        """The SQL of all rows behind the position; adds to `values` the settings it reads."""
+
+    def _may_reopen(self) -> bool:
+        """Whether `_query`, asked again now, gives exactly the rows that are still to come."""
+        return False
+
+    def _close(self) -> None:
+        db, self._db, self._stream = self._db, None, None
+        if db is not None:
+            db.cancel()
+            db.close()
+
+    def _take(self, rows: int) -> pl.DataFrame | None:
+        """The next rows as they came, or None."""
+        reading = self._reading
+        if reading.rows_max is not None:
+            rows = min(rows, reading.rows_max)
+        while not self._ended and sum(frame.height for frame in self._held) < rows:
+            try:
+                self._pull()
+                self._lost = 0
+            except DataFlareError as error:
+                self._close()
+                self._lost += 1
+                if not is_lost(error) or self._lost > _RECONNECTS or not self._may_reopen():
+                    raise
+                # What is held lies behind the position, so it comes again.
+                self._held.clear()
+        if not any(frame.height for frame in self._held):
+            return None
+        every = pl.concat(self._held, rechunk=False)
+        self._held = [every.slice(rows)] if every.height > rows else []
+        return every.head(rows)
+
+    def _pull(self) -> None:
+        reading = self._reading
+        with postgres_errors(reading.server.shown, reading.relation.shown):
+            if self._stream is None:
+                self._stream = self._open()
+            frame = next(self._stream, None)
+        if frame is None:
+            self._ended = True
+        else:
+            self._held.append(frame)
+
+    def _open(self) -> Iterator[pl.DataFrame]:
+        reading = self._reading
+        snapshot = None
+        if reading.snapshot is not None:
+            snapshot = reading.snapshot.take(reading.server, f"{reading.application} (snapshot)")
+        values = dict(reading.relation.values)
+        sql = self._query(values)
+        self._db = ArrowConnection(reading.server, reading.application)
+        self._db.begin(values, snapshot)
+        return self._db.stream(sql)
+
+    def _page(
+        self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, keys: Mapping[str, str]
+    ) -> Page:
+        """keys: for people, columns of `raw` that say where a row stands, by what they are called."""
+        columns = self._reading.columns
+        made = []
+        unfit = pl.Series([False]).new_from_index(0, raw.height)
+        first_unfit: dict[int, str] = {}
+        for place, column in enumerate(columns):
+            given = raw[f"c{place}"]
+            found = decoded(given, column.type, as_text=column.as_text).alias(column.name)
+            lost = found.is_null() & given.is_not_null()
+            if f"t{place}" in raw.columns:
+                lost |= raw[f"t{place}"].is_not_null()
+            if lost.any():
+                for row in lost.arg_true().to_list():
+                    first_unfit.setdefault(row, column.name)
+                unfit |= lost
+            made.append(found)
+        frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
+
+        def place_of(row: int) -> str:
+            where = ", ".join(f"{shown} {raw[name][row]}" for name, shown in keys.items())
+            return f"{self._reading.relation.shown} {where}".rstrip()
+
+        if not first_unfit:
+            return Page(frame, after, key, place=place_of)
+        bad = [self._bad(raw, row, first_unfit[row], place_of(row)) for row in sorted(first_unfit)]
+        return Page(frame.filter(~unfit), after, key, (~unfit).arg_true(), bad, place_of)
+
+    def _bad(self, raw: pl.DataFrame, row: int, name: str, place: str) -> BadRow:
+        values: dict[str, Any] = {}
+        for number, column in enumerate(self._reading.columns):
+            series = raw[f"c{number}"]
+            value = _shown(series, row)
+            if f"t{number}" in raw.columns and raw[f"t{number}"][row] is not None:
+                value = raw[f"t{number}"][row]
+            values[column.name] = value
+        type_ = self._reading.relation.column(name).type
+        message = (
+            f"{place}: column '{name}' is {type_}, and {str(values[name])[:80]!r} does not fit"
+        )
+        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
+
+
+def _shown(series: pl.Series, row: int) -> Any:
+    """A value for people; times that Python cannot hold by what they are nearest to."""
+    if series.dtype.is_temporal():
+        number = series.to_physical()[row]
+        if number is None:
+            return None
+        if series.dtype == pl.Time:
+            return "24:00:00" if number >= 86_400_000_000_000 else str(series[row])
+        try:
+            return str(series[row])
+        except (ValueError, OverflowError):
+            return _endless(number, series.dtype)
+    value = series[row]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _endless(number: int, dtype: pl.DataType) -> str:
+    """The driver adds the years from 1970 to 2000 to the greatest and least number there is."""
+    if dtype == pl.Date:
+        return "-infinity" if number == -(2**31) + 10_957 else "infinity"
+    return "-infinity" if number == -(2**63) + 946_684_800_000_000 else "infinity"
+
+
+class KeyReader(PostgresPages):
+    """A part of a table in the order of its key, from the last key that was read."""
+
+    def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+        super().__init__(reading, start or {"after": None, "rows": 0})
+        self._data = data
+        key = reading.relation.key
+        self._keys = {f"__k{place}": name for place, name in enumerate(key)}
+
+    def _may_reopen(self) -> bool:
+        return True
+
+    def _query(self, values: dict[str, str]) -> str:
+        reading, relation = self._reading, self._reading.relation
+        conditions = [condition(self._data, relation, values)]
+        if self._after["after"] is not None:
+            marks = []
+            for place, (name, text) in enumerate(
+                zip(relation.key, self._after["after"], strict=True)
+            ):
+                values[f"dataflare.after{place}"] = text
+                type_ = relation.column(name).pg
+                marks.append(f"cast(current_setting('dataflare.after{place}') as {type_})")
+            names = ", ".join(map(quoted, relation.key))
+            conditions.append(f"({names}) > ({', '.join(marks)})")
+        keys = [f"{quoted(name)}::text as {alias}" for alias, name in self._keys.items()]
+        return (
+            f"select {', '.join([*keys, *reading.selects()])} from {relation.source} "
+            f"where {reading.where(values, *conditions)} order by "
+            + ", ".join(map(quoted, relation.key))
+        )
+
+    def _fetch(self, rows: int) -> Page | None:
+        raw = self._take(rows)
+        if raw is None:
+            return None
+        before = int(self._after["rows"])
+        last = [raw[alias][-1] for alias in self._keys]
+        return self._page(raw, {"after": last, "rows": before + raw.height}, before, self._keys)
+
+
+class StreamReader(PostgresPages):
+    """What has no key: a query, a view, a table by blocks. A position counts rows, and is as good as
+    the order in which the server happens to give them."""
+
+    def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+        super().__init__(reading, start or {"rows": 0})
+        self._data = data
+
+    def _may_reopen(self) -> bool:
+        return not self._after["rows"]
+
+    def _query(self, values: dict[str, str]) -> str:
+        reading, relation = self._reading, self._reading.relation
+        parts: Sequence[str] = reading.selects() or [f"1 as {_ONE}"]
+        skip = f" offset {int(self._after['rows'])}" if self._after["rows"] else ""
+        where = reading.where(values, condition(self._data, relation, values))
+        return f"select {', '.join(parts)} from {relation.source} where {where}{skip}"
+
+    def _fetch(self, rows: int) -> Page | None:
+        raw = self._take(rows)
+        if raw is None:
+            return None
+        before = int(self._after["rows"])
+        raw = raw.with_row_index("__row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, {"__row": "row"})

@@ -1,0 +1,403 @@
+"""One writing session per database and attempt at a run: the transaction that all its steps share.
+
+Always true:
+- the redo files are the truth, the open transaction only spares reading them again: it may be lost at
+  any time (with the connection, with the server), and each step's `commit` then applies its redo file
+  in a new one;
+- rows are copied while they arrive, but only rows of the epoch that the transaction is of: what comes
+  for the next epoch between `prepare` and `commit` waits in memory, and beyond some megabytes in the
+  redo file alone;
+- a transaction is committed with the marker of every step whose rows are in it. The first `commit` call
+  of an epoch commits all of them, which is right because the engine calls it only after the manifest
+  that names all committables was published.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import polars as pl
+
+from dataflare.connectors.postgres.connection import Server
+from dataflare.connectors.postgres.errors import is_lost
+from dataflare.connectors.postgres.store import PostgresStore
+from dataflare.connectors.sql import redo
+from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import CheckpointError, DataFlareError
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Epoch
+
+_COPY_ROWS = 50_000
+_COPY_BYTES = 8 * 2**20
+_WAITING_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one step has in an epoch: its sealed rows and where they go. rows_total: of the run, with
+    these."""
+
+    target: Target
+    folder: Path
+    file: redo.RedoFile
+    rows_total: int
+
+    @property
+    def rows_before(self) -> int:
+        return self.rows_total - self.file.rows
+
+
+@dataclass
+class Member:
+    """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
+    transaction. cold: the running epoch is to be applied from its redo file. prepared: what waits
+    for its commit, by epoch; inside: it is in the open transaction."""
+
+    target: Target
+    held: list[pl.DataFrame] = field(default_factory=list)
+    held_rows: int = 0
+    held_bytes: int = 0
+    copied: bool = False
+    cold: bool = False
+    prepared: dict[int, Share] = field(default_factory=dict)
+    inside: int | None = None
+
+    def drop_held(self) -> None:
+        self.held.clear()
+        self.held_rows = self.held_bytes = 0
+
+    def cool(self) -> None:
+        """What was copied is lost: the redo file has it."""
+        if self.copied:
+            self.cold = True
+            self.drop_held()
+        self.copied, self.inside = False, None
+
+
+class Session:
+    """All writing of one attempt to one database. Blocking; any thread may call."""
+
+    def __init__(self, server: Server, lineage: str, attempt: int) -> None:
+        self._server, self._attempt = server, attempt
+        self._name = f"dataflare {lineage.replace('-', '')[:8]} "
+        self._lock = threading.RLock()
+        self._store: PostgresStore | None = None
+        self._members: dict[str, Member] = {}
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        target: Target,
+        frame: pl.DataFrame,
+        num_bytes: int,
+        rows_before: int,
+        rows_max: int | None,
+    ) -> None:
+        """Copy rows that the redo file has already, or hold them until that may be done. rows_before:
+        what the run had written before this epoch."""
+        with self._lock:
+            member = self._member(target)
+            if member.cold:
+                return
+            member.held.append(frame)
+            member.held_rows += frame.height
+            member.held_bytes += num_bytes
+            if member.prepared:
+                if member.held_bytes > _WAITING_BYTES:
+                    member.drop_held()
+                    member.cold = True
+            elif member.held_rows >= (rows_max or _COPY_ROWS) or member.held_bytes >= _COPY_BYTES:
+                self._copy_held(member, rows_before)
+
+    def _copy_held(self, member: Member, rows_before: int) -> None:
+        if not member.held:
+            return
+        try:
+            with self._abandoning_on_error():
+                store = self._opened()
+                frames = _alike(member.held)
+                member.copied = True
+                for frame in frames:
+                    store.copy(member.target, frame, rows_before)
+                member.drop_held()
+        except DataFlareError as error:
+            if not is_lost(error):
+                raise
+
+    def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
+        """Have all rows of the epoch in the transaction, and find out every refusal."""
+        with self._lock:
+            crash_point("postgres.prepare.before_apply")
+            member = self._member(share.target)
+            if member.prepared:
+                self._rehearse(member, share, epoch, final=final)
+                return
+            try:
+                self._copy_held(member, share.rows_before)
+                if not member.cold:
+                    self._settle(share, final=final)
+            except DataFlareError as error:
+                if not is_lost(error):
+                    raise
+            if member.cold or self._store is None:
+                # The connection was lost on the way: once more, from the redo file.
+                self._apply(share, final=final)
+            self._refuse_fenced(share, epoch)
+            member.prepared[epoch] = share
+            member.inside = epoch
+            member.copied = member.cold = False
+
+    def _settle(self, share: Share, *, final: bool) -> None:
+        with self._abandoning_on_error():
+            self._opened().settle(share.target, final=final)
+
+    def _apply(self, share: Share, *, final: bool) -> None:
+        """The epoch from its redo file."""
+        with self._abandoning_on_error():
+            store = self._opened()
+            for frame in redo.frames(share.folder, share.file):
+                store.copy(share.target, frame, share.rows_before)
+            store.settle(share.target, final=final)
+
+    def _refuse_fenced(self, share: Share, epoch: int) -> None:
+        with self._abandoning_on_error():
+            stored = self._opened().read_marker(share.target)
+            decide(stored, share.target.attempt, epoch, share.target.step)
+
+    def _rehearse(self, member: Member, share: Share, epoch: int, *, final: bool) -> None:
+        """An epoch is prepared on top of one that is not committed yet: find out its refusals, and
+        let both be committed from their redo files."""
+        self._abandon()
+        for earlier in member.prepared.values():
+            self._apply(earlier, final=False)
+        self._apply(share, final=final)
+        self._abandon()
+        member.drop_held()
+        member.copied = member.cold = False
+        member.prepared[epoch] = share
+
+    # -- commits -----------------------------------------------------------------------------------
+
+    def commit(self, share: Share, epoch: Epoch) -> None:
+        """Make the rows and the marker visible, once."""
+        with self._lock:
+            member = self._member(share.target)
+            if member.inside == epoch.number and self._store is not None:
+                try:
+                    self._finish(epoch)
+                    return
+                except DataFlareError as error:
+                    if not is_lost(error):
+                        raise
+                    # Whether the server has committed is not known: the marker will say.
+            self._commit_cold(share, epoch)
+
+    def _commit_cold(self, share: Share, epoch: Epoch) -> None:
+        target = share.target
+        with self._abandoning_on_error():
+            stored = self._opened().read_marker(target)
+            if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+                self._end_epoch(target.step, epoch.number)
+                return
+        # Rows of a later epoch must not be committed with it.
+        self._abandon()
+        self._apply(share, final=epoch.final)
+        member = self._member(target)
+        member.prepared[epoch.number] = share
+        member.inside = epoch.number
+        self._finish(epoch)
+
+    def _finish(self, epoch: Epoch) -> None:
+        """Write the markers of all steps in the transaction, and commit it."""
+        with self._abandoning_on_error():
+            store = self._opened()
+            crash_point("postgres.commit.before_marker")
+            inside = [m for m in self._members.values() if m.inside == epoch.number]
+            for member in inside:
+                share = member.prepared[epoch.number]
+                self._move_marker(store, share, epoch)
+            crash_point("postgres.commit.before_commit")
+            store.commit()
+        crash_point("postgres.commit.after_commit")
+        for member in inside:
+            self._end_epoch(member.target.step, epoch.number)
+        self._rest()
+
+    def _move_marker(self, store: PostgresStore, share: Share, epoch: Epoch) -> None:
+        target = share.target
+        stored = store.read_marker(target, lock=True)
+        if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+            raise CheckpointError(
+                f"epoch {epoch.number} of step '{target.step}' is in {self._server.shown} already, "
+                "by another writer",
+                code="E0705",
+                step=target.step,
+            )
+        if stored is not None and stored.rows_total < share.rows_before:
+            raise CheckpointError(
+                f"{self._server.shown} holds {stored.rows_total:,} rows of step '{target.step}', and "
+                f"{share.rows_before:,} were committed: it has gone back in time",
+                code="E0705",
+                step=target.step,
+                notes=["a backup was restored, or a standby took over that had not seen all"],
+                help="run with --fresh, after looking at what the table holds",
+            )
+        moved = Stored(target.attempt, epoch.number, share.rows_total, epoch.manifest)
+        store.write_marker(target, moved)
+
+    def _end_epoch(self, step: str, epoch: int) -> None:
+        member = self._members[step]
+        member.prepared = {n: s for n, s in member.prepared.items() if n > epoch}
+        if member.inside is not None and member.inside <= epoch:
+            member.inside = None
+
+    # -- beginnings and ends -----------------------------------------------------------------------
+
+    def known(self, target: Target) -> Stored | None:
+        """The marker of a step, without making anything."""
+        with self._lock, self._aside() as store:
+            return store.read_marker(target)
+
+    def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
+        """Take the step's leftovers and its marker back to `epoch`, and fence off older attempts.
+
+        rows_kept: what the run had written by then; None when none of it counts, for the run has no
+        checkpoint yet, or is forgotten.
+        """
+        with self._lock:
+            self._members.pop(target.step, None)
+            self._abandon()
+            with self._aside() as store:
+                store.end_older_sessions(self._name, self._attempt)
+                store.make_marker_table(target)
+                stored = store.read_marker(target, lock=True)
+                if stored is not None:
+                    self._take_back(store, target, stored, epoch, rows_kept)
+                elif rows_kept is None:
+                    store.write_marker(target, Stored(target.attempt, epoch, 0, None))
+                store.commit()
+
+    def _take_back(
+        self,
+        store: PostgresStore,
+        target: Target,
+        stored: Stored,
+        epoch: int,
+        rows_kept: int | None,
+    ) -> None:
+        free = target.mode != "append" or stored.rows_total == 0
+        moved = rewound(stored, target.attempt, epoch, target.step, can_rewind=free)
+        if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
+            staging = store.staging(target)
+            if rows_kept and staging is None:
+                raise CheckpointError(
+                    f"table '{target.table}' was already replaced by epoch {stored.epoch} and cannot "
+                    f"go back to epoch {epoch}",
+                    code="E0705",
+                    step=target.step,
+                    help="run with --fresh to build it again",
+                )
+            if staging is not None:
+                store.trim(staging, rows_kept or 0)
+        now = moved or stored
+        rows = stored.rows_total
+        if rows_kept is None:
+            rows = 0
+        elif stored.epoch > epoch:
+            rows = rows_kept
+        store.write_marker(target, Stored(target.attempt, now.epoch, rows, now.manifest))
+
+    def release(self, step: str) -> None:
+        """Give up what `step` has prepared and not committed."""
+        with self._lock:
+            if self._members.pop(step, None) is not None or not self._members:
+                self._abandon()
+
+    def _member(self, target: Target) -> Member:
+        found = self._members.get(target.step)
+        if found is None:
+            found = self._members[target.step] = Member(target)
+        return found
+
+    def _opened(self) -> PostgresStore:
+        """The open transaction, begun where there is none."""
+        if self._store is None:
+            store = PostgresStore(self._server, f"{self._name}{self._attempt}")
+            try:
+                store.begin()
+            except BaseException:
+                store.close()
+                raise
+            self._store = store
+            self._begun = True
+        elif not self._begun:
+            self._store.begin()
+            self._begun = True
+        return self._store
+
+    _begun = False
+
+    def _rest(self) -> None:
+        """After a commit: the connection stays, its next transaction begins with the next rows."""
+        self._begun = False
+
+    def _abandon(self) -> None:
+        """Lose the transaction and its connection; everybody goes on from redo files."""
+        store, self._store, self._begun = self._store, None, False
+        for member in self._members.values():
+            member.cool()
+        if store is not None:
+            store.rollback()
+            store.close()
+
+    @contextmanager
+    def _abandoning_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._abandon()
+            raise
+
+    @contextmanager
+    def _aside(self) -> Iterator[PostgresStore]:
+        """A transaction of its own, rolled back unless it commits."""
+        store = PostgresStore(self._server, f"{self._name}aside")
+        try:
+            store.begin()
+            yield store
+        finally:
+            store.rollback()
+            store.close()
+
+
+def _alike(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Neighbours of one schema joined."""
+    made: list[pl.DataFrame] = []
+    group: list[pl.DataFrame] = []
+    for frame in frames:
+        if group and group[0].schema != frame.schema:
+            made.append(pl.concat(group, rechunk=False))
+            group = []
+        group.append(frame)
+    return [*made, pl.concat(group, rechunk=False)]
+
+
+_sessions: WeakValueDictionary[tuple[str, str, int], Session] = WeakValueDictionary()
+_sessions_lock = threading.Lock()
+
+
+def shared_session(server: Server, lineage: str, attempt: int) -> Session:
+    """The one session of this process for a database and an attempt."""
+    where = (server.conninfo, lineage, attempt)
+    with _sessions_lock:
+        found = _sessions.get(where)
+        if found is None:
+            found = _sessions[where] = Session(server, lineage, attempt)
+        return found

@@ -1,0 +1,411 @@
+"""What the commit protocol needs of PostgreSQL, in one open transaction.
+
+Always true:
+- rows of append go straight into the table, by COPY; rows with a key go into a temporary stage, and
+  reach the table in one statement when the epoch is prepared, so that rows others may want are locked
+  no longer than that;
+- overwrite fills a staging table of its own, and moves its rows over at the end: the table keeps its
+  rights, indexes and the views over it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from dataflare.connectors.postgres import catalog, tables
+from dataflare.connectors.postgres.catalog import Table
+from dataflare.connectors.postgres.connection import Server
+from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
+from dataflare.connectors.postgres.errors import postgres_errors, said
+from dataflare.connectors.postgres.merge import GONE, PLACE, Merge
+from dataflare.connectors.postgres.types import PgType
+from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.shared import now_text
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import DataError, DataFlareError
+from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.types import DataType, Schema
+
+_COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)")
+# Only one process at a time makes tables of ours.
+_MAKING = "select pg_advisory_xact_lock(7236837460982174)"
+
+
+@dataclass
+class Ready:
+    """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
+    the temporary table of rows with a key. staged: rows in it. frames: how many frames they are of."""
+
+    target: Target
+    into: Table
+    stage: str | None = None
+    staged: int = 0
+    frames: int = 0
+
+
+class PostgresStore:
+    """One connection and its transaction. Blocking; one thread at a time. All raise our errors; after
+    one, only `rollback` and `close` may follow."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self._server = server
+        self._db = server.connect(name)
+        self._ready: dict[str, Ready] = {}
+        self._stages = 0
+
+    def begin(self) -> None:
+        with self._errors("beginning"):
+            self._server.begin(self._db)
+            # What is committed must be there after a crash of the server, whatever the user's default.
+            self._db.execute(
+                "select set_config('synchronous_commit', 'on', true) "
+                "where current_setting('synchronous_commit') = 'off'"
+            )
+
+    def commit(self) -> None:
+        with self._errors("commit"):
+            self._db.execute("commit")
+        self._ready.clear()
+
+    def rollback(self) -> None:
+        """Never raises."""
+        self._ready.clear()
+        try:
+            self._db.execute("rollback")
+        except Exception:  # the connection is gone, and the transaction with it
+            pass
+
+    def close(self) -> None:
+        """Never raises."""
+        try:
+            self._db.close()
+        except Exception:
+            pass
+
+    def _errors(self, what: str) -> Any:
+        return postgres_errors(self._server.shown, what)
+
+    # -- markers -----------------------------------------------------------------------------------
+
+    def read_marker(self, target: Target, *, lock: bool = False) -> Stored | None:
+        """The marker row, or None, also when there is no marker table. lock: nobody else moves it
+        before this transaction ends."""
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = self._folder(target)
+            if folder is None or catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
+                return None
+            row = self._db.execute(
+                f"select attempt, epoch, rows_total, manifest from {quoted(folder)}.{MARKER_TABLE} "
+                f"where lineage = %s and step = %s{' for update' if lock else ''}",
+                (target.lineage, target.step),
+            ).fetchone()
+        return None if row is None else Stored(*row)
+
+    def write_marker(self, target: Target, stored: Stored) -> None:
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = quoted(self._folder(target) or "public")
+            names = listed(MARKER_COLUMNS)
+            moved = ", ".join(f"{n} = excluded.{n}" for n in MARKER_COLUMNS[2:])
+            self._db.execute(
+                f"insert into {folder}.{MARKER_TABLE} ({names}) values "
+                f"({', '.join(['%s'] * len(MARKER_COLUMNS))}) "
+                f"on conflict (lineage, step) do update set {moved}",
+                (
+                    target.lineage,
+                    target.step,
+                    stored.attempt,
+                    stored.epoch,
+                    stored.rows_total,
+                    stored.manifest,
+                    now_text(),
+                ),
+            )
+
+    def make_marker_table(self, target: Target) -> None:
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = self._folder(target)
+            if folder is None:
+                tables.require(self._db, self._server, target)
+                return
+            if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
+                self._db.execute(_MAKING)
+                place = f"{quoted(folder)}.{MARKER_TABLE}"
+                self._db.execute(MARKER_DDL.replace(MARKER_TABLE, place, 1))
+
+    def _folder(self, target: Target) -> str | None:
+        """The schema of the table, where the marker stands too."""
+        found = catalog.find_table(self._db, target.table)
+        return found.folder if found else catalog.new_place(self._db, target.table)[0]
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def make_ready(self, target: Target) -> Ready:
+        """Make or widen the table that the rows go into, and what else it takes."""
+        with self._errors(f"table '{target.table}'"):
+            found = tables.require(self._db, self._server, target)
+            if found is not None:
+                tables.refuse_misfits(target, found)
+            if target.mode == "overwrite":
+                return self._with_staging(target, found)
+            if found is None:
+                self._db.execute(_MAKING)
+                folder, name = catalog.new_place(self._db, target.table)
+                self._db.execute(tables.creation(target, folder or "public", name))
+            else:
+                for statement in tables.widening(target, found, self._server):
+                    self._db.execute(statement)
+            found = self._found(target)
+            if target.mode in ("upsert", "mirror"):
+                self._make_unique(target, found)
+            ready = Ready(target, found)
+            if target.key or found.row_security:
+                self._make_stage(ready)
+        return ready
+
+    def _found(self, target: Target) -> Table:
+        found = catalog.find_table(self._db, target.table)
+        assert found is not None
+        return found
+
+    def _with_staging(self, target: Target, found: Table | None) -> Ready:
+        folder, name = (
+            (found.folder, found.name) if found else catalog.new_place(self._db, target.table)
+        )
+        assert folder is not None
+        staging = tables.staging_name(target, name)
+        made = catalog.find_exact(self._db, folder, staging)
+        if made is None:
+            place = f"{quoted(folder)}.{quoted(staging)}"
+            self._db.execute(tables.staging_creation(target, found, place))
+        else:
+            for statement in tables.widening(
+                replace(target, create_table=True), made, self._server
+            ):
+                self._db.execute(statement)
+        into = catalog.find_exact(self._db, folder, staging)
+        assert into is not None
+        return Ready(target, into)
+
+    def _make_unique(self, target: Target, table: Table) -> None:
+        statement = tables.unique_index(target, table)
+        if statement is None:
+            return
+        try:
+            self._db.execute(statement)
+        except psycopg.errors.UniqueViolation as error:
+            raise DataError(
+                f"table '{table.shown}' has several rows for one key ({', '.join(target.key)}), "
+                f"so mode '{target.mode}' cannot tell them apart",
+                code="E0510",
+                notes=[said(error).detail],
+                help="remove the duplicates, or choose other key columns",
+            ) from error
+
+    def _make_stage(self, ready: Ready) -> None:
+        self._stages += 1
+        ready.stage = quoted(f"_dataflare_stage_{self._stages}")
+        columns = listed(field.name for field in ready.target.schema)
+        self._db.execute(
+            f"create temporary table {ready.stage} on commit drop as select {columns}, "
+            f"0::bigint as {PLACE}, false as {GONE} from {ready.into.sql} with no data"
+        )
+
+    def copy(self, target: Target, frame: pl.DataFrame, rows_before: int) -> None:
+        """Take rows. rows_before: what the run had written before this epoch."""
+        ready = self._ready_for(target, frame)
+        types = self._types(ready.target, frame)
+        if ready.stage is None:
+            rows = appended(frame, op=target.op)
+            if target.mode == "overwrite":
+                rows = rows.with_columns(pl.lit(rows_before, pl.Int64).alias(tables.BEFORE_COLUMN))
+                types = {**types, tables.BEFORE_COLUMN: DataType("int64")}
+            self._copy(ready, ready.into.sql, rows, types)
+            return
+        rows = self._staged(target, frame)
+        if not rows.height:
+            return
+        places = pl.int_range(ready.staged, ready.staged + pl.len(), dtype=pl.Int64)
+        rows = rows.with_columns(places.alias(PLACE))
+        types = {**types, PLACE: DataType("int64"), GONE: DataType("bool")}
+        self._copy(ready, ready.stage, rows, types)
+        ready.staged += rows.height
+        ready.frames += 1
+
+    def _staged(self, target: Target, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows that go through the stage, with GONE. One for each key but where a sequence
+        decides, for that looks at all rows of the epoch."""
+        if not target.key:
+            return appended(frame, op=target.op).with_columns(pl.lit(False).alias(GONE))
+        mirror = target.mode == "mirror"
+        if target.sequence is not None:
+            return Merge.events(frame, target.key, deletes=mirror)
+        found = fold(frame, target.key, deletes=mirror)
+        parts = [
+            part.with_columns(pl.lit(gone).alias(GONE))
+            for part, gone in ((found.upserts, False), (found.deletes, True))
+        ]
+        return pl.concat(parts)
+
+    def _ready_for(self, target: Target, frame: pl.DataFrame) -> Ready:
+        """Ready for these columns. When new ones come up, what was staged goes on its way first."""
+        ready = self._ready.get(target.step)
+        names = [n for n in frame.columns if n != KIND_COLUMN]
+        if ready is not None and all(name in ready.target.schema for name in names):
+            return ready
+        known = {f.name: f.type for f in (ready.target if ready else target).schema}
+        fresh = Schema.from_polars({n: frame.schema[n] for n in names if n not in known})
+        wider = Schema.of([*known.items(), *((f.name, f.type) for f in fresh)])
+        if ready is not None:
+            self._merge(ready)
+            if ready.stage is not None:
+                with self._errors("the stage"):
+                    self._db.execute(f"drop table {ready.stage}")
+            del self._ready[target.step]
+        made = self.make_ready(replace(target, schema=wider))
+        self._ready[target.step] = made
+        return made
+
+    def _types(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
+        names = [n for n in frame.columns if n != KIND_COLUMN]
+        if target.op and "_op" in target.schema and "_op" not in names:
+            names.append("_op")
+        return {name: target.schema[name] for name in names}
+
+    def _copy(
+        self, ready: Ready, place: str, rows: pl.DataFrame, types: dict[str, DataType]
+    ) -> None:
+        targets: dict[str, PgType] = {n: c.type for n, c in ready.into.columns.items()}
+        cells = encoded(rows.select(list(types)), types, targets)
+        statement = f"copy {place} ({listed(types)}) from stdin (format csv)"
+        try:
+            with (
+                self._errors(f"table '{ready.target.table}'"),
+                self._db.cursor() as cursor,
+                cursor.copy(statement) as copy,
+            ):
+                copy.write(csv_bytes(cells))
+        except DataError as error:
+            raise self._with_row(ready, rows, cells, error) from error.__cause__
+
+    def _with_row(
+        self, ready: Ready, rows: pl.DataFrame, cells: pl.DataFrame, error: DataError
+    ) -> DataError:
+        """The refusal with the row's key, as far as the server says which line it was."""
+        cause = error.__cause__
+        found = _COPY_LINE.search(said(cause).context) if isinstance(cause, Exception) else None
+        if found is None:
+            return error
+        row = rows.row(row_of_line(cells, int(found.group(1)) - 1), named=True)
+        names = ready.target.key or [n for n in ready.target.schema.names if n in row][:3]
+        shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
+        return DataError(
+            error.message,
+            code=error.code,
+            help=error.help,
+            notes=[f"the row: {shown}", *error.notes],
+        )
+
+    def settle(self, target: Target, *, final: bool) -> None:
+        """Bring all rows of the epoch where they belong, and find out every refusal."""
+        ready = self._ready.get(target.step)
+        if ready is None and final:
+            ready = self._ready[target.step] = self.make_ready(target)
+        if ready is not None:
+            self._merge(ready)
+            if final and target.mode == "overwrite":
+                self._publish(ready)
+        with self._errors(f"table '{target.table}'"):
+            self._db.execute("set constraints all immediate")
+
+    def _merge(self, ready: Ready) -> None:
+        if ready.stage is None or not ready.staged:
+            return
+        merge = Merge(ready.target, ready.into, ready.stage, one_frame=ready.frames == 1)
+        try:
+            with self._errors(f"table '{ready.target.table}'"):
+                merge.run(self._db)
+        except DataFlareError as error:
+            notes = merge.refused_row(self._db) if isinstance(error, DataError) else []
+            error.notes[:0] = notes
+            raise
+        with self._errors("the stage"):
+            self._db.execute(f"truncate {ready.stage}")
+        ready.staged = ready.frames = 0
+
+    # -- overwrite ---------------------------------------------------------------------------------
+
+    def _publish(self, ready: Ready) -> None:
+        """Move the staged rows into the table, whose old ones go."""
+        target = ready.target
+        normal = replace(target, mode="append")
+        with self._errors(f"table '{target.table}'"):
+            found = catalog.find_table(self._db, target.table)
+            if found is None:
+                _, name = catalog.new_place(self._db, target.table)
+                self._db.execute(tables.creation(normal, ready.into.folder, name))
+            else:
+                for statement in tables.widening(normal, found, self._server):
+                    self._db.execute(statement)
+                self._empty(found)
+            found = self._found(target)
+            names = listed(name for name in ready.into.columns if name != tables.BEFORE_COLUMN)
+            self._db.execute(
+                f"insert into {found.sql} ({names}) overriding system value "
+                f"select {names} from {ready.into.sql}"
+            )
+            self._db.execute(f"drop table {ready.into.sql}")
+        del self._ready[target.step]
+
+    def _empty(self, table: Table) -> None:
+        """TRUNCATE, or DELETE where a foreign key or a missing right forbids that."""
+        if "truncate" in table.rights:
+            self._db.execute("savepoint _dataflare_empty")
+            try:
+                self._db.execute(f"truncate {table.sql}")
+            except psycopg.errors.FeatureNotSupported:
+                self._db.execute("rollback to _dataflare_empty")
+            else:
+                self._db.execute("release _dataflare_empty")
+                return
+        self._db.execute(f"delete from {table.sql}")
+
+    def staging(self, target: Target) -> Table | None:
+        """The staging table of this run, if it is there."""
+        with self._errors(f"table '{target.table}'"):
+            found = catalog.find_table(self._db, target.table)
+            folder, name = (
+                (found.folder, found.name) if found else catalog.new_place(self._db, target.table)
+            )
+            if folder is None:
+                return None
+            return catalog.find_exact(self._db, folder, tables.staging_name(target, name))
+
+    def trim(self, staging: Table, rows: int) -> None:
+        """Leave what the run had written when it had written `rows`; 0 drops the table."""
+        with self._errors(f"table '{staging.shown}'"):
+            if rows == 0:
+                self._db.execute(f"drop table {staging.sql}")
+            else:
+                self._db.execute(
+                    f"delete from {staging.sql} where {quoted(tables.BEFORE_COLUMN)} >= %s", (rows,)
+                )
+
+    def end_older_sessions(self, prefix: str, attempt: int) -> None:
+        """End what older attempts of this run have left open on the server, for they may hold locks:
+        their machine may be gone without a word."""
+        with self._errors("ending older sessions"):
+            self._db.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and usename = current_user "
+                "and pid <> pg_backend_pid() and starts_with(application_name, %s) "
+                "and substr(application_name, length(%s) + 1) ~ '^[0-9]+$' "
+                "and substr(application_name, length(%s) + 1)::bigint < %s",
+                (prefix, prefix, prefix, attempt),
+            )

@@ -1,0 +1,203 @@
+"""How PostgreSQL's types and ours stand for one another.
+
+| PostgreSQL | ours when read |
+| --- | --- |
+| boolean, smallint, integer, bigint, real, double precision | bool, int16, int32, int64, float32, float64 |
+| oid | int64 |
+| numeric(p, s) up to 38 digits | decimal(p, s) |
+| numeric without digits, or with more than 38 | decimal(38, 9); a value with more digits is a row error, never rounded; `schema` may say otherwise |
+| text, varchar, char, name, enums | string |
+| uuid, inet, cidr, macaddr, money, xml, bit, ranges, geometry, all others | string, as PostgreSQL writes it |
+| json, jsonb | json |
+| bytea | binary |
+| date, time, timestamp, timestamptz | date, time, timestamp[us], timestamp[us, UTC] |
+| interval | duration[us], a day being 24 hours; one with months is a row error |
+| arrays of these with one dimension | list<...>; with more dimensions a row error |
+| domains | as the type below |
+
+infinity, NaN in numeric and 24:00:00 have no value of ours: such a row is a row error.
+
+| ours | PostgreSQL in a table we make |
+| --- | --- |
+| bool | boolean |
+| int8, int16, uint8 / int32, uint16 / int64, uint32 / uint64 | smallint / integer / bigint / numeric(20, 0) |
+| float32, float64 | real, double precision |
+| decimal(p, s) | numeric(p, s) |
+| string, binary, date, time | text, bytea, date, time |
+| timestamp, timestamp with a zone | timestamp, timestamptz; nanoseconds that are not whole microseconds are refused |
+| duration | interval, hours and less |
+| json, struct, lists of lists or structs | jsonb |
+| list of the others | array |
+
+Into a column that exists, a value goes as an INSERT of its text would: numeric(10, 2) rounds, text
+into uuid or inet is parsed. What would lose a part without a word (a timestamp into a date) is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataflare.model import types
+from dataflare.model.types import DataType
+
+_PLAIN = {
+    "bool": types.BOOL,
+    "int2": types.INT16,
+    "int4": types.INT32,
+    "int8": types.INT64,
+    "float4": types.FLOAT32,
+    "float8": types.FLOAT64,
+    "text": types.STRING,
+    "varchar": types.STRING,
+    "bpchar": types.STRING,
+    "name": types.STRING,
+    "bytea": types.BINARY,
+    "date": types.DATE,
+    "time": types.TIME,
+    "timestamp": types.TIMESTAMP,
+    "timestamptz": types.TIMESTAMP_UTC,
+}
+# These compare in PostgreSQL as they do here, so a condition over them may be pushed down.
+_EXACT = ("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "date", "timestamp",
+          "timestamptz")  # fmt: skip
+UNBOUNDED = types.decimal(38, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class PgType:
+    """A row of pg_type. kind: typtype. shown: with schema and quotes, for casts."""
+
+    oid: int
+    name: str
+    kind: str
+    shown: str
+    item: PgType | None = None
+    base: PgType | None = None
+    modifier: int = -1
+
+    def resolved(self, modifier: int) -> tuple[PgType, int]:
+        """Below domains."""
+        found, digits = self, modifier
+        while found.base is not None:
+            digits = found.modifier if found.modifier >= 0 else digits
+            found = found.base
+        return found, digits
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """type: ours. sql: what to select, with {} for the column. exact: see _EXACT. guard: SQL, with
+    {0} for the column, that gives the text of a value whose misfit does not show in the result."""
+
+    type: DataType
+    sql: str = "{}"
+    exact: bool = False
+    guard: str | None = None
+
+
+def meant(given: PgType, modifier: int) -> Meaning:
+    """What a column of that type is to us."""
+    type_, digits = given.resolved(modifier)
+    cast = type_ is not given
+    if type_.name in _PLAIN:
+        sql = f"{{}}::{type_.shown}" if cast else "{}"
+        return Meaning(_PLAIN[type_.name], sql, exact=type_.name in _EXACT and not cast)
+    match type_.name:
+        case "oid":
+            return Meaning(types.INT64, "{}::bigint")
+        case "numeric":
+            found = _numeric(digits)
+            sql = "{}::numeric" if cast else "{}"
+            return Meaning(found or UNBOUNDED, sql, exact=found is not None and not cast)
+        case "json" | "jsonb":
+            return Meaning(types.JSON, "{}::text")
+        case "interval":
+            return Meaning(types.DURATION, "{}::text")
+    if type_.item is not None and type_.name not in ("int2vector", "oidvector"):
+        inner = meant(type_.item, digits)
+        item = types.STRING if inner.type.name in ("duration", "list") else inner.type
+        as_text = item.name == "decimal" or inner.sql == "{}::text"
+        sql = (
+            "{}::text[]"
+            if as_text
+            else ("{}" + inner.sql[2:] + "[]" if inner.sql != "{}" else "{}")
+        )
+        guard = "case when array_ndims({0}) > 1 then {0}::text end"
+        return Meaning(types.list_of(item), sql, guard=guard)
+    return Meaning(types.STRING, "{}::text")
+
+
+def _numeric(modifier: int) -> DataType | None:
+    """numeric(p, s) as a decimal; None when it has no digits or too many."""
+    if modifier < 4:
+        return None
+    precision, scale = ((modifier - 4) >> 16) & 0xFFFF, (modifier - 4) & 0x7FF
+    if scale >= 1024:  # from version 15 on it may be negative
+        scale -= 2048
+    return types.decimal(precision, scale) if precision <= 38 and 0 <= scale <= precision else None
+
+
+def declared(type_: DataType) -> str:
+    """The declaration of a new column."""
+    match type_.name:
+        case "bool":
+            return "boolean"
+        case "int8" | "int16" | "uint8":
+            return "smallint"
+        case "int32" | "uint16":
+            return "integer"
+        case "int64" | "uint32":
+            return "bigint"
+        case "uint64":
+            return "numeric(20, 0)"
+        case "float32":
+            return "real"
+        case "float64":
+            return "double precision"
+        case "decimal":
+            return f"numeric({type_.precision}, {type_.scale})"
+        case "binary":
+            return "bytea"
+        case "date" | "time":
+            return type_.name
+        case "timestamp":
+            return "timestamptz" if type_.timezone else "timestamp"
+        case "duration":
+            return "interval"
+        case "json" | "struct":
+            return "jsonb"
+        case "list":
+            assert type_.item is not None
+            nested = type_.item.name in ("list", "struct", "json", "null")
+            return "jsonb" if nested else declared(type_.item) + "[]"
+    return "text"
+
+
+_NUMBERS = ("int2", "int4", "int8", "numeric", "float4", "float8", "oid", "money")
+_TEXTS = ("text", "varchar", "bpchar", "name", "citext")
+_TIMES = {
+    "date": ("date", "timestamp", "timestamptz"),
+    "time": ("time", "timetz", "interval"),
+    "timestamp": ("timestamp", "timestamptz"),
+    "duration": ("interval",),
+}
+
+
+def fits(type_: DataType, target: PgType) -> bool:
+    """Whether values of ours may go into a column, as their text. The server refuses single
+    values; this refuses what it would take and cut, and what can never fit."""
+    into, _ = target.resolved(-1)
+    if type_.name in ("string", "json", "null") or (into.name in _TEXTS and type_.name != "binary"):
+        return True
+    if into.name in ("json", "jsonb"):
+        return type_.name in ("struct", "list")
+    if type_.is_integer or type_.name == "decimal":
+        return into.name in _NUMBERS
+    if type_.is_float:
+        return into.name in ("float4", "float8", "numeric")
+    if type_.is_temporal:
+        return into.name in _TIMES[type_.name]
+    if type_.name == "list":
+        assert type_.item is not None
+        return into.item is not None and fits(type_.item, into.item)
+    return into.name == {"bool": "bool", "binary": "bytea"}.get(type_.name)

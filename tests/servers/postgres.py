@@ -1,0 +1,220 @@
+"""A real PostgreSQL server for tests: thrown away afterwards, killed and started again on demand.
+
+Always true: it listens on a private loopback port and a socket in its own folder; fsync is on, so what
+it says is committed is there after `kill` and `start`; it ends with the process that started it.
+
+Use: `postgres = pytest.fixture(scope="session")(servers.postgres.running)` in a conftest. Without
+PostgreSQL a test is skipped, but never where `CI` is true: there it fails, and says what to install.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_START_S = 60.0
+PASSWORD = "s3cret-Pass/w0rd"
+_UNPRIVILEGED = "postgres"
+_INSTALL = "install it (apt-get install postgresql), or put its bin folder on PATH"
+
+
+def find_binaries() -> Path | None:
+    """The folder that holds initdb and postgres, of the newest version there is."""
+    found = shutil.which("postgres")
+    if found and shutil.which("initdb"):
+        return Path(found).resolve().parent
+    versions = Path("/usr/lib/postgresql")
+    folders = versions.glob("*/bin/postgres") if versions.is_dir() else ()
+    newest = max(folders, key=lambda path: float(path.parts[-3]), default=None)
+    return newest.parent if newest else None
+
+
+def _install() -> None:
+    """As root on a Debian machine: fetch PostgreSQL, where that can be done."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
+            done = subprocess.run(
+                ["apt-get", "-q", *arguments], env=environment, capture_output=True, timeout=600
+            )
+            if done.returncode:
+                return
+
+
+class PostgresServer:
+    """One server process. `dsn()` says how to reach it."""
+
+    user = "tester"
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.binaries, self.folder = binaries, folder
+        self.data = folder / "data"
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "server.log"
+
+    def dsn(self, database: str = "postgres", *, user: str | None = None, **more: str) -> str:
+        """A URI over TCP. more: libpq parameters."""
+        user = user or self.user
+        extra = "&".join(f"{name}={value}" for name, value in more.items())
+        password = PASSWORD.replace("/", "%2F")
+        where = f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+        return f"{where}?{extra}" if extra else where
+
+    def create(self, *settings: str) -> None:
+        """A new cluster. settings: lines of postgresql.conf."""
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, _UNPRIVILEGED)
+        secret = self.folder / "secret"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        self._run(
+            str(self.binaries / "initdb"), "-D", str(self.data), "-U", self.user, "-E", "UTF8",
+            "--locale=C.UTF-8", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync",
+        )  # fmt: skip
+        secret.unlink()
+        with open(self.data / "postgresql.conf", "a") as file:
+            file.write(
+                f"listen_addresses = '127.0.0.1'\nport = {self.port}\n"
+                f"unix_socket_directories = '{self.folder}'\nfsync = on\n"
+                "shared_buffers = 64MB\nmax_connections = 50\nlc_messages = 'C'\n"
+            )
+            file.writelines(f"{line}\n" for line in settings)
+
+    def start(self) -> None:
+        """Start, also after `kill`, and wait until it answers."""
+        assert self._process is None
+        log = open(self._log, "ab")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*self._as_user(), str(self.binaries / "postgres"), "-D", str(self.data)],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it takes connections."""
+        end = time.monotonic() + _START_S
+        command = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(command, check=False).returncode:
+            if time.monotonic() > end or (self._process and self._process.poll() is not None):
+                raise RuntimeError(f"PostgreSQL does not start:\n{self._log.read_text()[-4000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all of its children, as when the machine dies."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._wait_for_children()
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _wait_for_children(self) -> None:
+        """Backends are in sessions of their own: they end by themselves when the first process is
+        gone, and only then the next server may start."""
+        pids = _children_of(self.data)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + _START_S
+        while _children_of(self.data) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def restart(self) -> None:
+        """As after a crash: kill, start, recover."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """A fast, clean shutdown."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process = process
+                self.kill()
+
+    def pause(self) -> None:
+        """The server hangs: it is there, and answers nothing."""
+        for pid in [*_children_of(self.data), *([self._process.pid] if self._process else [])]:
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for pid in [*_children_of(self.data), *([self._process.pid] if self._process else [])]:
+            os.kill(pid, signal.SIGCONT)
+
+    def _as_user(self) -> list[str]:
+        """PostgreSQL refuses to run as root."""
+        if os.geteuid() != 0:
+            return []
+        return ["setpriv", f"--reuid={_UNPRIVILEGED}", f"--regid={_UNPRIVILEGED}", "--init-groups"]
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run([*self._as_user(), *command], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed:\n{done.stdout}\n{done.stderr}")
+
+
+def _children_of(data: Path) -> list[int]:
+    """Processes that have the cluster's folder as their own, but for the one we started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == str(data) and int(entry.name) != os.getpid():
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def server(*settings: str) -> Iterator[PostgresServer]:
+    """A running server in a new folder, removed afterwards. Raises pytest's own outcomes."""
+    binaries = find_binaries()
+    if binaries is None:
+        _install()
+        binaries = find_binaries()
+    if binaries is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no PostgreSQL on this machine: {_INSTALL}")
+        pytest.skip(f"no PostgreSQL on this machine: {_INSTALL}")
+    folder = Path(tempfile.mkdtemp(prefix="dataflare-postgres-"))
+    made = PostgresServer(binaries, folder)
+    atexit.register(made.kill)
+    try:
+        made.create(*settings)
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        atexit.unregister(made.kill)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def running() -> Iterator[PostgresServer]:
+    """The body of a session fixture."""
+    with server() as made:
+        yield made
