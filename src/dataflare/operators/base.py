@@ -202,7 +202,7 @@ class LiveOperator(ABC):
     def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         """Take a batch; give what follows from it now."""
 
-    def end(self) -> None:  # noqa: B027  most have nothing to do then
+    def end(self) -> None:
         """No more input. What `drain` gives afterwards is the result."""
 
     def drain(self) -> pl.DataFrame | None:
