@@ -15,6 +15,7 @@ import typer
 from dataflare.cli import (
     checkpoints,
     connectors,
+    dlq,
     functions,
     plan,
     preview,
@@ -53,6 +54,7 @@ app.command("functions", rich_help_panel=_LOOK_UP)(functions.functions)
 app.command("schema", rich_help_panel=_LOOK_UP)(schema.schema)
 app.command("runs", rich_help_panel=_LOOK_BACK)(runs.runs)
 app.command("checkpoints", rich_help_panel=_LOOK_BACK)(checkpoints.checkpoints)
+app.add_typer(dlq.app, name="dlq", rich_help_panel=_LOOK_BACK)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,0 +1,290 @@
+"""`dataflare dlq`: look at rows that were refused, bring them in again, or throw them away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dataflare.cli import common, human, tables, terminal
+from dataflare.cli.usage import bad_usage
+from dataflare.errors import DataFlareError, WorkflowError
+
+if TYPE_CHECKING:
+    from dataflare.jobs.letters import Letter, LetterBox, Wanted
+    from dataflare.jobs.replay import Replayed
+    from dataflare.workflow.model import Workflow
+
+app = typer.Typer(
+    name="dlq", help="Dead letters: rows that a workflow refused.", no_args_is_help=True
+)
+_CELL_MAX = 60
+
+Name = Annotated[
+    str, typer.Argument(metavar="WORKFLOW", help="The workflow's name.", show_default=False)
+]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", metavar="FILE", help="The workflow's file; by default that of its last run."
+    ),
+]
+Step = Annotated[str | None, typer.Option("--step", help="Only rows that this step refused.")]
+Code = Annotated[str | None, typer.Option("--code", help="Only rows refused with this error code.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_letters(workflow: Name, file: File = None, json: Json = False) -> int:
+    """Count the dead letters by step and error code."""
+    box, _ = _box(workflow, file)
+    groups = list(_groups(box))
+    if json:
+        terminal.print_json(groups)
+    elif not groups:
+        print(f"workflow '{workflow}' has no dead letters")
+    else:
+        columns = ("step", "code", "waiting", "replayed", "first", "last", "message")
+        rows = [
+            (
+                *(group[name] for name in ("step", "code", "waiting", "replayed")),
+                *(human.moment(group[name]) for name in ("first", "last")),
+                _short(group["message"]),
+            )
+            for group in groups
+        ]
+        tables.print_table(columns, rows, right=("waiting", "replayed"))
+    return 0
+
+
+@app.command("show")
+def show(
+    workflow: Name,
+    file: File = None,
+    step: Step = None,
+    code: Code = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> int:
+    """Show the rows that wait, with why they were refused, oldest first."""
+    box, _ = _box(workflow, file)
+    found = [letter for letter in box.waiting() if _wanted(step, code)(letter)]
+    for letter in found[:limit]:
+        if json:
+            terminal.print_json(letter.to_json(), indent=False)
+        else:
+            _print_letter(letter)
+    if not json:
+        more = len(found) - limit
+        print(
+            f"and {human.counted(more, 'more letter')}"
+            if more > 0
+            else human.counted(len(found), "letter")
+        )
+    return 0
+
+
+@app.command("replay")
+def replay(
+    workflow: Name,
+    file: File = None,
+    step: Step = None,
+    code: Code = None,
+    param: common.Params = None,
+    sets: common.Sets = None,
+    overlay: common.Overlays = None,
+    json: Json = False,
+) -> int:
+    """Bring rows in again, with the workflow's file as it is today. Each comes in once."""
+    common.workflow_folder(workflow)
+    read = common.read_workflow(_file(workflow, file), param, sets, overlay)
+    _same_name(workflow, read)
+    from dataflare.jobs.replay import replay as bring_in
+
+    box = _box_of(workflow, read)
+    done = bring_in(read, box, _wanted(step, code))
+    for why, count in done.left.items():
+        terminal.print_warning(f"{human.counted(count, 'letter')} left: {why}")
+    if done.error is not None:
+        terminal.print_error(done.error)
+    waiting = len(box.waiting())
+    if json:
+        terminal.print_json(_replayed_json(workflow, done, waiting), indent=False)
+    else:
+        again = f", {done.failed:,} of them were refused again" if done.failed else ""
+        print(f"{human.counted(done.rows, 'row')} replayed{again}; {waiting:,} waiting")
+    return done.exit_status
+
+
+@app.command("purge")
+def purge(
+    workflow: Name,
+    file: File = None,
+    step: Step = None,
+    code: Code = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before", metavar="TIME", help="Only rows refused before: 2024-01-31, or 7d ago."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Throw dead letters away, replayed ones included."""
+    box, _ = _box(workflow, file)
+    wanted = _wanted(step, code, before)
+    count = sum(map(wanted, box.letters()))
+    if not count:
+        print("nothing to purge")
+        return 0
+    if not yes:
+        _ask(f"throw {human.counted(count, 'dead letter')} of '{workflow}' away for good?")
+    from dataflare.jobs.letters import purge as throw_away
+
+    print(f"{human.counted(throw_away(box, wanted), 'letter')} purged")
+    return 0
+
+
+# -- what they share -----------------------------------------------------------------------------
+
+
+def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
+    """Where the letters lie: as the workflow's file says, as far as it can be read."""
+    from dataflare.jobs.letters import LetterBox, letter_places
+
+    folder = common.workflow_folder(workflow)
+    try:
+        read = common.read_workflow(_file(workflow, file))
+    except DataFlareError as error:
+        box = LetterBox(folder)
+        if file is not None or not box.letters():
+            raise
+        terminal.print_warning(f"only {box.places[0]} is looked at: {error.message}")
+        return box, None
+    _same_name(workflow, read)
+    box = _box_of(workflow, read)
+    elsewhere = letter_places(read)[1]
+    if elsewhere and not box.letters():
+        raise WorkflowError(
+            f"the dead letters of '{workflow}' go to a destination of type {', '.join(elsewhere)}",
+            code="E0123",
+            help="look at them there; only letters in local files can be shown and replayed",
+        )
+    return box, read
+
+
+def _box_of(workflow: str, read: Workflow) -> LetterBox:
+    from dataflare.jobs.letters import LetterBox, letter_places
+
+    return LetterBox(common.workflow_folder(workflow), letter_places(read)[0])
+
+
+def _file(workflow: str, file: Path | None) -> Path:
+    """The workflow's file: the one named, else that of its last run."""
+    if file is not None:
+        return file
+    from dataflare.checkpoint.runs import RunLog
+
+    last = RunLog(common.workflow_folder(workflow)).last()
+    if last is None or last.file is None or not Path(last.file).is_file():
+        where = f" (it was {last.file})" if last is not None and last.file else ""
+        raise WorkflowError(
+            f"the file of workflow '{workflow}' is not known{where}",
+            code="E0124",
+            help="name it with --file",
+        )
+    return Path(last.file)
+
+
+def _same_name(workflow: str, read: Workflow) -> None:
+    if read.name != workflow:
+        raise WorkflowError(
+            f"{read.file} holds the workflow '{read.name}', not '{workflow}'",
+            code="E0124",
+            help="name the right file with --file",
+        )
+
+
+def _wanted(step: str | None, code: str | None, before: str | None = None) -> Wanted:
+    from dataflare.jobs.letters import Wanted
+
+    return Wanted(step, code, None if before is None else _moment(before))
+
+
+def _moment(text: str) -> str:
+    """A date, a time, or how long ago, as RFC 3339 in UTC."""
+    from datetime import UTC, datetime, timedelta
+
+    from dataflare.model.units import parse_duration
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            moment = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+        except ValueError:
+            raise bad_usage(
+                f"--before takes a time such as 2024-01-31T12:00:00Z or 7d, not '{text}'"
+            ) from None
+    if moment.tzinfo is None:
+        moment = moment.astimezone()
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _groups(box: LetterBox) -> Iterator[dict[str, Any]]:
+    replayed = box.replayed()
+    groups: dict[tuple[str, str], list[Letter]] = {}
+    for letter in box.letters():
+        groups.setdefault((letter.step, letter.code), []).append(letter)
+    for (step, code), letters in groups.items():
+        done = sum(letter.id in replayed for letter in letters)
+        yield {
+            "step": step,
+            "code": code,
+            "waiting": len(letters) - done,
+            "replayed": done,
+            "first": letters[0].failed_at,
+            "last": letters[-1].failed_at,
+            "message": letters[-1].message,
+        }
+
+
+def _print_letter(letter: Letter) -> None:
+    at = f" at {letter.position}" if letter.position else ""
+    terminal.print_heading(f"{letter.step}  {letter.code}  {human.moment(letter.failed_at)}{at}")
+    print(letter.message)
+    rows = [
+        (name, "NULL" if value is None else _short(str(value)))
+        for name, value in letter.row.items()
+    ]
+    for line in tables.lines((), rows):
+        print(f"  {line}")
+    print()
+
+
+def _short(text: str) -> str:
+    text = text.replace("\n", "⏎")
+    return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"
+
+
+def _ask(question: str) -> None:
+    import sys
+
+    if not terminal.is_terminal(sys.stdin):
+        raise bad_usage(f"{question} add --yes to do it", "dataflare dlq purge")
+    if not typer.confirm(question):
+        raise typer.Exit(1)
+
+
+def _replayed_json(workflow: str, done: Replayed, waiting: int) -> dict[str, Any]:
+    error = done.error
+    return {
+        "workflow": workflow,
+        "replayed": done.rows,
+        "refused_again": done.failed,
+        "waiting": waiting,
+        "left": dict(done.left),
+        "error": error and {"code": error.code, "message": error.message, "step": error.step},
+    }

@@ -1,0 +1,166 @@
+"""Where the rows of dead letters go in again, and the workflow that begins there. Pure.
+
+Always true: a letter holds the row as it entered its step's chain of row steps (the part that runs
+as one query), so it goes in at the head of that chain in today's plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dataflare.model.types import Schema
+from dataflare.operators.python import PythonCall
+from dataflare.planner.changelog import changelogs
+from dataflare.planner.graph import (
+    BranchNode,
+    DestinationNode,
+    Graph,
+    Port,
+    RowsNode,
+    SourceNode,
+    StatefulNode,
+    UnionNode,
+)
+from dataflare.workflow.graph import looked_up
+from dataflare.workflow.model import DestinationStep, InputRef, SourceStep
+from dataflare.workflow.nodes import SpotMap
+from dataflare.workflow.settings import DeadLetter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dataflare.workflow.model import AnyStep, Workflow
+
+SOURCE = "_replay"
+"""The source of a replay's rows."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """first: the step that the rows enter, with the columns of `schema`."""
+
+    first: str
+    schema: Schema
+
+
+def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
+    """Where a letter of a step with these columns goes in; a text says why it cannot."""
+    node = graph.nodes.get(step)
+    found: Feed | str
+    if node is None:
+        return f"the workflow has no step '{step}' any more"
+    if isinstance(node, SourceNode):
+        return f"source '{step}' could not read them: mend the data, and run the workflow again"
+    if isinstance(node, DestinationNode) and set(columns) == set(node.schema.names):
+        found = Feed(step, node.schema)
+    elif isinstance(node, RowsNode | BranchNode):
+        found = _head(graph, node)
+    elif isinstance(node, DestinationNode) and len(node.ports) == 1:
+        found = _walk(graph, step, node.ports[0])
+    else:
+        return _whole(step)
+    if isinstance(found, str):
+        return found
+    for each in _behind(graph, found.first):
+        if isinstance(graph.nodes[each], StatefulNode):
+            return _whole(graph.nodes[each].step)
+    if any(port.node in changelogs(graph) for port in graph.nodes[found.first].inputs):
+        return f"step '{step}' receives updates and deletes, and letters do not say which they were"
+    return found
+
+
+def _whole(step: str) -> str:
+    return f"step '{step}' needs all of its rows at once: run the workflow again instead"
+
+
+def _head(graph: Graph, node: RowsNode | BranchNode) -> Feed | str:
+    """The head of the chain that a row step is part of. A Python function gets the row itself."""
+    if isinstance(node, RowsNode) and _is_python(node):
+        return Feed(node.id, graph.schema(node.input))
+    return _walk(graph, node.id, node.input)
+
+
+def _walk(graph: Graph, first: str, port: Port) -> Feed | str:
+    while True:
+        before = graph.nodes[port.node]
+        if len(graph.consumers(before.id)) != 1:
+            break
+        if isinstance(before, UnionNode) and any(_is_chained(graph, p) for p in before.ports):
+            return f"they come through the union '{before.step}', and letters do not say by which input"
+        if not isinstance(before, RowsNode) or _is_python(before):
+            break
+        first, port = before.id, before.input
+    return Feed(first, graph.schema(port))
+
+
+def _is_chained(graph: Graph, port: Port) -> bool:
+    return isinstance(graph.nodes[port.node], RowsNode) and len(graph.consumers(port.node)) == 1
+
+
+def _is_python(node: RowsNode) -> bool:
+    return any(isinstance(operator, PythonCall) for operator in node.operators)
+
+
+def _behind(graph: Graph, first: str) -> set[str]:
+    """A node and all that its rows reach."""
+    found = {first}
+    for node in graph:
+        if any(port.node in found for port in node.inputs):
+            found.add(node.id)
+    return found
+
+
+def replaying(
+    workflow: Workflow, graph: Graph, feed: Feed, rows: Path, *, letters: Path
+) -> Workflow:
+    """The part of the workflow behind a feed, reading the rows from a file and adding to what its
+    destinations hold. Named by the file's folder. letters: where local dead letters lie."""
+    kept = {graph.nodes[each].step for each in _behind(graph, feed.first)}
+    local = DeadLetter(path=str(letters))
+
+    def own(step: AnyStep) -> AnyStep:
+        inputs = tuple(ref for ref in step.inputs if ref.step in kept)
+        if step.name == feed.first:
+            inputs = (InputRef(SOURCE, None, step.spot),)
+        more = {"max_errors": None, "dead_letter": step.error_handling.dead_letter or local}
+        handling = step.error_handling.model_copy(update=more)
+        return replace(step, inputs=inputs, error_handling=handling)
+
+    steps = [own(step) for step in workflow.steps() if step.name in kept]
+    tables = [looked_up(step) for step in steps]
+    config = SpotMap({"path": str(rows), "format": "parquet"})
+    checkpoint = workflow.settings.checkpoint.model_copy(update={"storage": None})
+    more = {"mode": "auto", "guarantee": None, "checkpoint": checkpoint, "parallelism": 1}
+    return replace(
+        workflow,
+        name=rows.parent.name,
+        settings=workflow.settings.model_copy(update=more),
+        sources={name: workflow.sources[name] for name in tables if name is not None}
+        | {SOURCE: SourceStep(name=SOURCE, type="file", config=config)},
+        transformations={s.name: s for s in steps if s.name in workflow.transformations},  # type: ignore[misc]
+        destinations={s.name: _adding(s, graph) for s in steps if isinstance(s, DestinationStep)},
+    )
+
+
+def overwritten(graph: Graph, feed: Feed) -> list[str]:
+    """The destinations behind a feed whose content each run replaces."""
+    nodes = [graph.nodes[each] for each in _behind(graph, feed.first)]
+    return [n.id for n in nodes if isinstance(n, DestinationNode) and _replaces(n)]
+
+
+def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
+    node = graph.nodes[step.name]
+    assert isinstance(node, DestinationNode)
+    if not _replaces(node):
+        return step
+    config = step.config.without("mode")
+    config["mode"] = "append"
+    return replace(step, config=config)
+
+
+def _replaces(node: DestinationNode) -> bool:
+    target = getattr(node.connector, "target", None)
+    mode = getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)
+    return mode == "overwrite"

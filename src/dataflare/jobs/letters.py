@@ -1,0 +1,191 @@
+"""The dead letters of a workflow that lie on this machine: find, read, and take out for good.
+
+Always true:
+- a letter is known by its id; one that was replayed is in the ledger, and is never replayed again;
+- taking letters out leaves a file as long as it was, so that a run that is resumed recognises it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dataflare.checkpoint import files
+from dataflare.checkpoint.lock import RunLock
+from dataflare.checkpoint.runs import RunLog, new_run_id, utc_text
+from dataflare.planner.dead_letters import STEP, error_handling, may_fail_there
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+REPLAY_FOLDER = "replay"
+"""In the workflow's folder: what replays remember."""
+_LEDGER = "replayed.json"
+_KEYS = {"id", "step", "code", "message", "failed_at", "row"}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter. failed_at: RFC 3339, UTC. row: the original row; position: where it stood."""
+
+    id: str
+    step: str
+    code: str
+    message: str
+    attempts: int
+    failed_at: str
+    run_id: str
+    position: str | None
+    row: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which letters are meant. before: RFC 3339, UTC."""
+
+    step: str | None = None
+    code: str | None = None
+    before: str | None = None
+
+    def __call__(self, letter: Letter) -> bool:
+        return (
+            self.step in (None, letter.step)
+            and self.code in (None, letter.code)
+            and (self.before is None or letter.failed_at < self.before)
+        )
+
+
+class LetterBox:
+    """Where a workflow's dead letters lie. folder: the workflow's; places: folders or files."""
+
+    def __init__(self, folder: Path, places: Iterable[Path] = ()) -> None:
+        self.folder = folder
+        self.places = list(dict.fromkeys((folder / STEP, *places)))
+
+    def letters(self) -> list[Letter]:
+        """All of them, oldest first, replayed ones included."""
+        found = {
+            letter.id: letter
+            for file in self._files()
+            for line in file.read_bytes().split(b"\n")
+            if (letter := _letter(line)) is not None
+        }
+        return sorted(found.values(), key=lambda letter: letter.failed_at)
+
+    def waiting(self) -> list[Letter]:
+        """Those that have not been replayed."""
+        replayed = self.replayed()
+        return [letter for letter in self.letters() if letter.id not in replayed]
+
+    def replayed(self) -> set[str]:
+        """The ids of the letters whose rows have been brought in."""
+        try:
+            return set(json.loads((self.folder / REPLAY_FOLDER / _LEDGER).read_bytes())["ids"])
+        except FileNotFoundError:
+            return set()
+
+    def mark_replayed(self, ids: Iterable[str]) -> None:
+        """Note, durably, that the rows of these letters have been brought in."""
+        self._write_ledger(self.replayed().union(ids))
+
+    def purge(self, wanted: Callable[[Letter], bool]) -> int:
+        """Take letters out of their files for good. Returns how many there were."""
+        gone = 0
+        current = RunLog(self.folder).current()
+        ended = current is None or current.finished
+        for file in self._files():
+            lines = file.read_bytes().split(b"\n")
+            kept = [line if _stays(line, wanted) else b" " * len(line) for line in lines]
+            if kept == lines:
+                continue
+            gone += sum(before != after for before, after in zip(lines, kept, strict=True))
+            with files.writing("dead letters"):
+                # The last epoch of an unfinished run is checked by the length of its files.
+                if ended and not any(line.strip() for line in kept):
+                    file.unlink()
+                    files.sync_folder(file.parent)
+                else:
+                    files.write_whole(file, b"\n".join(kept))
+        replayed = self.replayed()
+        if replayed:
+            self._write_ledger(replayed & {letter.id for letter in self.letters()})
+        return gone
+
+    def _write_ledger(self, ids: set[str]) -> None:
+        with files.writing("the ledger of replayed letters"):
+            files.make_folder(self.folder / REPLAY_FOLDER)
+            data = json.dumps({"version": 1, "ids": sorted(ids)}).encode()
+            files.write_whole(self.folder / REPLAY_FOLDER / _LEDGER, data)
+
+    def _files(self) -> Iterator[Path]:
+        for place in self.places:
+            if place.is_file():
+                yield place
+            elif place.is_dir():
+                yield from sorted(place.glob("*.ndjson"))
+
+    @property
+    def has_single_file(self) -> bool:
+        """Whether letters go to one file, which a run writes anew as a whole."""
+        return any(place.is_file() for place in self.places)
+
+
+def letter_places(workflow: Workflow) -> tuple[list[Path], set[str]]:
+    """The places that the workflow itself names for its letters, and the types of destinations
+    that take them instead."""
+    places, elsewhere = [], set()
+    for step in workflow.steps():
+        spec = error_handling(workflow, step.name).dead_letter
+        if spec is None or not may_fail_there(workflow, step.name):
+            continue
+        if spec.path is not None:
+            places.append((workflow.base / Path(spec.path).expanduser()).absolute())
+        else:
+            elsewhere.add(str(spec.type))
+    return places, elsewhere
+
+
+def _stays(line: bytes, wanted: Callable[[Letter], bool]) -> bool:
+    letter = _letter(line)
+    return letter is None or not wanted(letter)
+
+
+def _letter(line: bytes) -> Letter | None:
+    """The letter in a line of NDJSON; None for anything else."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        value = orjson.loads(line)
+        if value.keys() >= _KEYS:
+            row = orjson.loads(value["row"])
+            return Letter(
+                value["id"],
+                value["step"],
+                value["code"],
+                value["message"],
+                value.get("attempts") or 1,
+                value["failed_at"],
+                value.get("run_id") or "",
+                value.get("position"),
+                row,
+            )
+    return None
+
+
+def purge(box: LetterBox, wanted: Callable[[Letter], bool]) -> int:
+    """Take letters out for good, while nothing is replayed, and, where a run writes them into one
+    file, while the workflow does not run. Raises RunError (E0801) else."""
+    run_id, now = new_run_id(), utc_text(time.time())
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(RunLock(box.folder / REPLAY_FOLDER, run_id, now))
+        if box.has_single_file:
+            locks.enter_context(RunLock(box.folder, run_id, now))
+        return box.purge(wanted)

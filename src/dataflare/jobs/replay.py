@@ -1,0 +1,284 @@
+"""Bring the rows of dead letters in again, each once.
+
+A replay takes the waiting letters, writes their rows into the folder of a batch, and runs the part
+of the workflow behind them as a run of its own, with its own lineage and checkpoints in that folder.
+The order of what becomes durable makes each row come in once:
+
+1. the batch, with the ids of its letters, appears whole or not at all;
+2. while a batch is there, it is resumed before any other begins, from its last checkpoint;
+3. when its run has finished, its ids go into the ledger; then its folder is removed.
+
+A row that fails again is a new letter, committed with the run; the old one counts as replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from dataflare.checkpoint import files
+from dataflare.checkpoint.lock import RunLock
+from dataflare.checkpoint.runs import Current, RunLog, new_run_id, utc_text
+from dataflare.checkpoint.store import LocalStore
+from dataflare.connectors.inline.values import frame_of
+from dataflare.engine.coordinator import Identity
+from dataflare.errors import Blame, ConfigError, DataFlareError, RunError
+from dataflare.jobs.feeds import SOURCE, Feed, feed_of, overwritten, replaying
+from dataflare.jobs.letters import REPLAY_FOLDER, Letter, LetterBox
+from dataflare.jobs.recovery import forget
+from dataflare.jobs.result import RunResult
+from dataflare.jobs.run import RunOptions, run
+from dataflare.model.types import Schema
+from dataflare.planner import RULES, plan_async
+from dataflare.planner.bind import bind_workflow
+from dataflare.planner.dead_letters import STEP
+from dataflare.planner.graph import Graph
+from dataflare.sdk.crashpoints import crash_point
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+_BATCH, _ROWS = "batch.json", "rows.parquet"
+
+
+@dataclass
+class Replayed:
+    """rows: of letters that were brought in; failed: those among them that became letters again.
+    left: why letters stay, and how many. results: of each run."""
+
+    rows: int = 0
+    failed: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    results: list[RunResult] = field(default_factory=list)
+
+    @property
+    def error(self) -> DataFlareError | None:
+        """What ended it before its end."""
+        return next((each.error for each in self.results if each.error is not None), None)
+
+    @property
+    def exit_status(self) -> int:
+        return next((each.exit_status for each in self.results if each.exit_status), 0)
+
+
+def replay(workflow: Workflow, box: LetterBox, wanted: Callable[[Letter], bool]) -> Replayed:
+    """Replay the waiting letters that are wanted. A replay that was broken off is finished first,
+    whatever is wanted now.
+
+    Raises RunError (E0801) while the workflow runs or is replayed, and what is wrong with it.
+    """
+    state = box.folder / REPLAY_FOLDER
+    files.make_folder(state)
+    run_id, now = new_run_id(), utc_text(time.time())
+    with RunLock(state, run_id, now), RunLock(box.folder, run_id, now):
+        return _Replay(workflow, box, state).all(wanted)
+
+
+class _Replay:
+    def __init__(self, workflow: Workflow, box: LetterBox, state: Path) -> None:
+        self.workflow, self.box, self.state = workflow, box, state
+        self.done = Replayed()
+
+    def all(self, wanted: Callable[[Letter], bool]) -> Replayed:
+        for left in self.state.glob(f"{files.TEMPORARY}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        batches = sorted(path.parent for path in self.state.glob(f"*/{_BATCH}"))
+        pending = [folder for folder in batches if not self._settled(folder)]
+        waiting = [letter for letter in self.box.waiting() if wanted(letter)]
+        if not waiting and not pending:
+            return self.done
+        graph = asyncio.run(bind_workflow(self.workflow))
+        for folder in pending:
+            if not self._go_on(folder, graph):
+                return self.done
+        waiting = [letter for letter in self.box.waiting() if wanted(letter)]
+        for feed, group in self._by_feed(graph, waiting):
+            if not self._begin(graph, feed, group):
+                return self.done
+        return self.done
+
+    def _settled(self, folder: Path) -> bool:
+        """Whether a batch's run has finished: then it is entered in the ledger and removed."""
+        current = RunLog(folder).current()
+        ids = _ids(folder)
+        if (current is None or not current.finished) and not self.box.replayed().issuperset(ids):
+            return False
+        self.box.mark_replayed(ids)
+        crash_point("replay.after_ledger")
+        _remove(folder)
+        return True
+
+    def _go_on(self, folder: Path, graph: Graph) -> bool:
+        """Go on with a batch that was broken off. One of which nothing was committed is given up, so
+        that its letters go in as today's workflow says. Returns whether it came to its end."""
+        current, feed = RunLog(folder).current(), _feed_of(folder)
+        if current is not None:
+            store = LocalStore(folder, current.lineage)
+            if store.list_manifests():
+                if feed.first not in graph.nodes:
+                    raise RunError(
+                        f"a replay that was broken off goes on in step '{feed.first}', which is gone",
+                        code="E0803",
+                        blame=Blame.USER,
+                        help="name the file that has the step with --file",
+                    )
+                return self._run(folder, graph, feed, len(_ids(folder)))
+            if feed.first in graph.nodes:
+                with contextlib.suppress(DataFlareError):
+                    part = self._part(graph, feed, folder)
+                    asyncio.run(_clear(part, self.state, current, store))
+        _remove(folder)
+        return True
+
+    def _by_feed(
+        self, graph: Graph, letters: Sequence[Letter]
+    ) -> Iterator[tuple[Feed, list[Letter]]]:
+        groups: dict[str, tuple[Feed, list[Letter]]] = {}
+        for letter in letters:
+            feed = feed_of(graph, letter.step, letter.row)
+            if isinstance(feed, str):
+                self.done.left[feed] += 1
+            else:
+                groups.setdefault(feed.first, (feed, []))[1].append(letter)
+        yield from groups.values()
+
+    def _begin(self, graph: Graph, feed: Feed, letters: Sequence[Letter]) -> bool:
+        current = RunLog(self.box.folder).current()
+        replaced = overwritten(graph, feed)
+        if replaced and current is not None and not current.finished:
+            why = f"the unfinished run of the workflow will replace what '{replaced[0]}' holds"
+            self.done.left[f"{why}: let it finish first"] += len(letters)
+            return True
+        rows = self._rows(graph, feed, letters)
+        if rows is None:
+            return True
+        folder = self.state / f"batch_{new_run_id().lower()}"
+        made = self.state / f"{files.TEMPORARY}{folder.name}"
+        with files.writing("the letters to replay"):
+            made.mkdir()
+            files.write_whole(made / _ROWS, _parquet(rows[1]))
+            facts = {"first": feed.first, "ids": [letter.id for letter in rows[0]]}
+            files.write_whole(made / _BATCH, json.dumps(facts).encode())
+            os.rename(made, folder)
+            files.sync_folder(self.state)
+        crash_point("replay.batch_written")
+        return self._run(folder, graph, feed, len(rows[0]))
+
+    def _rows(
+        self, graph: Graph, feed: Feed, letters: Sequence[Letter]
+    ) -> tuple[list[Letter], pl.DataFrame] | None:
+        """The letters whose rows fit today's workflow, and their rows."""
+        known = []
+        for letter in letters:
+            extra = [name for name in letter.row if name not in feed.schema]
+            if extra:
+                self.done.left[f"'{feed.first}' receives no column '{extra[0]}' any more"] += 1
+            else:
+                known.append(letter)
+        fitting, frames = [], []
+        for letter in known:
+            try:
+                frames.append(frame_of([_row(letter.row, feed.schema)], feed.schema, feed.first))
+                fitting.append(letter)
+            except ConfigError as error:
+                what = error.message.removeprefix("row 1 has ")
+                self.done.left[f"a row does not fit the step '{feed.first}': {what}"] += 1
+        if not frames:
+            return None
+        needed = self._needed(graph, feed, frames[0])
+        whole = []
+        for letter, frame in zip(fitting, frames, strict=True):
+            lacking = [name for name in needed if name not in letter.row]
+            if lacking:
+                self.done.left[f"their rows lack the column '{lacking[0]}', which is read now"] += 1
+            else:
+                whole.append((letter, frame))
+        if not whole:
+            return None
+        return [letter for letter, _ in whole], pl.concat([frame for _, frame in whole])
+
+    def _needed(self, graph: Graph, feed: Feed, sample: pl.DataFrame) -> tuple[str, ...]:
+        """The columns that are read behind a feed."""
+        made = self.state / f"{files.TEMPORARY}sample"
+        made.mkdir(exist_ok=True)
+        try:
+            (made / _ROWS).write_bytes(_parquet(sample))
+            part = self._part(graph, feed, made)
+            bound = asyncio.run(bind_workflow(part))
+            for rule in RULES:
+                bound = rule(bound)
+            return bound.nodes[SOURCE].schema.names
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def _part(self, graph: Graph, feed: Feed, folder: Path) -> Workflow:
+        letters = self.box.folder / STEP
+        return replaying(self.workflow, graph, feed, folder / _ROWS, letters=letters)
+
+    def _run(self, folder: Path, graph: Graph, feed: Feed, rows: int) -> bool:
+        """Run a batch to its end. Returns whether it came there."""
+        part = self._part(graph, feed, folder)
+        result = run(part, RunOptions(self.state, accept_changes=True))
+        self.done.results.append(result)
+        if result.status != "finished":
+            return False
+        crash_point("replay.finished")
+        steps: Mapping[str, Mapping[str, Any]] = result.steps
+        self.done.rows += rows
+        self.done.failed += sum(step.get("dead_letters") or 0 for step in steps.values())
+        return self._settled(folder)
+
+
+def _ids(folder: Path) -> list[str]:
+    ids: list[str] = json.loads((folder / _BATCH).read_bytes())["ids"]
+    return ids
+
+
+def _remove(folder: Path) -> None:
+    """Its list goes first: a folder without one is no batch."""
+    (folder / _BATCH).unlink()
+    shutil.rmtree(folder)
+
+
+async def _clear(part: Workflow, home: Path, current: Current, store: LocalStore) -> None:
+    """Clear what a batch left in the destinations that was never committed."""
+    made = await plan_async(part, home=home)
+    await forget(
+        made.stages, Identity(current.lineage, current.run_id, current.attempt + 1, {}), store
+    )
+
+
+def _feed_of(folder: Path) -> Feed:
+    first = json.loads((folder / _BATCH).read_bytes())["first"]
+    return Feed(first, Schema.from_polars(pl.read_parquet_schema(folder / _ROWS)))
+
+
+def _row(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """A letter's row with the numbers that JSON has no words for."""
+    return {
+        name: float(value)
+        if isinstance(value, str) and schema[name].is_float
+        else int(value)
+        if isinstance(value, str) and schema[name].is_integer
+        else value
+        for name, value in row.items()
+    }
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,149 @@
+"""`dataflare dlq`: letters are counted, shown, thrown away, and brought in again once each."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from command_line import answer, cli, write
+
+BAD = """\
+name: letters
+settings: {parallelism: 2, error_handling: {on_error: dead_letter}}
+sources:
+  raw: {type: file, config: {path: raw.csv}, schema: {id: int64, amount: string}}
+transformations:
+  named: {type: map, inputs: [raw], config: {rename: {amount: text}}}
+  typed: {type: map, inputs: [named], config: {derive: {amount: "CAST(text AS BIGINT)"}}}
+destinations:
+  out: {type: file, inputs: [typed], config: {path: out.csv}}
+  table: {type: sqlite, inputs: [typed], config: {path: t.db, table: rows}}
+"""
+GOOD = BAD.replace("CAST(text AS BIGINT)", "CAST(replace(text, 'x', '') AS BIGINT)")
+IDS = list(range(40))
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """A folder in which the workflow has run and refused every fourth row."""
+    rows = [f"{i},{'x' if i % 4 == 0 else ''}{i * 10}" for i in IDS]
+    write(tmp_path, "raw.csv", "id,amount\n" + "\n".join(rows) + "\n")
+    write(tmp_path, "w.yaml", BAD)
+    done = cli("run", "w.yaml", "--json", cwd=tmp_path)
+    assert answer(done)["steps"]["typed"]["dead_letters"] == 10
+    return tmp_path
+
+
+def arrived(folder: Path) -> list[int]:
+    with sqlite3.connect(folder / "t.db") as database:
+        found = [each for (each,) in database.execute("select id from rows order by id")]
+    lines = (folder / "out.csv").read_text().splitlines()[1:]
+    assert sorted(int(line.split(",")[0]) for line in lines) == found
+    return found
+
+
+def waiting(folder: Path) -> int:
+    said = json.loads(cli("dlq", "list", "letters", "--json", cwd=folder).stdout)
+    return sum(group["waiting"] for group in said)
+
+
+def test_letters_are_listed_and_shown(ran: Path) -> None:
+    done = cli("dlq", "list", "letters", cwd=ran)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].split()[:4:2] == ["typed", "10"]
+    done = cli("dlq", "show", "letters", "--limit", "2", cwd=ran)
+    assert done.stdout.splitlines()[-1] == "and 8 more letters"
+    done = cli("dlq", "show", "letters", "--json", "--step", "typed", cwd=ran)
+    rows = [json.loads(line)["row"] for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == IDS[::4]
+    assert cli("dlq", "show", "letters", "--json", "--step", "no", cwd=ran).stdout == ""
+
+
+def test_replayed_rows_come_in_once_however_often(ran: Path) -> None:
+    write(ran, "w.yaml", GOOD)
+    said = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
+    assert (said["replayed"], said["refused_again"], said["waiting"]) == (10, 0, 0)
+    assert arrived(ran) == IDS
+    again = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
+    assert (again["replayed"], again["waiting"]) == (0, 0)
+    assert arrived(ran) == IDS
+    assert waiting(ran) == 0
+
+
+def test_rows_that_fail_again_become_letters_again(ran: Path) -> None:
+    said = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
+    assert (said["replayed"], said["refused_again"], said["waiting"]) == (10, 10, 10)
+    write(ran, "w.yaml", GOOD)
+    assert answer(cli("dlq", "replay", "letters", "--json", cwd=ran))["waiting"] == 0
+    assert arrived(ran) == IDS
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "replay.batch_written",
+        "checkpoint.before_publish",
+        "file.commit.before_publish",
+        "file.commit.after_publish",
+        "replay.finished",
+        "replay.after_ledger",
+    ],
+)
+def test_a_replay_that_is_killed_brings_each_row_in_once(place: str, ran: Path) -> None:
+    write(ran, "w.yaml", GOOD)
+    killed = cli("dlq", "replay", "letters", cwd=ran, DATAFLARE_CRASH_AT=place)
+    assert killed.returncode == -9
+    done = cli("dlq", "replay", "letters", cwd=ran)
+    assert done.returncode == 0, done.stderr
+    assert arrived(ran) == IDS
+    assert waiting(ran) == 0
+    assert not list((ran / ".dataflare/letters/replay").glob("batch_*"))
+
+
+def test_a_replay_that_fails_is_given_up_and_goes_as_the_file_says_next(ran: Path) -> None:
+    write(ran, "w.yaml", BAD.replace("on_error: dead_letter", "on_error: fail"))
+    done = cli("dlq", "replay", "letters", cwd=ran)
+    assert done.returncode == 1
+    assert "error[E05" in done.stderr
+    write(ran, "w.yaml", GOOD.replace("named", "renamed"))
+    assert cli("dlq", "replay", "letters", cwd=ran).returncode == 0
+    assert arrived(ran) == IDS
+
+
+def test_a_step_that_needs_all_rows_is_not_given_some(ran: Path) -> None:
+    total = "  total: {type: aggregate, inputs: [typed], config: {measures: {n: 'count(*)'}}}\n"
+    text = GOOD.replace("destinations:", total + "destinations:")
+    write(ran, "w.yaml", text + "  n: {type: stdout, inputs: [total], config: {}}\n")
+    done = cli("dlq", "replay", "letters", cwd=ran)
+    assert "10 letters left: step 'total' needs all of its rows" in done.stderr
+    assert len(arrived(ran)) == 30
+    assert waiting(ran) == 10
+
+
+def test_purged_letters_are_gone(ran: Path) -> None:
+    assert cli("dlq", "purge", "letters", cwd=ran).returncode == 2
+    kept = cli("dlq", "purge", "letters", "--before", "1d", "--yes", cwd=ran)
+    assert kept.stdout == "nothing to purge\n"
+    done = cli("dlq", "purge", "letters", "--step", "typed", "--yes", cwd=ran)
+    assert done.stdout == "10 letters purged\n"
+    assert waiting(ran) == 0
+    assert not list((ran / ".dataflare/letters/dead_letters").glob("*.ndjson"))
+
+
+def test_letters_of_a_source_say_what_to_do(ran: Path) -> None:
+    rows = (ran / "raw.csv").read_text() + "forty,1\n"
+    (ran / "raw.csv").write_text(rows)
+    write(ran, "w.yaml", GOOD)
+    assert cli("run", "w.yaml", cwd=ran).returncode == 0
+    done = cli("dlq", "replay", "letters", "--step", "raw", cwd=ran)
+    assert "1 letter left: source 'raw' could not read them" in done.stderr
+
+
+def test_a_workflow_that_never_ran_and_a_file_that_is_gone_are_named(ran: Path) -> None:
+    assert "E0121" in cli("dlq", "list", "other", cwd=ran).stderr
+    (ran / "w.yaml").rename(ran / "moved.yaml")
+    assert "--file" in cli("dlq", "replay", "letters", cwd=ran).stderr
+    assert waiting(ran) == 10
+    assert cli("dlq", "replay", "letters", "--file", "moved.yaml", cwd=ran).returncode == 0
