@@ -19,7 +19,6 @@ from dataflare.model.types import DataType
 _SPACE = " \t\n\r\x0b\x0c"
 _NUMBER = r"^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+)([eE][+-]?\d+)?$"
 _OFFSET = r"\s*(?i:(Z|UTC|[+-]\d{1,2}(?::?\d{2})?))$"
-_HALF_UNITS = 10**10
 
 
 def from_text(value: pl.Expr, to: DataType) -> Lowered:
@@ -38,7 +37,7 @@ def _parsed(value: pl.Expr, to: DataType) -> pl.Expr:
     if to.is_integer:
         return _integer(text, dtype)
     if to.is_float:
-        return pl.coalesce(text.cast(dtype, strict=False), _shaped(text).cast(dtype, strict=False))
+        return _float(text, dtype)
     if to.name == "decimal":
         return _shaped(text).cast(dtype, strict=False)
     if to.name == "bool":
@@ -58,24 +57,31 @@ def _parsed(value: pl.Expr, to: DataType) -> pl.Expr:
 
 def _shaped(text: pl.Expr) -> pl.Expr:
     """Numbers as DuckDB reads them, the underscores between digits taken out."""
-    return pl.when(text.str.contains(_NUMBER)).then(text.str.replace_all("_", "", literal=True))
+    return text.str.extract(_NUMBER, 0).str.replace_all("_", "", literal=True)
+
+
+def _rest(text: pl.Expr, plain: pl.Expr) -> pl.Expr:
+    """The text where the plain reading failed: the rare shapes cost the common one nothing."""
+    return pl.when(plain.is_null()).then(text)
+
+
+def _float(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    plain = text.cast(dtype, strict=False)
+    return pl.coalesce(plain, _shaped(_rest(text, plain)).cast(dtype, strict=False))
 
 
 def _integer(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Plain digits are read as they are; what has a fraction or exponent is rounded."""
     plain = text.cast(dtype, strict=False)
-    rest = _shaped(pl.when(plain.is_null()).then(text))
-    digits = rest.cast(pl.Decimal(38, 10), strict=False).to_physical()
-    unit = pl.lit(_HALF_UNITS, dtype=pl.Int128)
-    half = pl.lit(_HALF_UNITS // 2, dtype=pl.Int128)
-    rounded = (digits + pl.when(digits < 0).then(-half).otherwise(half)).truncdiv(unit)
-    return pl.coalesce(plain, rounded.cast(dtype, strict=False))
+    number = _shaped(_rest(text, plain)).cast(pl.Decimal(38, 10), strict=False)
+    whole = number.round(0, mode="half_away_from_zero").to_physical()
+    units = whole.truncdiv(pl.lit(10**10, dtype=pl.Int128))
+    return pl.coalesce(plain, units.cast(dtype, strict=False))
 
 
 def _date(text: pl.Expr) -> pl.Expr:
     plain = text.str.to_date("%Y-%m-%d", strict=False)
-    rest = pl.when(plain.is_null()).then(text)
-    return pl.coalesce(plain, _naive(rest, "us").dt.date())
+    return pl.coalesce(plain, _naive(_rest(text, plain), "us").dt.date())
 
 
 def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
@@ -85,8 +91,7 @@ def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
     """
     spaced = text.str.replace("T", " ", literal=True)
     plain = _read(spaced.str.strip_suffix("Z"), unit)
-    rest = pl.when(plain.is_null()).then(spaced)
-    dashed = rest.str.replace_all("/", "-", literal=True)
+    dashed = _rest(spaced, plain).str.replace_all("/", "-", literal=True)
     bare = dashed.str.replace(rf"(:\d{{1,2}}(?:\.\d+)?){_OFFSET}", "${1}")
     full = (
         pl.when(bare.str.contains(r"^\d{1,6}-\d{1,2}-\d{1,2}$"))
@@ -142,8 +147,10 @@ def _trimmed(text: pl.Expr) -> pl.Expr:
 
 
 def _float_text(value: pl.Expr) -> pl.Expr:
-    """As C++ writes the shortest digits: two digits in the exponent, below 1e-4 with one."""
-    plain = value.cast(pl.String).str.replace(r"e([+-]?)(\d)$", "e${1}0${2}")
-    small = plain.str.replace(r"^(-?)0\.0000([1-9])$", "${1}${2}e-05")
+    """As C++ writes the shortest digits: two digits in the exponent, and one below 1e-4."""
+    plain = value.cast(pl.String)
+    usual = value.is_null() | (value == 0) | value.abs().is_between(1e-4, 1e15)
+    rare = pl.when(~usual).then(plain).str.replace(r"e([+-]?)(\d)$", "e${1}0${2}")
+    small = rare.str.replace(r"^(-?)0\.0000([1-9])$", "${1}${2}e-05")
     longer = small.str.replace(r"^(-?)0\.0000([1-9])(\d+)$", "${1}${2}.${3}e-05")
-    return pl.when(value.is_nan()).then(pl.lit("nan")).otherwise(longer)
+    return pl.when(usual).then(plain).when(value.is_nan()).then(pl.lit("nan")).otherwise(longer)

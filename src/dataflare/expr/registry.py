@@ -48,7 +48,6 @@ class Function:
     needs: frozenset[str] = frozenset()
     sql: Mapping[str, Spelling | str] = field(default_factory=dict)
     signatures: tuple[Signature, ...] = ()
-    can_fail: bool = True
 
 
 REGISTRY: dict[str, Function] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from dataflare.errors import ExpressionError
@@ -55,10 +56,20 @@ class Typed:
         return self.lower().error is not None
 
     def lower(self) -> Lowered:
-        """The Polars expressions for value and error; they raise for no row."""
+        """The Polars expressions for value and error; they raise for no row. Built once."""
+        return self._lowered
+
+    @cached_property
+    def _lowered(self) -> Lowered:
         from dataflare.expr.lower import lower, lower_constant
 
         return lower_constant(self.node) if self.is_literal else lower(self.node)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lowered"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
 
     def to_sql(self, dialect: Dialect) -> SqlText | None:
         """The same in a database's SQL, or None where it would not be exactly the same."""
