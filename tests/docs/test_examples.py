@@ -90,7 +90,7 @@ def results(out: Path) -> dict[str, Any]:
 
 def dead_letters(folder: Path) -> list[Any]:
     """The rows of dead letters, without what differs from run to run."""
-    kept = ("step", "code", "error", "position", "row", "raw")
+    kept = ("step", "code", "message", "attempts", "position", "row")
     lines = [
         json.loads(li)
         for p in sorted(folder.rglob("*.ndjson"))
