@@ -17,6 +17,7 @@ from dataflare.cli import (
     connectors,
     dlq,
     functions,
+    init,
     plan,
     preview,
     run,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 
 _RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
+app.command("init", rich_help_panel=_RUN)(init.init)
 app.command("run", rich_help_panel=_RUN)(run.run)
 app.command("validate", rich_help_panel=_RUN)(validate.validate)
 app.command("plan", rich_help_panel=_RUN)(plan.plan)
