@@ -282,7 +282,8 @@ class FolderCommitter(Committer):
     def _replace_all(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
         base = folder.base()
-        old, here = [], []
+        old: list[Path] = []
+        here: list[Path] = []
         for file in folder.data_files():
             number = folder.epoch_of(file.name)
             replaced = number is None or (base is not None and number <= base)
