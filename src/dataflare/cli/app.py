@@ -1,7 +1,7 @@
 """Find the command, run it, and turn whatever it raises into an error block and an exit status.
 
 Always true: standard error gets one block per error and no traceback unless `--debug`; the status is
-0, 1, 2 or 130; `run --json` prints one JSON object even when the command line is wrong.
+0, 1, 2, 3 or 130; `run --json` prints one JSON object even when the command line is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from dataflare.cli import (
+    check,
     checkpoints,
     connectors,
     dlq,
@@ -48,6 +49,7 @@ _RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
 app.command("init", rich_help_panel=_RUN)(init.init)
 app.command("run", rich_help_panel=_RUN)(run.run)
 app.command("validate", rich_help_panel=_RUN)(validate.validate)
+app.command("check", rich_help_panel=_RUN)(check.check)
 app.command("plan", rich_help_panel=_RUN)(plan.plan)
 app.command("preview", rich_help_panel=_RUN)(preview.preview)
 app.command("test", rich_help_panel=_RUN)(test.run_tests)

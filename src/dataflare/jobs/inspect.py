@@ -1,0 +1,236 @@
+"""Try every system that a workflow names, side by side, and say what was found. Writes nothing.
+
+Always true: a system that does not answer takes no more than its time, for each is asked in a thread
+that nobody waits for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import Blame, DataFlareError, SystemError_, raise_all
+from dataflare.jobs.run import known
+from dataflare.model.types import Schema
+from dataflare.planner.bind import bind_workflow
+from dataflare.planner.lookups import own_table
+from dataflare.sdk import registry
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+from dataflare.workflow.load import bind as bind_config
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import AnyStep, Workflow
+
+TIMEOUT_S = 10.0
+_GRACE_S = 0.5
+_COLUMNS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a step's system said. kind: source, lookup or destination. facts: what was found."""
+
+    step: str
+    kind: str
+    type: str
+    duration_s: float
+    facts: Mapping[str, str]
+    schema: Schema | None = None
+    error: DataFlareError | None = None
+
+    @property
+    def reached(self) -> bool:
+        return self.error is None
+
+    def to_json(self) -> dict[str, Any]:
+        error = self.error
+        return {
+            "step": self.step,
+            "kind": self.kind,
+            "type": self.type,
+            "reached": self.reached,
+            "duration_s": round(self.duration_s, 3),
+            "found": dict(self.facts),
+            "error": error and {"code": error.code, "message": error.message},
+        }
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One system to ask. ask: gives its facts and, for a source, its schema."""
+
+    step: AnyStep
+    kind: str
+    type: str
+    ask: Callable[[], Awaitable[tuple[Mapping[str, str], Schema | None]]]
+
+
+def inspect(
+    workflow: Workflow, *, timeout_s: float = TIMEOUT_S, policy: Policy | None = None
+) -> list[Found]:
+    """What each system of the workflow said: sources and lookups together, then the destinations
+    together, for what a destination says depends on the columns that reach it.
+
+    Raises what is wrong with a connector's config, before anything is asked.
+    """
+    allowed = policy or Policy()
+    errors: list[DataFlareError] = []
+    sources: list[_Probe] = []
+    ends: dict[str, DestinationConnector] = {}
+    for step in workflow.steps():
+        try:
+            if step.name in workflow.destinations:
+                ends[step.name] = _destination(workflow, step, allowed)
+            else:
+                sources.extend(_source_probes(workflow, step, allowed))
+        except DataFlareError as error:
+            errors.append(error.at(step=step.name, spot=step.place_of(error)))
+    raise_all(errors)
+    found = _asked(sources, timeout_s)
+    schemas = _arriving(workflow, found, allowed)
+    probes = [
+        _Probe(
+            workflow.destinations[name],
+            "destination",
+            connector.type,
+            _destination_asked(connector, schemas.get(name)),
+        )
+        for name, connector in ends.items()
+    ]
+    return found + _asked(probes, timeout_s)
+
+
+def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterable[_Probe]:
+    context = ConnectorContext(step.name, workflow.base, policy)
+    type_, config, kind = step.type, step.config, "source"
+    if step.name not in workflow.sources:
+        if step.type != "lookup" or not isinstance(step.config.get("source"), dict):
+            return
+        type_, own = own_table(step.config["source"], step)  # type: ignore[arg-type]
+        config, kind = own, "lookup"  # type: ignore[assignment]
+    class_ = registry.source(type_)
+    connector = class_(bind_config(class_.Config, config, step=step.name), context)
+    if kind == "source":
+        connector.contract = workflow.sources[step.name].schema
+    yield _Probe(step, kind, type_, lambda: _source_asked(connector))
+
+
+def _destination(workflow: Workflow, step: AnyStep, policy: Policy) -> DestinationConnector:
+    class_ = registry.destination(step.type)
+    context = ConnectorContext(step.name, workflow.base, policy)
+    return class_(bind_config(class_.Config, step.config, step=step.name), context)
+
+
+async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], Schema | None]:
+    try:
+        await connector.validate()
+        facts = await _inspected(connector)
+        schema = await connector.schema()
+    finally:
+        await connector.aclose()
+    names = list(schema.names)
+    shown = ", ".join(names[:_COLUMNS_SHOWN]) + (", ..." if len(names) > _COLUMNS_SHOWN else "")
+    return {**facts, "columns": f"{len(names)} ({shown})"}, schema
+
+
+def _destination_asked(
+    connector: DestinationConnector, schema: Schema | None
+) -> Callable[[], Awaitable[tuple[Mapping[str, str], Schema | None]]]:
+    async def ask() -> tuple[Mapping[str, str], Schema | None]:
+        target = connector.writes_to()
+        facts = {"place": target.place} if target is not None else {}
+        facts |= await _inspected(connector)
+        if schema is not None:
+            await connector.validate(schema)
+        elif not hasattr(connector, "inspect"):
+            facts["columns"] = "not known, so it was not asked"
+        return facts, None
+
+    return ask
+
+
+async def _inspected(connector: object) -> Mapping[str, str]:
+    """What a connector that can look around has seen."""
+    look = getattr(connector, "inspect", None)
+    found: Mapping[str, str] = await look() if look is not None else {}
+    return found
+
+
+def _arriving(workflow: Workflow, found: Iterable[Found], policy: Policy) -> dict[str, Schema]:
+    """The columns that reach each destination, as far as the sources told theirs."""
+    told = {each.step: each.schema for each in found if each.kind == "source" and each.schema}
+    sources = {
+        name: replace(step, schema=step.schema or told.get(name))
+        for name, step in workflow.sources.items()
+    }
+    settings = workflow.settings.model_copy(update={"guarantee": None})
+    part = replace(workflow, sources=sources, settings=settings)
+    with contextlib.suppress(DataFlareError):
+        graph = asyncio.run(bind_workflow(part, policy=policy, offline=True))
+        return {n: graph.nodes[n].schema for n in workflow.destinations if n in graph.nodes}
+    return {}
+
+
+def _asked(probes: list[_Probe], timeout_s: float) -> list[Found]:
+    """Ask all at once."""
+    answers: dict[int, Found] = {}
+    started = time.monotonic()
+
+    def ask(number: int, probe: _Probe) -> None:
+        facts: Mapping[str, str] = {}
+        schema: Schema | None = None
+        error: DataFlareError | None = None
+        try:
+            facts, schema = asyncio.run(_within(probe, timeout_s))
+        except TimeoutError:
+            error = _silent(probe, timeout_s)
+        except Exception as raised:
+            error = known(raised)
+        answers[number] = _found(probe, started, facts, schema, error)
+
+    threads = [
+        threading.Thread(target=ask, args=each, daemon=True, name=f"inspect-{each[1].step.name}")
+        for each in enumerate(probes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, started + timeout_s + _GRACE_S - time.monotonic()))
+    return [
+        answers.get(number) or _found(probe, started, {}, None, _silent(probe, timeout_s))
+        for number, probe in enumerate(probes)
+    ]
+
+
+async def _within(probe: _Probe, timeout_s: float) -> tuple[Mapping[str, str], Schema | None]:
+    return await asyncio.wait_for(_coroutine(probe), timeout_s)
+
+
+async def _coroutine(probe: _Probe) -> tuple[Mapping[str, str], Schema | None]:
+    return await probe.ask()
+
+
+def _silent(probe: _Probe, timeout_s: float) -> DataFlareError:
+    name = probe.step.name
+    return SystemError_(f"'{name}' did not answer within {timeout_s:g} s", code="E0610", step=name)
+
+
+def _found(
+    probe: _Probe,
+    started: float,
+    facts: Mapping[str, str],
+    schema: Schema | None,
+    error: DataFlareError | None,
+) -> Found:
+    step = probe.step
+    if error is not None and error.blame is not Blame.INTERNAL:
+        error = error.at(step=step.name, spot=step.place_of(error))
+    took = time.monotonic() - started
+    return Found(step.name, probe.kind, probe.type, took, facts, schema, error)
