@@ -133,7 +133,29 @@ TEXTS = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff\ufffe\uffff$")
 )
 ODD = st.sampled_from(
-    "no null ~ 1 01 1e5 0o17 0x1f 1_000 1:30 2024-01-01 .inf # = << &a *a !x % @ '".split()
+    [
+        "no",
+        "null",
+        "~",
+        "1",
+        "01",
+        "1e5",
+        "0o17",
+        "0x1f",
+        "1_000",
+        "1:30",
+        "2024-01-01",
+        ".inf",
+        "#",
+        "=",
+        "<<",
+        "&a",
+        "*a",
+        "!x",
+        "%",
+        "@",
+        "'",
+    ]
 ) | st.sampled_from(["- a", "a: b", " x ", "a\nb", "a\n", "\ta"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS | ODD,

@@ -1,0 +1,42 @@
+"""For tests of workflows and plugins: a source with crashes among its rows, faults, a virtual clock,
+and the suites that say what a source, a destination or a stateful step must keep.
+
+Never used by a run outside of tests. Stands beside the ladder: it leans on any room, and no room
+leans on it.
+"""
+
+from __future__ import annotations
+
+from dataflare.testing.build import description, destination_of, processor_of, source_of
+from dataflare.testing.clock import VirtualClock
+from dataflare.testing.contract import ContractBroken
+from dataflare.testing.destinations import DESTINATION_LAWS, check_destination
+from dataflare.testing.faults import FlakyStore, disk_faults
+from dataflare.testing.lab import Lab
+from dataflare.testing.marks import Checkpoint, Crash, Pause, rows
+from dataflare.testing.processors import PROCESSOR_LAWS, check_processor
+from dataflare.testing.scripted import ScriptedSource
+from dataflare.testing.sources import SOURCE_LAWS, check_source
+
+__all__ = [
+    "DESTINATION_LAWS",
+    "PROCESSOR_LAWS",
+    "SOURCE_LAWS",
+    "Checkpoint",
+    "ContractBroken",
+    "Crash",
+    "FlakyStore",
+    "Lab",
+    "Pause",
+    "ScriptedSource",
+    "VirtualClock",
+    "check_destination",
+    "check_processor",
+    "check_source",
+    "description",
+    "destination_of",
+    "disk_faults",
+    "processor_of",
+    "rows",
+    "source_of",
+]

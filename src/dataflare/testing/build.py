@@ -1,0 +1,78 @@
+"""Connectors and steps out of their config, as a workflow would build them, for tests of one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from dataflare.model.types import Schema
+from dataflare.operators import registry as operators
+from dataflare.operators.base import (
+    BindContext,
+    LookupTable,
+    Lowering,
+    RowOperator,
+    StatefulOperator,
+)
+from dataflare.sdk import registry
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+from dataflare.workflow.load import bind
+
+_Connector = TypeVar("_Connector", SourceConnector, DestinationConnector)
+
+
+def description(
+    connector: type[_Connector],
+    config: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    step: str = "tested",
+) -> _Connector:
+    """A connector with checked config. base: the folder that relative paths start from."""
+    checked = bind(connector.Config, config, step=step)
+    return connector(checked, ConnectorContext(step, base or Path()))
+
+
+def source_of(type_: str, config: Mapping[str, Any], **more: Any) -> SourceConnector:
+    """`description` of a source, by the name of its type."""
+    return description(registry.source(type_), config, **more)
+
+
+def destination_of(type_: str, config: Mapping[str, Any], **more: Any) -> DestinationConnector:
+    """`description` of a destination, by the name of its type."""
+    return description(registry.destination(type_), config, **more)
+
+
+@dataclass(frozen=True)
+class ProcessorUnderTest:
+    """A stateful step: its operator, and the row operators that prepare its rows."""
+
+    operator: StatefulOperator
+    before: Sequence[RowOperator] = ()
+
+    def prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows as the operator gets them."""
+        lowering, lazy = Lowering(), frame.lazy()
+        for operator in self.before:
+            lazy = operator.lower(lazy, lowering)
+        return lazy.collect()
+
+
+def processor_of(type_: str, config: Mapping[str, Any], schema: Schema) -> ProcessorUnderTest:
+    """A stateful step of this package by its type, over rows of a schema."""
+    step = operators.step(type_)
+    context = BindContext("tested", Path(), Policy(), True, 1, _no_table)
+    bound = step.bind(bind(step.Config, config, step="tested"), [schema], context)
+    if bound.stateful is None:
+        raise ValueError(f"a {type_} step keeps no state")
+    return ProcessorUnderTest(bound.stateful, bound.operators)
+
+
+def _no_table(config: Any) -> LookupTable:
+    raise ValueError("a step that is tested alone has no table to look up in")

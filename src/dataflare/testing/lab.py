@@ -1,0 +1,160 @@
+"""A place to run workflows in: a home of its own, quick checkpoints, faults, and an eye on commits."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import polars as pl
+
+from dataflare.checkpoint.manifest import Manifest
+from dataflare.connectors import memory
+from dataflare.engine.coordinator import Coordinator
+from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.testing.faults import FlakyStore
+from dataflare.testing.scripted import ScriptedSource, script
+from dataflare.workflow import dsl
+from dataflare.workflow.model import Workflow
+
+
+class Lab:
+    """Runs workflows (models, or written in Python) with their state in `home`.
+
+        lab = Lab(tmp_path)
+        lab.run_until_crash(workflow)
+        lab.run(workflow, parallelism=3)
+        assert lab.rows("out") == ...
+
+    checkpoint_s: how often checkpoints are cut. store_faults: see FlakyStore.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        checkpoint_s: float = 0.002,
+        store_faults: Mapping[str, list[Exception | None]] | None = None,
+    ) -> None:
+        self.home, self.checkpoint_s = home, checkpoint_s
+        self.store_faults = dict(store_faults or {})
+        memory.clear()
+
+    def run(
+        self,
+        workflow: Workflow | dsl.Workflow,
+        *,
+        parallelism: int | None = None,
+        restarts: int = 3,
+        fresh: bool = False,
+        for_s: float | None = None,
+    ) -> RunResult:
+        """Run it to its end, restarted at once after each crash up to `restarts` times."""
+        model = workflow.build() if isinstance(workflow, dsl.Workflow) else workflow
+        settings = model.settings
+        changes: dict[str, Any] = {
+            "checkpoint": settings.checkpoint.model_copy(update={"interval": self.checkpoint_s}),
+            "restart": settings.restart.model_copy(update={"attempts": restarts, "delay": 0.0}),
+        }
+        if parallelism is not None:
+            changes["parallelism"] = parallelism
+        model = _with_settings(model, changes)
+        with ExitStack() as stack:
+            stack.enter_context(_observed(_scripts_of(model)))
+            if self.store_faults:
+                faulty = partial(FlakyStore, faults=self.store_faults)
+                jobs = sys.modules[run.__module__]
+                stack.enter_context(mock.patch.object(jobs, "LocalStore", faulty))
+            return run(model, RunOptions(home=self.home, fresh=fresh, for_s=for_s))
+
+    def run_until_crash(
+        self, workflow: Workflow | dsl.Workflow, *, parallelism: int | None = None
+    ) -> RunResult:
+        """Run one attempt, which must fail; the next run resumes it."""
+        result = self.run(workflow, parallelism=parallelism, restarts=0)
+        if result.error is None:
+            raise AssertionError(f"the run was to crash, and it {result.status}")
+        return result
+
+    def start(self, workflow: Workflow | dsl.Workflow, **options: Any) -> Running:
+        """Run it beside the test, which then waits at pauses."""
+        return Running(lambda: self.run(workflow, **options))
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """The rows that a memory destination holds: those of committed epochs."""
+        return memory.committed(name)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The same as dicts, in an order of their own: which task is first is no promise."""
+        return sorted(memory.committed(name).rows(named=True), key=repr)
+
+
+class Running:
+    """A run on a thread of its own."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._result: RunResult | None = None
+        self._raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="dataflare-lab", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:
+            self._raised = error
+
+    def result(self, timeout_s: float = 30.0) -> RunResult:
+        """How it ended. Raises what it raised, or TimeoutError."""
+        self._thread.join(timeout_s)
+        if self._raised is not None:
+            raise self._raised
+        if self._result is None:
+            raise TimeoutError(f"the run goes on after {timeout_s:g} s")
+        return self._result
+
+
+def _with_settings(model: Workflow, changes: Mapping[str, Any]) -> Workflow:
+    return replace(model, settings=model.settings.model_copy(update=dict(changes)))
+
+
+def _scripts_of(model: Workflow) -> dict[str, ScriptedSource]:
+    return {
+        step.name: script(str(step.config["script"]))
+        for step in model.sources.values()
+        if step.type == "scripted"
+    }
+
+
+@contextmanager
+def _observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
+    """Tell scripts what was committed. The engine has no ear for it, so its commit is listened to."""
+    if not scripts:
+        yield
+        return
+    real = Coordinator.commit
+
+    async def commit(self: Coordinator, manifest: Manifest) -> None:
+        await real(self, manifest)
+        for step, known in scripts.items():
+            if step not in manifest.sources:
+                continue
+            for state in manifest.sources[step].all_states():
+                if state.position is not None:
+                    known.committed(state.split.data["split"], state.position.value["item"])
+
+    for each in scripts.values():
+        each.observers += 1
+    try:
+        with mock.patch.object(Coordinator, "commit", commit):
+            yield
+    finally:
+        for each in scripts.values():
+            each.observers -= 1

@@ -1,0 +1,165 @@
+"""What a step that keeps state must keep, law by law.
+
+async def test_totals():
+    totals = processor_of("aggregate", {"group_by": ["k"], "measures": {"n": "count(*)"}}, schema)
+    await check_processor(totals, frame)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from dataflare.operators.base import LiveOperator, Snapshot, StatefulOperator
+from dataflare.state.partials import own_rows
+from dataflare.testing.build import ProcessorUnderTest
+from dataflare.testing.contract import Laws, check_laws, equal, hold, through_json
+
+_SIZES = (1, 3, 17)
+_CUTS_MAX = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """An operator and the rows that reach it."""
+
+    operator: StatefulOperator
+    frame: pl.DataFrame
+
+    def batches(self, size: int) -> list[pl.DataFrame]:
+        return [self.frame.slice(at, size) for at in range(0, self.frame.height, size)]
+
+    def whole(self) -> pl.DataFrame:
+        """What comes out of all rows at once."""
+        live = self.operator.open(0, 1)
+        return joined([*live.process(self.frame), *drained(live)])
+
+
+async def check_processor(
+    processor: ProcessorUnderTest | StatefulOperator,
+    frame: pl.DataFrame,
+    *,
+    only: Sequence[str] = (),
+    skip: Iterable[str] = (),
+) -> None:
+    """Hold a stateful operator to `PROCESSOR_LAWS` over some rows, a hundred or so, with keys that
+    come again. Raises ContractBroken, naming the law."""
+    if isinstance(processor, ProcessorUnderTest):
+        run = Run(processor.operator, processor.prepared(frame))
+    else:
+        run = Run(processor, frame)
+    await check_laws(PROCESSOR_LAWS, run, only, skip)
+
+
+def drained(live: LiveOperator) -> list[pl.DataFrame]:
+    """What follows from the end of the input."""
+    live.end()
+    frames = []
+    while (frame := live.drain()) is not None:
+        frames.append(frame)
+    return frames
+
+
+def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def stored(law: str, snapshot: Snapshot) -> Snapshot:
+    """A snapshot after a checkpoint: frames as Arrow IPC, facts as JSON, and back."""
+    frames = {}
+    for name, frame in snapshot.frames.items():
+        buffer = io.BytesIO()
+        frame.write_ipc(buffer)
+        buffer.seek(0)
+        frames[name] = pl.read_ipc(buffer)
+    return Snapshot(frames, through_json(law, dict(snapshot.facts)))
+
+
+async def batches_do_not_matter(run: Run) -> None:
+    law, whole = "batches_do_not_matter", run.whole()
+    hold(law, whole.height > 0, "nothing comes out: give the suite rows that lead to some")
+    for size in _SIZES:
+        live = run.operator.open(0, 1)
+        out = [frame for batch in run.batches(size) for frame in live.process(batch)]
+        found = joined([*out, *drained(live)])
+        equal(law, found, whole, f"batches of {size}", ordered=False)
+
+
+async def a_snapshot_goes_on(run: Run) -> None:
+    """Crash after each batch, and between the results at the end."""
+    law, whole, batches = "a_snapshot_goes_on", run.whole(), run.batches(5)
+    step = max(1, len(batches) // _CUTS_MAX)
+    for cut in range(0, len(batches) + 1, step):
+        first = run.operator.open(0, 1)
+        out = [frame for batch in batches[:cut] for frame in first.process(batch)]
+        snapshot = stored(law, first.snapshot())
+        # What the dead one does afterwards must not reach the snapshot.
+        for batch in batches[cut:]:
+            list(first.process(batch))
+        second = run.operator.open(0, 1)
+        second.restore([snapshot])
+        out += [frame for batch in batches[cut:] for frame in second.process(batch)]
+        found = joined([*out, *drained(second)])
+        equal(law, found, whole, f"restored after {cut} of {len(batches)} batches", ordered=False)
+
+
+async def results_go_on(run: Run) -> None:
+    """Crash between two results handed out at the end."""
+    law, whole = "results_go_on", run.whole()
+    live = run.operator.open(0, 1)
+    out = list(live.process(run.frame))
+    live.end()
+    while (frame := live.drain()) is not None:
+        out.append(frame)
+        second = run.operator.open(0, 1)
+        second.restore([stored(law, live.snapshot())])
+        found = joined([*out, *drained(second)])
+        equal(law, found, whole, f"restored after {len(out)} results", ordered=False)
+
+
+async def a_name_means_the_same_rows(run: Run) -> None:
+    law, live = "a_name_means_the_same_rows", run.operator.open(0, 1)
+    known: dict[str, pl.DataFrame] = {}
+    for batch in run.batches(5):
+        list(live.process(batch))
+        for name, frame in live.snapshot().frames.items():
+            if name in known:
+                equal(law, frame, known[name], f"the frame '{name}' in a later snapshot")
+            known[name] = frame.clone()
+
+
+async def parallelism_does_not_matter(run: Run) -> None:
+    """Two subtasks up to the middle, then three (or one): the same rows come out."""
+    law, keys = "parallelism_does_not_matter", run.operator.keys
+    if not keys:
+        return
+    whole, middle = run.whole(), run.frame.height // 2
+    early, late = run.frame.slice(0, middle), run.frame.slice(middle)
+    for before, after in ((1, 2), (2, 3), (3, 1)):
+        snapshots, out = [], []
+        for subtask in range(before):
+            live = run.operator.open(subtask, before)
+            out += list(live.process(own_rows(early, keys, subtask, before)))
+            snapshots.append(stored(law, live.snapshot()))
+        for subtask in range(after):
+            live = run.operator.open(subtask, after)
+            live.restore(snapshots)
+            out += list(live.process(own_rows(late, keys, subtask, after)))
+            out += drained(live)
+        equal(law, joined(out), whole, f"{before} subtasks, then {after}", ordered=False)
+
+
+PROCESSOR_LAWS: Laws[Run] = {
+    law.__name__: law
+    for law in (
+        batches_do_not_matter,
+        a_snapshot_goes_on,
+        results_go_on,
+        a_name_means_the_same_rows,
+        parallelism_does_not_matter,
+    )
+}
+"""By name; each is an async function of a `Run` that raises ContractBroken."""

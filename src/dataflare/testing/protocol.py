@@ -1,0 +1,140 @@
+"""The engine's side of the delivery protocol, played by hand so that it can stop anywhere."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    DestinationConnector,
+    Epoch,
+    Marker,
+    Writer,
+)
+from dataflare.testing.contract import hold, through_json
+
+Committables = list[Committable]
+
+
+@dataclass
+class Play:
+    """One lineage that writes to one place, in as many attempts as it takes."""
+
+    law: str
+    make: Callable[[], DestinationConnector]
+    redo: Path
+    schema: Schema
+    subtasks: int = 1
+    lineage: str = field(default_factory=lambda: str(uuid.uuid4()))
+    attempts: int = 0
+    published: dict[int, Committables] = field(default_factory=dict)
+    """By epoch, what its manifest names."""
+
+    async def attempt(self, *, resume: int) -> Attempt:
+        """Begin another attempt, as the engine does: the marker is read, what came after epoch
+        `resume` is cleared, that epoch is committed once more, writers are opened."""
+        self.attempts += 1
+        connector = self.make()
+        await connector.validate(self.schema)
+        committer = await connector.committer(self.context())
+        attempt = Attempt(self, connector, committer, self.attempts)
+        attempt.marker_before = await committer.marker()
+        kept = self.published.get(resume, [])
+        await committer.recover(resume, kept)
+        if resume == 0:
+            await committer.begin(0)
+        else:
+            await attempt.commit(resume)
+        restored = {each.subtask: each for each in kept}
+        for subtask in range(self.subtasks):
+            context = self.context(subtask)
+            attempt.writers.append(await connector.open(context, restored.get(subtask)))
+        return attempt
+
+    def context(self, subtask: int = 0) -> DestinationContext:
+        return DestinationContext(
+            step="tested",
+            lineage=self.lineage,
+            attempt=self.attempts,
+            schema=self.schema,
+            redo=self.redo,
+            subtask=subtask,
+            subtasks=self.subtasks,
+        )
+
+
+@dataclass
+class Attempt:
+    """One attempt at a run: its writers and its committer."""
+
+    play: Play
+    connector: DestinationConnector
+    committer: Committer
+    number: int
+    writers: list[Writer] = field(default_factory=list)
+    marker_before: Marker | None = None
+
+    async def write(self, frame: pl.DataFrame, size: int = 3) -> None:
+        """Hand out rows in batches, in turn to each writer."""
+        for turn, at in enumerate(range(0, frame.height, size)):
+            batch = SharedDataBatch(frame.slice(at, size))
+            stats = await self.writers[turn % len(self.writers)].write_batch(batch)
+            said = f"{stats.rows} rows said to be written of {batch.num_rows}"
+            hold(self.play.law, stats.rows == batch.num_rows, said)
+
+    async def prepare(self, epoch: int, *, final: bool = False) -> Committables:
+        """All writers' committables, as they come back from a manifest."""
+        made = []
+        for writer in self.writers:
+            await writer.flush()
+            committable = await writer.prepare(epoch, final=final)
+            if committable is not None:
+                value = through_json(self.play.law, committable.to_json())
+                made.append(Committable.from_json(value))
+        return made
+
+    def publish(self, epoch: int, committables: Committables) -> None:
+        """From here on the epoch will happen."""
+        self.play.published[epoch] = committables
+
+    async def commit(self, epoch: int) -> None:
+        """Commit a published epoch."""
+        await self.committer.commit(self.epoch(epoch), self.play.published[epoch])
+
+    def epoch(self, number: int) -> Epoch:
+        manifest = json.dumps({"epoch": number, "lineage": self.play.lineage})
+        return Epoch(number, manifest, final=number == LAST)
+
+    async def run(self, epochs: dict[int, pl.DataFrame]) -> None:
+        """Whole epochs, one after the other."""
+        for number, frame in epochs.items():
+            await self.write(frame)
+            self.publish(number, await self.prepare(number, final=number == LAST))
+            await self.commit(number)
+
+    async def close(self) -> None:
+        """As after an error that the engine survives."""
+        for writer in self.writers:
+            await writer.aclose()
+        await self.committer.aclose()
+
+
+LAST = 3
+"""The number of the final epoch of every play."""
+
+
+def epochs_of(frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
+    """The rows in three epochs."""
+    size = max(1, frame.height // LAST)
+    cut: Sequence[tuple[int, int | None]] = ((0, size), (size, size), (2 * size, None))
+    return {i + 1: frame.slice(at, length) for i, (at, length) in enumerate(cut)}

@@ -1,0 +1,178 @@
+"""A source whose rows are written down, with marks among them, and that remembers what happened.
+
+Always true: a position is the number of the first item not yet given, so a mark that was passed is
+not met again after a resume, and one that was not passed is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from dataflare.errors import ConfigError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.registry import register
+from dataflare.sdk.source import (
+    EndOfSplit,
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+)
+from dataflare.testing.marks import Checkpoint, Crash, Mark, Pause
+
+if TYPE_CHECKING:
+    from dataflare.workflow.dsl import Stream, Workflow
+
+Item = Mapping[str, Any] | Mark
+_scripts: dict[str, ScriptedSource] = {}
+_numbers = itertools.count(1)
+
+
+class ScriptedSource:
+    """The rows and marks of one source, shared by all attempts at a run.
+
+        orders = ScriptedSource([*rows(0, 900), Checkpoint(), *rows(900, 1_300), Crash()])
+        orders.add_to(workflow, "orders")
+
+    splits: one list of items each. schema: column to type; that of the first split's rows if not
+    given. In YAML it is `{type: scripted, config: {script: NAME}}`, with `name`.
+    """
+
+    def __init__(
+        self,
+        *splits: Sequence[Item],
+        schema: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or f"script-{next(_numbers)}"
+        self.items = [list(split) for split in splits]
+        self.schema = Schema.of(schema) if schema else self._found_schema()
+        self.opened: list[int] = []
+        """The item that each reader began at, in the order of opening."""
+        self.observers = 0
+        self._committed: dict[int, int] = {}
+        self._changed: list[asyncio.Event] = []
+        _scripts[self.name] = self
+
+    def add_to(self, workflow: Workflow, step: str) -> Stream:
+        """Make it a source of a workflow written in Python."""
+        return workflow.source(step, "scripted", script=self.name)
+
+    def committed(self, split: int, item: int) -> None:
+        """Items of a split before this one are in a committed checkpoint. Called by the lab."""
+        self._committed[split] = max(item, self._committed.get(split, 0))
+        for event in self._changed:
+            event.set()
+
+    async def wait_committed(self, split: int, item: int) -> None:
+        """Return once items before this one are committed."""
+        if self._committed.get(split, 0) < item and not self.observers:
+            raise ConfigError(
+                "Checkpoint() waits for commits that nobody observes", help="run it in a Lab"
+            )
+        event = asyncio.Event()
+        self._changed.append(event)
+        try:
+            while self._committed.get(split, 0) < item:
+                event.clear()
+                await event.wait()
+        finally:
+            self._changed.remove(event)
+
+    def _found_schema(self) -> Schema:
+        given = [item for split in self.items for item in split if isinstance(item, Mapping)]
+        if not given:
+            raise ValueError("a script without rows needs a schema")
+        frame = pl.DataFrame(given, infer_schema_length=None)
+        return Schema.from_polars(frame.schema)
+
+
+def script(name: str) -> ScriptedSource:
+    """The script of that name. Raises ConfigError (E0405)."""
+    if name not in _scripts:
+        raise ConfigError(f"there is no script '{name}' in this process", code="E0405")
+    return _scripts[name]
+
+
+class ScriptedConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    script: str
+
+
+@register
+class ScriptedConnector(SourceConnector):
+    """The `scripted` source type."""
+
+    type = "scripted"
+    Config = ScriptedConfig
+    summary = "Rows and marks of a test."
+
+    @property
+    def _script(self) -> ScriptedSource:
+        return script(self.config.script)
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities(Replay.EXACT, "the script does not change", local=True)
+
+    async def schema(self) -> Schema:
+        return self._script.schema
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [Split(f"items-{n:04d}", {"split": n}) for n in range(len(self._script.items))]
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        at = position.value["item"] if position else 0
+        self._script.opened.append(at)
+        self._script.committed(split.data["split"], at)
+        return ScriptedReader(self._script, split.data["split"], at)
+
+
+class ScriptedReader(SplitReader):
+    """Gives rows up to the next mark."""
+
+    def __init__(self, script: ScriptedSource, split: int, at: int) -> None:
+        self._script, self._split, self._at = script, split, at
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        items = self._script.items[self._split]
+        while self._at < len(items) and not isinstance(items[self._at], Mapping):
+            await self._pass(items[self._at])
+            self._at += 1
+        if self._at >= len(items):
+            raise EndOfSplit
+        taken = []
+        for item in items[self._at : self._at + rows_max]:
+            if not isinstance(item, Mapping):
+                break
+            taken.append(item)
+        self._at += len(taken)
+        frame = pl.DataFrame(taken, schema=self._script.schema.to_polars(), strict=False)
+        return SharedDataBatch(frame)
+
+    async def _pass(self, mark: Any) -> None:
+        match mark:
+            case Crash():
+                mark.strike()
+            case Pause():
+                await mark.hold()
+            case Checkpoint():
+                await self._script.wait_committed(self._split, self._after_rows())
+
+    def _after_rows(self) -> int:
+        """Where the last row before this place ended: marks since then are in no position."""
+        items, at = self._script.items[self._split], self._at
+        while at and not isinstance(items[at - 1], Mapping):
+            at -= 1
+        return at
+
+    def position(self) -> Position:
+        return Position({"item": self._at})

@@ -1,0 +1,299 @@
+"""What a source must keep, law by law.
+
+async def test_mailbox(tmp_path):
+    make_mailbox(tmp_path)
+    await check_source(lambda: description(MboxSource, {"path": "in.mbox"}, base=tmp_path))
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from dataflare.expr import check
+from dataflare.model.progress import Position, Split
+from dataflare.sdk.source import (
+    ChunkReader,
+    EndOfSplit,
+    Replay,
+    SourceConnector,
+    SplitReader,
+    SupportsFilter,
+    SupportsProjection,
+)
+from dataflare.testing.contract import Laws, check_laws, equal, hold, through_json
+
+_ROWS_MAX = (1, 7, 10_000)
+_POSITIONS_MAX = 12
+"""Positions of a split that are resumed; of more, some over the whole length."""
+
+
+@dataclass(frozen=True)
+class SourceUnderTest:
+    """make: a new description each time, of data that does not change. conditions: expressions that
+    may be pushed down; some over each column if none are given."""
+
+    make: Callable[[], SourceConnector]
+    conditions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A batch or chunk, and the position after it."""
+
+    frame: pl.DataFrame
+    position: Position = field(repr=False)
+
+
+async def check_source(
+    make: Callable[[], SourceConnector],
+    *,
+    conditions: Sequence[str] = (),
+    only: Sequence[str] = (),
+    skip: Iterable[str] = (),
+) -> None:
+    """Hold a source to `SOURCE_LAWS`. Raises ContractBroken, naming the law.
+
+    make: gives a new description of a bounded source with some rows, ready to be read. only, skip:
+    names of laws.
+    """
+    await check_laws(SOURCE_LAWS, SourceUnderTest(make, tuple(conditions)), only, skip)
+
+
+async def next_piece(reader: SplitReader, rows_max: int) -> Piece:
+    """What a reader gives next, whichever kind it is. Raises EndOfSplit."""
+    if isinstance(reader, ChunkReader):
+        chunk = await reader.read_chunk()
+        return Piece(chunk.scan().collect(), chunk.position)
+    batch = await reader.read_batch(rows_max)
+    return Piece(batch.frame, reader.position())
+
+
+async def read_split(
+    source: SourceConnector, split: Split, position: Position | None = None, rows_max: int = 10_000
+) -> list[Piece]:
+    """All that a split has from a position on."""
+    reader = await source.open(split, position)
+    pieces = []
+    try:
+        while True:
+            pieces.append(await next_piece(reader, rows_max))
+    except EndOfSplit:
+        return pieces
+    finally:
+        await reader.aclose()
+
+
+async def read_source(source: SourceConnector, rows_max: int = 10_000) -> pl.DataFrame:
+    """All rows of all splits, in their order."""
+    schema = (await source.schema()).to_polars()
+    frames = [pl.DataFrame(schema=schema)]
+    for split in await source.splits():
+        frames += [piece.frame for piece in await read_split(source, split, None, rows_max)]
+    return pl.concat(frames)
+
+
+async def splits_are_stable(tested: SourceUnderTest) -> None:
+    law, source, other = "splits_are_stable", tested.make(), tested.make()
+    first, again = await source.splits(), await source.splits()
+    ids = [split.id for split in first]
+    hold(law, bool(ids), "there is no split: give the suite a source with rows")
+    hold(law, ids == [split.id for split in again], "a second listing has other ids")
+    hold(
+        law, ids == [split.id for split in await other.splits()], "a second description has others"
+    )
+    hold(law, len(set(ids)) == len(ids), f"an id comes twice: {ids}")
+    for split in first:
+        back = Split.from_json(through_json(law, split.to_json()))
+        said = f"{split} is another one after JSON"
+        hold(law, back.to_json() == through_json(law, split.to_json()), said)
+
+
+async def batches_have_the_schema(tested: SourceUnderTest) -> None:
+    law, source = "batches_have_the_schema", tested.make()
+    schema = await source.schema()
+    hold(law, schema == await source.schema(), "a second answer is another one")
+    for split in await source.splits():
+        for piece in await read_split(source, split, rows_max=7):
+            found = {n: t for n, t in piece.frame.schema.items() if not n.startswith("__")}
+            hold(law, found == schema.to_polars(), f"{split.id} gives {found}, not {schema}")
+
+
+async def batches_are_no_larger_than_asked(tested: SourceUnderTest) -> None:
+    law, source = "batches_are_no_larger_than_asked", tested.make()
+    for split in await source.splits():
+        for rows_max in _ROWS_MAX:
+            reader = await source.open(split, None)
+            if isinstance(reader, ChunkReader):
+                await reader.aclose()
+                continue
+            await reader.aclose()
+            for piece in await read_split(source, split, None, rows_max):
+                rows = piece.frame.height
+                hold(law, 1 <= rows <= rows_max, f"{rows} rows when {rows_max} were asked for")
+
+
+async def rows_do_not_depend_on_batches(tested: SourceUnderTest) -> None:
+    law, source = "rows_do_not_depend_on_batches", tested.make()
+    if source.capabilities().replay is Replay.NONE:
+        return
+    whole = await read_source(source)
+    hold(law, whole.height > 0, "there is no row: give the suite a source with rows")
+    for rows_max in _ROWS_MAX:
+        found = await read_source(tested.make(), rows_max)
+        equal(law, found, whole, f"read by {rows_max}", ordered=_exact(source))
+
+
+async def an_end_stays(tested: SourceUnderTest) -> None:
+    law, source = "an_end_stays", tested.make()
+    for split in await source.splits():
+        reader = await source.open(split, None)
+        try:
+            while True:
+                await next_piece(reader, 10_000)
+        except EndOfSplit:
+            pass
+        for _ in range(2):
+            try:
+                await next_piece(reader, 10)
+            except EndOfSplit:
+                continue
+            hold(law, False, f"{split.id} gives rows after its end")
+        end = Position(through_json(law, reader.position().to_json()))
+        await reader.aclose()
+        left = sum(piece.frame.height for piece in await read_split(source, split, end))
+        if source.capabilities().replay is not Replay.NONE:
+            hold(law, left == 0, f"{split.id} gives {left} rows when opened at its end")
+
+
+async def positions_resume(tested: SourceUnderTest) -> None:
+    law, source = "positions_resume", tested.make()
+    if source.capabilities().replay is Replay.NONE:
+        return
+    schema = (await source.schema()).to_polars()
+    for split in await source.splits():
+        pieces = await read_split(source, split, None, 3)
+        step = max(1, len(pieces) // _POSITIONS_MAX)
+        for at in range(0, len(pieces), step):
+            position = Position(through_json(law, pieces[at].position.to_json()))
+            carried = Split.from_json(through_json(law, split.to_json()))
+            rest = await read_split(tested.make(), carried, position)
+            found = pl.concat([pl.DataFrame(schema=schema), *(piece.frame for piece in rest)])
+            after = [piece.frame for piece in pieces[at + 1 :]]
+            wanted = pl.concat([pl.DataFrame(schema=schema), *after])
+            said = f"{split.id} opened at {position.to_json()}"
+            equal(law, found, wanted, said, ordered=_exact(source))
+
+
+async def readers_know_nothing_of_each_other(tested: SourceUnderTest) -> None:
+    law, source = "readers_know_nothing_of_each_other", tested.make()
+    if source.capabilities().replay is Replay.NONE:
+        return
+    for split in await source.splits():
+        readers = [await source.open(split, None), await source.open(split, None)]
+        try:
+            while True:
+                one, two = [await next_piece(reader, 5) for reader in readers]
+                equal(law, two.frame, one.frame, f"two readers of {split.id}")
+        except EndOfSplit:
+            pass
+        for reader in readers:
+            await reader.aclose()
+
+
+async def a_description_pickles(tested: SourceUnderTest) -> None:
+    law, source = "a_description_pickles", tested.make()
+    await source.schema()
+    whole = await read_source(source)
+    other: SourceConnector = pickle.loads(pickle.dumps(source))
+    ordered = _exact(source)
+    if source.capabilities().replay is not Replay.NONE:
+        equal(law, await read_source(other), whole, "read after a pickle", ordered=ordered)
+
+
+async def a_projection_is_a_select(tested: SourceUnderTest) -> None:
+    law, source = "a_projection_is_a_select", tested.make()
+    if not isinstance(source, SupportsProjection):
+        return
+    names = (await source.schema()).names
+    whole = await read_source(source)
+    for chosen in {names[:1], names[::-1], names[1::2] or names}:
+        fewer = source.with_columns(chosen)
+        assert isinstance(fewer, SourceConnector)
+        said = (await fewer.schema()).names
+        hold(law, said == chosen, f"asked for {chosen}, its schema says {said}")
+        equal(law, await read_source(fewer), whole.select(chosen), f"columns {chosen}")
+    equal(law, await read_source(source), whole, "the description it was copied from")
+
+
+async def a_filter_is_a_filter(tested: SourceUnderTest) -> None:
+    law, source = "a_filter_is_a_filter", tested.make()
+    if not isinstance(source, SupportsFilter):
+        return
+    schema, whole = await source.schema(), await read_source(source)
+    taken = []
+    for text in tested.conditions or list(_conditions(whole)):
+        typed = check(text, schema)
+        pushed = None if typed.can_fail else source.with_filter(typed)
+        if pushed is None:
+            continue
+        taken.append((text, typed))
+        assert isinstance(pushed, SourceConnector)
+        wanted = whole.filter(typed.lower().value)
+        equal(law, await read_source(pushed), wanted, text, ordered=False)
+    hold(law, bool(taken), "it takes no condition: give the suite some that it does")
+    (one, first), (two, second) = taken[0], taken[-1]
+    both = source.with_filter(first)
+    both = both.with_filter(second) if isinstance(both, SupportsFilter) else None
+    if isinstance(both, SourceConnector):
+        wanted = whole.filter(first.lower().value & second.lower().value)
+        equal(law, await read_source(both), wanted, f"{one}, then {two}", ordered=False)
+    equal(
+        law, await read_source(source), whole, "the description it was copied from", ordered=False
+    )
+
+
+def _conditions(frame: pl.DataFrame) -> Iterable[str]:
+    """Some conditions over each column, of values that it has."""
+    for name, dtype in frame.schema.items():
+        column = '"' + name.replace('"', '""') + '"'
+        yield f"{column} IS NOT NULL"
+        values = frame[name].drop_nulls()
+        if not values.len():
+            continue
+        value = values[values.len() // 2]
+        if dtype.is_integer():
+            yield from (
+                f"{column} > {value}",
+                f"{column} IN ({value}, 0)",
+                f"NOT {column} = {value}",
+            )
+        elif dtype == pl.String and "'" not in value:
+            yield from (f"{column} = '{value}'", f"{column} <> '{value}'", f"{column} >= '{value}'")
+        elif dtype == pl.Boolean:
+            yield column
+
+
+def _exact(source: SourceConnector) -> bool:
+    return source.capabilities().replay is Replay.EXACT
+
+
+SOURCE_LAWS: Laws[SourceUnderTest] = {
+    law.__name__: law
+    for law in (
+        splits_are_stable,
+        batches_have_the_schema,
+        batches_are_no_larger_than_asked,
+        rows_do_not_depend_on_batches,
+        an_end_stays,
+        positions_resume,
+        readers_know_nothing_of_each_other,
+        a_description_pickles,
+        a_projection_is_a_select,
+        a_filter_is_a_filter,
+    )
+}
+"""By name; each is an async function of a `SourceUnderTest` that raises ContractBroken."""
