@@ -100,9 +100,7 @@ def _add(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
 
 def _wrapped(node: Node, a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
     """Whether a signed sum wrapped around: its sign is neither operand's."""
-    for place, (expr, other) in enumerate(((a, b), (b, a))):
-        del expr
-        arg = node.args[place]
+    for arg, other in zip(node.args, (b, a), strict=True):
         if arg.is_literal and isinstance(arg.value, int):
             return result < other if arg.value >= 0 else result > other
     return ((a ^ result) & (b ^ result)) < 0

@@ -22,7 +22,7 @@ _SPACES = "".join(map(chr, (32, 160, 5760, *range(8192, 8203), 8239, 8287, 12288
 """What Unicode calls space separators: all that trim takes off when it is not told."""
 
 
-def _both_sql(template: str) -> dict[str, str]:
+def _duckdb(template: str) -> dict[str, str]:
     return {"duckdb": template}
 
 
@@ -146,19 +146,15 @@ def _find(node: Node, text: pl.Expr, part: pl.Expr) -> pl.Expr:
     )
 
 
-def _split(text: pl.Expr, separator: str) -> pl.Expr:
-    return text.str.split(separator)
-
-
 def _split_part(node: Node, text: pl.Expr, separator: pl.Expr, place: pl.Expr) -> pl.Expr:
-    parts = _split(text, str(node.args[1].value))
+    parts = text.str.split(str(node.args[1].value))
     index = pl.when(place > 0).then(place - 1).when(place < 0).then(place)
     part = parts.list.get(index.clip(-(2**31), 2**31 - 1), null_on_oob=True).fill_null("")
     return pl.when(text.is_not_null() & place.is_not_null()).then(part)
 
 
 def _string_split(node: Node, text: pl.Expr, separator: pl.Expr) -> pl.Expr:
-    return _split(text, str(node.args[1].value))
+    return text.str.split(str(node.args[1].value))
 
 
 def _ascii(node: Node, text: pl.Expr) -> pl.Expr:
@@ -218,9 +214,9 @@ register("initcap", "initcap(text: string) -> string", "Each word with a capital
          group="string", lower=lambda node, x: x.str.to_titlecase())  # fmt: skip
 register("length", "length(text: string) -> int64\nlength(list: list) -> int64", "The number of characters, or of elements.",
          ("length('é€')", 2), ("length([1, 2, 3])", 3), group="string", lower=_length,
-         aliases=["len", "char_length", "character_length", "list_length", "array_length"], sql=_both_sql("length({0})"))  # fmt: skip
+         aliases=["len", "char_length", "character_length", "list_length", "array_length"], sql=_duckdb("length({0})"))  # fmt: skip
 register("strlen", "strlen(text: string) -> int64", "The number of bytes in UTF-8.", ("strlen('é')", 2),
-         group="string", lower=lambda node, x: x.str.len_bytes().cast(pl.Int64), sql=_both_sql("strlen({0})"))  # fmt: skip
+         group="string", lower=lambda node, x: x.str.len_bytes().cast(pl.Int64), sql=_duckdb("strlen({0})"))  # fmt: skip
 register("bit_length", "bit_length(text: string) -> int64", "The number of bits in UTF-8.", ("bit_length('é')", 16),
          group="string", lower=lambda node, x: x.str.len_bytes().cast(pl.Int64) * 8)  # fmt: skip
 for _name, _method, _where in (
@@ -263,9 +259,9 @@ register("concat_ws", "concat_ws(separator: string, x: any...) -> string", "The 
 register("||", "x || y", "Texts, or lists, joined; NULL if one is.", ("'a' || 1", "a1"), ("'a' || NULL", None),
          group="operator", resolve=_resolve_pipes, lower=_pipes)  # fmt: skip
 register("starts_with", "starts_with(text: string, part: string) -> bool", "Whether it begins so; also text ^@ part.", ("starts_with('abc', 'ab')", True),
-         group="string", lower=lambda node, x, part: x.str.starts_with(part), aliases=["prefix"], sql=_both_sql("starts_with({0}, {1})"))  # fmt: skip
+         group="string", lower=lambda node, x, part: x.str.starts_with(part), aliases=["prefix"], sql=_duckdb("starts_with({0}, {1})"))  # fmt: skip
 register("ends_with", "ends_with(text: string, part: string) -> bool", "Whether it ends so.", ("ends_with('abc', 'bc')", True),
-         group="string", lower=lambda node, x, part: x.str.ends_with(part), aliases=["suffix"], sql=_both_sql("suffix({0}, {1})"))  # fmt: skip
+         group="string", lower=lambda node, x, part: x.str.ends_with(part), aliases=["suffix"], sql=_duckdb("suffix({0}, {1})"))  # fmt: skip
 register("contains", "contains(text: string, part: string) -> bool\ncontains(list: list<T>, value: T) -> bool", "Whether it holds that text, or element.", ("contains('abc', 'b')", True),
          group="string", lower=_contains)  # fmt: skip
 register("strpos", "strpos(text: string, part: string) -> int64", "The place of the first occurrence, 0 if there is none.", ("strpos('hello', 'l')", 3),
