@@ -7,12 +7,14 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 JOBS  ?= 2
 ROWS  ?= 10000000
+KILLS ?= 500
+SEED  ?= 1
 # The site builder advertises its successor on every build.
 export NO_MKDOCS_2_WARNING := 1
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs docs-check generate bench format clean
+.PHONY: help demo test lint types docs docs-check generate bench soak format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ generate: $(VENV)/.dev ## write the pages and the picture that come from the cod
 
 bench: $(VENV)/.bench ## measure against Polars, DuckDB and DataFusion (ROWS=10000000)
 	$(BIN)/python -m benchmarks --rows $(ROWS) $(ARGS)
+
+soak: $(VENV)/.dev ## kill runs at random moments (KILLS=500 SEED=1) and compare what they wrote
+	$(BIN)/python tests/recovery/soak.py --kills $(KILLS) --seed $(SEED)
 
 format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .
