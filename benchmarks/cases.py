@@ -58,8 +58,9 @@ class Result:
 
 # --- files to files -------------------------------------------------------------------------------
 
-RATIO_MAX = 1.10
-"""The bar of file cases: our wall time over that of the fastest engine's, median of the turns."""
+RATIO_MAX = 1 / 0.9
+"""The bar of file cases: our wall time over that of the fastest engine's, median of the turns: 0.9 of
+its speed."""
 
 
 def file_case(kind: str, out_kind: str, *, lookup: bool = False) -> Callable[[Options], Result]:
@@ -67,7 +68,7 @@ def file_case(kind: str, out_kind: str, *, lookup: bool = False) -> Callable[[Op
     name = f"{kind}_to_{out_kind}" + ("_lookup" if lookup else "")
 
     def measured(options: Options) -> Result:
-        result = Result(name, f"at most {RATIO_MAX} x the fastest engine's wall time")
+        result = Result(name, f"at most {RATIO_MAX:.2f} x the fastest engine's wall time")
         source = data.orders(options.rows, kind)
         customers = data.customers() if lookup else None
         warm([source, *([customers] if customers else [])])
@@ -147,7 +148,7 @@ def shown(spread: Spread) -> str:
 
 # --- rows made and thrown away --------------------------------------------------------------------
 
-GENERATE_MIN = 3_000_000
+GENERATE_MIN = 5_000_000
 """Rows a second of `generate`, through a filter and a map, with checkpoints each second."""
 
 
@@ -168,14 +169,18 @@ def generate(options: Options) -> Result:
 
 # --- latency --------------------------------------------------------------------------------------
 
-P99_MAX_MS = 10.0
+P50_MAX_MS, P99_MAX_MS, CPU_MAX = 5.0, 20.0, 2.0
+"""Milliseconds from a row's due time to the destination; CPU over that of the bare loop."""
 
 
 def latency(rate: int) -> Callable[[Options], Result]:
     """From a row's due time to the destination, beside a bare loop."""
 
     def measured(options: Options) -> Result:
-        result = Result(f"latency_{rate // 1000}k", f"p99 at most {P99_MAX_MS:.0f} ms")
+        result = Result(
+            f"latency_{rate // 1000}k",
+            f"p50 at most {P50_MAX_MS:.0f} ms, p99 {P99_MAX_MS:.0f} ms, CPU {CPU_MAX:g} x a bare loop's",
+        )
         scratch = options.scratch / result.case
         file = workflows.write(
             workflows.paced(rate, rate * options.seconds), scratch / "paced.yaml"
@@ -203,9 +208,17 @@ def latency(rate: int) -> Callable[[Options], Result]:
                 f"{turns[0]['rows']:.0f} rows"
             )
         result.detail["candidates"] = found
-        p99 = Spread.of([turn["p99_ms"] for turn in found[OURS]])
-        result.met = p99.median <= P99_MAX_MS
-        result.by = f"p99 {p99.median:.1f} ms ({p99.min:.1f}..{p99.max:.1f})"
+        p50, p99, cpu, bare = (
+            Spread.of([turn[key] for turn in found[name]]).median
+            for name, key in (
+                (OURS, "p50_ms"),
+                (OURS, "p99_ms"),
+                (OURS, "cpu_s"),
+                ("bare loop", "cpu_s"),
+            )
+        )
+        result.met = p50 <= P50_MAX_MS and p99 <= P99_MAX_MS and cpu <= CPU_MAX * bare
+        result.by = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, CPU {cpu / bare:.1f} x"
         return result
 
     return measured
@@ -213,15 +226,15 @@ def latency(rate: int) -> Callable[[Options], Result]:
 
 # --- starting -------------------------------------------------------------------------------------
 
-VERSION_MAX_S, VALIDATE_MAX_S = 0.03, 0.5
-"""Wall time above that of `python -c pass`."""
+VERSION_MAX_S, VALIDATE_MAX_S = 0.15, 0.5
+"""Wall time of the whole process; a bare Python's is shown beside."""
 
 
 def start(options: Options) -> Result:
     result = Result(
         "start",
         f"--version within {VERSION_MAX_S * 1000:.0f} ms, validate of 30 steps within "
-        f"{VALIDATE_MAX_S * 1000:.0f} ms of a bare Python",
+        f"{VALIDATE_MAX_S * 1000:.0f} ms",
     )
     scratch = options.scratch / "start"
     file = workflows.write(
@@ -243,21 +256,24 @@ def start(options: Options) -> Result:
             f"({each.wall.min * 1000:.0f}..{each.wall.max * 1000:.0f})  "
             f"peak {each.rss.median:4.0f} MB"
         )
-    over = {name: walls[name].median - walls["python"].median for name in ("version", "validate")}
-    result.met = over["version"] <= VERSION_MAX_S and over["validate"] <= VALIDATE_MAX_S
-    result.by = ", ".join(f"{name} +{s * 1000:.0f} ms" for name, s in over.items())
+    took = {name: walls[name].median for name in ("version", "validate")}
+    result.met = took["version"] <= VERSION_MAX_S and took["validate"] <= VALIDATE_MAX_S
+    result.by = ", ".join(f"{name} {s * 1000:.0f} ms" for name, s in took.items())
     result.detail["candidates"] = [each.to_json() for each in turns]
     return result
 
 
 # --- memory ---------------------------------------------------------------------------------------
 
-GROWTH_MAX = 1.10
-"""Peak memory with four times the rows over that with one."""
+GROWTH_MAX, PEAK_MAX = 1.10, 1.2
+"""Peak memory with four times the rows over that with one; the highest peak over Polars' there."""
 
 
 def memory(options: Options) -> Result:
-    result = Result("memory", f"peak grows at most {GROWTH_MAX} x from 0.5 to 2 times the rows")
+    result = Result(
+        "memory",
+        f"peak grows at most {GROWTH_MAX} x from 0.5 to 2 times the rows, {PEAK_MAX} x Polars' at most",
+    )
     peaks: dict[str, list[float]] = {OURS: [], "polars": []}
     sizes = [options.rows // 2, options.rows, options.rows * 2]
     for rows in sizes:
@@ -272,8 +288,9 @@ def memory(options: Options) -> Result:
         each = "  ".join(f"{r / 1e6:g} M: {mb:.0f} MB" for r, mb in zip(sizes, values, strict=True))
         result.lines.append(f"{name:11} {each}")
     growth = peaks[OURS][-1] / peaks[OURS][0]
-    result.met = growth <= GROWTH_MAX
-    result.by = f"{growth:.2f} x"
+    beside = peaks[OURS][-1] / peaks["polars"][-1]
+    result.met = growth <= GROWTH_MAX and beside <= PEAK_MAX
+    result.by = f"grows {growth:.2f} x, {beside:.2f} x Polars"
     result.detail["peak_mb"] = {"rows": sizes, **peaks}
     return result
 

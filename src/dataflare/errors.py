@@ -193,7 +193,7 @@ def render(error: DataFlareError) -> str:
     spot = error.spot
     if spot is not None:
         gutter = " " * len(str(spot.line))
-        lines.append(f"{gutter} --> {spot}")
+        lines.append(f"{gutter}--> {spot}")
         if spot.text is not None:
             text = spot.text.expandtabs(1)
             lines.append(f"{gutter} |")

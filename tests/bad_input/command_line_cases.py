@@ -77,7 +77,7 @@ error[E0120]: got unexpected extra argument(s) (w.yaml)
         "run w.yaml --param dya=2024-01-01",
         says="""\
 error[E0110]: unknown parameter 'dya'
-  --> --param:1:1
+ --> --param:1:1
   |
 1 | dya=2024-01-01
   | ^^^
@@ -91,7 +91,7 @@ error[E0110]: unknown parameter 'dya'
         "run w.yaml --param day=tomorrow",
         says="""\
 error[E0110]: the value of parameter 'day' is not of the type date
-  --> --param:1:5
+ --> --param:1:5
   |
 1 | day=tomorrow
   |     ^^^^^^^^
@@ -104,7 +104,7 @@ error[E0110]: the value of parameter 'day' is not of the type date
         "run w.yaml --param n=99999999999999999999",
         says="""\
 error[E0110]: the value of parameter 'n' is not of the type int64
-  --> --param:1:3
+ --> --param:1:3
   |
 1 | n=99999999999999999999
   |   ^^^^^^^^^^^^^^^^^^^^
@@ -126,20 +126,20 @@ error[E0120]: --param takes NAME=VALUE, not 'day'
         "run w.yaml --set sources.b.config=1",
         says="""\
 error[E0104]: missing key 'type' in step 'b'
-  --> --set:1:9
+ --> --set:1:9
   |
 1 | sources.b.config=1
   |         ^
 
 error[E0302]: the source 'b' leads to no destination
-  --> --set:1:9
+ --> --set:1:9
   |
 1 | sources.b.config=1
   |         ^
    = help: name it in the 'inputs' of another step, or in the 'source' of a lookup, or remove it
 
 error[E0105]: 'config' of step 'b' must be a mapping
-  --> --set:1:18
+ --> --set:1:18
   |
 1 | sources.b.config=1
   |                  ^
@@ -152,7 +152,7 @@ error[E0105]: 'config' of step 'b' must be a mapping
         "run w.yaml --set name.x=1",
         says="""\
 error[E0105]: there is nothing below here to set 'x' in
-  --> --set:1:6
+ --> --set:1:6
   |
 1 | name.x=1
   |      ^
@@ -165,7 +165,7 @@ error[E0105]: there is nothing below here to set 'x' in
         "run w.yaml --set settings.parallelism=many",
         says="""\
 error[E0105]: wrong value for 'parallelism' in 'settings'
-  --> --set:1:22
+ --> --set:1:22
   |
 1 | settings.parallelism=many
   |                      ^^^^
@@ -179,7 +179,7 @@ error[E0105]: wrong value for 'parallelism' in 'settings'
         "run w.yaml --set settings.paralelism=2",
         says="""\
 error[E0103]: unknown key 'paralelism' in 'settings'
-  --> --set:1:10
+ --> --set:1:10
   |
 1 | settings.paralelism=2
   |          ^^^^^^^^^^
@@ -193,7 +193,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
         "run w.yaml --set settings.parallelism=[2",
         says="""\
 error[E0101]: not valid YAML: did not find expected ',' or ']'
-  --> --set:1:24
+ --> --set:1:24
   |
 1 | settings.parallelism=[2
   |                        ^
@@ -216,7 +216,7 @@ error[E0114]: there is no workflow file 'prod.yaml'
         files={"prod.yaml": "settings: {paralelism: 2}\n"},
         says="""\
 error[E0103]: unknown key 'paralelism' in 'settings'
-  --> prod.yaml:1:12
+ --> prod.yaml:1:12
   |
 1 | settings: {paralelism: 2}
   |            ^^^^^^^^^^

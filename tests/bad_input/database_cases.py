@@ -93,7 +93,7 @@ CASES = [
         files=SHOP,
         says="""\
 error[E0601]: no such file: shpo.db (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shpo.db, table: orders}
   |                    ^^^^^^^
@@ -107,7 +107,7 @@ error[E0601]: no such file: shpo.db (step 'a')
         files=SHOP,
         says="""\
 error[E0604]: no table 'order' in shop.db (step 'a')
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, table: order}
   |                                    ^^^^^
@@ -122,7 +122,7 @@ error[E0604]: no table 'order' in shop.db (step 'a')
         files={"shop.db": "id,land\n1,DE\n" * 500},
         says="""\
 error[E0505]: shop.db is not an SQLite database (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders}
   |                    ^^^^^^^
@@ -136,7 +136,7 @@ error[E0505]: shop.db is not an SQLite database (step 'a')
         files={"shop.db": damaged},
         says="""\
 error[E0505]: the database shop.db is damaged: Failed to step query: database disk image is malformed (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders}
   |                    ^^^^^^^
@@ -151,7 +151,7 @@ error[E0505]: the database shop.db is damaged: Failed to step query: database di
         during=locked,
         says="""\
 error[E0605]: the database shop.db is locked: another program is writing to it (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shop.db, table: orders, busy_timeout: 50ms}
   |                    ^^^^^^^
@@ -166,7 +166,7 @@ error[E0605]: the database shop.db is locked: another program is writing to it (
         during=locked,
         says="""\
 error[E0605]: the database shop.db is locked: another program is writing to it (step 'z')
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {path: shop.db, table: fresh, busy_timeout: 50ms}
   |                    ^^^^^^^
@@ -179,7 +179,7 @@ error[E0605]: the database shop.db is locked: another program is writing to it (
         files=SHOP,
         says="""\
 error[E0405]: step 'a': give 'table' or 'query', exactly one of them
-  --> w.yaml:4:29
+ --> w.yaml:4:29
   |
 4 |     config: {path: shop.db, table: orders, query: SELECT 1}
   |                             ^^^^^
@@ -191,7 +191,7 @@ error[E0405]: step 'a': give 'table' or 'query', exactly one of them
         files=SHOP,
         says="""\
 error[E0405]: step 'a': give 'table' or 'query', exactly one of them
-  --> w.yaml:4:5
+ --> w.yaml:4:5
   |
 4 |     config: {path: shop.db}
   |     ^^^^^^
@@ -203,7 +203,7 @@ error[E0405]: step 'a': give 'table' or 'query', exactly one of them
         files=SHOP,
         says="""\
 error[E0412]: a query starts with SELECT, not SELEC
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, query: SELEC * FROM orders}
   |                                    ^
@@ -215,7 +215,7 @@ error[E0412]: a query starts with SELECT, not SELEC
         files=SHOP,
         says="""\
 error[E0412]: the query is refused: the query failed in shop.db: Failed to step query: no such column: idd (step 'a')
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, query: SELECT idd FROM orders}
   |                                    ^^^^^^^^^^^^^^^^^^^^^^
@@ -227,7 +227,7 @@ error[E0412]: the query is refused: the query failed in shop.db: Failed to step 
         files=SHOP,
         says="""\
 error[E0412]: a query starts with SELECT, not DELETE
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, query: DELETE FROM orders}
   |                                    ^
@@ -240,7 +240,7 @@ error[E0412]: a query starts with SELECT, not DELETE
         files=SHOP,
         says="""\
 error[E0606]: no column 'updated' in table 'orders' (step 'a')
-  --> w.yaml:4:66
+ --> w.yaml:4:66
   |
 4 |     config: {path: shop.db, table: orders, incremental: {column: updated}}
   |                                                                  ^^^^^^^
@@ -253,7 +253,7 @@ error[E0606]: no column 'updated' in table 'orders' (step 'a')
         files=SHOP,
         says="""\
 error[E0413]: 'lag' needs a column of numbers or times, and 'land' is string
-  --> w.yaml:4:66
+ --> w.yaml:4:66
   |
 4 |     config: {path: shop.db, table: orders, incremental: {column: land, lag: 1h}}
   |                                                                  ^^^^
@@ -268,7 +268,7 @@ error[E0413]: 'lag' needs a column of numbers or times, and 'land' is string
         files=SHOP,
         says="""\
 error[E0606]: no column 'idd' in table 'orders' (step 'a')
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: shop.db, table: orders}
   |                                    ^^^^^^
@@ -283,7 +283,7 @@ error[E0606]: no column 'idd' in table 'orders' (step 'a')
         files=SHOP,
         says="""\
 error[E0604]: no table 'fresh' in shop.db (step 'z')
-  --> w.yaml:6:36
+ --> w.yaml:6:36
   |
 6 |     config: {path: shop.db, table: fresh, create_table: false}
   |                                    ^^^^^
@@ -297,7 +297,7 @@ error[E0604]: no table 'fresh' in shop.db (step 'z')
         files=SHOP,
         says="""\
 error[E0510]: table 'orders' refuses a row: UNIQUE constraint failed: orders.id (step 'z')
-  --> w.yaml:6:36
+ --> w.yaml:6:36
   |
 6 |     config: {path: shop.db, table: orders}
   |                                    ^^^^^^
@@ -316,7 +316,7 @@ error[E0510]: table 'orders' refuses a row: UNIQUE constraint failed: orders.id 
         },
         says="""\
 error[E0510]: table 'other' has several rows for one key (id), so mode 'upsert' cannot tell them apart (step 'z')
-  --> w.yaml:6:36
+ --> w.yaml:6:36
   |
 6 |     config: {path: shop.db, table: other, mode: upsert, key: [id]}
   |                                    ^^^^^
@@ -330,7 +330,7 @@ error[E0510]: table 'other' has several rows for one key (id), so mode 'upsert' 
         files={"shop.db/x.txt": "x"},
         says="""\
 error[E0602]: shop.db is a folder, not a database (step 'z')
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {path: shop.db, table: orders}
   |                    ^^^^^^^
@@ -343,7 +343,7 @@ error[E0602]: shop.db is a folder, not a database (step 'z')
         files={"shop.duckdb": "id,land\n1,DE\n" * 500},
         says="""\
 error[E0505]: shop.duckdb is not a DuckDB database
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shop.duckdb, table: orders}
   |                    ^^^^^^^^^^^
@@ -356,7 +356,7 @@ error[E0505]: shop.duckdb is not a DuckDB database
         status=1,
         says="""\
 error[E0601]: no such file: shop.duckdb (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: shop.duckdb, table: orders}
   |                    ^^^^^^^^^^^
@@ -368,7 +368,7 @@ error[E0601]: no such file: shop.duckdb (step 'a')
         files={"shop.duckdb": small_duckdb},
         says="""\
 error[E0412]: the query is refused: Parser Error: syntax error at or near "WHERE" (step 'a')
-  --> w.yaml:4:40
+ --> w.yaml:4:40
   |
 4 |     config: {path: shop.duckdb, query: SELECT FROM WHERE}
   |                                        ^^^^^^^^^^^^^^^^^
@@ -381,7 +381,7 @@ error[E0412]: the query is refused: Parser Error: syntax error at or near "WHERE
         files={"shop.duckdb": small_duckdb},
         says="""\
 error[E0604]: no table 'order' in shop.duckdb (step 'a')
-  --> w.yaml:4:40
+ --> w.yaml:4:40
   |
 4 |     config: {path: shop.duckdb, table: order}
   |                                        ^^^^^

@@ -45,7 +45,7 @@ CASES = [
         kept("statsu == 'new'"),
         says="""\
 error[E0203]: unknown column 'statsu' in step 'keep'
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "statsu == 'new'"}
   |                          ^^^^^^
@@ -58,7 +58,7 @@ error[E0203]: unknown column 'statsu' in step 'keep'
         kept("STATUS == 'new'"),
         says="""\
 error[E0203]: unknown column 'STATUS' in step 'keep'
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "STATUS == 'new'"}
   |                          ^^^^^^
@@ -71,7 +71,7 @@ error[E0203]: unknown column 'STATUS' in step 'keep'
         kept("lenght(status) > 2"),
         says="""\
 error[E0202]: unknown function 'lenght' (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "lenght(status) > 2"}
   |                          ^^^^^^
@@ -83,7 +83,7 @@ error[E0202]: unknown function 'lenght' (step 'keep')
         kept("substr(status) = 'n'"),
         says="""\
 error[E0206]: substr() takes 2 to 3 arguments, 1 given (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "substr(status) = 'n'"}
   |                          ^^^^^^
@@ -95,7 +95,7 @@ error[E0206]: substr() takes 2 to 3 arguments, 1 given (step 'keep')
         kept("status > 5"),
         says="""\
 error[E0204]: cannot compare string with int32 (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "status > 5"}
   |                          ^^^^^^^^^^
@@ -107,7 +107,7 @@ error[E0204]: cannot compare string with int32 (step 'keep')
         kept("id + 1"),
         says="""\
 error[E0204]: a condition is expected, this is int64 (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "id + 1"}
   |                          ^^^^^^
@@ -119,7 +119,7 @@ error[E0204]: a condition is expected, this is int64 (step 'keep')
         kept("status + 1 > 2"),
         says="""\
 error[E0204]: cannot apply '+' to string and int32 (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "status + 1 > 2"}
   |                          ^^^^^^
@@ -131,7 +131,7 @@ error[E0204]: cannot apply '+' to string and int32 (step 'keep')
         kept("id >"),
         says="""\
 error[E0201]: an operand is missing after '>' (step 'keep')
-  --> w.yaml:6:29
+ --> w.yaml:6:29
   |
 6 |     config: {condition: "id >"}
   |                             ^
@@ -142,7 +142,7 @@ error[E0201]: an operand is missing after '>' (step 'keep')
         kept("(id > 1"),
         says="""\
 error[E0201]: expected ')' after '1' (step 'keep')
-  --> w.yaml:6:32
+ --> w.yaml:6:32
   |
 6 |     config: {condition: "(id > 1"}
   |                                ^
@@ -153,7 +153,7 @@ error[E0201]: expected ')' after '1' (step 'keep')
         kept("status == 'new"),
         says="""\
 error[E0201]: a string begins here and does not end (step 'keep')
-  --> w.yaml:6:36
+ --> w.yaml:6:36
   |
 6 |     config: {condition: "status == 'new"}
   |                                    ^^^^
@@ -165,7 +165,7 @@ error[E0201]: a string begins here and does not end (step 'keep')
         kept("id > 1; DROP TABLE users"),
         says="""\
 error[E0205]: one expression is expected, here are several (step 'keep')
-  --> w.yaml:6:32
+ --> w.yaml:6:32
   |
 6 |     config: {condition: "id > 1; DROP TABLE users"}
   |                                ^^^^^^^^^^^^^^^^^^
@@ -176,7 +176,7 @@ error[E0205]: one expression is expected, here are several (step 'keep')
         kept("id IN (SELECT id FROM users)"),
         says="""\
 error[E0205]: a subquery is not allowed in an expression (step 'keep')
-  --> w.yaml:6:33
+ --> w.yaml:6:33
   |
 6 |     config: {condition: "id IN (SELECT id FROM users)"}
   |                                 ^^^^^^^^^^^^^^^^^^^^
@@ -187,7 +187,7 @@ error[E0205]: a subquery is not allowed in an expression (step 'keep')
         kept("row_number() OVER () = 1"),
         says="""\
 error[E0205]: a window clause (OVER) is not allowed in an expression (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "row_number() OVER () = 1"}
   |                          ^^^^^^^^^^
@@ -198,7 +198,7 @@ error[E0205]: a window clause (OVER) is not allowed in an expression (step 'keep
         kept("sum(id) > 3"),
         says="""\
 error[E0205]: the aggregate function sum() is not allowed here (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "sum(id) > 3"}
   |                          ^^^
@@ -210,7 +210,7 @@ error[E0205]: the aggregate function sum() is not allowed here (step 'keep')
         kept("id > 1 AS big"),
         says="""\
 error[E0205]: an alias is not allowed here (step 'keep')
-  --> w.yaml:6:33
+ --> w.yaml:6:33
   |
 6 |     config: {condition: "id > 1 AS big"}
   |                                 ^^^^^^
@@ -222,7 +222,7 @@ error[E0205]: an alias is not allowed here (step 'keep')
         kept(""),
         says="""\
 error[E0201]: the expression is empty (step 'keep')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: ""}
   |                          ^
@@ -233,7 +233,7 @@ error[E0201]: the expression is empty (step 'keep')
         kept("regexp_matches(status, '(new')"),
         says="""\
 error[E0208]: the pattern is not valid: unclosed group (step 'keep')
-  --> w.yaml:6:49
+ --> w.yaml:6:49
   |
 6 |     config: {condition: "regexp_matches(status, '(new')"}
   |                                                 ^^^^^^
@@ -244,7 +244,7 @@ error[E0208]: the pattern is not valid: unclosed group (step 'keep')
         kept("CAST(status AS int65) > 1"),
         says="""\
 error[E0204]: unknown type 'int65' (step 'keep')
-  --> w.yaml:6:41
+ --> w.yaml:6:41
   |
 6 |     config: {condition: "CAST(status AS int65) > 1"}
   |                                         ^^^^^
@@ -258,7 +258,7 @@ error[E0204]: unknown type 'int65' (step 'keep')
         status=1,
         says="""\
 error[E0512]: step 'keep': CAST('abc' AS int64) > 1: a value does not fit the type it is cast to
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {condition: "CAST('abc' AS int64) > 1"}
   |                          ^^^^^^^^^^^^^^^^^^^^^^^^
@@ -271,7 +271,7 @@ error[E0512]: step 'keep': CAST('abc' AS int64) > 1: a value does not fit the ty
         kept("at > DATE '2024-02-30'"),
         says="""\
 error[E0208]: '2024-02-30' is not a date (step 'keep')
-  --> w.yaml:6:36
+ --> w.yaml:6:36
   |
 6 |     config: {condition: "at > DATE '2024-02-30'"}
   |                                    ^^^^^^^^^^^^
@@ -283,7 +283,7 @@ error[E0208]: '2024-02-30' is not a date (step 'keep')
         kept("timezone('Europe/Berln', at) > at"),
         says="""\
 error[E0208]: unknown time zone 'Europe/Berln' (step 'keep')
-  --> w.yaml:6:35
+ --> w.yaml:6:35
   |
 6 |     config: {condition: "timezone('Europe/Berln', at) > at"}
   |                                   ^^^^^^^^^^^^^^
@@ -298,7 +298,7 @@ error[E0208]: unknown time zone 'Europe/Berln' (step 'keep')
         ),
         says="""\
 error[E0207]: the variable ${param:status} stands inside quotes (step 'keep')
-  --> w.yaml:7:37
+ --> w.yaml:7:37
   |
 7 |     config: {condition: "status == '${param:status}'"}
   |                                     ^^^^^^^^^^^^^^^
@@ -311,7 +311,7 @@ error[E0207]: the variable ${param:status} stands inside quotes (step 'keep')
         kept("status.code > 1"),
         says="""\
 error[E0204]: string has no field 'code', only a struct has fields (step 'keep')
-  --> w.yaml:6:33
+ --> w.yaml:6:33
   |
 6 |     config: {condition: "status.code > 1"}
   |                                 ^^^^
@@ -325,7 +325,7 @@ error[E0204]: string has no field 'code', only a struct has fields (step 'keep')
         files=NUMBERS,
         says="""\
 error[E0511]: step 'more': x: id % n: division by zero (in.csv line 3)
-  --> w.yaml:6:27
+ --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "id % n"}}
   |                           ^^^^^^
@@ -340,7 +340,7 @@ error[E0511]: step 'more': x: id % n: division by zero (in.csv line 3)
         files=NUMBERS,
         says="""\
 error[E0510]: step 'more': x: id * 9223372036854775807: a number does not fit its type (overflow) (in.csv line 3)
-  --> w.yaml:6:27
+ --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "id * 9223372036854775807"}}
   |                           ^^^^^^^^^^^^^^^^^^^^^^^^
@@ -355,7 +355,7 @@ error[E0510]: step 'more': x: id * 9223372036854775807: a number does not fit it
         files=NUMBERS,
         says="""\
 error[E0512]: step 'more': x: CAST(t AS int64): a value does not fit the type it is cast to (in.csv line 3)
-  --> w.yaml:6:27
+ --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "CAST(t AS int64)"}}
   |                           ^^^^^^^^^^^^^^^^
@@ -370,7 +370,7 @@ error[E0512]: step 'more': x: CAST(t AS int64): a value does not fit the type it
         files=NUMBERS,
         says="""\
 error[E0512]: step 'more': x: CAST(t AS date): a value does not fit the type it is cast to (in.csv line 2)
-  --> w.yaml:6:27
+ --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "CAST(t AS date)"}}
   |                           ^^^^^^^^^^^^^^^
@@ -385,7 +385,7 @@ error[E0512]: step 'more': x: CAST(t AS date): a value does not fit the type it 
         files=NUMBERS,
         says="""\
 error[E0512]: step 'more': t: CAST("t" AS int64): a value does not fit the type it is cast to (in.csv line 3)
-  --> w.yaml:7:11
+ --> w.yaml:7:11
   |
 7 |     type: map
   |           ^^^
@@ -400,7 +400,7 @@ error[E0512]: step 'more': t: CAST("t" AS int64): a value does not fit the type 
         .replace('condition: "id > 1"', 'measures: {n: "summ(id)"}'),
         says="""\
 error[E0202]: unknown function 'summ' (step 'keep')
-  --> w.yaml:6:29
+ --> w.yaml:6:29
   |
 6 |     config: {measures: {n: "summ(id)"}}
   |                             ^^^^
@@ -414,7 +414,7 @@ error[E0202]: unknown function 'summ' (step 'keep')
         .replace('condition: "id > 1"', 'measures: {n: "id + 1"}'),
         says="""\
 error[E0205]: column 'id' must stand inside an aggregate function (step 'keep')
-  --> w.yaml:6:29
+ --> w.yaml:6:29
   |
 6 |     config: {measures: {n: "id + 1"}}
   |                             ^^

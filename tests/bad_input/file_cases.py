@@ -80,7 +80,7 @@ CASES = [
         files={"order.csv": "id\n1\n"},
         says="""\
 error[E0601]: no such file: orders.csv (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: orders.csv}
   |                    ^^^^^^^^^^
@@ -93,7 +93,7 @@ error[E0601]: no such file: orders.csv (step 'a')
         status=1,
         says="""\
 error[E0601]: no such file: data/orders.csv (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: data/orders.csv}
   |                    ^^^^^^^^^^^^^^^
@@ -107,7 +107,7 @@ error[E0601]: no such file: data/orders.csv (step 'a')
         files={"data/a.txt": "x"},
         says="""\
 error[E0601]: no file matches data/*.csv (step 'a')
-  --> w.yaml:4:21
+ --> w.yaml:4:21
   |
 4 |     config: {path: 'data/*.csv'}
   |                     ^^^^^^^^^^
@@ -121,7 +121,7 @@ error[E0601]: no file matches data/*.csv (step 'a')
         files={"data": folder},
         says="""\
 error[E0601]: the folder data has no files (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: data, format: csv}
   |                    ^^^^
@@ -134,7 +134,7 @@ error[E0601]: the folder data has no files (step 'a')
         files={"data.xyz": "id\n1\n"},
         says="""\
 error[E0403]: the name of data.xyz does not say its format (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: data.xyz}
   |                    ^^^^^^^^
@@ -147,7 +147,7 @@ error[E0403]: the name of data.xyz does not say its format (step 'a')
         files={"in.csv": "id\n1\n"},
         says="""\
 error[E0405]: wrong value for 'format' in step 'a'
-  --> w.yaml:4:36
+ --> w.yaml:4:36
   |
 4 |     config: {path: in.csv, format: cvs}
   |                                    ^^^
@@ -164,7 +164,7 @@ error[E0405]: wrong value for 'format' in step 'a'
         unless_root=True,
         says="""\
 error[E0602]: permission denied: in.csv (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -178,7 +178,7 @@ error[E0602]: permission denied: in.csv (step 'a')
         files={"in.csv": ""},
         says="""\
 error[E0507]: in.csv is empty: it has no header line (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -191,7 +191,7 @@ error[E0507]: in.csv is empty: it has no header line (step 'a')
         files={"in.parquet": b""},
         says="""\
 error[E0505]: in.parquet cannot be read: A Parquet file must contain a header and footer with at least 12 bytes
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
   |                    ^^^^^^^^^^
@@ -205,7 +205,7 @@ error[E0505]: in.parquet cannot be read: A Parquet file must contain a header an
         files={"in.csv": "id,land\n1,DE\n2,FR,x\n3\n"},
         says="""\
 error[E0502]: step 'a': in.csv line 3: 3 fields where 2 were expected
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -220,7 +220,7 @@ error[E0502]: step 'a': in.csv line 3: 3 fields where 2 were expected
         files={"in.csv": "id,land\n1,DE\n2\n"},
         says="""\
 error[E0502]: step 'a': in.csv line 3: 1 field where 2 were expected
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -237,7 +237,7 @@ error[E0502]: step 'a': in.csv line 3: 1 field where 2 were expected
         files={"in.csv": "id,land\n1,DE\nx2,FR\n"},
         says="""\
 error[E0501]: step 'a': in.csv line 3: column 'id': 'x2' is not an int64
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -252,7 +252,7 @@ error[E0501]: step 'a': in.csv line 3: column 'id': 'x2' is not an int64
         files={"in.csv": "id\n" + "1\n" * 200_000 + "many\n"},
         says="""\
 error[E0501]: step 'a': in.csv line 200002: column 'id': 'many' is not an int64
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -267,7 +267,7 @@ error[E0501]: step 'a': in.csv line 200002: column 'id': 'many' is not an int64
         files={"in.csv": "id,land\n1,DE\n"},
         says="""\
 error[E0508]: in.csv has no column 'idd', which 'schema' names (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -281,7 +281,7 @@ error[E0508]: in.csv has no column 'idd', which 'schema' names (step 'a')
         files={"in.csv": "__kind,id\n1,2\n"},
         says="""\
 error[E0310]: step 'a' makes a column '__kind': names that begin with '__' are reserved
-  --> w.yaml:5:11
+ --> w.yaml:5:11
   |
 5 |     type: file
   |           ^^^^
@@ -295,7 +295,7 @@ error[E0310]: step 'a' makes a column '__kind': names that begin with '__' are r
         files={"in.csv": 'id,land\n1,"DE\n2,FR\n'},
         says="""\
 error[E0506]: step 'a': in.csv line 2: a quote is opened and never closed
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -310,7 +310,7 @@ error[E0506]: step 'a': in.csv line 2: a quote is opened and never closed
         files={"in.csv": b"id,land\n1,D\0E\n2\0,FR\n"},
         says="""\
 error[E0504]: step 'a': in.csv line 2: holds a NUL byte
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv, columns: [id]}
   |                    ^^^^^^
@@ -325,7 +325,7 @@ error[E0504]: step 'a': in.csv line 2: holds a NUL byte
         files={"in.csv": "id,land\n1,Österreich\n".encode("latin-1")},
         says="""\
 error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -340,7 +340,7 @@ error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
         files={"in.csv": "id,land\n1,DE\n".encode("utf-16")},
         says="""\
 error[E0504]: the header of in.csv is not UTF-8 (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
@@ -353,7 +353,7 @@ error[E0504]: the header of in.csv is not UTF-8 (step 'a')
         files={"in.csv": "id\n1\n"},
         says="""\
 error[E0405]: 'encoding' in step 'a' is not a known encoding: utf-99
-  --> w.yaml:4:38
+ --> w.yaml:4:38
   |
 4 |     config: {path: in.csv, encoding: utf-99}
   |                                      ^^^^^^
@@ -365,7 +365,7 @@ error[E0405]: 'encoding' in step 'a' is not a known encoding: utf-99
         files={"in.csv": "id\n1\n"},
         says="""\
 error[E0405]: 'delimiter' in step 'a' must be one ASCII character
-  --> w.yaml:4:39
+ --> w.yaml:4:39
   |
 4 |     config: {path: in.csv, delimiter: '||'}
   |                                       ^^^^
@@ -378,7 +378,7 @@ error[E0405]: 'delimiter' in step 'a' must be one ASCII character
         files={"in.ndjson": '{"id": 1}\n{"id": 2\n{"id": 3}\n'},
         says="""\
 error[E0503]: step 'a': in.ndjson line 2: not valid JSON: unexpected end of data at character 9
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.ndjson}
   |                    ^^^^^^^^^
@@ -393,7 +393,7 @@ error[E0503]: step 'a': in.ndjson line 2: not valid JSON: unexpected end of data
         files={"in.ndjson": '{"id": 1}\n2\n'},
         says="""\
 error[E0503]: step 'a': in.ndjson line 2: not a JSON object but 2
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.ndjson}
   |                    ^^^^^^^^^
@@ -408,7 +408,7 @@ error[E0503]: step 'a': in.ndjson line 2: not a JSON object but 2
         files={"in.json": '"hello"'},
         says="""\
 error[E0503]: in.json is not a JSON object but "hello"
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.json}
   |                    ^^^^^^^
@@ -422,7 +422,7 @@ error[E0503]: in.json is not a JSON object but "hello"
         files={"in.json": '[{"id": 1}, {"id": '},
         says="""\
 error[E0503]: in.json line 1 is not valid JSON: unexpected end of data (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.json}
   |                    ^^^^^^^
@@ -436,7 +436,7 @@ error[E0503]: in.json line 1 is not valid JSON: unexpected end of data (step 'a'
         files={"in.parquet": short_parquet},
         says="""\
 error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
   |                    ^^^^^^^^^^
@@ -452,7 +452,7 @@ error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (st
         files={"in.parquet": flipped_parquet},
         says="""\
 error[E0505]: in.parquet cannot be read: Invalid thrift: bad data (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
   |                    ^^^^^^^^^^
@@ -466,7 +466,7 @@ error[E0505]: in.parquet cannot be read: Invalid thrift: bad data (step 'a')
         files={"in.parquet": LINES},
         says="""\
 error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.parquet}
   |                    ^^^^^^^^^^
@@ -480,7 +480,7 @@ error[E0505]: in.parquet cannot be read: The file must end with PAR1 or PARE (st
         files={"in.csv.gz": ZIPPED[:-2000]},
         says="""\
 error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stream marker was reached (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv.gz}
   |                    ^^^^^^^^^
@@ -494,7 +494,7 @@ error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stre
         files={"in.csv.gz": ZIPPED[:5000] + bytes(200) + ZIPPED[5200:]},
         says="""\
 error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.csv.gz}
   |                    ^^^^^^^^^
@@ -508,7 +508,7 @@ error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (st
         files={"in.xlsx": LINES},
         says="""\
 error[E0505]: in.xlsx is not a sound workbook: Xlsx error: Zip error: invalid Zip archive: Could not find EOCD
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.xlsx}
   |                    ^^^^^^^
@@ -522,7 +522,7 @@ error[E0505]: in.xlsx is not a sound workbook: Xlsx error: Zip error: invalid Zi
         files={"in.arrow": LINES},
         says="""\
 error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter (step 'a')
-  --> w.yaml:4:20
+ --> w.yaml:4:20
   |
 4 |     config: {path: in.arrow}
   |                    ^^^^^^^^
@@ -536,7 +536,7 @@ error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter (step 'a')
         files={"data/a.parquet": parquet, "data/b.parquet": other_parquet},
         says="""\
 error[E0508]: data/b.parquet lacks text, unlike data/a.parquet (step 'a')
-  --> w.yaml:4:21
+ --> w.yaml:4:21
   |
 4 |     config: {path: 'data/*.parquet'}
   |                     ^^^^^^^^^^^^^^
@@ -550,7 +550,7 @@ error[E0508]: data/b.parquet lacks text, unlike data/a.parquet (step 'a')
         files={"in.csv": "id,land\n1,DE\n"},
         says="""\
 error[E0404]: 'columns' names 'lnad', which the files do not have (step 'a')
-  --> w.yaml:4:42
+ --> w.yaml:4:42
   |
 4 |     config: {path: in.csv, columns: [id, lnad]}
   |                                          ^^^^
@@ -565,7 +565,7 @@ error[E0404]: 'columns' names 'lnad', which the files do not have (step 'a')
         files={"out.csv/x.txt": "x"},
         says="""\
 error[E0604]: out.csv is a folder, and one file is wanted there (step 'z')
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {path: out.csv}
   |                    ^^^^^^^
@@ -579,7 +579,7 @@ error[E0604]: out.csv is a folder, and one file is wanted there (step 'z')
         files={"out": "x"},
         says="""\
 error[E0604]: out is a file, and a folder of parts is wanted there (step 'z')
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {path: out, format: csv}
   |                    ^^^
@@ -593,7 +593,7 @@ error[E0604]: out is a file, and a folder of parts is wanted there (step 'z')
         files={"taken": "x"},
         says="""\
 error[E0604]: taken/out.csv cannot be written: taken is not a folder (step 'z')
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {path: taken/out.csv}
   |                    ^^^^^^^^^^^^^
@@ -605,7 +605,7 @@ error[E0604]: taken/out.csv cannot be written: taken is not a folder (step 'z')
         writing("path: out, format: csv, partition_by: [lnad]"),
         says="""\
 error[E0406]: 'partition_by' names 'lnad', which does not reach this step (step 'z')
-  --> w.yaml:6:53
+ --> w.yaml:6:53
   |
 6 |     config: {path: out, format: csv, partition_by: [lnad]}
   |                                                     ^^^^

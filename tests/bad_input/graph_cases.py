@@ -19,7 +19,7 @@ destinations:
 """,
         says="""\
 error[E0301]: the steps form a circle: b -> c -> b
-  --> w.yaml:6:30
+ --> w.yaml:6:30
   |
 6 |   c: {type: filter, inputs: [b], config: {condition: id > 0}}
   |                              ^
@@ -38,7 +38,7 @@ destinations:
 """,
         says="""\
 error[E0302]: the source 'b' leads to no destination
-  --> w.yaml:4:3
+ --> w.yaml:4:3
   |
 4 |   b: {type: inline, config: {rows: [{id: 1}]}}
   |   ^
@@ -58,7 +58,7 @@ destinations:
 """,
         says="""\
 error[E0302]: the transformation 'b' leads to no destination
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   b: {type: filter, inputs: [a], config: {condition: id > 0}}
   |   ^
@@ -78,7 +78,7 @@ destinations:
 """,
         says="""\
 error[E0104]: step 'b' has no inputs
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   b: {type: filter, config: {condition: id > 0}}
   |   ^
@@ -98,7 +98,7 @@ destinations:
 """,
         says="""\
 error[E0109]: two steps have the name 'a'
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   a: {type: filter, inputs: [a], config: {condition: id > 0}}
   |   ^
@@ -117,7 +117,7 @@ destinations:
 """,
         says="""\
 error[E0108]: step 'z' reads 'order', but there is no step 'order'
-  --> w.yaml:5:33
+ --> w.yaml:5:33
   |
 5 |   z: {type: blackhole, inputs: [order]}
   |                                 ^^^^^
@@ -139,7 +139,7 @@ destinations:
 """,
         says="""\
 error[E0108]: step 'z' reads 'r.eur', which is not an output of 'r'
-  --> w.yaml:7:33
+ --> w.yaml:7:33
   |
 7 |   z: {type: blackhole, inputs: [r.eur]}
   |                                 ^^^^^
@@ -161,7 +161,7 @@ destinations:
 """,
         says="""\
 error[E0318]: step 'f' (filter) takes one input, and has 2
-  --> w.yaml:6:33
+ --> w.yaml:6:33
   |
 6 |   f: {type: filter, inputs: [a, b], config: {condition: id > 0}}
   |                                 ^
@@ -182,7 +182,7 @@ destinations:
 """,
         says="""\
 error[E0312]: step 'u' cannot join the column 'id' of types int64 and string
-  --> w.yaml:6:13
+ --> w.yaml:6:13
   |
 6 |   u: {type: union, inputs: [a, b]}
   |             ^^^^^
@@ -205,7 +205,7 @@ destinations:
 """,
         says="""\
 error[E0316]: step 'n' cannot emit final results: its input has no end
-  --> w.yaml:6:11
+ --> w.yaml:6:11
   |
 6 |     type: aggregate
   |           ^^^^^^^^^
@@ -225,7 +225,7 @@ destinations:
 """,
         says="""\
 error[E0314]: step 'n' would emit updates, which this version cannot do yet
-  --> w.yaml:5:13
+ --> w.yaml:5:13
   |
 5 |   n: {type: aggregate, inputs: [a], config: {measures: {n: "count(*)"}}}
   |             ^^^^^^^^^
@@ -244,7 +244,7 @@ destinations:
 """,
         says="""\
 error[E0317]: mode is batch, but source 'a' has no end
-  --> w.yaml:4:13
+ --> w.yaml:4:13
   |
 4 |   a: {type: generate, config: {columns: {id: {sequence: 0}}}}
   |             ^^^^^^^^
@@ -262,7 +262,7 @@ destinations:
 """,
         says="""\
 error[E0319]: destination 'z' needs a run that ends: parts are staged and renamed with their epoch
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   z: {type: file, inputs: [a], config: {path: out, format: csv, mode: overwrite}}
   |   ^
@@ -280,7 +280,7 @@ destinations:
 """,
         says="""\
 error[E0319]: destination 'z' needs a run that ends: the file grows out of sight and is renamed at the end
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   z: {type: file, inputs: [a], config: {path: out.csv}}
   |   ^
@@ -299,7 +299,7 @@ destinations:
 """,
         says="""\
 error[E0320]: destination 'z' cannot promise 'exactly_once': it is at least once
-  --> w.yaml:6:13
+ --> w.yaml:6:13
   |
 6 |   z: {type: stdout, inputs: [a]}
   |             ^^^^^^
@@ -319,7 +319,7 @@ destinations:
 """,
         says="""\
 error[E0105]: wrong value for 'guarantee' in 'settings'
-  --> w.yaml:2:23
+ --> w.yaml:2:23
   |
 2 | settings: {guarantee: exactly once}
   |                       ^^^^^^^^^^^^
@@ -339,7 +339,7 @@ destinations:
 """,
         says="""\
 error[E0405]: step 'z': mode 'upsert' needs 'key': the columns that tell rows apart
-  --> w.yaml:5:73
+ --> w.yaml:5:73
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: upsert}}
   |                                                                         ^^^^^^
@@ -356,7 +356,7 @@ destinations:
 """,
         says="""\
 error[E0411]: step 'z' needs column 'idd', which does not reach it
-  --> w.yaml:5:87
+ --> w.yaml:5:87
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: upsert, key: [idd]}}
   |                                                                                       ^^^
@@ -375,7 +375,7 @@ destinations:
 """,
         says="""\
 error[E0405]: wrong value for 'mode' in step 'z'
-  --> w.yaml:5:73
+ --> w.yaml:5:73
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: replace}}
   |                                                                         ^^^^^^^
@@ -395,7 +395,7 @@ destinations:
 """,
         says="""\
 error[E0321]: destinations 'y' and 'z' both write to out.csv
-  --> w.yaml:6:47
+ --> w.yaml:6:47
   |
 6 |   z: {type: file, inputs: [a], config: {path: ./out.csv}}
   |                                               ^^^^^^^^^
@@ -415,7 +415,7 @@ destinations:
 """,
         says="""\
 error[E0321]: destinations 'y' and 'z' both write to out
-  --> w.yaml:6:47
+ --> w.yaml:6:47
   |
 6 |   z: {type: file, inputs: [a], config: {path: out, format: csv}}
   |                                               ^^^
@@ -435,7 +435,7 @@ destinations:
 """,
         says="""\
 error[E0321]: destinations 'y' and 'z' both write to the table t in out.db
-  --> w.yaml:6:49
+ --> w.yaml:6:49
   |
 6 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: overwrite}}
   |                                                 ^^^^^^
@@ -456,7 +456,7 @@ destinations:
 """,
         says="""\
 error[E0310]: step 'm' makes a column '__kind': names that begin with '__' are reserved
-  --> w.yaml:5:49
+ --> w.yaml:5:49
   |
 5 |   m: {type: map, inputs: [a], config: {derive: {__kind: id + 1}}}
   |                                                 ^^^^^^

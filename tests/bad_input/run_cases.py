@@ -111,7 +111,7 @@ error[E0801]: workflow 'w' is already running: run RUN, started TIME, process PI
         before=all_of(command(SHORTLY), rewritten("% 2 = 0", "% 2 = 1")),
         says="""\
 error[E0803]: the unfinished run of 'w' cannot go on: step 'even' has changed
-  --> w.yaml:6:3
+ --> w.yaml:6:3
   |
 6 |   even: {type: filter, inputs: [a], config: {condition: id % 2 = 1}}
   |   ^^^^
@@ -125,7 +125,7 @@ error[E0803]: the unfinished run of 'w' cannot go on: step 'even' has changed
         before=all_of(command(SHORTLY), rewritten("even:", "odd:"), rewritten("[even]", "[odd]")),
         says="""\
 error[E0803]: the unfinished run of 'w' cannot go on: step 'z' has changed
-  --> w.yaml:8:3
+ --> w.yaml:8:3
   |
 8 |   z: {type: blackhole, inputs: [odd]}
   |   ^
@@ -139,7 +139,7 @@ error[E0803]: the unfinished run of 'w' cannot go on: step 'z' has changed
         before=all_of(command(SHORTLY), rewritten("sequence: 0", "sequence: 1")),
         says="""\
 error[E0803]: the unfinished run of 'w' cannot go on: step 'a' has changed
-  --> w.yaml:4:3
+ --> w.yaml:4:3
   |
 4 |   a: {type: generate, config: {columns: {id: {sequence: 1}}, rate: 500/s}}
   |   ^
@@ -249,7 +249,7 @@ error[E0600]: cannot write the workflow's lock .dataflare/w/lock: Is a directory
         during=small_disk,
         says="""\
 error[E0603]: disk full while writing small/out.csv (step 'z')
-  --> w.yaml:8:50
+ --> w.yaml:8:50
   |
 8 |   z: {type: file, inputs: [even], config: {path: small/out.csv}}
   |                                                  ^^^^^^^^^^^^^

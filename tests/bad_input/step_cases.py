@@ -81,7 +81,7 @@ CASES = [
         files=ROWS,
         says="""\
 error[E0403]: unknown key 'conditon' in step 's'
-  --> w.yaml:6:14
+ --> w.yaml:6:14
   |
 6 |     config: {conditon: id > 1}
   |              ^^^^^^^^
@@ -95,7 +95,7 @@ error[E0403]: unknown key 'conditon' in step 's'
         files=ROWS,
         says="""\
 error[E0404]: missing key 'condition' in step 's'
-  --> w.yaml:6:5
+ --> w.yaml:6:5
   |
 6 |     config: {}
   |     ^^^^^^
@@ -108,7 +108,7 @@ error[E0404]: missing key 'condition' in step 's'
         files=ROWS,
         says="""\
 error[E0405]: wrong value for 'rows' in step 's'
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {rows: many}
   |                    ^^^^
@@ -122,7 +122,7 @@ error[E0405]: wrong value for 'rows' in step 's'
         files=ROWS,
         says="""\
 error[E0203]: unknown column 'lnad' in step 's'
-  --> w.yaml:6:21
+ --> w.yaml:6:21
   |
 6 |     config: {drop: [lnad]}
   |                     ^^^^
@@ -136,7 +136,7 @@ error[E0203]: unknown column 'lnad' in step 's'
         files=ROWS,
         says="""\
 error[E0311]: step 's' gives the column 'id' twice
-  --> w.yaml:6:29
+ --> w.yaml:6:29
   |
 6 |     config: {rename: {land: id}}
   |                             ^^
@@ -148,7 +148,7 @@ error[E0311]: step 's' gives the column 'id' twice
         files=ROWS,
         says="""\
 error[E0112]: unknown type 'int65' (step 's')
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {cast: {id: int65}}
   |                         ^^^^^
@@ -162,7 +162,7 @@ error[E0112]: unknown type 'int65' (step 's')
         files=ROWS,
         says="""\
 error[E0405]: step 's' leaves no column
-  --> w.yaml:7:11
+ --> w.yaml:7:11
   |
 7 |     type: map
   |           ^^^
@@ -174,7 +174,7 @@ error[E0405]: step 's' leaves no column
         files=ROWS,
         says="""\
 error[E0204]: a condition is expected, this is int64 (step 's')
-  --> w.yaml:6:26
+ --> w.yaml:6:26
   |
 6 |     config: {routes: {x: id + 1}}
   |                          ^^^^^^
@@ -188,7 +188,7 @@ error[E0204]: a condition is expected, this is int64 (step 's')
         files=ROWS,
         says="""\
 error[E0511]: step 's': rule 'known land': land <> 'XX': the row breaks the rule (in.csv line 4)
-  --> w.yaml:6:29
+ --> w.yaml:6:29
   |
 6 |     config: {rules: [{name: known land, expect: land <> 'XX', on_fail: fail}]}
   |                             ^^^^^^^^^^
@@ -202,7 +202,7 @@ error[E0511]: step 's': rule 'known land': land <> 'XX': the row breaks the rule
         files=ROWS,
         says="""\
 error[E0405]: wrong value for 'rules.0.on_fail' in step 's'
-  --> w.yaml:6:57
+ --> w.yaml:6:57
   |
 6 |     config: {rules: [{name: r, expect: id > 0, on_fail: explode}]}
   |                                                         ^^^^^^^
@@ -216,7 +216,7 @@ error[E0405]: wrong value for 'rules.0.on_fail' in step 's'
         files=ROWS,
         says="""\
 error[E0405]: wrong value for 'columns.land' in step 's'
-  --> w.yaml:6:30
+ --> w.yaml:6:30
   |
 6 |     config: {columns: {land: scramble}}
   |                              ^^^^^^^^
@@ -230,7 +230,7 @@ error[E0405]: wrong value for 'columns.land' in step 's'
         files=ROWS,
         says="""\
 error[E0203]: unknown column 'idd' in step 's'
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 |     config: {key: [idd]}
   |                    ^^^
@@ -244,7 +244,7 @@ error[E0203]: unknown column 'idd' in step 's'
         files=ROWS,
         says="""\
 error[E0204]: step 's' explodes 'land', which is string, not a list
-  --> w.yaml:6:22
+ --> w.yaml:6:22
   |
 6 |     config: {column: land}
   |                      ^^^^
@@ -256,7 +256,7 @@ error[E0204]: step 's' explodes 'land', which is string, not a list
         files=ROWS,
         says="""\
 error[E0405]: step 's': the pattern is not a regular expression: missing ), unterminated subpattern at position 0
-  --> w.yaml:6:53
+ --> w.yaml:6:53
   |
 6 |     config: {column: land, format: regex, pattern: '(?P<x>'}
   |                                                     ^^^^^^
@@ -268,7 +268,7 @@ error[E0405]: step 's': the pattern is not a regular expression: missing ), unte
         files=ROWS,
         says="""\
 error[E0203]: unknown column 'lnad' in step 's'
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {group_by: [lnad], measures: {n: count(*)}}
   |                         ^^^^
@@ -283,7 +283,7 @@ error[E0203]: unknown column 'lnad' in step 's'
         files=ROWS,
         says="""\
 error[E0512]: step 's': parse land as json: the text does not parse (in.csv line 2)
-  --> w.yaml:7:11
+ --> w.yaml:7:11
   |
 7 |     type: parse
   |           ^^^^^
@@ -298,7 +298,7 @@ error[E0512]: step 's': parse land as json: the text does not parse (in.csv line
         files=LANDS | {"lands.csv": "code,name\nDE,Germany\nFR,France\n"},
         says="""\
 error[E0513]: step 's': land in lands: the table has no row for the key (in.csv line 4)
-  --> w.yaml:7:11
+ --> w.yaml:7:11
   |
 7 |     type: lookup
   |           ^^^^^^
@@ -313,7 +313,7 @@ error[E0513]: step 's': land in lands: the table has no row for the key (in.csv 
         files=LANDS,
         says="""\
 error[E0514]: step 's': land in lands: the table has several rows for the key (in.csv line 3)
-  --> w.yaml:7:11
+ --> w.yaml:7:11
   |
 7 |     type: lookup
   |           ^^^^^^
@@ -327,7 +327,7 @@ error[E0514]: step 's': land in lands: the table has several rows for the key (i
         files=LANDS,
         says="""\
 error[E0203]: unknown column 'cod' of lands in step 's'
-   --> w.yaml:10:40
+  --> w.yaml:10:40
    |
 10 |       mapping: {key: land, remote_key: cod, fields: [name]}
    |                                        ^^^
@@ -341,7 +341,7 @@ error[E0203]: unknown column 'cod' of lands in step 's'
         files=LANDS,
         says="""\
 error[E0203]: unknown column 'nmae' of lands in step 's'
-   --> w.yaml:10:55
+  --> w.yaml:10:55
    |
 10 |       mapping: {key: land, remote_key: code, fields: [nmae]}
    |                                                       ^^^^
@@ -355,7 +355,7 @@ error[E0203]: unknown column 'nmae' of lands in step 's'
         files=LANDS,
         says="""\
 error[E0203]: unknown column 'lnad' in step 's'
-   --> w.yaml:10:22
+  --> w.yaml:10:22
    |
 10 |       mapping: {key: lnad, remote_key: code, fields: [name]}
    |                      ^^^^
@@ -369,7 +369,7 @@ error[E0203]: unknown column 'lnad' in step 's'
         files=LANDS,
         says="""\
 error[E0108]: step 's' looks up in 'landes', which is no source of this workflow
-   --> w.yaml:11:15
+  --> w.yaml:11:15
    |
 11 |       source: landes
    |               ^^^^^^
@@ -383,7 +383,7 @@ error[E0108]: step 's' looks up in 'landes', which is no source of this workflow
         files=LANDS,
         says="""\
 error[E0204]: step 's' compares 'id' of type int64 with 'code' of type string
-   --> w.yaml:10:22
+  --> w.yaml:10:22
    |
 10 |       mapping: {key: id, remote_key: code, fields: [name]}
    |                      ^^
@@ -396,7 +396,7 @@ error[E0204]: step 's' compares 'id' of type int64 with 'code' of type string
         files=ROWS,
         says="""\
 error[E0408]: cannot import 'nowhere_at_all:f': ModuleNotFoundError: No module named 'nowhere_at_all' (step 's')
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'nowhere_at_all:f'}
   |                         ^^^^^^^^^^^^^^^^
@@ -409,7 +409,7 @@ error[E0408]: cannot import 'nowhere_at_all:f': ModuleNotFoundError: No module n
         files=PYTHON,
         says="""\
 error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has no attribute 'nowhere' (step 's')
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:nowhere'}
   |                         ^^^^^^^^^^^^^
@@ -422,7 +422,7 @@ error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has 
         files=PYTHON,
         says="""\
 error[E0408]: 'steps:NUMBER' is not a function (step 's')
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:NUMBER'}
   |                         ^^^^^^^^^^^^
@@ -434,7 +434,7 @@ error[E0408]: 'steps:NUMBER' is not a function (step 's')
         files=PYTHON,
         says="""\
 error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named 'steps.raises'; 'steps' is not a package (step 's')
-  --> w.yaml:6:24
+ --> w.yaml:6:24
   |
 6 |     config: {function: steps.raises}
   |                        ^^^^^^^^^^^^
@@ -447,7 +447,7 @@ error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named
         files=ROWS | {"broken_module.py": "def f(:\n"},
         says="""\
 error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (broken_module.py, line 1) (step 's')
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'broken_module:f'}
   |                         ^^^^^^^^^^^^^^^
@@ -461,7 +461,7 @@ error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (brok
         files=PYTHON,
         says="""\
 error[E0520]: step 's': steps:raises raised KeyError: 'price'
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:raises', schema: {id: int64}}
   |                         ^^^^^^^^^^^^
@@ -476,7 +476,7 @@ error[E0520]: step 's': steps:raises raised KeyError: 'price'
         files=PYTHON,
         says="""\
 error[E0521]: step 's': steps:number returned a value of the type int, not a DataFrame
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:number', schema: {id: int64}}
   |                         ^^^^^^^^^^^^
@@ -490,7 +490,7 @@ error[E0521]: step 's': steps:number returned a value of the type int, not a Dat
         files=PYTHON,
         says="""\
 error[E0521]: step 's': steps:nothing left out the columns x
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:nothing', schema: {id: int64, x: string}}
   |                         ^^^^^^^^^^^^^
@@ -505,7 +505,7 @@ error[E0521]: step 's': steps:nothing left out the columns x
         files=PYTHON,
         says="""\
 error[E0521]: step 's': steps:text returned values of another type: conversion from `str` to `i64` failed in column 'id' for 3 out of 3 values: ["DE", "FR", "XX"]
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:text', schema: {id: int64}}
   |                         ^^^^^^^^^^
@@ -520,7 +520,7 @@ error[E0521]: step 's': steps:text returned values of another type: conversion f
         files=PYTHON,
         says="""\
 error[E0520]: step 's': steps:raises_record raised ValueError: two is too many
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:raises_record', mode: record, schema: {id: int64}}
   |                         ^^^^^^^^^^^^^^^^^^^
@@ -535,7 +535,7 @@ error[E0520]: step 's': steps:raises_record raised ValueError: two is too many
         files=PYTHON,
         says="""\
 error[E0521]: step 's': steps:none returned a value of the type str, not a dict
-  --> w.yaml:6:25
+ --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:none', mode: record, schema: {id: int64}}
   |                         ^^^^^^^^^^

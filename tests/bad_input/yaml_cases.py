@@ -27,7 +27,7 @@ sources:
 """,
         says="""\
 error[E0101]: not valid YAML: found character that cannot start any token
-  --> w.yaml:3:1
+ --> w.yaml:3:1
   |
 3 |  a: {type: inline}
   | ^
@@ -39,7 +39,7 @@ error[E0101]: not valid YAML: found character that cannot start any token
         LAUGHS + GOOD,
         says="""\
 error[E0113]: the aliases of this file expand to more than 100,000 values
-  --> w.yaml:6:20
+ --> w.yaml:6:20
   |
 6 | f: &f [*e, *e, *e, *e, *e, *e, *e, *e, *e]
   |                    ^^
@@ -50,7 +50,7 @@ error[E0113]: the aliases of this file expand to more than 100,000 values
         "name: !!python/object/apply:os.system ['id']\n",
         says="""\
 error[E0113]: the tag '!!python/object/apply:os.system' is not allowed
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: !!python/object/apply:os.system ['id']
   |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
@@ -79,7 +79,7 @@ error[E0113]: 'w.yaml' is too long for a workflow file
         "name: w\nx-deep: " + "[" * 1000 + "]" * 1000 + "\n",
         says="""\
 error[E0113]: maps and lists are nested more than 100 deep
-  --> w.yaml:2:108
+ --> w.yaml:2:108
 """,
     ),
     Case(
@@ -88,7 +88,7 @@ error[E0113]: maps and lists are nested more than 100 deep
         "validate w.yaml",
         says="""\
 error[E0101]: 'w.yaml' is not UTF-8 text
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | \ufffd
   | ^
@@ -102,7 +102,7 @@ error[E0101]: 'w.yaml' is not UTF-8 text
         "validate w.yaml",
         says="""\
 error[E0101]: 'w.yaml' is not UTF-8 text
-  --> w.yaml:1:14
+ --> w.yaml:1:14
   |
 1 | name: w # caf\ufffd
   |              ^
@@ -116,7 +116,7 @@ error[E0101]: 'w.yaml' is not UTF-8 text
         "validate w.yaml",
         says="""\
 error[E0101]: not valid YAML: the character U+0000 is not allowed in a file
-  --> w.yaml:3:42
+ --> w.yaml:3:42
   |
 3 |   a: {type: inline, config: {rows: [{id: \ufffd}]}}
   |                                          ^
@@ -138,7 +138,7 @@ error[E0104]: 'w.yaml' is empty
         GOOD.replace("name: w", "name: ../../etc/cron.d/w"),
         says="""\
 error[E0106]: '../../etc/cron.d/w' cannot be a workflow's name
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: ../../etc/cron.d/w
   |       ^^^^^^^^^^^^^^^^^^
@@ -151,7 +151,7 @@ error[E0106]: '../../etc/cron.d/w' cannot be a workflow's name
         GOOD.replace("a:", "../a:").replace("[a]", "[../a]"),
         says="""\
 error[E0106]: '../a' cannot be a step's name
-  --> w.yaml:3:3
+ --> w.yaml:3:3
   |
 3 |   ../a: {type: inline, config: {rows: [{id: 1}]}}
   |   ^^^^
@@ -164,7 +164,7 @@ error[E0106]: '../a' cannot be a step's name
         GOOD.replace("sources:", "setings: {parallelism: 2}\nsources:"),
         says="""\
 error[E0103]: unknown key 'setings' in the workflow
-  --> w.yaml:2:1
+ --> w.yaml:2:1
   |
 2 | setings: {parallelism: 2}
   | ^^^^^^^
@@ -177,7 +177,7 @@ error[E0103]: unknown key 'setings' in the workflow
         GOOD.replace("sources:", "settings: {paralelism: 2}\nsources:"),
         says="""\
 error[E0103]: unknown key 'paralelism' in 'settings'
-  --> w.yaml:2:12
+ --> w.yaml:2:12
   |
 2 | settings: {paralelism: 2}
   |            ^^^^^^^^^^
@@ -190,7 +190,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
         GOOD.replace("sources:", "settings: {parallelism: many}\nsources:"),
         says="""\
 error[E0105]: wrong value for 'parallelism' in 'settings'
-  --> w.yaml:2:25
+ --> w.yaml:2:25
   |
 2 | settings: {parallelism: many}
   |                         ^^^^
@@ -203,7 +203,7 @@ error[E0105]: wrong value for 'parallelism' in 'settings'
         GOOD.replace("sources:", "settings: {checkpoint: {interval: 10}}\nsources:"),
         says="""\
 error[E0105]: wrong value for 'checkpoint.interval' in 'settings'
-  --> w.yaml:2:35
+ --> w.yaml:2:35
   |
 2 | settings: {checkpoint: {interval: 10}}
   |                                   ^^
@@ -216,7 +216,7 @@ error[E0105]: wrong value for 'checkpoint.interval' in 'settings'
         GOOD.replace("sources:", 'version: "7"\nsources:'),
         says="""\
 error[E0107]: version '7' of the file format is not known here
-  --> w.yaml:2:10
+ --> w.yaml:2:10
   |
 2 | version: "7"
   |          ^^^
@@ -229,7 +229,7 @@ error[E0107]: version '7' of the file format is not known here
         GOOD.replace("inline", "inlien"),
         says="""\
 error[E0401]: unknown source type 'inlien' (step 'a')
-  --> w.yaml:3:13
+ --> w.yaml:3:13
   |
 3 |   a: {type: inlien, config: {rows: [{id: 1}]}}
   |             ^^^^^^
@@ -242,7 +242,7 @@ error[E0401]: unknown source type 'inlien' (step 'a')
         GOOD.replace("blackhole", "blakchole"),
         says="""\
 error[E0401]: unknown destination type 'blakchole' (step 'z')
-  --> w.yaml:5:13
+ --> w.yaml:5:13
   |
 5 |   z: {type: blakchole, inputs: [a]}
   |             ^^^^^^^^^
@@ -257,7 +257,7 @@ error[E0401]: unknown destination type 'blakchole' (step 'z')
         ).replace("z: {type: blackhole, inputs: [a]}", "z: {type: blackhole, inputs: [f]}"),
         says="""\
 error[E0313]: unknown step type 'fliter' (step 'f')
-  --> w.yaml:5:13
+ --> w.yaml:5:13
   |
 5 |   f: {type: fliter, inputs: [a]}
   |             ^^^^^^
@@ -272,7 +272,7 @@ error[E0313]: unknown step type 'fliter' (step 'f')
         ).replace("z: {type: blackhole, inputs: [a]}", "z: {type: blackhole, inputs: [f]}"),
         says="""\
 error[E0314]: the step type 'join' is not available in this version (step 'f')
-  --> w.yaml:5:13
+ --> w.yaml:5:13
   |
 5 |   f: {type: join, inputs: [a]}
   |             ^^^^
@@ -284,7 +284,7 @@ error[E0314]: the step type 'join' is not available in this version (step 'f')
         GOOD.replace("type: blackhole, ", ""),
         says="""\
 error[E0104]: missing key 'type' in step 'z'
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   z: {inputs: [a]}
   |   ^
@@ -295,7 +295,7 @@ error[E0104]: missing key 'type' in step 'z'
         GOOD.replace("config: {rows: [{id: 1}]}", "config: {rosw: [{id: 1}]}"),
         says="""\
 error[E0403]: unknown key 'rosw' in step 'a'
-  --> w.yaml:3:30
+ --> w.yaml:3:30
   |
 3 |   a: {type: inline, config: {rosw: [{id: 1}]}}
   |                              ^^^^
@@ -308,7 +308,7 @@ error[E0403]: unknown key 'rosw' in step 'a'
         GOOD.replace("config: {rows: [{id: 1}]}", "config: [rows]"),
         says="""\
 error[E0105]: 'config' of step 'a' must be a mapping
-  --> w.yaml:3:29
+ --> w.yaml:3:29
   |
 3 |   a: {type: inline, config: [rows]}
   |                             ^^^^^^
@@ -320,7 +320,7 @@ error[E0105]: 'config' of step 'a' must be a mapping
         GOOD.replace("id: 1", 'id: "${NOT_SET_ANYWHERE}"'),
         says="""\
 error[E0110]: the environment variable 'NOT_SET_ANYWHERE' is not set
-  --> w.yaml:3:43
+ --> w.yaml:3:43
   |
 3 |   a: {type: inline, config: {rows: [{id: "${NOT_SET_ANYWHERE}"}]}}
   |                                           ^^^^^^^^^^^^^^^^^^^
@@ -332,7 +332,7 @@ error[E0110]: the environment variable 'NOT_SET_ANYWHERE' is not set
         GOOD.replace("id: 1", 'id: "${secret:NOT_THERE}"'),
         says="""\
 error[E0110]: the secret 'NOT_THERE' was not found
-  --> w.yaml:3:43
+ --> w.yaml:3:43
   |
 3 |   a: {type: inline, config: {rows: [{id: "${secret:NOT_THERE}"}]}}
   |                                           ^^^^^^^^^^^^^^^^^^^
@@ -344,7 +344,7 @@ error[E0110]: the secret 'NOT_THERE' was not found
         GOOD.replace("id: 1", 'id: "${HOME"'),
         says="""\
 error[E0110]: '${' is not a variable
-  --> w.yaml:3:43
+ --> w.yaml:3:43
   |
 3 |   a: {type: inline, config: {rows: [{id: "${HOME"}]}}
   |                                           ^^
@@ -357,7 +357,7 @@ error[E0110]: '${' is not a variable
         GOOD.replace("id: 1", 'id: "${param:nope}"'),
         says="""\
 error[E0110]: unknown parameter 'nope'
-  --> w.yaml:3:43
+ --> w.yaml:3:43
   |
 3 |   a: {type: inline, config: {rows: [{id: "${param:nope}"}]}}
   |                                           ^^^^^^^^^^^^^
@@ -372,7 +372,7 @@ error[E0110]: unknown parameter 'nope'
         ),
         says="""\
 error[E0110]: the parameter 'day' has no value
-  --> w.yaml:2:10
+ --> w.yaml:2:10
   |
 2 | params: {day: {type: date}}
   |          ^^^
@@ -387,7 +387,7 @@ error[E0110]: the parameter 'day' has no value
         ),
         says="""\
 error[E0105]: the value of parameter 'day' is not of the type date
-  --> w.yaml:2:37
+ --> w.yaml:2:37
   |
 2 | params: {day: {type: date, default: soon}}
   |                                     ^^^^
@@ -399,7 +399,7 @@ error[E0105]: the value of parameter 'day' is not of the type date
         GOOD.replace("sources:", 'settings: {parallelism: "${secret:TOP_SECRET}"}\nsources:'),
         says="""\
 error[E0105]: wrong value for 'parallelism' in 'settings'
-  --> w.yaml:2:25
+ --> w.yaml:2:25
   |
 2 | settings: {parallelism: "${secret:TOP_SECRET}"}
   |                         ^^^^^^^^^^^^^^^^^^^^^^
@@ -412,7 +412,7 @@ error[E0105]: wrong value for 'parallelism' in 'settings'
         GOOD + "include: [common.yaml]\n",
         says="""\
 error[E0111]: cannot read 'common.yaml': there is no such file
-  --> w.yaml:6:11
+ --> w.yaml:6:11
   |
 6 | include: [common.yaml]
   |           ^^^^^^^^^^^
@@ -424,7 +424,7 @@ error[E0111]: cannot read 'common.yaml': there is no such file
         files={"b.yaml": "include: [w.yaml]\n"},
         says="""\
 error[E0111]: files include one another in a circle
-  --> b.yaml:1:11
+ --> b.yaml:1:11
   |
 1 | include: [w.yaml]
   |           ^^^^^^

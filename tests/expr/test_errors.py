@@ -45,7 +45,7 @@ def test_an_unknown_column_is_the_block_of_the_format_page() -> None:
         check(written("statsu == 'active'"), schema, step="active")
     assert render(caught.value) == (
         "error[E0203]: unknown column 'statsu' in step 'active'\n"
-        "   --> customers.yaml:28:26\n"
+        "  --> customers.yaml:28:26\n"
         "   |\n"
         "28 |     config: {condition: \"statsu == 'active'\"}\n"
         "   |                          ^^^^^^\n"

@@ -90,7 +90,7 @@ def test_an_output_that_is_none_is_refused():
         outputs="step.lwo",
     ) == (
         "error[E0108]: step 'out' reads 'step.lwo', which is not an output of 'step'\n"
-        "  --> flow.yaml:8:32\n"
+        " --> flow.yaml:8:32\n"
         "  |\n"
         "8 |   out: {type: memory, inputs: [step.lwo]}\n"
         "  |                                ^^^^^^^^\n"

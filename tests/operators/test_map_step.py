@@ -89,7 +89,7 @@ def test_errors_point_to_the_very_word(config: str, code: str, token: str):
 def test_an_unknown_column_is_shown_as_the_format_says():
     assert refused("step: {type: map, inputs: [s], config: {drop: [nett]}}", s=ORDERS) == (
         "error[E0203]: unknown column 'nett' in step 'step'\n"
-        "  --> flow.yaml:6:50\n"
+        " --> flow.yaml:6:50\n"
         "  |\n"
         "6 |   step: {type: map, inputs: [s], config: {drop: [nett]}}\n"
         "  |                                                  ^^^^\n"

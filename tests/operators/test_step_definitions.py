@@ -51,7 +51,7 @@ def test_a_setting_is_called_schema(type_: str):
 def test_a_wrong_schema_is_shown_under_its_own_name():
     assert refused("step: {type: parse, inputs: [s], config: {column: n, schema: 5}}", s=ROWS) == (
         "error[E0405]: wrong value for 'schema' in step 'step'\n"
-        "  --> flow.yaml:6:64\n"
+        " --> flow.yaml:6:64\n"
         "  |\n"
         "6 |   step: {type: parse, inputs: [s], config: {column: n, schema: 5}}\n"
         "  |                                                                ^\n"
@@ -72,7 +72,7 @@ def test_steps_that_wait_are_refused_by_name(type_: str):
     assert header.startswith(
         f"error[E0314]: the step type '{type_}' is not available in this version"
     )
-    assert place == "  --> flow.yaml:6:16"
+    assert place == " --> flow.yaml:6:16"
 
 
 def test_an_unknown_type_has_a_nearest_name():

@@ -82,7 +82,7 @@ def test_inputs_that_cannot_be_joined_are_named():
     block = refused(BOTH, s=[{"a": 1}], t=[{"a": "x"}])
     assert block == (
         "error[E0312]: step 'step' cannot join the column 'a' of types int64 and string\n"
-        "  --> flow.yaml:7:16\n"
+        " --> flow.yaml:7:16\n"
         "  |\n"
         "7 |   step: {type: union, inputs: [s, t]}\n"
         "  |                ^^^^^\n"

@@ -92,7 +92,7 @@ def test_a_demand_that_cannot_hold_is_refused(demand: str, holds: bool):
         block = refused(STEP, s=ROWS, settings=settings)
     assert block.startswith(
         f"error[E0320]: destination 'out' cannot promise '{demand}': it is at most once\n"
-        "  --> flow.yaml:8:15\n"
+        " --> flow.yaml:8:15\n"
         "  |\n"
         "8 |   out: {type: memory, inputs: [step]}\n"
         "  |               ^^^^^^\n"

@@ -100,7 +100,7 @@ def test_what_takes_anything_gets_texts_with_their_places():
 BLOCKS = {
     "{tabel: x}": """\
 error[E0403]: unknown key 'tabel' in step 'a'
-  --> w.yaml:5:14
+ --> w.yaml:5:14
   |
 5 |     config: {tabel: x}
   |              ^^^^^
@@ -109,7 +109,7 @@ error[E0403]: unknown key 'tabel' in step 'a'
 """,
     "{table: t, batch_size: many, mode: upsrt, ratio: [1]}": """\
 error[E0405]: wrong value for 'batch_size' in step 'a'
-  --> w.yaml:5:28
+ --> w.yaml:5:28
   |
 5 |     config: {table: t, batch_size: many, mode: upsrt, ratio: [1]}
   |                                    ^^^^
@@ -117,7 +117,7 @@ error[E0405]: wrong value for 'batch_size' in step 'a'
    = found: text 'many'
 
 error[E0405]: wrong value for 'mode' in step 'a'
-  --> w.yaml:5:40
+ --> w.yaml:5:40
   |
 5 |     config: {table: t, batch_size: many, mode: upsrt, ratio: [1]}
   |                                                ^^^^^
@@ -126,7 +126,7 @@ error[E0405]: wrong value for 'mode' in step 'a'
    = help: did you mean 'upsert'?
 
 error[E0405]: wrong value for 'ratio' in step 'a'
-  --> w.yaml:5:54
+ --> w.yaml:5:54
   |
 5 |     config: {table: t, batch_size: many, mode: upsrt, ratio: [1]}
   |                                                              ^^^
@@ -135,7 +135,7 @@ error[E0405]: wrong value for 'ratio' in step 'a'
 """,
     "{table: 5, batch_size: 0}": """\
 error[E0405]: wrong value for 'table' in step 'a'
-  --> w.yaml:5:21
+ --> w.yaml:5:21
   |
 5 |     config: {table: 5, batch_size: 0}
   |                     ^
@@ -144,7 +144,7 @@ error[E0405]: wrong value for 'table' in step 'a'
    = help: write it in quotes: "5"
 
 error[E0405]: wrong value for 'batch_size' in step 'a'
-  --> w.yaml:5:36
+ --> w.yaml:5:36
   |
 5 |     config: {table: 5, batch_size: 0}
   |                                    ^
@@ -153,20 +153,20 @@ error[E0405]: wrong value for 'batch_size' in step 'a'
 """,
     "{table: a.b}": """\
 error[E0405]: 'table' in step 'a': a table's name has no dot; give 'schema' for that
-  --> w.yaml:5:21
+ --> w.yaml:5:21
   |
 5 |     config: {table: a.b}
   |                     ^^^
 """,
     "{table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}": """\
 error[E0404]: missing key 'incremental.column' in step 'a'
-  --> w.yaml:5:24
+ --> w.yaml:5:24
   |
 5 |     config: {table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}
   |                        ^^^^^^^^^^^
 
 error[E0405]: wrong value for 'tables.0.lag' in step 'a'
-  --> w.yaml:5:75
+ --> w.yaml:5:75
   |
 5 |     config: {table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}
   |                                                                           ^
@@ -174,14 +174,14 @@ error[E0405]: wrong value for 'tables.0.lag' in step 'a'
    = found: 5
 
 error[E0404]: missing key 'named.x.column' in step 'a'
-  --> w.yaml:5:88
+ --> w.yaml:5:88
   |
 5 |     config: {table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}
   |                                                                                        ^
 """,
     "{table: t, key: 5}": """\
 error[E0405]: wrong value for 'key' in step 'a'
-  --> w.yaml:5:29
+ --> w.yaml:5:29
   |
 5 |     config: {table: t, key: 5}
   |                             ^

@@ -130,7 +130,7 @@ def test_a_circle_of_includes_is_drawn(write):
     error = refused(folder / "main.yaml")
     assert render(error).replace(f"{folder}/", "") == (
         "error[E0111]: files include one another in a circle\n"
-        "  --> two.yaml:1:11\n"
+        " --> two.yaml:1:11\n"
         "  |\n"
         "1 | include: [main.yaml]\n"
         "  |           ^^^^^^^^^\n"
@@ -217,7 +217,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "settings.paralelism",
             "4",
             "error[E0103]: unknown key 'paralelism' in 'settings'\n"
-            "  --> --set:1:10\n"
+            " --> --set:1:10\n"
             "  |\n"
             "1 | settings.paralelism=4\n"
             "  |          ^^^^^^^^^^\n"
@@ -229,7 +229,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "settings.mode",
             "bach",
             "error[E0105]: wrong value for 'mode' in 'settings'\n"
-            "  --> --set:1:15\n"
+            " --> --set:1:15\n"
             "  |\n"
             "1 | settings.mode=bach\n"
             "  |               ^^^^\n"
@@ -241,7 +241,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "name.first",
             "x",
             "error[E0105]: there is nothing below here to set 'first' in\n"
-            "  --> --set:1:6\n"
+            " --> --set:1:6\n"
             "  |\n"
             "1 | name.first=x\n"
             "  |      ^^^^^\n"
@@ -251,7 +251,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "destinations.z.inputs.1",
             "x",
             "error[E0105]: '1' is no item of this list\n"
-            "  --> --set:1:23\n"
+            " --> --set:1:23\n"
             "  |\n"
             "1 | destinations.z.inputs.1=x\n"
             "  |                       ^\n"
@@ -261,7 +261,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "settings..mode",
             "x",
             "error[E0105]: 'settings..mode' is not a path into the workflow\n"
-            "  --> --set:1:1\n"
+            " --> --set:1:1\n"
             "  |\n"
             "1 | settings..mode=x\n"
             "  | ^^^^^^^^^^^^^^\n"
@@ -271,7 +271,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "description",
             "[a",
             "error[E0101]: not valid YAML: did not find expected ',' or ']'\n"
-            "  --> --set:1:15\n"
+            " --> --set:1:15\n"
             "  |\n"
             "1 | description=[a\n"
             "  |               ^\n"

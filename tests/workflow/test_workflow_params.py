@@ -76,7 +76,7 @@ def test_a_value_of_another_type_says_what_was_expected(type_, text, expected):
 def test_the_command_line_is_shown_like_a_file():
     assert render(refused("{count: {type: int8}}", count="many")) == (
         "error[E0110]: the value of parameter 'count' is not of the type int8\n"
-        "  --> --param:1:7\n"
+        " --> --param:1:7\n"
         "  |\n"
         "1 | count=many\n"
         "  |       ^^^^\n"
@@ -87,7 +87,7 @@ def test_the_command_line_is_shown_like_a_file():
 def test_an_unknown_parameter_names_the_nearest():
     assert render(refused("{since: {default: x}, until: {default: y}}", sinse="z")) == (
         "error[E0110]: unknown parameter 'sinse'\n"
-        "  --> --param:1:1\n"
+        " --> --param:1:1\n"
         "  |\n"
         "1 | sinse=z\n"
         "  | ^^^^^\n"

@@ -19,7 +19,7 @@ destinations:
 """,
         """\
 error[E0103]: unknown key 'transform' in the workflow
-  --> w.yaml:4:1
+ --> w.yaml:4:1
   |
 4 | transform: {}
   | ^^^^^^^^^
@@ -36,7 +36,7 @@ destinations:
 """,
         """\
 error[E0104]: missing key 'name' in the workflow
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | sources:
   | ^
@@ -53,7 +53,7 @@ destinations:
 """,
         """\
 error[E0106]: '../My Flow' cannot be a workflow's name
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: ../My Flow
   |       ^^^^^^^^^^
@@ -72,7 +72,7 @@ destinations:
 """,
         """\
 error[E0107]: version '2.0' of the file format is not known here
-  --> w.yaml:4:10
+ --> w.yaml:4:10
   |
 4 | version: "2.0"
   |          ^^^^^
@@ -91,7 +91,7 @@ destinations:
 """,
         """\
 error[E0107]: version '1' of the file format is not known here
-  --> w.yaml:4:10
+ --> w.yaml:4:10
   |
 4 | version: 1
   |          ^
@@ -109,13 +109,13 @@ destinations:
 """,
         """\
 error[E0104]: missing key 'type' in step 'a'
-  --> w.yaml:3:3
+ --> w.yaml:3:3
   |
 3 |   a: {tpye: inline, config: {rows: []}}
   |   ^
 
 error[E0103]: unknown key 'tpye' in step 'a'
-  --> w.yaml:3:7
+ --> w.yaml:3:7
   |
 3 |   a: {tpye: inline, config: {rows: []}}
   |       ^^^^
@@ -133,7 +133,7 @@ destinations:
 """,
         """\
 error[E0106]: '1a b' cannot be a step's name
-  --> w.yaml:3:3
+ --> w.yaml:3:3
   |
 3 |   1a b: {type: inline, config: {rows: []}}
   |   ^^^^
@@ -141,7 +141,7 @@ error[E0106]: '1a b' cannot be a step's name
    = help: write 'a_b'
 
 error[E0108]: step 'z' reads 'a', but there is no step 'a'
-  --> w.yaml:5:33
+ --> w.yaml:5:33
   |
 5 |   z: {type: blackhole, inputs: [a]}
   |                                 ^
@@ -156,14 +156,14 @@ destinations: 5
 """,
         """\
 error[E0105]: 'sources' of the workflow must be a mapping
-  --> w.yaml:2:10
+ --> w.yaml:2:10
   |
 2 | sources: [a]
   |          ^^^
    = found: a list
 
 error[E0105]: 'destinations' of the workflow must be a mapping
-  --> w.yaml:3:15
+ --> w.yaml:3:15
   |
 3 | destinations: 5
   |               ^
@@ -179,7 +179,7 @@ destinations:
 """,
         """\
 error[E0105]: step 'a' must be a mapping
-  --> w.yaml:2:14
+ --> w.yaml:2:14
   |
 2 | sources: {a: inline}
   |              ^^^^^^
@@ -196,7 +196,7 @@ destinations:
 """,
         """\
 error[E0105]: step 'a' must be a mapping
-  --> w.yaml:3:5
+ --> w.yaml:3:5
   |
 3 |   a:
   |     ^
@@ -213,7 +213,7 @@ destinations:
 """,
         """\
 error[E0104]: step 'z' has no inputs
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   z: {type: blackhole}
   |   ^
@@ -230,7 +230,7 @@ destinations:
 """,
         """\
 error[E0104]: step 'z' has no inputs
-  --> w.yaml:5:24
+ --> w.yaml:5:24
   |
 5 |   z: {type: blackhole, inputs: []}
   |                        ^^^^^^
@@ -247,7 +247,7 @@ destinations:
 """,
         """\
 error[E0105]: 'inputs' of step 'z' must be a list of step names
-  --> w.yaml:5:33
+ --> w.yaml:5:33
   |
 5 |   z: {type: blackhole, inputs: [5]}
   |                                 ^
@@ -264,7 +264,7 @@ destinations:
 """,
         """\
 error[E0105]: the type of step 'a' must be text
-  --> w.yaml:3:13
+ --> w.yaml:3:13
   |
 3 |   a: {type: 5, config: {rows: []}}
   |             ^

@@ -18,7 +18,7 @@ destinations:
 """,
         """\
 error[E0108]: step 'z' reads 'aa', but there is no step 'aa'
-  --> w.yaml:5:33
+ --> w.yaml:5:33
   |
 5 |   z: {type: blackhole, inputs: [aa]}
   |                                 ^^
@@ -37,7 +37,7 @@ destinations:
 """,
         """\
 error[E0108]: step 'y' reads 'z', which is a destination
-  --> w.yaml:6:33
+ --> w.yaml:6:33
   |
 6 |   y: {type: blackhole, inputs: [z]}
   |                                 ^
@@ -52,7 +52,7 @@ sources:
 """,
         """\
 error[E0104]: the workflow has no destinations
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | name: w
   | ^
@@ -67,7 +67,7 @@ destinations:
 """,
         """\
 error[E0104]: the workflow has no sources
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | name: w
   | ^
@@ -84,7 +84,7 @@ destinations:
 """,
         """\
 error[E0109]: two steps have the name 'a'
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   a: {type: blackhole, inputs: [a]}
   |   ^
@@ -106,7 +106,7 @@ destinations:
 """,
         """\
 error[E0301]: the steps form a circle: b -> c -> d -> b
-  --> w.yaml:6:30
+ --> w.yaml:6:30
   |
 6 |   c: {type: filter, inputs: [b]}
   |                              ^
@@ -125,7 +125,7 @@ destinations:
 """,
         """\
 error[E0301]: the steps form a circle: b -> b
-  --> w.yaml:5:29
+ --> w.yaml:5:29
   |
 5 |   b: {type: union, inputs: [b]}
   |                             ^
@@ -143,7 +143,7 @@ destinations:
 """,
         """\
 error[E0302]: the source 'b' leads to no destination
-  --> w.yaml:4:3
+ --> w.yaml:4:3
   |
 4 |   b: {type: inline}
   |   ^
@@ -162,7 +162,7 @@ destinations:
 """,
         """\
 error[E0302]: the transformation 'b' leads to no destination
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   b: {type: filter, inputs: [a]}
   |   ^
@@ -181,7 +181,7 @@ destinations:
 """,
         """\
 error[E0108]: step 'b' looks up in 'tabel', which is no source of this workflow
-  --> w.yaml:5:51
+ --> w.yaml:5:51
   |
 5 |   b: {type: lookup, inputs: [a], config: {source: tabel}}
   |                                                   ^^^^^
@@ -199,7 +199,7 @@ destinations:
 """,
         """\
 error[E0103]: unknown key 'nam' in the workflow
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | nam: w
   | ^^^
@@ -207,14 +207,14 @@ error[E0103]: unknown key 'nam' in the workflow
    = help: did you mean 'name'?
 
 error[E0104]: missing key 'name' in the workflow
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | nam: w
   | ^
    = help: name it: name: my_workflow
 
 error[E0103]: unknown key 'modus' in 'settings'
-  --> w.yaml:4:12
+ --> w.yaml:4:12
   |
 4 | settings: {modus: x}
   |            ^^^^^
@@ -222,7 +222,7 @@ error[E0103]: unknown key 'modus' in 'settings'
    = help: did you mean 'mode'?
 
 error[E0108]: step 'z-' reads 'b', but there is no step 'b'
-  --> w.yaml:6:34
+ --> w.yaml:6:34
   |
 6 |   z-: {type: blackhole, inputs: [b]}
   |                                  ^

@@ -24,7 +24,7 @@ destinations:
 """,
         """\
 error[E0103]: unknown key 'paralelism' in 'settings'
-  --> w.yaml:5:3
+ --> w.yaml:5:3
   |
 5 |   paralelism: 4
   |   ^^^^^^^^^^
@@ -32,7 +32,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
    = help: did you mean 'parallelism'?
 
 error[E0105]: wrong value for 'mode' in 'settings'
-  --> w.yaml:6:9
+ --> w.yaml:6:9
   |
 6 |   mode: bach
   |         ^^^^
@@ -41,7 +41,7 @@ error[E0105]: wrong value for 'mode' in 'settings'
    = help: did you mean 'batch'?
 
 error[E0105]: wrong value for 'checkpoint.interval' in 'settings'
-  --> w.yaml:7:26
+ --> w.yaml:7:26
   |
 7 |   checkpoint: {interval: 10, retain: x}
   |                          ^^
@@ -49,7 +49,7 @@ error[E0105]: wrong value for 'checkpoint.interval' in 'settings'
    = found: 10
 
 error[E0105]: wrong value for 'checkpoint.retain' in 'settings'
-  --> w.yaml:7:38
+ --> w.yaml:7:38
   |
 7 |   checkpoint: {interval: 10, retain: x}
   |                                      ^
@@ -57,7 +57,7 @@ error[E0105]: wrong value for 'checkpoint.retain' in 'settings'
    = found: text 'x'
 
 error[E0105]: wrong value for 'resources.memory' in 'settings'
-  --> w.yaml:8:23
+ --> w.yaml:8:23
   |
 8 |   resources: {memory: 1GB2}
   |                       ^^^^
@@ -65,7 +65,7 @@ error[E0105]: wrong value for 'resources.memory' in 'settings'
    = found: text '1GB2'
 
 error[E0105]: 'batch' in 'settings': 'min' (10) is above 'max' (5)
-  --> w.yaml:9:10
+ --> w.yaml:9:10
   |
 9 |   batch: {min: 10, max: 5}
   |          ^^^^^^^^^^^^^^^^^
@@ -82,7 +82,7 @@ destinations:
 """,
         """\
 error[E0105]: 'settings' of the workflow must be a mapping
-  --> w.yaml:4:11
+ --> w.yaml:4:11
   |
 4 | settings: fast
   |           ^^^^
@@ -100,7 +100,7 @@ destinations:
 """,
         """\
 error[E0105]: wrong value for 'mode' in 'settings'
-  --> w.yaml:4:18
+ --> w.yaml:4:18
   |
 4 | settings: {mode: "bach"}
   |                  ^^^^^^
@@ -120,7 +120,7 @@ destinations:
 """,
         """\
 error[E0105]: wrong value for 'mode' in 'settings'
-  --> w.yaml:4:18
+ --> w.yaml:4:18
   |
 4 | settings: {mode: 'bach'}
   |                  ^^^^^^
@@ -139,7 +139,7 @@ destinations:
 """,
         """\
 error[E0112]: unknown type 'int46'
-  --> w.yaml:3:33
+ --> w.yaml:3:33
   |
 3 |   a: {type: inline, schema: {a: int46, b: [x]}, config: {rows: []}}
   |                                 ^^^^^
@@ -147,7 +147,7 @@ error[E0112]: unknown type 'int46'
    = help: did you mean 'int64'?
 
 error[E0105]: the type of the column 'b' must be text
-  --> w.yaml:3:43
+ --> w.yaml:3:43
   |
 3 |   a: {type: inline, schema: {a: int46, b: [x]}, config: {rows: []}}
   |                                           ^^^
@@ -164,7 +164,7 @@ destinations:
 """,
         """\
 error[E0103]: unknown key 'colum' in 'event_time' of step 'a'
-  --> w.yaml:3:34
+ --> w.yaml:3:34
   |
 3 |   a: {type: inline, event_time: {colum: at, out_of_orderness: 5}, config: {rows: []}}
   |                                  ^^^^^
@@ -172,7 +172,7 @@ error[E0103]: unknown key 'colum' in 'event_time' of step 'a'
    = help: did you mean 'column'?
 
 error[E0105]: wrong value for 'out_of_orderness' in 'event_time' of step 'a'
-  --> w.yaml:3:63
+ --> w.yaml:3:63
   |
 3 |   a: {type: inline, event_time: {colum: at, out_of_orderness: 5}, config: {rows: []}}
   |                                                               ^
@@ -190,7 +190,7 @@ destinations:
 """,
         """\
 error[E0105]: wrong value for 'on_error' in 'error_handling' of step 'a'
-  --> w.yaml:3:97
+ --> w.yaml:3:97
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3, retry_policy: {max_attempts: 3}, on_error: drop, max_errors: 120%}, config: {rows: []}}
   |                                                                                                 ^^^^
@@ -198,7 +198,7 @@ error[E0105]: wrong value for 'on_error' in 'error_handling' of step 'a'
    = found: text 'drop'
 
 error[E0105]: wrong value for 'max_errors' in 'error_handling' of step 'a'
-  --> w.yaml:3:115
+ --> w.yaml:3:115
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3, retry_policy: {max_attempts: 3}, on_error: drop, max_errors: 120%}, config: {rows: []}}
   |                                                                                                                   ^^^^
@@ -216,7 +216,7 @@ destinations:
 """,
         """\
 error[E0105]: 'error_handling' of step 'a': 'retry_count' and 'retry_policy' mean the same: give one of them
-  --> w.yaml:3:38
+ --> w.yaml:3:38
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3, retry_policy: {max_attempts: 3}}, config: {rows: []}}
   |                                      ^^^^^^^^^^^
@@ -232,7 +232,7 @@ destinations:
 """,
         """\
 error[E0105]: step 'a' says twice how to retry: in 'config' and in 'error_handling'
-  --> w.yaml:3:64
+ --> w.yaml:3:64
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3}, config: {retry_policy: {max_attempts: 3}, rows: []}}
   |                                                                ^^^^^^^^^^^^
@@ -249,7 +249,7 @@ destinations:
 """,
         """\
 error[E0103]: unknown key 'dead_letter.pth' in 'error_handling' of step 'a'
-  --> w.yaml:3:52
+ --> w.yaml:3:52
   |
 3 |   a: {type: inline, error_handling: {dead_letter: {pth: x}}, config: {rows: []}}
   |                                                    ^^^
@@ -271,33 +271,33 @@ tests:
 """,
         """\
 error[E0108]: test 't' names 'b', which is no source of this workflow
-  --> w.yaml:7:23
+ --> w.yaml:7:23
   |
 7 |   - {name: t, given: {b: []}, expect: {z: [5]}}
   |                       ^
    = its sources: a
 
 error[E0105]: a row in 'expect.z' of test 't' must be a mapping
-  --> w.yaml:7:44
+ --> w.yaml:7:44
   |
 7 |   - {name: t, given: {b: []}, expect: {z: [5]}}
   |                                            ^
    = found: a whole number
 
 error[E0104]: missing key 'given' in test 'u'
-  --> w.yaml:8:5
+ --> w.yaml:8:5
   |
 8 |   - {name: u, givn: {}}
   |     ^^^^^^^^^^^^^^^^^^^
 
 error[E0104]: missing key 'expect' in test 'u'
-  --> w.yaml:8:5
+ --> w.yaml:8:5
   |
 8 |   - {name: u, givn: {}}
   |     ^^^^^^^^^^^^^^^^^^^
 
 error[E0103]: unknown key 'givn' in test 'u'
-  --> w.yaml:8:15
+ --> w.yaml:8:15
   |
 8 |   - {name: u, givn: {}}
   |               ^^^^
@@ -305,7 +305,7 @@ error[E0103]: unknown key 'givn' in test 'u'
    = help: did you mean 'given'?
 
 error[E0105]: a test must be a mapping: name, given, expect
-  --> w.yaml:9:5
+ --> w.yaml:9:5
   |
 9 |   - 7
   |     ^

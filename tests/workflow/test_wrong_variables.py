@@ -19,7 +19,7 @@ destinations:
 """,
         """\
 error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:4:17
+ --> w.yaml:4:17
   |
 4 | description: "a ${NOPE} b"
   |                 ^^^^^^^
@@ -37,7 +37,7 @@ destinations:
 """,
         """\
 error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:4:17
+ --> w.yaml:4:17
   |
 4 | description: "a ${NOPE} b ${NOPE}${secret:S}"
   |                 ^^^^^^^
@@ -45,7 +45,7 @@ error[E0110]: the environment variable 'NOPE' is not set
    = help: set it, or give it a default: ${NOPE:-value}
 
 error[E0110]: the secret 'S' was not found
-  --> w.yaml:4:34
+ --> w.yaml:4:34
   |
 4 | description: "a ${NOPE} b ${NOPE}${secret:S}"
   |                                  ^^^^^^^^^^^
@@ -63,7 +63,7 @@ destinations:
 """,
         """\
 error[E0105]: the parameter 'since' must be a mapping: type, default
-  --> w.yaml:4:17
+ --> w.yaml:4:17
   |
 4 | params: {since: timestamp}
   |                 ^^^^^^^^^
@@ -82,7 +82,7 @@ destinations:
 """,
         """\
 error[E0110]: the parameter 'since' has no value
-  --> w.yaml:4:10
+ --> w.yaml:4:10
   |
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |          ^^^^^
@@ -90,14 +90,14 @@ error[E0110]: the parameter 'since' has no value
    = help: give it one: --param since=VALUE
 
 error[E0105]: the value of parameter 'n' is not of the type int8
-  --> w.yaml:4:61
+ --> w.yaml:4:61
   |
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |                                                             ^^^
    = expected: a whole number from -128 to 127
 
 error[E0112]: unknown type 'strin'
-  --> w.yaml:4:77
+ --> w.yaml:4:77
   |
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |                                                                             ^^^^^
@@ -105,7 +105,7 @@ error[E0112]: unknown type 'strin'
    = help: did you mean 'string'?
 
 error[E0110]: unknown parameter 'sinse'
-  --> w.yaml:5:14
+ --> w.yaml:5:14
   |
 5 | description: ${param:sinse}
   |              ^^^^^^^^^^^^^^
@@ -124,7 +124,7 @@ destinations:
 """,
         """\
 error[E0110]: '${foo bar}' is not a variable
-  --> w.yaml:4:17
+ --> w.yaml:4:17
   |
 4 | description: 'x ${foo bar} ${'
   |                 ^^^^^^^^^^
@@ -132,7 +132,7 @@ error[E0110]: '${foo bar}' is not a variable
    = help: write $${ for the characters ${ themselves
 
 error[E0110]: '${' is not a variable
-  --> w.yaml:4:28
+ --> w.yaml:4:28
   |
 4 | description: 'x ${foo bar} ${'
   |                            ^^
@@ -151,7 +151,7 @@ destinations:
 """,
         """\
 error[E0110]: a variable inside a variable
-  --> w.yaml:4:17
+ --> w.yaml:4:17
   |
 4 | description: 'x ${A:-${B}}'
   |                 ^^^^^^^^^^
@@ -170,7 +170,7 @@ destinations:
 """,
         """\
 error[E0110]: '${params:x}' is not a variable
-  --> w.yaml:4:15
+ --> w.yaml:4:15
   |
 4 | description: '${params:x}'
   |               ^^^^^^^^^^^
@@ -189,7 +189,7 @@ destinations:
 """,
         """\
 error[E0110]: '${param:x:-3}' is not a variable
-  --> w.yaml:4:14
+ --> w.yaml:4:14
   |
 4 | description: ${param:x:-3}
   |              ^^^^^^^^^^^^^
@@ -210,7 +210,7 @@ destinations:
 """,
         """\
 error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:6:9
+ --> w.yaml:6:9
   |
 6 |     but ${NOPE} here
   |         ^^^^^^^
@@ -230,7 +230,7 @@ destinations:
 """,
         """\
 error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:6:7
+ --> w.yaml:6:7
   |
 6 |   but ${NOPE} here
   |       ^^^^^^^
@@ -246,7 +246,7 @@ destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         r"""error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:4:32
+ --> w.yaml:4:32
   |
 4 | description: "tab\t and \u00e9 ${NOPE} here"
   |                                ^^^^^^^
@@ -264,7 +264,7 @@ destinations:
 """,
         """\
 error[E0110]: the environment variable 'NOPE' is not set
-  --> w.yaml:4:39
+ --> w.yaml:4:39
   |
 4 | description: "postgres://u:*******@db/${NOPE}"
   |                                       ^^^^^^^

@@ -15,7 +15,7 @@ name: w
 """,
         """\
 error[E0101]: not valid YAML: found a tab character that violates indentation
-  --> w.yaml:2:1
+ --> w.yaml:2:1
   |
 2 |  version: 1
   | ^
@@ -31,7 +31,7 @@ sources:
 """,
         """\
 error[E0101]: not valid YAML: found character that cannot start any token
-  --> w.yaml:3:1
+ --> w.yaml:3:1
   |
 3 |  a: {type: x}
   | ^
@@ -46,7 +46,7 @@ b: 3
 """,
         """\
 error[E0101]: not valid YAML: did not find expected ',' or ']'
-  --> w.yaml:3:2
+ --> w.yaml:3:2
   |
 3 | b: 3
   |  ^
@@ -59,7 +59,7 @@ name: "w
 """,
         """\
 error[E0101]: not valid YAML: the file ends while scanning a quoted scalar that begins here
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: "w
   |       ^
@@ -72,7 +72,7 @@ description: this: that
 """,
         """\
 error[E0101]: not valid YAML: mapping values are not allowed in this context
-  --> w.yaml:2:18
+ --> w.yaml:2:18
   |
 2 | description: this: that
   |                  ^
@@ -85,7 +85,7 @@ name: @w
 """,
         """\
 error[E0101]: not valid YAML: found character that cannot start any token
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: @w
   |       ^
@@ -100,7 +100,7 @@ name: v
 """,
         """\
 error[E0101]: a workflow file holds one document, and a second begins here
-  --> w.yaml:2:1
+ --> w.yaml:2:1
   |
 2 | ---
   | ^^^
@@ -117,7 +117,7 @@ destinations:
 """,
         """\
 error[E0102]: the key 'a' is given twice
-  --> w.yaml:4:3
+ --> w.yaml:4:3
   |
 4 |   a: {type: inline}
   |   ^
@@ -136,7 +136,7 @@ name: x
 """,
         """\
 error[E0102]: the key 'name' is given twice
-  --> w.yaml:6:1
+ --> w.yaml:6:1
   |
 6 | name: x
   | ^^^^
@@ -160,7 +160,7 @@ error[E0104]: 'w.yaml' is empty
 """,
         """\
 error[E0105]: a workflow file must be a mapping of keys to values
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | - a
   | ^^^
@@ -174,7 +174,7 @@ hello
 """,
         """\
 error[E0105]: a workflow file must be a mapping of keys to values
-  --> w.yaml:1:1
+ --> w.yaml:1:1
   |
 1 | hello
   | ^^^^^
@@ -193,7 +193,7 @@ destinations:
 """,
         """\
 error[E0113]: the tag '!!python/object:os.system' is not allowed
-  --> w.yaml:4:14
+ --> w.yaml:4:14
   |
 4 | description: !!python/object:os.system {}
   |              ^^^^^^^^^^^^^^^^^^^^^^^^^
@@ -212,7 +212,7 @@ destinations:
 """,
         """\
 error[E0113]: the tag '!Foo' is not allowed
-  --> w.yaml:4:14
+ --> w.yaml:4:14
   |
 4 | description: !Foo bar
   |              ^^^^
@@ -231,7 +231,7 @@ destinations:
 """,
         """\
 error[E0113]: the tag '!!binary' is not allowed
-  --> w.yaml:4:14
+ --> w.yaml:4:14
   |
 4 | description: !!binary aGk=
   |              ^^^^^^^^
@@ -249,7 +249,7 @@ e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]
 """,
         """\
 error[E0113]: the aliases of this file expand to more than 100,000 values
-  --> w.yaml:5:29
+ --> w.yaml:5:29
   |
 5 | e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]
   |                             ^^
@@ -261,7 +261,7 @@ name: &a [*a]
 """,
         """\
 error[E0113]: the alias '*a' stands inside what it names
-  --> w.yaml:1:11
+ --> w.yaml:1:11
   |
 1 | name: &a [*a]
   |           ^^
@@ -273,7 +273,7 @@ name: *a
 """,
         """\
 error[E0101]: the alias '*a' names no anchor before it
-  --> w.yaml:1:7
+ --> w.yaml:1:7
   |
 1 | name: *a
   |       ^^
@@ -285,7 +285,7 @@ x-a: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[
 """,
         """\
 error[E0113]: maps and lists are nested more than 100 deep
-  --> w.yaml:1:105
+ --> w.yaml:1:105
   |
 1 | x-a: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
   |                                                                                                         ^
@@ -298,7 +298,7 @@ error[E0113]: maps and lists are nested more than 100 deep
 """,
         """\
 error[E0101]: a key must be text, not a mapping or a list
-  --> w.yaml:1:3
+ --> w.yaml:1:3
   |
 1 | ? [a, b]
   |   ^
@@ -315,7 +315,7 @@ destinations:
 """,
         """\
 error[E0105]: '<<' merges a mapping, or a list of mappings
-  --> w.yaml:4:11
+ --> w.yaml:4:11
   |
 4 | x-a: {<<: 5}
   |           ^

@@ -68,7 +68,7 @@ def test_text_in_another_encoding_shows_the_first_wrong_byte(tmp_path):
         load(path)
     assert render(caught.value).replace(str(path), "latin.yaml") == (
         "error[E0101]: 'latin.yaml' is not UTF-8 text\n"
-        "  --> latin.yaml:2:17\n"
+        " --> latin.yaml:2:17\n"
         "  |\n"
         "2 | description: caf\ufffd\n"
         "  |                 ^\n"

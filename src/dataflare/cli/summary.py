@@ -41,10 +41,10 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
     facts = [_ending(result)]
     rows_read = _total(common.streamed_sources(workflow), steps, "rows_out")
     if rows_read is not None:
-        facts.append(f"{human.count(rows_read)} rows read")
+        facts.append(f"{human.counted(rows_read, 'row')} read")
     for name in list(workflow.destinations)[:_NAMED_MAX]:
         rows = _count(steps, name, "rows_in")
-        what = "written" if rows is None else f"{human.count(rows)} rows written"
+        what = "written" if rows is None else f"{human.counted(rows, 'row')} written"
         facts.append(f"{what} to {where(name, result.published.get(name, {}))}")
     more = len(workflow.destinations) - _NAMED_MAX
     if more > 0:

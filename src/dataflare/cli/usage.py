@@ -9,8 +9,8 @@ from dataflare.errors import WorkflowError, did_you_mean
 
 USAGE = "E0120"
 _LATER = {
-    *("check", "deploy", "dlq", "init", "logs", "pause", "resume", "savepoint", "server", "start"),
-    *("state", "status", "stop", "test", "top"),
+    *("deploy", "logs", "pause", "resume", "savepoint", "server", "start", "state", "status"),
+    *("stop", "top"),
 }
 """Commands of the format that this version has not got yet; they are refused by name."""
 

@@ -24,8 +24,8 @@ class CollectorDestination(DestinationConnector):
     type = "preview"
     Config = BaseModel
 
-    def __init__(self, rows: int, stop: asyncio.Event) -> None:
-        super().__init__(None, ConnectorContext("preview"))
+    def __init__(self, rows: int, stop: asyncio.Event, name: str = "preview") -> None:
+        super().__init__(None, ConnectorContext(name))
         self.rows, self.stop = rows, stop
         self.frames: list[pl.DataFrame] = []
 
@@ -51,6 +51,6 @@ class _Collector(Writer):
         held = sum(frame.height for frame in destination.frames)
         if held < destination.rows:
             destination.frames.append(batch.frame)
-        if held + batch.num_rows >= destination.rows:
+        if destination.rows and held + batch.num_rows >= destination.rows:
             destination.stop.set()
         return WriteStats(batch.num_rows, batch.num_bytes)

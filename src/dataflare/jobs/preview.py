@@ -48,7 +48,15 @@ async def _preview(workflow: Workflow, step: str, rows: int, policy: Policy | No
     graph = _up_to(written, port, collector)
     for rule in RULES:
         graph = rule(graph)
-    plan = physical(graph, parallelism=1, bounded=True, commits_wait=True, changelogs=frozenset())
+    nowhere = CollectorDestination(0, asyncio.Event(), "dead_letters")
+    plan = physical(
+        graph,
+        parallelism=1,
+        bounded=True,
+        commits_wait=True,
+        changelogs=frozenset(),
+        letters={each.name: nowhere for each in workflow.steps()},
+    )
     settings = workflow.settings.model_copy(update={"parallelism": 1})
     policies = {
         each.name: (each.error_handling or settings.error_handling).on_error

@@ -131,7 +131,7 @@ class _Run:
             current.lineage,
             current.attempt,
             utc_text(time.time()),
-            file=str(self.workflow.file) if self.workflow.file else None,
+            file=str(self.workflow.file.absolute()) if self.workflow.file else None,
             fingerprints=self.workflow.fingerprints(),
         )
         if resume:
@@ -339,7 +339,7 @@ class _Run:
     ) -> RunResult:
         for name, metric in self.metrics.steps.items():
             for warning, rows in metric.warnings.items():
-                self.warnings.append(f"step '{name}': {warning} in {rows:,} rows")
+                self.warnings.append(f"step '{name}': {warning} in {counted(rows)}")
             if metric.errors:
                 self.warnings.append(
                     f"step '{name}': {metric.errors:,} rows failed and were left out"
@@ -410,6 +410,11 @@ def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:
         if carried is not None:
             found[stage.name] = dict(carried)
     return found
+
+
+def counted(rows: int) -> str:
+    """A number of rows, in words that fit it."""
+    return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
 def known(raised: Exception) -> DataFlareError:

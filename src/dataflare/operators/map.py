@@ -64,8 +64,9 @@ def _derived(step: str, config: MapConfig, schema: Schema) -> Derive | None:
     if not config.derive:
         return None
     not_reserved(step, config.derive)
+    named = ((str(name), text) for name, text in config.derive.items())
     return Derive(
-        step, tuple((str(n), check(text, schema, step=step)) for n, text in config.derive.items())
+        step, tuple((name, check(text, schema, step=step, name=name)) for name, text in named)
     )
 
 

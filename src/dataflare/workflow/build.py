@@ -35,7 +35,7 @@ TOP_KEYS = (
     "destinations",
     "tests",
 )
-TEST_KEYS = ("name", "description", "params", "given", "expect")
+TEST_KEYS = ("name", "description", "params", "given", "expect", "ordered")
 VERSION = "1.0"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 

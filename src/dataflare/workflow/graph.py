@@ -93,12 +93,12 @@ def _unknown_in_tests(workflow: Workflow, steps: dict[str, Any]) -> list[DataFla
     found: list[DataFlareError] = []
     for test in workflow.tests:
         for key, names, what in (
-            ("given", workflow.sources, "source"),
+            ("given", {**workflow.sources, **workflow.transformations}, "step"),
             ("expect", steps, "step"),
         ):
             part = getattr(test, key)
             for name in part:
-                if name.partition(".")[0] not in names or (key == "given" and "." in name):
+                if name.partition(".")[0] not in names:
                     found.append(
                         WorkflowError(
                             f"test '{test.name}' names '{name}', which is no {what} of this workflow",
