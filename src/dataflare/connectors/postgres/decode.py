@@ -14,7 +14,6 @@ from dataflare.model.types import DataType
 # The driver gives infinity and what lies behind year 294246 as numbers before the first date there is.
 _FIRST_US = -210_866_803_200_000_000
 _FIRST_DAY = -2_440_588
-_DAY_NS = 86_400_000_000_000
 _INTERVAL = (
     r"^(?:(?P<days>-?\d+) days?)?(?:(?:^| )(?P<sign>[+-])?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)"
     r"(?:\.(?P<us>\d{1,6}))?)?$"
@@ -32,7 +31,7 @@ def decoded(raw: pl.Series, type_: DataType, *, as_text: bool) -> pl.Series:
             return _decimal(_text(raw), type_)
         case "duration":
             return _interval(_text(raw))
-        case "date" | "time" | "timestamp":
+        case "date" | "timestamp":
             return _within(raw.cast(type_.to_polars()), type_)
         case "list":
             assert type_.item is not None
@@ -70,11 +69,7 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
 
 
 def _within(found: pl.Series, type_: DataType) -> pl.Series:
-    number = found.to_physical()
-    if type_.name == "time":
-        good = number < _DAY_NS
-    else:
-        good = number >= (_FIRST_DAY if type_.name == "date" else _FIRST_US)
+    good = found.to_physical() >= (_FIRST_DAY if type_.name == "date" else _FIRST_US)
     if good.all():
         return found
     return found.zip_with(good.fill_null(True), _nulls(found, type_.to_polars()))

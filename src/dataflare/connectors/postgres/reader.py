@@ -212,26 +212,29 @@ class PostgresPages(PageReader):
 
 
 def _shown(series: pl.Series, row: int) -> Any:
-    """A value for people; times that Python cannot hold by what they are nearest to."""
-    if series.dtype.is_temporal():
+    """A value for people, also where Python has none."""
+    if series.dtype in (pl.Date, pl.Datetime):
         number = series.to_physical()[row]
         if number is None:
             return None
-        if series.dtype == pl.Time:
-            return "24:00:00" if number >= 86_400_000_000_000 else str(series[row])
-        try:
-            return str(series[row])
-        except (ValueError, OverflowError):
-            return _endless(number, series.dtype)
+        return _endless(number, series.dtype) or series[[row]].dt.to_string("iso")[0]
+    if isinstance(series.dtype, pl.List) and series.dtype.inner.is_temporal():
+        return "a list with a value out of range"
     value = series[row]
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _endless(number: int, dtype: pl.DataType) -> str:
+def _endless(number: int, dtype: pl.DataType) -> str | None:
     """The driver adds the years from 1970 to 2000 to the greatest and least number there is."""
-    if dtype == pl.Date:
-        return "-infinity" if number == -(2**31) + 10_957 else "infinity"
-    return "-infinity" if number == -(2**63) + 946_684_800_000_000 else "infinity"
+    days, us = 10_957, 946_684_800_000_000
+    ends = {
+        -(2**31) + days: "-infinity",
+        -(2**31) + days - 1: "infinity",
+        -(2**63) + us: "-infinity",
+        -(2**63) + us - 1: "infinity",
+    }
+    in_range = number >= (-2_440_588 if dtype == pl.Date else -210_866_803_200_000_000)
+    return None if in_range else ends.get(number, "a value out of range")
 
 
 class KeyReader(PostgresPages):

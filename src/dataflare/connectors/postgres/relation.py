@@ -36,7 +36,7 @@ class Column:
     guard: str | None = None
 
     def selected(self) -> str:
-        return self.sql.format(quoted(self.name).replace("{", "{{").replace("}", "}}"))
+        return self.sql.format(quoted(self.name))
 
     def guarded(self) -> str | None:
         return None if self.guard is None else self.guard.format(quoted(self.name))

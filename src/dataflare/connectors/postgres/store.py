@@ -22,7 +22,7 @@ from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
 from dataflare.connectors.postgres.errors import postgres_errors, said
-from dataflare.connectors.postgres.merge import GONE, PLACE, Merge
+from dataflare.connectors.postgres.merge import GONE, PLACE, Keys, Merge
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
@@ -33,7 +33,7 @@ from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
 
-_COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)")
+_COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 # Only one process at a time makes tables of ours.
 _MAKING = "select pg_advisory_xact_lock(7236837460982174)"
 
@@ -41,13 +41,13 @@ _MAKING = "select pg_advisory_xact_lock(7236837460982174)"
 @dataclass
 class Ready:
     """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
-    the temporary table of rows with a key. staged: rows in it. frames: how many frames they are of."""
+    the temporary table of rows with a key. staged: rows in it. keys: theirs."""
 
     target: Target
     into: Table
     stage: str | None = None
     staged: int = 0
-    frames: int = 0
+    keys: Keys | None = None
 
 
 class PostgresStore:
@@ -210,6 +210,8 @@ class PostgresStore:
 
     def _make_stage(self, ready: Ready) -> None:
         self._stages += 1
+        if ready.target.key:
+            ready.keys = Keys(ready.target, ready.into)
         ready.stage = quoted(f"_dataflare_stage_{self._stages}")
         columns = listed(field.name for field in ready.target.schema)
         self._db.execute(
@@ -236,7 +238,8 @@ class PostgresStore:
         types = {**types, PLACE: DataType("int64"), GONE: DataType("bool")}
         self._copy(ready, ready.stage, rows, types)
         ready.staged += rows.height
-        ready.frames += 1
+        if ready.keys is not None:
+            ready.keys.add(rows)
 
     def _staged(self, target: Target, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that go through the stage, with GONE. One for each key but where a sequence
@@ -327,7 +330,12 @@ class PostgresStore:
     def _merge(self, ready: Ready) -> None:
         if ready.stage is None or not ready.staged:
             return
-        merge = Merge(ready.target, ready.into, ready.stage, one_frame=ready.frames == 1)
+        merge = Merge(
+            ready.target,
+            ready.into,
+            ready.stage,
+            unique=ready.keys is not None and ready.keys.unique,
+        )
         try:
             with self._errors(f"table '{ready.target.table}'"):
                 merge.run(self._db)
@@ -337,23 +345,22 @@ class PostgresStore:
             raise
         with self._errors("the stage"):
             self._db.execute(f"truncate {ready.stage}")
-        ready.staged = ready.frames = 0
+        ready.staged = 0
+        if ready.keys is not None:
+            ready.keys = Keys(ready.target, ready.into)
 
     # -- overwrite ---------------------------------------------------------------------------------
 
     def _publish(self, ready: Ready) -> None:
         """Move the staged rows into the table, whose old ones go."""
         target = ready.target
-        normal = replace(target, mode="append")
         with self._errors(f"table '{target.table}'"):
             found = catalog.find_table(self._db, target.table)
-            if found is None:
-                _, name = catalog.new_place(self._db, target.table)
-                self._db.execute(tables.creation(normal, ready.into.folder, name))
-            else:
-                for statement in tables.widening(normal, found, self._server):
-                    self._db.execute(statement)
+            if found is not None:
                 self._empty(found)
+            _, name = catalog.new_place(self._db, target.table)
+            for statement in tables.taking_over(ready.into, found, name):
+                self._db.execute(statement)
             found = self._found(target)
             names = listed(name for name in ready.into.columns if name != tables.BEFORE_COLUMN)
             self._db.execute(

@@ -121,6 +121,19 @@ def staging_creation(target: Target, table: Table | None, place: str) -> str:
     return f"create table {place} ({', '.join(columns)})"
 
 
+def taking_over(staging: Table, table: Table | None, name: str) -> list[str]:
+    """The statements that give a table the columns of the staging table, or make it as `name`."""
+    columns = [c for c in staging.columns.values() if c.name != BEFORE_COLUMN]
+    if table is None:
+        listing = ", ".join(f"{quoted(c.name)} {c.shown}" for c in columns)
+        return [f"create table {quoted(staging.folder)}.{quoted(name)} ({listing})"]
+    return [
+        f"alter table {table.sql} add column {quoted(c.name)} {c.shown}"
+        for c in columns
+        if c.name not in table.columns
+    ]
+
+
 def staging_name(target: Target, table: str) -> str:
     """Of the table that an overwrite fills until the end, one for each run."""
     return _short(f"{STAGING_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")

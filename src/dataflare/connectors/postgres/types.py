@@ -53,7 +53,6 @@ _PLAIN = {
     "name": types.STRING,
     "bytea": types.BINARY,
     "date": types.DATE,
-    "time": types.TIME,
     "timestamp": types.TIMESTAMP,
     "timestamptz": types.TIMESTAMP_UTC,
 }
@@ -103,6 +102,10 @@ def meant(given: PgType, modifier: int) -> Meaning:
         sql = f"{{}}::{type_.shown}" if cast else "{}"
         return Meaning(_PLAIN[type_.name], sql, exact=type_.name in _EXACT and not cast)
     match type_.name:
+        case "time":
+            # Polars makes NULL of it.
+            midnight = "case when {0} = '24:00'::time then {0}::text end"
+            return Meaning(types.TIME, f"{{}}::{type_.shown}" if cast else "{}", guard=midnight)
         case "oid":
             return Meaning(types.INT64, "{}::bigint")
         case "numeric":
