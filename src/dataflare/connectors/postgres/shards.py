@@ -116,8 +116,8 @@ def _hashed(relation: Relation, sharding: Sharding) -> Sequence[Split]:
 def _sorted(db: Connection, column: Column, values: Sequence[str]) -> list[str]:
     """In the column's own order, each once; the server refuses what is no value of it."""
     found = db.execute(
-        f"select v::text from (select distinct cast(t as {column.pg}) from unnest(%s::text[]) t) d(v) "
-        "order by v",
+        f"select d.v::text from (select distinct cast(t as {column.pg}) from unnest(%s::text[]) t) d(v) "
+        "order by d.v",
         (list(values),),
     ).fetchall()
     return [str(value) for (value,) in found if value is not None]
