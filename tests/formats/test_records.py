@@ -19,7 +19,6 @@ from dataflare.formats.records import (
     AFTER_QUOTE,
     UNCLOSED,
     cut,
-    object_lines,
     regular_rows,
     requote,
     scan_records,
@@ -193,19 +192,3 @@ def test_line_numbers_are_right_asked_in_any_order(tmp_path_factory, offsets):
     lines = LineNumbers(lambda offset: open_stream(path, "none", offset=offset))
     for offset in offsets:
         assert lines.at(offset) == data.count(b"\n", 0, offset) + 1
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (b"", 0),
-        (b'{"a": 1}\n{"a": 2}\n', 2),
-        (b'{"a": 1}\r\n{"a": 2}', 2),
-        (b'{"a": 1}\n\n{"a": 2}\n', None),
-        (b'{"a": 1}\r\n\r\n{"a": 2}\n', None),
-        (b'{"a": 1}\n  \n', None),
-        (b'\n{"a": 1}\n', None),
-    ],
-)
-def test_lines_are_counted_only_when_none_is_blank(lines, expected):
-    assert object_lines(lines) == expected

@@ -117,19 +117,6 @@ def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> 
     return rows if not over and tokens == pattern * rows else None
 
 
-def object_lines(data: bytes) -> int | None:
-    """How many lines there are, if each ends as an object does; None when some may be blank."""
-    if not data:
-        return 0
-    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
-    ends = code == _NEWLINE
-    after = (code == ord("}")) | (code == ord("\r"))
-    rows = int(ends.sum())
-    if int((ends & after.shift(1, fill_value=False)).sum()) != rows or b"\n\r" in data:
-        return None
-    return rows if data.endswith(b"\n") else rows + 1
-
-
 def scan_records(
     data: bytes, delimiter: str, quote: str | None, *, ended: bool = True
 ) -> Iterator[Record]:
