@@ -20,7 +20,7 @@ CONNECTION_LOST = "E0607"
 _STATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 _NOISE = re.compile(
     r"^(?:[A-Z_]+: )?(?:\[libpq\] )?(?:Failed to [a-z ]+: )?(?:could not begin COPY: )?"
-    r"(?:connection failed: )?(?:ERROR: +|FATAL: +)?"
+    r"(?:connection failed: )?(?:Execution error \[\w+\]: )?(?:ERROR: +|FATAL: +)?"
 )
 _SERVER = re.compile(r"^connection to server (?:at|on) .*? failed: (?:FATAL: +)?")
 _LOST = (
@@ -32,6 +32,15 @@ _LOST = (
     "sending query failed", "sending data failed", "connection timeout", "Network is unreachable",
     "SSL SYSCALL error", "unexpected message from server", "lost synchronization",
 )  # fmt: skip
+# The driver drops the SQLSTATE of what fails in the middle of a result.
+_STATE_OF_TEXT = {
+    "canceling statement due to": "57014",
+    "No space left on device": "53100",
+    "terminating connection due to": "57P01",
+    "canceling statement due to conflict with recovery": "40001",
+    "permission denied": "42501",
+    "out of memory": "53200",
+}
 _RESTART = "it goes on from the last checkpoint when it is run again"
 
 
@@ -51,6 +60,9 @@ def said(error: Exception) -> Said:
     state = getattr(error, "sqlstate", None) or ""
     if not state and (found := _STATE.search(whole)):
         state = found.group(1)
+    if not state and "PGRES_FATAL_ERROR" in whole:
+        states = [known for text, known in _STATE_OF_TEXT.items() if text in whole]
+        state = states[-1] if states else ""
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     first = whole.strip().splitlines()[0] if whole.strip() else type(error).__name__

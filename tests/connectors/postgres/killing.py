@@ -1,0 +1,146 @@
+"""Runs into and out of a real PostgreSQL, while they or the server are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from servers.postgres import PostgresServer
+
+ROWS = 6_000
+WORKFLOW = """\
+name: orders
+settings:
+  parallelism: 1
+  checkpoint: {interval: 40ms}
+  batch: {initial: 200, min: 100, max: 500}
+  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
+params:
+  rate: {type: string, default: 6000/s}
+sources:
+  orders:
+    type: generate
+    config:
+      rows: 6000
+      seed: 7
+      rate: "${param:rate}"
+      columns: {id: {sequence: 0}, customer: {int: [1, 300]}, amount: {float: [0, 100]}}
+destinations:
+  added: {type: postgres, inputs: [orders], config: {connection_string: "${PG}", table: added}}
+  kept:
+    type: postgres
+    inputs: [orders]
+    config: {connection_string: "${PG}", table: kept, mode: upsert, key: customer}
+  newest:
+    type: postgres
+    inputs: [orders]
+    config: {connection_string: "${PG}", table: newest, mode: upsert, key: customer, sequence: id}
+  whole:
+    type: postgres
+    inputs: [orders]
+    config: {connection_string: "${PG}", table: whole, mode: overwrite}
+"""
+COPYING = """\
+name: copying
+settings:
+  parallelism: 2
+  checkpoint: {interval: 40ms}
+  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
+sources:
+  given:
+    type: postgres
+    config:
+      connection_string: "${PG}"
+      table: given
+      batch_size: 500
+      sharding: {by: hash, splits: 6}
+destinations:
+  copied: {type: postgres, inputs: [given], config: {connection_string: "${PG}", table: copied}}
+"""
+
+
+class Run:
+    """A workflow in a folder of its own, run as a process."""
+
+    def __init__(self, folder: Path, dsn: str, text: str = WORKFLOW) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.dsn = folder, dsn
+        (folder / "workflow.yaml").write_text(text)
+
+    def start(self, *options: str, crash_at: str | None = None) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("DATAFLARE")}
+        environment["PG"] = self.dsn
+        if crash_at is not None:
+            environment["DATAFLARE_CRASH_AT"] = crash_at
+        command = [sys.executable, "-m", "dataflare", "run", "workflow.yaml", "--quiet", *options]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def end(self, *options: str, crash_at: str | None = None) -> int:
+        process = self.start(*options, crash_at=crash_at)
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode in (0, -signal.SIGKILL), errors
+        return process.returncode
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True) as db:
+            return db.execute(sql).fetchall()
+
+    def check(self) -> None:
+        """Each row is there once, wherever it went."""
+        for table in ("added", "whole"):
+            found = self.rows(f"select count(*), count(distinct id), min(id), max(id) from {table}")
+            assert found == [(ROWS, ROWS, 0, ROWS - 1)], (table, found)
+        wanted = self.rows(
+            "select distinct on (customer) customer, id, amount from added order by customer, id desc"
+        )
+        for table in ("kept", "newest"):
+            assert self.rows(f"select customer, id, amount from {table} order by 1") == wanted, (
+                table
+            )
+        left = self.rows("select relname from pg_class where relname like '\\_dataflare\\_new%'")
+        assert left == []
+
+    def forget(self) -> None:
+        """The tables and the state of the run."""
+        with psycopg.connect(self.dsn, autocommit=True) as db:
+            for table in ("added", "kept", "newest", "whole", "copied", "_dataflare_epochs"):
+                db.execute(f"drop table if exists {table}")
+        subprocess.run(["rm", "-rf", str(self.folder / ".dataflare")], check=True)
+
+
+def kill_server(run: Run, server: PostgresServer, rng: random.Random, kills: int) -> int:
+    """Kill and start the server at random moments of one run, then let it end; returns how many
+    times it died while the run was going on."""
+    process = run.start("--param", f"rate={max(200, 4_000 // max(1, kills))}/s")
+    wait_for(run, "added")
+    died = 0
+    for _ in range(kills):
+        time.sleep(rng.uniform(0.05, 0.6))
+        if process.poll() is not None:
+            break
+        server.kill()
+        died += 1
+        time.sleep(rng.uniform(0.0, 0.3))
+        server.start()
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    return died
+
+
+def wait_for(run: Run, table: str) -> None:
+    """Until the run has begun to write."""
+    for _ in range(600):
+        if run.rows(f"select to_regclass('{table}')") != [(None,)]:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run does not begin")
