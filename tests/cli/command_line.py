@@ -12,10 +12,11 @@ from typing import Any
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without what would change the answers."""
+    changing = ("DATAFLARE_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("DATAFLARE_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")
+        if name not in (*changing, "POLARS_MAX_THREADS")
     }
     return kept | {"TZ": "UTC"} | more
 

@@ -270,12 +270,12 @@ tests:
   - 7
 """,
         """\
-error[E0108]: test 't' names 'b', which is no source of this workflow
+error[E0108]: test 't' names 'b', which is no step of this workflow
  --> w.yaml:7:23
   |
 7 |   - {name: t, given: {b: []}, expect: {z: [5]}}
   |                       ^
-   = its sources: a
+   = its steps: a
 
 error[E0105]: a row in 'expect.z' of test 't' must be a mapping
  --> w.yaml:7:44
