@@ -301,7 +301,7 @@ error[E0103]: unknown key 'givn' in test 'u'
   |
 8 |   - {name: u, givn: {}}
   |               ^^^^
-   = known keys: name, description, params, given, expect
+   = known keys: name, description, params, given, expect, ordered
    = help: did you mean 'given'?
 
 error[E0105]: a test must be a mapping: name, given, expect
