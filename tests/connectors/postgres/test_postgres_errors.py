@@ -121,7 +121,8 @@ def test_rights_that_are_missing_are_named(database):
         facts = await database.destination(connection_string=dsn, mode="mirror", key="id").inspect()
         assert facts["user"] == "guest"
         assert facts["missing"] == (
-            "the right to select, the right to insert, the right to update, the right to delete"
+            "the right to select, the right to insert, the right to update, the right to delete, "
+            "the right to create _dataflare_epochs in public"
         )
 
     try:
@@ -268,6 +269,22 @@ def _stated(state: str) -> psycopg.Error:
         sqlstate = state
 
     return Stated("could not extend file: No space left on device")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'connection failed: connection to server at "h", port 1 failed: server sent an error response '
+        "during SSL exchange",
+        "consuming input failed: SSL error: unexpected eof while reading",
+        "[libpq] Execution error [PGRES_FATAL_ERROR]: FATAL:  terminating connection due to administrator "
+        "command",
+        'connection to server at "h", port 1 failed: FATAL:  something in another language',
+    ],
+)
+def test_a_connection_that_breaks_is_worth_making_again(text):
+    found = translated(psycopg.OperationalError(text), "h:1/d", "table 't'")
+    assert (found.code, found.retry) == ("E0607", Retry.LATER)
 
 
 def test_what_nobody_has_heard_of_is_still_ours():

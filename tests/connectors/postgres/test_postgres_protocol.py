@@ -331,6 +331,33 @@ def test_one_step_goes_on_while_the_other_is_not_committed(database, monkeypatch
     run(go())
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_rows_of_the_next_epoch_are_not_committed_with_another_steps(database, monkeypatch, first):
+    """Step a has nothing in epoch 1, and rows of epoch 2 before step b's epoch 1 is committed."""
+    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+
+    async def go():
+        one = await database.step(SCHEMA, step="a", table="a").start()
+        two = await database.step(SCHEMA, step="b", table="b").start()
+        await one.epoch(1, FOUR)
+        await two.epoch(1, FOUR)
+        nothing = await one.prepare(2)
+        something = await two.prepare(2, ONE)
+        if first == "a":
+            await one.commit(2, [nothing])
+        await one.writer.write_batch(TWO)
+        await two.commit(2, [something])
+        assert ids(database, "a") == [4]
+        assert ids(database, "b") == [1, 4]
+        one.die()
+        again = await database.step(SCHEMA, step="a", table="a", attempt=2).start(2, [nothing])
+        await again.epoch(3, TWO, final=True)
+        await again.close()
+        assert ids(database, "a") == [2, 4]
+
+    run(go())
+
+
 def test_a_finished_run_is_followed_by_another(database):
     async def go():
         step = await database.step(SCHEMA).start()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_kit import Database, drain, run
 
-from dataflare.errors import ConfigError, DataError, ExpressionError, SystemError_
+from dataflare.errors import ConfigError, DataError, ExpressionError, Retry, SystemError_
 from dataflare.expr import check_condition
 from dataflare.model.text import SourceText, Variable
 from dataflare.model.types import Schema, parse_type
@@ -140,6 +140,43 @@ def test_all_parts_see_one_snapshot(database):
             "select 1 from pg_stat_activity where application_name like 'dataflare%' "
             f"and datname = '{database.name}'"
         )
+
+    run(go())
+
+
+def test_a_snapshot_that_is_gone_asks_for_a_restart(database):
+    database.execute("create table t (id int primary key)", "insert into t values (1), (2)")
+
+    async def go():
+        made = database.source(table="t", sharding={"by": "range", "splits": 2})
+        splits = await made.splits()
+        database.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            f"where application_name like '%snapshot%' and datname = '{database.name}'"
+        )
+        with pytest.raises(SystemError_) as caught:
+            await drain(made, splits[0], None)
+        assert (caught.value.code, caught.value.retry) == ("E0607", Retry.LATER)
+        await made.aclose()
+        found = [frame for s in splits for frame in (await drain(made, s, None))[0]]
+        assert ids(pl.concat(found)) == [1, 2]
+        await made.aclose()
+
+    run(go())
+
+
+def test_heirs_of_a_table_may_have_its_keys(database):
+    database.execute(
+        "create table t (id int primary key)", "create table heir () inherits (t)",
+        "insert into t values (1)", "insert into heir values (1)",
+    )  # fmt: skip
+
+    async def go():
+        made = database.source(table="t")
+        await made.schema()
+        assert made.capabilities().replay is Replay.NONE
+        found, _ = await database.read(table="t")
+        assert ids(found) == [1, 1]
 
     run(go())
 

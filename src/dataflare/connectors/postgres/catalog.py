@@ -70,7 +70,8 @@ _LOOK = (
     "pg_relation_size(c.oid) / current_setting('block_size')::int, "
     "array(select p from unnest(array['select', 'insert', 'update', 'delete', 'truncate']) p "
     "where has_table_privilege(c.oid, p) or case when p in ('select', 'insert', 'update') "
-    "then has_any_column_privilege(c.oid, p) end), row_security_active(c.oid) "
+    "then has_any_column_privilege(c.oid, p) end), row_security_active(c.oid), "
+    "c.relkind = 'r' and exists (select from pg_inherits h where h.inhparent = c.oid) "
     "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
     "where c.relkind in ('r', 'p', 'v', 'm', 'f') and "
 )
@@ -128,7 +129,7 @@ def new_place(db: Connection, name: str) -> tuple[str | None, str]:
 
 
 def _table(db: Connection, row: Sequence[Any]) -> Table:
-    oid, folder, name, kind, rows, pages, rights, row_security = row
+    oid, folder, name, kind, rows, pages, rights, row_security, has_heirs = row
     listed = db.execute(
         "select a.attname, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), "
         "a.attnotnull, a.attgenerated <> '', coalesce(l.collisdeterministic, true) "
@@ -151,6 +152,8 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     ).fetchall()
     uniques = [tuple(names) for (names,) in indexes]
     keys = tuple(names for names in uniques if all(columns[n].not_null for n in names))
+    if has_heirs:  # their rows are read too, and may have the same keys
+        keys = ()
     estimate = rows if rows and rows > 0 else pages * 60
     return Table(
         oid, folder, name, kind, columns, keys, tuple(map(frozenset, uniques)), int(estimate), int(pages),

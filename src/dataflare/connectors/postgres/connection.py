@@ -1,7 +1,6 @@
 """How to reach a server: psycopg for statements, ADBC for columns; both with the same settings.
 
-Always true: a password stands only in `Server.conninfo`, which no repr shows, and is remembered as a
-secret before the first connection is tried. What a session needs is set inside each transaction, so
+Always true: a password stands only in `Server.conninfo`, which no repr shows. What a session needs is set inside each transaction, so
 that a pooler between us and the server may give every transaction another session.
 """
 
@@ -18,9 +17,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dataflare.connectors.postgres.config import PostgresConfig, PostgresDestinationConfig
 from dataflare.connectors.postgres.errors import postgres_errors
-from dataflare.errors import ConfigError
+from dataflare.errors import ConfigError, SystemError_
 from dataflare.sdk.registry import missing_library
-from dataflare.security.redact import remember_secret
 
 # A server that is gone is noticed within about a minute, also while nothing is sent.
 _KEEPALIVE = {
@@ -40,6 +38,7 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "transaction_timeout": "0",
 }
+_VERSION_MIN = 120_000
 _BATCH_BYTES = 4 * 2**20
 
 
@@ -65,9 +64,6 @@ class Server:
                 help="write postgresql://user:password@host:5432/database, with special characters "
                 "of the password as %40 and the like",
             ) from None
-        password = given.get("password")
-        if password:
-            remember_secret(str(password))
         timeout = str(max(2, math.ceil(config.connect_timeout)))
         more = {**_KEEPALIVE, "connect_timeout": timeout, "client_encoding": "utf8"}
         lock_s = config.lock_timeout if isinstance(config, PostgresDestinationConfig) else None
@@ -83,6 +79,13 @@ class Server:
         with postgres_errors(self.shown, "connecting"):
             made = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
         made.prepare_threshold = None
+        if made.info.server_version < _VERSION_MIN:
+            made.close()
+            raise SystemError_(
+                f"{self.shown} is PostgreSQL {made.info.server_version // 10_000}, and 12 or newer is "
+                "needed",
+                code="E0600",
+            )
         return made
 
     def settings(self, more: Mapping[str, str] | None = None) -> dict[str, str]:

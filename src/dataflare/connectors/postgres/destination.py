@@ -191,12 +191,11 @@ class PostgresWriter(Writer):
         sealed = self._redo.seal(epoch)
         crash_point("postgres.prepare.after_fsync")
         self._rows_total += sealed.rows
-        if sealed.rows or final:
-            share = Share(self._target, self._context.redo, sealed, self._rows_total)
-            try:
-                self._session.prepare(share, epoch, final=final)
-            except DataFlareError as error:
-                raise error.at(step=self._context.step) from error.__cause__
+        share = Share(self._target, self._context.redo, sealed, self._rows_total)
+        try:
+            self._session.prepare(share, epoch, final=final)
+        except DataFlareError as error:
+            raise error.at(step=self._context.step) from error.__cause__
         data = {**sealed.to_json(), "rows_total": self._rows_total}
         return Committable(self._context.subtask, data)
 

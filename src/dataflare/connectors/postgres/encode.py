@@ -31,6 +31,8 @@ def encoded(
     for name, type_ in types.items():
         if type_.unit == "ns" or type_.name == "time":
             _refuse_nanoseconds(frame[name], type_)
+        if frame.schema[name] != type_.to_polars():  # categories, arrays, narrower numbers
+            frame = frame.with_columns(pl.col(name).cast(type_.to_polars()))
         made.append(_text(pl.col(name), frame[name], type_, targets.get(name)).alias(name))
     return frame.select(made)
 

@@ -30,7 +30,8 @@ _LOST = (
     "could not receive data", "could not send data", "EOF detected", "Broken pipe",
     "Connection reset", "the database system is", "No route to host", "consuming input failed",
     "sending query failed", "sending data failed", "connection timeout", "Network is unreachable",
-    "SSL SYSCALL error", "unexpected message from server", "lost synchronization",
+    "SSL SYSCALL error", "unexpected message from server", "lost synchronization", "SSL exchange",
+    "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
 )  # fmt: skip
 # The driver drops the SQLSTATE of what fails in the middle of a result.
 _STATE_OF_TEXT = {
@@ -103,8 +104,8 @@ def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlare
         )
     if state == "3D000" or (not state and re.search(r'database ".*" does not exist', text)):
         return SystemError_(f"{server}: {found.text}", code="E0604")
-    refused_tls = r"SSL|TLS|certificate|sslmode|root.crt"
-    if not state and re.search(refused_tls, found.text) and "SYSCALL" not in text:
+    refused_tls = r"not support SSL|certificate|sslmode|private key|SSL error: (?!unexpected eof)"
+    if not state and re.search(refused_tls, text):
         return SystemError_(
             f"no TLS connection to {server}: {found.text}",
             code="E0609",
@@ -127,6 +128,13 @@ def _unreachable(found: Said, server: str) -> DataFlareError:
 
 
 def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+    if "invalid snapshot identifier" in found.whole or "import the requested snap" in found.whole:
+        return SystemError_(
+            f"the snapshot that {what} was read in is gone from {server}",
+            code=CONNECTION_LOST,
+            retry=Retry.LATER,
+            help=_RESTART,
+        )
     match state:
         case "42501":
             return SystemError_(

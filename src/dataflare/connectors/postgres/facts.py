@@ -9,6 +9,7 @@ from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.relation import Relation
+from dataflare.connectors.sql.marker import MARKER_TABLE
 from dataflare.sdk.source import Replay
 
 
@@ -60,6 +61,11 @@ def destination_facts(server: Server, name: str, mode: str) -> Mapping[str, Any]
                 found["rows"] = f"about {table.rows:,}"
                 found["rights"] = ", ".join(sorted(table.rights)) or "none"
                 missing = [f"the right to {r}" for r in needed(mode) if r not in table.rights]
+                known = catalog.find_exact(db, table.folder, MARKER_TABLE)
+                if known is None and not _may_create(db, table.folder):
+                    missing.append(f"the right to create {MARKER_TABLE} in {table.folder}")
+            if mode in ("upsert", "mirror") and not _may_stage(db):
+                missing.append("the right to make temporary tables")
             found["missing"] = ", ".join(missing) or "nothing"
             return found
     finally:
@@ -74,6 +80,11 @@ def needed(mode: str) -> tuple[str, ...]:
         "upsert": ("select", "insert", "update"),
         "mirror": ("select", "insert", "update", "delete"),
     }[mode]
+
+
+def _may_stage(db: catalog.Connection) -> bool:
+    row = db.execute("select has_database_privilege(current_database(), 'temporary')").fetchone()
+    return bool(row and row[0])
 
 
 def _may_create(db: catalog.Connection, folder: str | None) -> bool:

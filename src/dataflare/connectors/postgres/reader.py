@@ -7,6 +7,7 @@ or doubling a row, else the job goes back to its checkpoint.
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ def _type_of(value: Any) -> str:
     }  # fmt: skip
     if type(value).__name__ == "datetime" and value.tzinfo is not None:
         return "timestamptz"
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return "bigint"
     return known.get(type(value).__name__, "text")
 
 
@@ -115,6 +118,13 @@ class PostgresPages(PageReader):
     def _may_reopen(self) -> bool:
         """Whether `_query`, asked again now, gives exactly the rows that are still to come."""
         return False
+
+    async def aclose(self) -> None:
+        # A statement that runs for minutes is not waited for.
+        db = self._db
+        if db is not None:
+            await asyncio.to_thread(db.cancel)
+        await super().aclose()
 
     def _close(self) -> None:
         db, self._db, self._stream = self._db, None, None

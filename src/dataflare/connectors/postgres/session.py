@@ -56,8 +56,9 @@ class Share:
 @dataclass
 class Member:
     """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
-    transaction. cold: the running epoch is to be applied from its redo file. prepared: what waits
-    for its commit, by epoch; inside: it is in the open transaction."""
+    transaction. cold: the running epoch is to be applied from its redo file. last: the last epoch
+    that was prepared. prepared: what waits for its commit, by epoch; inside: the one that is in the
+    open transaction."""
 
     target: Target
     held: list[pl.DataFrame] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Member:
     held_bytes: int = 0
     copied: bool = False
     cold: bool = False
+    last: int = 0
     prepared: dict[int, Share] = field(default_factory=dict)
     inside: int | None = None
 
@@ -88,6 +90,7 @@ class Session:
         self._name = f"dataflare {lineage.replace('-', '')[:8]} "
         self._lock = threading.RLock()
         self._store: PostgresStore | None = None
+        self._begun = False
         self._members: dict[str, Member] = {}
 
     # -- rows --------------------------------------------------------------------------------------
@@ -109,12 +112,18 @@ class Session:
             member.held.append(frame)
             member.held_rows += frame.height
             member.held_bytes += num_bytes
-            if member.prepared:
+            if self._closing is not None and member.last >= self._closing:
                 if member.held_bytes > _WAITING_BYTES:
                     member.drop_held()
                     member.cold = True
             elif member.held_rows >= (rows_max or _COPY_ROWS) or member.held_bytes >= _COPY_BYTES:
                 self._copy_held(member, rows_before)
+
+    @property
+    def _closing(self) -> int | None:
+        """The epoch of which the open transaction has prepared rows: nothing of the next one may get
+        in before it is committed."""
+        return max((m.inside for m in self._members.values() if m.inside is not None), default=None)
 
     def _copy_held(self, member: Member, rows_before: int) -> None:
         if not member.held:
@@ -130,13 +139,18 @@ class Session:
         except DataFlareError as error:
             if not is_lost(error):
                 raise
+            member.cold = True
+            member.drop_held()
 
     def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
         """Have all rows of the epoch in the transaction, and find out every refusal."""
         with self._lock:
             crash_point("postgres.prepare.before_apply")
             member = self._member(share.target)
-            if member.prepared:
+            member.last = epoch
+            if not share.file.rows and not final:
+                return
+            if member.prepared or self._closing not in (None, epoch):
                 self._rehearse(member, share, epoch, final=final)
                 return
             try:
@@ -205,11 +219,13 @@ class Session:
             stored = self._opened().read_marker(target)
             if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
                 self._end_epoch(target.step, epoch.number)
+                self._rest_if_empty()
                 return
-        # Rows of a later epoch must not be committed with it.
-        self._abandon()
-        self._apply(share, final=epoch.final)
         member = self._member(target)
+        if any(m.copied or m.inside not in (None, epoch.number) for m in self._members.values()):
+            # Rows of a later epoch must not be committed with it.
+            self._abandon()
+        self._apply(share, final=epoch.final)
         member.prepared[epoch.number] = share
         member.inside = epoch.number
         self._finish(epoch)
@@ -342,11 +358,17 @@ class Session:
             self._begun = True
         return self._store
 
-    _begun = False
-
     def _rest(self) -> None:
         """After a commit: the connection stays, its next transaction begins with the next rows."""
         self._begun = False
+
+    def _rest_if_empty(self) -> None:
+        """No transaction stays open for nothing: it would keep what was looked at locked."""
+        if self._store is not None and not any(
+            m.copied or m.inside is not None for m in self._members.values()
+        ):
+            self._store.rollback()
+            self._begun = False
 
     def _abandon(self) -> None:
         """Lose the transaction and its connection; everybody goes on from redo files."""

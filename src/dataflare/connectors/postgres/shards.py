@@ -21,6 +21,7 @@ _SPLITS_MAX = 16
 _SAMPLE_ROWS = 20_000
 _SPANS_MAX = 10_000
 ONE = "rows-0"
+_BLOCKS = ("r", "m")
 
 
 def make_splits(db: Connection, relation: Relation, sharding: Sharding | None) -> Sequence[Split]:
@@ -32,7 +33,7 @@ def make_splits(db: Connection, relation: Relation, sharding: Sharding | None) -
         if relation.key:
             column = relation.column(relation.key[0])
             return _ranges(column, _sampled(db, relation, column, count))
-        return _blocks(relation, count)
+        return _blocks(relation, count) if relation.table.kind in _BLOCKS else [Split(ONE, {})]
     if sharding.by == "ctid":
         return _blocks(relation, sharding.splits or _count(relation))
     if sharding.by == "hash":
@@ -94,7 +95,7 @@ def _ranges(column: Column, boundaries: Sequence[str]) -> Sequence[Split]:
 
 
 def _blocks(relation: Relation, count: int) -> Sequence[Split]:
-    if relation.table is None or relation.table.kind not in ("r", "m"):
+    if relation.table is None or relation.table.kind not in _BLOCKS:
         raise ConfigError(
             f"{relation.shown} has no blocks to be cut by: it is no plain table", code="E0413"
         )

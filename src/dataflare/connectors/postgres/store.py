@@ -29,7 +29,7 @@ from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_T
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import Target
-from dataflare.errors import DataError, DataFlareError
+from dataflare.errors import DataError, DataFlareError, SystemError_
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
 
@@ -137,7 +137,16 @@ class PostgresStore:
             if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
                 self._db.execute(_MAKING)
                 place = f"{quoted(folder)}.{MARKER_TABLE}"
-                self._db.execute(MARKER_DDL.replace(MARKER_TABLE, place, 1))
+                statement = MARKER_DDL.replace(MARKER_TABLE, place, 1)
+                try:
+                    self._db.execute(statement)
+                except psycopg.errors.InsufficientPrivilege as error:
+                    raise SystemError_(
+                        f"the user may not make table {MARKER_TABLE} in {self._server.shown}, which "
+                        f"keeps what was committed: {said(error).text}",
+                        code="E0602",
+                        help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",
+                    ) from error
 
     def _folder(self, target: Target) -> str | None:
         """The schema of the table, where the marker stands too."""
