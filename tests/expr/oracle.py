@@ -124,7 +124,7 @@ def _close(a: float, b: float) -> bool:
         return math.isnan(a) and math.isnan(b)
     if math.isinf(a) or math.isinf(b):
         return a == b
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return math.isclose(a, b, rel_tol=1e-8, abs_tol=1e-12)
 
 
 def differences(text: str, data: pl.DataFrame, *, lenient: bool = False) -> list[str]:

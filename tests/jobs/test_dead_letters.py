@@ -51,7 +51,7 @@ def test_skipped_rows_are_counted_and_the_others_arrive(tmp_path: Path) -> None:
     assert result.steps["typed"]["errors"] == 10
     assert result.steps["typed"]["dead_letters"] == 0
     assert pl.read_csv(tmp_path / "out.csv").height == 990
-    assert "step 'typed': 10 rows failed and are left out" in result.warnings
+    assert any(w.startswith("step 'typed': 10 rows failed and") for w in result.warnings)
 
 
 def test_dead_letters_hold_the_original_row_and_why(tmp_path: Path) -> None:

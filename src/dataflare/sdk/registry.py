@@ -45,13 +45,13 @@ _registered: dict[tuple[str, str], type[Any]] = {}
 
 
 def source_types() -> list[str]:
-    """All known source types, sorted."""
-    return sorted({*_SOURCES, *_entry_points(_SOURCE_GROUP), *_added("source")})
+    """All installed source types, sorted; those registered in this process are found by name only."""
+    return sorted({*_SOURCES, *_entry_points(_SOURCE_GROUP)})
 
 
 def destination_types() -> list[str]:
-    """All known destination types, sorted."""
-    return sorted({*_DESTINATIONS, *_entry_points(_DESTINATION_GROUP), *_added("destination")})
+    """All installed destination types, sorted; see `source_types`."""
+    return sorted({*_DESTINATIONS, *_entry_points(_DESTINATION_GROUP)})
 
 
 def source(type_: str) -> type[SourceConnector]:
@@ -106,10 +106,6 @@ def missing_library(what: str, error: ModuleNotFoundError) -> ConfigError:
         code="E0402",
         help=f"install it with: {install}",
     )
-
-
-def _added(kind: str) -> list[str]:
-    return [type_ for k, type_ in _registered if k == kind]
 
 
 @lru_cache(maxsize=4)

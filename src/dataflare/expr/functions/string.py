@@ -129,7 +129,8 @@ def _pipes(node: Node, left: pl.Expr, right: pl.Expr) -> pl.Expr:
 def _replace(node: Node, text: pl.Expr, old: pl.Expr, new: pl.Expr) -> pl.Expr:
     if node.args[1].value == "":
         return pl.when(new.is_not_null()).then(text)
-    made = text.str.replace_all(str(node.args[1].value), new, literal=True)
+    # Polars refuses a NULL as the new text, also where the result is not looked at.
+    made = text.str.replace_all(str(node.args[1].value), new.fill_null(""), literal=True)
     return pl.when(new.is_not_null()).then(made)
 
 
