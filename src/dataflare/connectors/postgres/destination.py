@@ -11,7 +11,8 @@ from dataflare.connectors.postgres.config import PostgresDestinationConfig
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import destination_facts
-from dataflare.connectors.postgres.session import Session, Share, shared_session
+from dataflare.connectors.postgres.session import Session, shared_session
+from dataflare.connectors.postgres.shares import Share
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.store import Target

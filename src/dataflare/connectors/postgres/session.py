@@ -17,14 +17,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from weakref import WeakValueDictionary
 
 import polars as pl
 
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import is_lost
+from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
@@ -36,50 +35,6 @@ from dataflare.sdk.destination import Epoch
 _COPY_ROWS = 50_000
 _COPY_BYTES = 8 * 2**20
 _WAITING_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one step has in an epoch: its sealed rows and where they go. rows_total: of the run, with
-    these."""
-
-    target: Target
-    folder: Path
-    file: redo.RedoFile
-    rows_total: int
-
-    @property
-    def rows_before(self) -> int:
-        return self.rows_total - self.file.rows
-
-
-@dataclass
-class Member:
-    """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
-    transaction. cold: the running epoch is to be applied from its redo file. last: the last epoch
-    that was prepared. prepared: what waits for its commit, by epoch; inside: the one that is in the
-    open transaction."""
-
-    target: Target
-    held: list[pl.DataFrame] = field(default_factory=list)
-    held_rows: int = 0
-    held_bytes: int = 0
-    copied: bool = False
-    cold: bool = False
-    last: int = 0
-    prepared: dict[int, Share] = field(default_factory=dict)
-    inside: int | None = None
-
-    def drop_held(self) -> None:
-        self.held.clear()
-        self.held_rows = self.held_bytes = 0
-
-    def cool(self) -> None:
-        """What was copied is lost: the redo file has it."""
-        if self.copied:
-            self.cold = True
-            self.drop_held()
-        self.copied, self.inside = False, None
 
 
 class Session:
@@ -131,7 +86,7 @@ class Session:
         try:
             with self._abandoning_on_error():
                 store = self._opened()
-                frames = _alike(member.held)
+                frames = alike(member.held)
                 member.copied = True
                 for frame in frames:
                     store.copy(member.target, frame, rows_before)
@@ -397,18 +352,6 @@ class Session:
         finally:
             store.rollback()
             store.close()
-
-
-def _alike(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Neighbours of one schema joined."""
-    made: list[pl.DataFrame] = []
-    group: list[pl.DataFrame] = []
-    for frame in frames:
-        if group and group[0].schema != frame.schema:
-            made.append(pl.concat(group, rechunk=False))
-            group = []
-        group.append(frame)
-    return [*made, pl.concat(group, rechunk=False)]
 
 
 _sessions: WeakValueDictionary[tuple[str, str, int], Session] = WeakValueDictionary()

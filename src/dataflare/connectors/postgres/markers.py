@@ -1,0 +1,106 @@
+"""The marker rows of a database: which epoch of which run it holds, and who may move them.
+
+Always true: a marker stands in the schema of the table that its step writes, so that rights on that
+schema are enough.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from dataflare.connectors.postgres import catalog, tables
+from dataflare.connectors.postgres.catalog import Connection
+from dataflare.connectors.postgres.connection import Server
+from dataflare.connectors.postgres.errors import postgres_errors, said
+from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.shared import now_text
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import SystemError_
+
+MAKING = "select pg_advisory_xact_lock(7236837460982174)"
+"""Only one process at a time makes tables of ours."""
+
+
+class Markers:
+    """The part of a store that knows markers. db: in a transaction."""
+
+    def __init__(self, server: Server, db: Connection) -> None:
+        self._server, self._db = server, db
+
+    def _errors(self, what: str) -> Any:
+        return postgres_errors(self._server.shown, what)
+
+    def read_marker(self, target: Target, *, lock: bool = False) -> Stored | None:
+        """The marker row, or None, also when there is no marker table. lock: nobody else moves it
+        before this transaction ends."""
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = self._folder(target)
+            if folder is None or catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
+                return None
+            row = self._db.execute(
+                f"select attempt, epoch, rows_total, manifest from {quoted(folder)}.{MARKER_TABLE} "
+                f"where lineage = %s and step = %s{' for update' if lock else ''}",
+                (target.lineage, target.step),
+            ).fetchone()
+        return None if row is None else Stored(*row)
+
+    def write_marker(self, target: Target, stored: Stored) -> None:
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = quoted(self._folder(target) or "public")
+            names = listed(MARKER_COLUMNS)
+            moved = ", ".join(f"{n} = excluded.{n}" for n in MARKER_COLUMNS[2:])
+            self._db.execute(
+                f"insert into {folder}.{MARKER_TABLE} ({names}) values "
+                f"({', '.join(['%s'] * len(MARKER_COLUMNS))}) "
+                f"on conflict (lineage, step) do update set {moved}",
+                (
+                    target.lineage,
+                    target.step,
+                    stored.attempt,
+                    stored.epoch,
+                    stored.rows_total,
+                    stored.manifest,
+                    now_text(),
+                ),
+            )
+
+    def make_marker_table(self, target: Target) -> None:
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = self._folder(target)
+            if folder is None:
+                tables.require(self._db, self._server, target)
+                return
+            if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
+                self._db.execute(MAKING)
+                place = f"{quoted(folder)}.{MARKER_TABLE}"
+                statement = MARKER_DDL.replace(MARKER_TABLE, place, 1)
+                try:
+                    self._db.execute(statement)
+                except psycopg.errors.InsufficientPrivilege as error:
+                    raise SystemError_(
+                        f"the user may not make table {MARKER_TABLE} in {self._server.shown}, which "
+                        f"keeps what was committed: {said(error).text}",
+                        code="E0602",
+                        help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",
+                    ) from error
+
+    def _folder(self, target: Target) -> str | None:
+        """The schema of the table, where the marker stands too."""
+        found = catalog.find_table(self._db, target.table)
+        return found.folder if found else catalog.new_place(self._db, target.table)[0]
+
+    def end_older_sessions(self, prefix: str, attempt: int) -> None:
+        """End what older attempts of this run have left open on the server, for they may hold locks:
+        their machine may be gone without a word."""
+        with self._errors("ending older sessions"):
+            self._db.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and usename = current_user "
+                "and pid <> pg_backend_pid() and starts_with(application_name, %s) "
+                "and substr(application_name, length(%s) + 1) ~ '^[0-9]+$' "
+                "and substr(application_name, length(%s) + 1)::bigint < %s",
+                (prefix, prefix, prefix, attempt),
+            )
