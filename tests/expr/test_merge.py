@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import io
 import itertools
 from typing import Any
@@ -95,6 +96,14 @@ def test_merged_partials_equal_the_whole(keys: list[str]) -> None:
         assert all(map(same, finished(made, state, keys), whole))
 
     law()
+
+
+def test_the_mean_of_large_decimals_that_cancel_is_exact() -> None:
+    made = check_measures({"mean": "avg(b)"}, SCHEMA)
+    rows: list[dict[str, Any]] = [dict.fromkeys(SCHEMA.names) for _ in range(2)]
+    rows[0]["b"] = decimal.Decimal("1000000000000000000000000000000.00")
+    rows[1]["b"] = decimal.Decimal("-999999999999999999999998999961.62")
+    assert finished(made, reduce(made, frame(rows), []), []) == [{"mean": 500019.19}]
 
 
 def test_measures_mean_what_duckdb_means() -> None:

@@ -130,8 +130,7 @@ def _sum_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
         scale = type_.scale or 0
         if len(s) == 1:
             return as_scaled(s[0].to_physical(), 38, scale)
-        near = s[0].cast(pl.Float64) * float(_LIMB) + s[1].cast(pl.Float64)
-        total = s[0].to_physical() * pl.lit(_LIMB, dtype=pl.Int128) + s[1].to_physical()
+        near, total = _joined(s)
         fits = (near.abs() < 1.5e38) & (total.abs() < pl.lit(10**38, dtype=pl.Int128))
         return Lowered(
             as_scaled(pl.when(fits).then(total), 38, scale), fail_where(~fits, rowerrors.OVERFLOW)
@@ -140,11 +139,19 @@ def _sum_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
     return Lowered(total, fail_where(total.is_null() & s[0].is_not_null(), rowerrors.OVERFLOW))
 
 
+def _joined(s: Exprs) -> tuple[pl.Expr, pl.Expr]:
+    """The two halves as one number: near it, and exactly where it is below 1.5e38."""
+    near = s[0].cast(pl.Float64) * float(_LIMB) + s[1].cast(pl.Float64)
+    return near, s[0].to_physical() * pl.lit(_LIMB, dtype=pl.Int128) + s[1].to_physical()
+
+
 def _avg_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
     type_ = call.types[0]
     total = s[0].cast(pl.Float64)
     if len(s) == 3:
-        total = total * float(_LIMB) + s[1].cast(pl.Float64)
+        # Large halves of opposite signs cancel: only the exact sum keeps their small difference.
+        near, exact = _joined(s)
+        total = pl.when(near.abs() < 1.5e38).then(exact.cast(pl.Float64)).otherwise(near)
     if type_.name == "decimal":
         total = total / 10.0 ** (type_.scale or 0)
     return pl.when(s[-1] > 0).then(total / s[-1])
