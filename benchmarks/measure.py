@@ -50,7 +50,7 @@ def run(candidate: Candidate, scratch: Path) -> Cost:
         child = subprocess.Popen(
             candidate.command,
             cwd=scratch,
-            env={**os.environ, **(candidate.env or {})},
+            env=_environment(candidate),
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
@@ -63,6 +63,13 @@ def run(candidate: Candidate, scratch: Path) -> Cost:
         raise Failed(f"{candidate.name} ended with {child.returncode}:\n{text}")
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kilobyte / 1e6)
+
+
+def _environment(candidate: Candidate) -> dict[str, str]:
+    """Of a process as a user would start it: where Python may not keep compiled modules, an editable
+    install would be compiled anew at each start, and nothing else would."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **(candidate.env or {})}
 
 
 @dataclass

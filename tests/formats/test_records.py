@@ -45,7 +45,7 @@ def chunks_of(data: bytes, path, size: int) -> list[bytes]:
     chunks = LineChunks(stream, 0, quote='"', chunk_bytes=size, first_bytes=size)
     found = []
     while (chunk := chunks.next()) is not None:
-        found.append(chunk)
+        found.append(chunk.data)
     chunks.close()
     return found
 

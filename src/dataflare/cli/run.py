@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dataflare.cli import common, terminal
+from dataflare.cli.process import keep_freed_memory
 from dataflare.cli.progress import Progress
 from dataflare.errors import DataFlareError
 from dataflare.security.redact import redact
@@ -73,6 +74,7 @@ class Request:
     def run(self) -> RunResult:
         """Read the workflow and run it, showing progress as asked."""
         for_s = common.seconds("--for", self.for_)
+        keep_freed_memory()
         self.workflow = common.read_workflow(self.file, self.params, self.sets, self.overlays)
         from dataflare.jobs import RunOptions, run
 

@@ -26,7 +26,8 @@ from dataflare.model.hashing import mix_int
 from dataflare.model.progress import Barrier, Position, Split
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, SourceConnector, SplitReader
 
-_IN_FLIGHT = 3
+_IN_FLIGHT = 4
+"""Chunks read and not yet let out: one for each thread of the pool, and one that waits for it."""
 _RUSH_FAILURES = 4
 """After so many chunks in a row that did not parse, the careful way is tried first."""
 
@@ -151,7 +152,7 @@ class SourceTask(Task):
 
     def _given(self, chunk: Chunk) -> Given:
         frame = self._with_needs(chunk.scan(), chunk.key)
-        return Given(frame, chunk.rows, lambda: chunk.scan().collect(), chunk.place)
+        return Given(frame, chunk.count(), lambda: chunk.scan().collect(), chunk.place)
 
     def _salvaged(self, chunk: Chunk) -> Outcome:
         """The good rows of a chunk that did not parse, and what becomes of the bad ones."""

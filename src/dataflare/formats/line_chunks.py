@@ -7,13 +7,23 @@ first is small, so that rows come out soon.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.records import cut, regular_rows
 
 FIRST_BYTES = 256 << 10
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 6 << 20
+
+
+class TextChunk(NamedTuple):
+    """data: whole records. rows: gives how many, if all are sound as far as delimiters tell; it
+    passes over the data, once."""
+
+    data: bytes
+    rows: Callable[[], int | None]
 
 
 class LineChunks:
@@ -35,15 +45,13 @@ class LineChunks:
         self._stream = stream
         self.offset = offset
         self._quote, self._delimiter, self._width = quote, delimiter, width
-        self.rows: int | None = None
-        """How many rows the last chunk has, if all are sound as far as delimiters tell."""
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
         self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._size = min(first_bytes or FIRST_BYTES, self._chunk_bytes)
 
-    def next(self) -> bytes | None:
+    def next(self) -> TextChunk | None:
         """The next chunk, None at the end. `offset` and `checksum` then speak of its end."""
         data = self._rest
         want = self._size
@@ -52,7 +60,7 @@ class LineChunks:
                 more = self._stream.read_lines(max(want - len(data), 1))
                 self._ended = not more
                 data = data + more if data else more
-            end, self.rows = cut(
+            end, rows = cut(
                 data, self._quote, self._delimiter, ended=self._ended, width=self._width
             )
             if end or self._ended:
@@ -65,15 +73,13 @@ class LineChunks:
         chunk = data[:end] if self._rest else data
         self.offset += end
         self._checksum.update(chunk)
-        if self.rows is None:
-            self.rows = self._count(chunk)
-        return chunk
-
-    def _count(self, chunk: bytes) -> int | None:
-        # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
-        if self._width:
-            return regular_rows(chunk, self._delimiter, self._quote, self._width)
-        return None
+        if rows is not None:
+            return TextChunk(chunk, lambda: rows)
+        if not self._width:
+            # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
+            return TextChunk(chunk, lambda: None)
+        quote, delimiter, width = self._quote, self._delimiter, self._width
+        return TextChunk(chunk, cache(lambda: regular_rows(chunk, delimiter, quote, width)))
 
     @property
     def checksum(self) -> str:

@@ -153,18 +153,23 @@ class Chunk:
 
     scan: builds the query; called on the worker pool; collecting may raise Polars errors when a
     field does not parse. position: after the chunk's last row. key: a number that is the same
-    each time the chunk is read (a byte offset, a row number), unique in the split. rows: how many the
-    scan gives, where that is known. num_bytes: an estimate. salvage: reads a failing chunk row by row. place: where row i of it stands, for
-    people, such as 'orders.csv line 812'; may be slow, asked only for errors.
+    each time the chunk is read (a byte offset, a row number), unique in the split. num_bytes: an
+    estimate. rows: how many the scan gives, where that is known, or what finds it out on the worker
+    pool. salvage: reads a failing chunk row by row. place: where row i of it stands, for people, such
+    as 'orders.csv line 812'; may be slow, asked only for errors.
     """
 
     scan: Callable[[], pl.LazyFrame]
     position: Position
     key: int
     num_bytes: int
-    rows: int | None = None
+    rows: int | Callable[[], int | None] | None = None
     salvage: Callable[[], Salvaged] | None = None
     place: Callable[[int], str] | None = None
+
+    def count(self) -> int | None:
+        """How many rows the scan gives, or None; may pass over the data."""
+        return self.rows() if callable(self.rows) else self.rows
 
 
 class ChunkReader(SplitReader):

@@ -76,7 +76,7 @@ async def read_split(
         found.chunks.append(chunk)
         try:
             found.frames.append(chunk.scan().collect())
-            assert chunk.rows in (None, found.frames[-1].height)
+            assert chunk.count() in (None, found.frames[-1].height)
         except pl.exceptions.PolarsError:
             assert chunk.salvage is not None
             saved = chunk.salvage()

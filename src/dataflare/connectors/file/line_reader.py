@@ -95,18 +95,18 @@ class LineReader(ChunkReader):
     def _next(self) -> Chunk | None:
         start = self._chunks.offset
         with file_errors(self._facts.path):
-            data = self._chunks.next()
-        if data is None:
+            chunk = self._chunks.next()
+        if chunk is None:
             return None
         self._position = self._place()
-        plan, rows = self._plan, self._chunks.rows
+        plan, (data, rows) = self._plan, chunk
 
         def place_at(place: int) -> str:
             return f"{self._label} line {self._lines.at(start + place)}"
 
         return Chunk(
             scan=lambda: with_added(
-                plan.scan(data, regular=rows is not None), self._added, self._output
+                plan.scan(data, regular=rows() is not None), self._added, self._output
             ),
             position=self._position,
             key=start,
