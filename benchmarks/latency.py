@@ -65,19 +65,17 @@ def register_probe() -> None:
         """Keeps one small column per batch; sums up when it is closed."""
 
         def __init__(self) -> None:
-            self.late: list[pl.Series] = []
+            self.seen: list[tuple[int, pl.Series]] = []
 
         async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-            now_us = time.time_ns() // 1000
-            due = batch.frame["at"].dt.epoch("us")
-            self.late.append(now_us - due)
-            return WriteStats(len(due))
+            self.seen.append((time.time_ns() // 1000, batch.frame["at"]))
+            return WriteStats(batch.num_rows)
 
         async def aclose(self) -> None:
-            if self.late:
-                late_ms = (pl.concat(self.late) / 1000).to_list()
-                write_result(Path(os.environ["LATENCY_OUT"]), late_ms)
-                self.late.clear()
+            if self.seen:
+                late = [now_us - at.dt.epoch("us") for now_us, at in self.seen]
+                write_result(Path(os.environ["LATENCY_OUT"]), (pl.concat(late) / 1000).to_list())
+                self.seen.clear()
 
     class NoConfig(BaseModel):
         pass

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
 
 
-_HOLD_SHARE = 0.25
+_HOLD_SHARE = 0.33
 """Small batches of a live stream are held together for at most this share of the latency target.
-At the default target that is 5 ms: rows wait half of it on average, and the fixed cost of a batch is
-paid 200 times a second."""
+At the default target that is 6.6 ms: rows wait half of it on average, and the fixed cost of a batch
+is paid 150 times a second."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import FailedRow, RowErrors
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
@@ -166,7 +167,7 @@ class SegmentRunner:
             lazy = operator.lower(lazy, lowering)
         if branch is not None:
             lazy = branch.tag(lazy, lowering)
-        frame = lazy.collect(engine="in-memory")
+        frame = _collected(lazy, given)
         failed: dict[str, int] = {}
         if lowering.sites:
             bad = frame[ERROR_COLUMN].is_not_null()
@@ -179,6 +180,16 @@ class SegmentRunner:
         counts, entered = counted(operators, branch, given.rows, frame.height, failed)
         outcome.counts.extend(c for c in counts if c[0] not in self.uncounted)
         return frame, entered
+
+
+_UNOPTIMISED = pl.QueryOptFlags.none()
+
+
+def _collected(lazy: pl.LazyFrame, given: Given) -> pl.DataFrame:
+    """The query's rows. A few rows in memory cost less than looking for a better query."""
+    if isinstance(given.frame, pl.DataFrame) and given.frame.height < INLINE_ROWS:
+        return lazy.collect(engine="in-memory", optimizations=_UNOPTIMISED)
+    return lazy.collect(engine="in-memory")
 
 
 def counted(

@@ -30,8 +30,9 @@ from dataflare.sdk.source import (
 _BLOCK_ROWS = 1_000_000
 _BLOCKS_MAX = 4096
 _INTERLEAVED = 8
-_INLINE_CELLS = 100_000
-"""Above about so many values the worker pool makes them: that is some 0.5 ms."""
+_INLINE_CELLS = 50_000
+"""So many values are made at once, some 0.5 ms of work, even where a batch is smaller: the rows that
+follow are then ready. Above that a thread makes them."""
 
 
 class GenerateSource(SourceConnector, SupportsProjection):
@@ -159,12 +160,18 @@ class Pace:
         self._last = now
         return count
 
-    def due_us(self, count: int) -> pl.Series:
-        """The wall clock at which each of the last `count` rows was due, in microseconds."""
+    def due_us(self, start: int, count: int) -> pl.Series:
+        """The wall clock, in microseconds, at which rows are due, from the `start`-th after the last
+        that was given (before it, where negative)."""
         if self._rate is None:
             return pl.repeat(int(self._source.wall() * 1e6), count, dtype=pl.Int64, eager=True)
-        numbers = pl.int_range(self._given - count, self._given, eager=True)
+        first = self._given + start
+        numbers = pl.int_range(first, first + count, eager=True)
         return (numbers * (1e6 / self._rate)).cast(pl.Int64) + self._began_us
+
+    def rows_ahead(self, rows: int) -> int:
+        """How many of `rows` rows fall due within a second."""
+        return rows if self._rate is None else min(rows, math.ceil(self._rate))
 
     def _deadline(self, row: int) -> float:
         assert self._rate is not None
@@ -179,22 +186,37 @@ class GenerateReader(SplitReader):
 
     def __init__(self, rows: Rows, row: int, end: int | None, stride: int, pace: Pace) -> None:
         self._rows, self._row, self._end, self._stride, self._pace = rows, row, end, stride, pace
+        self._ready: pl.DataFrame | None = None
+        self._ahead = pace.rows_ahead(_INLINE_CELLS // max(1, len(rows.types)))
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        count = rows_max
-        if self._end is not None:
-            count = min(count, -(-(self._end - self._row) // self._stride))
-        if count <= 0:
+        left = self._left(self._row)
+        if left <= 0:
             raise EndOfSplit
-        count = await self._pace.due(count, self.hold_s)
-        due_us = self._pace.due_us(count) if self._rows.reads_clock else None
-        args = (self._row, count, self._stride, due_us)
-        if count * len(self._rows.types) > _INLINE_CELLS:
-            frame = await asyncio.to_thread(self._rows.frame, *args)
-        else:
-            frame = self._rows.frame(*args)
+        count = await self._pace.due(int(min(rows_max, left)), self.hold_s)
+        ready = self._ready
+        if ready is None or ready.height < count:
+            ready = await self._more(ready, count)
+        self._ready = ready.slice(count)
         self._row += count * self._stride
-        return SharedDataBatch(frame)
+        return SharedDataBatch(ready.head(count))
+
+    def _left(self, row: int) -> int | float:
+        """How many rows there are from `row` on."""
+        return math.inf if self._end is None else -(-(self._end - row) // self._stride)
+
+    async def _more(self, ready: pl.DataFrame | None, count: int) -> pl.DataFrame:
+        """The rows that are ready, made up to at least `count`."""
+        have = ready.height if ready is not None else 0
+        row = self._row + have * self._stride
+        wanted = int(min(max(count - have, self._ahead), self._left(row)))
+        due_us = self._pace.due_us(have - count, wanted) if self._rows.reads_clock else None
+        args = (row, wanted, self._stride, due_us)
+        if wanted * len(self._rows.types) > _INLINE_CELLS:
+            made = await asyncio.to_thread(self._rows.frame, *args)
+        else:
+            made = self._rows.frame(*args)
+        return made if ready is None or not have else pl.concat([ready, made])
 
     def position(self) -> Position:
         return Position({"row": self._row})

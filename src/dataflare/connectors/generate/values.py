@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
 
 import polars as pl
 import xxhash
@@ -20,10 +18,6 @@ from dataflare.connectors.generate.config import GenerateConfig, GeneratedColumn
 from dataflare.model.hashing import mix_int
 from dataflare.model.types import DataType
 
-Values: TypeAlias = Any
-"""A column's values: a Series, or the expression that gives them. All of it is said once for both."""
-
-_FEW_ROWS = 2_000
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -45,11 +39,6 @@ class Rows:
         needed if `reads_clock`."""
         numbers = pl.int_range(row, row + count * stride, stride, dtype=pl.Int64, eager=True)
         steps = numbers.reinterpret(dtype=pl.UInt64) * _GOLDEN
-        if count <= _FEW_ROWS:
-            given = [numbers.alias("n"), steps.alias("s")]
-            if due_us is not None:
-                given.append(due_us.alias("d"))
-            return pl.DataFrame(given).lazy().select(self._query).collect(engine="in-memory")
         return pl.DataFrame(
             [
                 self._column(name, type_, numbers, steps, due_us)
@@ -57,27 +46,19 @@ class Rows:
             ]
         )
 
-    @cached_property
-    def _query(self) -> list[pl.Expr]:
-        """All columns over `n` (row numbers), `s` (steps) and `d` (when due), for one query: few
-        rows are made in a quarter of the time that a call per operation takes."""
-        due = pl.col("d") if self.reads_clock else None
-        return [
-            self._column(name, type_, pl.col("n"), pl.col("s"), due)
-            for name, type_ in self.types.items()
-        ]
-
     def _column(
-        self, name: str, type_: DataType, numbers: Values, steps: Values, due_us: Values | None
-    ) -> Values:
+        self,
+        name: str,
+        type_: DataType,
+        numbers: pl.Series,
+        steps: pl.Series,
+        due_us: pl.Series | None,
+    ) -> pl.Series:
         column = self.config.columns[name]
         made = _values(column, numbers, _Stream(steps, self._salt(name, "value")), due_us)
         if column.nulls:
             null = _below(_Stream(steps, self._salt(name, "null")).bits(), column.nulls)
-            if isinstance(made, pl.Expr):
-                made = pl.when(~null).then(made)
-            else:
-                made = made.zip_with(~null, pl.Series([None], dtype=made.dtype))
+            made = made.zip_with(~null, pl.Series([None], dtype=made.dtype))
         return made.cast(type_.to_polars()).alias(name)
 
     def _salt(self, name: str, purpose: str) -> int:
@@ -89,10 +70,10 @@ class Rows:
 class _Stream:
     """The random bits of one column. steps: each row number times the golden ratio."""
 
-    steps: Values
+    steps: pl.Series
     salt: int
 
-    def bits(self) -> Values:
+    def bits(self) -> pl.Series:
         """64 bits a row: splitmix64 begun at `salt`, its state after as many steps as the row."""
         value = self.steps + ((self.salt + _GOLDEN) & _MASK)
         value = (value ^ (value // (1 << 30))) * 0xBF58476D1CE4E5B9
@@ -101,8 +82,8 @@ class _Stream:
 
 
 def _values(
-    column: GeneratedColumn, numbers: Values, stream: _Stream, due_us: Values | None
-) -> Values:
+    column: GeneratedColumn, numbers: pl.Series, stream: _Stream, due_us: pl.Series | None
+) -> pl.Series:
     if column.sequence is not None:
         return numbers + column.sequence
     if column.int_ is not None:
@@ -114,14 +95,13 @@ def _values(
         return _below(stream.bits(), column.bool_)
     if column.choice is not None:
         values = choices(column.choice)
-        place = stream.bits() % len(values)
-        return pl.lit(values).gather(place) if isinstance(place, pl.Expr) else values.gather(place)
+        return values.gather(stream.bits() % len(values))
     return _times(column, numbers, stream, due_us)
 
 
 def _times(
-    column: GeneratedColumn, numbers: Values, stream: _Stream, due_us: Values | None
-) -> Values:
+    column: GeneratedColumn, numbers: pl.Series, stream: _Stream, due_us: pl.Series | None
+) -> pl.Series:
     spec = column.time
     assert spec is not None
     if due_us is not None and spec.start == "now":
@@ -133,19 +113,19 @@ def _times(
     return micros.cast(pl.Datetime("us", "UTC"))
 
 
-def _offset(bits: Values, size: int, low: int) -> Values:
+def _offset(bits: pl.Series, size: int, low: int) -> pl.Series:
     """Whole numbers from `low` on; the sum wraps in 64 bits, so every range of int64 works."""
     within = bits % size if size < 1 << 64 else bits
     return (within + (low & _MASK)).reinterpret(dtype=pl.Int64)
 
 
-def _uniform(bits: Values, low: float, high: float) -> Values:
+def _uniform(bits: pl.Series, low: float, high: float) -> pl.Series:
     """53 bits of chance, scaled. Rounding may reach `high`, which is not included."""
     unit = (bits // (1 << 11)).cast(pl.Float64) * 2.0**-53
     return (unit * (high - low) + low).clip(None, math.nextafter(high, low))
 
 
-def _below(bits: Values, probability: float) -> Values:
+def _below(bits: pl.Series, probability: float) -> pl.Series:
     """True with a probability: where the top 53 bits are below its share."""
     return (bits // (1 << 11)) < math.ceil(probability * 2**53)
 
