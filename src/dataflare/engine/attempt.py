@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -249,8 +249,10 @@ class Attempt:
             ),
         }
         if stage.destination is not None:
-            context = destination_context(
-                stage, self.plan, self.start.identity, self.store, subtask
+            on_error = self.errors.policy(stage.name)
+            context = replace(
+                destination_context(stage, self.plan, self.start.identity, self.store, subtask),
+                sift=on_error != "fail",
             )
             restored = None
             if self.start.manifest is not None:
@@ -258,7 +260,6 @@ class Attempt:
                 if len(shares) <= stage.parallelism:
                     restored = next((c for c in shares if c.subtask == subtask), None)
             writer = await stage.destination.open(context, restored)
-            on_error = self.errors.policy(stage.name)
             return DestinationTask(
                 stage.id, stage.name, subtask, writer=writer, on_error=on_error, **common
             )

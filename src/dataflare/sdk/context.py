@@ -49,7 +49,8 @@ class DestinationContext:
     lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start.
     schema: the user's columns that arrive. changelog: batches have row kinds.
     redo: an existing folder of ours in checkpoint storage for this step's redo files.
-    subtask of subtasks: which parallel copy. bounded: the run has an end.
+    subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
+    refuses are left out and given to `Writer.settle`; else the first of them is raised.
     """
 
     step: str
@@ -61,6 +62,7 @@ class DestinationContext:
     bounded: bool = True
     subtask: int = 0
     subtasks: int = 1
+    sift: bool = False
 
     @property
     def lineage8(self) -> str:

@@ -181,7 +181,8 @@ class Writer(ABC):
         """Leave out of the epoch the staged rows that the system refuses, and return them.
 
         Called before each `prepare` and at the end of input, only where refused rows may be left
-        out (`on_error` skip or dead_letter); else `prepare` raises for the first of them.
+        out (`on_error` skip or dead_letter, `DestinationContext.sift`); else `write_batch` or
+        `prepare` raises for the first of them.
         """
         return ()
 

@@ -88,7 +88,11 @@ class StepReader(Form):
         elif not isinstance(type_, str) or not type_:
             self.wrong(f"the type of {owner} must be text", spot_of(node, "type"), type_)
         config = self.mapping(node, "config", owner=owner, spot=spot)
-        handling = self._handling(node, config, owner, name).over(default)
+        handling = self._handling(node, config, owner, name)
+        if config.get("mode") == "mirror" and "on_error" not in handling.model_fields_set:
+            # A mirror that lacks rows is none: the step itself must say so.
+            handling = handling.model_copy(update={"on_error": "fail"})
+        handling = handling.over(default)
         more: dict[str, Any] = {}
         if kind is SourceStep:
             more["schema"] = self._schema(node, owner)

@@ -12,16 +12,18 @@ import polars as pl
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.rules import Rules
 from dataflare.connectors.duckdb.types import declared
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.refusals import Refusal, rowwise
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import DataError
 from dataflare.model.types import DataType, Schema
 
-_STAGE = "_dataflare_stage"
+_STAGE, _NUMBER = "_dataflare_stage", "__number"
 
 
 class DuckdbStore(TableStore):
@@ -30,6 +32,7 @@ class DuckdbStore(TableStore):
         self._opened: DuckConnection | None = None
         self._ready: dict[str, set[str]] = {}
         self._uniques: dict[str, tuple[frozenset[str], ...]] = {}
+        self._rules: dict[str, Rules] = {}
 
     @property
     def _db(self) -> DuckConnection:
@@ -101,6 +104,7 @@ class DuckdbStore(TableStore):
                 self._db.db.execute(statement)
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
+            self._rules.pop(target.written, None)
             self._ready[target.written] = {field.name for field in target.schema}
             self._uniques[target.written] = found.uniques if found is not None else ()
 
@@ -134,6 +138,19 @@ class DuckdbStore(TableStore):
             self._insert(
                 target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
             )
+
+    def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
+        self._types_of(target, frame)
+        rules = self._rules.get(target.written)
+        if rules is None:
+            rules = self._rules[target.written] = Rules.of(self._db, target)
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            refused = rules.refused(self._db, frame)
+        rows = rowwise(frame.with_row_index(_NUMBER), target.key)
+        good = rows.filter(~pl.col(_NUMBER).is_in([each.row for each in refused])).drop(_NUMBER)
+        if good.height:
+            self.apply(target, good)
+        return refused
 
     def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
         """The types of the frame's columns. Columns that came up since `open` are added."""

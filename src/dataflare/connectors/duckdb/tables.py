@@ -138,6 +138,16 @@ def require(db: DuckConnection, target: Target, path: Path) -> Table | None:
     return found
 
 
+def unique_expressions(db: DuckConnection, table: Table) -> list[list[str]]:
+    """Of each unique index: its columns or expressions."""
+    found = db.rows(
+        "select expressions from duckdb_indexes() where database_name = current_database() "
+        "and schema_name = ? and table_name = ? and is_unique",
+        [table.schema, table.name],
+    )
+    return [_expressions(text) for (text,) in found]
+
+
 def index_statements(db: DuckConnection, table: Table) -> Sequence[str]:
     """The SQL of the table's indexes, to be made again after it was replaced."""
     found = db.rows(

@@ -14,6 +14,7 @@ from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.names import missing_file
+from dataflare.connectors.sql.refusals import left_out
 from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
@@ -28,12 +29,16 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Epoch,
     Marker,
+    RefusedRow,
     Writer,
     WriteStats,
 )
 
 if TYPE_CHECKING:
     from dataflare.model.batch import SharedDataBatch
+
+
+_HOLD_S = 0.5
 
 
 class TableDestination(DestinationConnector):
@@ -161,6 +166,8 @@ class TableWriter(Writer):
         self._type, self._ours, self._context = type_, ours, context
         self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
         self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+        self._epoch = 0
+        self._unused: asyncio.TimerHandle | None = None
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         crash_point(f"{self._type}.write.before_redo")
@@ -169,10 +176,35 @@ class TableWriter(Writer):
             await asyncio.to_thread(self._redo.append, batch.frame, num_bytes)
         return WriteStats(batch.num_rows, num_bytes)
 
+    async def settle(self) -> Sequence[RefusedRow]:
+        if not self._redo.rows:
+            return ()
+        found = await asyncio.to_thread(self._settle)
+        # At the end of input the epoch's end may be far, and nobody else could write so long.
+        loop = asyncio.get_running_loop()
+        let_go, step = self._ours.shared.let_go, self._ours.target.step
+        self._unused = loop.call_later(_HOLD_S, loop.run_in_executor, None, let_go, step)
+        return found
+
+    def _settle(self) -> Sequence[RefusedRow]:
+        target = self._ours.target
+        try:
+            refused = self._ours.shared.settle(target, self._redo.frames, self._epoch)
+            if not refused:
+                return ()
+            rows, numbers = left_out(refused, self._redo.frames(), target.key)
+            self._redo.refuse(numbers)
+            return rows
+        except DataFlareError as error:
+            raise error.at(step=self._context.step) from error.__cause__
+
     async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        if self._unused is not None:
+            self._unused.cancel()
         return await asyncio.to_thread(self._prepare, epoch, final)
 
     def _prepare(self, epoch: int, final: bool) -> Committable:
+        self._epoch = epoch
         sealed = self._redo.seal(epoch)
         crash_point(f"{self._type}.prepare.after_fsync")
         self._rows_total += sealed.rows
@@ -186,6 +218,8 @@ class TableWriter(Writer):
         return Committable(self._context.subtask, data)
 
     async def aclose(self) -> None:
+        if self._unused is not None:
+            self._unused.cancel()
         # What was prepared stays: the committer may still be asked to commit it.
         await asyncio.to_thread(self._redo.close)
 

@@ -4,7 +4,8 @@ Always true:
 - a file is a run of frames, each eight bytes of length and one Arrow IPC stream with a schema of its
   own, so a batch is appended without reading or rewriting what is there;
 - while it grows it is called `open-...`; only a sealed, fsynced file has an epoch in its name;
-- its xxh3 checksum stands in the manifest, and a file that does not match is never applied.
+- its xxh3 checksum stands in the manifest, and a file that does not match is never applied;
+- rows that the destination refuses stay in it: their numbers are its last frame, and they are passed over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,7 @@ from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
 
 _LENGTH = struct.Struct("<Q")
+_REFUSED_COLUMN = "__refused"
 _SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
 _HELD_ROWS = 16_384
 _HELD_BYTES = 4 * 2**20
@@ -32,18 +34,21 @@ _HELD_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class RedoFile:
-    """A sealed redo file, as it stands in a committable. name: None when the epoch has no rows."""
+    """A sealed redo file, as it stands in a committable. name: None when the epoch has no rows.
+    rows: without the refused ones."""
 
     name: str | None
     checksum: str
     rows: int
+    refused: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"file": self.name, "checksum": self.checksum, "rows": self.rows}
+        data = {"file": self.name, "checksum": self.checksum, "rows": self.rows}
+        return data | ({"refused": self.refused} if self.refused else {})
 
     @classmethod
     def from_json(cls, data: Any) -> RedoFile:
-        return cls(data["file"], data["checksum"], data["rows"])
+        return cls(data["file"], data["checksum"], data["rows"], data.get("refused", 0))
 
 
 class RedoWriter:
@@ -56,6 +61,7 @@ class RedoWriter:
         self._sum = xxhash.xxh3_64()
         self._held: list[pl.DataFrame] = []
         self._held_rows = self._held_bytes = self.rows = 0
+        self._refused: list[int] = []
 
     def append(self, frame: pl.DataFrame, num_bytes: int) -> None:
         """Take rows. Small batches are held until some thousand rows make a frame."""
@@ -68,19 +74,34 @@ class RedoWriter:
         if self._held_rows >= _HELD_ROWS or self._held_bytes >= _HELD_BYTES:
             self._write_held()
 
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """What was taken since the last `seal`."""
+        self._write_held()
+        if self._file is not None:
+            self._file.flush()
+            yield from _read(self._folder / self._open_name)
+
+    def refuse(self, rows: Sequence[int]) -> None:
+        """Leave these rows out of the epoch: numbers of rows taken since the last `seal`."""
+        self._refused += rows
+
     def seal(self, epoch: int) -> RedoFile:
         """Make everything durable under the epoch's name, and start anew."""
         self._write_held()
         if self._file is None:
             return RedoFile(None, "", 0)
+        refused = len(self._refused)
+        if refused:
+            self._write(pl.DataFrame({_REFUSED_COLUMN: pl.Series(self._refused, dtype=pl.UInt64)}))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         name = f"{epoch}-{self._subtask}.arrow"
         os.replace(self._folder / self._open_name, self._folder / name)
         sync_folder(self._folder)
-        sealed = RedoFile(name, self._sum.hexdigest(), self.rows)
+        sealed = RedoFile(name, self._sum.hexdigest(), self.rows - refused, refused)
         self._file, self._sum, self.rows = None, xxhash.xxh3_64(), 0
+        self._refused.clear()
         return sealed
 
     def close(self) -> None:
@@ -97,6 +118,9 @@ class RedoWriter:
         frame = self._held[0] if len(self._held) == 1 else pl.concat(self._held, rechunk=False)
         self._held.clear()
         self._held_rows = self._held_bytes = 0
+        self._write(frame)
+
+    def _write(self, frame: pl.DataFrame) -> None:
         if self._file is None:
             self._file = open(self._folder / self._open_name, "wb")  # noqa: SIM115
         stream = io.BytesIO()
@@ -109,7 +133,7 @@ class RedoWriter:
 
 
 def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
-    """The rows of a sealed file, frame by frame, after its checksum was found right.
+    """The rows of a sealed file but the refused ones, frame by frame, after its checksum was found right.
 
     Raises CheckpointError (E0703) for a file that is missing or not the one that was sealed.
     """
@@ -118,15 +142,38 @@ def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
     path = folder / file.name
     try:
         _check(path, file)
-        with open(path, "rb") as source:
-            while head := source.read(_LENGTH.size):
-                yield pl.read_ipc_stream(io.BytesIO(source.read(_LENGTH.unpack(head)[0])))
+        if not file.refused:
+            yield from _read(path)
+            return
+        refused, first = _last_frame(path)[_REFUSED_COLUMN], 0
+        for frame in _read(path):
+            if _REFUSED_COLUMN in frame.columns:
+                return
+            numbers = pl.int_range(first, first + frame.height, dtype=pl.UInt64, eager=True)
+            first += frame.height
+            yield frame.filter(~numbers.is_in(refused.implode()))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"the redo file {path} is gone, and the rows of its epoch were not committed yet",
             code="E0703",
             help="run with --fresh to start over",
         ) from error
+
+
+def _read(path: Path) -> Iterator[pl.DataFrame]:
+    with open(path, "rb") as source:
+        while head := source.read(_LENGTH.size):
+            yield pl.read_ipc_stream(io.BytesIO(source.read(_LENGTH.unpack(head)[0])))
+
+
+def _last_frame(path: Path) -> pl.DataFrame:
+    with open(path, "rb") as source:
+        length = 0
+        while head := source.read(_LENGTH.size):
+            length = _LENGTH.unpack(head)[0]
+            source.seek(length, os.SEEK_CUR)
+        source.seek(-length, os.SEEK_CUR)
+        return pl.read_ipc_stream(io.BytesIO(source.read(length)))
 
 
 def _check(path: Path, file: RedoFile) -> None:

@@ -22,8 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import polars as pl
+
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import CheckpointError
 from dataflare.sdk.crashpoints import crash_point
@@ -56,7 +59,36 @@ class SharedFile:
         self._store: TableStore | None = None
         self._group: tuple[str, int] | None = None
         self._members: dict[str, tuple[Share, Stored | None]] = {}
+        self._settled: set[str] = set()
         self._spoiled = False
+
+    def settle(
+        self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], last: int
+    ) -> list[Refusal]:
+        """Apply rows that are not sealed yet, but for those that the database refuses; their numbers
+        are returned. frames: gives the rows. last: the last epoch that the step prepared, or 0."""
+        with self._lock, self._abandoning_on_error():
+            if self._store is None:
+                self._begin()
+            elif self._group is not None and (
+                self._group[0] != target.lineage or self._group[1] <= last
+            ):
+                self._spoiled = True
+            assert self._store is not None
+            self._store.make_ready(target)
+            refused, first = [], 0
+            for frame in frames():
+                found = self._store.sift(target, frame)
+                refused += [Refusal(first + each.row, each.error) for each in found]
+                first += frame.height
+            self._settled.add(target.step)
+            return refused
+
+    def let_go(self, step: str) -> None:
+        """Others may write now: what `step` has settled and not prepared is applied again then."""
+        with self._lock:
+            if step in self._settled and not self._members:
+                self._abandon()
 
     def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
         """Apply the rows in the open transaction, so that whatever the database refuses is raised now."""
@@ -65,6 +97,7 @@ class SharedFile:
             group = (target.lineage, epoch)
             if self._store is None:
                 self._begin()
+            if self._group is None:
                 self._group = group
             elif self._group != group:
                 self._spoiled = True
@@ -164,9 +197,12 @@ class SharedFile:
 
     def _apply(self, share: Share, *, final: bool) -> None:
         assert self._store is not None
-        self._store.make_ready(share.target)
-        for frame in redo.frames(share.folder, share.file):
-            self._store.apply(share.target, frame)
+        if share.target.step in self._settled:
+            self._settled.remove(share.target.step)
+        else:
+            self._store.make_ready(share.target)
+            for frame in redo.frames(share.folder, share.file):
+                self._store.apply(share.target, frame)
         if final and share.target.mode == "overwrite":
             self._store.publish(share.target)
 
@@ -189,12 +225,13 @@ class SharedFile:
         self._store.begin()
 
     def _abandon_if_member(self, step: str) -> None:
-        if step in self._members:
+        if step in self._members or step in self._settled:
             self._abandon()
 
     def _abandon(self) -> None:
         store, self._store, self._group, self._spoiled = self._store, None, None, False
         self._members.clear()
+        self._settled.clear()
         if store is not None:
             store.rollback()
             store.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dataflare.connectors.sql.marker import Stored
+from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
 
 STAGING_PREFIX = "_dataflare_new_"
@@ -75,6 +76,10 @@ class TableStore(ABC):
     @abstractmethod
     def apply(self, target: Target, frame: pl.DataFrame) -> None:
         """Write one frame of rows as the target's mode says."""
+
+    @abstractmethod
+    def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
+        """Write one frame of rows but for those that the database refuses, and return these."""
 
     @abstractmethod
     def publish(self, target: Target) -> None:

@@ -17,6 +17,7 @@ import polars as pl
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift, with_row
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.connectors.sqlite import tables
@@ -26,7 +27,7 @@ from dataflare.connectors.sqlite.types import meant, stored
 from dataflare.errors import DataError
 from dataflare.model.types import DataType, Schema
 
-_STAGE = "_dataflare_stage"
+_STAGE, _NUMBER = "_dataflare_stage", "__number"
 _INT64_MAX = 2**63 - 1
 
 
@@ -35,6 +36,7 @@ class SqliteStore(TableStore):
         self._path, self._busy_timeout_s = path, busy_timeout_s
         self._opened: Opened | None = None
         self._ready: dict[str, set[str]] = {}
+        self._pace: dict[str, Pace] = {}
 
     @property
     def _db(self) -> Connection:
@@ -131,7 +133,36 @@ class SqliteStore(TableStore):
             ) from error
 
     def apply(self, target: Target, frame: pl.DataFrame) -> None:
+        for refusal in self._sifted(target, frame, first_only=True):
+            row = frame.row(refusal.row, named=True)
+            raise with_row(refusal.error, row, target.key) from refusal.error.__cause__
+
+    def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
+        return self._sifted(target, frame)
+
+    def _sifted(
+        self, target: Target, frame: pl.DataFrame, *, first_only: bool = False
+    ) -> list[Refusal]:
         schema = self._schema_of(target, frame)
+        rows = rowwise(frame.with_row_index(_NUMBER), target.key)
+        numbers, rows = rows[_NUMBER], rows.drop(_NUMBER)
+
+        def attempt(first: int, behind: int) -> None:
+            self._db.execute("savepoint _dataflare_rows")
+            try:
+                with sqlite_errors(self._path, f"table '{target.table}'"):
+                    self._write(target, schema, rows.slice(first, behind - first))
+            except DataError:
+                self._db.execute("rollback to _dataflare_rows")
+                self._db.execute("release _dataflare_rows")
+                raise
+            self._db.execute("release _dataflare_rows")
+
+        pace = self._pace.setdefault(target.written, Pace())
+        found = sift(rows.height, attempt, pace, first_only=first_only)
+        return [Refusal(numbers[each.row], each.error) for each in found]
+
+    def _write(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
         if target.mode in ("append", "overwrite"):
             self._append(target, schema, appended(frame, op=target.op))
             return
@@ -158,17 +189,10 @@ class SqliteStore(TableStore):
         types = {n: target.schema[n] if n in target.schema else schema[n] for n in frame.columns}
         encoded = self._encode(target, types, frame)
         if any(type_.name == "uint64" for type_ in types.values()):
-            self._through_stage(target, types, encoded, _insert(target, types, ""))
-            return
-        self._db.execute("savepoint _dataflare_append")
-        try:
-            with sqlite_errors(self._path, f"table '{target.table}'"):
-                self._db.append(target.written, encoded)
-        except DataError as error:
-            self._db.execute("rollback to _dataflare_append")
             self._stage(encoded)
-            raise self._with_row(target, _insert(target, types, ""), frame, error) from error
-        self._db.execute("release _dataflare_append")
+            self._db.execute(_insert(target, types, ""))
+            return
+        self._db.append(target.written, encoded)
 
     def _upsert(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
         types = {name: schema[name] for name in frame.columns}
@@ -182,7 +206,8 @@ class SqliteStore(TableStore):
                 ours = f"{quoted(target.written)}.{quoted(target.sequence)}"
                 then += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
         sql = _insert(target, types, f"on conflict ({listed(target.key)}) {then}")
-        self._through_stage(target, types, self._encode(target, types, frame), sql)
+        self._stage(self._encode(target, types, frame))
+        self._db.execute(sql)
 
     def _delete(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
         names = [*target.key, *([target.sequence] if target.sequence else [])]
@@ -192,29 +217,17 @@ class SqliteStore(TableStore):
         if target.sequence is not None:
             s = target.sequence
             same.append(f"(s.{quoted(s)} >= t.{quoted(s)} or t.{quoted(s)} is null)")
-        with sqlite_errors(self._path, f"table '{target.table}'"):
-            # cross join fixes the order: for each staged key a look into the table's index.
-            keys = ", ".join(f"t.{quoted(n)}" for n in target.key)
-            self._db.execute(
-                f"delete from {quoted(target.written)} where ({listed(target.key)}) in (select {keys} "
-                f"from temp.{_STAGE} as s cross join {quoted(target.written)} as t "
-                f"where {' and '.join(same)})"
-            )
-
-    def _through_stage(
-        self, target: Target, types: dict[str, DataType], encoded: pl.DataFrame, sql: str
-    ) -> None:
-        self._stage(encoded)
-        try:
-            with sqlite_errors(self._path, f"table '{target.table}'"):
-                self._db.execute(sql.format(where="true"))
-        except DataError as error:
-            raise self._with_row(target, sql, encoded, error) from error
+        # cross join fixes the order: for each staged key a look into the table's index.
+        keys = ", ".join(f"t.{quoted(n)}" for n in target.key)
+        self._db.execute(
+            f"delete from {quoted(target.written)} where ({listed(target.key)}) in (select {keys} "
+            f"from temp.{_STAGE} as s cross join {quoted(target.written)} as t "
+            f"where {' and '.join(same)})"
+        )
 
     def _stage(self, encoded: pl.DataFrame) -> None:
-        with sqlite_errors(self._path, "the temporary table"):
-            self._db.execute(f"drop table if exists temp.{_STAGE}")
-            self._db.stage(_STAGE, encoded)
+        self._db.execute(f"drop table if exists temp.{_STAGE}")
+        self._db.stage(_STAGE, encoded)
 
     def _encode(
         self, target: Target, types: dict[str, DataType], frame: pl.DataFrame
@@ -237,35 +250,6 @@ class SqliteStore(TableStore):
                 f"{greatest} is too great for it",
                 code="E0511",
             )
-
-    def _with_row(
-        self, target: Target, sql: str, frame: pl.DataFrame, error: DataError
-    ) -> DataError:
-        """The refusal with the first row that is refused: the least prefix that fails, bisected."""
-        low, high = 0, frame.height
-        while low + 1 < high:
-            middle = (low + high) // 2
-            if self._goes_in(sql, middle):
-                low = middle
-            else:
-                high = middle
-        names = target.key or frame.columns[:3]
-        row = frame.row(high - 1, named=True)
-        shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
-        return DataError(
-            error.message, code=error.code, help=error.help, notes=[f"the row: {shown}"]
-        )
-
-    def _goes_in(self, sql: str, rows: int) -> bool:
-        self._db.execute("savepoint _dataflare_probe")
-        try:
-            self._db.execute(sql.format(where=f"s.rowid <= {rows}"))
-        except Exception:
-            return False
-        finally:
-            self._db.execute("rollback to _dataflare_probe")
-            self._db.execute("release _dataflare_probe")
-        return True
 
     def publish(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
@@ -293,14 +277,10 @@ class SqliteStore(TableStore):
 
 
 def _insert(target: Target, types: dict[str, DataType], then: str) -> str:
-    """Insert from the stage; `{where}` picks rows of it. Braces of names are doubled for format."""
+    """Insert from the stage. The condition keeps `on conflict` from being read as part of a join."""
     values = ", ".join(_converted(name, type_) for name, type_ in types.items())
     into = f"insert into {quoted(target.written)} ({listed(types)})"
-    # The order by makes a refusal meet the first bad row first.
-    fixed = f"{into} select {values} from temp.{_STAGE} as s where ".replace("{", "{{").replace(
-        "}", "}}"
-    )
-    return fixed + "{where} " + then.replace("{", "{{").replace("}", "}}")
+    return f"{into} select {values} from temp.{_STAGE} as s where true {then}"
 
 
 def _converted(name: str, type_: DataType) -> str:

@@ -1,0 +1,185 @@
+"""Which rows a DuckDB table would refuse, asked before any is written: a refused statement ends the whole
+transaction there, and there are no savepoints.
+
+Always true: a row is refused for what it says itself, or for a key that the table or an earlier row holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from dataflare.connectors.duckdb import tables
+from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.sql.names import quoted
+from dataflare.connectors.sql.refusals import Refusal
+from dataflare.connectors.sql.store import Target
+from dataflare.errors import DataError
+from dataflare.model.batch import KIND_COLUMN, RowKind
+
+_ROWS, _NUMBER, _GIVEN, _PART = "_dataflare_rows", "__number", "__given_", "__part_"
+_LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    columns: tuple[str, ...]
+    parent: str
+    theirs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of one table. columns: declared type and default by name. uniques: SQL of each column or
+    expression that is unique together, without the key that rows are written by."""
+
+    target: Target
+    columns: dict[str, tuple[str, str | None]]
+    not_null: tuple[str, ...]
+    checks: tuple[str, ...]
+    uniques: tuple[tuple[str, ...], ...]
+    foreign_keys: tuple[ForeignKey, ...]
+
+    @classmethod
+    def of(cls, db: DuckConnection, target: Target) -> Rules:
+        found = tables.find_table(db, target.written)
+        assert found is not None
+        place = [found.schema, found.name]
+        here = "database_name = current_database() and schema_name = ? and table_name = ?"
+        columns = db.rows(
+            f"select column_name, data_type, column_default from duckdb_columns() where {here} "
+            "order by column_index",
+            place,
+        )
+        rules = db.rows(
+            "select constraint_type, constraint_column_names, expression, referenced_table, "
+            f"referenced_column_names from duckdb_constraints() where {here}",
+            place,
+        )
+        known = {name.casefold(): quoted(name) for name, _, _ in columns}
+        key = {quoted(name).casefold() for name in target.key}
+        uniques = [
+            tuple(known.get(part.casefold(), part) for part in parts)
+            for parts in (
+                *(names for kind, names, *_ in rules if kind in ("PRIMARY KEY", "UNIQUE")),
+                *tables.unique_expressions(db, found),
+            )
+        ]
+        return cls(
+            target,
+            {name: (type_, default) for name, type_, default in columns},
+            tuple(names[0] for kind, names, *_ in rules if kind == "NOT NULL"),
+            tuple(expression for kind, _, expression, *_ in rules if kind == "CHECK"),
+            tuple(u for u in dict.fromkeys(uniques) if {part.casefold() for part in u} != key),
+            tuple(
+                ForeignKey(tuple(names), parent, tuple(theirs))
+                for kind, names, _, parent, theirs in rules
+                if kind == "FOREIGN KEY" and names and parent
+            ),
+        )
+
+    def refused(self, db: DuckConnection, frame: pl.DataFrame) -> list[Refusal]:
+        """The rows of a frame that the table would refuse, in order."""
+        rows = frame.with_row_index(_NUMBER)
+        if KIND_COLUMN in rows.columns and not self.target.op:
+            rows = rows.filter(~pl.col(KIND_COLUMN).is_in(_LEAVING))
+        rows = rows.drop(KIND_COLUMN, strict=False)
+        conditions, errors = zip(*self._conditions(rows.columns), strict=True)
+        cases = " ".join(f"when {broken} then {n}" for n, broken in enumerate(conditions))
+        db.db.register(_ROWS, rows.to_arrow())
+        try:
+            stored = self._stored(rows.columns)
+            hit = db.rows(
+                f"select {_NUMBER}, case {cases} end as hit from {stored} where hit is not null"
+            )
+            found: dict[int, DataError] = {row: errors[n] for row, n in hit}
+            for number, unique in enumerate(self.uniques):
+                error = self._error(f"an earlier row has the same {', '.join(unique)}")
+                doubles = db.rows(
+                    f"select {_NUMBER} from {stored} where {_NUMBER} not in "
+                    f"(select unnest(?::bigint[])) and {self._there(number)} "
+                    f"qualify {self._doubled(number)}",
+                    [list(found)],
+                )
+                found |= {row: error for (row,) in doubles}
+        finally:
+            db.db.unregister(_ROWS)
+        return [Refusal(row, found[row]) for row in sorted(found)]
+
+    def _conditions(self, arriving: Sequence[str]) -> Iterator[tuple[str, DataError]]:
+        """What a single row may break, over the columns of `_stored`."""
+        given = {name.casefold(): f'"{_GIVEN}{place}"' for place, name in enumerate(arriving)}
+        for name in self.target.key:
+            yield f"{given[name.casefold()]} is null", self._error(f"it has no key: {name} is null")
+        for name, (type_, _) in self.columns.items():
+            value = given.get(name.casefold())
+            if value is not None:
+                error = self._error(f"column '{name}' is {type_}", code="E0511")
+                yield f"{value} is not null and {quoted(name)} is null", error
+        for name in self.not_null:
+            yield f"{quoted(name)} is null", self._error(f"column '{name}' may not be null")
+        for check in self.checks:
+            yield f"not ({check})", self._error(f"CHECK constraint failed: {check}")
+        folder, _ = tables.split_name(self.target.table)
+        for key in self.foreign_keys:
+            pairs = zip(key.columns, key.theirs, strict=True)
+            same = " and ".join(f"p.{quoted(theirs)} = n.{quoted(ours)}" for ours, theirs in pairs)
+            there = _all_there(map(quoted, key.columns))
+            parent = f"{quoted(folder)}.{quoted(key.parent)}"
+            error = self._error(f"'{key.parent}' has no row for its {', '.join(key.columns)}")
+            yield f"({there} and not exists (select 1 from {parent} p where {same}))", error
+        for number, unique in enumerate(self.uniques):
+            same = " and ".join(
+                f"({part}) = n.{quoted(f'{_PART}{number}_{at}')}" for at, part in enumerate(unique)
+            )
+            if self.target.key:
+                other = " or ".join(f"t.{quoted(k)} <> n.{quoted(k)}" for k in self.target.key)
+                same += f" and ({other})"
+            error = self._error(f"the table has a row with the same {', '.join(unique)}")
+            place = tables.spelled(self.target.written)
+            yield f"exists (select 1 from {place} t where {same})", error
+
+    def _stored(self, arriving: Sequence[str]) -> str:
+        """The rows as the table would hold them: `n`, with what was given, and parts of unique keys."""
+        known = {name.casefold(): name for name in arriving}
+        columns = [_NUMBER]
+        columns += [f'{quoted(name)} as "{_GIVEN}{n}"' for n, name in enumerate(arriving)]
+        for name, (type_, default) in self.columns.items():
+            ours = known.get(name.casefold())
+            cast = (
+                f"try_cast(r.{quoted(ours)} as {type_})"
+                if ours
+                else f"cast({default or 'null'} as {type_})"
+            )
+            columns.append(f"{cast} as {quoted(name)}")
+        parts = [
+            f"({part}) as {quoted(f'{_PART}{number}_{at}')}"
+            for number, unique in enumerate(self.uniques)
+            for at, part in enumerate(unique)
+        ]
+        inner = f"(select {', '.join(columns)} from {_ROWS} r)"
+        return f"(select {', '.join(['*', *parts])} from {inner}) n"
+
+    def _there(self, number: int) -> str:
+        return _all_there(self._parts(number))
+
+    def _doubled(self, number: int) -> str:
+        """Whether an earlier row has the same key, and is not one that this row replaces."""
+        window = f"over (partition by {', '.join(self._parts(number))} order by {_NUMBER})"
+        if not self.target.key:
+            return f"row_number() {window} > 1"
+        key = f"struct_pack({', '.join(f'{quoted(k)} := {quoted(k)}' for k in self.target.key)})"
+        return f"first_value({key}) {window} <> {key}"
+
+    def _parts(self, number: int) -> list[str]:
+        return [quoted(f"{_PART}{number}_{at}") for at in range(len(self.uniques[number]))]
+
+    def _error(self, text: str, code: str = "E0510") -> DataError:
+        kind = "row" if code == "E0510" else "value"
+        return DataError(f"table '{self.target.table}' refuses a {kind}: {text}", code=code)
+
+
+def _all_there(columns: Iterable[str]) -> str:
+    return " and ".join(f"{column} is not null" for column in columns)

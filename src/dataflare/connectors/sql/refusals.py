@@ -1,0 +1,139 @@
+"""Find the rows that a database refuses, and keep the others. Pure but for what the caller's calls do.
+
+Always true: the rows are tried in their order, and a row is refused only when it was tried alone on top of
+all kept rows before it. So what stays is what writing them one by one would have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from dataflare.errors import DataError
+from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.sdk.destination import RefusedRow
+
+_SLICE_MIN = 256
+_LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """row: its number among those that were tried. error: what the database says."""
+
+    row: int
+    error: DataError
+
+
+@dataclass
+class Pace:
+    """How many rows to try at once: fewer after a refusal, more after each success. Kept from batch to
+    batch, for bad rows come in swarms."""
+
+    rows: int = 2**31
+
+    def failed(self, tried: int) -> None:
+        self.rows = max(_SLICE_MIN, tried // 4)
+
+    def passed(self) -> None:
+        self.rows = min(2**31, self.rows * 2)
+
+
+def sift(
+    count: int,
+    attempt: Callable[[int, int], None],
+    pace: Pace,
+    *,
+    row_of: Callable[[DataError], int | None] = lambda error: None,
+    first_only: bool = False,
+) -> list[Refusal]:
+    """Write rows 0 to `count`, but for those that are refused; these are returned, in order.
+
+    attempt(first, behind): write these rows, or raise DataError and leave nothing of them. row_of: the
+    row that an error of `attempt` is about, counted from its `first`, where the error tells.
+    first_only: stop at the first refused row.
+    """
+    refused: list[Refusal] = []
+    todo = [(0, count)] if count else []
+    while todo:
+        first, behind = todo.pop()
+        if behind - first > pace.rows:
+            todo.append((first + pace.rows, behind))
+            behind = first + pace.rows
+        try:
+            attempt(first, behind)
+        except DataError as error:
+            if behind - first == 1:
+                refused.append(Refusal(first, error))
+                if first_only:
+                    return refused
+                continue
+            known = row_of(error)
+            pace.failed(behind - first)
+            if known is not None and 0 <= known < behind - first:
+                at = first + known
+                parts = [(first, at), (at, at + 1), (at + 1, behind)]
+            else:
+                middle = (first + behind) // 2
+                parts = [(first, middle), (middle, behind)]
+            todo += [part for part in reversed(parts) if part[0] < part[1]]
+        else:
+            pace.passed()
+    return refused
+
+
+def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The rows of a changelog without the first half of each update that keeps its key, so that the
+    frame may be cut anywhere: an update that is refused leaves the old row."""
+    if KIND_COLUMN not in frame.columns or not key:
+        return frame
+    kind = pl.col(KIND_COLUMN)
+    same = pl.all_horizontal(pl.col(n).eq_missing(pl.col(n).shift(-1)) for n in key)
+    before = kind == RowKind.UPDATE_BEFORE.value
+    after = kind.shift(-1) == RowKind.UPDATE_AFTER.value
+    return frame.filter(~(before & after & same).fill_null(False))
+
+
+def with_row(error: DataError, row: Mapping[str, Any], key: Sequence[str]) -> DataError:
+    """The error with the row it is about: its key, or its first columns."""
+    names = key or [name for name in row if not name.startswith("__")][:3]
+    shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
+    notes = [f"the row: {shown}", *error.notes]
+    return DataError(error.message, code=error.code, help=error.help, notes=notes)
+
+
+def left_out(
+    refusals: Sequence[Refusal], frames: Iterable[pl.DataFrame], key: Sequence[str]
+) -> tuple[list[RefusedRow], list[int]]:
+    """What `Writer.settle` answers, and the numbers of all rows that go with them: the first half of an
+    update goes with its second.
+
+    refusals: with numbers of rows in all of `frames`, in order. Raises the error of a refused delete: as
+    a dead letter it would come in again as a row.
+    """
+    waiting = sorted(refusals, key=lambda refusal: refusal.row, reverse=True)
+    made: list[RefusedRow] = []
+    numbers: list[int] = []
+    first = 0
+    for frame in frames:
+        while waiting and waiting[-1].row < first + frame.height:
+            refusal = waiting.pop()
+            at = refusal.row - first
+            row, error = frame.row(at, named=True), refusal.error
+            kind = row.pop(KIND_COLUMN, None)
+            if kind in _LEAVING:
+                raise with_row(error, row, key)
+            if kind == RowKind.UPDATE_AFTER.value and at > 0:
+                before = frame.row(at - 1, named=True)
+                paired = before[KIND_COLUMN] == RowKind.UPDATE_BEFORE.value
+                if paired and all(before[name] == row[name] for name in key):
+                    numbers.append(refusal.row - 1)
+            numbers.append(refusal.row)
+            more = "; ".join(note for note in error.notes if not note.startswith("the row:"))
+            text = f"{error.message}: {more}" if more else error.message
+            made.append(RefusedRow(row, error.code, text))
+        first += frame.height
+    return made, numbers
