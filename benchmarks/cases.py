@@ -146,6 +146,38 @@ def shown(spread: Spread) -> str:
     return f"{spread.median:6.2f} ({spread.min:.2f}..{spread.max:.2f})"
 
 
+# --- rows that fail ------------------------------------------------------------------------------
+
+DEAD_LETTERS_MIN = 0.7
+"""Speed with one row in a hundred that cannot be read, over the speed without."""
+
+
+def dead_letters(options: Options) -> Result:
+    result = Result("dead_letters", f"at least {DEAD_LETTERS_MIN} of the speed without bad rows")
+    scratch = options.scratch / result.case
+    sources = {
+        "clean": data.orders(options.rows, "csv"),
+        "1 % bad": data.dirty_orders(options.rows),
+    }
+    warm([*sources.values()])
+    candidates = [
+        Candidate(
+            name,
+            [DATAFLARE, "run", str(workflows.write(
+                workflows.with_dead_letters(source, scratch / name / "out.parquet"),
+                scratch / f"{source.stem}.yaml",
+            )), "--quiet"],
+        )
+        for name, source in sources.items()
+    ]  # fmt: skip
+    turns = take_turns(candidates, options.repeat, scratch)
+    rows_table(result, turns, options.rows)
+    ratio = turns[0].wall.median / turns[1].wall.median
+    result.met = ratio >= DEAD_LETTERS_MIN
+    result.by = f"{ratio:.2f} of the speed without bad rows"
+    return result
+
+
 # --- rows made and thrown away --------------------------------------------------------------------
 
 GENERATE_MIN = 5_000_000
@@ -303,6 +335,7 @@ CASES: dict[str, Callable[[Options], Result]] = {
     "ndjson_to_ndjson": file_case("ndjson", "ndjson"),
     "csv_to_parquet_lookup": file_case("csv", "parquet", lookup=True),
     "parquet_to_parquet_lookup": file_case("parquet", "parquet", lookup=True),
+    "dead_letters": dead_letters,
     "generate_to_blackhole": generate,
     "latency_10k": latency(10_000),
     "latency_50k": latency(50_000),

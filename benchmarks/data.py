@@ -19,6 +19,11 @@ def orders(rows: int, kind: str) -> Path:
     return _made(f"orders-{rows}.{kind}")
 
 
+def dirty_orders(rows: int) -> Path:
+    """The orders as CSV; the amount of one in a hundred is no number."""
+    return _made(f"dirty-{rows}.csv")
+
+
 def customers() -> Path:
     """The customers as a Parquet file."""
     return _made(f"customers-{CUSTOMERS}.parquet")

@@ -29,7 +29,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 def make(path: Path) -> None:
     """Write the file that a name such as `orders-1000.csv` stands for; whole or not at all."""
     table, rows = path.stem.rsplit("-", 1)
-    frame = {"orders": _orders, "customers": _customers}[table]
+    frame = {"orders": _orders, "dirty": _dirty, "customers": _customers}[table]
     partial = path.with_name(path.name + ".partial")
     chunks = (
         frame(start, min(CHUNK_ROWS, int(rows) - start))
@@ -109,6 +109,15 @@ def _orders(start: int, rows: int) -> pl.DataFrame:
             (lot * 997).cast(pl.Int64),
             _choice(row, 8, ["box", "crate", "pallet", "single piece"]),
         ).alias("sku"),
+    )
+
+
+def _dirty(start: int, rows: int) -> pl.DataFrame:
+    """Orders as text, where the amount of one in a hundred is no number."""
+    row = pl.int_range(start, start + rows, dtype=pl.UInt64)
+    amount = pl.col("amount").cast(pl.String)
+    return _orders(start, rows).with_columns(
+        pl.when(uniform(row, 31) < 0.01).then(pl.lit("n/a")).otherwise(amount).alias("amount")
     )
 
 

@@ -52,6 +52,26 @@ def files(name: str, source: Path, out: Path, customers: Path | None = None) -> 
     return made
 
 
+ORDER_TYPES = {
+    "order_id": "int64",
+    "customer_id": "int64",
+    "status": "string",
+    "amount": "float64",
+    "country": "string",
+    "email": "string",
+    "created_at": "timestamp",
+    "sku": "string",
+}
+
+
+def with_dead_letters(source: Path, out: Path) -> dict[str, Any]:
+    """Orders from CSV to a file; rows that cannot be read become dead letters."""
+    made = files(source.stem, source, out)
+    made["sources"]["orders"]["schema"] = ORDER_TYPES
+    made["settings"] = {"error_handling": {"on_error": "dead_letter"}}
+    return made
+
+
 def generated(rows: int) -> dict[str, Any]:
     """Rows made, filtered, mapped and thrown away, with a checkpoint each second."""
     made = paced(rate=None, rows=rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,20 +61,21 @@ class RowErrors:
     ) -> dict[str, int]:
         """Deal with the rows that have a fault. Returns how many were taken out, by step.
         Raises DataError for the first whose step says `fail`."""
-        sites = [code // 256 for code in bad[ERROR_COLUMN]]
-        policies = {site: self._policy_of(site, lowering) for site in dict.fromkeys(sites)}
-        for index, site in enumerate(sites):
-            if policies[site] == "fail":
-                kind = int(bad[ERROR_COLUMN][index]) % 256
-                raise self._error(self._failed(bad, index, lowering, given), kind)
+        codes = bad[ERROR_COLUMN]
+        sites = Counter((codes // 256).to_list())
+        policies = {site: self._policy_of(site, lowering) for site in sites}
+        failing = [site for site, policy in policies.items() if policy == "fail"]
+        if failing:
+            first = bad.filter((codes // 256).is_in(failing)).head(1)
+            (failed,) = self._failed(first, lowering, given)
+            raise self._error(failed, int(first[ERROR_COLUMN][0]) % 256)
         taken: dict[str, int] = {}
-        for index, site in enumerate(sites):
+        for site, rows in sites.items():
             step = lowering.sites[site][0]
-            taken[step] = taken.get(step, 0) + 1
-            if policies[site] == "dead_letter":
-                outcome.failed.append(self._failed(bad, index, lowering, given))
-        for step, rows in taken.items():
+            taken[step] = taken.get(step, 0) + rows
             outcome.count_errors(step, rows)
+        kept = [site for site, policy in policies.items() if policy == "dead_letter"]
+        outcome.failed += self._failed(bad.filter((codes // 256).is_in(kept)), lowering, given)
         return taken
 
     def unread(self, step: str, bad: Sequence[BadRow], outcome: Outcome) -> None:
@@ -119,22 +121,24 @@ class RowErrors:
         """What the site's own config says, else the step's `on_error`."""
         return lowering.policies.get(site) or self.policy(lowering.sites[site][0])
 
-    def _failed(self, bad: pl.DataFrame, index: int, lowering: Lowering, given: Given) -> FailedRow:
-        code = int(bad[ERROR_COLUMN][index])
-        step, shown = lowering.sites[code // 256]
-        kind = code % 256
-        error_code, text = _KINDS.get(kind) or error_text(kind)
-        number = int(bad["__row"][index])
-        original = given.original()
-        row = {
-            name: value
-            for name, value in original.row(number, named=True).items()
-            if not name.startswith("__")
-        }
+    def _failed(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> list[FailedRow]:
+        """What is known of these rows: they are found again in the rows that entered."""
+        if not bad.height:
+            return []
+        numbers = bad["__row"]
+        original = given.original()[numbers]
+        original = original.select(n for n in original.columns if not n.startswith("__"))
         if given.row_numbers is not None:
-            number = int(given.row_numbers[number])
-        place = given.place(number) if given.place is not None else None
-        return FailedRow(step, error_code, f"{shown}: {text}", row, place)
+            numbers = given.row_numbers.gather(numbers)
+        made: list[FailedRow] = []
+        for code, number, row in zip(
+            bad[ERROR_COLUMN], numbers, original.iter_rows(named=True), strict=True
+        ):
+            step, shown = lowering.sites[code // 256]
+            error_code, text = _KINDS.get(code % 256) or error_text(code % 256)
+            place = given.place(number) if given.place is not None else None
+            made.append(FailedRow(step, error_code, f"{shown}: {text}", row, place))
+        return made
 
     def _error(self, failed: FailedRow, kind: int) -> DataFlareError:
         where = f" ({failed.place})" if failed.place else ""

@@ -15,7 +15,7 @@ import polars as pl
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, layout_of
 from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
 from dataflare.formats.records import regular_rows
-from dataflare.formats.text_types import TextColumn, loose, strict
+from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class CsvPlan:
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
         return frame.with_columns(**made).select(self.output)
 
-    def _layout(self, data: bytes) -> Layout:
-        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns))
+    def _layout(self, data: bytes, ends: pl.Series | None = None) -> Layout:
+        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns), ends)
 
     def _repaired(self, data: bytes) -> bytes:
         """The chunk without blank lines and with stray quotes quoted, if nothing else is wrong."""
@@ -88,35 +88,36 @@ class CsvPlan:
             raise pl.exceptions.ComputeError("a row has too few or too many fields")
         return layout.joined(sound)
 
-    def start_of_row(self, data: bytes, row: int) -> int:
-        """Where in the chunk row `row` begins."""
-        return self._layout(data).start(row)
+    def starts(self, data: bytes, ends: pl.Series | None = None) -> list[int]:
+        """Where in the chunk each row begins. ends: as for `salvage`."""
+        return self._layout(data, ends).starts()
 
-    def salvage(self, data: bytes, place_at: Callable[[int], str]) -> Sorted:
+    def salvage(
+        self, data: bytes, place_at: Callable[[int], str], ends: pl.Series | None = None
+    ) -> Sorted:
         """The patient way: every row that can be read, and every bad one named.
 
-        place_at: what a place in the chunk is called.
+        place_at: what a place in the chunk is called. ends: the line ends, if each line is a
+        record of the right width.
         """
-        layout = self._layout(data)
+        layout = self._layout(data, ends)
         sound = layout.sound(len(self.columns))
         bad = {row: self._misshapen(layout, row) for row in (~sound).arg_true()}
         if not _is_clean(data):
             bad |= _unclean(layout, sound)
             if bad:
                 sound = sound.scatter(list(bad), False)
-        good = self._cast(layout.joined(sound), sound.arg_true(), bad)
+        good = self._sorted_out(layout, sound, bad)
+        named = sorted(bad.items())
+        texts = layout.texts([row for row, _ in named])
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],
             bad=[
                 Misread(
-                    row,
-                    code,
-                    message,
-                    layout.text(row)[:RAW_MAX].decode(errors="replace"),
-                    place_at(layout.start(row)),
+                    row, code, message, text[:RAW_MAX].decode(errors="replace"), place_at(start)
                 )
-                for row, (code, message) in sorted(bad.items())
+                for (row, (code, message)), (start, text) in zip(named, texts, strict=True)
             ],
         )
 
@@ -127,6 +128,27 @@ class CsvPlan:
         fields = layout.records[FIELDS][row]
         many = "field" if fields == 1 else "fields"
         return "E0502", f"{fields} {many} where {len(self.columns)} were expected"
+
+    def _sorted_out(
+        self, layout: Layout, sound: pl.Series, bad: dict[int, tuple[str, str]]
+    ) -> pl.DataFrame:
+        """Sound records as typed rows. Most are read at the quick way's speed; those where a field
+        came out as NULL are looked at with patience, and bad ones added to `bad`."""
+        text, kept = layout.joined(sound), sound.arg_true()
+        tolerated = {column.name: tolerant(column) for column in self._read}
+        made = {name: expr for name, expr in tolerated.items() if expr is not None}
+        if not made or len(made) < len(tolerated):
+            return self._cast(text, kept, bad)
+        schema = {column.name: column.native for column in self.columns}
+        quick = self.dialect.scan(text, schema, ignore_errors=True).select(**made).collect()
+        quick = quick.with_columns(kept.cast(pl.Int64).alias(_ROW))
+        typed = [column.name for column in self._read if not column.type.is_text]
+        doubtful = quick.select(pl.any_horizontal(pl.col(typed).is_null())).to_series()
+        rows = kept.filter(doubtful)
+        some = pl.repeat(False, len(sound), eager=True).scatter(rows, True)
+        patient = self._cast(layout.joined(some), rows, bad)
+        sure = quick.filter(~doubtful)
+        return pl.concat([sure, patient]).sort(_ROW) if patient.height else sure
 
     def _cast(self, data: bytes, kept: pl.Series, bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
         """Sound records as typed rows; rows with fields that do not fit are added to `bad`."""
@@ -169,8 +191,8 @@ def _utf8_error(text: bytes) -> UnicodeDecodeError | None:
 def _unclean(layout: Layout, sound: pl.Series) -> dict[int, tuple[str, str]]:
     """Which of the sound records are no text, one by one."""
     bad: dict[int, tuple[str, str]] = {}
-    for row in sound.arg_true():
-        text = layout.text(row)
+    rows = sound.arg_true().to_list()
+    for row, (_, text) in zip(rows, layout.texts(rows), strict=True):
         error = _utf8_error(text)
         if b"\0" in text:
             bad[row] = "E0504", "holds a NUL byte"

@@ -6,6 +6,7 @@ only where a quote stands in the wrong place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -32,14 +33,14 @@ class Layout:
     delimiter: str
     quote: str | None
 
-    def text(self, row: int) -> bytes:
-        """A record without its line end."""
-        start, end = self.records[START][row], self.records[END][row]
-        return self.data[start:end].rstrip(b"\r\n")
+    def texts(self, rows: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Where each of these records begins, and its text without the line end."""
+        found = self.records.select(START, END)[list(rows)]
+        return [(start, self.data[start:end].rstrip(b"\r\n")) for start, end in found.iter_rows()]
 
-    def start(self, row: int) -> int:
-        found: int = self.records[START][row]
-        return found
+    def starts(self) -> list[int]:
+        """Where each record begins."""
+        return self.records[START].to_list()
 
     def sound(self, width: int) -> pl.Series:
         """Which records can be read and have `width` fields."""
@@ -69,9 +70,22 @@ class Layout:
         return int((records[END] - records[START]).sum()) == len(self.data)
 
 
-def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Layout:
-    """The records of a chunk. Blank lines are records only where there is one column."""
+def line_ends(data: bytes) -> pl.Series:
+    """Where the newlines stand."""
+    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+    return (code == _NEWLINE).arg_true()
+
+
+def layout_of(
+    data: bytes, delimiter: str, quote: str | None, width: int, ends: pl.Series | None = None
+) -> Layout:
+    """The records of a chunk. Blank lines are records only where there is one column.
+
+    ends: the line ends, where it is known that each line has `width` fields.
+    """
     mark = quote if quote is not None and quote.encode() in data else None
+    if ends is not None and mark is None:
+        return Layout(data, _of_lines(data, ends, width), delimiter, quote)
     records = _in_columns(data, delimiter, mark)
     if records is None:
         assert quote is not None
@@ -84,6 +98,18 @@ def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Lay
     elif width > 1:
         records = _without_blank(records, data)
     return Layout(data, records, delimiter, quote)
+
+
+def _of_lines(data: bytes, ends: pl.Series, width: int) -> pl.DataFrame:
+    """Each line as a record of `width` fields."""
+    after = ends.cast(pl.Int64) + 1
+    if data and not data.endswith(b"\n"):
+        after = after.append(pl.Series([len(data)]))
+    return pl.DataFrame({START: after.shift(1, fill_value=0), END: after}).with_columns(
+        pl.lit(width, dtype=pl.Int64).alias(FIELDS),
+        pl.lit(None, dtype=pl.String).alias(PROBLEM),
+        pl.lit(False).alias(STRAY),
+    )
 
 
 def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame | None:

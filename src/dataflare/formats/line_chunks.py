@@ -6,24 +6,21 @@ first is small, so that rows come out soon.
 
 from __future__ import annotations
 
+import bisect
+import sys
+import threading
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from functools import cached_property
+
+import polars as pl
 
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
+from dataflare.formats.layout import line_ends
 from dataflare.formats.records import cut, regular_rows
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 6 << 20
-
-
-class TextChunk(NamedTuple):
-    """data: whole records. rows: gives how many, if all are sound as far as delimiters tell; it
-    passes over the data, once."""
-
-    data: bytes
-    rows: Callable[[], int | None]
 
 
 class LineChunks:
@@ -79,7 +76,7 @@ class LineChunks:
             # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
             return TextChunk(chunk, lambda: None)
         quote, delimiter, width = self._quote, self._delimiter, self._width
-        return TextChunk(chunk, cache(lambda: regular_rows(chunk, delimiter, quote, width)))
+        return TextChunk(chunk, lambda: regular_rows(chunk, delimiter, quote, width))
 
     @property
     def checksum(self) -> str:
@@ -92,15 +89,24 @@ class LineChunks:
 
 class LineNumbers:
     """The line numbers of offsets, counted from the start of the file when someone asks, and from
-    the last asked place on after that."""
+    the nearest place asked before after that. Any thread may ask."""
 
     def __init__(self, open_at: Callable[[int], ByteStream]) -> None:
         self._open_at = open_at
-        self._known: tuple[int, int] = (0, 1)
+        self._known: list[tuple[int, int]] = [(0, 1)]
+        self._lock = threading.Lock()
 
     def at(self, offset: int) -> int:
         """The 1-based line in which the byte at `offset` stands."""
-        place, line = self._known if self._known[0] <= offset else (0, 1)
+        with self._lock:
+            nearest = bisect.bisect_right(self._known, (offset, sys.maxsize)) - 1
+            place, line = self._known[nearest]
+            if place < offset:
+                line = self._count(place, line, offset)
+                self._known.insert(nearest + 1, (offset, line))
+            return line
+
+    def _count(self, place: int, line: int, offset: int) -> int:
         stream = self._open_at(place)
         try:
             while place < offset:
@@ -111,5 +117,35 @@ class LineNumbers:
                 place += len(data)
         finally:
             stream.close()
-        self._known = (place, line)
         return line
+
+
+class TextChunk:
+    """Whole records, and what is found out about them when asked, once. count: gives how many
+    records there are, if all are sound as far as delimiters tell; it passes over the data."""
+
+    def __init__(self, data: bytes, count: Callable[[], int | None]) -> None:
+        self.data, self._count = data, count
+
+    @cached_property
+    def rows(self) -> int | None:
+        """How many records there are, if all are sound as far as delimiters tell."""
+        return self._count()
+
+    @cached_property
+    def record_ends(self) -> pl.Series | None:
+        """The line ends, if each line is a sound record."""
+        lines = len(self._line_ends) + (not self.data.endswith(b"\n"))
+        return self._line_ends if self.rows == lines else None
+
+    def line(self, place: int) -> int:
+        """The line in which the byte `place` stands; the first is 0."""
+        return bisect.bisect_left(self._places, place)
+
+    @cached_property
+    def _line_ends(self) -> pl.Series:
+        return line_ends(self.data)
+
+    @cached_property
+    def _places(self) -> list[int]:
+        return self._line_ends.to_list()

@@ -44,11 +44,13 @@ class NdjsonPlan:
         made = {name: expr for name, expr in pairs if expr is not None}
         return frame.with_columns(**made).select(self.output)
 
-    def start_of_row(self, data: bytes, row: int) -> int:
-        """Where in the chunk row `row` begins."""
-        return _lines(data)[row][0]
+    def starts(self, data: bytes, ends: pl.Series | None = None) -> list[int]:
+        """Where in the chunk each row begins."""
+        return [start for start, _ in _lines(data)]
 
-    def salvage(self, data: bytes, place_at: Callable[[int], str]) -> Sorted:
+    def salvage(
+        self, data: bytes, place_at: Callable[[int], str], ends: pl.Series | None = None
+    ) -> Sorted:
         """The patient way, line by line: every row that can be read, every bad one named.
 
         place_at: what a place in the chunk is called.

@@ -164,6 +164,21 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     return converted(column, value, patient=False)
 
 
+def tolerant(column: TextColumn) -> pl.Expr | None:
+    """As `strict`, at its speed, but NULL where that would raise, and perhaps in a few rows more; None
+    where there is no such expression."""
+    value = pl.col(column.name)
+    if column.type.is_float:
+        return pl.when(~value.is_infinite()).then(value).alias(column.name)
+    if column.type.name in _NATIVE:
+        return value
+    if column.type.name == "timestamp" and column.format is not None:
+        return _read_stamp(column, value, column.format, must=False).alias(column.name)
+    if column.type.name in ("date", "time", "binary"):
+        return converted(column, value, patient=True)
+    return None
+
+
 def loose(column: TextColumn) -> pl.Expr:
     """The expression that turns text into the column's type, NULL where it does not fit."""
     value = pl.col(column.name)
@@ -229,25 +244,10 @@ def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
     """Quick: the sample's format. Patient: every ISO spelling, one after the other."""
-    unit: Any = column.type.unit if column.type.unit != "s" else "ms"
-    zone = column.type.timezone
+    unit, zone = _stamp_unit(column), column.type.timezone
 
-    def read(text: pl.Expr, format_: str, strict_: bool) -> pl.Expr:
-        zoned = format_.endswith(("z", "Z", "+00:00"))
-        # Distinct timestamps are the rule: the cache costs more than it saves on the quick path.
-        quick = not format_.endswith("z") and "%.f" not in format_
-        made = text.str.to_datetime(
-            format_,
-            time_unit=unit,
-            time_zone="UTC" if zoned else None,
-            strict=strict_,
-            cache=not quick,
-        )
-        if zone is None:
-            return made.dt.replace_time_zone(None) if zoned else made
-        if not zoned:
-            return made.dt.replace_time_zone(zone, non_existent="null", ambiguous="earliest")
-        return made if zone == "UTC" else made.dt.convert_time_zone(zone)
+    def read(text: pl.Expr, format_: str, must: bool) -> pl.Expr:
+        return _read_stamp(column, text, format_, must=must)
 
     if not patient and column.format is not None:
         return read(value, column.format, True)
@@ -266,6 +266,30 @@ def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
     if patient:
         return found
     return pl.coalesce(found, read(pl.when(found.is_null()).then(value), _STAMP_SHAPES[0], True))
+
+
+def _stamp_unit(column: TextColumn) -> Any:
+    return column.type.unit if column.type.unit != "s" else "ms"
+
+
+def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) -> pl.Expr:
+    """Text of one format as the column's timestamps. must: raise for what does not fit."""
+    zone = column.type.timezone
+    zoned = format_.endswith(("z", "Z", "+00:00"))
+    # Distinct timestamps are the rule: the cache costs more than it saves on the quick path.
+    quick = not format_.endswith("z") and "%.f" not in format_
+    made = text.str.to_datetime(
+        format_,
+        time_unit=_stamp_unit(column),
+        time_zone="UTC" if zoned else None,
+        strict=must,
+        cache=not quick,
+    )
+    if zone is None:
+        return made.dt.replace_time_zone(None) if zoned else made
+    if not zoned:
+        return made.dt.replace_time_zone(zone, non_existent="null", ambiguous="earliest")
+    return made if zone == "UTC" else made.dt.convert_time_zone(zone)
 
 
 def _midnight(value: pl.Expr, unit: Any, zone: str | None) -> pl.Expr:

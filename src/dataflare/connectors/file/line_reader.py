@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import cache
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
@@ -18,7 +19,7 @@ from dataflare.formats.csv_read import CsvPlan
 from dataflare.formats.line_chunks import LineChunks, LineNumbers
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
 
 
 class LineReader(ChunkReader):
@@ -99,21 +100,27 @@ class LineReader(ChunkReader):
         if chunk is None:
             return None
         self._position = self._place()
-        plan, (data, rows) = self._plan, chunk
+        plan, data = self._plan, chunk.data
+        first_line = cache(lambda: self._lines.at(start))
+        starts = cache(lambda: plan.starts(data, chunk.record_ends))
 
         def place_at(place: int) -> str:
-            return f"{self._label} line {self._lines.at(start + place)}"
+            return f"{self._label} line {first_line() + chunk.line(place)}"
+
+        def salvage() -> Salvaged:
+            found = plan.salvage(data, place_at, chunk.record_ends)
+            return salvaged(found, self._added, self._output)
 
         return Chunk(
             scan=lambda: with_added(
-                plan.scan(data, regular=rows() is not None), self._added, self._output
+                plan.scan(data, regular=chunk.rows is not None), self._added, self._output
             ),
             position=self._position,
             key=start,
             num_bytes=len(data),
-            rows=rows,
-            salvage=lambda: salvaged(plan.salvage(data, place_at), self._added, self._output),
-            place=lambda row: place_at(plan.start_of_row(data, row)),
+            rows=lambda: chunk.rows,
+            salvage=salvage,
+            place=lambda row: place_at(starts()[row]),
         )
 
     async def aclose(self) -> None:
