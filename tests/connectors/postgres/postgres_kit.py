@@ -15,7 +15,7 @@ from dataflare.model.progress import Position
 from dataflare.model.types import Schema
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, DestinationContext
-from dataflare.sdk.destination import Committable, Committer, Epoch, Writer
+from dataflare.sdk.destination import Committable, Committer, Epoch, RefusedRow, Writer
 from dataflare.sdk.source import ChunkReader, EndOfSplit
 
 if TYPE_CHECKING:
@@ -140,12 +140,14 @@ class Step:
 
     def __init__(
         self, database: Database, schema: Schema, *, step: str = "out", attempt: int = 1,
-        lineage: str = LINEAGE, is_changelog: bool = False, **config: Any,
+        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, **config: Any,
     ) -> None:  # fmt: skip
         self.destination = database.destination(step, **config)
         redo = database.folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)
-        self.context = DestinationContext(step, lineage, attempt, schema, redo, is_changelog)
+        self.context = DestinationContext(
+            step, lineage, attempt, schema, redo, is_changelog, sift=sift
+        )
         self.committer: Committer
         self.writer: Writer
 
@@ -169,6 +171,11 @@ class Step:
         assert made is not None
         # A committable lives in a manifest, as JSON.
         return Committable.from_json(made.to_json())
+
+    async def settle(self, *batches: SharedDataBatch) -> list[RefusedRow]:
+        for each in batches:
+            await self.writer.write_batch(each)
+        return list(await self.writer.settle())
 
     async def commit(
         self, epoch: int, committables: Sequence[Committable], *, final: bool = False

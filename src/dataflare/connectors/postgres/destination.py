@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dataflare.connectors.postgres import tables
@@ -15,6 +16,7 @@ from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.refusals import left_out
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
 from dataflare.model.types import STRING, Schema
@@ -28,6 +30,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Epoch,
     Marker,
+    RefusedRow,
     Writer,
     WriteStats,
 )
@@ -110,7 +113,8 @@ config:
 
     def _target(self, context: DestinationContext) -> Target:
         self._check_columns(context.schema)
-        return self._target_of(context.schema, context.step, context.lineage, context.attempt)
+        made = self._target_of(context.schema, context.step, context.lineage, context.attempt)
+        return replace(made, sift=context.sift)
 
     def _target_of(
         self, schema: Schema, step: str = "", lineage: str = "", attempt: int = 0
@@ -182,6 +186,21 @@ class PostgresWriter(Writer):
             self._session.write(
                 self._target, batch.frame, num_bytes, self._rows_total, self._rows_max
             )
+        except DataFlareError as error:
+            raise error.at(step=self._context.step) from error.__cause__
+
+    async def settle(self) -> Sequence[RefusedRow]:
+        return await asyncio.to_thread(self._settle) if self._redo.rows else ()
+
+    def _settle(self) -> Sequence[RefusedRow]:
+        target = self._target
+        try:
+            refused = self._session.settle(target, self._redo.frames, self._rows_total)
+            if not refused:
+                return ()
+            rows, numbers = left_out(refused, self._redo.frames(), target.key)
+            self._redo.refuse(numbers)
+            return rows
         except DataFlareError as error:
             raise error.at(step=self._context.step) from error.__cause__
 

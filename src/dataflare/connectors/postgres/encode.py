@@ -48,7 +48,7 @@ def csv_bytes(frame: pl.DataFrame) -> memoryview:
 
 def row_of_line(frame: pl.DataFrame, line: int) -> int:
     """Which row of an encoded frame stands in a line of its CSV, both counted from 0."""
-    breaks = pl.lit(0, pl.UInt32)
+    breaks = pl.repeat(0, pl.len(), dtype=pl.UInt32)
     for name, dtype in frame.schema.items():
         if dtype == pl.String:
             breaks = breaks + pl.col(name).str.count_matches("\n", literal=True).fill_null(0)

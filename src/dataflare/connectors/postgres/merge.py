@@ -7,19 +7,23 @@ sequence (a NULL is the least), and of equals the first write after the last del
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import polars as pl
 import psycopg
 
+from dataflare.connectors.postgres import rules
 from dataflare.connectors.postgres.catalog import Connection, PgColumn, Table
-from dataflare.connectors.sql.fold import fold
+from dataflare.connectors.postgres.rules import PLACE, checks, is_orphan
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift
 from dataflare.connectors.sql.store import Target
+from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
 
-PLACE, GONE = "__place", "__gone"
+GONE = "__gone"
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 _SAVEPOINT = "_dataflare_merge"
 _KEYS_MAX = 20_000_000
@@ -61,34 +65,107 @@ def _same_here(type_: DataType, column: PgColumn) -> bool:
 
 class Merge:
     """target: with its columns. into: the table. stage: the staged rows, with PLACE and GONE.
-    unique: no key is staged twice."""
+    unique: no key is staged twice. deferred: constraints of the table that each attempt is to check."""
 
-    def __init__(self, target: Target, into: Table, stage: str, *, unique: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        into: Table,
+        stage: str,
+        *,
+        unique: bool,
+        deferred: Sequence[str] = (),
+    ) -> None:
         self._target, self._into, self._stage = target, into, stage
-        self._unique = unique
+        self._unique, self._deferred = unique, deferred
 
     @staticmethod
     def events(frame: pl.DataFrame, key: Sequence[str], *, deletes: bool) -> pl.DataFrame:
         """Every row with GONE, but for the first half of an update that keeps its key."""
-        keyless = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in key))
-        fold(keyless, key, deletes=deletes)  # refuses them, if there are any
         if KIND_COLUMN not in frame.columns:
             return frame.with_columns(pl.lit(False).alias(GONE))
-        kind = pl.col(KIND_COLUMN)
-        same = pl.all_horizontal(pl.col(n).eq_missing(pl.col(n).shift(-1)) for n in key)
-        before = kind == RowKind.UPDATE_BEFORE.value
-        after = kind.shift(-1) == RowKind.UPDATE_AFTER.value
-        gone = kind.is_in(_LEAVING)
-        kept = frame.filter(~(before & after & same).fill_null(False)).with_columns(
-            gone.alias(GONE)
-        )
+        kept = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(_LEAVING).alias(GONE))
         return (kept if deletes else kept.filter(~pl.col(GONE))).drop(KIND_COLUMN)
 
     def run(self, db: Connection) -> None:
         """Raises foreign errors, and leaves the transaction as it was then."""
+        self._try(db, self._statements())
+
+    def sift(
+        self, db: Connection, errors: Callable[[], Any], pace: Pace, *, first_only: bool = False
+    ) -> list[Refusal]:
+        """The same but for the rows that are refused, which are returned by their PLACE. errors: makes
+        foreign errors ours."""
+        with errors():
+            db.execute(
+                f'create index if not exists {self._stage[:-1]}_places" on {self._stage} ({PLACE})'
+            )
+            row = db.execute(f"select min({PLACE}), max({PLACE}) from {self._stage}").fetchone()
+        assert row is not None
+        if row[0] is None:
+            return []
+        start = int(row[0])
+
+        def attempt(first: int, behind: int) -> None:
+            with errors():
+                self._try(db, self._statements((start + first, start + behind)))
+
+        def suspects(error: DataError, first: int, behind: int) -> list[int]:
+            with errors():
+                found = rules.suspects(
+                    db, error, self._into, self._stage, (start + first, start + behind)
+                )
+            return [place - start for place in found]
+
+        count = int(row[1]) + 1 - start
+        found = sift(count, attempt, pace, suspects=suspects, first_only=first_only)
+        refused = [Refusal(start + each.row, each.error) for each in found]
+        return refused if first_only else self._again(db, errors, refused)
+
+    def _again(
+        self, db: Connection, errors: Callable[[], Any], refused: list[Refusal]
+    ) -> list[Refusal]:
+        """Without those that lacked a row which came later."""
+        orphans = self._last_of_their_key(db, [r.row for r in refused if is_orphan(r.error)])
+        taken: set[int] = set()
+        progress = bool(orphans)
+        while progress:
+            before = len(taken)
+            for place in sorted(orphans - taken):
+                try:
+                    with errors():
+                        self._try(db, self._statements((place, place + 1)))
+                    taken.add(place)
+                except DataError:
+                    continue
+            progress = len(taken) > before
+        return [each for each in refused if each.row not in taken]
+
+    def _last_of_their_key(self, db: Connection, places: list[int]) -> set[int]:
+        if not places or not self._target.key:
+            return set(places)
+        same = " and ".join(f"q.{quoted(n)} = p.{quoted(n)}" for n in self._target.key)
+        found = db.execute(
+            f"select {PLACE} from {self._stage} p where {PLACE} = any(%s) and not exists "
+            f"(select from {self._stage} q where q.{PLACE} > p.{PLACE} and {same})",
+            (places,),
+        )
+        return {int(place) for (place,) in found.fetchall()}
+
+    def row_at(self, db: Connection, place: int) -> list[str]:
+        """A staged row as a note."""
+        names = list(self._target.key or self._target.schema.names[:3])
+        parts = ", ".join(f"{quoted(name)}::text" for name in names)
+        found = db.execute(f"select {parts} from {self._stage} where {PLACE} = {place}").fetchone()
+        if found is None:
+            return []
+        shown = ", ".join(f"{n} = {v!r}" for n, v in zip(names, found, strict=True))
+        return [f"the row: {shown}"]
+
+    def _try(self, db: Connection, statements: Sequence[str]) -> None:
         db.execute(f"savepoint {_SAVEPOINT}")
         try:
-            for statement in self._statements():
+            for statement in statements:
                 db.execute(statement)
         except psycopg.DatabaseError:
             if not db.closed:
@@ -96,53 +173,19 @@ class Merge:
             raise
         db.execute(f"release {_SAVEPOINT}")
 
-    def refused_row(self, db: Connection) -> list[str]:
-        """Which row it was: the least prefix of the staged rows that is refused, bisected."""
-        try:
-            row = db.execute(f"select max({PLACE}) from {self._stage}").fetchone()
-            low, high = -1, int(row[0]) if row and row[0] is not None else -1
-            while low + 1 < high:
-                middle = (low + high) // 2
-                if self._goes_in(db, middle):
-                    low = middle
-                else:
-                    high = middle
-            names = list(self._target.key or self._target.schema.names[:3])
-            parts = ", ".join(f"{quoted(name)}::text" for name in names)
-            found = db.execute(
-                f"select {parts} from {self._stage} where {PLACE} = {high}"
-            ).fetchone()
-        except psycopg.Error:
-            return []
-        if found is None:
-            return []
-        shown = ", ".join(f"{n} = {v!r}" for n, v in zip(names, found, strict=True))
-        return [f"the row: {shown}"]
-
-    def _goes_in(self, db: Connection, last: int) -> bool:
-        db.execute(f"savepoint {_SAVEPOINT}")
-        try:
-            for statement in self._statements(last):
-                db.execute(statement)
-        except psycopg.DatabaseError:
-            return False
-        finally:
-            db.execute(f"rollback to {_SAVEPOINT}")
-        return True
-
-    def _statements(self, last: int | None = None) -> list[str]:
-        """last: only staged rows up to this place."""
+    def _statements(self, places: tuple[int, int] | None = None) -> list[str]:
+        """places: only staged rows from the first to before the second."""
         target = self._target
         names = [name for name in target.schema.names if name in self._into.columns]
-        rows = self._picked(names, last)
+        rows = self._picked(names, places)
         insert = f"insert into {self._into.sql} as t ({listed(names)}) overriding system value "
         plain = f"select {listed(names)} from ({rows}) as p where not {GONE}"
         if not target.key:
-            return [insert + plain]
+            return [insert + plain, *checks(self._deferred)]
         found = [f"{insert}{plain} {self._on_conflict(names)}"]
         if target.mode == "mirror":
             found.insert(0, self._delete(rows))
-        return found
+        return [*found, *checks(self._deferred)]
 
     def _on_conflict(self, names: Sequence[str]) -> str:
         target = self._target
@@ -166,9 +209,9 @@ class Merge:
             f"where p.{GONE} and {' and '.join(same)}"
         )
 
-    def _picked(self, names: Sequence[str], last: int | None) -> str:
+    def _picked(self, names: Sequence[str], places: tuple[int, int] | None) -> str:
         """One staged row for each key."""
-        until = "" if last is None else f" where {PLACE} <= {last}"
+        until = "" if places is None else f" where {PLACE} >= {places[0]} and {PLACE} < {places[1]}"
         columns, key = f"{listed(names)}, {PLACE}, {GONE}", listed(self._target.key)
         staged = f"select {columns} from {self._stage}{until}"
         sequence = self._target.sequence

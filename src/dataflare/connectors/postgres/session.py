@@ -15,8 +15,9 @@ Always true:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import polars as pl
@@ -27,6 +28,7 @@ from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.sdk.crashpoints import crash_point
@@ -62,6 +64,7 @@ class Session:
         what the run had written before this epoch."""
         with self._lock:
             member = self._member(target)
+            member.target = target
             if member.cold:
                 return
             member.held.append(frame)
@@ -89,7 +92,8 @@ class Session:
                 frames = alike(member.held)
                 member.copied = True
                 for frame in frames:
-                    store.copy(member.target, frame, rows_before)
+                    store.copy(member.target, frame, rows_before, member.taken)
+                    member.taken += frame.height
                 member.drop_held()
         except DataFlareError as error:
             if not is_lost(error):
@@ -104,6 +108,7 @@ class Session:
             member = self._member(share.target)
             member.last = epoch
             if not share.file.rows and not final:
+                member.end_epoch()
                 return
             if member.prepared or self._closing not in (None, epoch):
                 self._rehearse(member, share, epoch, final=final)
@@ -121,7 +126,49 @@ class Session:
             self._refuse_fenced(share, epoch)
             member.prepared[epoch] = share
             member.inside = epoch
-            member.copied = member.cold = False
+            member.end_epoch()
+
+    def settle(
+        self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
+    ) -> list[Refusal]:
+        """Have all rows so far in the transaction but those that are refused; their numbers in the epoch
+        are returned. frames: gives all rows of the epoch, from the redo file that is not sealed yet."""
+        with self._lock:
+            member = self._member(target)
+            if member.prepared or (self._closing is not None and member.last >= self._closing):
+                # The epoch before is not committed: find out, and commit both from their redo files.
+                self._abandon()
+                for earlier in member.prepared.values():
+                    self._apply(earlier, final=False)
+                refused = self._sift(member, frames, rows_before)
+                self._abandon()
+                return refused
+            try:
+                self._copy_held(member, rows_before)
+                if not member.cold:
+                    with self._abandoning_on_error():
+                        self._opened().settle(target, final=False)
+                        return self._opened().refused(target.step)
+            except DataFlareError as error:
+                if not is_lost(error):
+                    raise
+            return self._sift(member, frames, rows_before)
+
+    def _sift(
+        self, member: Member, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
+    ) -> list[Refusal]:
+        target = member.target
+        with self._abandoning_on_error():
+            store = self._opened()
+            taken = 0
+            for frame in frames():
+                store.copy(target, frame, rows_before, taken)
+                taken += frame.height
+            store.settle(target, final=False)
+            refused = store.refused(target.step)
+        member.drop_held()
+        member.copied, member.taken, member.cold = True, taken, False
+        return refused
 
     def _settle(self, share: Share, *, final: bool) -> None:
         with self._abandoning_on_error():
@@ -130,10 +177,16 @@ class Session:
     def _apply(self, share: Share, *, final: bool) -> None:
         """The epoch from its redo file."""
         with self._abandoning_on_error():
-            store = self._opened()
+            store, target, taken = self._opened(), share.target, 0
+            if share.file.refused:
+                # The others went in one after the other, and may not in one piece.
+                target = replace(target, sift=True)
             for frame in redo.frames(share.folder, share.file):
-                store.copy(share.target, frame, share.rows_before)
-            store.settle(share.target, final=final)
+                store.copy(target, frame, share.rows_before, taken)
+                taken += frame.height
+            store.settle(target, final=final)
+            for refusal in store.refused(target.step):
+                raise refusal.error
 
     def _refuse_fenced(self, share: Share, epoch: int) -> None:
         with self._abandoning_on_error():
@@ -149,7 +202,7 @@ class Session:
         self._apply(share, final=final)
         self._abandon()
         member.drop_held()
-        member.copied = member.cold = False
+        member.end_epoch()
         member.prepared[epoch] = share
 
     # -- commits -----------------------------------------------------------------------------------

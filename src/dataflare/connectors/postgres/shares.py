@@ -30,7 +30,7 @@ class Share:
 @dataclass
 class Member:
     """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
-    transaction. cold: the running epoch is to be applied from its redo file. last: the last epoch
+    transaction; taken: how many. cold: the running epoch is to be applied from its redo file. last: the last epoch
     that was prepared. prepared: what waits for its commit, by epoch; inside: the one that is in the
     open transaction."""
 
@@ -39,6 +39,7 @@ class Member:
     held_rows: int = 0
     held_bytes: int = 0
     copied: bool = False
+    taken: int = 0
     cold: bool = False
     last: int = 0
     prepared: dict[int, Share] = field(default_factory=dict)
@@ -48,12 +49,17 @@ class Member:
         self.held.clear()
         self.held_rows = self.held_bytes = 0
 
+    def end_epoch(self) -> None:
+        """The rows that come next are of another epoch."""
+        self.copied = self.cold = False
+        self.taken = 0
+
     def cool(self) -> None:
         """What was copied is lost: the redo file has it."""
         if self.copied:
             self.cold = True
             self.drop_held()
-        self.copied, self.inside = False, None
+        self.copied, self.taken, self.inside = False, 0, None
 
 
 def alike(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:

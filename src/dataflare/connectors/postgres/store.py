@@ -10,8 +10,8 @@ Always true:
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import polars as pl
 import psycopg
@@ -19,31 +19,34 @@ import psycopg
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
+from dataflare.connectors.postgres.copying import Copier, Orphans, row_of
 from dataflare.connectors.postgres.errors import said
 from dataflare.connectors.postgres.markers import MAKING, Markers
-from dataflare.connectors.postgres.merge import GONE, PLACE, Keys, Merge
+from dataflare.connectors.postgres.merge import GONE, Keys, Merge
+from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
 from dataflare.connectors.postgres.types import PgType
-from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.fold import appended, fold, refuse_null_keys
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.refusals import Pace, Refusal, with_row
 from dataflare.connectors.sql.store import Target
-from dataflare.errors import DataError, DataFlareError
+from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
-
-_COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 
 
 @dataclass
 class Ready:
     """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
-    the temporary table of rows with a key. staged: rows in it. keys: theirs."""
+    the temporary table of rows with a key. staged: rows in it. keys: theirs. deferred: constraints that
+    are checked late. pace: how many rows at once are tried."""
 
     target: Target
     into: Table
     stage: str | None = None
     staged: int = 0
     keys: Keys | None = None
+    deferred: tuple[str, ...] = ()
+    pace: Pace = field(default_factory=Pace)
 
 
 class PostgresStore(Markers):
@@ -53,6 +56,8 @@ class PostgresStore(Markers):
     def __init__(self, server: Server, name: str) -> None:
         super().__init__(server, server.connect(name))
         self._ready: dict[str, Ready] = {}
+        self._refused: dict[str, list[Refusal]] = {}
+        self._orphans: dict[str, list[Orphans]] = {}
         self._stages = 0
 
     def begin(self) -> None:
@@ -67,15 +72,19 @@ class PostgresStore(Markers):
     def commit(self) -> None:
         with self._errors("commit"):
             self._db.execute("commit")
-        self._ready.clear()
+        self._forget()
 
     def rollback(self) -> None:
         """Never raises."""
-        self._ready.clear()
+        self._forget()
         try:
             self._db.execute("rollback")
         except Exception:  # the connection is gone, and the transaction with it
             pass
+
+    def _forget(self) -> None:
+        for each in (self._ready, self._refused, self._orphans):
+            each.clear()
 
     def close(self) -> None:
         """Never raises."""
@@ -107,6 +116,8 @@ class PostgresStore(Markers):
             ready = Ready(target, found)
             if target.key or found.row_security:
                 self._make_stage(ready)
+            if target.sift:
+                ready.deferred = deferred(self._db, found)
         return ready
 
     def _found(self, target: Target) -> Table:
@@ -124,6 +135,10 @@ class PostgresStore(Markers):
         if made is None:
             place = f"{quoted(folder)}.{quoted(staging)}"
             self._db.execute(tables.staging_creation(target, found, place))
+            if target.sift and found is not None:
+                made = catalog.find_exact(self._db, folder, staging)
+                assert made is not None
+                copy_rules(self._db, found, made)
         else:
             for statement in tables.widening(
                 replace(target, create_table=True), made, self._server
@@ -131,7 +146,7 @@ class PostgresStore(Markers):
                 self._db.execute(statement)
         into = catalog.find_exact(self._db, folder, staging)
         assert into is not None
-        return Ready(target, into)
+        return Ready(target, into, deferred=deferred(self._db, into) if target.sift else ())
 
     def _make_unique(self, target: Target, table: Table) -> None:
         statement = tables.unique_index(target, table)
@@ -159,36 +174,47 @@ class PostgresStore(Markers):
             f"0::bigint as {PLACE}, false as {GONE} from {ready.into.sql} with no data"
         )
 
-    def copy(self, target: Target, frame: pl.DataFrame, rows_before: int) -> None:
-        """Take rows. rows_before: what the run had written before this epoch."""
+    def copy(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
+        """Take rows. rows_before: what the run had written before this epoch. first: the number of the
+        first row in the epoch. Where refused rows may be left out, `refused` has them."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
+        numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
         if ready.stage is None:
             rows = appended(frame, op=target.op)
             if target.mode == "overwrite":
                 rows = rows.with_columns(pl.lit(rows_before, pl.Int64).alias(tables.BEFORE_COLUMN))
                 types = {**types, tables.BEFORE_COLUMN: DataType("int64")}
-            self._copy(ready, ready.into.sql, rows, types)
+            self._copy(ready, ready.into.sql, rows, types, numbers)
             return
-        rows = self._staged(target, frame)
+        rows = self._staged(target, frame.with_columns(numbers.alias(PLACE)))
         if not rows.height:
             return
-        places = pl.int_range(ready.staged, ready.staged + pl.len(), dtype=pl.Int64)
-        rows = rows.with_columns(places.alias(PLACE))
         types = {**types, PLACE: DataType("int64"), GONE: DataType("bool")}
-        self._copy(ready, ready.stage, rows, types)
+        self._copy(ready, ready.stage, rows, types, rows[PLACE])
         ready.staged += rows.height
         if ready.keys is not None:
             ready.keys.add(rows)
 
     def _staged(self, target: Target, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows that go through the stage, with GONE. One for each key but where a sequence
-        decides, for that looks at all rows of the epoch."""
+        """The rows that go through the stage, with GONE. One for each key but where others of it may
+        count in the end: by their sequence, or when the last one is refused."""
         if not target.key:
             return appended(frame, op=target.op).with_columns(pl.lit(False).alias(GONE))
         mirror = target.mode == "mirror"
+        if target.sift:
+            events = Merge.events(frame, target.key, deletes=mirror)
+            keyless = pl.any_horizontal(pl.col(name).is_null() for name in target.key)
+            for number in events.filter(keyless)[PLACE]:
+                error = DataError(
+                    f"table '{target.table}' refuses a row: it has no key", code="E0510"
+                )
+                self._refused.setdefault(target.step, []).append(Refusal(number, error))
+            return events.filter(~keyless)
         if target.sequence is not None:
-            return Merge.events(frame, target.key, deletes=mirror)
+            events = Merge.events(frame, target.key, deletes=mirror)
+            refuse_null_keys(frame, target.key)
+            return events
         found = fold(frame, target.key, deletes=mirror)
         parts = [
             part.with_columns(pl.lit(gone).alias(GONE))
@@ -222,38 +248,34 @@ class PostgresStore(Markers):
         return {name: target.schema[name] for name in names}
 
     def _copy(
-        self, ready: Ready, place: str, rows: pl.DataFrame, types: dict[str, DataType]
+        self,
+        ready: Ready,
+        place: str,
+        rows: pl.DataFrame,
+        types: dict[str, DataType],
+        numbers: pl.Series,
     ) -> None:
+        target = ready.target
+        errors = partial(self._errors, f"table '{target.table}'")
         targets: dict[str, PgType] = {n: c.type for n, c in ready.into.columns.items()}
-        cells = encoded(rows.select(list(types)), types, targets)
-        statement = f"copy {place} ({listed(types)}) from stdin (format csv)"
+        copier = Copier(self._db, errors, place, types, targets, ready.deferred)
+        if target.sift:
+            found, cells = copier.sift(rows, ready.pace)
+            refused = [Refusal(numbers[each.row], each.error) for each in found]
+            self._refused.setdefault(target.step, []).extend(refused)
+            if cells.height:
+                lone = [each for each in refused if is_orphan(each.error)]
+                self._orphans.setdefault(target.step, []).append(Orphans(copier, cells, lone))
+            return
+        cells = copier.encode(rows)
         try:
-            with (
-                self._errors(f"table '{ready.target.table}'"),
-                self._db.cursor() as cursor,
-                cursor.copy(statement) as copy,
-            ):
-                copy.write(csv_bytes(cells))
+            copier.send(cells)
         except DataError as error:
-            raise self._with_row(ready, rows, cells, error) from error.__cause__
-
-    def _with_row(
-        self, ready: Ready, rows: pl.DataFrame, cells: pl.DataFrame, error: DataError
-    ) -> DataError:
-        """The refusal with the row's key, as far as the server says which line it was."""
-        cause = error.__cause__
-        found = _COPY_LINE.search(said(cause).context) if isinstance(cause, Exception) else None
-        if found is None:
-            return error
-        row = rows.row(row_of_line(cells, int(found.group(1)) - 1), named=True)
-        names = ready.target.key or [n for n in ready.target.schema.names if n in row][:3]
-        shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
-        return DataError(
-            error.message,
-            code=error.code,
-            help=error.help,
-            notes=[f"the row: {shown}", *error.notes],
-        )
+            at = row_of(error, cells)
+            if at is None:
+                raise
+            row = rows.select(n for n in rows.columns if n in target.schema).row(at, named=True)
+            raise with_row(error, row, target.key) from error.__cause__
 
     def settle(self, target: Target, *, final: bool) -> None:
         """Bring all rows of the epoch where they belong, and find out every refusal."""
@@ -262,10 +284,25 @@ class PostgresStore(Markers):
             ready = self._ready[target.step] = self.make_ready(target)
         if ready is not None:
             self._merge(ready)
+            self._send_orphans(target.step)
             if final and target.mode == "overwrite":
                 self._publish(ready)
         with self._errors(f"table '{target.table}'"):
             self._db.execute("set constraints all immediate")
+
+    def refused(self, step: str) -> list[Refusal]:
+        """The rows that were left out since this was last asked, by their number in the epoch."""
+        return sorted(self._refused.pop(step, []), key=lambda refusal: refusal.row)
+
+    def _send_orphans(self, step: str) -> None:
+        """The rows that they lacked may have come after them."""
+        waiting = self._orphans.pop(step, [])
+        lone = {refusal.row for orphans in waiting for refusal in orphans.refusals}
+        while any(orphans.again() for orphans in waiting if orphans.refusals):
+            pass
+        lone -= {refusal.row for orphans in waiting for refusal in orphans.refusals}
+        if lone:
+            self._refused[step] = [r for r in self._refused[step] if r.row not in lone]
 
     def _merge(self, ready: Ready) -> None:
         if ready.stage is None or not ready.staged:
@@ -275,14 +312,19 @@ class PostgresStore(Markers):
             ready.into,
             ready.stage,
             unique=ready.keys is not None and ready.keys.unique,
+            deferred=ready.deferred,
         )
+        errors = partial(self._errors, f"table '{ready.target.table}'")
         try:
-            with self._errors(f"table '{ready.target.table}'"):
+            with errors():
                 merge.run(self._db)
-        except DataFlareError as error:
-            notes = merge.refused_row(self._db) if isinstance(error, DataError) else []
-            error.notes[:0] = notes
-            raise
+        except DataError as error:
+            refused = merge.sift(self._db, errors, ready.pace, first_only=not ready.target.sift)
+            if not ready.target.sift:
+                notes = merge.row_at(self._db, refused[0].row) if refused else []
+                error.notes[:0] = notes
+                raise
+            self._refused.setdefault(ready.target.step, []).extend(refused)
         with self._errors("the stage"):
             self._db.execute(f"truncate {ready.stage}")
         ready.staged = 0

@@ -51,7 +51,7 @@ def fold(
     deletes: whether deletes count (mirror) or are left out (upsert). An update_before is a delete
     of its key, which a row for the same key that follows makes good.
     """
-    _refuse_null_keys(frame, key)
+    refuse_null_keys(frame, key)
     if KIND_COLUMN in frame.columns:
         gone = pl.col(KIND_COLUMN).is_in(_GONE)
         if not deletes:
@@ -88,7 +88,8 @@ def _newest(frame: pl.DataFrame, key: Sequence[str], sequence: str) -> pl.DataFr
     )
 
 
-def _refuse_null_keys(frame: pl.DataFrame, key: Sequence[str]) -> None:
+def refuse_null_keys(frame: pl.DataFrame, key: Sequence[str]) -> None:
+    """Raises DataError (E0510) for rows without a key."""
     empty = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in key))
     if empty.height:
         row = empty.row(0, named=True)

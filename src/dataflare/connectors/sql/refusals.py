@@ -47,14 +47,14 @@ def sift(
     attempt: Callable[[int, int], None],
     pace: Pace,
     *,
-    row_of: Callable[[DataError], int | None] = lambda error: None,
+    suspects: Callable[[DataError, int, int], Sequence[int]] = lambda error, first, behind: (),
     first_only: bool = False,
 ) -> list[Refusal]:
     """Write rows 0 to `count`, but for those that are refused; these are returned, in order.
 
-    attempt(first, behind): write these rows, or raise DataError and leave nothing of them. row_of: the
-    row that an error of `attempt` is about, counted from its `first`, where the error tells.
-    first_only: stop at the first refused row.
+    attempt(first, behind): write these rows, or raise DataError and leave nothing of them.
+    suspects(error, first, behind): rows that an error of `attempt` may be about, in order, where that can
+    be told; wrong ones cost time only. first_only: stop at the first refused row.
     """
     refused: list[Refusal] = []
     todo = [(0, count)] if count else []
@@ -71,15 +71,11 @@ def sift(
                 if first_only:
                     return refused
                 continue
-            known = row_of(error)
             pace.failed(behind - first)
-            if known is not None and 0 <= known < behind - first:
-                at = first + known
-                parts = [(first, at), (at, at + 1), (at + 1, behind)]
-            else:
-                middle = (first + behind) // 2
-                parts = [(first, middle), (middle, behind)]
-            todo += [part for part in reversed(parts) if part[0] < part[1]]
+            cuts = [row for row in suspects(error, first, behind) if first <= row < behind]
+            cuts = [cut for row in cuts for cut in (row, row + 1)] or [(first + behind) // 2]
+            parts = zip([first, *cuts], [*cuts, behind], strict=True)
+            todo += [part for part in reversed([*parts]) if part[0] < part[1]]
         else:
             pace.passed()
     return refused

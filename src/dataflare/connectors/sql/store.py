@@ -16,7 +16,8 @@ STAGING_PREFIX = "_dataflare_new_"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one step writes where. schema: the columns that arrive, with `_op` where it is written."""
+    """What one step writes where. schema: the columns that arrive, with `_op` where it is written.
+    sift: rows that are refused are left out."""
 
     step: str
     lineage: str
@@ -28,6 +29,7 @@ class Target:
     sequence: str | None = None
     op: bool = False
     create_table: bool = True
+    sift: bool = False
 
     @property
     def written(self) -> str:

@@ -1,0 +1,121 @@
+"""Rows on their way into a table by COPY: all of them, or all but those that the server refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from dataflare.connectors.postgres.catalog import Connection
+from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
+from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.rules import checks, is_orphan
+from dataflare.connectors.postgres.types import PgType
+from dataflare.connectors.sql.names import listed
+from dataflare.connectors.sql.refusals import Pace, Refusal, sift
+from dataflare.errors import DataError
+from dataflare.model.types import DataType
+
+_COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
+_SAVEPOINT = "_dataflare_copy"
+
+
+@dataclass(frozen=True)
+class Copier:
+    """errors: makes foreign errors ours. place: the table. types: of the columns that are written.
+    targets: of the table's columns. deferred: constraints that each attempt is to check."""
+
+    db: Connection
+    errors: Callable[[], Any]
+    place: str
+    types: Mapping[str, DataType]
+    targets: Mapping[str, PgType]
+    deferred: Sequence[str] = ()
+
+    def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Raises DataError (E0511) for what PostgreSQL would cut without a word."""
+        return encoded(rows.select(list(self.types)), self.types, self.targets)
+
+    def send(self, cells: pl.DataFrame) -> None:
+        statement = f"copy {self.place} ({listed(self.types)}) from stdin (format csv)"
+        with self.errors(), self.db.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(csv_bytes(cells))
+
+    def sift(self, rows: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
+        """Send rows but for those that are refused. Returns these, and the cells of those among them
+        that lacked another row."""
+        try:
+            cells, refused = self.encode(rows), []
+        except DataError:
+            refused = sift(
+                rows.height, lambda first, behind: self._encoded(rows, first, behind), Pace()
+            )
+            good = rows.with_row_index("__at")
+            good = good.filter(~pl.col("__at").is_in([each.row for each in refused]))
+            places, cells = good["__at"], self.encode(good)
+            found, orphans = self._sift(cells, pace)
+            moved = [Refusal(places[each.row], each.error) for each in found]
+            return sorted([*refused, *moved], key=lambda each: each.row), orphans
+        return self._sift(cells, pace)
+
+    def _encoded(self, rows: pl.DataFrame, first: int, behind: int) -> None:
+        self.encode(rows.slice(first, behind - first))
+
+    def _sift(self, cells: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
+        def attempt(first: int, behind: int) -> None:
+            self.attempt(cells.slice(first, behind - first))
+
+        def suspects(error: DataError, first: int, behind: int) -> list[int]:
+            row = row_of(error, cells.slice(first, behind - first))
+            return [] if row is None else [first + row]
+
+        refused = sift(cells.height, attempt, pace, suspects=suspects)
+        orphans = [each.row for each in refused if is_orphan(each.error)]
+        return refused, cells[orphans]
+
+    def attempt(self, cells: pl.DataFrame) -> None:
+        """Send them, or raise DataError and leave nothing of them."""
+        with self.errors():
+            self.db.execute(f"savepoint {_SAVEPOINT}")
+        try:
+            self.send(cells)
+            with self.errors():
+                for statement in checks(self.deferred):
+                    self.db.execute(statement)
+        except DataError:
+            with self.errors():
+                self.db.execute(f"rollback to {_SAVEPOINT}")
+            raise
+        with self.errors():
+            self.db.execute(f"release {_SAVEPOINT}")
+
+
+@dataclass
+class Orphans:
+    """Rows that lacked another one when they were sent. refusals: of the rows in cells, in order."""
+
+    copier: Copier
+    cells: pl.DataFrame
+    refusals: list[Refusal]
+
+    def again(self) -> bool:
+        """Send them once more. Returns whether one was taken."""
+        found = sift(self.cells.height, self._attempt, Pace())
+        left = [each.row for each in found]
+        taken = self.cells.height - len(left)
+        self.cells, self.refusals = self.cells[left], [self.refusals[row] for row in left]
+        return taken > 0
+
+    def _attempt(self, first: int, behind: int) -> None:
+        self.copier.attempt(self.cells.slice(first, behind - first))
+
+
+def row_of(error: DataError, cells: pl.DataFrame) -> int | None:
+    """Which of the rows that were sent an error is about, as far as the server says."""
+    cause = error.__cause__
+    found = _COPY_LINE.search(said(cause).context) if isinstance(cause, psycopg.Error) else None
+    return None if found is None else row_of_line(cells, int(found.group(1)) - 1)
