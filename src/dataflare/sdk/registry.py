@@ -20,6 +20,7 @@ _SOURCES = {
     "sqlite": "dataflare.connectors.sqlite.source:SqliteSource",
     "duckdb": "dataflare.connectors.duckdb.source:DuckdbSource",
     "postgres": "dataflare.connectors.postgres.source:PostgresSource",
+    "http": "dataflare.connectors.http.source:HttpSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
     "inline": "dataflare.connectors.inline:InlineSource",
     "memory": "dataflare.connectors.memory:MemorySource",
@@ -29,6 +30,7 @@ _DESTINATIONS = {
     "sqlite": "dataflare.connectors.sqlite.destination:SqliteDestination",
     "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
     "postgres": "dataflare.connectors.postgres.destination:PostgresDestination",
+    "http": "dataflare.connectors.http.destination:HttpDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",
     "memory": "dataflare.connectors.memory:MemoryDestination",
     "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",
@@ -37,6 +39,7 @@ _EXTRAS = {
     "duckdb": "duckdb",
     "pyarrow": "duckdb",
     "psycopg": "postgres",
+    "httpx": "http",
     "adbc_driver_postgresql": "postgres",
 }
 _SOURCE_GROUP = "dataflare.sources"

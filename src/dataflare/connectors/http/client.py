@@ -1,0 +1,192 @@
+"""One server being asked: paced, patient when it says so, and with errors in our words.
+
+Always true: no two requests begin closer together than the rate limit allows; a server that answers
+429 or 503 with `Retry-After` is asked again after that time; credentials go to no other server, for
+redirects are followed only to the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from dataflare.connectors.http.config import Auth, HttpConfig
+from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.security.redact import redact
+
+_PATIENT = (429, 503)
+_WAITS_MAX = 8
+_WAIT_MAX_S = 600.0
+_REDIRECTS_MAX = 5
+_BODY_SHOWN = 200
+_MOVED = (301, 302, 303, 307, 308)
+
+
+class HttpClient:
+    """The requests of one step. clock gives seconds, sleep waits for them; tests give their own."""
+
+    def __init__(
+        self,
+        config: HttpConfig,
+        step: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._config, self._step, self._clock, self._sleep = config, step, clock, sleep
+        self._next_at = 0.0
+        headers, self._key = dict(config.headers), {}
+        basic: httpx.BasicAuth | None = None
+        match config.auth:
+            case Auth(type="bearer", token=token):
+                headers["Authorization"] = f"Bearer {token}"
+            case Auth(type="basic", username=str(name), password=str(password)):
+                basic = httpx.BasicAuth(name, password)
+            case Auth(type="header", name=str(name), value=str(value)):
+                headers[name] = value
+            case Auth(type="query", name=str(name), value=str(value)):
+                self._key = {name: value}
+        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=config.timeout)
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """The answer, of whatever status below 500 that is not about who asks. Raises SystemError_
+        (E0602, E0606 to E0608, E0611) and ConfigError (E0415)."""
+        target = httpx.URL(url)
+        asked = {**dict(target.params), **(params or {}), **self._key}
+        for _ in range(_REDIRECTS_MAX):
+            answer = await self._patiently(
+                method, target, asked, json=json, content=content, headers=headers
+            )
+            if answer.status_code not in _MOVED:
+                return self._judged(answer, url)
+            target, asked = self._moved(answer, target), {}
+        raise self._error(f"{shown(url)} redirects without end", "E0611")
+
+    async def _patiently(
+        self, method: str, url: httpx.URL, params: Mapping[str, Any], **body: Any
+    ) -> httpx.Response:
+        waits = 0
+        while True:
+            await self._pace()
+            try:
+                answer = await self._client.request(
+                    method, url.copy_with(params=params) if params else url, **body
+                )
+            except httpx.TimeoutException as error:
+                raise self._error(
+                    f"{shown(str(url))} did not answer within {self._config.timeout:g} s",
+                    "E0608",
+                    help="see whether the server is well, or raise 'timeout'",
+                    retry=Retry.LATER,
+                ) from error
+            except httpx.HTTPError as error:
+                raise self._lost(str(url), error) from error
+            wait = _retry_after(answer)
+            if answer.status_code not in _PATIENT or wait is None or waits >= _WAITS_MAX:
+                return answer
+            if wait > _WAIT_MAX_S:
+                raise self._error(
+                    f"{shown(str(url))} wants to be asked again only in {wait:.0f} s",
+                    "E0611",
+                    help="run again later, or set 'rate_limit'",
+                    retry=Retry.LATER,
+                )
+            waits += 1
+            await self._sleep(wait)
+
+    async def _pace(self) -> None:
+        rate = self._config.rate_limit
+        if rate is None:
+            return
+        now = self._clock()
+        turn = max(now, self._next_at)
+        self._next_at = turn + 1 / rate
+        if turn > now:
+            await self._sleep(turn - now)
+
+    def _moved(self, answer: httpx.Response, url: httpx.URL) -> httpx.URL:
+        target = urljoin(str(url), answer.headers.get("location", ""))
+        there, here = urlsplit(target), urlsplit(str(url))
+        if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+            raise ConfigError(
+                f"{shown(str(url))} redirects to another server: {shown(target)}",
+                code="E0415",
+                step=self._step,
+                help="put that address into 'url', if you trust it with your credentials",
+            )
+        return httpx.URL(target)
+
+    def _judged(self, answer: httpx.Response, url: str) -> httpx.Response:
+        status = answer.status_code
+        said = f"{shown(url)} answered {status} {answer.reason_phrase}".rstrip()
+        notes = [f"it says: {text}"] if (text := excerpt(answer)) else []
+        if status == 401:
+            raise self._error(f"{said}: it does not accept the credentials", "E0606", notes=notes,
+                              help="look at 'auth' and 'headers'")  # fmt: skip
+        if status == 403:
+            raise self._error(f"{said}: the credentials may not do this", "E0602", notes=notes)
+        if status >= 500 or status in _PATIENT:
+            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER)
+        return answer
+
+    def _lost(self, url: str, error: httpx.HTTPError) -> DataFlareError:
+        why = redact(str(error)) or type(error).__name__
+        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+            return ConfigError(
+                f"{shown(url)} cannot be asked: {why}", code="E0415", step=self._step
+            )
+        if "CERTIFICATE" in why or "SSL" in why:
+            return self._error(f"no TLS connection to {shown(url)}: {why}", "E0609")
+        return self._error(
+            f"no connection to {shown(url)}: {why}",
+            "E0607",
+            help="see whether the server runs and the address is right",
+            retry=Retry.LATER,
+        )
+
+    def _error(self, message: str, code: str, **more: Any) -> SystemError_:
+        return SystemError_(message, code=code, step=self._step, **more)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def shown(url: str) -> str:
+    """The address without what may be secret: credentials and the query."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def excerpt(answer: httpx.Response) -> str:
+    """The beginning of an answer's text, on one line, without secrets."""
+    text = " ".join(answer.text[: 4 * _BODY_SHOWN].split())
+    return redact(text[:_BODY_SHOWN])
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds that the server wants us to wait, if it says."""
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, when.timestamp() - time.time())

@@ -1,0 +1,143 @@
+"""What a workflow says about an HTTP API."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dataflare.connectors.http.json_path import JsonPath
+from dataflare.model.units import Duration, Rate
+
+
+class Auth(BaseModel):
+    """How to say who asks."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    type: Literal["bearer", "basic", "header", "query"] = Field(
+        description="bearer: a token; basic: a name and password; header, query: a key under a name"
+    )
+    token: str | None = Field(None, min_length=1, repr=False, description="for bearer")
+    username: str | None = Field(None, description="for basic")
+    password: str | None = Field(None, repr=False, description="for basic")
+    name: str | None = Field(None, min_length=1, description="for header and query: its name")
+    value: str | None = Field(None, min_length=1, repr=False, description="for header and query")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"bearer": ("token",), "basic": ("username", "password")}.get(
+            self.type, ("name", "value")
+        )
+        given = [n for n in ("token", "username", "password", "name", "value") if getattr(self, n)]
+        missing = [n for n in needed if getattr(self, n) is None]
+        if missing:
+            raise ValueError(f"auth of type {self.type} needs '{missing[0]}'")
+        strange = [name for name in given if name not in needed]
+        if strange:
+            raise ValueError(f"auth of type {self.type} takes no '{strange[0]}'")
+        return self
+
+
+class HttpConfig(BaseModel):
+    """How to reach the server; the same for sources and destinations."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(description="http://... or https://...")
+    headers: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="sent with each request"
+    )
+    auth: Auth | None = Field(None, description="who asks")
+    timeout: Duration = Field(30.0, gt=0, description="how long to wait for one answer")
+    rate_limit: Rate | None = Field(None, description="at most so many requests, such as 10/s")
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://host/path or https://host/path")
+        if parts.username or parts.password:
+            raise ValueError("put name and password in 'auth', where they are not shown")
+        return value
+
+
+class Pagination(BaseModel):
+    """How to ask for what follows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["page", "offset", "cursor", "link", "next_url"] = Field(
+        description="page: pages have numbers; offset: rows are skipped; cursor: an answer holds the "
+        "mark of the next page; link: the header Link names it (rel=next); next_url: a field of the "
+        "answer does"
+    )
+    param: str | None = Field(
+        None, description="the parameter that says where: by default page, offset or cursor"
+    )
+    size_param: str | None = Field(
+        None, description="the parameter that says how many rows a page has; for page and offset"
+    )
+    size: int | None = Field(None, ge=1, description="rows of a page; a shorter page is the last")
+    start: int | None = Field(
+        None, ge=0, description="the first page (1) or offset (0), for page and offset"
+    )
+    path: JsonPath | None = Field(
+        None, description="where the answer says the next cursor or URL, such as $.next"
+    )
+    max_pages: int | None = Field(None, ge=1, description="stop after so many pages")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.type in ("cursor", "next_url") and self.path is None:
+            raise ValueError(f"pagination by {self.type} needs 'path'")
+        if self.type in ("page", "offset", "link") and self.path is not None:
+            raise ValueError(f"pagination by {self.type} takes no 'path'")
+        if self.type in ("link", "next_url") and self.param is not None:
+            raise ValueError(f"pagination by {self.type} takes no 'param'")
+        if self.type == "offset" and self.size is None:
+            raise ValueError("pagination by offset needs 'size'")
+        if self.size_param is not None and self.size is None:
+            raise ValueError("'size_param' needs 'size'")
+        return self
+
+
+class HttpSourceConfig(HttpConfig):
+    method: Literal["GET", "POST"] = Field("GET", description="POST sends `body`")
+    params: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, repr=False, description="of the query string"
+    )
+    body: dict[str, Any] | None = Field(
+        None, repr=False, description="the JSON that POST sends; paging parameters go into it"
+    )
+    records: JsonPath | None = Field(
+        None,
+        description="where the answer has its rows, such as $.items: a list of objects, or one object; "
+        "by default the answer itself is the list",
+    )
+    pagination: Pagination | None = Field(
+        None, description="how to ask for what follows; by default one answer is all"
+    )
+    stable_pages: bool = Field(
+        False,
+        description="asking again for a page gives the same rows, so a run may resume at a page; else "
+        "it starts over and commits once, at its end",
+    )
+
+    @model_validator(mode="after")
+    def _body_is_sent(self) -> Self:
+        if self.body is not None and self.method != "POST":
+            raise ValueError("'body' needs method: POST")
+        return self
+
+
+class HttpDestinationConfig(HttpConfig):
+    method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="of each request")
+    batch_size: int = Field(
+        100, ge=1, le=100_000, description="rows of one request; with 1 it is an object, not a list"
+    )
+    format: Literal["json", "ndjson"] = Field(
+        "json", description="json: a list of objects; ndjson: an object a line"
+    )

@@ -1,0 +1,159 @@
+"""The `http` destination: rows as the bodies of requests, a webhook.
+
+Always true: rows go out in order, one request after the other; a batch that the server refuses
+(400, 409, 413, 422) is halved until the rows that it means are found, if they may be left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import polars as pl
+
+from dataflare.connectors.http.client import HttpClient, excerpt, shown
+from dataflare.connectors.http.config import HttpDestinationConfig
+from dataflare.errors import DataError, SystemError_
+from dataflare.formats.text_write import NdjsonText
+from dataflare.model.batch import SharedDataBatch
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    RefusedRow,
+    Writer,
+    WriteStats,
+)
+
+_ABOUT_ROWS = (400, 409, 413, 422)
+
+
+class HttpDestination(DestinationConnector):
+    """A webhook."""
+
+    type = "http"
+    Config = HttpDestinationConfig
+    summary = "Sends rows to a webhook, as JSON."
+    example = """\
+hook:
+  type: http
+  inputs: [orders]
+  config:
+    url: https://hooks.example.com/orders
+    batch_size: 50
+    auth: {type: header, name: X-Api-Key, value: "${secret:HOOK_KEY}"}
+"""
+    sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+
+    def capabilities(self) -> DestinationCapabilities:
+        return DestinationCapabilities(
+            Delivery.REPEATING, "requests are sent at once, and again after a crash"
+        )
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        client = HttpClient(self.config, context.step, sleep=self.sleep)
+        return WebhookWriter(client, self.config, context)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """For `check`: which server it is. It is sent nothing, for a webhook acts on what it gets."""
+        return {"server": urlsplit(self.config.url).netloc, "asked": "no: a request is an act"}
+
+
+class WebhookWriter(Writer):
+    """Sends full batches when they are full, and the rest when the input pauses."""
+
+    def __init__(
+        self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
+    ) -> None:
+        self._client, self._config, self._context = client, config, context
+        self._held: list[pl.DataFrame] = []
+        self._rows = 0
+        self._refused: list[RefusedRow] = []
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        self._held.append(batch.frame.select(self._context.schema.names))
+        self._rows += batch.num_rows
+        if self._rows >= self._config.batch_size:
+            await self._send_held(whole_only=True)
+        return WriteStats(batch.num_rows, batch.num_bytes)
+
+    async def flush(self) -> None:
+        await self._send_held(whole_only=False)
+
+    async def settle(self) -> Sequence[RefusedRow]:
+        await self.flush()
+        refused, self._refused = self._refused, []
+        return refused
+
+    async def _send_held(self, *, whole_only: bool) -> None:
+        if not self._rows:
+            return
+        size = self._config.batch_size
+        frame = pl.concat(self._held)
+        whole = frame.height - frame.height % size if whole_only else frame.height
+        rest = frame.slice(whole)
+        for part in frame.head(whole).iter_slices(size):
+            await self._send(part)
+        self._held, self._rows = [rest] if rest.height else [], rest.height
+
+    async def _send(self, rows: pl.DataFrame) -> None:
+        config = self._config
+        content, kind = self._body(rows)
+        answer = await self._client.ask(
+            config.method, config.url, content=content, headers={"Content-Type": kind}
+        )
+        if answer.status_code < 300:
+            return
+        if answer.status_code not in _ABOUT_ROWS:
+            raise _unwilling(answer, config.url)
+        if not self._context.sift:
+            raise self._refusal(rows, answer)
+        if rows.height == 1:
+            row = rows.row(0, named=True)
+            self._refused.append(RefusedRow(row, "E0510", _why(answer, config.url)))
+            return
+        half = rows.height // 2
+        await self._send(rows.head(half))
+        await self._send(rows.slice(half))
+
+    def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:
+        lines = NdjsonText().rows(rows)
+        if self._config.format == "ndjson":
+            return lines, "application/x-ndjson"
+        if self._config.batch_size == 1:
+            return lines.rstrip(b"\n"), "application/json"
+        return b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]", "application/json"
+
+    def _refusal(self, rows: pl.DataFrame, answer: httpx.Response) -> DataError:
+        which = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
+        first: dict[str, Any] = rows.row(0, named=True)
+        text = ", ".join(f"{name}={value!r}" for name, value in first.items())
+        return DataError(
+            f"{shown(self._config.url)} refuses {which}: {_why(answer, self._config.url)}",
+            code="E0510",
+            step=self._context.step,
+            notes=[f"{'the' if rows.height == 1 else 'the first'} row: {text[:400]}"],
+            help="mend the data, or set error_handling: {on_error: dead_letter}",
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _why(answer: httpx.Response, url: str) -> str:
+    said = excerpt(answer)
+    status = f"{answer.status_code} {answer.reason_phrase}".rstrip()
+    return f"{status}: {said}" if said else status
+
+
+def _unwilling(answer: httpx.Response, url: str) -> SystemError_:
+    return SystemError_(
+        f"{shown(url)} answered {_why(answer, url)}",
+        code="E0604" if answer.status_code in (404, 410) else "E0611",
+        help="look at 'url' and 'method'",
+    )

@@ -1,0 +1,242 @@
+"""The `http` source: the pages of a JSON API, one after the other.
+
+Always true: a page's rows come out whole, then its position says where the next page is; types are
+found on the first page, and rows that do not fit them are bad rows with their place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from dataflare.connectors.http.client import HttpClient, excerpt, shown
+from dataflare.connectors.http.config import HttpSourceConfig
+from dataflare.connectors.http.json_path import found_at
+from dataflare.connectors.http.paging import Place, first_place, next_place, request_at
+from dataflare.errors import ConfigError, DataError, SystemError_
+from dataflare.formats.ndjson_read import NdjsonPlan, sniff
+from dataflare.formats.text_types import TextColumn, with_contract
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.source import (
+    BadRow,
+    Chunk,
+    ChunkReader,
+    EndOfSplit,
+    Replay,
+    Salvaged,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+    SupportsProjection,
+)
+
+
+class HttpSource(SourceConnector, SupportsProjection):
+    """A paged JSON API."""
+
+    type = "http"
+    Config = HttpSourceConfig
+    summary = "Reads a JSON API, page by page."
+    example = """\
+issues:
+  type: http
+  config:
+    url: https://api.example.com/v1/issues
+    params: {state: open}
+    records: $.items
+    pagination: {type: cursor, path: $.next_cursor, param: after}
+    rate_limit: 10/s
+    auth: {type: bearer, token: "${secret:API_TOKEN}"}
+"""
+    sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+
+    def __init__(self, config: HttpSourceConfig, context: ConnectorContext) -> None:
+        super().__init__(config, context)
+        self._output: tuple[str, ...] | None = None
+        self._columns: list[TextColumn] | None = None
+
+    def capabilities(self) -> SourceCapabilities:
+        if self.config.stable_pages:
+            reason = "stable_pages says that a page asked for again has the same rows"
+            return SourceCapabilities(replay=Replay.EXACT, replay_reason=reason, chunks=True)
+        reason = "an API may answer otherwise when asked again; set stable_pages if it does not"
+        return SourceCapabilities(replay=Replay.NONE, replay_reason=reason, chunks=True)
+
+    def with_columns(self, columns: Sequence[str]) -> Self:
+        made = copy.copy(self)
+        made._output = tuple(columns)
+        return made
+
+    async def schema(self) -> Schema:
+        columns = {column.name: column.type for column in await self._found()}
+        names = columns if self._output is None else self._output
+        return Schema.of([(name, columns[name]) for name in names])
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [Split("pages", {"columns": [c.to_json() for c in await self._found()]})]
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        columns = tuple(TextColumn.from_json(each) for each in split.data["columns"])
+        names = tuple(c.name for c in columns) if self._output is None else self._output
+        place = first_place(self.config) if position is None else position.value["next"]
+        return PageReader(self._client(), self.config, NdjsonPlan(columns, names), place,
+                          self.context.step)  # fmt: skip
+
+    def _client(self) -> HttpClient:
+        return HttpClient(self.config, self.context.step, sleep=self.sleep)
+
+    async def _found(self) -> list[TextColumn]:
+        """The columns of the first page, and those of the contract."""
+        if self._columns is None:
+            client = self._client()
+            try:
+                page = await fetched(client, self.config, first_place(self.config))
+            finally:
+                await client.aclose()
+            found = sniff([page.lines])
+            contract = self.contract or Schema(())
+            known = {column.name for column in found}
+            absent = [
+                TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
+            ]
+            if not found and not absent:
+                raise ConfigError(
+                    f"{shown(self.config.url)} has no rows, so their columns are not known",
+                    code="E0405",
+                    step=self.context.step,
+                    help="say the columns in 'schema'",
+                )
+            self._columns = [*with_contract(found, contract), *absent]
+        return self._columns
+
+    async def inspect(self) -> Mapping[str, str]:
+        """For `check`: which server it is."""
+        return {"server": urlsplit(self.config.url).netloc}
+
+
+class Page:
+    """One answer. lines: its rows as NDJSON; following: the place of the next page, or None."""
+
+    __slots__ = ("following", "lines", "rows")
+
+    def __init__(self, records: Sequence[Any], following: Place | None) -> None:
+        self.rows = len(records)
+        self.lines = b"\n".join(orjson.dumps(record) for record in records)
+        self.following = following
+
+
+async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place) -> Page:
+    """The page at a place. Raises SystemError_, ConfigError and, for what is no page, DataError
+    (E0503)."""
+    request = request_at(config, place)
+    if config.method == "POST":
+        body = {**(config.body or {}), **request.params}
+        answer = await client.ask("POST", request.url, json=body)
+    else:
+        answer = await client.ask("GET", request.url, params=request.params)
+    name = f"page {place['number'] + 1} of {shown(config.url)}"
+    if answer.status_code >= 400:
+        raise _refused(answer, name)
+    content = _json(answer, name)
+    records = found_at(content, config.records or "$")
+    if isinstance(records, dict) and config.records is not None:
+        records = [records]
+    if not isinstance(records, list):
+        found = "nothing" if records is None else f"a {_kind(records)}"
+        keys = ", ".join(sorted(content)[:12]) if isinstance(content, dict) else ""
+        raise DataError(
+            f"{name} has {found} at '{config.records or '$'}' where a list of rows was expected",
+            code="E0503",
+            notes=[f"its keys: {keys}"] if keys else [],
+            help="set 'records' to where the rows are, such as $.items",
+        )
+    return Page(records, next_place(config, place, answer, content, len(records)))
+
+
+def _refused(answer: httpx.Response, name: str) -> SystemError_:
+    said = excerpt(answer)
+    return SystemError_(
+        f"{name}: the server answered {answer.status_code} {answer.reason_phrase}".rstrip(),
+        code="E0604" if answer.status_code in (404, 410) else "E0611",
+        notes=[f"it says: {said}"] if said else [],
+        help="look at 'url', 'method' and 'params'",
+    )
+
+
+def _json(answer: httpx.Response, name: str) -> Any:
+    try:
+        return orjson.loads(answer.content)
+    except orjson.JSONDecodeError as error:
+        kind = answer.headers.get("content-type", "no content type").partition(";")[0]
+        raise DataError(
+            f"{name} is not valid JSON: {error.msg} at character {error.pos + 1}",
+            code="E0503",
+            notes=[f"it is {kind}, and begins: {excerpt(answer)[:80]}"],
+            help="see whether 'url' is the address of the API, not of a page for people",
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "mapping", str: "text", bool: "truth value", int: "number", float: "number"}
+    return names.get(type(value), type(value).__name__)
+
+
+class PageReader(ChunkReader):
+    """Asks for one page ahead of what was let out."""
+
+    def __init__(
+        self, client: HttpClient, config: HttpSourceConfig, plan: NdjsonPlan, place: Place | None,
+        step: str,
+    ) -> None:  # fmt: skip
+        self._client, self._config, self._plan, self._step = client, config, plan, step
+        self._place = place
+
+    def position(self) -> Position:
+        return Position({"next": self._place})
+
+    async def read_chunk(self) -> Chunk:
+        while self._place is not None:
+            place = self._place
+            page = await fetched(self._client, self._config, place)
+            if page.following == place:
+                raise DataError(
+                    f"page {place['number'] + 1} of {shown(self._config.url)} is followed by itself",
+                    code="E0503",
+                    step=self._step,
+                )
+            self._place = page.following
+            if page.rows:
+                return self._chunk(page, place["number"])
+        raise EndOfSplit
+
+    def _chunk(self, page: Page, number: int) -> Chunk:
+        plan, lines = self._plan, page.lines
+
+        def place_of(row: int) -> str:
+            return f"{shown(self._config.url)} page {number + 1} row {row + 1}"
+
+        def salvage() -> Salvaged:
+            found = plan.salvage(lines, lambda offset: place_of(lines.count(b"\n", 0, offset)))
+            bad = [BadRow(b.row, b.code, b.message, b.raw, b.place) for b in found.bad]
+            return Salvaged(found.good, found.good_rows, bad)
+
+        return Chunk(
+            scan=lambda: plan.scan(lines),
+            position=self.position(),
+            key=number,
+            num_bytes=len(lines),
+            rows=page.rows,
+            salvage=salvage,
+            place=place_of,
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()

@@ -1,0 +1,89 @@
+"""Rows to a real server as requests: how they are cut, and what happens to refused ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from http_kit import run, sending
+from servers.web import Answer, Asked, http_server
+
+ROWS = [{"id": n, "name": f"n{n}"} for n in range(7)]
+
+
+def test_rows_go_out_in_order_in_full_batches(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer(None, 204)) as server:
+        ran = run(tmp_path, sending(ROWS, {"url": f"{server.url}/hook", "batch_size": 3}))
+        bodies = [asked.json() for asked in server.asked]
+    assert ran.status == 0, ran.errors
+    assert [len(body) for body in bodies] == [3, 3, 1]
+    assert [row for body in bodies for row in body] == ROWS
+
+
+def test_a_batch_of_one_is_an_object(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer()) as server:
+        config = {"url": server.url, "batch_size": 1, "method": "PUT"}
+        assert run(tmp_path, sending(ROWS[:2], config)).status == 0
+        assert [(asked.method, asked.json()) for asked in server.asked] == [
+            ("PUT", ROWS[0]),
+            ("PUT", ROWS[1]),
+        ]
+
+
+def test_lines_of_json(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer()) as server:
+        assert run(tmp_path, sending(ROWS, {"url": server.url, "format": "ndjson"})).status == 0
+        (asked,) = server.asked
+    assert [json.loads(line) for line in asked.body.splitlines()] == ROWS
+    assert asked.headers["Content-Type"] == "application/x-ndjson"
+
+
+def refusing(asked: Asked) -> Answer:
+    if any(row["id"] in (2, 5) for row in asked.json()):
+        return Answer({"error": "no such id"}, 422)
+    return Answer()
+
+
+def test_refused_rows_are_found_and_the_others_arrive_once(tmp_path: Path) -> None:
+    with http_server(refusing) as server:
+        flow = sending(ROWS, {"url": server.url}, error_handling={"on_error": "dead_letter"})
+        ran = run(tmp_path, flow)
+        taken = [a.json() for a in server.asked if not any(r["id"] in (2, 5) for r in a.json())]
+    assert ran.status == 0, ran.errors
+    assert [row["id"] for body in taken for row in body] == [0, 1, 3, 4, 6]
+    letters = list((tmp_path / ".dataflare/sending/dead_letters").glob("*.ndjson"))
+    found = [json.loads(line) for path in letters for line in path.read_text().splitlines()]
+    assert [json.loads(letter["row"])["id"] for letter in found] == [2, 5]
+    assert {letter["code"] for letter in found} == {"E0510"}
+    assert "no such id" in found[0]["message"]
+
+
+def test_a_refused_row_fails_the_run_where_it_must_not_be_left_out(tmp_path: Path) -> None:
+    with http_server(refusing) as server:
+        ran = run(tmp_path, sending(ROWS, {"url": server.url, "batch_size": 1}))
+    assert ran.status == 1
+
+
+def test_a_refusal_names_the_row(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer({"error": "no"}, 400)) as server:
+        ran = run(tmp_path, sending(ROWS, {"url": server.url}))
+    assert (ran.status, ran.code) == (1, "E0510")
+    assert "refuses a batch of 7 rows: 400 Bad Request" in ran.errors
+    assert "id=0, name='n0'" in ran.errors
+
+
+def test_a_wrong_address_is_the_system_s_error(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer(None, 404)) as server:
+        ran = run(tmp_path, sending(ROWS, {"url": server.url}))
+    assert (ran.status, ran.code) == (1, "E0604")
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
+    busy = [1, 1]
+
+    def answer(asked: Asked) -> Answer:
+        return Answer(None, 429, {"Retry-After": "0"}) if busy and busy.pop() else Answer()
+
+    with http_server(answer) as server:
+        assert run(tmp_path, sending(ROWS, {"url": server.url})).status == 0
+        assert [len(asked.json()) for asked in server.asked] == [7, 7, 7]
