@@ -61,7 +61,10 @@ class Spot:
 
 
 class DataFlareError(Exception):
-    """The root. Carries all that the error block shows, as attributes."""
+    """The root. Carries all that the error block shows, as attributes.
+
+    retry_after_s: when to come again, where the system itself has said so.
+    """
 
     default_code = "E0900"
     blame = Blame.INTERNAL
@@ -77,6 +80,7 @@ class DataFlareError(Exception):
         notes: Iterable[str] = (),
         help: str | None = None,
         retry: Retry | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -87,6 +91,7 @@ class DataFlareError(Exception):
         self.help = help
         if retry is not None:
             self.retry = retry
+        self.retry_after_s = retry_after_s
 
     @property
     def exit_status(self) -> int:

@@ -32,6 +32,7 @@ from dataflare.engine.task import Output, Task
 from dataflare.model.progress import Position
 from dataflare.operators.base import Snapshot
 from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Committer
 
@@ -77,6 +78,7 @@ class Attempt:
         committers: Mapping[str, Committer],
         metrics: JobMetrics,
         policies: Mapping[str, str],
+        retries: Retries | None = None,
     ) -> None:
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
@@ -93,6 +95,7 @@ class Attempt:
         )
         self.budget = MemoryBudget(settings.resources.memory, self.controller)
         self.errors = RowErrors(policies)
+        self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
         self._inboxes: dict[tuple[int, int], Inbox] = {}
 
@@ -179,7 +182,7 @@ class Attempt:
         tables: dict[int, Tables] = {}
         for stage in self.plan.stages:
             lookups = stage.body.lookups() if stage.body else []
-            tables[stage.id] = await load_tables(lookups, self.pool, self.metrics)
+            tables[stage.id] = await load_tables(lookups, self.pool, self.metrics, self.retries)
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):
                 made = await self._task(
@@ -259,9 +262,16 @@ class Attempt:
                 shares = self.start.manifest.committables.get(stage.name, ())
                 if len(shares) <= stage.parallelism:
                     restored = next((c for c in shares if c.subtask == subtask), None)
-            writer = await stage.destination.open(context, restored)
+            retrying = self.retries.of(stage.name)
+            writer = await retrying.call(partial(stage.destination.open, context, restored))
             return DestinationTask(
-                stage.id, stage.name, subtask, writer=writer, on_error=on_error, **common
+                stage.id,
+                stage.name,
+                subtask,
+                writer=writer,
+                on_error=on_error,
+                retrying=retrying,
+                **common,
             )
         assert stage.body is not None
         stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
@@ -277,6 +287,7 @@ class Attempt:
                 batcher=self._batcher(),
                 run_key=hash_text(self.start.identity.lineage),
                 hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
+                retrying=self.retries.of(stage.name),
                 **common,
             )
         assert stage.operator is not None

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from dataflare.engine.channel import Channel, EndOfStream
 from dataflare.engine.row_errors import FailedRow
 from dataflare.engine.task import Alignment, Answer, Task
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
+from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Writer
 
+T = TypeVar("T")
+
 
 class DestinationTask(Task):
-    """on_error: what happens to rows that the destination's system refuses."""
+    """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
+    of a writer that can make them again."""
 
-    def __init__(self, *args: Any, writer: Writer, on_error: str, **more: Any) -> None:
+    def __init__(
+        self, *args: Any, writer: Writer, on_error: str, retrying: Retrying, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
-        self.writer, self._on_error = writer, on_error
+        self.writer, self._on_error, self._retrying = writer, on_error, retrying
 
     @property
     def is_root(self) -> bool:
@@ -42,10 +49,14 @@ class DestinationTask(Task):
             if alignment.complete and alignment.barrier is not None:
                 await self._prepare(alignment.barrier)
                 alignment.release()
-        await self.writer.flush()
+        await self._call(self.writer.flush)
         await self._settle()
         await self.finish(Answer())
         await self._until_final()
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A call of the writer, made again after a failure only where the writer goes on with it."""
+        return await (self._retrying.call(call) if self.writer.resumes else call())
 
     async def aclose(self) -> None:
         """Release the writer, at the end and after a failed attempt alike."""
@@ -63,7 +74,7 @@ class DestinationTask(Task):
 
     async def _write(self, channel: Channel, batch: SharedDataBatch) -> None:
         started = time.perf_counter()
-        stats = await self.writer.write_batch(batch)
+        stats = await self._call(lambda: self.writer.write_batch(batch))
         seconds = time.perf_counter() - started
         metric = self.metrics.step(self.name)
         metric.add_in(batch.num_rows)
@@ -75,7 +86,7 @@ class DestinationTask(Task):
         """Send the rows that the system refuses to where dead letters go."""
         if self._on_error == "fail":
             return
-        refused = await self.writer.settle()
+        refused = await self._call(self.writer.settle)
         if not refused:
             return
         metric = self.metrics.step(self.name)
@@ -92,6 +103,8 @@ class DestinationTask(Task):
             await self._settle()
             await self.broadcast(barrier)
         crash_point("engine.before_prepare")
-        committable = await self.writer.prepare(barrier.epoch, final=barrier.final)
+        committable = await self._call(
+            lambda: self.writer.prepare(barrier.epoch, final=barrier.final)
+        )
         crash_point("engine.after_prepare")
         self.answer(barrier, Answer(committable=committable))

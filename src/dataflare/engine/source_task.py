@@ -17,6 +17,7 @@ import polars as pl
 
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.engine.task import Answer, Task
@@ -24,7 +25,8 @@ from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.hashing import mix_int
 from dataflare.model.progress import Barrier, Position, Split
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, SourceConnector, SplitReader
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.source import Chunk, EndOfSplit, SourceConnector
 
 _IN_FLIGHT = 4
 """Chunks read and not yet let out: one for each thread of the pool, and one that waits for it."""
@@ -44,11 +46,12 @@ class SourceTask(Task):
         batcher: AdaptiveBatcher,
         run_key: int,
         hold_s: float,
+        retrying: Retrying,
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         self.connector, self.queue, self.runner, self.batcher = connector, queue, runner, batcher
-        self._run_key, self._hold_s = run_key, hold_s
+        self._run_key, self._hold_s, self._retrying = run_key, hold_s, retrying
         self._done: list[SplitState] = []
         self._split: Split | None = None
         self._position: Position | None = None
@@ -65,10 +68,14 @@ class SourceTask(Task):
     async def run(self) -> None:
         while (taken := self.queue.take()) is not None:
             self._split, self._position = taken
-            reader = await self.connector.open(*taken)
-            reader.hold_s = self._hold_s
+            reader = ReopeningReader(self.connector, *taken, self._retrying, self._hold_s)
             try:
-                if isinstance(reader, ChunkReader):
+                opening = asyncio.ensure_future(reader.gives_chunks())
+                try:
+                    await self._wait_for(opening)
+                finally:
+                    await _abandon([opening], [])
+                if opening.result():
                     await self._read_chunks(reader)
                 else:
                     await self._read_batches(reader)
@@ -108,7 +115,7 @@ class SourceTask(Task):
 
     # -- chunks ------------------------------------------------------------------------------------
 
-    async def _read_chunks(self, reader: ChunkReader) -> None:
+    async def _read_chunks(self, reader: ReopeningReader) -> None:
         flying: deque[tuple[Chunk, asyncio.Future[Outcome]]] = deque()
         reading: asyncio.Future[Chunk] | None = None
         ended = False
@@ -190,7 +197,7 @@ class SourceTask(Task):
 
     # -- batches -----------------------------------------------------------------------------------
 
-    async def _read_batches(self, reader: SplitReader) -> None:
+    async def _read_batches(self, reader: ReopeningReader) -> None:
         rows_read = 0
         while True:
             reading = asyncio.ensure_future(reader.read_batch(self.batcher.batch_size()))
@@ -198,11 +205,11 @@ class SourceTask(Task):
                 await self._wait_for(reading)
                 batch = reading.result()
             except EndOfSplit:
-                self._position = reader.position()
+                self._position = reader.end()
                 return
             finally:
                 await _abandon([reading], [])
-            position = reader.position()
+            position = reader.position
             outcome = await self.pool.run(batch.num_rows, self._compute_batch, batch, rows_read)
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import polars as pl
 
@@ -11,12 +12,13 @@ from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import broken_data
 from dataflare.errors import DataError
 from dataflare.operators.lookup import Lookup
+from dataflare.resilience.retry import Retries
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, SourceConnector, SupportsProjection
 from dataflare.state.index import KeyIndex
 
 
 async def load_tables(
-    lookups: Sequence[Lookup], pool: WorkerPool, metrics: JobMetrics
+    lookups: Sequence[Lookup], pool: WorkerPool, metrics: JobMetrics, retries: Retries
 ) -> dict[str, tuple[pl.DataFrame, KeyIndex]]:
     """The table of each lookup step, with an index by its key."""
     tables = {}
@@ -24,7 +26,9 @@ async def load_tables(
         connector = lookup.table.source
         if isinstance(connector, SupportsProjection):
             connector = connector.with_columns(lookup.table_columns)
-        frame = await read_whole(connector, lookup.table.name, pool)
+        frame = await retries.of(lookup.step).call(
+            partial(read_whole, connector, lookup.table.name, pool)
+        )
         frame = frame.select(lookup.table_columns)
         if lookup.table.name != lookup.step:
             metrics.step(lookup.table.name).add_out(frame.height, int(frame.estimated_size()))

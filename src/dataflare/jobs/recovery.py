@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import Refuse, Resume, decide_resume
@@ -16,6 +17,7 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import destination_context
 from dataflare.engine.coordinator import Identity, commit
 from dataflare.planner.physical import PhysicalPlan
+from dataflare.resilience.retry import Retries
 from dataflare.sdk.destination import Committer, Marker
 
 
@@ -30,14 +32,15 @@ class Recovered:
 
 
 async def open_committers(
-    plan: PhysicalPlan, identity: Identity, store: LocalStore
+    plan: PhysicalPlan, identity: Identity, store: LocalStore, retries: Retries | None = None
 ) -> dict[str, Committer]:
     """The committer of each destination, by step."""
     committers = {}
     for stage in plan.stages:
         if stage.destination is not None:
             context = destination_context(stage, plan, identity, store)
-            committers[stage.name] = await stage.destination.committer(context)
+            opening = partial(stage.destination.committer, context)
+            committers[stage.name] = await (retries or Retries()).of(stage.name).call(opening)
     return committers
 
 

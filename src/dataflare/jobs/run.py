@@ -43,6 +43,7 @@ from dataflare.jobs.result import RunResult
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
+from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.context import Policy
 from dataflare.sdk.destination import Committer
 from dataflare.workflow.places import mentioned
@@ -90,6 +91,11 @@ class _Run:
             if (handling := error_handling(workflow, step.name)).max_errors is not None
         }
         self.reporter = Reporter(self.metrics, options.listener)
+        self.retried: dict[str, list[Retried]] = {}
+        self.retries = Retries(
+            {s.name: error_handling(workflow, s.name).retries for s in workflow.steps()},
+            self._retried,
+        )
         self.resumed_from: int | None = None
         self.checkpoints = 0
         self.last_bytes = 0
@@ -100,7 +106,10 @@ class _Run:
         self.stop = asyncio.Event()
         with self._signals():
             plan = await plan_async(
-                self.workflow, home=self.options.home, policy=self.options.policy
+                self.workflow,
+                home=self.options.home,
+                policy=self.options.policy,
+                retries=self.retries,
             )
             if plan.stages.commits_wait:
                 self.reporter.say(
@@ -218,6 +227,7 @@ class _Run:
                     if error.retry is not Retry.LATER or len(failures) > policy.attempts:
                         return "failed", error, None
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
+                    delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
                     said = from_here(error.message)
                     self.warnings.append(f"restarted after {error.code}: {said}")
                     self.reporter.say(f"{said}; restarting in {delay:g} s")
@@ -258,7 +268,7 @@ class _Run:
         identity = Identity(
             current.lineage, self.run_id, self.attempt, self.workflow.fingerprints()
         )
-        committers = await open_committers(plan.stages, identity, store)
+        committers = await open_committers(plan.stages, identity, store, self.retries)
         try:
             recovered = await recover(
                 store, committers, base_epoch=current.base_epoch, resume=resume
@@ -298,6 +308,7 @@ class _Run:
             committers,
             self.metrics,
             policies,
+            self.retries,
         )
         reporting = asyncio.ensure_future(self._report(attempt))
         try:
@@ -319,6 +330,10 @@ class _Run:
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.reporter.report(attempt)
 
+    def _retried(self, retried: Retried) -> None:
+        self.retried.setdefault(retried.step, []).append(retried)
+        self.reporter.say(from_here(f"step '{retried.step}': {retried}"))
+
     def _notice(self, recovered: Recovered) -> None:
         self.warnings.extend(recovered.notices)
         for notice in recovered.notices:
@@ -337,6 +352,11 @@ class _Run:
         error: DataFlareError | None,
         carried: dict[str, Any] | None,
     ) -> RunResult:
+        for name, retried in self.retried.items():
+            times = "once" if len(retried) == 1 else f"{len(retried):,} times"
+            last = retried[-1].error
+            said = from_here(last.message)
+            self.warnings.append(f"step '{name}': tried again {times} after {last.code}: {said}")
         for name, metric in self.metrics.steps.items():
             for warning, rows in metric.warnings.items():
                 self.warnings.append(f"step '{name}': {warning} in {counted(rows)}")

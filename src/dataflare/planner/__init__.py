@@ -20,6 +20,7 @@ from dataflare.planner.physical import PhysicalPlan, physical
 from dataflare.planner.rules import RULES
 from dataflare.planner.unavailable import refuse_unavailable
 from dataflare.planner.view import view
+from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import Policy
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ async def plan_async(
     home: Path | None = None,
     policy: Policy | None = None,
     optimise: bool = True,
+    retries: Retries | None = None,
 ) -> Plan:
     """The same inside a running event loop. home: where local dead letters lie. optimise: False
-    keeps the plan as written."""
+    keeps the plan as written. retries: for the calls of the systems that are asked for schemas."""
     refuse_unavailable(workflow)
-    written = await bind_workflow(workflow, policy=policy)
+    written = await bind_workflow(workflow, policy=policy, retries=retries)
     check_changelogs(written)
     found = guarantees(written)
     demand(found, workflow.settings.guarantee)

@@ -41,6 +41,7 @@ from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import one_writer_each
+from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import SourceConnector
@@ -53,11 +54,16 @@ Outputs = Mapping[str | None, Schema]
 
 
 async def bind_workflow(
-    workflow: Workflow, *, policy: Policy | None = None, offline: bool = False
+    workflow: Workflow,
+    *,
+    policy: Policy | None = None,
+    offline: bool = False,
+    retries: Retries | None = None,
 ) -> Graph:
     """The unoptimised plan. offline: do not open what is not on this machine, and accept sources
     whose schema is then unknown. Raises one error or ManyErrors."""
-    binder = _Binder(workflow, policy or Policy(), offline)
+    retries = retries or Retries({s.name: s.error_handling.retries for s in workflow.steps()})
+    binder = _Binder(workflow, policy or Policy(), offline, retries)
     await binder.sources()
     await binder.transformations()
     await binder.destinations()
@@ -66,8 +72,9 @@ async def bind_workflow(
 
 
 class _Binder:
-    def __init__(self, workflow: Workflow, policy: Policy, offline: bool) -> None:
+    def __init__(self, workflow: Workflow, policy: Policy, offline: bool, retries: Retries) -> None:
         self.workflow, self.policy, self.offline = workflow, policy, offline
+        self.retries = retries
         self.nodes: dict[str, Node] = {}
         self.errors: list[DataFlareError] = []
         self.connectors: dict[str, SourceConnector] = {}
@@ -153,8 +160,13 @@ class _Binder:
                 if error.blame is Blame.SYSTEM:
                     return step.schema
                 raise
-        await connector.validate()
-        return await connector.schema()
+        return await self._asked(connector, step.name)
+
+    async def _asked(self, connector: SourceConnector, step: str) -> Schema:
+        """What a source's system says of its columns."""
+        retrying = self.retries.of(step)
+        await retrying.call(connector.validate)
+        return await retrying.call(connector.schema)
 
     async def transformations(self) -> None:
         for step in _ordered(self.workflow):
@@ -262,7 +274,7 @@ class _Binder:
             target = merged(target, other, name)
         conform = tuple(conformed(name, target, schema) for schema in known)
         if not self.offline:
-            await connector.validate(target)
+            await self.retries.of(name).call(lambda: connector.validate(target))
         self.nodes[name] = DestinationNode(
             name,
             name,
@@ -293,8 +305,7 @@ class _Binder:
         check_bounded(connector, step, type_)
         if self.offline and not connector.capabilities().local:
             raise _Unknown()
-        await connector.validate()
-        schema = await connector.schema()
+        schema = await self._asked(connector, step.name)
         self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
 
     def _schema_of(self, ref: Any) -> Schema | None:

@@ -168,7 +168,14 @@ class DestinationConnector(ABC):
 
 
 class Writer(ABC):
-    """One subtask's live end of a destination."""
+    """One subtask's live end of a destination.
+
+    resumes: a call that raised an error worth retrying may be made again, with the same batch, and
+    goes on where it stopped. Where it is False such an error ends the attempt, and what the writer
+    took since the last checkpoint is read again.
+    """
+
+    resumes: ClassVar[bool] = False
 
     @abstractmethod
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from dataflare.errors import (
     ConfigError,
@@ -300,7 +300,12 @@ def _key(name: str, info: Any) -> str:
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
-    return {_key(name, info) for name, info in model.model_fields.items()}
+    """The names that a file may use, aliases included."""
+    found = {_key(name, info) for name, info in model.model_fields.items()}
+    for info in model.model_fields.values():
+        if isinstance(info.validation_alias, AliasChoices):
+            found |= {each for each in info.validation_alias.choices if isinstance(each, str)}
+    return found
 
 
 def _description(model: type[BaseModel], key: str) -> str | None:

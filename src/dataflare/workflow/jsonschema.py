@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dataflare.resilience.policy import RetryPolicy
 from dataflare.workflow.build import VERSION
 from dataflare.workflow.form import NAME_MAX
-from dataflare.workflow.settings import ErrorHandling, EventTime, RetryPolicy, Settings
+from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
 
 Json = dict[str, Any]
 

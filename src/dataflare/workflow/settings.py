@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from dataflare.model.units import Duration, Size
+from dataflare.resilience.policy import RetryPolicy
 
 Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
 
@@ -106,16 +107,6 @@ class Resources(_Model):
     threads: int = Field(default_factory=cpu_count, ge=1, description="threads for computing")
 
 
-class RetryPolicy(_Model):
-    """How a failed call is tried again. `max_attempts` counts the first one."""
-
-    max_attempts: int = Field(default=4, ge=1)
-    initial_backoff: Duration = Field(default=1.0)
-    max_backoff: Duration = Field(default=60.0)
-    multiplier: float = Field(default=2.0, ge=1)
-    jitter: float = Field(default=0.1, ge=0, le=1, description="share of a wait that is random")
-
-
 class DeadLetter(_Model):
     """Where refused rows go: a folder, or any destination."""
 
@@ -192,6 +183,16 @@ class ErrorHandling(_Model):
         if self.retry_count is not None and self.retry_policy is not None:
             raise ValueError("'retry_count' and 'retry_policy' mean the same: give one of them")
         return self
+
+    @property
+    def retries(self) -> RetryPolicy | None:
+        """How calls of the step's system are tried again; None where nothing is said."""
+        if self.retry_policy is not None:
+            said = self.backoff if "backoff" in self.model_fields_set else self.retry_policy.backoff
+            return self.retry_policy.model_copy(update={"backoff": said})
+        if self.retry_count is None:
+            return None
+        return RetryPolicy(max_attempts=self.retry_count + 1, backoff=self.backoff)
 
     def over(self, default: ErrorHandling) -> ErrorHandling:
         """This one, with what it does not say taken from `default`."""

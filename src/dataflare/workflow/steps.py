@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
 from dataflare.model.types import Schema
+from dataflare.resilience.policy import RetryPolicy
 from dataflare.workflow.bind import WORKFLOW, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, spot_of
 from dataflare.workflow.params import read_type
-from dataflare.workflow.settings import ErrorHandling, EventTime, RetryPolicy
+from dataflare.workflow.settings import ErrorHandling, EventTime
 
 STEP_KEYS = {
     "source": ("type", "config", "schema", "event_time", "error_handling", "description"),

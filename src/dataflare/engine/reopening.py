@@ -1,0 +1,88 @@
+"""A split being read, opened again at its position when its system fails in a way worth retrying.
+
+Always true: what was returned is not returned again; a source that cannot replay is opened again
+only as long as it gave nothing.
+"""
+
+from __future__ import annotations
+
+from dataflare.errors import DataFlareError, Retry
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.source import Chunk, ChunkReader, Replay, SourceConnector, SplitReader
+
+
+class ReopeningReader:
+    """position: of the first row that was not returned; None is the beginning."""
+
+    def __init__(
+        self,
+        connector: SourceConnector,
+        split: Split,
+        position: Position | None,
+        retrying: Retrying,
+        hold_s: float,
+    ) -> None:
+        self.connector, self.split, self.position = connector, split, position
+        self._retrying, self._hold_s = retrying, hold_s
+        self._replays = connector.capabilities().replay is not Replay.NONE
+        self._moved = position is not None
+        self._reader: SplitReader | None = None
+
+    async def gives_chunks(self) -> bool:
+        """Open it, and say whether it is read by chunk."""
+        return isinstance(await self._retrying.call(self._open), ChunkReader)
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        """As `SplitReader.read_batch`."""
+        if self._moved and not self._replays:
+            return await self._batch(rows_max)
+        return await self._retrying.call(lambda: self._batch(rows_max))
+
+    async def read_chunk(self) -> Chunk:
+        """As `ChunkReader.read_chunk`."""
+        if self._moved and not self._replays:
+            return await self._chunk()
+        return await self._retrying.call(self._chunk)
+
+    async def aclose(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.aclose()
+
+    async def _open(self) -> SplitReader:
+        if self._reader is None:
+            self._reader = await self.connector.open(self.split, self.position)
+            self._reader.hold_s = self._hold_s
+        return self._reader
+
+    async def _batch(self, rows_max: int) -> SharedDataBatch:
+        reader = await self._open()
+        try:
+            batch = await reader.read_batch(rows_max)
+        except DataFlareError as error:
+            await self._lost(error)
+            raise
+        self.position, self._moved = reader.position(), True
+        return batch
+
+    async def _chunk(self) -> Chunk:
+        reader = await self._open()
+        assert isinstance(reader, ChunkReader)
+        try:
+            chunk = await reader.read_chunk()
+        except DataFlareError as error:
+            await self._lost(error)
+            raise
+        self.position, self._moved = chunk.position, True
+        return chunk
+
+    def end(self) -> Position | None:
+        """The position after EndOfSplit."""
+        return self._reader.position() if self._reader is not None else self.position
+
+    async def _lost(self, error: DataFlareError) -> None:
+        """Let go of a reader that failed, so that the next call opens another."""
+        if error.retry is Retry.LATER:
+            await self.aclose()

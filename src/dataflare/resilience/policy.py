@@ -1,0 +1,66 @@
+"""What a workflow says about calls that fail: data, as it stands in the file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from dataflare.model.units import Duration
+
+ALIASES = {
+    "base_delay": "initial_backoff",
+    "max_delay": "max_backoff",
+    "backoff_multiplier": "multiplier",
+}
+"""Other names that a file may use."""
+
+
+def _also(name: str) -> AliasChoices:
+    return AliasChoices(name, *(alias for alias, means in ALIASES.items() if means == name))
+
+
+def _with_aliases(schema: dict[str, Any]) -> None:
+    properties = schema.get("properties", {})
+    properties.update({alias: properties[name] for alias, name in ALIASES.items()})
+
+
+class RetryPolicy(BaseModel):
+    """How a failed call is tried again. `max_attempts` counts the first one."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, json_schema_extra=_with_aliases
+    )
+
+    max_attempts: int = Field(default=4, ge=1, description="tries, the first one included")
+    initial_backoff: Duration = Field(
+        default=1.0, validation_alias=_also("initial_backoff"), description="the first wait"
+    )
+    max_backoff: Duration = Field(
+        default=60.0, validation_alias=_also("max_backoff"), description="the longest wait"
+    )
+    multiplier: float = Field(
+        default=2.0,
+        ge=1,
+        validation_alias=_also("multiplier"),
+        description="each wait is so much longer than the one before",
+    )
+    jitter: float = Field(default=0.1, ge=0, le=1, description="share of a wait that is random")
+    backoff: Literal["fixed", "linear", "exponential"] = Field(
+        default="exponential", description="how waits grow"
+    )
+
+    def wait_s(self, attempt: int, chance: float = 0.0) -> float:
+        """Seconds to wait after the `attempt`-th try (from 1) has failed.
+
+        chance: in [0, 1); the wait is shortened by that much of the jitter's share.
+        """
+        try:
+            grown = {
+                "fixed": 1.0,
+                "linear": float(attempt),
+                "exponential": self.multiplier ** (attempt - 1),
+            }[self.backoff]
+        except OverflowError:
+            grown = float("inf") if self.initial_backoff else 0.0
+        return min(self.max_backoff, self.initial_backoff * grown) * (1 - self.jitter * chance)
