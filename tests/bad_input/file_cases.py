@@ -276,11 +276,11 @@ error[E0508]: in.csv has no column 'idd', which 'schema' names (step 'a')
 """,
     ),
     Case(
-        "a column that begins with two underscores",
+        "a column named as one of ours",
         reading("path: in.csv"),
-        files={"in.csv": "__kind,id\n1,2\n"},
+        files={"in.csv": "__dataflare_kind,id\n1,2\n"},
         says="""\
-error[E0310]: step 'a' makes a column '__kind': names that begin with '__' are reserved
+error[E0310]: step 'a' makes a column '__dataflare_kind': names that begin with '__dataflare_' are reserved
  --> w.yaml:5:11
   |
 5 |     type: file

@@ -444,22 +444,23 @@ error[E0321]: destinations 'y' and 'z' both write to the table t in out.db
 """,
     ),
     Case(
-        "a column that begins with two underscores",
+        "a column named as one of ours",
         """\
 name: w
 sources:
   a: {type: inline, config: {rows: [{id: 1}]}}
 transformations:
-  m: {type: map, inputs: [a], config: {derive: {__kind: id + 1}}}
+  m: {type: map, inputs: [a], config: {derive: {__dataflare_kind: id + 1}}}
 destinations:
   z: {type: blackhole, inputs: [m]}
 """,
         says="""\
-error[E0310]: step 'm' makes a column '__kind': names that begin with '__' are reserved
+error[E0310]: step 'm' makes a column '__dataflare_kind': names that begin with '__dataflare_' are reserved
  --> w.yaml:5:49
   |
-5 |   m: {type: map, inputs: [a], config: {derive: {__kind: id + 1}}}
-  |                                                 ^^^^^^
+5 |   m: {type: map, inputs: [a], config: {derive: {__dataflare_kind: id + 1}}}
+  |                                                 ^^^^^^^^^^^^^^^^
+   = help: give it another name
 """,
     ),
 ]

@@ -310,7 +310,13 @@ def test_a_column_that_makes_no_sense_is_refused(column):
 
 @pytest.mark.parametrize(
     "options",
-    [{"columns": {}}, {"columns": {"__a": {"sequence": 0}}}, {"rows": -1}, {"rate": 5}, {"x": 1}],
+    [
+        {"columns": {}},
+        {"columns": {"__dataflare_a": {"sequence": 0}}},
+        {"rows": -1},
+        {"rate": 5},
+        {"x": 1},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValidationError):

@@ -180,7 +180,7 @@ def test_no_rows_need_a_contract():
 
 def test_a_reserved_column_is_refused():
     with pytest.raises(ValidationError, match="__"):
-        source([{"__kind": 1}])
+        source([{"__dataflare_kind": 1}])
 
 
 def test_texts_forget_their_place_in_the_file():

@@ -189,7 +189,11 @@ def test_what_a_limit_or_a_deduplication_does_not_read_stays_away():
             "n: count",
         ),
         ("type: aggregate, inputs: [s], config: {group_by: [n, n], measures: {}}", "E0311", "n]"),
-        ("type: aggregate, inputs: [s], config: {measures: {__x: sum(n)}}", "E0310", "__x"),
+        (
+            "type: aggregate, inputs: [s], config: {measures: {__dataflare_x: sum(n)}}",
+            "E0310",
+            "__dataflare_x",
+        ),
         (
             "type: aggregate, inputs: [s], config: {measures: {x: sum(n)}, emit: updates}",
             "E0314",

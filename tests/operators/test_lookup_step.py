@@ -189,7 +189,11 @@ def test_a_lookup_is_a_left_join(keys, table_keys, many, miss):
         ("{source: t, mapping: {key: cust, remote_key: id}}", "E0203", "id}"),
         ("{source: t, mapping: {key: cust, fields: [nam]}}", "E0203", "nam]"),
         ("{source: t, mapping: {key: cust, fields: {x: nam}}}", "E0203", "nam}"),
-        ("{source: t, mapping: {key: cust, fields: {__x: name}}}", "E0310", "__x"),
+        (
+            "{source: t, mapping: {key: cust, fields: {__dataflare_x: name}}}",
+            "E0310",
+            "__dataflare_x",
+        ),
         ("{source: t, mapping: {key: cust, fields: [name, name]}}", "E0311", "name]"),
         ("{source: t, mapping: {key: cust, remote_key: name}}", "E0204", "cust,"),
         ("{source: t, mapping: {key: [id, cust], remote_key: cust}}", "E0407", "cust}"),

@@ -103,7 +103,11 @@ def test_a_row_with_an_error_stays_one_row():
         ("type: explode, inputs: [s], config: {column: tag}", "E0203", "tag"),
         ("type: explode, inputs: [s], config: {column: id}", "E0204", "id"),
         ("type: explode, inputs: [s], config: {column: tags, index: tags}", "E0311", "tags}"),
-        ("type: explode, inputs: [s], config: {column: tags, index: __at}", "E0310", "__at"),
+        (
+            "type: explode, inputs: [s], config: {column: tags, index: __dataflare_at}",
+            "E0310",
+            "__dataflare_at",
+        ),
     ],
 )
 def test_errors_point_to_the_very_word(step: str, code: str, token: str):

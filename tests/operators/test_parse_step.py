@@ -138,7 +138,7 @@ def test_only_what_is_read_is_cast():
         ("{column: n, schema: {a: int64}}", "E0204", "n,"),
         ("{column: t, schema: {a: int}}", "E0112", "int}"),
         ("{column: t, schema: {a: list<int64>}}", "E0204", "list<int64>"),
-        ("{column: t, schema: {__a: int64}}", "E0310", "__a"),
+        ("{column: t, schema: {__dataflare_a: int64}}", "E0310", "__dataflare_a"),
         ("{column: t}", "E0405", "parse"),
         ("{column: t, format: regex}", "E0405", "parse"),
         ("{column: t, format: regex, pattern: '(?P<a>x'}", "E0405", "(?P<a>x"),

@@ -138,7 +138,7 @@ def test_each_workflow_has_the_functions_of_its_own_folder(base: Path, tmp_path:
         ('number"', "E0408", '"own_steps:number"'),
         ('twice", schema: {a: int}', "E0112", "int}"),
         ('twice", schema: {}', "E0405", "python"),
-        ('twice", schema: {__a: int64}', "E0310", "__a"),
+        ('twice", schema: {__dataflare_a: int64}', "E0310", "__dataflare_a"),
         ('twice", mode: rows', "E0405", "rows"),
     ],
 )

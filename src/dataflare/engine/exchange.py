@@ -10,9 +10,10 @@ from dataflare.state.partials import owner_of
 
 def split_by_key(frame: pl.DataFrame, keys: tuple[str, ...], subtasks: int) -> list[pl.DataFrame]:
     """The rows of each subtask, in their order. Reserved columns travel along."""
-    hashed = hash_columns(frame.lazy(), keys, "__hash")
-    owner = owner_of(key_group(pl.col("__hash")), subtasks).alias("__owner")
-    marked = hashed.with_columns(owner).drop("__hash").collect(engine="in-memory")
+    hashed = hash_columns(frame.lazy(), keys, "__dataflare_hash")
+    owner = owner_of(key_group(pl.col("__dataflare_hash")), subtasks).alias("__dataflare_owner")
+    marked = hashed.with_columns(owner).drop("__dataflare_hash").collect(engine="in-memory")
     return [
-        marked.filter(pl.col("__owner") == subtask).drop("__owner") for subtask in range(subtasks)
+        marked.filter(pl.col("__dataflare_owner") == subtask).drop("__dataflare_owner")
+        for subtask in range(subtasks)
     ]

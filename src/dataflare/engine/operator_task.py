@@ -81,12 +81,12 @@ class OperatorTask(Task):
         """A result through the chain behind the operator."""
         lowering: Lowering | None = getattr(self.live, "lowering", None)
         if lowering is not None and ERROR_COLUMN in frame.columns:
-            frame = frame.with_row_index("__row")
+            frame = frame.with_row_index("__dataflare_row")
             bad = frame[ERROR_COLUMN].is_not_null()
             if bad.any():
                 given = Given(frame, frame.height, lambda: frame)
                 self.runner.errors.take(frame.filter(bad), lowering, given, outcome)
-            frame = frame.filter(~bad).drop(ERROR_COLUMN, "__row")
+            frame = frame.filter(~bad).drop(ERROR_COLUMN, "__dataflare_row")
         outcome.counts.append((self.name, 0, frame.height))
         more = self.runner.run(Given(frame, frame.height, lambda: frame))
         outcome.frames.extend(more.frames)

@@ -11,6 +11,7 @@ import polars as pl
 
 from dataflare.errors import DataError, DataFlareError
 from dataflare.expr import error_text
+from dataflare.model.types import RESERVED
 from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
@@ -125,9 +126,9 @@ class RowErrors:
         """What is known of these rows: they are found again in the rows that entered."""
         if not bad.height:
             return []
-        numbers = bad["__row"]
+        numbers = bad["__dataflare_row"]
         original = given.original()[numbers]
-        original = original.select(n for n in original.columns if not n.startswith("__"))
+        original = original.select(n for n in original.columns if not n.startswith(RESERVED))
         if given.row_numbers is not None:
             numbers = given.row_numbers.gather(numbers)
         made: list[FailedRow] = []

@@ -26,7 +26,7 @@ from dataflare.planner.physical import Segment
 from dataflare.state.index import KeyIndex
 
 Tables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
-ROW_COLUMN = "__row"
+ROW_COLUMN = "__dataflare_row"
 """UInt32: the row's index in the frame that entered the query, to find it again if it fails."""
 
 
@@ -243,7 +243,11 @@ def _needs(segment: Segment) -> frozenset[str]:
     """Reserved columns the tree wants at its head."""
     found = frozenset().union(*(operator.needs() for operator in segment.operators))
     if segment.branch is not None:
-        found |= {name for name in segment.branch.reads if name in ("__now", "__rowkey")}
+        found |= {
+            name
+            for name in segment.branch.reads
+            if name in ("__dataflare_now", "__dataflare_rowkey")
+        }
     for _, _, children, _ in segment.children:
         for child in children:
             found |= _needs(child)
@@ -252,14 +256,16 @@ def _needs(segment: Segment) -> frozenset[str]:
 
 def _only(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """The columns of a schema, and the reserved ones that travel along."""
-    travelling = [n for n in (KIND_COLUMN, "__now", "__rowkey") if n in frame.columns]
+    travelling = [
+        n for n in (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey") if n in frame.columns
+    ]
     wanted = [*schema.names, *travelling]
     return frame if frame.columns == wanted else frame.select(wanted)
 
 
 def _clean(frame: pl.DataFrame) -> pl.DataFrame:
     """Without reserved columns that mean something only inside the tree."""
-    gone = [n for n in ("__now", "__rowkey") if n in frame.columns]
+    gone = [n for n in ("__dataflare_now", "__dataflare_rowkey") if n in frame.columns]
     return frame.drop(gone) if gone else frame
 
 

@@ -187,11 +187,13 @@ class SourceTask(Task):
             assert self._split is not None
             base = mix_int(self._run_key ^ mix_int(hash_text(self._split.id)) ^ mix_int(key))
             frame = (
-                frame.with_row_index("__n")
+                frame.with_row_index("__dataflare_n")
                 .with_columns(
-                    (pl.col("__n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(ROWKEY_COLUMN)
+                    (pl.col("__dataflare_n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(
+                        ROWKEY_COLUMN
+                    )
                 )
-                .drop("__n")
+                .drop("__dataflare_n")
             )
         return frame
 

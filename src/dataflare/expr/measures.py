@@ -101,14 +101,16 @@ class _Collector:
         found = self.calls.get(key)
         if found is None:
             names = tuple(
-                self.inputs.setdefault(arg, f"__m{len(self.inputs)}") for arg in node.args
+                self.inputs.setdefault(arg, f"__dataflare_m{len(self.inputs)}") for arg in node.args
             )
             draft = AggregateCall(
                 node.op, names, tuple(arg.type for arg in node.args), node.type, (),
                 tuple(node.value or ()), distinct,
             )  # fmt: skip
             count = len(state_types(draft))
-            found = replace(draft, state=tuple(f"__s{self.states + i}" for i in range(count)))
+            found = replace(
+                draft, state=tuple(f"__dataflare_s{self.states + i}" for i in range(count))
+            )
             self.states += count
             self.calls[key] = found
         return Node(AGGREGATE, node.type, value=found)

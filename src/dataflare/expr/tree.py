@@ -20,8 +20,8 @@ COLUMN, LITERAL, CAST, STAR = "column", "literal", "cast", "star"
 AGGREGATE = "aggregate"
 """The operation of a node that stands for an aggregate's result; its value is the AggregateCall."""
 
-NOW_COLUMN = "__now"
-ROWKEY_COLUMN = "__rowkey"
+NOW_COLUMN = "__dataflare_now"
+ROWKEY_COLUMN = "__dataflare_rowkey"
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class CsvPlan:
         return typed.filter(~failed)
 
 
-_ROW = "__row"
+_ROW = "__dataflare_row"
 
 
 def _is_clean(data: bytes) -> bool:

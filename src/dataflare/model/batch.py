@@ -5,7 +5,7 @@ Always true:
 - the rows of one batch all have the batch's schema;
 - in a changelog the two halves of an update stand side by side in one batch; `slice` and `filter` do
   not look at kinds, so who cuts a changelog with them keeps halves together himself.
-Reserved columns begin with two underscores; users' columns may not.
+Reserved columns begin with RESERVED; users' columns may not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import polars as pl
 
 from dataflare.model.progress import Watermark
-from dataflare.model.types import Schema
+from dataflare.model.types import RESERVED, Schema
 
-KIND_COLUMN = "__kind"
+KIND_COLUMN = "__dataflare_kind"
 """Reserved column of a changelog: the row kind, UInt8."""
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -91,7 +91,7 @@ class SharedDataBatch:
     def schema(self) -> Schema:
         """The user's columns; reserved ones are left out."""
         return Schema.from_polars(
-            {n: t for n, t in self.frame.schema.items() if not n.startswith("__")}
+            {n: t for n, t in self.frame.schema.items() if not n.startswith(RESERVED)}
         )
 
     @property

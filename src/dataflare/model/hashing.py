@@ -37,11 +37,11 @@ def hash_columns(
     frame = frame.with_columns(pl.lit(start, pl.UInt64).alias(name))
     for column in columns:
         part = canonical_bits(pl.col(column), schema[column])
-        frame = frame.with_columns(part.alias("__part"))
-        frame = _mixed(frame, "__part")
-        folded = (pl.col(name) * 3) ^ pl.col("__part").fill_null(pl.lit(_NULL, pl.UInt64))
+        frame = frame.with_columns(part.alias("__dataflare_part"))
+        frame = _mixed(frame, "__dataflare_part")
+        folded = (pl.col(name) * 3) ^ pl.col("__dataflare_part").fill_null(pl.lit(_NULL, pl.UInt64))
         frame = _mixed(frame.with_columns(folded.alias(name)), name)
-    return frame.drop("__part", strict=False)
+    return frame.drop("__dataflare_part", strict=False)
 
 
 def key_group(hashed: pl.Expr) -> pl.Expr:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 FLOATS = ("float32", "float64")
 _PLAIN = (*INTEGERS, *FLOATS, "bool", "string", "binary", "date", "time", "json", "null")
+RESERVED = "__dataflare_"
+"""How the names of our own columns begin; no column of a user does."""
+
 _UNITS = ("s", "ms", "us", "ns")
 
 

@@ -132,7 +132,9 @@ class LiveAggregate(LiveOperator):
 
     def _empty_partial(self) -> pl.DataFrame:
         inputs = {n: t.type.to_polars() for n, t in self.operator.aggregation.inputs}
-        return self._grouped(pl.DataFrame(schema=inputs or {"__none": pl.Int8}), self._partial)
+        return self._grouped(
+            pl.DataFrame(schema=inputs or {"__dataflare_none": pl.Int8}), self._partial
+        )
 
     def _finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()
@@ -171,7 +173,7 @@ config:
         not_reserved(step, [*keys, *config.measures])
         no_doubles(step, [*keys, *config.measures])
         aggregation = check_measures(config.measures, schema, step=step)
-        columns = {str(name): f"__g{i}" for i, name in enumerate(keys)}
+        columns = {str(name): f"__dataflare_g{i}" for i, name in enumerate(keys)}
         columns |= {name: name for name, _ in aggregation.inputs}
         derived = [*zip(columns.values(), keys.values(), strict=False), *aggregation.inputs]
         # A batch without columns would forget how many rows it has: one is kept.

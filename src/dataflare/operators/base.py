@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
 
-RESERVED = "__"
-"""How the names of our own columns begin; no column of a user does."""
 
-ERROR_COLUMN = "__error"
+ERROR_COLUMN = "__dataflare_error"
 """UInt32, null for a good row: the fault's site (its index in `Lowering.sites`) times 256, plus the kind."""
 
 
-TRAVELLING = frozenset((KIND_COLUMN, ERROR_COLUMN, "__row", "__now", "__rowkey"))
+TRAVELLING = frozenset(
+    (KIND_COLUMN, ERROR_COLUMN, "__dataflare_row", "__dataflare_now", "__dataflare_rowkey")
+)
 """Reserved columns that go along through a chain whatever is selected."""
 
 
@@ -137,8 +137,10 @@ class RowOperator(ABC):
         return type(self).__name__.lower()
 
     def needs(self) -> frozenset[str]:
-        """Reserved columns (`__now`, `__rowkey`) the engine must add at the chain's start."""
-        return frozenset(name for name in self.reads if name in ("__now", "__rowkey"))
+        """Reserved columns (`__dataflare_now`, `__dataflare_rowkey`) the engine must add at the chain's start."""
+        return frozenset(
+            name for name in self.reads if name in ("__dataflare_now", "__dataflare_rowkey")
+        )
 
 
 @dataclass(frozen=True)

@@ -60,16 +60,16 @@ def _tag(step: str, condition: Typed, frame: pl.LazyFrame, lowering: Lowering) -
     lowered = condition.lower()
     if lowered.error is not None:
         frame = lowering.mark(frame, step, [(condition.shown, lowered.error)])
-    return frame.with_columns(lowered.value.fill_null(False).alias("__pass"))
+    return frame.with_columns(lowered.value.fill_null(False).alias("__dataflare_pass"))
 
 
 def _passes() -> pl.Expr:
     import polars as pl
 
-    return pl.col("__pass")
+    return pl.col("__dataflare_pass")
 
 
 def _rejected() -> pl.Expr:
     import polars as pl
 
-    return ~pl.col("__pass")
+    return ~pl.col("__dataflare_pass")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
+from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
-from dataflare.model.types import Schema
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -122,26 +122,29 @@ class Lookup(RowOperator):
         if self.on_many == "all":
             return self._joined(frame, table, lowering)
         keys = [pl.col(key) for key in self.keys]
-        found = pl.map_batches(keys, index.rows, return_dtype=pl.UInt32).alias("__found")
+        found = pl.map_batches(keys, index.rows, return_dtype=pl.UInt32).alias("__dataflare_found")
         frame = frame.with_columns(found)
         errors = self._errors(index)
         values = [
-            pl.lit(table[old]).gather(pl.col("__found")).alias(name) for name, old in self.added
+            pl.lit(table[old]).gather(pl.col("__dataflare_found")).alias(name)
+            for name, old in self.added
         ]
         if errors:
             values.append(lowering.column(self.step, errors))
         frame = frame.with_columns(values)
         if self.on_miss == "drop":
-            frame = frame.filter(lowering.keep(pl.col("__found").is_not_null()))
+            frame = frame.filter(lowering.keep(pl.col("__dataflare_found").is_not_null()))
         return self._arranged(frame)
 
     def _errors(self, index: KeyIndex) -> list[Fault]:
         import polars as pl
 
-        errors = self._missed(pl.col("__found").is_null())
+        errors = self._missed(pl.col("__dataflare_found").is_null())
         if self.on_many == "fail" and index.many_keys:
             many = pl.map_batches(
-                [pl.col("__found")], lambda found: index.has_many(found[0]), return_dtype=pl.Boolean
+                [pl.col("__dataflare_found")],
+                lambda found: index.has_many(found[0]),
+                return_dtype=pl.Boolean,
             )
             errors.append((self._shown, pl.when(many).then(pl.lit(MANY, pl.UInt8))))
         return errors
@@ -164,27 +167,28 @@ class Lookup(RowOperator):
         dtypes = frame.collect_schema()
         right = table.lazy().select(
             [
-                pl.col(remote).cast(dtypes[key], strict=False).alias(f"__k{i}")
+                pl.col(remote).cast(dtypes[key], strict=False).alias(f"__dataflare_k{i}")
                 for i, (key, remote) in enumerate(zip(self.keys, self.remote_keys, strict=True))
             ]
-            + [pl.col(old).alias(f"__v{i}") for i, (_, old) in enumerate(self.added)]
-            + [pl.lit(True).alias("__hit")]
+            + [pl.col(old).alias(f"__dataflare_v{i}") for i, (_, old) in enumerate(self.added)]
+            + [pl.lit(True).alias("__dataflare_hit")]
         )
         joined = frame.with_columns(
-            lowering.sound(pl.col(key)).alias(f"__k{i}") for i, key in enumerate(self.keys)
+            lowering.sound(pl.col(key)).alias(f"__dataflare_k{i}")
+            for i, key in enumerate(self.keys)
         ).join(
             right,
-            on=[f"__k{i}" for i in range(len(self.keys))],
+            on=[f"__dataflare_k{i}" for i in range(len(self.keys))],
             how="left",
             maintain_order="left_right",
         )
-        errors = self._missed(pl.col("__hit").is_null())
+        errors = self._missed(pl.col("__dataflare_hit").is_null())
         joined = lowering.mark(joined, self.step, errors)
         if self.on_miss == "drop":
-            joined = joined.filter(lowering.keep(pl.col("__hit").is_not_null()))
+            joined = joined.filter(lowering.keep(pl.col("__dataflare_hit").is_not_null()))
         return self._arranged(
             joined.with_columns(
-                pl.col(f"__v{i}").alias(name) for i, (name, _) in enumerate(self.added)
+                pl.col(f"__dataflare_v{i}").alias(name) for i, (name, _) in enumerate(self.added)
             )
         )
 
@@ -192,7 +196,7 @@ class Lookup(RowOperator):
         """The columns as `output_schema` has them."""
         new = [name for name, _ in self.added]
         names = frame.collect_schema().names()
-        old = [name for name in names if name not in new and not name.startswith("__")]
+        old = [name for name in names if name not in new and not name.startswith(RESERVED)]
         return frame.select([*old, *new, *travelling(frame)])
 
     def describe(self) -> str:

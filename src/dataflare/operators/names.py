@@ -20,8 +20,7 @@ from dataflare.errors import (
     did_you_mean,
 )
 from dataflare.model.text import SourceText
-from dataflare.model.types import DataType, Schema, parse_type
-from dataflare.operators.base import RESERVED
+from dataflare.model.types import RESERVED, DataType, Schema, parse_type
 
 T = TypeVar("T")
 
@@ -88,15 +87,15 @@ def fitting_column(
 
 
 def not_reserved(step: str, names: Iterable[str], help: str | None = None) -> None:
-    """Refuse column names that begin with two underscores (E0310): those are ours."""
+    """Refuse column names that begin as our own do (E0310)."""
     for name in names:
         if name.startswith(RESERVED):
             raise PlanError(
-                f"step '{step}' makes a column '{name}': names that begin with '__' are reserved",
+                f"step '{step}' makes a column '{name}': names that begin with '{RESERVED}' are reserved",
                 code="E0310",
                 step=step,
                 spot=spot_of(name),
-                help=help,
+                help=help or "give it another name",
             )
 
 

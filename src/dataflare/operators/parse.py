@@ -12,7 +12,7 @@ from pydantic import Field as ConfigField
 
 from dataflare.errors import ConfigError, PlanError
 from dataflare.expr import Typed, check
-from dataflare.model.types import STRING, DataType, Field, Schema
+from dataflare.model.types import RESERVED, STRING, DataType, Field, Schema
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -110,7 +110,7 @@ class Parse(RowOperator):
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
-        columns = [n for n in frame.collect_schema().names() if not n.startswith("__")]
+        columns = [n for n in frame.collect_schema().names() if not n.startswith(RESERVED)]
         source = pl.col(self.column)
         bad = pl.when(self._broken(source)).then(pl.lit(UNPARSED, pl.UInt8))
         frame = lowering.mark(frame, self.step, [(self.describe(), bad)])
@@ -243,7 +243,7 @@ def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
 
 
 def _part(step: str, name: str, index: int, at: str, type_: DataType, spot: object) -> Part:
-    text = f"__text{index}"
+    text = f"__dataflare_text{index}"
     return Part(name, text, at, cast(step, text, type_, Schema.of({text: STRING}), spot))
 
 

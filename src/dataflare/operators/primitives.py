@@ -104,8 +104,8 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
 
     if KIND_COLUMN not in frame.collect_schema().names():
         return frame.filter(lowering.keep(condition))
-    frame = frame.with_columns(lowering.sound(condition).fill_null(False).alias("__pass"))
-    kind, passes = pl.col(KIND_COLUMN), pl.col("__pass")
+    frame = frame.with_columns(lowering.sound(condition).fill_null(False).alias("__dataflare_pass"))
+    kind, passes = pl.col(KIND_COLUMN), pl.col("__dataflare_pass")
     alone_before = (kind == RowKind.UPDATE_BEFORE) & ~passes.shift(-1, fill_value=False)
     alone_after = (kind == RowKind.UPDATE_AFTER) & ~passes.shift(1, fill_value=False)
     parted = (
@@ -116,7 +116,7 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
         .otherwise(kind)
     )
     frame = frame.with_columns(parted.alias(KIND_COLUMN))
-    return frame.filter(lowering.keep(passes)).drop("__pass")
+    return frame.filter(lowering.keep(passes)).drop("__dataflare_pass")
 
 
 @dataclass(frozen=True)

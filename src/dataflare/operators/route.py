@@ -98,7 +98,7 @@ def _tag(
     for index, (name, typed) in enumerate(routes.items()):
         lowered = typed.lower()
         verdict = lowered.value.fill_null(False)
-        values.append(verdict.alias(f"__route{index}"))
+        values.append(verdict.alias(f"__dataflare_route{index}"))
         if lowered.error is not None:
             asked = lowered.error if met is None else pl.when(~met).then(lowered.error)
             errors.append((f"{name}: {typed.shown}", asked))
@@ -112,14 +112,14 @@ def _tag(
 def _met(index: int, first: bool) -> pl.Expr:
     import polars as pl
 
-    met = pl.col(f"__route{index}")
+    met = pl.col(f"__dataflare_route{index}")
     if first:
         for earlier in range(index):
-            met = met & ~pl.col(f"__route{earlier}")
+            met = met & ~pl.col(f"__dataflare_route{earlier}")
     return met
 
 
 def _unmet(count: int) -> pl.Expr:
     import polars as pl
 
-    return ~pl.any_horizontal([pl.col(f"__route{i}") for i in range(count)])
+    return ~pl.any_horizontal([pl.col(f"__dataflare_route{i}") for i in range(count)])

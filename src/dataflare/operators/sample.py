@@ -56,9 +56,9 @@ class Sample(RowOperator):
         if self.fraction >= 1:
             return frame
         columns = self.key or (ROWKEY_COLUMN,)
-        frame = hash_columns(frame, columns, "__hash", seed=self.seed)
+        frame = hash_columns(frame, columns, "__dataflare_hash", seed=self.seed)
         bound = pl.lit(int(self.fraction * 2**64), pl.UInt64)
-        return kept(frame, pl.col("__hash") < bound, lowering).drop("__hash")
+        return kept(frame, pl.col("__dataflare_hash") < bound, lowering).drop("__dataflare_hash")
 
     def describe(self) -> str:
         return f"sample {self.fraction:.3g}"

@@ -93,7 +93,7 @@ config:
             outputs={None: _good, "failed": _failed},
             described="validate " + ", ".join(rule.name for rule in rules),
             counters={
-                f"rule '{rule.name}' is broken": f"__warn{index}"
+                f"rule '{rule.name}' is broken": f"__dataflare_warn{index}"
                 for index, rule in enumerate(rules)
                 if rule.on_fail == "warn"
             },
@@ -138,13 +138,13 @@ def _tag(
         [pl.when(is_broken).then(pl.lit(name)) for name, is_broken in broken.items()]
     ).list.drop_nulls()
     warned = [
-        broken[rule.name].alias(f"__warn{index}")
+        broken[rule.name].alias(f"__dataflare_warn{index}")
         for index, rule in enumerate(rules)
         if rule.on_fail == "warn"
     ]
     return frame.with_columns(
         *warned,
-        (pl.any_horizontal(drops) if drops else pl.lit(False)).alias("__drop"),
+        (pl.any_horizontal(drops) if drops else pl.lit(False)).alias("__dataflare_drop"),
         named.alias(FAILED_RULES),
     )
 
@@ -152,10 +152,10 @@ def _tag(
 def _good() -> pl.Expr:
     import polars as pl
 
-    return ~pl.col("__drop")
+    return ~pl.col("__dataflare_drop")
 
 
 def _failed() -> pl.Expr:
     import polars as pl
 
-    return pl.col("__drop")
+    return pl.col("__dataflare_drop")

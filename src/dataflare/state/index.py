@@ -15,7 +15,7 @@ import polars as pl
 
 from dataflare.model.hashing import hash_columns
 
-_HASH = "__h"
+_HASH = "__dataflare_h"
 
 
 class KeyIndex:
@@ -26,27 +26,36 @@ class KeyIndex:
 
     def __init__(self, table: pl.DataFrame, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
-        whole = table.with_row_index("__row").filter(
+        whole = table.with_row_index("__dataflare_row").filter(
             pl.all_horizontal([pl.col(key).is_not_null() for key in self.keys])
         )
         self.many_keys = False
         firsts = whole.unique(subset=list(self.keys), keep="first", maintain_order=True)
         if firsts.height < whole.height:
             self.many_keys = True
-            counts = whole.group_by(self.keys, maintain_order=True).agg(pl.len().alias("__n"))
-            firsts = firsts.with_columns((counts["__n"] > 1).alias("__many"))
+            counts = whole.group_by(self.keys, maintain_order=True).agg(
+                pl.len().alias("__dataflare_n")
+            )
+            firsts = firsts.with_columns((counts["__dataflare_n"] > 1).alias("__dataflare_many"))
         else:
-            firsts = firsts.with_columns(pl.lit(False).alias("__many"))
+            firsts = firsts.with_columns(pl.lit(False).alias("__dataflare_many"))
         self.size = firsts.height
         self.lookup: _Dense | _Hashed
         if _is_dense(firsts, self.keys):
             self.lookup = _Dense(firsts, self.keys[0])
         else:
             self.lookup = _Hashed(firsts, self.keys)
-        many = pl.DataFrame({"__row": firsts["__row"], "__many": firsts["__many"]})
+        many = pl.DataFrame(
+            {
+                "__dataflare_row": firsts["__dataflare_row"],
+                "__dataflare_many": firsts["__dataflare_many"],
+            }
+        )
         self._many = (
-            pl.DataFrame({"__row": pl.int_range(table.height, eager=True, dtype=pl.UInt32)})
-            .join(many, on="__row", how="left", maintain_order="left")["__many"]
+            pl.DataFrame(
+                {"__dataflare_row": pl.int_range(table.height, eager=True, dtype=pl.UInt32)}
+            )
+            .join(many, on="__dataflare_row", how="left", maintain_order="left")["__dataflare_many"]
             .fill_null(False)
             if self.many_keys
             else None
@@ -82,7 +91,9 @@ class _Dense:
         column = table[key].cast(pl.Int64)
         self.low, self.high = int(column.min()), int(column.max())  # type: ignore[arg-type]
         slots = pl.DataFrame({"slot": pl.int_range(self.high - self.low + 1, eager=True)})
-        filled = pl.DataFrame({"slot": column - self.low, "row": table["__row"].cast(pl.UInt32)})
+        filled = pl.DataFrame(
+            {"slot": column - self.low, "row": table["__dataflare_row"].cast(pl.UInt32)}
+        )
         self.slots = slots.join(filled, on="slot", how="left", maintain_order="left")["row"]
 
     def rows(self, probe: Sequence[pl.Series]) -> pl.Series:
@@ -98,7 +109,7 @@ class _Hashed:
         self.keys = keys
         hashed = hash_columns(table.lazy(), keys, _HASH).sort(_HASH).collect(engine="in-memory")
         self.hashes = hashed[_HASH]
-        self.row_of = hashed["__row"].cast(pl.UInt32)
+        self.row_of = hashed["__dataflare_row"].cast(pl.UInt32)
         self.key_columns = [_comparable(hashed[key]) for key in keys]
         self.hashes_collide = self.hashes.n_unique() < len(self.hashes)
         bits = max(1, (table.height - 1).bit_length())

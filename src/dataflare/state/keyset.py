@@ -29,13 +29,13 @@ class KeySet:
             held = held | index.rows(probe).is_not_null()
         if self._nulls is not None:
             marked = frame.select(self.keys).join(
-                self._nulls.with_columns(pl.lit(True).alias("__hit")),
+                self._nulls.with_columns(pl.lit(True).alias("__dataflare_hit")),
                 on=list(self.keys),
                 how="left",
                 nulls_equal=True,
                 maintain_order="left",
             )
-            held = held | marked["__hit"].fill_null(False)
+            held = held | marked["__dataflare_hit"].fill_null(False)
         return held
 
     def add(self, keys: pl.DataFrame) -> None:

@@ -118,11 +118,15 @@ class PartialLog:
         if not self._is_split:
             self._buckets[0].waiting.append(self._named(frame))
             return
-        hashed = hash_columns(frame.lazy(), self.keys, "__h")
+        hashed = hash_columns(frame.lazy(), self.keys, "__dataflare_h")
         # The top 7 bits are the key group (the exchange's share); the next 4 choose the bucket.
-        number = ((pl.col("__h") // (1 << 53)) % BUCKETS).cast(pl.UInt8).alias("__b")
-        parts = hashed.with_columns(number).drop("__h").collect(engine="in-memory")
-        for key, part in parts.partition_by("__b", as_dict=True, include_key=False).items():
+        number = (
+            ((pl.col("__dataflare_h") // (1 << 53)) % BUCKETS).cast(pl.UInt8).alias("__dataflare_b")
+        )
+        parts = hashed.with_columns(number).drop("__dataflare_h").collect(engine="in-memory")
+        for key, part in parts.partition_by(
+            "__dataflare_b", as_dict=True, include_key=False
+        ).items():
             self._buckets[int(str(key[0]))].waiting.append(self._named(part))
 
     def _merge_fullest(self) -> None:
@@ -148,9 +152,9 @@ def own_rows(
     """The rows whose key group belongs to `subtask` of `subtasks`."""
     if subtasks == 1 or not keys:
         return frame
-    hashed = hash_columns(frame.lazy(), keys, "__h")
-    owner = owner_of(key_group(pl.col("__h")), subtasks)
-    return hashed.filter(owner == subtask).drop("__h").collect(engine="in-memory")
+    hashed = hash_columns(frame.lazy(), keys, "__dataflare_h")
+    owner = owner_of(key_group(pl.col("__dataflare_h")), subtasks)
+    return hashed.filter(owner == subtask).drop("__dataflare_h").collect(engine="in-memory")
 
 
 def owner_of(group: pl.Expr, subtasks: int) -> pl.Expr:

@@ -15,6 +15,7 @@ import polars as pl
 
 from dataflare.expr import check
 from dataflare.model.progress import Position, Split
+from dataflare.model.types import RESERVED
 from dataflare.sdk.source import (
     ChunkReader,
     EndOfSplit,
@@ -118,7 +119,7 @@ async def batches_have_the_schema(tested: SourceUnderTest) -> None:
     hold(law, schema == await source.schema(), "a second answer is another one")
     for split in await source.splits():
         for piece in await read_split(source, split, rows_max=7):
-            found = {n: t for n, t in piece.frame.schema.items() if not n.startswith("__")}
+            found = {n: t for n, t in piece.frame.schema.items() if not n.startswith(RESERVED)}
             hold(law, found == schema.to_polars(), f"{split.id} gives {found}, not {schema}")
 
 

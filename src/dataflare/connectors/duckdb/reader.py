@@ -16,12 +16,13 @@ from dataflare.connectors.duckdb.relation import Column, Relation, bind, mark
 from dataflare.connectors.sql.incremental import row_hashes
 from dataflare.connectors.sql.pages import PAGE_ROWS, Page, PageReader
 from dataflare.errors import CheckpointError, InternalError
+from dataflare.model.types import RESERVED
 from dataflare.sdk.source import BadRow
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
 
-_ROWID = "__rowid"
+_ROWID = "__dataflare_rowid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,9 @@ class DuckPages(PageReader):
         misfits = [f"t{place}" for place, column in enumerate(columns) if column.cast]
 
         def place_of(row: int) -> str:
-            where = f" {place_name[2:]} {raw[place_name][row]}" if place_name else ""
+            where = (
+                f" {place_name.removeprefix(RESERVED)} {raw[place_name][row]}" if place_name else ""
+            )
             return self._reading.relation.shown + where
 
         typed = self._reading.typed(raw)
@@ -230,5 +233,5 @@ class StreamReader(DuckPages):
         if raw is None:
             return None
         before = int(self._after["rows"])
-        raw = raw.with_row_index("__row", before + 1)
-        return self._page(raw, {"rows": before + raw.height}, before, "__row")
+        raw = raw.with_row_index("__dataflare_row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, "__dataflare_row")

@@ -19,7 +19,12 @@ from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 
-_ROWS, _NUMBER, _GIVEN, _PART = "_dataflare_rows", "__number", "__given_", "__part_"
+_ROWS, _NUMBER, _GIVEN, _PART = (
+    "_dataflare_rows",
+    "__dataflare_number",
+    "__dataflare_given_",
+    "__dataflare_part_",
+)
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 
 

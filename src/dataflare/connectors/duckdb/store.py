@@ -21,9 +21,9 @@ from dataflare.connectors.sql.refusals import Refusal, rowwise
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import DataError
-from dataflare.model.types import DataType, Schema
+from dataflare.model.types import RESERVED, DataType, Schema
 
-_STAGE, _NUMBER = "_dataflare_stage", "__number"
+_STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
 
 
 class DuckdbStore(TableStore):
@@ -154,7 +154,7 @@ class DuckdbStore(TableStore):
 
     def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
         """The types of the frame's columns. Columns that came up since `open` are added."""
-        found = {n: t for n, t in frame.schema.items() if not n.startswith("__")}
+        found = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
         known = {field.name: field.type for field in target.schema}
         types = known | {f.name: known.get(f.name, f.type) for f in Schema.from_polars(found)}
         if not set(found) <= self._ready[target.written]:
@@ -281,9 +281,11 @@ def _first_double(
 
 def _first_where(frame: pl.DataFrame, condition: str) -> pl.DataFrame | None:
     with duckdb.connect() as scratch:
-        scratch.register(_STAGE, frame.with_row_index("__row").to_arrow())
+        scratch.register(_STAGE, frame.with_row_index("__dataflare_row").to_arrow())
         try:
-            found = scratch.execute(f"select min(__row) from {_STAGE} where {condition}").fetchone()
+            found = scratch.execute(
+                f"select min(__dataflare_row) from {_STAGE} where {condition}"
+            ).fetchone()
         except duckdb.Error:
             return None
     return None if found is None or found[0] is None else frame.slice(found[0], 1)

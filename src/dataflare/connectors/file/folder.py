@@ -151,8 +151,10 @@ class FolderWriter(Writer):
         if not self._partition_by:
             yield "", frame
             return
-        keys = [pl.col(name).cast(pl.String).alias(f"__key_{name}") for name in self._partition_by]
-        names = [f"__key_{name}" for name in self._partition_by]
+        keys = [
+            pl.col(name).cast(pl.String).alias(f"__dataflare_{name}") for name in self._partition_by
+        ]
+        names = [f"__dataflare_{name}" for name in self._partition_by]
         keyed = frame.with_columns(keys).drop(self._partition_by)
         groups = keyed.partition_by(names, as_dict=True, include_key=False, maintain_order=True)
         for values, rows in groups.items():

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.model.types import BOOL, FLOAT64, INT64, TIMESTAMP_UTC, DataType, from_polars
+from dataflare.model.types import (
+    BOOL,
+    FLOAT64,
+    INT64,
+    RESERVED,
+    TIMESTAMP_UTC,
+    DataType,
+    from_polars,
+)
 from dataflare.model.units import Duration, Rate
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -111,8 +119,8 @@ class GenerateConfig(BaseModel):
     @classmethod
     def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if not name or name.startswith("__"):
-                raise ValueError("column names are not empty and do not begin with '__'")
+            if not name or name.startswith(RESERVED):
+                raise ValueError(f"column names are not empty and do not begin with '{RESERVED}'")
         return value
 
 

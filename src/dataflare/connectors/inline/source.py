@@ -13,7 +13,7 @@ from dataflare.connectors.inline.values import frame_of, plain_rows
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.progress import Position, Split
-from dataflare.model.types import Schema
+from dataflare.model.types import RESERVED, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import (
     EndOfSplit,
@@ -45,8 +45,8 @@ class InlineConfig(BaseModel):
     def _plain_rows(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows = plain_rows(value)
         for name in dict.fromkeys(name for row in rows for name in row):
-            if not name or name.startswith("__"):
-                raise ValueError("column names are not empty and do not begin with '__'")
+            if not name or name.startswith(RESERVED):
+                raise ValueError(f"column names are not empty and do not begin with '{RESERVED}'")
         return rows
 
 

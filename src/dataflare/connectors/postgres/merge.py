@@ -23,7 +23,7 @@ from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
 
-GONE = "__gone"
+GONE = "__dataflare_gone"
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 _SAVEPOINT = "_dataflare_merge"
 _KEYS_MAX = 20_000_000

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
 
 _RECONNECTS = 2
-_ONE = "__one"
+_ONE = "__dataflare_one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class KeyReader(PostgresPages):
         super().__init__(reading, start or {"after": None, "rows": 0})
         self._data = data
         key = reading.relation.key
-        self._keys = {f"__k{place}": name for place, name in enumerate(key)}
+        self._keys = {f"__dataflare_k{place}": name for place, name in enumerate(key)}
 
     def _may_reopen(self) -> bool:
         return True
@@ -311,5 +311,5 @@ class StreamReader(PostgresPages):
         if raw is None:
             return None
         before = int(self._after["rows"])
-        raw = raw.with_row_index("__row", before + 1)
-        return self._page(raw, {"rows": before + raw.height}, before, {"__row": "row"})
+        raw = raw.with_row_index("__dataflare_row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, {"__dataflare_row": "row"})

@@ -17,7 +17,7 @@ from dataflare.model.batch import KIND_COLUMN, RowKind
 OP_COLUMN = "_op"
 _NAMES = {kind.value: kind.name.lower() for kind in RowKind}
 _GONE = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
-_PLACE, _LAST_DELETE = "__place", "__last_delete"
+_PLACE, _LAST_DELETE = "__dataflare_place", "__dataflare_last_delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,15 @@ def fold(
             frame = frame.filter(~gone)
     else:
         gone = pl.lit(False)
-    marked = frame.with_columns(gone.alias("__gone"))
+    marked = frame.with_columns(gone.alias("__dataflare_gone"))
     if sequence is None:
         last = marked.unique(subset=list(key), keep="last", maintain_order=True)
     else:
         last = _newest(marked, key, sequence)
     rows = last.drop(KIND_COLUMN, strict=False)
     return Changes(
-        rows.filter(~pl.col("__gone")).drop("__gone"), rows.filter(pl.col("__gone")).drop("__gone")
+        rows.filter(~pl.col("__dataflare_gone")).drop("__dataflare_gone"),
+        rows.filter(pl.col("__dataflare_gone")).drop("__dataflare_gone"),
     )
 
 
@@ -79,10 +80,10 @@ def _newest(frame: pl.DataFrame, key: Sequence[str], sequence: str) -> pl.DataFr
         frame = frame.filter(~(before & after & same_key).fill_null(False))
     newest = pl.col(sequence).max().over(key)
     frame = frame.filter(pl.col(sequence).eq_missing(newest)).with_row_index(_PLACE)
-    deleted_at = pl.col(_PLACE).filter(pl.col("__gone")).max().over(key)
+    deleted_at = pl.col(_PLACE).filter(pl.col("__dataflare_gone")).max().over(key)
     frame = frame.with_columns(deleted_at.alias(_LAST_DELETE))
     frame = frame.filter(pl.col(_LAST_DELETE).is_null() | (pl.col(_PLACE) >= pl.col(_LAST_DELETE)))
-    frame = frame.filter(~(pl.col("__gone") & (pl.len().over(key) > 1)))
+    frame = frame.filter(~(pl.col("__dataflare_gone") & (pl.len().over(key) > 1)))
     return frame.unique(subset=list(key), keep="first", maintain_order=True).drop(
         _PLACE, _LAST_DELETE
     )

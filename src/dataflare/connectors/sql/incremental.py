@@ -23,11 +23,16 @@ from dataflare.connectors.sql.config import Incremental
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.types import DataType
 
-CURSOR = "__cursor"
+CURSOR = "__dataflare_cursor"
 """The cursor as it is compared: Int64 for numbers and times, Float64 or String."""
 DAY_S = 86_400
 PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_HASH, _IDENTITY, _TIMES, _BEFORE = "__hash", "__identity", "__times", "__before"
+_HASH, _IDENTITY, _TIMES, _BEFORE = (
+    "__dataflare_hash",
+    "__dataflare_identity",
+    "__dataflare_times",
+    "__dataflare_before",
+)
 _STEP = 0x9E37_79B9_7F4A_7C15
 
 

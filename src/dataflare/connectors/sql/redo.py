@@ -26,7 +26,7 @@ from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
 
 _LENGTH = struct.Struct("<Q")
-_REFUSED_COLUMN = "__refused"
+_REFUSED_COLUMN = "__dataflare_refused"
 _SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
 _HELD_ROWS = 16_384
 _HELD_BYTES = 4 * 2**20

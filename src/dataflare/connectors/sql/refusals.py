@@ -14,6 +14,7 @@ import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.types import RESERVED
 from dataflare.sdk.destination import RefusedRow
 
 _SLICE_MIN = 256
@@ -95,7 +96,7 @@ def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
 
 def with_row(error: DataError, row: Mapping[str, Any], key: Sequence[str]) -> DataError:
     """The error with the row it is about: its key, or its first columns."""
-    names = key or [name for name in row if not name.startswith("__")][:3]
+    names = key or [name for name in row if not name.startswith(RESERVED)][:3]
     shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
     notes = [f"the row: {shown}", *error.notes]
     return DataError(error.message, code=error.code, help=error.help, notes=notes)

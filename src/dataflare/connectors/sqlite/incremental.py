@@ -124,7 +124,10 @@ class IncrementalReader(SpoolPages):
 
     def _extras(self) -> str:
         """The cursor, and as `i<n>` the text of what identifies a row."""
-        parts = [f'"__cursor" as "{CURSOR}"', 'typeof("__cursor") as "__kind"']
+        parts = [
+            f'"__dataflare_cursor" as "{CURSOR}"',
+            'typeof("__dataflare_cursor") as "__dataflare_kind"',
+        ]
         parts += [f'"i{place}"' for place, _ in enumerate(self._identity())]
         return ", ".join(parts)
 
@@ -156,7 +159,7 @@ class IncrementalReader(SpoolPages):
         with sqlite_errors(self._reading.path, relation.shown):
             self._opened.db.execute(
                 f"create temp table _dataflare_spool as "
-                f"select {', '.join([*output, f'{sql} as __cursor', *identity])} "
+                f"select {', '.join([*output, f'{sql} as __dataflare_cursor', *identity])} "
                 f"from {relation.source} where {self._reading.where(f'({bound})')} "
                 f"order by {name} is not null, {order}{name} collate binary",
                 [*relation.params, *params, *self._reading.filter_params],

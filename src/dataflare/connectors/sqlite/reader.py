@@ -16,12 +16,13 @@ from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.model.types import RESERVED
 from dataflare.sdk.source import BadRow
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
 
-KEY = "__key"
+KEY = "__dataflare_key"
 SPOOL = "temp._dataflare_spool"
 
 
@@ -117,7 +118,7 @@ class SqlitePages(PageReader):
         frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
 
         def place_of(row: int) -> str:
-            where = ", ".join(f"{name[2:]} {raw[name][row]}" for name in keys)
+            where = ", ".join(f"{name.removeprefix(RESERVED)} {raw[name][row]}" for name in keys)
             return f"{self._reading.relation.shown} {where}".rstrip()
 
         if not first_unfit:
@@ -159,7 +160,7 @@ class KeyReader(SqlitePages):
             return None
         if doubtful := self._doubtful(raw):
             raw = self._read(rows, doubtful)
-        keys = [c for c in raw.columns if c.startswith("__")]
+        keys = [c for c in raw.columns if c.startswith(RESERVED)]
         before = int(self._after["rows"])
         last = [raw[name][-1] for name in keys]
         after = {"after": last, "rows": before + raw.height}
@@ -176,7 +177,7 @@ class KeyReader(SqlitePages):
             marks = ", ".join("?" * len(relation.key))
             conditions.append(f"({key}) > ({marks})")
             params += self._after["after"]
-        keys = ", ".join(f"{quoted(name)} as {quoted('__' + name)}" for name in relation.key)
+        keys = ", ".join(f"{quoted(name)} as {quoted(RESERVED + name)}" for name in relation.key)
         selects = self._selects(doubtful)
         return self._frame(
             f"select {keys}{', ' if selects else ''}{selects} from {relation.source} "
@@ -213,8 +214,8 @@ class SpoolReader(SpoolPages):
             return None
         if doubtful := self._doubtful(raw):
             raw = self._frame(f"select {self._selects(doubtful)} from {SPOOL} where {chosen}", ())
-        raw = raw.with_row_index("__row", before + 1)
-        return self._page(raw, {"rows": before + raw.height}, before, ["__row"])
+        raw = raw.with_row_index("__dataflare_row", before + 1)
+        return self._page(raw, {"rows": before + raw.height}, before, ["__dataflare_row"])
 
     def _spool(self) -> None:
         relation = self._reading.relation

@@ -25,9 +25,9 @@ from dataflare.connectors.sqlite.connection import Connection, Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.types import meant, stored
 from dataflare.errors import DataError
-from dataflare.model.types import DataType, Schema
+from dataflare.model.types import RESERVED, DataType, Schema
 
-_STAGE, _NUMBER = "_dataflare_stage", "__number"
+_STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
 _INT64_MAX = 2**63 - 1
 
 
@@ -175,7 +175,7 @@ class SqliteStore(TableStore):
 
     def _schema_of(self, target: Target, frame: pl.DataFrame) -> Schema:
         """The types of the frame's columns. Columns that came up since `open` are added."""
-        found = {n: t for n, t in frame.schema.items() if not n.startswith("__")}
+        found = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
         known = {field.name: field.type for field in target.schema}
         schema = Schema.of([(f.name, known.get(f.name, f.type)) for f in Schema.from_polars(found)])
         if not set(found) <= self._ready[target.written]:
