@@ -54,9 +54,9 @@ class Copier:
             refused = sift(
                 rows.height, lambda first, behind: self._encoded(rows, first, behind), Pace()
             )
-            good = rows.with_row_index("__at")
-            good = good.filter(~pl.col("__at").is_in([each.row for each in refused]))
-            places, cells = good["__at"], self.encode(good)
+            good = rows.with_row_index("__dataflare_at")
+            good = good.filter(~pl.col("__dataflare_at").is_in([each.row for each in refused]))
+            places, cells = good["__dataflare_at"], self.encode(good)
             found, orphans = self._sift(cells, pace)
             moved = [Refusal(places[each.row], each.error) for each in found]
             return sorted([*refused, *moved], key=lambda each: each.row), orphans

@@ -225,13 +225,13 @@ class Merge:
         s = quoted(sequence)
         newest = (
             f"select *, first_value({s}) over (partition by {key} order by {s} desc nulls last) "
-            f"as __newest from ({staged}) as a"
+            f"as __dataflare_newest from ({staged}) as a"
         )
         deleted = (
-            f"select *, max({PLACE}) filter (where {GONE}) over (partition by {key}) as __deleted "
-            f"from ({newest}) as b where {s} is not distinct from __newest"
+            f"select *, max({PLACE}) filter (where {GONE}) over (partition by {key}) as __dataflare_deleted "
+            f"from ({newest}) as b where {s} is not distinct from __dataflare_newest"
         )
         return (
             f"select distinct on ({key}) {columns} from ({deleted}) as c "
-            f"where __deleted is null or {PLACE} >= __deleted order by {key}, {GONE}, {PLACE}"
+            f"where __dataflare_deleted is null or {PLACE} >= __dataflare_deleted order by {key}, {GONE}, {PLACE}"
         )

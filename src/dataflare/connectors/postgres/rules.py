@@ -11,7 +11,7 @@ from dataflare.connectors.postgres.errors import said
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.errors import DataError
 
-PLACE = "__place"
+PLACE = "__dataflare_place"
 """Of a staged row: its number in the epoch."""
 
 
