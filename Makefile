@@ -49,8 +49,9 @@ generate: $(VENV)/.dev ## write the pages and the picture that come from the cod
 bench: $(VENV)/.bench ## measure against Polars, DuckDB and DataFusion (ROWS=10000000)
 	$(BIN)/python -m benchmarks --rows $(ROWS) $(ARGS)
 
-soak: $(VENV)/.dev ## kill runs at random moments (KILLS=500 SEED=1) and compare what they wrote
+soak: $(VENV)/.dev ## kill runs and servers at random moments (KILLS=500 SEED=1), compare what was written
 	$(BIN)/python tests/recovery/soak.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python tests/connectors/postgres/soak.py --kills $(KILLS) --seed $(SEED)
 
 format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from changing import outcome
 from servers.postgres import PostgresServer
 
+PROGRAM = Path(__file__).parent / "changing.py"
 ROWS = 6_000
 WORKFLOW = """\
 name: orders
@@ -32,6 +35,7 @@ sources:
       seed: 7
       rate: "${param:rate}"
       columns: {id: {sequence: 0}, customer: {int: [1, 300]}, amount: {float: [0, 100]}}
+  changed: {type: changes, config: {rate: 6000}}
 destinations:
   added: {type: postgres, inputs: [orders], config: {connection_string: "${PG}", table: added}}
   kept:
@@ -42,11 +46,20 @@ destinations:
     type: postgres
     inputs: [orders]
     config: {connection_string: "${PG}", table: newest, mode: upsert, key: customer, sequence: id}
+  mirrored:
+    type: postgres
+    inputs: [changed]
+    config: {connection_string: "${PG}", table: mirrored, mode: mirror, key: key}
   whole:
     type: postgres
     inputs: [orders]
     config: {connection_string: "${PG}", table: whole, mode: overwrite}
 """
+POINTS = [
+    "write.before_redo:3", "write.before_redo:30", "prepare.before_apply", "prepare.before_apply:6",
+    "prepare.after_fsync:2", "prepare.after_fsync:7", "commit.before_marker", "commit.before_marker:3",
+    "commit.before_commit", "commit.before_commit:3", "commit.after_commit", "commit.after_commit:3",
+]  # fmt: skip
 COPYING = """\
 name: copying
 settings:
@@ -79,15 +92,23 @@ class Run:
         environment["PG"] = self.dsn
         if crash_at is not None:
             environment["DATAFLARE_CRASH_AT"] = crash_at
-        command = [sys.executable, "-m", "dataflare", "run", "workflow.yaml", "--quiet", *options]
+        command = [sys.executable, str(PROGRAM), "run", "workflow.yaml", "--quiet", *options]
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def end(self, *options: str, crash_at: str | None = None) -> int:
+    def end(
+        self, *options: str, crash_at: str | None = None, die_after: float | None = None
+    ) -> int:
+        """Its exit status. crash_at: a named place to die at; die_after: or a time in seconds."""
         process = self.start(*options, crash_at=crash_at)
-        _, errors = process.communicate(timeout=200)
+        try:
+            _, errors = process.communicate(timeout=die_after or 200)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, errors = process.communicate()
+            assert die_after is not None, errors
         assert process.returncode in (0, -signal.SIGKILL), errors
         return process.returncode
 
@@ -107,40 +128,76 @@ class Run:
             assert self.rows(f"select customer, id, amount from {table} order by 1") == wanted, (
                 table
             )
+        assert self.rows("select key, round from mirrored order by 1") == outcome()
         left = self.rows("select relname from pg_class where relname like '\\_dataflare\\_new%'")
         assert left == []
 
     def forget(self) -> None:
         """The tables and the state of the run."""
         with psycopg.connect(self.dsn, autocommit=True) as db:
-            for table in ("added", "kept", "newest", "whole", "copied", "_dataflare_epochs"):
+            for table in (
+                "added",
+                "kept",
+                "newest",
+                "mirrored",
+                "whole",
+                "copied",
+                "_dataflare_epochs",
+            ):
                 db.execute(f"drop table if exists {table}")
         subprocess.run(["rm", "-rf", str(self.folder / ".dataflare")], check=True)
+
+
+def at_rate(rows: int) -> list[str]:
+    """The options that make both sources give so many rows a second."""
+    return ["--param", f"rate={rows}/s", "--set", f"sources.changed.config.rate={rows}"]
+
+
+def kill_run(run: Run, rng: random.Random, points: Sequence[str], kills: int) -> None:
+    """Kill the run at each of the points, then at random moments, until it died so often; each time it
+    came to its end, look at the tables and begin anew."""
+    waiting, died = list(points), 0
+    while died < kills:
+        paced = at_rate(rng.choice([1_500, 3_000, 6_000]))
+        if waiting:
+            status = run.end(*paced, crash_at=f"postgres.{waiting.pop()}")
+        else:
+            status = run.end(*paced, die_after=rng.uniform(0.5, 1.2))
+        if status == 0:
+            run.check()
+            run.forget()
+        else:
+            died += 1
+    assert run.end() == 0
+    run.check()
 
 
 def kill_server(run: Run, server: PostgresServer, rng: random.Random, kills: int) -> int:
     """Kill and start the server at random moments of one run, then let it end; returns how many
     times it died while the run was going on."""
-    process = run.start("--param", f"rate={max(200, 4_000 // max(1, kills))}/s")
-    wait_for(run, "added")
+    process = run.start(*at_rate(max(200, 6_000 // max(1, kills))))
+    wait_for(run, "added", process)
     died = 0
     for _ in range(kills):
-        time.sleep(rng.uniform(0.05, 0.6))
+        time.sleep(rng.uniform(0.05, 0.4))
         if process.poll() is not None:
             break
         server.kill()
         died += 1
-        time.sleep(rng.uniform(0.0, 0.3))
+        time.sleep(rng.choice([0.0, 0.0, 0.2]))
         server.start()
     _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     return died
 
 
-def wait_for(run: Run, table: str) -> None:
+def wait_for(run: Run, table: str, process: subprocess.Popen[str]) -> None:
     """Until the run has begun to write."""
     for _ in range(600):
         if run.rows(f"select to_regclass('{table}')") != [(None,)]:
             return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
         time.sleep(0.05)
-    raise AssertionError("the run does not begin")
+    process.kill()
+    raise AssertionError(f"the run does not begin: {process.communicate()[1]}")

@@ -1,7 +1,6 @@
-"""Kill PostgreSQL under a run for as long as asked: `python soak.py --kills 60 --seed 1`.
+"""Kill runs into PostgreSQL, and PostgreSQL under them, as often as asked: `python soak.py --kills 60 --seed 1`.
 
-Starts a server and run after run into it; each time the server is killed at ten random moments, and
-what stands in the tables is compared in the end.
+Starts a server and run after run into it; what stands in the tables is compared at each run's end.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from killing import Run, kill_server
+from killing import POINTS, Run, kill_run, kill_server
 from servers.postgres import server
 
 _PER_RUN = 10
@@ -32,7 +31,9 @@ def main() -> None:
             died += kill_server(run, made, rng, min(_PER_RUN, asked.kills - died))
             run.check()
             run.forget()
-            print(f"{died} kills, each row there once", flush=True)
+            print(f"{died} kills of the server: each row is there once", flush=True)
+        kill_run(run, rng, POINTS, asked.kills)
+        print(f"{asked.kills} kills of the run: each row is there once", flush=True)
 
 
 if __name__ == "__main__":

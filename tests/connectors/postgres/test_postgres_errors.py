@@ -280,6 +280,8 @@ def _stated(state: str) -> psycopg.Error:
         "[libpq] Execution error [PGRES_FATAL_ERROR]: FATAL:  terminating connection due to administrator "
         "command",
         'connection to server at "h", port 1 failed: FATAL:  something in another language',
+        "[libpq] Failed to execute query 'COPY (...) TO STDOUT': FATAL:  postmaster exited during a parallel "
+        "transaction",
     ],
 )
 def test_a_connection_that_breaks_is_worth_making_again(text):

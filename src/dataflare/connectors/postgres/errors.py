@@ -31,13 +31,14 @@ _LOST = (
     "Connection reset", "the database system is", "No route to host", "consuming input failed",
     "sending query failed", "sending data failed", "connection timeout", "Network is unreachable",
     "SSL SYSCALL error", "unexpected message from server", "lost synchronization", "SSL exchange",
-    "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
+    "postmaster exited", "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
 )  # fmt: skip
 # The driver drops the SQLSTATE of what fails in the middle of a result.
 _STATE_OF_TEXT = {
     "canceling statement due to": "57014",
     "No space left on device": "53100",
     "terminating connection due to": "57P01",
+    "postmaster exited during a parallel transaction": "57P01",
     "canceling statement due to conflict with recovery": "40001",
     "permission denied": "42501",
     "out of memory": "53200",
