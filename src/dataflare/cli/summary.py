@@ -49,7 +49,10 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
     more = len(workflow.destinations) - _NAMED_MAX
     if more > 0:
         facts.append(f"and {human.counted(more, 'more destination')}")
-    facts += [f"{human.count(rows)} {what}" for what, rows in _losses(steps).items()]
+    facts += [
+        f"{human.count(rows)} {what[:-1] if rows == 1 and what.endswith('s') else what}"
+        for what, rows in _losses(steps).items()
+    ]
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command goes on from the last checkpoint")
     return f"{workflow.name}: {', '.join(facts)}"

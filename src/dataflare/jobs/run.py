@@ -361,8 +361,9 @@ class _Run:
             for warning, rows in metric.warnings.items():
                 self.warnings.append(f"step '{name}': {warning} in {counted(rows)}")
             if metric.errors:
+                were = "was" if metric.errors == 1 else "were"
                 self.warnings.append(
-                    f"step '{name}': {metric.errors:,} rows failed and were left out"
+                    f"step '{name}': {counted(metric.errors)} failed and {were} left out"
                 )
         result = RunResult(
             workflow=self.workflow.name,
