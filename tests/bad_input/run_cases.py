@@ -195,6 +195,29 @@ error[E0701]: no checkpoint of the last run can be read
 """,
     ),
     Case(
+        "the newest checkpoint is gone",
+        ENDLESS,
+        SHORTLY,
+        status=0,
+        before=all_of(command(SHORTLY), newest(lambda data: None)),
+        says="""\
+warning: checkpoint N is missing
+warning: checkpoint N-1 is used instead
+""",
+    ),
+    Case(
+        "all checkpoints are gone",
+        ENDLESS,
+        SHORTLY,
+        status=1,
+        before=all_of(command(SHORTLY), newest(lambda data: None, 99)),
+        says="""\
+error[E0701]: no checkpoint of the last run can be read
+   = epoch N: it is missing
+   = help: restore the checkpoint folder from a backup, or start over with --fresh
+""",
+    ),
+    Case(
         "what the last run left is unreadable",
         ENDLESS,
         SHORTLY,

@@ -89,6 +89,52 @@ def test_an_interrupt_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> 
     assert "resumed from checkpoint" in said
 
 
+def test_a_reader_that_goes_away_ends_the_run_without_a_word(tmp_path: Path) -> None:
+    for name, text in (
+        ("endless", ENDLESS),
+        ("long", ENDLESS.replace("rate: 200/s", "rows: 9000000")),
+    ):
+        write(tmp_path, f"{name}.yaml", text.replace("name: endless", f"name: {name}"))
+        process = subprocess.Popen(
+            command("run", f"{name}.yaml"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline()) == {"id": 0}
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == ""
+        (record,) = json.loads(cli("runs", name, "--json", cwd=tmp_path).stdout)
+        assert record["status"] == "stopped"
+
+
+def test_a_run_with_an_end_goes_on_for_its_other_destinations(tmp_path: Path) -> None:
+    text = PRINTED.replace("rows: 3", "rows: 300000, rate: 300000/s") + (
+        "  kept: {type: file, inputs: [numbers], config: {path: kept.csv}}\n"
+    )
+    write(tmp_path, "both.yaml", text)
+    process = subprocess.Popen(
+        command("run", "both.yaml", "-q"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""
+    assert len((tmp_path / "kept.csv").read_text().splitlines()) == 300_001
+
+
 def test_for_ends_with_0_and_status_stopped(tmp_path: Path) -> None:
     write(tmp_path, "endless.yaml", ENDLESS)
     done = cli("run", "endless.yaml", "--for", "300ms", "--json", cwd=tmp_path)

@@ -17,6 +17,9 @@ from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import CheckpointError
 from dataflare.sdk.destination import Marker
 
+MISSING = "it is missing"
+"""The problem of a checkpoint that was published and is not there."""
+
 _MANIFEST = re.compile(r"manifest-([0-9]{10})\.json", re.ASCII)
 _REDO = re.compile(r"([0-9]{1,18})[-.].*", re.ASCII | re.DOTALL)
 
@@ -102,6 +105,17 @@ def decide_resume(
         if other.epoch >= epoch and not other.usable
     )
     return Resume(fact.manifest, skipped, from_destination)
+
+
+def with_missing(
+    found: Sequence[ManifestFact], base_epoch: int, last_epoch: int
+) -> list[ManifestFact]:
+    """The checkpoints of the unfinished run: those after `base_epoch`, and the last one that was
+    published (`last_epoch`) as a fact of its own when it is not there."""
+    own = [fact for fact in found if fact.epoch > base_epoch]
+    if last_epoch > base_epoch and all(fact.epoch < last_epoch for fact in own):
+        own.append(ManifestFact(last_epoch, None, MISSING, False))
+    return sorted(own, key=lambda fact: -fact.epoch)
 
 
 def judge_marker(marker: Marker) -> ManifestFact:

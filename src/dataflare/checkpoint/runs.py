@@ -75,7 +75,8 @@ class RunRecord:
 class Current:
     """What the next run continues. finished: the last run of this lineage came to its end;
     attempt: the last one that began; carried: by source, from the last finished run; base_epoch:
-    the last epoch of that run, so that later ones are the unfinished run's."""
+    the last epoch of that run, so that later ones are the unfinished run's; last_epoch: of the newest
+    checkpoint that was published, so that a missing one is noticed."""
 
     lineage: str
     attempt: int
@@ -83,6 +84,7 @@ class Current:
     finished: bool = False
     carried: Mapping[str, Any] = field(default_factory=dict)
     base_epoch: int = 0
+    last_epoch: int = 0
 
 
 class RunLog:
@@ -133,6 +135,7 @@ class RunLog:
                 value["finished"],
                 value["carried"],
                 value["base_epoch"],
+                value.get("last_epoch", 0),
             )
         except FileNotFoundError:
             return None

@@ -93,7 +93,7 @@ class Request:
 def _run_for_people(request: Request) -> int:
     result = request.run()
     _report(result, request.said)
-    if not request.quiet:
+    if not request.quiet and result.status != "unread":
         from dataflare.cli import summary
 
         assert request.workflow is not None

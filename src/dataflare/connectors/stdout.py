@@ -1,7 +1,7 @@
 """The `stdout` destination: rows for people and for the next program in a pipe.
 
 Always true: rows are shown when they arrive, not when their epoch is committed, so after a crash some
-come twice; when nobody reads any more, the rest is dropped and the run goes on.
+come twice; when nobody reads any more the rest is dropped, and who asked (`when_unread`) is told.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from typing import IO, Any, Literal
 
 import polars as pl
@@ -32,12 +33,19 @@ OPERATION_COLUMN = "_op"
 _WIDTH_MAX = 40
 _INLINE_ROWS = 500
 _stream: IO[str] | None = None
+_unread: Callable[[], object] | None = None
 
 
 def set_stream(stream: IO[str] | None) -> None:
     """Send rows to `stream` instead of standard output; None: to standard output again."""
     global _stream
     _stream = stream
+
+
+def when_unread(callback: Callable[[], object] | None) -> None:
+    """Call `callback`, on any thread, when the reader of standard output goes away; None: nobody."""
+    global _unread
+    _unread = callback
 
 
 class StdoutConfig(BaseModel):
@@ -126,6 +134,8 @@ class StdoutWriter(Writer):
             self._closed = True
             if stream is sys.stdout:
                 _drop_what_is_left()
+            if _unread is not None:
+                _unread()
 
 
 class TableText:

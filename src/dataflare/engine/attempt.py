@@ -6,7 +6,7 @@ Always true: a failed task ends the attempt; whatever ends it, no task of it run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,12 +49,14 @@ is paid 150 times a second."""
 @dataclass(frozen=True)
 class Start:
     """Where an attempt begins. manifest: resumed from, or None; epoch: the last one cut before;
-    carried: by source, from the last finished run."""
+    carried: by source, from the last finished run. note: remembers, durably, that an epoch was
+    published."""
 
     identity: Identity
     epoch: int
     manifest: Manifest | None
     carried: Mapping[str, object]
+    note: Callable[[int], None] = lambda epoch: None
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Attempt:
             timeout_s=checkpoint.timeout,
             counters=self.metrics.to_json,
             judge=self.metrics.check_errors,
+            note=self.start.note,
         )
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):

@@ -64,7 +64,8 @@ class _Pending:
 
 class Coordinator:
     """Of one attempt. Tasks are registered before anything runs. counters: what a manifest says of
-    the rows so far; judge: raises when too many of them have failed."""
+    the rows so far; judge: raises when too many of them have failed. note: remembers,
+    durably, that an epoch was published."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Coordinator:
         timeout_s: float,
         counters: Callable[[], Mapping[str, object]],
         judge: Callable[[], None],
+        note: Callable[[int], None],
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
@@ -88,7 +90,7 @@ class Coordinator:
         self.all_ended = asyncio.Event()
         self.stopping = False
         self._retain, self._timeout_s = retain, timeout_s
-        self._counters, self._judge = counters, judge
+        self._counters, self._judge, self._note = counters, judge, note
         self._pending: _Pending | None = None
         self._last_answers: dict[str, Answer] = {}
 
@@ -147,6 +149,7 @@ class Coordinator:
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
         await self.pool.submit(self.store.publish, manifest)
+        await self.pool.submit(self._note, manifest.epoch)
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from dataflare.checkpoint.manifest import Manifest
-from dataflare.checkpoint.resolve import Refuse, Resume, decide_resume
+from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import destination_context
 from dataflare.engine.coordinator import Identity, commit
@@ -45,18 +45,21 @@ async def open_committers(
 
 
 async def recover(
-    store: LocalStore, committers: Mapping[str, Committer], *, base_epoch: int, resume: bool
+    store: LocalStore,
+    committers: Mapping[str, Committer],
+    *,
+    base_epoch: int,
+    last_epoch: int,
+    resume: bool,
 ) -> Recovered:
     """Decide what to resume and bring the destinations there.
 
     base_epoch: the last epoch of the finished run before; only what came after it is this run's.
+    last_epoch: the newest one that was published, 0 if none was.
     Raises CheckpointError when going on would lose or double rows.
     """
-    found = [
-        fact
-        for fact in await asyncio.to_thread(store.list_manifests)
-        if resume and fact.epoch > base_epoch
-    ]
+    listed = await asyncio.to_thread(store.list_manifests)
+    found = with_missing(listed, base_epoch, last_epoch) if resume else []
     markers: dict[str, Marker | None] = {}
     for name, committer in committers.items():
         marker = await committer.marker()
@@ -72,7 +75,7 @@ async def recover(
             await committer.begin(base_epoch)
         return Recovered(None, base_epoch)
     manifest = decision.manifest
-    notices = [f"checkpoint {epoch} is damaged ({why})" for epoch, why in decision.skipped]
+    notices = [_said(epoch, why) for epoch, why in decision.skipped]
     if notices:
         notices.append(f"checkpoint {manifest.epoch} is used instead")
     if decision.from_destination:
@@ -84,6 +87,14 @@ async def recover(
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
     await commit(committers, manifest)
     return Recovered(manifest, manifest.epoch, tuple(notices))
+
+
+def _said(epoch: int, why: str) -> str:
+    return (
+        f"checkpoint {epoch} is missing"
+        if why == MISSING
+        else f"checkpoint {epoch} is damaged ({why})"
+    )
 
 
 async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> None:

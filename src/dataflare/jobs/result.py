@@ -8,10 +8,14 @@ from typing import Any
 
 from dataflare.errors import DataFlareError
 
+UNREAD_STATUS = 141
+"""What a shell reports for a program ended by SIGPIPE."""
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """status: finished, failed, stopped (by `--for`) or interrupted (by a signal).
+    """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (nobody read
+    standard output any more).
 
     steps: counts by step, of this process. published: by destination, what lies where.
     """
@@ -35,6 +39,8 @@ class RunResult:
                 return 0
             case "interrupted":
                 return 130
+            case "unread":
+                return UNREAD_STATUS
         return self.error.exit_status if self.error is not None else 1
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +55,7 @@ class RunResult:
         return {
             "workflow": self.workflow,
             "run_id": self.run_id,
-            "status": "stopped" if self.status == "interrupted" else self.status,
+            "status": "stopped" if self.status in ("interrupted", "unread") else self.status,
             "resumed_from": self.resumed_from,
             "duration_s": round(self.duration_s, 3),
             "steps": {name: dict(counts) for name, counts in self.steps.items()},

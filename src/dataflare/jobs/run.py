@@ -40,6 +40,7 @@ from dataflare.errors import (
 from dataflare.jobs.progress import Progress, Reporter
 from dataflare.jobs.recovery import Recovered, forget, open_committers, recover
 from dataflare.jobs.result import RunResult
+from dataflare.jobs.unread import unread
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
@@ -81,7 +82,7 @@ class _Run:
         self.run_id = new_run_id()
         self.folder = workflow_folder(options.home, workflow.name)
         self.log = RunLog(self.folder)
-        self.interrupted = False
+        self.interrupted = self.unread = False
         self.warnings: list[str] = []
         self.started = time.monotonic()
         self.metrics = JobMetrics({step.name: step.kind for step in workflow.steps()})
@@ -101,6 +102,7 @@ class _Run:
         self.last_bytes = 0
         self.published: dict[str, Mapping[str, Any]] = {}
         self.stop: asyncio.Event
+        self.current: Current
 
     async def run(self) -> RunResult:
         self.stop = asyncio.Event()
@@ -116,7 +118,10 @@ class _Run:
                     "everything is committed at the end of the run: see `dataflare plan`"
                 )
             make_state_folder(self.folder)
-            with RunLock(self.folder, self.run_id, utc_text(time.time())):
+            with (
+                unread(plan, self._nobody_reads),
+                RunLock(self.folder, self.run_id, utc_text(time.time())),
+            ):
                 return await self._locked(plan)
 
     async def _locked(self, plan: Plan) -> RunResult:
@@ -131,7 +136,9 @@ class _Run:
         if current.finished:
             epochs = [f.epoch for f in await asyncio.to_thread(store.list_manifests)]
             current = replace(
-                current, base_epoch=max([current.base_epoch, *epochs]), finished=False
+                current,
+                base_epoch=max([current.base_epoch, current.last_epoch, *epochs]),
+                finished=False,
             )
         current = replace(current, run_id=self.run_id, attempt=current.attempt + 1)
         record = RunRecord(
@@ -145,13 +152,23 @@ class _Run:
         )
         if resume:
             self._refuse_changes(store, current)
-        await asyncio.to_thread(self.log.set_current, current)
+        await self._keep(current)
         await asyncio.to_thread(self.log.start, record)
         status, error, carried = await self._attempts(plan, store, current, resume)
         if status == "finished":
-            done = replace(current, finished=True, carried=carried or {}, attempt=self.attempt)
-            await asyncio.to_thread(self.log.set_current, done)
+            await self._keep(replace(self.current, finished=True, carried=carried or {}))
         return await self._close(record, status, error, carried)
+
+    async def _keep(self, current: Current) -> None:
+        """Decide what the next run continues."""
+        self.current = current
+        await asyncio.to_thread(self.log.set_current, current)
+
+    def _note_epoch(self, epoch: int) -> None:
+        """Remember the newest checkpoint, so that the next run notices when it is gone."""
+        if epoch != self.current.last_epoch:
+            self.current = replace(self.current, last_epoch=epoch)
+            self.log.set_current(self.current)
 
     def _current(self) -> Current | None:
         """What the last run left. With `--fresh` what cannot be read is forgotten like the rest."""
@@ -237,8 +254,7 @@ class _Run:
                         return "failed", error, None
                     resume = True
                     self.attempt += 1
-                    fresh = replace(current, attempt=self.attempt)
-                    await asyncio.to_thread(self.log.set_current, fresh)
+                    await self._keep(replace(self.current, attempt=self.attempt))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -271,14 +287,21 @@ class _Run:
         committers = await open_committers(plan.stages, identity, store, self.retries)
         try:
             recovered = await recover(
-                store, committers, base_epoch=current.base_epoch, resume=resume
+                store,
+                committers,
+                base_epoch=current.base_epoch,
+                last_epoch=self.current.last_epoch,
+                resume=resume,
             )
+            await asyncio.to_thread(self._note_epoch, recovered.epoch)
             self._notice(recovered)
             manifest = recovered.manifest
             if manifest is not None and manifest.final:
                 ending = Ending(True, manifest)
             else:
-                start = Start(identity, recovered.epoch, manifest, current.carried)
+                start = Start(
+                    identity, recovered.epoch, manifest, current.carried, self._note_epoch
+                )
                 ending = await self._run_tasks(plan, start, store, committers)
             if ending.finished:
                 for name, committer in committers.items():
@@ -290,7 +313,7 @@ class _Run:
                 if stage.source is not None:
                     await stage.source.aclose()
         if not ending.finished:
-            return ("interrupted" if self.interrupted else "stopped"), None, None
+            return self._stopped_by(), None, None
         return "finished", None, _carried(plan, ending.manifest)
 
     async def _run_tasks(
@@ -380,7 +403,7 @@ class _Run:
         )
         ended = replace(
             record,
-            status="stopped" if status == "interrupted" else status,
+            status="stopped" if status in ("interrupted", "unread") else status,
             ended_at=utc_text(time.time()),
             resumed_from=self.resumed_from,
             counts=self.metrics.to_json(),
@@ -389,6 +412,14 @@ class _Run:
         )
         await asyncio.to_thread(self.log.finish, ended)
         return result
+
+    def _stopped_by(self) -> str:
+        """The status of a run that was asked to stop."""
+        return "interrupted" if self.interrupted else "unread" if self.unread else "stopped"
+
+    def _nobody_reads(self) -> None:
+        self.unread = True
+        self.stop.set()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
