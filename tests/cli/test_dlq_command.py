@@ -147,3 +147,20 @@ def test_a_workflow_that_never_ran_and_a_file_that_is_gone_are_named(ran: Path) 
     assert "--file" in cli("dlq", "replay", "letters", cwd=ran).stderr
     assert waiting(ran) == 10
     assert cli("dlq", "replay", "letters", "--file", "moved.yaml", cwd=ran).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "act", [["list"], ["show"], ["replay"], ["purge", "--yes"]], ids=lambda a: a[0]
+)
+def test_letters_in_a_database_are_looked_at_there(act: list[str], tmp_path: Path) -> None:
+    write(tmp_path, "raw.csv", "id,amount\n1,x\n2,7\n")
+    elsewhere = (
+        "on_error: dead_letter, dead_letter: {type: sqlite, config: {path: d.db, table: dead}}"
+    )
+    write(tmp_path, "w.yaml", BAD.replace("on_error: dead_letter", elsewhere))
+    assert cli("run", "w.yaml", "--quiet", cwd=tmp_path).returncode == 0
+    with sqlite3.connect(tmp_path / "d.db") as database:
+        assert database.execute("select step, code from dead").fetchall() == [("typed", "E0512")]
+    done = cli("dlq", act[0], "letters", *act[1:], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error[E0123]: the dead letters of 'letters' go to a destination" in done.stderr

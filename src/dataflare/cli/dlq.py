@@ -152,7 +152,7 @@ def purge(
 
 def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
     """Where the letters lie: as the workflow's file says, as far as it can be read."""
-    from dataflare.jobs.letters import LetterBox, letter_places
+    from dataflare.jobs.letters import LetterBox
 
     folder = common.workflow_folder(workflow)
     try:
@@ -164,21 +164,23 @@ def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
         terminal.print_warning(f"only {box.places[0]} is looked at: {error.message}")
         return box, None
     _same_name(workflow, read)
-    box = _box_of(workflow, read)
-    elsewhere = letter_places(read)[1]
+    return _box_of(workflow, read), read
+
+
+def _box_of(workflow: str, read: Workflow) -> LetterBox:
+    """The letters in local files. Raises WorkflowError (E0123) where there are none and there never
+    will be, for they go elsewhere."""
+    from dataflare.jobs.letters import LetterBox, letter_places
+
+    places, elsewhere = letter_places(read)
+    box = LetterBox(common.workflow_folder(workflow), places)
     if elsewhere and not box.letters():
         raise WorkflowError(
             f"the dead letters of '{workflow}' go to a destination of type {', '.join(elsewhere)}",
             code="E0123",
             help="look at them there; only letters in local files can be shown and replayed",
         )
-    return box, read
-
-
-def _box_of(workflow: str, read: Workflow) -> LetterBox:
-    from dataflare.jobs.letters import LetterBox, letter_places
-
-    return LetterBox(common.workflow_folder(workflow), letter_places(read)[0])
+    return box
 
 
 def _file(workflow: str, file: Path | None) -> Path:
