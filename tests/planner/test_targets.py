@@ -56,3 +56,63 @@ def test_the_second_is_refused(first, second, tmp_path):
 )
 def test_two_places_and_added_rows_are_fine(first, second, tmp_path):
     check(with_destinations(first, second, tmp_path))
+
+
+def copying(source: str, path: str, tmp_path, more: str = ""):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text("id\n1\n")
+    (tmp_path / "link.csv").symlink_to("in/a.csv")
+    (tmp_path / "alias").symlink_to("in")
+    return load_text(
+        f"""\
+name: w
+sources:
+  a: {{type: file, config: {{path: {source}}}}}
+destinations:
+  z: {{type: file, inputs: [a], config: {{path: {path}{more}}}}}
+""",
+        base=tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "more"),
+    [
+        ("in/a.csv", "in/a.csv", ""),
+        ("in/a.csv", "alias/../in/a.csv", ""),
+        ("link.csv", "in/a.csv", ""),
+        ("in/a.csv", "link.csv", ""),
+        ("in/a.csv", "in/a.csv", ", mode: append"),
+        ("'in/*.csv'", "in", ", format: csv"),
+        ("'in/*.csv'", "alias/", ", format: csv"),
+        ("'in/*.csv'", "in/b.csv", ""),
+        ("'**/*.csv'", "in/deep/b.csv", ""),
+        ("in", "in", ", format: csv"),
+        ("in", "in/deep/", ", format: csv"),
+        ("in", "in/b.parquet", ""),
+        ("[in/a.csv, link.csv]", "in/a.csv", ""),
+    ],
+)
+def test_what_is_read_is_not_written(source, path, more, tmp_path):
+    with pytest.raises(PlanError, match=r"destination 'z' writes to .*, which source 'a'") as caught:
+        check(copying(source, path, tmp_path, more))
+    assert caught.value.code == "E0322"
+    assert caught.value.spot.line == 5
+    assert caught.value.help
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "more"),
+    [
+        ("in/a.csv", "in/b.csv", ""),
+        ("'in/*.csv'", "in/b.parquet", ""),
+        ("'in/*.csv'", "in", ""),
+        ("'in/*.csv'", "in/out", ", format: csv"),
+        ("in/a.csv", "in", ", format: csv"),
+        ("in", "out", ", format: csv"),
+        ("in", "in/.hidden/b.csv", ""),
+        ("in", "in/_done/b.csv", ""),
+    ],
+)
+def test_writing_beside_what_is_read_is_fine(source, path, more, tmp_path):
+    check(copying(source, path, tmp_path, more))

@@ -40,7 +40,7 @@ from dataflare.planner.graph import (
 from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.syntax import syntax_only
-from dataflare.planner.targets import one_writer_each
+from dataflare.planner.targets import nothing_in_place, one_writer_each
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
@@ -91,6 +91,7 @@ class _Binder:
         try:
             check_changelogs(graph)
             one_writer_each(graph, self.workflow)
+            nothing_in_place(graph, self.workflow)
             demand(guarantees(graph), settings.guarantee)
         except DataFlareError as error:
             step = self.workflow.step(error.step or "")

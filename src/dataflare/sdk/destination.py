@@ -63,10 +63,12 @@ class DestinationCapabilities:
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a destination's rows lie. place: the same text for the same place. shared: other
-    destinations of the workflow may write there too, because rows are only added."""
+    destinations of the workflow may write there too, because rows are only added. sample: a path that it
+    could write, for sources of files to say whether they would read it."""
 
     place: str
     shared: bool = False
+    sample: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,11 @@ class SourceConnector(ABC):
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         """Start at `position`; None means the beginning."""
 
+    def reads(self, path: str) -> bool:
+        """Whether a file that a destination writes at `path` (links in it resolved) would be read by
+        this source, now or in its next run. Called after `schema`. No I/O but for links in paths."""
+        return False
+
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         """What the next run starts from, given the last position of each split (by split id).
         None for a source that starts over each time."""

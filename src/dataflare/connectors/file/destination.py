@@ -32,6 +32,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Writer,
 )
+from dataflare.sdk.destination import Target as Place
 
 _TEXT_ROWS = 64_000
 """Text is encoded in pieces of so many rows: larger ones are no faster and take more memory."""
@@ -66,6 +67,14 @@ archive:
             parallel=target.is_folder,
             bounded_only=not target.is_folder or target.mode == "overwrite",
         )
+
+    def writes_to(self) -> Place:
+        target = self.target
+        place = os.path.realpath(target.path)
+        if not target.is_folder:
+            return Place(place, sample=place)
+        inside = [f"{name}=x" for name in self.config.partition_by]
+        return Place(place, sample=os.path.join(place, *inside, f"part-0{target.extension}"))
 
     async def validate(self, schema: Schema) -> None:
         await asyncio.to_thread(self._validate, schema)

@@ -6,6 +6,7 @@ names ending in `.inprogress` are passed over in folders and globs.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from collections.abc import Iterable, Sequence
@@ -65,6 +66,38 @@ def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str)
     return list(found.values())
 
 
+def would_list(pattern: str, file: str, context: ConnectorContext, format_: str) -> bool:
+    """Whether `list_files` would find a file at this path, with links resolved, if there were one."""
+    path = context.path(pattern)
+    if glob.has_magic(pattern) and not path.exists():
+        root = _root_of(path)
+        parts = path.relative_to(root).parts
+        found = Path(os.path.relpath(file, os.path.realpath(root)))
+        return not _hidden(found) and _fits(found.parts, parts)
+    real = os.path.realpath(path)
+    if real == file:
+        return True
+    found = Path(os.path.relpath(file, real))
+    known = format_ != "auto" or format_of(found) is not None
+    return found.parts[0] != ".." and known and not _hidden(found)
+
+
+def _fits(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    """Whether a relative path is what a glob means: `**` stands for any number of folders."""
+    if not patterns or not names:
+        return not names and not [p for p in patterns if p != "**"]
+    if patterns[0] == "**":
+        return _fits(names, patterns[1:]) or _fits(names[1:], patterns)
+    return fnmatch.fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+
+
+def _root_of(path: Path) -> Path:
+    """The deepest folder above all magic characters of a glob."""
+    while any(glob.has_magic(part) for part in path.parts):
+        path = path.parent
+    return path
+
+
 def _look(path: Path, root: Path | None, context: ConnectorContext) -> FoundFile:
     context.policy.check_path(path, context.step)
     with file_errors(path):
@@ -91,9 +124,7 @@ def _expand(
 def _matching(
     pattern: str, path: Path, context: ConnectorContext
 ) -> list[tuple[Path, Path | None]]:
-    root = path
-    while glob.has_magic(root.name) or any(glob.has_magic(p) for p in root.parts):
-        root = root.parent
+    root = _root_of(path)
     names = glob.glob(str(path), recursive=True)
     files = [Path(name) for name in names if Path(name).is_file()]
     kept = sorted(file for file in files if not _hidden(file.relative_to(root)))

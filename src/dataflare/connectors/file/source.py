@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.line_reader import LineReader
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
 from dataflare.connectors.file.reading import Added, FileFacts, said
 from dataflare.connectors.file.source_config import FileSourceConfig
@@ -77,6 +78,15 @@ orders:
 
     async def schema(self) -> Schema:
         return self._all_columns(await self._look()).select(await self._output())
+
+    def reads(self, path: str) -> bool:
+        listed = self._survey.files if self._survey is not None else []
+        if any(os.path.realpath(file.path) == path for file in listed):
+            return True
+        return any(
+            would_list(pattern, path, self.context, self.config.format)
+            for pattern in self.config.paths
+        )
 
     def with_columns(self, columns: Sequence[str]) -> Self:
         made = copy.copy(self)
