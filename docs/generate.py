@@ -165,14 +165,17 @@ def connector_pages() -> dict[Path, str]:
 
     sources = {name: registry.source(name) for name in registry.source_types()}
     destinations = {name: registry.destination(name) for name in registry.destination_types()}
+    lookups = {name: registry.lookup(name) for name in registry.lookup_types()}
     made = {}
-    listed = ["| type | as a source | as a destination |", "| --- | --- | --- |"]
-    for name in sorted(sources | destinations):
-        made[Path(f"connectors/{name}.md")] = connector_page(
-            name, sources.get(name), destinations.get(name)
-        )
-        each = [getattr(found.get(name), "summary", "") or "" for found in (sources, destinations)]
-        listed.append(f"| [`{name}`]({name}.md) | {cell(each[0])} | {cell(each[1])} |")
+    listed = [
+        "| type | as a source | as a destination | asked by a lookup |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in sorted(sources | destinations | lookups):
+        roles = [found.get(name) for found in (sources, destinations, lookups)]
+        made[Path(f"connectors/{name}.md")] = connector_page(name, *roles)
+        said = " | ".join(cell(getattr(role, "summary", "") or "") for role in roles)
+        listed.append(f"| [`{name}`]({name}.md) | {said} |")
     made[Path("connectors/index.md")] = (
         MARK + "\n# Connectors\n\n" + "\n".join(listed) + "\n\n"
         "`dataflare connectors TYPE` prints the same. A missing one takes about an hour: see\n"
@@ -181,9 +184,14 @@ def connector_pages() -> dict[Path, str]:
     return made
 
 
-def connector_page(name: str, source: Any, destination: Any) -> str:
+def connector_page(name: str, source: Any, destination: Any, lookup: Any) -> str:
     parts = [MARK, f"# `{name}`\n"]
-    for title, found in (("As a source", source), ("As a destination", destination)):
+    titled = (
+        ("As a source", source),
+        ("As a destination", destination),
+        ("Asked by a lookup, key by key", lookup),
+    )
+    for title, found in titled:
         if found is None:
             continue
         parts.append(f"## {title}\n")

@@ -33,6 +33,7 @@ def _roles() -> list[_Role]:
     return [
         ("source", registry.source_types(), registry.source),
         ("destination", registry.destination_types(), registry.destination),
+        ("lookup", registry.lookup_types(), registry.lookup),
     ]
 
 
@@ -102,7 +103,7 @@ def _example(text: str, role: str) -> Iterator[str]:
     """A step's YAML in its section; with a name, if it comes without one."""
     given = text.strip("\n").splitlines()
     named = not given[0].startswith("type:")
-    yield f"{role}s:"
+    yield "transformations:" if role == "lookup" else f"{role}s:"
     if not named:
         yield f"  my_{role}:"
     yield from (f"{'  ' if named else '    '}{line}".rstrip() for line in given)

@@ -19,6 +19,7 @@ from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
 from dataflare.engine.destination_task import DestinationTask
+from dataflare.engine.keyed import AskedTable, open_asked
 from dataflare.engine.letters import letters
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operator_task import OperatorTask
@@ -99,6 +100,7 @@ class Attempt:
         self.errors = RowErrors(policies)
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
+        self._asked: dict[int, dict[str, AskedTable]] = {}
         self._inboxes: dict[tuple[int, int], Inbox] = {}
 
     @property
@@ -132,6 +134,8 @@ class Attempt:
         """Let every task close what it holds; an error there is not worth losing another for."""
         tasks = self.coordinator.tasks if self.coordinator else []
         await asyncio.gather(*(task.aclose() for task in tasks), return_exceptions=True)
+        asked = [each for tables in self._asked.values() for each in tables.values()]
+        await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end."""
@@ -186,6 +190,10 @@ class Attempt:
         for stage in self.plan.stages:
             lookups = stage.body.lookups() if stage.body else []
             tables[stage.id] = await load_tables(lookups, self.pool, self.metrics, self.retries)
+            asked = self._asked.setdefault(stage.id, {})
+            for lookup in lookups:
+                if lookup.asked:
+                    asked[lookup.step] = await open_asked(lookup, self.retries.of(lookup.step))
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):
                 made = await self._task(
@@ -278,7 +286,9 @@ class Attempt:
             )
         assert stage.body is not None
         stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
-        runner = SegmentRunner(stage.body, tables, self.errors, stateful)
+        runner = SegmentRunner(stage.body, tables, self.errors, stateful, self._asked[stage.id])
+        if runner.waits:
+            common["pool"] = self.pool.waiting()
         if stage.source is not None:
             return SourceTask(
                 stage.id,

@@ -14,6 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 INLINE_ROWS = 500
+_WAITING_MAX = 32
 
 
 class WorkerPool:
@@ -21,6 +22,7 @@ class WorkerPool:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads + 1, thread_name_prefix="dataflare")
+        self._others: list[WorkerPool] = []
 
     def submit(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """Start the call on a thread; awaiting it gives the result."""
@@ -32,5 +34,20 @@ class WorkerPool:
             return function(*args)
         return await self.submit(function, *args)
 
+    def waiting(self) -> WorkerPool:
+        """A pool of many threads, for work that mostly waits for a system. Closed with this one."""
+        made = _WaitingPool(_WAITING_MAX)
+        self._others.append(made)
+        return made
+
     def close(self) -> None:
+        for other in self._others:
+            other.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _WaitingPool(WorkerPool):
+    """Nothing runs inline: not even few rows may stall the event loop that they wait for."""
+
+    async def run(self, rows: int, function: Callable[..., T], *args: object) -> T:
+        return await self.submit(function, *args)

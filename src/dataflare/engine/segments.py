@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from dataflare.engine.keyed import AskedTable
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import FailedRow, RowErrors
@@ -81,6 +82,7 @@ class Outcome:
 class SegmentRunner:
     """One tree, for one task. Called by one thread at a time per batch; holds nothing of a batch.
 
+    asked: by step, the systems that lookups ask key by key. waits: a batch waits for some system.
     uncounted: steps that count their rows themselves (stateful ones, whose first expressions run
     here, ahead of the exchange)."""
 
@@ -90,10 +92,16 @@ class SegmentRunner:
         tables: Tables,
         errors: RowErrors,
         uncounted: frozenset[str] = frozenset(),
+        asked: Mapping[str, AskedTable] | None = None,
     ) -> None:
         self.segment, self.tables, self.errors = segment, tables, errors
         self.uncounted = uncounted
+        self.asked = asked or {}
         self.needs = _needs(segment)
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.asked)
 
     def run(self, given: Given) -> Outcome:
         """All frames that follow from what is given."""
@@ -134,15 +142,19 @@ class SegmentRunner:
         entered = given.rows
         current = given
         while True:
-            cut = next((i for i, op in enumerate(operators) if isinstance(op, PythonCall)), None)
+            cut = next((i for i, op in enumerate(operators) if _runs_alone(op)), None)
             if cut is None:
                 break
             frame, rows = self._query(operators[:cut], None, current, outcome)
             entered = rows if entered is None else entered
             call = operators[cut]
-            assert isinstance(call, PythonCall)
-            made = self.errors.guarded(call, frame, outcome)
-            outcome.counts.append((call.step, frame.height, made.height))
+            if isinstance(call, PythonCall):
+                made = self.errors.guarded(call, frame, outcome)
+                outcome.counts.append((call.step, frame.height, made.height))
+            else:
+                given_here = Given(frame, frame.height, lambda frame=frame: frame)  # type: ignore[misc]
+                tables = {call.step: self.asked[call.step].table(frame)}
+                made, _ = self._query([call], None, given_here, outcome, tables)
             current = Given(made, made.height, lambda made=made: made)  # type: ignore[misc]
             operators = operators[cut + 1 :]
         frame, rows = self._query(operators, segment.branch, current, outcome)
@@ -154,11 +166,12 @@ class SegmentRunner:
         branch: Branch | None,
         given: Given,
         outcome: Outcome,
+        tables: Tables | None = None,
     ) -> tuple[pl.DataFrame, int | None]:
         """Run operators (and a branch's tags) as one query, and take out the rows with faults."""
         if not operators and branch is None and isinstance(given.frame, pl.DataFrame):
             return given.frame, given.rows
-        lowering = Lowering(self.tables)
+        lowering = Lowering(self.tables if tables is None else tables)
         fallible = any(op.can_fail for op in operators) or (branch is not None and branch.can_fail)
         lazy = given.frame.lazy()
         if fallible:
@@ -230,6 +243,11 @@ def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None
         broken = int(frame[column].sum() or 0)
         if broken:
             outcome.warnings[branch.step, warning] = broken
+
+
+def _runs_alone(operator: RowOperator) -> bool:
+    """Whether it is no part of a query: a user's function, or a system that must be asked first."""
+    return isinstance(operator, PythonCall) or (isinstance(operator, Lookup) and operator.asked)
 
 
 def keeps_rows(operator: RowOperator) -> bool:

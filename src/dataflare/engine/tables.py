@@ -20,10 +20,13 @@ from dataflare.state.index import KeyIndex
 async def load_tables(
     lookups: Sequence[Lookup], pool: WorkerPool, metrics: JobMetrics, retries: Retries
 ) -> dict[str, tuple[pl.DataFrame, KeyIndex]]:
-    """The table of each lookup step, with an index by its key."""
+    """The table of each lookup step that is read whole, with an index by its key."""
     tables = {}
     for lookup in lookups:
+        if lookup.asked:
+            continue
         connector = lookup.table.source
+        assert isinstance(connector, SourceConnector)
         if isinstance(connector, SupportsProjection):
             connector = connector.with_columns(lookup.table_columns)
         frame = await retries.of(lookup.step).call(

@@ -22,6 +22,7 @@ from dataflare.planner.lookups import own_table
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
 
@@ -115,6 +116,10 @@ def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterabl
             return
         type_, own = own_table(step.config["source"], step)  # type: ignore[arg-type]
         config, kind = own, "lookup"  # type: ignore[assignment]
+        if (asked := registry.asked_by_key(type_, config)) is not None:
+            lookup = asked(bind_config(asked.Config, config, step=step.name), context)
+            yield _Probe(step, kind, type_, lambda: _lookup_asked(lookup))
+            return
     class_ = registry.source(type_)
     connector = class_(bind_config(class_.Config, config, step=step.name), context)
     if kind == "source":
@@ -138,6 +143,11 @@ async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], 
     names = list(schema.names)
     shown = ", ".join(names[:_COLUMNS_SHOWN]) + (", ..." if len(names) > _COLUMNS_SHOWN else "")
     return {**facts, "columns": f"{len(names)} ({shown})"}, schema
+
+
+async def _lookup_asked(connector: LookupConnector) -> tuple[Mapping[str, str], Schema | None]:
+    await connector.validate()
+    return await _inspected(connector), None
 
 
 def _destination_asked(

@@ -141,7 +141,7 @@ class _Stubs:
         if table not in self.sources:
             schema, whole = await self._table_schema(step)
             self._add_source(given, table, schema, whole=whole)
-        config = step.config.without("source")
+        config = step.config.without("source").without("cache")
         config.put("source", table, None, step.spot_of("config", "source"))
         return replace(step, config=config)
 

@@ -26,6 +26,7 @@ from dataflare.sdk.context import Policy
 if TYPE_CHECKING:
     import polars as pl
 
+    from dataflare.sdk.lookup import LookupConnector
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
 
@@ -237,10 +238,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LookupTable:
-    """A bounded table that a `lookup` reads whole at each start."""
+    """What a `lookup` looks up in: a bounded table that is read whole at each start, or a system
+    that is asked key by key; the latter's schema is empty until the step is bound."""
 
     name: str
-    source: SourceConnector
+    source: SourceConnector | LookupConnector
     schema: Schema
     shown: str
 

@@ -1,6 +1,6 @@
 """`lookup`: add columns from a table, found by key.
 
-The table is read whole at each start; it is never restored from a checkpoint.
+A table is read whole at each start, or asked key by key; it is never restored from a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
 from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
+from dataflare.model.units import Duration
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -34,6 +35,7 @@ from dataflare.operators.names import (
     spot_of,
 )
 from dataflare.operators.primitives import travelling
+from dataflare.sdk.lookup import LookupConnector
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,13 +58,23 @@ class Mapping_(StepConfig):
     )
 
 
+class Cache(StepConfig):
+    """What is remembered of a system that is asked key by key, in each process."""
+
+    size: int = Field(default=10_000, ge=1, description="Keys remembered; the oldest go first.")
+    ttl: Duration | None = Field(
+        default=None, gt=0, description="How long a key is remembered; by default to the end."
+    )
+
+
 class LookupConfig(StepConfig):
     source: Any = Field(
-        description="The name of a bounded source of this file, or {type: ..., and that connector's config}."
+        description="The name of a bounded source of this file, or {type: ..., and that connector's config}, also of a type that is asked key by key (redis, http)."
     )
     mapping: Mapping_ = Field(description="By which key, and which columns to add.")
-    cache: dict[str, Any] | None = Field(
-        default=None, description="{size, ttl}: for tables that are asked key by key."
+    cache: Cache | None = Field(
+        default=None,
+        description="For systems that are asked key by key: what is remembered. By default each batch asks anew.",
     )
     on_miss: Literal["null", "drop", "fail", "dead_letter"] | None = Field(
         default="null",
@@ -84,6 +96,12 @@ class Lookup(RowOperator):
     added: tuple[tuple[str, str], ...]
     on_miss: str
     on_many: str
+    cache: Cache | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the system is asked key by key, so that a batch waits for it."""
+        return isinstance(self.table.source, LookupConnector)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -219,16 +237,18 @@ config:
     @classmethod
     def bind(cls, config: LookupConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
-        if config.cache is not None:
+        table = context.table(config.source)
+        if config.cache is not None and not isinstance(table.source, LookupConnector):
             raise ConfigError(
                 f"step '{step}': `cache` is for tables that are asked key by key; this one is read whole",
                 code="E0406",
                 step=step,
                 help="leave `cache` out",
             )
-        table = context.table(config.source)
         keys, remote = _keys(config.mapping, step)
         known_columns(step, keys, schema)
+        if isinstance(table.source, LookupConnector):
+            table = replace(table, schema=_asked_schema(table.source, config, keys, remote, schema))
         _known_remote(step, remote, table)
         for key, other in zip(keys, remote, strict=True):
             _comparable(step, key, other, schema, table)
@@ -241,8 +261,41 @@ config:
             added,
             config.on_miss or "null",
             config.on_many,
+            config.cache,
         )
         return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
+
+
+def _asked_schema(
+    connector: LookupConnector,
+    config: LookupConfig,
+    keys: list[str],
+    remote: list[str],
+    schema: Schema,
+) -> Schema:
+    """The columns that the system will give: the keys, and the fields that are asked for."""
+    step = connector.context.step
+    for key in keys:
+        type_ = schema[key]
+        if not (type_.is_integer or type_.is_text or type_.is_temporal or type_.name == "bool"):
+            raise ExpressionError(
+                f"step '{step}' cannot ask by '{key}', whose type is {type_}",
+                code="E0204",
+                step=step,
+                spot=spot_of(key),
+                help=f"cast it in a map before, for example cast: {{{key}: string}}",
+            )
+    of_keys = Schema.of([(str(r), schema[k]) for k, r in zip(keys, remote, strict=True)])
+    fields = config.mapping.fields
+    wanted = (
+        None if fields is None else [*(fields.values() if isinstance(fields, dict) else fields)]
+    )
+    try:
+        return connector.schema(of_keys, wanted)
+    except ConfigError as error:
+        raise error.at(
+            step=step, spot=spot_of(next(iter([*(wanted or []), *keys]), None))
+        ) from None
 
 
 def _keys(mapping: Mapping_, step: str) -> tuple[list[str], list[str]]:

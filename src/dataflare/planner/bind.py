@@ -44,6 +44,7 @@ from dataflare.planner.targets import nothing_in_place, one_writer_each
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
 
@@ -299,6 +300,10 @@ class _Binder:
             self.tables[step.name] = LookupTable(source, connector, schemas[None], source)
             return
         type_, config = own_table(source, step)
+        asked = connectors.asked_by_key(type_, config)
+        if asked is not None:
+            await self._ask(asked, config, step)
+            return
         try:
             connector = self._source(type_, config, step.name)
         except DataFlareError as error:
@@ -308,6 +313,17 @@ class _Binder:
             raise _Unknown()
         schema = await self._asked(connector, step.name)
         self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
+
+    async def _ask(
+        self, class_: type[LookupConnector], config: Any, step: TransformationStep
+    ) -> None:
+        """The description of a system that is asked key by key."""
+        made: BaseModel = bind_config(class_.Config, config, step=step.name)
+        connector = class_(made, ConnectorContext(step.name, self.workflow.base, self.policy))
+        if not self.offline:
+            await self.retries.of(step.name).call(connector.validate)
+        shown = f"{class_.type} by key"
+        self.tables[step.name] = LookupTable(step.name, connector, Schema(()), shown)
 
     def _schema_of(self, ref: Any) -> Schema | None:
         outputs = self.known.get(ref.step)

@@ -183,4 +183,6 @@ def _of_a_step(written: Graph, port: Port) -> Port:
 
 
 def _tables(node: Node) -> list[LookupTable]:
-    return [op.table for op in getattr(node, "operators", ()) if isinstance(op, Lookup)]
+    """The tables that are read whole, and sent to where they are looked up."""
+    lookups = [op for op in getattr(node, "operators", ()) if isinstance(op, Lookup)]
+    return [op.table for op in lookups if not op.asked]

@@ -7,12 +7,13 @@ ConfigError that names the extra to install.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 
 _SOURCES = {
@@ -35,15 +36,21 @@ _DESTINATIONS = {
     "memory": "dataflare.connectors.memory:MemoryDestination",
     "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",
 }
+_LOOKUPS = {
+    "http": "dataflare.connectors.http.lookup:HttpLookup",
+    "redis": "dataflare.connectors.redis.lookup:RedisLookup",
+}
 _EXTRAS = {
     "duckdb": "duckdb",
     "pyarrow": "duckdb",
     "psycopg": "postgres",
+    "redis": "redis",
     "httpx": "http",
     "adbc_driver_postgresql": "postgres",
 }
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"
+_LOOKUP_GROUP = "dataflare.lookups"
 _registered: dict[tuple[str, str], type[Any]] = {}
 
 
@@ -71,9 +78,32 @@ def destination(type_: str) -> type[DestinationConnector]:
     return found
 
 
-def register(connector: type[SourceConnector] | type[DestinationConnector]) -> type[Any]:
+def lookup_types() -> list[str]:
+    """All installed types of systems that a lookup asks key by key, sorted; see `source_types`."""
+    return sorted({*_LOOKUPS, *_entry_points(_LOOKUP_GROUP)})
+
+
+def lookup(type_: str) -> type[LookupConnector]:
+    """The class for a type that is asked key by key. Raises ConfigError (E0401, E0402)."""
+    found: type[LookupConnector] = _find("lookup", type_, _LOOKUPS, _LOOKUP_GROUP, lookup_types)
+    return found
+
+
+def asked_by_key(type_: str, config: Mapping[str, Any]) -> type[LookupConnector] | None:
+    """The class for a lookup's own table, where this config is asked key by key; None where it is
+    a source that is read whole. Raises ConfigError (E0402)."""
+    if type_ not in lookup_types() and ("lookup", type_) not in _registered:
+        return None
+    class_ = lookup(type_)
+    return class_ if class_.asks_by_key(config) else None
+
+
+def register(
+    connector: type[SourceConnector] | type[DestinationConnector] | type[LookupConnector],
+) -> type[Any]:
     """Make a user's class known by its `type` in this process. Usable as a decorator."""
-    kind = "source" if issubclass(connector, SourceConnector) else "destination"
+    kinds = {SourceConnector: "source", LookupConnector: "lookup"}
+    kind = next((k for base, k in kinds.items() if issubclass(connector, base)), "destination")
     _registered[kind, connector.type] = connector
     return connector
 
@@ -88,7 +118,7 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
             f"unknown {kind} type '{type_}'",
             code="E0401",
             notes=[f"known types: {', '.join(names)}"],
-            help=did_you_mean(type_, names),
+            help=did_you_mean(type_, names) or _by_key_only(type_),
         )
     module, _, name = target.partition(":")
     try:
@@ -97,6 +127,12 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
         if (error.name or "").partition(".")[0] == "dataflare":
             raise
         raise missing_library(type_, error) from error
+
+
+def _by_key_only(type_: str) -> str | None:
+    if type_ not in lookup_types():
+        return None
+    return f"'{type_}' can only be asked by a lookup: source: {{type: {type_}, ...}} in its config"
 
 
 def missing_library(what: str, error: ModuleNotFoundError) -> ConfigError:

@@ -1,0 +1,113 @@
+"""The fields that a system asked by key may give: what a workflow says of their types, and values
+made into columns of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import orjson
+import polars as pl
+from pydantic import AfterValidator, Field
+
+from dataflare.errors import ConfigError, DataError, WorkflowError
+from dataflare.formats.misread import misfit
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.text_types import TextColumn, loose
+from dataflare.model.types import STRING, DataType, Schema, parse_type
+
+
+def _types(written: dict[str, str]) -> dict[str, str]:
+    for name, text in written.items():
+        try:
+            parse_type(text)
+        except (WorkflowError, KeyError, RecursionError) as error:
+            raise ValueError(f"'{name}' has no type that is known: {text}") from error
+    return written
+
+
+FieldTypes = Annotated[
+    dict[str, str],
+    AfterValidator(_types),
+    Field(description="types of fields; those it does not name are string"),
+]
+
+
+def schema_of(
+    keys: Schema, fields: Sequence[str] | None, types: Mapping[str, str], step: str
+) -> Schema:
+    """The key columns and the fields, which are text where nothing else is said.
+
+    Raises ConfigError (E0404) where all fields are wanted and none is named.
+    """
+    if fields is None and not types:
+        raise ConfigError(
+            f"step '{step}' does not say which fields to look up",
+            code="E0404",
+            step=step,
+            help="name them: mapping: {fields: [...]}, or in `schema` of its source",
+        )
+    names = [name for name in (fields or types) if name not in keys]
+    made: dict[str, DataType] = {each.name: each.type for each in keys}
+    made |= {name: parse_type(types[name]) if name in types else STRING for name in names}
+    return Schema.of(made)
+
+
+def of_texts(
+    keys: pl.DataFrame, texts: Mapping[str, Sequence[str | None]], schema: Schema, system: str
+) -> pl.DataFrame:
+    """Rows of fields that are text in the system. Raises DataError (E0501) for one that is not
+    what the schema says, naming its key."""
+    frame = keys.with_columns(
+        pl.Series(name, values, dtype=pl.String) for name, values in texts.items()
+    )
+    columns = [TextColumn(name, schema[name], declared=True) for name in texts]
+    made = frame.with_columns(loose(column).alias(column.name) for column in columns)
+    for column in columns:
+        lost = made[column.name].is_null() & (frame[column.name] != "").fill_null(False)
+        if lost.any():
+            place = int(lost.arg_max() or 0)
+            said = misfit(column.name, column.type, frame[column.name][place])
+            raise _misread(said, keys.row(place), system)
+    return made.select(schema.names)
+
+
+def of_objects(
+    keys: pl.DataFrame, objects: Sequence[Mapping[str, Any]], schema: Schema, system: str
+) -> pl.DataFrame:
+    """Rows of fields that are JSON values. Raises DataError as `of_texts` does."""
+    fields = [name for name in schema.names if name not in keys.columns]
+    if not fields:
+        return keys.select(schema.names)
+    plain = [{n: _text_if(o.get(n), schema[n]) for n in fields} for o in objects]
+    lines = b"\n".join(orjson.dumps(each) for each in plain)
+    plan = NdjsonPlan(tuple(TextColumn(n, schema[n], declared=True) for n in fields), tuple(fields))
+    try:
+        frame = plan.scan(lines).collect(engine="in-memory")
+    except pl.exceptions.PolarsError as error:
+        bad = plan.salvage(lines, lambda offset: "").bad
+        if not bad:
+            raise
+        raise _misread(bad[0].message, keys.row(bad[0].row), system) from error
+    return pl.concat([keys, frame], how="horizontal").select(schema.names)
+
+
+def _text_if(value: Any, type_: DataType) -> Any:
+    """Where text is wanted, other values as the JSON that they are."""
+    if value is None or isinstance(value, str) or not type_.is_text:
+        return value
+    return orjson.dumps(value).decode()
+
+
+def _misread(what: str, key: tuple[Any, ...], system: str) -> DataError:
+    shown = ", ".join(str(part) for part in key)
+    return DataError(
+        f"{system} has for the key {shown}: {what}",
+        code="E0501",
+        help="change its type in 'schema', or mend what is there",
+    )
+
+
+def placed(keys: pl.DataFrame, places: Sequence[int]) -> pl.DataFrame:
+    """The keys at these places, repeated as often as they are named."""
+    return keys[pl.Series(places, dtype=pl.UInt32)] if places else keys.clear()

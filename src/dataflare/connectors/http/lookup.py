@@ -1,0 +1,211 @@
+"""The `http` lookup: one request for each key that a batch has.
+
+Always true: a key is put into the address percent-encoded, so it never changes what is asked; 404 and
+an empty answer mean that the key is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+from urllib.parse import quote, urlsplit
+
+import orjson
+import polars as pl
+from pydantic import ConfigDict, Field, model_validator
+
+from dataflare.connectors.fields import FieldTypes, of_objects, placed, schema_of
+from dataflare.connectors.http.client import HttpClient, excerpt, shown
+from dataflare.connectors.http.config import HttpConfig
+from dataflare.connectors.http.json_path import JsonPath, found_at
+from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
+from dataflare.model.types import Schema
+from dataflare.sdk.lookup import KeyedLookup, LookupConnector
+
+_SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class HttpLookupConfig(HttpConfig):
+    """Options of an `http` lookup. `{key}` in url, params and body is the row's key."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    method: Literal["GET", "POST"] = Field("GET", description="POST sends `body`")
+    params: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, repr=False, description="of the query string; may hold {key}"
+    )
+    body: dict[str, Any] | None = Field(
+        None, repr=False, description="the JSON that POST sends; may hold {key}"
+    )
+    records: JsonPath | None = Field(
+        None, description="where the answer has the object, or a list of them; by default it is it"
+    )
+    schema_: FieldTypes = Field(default_factory=dict, alias="schema")
+    concurrency: int = Field(8, ge=1, le=256, description="requests under way at once")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.body is not None and self.method != "POST":
+            raise ValueError("'body' needs method: POST")
+        return self
+
+    @property
+    def slots(self) -> set[str]:
+        """The names in braces."""
+        return slots_of(self.url) | slots_of(self.params) | slots_of(self.body)
+
+
+def slots_of(value: Any) -> set[str]:
+    """The names in braces in all texts of a value."""
+    if isinstance(value, str):
+        return set(_SLOT.findall(value))
+    if isinstance(value, Mapping):
+        return set().union(*(slots_of(each) for each in value.values()))
+    return set().union(*map(slots_of, value)) if isinstance(value, list) else set()
+
+
+class HttpLookup(LookupConnector):
+    """A JSON API that is asked for one key at a time."""
+
+    type = "http"
+    Config = HttpLookupConfig
+    summary = "Looks up the fields of a JSON API's answer, one request per key."
+    example = """\
+enriched:
+  type: lookup
+  inputs: [orders]
+  config:
+    source:
+      type: http
+      url: "https://api.example.com/v1/customers/{customer_id}"
+      rate_limit: 50/s
+      auth: {type: bearer, token: "${secret:API_TOKEN}"}
+      schema: {priority: int64}
+    mapping: {key: customer_id, fields: [category, priority]}
+    cache: {size: 10000, ttl: 1h}
+"""
+    sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+
+    @classmethod
+    def asks_by_key(cls, config: Mapping[str, Any]) -> bool:
+        return bool(slots_of([config.get(part) for part in ("url", "params", "body")]))
+
+    def schema(self, keys: Schema, fields: Sequence[str] | None) -> Schema:
+        step = self.context.step
+        for slot in sorted(self.config.slots - {*keys.names}):
+            raise ConfigError(
+                f"step '{step}' asks with {{{slot}}}, which is no key of its mapping",
+                code="E0407",
+                step=step,
+                notes=[f"its keys: {', '.join(keys.names)}"],
+                help=did_you_mean(slot, keys.names),
+            )
+        for key in keys.names:
+            if key not in self.config.slots:
+                raise ConfigError(
+                    f"step '{step}' does not ask with its key '{key}'",
+                    code="E0407",
+                    step=step,
+                    help=f"put {{{key}}} into url, params or body",
+                )
+        return schema_of(keys, fields, self.config.schema_, step)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """For `check`: which server it is, and that it answers at all."""
+        client = self._client()
+        parts = urlsplit(self.config.url)
+        try:
+            answer = await client.ask("GET", f"{parts.scheme}://{parts.netloc}/")
+        finally:
+            await client.aclose()
+        return {"server": parts.netloc, "answered": f"{answer.status_code} for /"}
+
+    async def open(self, keys: Sequence[str], schema: Schema) -> KeyedLookup:
+        return _Live(self._client(), self.config, tuple(keys), schema)
+
+    def _client(self) -> HttpClient:
+        return HttpClient(self.config, self.context.step, sleep=self.sleep)
+
+
+class _Live(KeyedLookup):
+    def __init__(
+        self, client: HttpClient, config: HttpLookupConfig, keys: tuple[str, ...], schema: Schema
+    ) -> None:
+        self._client, self._config, self._keys, self._schema = client, config, keys, schema
+        self._turns = asyncio.Semaphore(config.concurrency)
+
+    async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
+        asked = [self._asked(row) for row in keys.iter_rows(named=True)]
+        asking = [asyncio.ensure_future(each) for each in asked]
+        try:
+            answers = await asyncio.gather(*asking)
+        finally:
+            for each in asking:
+                each.cancel()
+        places = [place for place, found in enumerate(answers) for _ in found]
+        objects = [each for found in answers for each in found]
+        where = shown(self._config.url)
+        return of_objects(placed(keys, places), objects, self._schema, where)
+
+    async def _asked(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The objects that the API has for a key."""
+        config = self._config
+        url = _SLOT.sub(lambda slot: quote(_text(key[slot[1]]), safe=""), config.url)
+        params = {name: _filled(value, key) for name, value in config.params.items()}
+        body = _filled(config.body, key) if config.method == "POST" else None
+        async with self._turns:
+            answer = await self._client.ask(config.method, url, params=params, json=body)
+        if answer.status_code in (204, 404):
+            return []
+        where = shown(url)
+        if answer.status_code >= 400:
+            said = excerpt(answer)
+            raise SystemError_(
+                f"{where} answered {answer.status_code} {answer.reason_phrase}".rstrip(),
+                code="E0611",
+                notes=[f"it says: {said}"] if said else [],
+                help="look at 'url', 'method' and 'params'",
+            )
+        try:
+            content = orjson.loads(answer.content)
+        except orjson.JSONDecodeError as error:
+            raise DataError(
+                f"{where} is not valid JSON: {error.msg} at character {error.pos + 1}",
+                code="E0503",
+                notes=[f"it begins: {excerpt(answer)[:80]}"],
+            ) from error
+        found = found_at(content, config.records or "$")
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        for each in listed:
+            if not isinstance(each, dict):
+                raise DataError(
+                    f"{where} has no object at '{config.records or '$'}'",
+                    code="E0503",
+                    help="set 'records' to where the object is, such as $.data",
+                )
+        return listed
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _filled(value: Any, key: Mapping[str, Any]) -> Any:
+    """The value with keys in place of their names; a text that is one name takes the key's type."""
+    if isinstance(value, str):
+        whole = _SLOT.fullmatch(value)
+        if whole and isinstance(key[whole[1]], int | bool):
+            return key[whole[1]]
+        return _SLOT.sub(lambda slot: _text(key[slot[1]]), value)
+    if isinstance(value, Mapping):
+        return {name: _filled(each, key) for name, each in value.items()}
+    return [_filled(each, key) for each in value] if isinstance(value, list) else value
+
+
+def _text(value: Any) -> str:
+    """A key as it stands in an address."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,68 @@
+"""What Redis and its client say, in our words: the one place where it is translated.
+
+Always true: a text of ours holds no part of the connection but host, port and database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis.exceptions as said
+
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.security.redact import redact
+
+
+def translated(error: Exception, server: str) -> DataFlareError:
+    """Ours for a foreign exception. server: host, port and database."""
+    text = redact(" ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, said.AuthenticationError | said.AuthorizationError):
+        return SystemError_(
+            f"{server} refuses the login: {text}",
+            code="E0606",
+            help="look at user and password in 'connection'",
+        )
+    if isinstance(error, said.NoPermissionError):
+        return SystemError_(f"{server}: {text}", code="E0602", help="grant the user the right")
+    if isinstance(error, said.TimeoutError | TimeoutError):
+        return SystemError_(
+            f"{server} did not answer in time",
+            code="E0608",
+            retry=Retry.LATER,
+            help="see whether the server is well, or raise 'timeout'",
+        )
+    if isinstance(error, said.BusyLoadingError | said.TryAgainError | said.MaxConnectionsError):
+        return SystemError_(f"{server} is not ready: {text}", code="E0607", retry=Retry.LATER)
+    if isinstance(error, said.ConnectionError | OSError):
+        if "CERTIFICATE" in text or "SSL" in text:
+            return SystemError_(f"no TLS connection to {server}: {text}", code="E0609")
+        return SystemError_(
+            f"no connection to {server}: {text}",
+            code="E0607",
+            retry=Retry.LATER,
+            help="see whether the server runs and the address is right",
+        )
+    if text.startswith("WRONGTYPE") or "WRONGTYPE" in text:
+        return DataError(
+            f"{server}: a key holds another structure than the lookup expects",
+            code="E0508",
+            notes=[f"it says: {text}"],
+            help="look at 'structure' and 'key_prefix'",
+        )
+    if "NOAUTH" in text or "WRONGPASS" in text:
+        return SystemError_(
+            f"{server} refuses the login: {text}",
+            code="E0606",
+            help="put user and password into 'connection'",
+        )
+    return SystemError_(f"{server}: {text}", code="E0600")
+
+
+@contextmanager
+def redis_errors(server: str) -> Iterator[None]:
+    """Whatever the client raises inside becomes one of our errors."""
+    try:
+        yield
+    except (said.RedisError, OSError) as error:
+        raise translated(error, server) from error

@@ -1,0 +1,206 @@
+"""The `redis` lookup: the fields of a key's hash, or of the JSON document that is its value.
+
+Always true: the keys of a batch are asked in pipelines, never one by one; a key that is not there has
+no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import orjson
+import polars as pl
+import redis.asyncio as client
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dataflare.connectors.fields import FieldTypes, of_objects, of_texts, placed, schema_of
+from dataflare.connectors.redis.errors import redis_errors
+from dataflare.errors import DataError
+from dataflare.model.types import Schema
+from dataflare.model.units import Duration
+from dataflare.sdk.lookup import KeyedLookup, LookupConnector
+
+_PIPELINE_KEYS = 1_000
+
+
+class RedisLookupConfig(BaseModel):
+    """Options of a `redis` lookup."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    connection: str = Field(
+        repr=False, description="redis://user:password@host:6379/0, or rediss:// for TLS"
+    )
+    key_prefix: str = Field(
+        "", description="put before each key; several key columns join with ':'"
+    )
+    structure: Literal["hash", "json"] = Field(
+        "hash", description="hash: the key's fields; json: its value is text, a JSON object"
+    )
+    schema_: FieldTypes = Field(default_factory=dict, alias="schema")
+    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
+
+    @field_validator("connection")
+    @classmethod
+    def _redis(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            fits = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+            number = parts.path.strip("/")
+        except ValueError:
+            fits, number = None, ""
+        if not fits or (number and not number.isdecimal()):
+            raise ValueError("expected redis://host:6379/0 or rediss://host:6379/0")
+        return value
+
+
+class RedisLookup(LookupConnector):
+    """Keys of one Redis server."""
+
+    type = "redis"
+    Config = RedisLookupConfig
+    summary = "Looks up the fields of a hash, or of a JSON document, by key."
+    example = """\
+enriched:
+  type: lookup
+  inputs: [orders]
+  config:
+    source:
+      type: redis
+      connection: "${secret:REDIS}"
+      key_prefix: "customer:"
+      schema: {priority: int64}
+    mapping: {key: customer_id, fields: [category, priority]}
+    cache: {size: 10000, ttl: 5m}
+"""
+
+    def schema(self, keys: Schema, fields: Sequence[str] | None) -> Schema:
+        return schema_of(keys, fields, self.config.schema_, self.context.step)
+
+    async def validate(self) -> None:
+        await self._info()
+
+    async def inspect(self) -> Mapping[str, str]:
+        """For `check`: which server it is, and how many keys it has."""
+        found = await self._info()
+        return {"server": self._server, "version": found["version"], "keys": found["keys"]}
+
+    async def _info(self) -> dict[str, str]:
+        connection = self._connected()
+        try:
+            with redis_errors(self._server):
+                await connection.ping()
+                keys = await connection.dbsize()
+                version = "not told"
+                try:
+                    version = str((await connection.info("server"))["redis_version"])
+                except client.RedisError:
+                    # INFO is often forbidden to those who only read.
+                    version = "not told"
+        finally:
+            await connection.aclose()
+        return {"version": version, "keys": f"{keys:,}"}
+
+    async def open(self, keys: Sequence[str], schema: Schema) -> KeyedLookup:
+        return _Live(self._connected(), self._server, self.config, tuple(keys), schema)
+
+    def _connected(self) -> Any:
+        timeout = self.config.timeout
+        return client.Redis.from_url(
+            self.config.connection,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            decode_responses=False,
+            retry=None,
+        )
+
+    @property
+    def _server(self) -> str:
+        parts = urlsplit(self.config.connection)
+        return f"{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
+
+
+class _Live(KeyedLookup):
+    def __init__(
+        self,
+        connection: Any,
+        server: str,
+        config: RedisLookupConfig,
+        keys: tuple[str, ...],
+        schema: Schema,
+    ) -> None:
+        self._connection, self._server, self._config = connection, server, config
+        self._keys, self._schema = keys, schema
+        self._fields = [name for name in schema.names if name not in keys]
+
+    async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
+        columns = [pl.col(key).cast(pl.String) for key in dict.fromkeys(self._keys)]
+        joined = pl.concat_str(columns, separator=":")
+        names = keys.select(pl.lit(self._config.key_prefix) + joined).to_series().to_list()
+        parts = [names[i : i + _PIPELINE_KEYS] for i in range(0, len(names), _PIPELINE_KEYS)]
+        values: list[Any] = []
+        for part in parts:
+            with redis_errors(self._server):
+                values += await self._ask(part)
+        here = [place for place, value in enumerate(values) if value is not None]
+        known = placed(keys, here)
+        found = [values[place] for place in here]
+        if not self._fields:
+            return known.select(self._schema.names)
+        if self._config.structure == "json":
+            objects = [
+                self._object(value, names[place]) for value, place in zip(found, here, strict=True)
+            ]
+            return of_objects(known, objects, self._schema, self._server)
+        texts = {
+            field: [_text(value[i]) for value in found] for i, field in enumerate(self._fields)
+        }
+        return of_texts(known, texts, self._schema, self._server)
+
+    async def _ask(self, names: Sequence[str]) -> list[Any]:
+        """What is known of each key, None for one that is not there."""
+        if not self._fields:
+            async with self._connection.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.exists(name)
+                return [each or None for each in await pipe.execute()]
+        if self._config.structure == "json":
+            found: list[Any] = await self._connection.mget(names)
+            return found
+        async with self._connection.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hmget(name, self._fields)
+            rows = await pipe.execute()
+            empty = [i for i, row in enumerate(rows) if not any(v is not None for v in row)]
+            for i in empty:
+                pipe.exists(names[i])
+            there = await pipe.execute() if empty else []
+        for i, exists in zip(empty, there, strict=True):
+            rows[i] = rows[i] if exists else None
+        return list(rows)
+
+    def _object(self, text: bytes, name: str) -> Mapping[str, Any]:
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise self._no_object(name, f"it is not valid JSON: {error.msg}") from error
+        if not isinstance(value, dict):
+            raise self._no_object(name, f"it is JSON, but {type(value).__name__}")
+        return value
+
+    def _no_object(self, name: str, why: str) -> DataError:
+        return DataError(
+            f"{self._server}: the value of the key {name} is no JSON object",
+            code="E0503",
+            notes=[why],
+            help="look at 'structure' and 'key_prefix'",
+        )
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")

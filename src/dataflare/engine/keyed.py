@@ -1,0 +1,132 @@
+"""Lookups that are asked key by key: which keys of a batch, what is remembered, for how long.
+
+Always true: a system is asked for a key at most once per batch; NULL keys are never asked for; a
+key that was not found is remembered like the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import polars as pl
+
+from dataflare.errors import DataFlareError, InternalError
+from dataflare.operators.lookup import Lookup
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.lookup import KeyedLookup, LookupConnector
+from dataflare.state.index import KeyIndex
+
+_POLL_S = 1.0
+
+
+class AskedTable:
+    """The rows of a keyed lookup as a table per batch. Asks on the event loop it was made on; called
+    from other threads, several at a time.
+
+    What is remembered is held by number: the columns `k0`, `k1` ... of a key and the time it was
+    asked at, and the rows themselves.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        live: KeyedLookup,
+        retrying: Retrying,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lookup, self._live, self._retrying, self._clock = lookup, live, retrying, clock
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._cache = lookup.cache
+        self._schema = lookup.table.schema.select(lookup.table_columns).to_polars()
+        self._keys = list(dict.fromkeys(lookup.remote_keys))
+        key_types = {name: self._schema[name] for name in self._keys}
+        self._asked_at = pl.DataFrame(
+            schema={f"k{i}": type_ for i, type_ in enumerate(key_types.values())}
+            | {"at": pl.Float64}
+        )
+        self._rows = pl.DataFrame(schema=self._schema)
+
+    def table(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, KeyIndex]:
+        """The rows for the keys of a batch, with their index. Waits for the system."""
+        pairs = dict(zip(self._lookup.remote_keys, self._lookup.keys, strict=True))
+        wanted = frame.select(
+            pl.col(key).cast(self._schema[remote]).alias(remote) for remote, key in pairs.items()
+        )
+        wanted = wanted.drop_nulls().unique(maintain_order=True)
+        asked, known = self._split(wanted)
+        if asked.height:
+            got = self._conformed(self._wait_for(asked))
+            self._remember(asked, got)
+            known = pl.concat([known, got])
+        return known, KeyIndex(known, self._lookup.remote_keys)
+
+    async def aclose(self) -> None:
+        await self._live.aclose()
+
+    def _wait_for(self, keys: pl.DataFrame) -> pl.DataFrame:
+        asking = asyncio.run_coroutine_threadsafe(
+            self._retrying.call(partial(self._live.get, keys)), self._loop
+        )
+        while True:
+            try:
+                return asking.result(_POLL_S)
+            except DataFlareError as error:
+                raise error.at(step=self._lookup.step) from error.__cause__
+            except concurrent.futures.TimeoutError:
+                if asking.done():
+                    raise
+                if self._loop.is_closed():
+                    raise InternalError("the run has ended while a lookup was asked") from None
+
+    def _conformed(self, got: pl.DataFrame) -> pl.DataFrame:
+        if got.schema != self._schema:
+            raise InternalError(
+                f"the lookup of step '{self._lookup.step}' gave other columns than it said",
+                notes=[f"said: {dict(self._schema)}", f"gave: {dict(got.schema)}"],
+            )
+        return got
+
+    def _split(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The keys to ask for, and the rows that are remembered of the others."""
+        nothing = self._rows.clear()
+        if self._cache is None:
+            return wanted, nothing
+        with self._lock:
+            asked_at, rows = self._asked_at, self._rows
+        if self._cache.ttl is not None:
+            asked_at = asked_at.filter(pl.col("at") > self._clock() - self._cache.ttl)
+        numbered = [f"k{i}" for i in range(len(self._keys))]
+        asked = wanted.join(asked_at, left_on=self._keys, right_on=numbered, how="anti")
+        fresh = wanted.join(asked, on=self._keys, how="anti")
+        return asked, rows.join(fresh, on=self._keys, how="semi")
+
+    def _remember(self, asked: pl.DataFrame, got: pl.DataFrame) -> None:
+        if self._cache is None:
+            return
+        names = {name: f"k{i}" for i, name in enumerate(self._keys)}
+        new = asked.select(self._keys).rename(names)
+        new = new.with_columns(pl.lit(self._clock(), pl.Float64).alias("at"))
+        numbered = list(names.values())
+        with self._lock:
+            old = self._rows.join(asked, on=self._keys, how="anti")
+            kept = self._asked_at.join(new, on=numbered, how="anti")
+            self._asked_at = pl.concat([kept, new]).tail(self._cache.size)
+            rows = pl.concat([old, got])
+            if kept.height + new.height > self._cache.size:
+                rows = rows.join(self._asked_at, left_on=self._keys, right_on=numbered, how="semi")
+            self._rows = rows
+
+
+async def open_asked(lookup: Lookup, retrying: Retrying) -> AskedTable:
+    """Connect a keyed lookup."""
+    connector = lookup.table.source
+    assert isinstance(connector, LookupConnector)
+    schema = lookup.table.schema.select(lookup.table_columns)
+    live = await retrying.call(partial(connector.open, lookup.remote_keys, schema))
+    return AskedTable(lookup, live, retrying)

@@ -1,0 +1,173 @@
+"""Lookups in a real JSON API: one request per key, what is found, and what is said when it fails."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from http_kit import out, run
+from servers.web import Answer, Asked, http_server, silent_server
+
+ROWS = [
+    {"id": 1, "customer": "a/b"},
+    {"id": 2, "customer": "ü"},
+    {"id": 3},
+    {"id": 4, "customer": "a/b"},
+]
+
+
+def flow(source: dict[str, Any], rows: list[dict[str, Any]] = ROWS, **more: Any) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "source": {"type": "http", **source},
+        "mapping": {"key": "customer", "fields": ["name", "level"]},
+    }
+    return {
+        "name": "enrich",
+        "settings": {"parallelism": 1, "restart": {"attempts": 0}},
+        "sources": {"orders": {"type": "inline", "config": {"rows": rows}}},
+        "transformations": {
+            "named": {"type": "lookup", "inputs": ["orders"], "config": config | more}
+        },
+        "destinations": {
+            "out": {"type": "file", "inputs": ["named"], "config": {"path": "out.parquet"}}
+        },
+    }
+
+
+def people(asked: Asked) -> Answer:
+    name = unquote(asked.path.rpartition("/")[2])
+    if name != "a/b":
+        return Answer({"error": "nobody"}, 404)
+    return Answer({"data": {"name": f"<{name}>", "level": 3, "other": []}})
+
+
+def test_each_key_is_asked_once_and_missing_ones_are_null(tmp_path: Path) -> None:
+    source = {"records": "$.data", "schema": {"level": "int32"}}
+    with http_server(people) as server:
+        ran = run(tmp_path, flow({"url": server.url + "/people/{customer}", **source}))
+        asked = sorted(each.path for each in server.asked)
+    assert ran.status == 0, ran.errors
+    assert asked == ["/people/%C3%BC", "/people/a%2Fb"]
+    assert out(tmp_path) == [
+        {"id": 1, "customer": "a/b", "name": "<a/b>", "level": 3},
+        {"id": 2, "customer": "ü", "name": None, "level": None},
+        {"id": 3, "customer": None, "name": None, "level": None},
+        {"id": 4, "customer": "a/b", "name": "<a/b>", "level": 3},
+    ]
+
+
+def test_keys_may_stand_in_parameters_and_in_the_body(tmp_path: Path) -> None:
+    def found(asked: Asked) -> Answer:
+        return Answer([{"name": asked.params["who"], "level": asked.json()["filter"]["id"]}])
+
+    source = {
+        "method": "POST",
+        "params": {"who": "id-{customer}"},
+        "body": {"filter": {"id": "{customer}"}, "fields": ["name"]},
+    }
+    with http_server(found) as server:
+        ran = run(tmp_path, flow({"url": server.url, **source}, [{"customer": 7}]))
+    assert ran.status == 0, ran.errors
+    assert out(tmp_path) == [{"customer": 7, "name": "id-7", "level": "7"}]
+
+
+def test_several_objects_of_a_key_follow_on_many(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer([{"name": "x"}, {"name": "y"}])) as server:
+        source = {"url": server.url + "/{customer}"}
+        failed = run(tmp_path, flow(source))
+        assert failed.code == "E0514"
+        ran = run(tmp_path, flow(source, ROWS[:1], on_many="all"), "--fresh")
+    assert ran.status == 0, ran.errors
+    assert [row["name"] for row in out(tmp_path)] == ["x", "y"]
+
+
+def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
+    lock, here, most = threading.Lock(), 0, 0
+    three = threading.Barrier(3)
+
+    def busy(asked: Asked) -> Answer:
+        nonlocal here, most
+        with lock:
+            here += 1
+            most = max(most, here)
+        three.wait(20)
+        with lock:
+            here -= 1
+        return Answer({"name": "x"})
+
+    rows = [{"customer": n} for n in range(12)]
+    with http_server(busy) as server:
+        ran = run(tmp_path, flow({"url": server.url + "/{customer}", "concurrency": 3}, rows))
+    assert ran.status == 0, ran.errors
+    assert most == 3
+
+
+def test_the_credentials_are_sent_and_never_shown(tmp_path: Path) -> None:
+    source = {"auth": {"type": "bearer", "token": "${secret:TOKEN}"}}
+    with http_server(lambda asked: Answer({"why": asked.headers["Authorization"]}, 401)) as server:
+        flow_ = flow({"url": server.url + "/{customer}", **source})
+        ran = run(tmp_path, flow_, TOKEN="very-hidden")
+        assert server.asked[0].headers["Authorization"] == "Bearer very-hidden"
+    assert ran.status == 1
+    assert ran.code == "E0606"
+    assert "very-hidden" not in ran.errors + str(ran.result)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(b"<html>", 200), "E0503"),
+        (Answer([1, 2]), "E0503"),
+        (Answer({"level": 1}, 400), "E0611"),
+        (Answer({"level": 1}, 500), "E0611"),
+        (Answer({"level": "much", "name": "x"}), "E0501"),
+        (Answer({"level": 1, "name": "x" * 9000}, cut=True), "E0607"),
+        (Answer(None, 302, {"Location": "http://elsewhere.invalid/"}), "E0415"),
+    ],
+)
+def test_what_goes_wrong_is_said(tmp_path: Path, answer: Answer, code: str) -> None:
+    with http_server(lambda asked: answer) as server:
+        source = {"url": server.url + "/{customer}", "schema": {"level": "int64"}}
+        ran = run(tmp_path, flow(source))
+    assert ran.code == code, ran.errors
+    assert ran.result["error"]["step"] == "named"
+    assert "Traceback" not in ran.errors
+
+
+def test_a_server_that_never_answers(tmp_path: Path) -> None:
+    with silent_server() as url:
+        ran = run(tmp_path, flow({"url": url + "/{customer}", "timeout": "200ms"}))
+    assert ran.code == "E0608"
+
+
+def test_a_failed_request_is_made_again_as_the_step_says(tmp_path: Path) -> None:
+    failures = [500, 503]
+
+    def flaky(asked: Asked) -> Answer:
+        return Answer(status=failures.pop()) if failures else Answer({"name": "x"})
+
+    with http_server(flaky) as server:
+        flow_ = flow({"url": server.url + "/{customer}"}, ROWS[:1])
+        named = flow_["transformations"]["named"]
+        named["error_handling"] = {"retry_policy": {"max_attempts": 3, "initial_backoff": "1ms"}}
+        ran = run(tmp_path, flow_)
+    assert ran.status == 0, ran.errors
+    assert out(tmp_path)[0]["name"] == "x"
+
+
+def test_a_name_in_braces_must_be_a_key(tmp_path: Path) -> None:
+    ran = run(tmp_path, flow({"url": "http://localhost/{customers}"}))
+    assert ran.status == 2
+    assert ran.code == "E0407"
+    assert "did you mean 'customer'" in ran.errors
+
+
+def test_without_braces_the_api_is_read_whole(tmp_path: Path) -> None:
+    rows = [{"customer": "ü", "name": "U", "level": 1}]
+    with http_server(lambda asked: Answer(rows)) as server:
+        ran = run(tmp_path, flow({"url": server.url}))
+    assert ran.status == 0, ran.errors
+    assert [row["name"] for row in out(tmp_path)] == [None, "U", None, None]

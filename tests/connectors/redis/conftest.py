@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from servers import redis as servers
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[servers.RedisServer]:
+    yield from servers.running()
+
+
+@pytest.fixture
+def server(running_server: servers.RedisServer) -> servers.RedisServer:
+    """Empty, and running whatever the test before did to it."""
+    running_server.kill()
+    running_server.start()
+    return running_server
