@@ -94,7 +94,9 @@ destinations:
     ],
 )
 def test_what_is_read_is_not_written(source, path, more, tmp_path):
-    with pytest.raises(PlanError, match=r"destination 'z' writes to .*, which source 'a'") as caught:
+    with pytest.raises(
+        PlanError, match=r"destination 'z' writes to .*, which source 'a'"
+    ) as caught:
         check(copying(source, path, tmp_path, more))
     assert caught.value.code == "E0322"
     assert caught.value.spot.line == 5

@@ -77,8 +77,21 @@ def test_without_a_policy_a_call_is_made_once() -> None:
 def test_a_system_that_says_when_to_come_again_is_asked_then() -> None:
     calls = Calls(lost(7.0), lost(0.1))
     assert calls.run(None) == "done"
-    assert calls.waits[0] == 7.0
-    assert calls.waits[1] == 2.0
+    assert calls.waits == [7.0, 0.1]
+
+
+def test_a_policy_may_wait_longer_than_the_system_says() -> None:
+    calls = Calls(lost(7.0), lost(0.1))
+    assert calls.run(RetryPolicy.model_validate(STEADY)) == "done"
+    assert calls.waits == [7.0, 2.0]
+
+
+def test_only_attempts_that_come_no_further_are_counted() -> None:
+    calls = Calls(*(lost() for _ in range(9)))
+    policy = RetryPolicy.model_validate({"max_attempts": 2, **STEADY})
+    retrying = Retrying("orders", policy, sleep=calls.sleep, chance=lambda: 0.0)
+    assert asyncio.run(retrying.call(calls.call, lambda: calls.made)) == "done"
+    assert calls.waits == [1.0] * 9
 
 
 def test_nobody_waits_an_hour() -> None:

@@ -56,7 +56,9 @@ class DestinationTask(Task):
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call of the writer, made again after a failure only where the writer goes on with it."""
-        return await (self._retrying.call(call) if self.writer.resumes else call())
+        if not self.writer.resumes:
+            return await call()
+        return await self._retrying.call(call, lambda: self.writer.progress)
 
     async def aclose(self) -> None:
         """Release the writer, at the end and after a failed attempt alike."""

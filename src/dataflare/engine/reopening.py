@@ -1,7 +1,7 @@
 """A split being read, opened again at its position when its system fails in a way worth retrying.
 
 Always true: what was returned is not returned again; a source that cannot replay is opened again
-only as long as it gave nothing.
+only as long as it gave nothing; a reader that resumes is kept.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class ReopeningReader:
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         """As `SplitReader.read_batch`."""
-        if self._moved and not self._replays:
+        if self._is_last:
             return await self._batch(rows_max)
         return await self._retrying.call(lambda: self._batch(rows_max))
 
     async def read_chunk(self) -> Chunk:
         """As `ChunkReader.read_chunk`."""
-        if self._moved and not self._replays:
+        if self._is_last:
             return await self._chunk()
         return await self._retrying.call(self._chunk)
 
@@ -84,5 +84,11 @@ class ReopeningReader:
 
     async def _lost(self, error: DataFlareError) -> None:
         """Let go of a reader that failed, so that the next call opens another."""
-        if error.retry is Retry.LATER:
+        if error.retry is Retry.LATER and self._reader is not None and not self._reader.resumes:
             await self.aclose()
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether nothing can take the place of this reader when it fails."""
+        resumes = self._reader is not None and self._reader.resumes
+        return self._moved and not self._replays and not resumes

@@ -37,7 +37,7 @@ class Retried:
     wait_s: float
 
     def __str__(self) -> str:
-        return f"{self.error.message}; trying again in {self.wait_s:.3g} s ({self.attempt + 1} of {self.of})"
+        return f"{self.error.message}; trying again in {round(self.wait_s, 3):g} s ({self.attempt + 1} of {self.of})"
 
 
 class Retrying:
@@ -60,17 +60,26 @@ class Retrying:
         self.step, self.policy = step, policy
         self._said, self._sleep, self._chance = said, sleep, chance
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def call(
+        self, attempt: Callable[[], Awaitable[T]], came: Callable[[], int] = lambda: 0
+    ) -> T:
         """The result of a call, made until it succeeds or the attempts are used up. `attempt` must
-        be safe to be made again after it raised."""
+        be safe to be made again after it raised. came: how far it has come; attempts that come no
+        further are counted."""
         try:
             return await attempt()
         except DataFlareError as error:
-            if not self._worth(error):
-                raise
-            return await self._again(attempt, error)
+            failed = error
+        while self._worth(failed):
+            try:
+                return await self._again(attempt, failed, came)
+            except _Further as further:
+                failed = further.error
+        raise failed
 
-    async def _again(self, attempt: Callable[[], Awaitable[T]], first: DataFlareError) -> T:
+    async def _again(
+        self, attempt: Callable[[], Awaitable[T]], first: DataFlareError, came: Callable[[], int]
+    ) -> T:
         from tenacity import AsyncRetrying, retry_if_exception
 
         failed: list[DataFlareError] = [first]
@@ -78,7 +87,13 @@ class Retrying:
         async def make() -> T:
             if failed:
                 raise failed.pop()
-            return await attempt()
+            before = came()
+            try:
+                return await attempt()
+            except DataFlareError as error:
+                if came() != before:
+                    raise _Further(error) from error
+                raise
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._worth),
@@ -106,7 +121,9 @@ class Retrying:
 
     def _wait_s(self, state: RetryCallState) -> float:
         error = _error(state)
-        wait_s = self._policy_for(error).wait_s(state.attempt_number, self._chance())
+        if self.policy is None:
+            return error.retry_after_s or 0.0
+        wait_s = self.policy.wait_s(state.attempt_number, self._chance())
         return max(wait_s, error.retry_after_s or 0.0)
 
     def _tell(self, state: RetryCallState) -> None:
@@ -115,6 +132,14 @@ class Retrying:
             most = self._attempts_max(error)
             wait_s = state.next_action.sleep
             self._said(Retried(self.step, error, state.attempt_number, most, wait_s))
+
+
+class _Further(Exception):
+    """A call that failed, but came further than the one before."""
+
+    def __init__(self, error: DataFlareError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _error(state: RetryCallState) -> DataFlareError:

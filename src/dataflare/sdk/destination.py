@@ -175,9 +175,12 @@ class Writer(ABC):
     resumes: a call that raised an error worth retrying may be made again, with the same batch, and
     goes on where it stopped. Where it is False such an error ends the attempt, and what the writer
     took since the last checkpoint is read again.
+    progress: of a writer that resumes: grows with what the system takes, so that only attempts that
+    come no further are counted.
     """
 
     resumes: ClassVar[bool] = False
+    progress: int = 0
 
     @abstractmethod
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:

@@ -111,7 +111,11 @@ class SplitReader(ABC):
 
     hold_s: set by the engine: how long a reader of a live stream may hold rows back so that
     batches are not tiny. It bounds latency; ignoring it is right, only costlier.
+    resumes: a read that raised an error worth retrying may be made again on the same reader, and
+    goes on where it was. Else another reader is opened at the position.
     """
+
+    resumes: ClassVar[bool] = False
 
     hold_s: float = 0.0
 

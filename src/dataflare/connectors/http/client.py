@@ -1,7 +1,7 @@
 """One server being asked: paced, patient when it says so, and with errors in our words.
 
-Always true: no two requests begin closer together than the rate limit allows; a server that answers
-429 or 503 with `Retry-After` is asked again after that time; credentials go to no other server, for
+Always true: no two requests begin closer together than the rate limit allows; the error for a server
+that answers 429 or 503 with `Retry-After` says when to come again; credentials go to no other server, for
 redirects are followed only to the same one.
 """
 
@@ -18,18 +18,21 @@ import httpx
 
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.resilience.retry import AFTER_MAX_S
 from dataflare.security.redact import redact
 
 _PATIENT = (429, 503)
-_WAITS_MAX = 8
-_WAIT_MAX_S = 600.0
 _REDIRECTS_MAX = 5
 _BODY_SHOWN = 200
 _MOVED = (301, 302, 303, 307, 308)
 
 
 class HttpClient:
-    """The requests of one step. clock gives seconds, sleep waits for them; tests give their own."""
+    """The requests of one step. clock gives seconds, sleep waits for them; tests give their own.
+
+    waits_max: how often a request is made again after the time that the server says, before that
+    becomes an error: for one of many requests, which should not undo the others.
+    """
 
     def __init__(
         self,
@@ -38,9 +41,10 @@ class HttpClient:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waits_max: int = 0,
     ) -> None:
         self._config, self._step, self._clock, self._sleep = config, step, clock, sleep
-        self._next_at = 0.0
+        self._next_at, self._waits_max = 0.0, waits_max
         headers, self._key = dict(config.headers), {}
         basic: httpx.BasicAuth | None = None
         match config.auth:
@@ -97,15 +101,17 @@ class HttpClient:
             except httpx.HTTPError as error:
                 raise self._lost(str(url), error) from error
             wait = _retry_after(answer)
-            if answer.status_code not in _PATIENT or wait is None or waits >= _WAITS_MAX:
+            if answer.status_code not in _PATIENT or wait is None:
                 return answer
-            if wait > _WAIT_MAX_S:
+            if wait > AFTER_MAX_S:
                 raise self._error(
                     f"{shown(str(url))} wants to be asked again only in {wait:.0f} s",
                     "E0611",
                     help="run again later, or set 'rate_limit'",
                     retry=Retry.LATER,
                 )
+            if waits >= self._waits_max:
+                return answer
             waits += 1
             await self._sleep(wait)
 
@@ -141,7 +147,8 @@ class HttpClient:
         if status == 403:
             raise self._error(f"{said}: the credentials may not do this", "E0602", notes=notes)
         if status >= 500 or status in _PATIENT:
-            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER)
+            after_s = _retry_after(answer) if status in _PATIENT else None
+            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER, retry_after_s=after_s)
         return answer
 
     def _lost(self, url: str, error: httpx.HTTPError) -> DataFlareError:

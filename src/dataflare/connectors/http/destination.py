@@ -7,6 +7,8 @@ Always true: rows go out in order, one request after the other; a batch that the
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,7 +67,10 @@ hook:
 
 
 class WebhookWriter(Writer):
-    """Sends full batches when they are full, and the rest when the input pauses."""
+    """Sends full batches when they are full, and the rest when the input pauses. A request keeps its
+    key when it is made again, so that a server that minds it takes its rows once."""
+
+    resumes = True
 
     def __init__(
         self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
@@ -73,42 +78,58 @@ class WebhookWriter(Writer):
         self._client, self._config, self._context = client, config, context
         self._held: list[pl.DataFrame] = []
         self._rows = 0
+        self._taken: SharedDataBatch | None = None
+        self._requests: deque[tuple[pl.DataFrame, str]] = deque()
         self._refused: list[RefusedRow] = []
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        self._held.append(batch.frame.select(self._context.schema.names))
-        self._rows += batch.num_rows
+        if batch is not self._taken:
+            self._held.append(batch.frame.select(self._context.schema.names))
+            self._rows += batch.num_rows
+            self._taken = batch
         if self._rows >= self._config.batch_size:
-            await self._send_held(whole_only=True)
+            self._cut(whole_only=True)
+        await self._send_all()
+        self._taken = None
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     async def flush(self) -> None:
-        await self._send_held(whole_only=False)
+        self._cut(whole_only=False)
+        await self._send_all()
 
     async def settle(self) -> Sequence[RefusedRow]:
         await self.flush()
         refused, self._refused = self._refused, []
         return refused
 
-    async def _send_held(self, *, whole_only: bool) -> None:
+    def _cut(self, *, whole_only: bool) -> None:
+        """Make requests of the rows that are held."""
         if not self._rows:
             return
         size = self._config.batch_size
         frame = pl.concat(self._held)
         whole = frame.height - frame.height % size if whole_only else frame.height
         rest = frame.slice(whole)
-        for part in frame.head(whole).iter_slices(size):
-            await self._send(part)
+        self._requests.extend((part, _new_key()) for part in frame.head(whole).iter_slices(size))
         self._held, self._rows = [rest] if rest.height else [], rest.height
 
-    async def _send(self, rows: pl.DataFrame) -> None:
+    async def _send_all(self) -> None:
+        """Send the requests in order. One that fails stays the first, with its key."""
+        while self._requests:
+            rows, key = self._requests[0]
+            halves = await self._send(rows, key)
+            self._requests.popleft()
+            self.progress += 1
+            self._requests.extendleft((half, _new_key()) for half in reversed(halves))
+
+    async def _send(self, rows: pl.DataFrame, key: str) -> Sequence[pl.DataFrame]:
+        """Send a request; where some of its rows are refused, give the halves to send instead."""
         config = self._config
         content, kind = self._body(rows)
-        answer = await self._client.ask(
-            config.method, config.url, content=content, headers={"Content-Type": kind}
-        )
+        headers = {"Content-Type": kind, "Idempotency-Key": key}
+        answer = await self._client.ask(config.method, config.url, content=content, headers=headers)
         if answer.status_code < 300:
-            return
+            return ()
         if answer.status_code not in _ABOUT_ROWS:
             raise _unwilling(answer, config.url)
         if not self._context.sift:
@@ -116,10 +137,9 @@ class WebhookWriter(Writer):
         if rows.height == 1:
             row = rows.row(0, named=True)
             self._refused.append(RefusedRow(row, "E0510", _why(answer, config.url)))
-            return
+            return ()
         half = rows.height // 2
-        await self._send(rows.head(half))
-        await self._send(rows.slice(half))
+        return rows.head(half), rows.slice(half)
 
     def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:
         lines = NdjsonText().rows(rows)
@@ -143,6 +163,10 @@ class WebhookWriter(Writer):
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _new_key() -> str:
+    return str(uuid.uuid4())
 
 
 def _why(answer: httpx.Response, url: str) -> str:

@@ -25,6 +25,7 @@ from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 from dataflare.model.types import Schema
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
+_WAITS_MAX = 8
 _SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -127,7 +128,7 @@ enriched:
         return _Live(self._client(), self.config, tuple(keys), schema)
 
     def _client(self) -> HttpClient:
-        return HttpClient(self.config, self.context.step, sleep=self.sleep)
+        return HttpClient(self.config, self.context.step, sleep=self.sleep, waits_max=_WAITS_MAX)
 
 
 class _Live(KeyedLookup):

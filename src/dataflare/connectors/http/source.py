@@ -192,6 +192,8 @@ def _kind(value: Any) -> str:
 class PageReader(ChunkReader):
     """Asks for one page ahead of what was let out."""
 
+    resumes = True
+
     def __init__(
         self, client: HttpClient, config: HttpSourceConfig, plan: NdjsonPlan, place: Place | None,
         step: str,
