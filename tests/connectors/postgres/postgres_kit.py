@@ -203,4 +203,5 @@ class Step:
         """The connection breaks, and nobody has noticed yet."""
         session = self.writer._session  # type: ignore[attr-defined]
         if session._store is not None:
+            session._store._sender.stop()
             session._store._db.pgconn.finish()

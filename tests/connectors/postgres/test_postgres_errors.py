@@ -16,7 +16,7 @@ from postgres_kit import Database, batch, drain, run
 from servers.postgres import PASSWORD, server
 
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import translated
+from dataflare.connectors.postgres.errors import postgres_errors, translated
 from dataflare.errors import ConfigError, DataError, DataFlareError, Retry, SystemError_, render
 from dataflare.model.types import Schema
 from dataflare.sdk import registry
@@ -280,6 +280,7 @@ def _stated(state: str) -> psycopg.Error:
         "[libpq] Execution error [PGRES_FATAL_ERROR]: FATAL:  terminating connection due to administrator "
         "command",
         'connection to server at "h", port 1 failed: FATAL:  something in another language',
+        "[libpq] Execution error [PGRES_FATAL_ERROR]: ERROR:  lost connection to parallel worker",
         "[libpq] Failed to execute query 'COPY (...) TO STDOUT': FATAL:  postmaster exited during a parallel "
         "transaction",
     ],
@@ -287,6 +288,18 @@ def _stated(state: str) -> psycopg.Error:
 def test_a_connection_that_breaks_is_worth_making_again(text):
     found = translated(psycopg.OperationalError(text), "h:1/d", "table 't'")
     assert (found.code, found.retry) == ("E0607", Retry.LATER)
+
+
+def test_an_error_in_the_middle_of_a_result_may_come_from_arrow():
+    pyarrow = pytest.importorskip("pyarrow")
+    text = (
+        "[libpq] Execution error [PGRES_FATAL_ERROR]: ERROR:  lost connection to parallel worker\n"
+    )
+    with pytest.raises(SystemError_) as caught, postgres_errors("h:1/d", "table 't'"):
+        raise pyarrow.ArrowInvalid(text)
+    assert (caught.value.code, caught.value.retry) == ("E0607", Retry.LATER)
+    with pytest.raises(ValueError, match="ours"), postgres_errors("h:1/d", "table 't'"):
+        raise ValueError("ours")
 
 
 def test_what_nobody_has_heard_of_is_still_ours():

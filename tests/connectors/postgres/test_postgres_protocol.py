@@ -424,3 +424,52 @@ def test_the_frame_that_was_written_is_what_the_redo_file_holds(database):
         step.die()
 
     run(go())
+
+
+def test_an_error_of_rows_under_way_names_their_row_and_step(database):
+    """They are sent while those of another step are encoded, and the other step may hear of it first."""
+    database.execute("create table a (id bigint check (id <> 7))", "create table b (id bigint)")
+    schema = Schema.of({"id": "int64"})
+
+    async def go():
+        to_a = await database.step(schema, step="a", table="a", batch_size=1).start()
+        to_b = await database.step(schema, step="b", table="b", batch_size=1).start()
+
+        async def write() -> None:
+            for first in range(0, 100, 5):
+                for step in (to_a, to_b):
+                    await step.writer.write_batch(batch([{"id": first + i} for i in range(5)]))
+
+        with pytest.raises(DataError) as caught:
+            await write()
+        assert caught.value.step == "a"
+        assert "the row: id = 7" in caught.value.notes
+        to_a.die()
+
+    run(go())
+    assert database.rows("select (select count(*) from a), (select count(*) from b)") == [(0, 0)]
+
+
+def test_a_step_that_may_leave_rows_out_shares_the_connection_with_one_that_may_not(database):
+    database.execute(
+        "create table a (id bigint check (id % 50 <> 7))", "create table b (id bigint)"
+    )
+    schema = Schema.of({"id": "int64"})
+
+    async def go():
+        to_a = await database.step(schema, step="a", table="a", batch_size=1, sift=True).start()
+        to_b = await database.step(schema, step="b", table="b", batch_size=1).start()
+        for first in range(0, 1_000, 50):
+            for step in (to_b, to_a):
+                await step.writer.write_batch(batch([{"id": first + i} for i in range(50)]))
+        assert len(await to_a.writer.settle()) == 20
+        made = [await step.prepare(1) for step in (to_a, to_b)]
+        for step, each in zip((to_a, to_b), made, strict=True):
+            await step.commit(1, [each])
+        await to_a.close()
+        await to_b.close()
+
+    run(go())
+    assert database.rows("select (select count(*) from a), (select count(*) from b)") == [
+        (980, 1_000)
+    ]

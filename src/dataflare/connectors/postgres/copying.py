@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from dataflare.connectors.postgres.errors import said
 from dataflare.connectors.postgres.rules import checks, is_orphan
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql.names import listed
-from dataflare.connectors.sql.refusals import Pace, Refusal, sift
-from dataflare.errors import DataError
+from dataflare.connectors.sql.refusals import Pace, Refusal, sift, with_row
+from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import DataType
 
 _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
@@ -41,9 +42,12 @@ class Copier:
         return encoded(rows.select(list(self.types)), self.types, self.targets)
 
     def send(self, cells: pl.DataFrame) -> None:
+        self.send_bytes(csv_bytes(cells))
+
+    def send_bytes(self, data: memoryview) -> None:
         statement = f"copy {self.place} ({listed(self.types)}) from stdin (format csv)"
         with self.errors(), self.db.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.write(csv_bytes(cells))
+            copy.write(data)
 
     def sift(self, rows: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
         """Send rows but for those that are refused. Returns these, and the cells of those among them
@@ -92,6 +96,61 @@ class Copier:
             raise
         with self.errors():
             self.db.execute(f"release {_SAVEPOINT}")
+
+
+class Sender:
+    """One thread that sends rows while the next ones are encoded. Nobody else may use the connection
+    before `drain`."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._flying: Future[None] | None = None
+
+    def send(self, copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
+        """Raises what is wrong with rows before these, maybe those of another step. names: of the columns
+        that tell, in an error, which row it is about."""
+        cells = copier.encode(rows)
+        data = csv_bytes(cells)
+        self.drain()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "dataflare-postgres-copy")
+        self._flying = self._thread.submit(_send, copier, rows, cells, data, names, step)
+
+    def drain(self) -> None:
+        """Wait for the rows that are under way. Raises what the server says to them, once."""
+        flying, self._flying = self._flying, None
+        if flying is not None:
+            flying.result()
+
+    def stop(self) -> None:
+        """Never raises: who stops has given the rows up."""
+        flying, self._flying = self._flying, None
+        if flying is not None:
+            flying.exception()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+
+def _send(
+    copier: Copier,
+    rows: pl.DataFrame,
+    cells: pl.DataFrame,
+    data: memoryview,
+    names: Sequence[str],
+    step: str,
+) -> None:
+    try:
+        copier.send_bytes(data)
+    except DataError as error:
+        at = row_of(error, cells)
+        if at is not None:
+            row = rows.row(at, named=True)
+            told = with_row(error, row, [name for name in names if name in row])
+            raise told.at(step=step) from error.__cause__
+        raise error.at(step=step) from error.__cause__
+    except DataFlareError as error:
+        raise error.at(step=step) from error.__cause__
 
 
 @dataclass

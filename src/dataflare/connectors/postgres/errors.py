@@ -31,14 +31,13 @@ _LOST = (
     "Connection reset", "the database system is", "No route to host", "consuming input failed",
     "sending query failed", "sending data failed", "connection timeout", "Network is unreachable",
     "SSL SYSCALL error", "unexpected message from server", "lost synchronization", "SSL exchange",
-    "postmaster exited", "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
+    "postmaster exited", "lost connection to parallel worker", "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
 )  # fmt: skip
 # The driver drops the SQLSTATE of what fails in the middle of a result.
 _STATE_OF_TEXT = {
     "canceling statement due to": "57014",
     "No space left on device": "53100",
     "terminating connection due to": "57P01",
-    "postmaster exited during a parallel transaction": "57P01",
     "canceling statement due to conflict with recovery": "40001",
     "permission denied": "42501",
     "out of memory": "53200",
@@ -204,6 +203,10 @@ def postgres_errors(server: str, what: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
+        raise translated(error, server, what) from error
+    except ValueError as error:  # ArrowInvalid: an error of the driver in the middle of a result
+        if "[libpq]" not in str(error):
+            raise
         raise translated(error, server, what) from error
 
 

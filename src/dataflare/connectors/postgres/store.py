@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import polars as pl
 import psycopg
@@ -19,7 +20,7 @@ import psycopg
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.copying import Copier, Orphans, row_of
+from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
 from dataflare.connectors.postgres.errors import said
 from dataflare.connectors.postgres.markers import MAKING, Markers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
@@ -27,7 +28,7 @@ from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql.fold import appended, fold, refuse_null_keys
 from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Pace, Refusal, with_row
+from dataflare.connectors.sql.refusals import Pace, Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
@@ -59,6 +60,12 @@ class PostgresStore(Markers):
         self._refused: dict[str, list[Refusal]] = {}
         self._orphans: dict[str, list[Orphans]] = {}
         self._stages = 0
+        self._sender = Sender()
+
+    def _errors(self, what: str) -> Any:
+        """For whatever is done with the connection: the rows under way come first."""
+        self._sender.drain()
+        return super()._errors(what)
 
     def begin(self) -> None:
         with self._errors("beginning"):
@@ -77,6 +84,7 @@ class PostgresStore(Markers):
     def rollback(self) -> None:
         """Never raises."""
         self._forget()
+        self._sender.stop()
         try:
             self._db.execute("rollback")
         except Exception:  # the connection is gone, and the transaction with it
@@ -88,6 +96,7 @@ class PostgresStore(Markers):
 
     def close(self) -> None:
         """Never raises."""
+        self._sender.stop()
         try:
             self._db.close()
         except Exception:
@@ -175,7 +184,7 @@ class PostgresStore(Markers):
         )
 
     def copy(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
-        """Take rows. rows_before: what the run had written before this epoch. first: the number of the
+        """Take rows; what the server says to them, a later call may raise. rows_before: what the run had written before this epoch. first: the number of the
         first row in the epoch. Where refused rows may be left out, `refused` has them."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
@@ -256,10 +265,11 @@ class PostgresStore(Markers):
         numbers: pl.Series,
     ) -> None:
         target = ready.target
-        errors = partial(self._errors, f"table '{target.table}'")
+        errors = partial(super()._errors, f"table '{target.table}'")
         targets: dict[str, PgType] = {n: c.type for n, c in ready.into.columns.items()}
         copier = Copier(self._db, errors, place, types, targets, ready.deferred)
         if target.sift:
+            self._sender.drain()
             found, cells = copier.sift(rows, ready.pace)
             refused = [Refusal(numbers[each.row], each.error) for each in found]
             self._refused.setdefault(target.step, []).extend(refused)
@@ -267,15 +277,8 @@ class PostgresStore(Markers):
                 lone = [each for each in refused if is_orphan(each.error)]
                 self._orphans.setdefault(target.step, []).append(Orphans(copier, cells, lone))
             return
-        cells = copier.encode(rows)
-        try:
-            copier.send(cells)
-        except DataError as error:
-            at = row_of(error, cells)
-            if at is None:
-                raise
-            row = rows.select(n for n in rows.columns if n in target.schema).row(at, named=True)
-            raise with_row(error, row, target.key) from error.__cause__
+        names = target.key or target.schema.names[:3]
+        self._sender.send(copier, rows, names, target.step)
 
     def settle(self, target: Target, *, final: bool) -> None:
         """Bring all rows of the epoch where they belong, and find out every refusal."""
@@ -297,6 +300,7 @@ class PostgresStore(Markers):
     def _send_orphans(self, step: str) -> None:
         """The rows that they lacked may have come after them."""
         waiting = self._orphans.pop(step, [])
+        self._sender.drain()
         lone = {refusal.row for orphans in waiting for refusal in orphans.refusals}
         while any(orphans.again() for orphans in waiting if orphans.refusals):
             pass
