@@ -156,21 +156,33 @@ class CsvPlan:
         texts = self.dialect.scan(data, schema).select(c.name for c in self._read).collect()
         if not self._read:
             texts = pl.DataFrame(height=len(kept))
-        texts = texts.with_columns(kept.cast(pl.Int64).alias(_ROW))
-        typed = texts.with_columns(loose(column) for column in self._read)
-        failed = pl.repeat(False, texts.height, eager=True)
-        for column in self._read:
-            text = texts[column.name]
-            missed = typed[column.name].is_null() & text.is_not_null()
-            if not column.type.is_text:
-                missed &= (text != "").fill_null(False)
-            for row, value in zip(texts[_ROW].filter(missed), text.filter(missed), strict=True):
-                bad.setdefault(row, ("E0501", misfit(column.name, column.type, value)))
-            failed |= missed
-        return typed.filter(~failed)
+        rows = kept.cast(pl.Int64).alias(_ROW)
+        misses = [_missed(column).alias(column.name) for column in self._read]
+        missed = texts.select(misses) if misses else texts
+        failed = missed.select(pl.any_horizontal(pl.lit(False), pl.all())).to_series()
+        found = zip(
+            rows.filter(failed),
+            texts.filter(failed).rows(),
+            missed.filter(failed).rows(),
+            strict=True,
+        )
+        for row, values, is_missed in found:
+            for column, value, miss in zip(self._read, values, is_missed, strict=True):
+                if miss:
+                    bad.setdefault(row, ("E0501", misfit(column.name, column.type, value)))
+                    break
+        typed = texts.select(loose(column) for column in self._read) if misses else texts
+        return typed.with_columns(rows).filter(~failed)
 
 
 _ROW = "__dataflare_row"
+
+
+def _missed(column: TextColumn) -> pl.Expr:
+    """Whether a field has text that does not fit its column."""
+    text = pl.col(column.name)
+    has_text = text.is_not_null() if column.type.is_text else (text != "").fill_null(False)
+    return has_text & loose(column).is_null()
 
 
 def _is_clean(data: bytes) -> bool:
