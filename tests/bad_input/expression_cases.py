@@ -324,7 +324,7 @@ error[E0204]: string has no field 'code', only a struct has fields (step 'keep')
         status=1,
         files=NUMBERS,
         says="""\
-error[E0511]: step 'more': x: id % n: division by zero (in.csv line 3)
+error[E0519]: step 'more': x: id % n: division by zero (in.csv line 3)
  --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "id % n"}}
@@ -339,7 +339,7 @@ error[E0511]: step 'more': x: id % n: division by zero (in.csv line 3)
         status=1,
         files=NUMBERS,
         says="""\
-error[E0510]: step 'more': x: id * 9223372036854775807: a number does not fit its type (overflow) (in.csv line 3)
+error[E0518]: step 'more': x: id * 9223372036854775807: a number does not fit its type (overflow) (in.csv line 3)
  --> w.yaml:6:27
   |
 6 |     config: {derive: {x: "id * 9223372036854775807"}}

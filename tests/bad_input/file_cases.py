@@ -182,6 +182,7 @@ error[E0507]: in.csv is empty: it has no header line (step 'a')
   |
 4 |     config: {path: in.csv}
   |                    ^^^^^^
+   = help: write the header line, or leave the file out of 'path'
 """,
     ),
     Case(

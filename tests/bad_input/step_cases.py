@@ -140,6 +140,7 @@ error[E0311]: step 's' gives the column 'id' twice
   |
 6 |     config: {rename: {land: id}}
   |                             ^^
+   = help: choose another name, or rename the column that has this one too
 """,
     ),
     Case(
@@ -166,6 +167,7 @@ error[E0405]: step 's' leaves no column
   |
 7 |     type: map
   |           ^^^
+   = help: list at least one in 'select', or 'drop' fewer
 """,
     ),
     Case(
@@ -187,7 +189,7 @@ error[E0204]: a condition is expected, this is int64 (step 's')
         status=1,
         files=ROWS,
         says="""\
-error[E0511]: step 's': rule 'known land': land <> 'XX': the row breaks the rule (in.csv line 4)
+error[E0540]: step 's': rule 'known land': land <> 'XX': the row breaks the rule (in.csv line 4)
  --> w.yaml:6:29
   |
 6 |     config: {rules: [{name: known land, expect: land <> 'XX', on_fail: fail}]}
@@ -282,7 +284,7 @@ error[E0203]: unknown column 'lnad' in step 's'
         status=1,
         files=ROWS,
         says="""\
-error[E0512]: step 's': parse land as json: the text does not parse (in.csv line 2)
+error[E0541]: step 's': parse land as json: the text does not parse (in.csv line 2)
  --> w.yaml:7:11
   |
 7 |     type: parse
@@ -297,7 +299,7 @@ error[E0512]: step 's': parse land as json: the text does not parse (in.csv line
         status=1,
         files=LANDS | {"lands.csv": "code,name\nDE,Germany\nFR,France\n"},
         says="""\
-error[E0513]: step 's': land in lands: the table has no row for the key (in.csv line 4)
+error[E0542]: step 's': land in lands: the table has no row for the key (in.csv line 4)
  --> w.yaml:7:11
   |
 7 |     type: lookup
@@ -312,7 +314,7 @@ error[E0513]: step 's': land in lands: the table has no row for the key (in.csv 
         status=1,
         files=LANDS,
         says="""\
-error[E0514]: step 's': land in lands: the table has several rows for the key (in.csv line 3)
+error[E0543]: step 's': land in lands: the table has several rows for the key (in.csv line 3)
  --> w.yaml:7:11
   |
 7 |     type: lookup
@@ -413,7 +415,7 @@ error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has 
   |
 6 |     config: {function: 'steps:nowhere'}
   |                         ^^^^^^^^^^^^^
-   = help: write "package.module:function"; the workflow's own folder is searched first
+   = help: define 'nowhere' in steps, or name another function of it
 """,
     ),
     Case(
@@ -426,6 +428,7 @@ error[E0408]: 'steps:NUMBER' is not a function (step 's')
   |
 6 |     config: {function: 'steps:NUMBER'}
   |                         ^^^^^^^^^^^^
+   = help: name a function, or another thing that can be called
 """,
     ),
     Case(
@@ -442,6 +445,19 @@ error[E0408]: cannot import 'steps.raises': ModuleNotFoundError: No module named
 """,
     ),
     Case(
+        "a python module that imports what is not installed",
+        through("python", "function: 'needy:f'"),
+        files=ROWS | {"needy.py": "import nowhere_to_be_found\n"},
+        says="""\
+error[E0408]: cannot import 'needy:f': ModuleNotFoundError: No module named 'nowhere_to_be_found' (step 's')
+ --> w.yaml:6:25
+  |
+6 |     config: {function: 'needy:f'}
+  |                         ^^^^^^^
+   = help: 'needy' imports 'nowhere_to_be_found': install it where dataflare runs
+""",
+    ),
+    Case(
         "a python module that does not compile",
         through("python", "function: 'broken_module:f'"),
         files=ROWS | {"broken_module.py": "def f(:\n"},
@@ -451,7 +467,7 @@ error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (brok
   |
 6 |     config: {function: 'broken_module:f'}
   |                         ^^^^^^^^^^^^^^^
-   = help: write "package.module:function"; the workflow's own folder is searched first
+   = help: mend broken_module: it raises this when it is imported
 """,
     ),
     Case(

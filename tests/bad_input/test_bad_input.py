@@ -83,7 +83,7 @@ def test_a_failed_run_answers_in_json_too(
     assert steady(err) == case.says
     answer = json.loads(out)
     assert answer["status"] == "failed"
-    assert answer["error"]["code"] == "E0511"
+    assert answer["error"]["code"] == "E0519"
     assert answer["error"]["step"] == "more"
 
 

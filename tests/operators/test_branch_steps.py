@@ -152,7 +152,7 @@ def test_a_rule_that_says_fail_fails_the_run_whatever_the_step_says():
         "[{name: big, expect: n > 1, on_fail: fail}]}, error_handling: {on_error: skip}}",
         s=ROWS,
     )
-    assert error.code == "E0511"
+    assert error.code == "E0540"
     assert "rule 'big': n > 1" in error.message
 
 

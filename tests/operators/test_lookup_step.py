@@ -78,7 +78,7 @@ def test_several_rows_for_a_key_fail_the_row():
         s=ORDERS,
         t=TWICE,
     )
-    assert error.code == "E0514"
+    assert error.code == "E0543"
     assert found("mapping: {key: cust, fields: [name]}, on_many: fail", TWICE[1:])[3][2] == "Bob"
 
 
@@ -90,7 +90,7 @@ def test_a_miss_fails_the_run_where_the_step_says_so(many: str):
         s=ORDERS,
         t=CUSTOMERS,
     )
-    assert error.code == "E0513"
+    assert error.code == "E0542"
 
 
 def test_a_row_that_failed_before_stays_one_row():

@@ -17,7 +17,6 @@ from dataflare.connectors import memory
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.testing import (
     DESTINATION_LAWS,
-    ContractBroken,
     check_destination,
     destination_of,
 )
@@ -131,23 +130,10 @@ def empty_memory() -> Iterator[None]:
     memory.clear()
 
 
-FENCED = "an_older_attempt_is_fenced"
-GAPS = {
-    (kind.name, FENCED): "it is not told: what it staged is gone, or it is the newer one's by then"
-    for kind in KINDS
-    if kind.type in ("file", "memory")
-}
-"""What is not kept yet. Each entry fails as soon as it is."""
-
-
 def cases() -> Iterator[Any]:
     for kind in KINDS:
         for law in DESTINATION_LAWS:
-            gap = GAPS.get((kind.name, law))
-            marks = (
-                [pytest.mark.xfail(reason=gap, raises=ContractBroken, strict=True)] if gap else []
-            )
-            yield pytest.param(kind, law, marks=marks, id=f"{kind.name}-{law}")
+            yield pytest.param(kind, law, id=f"{kind.name}-{law}")
 
 
 @pytest.mark.parametrize(("kind", "law"), list(cases()))
@@ -157,4 +143,4 @@ def test_a_built_in_destination_keeps_the_contract(kind: Kind, law: str, tmp_pat
 
 def test_the_whole_suite_in_a_line(tmp_path: Path):
     kind = KINDS[5]
-    asyncio.run(check_destination(kind.make, kind.read, tmp_path, skip=[FENCED]))
+    asyncio.run(check_destination(kind.make, kind.read, tmp_path))

@@ -30,8 +30,8 @@ destinations:
         ("a", ConfigError("a csv file has no columns"), "4:11"),
         ("a", SystemError_("the disk is full", code="E0603"), "5:20"),
         ("a", ConfigError("the file metadata/in.csvx is odd"), "4:11"),
-        ("m", DataError("step 'm': x: id % 2: division by zero (in.csv line 3)", code="E0511"), "7:53"),
-        ("m", DataError("the row is odd", code="E0511"), "7:13"),
+        ("m", DataError("step 'm': x: id % 2: division by zero (in.csv line 3)", code="E0519"), "7:53"),
+        ("m", DataError("the row is odd", code="E0540"), "7:13"),
         ("z", ConfigError("nothing is known of it"), "9:13"),
     ],
 )  # fmt: skip

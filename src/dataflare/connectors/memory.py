@@ -47,9 +47,11 @@ OPERATION_COLUMN = "_op"
 
 @dataclass
 class _Ledger:
-    """What one step of one lineage did here. staged: rows by epoch and subtask."""
+    """What one step of one lineage did here. attempt: the newest that began. staged: rows by epoch
+    and subtask."""
 
     marker: Marker | None = None
+    attempt: int = 0
     staged: dict[int, dict[int, list[pl.DataFrame]]] = field(default_factory=dict)
 
 
@@ -265,18 +267,16 @@ class MemoryCommitter(Committer):
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         with _lock:
+            self._refuse_fenced()
+            self._ledger.attempt = self._context.attempt
             for other in [staged for staged in self._ledger.staged if staged > epoch]:
                 del self._ledger.staged[other]
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         with _lock:
+            self._refuse_fenced()
+            self._ledger.attempt = self._context.attempt
             marker = self._ledger.marker
-            if marker is not None and marker.attempt > self._context.attempt:
-                raise RunError(
-                    f"a newer attempt of this run writes to '{self._context.step}'",
-                    code="E0804",
-                    step=self._context.step,
-                )
             if marker is not None and marker.epoch >= epoch.number:
                 return
             staged = self._ledger.staged.pop(epoch.number, {})
@@ -285,6 +285,16 @@ class MemoryCommitter(Committer):
                 self._store.frames.extend(staged.get(each.subtask, ()))
             self._ledger.marker = Marker(
                 epoch.number, self._context.attempt, epoch.manifest, can_rewind=False
+            )
+
+    def _refuse_fenced(self) -> None:
+        if self._ledger.attempt > self._context.attempt:
+            raise RunError(
+                f"step '{self._context.step}' is fenced: attempt {self._ledger.attempt} of this run "
+                f"has taken over from attempt {self._context.attempt}",
+                code="E0804",
+                step=self._context.step,
+                help="let the newer attempt go on; this one has nothing left to do",
             )
 
     def _check(

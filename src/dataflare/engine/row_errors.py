@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from dataflare.sdk.source import BadRow
 
 _KINDS = {
-    RULE_BROKEN: ("E0511", "the row breaks the rule"),
-    UNPARSED: ("E0512", "the text does not parse"),
-    MISSED: ("E0513", "the table has no row for the key"),
-    MANY: ("E0514", "the table has several rows for the key"),
+    RULE_BROKEN: ("E0540", "the row breaks the rule"),
+    UNPARSED: ("E0541", "the text does not parse"),
+    MISSED: ("E0542", "the table has no row for the key"),
+    MANY: ("E0543", "the table has several rows for the key"),
 }
 
 _SKIP = "set error_handling: {on_error: skip}"

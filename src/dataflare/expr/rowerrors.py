@@ -15,8 +15,8 @@ ENCODING = 7
 LENGTH = 8
 
 _TEXTS = {
-    OVERFLOW: ("E0510", "a number does not fit its type (overflow)"),
-    DIVISION_BY_ZERO: ("E0511", "division by zero"),
+    OVERFLOW: ("E0518", "a number does not fit its type (overflow)"),
+    DIVISION_BY_ZERO: ("E0519", "division by zero"),
     CAST: ("E0512", "a value does not fit the type it is cast to"),
     JSON: ("E0513", "the text is not valid JSON"),
     DOMAIN: ("E0514", "an argument is outside of what the function is defined for"),

@@ -42,7 +42,11 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
                 else "set 'encoding' to the encoding of the file, such as latin-1",
             ) from error
         return _unique(names), start + record.end
-    raise DataError(f"{path} is empty: it has no header line", code="E0507")
+    raise DataError(
+        f"{path} is empty: it has no header line",
+        code="E0507",
+        help="write the header line, or leave the file out of 'path'",
+    )
 
 
 def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
@@ -50,7 +54,9 @@ def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
     start = len(BOM) if data.startswith(BOM) else 0
     for record in scan_records(data[start:], dialect.delimiter, dialect.quote):
         return record.fields, start
-    raise DataError(f"{path} is empty", code="E0507")
+    raise DataError(
+        f"{path} is empty", code="E0507", help="put rows into it, or leave it out of 'path'"
+    )
 
 
 def types_of(

@@ -56,7 +56,12 @@ config:
                 operators.append(operator)
                 schema = operator.output_schema(schema)
         if not len(schema):
-            raise ConfigError(f"step '{step}' leaves no column", code="E0405", step=step)
+            raise ConfigError(
+                f"step '{step}' leaves no column",
+                code="E0405",
+                step=step,
+                help="list at least one in 'select', or 'drop' fewer",
+            )
         return Bound(outputs={None: schema}, operators=tuple(operators))
 
 
@@ -77,7 +82,11 @@ def _renamed(step: str, config: MapConfig, schema: Schema) -> Select | None:
     not_reserved(step, config.rename.values())
     pairs = [(config.rename.get(name, name), name) for name in schema.names]
     unmoved = [new for new, old in pairs if new == old]
-    no_doubles(step, [*unmoved, *(new for new, old in pairs if new != old)])
+    no_doubles(
+        step,
+        [*unmoved, *(new for new, old in pairs if new != old)],
+        "choose another name, or rename the column that has this one too",
+    )
     return Select(step, tuple((str(new), old) for new, old in pairs))
 
 
@@ -103,5 +112,5 @@ def _selected(step: str, config: MapConfig, schema: Schema) -> Select | None:
     if config.select is None:
         return None
     known_columns(step, config.select, schema)
-    no_doubles(step, config.select)
+    no_doubles(step, config.select, "list it once")
     return Select(step, tuple((str(n), str(n)) for n in config.select))

@@ -210,12 +210,28 @@ def load_function(target: str, base: Path) -> Callable[..., Any]:
         raise ConfigError(
             f"cannot import '{target}': {type(error).__name__}: {error}",
             code="E0408",
-            help='write "package.module:function"; the workflow\'s own folder is searched first',
+            help=_import_help(error, module_name, name),
         ) from error
     if not callable(found):
-        raise ConfigError(f"'{target}' is not a function", code="E0408")
+        raise ConfigError(
+            f"'{target}' is not a function",
+            code="E0408",
+            help="name a function, or another thing that can be called",
+        )
     function: Callable[..., Any] = found
     return function
+
+
+def _import_help(error: Exception, module: str, name: str) -> str:
+    """What to do about a function that cannot be imported."""
+    lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+    if lacking and not f"{module}.".startswith(f"{lacking}."):
+        return f"'{module}' imports '{lacking}': install it where dataflare runs"
+    if isinstance(error, ImportError):
+        return 'write "package.module:function"; the workflow\'s own folder is searched first'
+    if isinstance(error, AttributeError) and name:
+        return f"define '{name}' in {module}, or name another function of it"
+    return f"mend {module}: it raises this when it is imported"
 
 
 def _module(name: str, base: Path) -> ModuleType:

@@ -153,9 +153,11 @@ async def start(
 
     def context(subtask: int) -> DestinationContext:
         return DestinationContext(
-            "dst", lineage, attempt, schema, base, subtask=subtask, subtasks=subtasks
+            "dst", lineage, attempt, schema, redo, subtask=subtask, subtasks=subtasks
         )
 
+    redo = base.parent / f"{base.name}.redo"
+    redo.mkdir(exist_ok=True)
     committer = await made.committer(context(0))
     assert await committer.marker() is None
     if recover:

@@ -102,18 +102,18 @@ def test_dying_again_and_again(tmp_path, config):
         made: list[Committable] = []
         for attempt in range(1, 4):
             run = await start(
-                config, tmp_path, SCHEMA, epoch=attempt - 1, restored=made, attempt=attempt
+                config, tmp_path, SCHEMA, epoch=attempt - 1, restored=made, attempt=2 * attempt
             )
             if made:
                 await run.commit(attempt - 1, made)
             await run.write(PARTS[attempt - 1].with_columns(pl.col("id") + 9))
             await run.prepare(attempt)
             again = await start(
-                config, tmp_path, SCHEMA, epoch=attempt - 1, restored=made, attempt=attempt + 10
+                config, tmp_path, SCHEMA, epoch=attempt - 1, restored=made, attempt=2 * attempt + 1
             )
             await again.write(PARTS[attempt - 1])
             made = await again.prepare(attempt, final=attempt == 3)
-        await finish(config, tmp_path, 3, made)
+        await finish(config, tmp_path, 3, made, attempt=9)
 
     asyncio.run(work())
     check(config, tmp_path)

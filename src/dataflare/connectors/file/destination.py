@@ -11,6 +11,7 @@ from typing import Any
 
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
 from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.folder import FolderCommitter, FolderWriter, PartsFolder
 from dataflare.connectors.file.growing import GrowingFile, GrowingParquet, GrowingText
 from dataflare.connectors.file.single_file import (
@@ -188,8 +189,8 @@ archive:
 
     async def committer(self, context: DestinationContext) -> Committer:
         if self.target.is_folder:
-            return FolderCommitter(self._parts(context))
-        return SingleFileCommitter(self._staging(context))
+            return FolderCommitter(self._parts(context), Fence(context))
+        return SingleFileCommitter(self._staging(context), Fence(context))
 
     def _staging(self, context: DestinationContext) -> Staging:
         return Staging(self.target.path, context.lineage8)

@@ -20,6 +20,7 @@ import polars as pl
 
 from dataflare.connectors.file.buffering import BUFFER_BYTES, EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.growing import GrowingFile, sync_folder
 from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.partitions import folder_name
@@ -208,8 +209,8 @@ class FolderWriter(Writer):
 class FolderCommitter(Committer):
     """Publishes parts by renaming them; under overwrite in the last epoch only."""
 
-    def __init__(self, folder: PartsFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: PartsFolder, fence: Fence) -> None:
+        self._folder, self._fence = folder, fence
         self._files = self._rows = self._bytes = 0
 
     async def marker(self) -> Marker | None:
@@ -220,7 +221,7 @@ class FolderCommitter(Committer):
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"):
+        with file_errors(folder.path, "writing"), self._fence.held():
             if folder.staging.is_dir():
                 kept = {folder.staged(n) for n in folder.waiting() if _upto(folder, n, epoch)}
                 kept |= set() if begins else set(folder.staging.glob("base-*"))
@@ -245,7 +246,7 @@ class FolderCommitter(Committer):
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"):
+        with file_errors(folder.path, "writing"), self._fence.held():
             if not folder.overwrite:
                 self._publish([part for c in committables for part in c.data["parts"]])
             elif epoch.final:

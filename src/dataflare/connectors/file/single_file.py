@@ -22,6 +22,7 @@ import polars as pl
 
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.growing import (
     GrowingFile,
     GrowingParquet,
@@ -138,8 +139,8 @@ def _held(path: Path) -> IO[bytes]:
 class SingleFileCommitter(Committer):
     """Cuts the staging file back after a crash; renames it in the last epoch."""
 
-    def __init__(self, staging: Staging) -> None:
-        self._staging = staging
+    def __init__(self, staging: Staging, fence: Fence) -> None:
+        self._staging, self._fence = staging, fence
         self._rows: int | None = None
 
     async def marker(self) -> Marker | None:
@@ -150,7 +151,7 @@ class SingleFileCommitter(Committer):
 
     def _recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         staging = self._staging
-        with file_errors(staging.target, "writing"):
+        with file_errors(staging.target, "writing"), self._fence.held():
             if not epoch or not committables:
                 staging.path.unlink(missing_ok=True)
                 staging.sidecar.unlink(missing_ok=True)
@@ -173,8 +174,12 @@ class SingleFileCommitter(Committer):
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if committables:
             self._rows = committables[0].data["rows"]
-        if epoch.final and committables:
-            await asyncio.to_thread(self._publish, committables[0].data)
+        await asyncio.to_thread(self._commit, epoch, committables)
+
+    def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        with self._fence.held():
+            if epoch.final and committables:
+                self._publish(committables[0].data)
 
     def _publish(self, data: Mapping[str, Any]) -> None:
         staging = self._staging

@@ -146,7 +146,11 @@ def _json_columns(
         ]
         columns = with_contract([*columns, *absent], contract)
     if not columns:
-        raise DataError(f"{path} has no rows to find columns in", code="E0507")
+        raise DataError(
+            f"{path} has no rows to find columns in",
+            code="E0507",
+            help="give the columns in 'schema', or leave the file out of 'path'",
+        )
     return columns
 
 

@@ -47,6 +47,7 @@ def decide(stored: Stored | None, attempt: int, epoch: int, step: str) -> Verdic
             f"from attempt {attempt}",
             code="E0804",
             step=step,
+            help="let the newer attempt go on; this one has nothing left to do",
         )
     return Verdict.DONE if stored.epoch >= epoch else Verdict.APPLY
 

@@ -82,6 +82,10 @@ def sift(
     return refused
 
 
+MEND = "mend the row, or set error_handling: {on_error: dead_letter}, or skip, to go on without it"
+"""What to do about a row that a table refuses."""
+
+
 def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """The rows of a changelog without the first half of each update that keeps its key, so that the
     frame may be cut anywhere: an update that is refused leaves the old row."""
@@ -99,7 +103,7 @@ def with_row(error: DataError, row: Mapping[str, Any], key: Sequence[str]) -> Da
     names = key or [name for name in row if not name.startswith(RESERVED)][:3]
     shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
     notes = [f"the row: {shown}", *error.notes]
-    return DataError(error.message, code=error.code, help=error.help, notes=notes)
+    return DataError(error.message, code=error.code, help=error.help or MEND, notes=notes)
 
 
 def left_out(
