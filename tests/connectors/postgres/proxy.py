@@ -1,0 +1,60 @@
+"""A TCP proxy in front of a server, that answers slowly, hangs, or closes connections in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Proxy:
+    """port: where it listens. delay_s: before each piece that the server sends. closes: how many
+    connections it still breaks, each after `close_after` bytes from the client. going: cleared to hang."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.delay_s = 0.0
+        self.closes, self.close_after, self.closed = 0, 0, 0
+        self.going = threading.Event()
+        self.going.set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.going.set()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            for parts in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pump, args=parts, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                self.going.wait()
+                if not from_client and self.delay_s:
+                    time.sleep(self.delay_s)
+                passed += len(data)
+                if from_client and passed > self.close_after and self._may_close():
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _may_close(self) -> bool:
+        with self._lock:
+            if self.closed >= self.closes:
+                return False
+            self.closed += 1
+            return True
