@@ -1,5 +1,5 @@
 """For tests of workflows and plugins: a source with crashes among its rows, faults, a virtual clock,
-and the suites that say what a source, a destination or a stateful step must keep.
+and the suites that say what a source, a destination, a keyed lookup or a stateful step must keep.
 
 Never used by a run outside of tests. Stands beside the ladder: it leans on any room, and no room
 leans on it.
@@ -13,6 +13,7 @@ from dataflare.testing.contract import ContractBroken
 from dataflare.testing.destinations import DESTINATION_LAWS, check_destination
 from dataflare.testing.faults import FlakyStore, disk_faults
 from dataflare.testing.lab import Lab
+from dataflare.testing.lookups import LOOKUP_LAWS, check_lookup
 from dataflare.testing.marks import Checkpoint, Crash, Pause, rows
 from dataflare.testing.processors import PROCESSOR_LAWS, check_processor
 from dataflare.testing.scripted import ScriptedSource
@@ -20,6 +21,7 @@ from dataflare.testing.sources import SOURCE_LAWS, check_source
 
 __all__ = [
     "DESTINATION_LAWS",
+    "LOOKUP_LAWS",
     "PROCESSOR_LAWS",
     "SOURCE_LAWS",
     "Checkpoint",
@@ -31,6 +33,7 @@ __all__ = [
     "ScriptedSource",
     "VirtualClock",
     "check_destination",
+    "check_lookup",
     "check_processor",
     "check_source",
     "description",

@@ -21,10 +21,11 @@ from dataflare.operators.base import (
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind
 
-_Connector = TypeVar("_Connector", SourceConnector, DestinationConnector)
+_Connector = TypeVar("_Connector", SourceConnector, DestinationConnector, LookupConnector)
 
 
 def description(

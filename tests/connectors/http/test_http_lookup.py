@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import polars as pl
 import pytest
 from http_kit import out, run
 from servers.web import Answer, Asked, http_server, silent_server
+
+from dataflare.connectors.http.lookup import HttpLookup
+from dataflare.testing import check_lookup, description
 
 ROWS = [
     {"id": 1, "customer": "a/b"},
@@ -171,3 +176,14 @@ def test_without_braces_the_api_is_read_whole(tmp_path: Path) -> None:
         ran = run(tmp_path, flow({"url": server.url}))
     assert ran.status == 0, ran.errors
     assert [row["name"] for row in out(tmp_path)] == [None, "U", None, None]
+
+
+def test_the_contract_of_lookups_is_kept(tmp_path: Path) -> None:
+    def found(asked: Asked) -> Answer:
+        number = int(asked.path[1:])
+        return Answer({"name": f"n{number}"}) if number % 2 else Answer(None, 404)
+
+    with http_server(found) as server:
+        config = {"url": server.url + "/{id}", "schema": {"name": "string"}}
+        keys = pl.DataFrame({"id": range(12)})
+        asyncio.run(check_lookup(description(HttpLookup, config, base=tmp_path), keys))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import polars as pl
 import pytest
 from servers.redis import PASSWORD, RedisServer
 
+from dataflare.connectors.redis.lookup import RedisLookup
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs import Progress, RunOptions, RunResult, run
 from dataflare.jobs.inspect import inspect
 from dataflare.sdk import registry
+from dataflare.testing import check_lookup, description
 from dataflare.workflow.load import load_text
 
 FLOW = """\
@@ -113,6 +117,27 @@ def test_a_missing_key_may_become_a_dead_letter(server: RedisServer, tmp_path: P
     assert [row["id"] for row in out(tmp_path)] == [1, 4]
     assert result.steps["named"]["dead_letters"] == 2
     assert (result.steps["named"]["rows_in"], result.steps["named"]["rows_out"]) == (4, 2)
+
+
+@pytest.mark.parametrize("structure", ["hash", "json"])
+def test_the_contract_of_lookups_is_kept(
+    server: RedisServer, tmp_path: Path, structure: str
+) -> None:
+    with server.client() as client:
+        for key in range(0, 20, 2):
+            values = {"name": f"n{key}", "priority": key}
+            if structure == "json":
+                client.set(f"k:{key}:x", json.dumps(values))
+            else:
+                client.hset(f"k:{key}:x", mapping=values)
+    config = {
+        "connection": server.url,
+        "key_prefix": "k:",
+        "structure": structure,
+        "schema": {"priority": "int64", "name": "string"},
+    }
+    keys = pl.DataFrame({"id": range(20), "part": ["x"] * 20})
+    asyncio.run(check_lookup(description(RedisLookup, config, base=tmp_path), keys))
 
 
 def commands(server: RedisServer) -> int:
