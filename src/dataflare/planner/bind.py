@@ -322,8 +322,7 @@ class _Binder:
         connector = class_(made, ConnectorContext(step.name, self.workflow.base, self.policy))
         if not self.offline:
             await self.retries.of(step.name).call(connector.validate)
-        shown = f"{class_.type} by key"
-        self.tables[step.name] = LookupTable(step.name, connector, Schema(()), shown)
+        self.tables[step.name] = LookupTable(step.name, connector, Schema(()), class_.type)
 
     def _schema_of(self, ref: Any) -> Schema | None:
         outputs = self.known.get(ref.step)
