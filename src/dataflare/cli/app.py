@@ -16,6 +16,7 @@ from dataflare.cli import (
     check,
     checkpoints,
     connectors,
+    convert,
     dlq,
     functions,
     init,
@@ -54,6 +55,7 @@ app.command("check", rich_help_panel=_RUN)(check.check)
 app.command("plan", rich_help_panel=_RUN)(plan.plan)
 app.command("preview", rich_help_panel=_RUN)(preview.preview)
 app.command("test", rich_help_panel=_RUN)(test.run_tests)
+app.command("convert", rich_help_panel=_RUN)(convert.convert)
 app.command("connectors", rich_help_panel=_LOOK_UP)(connectors.connectors)
 app.command("functions", rich_help_panel=_LOOK_UP)(functions.functions)
 app.command("schema", rich_help_panel=_LOOK_UP)(schema.schema)

@@ -58,6 +58,7 @@ class Stream:
         type: str | type[DestinationConnector],
         /,
         *,
+        also: Sequence[Stream] = (),
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
         on_error: OnError | None = None,
@@ -67,11 +68,12 @@ class Stream:
         """Write the rows to a destination; options are its config.
 
         type: a name that `dataflare connectors` lists, or a connector class of your own, which is
-        registered. config: options whose names this method has itself. Gives the workflow back.
+        registered. also: other streams that go there. config: options whose names this method has
+        itself. Gives the workflow back.
         """
         step = given(description=description, on_error=on_error, error_handling=error_handling)
         self.workflow._connect(
-            "destinations", name, type, {**(config or {}), **options}, step, self
+            "destinations", name, type, {**(config or {}), **options}, step, [self, *also]
         )
         return self.workflow
 

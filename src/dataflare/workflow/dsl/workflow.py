@@ -141,7 +141,7 @@ class Workflow:
             on_error=on_error,
             error_handling=error_handling,
         )
-        self._connect("sources", name, type, {**(config or {}), **options}, step, None)
+        self._connect("sources", name, type, {**(config or {}), **options}, step)
         return Stream(self, name)
 
     def frame(self, name: str, rows: pl.DataFrame | Sequence[pl.DataFrame]) -> Stream:
@@ -167,11 +167,13 @@ class Workflow:
         given: Mapping[str, Sequence[Mapping[str, Any]]],
         expect: Mapping[str, Sequence[Mapping[str, Any]]],
         params: Mapping[str, Any] | None = None,
+        description: str | None = None,
+        ordered: bool | None = None,
     ) -> None:
         """Rows given at sources and rows expected at steps, for `dataflare test`."""
         body: dict[str, Any] = {"name": name, "given": given, "expect": expect}
-        if params is not None:
-            body["params"] = params
+        more = {"params": params, "description": description, "ordered": ordered}
+        body |= {key: value for key, value in more.items() if value is not None}
         site = call_site()
         self._put(self._tree, "tests", [*self._tree.get("tests", ()), written(body, site)], site)
 
@@ -182,13 +184,13 @@ class Workflow:
         connector: Any,
         config: Mapping[str, Any],
         step: dict[str, Any],
-        reads: Stream | None,
+        reads: Sequence[Stream] = (),
     ) -> None:
         if not isinstance(connector, str):
             from dataflare.sdk.registry import register
 
             connector = register(connector).type
-        inputs = {} if reads is None else {"inputs": [reads]}
+        inputs = {"inputs": list(reads)} if reads else {}
         self._add(section, name, {"type": connector, **inputs, "config": config, **step})
 
     def _transform(
@@ -266,11 +268,15 @@ class Workflow:
                     step=name,
                     help="put it into a module of its own, and import it from there",
                 )
-        ordered = {key: self._tree[key] for key in _ORDER if key in self._tree}
-        text = to_yaml({**ordered, **self._tree})
+        text = to_yaml(self.to_tree())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def to_tree(self) -> dict[str, Any]:
+        """The sections as they were written, in the order of a file."""
+        ordered = {key: self._tree[key] for key in _ORDER if key in self._tree}
+        return {**ordered, **self._tree}
 
     def plan(self, params: Mapping[str, Any] | None = None) -> DrawnPlan:
         """What would run: opens sources for their schemas, checks everything, runs nothing."""

@@ -1,0 +1,101 @@
+"""`dataflare convert`: a workflow file as Python, or Python as a workflow file."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflare.cli import common
+from dataflare.cli.usage import bad_usage
+from dataflare.errors import DataFlareError, Spot, WorkflowError
+
+if TYPE_CHECKING:
+    from dataflare.workflow.dsl import Workflow
+
+_RUN_NAME = "__dataflare_convert__"
+
+
+def convert(
+    file: common.File,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="Write there; by default it is printed."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a file that is there.")
+    ] = False,
+) -> int:
+    """Turn a workflow file into Python that builds the same workflow, or such Python into a file.
+
+    A Python file is run to see what it builds; what stands under `if __name__ == "__main__"` is not.
+    Relative paths are kept as they are, so write the result beside the original.
+    """
+    common.require_file(file)
+    if output is not None and output.exists() and not force:
+        raise bad_usage(f"'{output}' is there already: --force writes over it")
+    text = _as_yaml(file) if file.suffix == ".py" else _as_python(file)
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _as_python(file: Path) -> str:
+    from dataflare.workflow.dsl import Workflow
+    from dataflare.workflow.dsl.source_code import to_python
+
+    return to_python(Workflow.from_yaml(file))
+
+
+def _as_yaml(file: Path) -> str:
+    return _built_by(file).to_yaml()
+
+
+def _built_by(file: Path) -> Workflow:
+    """The one workflow among a script's names. Raises WorkflowError (E0126)."""
+    from dataflare.workflow.dsl import Workflow
+
+    sys.path.insert(0, str(file.parent.absolute()))
+    try:
+        names = runpy.run_path(str(file), run_name=_RUN_NAME)
+    except DataFlareError:
+        raise
+    except Exception as error:
+        raise _broken(file, error) from error
+    finally:
+        sys.path.pop(0)
+    found = {id(each): each for each in names.values() if isinstance(each, Workflow)}
+    if len(found) != 1:
+        shown = ", ".join(sorted(each.name for each in found.values()))
+        raise WorkflowError(
+            f"'{file}' builds {len(found)} workflows where one was expected",
+            code="E0126",
+            notes=[f"it builds: {shown}"] if found else [],
+            help="keep the workflow in a variable of the module, outside of any function"
+            if not found
+            else "write each into a file of its own",
+        )
+    return next(iter(found.values()))
+
+
+def _broken(file: Path, error: Exception) -> WorkflowError:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    line = frames[-1].lineno if frames else getattr(error, "lineno", None)
+    spot = None
+    if line:
+        text = file.read_text(encoding="utf-8", errors="replace").splitlines()[line - 1]
+        spot = Spot(str(file), line, len(text) - len(text.lstrip()) + 1, len(text.strip()), text)
+    return WorkflowError(
+        f"'{file}' raised {type(error).__name__}: {error}",
+        code="E0126",
+        spot=spot,
+        help="see that python runs it",
+    )
