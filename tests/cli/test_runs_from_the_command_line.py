@@ -89,6 +89,34 @@ def test_an_interrupt_ends_with_130_and_the_next_run_goes_on(tmp_path: Path) -> 
     assert "resumed from checkpoint" in said
 
 
+def test_a_second_signal_ends_the_run_at_once_even_while_a_step_is_busy(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "busy.py",
+        "import time\n\n\ndef wait(frame):\n    print('busy', flush=True)\n    time.sleep(60)\n",
+    )
+    text = ENDLESS.replace("[numbers]", "[slow]").replace(
+        "destinations:",
+        'transformations:\n  slow: {type: python, inputs: [numbers], config: {function: "busy:wait", '
+        "schema: {id: int64}}}\ndestinations:",
+    )
+    write(tmp_path, "endless.yaml", text)
+    process = subprocess.Popen(
+        command("run", "endless.yaml"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 130
+    process.stdout.close()
+
+
 def test_a_reader_that_goes_away_ends_the_run_without_a_word(tmp_path: Path) -> None:
     for name, text in (
         ("endless", ENDLESS),

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +34,7 @@ from dataflare.errors import (
     SystemError_,
     from_here,
 )
+from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.progress import Progress, Reporter
 from dataflare.jobs.recovery import Recovered, forget, open_committers, recover
 from dataflare.jobs.result import RunResult
@@ -106,7 +104,7 @@ class _Run:
 
     async def run(self) -> RunResult:
         self.stop = asyncio.Event()
-        with self._signals():
+        with interruptible(self._interrupt):
             plan = await plan_async(
                 self.workflow,
                 home=self.options.home,
@@ -421,31 +419,10 @@ class _Run:
         self.unread = True
         self.stop.set()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the run after a checkpoint, the second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        caught = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in caught}
-
-        def on_signal() -> None:
-            if self.interrupted:
-                os._exit(130)
-            self.interrupted = True
-            self.reporter.say("stopping after a checkpoint; once more to stop at once")
-            self.stop.set()
-
-        for number in caught:
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number in caught:
-                loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.reporter.say("stopping after a checkpoint; once more to stop at once")
+        self.stop.set()
 
 
 def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:

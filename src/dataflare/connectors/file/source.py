@@ -10,7 +10,6 @@ import asyncio
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
@@ -103,7 +102,7 @@ orders:
     def _split(self, file: FoundFile, seen: Survey) -> Split:
         data = {
             **seen.facts[file.id],
-            "path": str(file.path),
+            "path": file.id,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
             "format": seen.format,
@@ -119,7 +118,8 @@ orders:
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
         data = split.data
         facts = FileFacts(
-            Path(data["path"]),
+            # Relative to the workflow's folder, so that both may be moved; an older listing is absolute.
+            self.context.base.absolute() / data["path"],
             data["size"],
             data["mtime_ns"],
             data.get("compression", "none"),
