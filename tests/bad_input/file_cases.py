@@ -277,6 +277,20 @@ error[E0508]: in.csv has no column 'idd', which 'schema' names (step 'a')
 """,
     ),
     Case(
+        "a link that leads nowhere",
+        reading("path: in.csv"),
+        status=1,
+        files={"in.csv": lambda path: path.symlink_to("gone.csv")},
+        says="""\
+error[E0601]: no such file: in.csv (step 'a')
+ --> w.yaml:4:20
+  |
+4 |     config: {path: in.csv}
+  |                    ^^^^^^
+   = help: in.csv is a link to gone.csv, which leads nowhere
+""",
+    ),
+    Case(
         "a column named as one of ours",
         reading("path: in.csv"),
         files={"in.csv": "__dataflare_kind,id\n1,2\n"},

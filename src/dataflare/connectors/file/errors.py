@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,12 @@ from dataflare.errors import DataError, DataFlareError, Retry, SystemError_, did
 def missing(path: Path) -> SystemError_:
     """No such file, with the nearest name in its folder."""
     folder = path.parent
+    if path.is_symlink():
+        return SystemError_(
+            f"no such file: {path}",
+            code="E0601",
+            help=f"{path.name} is a link to {os.readlink(path)}, which leads nowhere",
+        )
     try:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
     except OSError:
