@@ -83,7 +83,7 @@ def test_several_objects_of_a_key_follow_on_many(tmp_path: Path) -> None:
     with http_server(lambda asked: Answer([{"name": "x"}, {"name": "y"}])) as server:
         source = {"url": server.url + "/{customer}"}
         failed = run(tmp_path, flow(source))
-        assert failed.code == "E0514"
+        assert failed.code == "E0543"
         ran = run(tmp_path, flow(source, ROWS[:1], on_many="all"), "--fresh")
     assert ran.status == 0, ran.errors
     assert [row["name"] for row in out(tmp_path)] == ["x", "y"]

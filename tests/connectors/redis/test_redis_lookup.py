@@ -105,7 +105,7 @@ def test_a_missing_key_may_fail_the_run(server: RedisServer, tmp_path: Path) -> 
         client.hset("customer:7", "name", "Ada")
     result = start(tmp_path, flow(server.url, config="on_miss: fail"))
     assert result.error is not None
-    assert result.error.code == "E0513"
+    assert result.error.code == "E0542"
     assert "customer=8" in result.error.notes[0]
 
 
