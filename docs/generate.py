@@ -34,6 +34,7 @@ def pages() -> dict[Path, str]:
     return {
         **connectors,
         SITE: site_with(connectors),
+        COOKBOOK: cookbook(),
         Path("reference/steps.md"): steps_page(),
         Path("reference/functions.md"): functions_page(),
         Path("reference/settings.md"): settings_page(),
@@ -206,6 +207,22 @@ def connector_page(name: str, source: Any, destination: Any, lookup: Any) -> str
 def sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith(".") else text + "."
+
+
+# --- the cookbook -----------------------------------------------------------------------------------
+
+COOKBOOK = Path("cookbook.md")
+_EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n(?:\n```yaml\n.*?\n```\n)?", re.DOTALL)
+
+
+def cookbook() -> str:
+    """The page as it is, each example's file behind its mark."""
+
+    def shown(mark: re.Match[str]) -> str:
+        text = (DOCS.parent / "examples" / mark[1]).read_text().strip()
+        return f"<!-- example: {mark[1]} -->\n\n```yaml\n{text}\n```\n"
+
+    return _EXAMPLE.sub(shown, (DOCS / COOKBOOK).read_text())
 
 
 SITE = Path("../mkdocs.yml")
