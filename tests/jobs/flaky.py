@@ -1,18 +1,22 @@
-"""A source that fails on purpose, for tests of restarts."""
+"""A source and a destination that fail on purpose, for tests of restarts and retries."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from dataflare.connectors.memory import MemoryCommitter, MemoryDestination, MemoryWriter
 from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import Committable, Committer, Epoch, Writer, WriteStats
 from dataflare.sdk.registry import register
 from dataflare.sdk.source import (
     EndOfSplit,
@@ -25,8 +29,24 @@ from dataflare.sdk.source import (
 FAILURES: list[tuple[int, DataFlareError]] = []
 """Raised, first to last, when a reader comes to the row."""
 
+CALLS: dict[str, list[DataFlareError | None]] = {}
+"""By call (`source.open`, `open`, `begin`, `recover`, `write`, `prepare`, `commit`, `committed`), what
+its next ones raise; None lets one pass. `committed` is raised when the commit has been done."""
+
+MADE: Counter[str] = Counter()
+"""How often each call was made."""
+
 GATES: list[tuple[int, Callable[[], bool]]] = []
 """A reader that comes to the row goes on only when the condition holds."""
+
+
+def fail(call: str) -> None:
+    """Count a call, and raise what it is to raise."""
+    MADE[call] += 1
+    coming = CALLS.get(call)
+    error = coming.pop(0) if coming else None
+    if error is not None:
+        raise error
 
 
 class FlakyConfig(BaseModel):
@@ -51,6 +71,7 @@ class FlakySource(SourceConnector):
         return [Split("all")]
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
+        fail("source.open")
         return _Reader(self.config.rows, position.value["at"] if position else 0)
 
 
@@ -74,6 +95,46 @@ class _Reader(SplitReader):
 
     def position(self) -> Position:
         return Position({"at": self.at})
+
+
+@register
+class FlakyDestination(MemoryDestination):
+    """Memory that is hard to reach."""
+
+    type = "flaky_memory"
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        fail("open")
+        real = await super().open(context, restored)
+        return _Writer(real._ledger, real._subtask)
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        return _Committer(self._store(), self._ledger(context), context)
+
+
+class _Writer(MemoryWriter):
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        fail("write")
+        return await super().write_batch(batch)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        fail("prepare")
+        return await super().prepare(epoch, final=final)
+
+
+class _Committer(MemoryCommitter):
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        fail("recover")
+        await super().recover(epoch, committables)
+
+    async def begin(self, epoch: int) -> None:
+        fail("begin")
+        await super().begin(epoch)
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        fail("commit")
+        await super().commit(epoch, committables)
+        fail("committed")
 
 
 def lost() -> SystemError_:

@@ -1,66 +1,225 @@
-"""Calls of a step that fail are made again in the same attempt, where a policy says so."""
+"""`error_handling` retries in a run: rows come once, whatever fails, and the run is not restarted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import flaky
 import polars as pl
 import pytest
 
-from dataflare.jobs import Progress, RunOptions, RunResult, run
+from dataflare.connectors import memory
+from dataflare.connectors.file.source import FileSource
+from dataflare.errors import DataError
+from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.sdk.source import Chunk, ChunkReader
+from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource, rows
 from dataflare.workflow.load import load_text
+
+QUICK = "{max_attempts: 4, initial_backoff: 0s}"
 
 NUMBERS = """\
 name: numbers
 settings:
   parallelism: 1
-  restart: {attempts: 0}
+  checkpoint: {{interval: {interval}}}
+  restart: {{attempts: {restarts}, delay: 0s}}
+  error_handling: {{{handling}}}
 sources:
-  numbers:
-    type: flaky
-    config: {rows: 1000, retry_policy: {max_attempts: 3, base_delay: 1ms}}
+  numbers: {{type: flaky, config: {{rows: 1000}}}}
 destinations:
-  out: {type: file, inputs: [numbers], config: {path: out.csv}}
+  out: {{type: flaky_memory, inputs: [numbers]}}
 """
 
 
 @pytest.fixture(autouse=True)
-def no_failures_left() -> Iterator[None]:
+def clean() -> Iterator[None]:
+    memory.clear()
     yield
-    flaky.FAILURES.clear()
+    for left in (flaky.FAILURES, flaky.CALLS, flaky.MADE):
+        left.clear()
+    memory.clear()
 
 
-def start(folder: Path, said: list[str] | None = None) -> RunResult:
-    def listen(progress: Progress) -> None:
-        if said is not None and progress.message is not None:
-            said.append(progress.message)
+def start(
+    folder: Path,
+    *,
+    handling: str = f"retry_policy: {QUICK}",
+    restarts: int = 0,
+    interval: str = "2ms",
+    **more: Any,
+) -> RunResult:
+    text = NUMBERS.format(handling=handling, restarts=restarts, interval=interval)
+    return run(load_text(text, base=folder), RunOptions(folder / "home", **more))
 
-    workflow = load_text(NUMBERS, base=folder)
-    return run(workflow, RunOptions(folder / "home", listener=listen))
+
+def arrived() -> list[int]:
+    return sorted(memory.committed("out")["n"].to_list())
 
 
-def test_a_source_is_opened_again_where_it_was(tmp_path: Path) -> None:
-    flaky.FAILURES.extend([(0, flaky.lost()), (500, flaky.lost()), (500, flaky.lost())])
+def test_a_read_that_fails_goes_on_where_it_was(tmp_path: Path) -> None:
+    flaky.FAILURES.extend([(n, flaky.lost()) for n in (0, 100, 500, 500, 1000)])
     said: list[str] = []
-    result = start(tmp_path, said)
+    result = start(tmp_path, listener=lambda p: said.append(p.message) if p.message else None)
     assert result.status == "finished", result.error
-    assert pl.read_csv(tmp_path / "out.csv")["n"].to_list() == list(range(1000))
-    retried = [each for each in said if "trying again" in each]
-    assert len(retried) == 3
-    assert retried[0].startswith("step 'numbers': the connection was lost; trying again in ")
-    assert retried[2].endswith("(3 of 3)")
-    assert (
-        "step 'numbers': tried again 3 times after E0607: the connection was lost"
-        in result.warnings
-    )
+    assert arrived() == list(range(1000))
+    assert flaky.MADE["source.open"] == 6
+    assert not [w for w in result.warnings if w.startswith("restarted")]
+    assert [w for w in result.warnings if w.startswith("step 'numbers': tried again 5 times")]
+    again = "step 'numbers': the connection was lost; trying again in 0 s (2 of 4)"
+    assert again in said
 
 
-def test_what_is_used_up_fails_the_run_and_says_how_often(tmp_path: Path) -> None:
-    flaky.FAILURES.extend([(500, flaky.lost()) for _ in range(3)])
+@pytest.mark.parametrize("call", ["source.open", "open", "begin", "recover"])
+def test_beginnings_are_tried_again(tmp_path: Path, call: str) -> None:
+    flaky.CALLS[call] = [flaky.lost(), flaky.lost()]
+    result = start(tmp_path)
+    assert result.status == "finished", result.error
+    assert arrived() == list(range(1000))
+    assert flaky.MADE[call] == 3
+
+
+@pytest.mark.parametrize("call", ["commit", "committed"])
+def test_a_commit_is_tried_again_and_done_once(tmp_path: Path, call: str) -> None:
+    flaky.CALLS[call] = [flaky.lost(), None, flaky.lost(), flaky.lost()]
+    result = start(tmp_path, interval="1h")
+    assert result.status == "finished", result.error
+    assert arrived() == list(range(1000))
+    assert flaky.MADE["commit"] == 2
+
+
+@pytest.mark.parametrize("call", ["write", "prepare"])
+def test_a_write_is_not_made_again_but_the_run_restarted(tmp_path: Path, call: str) -> None:
+    flaky.CALLS[call] = [None, flaky.lost()]
+    failed = start(tmp_path)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error.message == "the connection was lost"
+    flaky.CALLS[call] = [None, flaky.lost()]
+    result = start(tmp_path, restarts=1)
+    assert result.status == "finished"
+    assert [w for w in result.warnings if w.startswith("restarted after E0607")]
+    assert arrived() == list(range(1000))
+
+
+def test_the_error_after_the_last_attempt_says_how_many_there_were(tmp_path: Path) -> None:
+    flaky.FAILURES.extend([(500, flaky.lost()) for _ in range(9)])
+    result = start(tmp_path)
+    assert (result.status, result.exit_status) == ("failed", 1)
+    assert result.error is not None
+    assert result.error.message == "the connection was lost (after 4 attempts)"
+    assert len(flaky.FAILURES) == 5
+
+
+def test_restarts_come_after_the_retries(tmp_path: Path) -> None:
+    flaky.FAILURES.extend([(500, flaky.lost()) for _ in range(9)])
+    result = start(tmp_path, restarts=2)
+    assert result.status == "finished", "3 attempts of 4 calls"
+    assert len([w for w in result.warnings if w.startswith("restarted")]) == 2
+    assert arrived() == list(range(1000))
+
+
+def test_without_a_policy_nothing_is_tried_again(tmp_path: Path) -> None:
+    flaky.FAILURES.append((500, flaky.lost()))
+    assert start(tmp_path, handling="on_error: fail").status == "failed"
+
+
+def test_other_errors_are_not_tried_again(tmp_path: Path) -> None:
+    flaky.FAILURES.append((500, DataError("the row is nonsense", code="E0501")))
     result = start(tmp_path)
     assert result.status == "failed"
-    assert result.error is not None
-    assert result.error.code == "E0607"
-    assert result.error.message == "the connection was lost (after 3 attempts)"
+    assert flaky.MADE["source.open"] == 1
+
+
+def test_a_lookup_table_is_loaded_again(tmp_path: Path) -> None:
+    text = f"""\
+name: looked
+settings: {{restart: {{attempts: 0}}}}
+sources:
+  orders: {{type: inline, config: {{rows: [{{id: 3}}, {{id: 998}}]}}}}
+  table:
+    type: flaky
+    config: {{rows: 1000, retry_policy: {QUICK}}}
+transformations:
+  found:
+    type: lookup
+    inputs: [orders]
+    config: {{source: table, mapping: {{key: id, remote_key: n, fields: {{n: n}}}}}}
+destinations:
+  out: {{type: flaky_memory, inputs: [found]}}
+"""
+    flaky.FAILURES.extend([(0, flaky.lost()), (990, flaky.lost())])
+    result = run(load_text(text, base=tmp_path), RunOptions(tmp_path / "home"))
+    assert result.status == "finished", result.error
+    assert memory.committed("out").sort("id")["id"].to_list() == [3, 998]
+    assert not flaky.FAILURES
+
+
+def test_checkpoints_are_cut_between_retries(tmp_path: Path) -> None:
+    script = ScriptedSource(
+        [*rows(0, 300), Crash(), *rows(300, 600), Checkpoint(), Crash(times=3), *rows(600, 900)],
+        [*rows(1000, 1400), Crash(times=2), Checkpoint(), *rows(1400, 1600)],
+    )
+    text = f"""\
+name: scripted
+sources:
+  numbers: {{type: scripted, config: {{script: {script.name}, retry_policy: {QUICK}}}}}
+destinations:
+  out: {{type: memory, inputs: [numbers]}}
+"""
+    lab = Lab(tmp_path)
+    result = lab.run(load_text(text, base=tmp_path), restarts=0)
+    assert result.status == "finished", result.error
+    wanted = [*range(900), *range(1000, 1600)]
+    assert sorted(row["n"] for row in lab.rows("out")) == wanted
+
+
+def test_a_circuit_breaker_holds_calls_back(tmp_path: Path) -> None:
+    flaky.FAILURES.extend([(500, flaky.lost()) for _ in range(8)])
+    breaker = "circuit_breaker: {failure_rate: 0.05, window: 60s, recovery: 1ms}"
+    policy = "retry_policy: {max_attempts: 20, initial_backoff: 0s}"
+    result = start(tmp_path, handling=f"{policy}, {breaker}")
+    assert result.status == "finished", result.error
+    assert arrived() == list(range(1000))
+    said = [w for w in result.warnings if "its circuit breaker opened" in w]
+    assert said
+
+
+def test_files_that_fail_midway_are_opened_again(tmp_path: Path) -> None:
+    """A source of chunks: those given already are computed from the reader that failed."""
+    pl.DataFrame({"n": range(200_000), "t": ["x" * 60] * 200_000}).write_csv(tmp_path / "in.csv")
+    real = FileSource.open
+    coming = [0, 1, 0, 2]
+
+    async def opened(self: Any, split: Any, position: Any) -> Any:
+        reader = await real(self, split, position)
+        assert isinstance(reader, ChunkReader)
+        good = coming.pop(0) if coming else 10**9
+        read = reader.read_chunk
+
+        async def read_chunk() -> Chunk:
+            nonlocal good
+            if not good:
+                raise flaky.lost()
+            good -= 1
+            return await read()
+
+        reader.read_chunk = read_chunk  # type: ignore[method-assign]
+        return reader
+
+    text = f"""\
+name: files
+settings: {{restart: {{attempts: 0}}}}
+sources:
+  numbers: {{type: file, config: {{path: in.csv, format: csv, retry_policy: {QUICK}}}}}
+destinations:
+  out: {{type: memory, inputs: [numbers]}}
+"""
+    with mock.patch.object(FileSource, "open", opened):
+        result = run(load_text(text, base=tmp_path), RunOptions(tmp_path / "home"))
+    assert result.status == "finished", result.error
+    assert not coming
+    assert arrived() == list(range(200_000))

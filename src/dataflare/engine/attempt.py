@@ -213,7 +213,8 @@ class Attempt:
             known = self.start.manifest.sources.get(stage.name) if self.start.manifest else None
             if known is None:
                 carried = self.start.carried.get(stage.name)
-                listed = await stage.source.splits(carried)  # type: ignore[arg-type]
+                listing = partial(stage.source.splits, carried)  # type: ignore[arg-type]
+                listed = await self.retries.of(stage.name).call(listing)
                 known = SourceSnapshot(tuple(listed), {}, carried)
             states = known.all_states()
             positions: dict[str, Position] = {

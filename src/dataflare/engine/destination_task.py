@@ -57,7 +57,7 @@ class DestinationTask(Task):
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call of the writer, made again after a failure only where the writer goes on with it."""
         if not self.writer.resumes:
-            return await call()
+            return await self._retrying.once(call)
         return await self._retrying.call(call, lambda: self.writer.progress)
 
     async def aclose(self) -> None:

@@ -6,6 +6,9 @@ only as long as it gave nothing; a reader that resumes is kept.
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 from dataflare.errors import DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Split
@@ -26,9 +29,13 @@ class ReopeningReader:
     ) -> None:
         self.connector, self.split, self.position = connector, split, position
         self._retrying, self._hold_s = retrying, hold_s
-        self._replays = connector.capabilities().replay is not Replay.NONE
+        capabilities = connector.capabilities()
+        self._replays = capabilities.replay is not Replay.NONE
+        # Readers of what has no end wait for rows.
+        self._timed = capabilities.bounded
         self._moved = position is not None
         self._reader: SplitReader | None = None
+        self._failed: list[SplitReader] = []
 
     async def gives_chunks(self) -> bool:
         """Open it, and say whether it is read by chunk."""
@@ -37,17 +44,20 @@ class ReopeningReader:
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         """As `SplitReader.read_batch`."""
         if self._is_last:
-            return await self._batch(rows_max)
-        return await self._retrying.call(lambda: self._batch(rows_max))
+            return await self._retrying.once(partial(self._batch, rows_max), timed=self._timed)
+        return await self._retrying.call(partial(self._batch, rows_max), timed=self._timed)
 
     async def read_chunk(self) -> Chunk:
         """As `ChunkReader.read_chunk`."""
         if self._is_last:
-            return await self._chunk()
-        return await self._retrying.call(self._chunk)
+            return await self._retrying.once(self._chunk, timed=self._timed)
+        return await self._retrying.call(self._chunk, timed=self._timed)
 
     async def aclose(self) -> None:
         reader, self._reader = self._reader, None
+        failed, self._failed = self._failed, []
+        # Of readers that failed nothing more is wanted, an error least of all.
+        await asyncio.gather(*(each.aclose() for each in failed), return_exceptions=True)
         if reader is not None:
             await reader.aclose()
 
@@ -83,8 +93,14 @@ class ReopeningReader:
         return self._reader.position() if self._reader is not None else self.position
 
     async def _lost(self, error: DataFlareError) -> None:
-        """Let go of a reader that failed, so that the next call opens another."""
-        if error.retry is Retry.LATER and self._reader is not None and not self._reader.resumes:
+        """Let go of a reader that failed, so that the next call opens another. Chunks given may still
+        lean on their reader, so it is closed at the end."""
+        reader = self._reader
+        if error.retry is not Retry.LATER or reader is None or reader.resumes:
+            return
+        self._failed.append(reader)
+        self._reader = None
+        if not isinstance(reader, ChunkReader):
             await self.aclose()
 
     @property

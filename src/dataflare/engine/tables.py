@@ -29,7 +29,7 @@ async def load_tables(
         assert isinstance(connector, SourceConnector)
         if isinstance(connector, SupportsProjection):
             connector = connector.with_columns(lookup.table_columns)
-        frame = await retries.of(lookup.step).call(
+        frame = await retries.of(lookup.table.name).call(
             partial(read_whole, connector, lookup.table.name, pool)
         )
         frame = frame.select(lookup.table_columns)

@@ -15,6 +15,7 @@ from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import destination_context
+from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
@@ -35,12 +36,13 @@ async def open_committers(
     plan: PhysicalPlan, identity: Identity, store: LocalStore, retries: Retries | None = None
 ) -> dict[str, Committer]:
     """The committer of each destination, by step."""
-    committers = {}
+    committers: dict[str, Committer] = {}
     for stage in plan.stages:
         if stage.destination is not None:
             context = destination_context(stage, plan, identity, store)
             opening = partial(stage.destination.committer, context)
-            committers[stage.name] = await (retries or Retries()).of(stage.name).call(opening)
+            retrying = (retries or Retries()).of(stage.name)
+            committers[stage.name] = RetriedCommitter(await retrying.call(opening), retrying)
     return committers
 
 

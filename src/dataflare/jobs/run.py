@@ -34,6 +34,7 @@ from dataflare.errors import (
     SystemError_,
     from_here,
 )
+from dataflare.jobs.breakers import circuit_breakers
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.progress import Progress, Reporter
 from dataflare.jobs.recovery import Recovered, forget, open_committers, recover
@@ -94,7 +95,9 @@ class _Run:
         self.retries = Retries(
             {s.name: error_handling(workflow, s.name).retries for s in workflow.steps()},
             self._retried,
+            breakers=circuit_breakers(workflow, self._held_back),
         )
+        self.held_back: dict[str, int] = {}
         self.resumed_from: int | None = None
         self.checkpoints = 0
         self.last_bytes = 0
@@ -355,6 +358,10 @@ class _Run:
         self.retried.setdefault(retried.step, []).append(retried)
         self.reporter.say(from_here(f"step '{retried.step}': {retried}"))
 
+    def _held_back(self, step: str, recovery_s: float) -> None:
+        self.held_back[step] = self.held_back.get(step, 0) + 1
+        self.reporter.say(f"step '{step}': too many calls fail; none is made for {recovery_s:g} s")
+
     def _notice(self, recovered: Recovered) -> None:
         self.warnings.extend(recovered.notices)
         for notice in recovered.notices:
@@ -378,6 +385,9 @@ class _Run:
             last = retried[-1].error
             said = from_here(last.message)
             self.warnings.append(f"step '{name}': tried again {times} after {last.code}: {said}")
+        for name, count in self.held_back.items():
+            times = "once" if count == 1 else f"{count:,} times"
+            self.warnings.append(f"step '{name}': its circuit breaker opened {times}")
         for name, metric in self.metrics.steps.items():
             for warning, rows in metric.warnings.items():
                 self.warnings.append(f"step '{name}': {warning} in {counted(rows)}")

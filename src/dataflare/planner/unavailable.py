@@ -22,15 +22,6 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
         yield _error("settings.state.backend", settings.state.backend, "memory")
     if settings.schema_change != "evolve":
         yield _error("settings.schema_change", settings.schema_change, "evolve")
-    handled = [("settings", settings.error_handling)]
-    handled += [(s.name, s.error_handling) for s in workflow.steps() if s.error_handling]
-    for where, handling in handled:
-        if handling.circuit_breaker is not None:
-            yield PlanError(
-                f"{where}: error_handling.circuit_breaker is not available in this version",
-                code="E0314",
-                help="leave it out; settings.restart says how often a run is restarted",
-            )
 
 
 def _error(setting: str, value: str, instead: str) -> PlanError:

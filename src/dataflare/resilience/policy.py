@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
 
@@ -49,6 +50,14 @@ class RetryPolicy(BaseModel):
     backoff: Literal["fixed", "linear", "exponential"] = Field(
         default="exponential", description="how waits grow"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_once(cls, given: Any) -> Any:
+        for alias, name in ALIASES.items():
+            if isinstance(given, Mapping) and alias in given and name in given:
+                raise ValueError(f"'{name}' and '{alias}' mean the same: give one of them")
+        return given
 
     def wait_s(self, attempt: int, chance: float = 0.0) -> float:
         """Seconds to wait after the `attempt`-th try (from 1) has failed.

@@ -10,9 +10,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataflare.errors import DataFlareError, Retry
+from dataflare.resilience.breaker import CircuitBreaker
 from dataflare.resilience.policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Retried:
 class Retrying:
     """The policy of one step, for its calls.
 
-    said: told of every retry. sleep and chance: the clock's wait and a random number in [0, 1), for
+    breaker: what each try passes through. said: told of every retry. sleep and chance: the clock's wait and a random number in [0, 1), for
     tests. A system that says itself when to come again (`retry_after_s`) is asked again also where
     no policy is given.
     """
@@ -53,19 +55,26 @@ class Retrying:
         step: str,
         policy: RetryPolicy | None = None,
         *,
+        breaker: CircuitBreaker | None = None,
         said: Callable[[Retried], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.step, self.policy = step, policy
+        self.step, self.policy, self._breaker = step, policy, breaker
         self._said, self._sleep, self._chance = said, sleep, chance
 
     async def call(
-        self, attempt: Callable[[], Awaitable[T]], came: Callable[[], int] = lambda: 0
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        came: Callable[[], int] = lambda: 0,
+        *,
+        timed: bool = True,
     ) -> T:
         """The result of a call, made until it succeeds or the attempts are used up. `attempt` must
         be safe to be made again after it raised. came: how far it has come; attempts that come no
-        further are counted."""
+        further are counted. timed: see `CircuitBreaker.call`."""
+        if self._breaker is not None:
+            attempt = partial(self._breaker.call, attempt, timed=timed)
         try:
             return await attempt()
         except DataFlareError as error:
@@ -76,6 +85,12 @@ class Retrying:
             except _Further as further:
                 failed = further.error
         raise failed
+
+    async def once(self, attempt: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
+        """The result of a call that may not be made again; the breaker counts it all the same."""
+        if self._breaker is None:
+            return await attempt()
+        return await self._breaker.call(attempt, timed=timed)
 
     async def _again(
         self, attempt: Callable[[], Awaitable[T]], first: DataFlareError, came: Callable[[], int]
@@ -155,15 +170,24 @@ def _give_up(state: RetryCallState) -> Any:
 
 
 class Retries:
-    """The policies of a run, by step; a step without one is tried once."""
+    """The policies of a run, by step; a step without one is tried once. breakers: those of steps that
+    have one; they live as long as the run, over its restarts."""
 
     def __init__(
         self,
         policies: Mapping[str, RetryPolicy | None] | None = None,
         said: Callable[[Retried], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        breakers: Mapping[str, CircuitBreaker] | None = None,
     ) -> None:
         self._policies, self._said, self._sleep = policies or {}, said, sleep
+        self._breakers = breakers or {}
 
     def of(self, step: str) -> Retrying:
-        return Retrying(step, self._policies.get(step), said=self._said, sleep=self._sleep)
+        return Retrying(
+            step,
+            self._policies.get(step),
+            breaker=self._breakers.get(step),
+            said=self._said,
+            sleep=self._sleep,
+        )

@@ -7,7 +7,8 @@ The protocol (one for every destination, so that nothing is lost or doubled):
    returns a committable: JSON that names them, with a checksum.
 3. The engine publishes a manifest naming all committables. From here on the epoch will happen.
 4. `Committer.commit` makes the rows visible and records the epoch, in one atomic act. It must
-   accept the same epoch twice and do it once.
+   accept the same epoch twice and do it once: also when the first call raised an error that is
+   worth retrying, for then it may be called again.
 5. After a crash: `marker()`, then `recover(...)` clears what later epochs left, then `commit`
    of the manifest's committables again.
 """
@@ -219,7 +220,8 @@ class Committer(ABC):
     @abstractmethod
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         """Clear what epochs after `epoch` left behind (0: all of this lineage's leftovers), so that
-        `commit` and new writers can follow. Called once, before any writer is opened."""
+        `commit` and new writers can follow. Called before any writer is opened: once, or again after
+        an error that is worth retrying, and so is `begin`."""
 
     async def begin(self, epoch: int) -> None:
         """A run begins (it does not resume); `epoch` is the last one before it. Called after

@@ -147,8 +147,7 @@ class _Complaints:
         if not isinstance(made, BaseModel) or not isinstance(node, Mapping):
             return
         for name, info in model.model_fields.items():
-            key = _key(name, info)
-            if key in node:
+            for key in (spelt for spelt in _spellings(name, info) if spelt in node):
                 if isinstance(node[key], bool) and type(getattr(made, name)) in (int, float):
                     self.wrong[*place, key] = ["a number"]  # Pydantic takes true for 1.
                 self._extra_below(getattr(made, name), node[key], (*place, key))
@@ -299,13 +298,15 @@ def _key(name: str, info: Any) -> str:
     return alias or name
 
 
+def _spellings(name: str, info: Any) -> list[str]:
+    """How a file may write a key, the usual name first."""
+    if isinstance(info.validation_alias, AliasChoices):
+        return [each for each in info.validation_alias.choices if isinstance(each, str)]
+    return [_key(name, info)]
+
+
 def _keys(model: type[BaseModel]) -> set[str]:
-    """The names that a file may use, aliases included."""
-    found = {_key(name, info) for name, info in model.model_fields.items()}
-    for info in model.model_fields.values():
-        if isinstance(info.validation_alias, AliasChoices):
-            found |= {each for each in info.validation_alias.choices if isinstance(each, str)}
-    return found
+    return {key for name, info in model.model_fields.items() for key in _spellings(name, info)}
 
 
 def _description(model: type[BaseModel], key: str) -> str | None:

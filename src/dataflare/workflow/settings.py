@@ -130,7 +130,9 @@ class CircuitBreaker(_Model):
 
     failure_rate: float = Field(default=0.5, gt=0, le=1, description="share of failed calls")
     window: Duration = Field(default=60.0, gt=0, description="calls within this time count")
-    slow_call: Duration | None = Field(default=None, description="a call this slow has failed")
+    slow_call: Duration | None = Field(
+        default=None, gt=0, description="a call that takes so long counts as failed"
+    )
     recovery: Duration = Field(default=30.0, gt=0, description="time until the next try")
 
 

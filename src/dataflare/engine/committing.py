@@ -1,0 +1,38 @@
+"""A committer whose calls are made again when its system fails in a way worth retrying.
+
+Always true: each of them may be, by the committer's contract; an epoch is committed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker
+
+
+class RetriedCommitter(Committer):
+    """Stands before a destination's own."""
+
+    def __init__(self, committer: Committer, retrying: Retrying) -> None:
+        self._committer, self._retrying = committer, retrying
+
+    async def marker(self) -> Marker | None:
+        return await self._retrying.call(self._committer.marker)
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        await self._retrying.call(partial(self._committer.recover, epoch, committables))
+
+    async def begin(self, epoch: int) -> None:
+        await self._retrying.call(partial(self._committer.begin, epoch))
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        await self._retrying.call(partial(self._committer.commit, epoch, committables))
+
+    async def published(self) -> Mapping[str, Any]:
+        return await self._committer.published()
+
+    async def aclose(self) -> None:
+        await self._committer.aclose()

@@ -1,0 +1,175 @@
+"""When calls are held back, and when they pass again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dataflare.errors import DataError, Retry, SystemError_
+from dataflare.resilience.breaker import CircuitBreaker
+from dataflare.testing import VirtualClock
+
+
+class Bench:
+    """A breaker on a virtual clock, and calls that fail or take long when told to."""
+
+    def __init__(self, **more: Any) -> None:
+        self.clock = VirtualClock()
+        self.opened: list[float] = []
+        given: dict[str, Any] = {"failure_rate": 0.5, "window_s": 60, "recovery_s": 30} | more
+        self.breaker = CircuitBreaker(
+            clock=self.clock, sleep=self.clock.sleep, opened=self.opened.append, **given
+        )
+        self.calls = 0
+
+    async def good(self, takes_s: float = 0.0, *, timed: bool = True) -> None:
+        async def call() -> None:
+            self.calls += 1
+            self.clock.advance(takes_s)
+
+        await self.breaker.call(call, timed=timed)
+
+    async def bad(self, error: Exception | None = None) -> None:
+        raised = error or SystemError_("lost", code="E0607", retry=Retry.LATER)
+
+        async def call() -> None:
+            self.calls += 1
+            raise raised
+
+        with pytest.raises(type(raised)):
+            await self.breaker.call(call)
+
+    async def open(self) -> None:
+        for _ in range(5):
+            await self.bad()
+        assert self.breaker.is_open
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_it_opens_at_the_share_of_failed_calls() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(3):
+            await bench.good()
+            await bench.bad() if bench.calls < 5 else None
+        assert not bench.breaker.is_open, "2 of 5"
+        await bench.bad()
+        assert bench.breaker.is_open, "3 of 6"
+        assert bench.opened == [30]
+
+    asyncio.run(main())
+
+
+def test_few_calls_say_nothing() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(4):
+            await bench.bad()
+        assert not bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_what_is_older_than_the_window_is_forgotten() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(4):
+            await bench.bad()
+        bench.clock.advance(60)
+        for _ in range(4):
+            await bench.bad()
+        assert not bench.breaker.is_open
+        await bench.bad()
+        assert bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_only_errors_worth_retrying_count() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(9):
+            await bench.bad(DataError("nonsense"))
+        assert not bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_slow_calls_count_as_failed_though_their_result_is_used() -> None:
+    async def main() -> None:
+        bench = Bench(slow_s=5)
+        for _ in range(5):
+            await bench.good(takes_s=9, timed=False)
+            await bench.good(takes_s=4.9)
+        assert not bench.breaker.is_open
+        for _ in range(10):
+            await bench.good(takes_s=5)
+            if bench.breaker.is_open:
+                return
+        raise AssertionError("it never opened")
+
+    asyncio.run(main())
+
+
+def test_calls_wait_until_one_of_them_has_found_it_well_again() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.open()
+        waiting = [asyncio.ensure_future(bench.good()) for _ in range(3)]
+        await settled()
+        bench.clock.advance(29)
+        await settled()
+        assert bench.calls == 5
+        bench.clock.advance(1)
+        await asyncio.gather(*waiting)
+        assert bench.calls == 8
+        assert not bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_one_call_alone_tries_and_a_failure_opens_it_again() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.open()
+        first = asyncio.ensure_future(bench.bad())
+        await settled()
+        second = asyncio.ensure_future(bench.good())
+        await settled()
+        bench.clock.advance(30)
+        await first
+        await settled()
+        assert bench.calls == 6
+        assert bench.opened == [30, 30]
+        bench.clock.advance(30)
+        await second
+        assert bench.calls == 7
+
+    asyncio.run(main())
+
+
+def test_a_trial_that_is_cancelled_leaves_the_next_one_its_turn() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.open()
+        bench.clock.advance(30)
+
+        async def forever() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        trial = asyncio.ensure_future(bench.breaker.call(forever))
+        await settled()
+        other = asyncio.ensure_future(bench.good())
+        await settled()
+        assert bench.calls == 5
+        trial.cancel()
+        await other
+        assert not bench.breaker.is_open
+
+    asyncio.run(main())
