@@ -7,6 +7,7 @@ import json
 import mailbox
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -79,7 +80,8 @@ WORKFLOWS = [block for block in blocks("yaml") if re.search(r"^sources:", block[
     ("where", "text"), [(w, t) for w, title, t in WORKFLOWS if title != "mail.yaml"]
 )
 def test_a_workflow_in_the_docs_validates(where: str, text: str, tmp_path: Path):
-    """Beside the CSV of the same page, if it has one."""
+    """Beside the CSV of the same page, if it has one, and the module of the examples."""
+    shutil.copy(ROOT / "examples/loyalty.py", tmp_path)
     (tmp_path / "flow.yaml").write_text(text)
     for place, _, rows in blocks("csv"):
         if place.partition(":")[0] == where.partition(":")[0]:
