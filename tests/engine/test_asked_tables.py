@@ -103,6 +103,17 @@ def test_the_oldest_go_first_when_there_are_too_many() -> None:
     assert asking.found[3] == {2: "4"}
 
 
+def test_what_was_used_last_stays() -> None:
+    asking = Asking(Cache(size=2), [[2, 1], [2], [6], [2], [1]])
+    assert asking.system.asked == [[2, 1], [6], [1]]
+    assert asking.found == [{2: "4"}, {2: "4"}, {6: "36"}, {2: "4"}, {}]
+
+
+def test_use_does_not_make_an_answer_younger() -> None:
+    asking = Asking(Cache(ttl="10s"), [[2], [2], [2]], steps_s=6.0)  # type: ignore[arg-type]
+    assert asking.system.asked == [[2], [2]]
+
+
 def test_a_failed_call_is_made_again() -> None:
     asking = Asking(None, [[2]], failures=2)
     assert asking.found == [{2: "4"}]

@@ -29,7 +29,7 @@ class AskedTable:
     from other threads, several at a time.
 
     What is remembered is held by number: the columns `k0`, `k1` ... of a key and the time it was
-    asked at, and the rows themselves.
+    asked at, the least recently used first, and the rows themselves.
     """
 
     def __init__(
@@ -97,14 +97,29 @@ class AskedTable:
         nothing = self._rows.clear()
         if self._cache is None:
             return wanted, nothing
-        with self._lock:
-            asked_at, rows = self._asked_at, self._rows
-        if self._cache.ttl is not None:
-            asked_at = asked_at.filter(pl.col("at") > self._clock() - self._cache.ttl)
         numbered = [f"k{i}" for i in range(len(self._keys))]
-        asked = wanted.join(asked_at, left_on=self._keys, right_on=numbered, how="anti")
-        fresh = wanted.join(asked, on=self._keys, how="anti")
+        with self._lock:
+            valid, rows = self._asked_at, self._rows
+            if self._cache.ttl is not None:
+                valid = valid.filter(pl.col("at") > self._clock() - self._cache.ttl)
+            asked = wanted.join(
+                valid, left_on=self._keys, right_on=numbered, how="anti", maintain_order="left"
+            )
+            fresh = wanted.join(asked, on=self._keys, how="anti")
+            if fresh.height:
+                self._used(fresh, numbered)
         return asked, rows.join(fresh, on=self._keys, how="semi")
+
+    def _used(self, keys: pl.DataFrame, numbered: list[str]) -> None:
+        """Put keys behind all others, so that they go last. Expired keys stay: they hold the place
+        of their rows until both go."""
+        others, used = (
+            self._asked_at.join(
+                keys, left_on=numbered, right_on=self._keys, how=how, maintain_order="left"
+            )
+            for how in ("anti", "semi")
+        )
+        self._asked_at = pl.concat([others, used])
 
     def _remember(self, asked: pl.DataFrame, got: pl.DataFrame) -> None:
         if self._cache is None:
@@ -115,7 +130,7 @@ class AskedTable:
         numbered = list(names.values())
         with self._lock:
             old = self._rows.join(asked, on=self._keys, how="anti")
-            kept = self._asked_at.join(new, on=numbered, how="anti")
+            kept = self._asked_at.join(new, on=numbered, how="anti", maintain_order="left")
             self._asked_at = pl.concat([kept, new]).tail(self._cache.size)
             rows = pl.concat([old, got])
             if kept.height + new.height > self._cache.size:

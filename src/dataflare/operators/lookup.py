@@ -61,7 +61,9 @@ class Mapping_(StepConfig):
 class Cache(StepConfig):
     """What is remembered of a system that is asked key by key, in each process."""
 
-    size: int = Field(default=10_000, ge=1, description="Keys remembered; the oldest go first.")
+    size: int = Field(
+        default=10_000, ge=1, description="Keys remembered; the least recently used go first."
+    )
     ttl: Duration | None = Field(
         default=None, gt=0, description="How long a key is remembered; by default to the end."
     )

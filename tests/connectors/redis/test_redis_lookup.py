@@ -213,6 +213,38 @@ def test_no_json_is_said(server: RedisServer, tmp_path: Path) -> None:
     assert "customer:7" in result.error.message
 
 
+@pytest.mark.parametrize("structure", ["hash", "json"])
+def test_what_is_no_utf8_is_said(server: RedisServer, tmp_path: Path, structure: str) -> None:
+    with server.client() as client:
+        if structure == "hash":
+            client.hset("customer:7", "name", b"Ad\xff")
+        else:
+            client.set("customer:7", b'{"name": "Ad\xff"}')
+    result = start(tmp_path, flow(server.url, source=f"structure: {structure}"))
+    assert result.error is not None
+    assert result.error.code == "E0503"
+    assert "customer:7" in result.error.message
+
+
+def test_the_right_to_read_keys_is_enough(server: RedisServer, tmp_path: Path) -> None:
+    with server.client() as client:
+        client.hset("customer:7", "name", "Ada")
+        client.acl_setuser(
+            "reader", enabled=True, passwords=["+rd-pw"], keys=["customer:*"],
+            commands=["+hmget", "+exists"],
+        )  # fmt: skip
+    text = flow(server.url.replace(f":{PASSWORD}@", "reader:rd-pw@"))
+    found = {each.step: each for each in inspect(load_text(text, base=tmp_path))}
+    assert found["named"].error is None
+    assert found["named"].facts["keys"] == found["named"].facts["version"] == "not told"
+    result = start(tmp_path, text)
+    assert result.status == "finished", result.error
+    assert out(tmp_path)[0]["name"] == "Ada"
+    refused = start(tmp_path, text.replace('"customer:"', '"order:"'))
+    assert refused.error is not None
+    assert refused.error.code == "E0602"
+
+
 def raised(folder: Path, text: str) -> DataFlareError:
     with pytest.raises(DataFlareError) as error:
         start(folder, text)

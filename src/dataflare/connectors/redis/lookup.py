@@ -6,7 +6,7 @@ no row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import orjson
 import polars as pl
 import redis.asyncio as client
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from redis.exceptions import NoPermissionError
 
 from dataflare.connectors.fields import FieldTypes, of_objects, of_texts, placed, schema_of
 from dataflare.connectors.redis.errors import redis_errors
@@ -91,17 +92,15 @@ enriched:
         connection = self._connected()
         try:
             with redis_errors(self._server):
-                await connection.ping()
-                keys = await connection.dbsize()
-                version = "not told"
-                try:
-                    version = str((await connection.info("server"))["redis_version"])
-                except client.RedisError:
-                    # INFO is often forbidden to those who only read.
-                    version = "not told"
+                await _if_allowed(connection.ping())
+                keys = await _if_allowed(connection.dbsize())
+                server = await _if_allowed(connection.info("server"))
         finally:
             await connection.aclose()
-        return {"version": version, "keys": f"{keys:,}"}
+        return {
+            "version": "not told" if server is None else str(server["redis_version"]),
+            "keys": "not told" if keys is None else f"{keys:,}",
+        }
 
     async def open(self, keys: Sequence[str], schema: Schema) -> KeyedLookup:
         return _Live(self._connected(), self._server, self.config, tuple(keys), schema)
@@ -155,7 +154,11 @@ class _Live(KeyedLookup):
             ]
             return of_objects(known, objects, self._schema, self._server)
         texts = {
-            field: [_text(value[i]) for value in found] for i, field in enumerate(self._fields)
+            field: [
+                self._text(value[i], field, names[place])
+                for value, place in zip(found, here, strict=True)
+            ]
+            for i, field in enumerate(self._fields)
         }
         return of_texts(known, texts, self._schema, self._server)
 
@@ -181,6 +184,16 @@ class _Live(KeyedLookup):
             rows[i] = rows[i] if exists else None
         return list(rows)
 
+    def _text(self, value: bytes | None, field: str, name: str) -> str | None:
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self._server}: the field '{field}' of the key {name} is not valid UTF-8",
+                code="E0503",
+                help="leave the field out, or mend what is there",
+            ) from error
+
     def _object(self, text: bytes, name: str) -> Mapping[str, Any]:
         try:
             value = orjson.loads(text)
@@ -202,5 +215,10 @@ class _Live(KeyedLookup):
         await self._connection.aclose()
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
+async def _if_allowed(call: Awaitable[Any]) -> Any:
+    """What the server tells, None where the user has not the right: one who only reads keys need
+    not have it. A refusal still shows that the server is there and knows the user."""
+    try:
+        return await call
+    except NoPermissionError:
+        return None
