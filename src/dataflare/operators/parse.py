@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field as ConfigField
@@ -16,6 +17,7 @@ from dataflare.model.types import RESERVED, STRING, DataType, Field, Schema
 from dataflare.operators.base import (
     BindContext,
     Bound,
+    Branch,
     Fault,
     Lowering,
     RowOperator,
@@ -176,7 +178,10 @@ class Parse(RowOperator):
 class ParseStep(Step):
     type = "parse"
     Config = ParseConfig
-    summary = "Read JSON, CSV or a regular expression's groups out of a text column."
+    summary = (
+        "Read JSON, CSV or a regular expression's groups out of a text column; `step.errors` has the "
+        "rows whose text cannot be read, less the columns that the step replaces."
+    )
     example = """\
 type: parse
 inputs: [events]
@@ -185,6 +190,10 @@ config:
   format: json
   schema: {user_id: int64, action: string}
 """
+
+    @classmethod
+    def extra_outputs(cls, config: ParseConfig) -> tuple[str, ...]:
+        return ("errors",)
 
     @classmethod
     def bind(cls, config: ParseConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
@@ -213,7 +222,55 @@ config:
             delimiter=config.delimiter,
             keep=config.keep,
         )
-        return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
+        replaced = {part.name for part in operator.parts}
+        branch = Branch(
+            step=step,
+            reads=operator.reads,
+            can_fail=False,
+            tag=partial(_tag, operator),
+            outputs={None: _read, "errors": _unread},
+            described=operator.describe(),
+        )
+        return Bound(
+            outputs={
+                None: operator.output_schema(schema),
+                "errors": Schema(tuple(f for f in schema if f.name not in replaced)),
+            },
+            operators=(operator,),
+            branch=branch,
+        )
+
+
+_UNREAD = f"{RESERVED}unread"
+
+
+def _tag(operator: Parse, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+    """The columns that come out beside those that came in, and whether a row cannot be read."""
+    import polars as pl
+
+    source = pl.col(operator.column)
+    frame = frame.with_columns(
+        operator._broken(source).alias(_UNREAD),
+        *(operator._text(source, part.at).alias(part.text) for part in operator.parts),
+    )
+    lowered = [(part.name, part.typed.lower()) for part in operator.parts]
+    faults = [each.error.is_not_null() for _, each in lowered if each.error is not None]
+    return frame.with_columns(
+        *(each.value.alias(name) for name, each in lowered),
+        pl.any_horizontal(pl.col(_UNREAD), *faults).alias(_UNREAD),
+    )
+
+
+def _read() -> pl.Expr:
+    import polars as pl
+
+    return ~pl.col(_UNREAD)
+
+
+def _unread() -> pl.Expr:
+    import polars as pl
+
+    return pl.col(_UNREAD)
 
 
 def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
