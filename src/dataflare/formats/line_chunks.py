@@ -106,6 +106,14 @@ class LineNumbers:
                 self._known.insert(nearest + 1, (offset, line))
             return line
 
+    def pass_over(self, start: int, data: bytes) -> None:
+        """Note the lines of data that is at hand, where somebody has asked before: who asks of what
+        follows need not read it again."""
+        if len(self._known) > 1:
+            line = self.at(start) + data.count(b"\n")
+            with self._lock:
+                bisect.insort(self._known, (start + len(data), line))
+
     def _count(self, place: int, line: int, offset: int) -> int:
         stream = self._open_at(place)
         try:

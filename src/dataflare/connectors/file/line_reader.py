@@ -101,6 +101,7 @@ class LineReader(ChunkReader):
             return None
         self._position = self._place()
         plan, data = self._plan, chunk.data
+        self._lines.pass_over(start, data)
         first_line = cache(lambda: self._lines.at(start))
         starts = cache(lambda: plan.starts(data, chunk.record_ends))
 
