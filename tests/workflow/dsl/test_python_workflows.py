@@ -64,6 +64,29 @@ def test_a_run_gives_counts_and_frames():
         outcome.frame("uot")
 
 
+def test_an_outcome_draws_itself_with_what_went_wrong(tmp_path: Path):
+    (tmp_path / "in.csv").write_text("id\n1\n<b>\n3\n")
+    wf = Workflow("drawn", base=tmp_path)
+    rows = wf.source("rows", "file", path="in.csv", schema={"id": "int64"}, on_error="dead_letter")
+    rows.to("out", "memory")
+    outcome = wf.run()
+    told = outcome._repr_html_()
+    assert outcome.dead_letters == {"rows": 1}
+    assert outcome.errors == {"rows": 1}
+    assert outcome.duration_s > 0
+    assert "dead letters" in told
+    assert "dataflare dlq show drawn" in told
+    assert outcome.arrow("out").to_pydict() == {"id": [1, 3]}
+
+    wf = Workflow("broken", base=tmp_path)
+    wf.source("rows", "file", path="in.csv", schema={"id": "int64"}).to("out", "memory")
+    told = wf.run(check=False)._repr_html_()
+    assert "failed" in told
+    assert "error[E0501]" in told
+    assert "&lt;b&gt;" in told
+    assert "<b>'" not in told
+
+
 def test_a_second_run_gives_its_own_rows_only():
     wf = small()
     assert wf.run().frame("out").height == 1

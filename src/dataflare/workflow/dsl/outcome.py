@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
+from dataflare.sdk.registry import missing_library
+from dataflare.workflow.dsl.html import outcome_html
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
     from dataflare import Plan, RunResult
 
@@ -64,9 +67,22 @@ class Outcome:
         return self.result.error
 
     @property
+    def duration_s(self) -> float:
+        """How long it took, in seconds."""
+        return self.result.duration_s
+
+    @property
     def errors(self) -> dict[str, int]:
         """By step, how many rows failed and were left out; steps without any are not named."""
-        counted = {name: int(each["errors"]) for name, each in self.result.steps.items()}
+        return self._counted("errors")
+
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """By step, how many rows became dead letters; steps without any are not named."""
+        return self._counted("dead_letters")
+
+    def _counted(self, what: str) -> dict[str, int]:
+        counted = {name: int(each[what] or 0) for name, each in self.result.steps.items()}
         return {name: rows for name, rows in counted.items() if rows}
 
     @property
@@ -86,7 +102,7 @@ class Outcome:
     def frame(self, name: str) -> pl.DataFrame:
         """The rows that a `memory` destination took in this run. Raises ConfigError (E0405).
 
-        It is a Polars DataFrame, and as such also an Arrow stream: `pyarrow.table(frame)`.
+        The Polars DataFrame is also an Arrow stream, which any Arrow library takes without a copy.
         """
         if name in self.kept:
             return self.kept[name]
@@ -96,3 +112,16 @@ class Outcome:
             notes=[f"memory destinations: {', '.join(self.kept) or 'none'}"],
             help=did_you_mean(name, self.kept) or f"write to one: .to('{name}', 'memory')",
         )
+
+    def arrow(self, name: str) -> pa.Table:
+        """The same rows as a table of pyarrow. Raises ConfigError (E0405, and E0402 where pyarrow is
+        not installed)."""
+        frame = self.frame(name)
+        try:
+            import pyarrow
+        except ModuleNotFoundError as error:
+            raise missing_library("outcome.arrow", error) from error
+        return pyarrow.table(frame)
+
+    def _repr_html_(self) -> str:
+        return outcome_html(self.result, self.kept)
