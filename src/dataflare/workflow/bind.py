@@ -25,6 +25,7 @@ from dataflare.errors import (
 )
 from dataflare.model.text import SourceText
 from dataflare.security.redact import is_secret_name, redact
+from dataflare.workflow.belongs import help_in_config
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, kind_of, spot_of
 from dataflare.workflow.places import quoted, quoted_key
 from dataflare.workflow.words import expected_words, statement
@@ -190,7 +191,9 @@ class _Complaints:
                 step=self.step,
                 spot=key_spot_of(self._value(place), key),
                 notes=[f"known keys: {', '.join(known)}"] if known else [],
-                help=did_you_mean(key, known),
+                help=help_in_config(key, known)
+                if not place and self.dialect is CONFIG
+                else did_you_mean(key, known),
             )
         )
 

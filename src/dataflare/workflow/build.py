@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.workflow.belongs import help_in_workflow
 from dataflare.workflow.bind import WORKFLOW, found_words, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
 from dataflare.workflow.graph import check_graph
@@ -51,7 +52,7 @@ def build(
 ) -> Workflow | None:
     """The workflow; None when `errors` is not empty at the end."""
     head, reader = _Head(errors), StepReader(errors)
-    head.keys(root, TOP_KEYS, "the workflow", extensions=True)
+    head.keys(root, TOP_KEYS, "the workflow", extensions=True, help=help_in_workflow)
     name = head.name(root)
     head.version(root)
     description = head.text(root, "description", "the workflow")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
@@ -30,9 +30,16 @@ class Form:
         return SpotMap(spot=key_spot_of(node, key) or spot)
 
     def keys(
-        self, node: SpotMap, known: Iterable[str], owner: str, *, extensions: bool = False
+        self,
+        node: SpotMap,
+        known: Iterable[str],
+        owner: str,
+        *,
+        extensions: bool = False,
+        help: Callable[[str, Iterable[str]], str | None] = did_you_mean,
     ) -> None:
-        """Refuse keys that are not known. extensions: `x-...` may hold what anchors are made of."""
+        """Refuse keys that are not known. extensions: `x-...` may hold what anchors are made of.
+        help: what to say of a key that is not known."""
         for key in node:
             if key in known or (extensions and key.startswith("x-")):
                 continue
@@ -42,7 +49,7 @@ class Form:
                     code="E0103",
                     spot=key_spot_of(node, key),
                     notes=[f"known keys: {', '.join(known)}"],
-                    help=did_you_mean(key, known),
+                    help=help(key, known),
                 )
             )
 

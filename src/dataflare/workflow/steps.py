@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from dataflare.errors import DataFlareError, Spot, WorkflowError
 from dataflare.model.types import Schema
 from dataflare.resilience.policy import RetryPolicy
+from dataflare.workflow.belongs import help_in_step
 from dataflare.workflow.bind import WORKFLOW, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
@@ -82,8 +83,13 @@ class StepReader(Form):
             self.broken = True
             return kind(name=name, type="", spot=spot)
         word = kind.__name__.removesuffix("Step").lower()
-        self.keys(node, STEP_KEYS[word], owner)
         type_ = node.get("type")
+        self.keys(
+            node,
+            STEP_KEYS[word],
+            owner,
+            help=lambda key, known: help_in_step(key, known, word, type_),
+        )
         if "type" not in node:
             self.missing("type", owner, spot)
         elif not isinstance(type_, str) or not type_:
