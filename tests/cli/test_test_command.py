@@ -72,10 +72,41 @@ def test_json_is_one_object(tmp_path: Path) -> None:
 
 def test_update_rewrites_what_did_not_hold_and_nothing_else(tmp_path: Path) -> None:
     path = write(tmp_path, "w.yaml", WRONG)
-    assert cli("test", "w.yaml", "--update", cwd=tmp_path).returncode == 0
+    done = cli("test", "w.yaml", "--update", "--junit", "junit.xml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert path.read_text() == TESTED
-    assert cli("test", "w.yaml", "--update", cwd=tmp_path).returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("s)")] == ["ok", "updated"]
+    assert lines[-2:] == [
+        "2 tests: 1 passed, 1 updated, 0 failed",
+        "w.yaml now expects what came; look at the difference before you keep it",
+    ]
+    assert "FAIL" not in done.stdout
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "0")
+    done = cli("test", "w.yaml", "--update", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "2 tests: 2 passed, 0 failed"
     assert path.read_text() == TESTED
+
+
+def test_update_mends_no_errors(tmp_path: Path) -> None:
+    """Two differ, and in one the data end the run."""
+    broken = WRONG.replace("amount >= ${param:least}", "amount + 9223372036854775800 > 0")
+    path = write(tmp_path, "w.yaml", broken)
+    done = cli("test", "w.yaml", "--update", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    said = answer(done)
+    assert (said["passed"], said["failed"], said["updated"]) == (0, 1, ["with another least"])
+    assert [each["status"] for each in said["tests"]] == ["error", "updated"]
+    assert path.read_text() == broken.replace("[{id: 3}]", "[{id: 1}]")
+    shared = WRONG.replace("[{id: 2}]", "&two [{id: 2}]").replace("[{id: 3}]", "*two")
+    path = write(tmp_path, "w.yaml", shared)
+    done = cli("test", "w.yaml", "--update", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "FAIL    with another least" in done.stdout
+    assert "error[E0116]" in done.stderr
+    assert path.read_text() == shared
 
 
 @pytest.mark.parametrize(

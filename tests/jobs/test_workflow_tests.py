@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dataflare.errors import WorkflowError
+from dataflare.jobs.compare import Revision, compare, revised
 from dataflare.jobs.rewrite_tests import rewritten
 from dataflare.jobs.workflow_test import CaseResult, run_test
 from dataflare.workflow.load import load_text
@@ -147,48 +151,127 @@ def test_a_row_that_fails_the_run_is_the_tests_error() -> None:
     assert result.error.step == "numbered"
 
 
+def revision(changed: Any = None, removed: Any = (), added: Any = (), rows: Any = None) -> Revision:
+    """rows: only where the list may be written anew."""
+    return Revision(changed or {}, removed, added, [{}] if rows is None else rows)
+
+
 BLOCK = """\
 tests:  # tests
   - name: one
     expect:
       a:   # rows of a
 
-        - {x: 1}   # lost
-        - x: 2
+        - {x: 1}   # first
+        # between
+        - x: 2  # second
           y: |
             text
 
       b: [{x: 1}]  # kept
+      c: [
+        {x: 1, y: "a"},  # one
+        {x: , y: 'b'}  # two
+      ]
   - {name: two, expect: {a: [{x: 1}], b: []}}   # also
 """
 
 
-def test_only_the_rows_of_an_expectation_are_rewritten() -> None:
-    rows: list[dict[str, Any]] = [{"x": 5, "y": "yes: no"}, {"x": None, "y": "$x ${a}"}]
-    text = rewritten(BLOCK, {(2, "a"): rows, (12, "b"): [{"x": 1.0}], (12, "a"): []})
-    assert text == (
+def test_only_the_values_that_differ_are_rewritten() -> None:
+    changes = {
+        (2, "a"): revision({0: {"x": 5}, 1: {"x": None, "y": "$x ${a}"}}),
+        (2, "c"): revision({0: {"y": "c: d"}, 1: {"x": 7, "y": "e"}}, added=[{"x": 8, "y": "f"}]),
+        (17, "b"): revision(added=[{"x": 1.0}], rows=[{"x": 1.0}]),
+        (17, "a"): revision(removed=[0], rows=[]),
+    }
+    assert rewritten(BLOCK, changes) == (
         "tests:  # tests\n"
         "  - name: one\n"
         "    expect:\n"
         "      a:   # rows of a\n"
         "\n"
-        '        - {x: 5, y: "yes: no"}\n'
-        '        - {x: null, y: "$x $${a}"}\n'
+        "        - {x: 5}   # first\n"
+        "        # between\n"
+        "        - x: null  # second\n"
+        '          y: "$x $${a}"\n'
         "\n"
         "      b: [{x: 1}]  # kept\n"
+        "      c: [\n"
+        '        {x: 1, y: "c: d"},  # one\n'
+        '        {x: 7 , y: "e"},  # two\n'
+        "        {x: 8, y: f}\n"
+        "      ]\n"
         "  - {name: two, expect: {a: [], b: [{x: 1.0}]}}   # also\n"
     )
 
 
+def test_rows_leave_with_their_line_and_come_behind_the_others() -> None:
+    text = rewritten(BLOCK, {(2, "a"): revision(removed=[0]), (2, "c"): revision(removed=[1])})
+    assert "      a:   # rows of a\n\n        # between\n        - x: 2  # second\n" in text
+    assert '        {x: 1, y: "a"},  # one\n          # two\n      ]\n' in text
+    text = rewritten(BLOCK, {(2, "a"): revision(removed=[1]), (2, "c"): revision(removed=[0])})
+    assert "        - {x: 1}   # first\n        # between\n\n      b:" in text
+    assert "      c: [\n        {x: , y: 'b'}  # two\n      ]\n" in text
+    added = [{"x": 3}, {"x": 4}]
+    text = rewritten(BLOCK, {(2, "a"): revision(added=added), (2, "b"): revision(added=added)})
+    assert "            text\n        - {x: 3}\n        - {x: 4}\n\n      b:" in text
+    assert "      b: [{x: 1}, {x: 3}, {x: 4}]  # kept\n" in text
+
+
 def test_long_rows_beside_a_key_go_below_it_and_a_block_can_become_empty() -> None:
     rows = [{"name": "a" * 30, "number": n} for n in range(2)]
-    text = rewritten(BLOCK, {(2, "b"): rows, (2, "a"): []})
+    changes = {
+        (2, "b"): revision(added=rows, rows=rows),
+        (2, "a"): revision(removed=[0, 1], rows=[]),
+    }
+    text = rewritten(BLOCK, changes)
     assert f"      b:\n        - {{name: {'a' * 30}, number: 0}}\n" in text
     assert "      a: []" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "written"),
+    [
+        ("1.50", Decimal("2.50"), "2.50"),
+        ('"1.50"', Decimal("2.50"), '"2.50"'),
+        ("1", Decimal("1E+3"), "1000"),
+        ("1.5", Decimal("0.1234567890123456789"), '"0.1234567890123456789"'),
+        ("'a'", "b", '"b"'),
+        ("a", "b c", "b c"),
+        ("2024-01-31", date(2024, 2, 1), "2024-02-01"),
+        ('"2024-01-31"', date(2024, 2, 1), '"2024-02-01"'),
+        ("2024-01-31T00:00:00Z", datetime(2024, 2, 1, tzinfo=UTC), "2024-02-01T00:00:00Z"),
+        ("[1, 2]", [1, 3], "[1, 3]"),
+    ],
+)
+def test_a_value_is_written_as_the_one_before_it(old: str, new: Any, written: str) -> None:
+    text = f"tests:\n  - expect: {{a: [{{x: {old}}}]}}  # c\n"
+    found = rewritten(text, {(2, "a"): revision({0: {"x": new}})})
+    assert found == text.replace(f"x: {old}}}", f"x: {written}}}")
+
+
+def test_a_file_that_was_updated_holds() -> None:
+    """Rows that changed, left or came in addition, ordered or not, whatever the columns named."""
+    amounts = [{"id": n, "amount": f"1{n}.10", "customer": 7} for n in range(4)]
+    given = {**GIVEN, "orders": amounts}
+    for ordered in (False, True):
+        for expected in (
+            "[]",
+            "\n        - {id: 1, amount: 9}  # one\n        - {amount: 12.10}\n        - id: 77",
+            "[{id: 3}, {id: 2}, {id: 1}, {id: 0}, {id: 5}]",
+            "[{id: 0}]",
+        ):
+            text = f"tests:\n  - name: t\n    expect:\n      dear: {expected}\n"
+            rows = yaml.safe_load(text)["tests"][0]["expect"]["dear"]
+            result = case({"dear": rows}, given)
+            made = revised(rows, result.actual["dear"], "dear", ordered=ordered)
+            after = yaml.safe_load(rewritten(text, {(2, "dear"): made}))
+            now = after["tests"][0]["expect"]["dear"]
+            assert not compare(now, result.actual["dear"], "dear", ordered=ordered)
 
 
 def test_a_shared_expectation_is_not_rewritten() -> None:
     text = "tests:\n  - expect: {a: &rows [{x: 1}]}\n  - expect: {a: *rows}\n"
     for line in (2, 3):
         with pytest.raises(WorkflowError, match="shared by an anchor"):
-            rewritten(text, {(line, "a"): []})
+            rewritten(text, {(line, "a"): revision({0: {"x": 2}})})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from xml.etree import ElementTree
@@ -51,16 +52,21 @@ def run_tests(
             own = _read(file, values, sets, overlay)
         result = run_test(own, case)
         results.append(result)
-        if not json:
+        if not json and not update:
             _print_result(result)
-    updated = _update(file, workflow.tests, results) if update else []
+    if update:
+        try:
+            results = _update(file, workflow.tests, results)
+        finally:
+            for result in results if not json else ():
+                _print_result(result)
     if junit is not None:
         _write_junit(junit, workflow.name, results)
     if json:
-        _print_json(workflow.name, results, updated)
+        _print_json(workflow.name, results)
     else:
-        _print_end(file, results, updated)
-    return int(any(not each.passed and each.name not in updated for each in results))
+        _print_end(file, results)
+    return int(any(each.status in ("failed", "error") for each in results))
 
 
 def _read(
@@ -108,12 +114,15 @@ def _texts(node: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _update(file: Path, tests: Sequence[WorkflowTest], results: Sequence[CaseResult]) -> list[str]:
-    """Rewrite the expectations that did not hold. Returns the names of their tests."""
-    from dataflare.jobs.rewrite_tests import columns_of, rewritten
+def _update(
+    file: Path, tests: Sequence[WorkflowTest], results: Sequence[CaseResult]
+) -> list[CaseResult]:
+    """Rewrite the expectations that did not hold. Returns the results as they are then."""
+    from dataflare.jobs.compare import revised
+    from dataflare.jobs.rewrite_tests import rewritten
 
     changes = {}
-    updated = []
+    made = []
     for case, result in zip(tests, results, strict=True):
         wrong = [name for name, found in result.differences.items() if found]
         for name in wrong:
@@ -124,10 +133,10 @@ def _update(file: Path, tests: Sequence[WorkflowTest], results: Sequence[CaseRes
                     spot=case.spot,
                     help="run dataflare test --update on the file in which it stands",
                 )
-            rows = result.actual[name].rows(columns_of(case.expect[name]))
-            changes[case.spot.line, name] = rows
-        if wrong and result.error is None:
-            updated.append(case.name)
+            changes[case.spot.line, name] = revised(
+                case.expect[name], result.actual[name], name, ordered=case.ordered
+            )
+        made.append(replace(result, updated=bool(wrong)))
     if changes:
         from dataflare.checkpoint.files import write_whole, writing
 
@@ -140,12 +149,14 @@ def _update(file: Path, tests: Sequence[WorkflowTest], results: Sequence[CaseRes
         with writing("the workflow file"):
             write_whole(file.resolve(), mark + text.encode())
             file.chmod(mode)
-    return updated
+    return made
+
+
+_WORDS = {"passed": "ok     ", "updated": "updated", "failed": "FAIL   ", "error": "FAIL   "}
 
 
 def _print_result(result: CaseResult) -> None:
-    sign = "ok   " if result.passed else "FAIL "
-    print(f"{sign} {result.name}  ({human.span(result.duration_s)})")
+    print(f"{_WORDS[result.status]} {result.name}  ({human.span(result.duration_s)})")
     if result.error is not None:
         terminal.print_error(result.error)
     for name, found in result.differences.items():
@@ -154,9 +165,9 @@ def _print_result(result: CaseResult) -> None:
             print(f"  {name}: {_counted(found)}")
             for line in _table(found):
                 print(f"    {line}")
-    for line in result.failed_rows if not result.passed else ():
+    for line in result.failed_rows if result.status != "passed" else ():
         print(f"  {redact(line)}")
-    if not result.passed:
+    if result.status != "passed":
         print()
 
 
@@ -195,24 +206,27 @@ def _shown(value: object) -> str:
     return "NULL" if value is None else str(value).replace("\n", "⏎")
 
 
-def _print_end(file: Path, results: Sequence[CaseResult], updated: Sequence[str]) -> None:
+def _print_end(file: Path, results: Sequence[CaseResult]) -> None:
     if not results:
         terminal.print_warning(f"{file} has no tests")
         return
-    failed = sum(not each.passed for each in results)
-    print(f"{human.counted(len(results), 'test')}: {len(results) - failed} passed, {failed} failed")
+    counts = {status: sum(each.status == status for each in results) for status in _WORDS}
+    updated = counts["updated"]
+    failed = counts["failed"] + counts["error"]
+    said = [f"{counts['passed']} passed", *([f"{updated} updated"] if updated else ())]
+    print(f"{human.counted(len(results), 'test')}: {', '.join(said)}, {failed} failed")
     if updated:
-        print(f"expectations of {human.counted(len(updated), 'test')} rewritten in {file}")
+        print(f"{file} now expects what came; look at the difference before you keep it")
 
 
-def _print_json(name: str, results: Sequence[CaseResult], updated: Sequence[str]) -> None:
-    passed = sum(each.passed for each in results)
+def _print_json(name: str, results: Sequence[CaseResult]) -> None:
+    counts = {status: sum(each.status == status for each in results) for status in _WORDS}
     terminal.print_json(
         {
             "workflow": name,
-            "passed": passed,
-            "failed": len(results) - passed,
-            "updated": list(updated),
+            "passed": counts["passed"],
+            "failed": counts["failed"] + counts["error"],
+            "updated": [each.name for each in results if each.status == "updated"],
             "tests": [each.to_json() for each in results],
         },
         indent=False,
@@ -236,7 +250,7 @@ def _write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> No
         if each.error is not None:
             more = {"message": redact(each.error.message), "type": each.error.code}
             ElementTree.SubElement(case, "error", more)
-        elif not each.passed:
+        elif each.status == "failed":
             parts = {name: found for name, found in each.differences.items() if found}
             said = "; ".join(f"{name}: {_counted(found)}" for name, found in parts.items())
             failure = ElementTree.SubElement(case, "failure", {"message": said})

@@ -114,13 +114,78 @@ def _differences(
     """Rows that are alike in at least half of their columns are told as one that differs."""
     found = []
     for want in missing:
-        alike = [sum(_same(value, got[c]) for c, value in want.items()) for got in unexpected]
-        best = max(alike, default=0)
-        if best and best * 2 >= len(want):
-            found.append(Difference("different", want, unexpected.pop(alike.index(best))))
+        best = _likest(want, unexpected)
+        if best is not None:
+            found.append(Difference("different", want, unexpected.pop(best)))
         else:
             found.append(Difference("missing", want, None))
     return found + [Difference("unexpected", None, got) for got in unexpected]
+
+
+def _likest(want: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Which row has most columns in common with `want`, and at least half of them."""
+    alike = [sum(_same(value, got[c]) for c, value in want.items()) for got in rows]
+    best = max(alike, default=0)
+    return alike.index(best) if best and best * 2 >= len(want) else None
+
+
+@dataclass(frozen=True)
+class Revision:
+    """How an expectation's rows become those that came. changed: of an expected row, by its index,
+    the columns with another value. rows: all of them as they are then.
+
+    Always true: rows are taken away, or rows are added, never both.
+    """
+
+    changed: Mapping[int, Mapping[str, Any]]
+    removed: Sequence[int]
+    added: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def revised(
+    expected: Sequence[Mapping[str, Any]], arrived: Arrived, name: str, *, ordered: bool = False
+) -> Revision:
+    """The revision that makes `compare` find nothing, with as few changes as there can be."""
+    wanted = [_typed_row(row, arrived.schema, name) for row in expected]
+    columns = list(dict.fromkeys(column for row in wanted for column in row))
+    actual = arrived.rows(columns)
+    if ordered:
+        both = min(len(wanted), len(actual))
+        pairs = {i: i for i in range(both)}
+        missing, unexpected = list(range(both, len(wanted))), list(range(both, len(actual)))
+    else:
+        missing, unexpected = _unmatched(wanted, actual)
+        pairs = _paired(wanted, actual, missing, unexpected)
+    changed = {}
+    for i, j in pairs.items():
+        other = {
+            c: actual[j][c] for c, value in wanted[i].items() if not _same(value, actual[j][c])
+        }
+        if other:
+            changed[i] = other
+    added = [actual[j] for j in unexpected]
+    rows = [{**row, **changed.get(i, {})} for i, row in enumerate(wanted) if i not in missing]
+    return Revision(changed, missing, added, [*rows, *added])
+
+
+def _paired(
+    wanted: Sequence[Mapping[str, Any]],
+    actual: Sequence[Mapping[str, Any]],
+    missing: list[int],
+    unexpected: list[int],
+) -> dict[int, int]:
+    """A row that came for each expected one that did not, those that are alike first. What is paired
+    leaves both lists."""
+    pairs = {}
+    for i in list(missing):
+        best = _likest(wanted[i], [actual[j] for j in unexpected])
+        if best is not None:
+            pairs[i] = unexpected.pop(best)
+            missing.remove(i)
+    while missing and unexpected:
+        pairs[missing.pop(0)] = unexpected.pop(0)
+    return pairs
 
 
 def _unmatched(

@@ -1,7 +1,8 @@
 """Write the rows that came over the rows that a test expected, in the text of the workflow file.
 
-Always true: only the text of an expectation's list changes; comments, layout and order elsewhere
-stay as they are, byte by byte.
+Always true: only the values that differ change, rows that came in addition stand behind the others,
+and rows that did not come leave with the comment on their line; all other text stays as it is, byte by
+byte. A list without comments is written anew where its line would get too long.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,28 +18,33 @@ from typing import Any
 import yaml
 
 from dataflare.errors import WorkflowError
+from dataflare.jobs.compare import Revision
+from dataflare.workflow.scalars import plain_value
 
 _WIDTH = 100
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.@/-]*(?: [A-Za-z0-9_.@/-]+)*")
 _WORDS = {"null", "true", "false", "yes", "no", "on", "off"}
 
-Changes = Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]
-"""New rows by the line on which their test begins (from 1) and the expectation's name."""
+Changes = Mapping[tuple[int, str], Revision]
+"""Revisions by the line on which their test begins (from 1) and the expectation's name."""
+
+_Edit = tuple[int, int, str]
+"""From where to where, and what stands there then."""
 
 
 def rewritten(text: str, changes: Changes) -> str:
-    """The file's text with these expectations in place of the old ones. Raises WorkflowError (E0116)
-    for one that stands in another file or is made by an alias."""
+    """The file's text with these expectations revised. Raises WorkflowError (E0116) for one that
+    stands in another file or is made by an alias."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     tests = _child(root, "tests")
-    found: list[tuple[int, int, str]] = []
+    found: list[_Edit] = []
     left = dict(changes)
     for test in getattr(tests, "value", ()):
         expect = _child(test, "expect")
         for key, value in getattr(expect, "value", ()):
-            rows = left.pop((test.start_mark.line + 1, key.value), None)
-            if rows is not None:
-                found.append(_replacement(text, key, value, rows))
+            revision = left.pop((test.start_mark.line + 1, key.value), None)
+            if revision is not None:
+                found += _edits(text, key, value, revision)
     if left:
         _, name = next(iter(left))
         raise WorkflowError(
@@ -51,33 +57,108 @@ def rewritten(text: str, changes: Changes) -> str:
     return text
 
 
-def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns that an expectation names, in the order in which they appear."""
-    return list(dict.fromkeys(str(column) for row in rows for column in row))
-
-
 def _child(node: Any, name: str) -> Any:
     if isinstance(node, yaml.MappingNode):
         return next((value for key, value in node.value if key.value == name), None)
     return None
 
 
-def _replacement(
-    text: str, key: Any, value: Any, rows: Sequence[Mapping[str, Any]]
-) -> tuple[int, int, str]:
-    """Where an expectation's list stands, and what shall stand there."""
+def _edits(text: str, key: Any, value: Any, revision: Revision) -> list[_Edit]:
+    """What changes in an expectation's list: row by row, or the whole of it."""
+    if value.start_mark.index < key.end_mark.index or text[value.start_mark.index] == "&":
+        raise _shared(key.value)
+    if not value.value or not revision.rows:
+        return [_whole(text, key, value, revision.rows)]
+    edits = [*_changed(text, key.value, value, revision)]
+    edits += _removed(text, value, revision.removed)
+    edits += _added(text, value, [_mapping(row) for row in revision.added])
+    start, end = value.start_mark, _end(text, value)
+    grown = sum(len(new) - (until - since) for since, until, new in edits)
+    one_line = value.flow_style and "\n" not in text[start.index : end]
+    if one_line and start.column + end - start.index + grown > _WIDTH:
+        return [_whole(text, key, value, revision.rows)]
+    return edits
+
+
+def _shared(name: str) -> WorkflowError:
+    return WorkflowError(
+        f"the expectation '{name}' is shared by an anchor, so it cannot be rewritten",
+        code="E0116",
+        help="write its rows out",
+    )
+
+
+def _changed(text: str, name: str, value: Any, revision: Revision) -> Iterator[_Edit]:
+    """The values that differ, each in its place."""
+    began = value.start_mark.index
+    for i, columns in revision.changed.items():
+        item = value.value[i]
+        own = {key.value: (key, each) for key, each in item.value}
+        for column, new in columns.items():
+            key, old = own.get(column, (item, item))
+            start = old.start_mark.index
+            # An alias, or a merged key, has its text elsewhere.
+            if old is item or key.start_mark.index < began or start < key.end_mark.index:
+                raise _shared(name)
+            if text[start : start + 1] == "&":
+                raise _shared(name)
+            quoted = old.style in ("'", '"') if isinstance(old, yaml.ScalarNode) else None
+            missing = isinstance(old, yaml.ScalarNode) and old.end_mark.index == start
+            space = " " if missing and text[start - 1] == ":" else ""
+            yield start, _end(text, old), space + _value(new, quoted)
+
+
+def _removed(text: str, value: Any, places: Sequence[int]) -> Iterator[_Edit]:
+    """Rows that leave; in a block with their lines."""
+    items = value.value
+    for i in places:
+        start, end = items[i].start_mark.index, _end(text, items[i])
+        if not value.flow_style:
+            begin = text.rfind("\n", 0, start) + 1
+            if text[begin:start].strip() != "-":
+                begin = text.rfind("\n", 0, text.rfind("-", 0, start)) + 1
+            after = text.find("\n", end) + 1
+            yield begin, after or len(text), ""
+        elif any(later not in places for later in range(i + 1, len(items))):
+            yield start, items[i + 1].start_mark.index, ""
+        else:
+            before = _end(text, items[i - 1])
+            between = text[before:start]
+            # A comment behind the comma is that of the row before; YAML takes a comma at the end.
+            yield (start if "#" in between else before), end, ""
+
+
+def _added(text: str, value: Any, rows: Sequence[str]) -> Iterator[_Edit]:
+    """Rows that came in addition, behind the others and written like them."""
+    if not rows:
+        return
+    last = value.value[-1]
+    start, end = last.start_mark.index, _end(text, last)
+    line_end = text.find("\n", end)
+    line_end = len(text) if line_end < 0 else line_end
+    pad = text[text.rfind("\n", 0, start) + 1 : start]
+    if not value.flow_style:
+        indent = " " * value.start_mark.column
+        yield line_end, line_end, "".join(f"\n{indent}- {row}" for row in rows)
+    elif pad.strip():
+        yield end, end, "".join(f", {row}" for row in rows)
+    else:
+        comma = "" if text[end:].lstrip().startswith(",") else ","
+        lines = ",".join(f"\n{pad}{row}" for row in rows)
+        rest = text[end:line_end].partition("#")[0]
+        if "]" in rest or not text[end:line_end].strip(" ,"):
+            yield end, end, comma + lines
+        else:
+            yield from [(end, end, comma), (line_end, line_end, lines)]
+
+
+def _whole(text: str, key: Any, value: Any, rows: Sequence[Mapping[str, Any]]) -> _Edit:
+    """The whole list anew."""
     start, end = value.start_mark.index, _end(text, value)
-    if start < key.end_mark.index or text[start] == "&":
-        raise WorkflowError(
-            f"the expectation '{key.value}' is shared by an anchor, so it cannot be rewritten",
-            code="E0116",
-            help="write its rows out",
-        )
     items = [_mapping(row) for row in rows]
     flow = f"[{', '.join(items)}]"
     fits = value.start_mark.column + len(flow) <= _WIDTH and value.flow_style
-    inside_flow = _in_flow(text, key)
-    if not items or fits or inside_flow:
+    if not items or fits or _in_flow(text, key):
         # A block list has its first dash on the line after its key: a flow list goes beside it.
         begin = start if value.flow_style else key.end_mark.index + 1
         return begin, end, flow if value.flow_style else f" {flow}"
@@ -110,8 +191,9 @@ def _mapping(row: Mapping[str, Any]) -> str:
     return "{" + ", ".join(f"{_scalar(name)}: {_value(value)}" for name, value in row.items()) + "}"
 
 
-def _value(value: Any) -> str:
-    """A value in YAML, so that reading it gives the same."""
+def _value(value: Any, quoted: bool | None = None) -> str:
+    """A value in YAML, so that reading it gives the same. quoted: whether the text in whose place it
+    stands has quotes; None where there is none."""
     match value:
         case None:
             return "null"
@@ -122,9 +204,10 @@ def _value(value: Any) -> str:
         case float():
             return _float(value)
         case Decimal():
-            return json.dumps(str(value))
+            return _decimal(value, quoted)
         case datetime() | date() | time():
-            return json.dumps(value.isoformat().replace("+00:00", "Z"))
+            text = value.isoformat().replace("+00:00", "Z")
+            return text if quoted is False and plain_value(text) == text else json.dumps(text)
         case timedelta():
             return f"{value / timedelta(microseconds=1):.0f}us"
         case bytes():
@@ -133,7 +216,15 @@ def _value(value: Any) -> str:
             return _mapping(value)
         case list() | tuple():
             return f"[{', '.join(map(_value, value))}]"
-    return _scalar(str(value))
+    return _text(str(value)) if quoted else _scalar(str(value))
+
+
+def _decimal(value: Decimal, quoted: bool | None) -> str:
+    """Without quotes, unless a number that is read from it would be another, or there were some."""
+    text = f"{value:f}"
+    read = plain_value(text)
+    same = isinstance(read, int | float) and Decimal(repr(read)) == value
+    return text if same and not quoted else json.dumps(text)
 
 
 def _float(value: float) -> str:
@@ -149,4 +240,9 @@ def _scalar(text: str) -> str:
     """Text, plain where nothing else could be read from it."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
+    return _text(text)
+
+
+def _text(text: str) -> str:
+    """In quotes."""
     return json.dumps(text.replace("${", "$${"), ensure_ascii=False)

@@ -42,6 +42,7 @@ class CaseResult:
     """How a test went. differences: by expectation; empty where it holds. error: what ended it.
 
     failed_rows: rows that a step refused, for people. actual: what was there instead, by expectation.
+    updated: the file expects since then what came.
     """
 
     name: str
@@ -50,6 +51,7 @@ class CaseResult:
     error: DataFlareError | None = None
     failed_rows: list[str] = field(default_factory=list)
     actual: Mapping[str, Arrived] = field(default_factory=dict)
+    updated: bool = False
 
     @property
     def passed(self) -> bool:
@@ -57,7 +59,10 @@ class CaseResult:
 
     @property
     def status(self) -> str:
-        return "passed" if self.passed else "error" if self.error is not None else "failed"
+        """passed, updated, failed (rows differ) or error."""
+        if self.error is not None:
+            return "error"
+        return "passed" if self.passed else "updated" if self.updated else "failed"
 
     def to_json(self) -> dict[str, Any]:
         error = self.error
@@ -87,7 +92,7 @@ def run_test(workflow: Workflow, test: WorkflowTest, *, policy: Policy | None = 
             raise error.at(spot=test.spot) from raised
         return CaseResult(test.name, time.perf_counter() - started, error=error)
     differences = {
-        name: compare(rows, arrived[name], name, ordered=test.node.get("ordered") is True)
+        name: compare(rows, arrived[name], name, ordered=test.ordered)
         for name, rows in test.expect.items()
     }
     took = time.perf_counter() - started

@@ -133,6 +133,11 @@ class WorkflowTest:
     spot: Spot | None = None
     node: SpotMap = field(default_factory=SpotMap, repr=False)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the rows must come in the expected order."""
+        return self.node.get("ordered") is True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
