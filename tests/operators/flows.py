@@ -28,14 +28,18 @@ QUICK = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A folder in memory, where there is one: these tests are not about what a crash leaves."""
 
 
-def flow(
+def flow(steps: str, *, base: str | Path = Path(), **more: Any) -> Workflow:
+    """The workflow of `flow_text`. base: the folder that relative paths start from."""
+    return load_text(flow_text(steps, **more), file="flow.yaml", base=base)
+
+
+def flow_text(
     steps: str,
     *,
     outputs: str | dict[str, str] = "step",
     settings: str = "{parallelism: 2}",
-    base: str | Path = Path(),
     **sources: Rows | str,
-) -> Workflow:
+) -> str:
     """steps: `name: {type: ..., inputs: [...], config: {...}}` lines. sources: rows, or the YAML of a
     source. outputs: step outputs by the name of the memory destination that takes them."""
     lines = ["name: flow", f"settings: {settings}", "sources:"]
@@ -45,7 +49,7 @@ def flow(
     named = {"out": outputs} if isinstance(outputs, str) else outputs
     lines.append("destinations:")
     lines += [f"  {name}: {{type: memory, inputs: [{port}]}}" for name, port in named.items()]
-    return load_text("\n".join(lines) + "\n", file="flow.yaml", base=base)
+    return "\n".join(lines) + "\n"
 
 
 def inline(rows: Rows, **more: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows import flow, inline
+from flows import flow, flow_text, inline
 from hypothesis import strategies as st
 
 from dataflare.workflow import Workflow
@@ -170,6 +170,7 @@ class Drawn:
     workflow: Workflow = field(repr=False)
     text: str
     outputs: tuple[str, ...]
+    file: str = field(repr=False)
 
 
 @st.composite
@@ -181,4 +182,5 @@ def workflows(draw: Any) -> Drawn:
     outputs = {f"out{number}": port for number, port in enumerate(dict.fromkeys(draft.open))}
     text, tables = "\n".join(draft.lines), {"s": _table(draw, TABLE), "t": _table(draw, OTHER)}
     made = flow(text, outputs=outputs, **tables)
-    return Drawn(made, "\n".join([text, *tables.values(), str(outputs)]), tuple(outputs))
+    file = flow_text(text, outputs=outputs, **tables)
+    return Drawn(made, "\n".join([text, *tables.values(), str(outputs)]), tuple(outputs), file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from test_python_is_yaml import EXAMPLES, ROOT, YAML
 
 from dataflare import Workflow
 from dataflare.errors import WorkflowError
+from dataflare.operators import registry as operators
+from dataflare.sdk import registry
 from dataflare.workflow.dsl.source_code import to_python
 
 FILES = [*EXAMPLES, ROOT / "demo" / "flights.yaml"]
@@ -29,6 +32,98 @@ def test_files_become_python_that_builds_them(path: Path) -> None:
     back = built(to_python(there))
     back.base = there.base
     assert back.to_json() == there.to_json()
+
+
+def there_and_back(tree: dict[str, Any], folder: Path) -> None:
+    """The tree as a file, as Python, and as a file again is the same tree."""
+    file = folder / "w.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    back = yaml.safe_load(built(to_python(Workflow.from_yaml(file))).to_yaml())
+    assert back == yaml.safe_load(file.read_text())
+
+
+def tree_of(**sections: Any) -> dict[str, Any]:
+    source = {"a": {"type": "inline", "config": {"rows": []}}}
+    made = {"name": "w", "version": "1.0", "sources": source, **sections}
+    made["destinations"] = made.get("destinations", {"z": {"type": "blackhole", "inputs": ["a"]}})
+    for step in made["destinations"].values():
+        step.setdefault("config", {})
+    return made
+
+
+KINDS = [
+    *(("source", type_) for type_ in registry.source_types()),
+    *(("destination", type_) for type_ in registry.destination_types()),
+]
+
+
+@pytest.mark.parametrize(("kind", "type_"), KINDS)
+def test_every_option_of_a_connector_there_and_back(kind: str, type_: str, tmp_path: Path) -> None:
+    fields = getattr(registry, kind)(type_).Config.model_fields
+    config = {info.alias or name: f"a {name}" for name, info in fields.items()}
+    step: dict[str, Any] = {"type": type_, "config": {**config, "also": 1, "on_error": None}}
+    if kind == "source":
+        there_and_back(tree_of(sources={"a": step}), tmp_path)
+    else:
+        there_and_back(tree_of(destinations={"z": {**step, "inputs": ["a", "a.b"]}}), tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "type_"), KINDS)
+def test_every_example_of_a_connector_there_and_back(kind: str, type_: str, tmp_path: Path) -> None:
+    example = yaml.safe_load(getattr(registry, kind)(type_).example)
+    steps = {"s": example} if "type" in example else example
+    for step in steps.values():
+        step.setdefault("config", {})
+        if kind == "destination":
+            step.setdefault("inputs", ["a"])
+            others = [r.partition(".")[0] for r in step["inputs"]]
+            sources = {name: {"type": "inline", "config": {"rows": []}} for name in others}
+            there_and_back(tree_of(sources=sources, destinations=steps), tmp_path)
+        else:
+            end = {"z": {"type": "blackhole", "inputs": list(steps)}}
+            there_and_back(tree_of(sources=steps, destinations=end), tmp_path)
+
+
+@pytest.mark.parametrize("type_", operators.step_types())
+def test_every_example_of_a_step_and_its_nulls_there_and_back(type_: str, tmp_path: Path) -> None:
+    class_ = operators.step(type_)
+    step = {**yaml.safe_load(class_.example), "inputs": ["a"]}
+    there_and_back(tree_of(transformations={"s": step}), tmp_path)
+    config = dict(step.get("config", {}))
+    for name, info in class_.Config.model_fields.items():
+        if not info.is_required():
+            config.setdefault(info.alias or name, None)
+    if type_ == "lookup":
+        config["mapping"] = {"key": "k", "remote_key": None, "fields": None}
+    if config:
+        there_and_back(tree_of(transformations={"s": {**step, "config": config}}), tmp_path)
+
+
+PAGES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+BLOCKS = [
+    (page, block)
+    for page in PAGES
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    if {"sources", "destinations", "transformations"} & set(yaml.safe_load(block))
+]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=lambda each: getattr(each, "stem", ""))
+def test_every_workflow_of_the_docs_there_and_back(page: Path, block: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+    file.write_text(block)
+    there = Workflow.from_yaml(file)
+    assert listed(built(to_python(there)).to_yaml()) == listed(there.to_yaml())
+
+
+def listed(text: str) -> Any:
+    """The tree, a single input as a list of one."""
+    tree = {"name": "", "version": "1.0", **yaml.safe_load(text)}
+    for section in ("transformations", "destinations"):
+        for step in (tree.get(section) or {}).values():
+            step["inputs"] = [step["inputs"]] if isinstance(step["inputs"], str) else step["inputs"]
+            step.setdefault("config", {})
+    return tree
 
 
 def test_every_step_type_there_and_back(tmp_path: Path) -> None:

@@ -72,15 +72,15 @@ class _Writer:
         return self._names[step]
 
     def _in_order(self, steps: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-        """Each step after those it reads."""
+        """In the order of the file, but each step after those it reads."""
         known, left = set(self._tree.get("sources") or {}), dict(steps)
         while left:
-            ready = [n for n, step in left.items() if {r[0] for r in _inputs(step)} <= known]
-            if not ready:
+            ready = (n for n, step in left.items() if {r[0] for r in _inputs(step)} <= known)
+            name = next(ready, None)
+            if name is None:
                 raise _unsayable(f"step '{next(iter(left))}'", "it reads steps that are not there")
-            for name in ready:
-                known.add(name)
-                yield name, left.pop(name)
+            known.add(name)
+            yield name, left.pop(name)
 
     def _stream(self, ref: tuple[str, str | None]) -> _Code:
         step, output = ref
@@ -106,11 +106,18 @@ class _Writer:
             more["error_handling"] = {**handling, "retry_policy": config.pop("retry_policy")}
         if step["type"] == "lookup":
             config |= config.pop("mapping", None) or {}
+        # An option that is None was not given; a null of the file stays one.
+        nulls = {key: config.pop(key) for key in list(config) if config[key] is None}
         known = set(inspect.signature(method).parameters) - {"self", "name", "others", "step"}
-        strange = [key for key in config if key not in known]
+        strange = [key for key in (*config, *nulls) if key not in known]
         if strange:
             raise _unsayable(f"step '{name}'", f"its method has no option '{strange[0]}'")
         first, *others = [self._stream(ref) for ref in _inputs(step)]
+        if nulls.keys() & {"remote_key", "fields"} and step["type"] == "lookup":
+            nulls["mapping"] = dict(step["config"]["mapping"])
+            nulls = {key: nulls[key] for key in nulls if key not in nulls["mapping"]}
+        if nulls:
+            more["config"] = nulls
         return _call(f"{first}.{step['type']}", [name, *others], config | more)
 
 

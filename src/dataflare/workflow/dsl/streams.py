@@ -25,8 +25,9 @@ Method = Literal["email", "keep_last", "redact", "null", "hash", "hmac"]
 
 
 class StepOptions(TypedDict, total=False):
-    """What any step may be given besides its own options."""
+    """What any step may be given besides its own options. config: more of them, as in the file."""
 
+    config: Mapping[str, Any]
     description: str
     on_error: OnError
     error_handling: Mapping[str, Any]
@@ -282,4 +283,6 @@ class Stream:
         others: Sequence[Stream] = (),
     ) -> Stream:
         inputs = [self, *others]
-        return self.workflow._transform(type_, name, config, dict(step), inputs)
+        more = dict(step)
+        written: Any = more.pop("config", {})
+        return self.workflow._transform(type_, name, {**config, **written}, more, inputs)
