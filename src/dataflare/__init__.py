@@ -13,33 +13,54 @@ if TYPE_CHECKING:
     from dataflare.jobs.result import RunResult as RunResult
     from dataflare.jobs.run import RunOptions as RunOptions
     from dataflare.jobs.run import run as run
+    from dataflare.model.batch import SharedDataBatch as SharedDataBatch
+    from dataflare.model.types import Schema as Schema
     from dataflare.planner import Plan as Plan
     from dataflare.planner import plan as plan
+    from dataflare.sdk.destination import DestinationConnector as DestinationConnector
+    from dataflare.sdk.lookup import LookupConnector as LookupConnector
+    from dataflare.sdk.processor import Processor as Processor
+    from dataflare.sdk.registry import register as register
+    from dataflare.sdk.source import SourceConnector as SourceConnector
     from dataflare.workflow.dsl import Workflow as Workflow
     from dataflare.workflow.load import load as load
 
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "DestinationConnector": "dataflare.sdk.destination",
+    "LookupConnector": "dataflare.sdk.lookup",
     "Plan": "dataflare.planner",
+    "Processor": "dataflare.sdk.processor",
     "RunOptions": "dataflare.jobs",
     "RunResult": "dataflare.jobs",
+    "Schema": "dataflare.model.types",
+    "SharedDataBatch": "dataflare.model.batch",
+    "SourceConnector": "dataflare.sdk.source",
     "Workflow": "dataflare.workflow.dsl",
     "load": "dataflare.workflow.load",
     "plan": "dataflare.planner",
     "preview": "dataflare.jobs",
+    "register": "dataflare.sdk.registry",
     "run": "dataflare.jobs",
 }
 
 __all__ = [
+    "DestinationConnector",
+    "LookupConnector",
     "Plan",
+    "Processor",
     "RunOptions",
     "RunResult",
+    "Schema",
+    "SharedDataBatch",
+    "SourceConnector",
     "Workflow",
     "__version__",
     "load",
     "plan",
     "preview",
+    "register",
     "run",
 ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataflare.cli import app
-from dataflare.operators.python import load_function
+from dataflare.operators.user_code import load
 
 Content = str | bytes | Callable[[Path], object]
 """What is in a file: text, bytes, or a function that makes it."""
@@ -67,7 +67,7 @@ def execute(
     patch.delenv("DATAFLARE_HOME", raising=False)
     patch.setenv("TOP_SECRET", SECRET)
     patch.setenv("TZ", "UTC")
-    load_function.cache_clear()
+    load.cache_clear()
     case.make(folder)
     if case.before:
         case.before(folder)

@@ -77,7 +77,8 @@ WORKFLOWS = [block for block in blocks("yaml") if re.search(r"^sources:", block[
 
 
 @pytest.mark.parametrize(
-    ("where", "text"), [(w, t) for w, title, t in WORKFLOWS if title != "mail.yaml"]
+    ("where", "text"),
+    [(w, t) for w, title, t in WORKFLOWS if title not in ("mail.yaml", "gaps.yaml")],
 )
 def test_a_workflow_in_the_docs_validates(where: str, text: str, tmp_path: Path):
     """Beside the CSV of the same page, if it has one, and the module of the examples."""
@@ -138,6 +139,23 @@ def test_the_plugin_on_the_extend_page_runs(tmp_path: Path):
     assert [row["number"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["sender"] == "ada@example.com"
     assert rows[3]["subject"] == "(none)"
+
+
+def test_the_step_on_the_extend_page_runs_and_keeps_the_contract(tmp_path: Path):
+    for where, title, text in (*blocks("python"), *blocks("yaml")):
+        if where.startswith("docs/extend.md") and title:
+            (tmp_path / title).write_text(text)
+    done = dataflare("run", "gaps.yaml", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["meter"], row["gap"]) for row in rows] == [("a", None), ("b", None), ("a", 6)]
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_gaps.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert tested.returncode == 0, tested.stdout
 
 
 def test_every_setting_is_documented():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -46,6 +47,7 @@ transformations:
     type: aggregate
     inputs: [priced]
     config: {{group_by: [customer], measures: {{n: "count(*)", ids: "sum(id)", most: "max(gross)"}}}}
+  seen: {{type: "tally:Tally", inputs: [priced], config: {{by: customer, of: id}}}}
 destinations:
   single: {{type: file, inputs: [priced], config: {{path: out/single.parquet}}}}
   lines: {{type: file, inputs: [priced], config: {{path: out/lines.csv}}}}
@@ -57,8 +59,10 @@ destinations:
     config: {{path: out/lite.db, table: latest, mode: upsert, key: [customer]}}
   duck: {{type: duckdb, inputs: [priced], config: {{path: out/duck.db, table: orders}}}}
   sums: {{type: duckdb, inputs: [totals], config: {{path: out/duck.db, table: totals}}}}
+  tallies: {{type: file, inputs: [seen], config: {{path: out/tallies.parquet}}}}
 """
-DESTINATIONS = ("single", "lines", "parts", "lite", "latest", "duck", "sums")
+DESTINATIONS = ("single", "lines", "parts", "lite", "latest", "duck", "sums", "tallies")
+TALLY = Path(__file__).parent / "tally.py"
 
 
 @dataclass
@@ -81,6 +85,7 @@ class Sandbox:
             parallelism=self.parallelism,
         )
         (self.folder / "workflow.yaml").write_text(text)
+        shutil.copy(TALLY, self.folder)
 
     def start(self, *options: str, crash_at: str | None = None) -> subprocess.Popen[str]:
         """Start `dataflare run` as a process of its own."""
@@ -127,8 +132,11 @@ class Sandbox:
             "latest": latest,
             "duck": duck_orders,
             "sums": totals,
+            "tallies": pl.read_parquet(out / "tallies.parquet").sort("customer", "rows"),
         }
-        return {name: frame.sort(frame.columns[0]) for name, frame in found.items()}
+        return {
+            name: frame.sort(frame.columns[0], maintain_order=True) for name, frame in found.items()
+        }
 
     def leftovers(self) -> list[str]:
         """Staging files that a finished run must not leave."""

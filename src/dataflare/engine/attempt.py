@@ -306,6 +306,7 @@ class Attempt:
             )
         assert stage.operator is not None
         live = stage.operator.open(subtask, stage.parallelism)
+        live.sift = self.errors.policy(stage.name) != "fail"
         if self.start.manifest is not None:
             kept = self.start.manifest.operators.get(stage.name, ())
             if kept:

@@ -74,8 +74,13 @@ class OperatorTask(Task):
         outcome = Outcome()
         for made in self.live.process(frame):
             self._behind(made, outcome)
+        self._refused(outcome)
         outcome.seconds = time.perf_counter() - started
         return outcome
+
+    def _refused(self, outcome: Outcome) -> None:
+        for refused in self.live.refused():
+            self.runner.errors.refused(self.name, refused, outcome)
 
     def _behind(self, frame: pl.DataFrame, outcome: Outcome) -> None:
         """A result through the chain behind the operator."""
@@ -98,7 +103,7 @@ class OperatorTask(Task):
 
     async def _drain(self) -> None:
         """Hand out the results, batch by batch, cutting in between when asked."""
-        await self.pool.submit(self.live.end)
+        await self.emit(await self.pool.submit(self._end))
         while True:
             barrier = self.asked
             if barrier is not None:
@@ -107,6 +112,12 @@ class OperatorTask(Task):
             if outcome is None:
                 return
             await self.emit(outcome)
+
+    def _end(self) -> Outcome:
+        outcome = Outcome()
+        self.live.end()
+        self._refused(outcome)
+        return outcome
 
     def _next_result(self) -> Outcome | None:
         frame = self.live.drain()

@@ -20,6 +20,7 @@ from dataflare.operators.validate import RULE_BROKEN
 if TYPE_CHECKING:
     from dataflare.engine.segments import Given, Outcome
     from dataflare.operators.python import PythonCall
+    from dataflare.sdk.processor import Refused
     from dataflare.sdk.source import BadRow
 
 _KINDS = {
@@ -30,7 +31,8 @@ _KINDS = {
 }
 
 _SKIP = "set error_handling: {on_error: skip}"
-_HELP = {
+_HELP: dict[int | None, str] = {
+    None: f"mend the data, or {_SKIP}",
     RULE_BROKEN: "mend the data, or set the rule's on_fail to drop, dead_letter, tag or warn",
     UNPARSED: f"mend the data, or {_SKIP}",
     MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
@@ -96,6 +98,19 @@ class RowErrors:
             )
         outcome.count_errors(step, len(bad))
 
+    def refused(self, step: str, refused: Refused, outcome: Outcome) -> None:
+        """Deal with rows that an operator could not take. Raises DataError where its step says `fail`."""
+        policy, rows = self.policy(step), refused.rows
+        if policy == "fail":
+            row = rows.row(0, named=True)
+            raise self._error(FailedRow(step, refused.code, refused.message, row, None), None)
+        outcome.count_errors(step, rows.height)
+        if policy == "dead_letter":
+            outcome.failed += [
+                FailedRow(step, refused.code, refused.message, row, None)
+                for row in rows.iter_rows(named=True)
+            ]
+
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
         """The result of a user's function; where rows may be left out, those that make it raise are
         found by halving the batch."""
@@ -141,7 +156,7 @@ class RowErrors:
             made.append(FailedRow(step, error_code, f"{shown}: {text}", row, place))
         return made
 
-    def _error(self, failed: FailedRow, kind: int) -> DataFlareError:
+    def _error(self, failed: FailedRow, kind: int | None) -> DataFlareError:
         where = f" ({failed.place})" if failed.place else ""
         shown = ", ".join(f"{name}={_shown(value)}" for name, value in failed.row.items())
         return DataError(

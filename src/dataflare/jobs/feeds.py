@@ -57,6 +57,8 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
         found = Feed(step, node.schema)
     elif isinstance(node, RowsNode | BranchNode):
         found = _head(graph, node)
+    elif isinstance(node, StatefulNode) and node.operator.spread:
+        found = Feed(step, graph.schema(node.input))
     elif isinstance(node, DestinationNode) and len(node.ports) == 1:
         found = _walk(graph, step, node.ports[0])
     else:
@@ -64,8 +66,9 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
     if isinstance(found, str):
         return found
     for each in _behind(graph, found.first):
-        if isinstance(graph.nodes[each], StatefulNode):
-            return _whole(graph.nodes[each].step)
+        behind = graph.nodes[each]
+        if isinstance(behind, StatefulNode) and not behind.operator.spread:
+            return _whole(behind.step)
     if any(port.node in changelogs(graph) for port in graph.nodes[found.first].inputs):
         return f"step '{step}' receives updates and deletes, and letters do not say which they were"
     return found

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dataflare.sdk.lookup import LookupConnector
+    from dataflare.sdk.processor import Refused
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
 
@@ -167,13 +168,15 @@ class Bound:
     """A step bound to the schemas of its inputs. Exactly one of the three shapes:
 
     row operators (with or without a branch at the end), a stateful operator, or a union (operators
-    per input). `outputs` names every output with its schema; None is the step itself.
+    per input). `outputs` names every output with its schema; None is the step itself. ports: what
+    brings each of several inputs of a stateful operator to common columns.
     """
 
     outputs: Mapping[str | None, Schema]
     operators: tuple[RowOperator, ...] = ()
     branch: Branch | None = None
     stateful: StatefulOperator | None = None
+    ports: tuple[RowOperator, ...] = ()
     union: tuple[tuple[RowOperator, ...], ...] | None = None
     changelog_out: bool | None = None
 
@@ -181,12 +184,14 @@ class Bound:
 class StatefulOperator(ABC):
     """A description of an operator that remembers rows. Opened once per subtask.
 
-    keys: columns its input is partitioned by; empty means all rows meet in one task.
+    keys: columns its input is partitioned by; empty means all rows meet in one task. spread: no row
+    needs another, so that rows go to any task.
     passes_rows: what comes out are rows that went in, so columns that nobody reads may stay away.
     """
 
     step: str
     keys: tuple[str, ...]
+    spread: bool = False
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False
 
@@ -199,11 +204,21 @@ class StatefulOperator(ABC):
 
 
 class LiveOperator(ABC):
-    """One subtask's live operator. Called by one task, one call at a time, on the worker pool."""
+    """One subtask's live operator. Called by one task, one call at a time, on the worker pool.
+
+    sift: rows that it cannot take are left out and given by `refused`; else the first of them is
+    raised.
+    """
+
+    sift: bool = False
 
     @abstractmethod
     def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         """Take a batch; give what follows from it now."""
+
+    def refused(self) -> Sequence[Refused]:
+        """Rows that the calls since the last time could not take."""
+        return ()
 
     def end(self) -> None:
         """No more input. What `drain` gives afterwards is the result."""
@@ -230,7 +245,8 @@ class LiveOperator(ABC):
 @dataclass(frozen=True)
 class Snapshot:
     """State as immutable frames by name, plus small facts (JSON). The same name always means the
-    same rows, so a frame already stored is not stored again."""
+    same rows, so a frame already stored is not stored again. Restored, the frames have the same order
+    and other names."""
 
     frames: Mapping[str, pl.DataFrame]
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from dataflare.errors import (
 )
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
-from dataflare.operators.base import BindContext, Bound, LookupTable
+from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
 from dataflare.operators.names import not_reserved
 from dataflare.operators.primitives import conformed
 from dataflare.operators.union import merged
@@ -179,7 +179,7 @@ class _Binder:
                 self._note(error, step)
 
     async def _transformation(self, step: TransformationStep) -> None:
-        class_ = operators.step(step.type)
+        class_ = operators.step(step.type, self.workflow.base, self.policy)
         config: BaseModel = bind_config(class_.Config, step.config, step=step.name)
         self.outputs_of[step.name] = class_.extra_outputs(config)
         if class_.inputs_max is not None and len(step.inputs) > class_.inputs_max:
@@ -221,7 +221,7 @@ class _Binder:
                 name, name, step.type, bound.outputs, tuple(ports), bound.union
             )
             return
-        port = ports[0]
+        port = self._one_port(step, bound, ports)
         extra_read = any((name, output) in self.read for output in bound.outputs if output)
         if bound.branch is not None and (extra_read or not bound.operators):
             self.nodes[name] = BranchNode(name, name, step.type, bound.outputs, port, bound.branch)
@@ -242,6 +242,24 @@ class _Binder:
             return
         outputs: Outputs = {None: bound.outputs[None]}
         self.nodes[name] = RowsNode(name, name, step.type, outputs, port, bound.operators)
+
+    def _one_port(self, step: TransformationStep, bound: Bound, ports: list[Port]) -> Port:
+        """Where the step's rows come from: for several inputs, a union behind what brings each of
+        them to common columns."""
+        if not bound.ports:
+            return ports[0]
+        name, shaped = step.name, []
+        for index, (port, operator) in enumerate(zip(ports, bound.ports, strict=True)):
+            schema = operator.output_schema(self._port_schema(port))
+            id_ = f"{name}/in{index}"
+            self.nodes[id_] = RowsNode(id_, name, step.type, {None: schema}, port, (operator,))
+            shaped.append(Port(id_))
+        joined = f"{name}/in"
+        nothing: tuple[tuple[RowOperator, ...], ...] = ((),) * len(shaped)
+        self.nodes[joined] = UnionNode(
+            joined, name, step.type, {None: schema}, tuple(shaped), nothing
+        )
+        return Port(joined)
 
     def _port_schema(self, port: Port) -> Schema:
         return self.nodes[port.node].outputs[port.output]

@@ -163,7 +163,7 @@ class _Builder:
         return PhysicalPlan(tuple(stages), tuple(self.edges), bounded, commits_wait)
 
     def _subtasks(self, node: SourceNode | StatefulNode | DestinationNode) -> int:
-        if isinstance(node, StatefulNode) and not node.operator.keys:
+        if isinstance(node, StatefulNode) and not (node.operator.keys or node.operator.spread):
             return 1
         if isinstance(node, DestinationNode) and not node.connector.capabilities().parallel:
             return 1
@@ -201,8 +201,10 @@ class _Builder:
                         segments.extend(more)
                         edges.extend(more_edges)
                 case StatefulNode():
-                    kind = "hash" if node.operator.keys else "gather"
-                    edges.append(self._edge(stage, node.id, kind, node.operator.keys, schema))
+                    operator = node.operator
+                    alone = "forward" if operator.spread else "gather"
+                    kind = "hash" if operator.keys else alone
+                    edges.append(self._edge(stage, node.id, kind, operator.keys, schema))
                 case DestinationNode():
                     conform = node.conform[index]
                     edge = self._destination_edge(stage, node)

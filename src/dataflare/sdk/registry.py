@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
+from dataflare.sdk.processor import Processor
 from dataflare.sdk.source import SourceConnector
 
 _SOURCES = {
@@ -51,6 +52,8 @@ _EXTRAS = {
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"
 _LOOKUP_GROUP = "dataflare.lookups"
+_PROCESSOR_GROUP = "dataflare.processors"
+_Extension = TypeVar("_Extension")
 _registered: dict[tuple[str, str], type[Any]] = {}
 
 
@@ -98,14 +101,48 @@ def asked_by_key(type_: str, config: Mapping[str, Any]) -> type[LookupConnector]
     return class_ if class_.asks_by_key(config) else None
 
 
-def register(
-    connector: type[SourceConnector] | type[DestinationConnector] | type[LookupConnector],
-) -> type[Any]:
-    """Make a user's class known by its `type` in this process. Usable as a decorator."""
-    kinds = {SourceConnector: "source", LookupConnector: "lookup"}
-    kind = next((k for base, k in kinds.items() if issubclass(connector, base)), "destination")
-    _registered[kind, connector.type] = connector
-    return connector
+def processor_types() -> list[str]:
+    """All installed processors, sorted; see `source_types`."""
+    return sorted(_entry_points(_PROCESSOR_GROUP))
+
+
+def processor(type_: str) -> type[Processor] | None:
+    """The class of a user's step type, None where nobody knows it. Raises ConfigError (E0402)."""
+    if ("processor", type_) not in _registered and type_ not in processor_types():
+        return None
+    found: type[Processor] = _find("processor", type_, {}, _PROCESSOR_GROUP, processor_types)
+    return found
+
+
+_KINDS: dict[type[Any], str] = {
+    SourceConnector: "source",
+    DestinationConnector: "destination",
+    LookupConnector: "lookup",
+    Processor: "processor",
+}
+
+
+def register(extension: type[_Extension]) -> type[_Extension]:
+    """Make a user's connector, lookup or processor class known by its `type` in this process. Usable
+    as a decorator. Raises ConfigError (E0418) for a class that is none of these, or half of one."""
+    kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
+    name = extension.__name__
+    if kind is None:
+        raise ConfigError(
+            f"{name} is no connector, lookup or processor",
+            code="E0418",
+            help=f"derive it from {', '.join(base.__name__ for base in _KINDS)}",
+        )
+    lacking = [n for n in ("type", "Config") if not hasattr(extension, n)]
+    lacking += sorted(getattr(extension, "__abstractmethods__", ()))
+    if lacking:
+        raise ConfigError(
+            f"{name} lacks {', '.join(lacking)}",
+            code="E0418",
+            help="a class says its type, the model of its config, and each method of the contract",
+        )
+    _registered[kind, extension.type] = extension  # type: ignore[attr-defined]
+    return extension
 
 
 def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) -> Any:
@@ -147,7 +184,7 @@ def missing_library(what: str, error: ModuleNotFoundError) -> ConfigError:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _entry_points(group: str) -> dict[str, str]:
     from importlib.metadata import entry_points
 

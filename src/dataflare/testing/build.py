@@ -18,10 +18,12 @@ from dataflare.operators.base import (
     RowOperator,
     StatefulOperator,
 )
+from dataflare.operators.processor import step_of
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
+from dataflare.sdk.processor import Processor
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind
 
@@ -52,27 +54,36 @@ def destination_of(type_: str, config: Mapping[str, Any], **more: Any) -> Destin
 
 @dataclass(frozen=True)
 class ProcessorUnderTest:
-    """A stateful step: its operator, and the row operators that prepare its rows."""
+    """A stateful step: its operator, and what prepares its rows. ports: the same by input, where there
+    are several."""
 
     operator: StatefulOperator
     before: Sequence[RowOperator] = ()
+    ports: Sequence[RowOperator] = ()
 
-    def prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows as the operator gets them."""
-        lowering, lazy = Lowering(), frame.lazy()
-        for operator in self.before:
-            lazy = operator.lower(lazy, lowering)
-        return lazy.collect()
+    def prepared(self, *frames: pl.DataFrame) -> pl.DataFrame:
+        """The rows of each input as the operator gets them."""
+        if len(frames) != max(1, len(self.ports)):
+            raise ValueError(f"the step has {max(1, len(self.ports))} inputs, not {len(frames)}")
+        shaped = []
+        for port, frame in enumerate(frames):
+            lowering, lazy = Lowering(), frame.lazy()
+            for operator in [*self.before, *self.ports[port : port + 1]]:
+                lazy = operator.lower(lazy, lowering)
+            shaped.append(lazy.collect())
+        return pl.concat(shaped)
 
 
-def processor_of(type_: str, config: Mapping[str, Any], schema: Schema) -> ProcessorUnderTest:
-    """A stateful step of this package by its type, over rows of a schema."""
-    step = operators.step(type_)
+def processor_of(
+    type_: str | type[Processor], config: Mapping[str, Any], *inputs: Schema
+) -> ProcessorUnderTest:
+    """A step that keeps state, over rows of some schemas: a processor class, or a step by its type."""
+    step = operators.step(type_) if isinstance(type_, str) else step_of(type_)
     context = BindContext("tested", Path(), Policy(), True, 1, _no_table)
-    bound = step.bind(bind(step.Config, config, step="tested"), [schema], context)
+    bound = step.bind(bind(step.Config, config, step="tested"), inputs, context)
     if bound.stateful is None:
         raise ValueError(f"a {type_} step keeps no state")
-    return ProcessorUnderTest(bound.stateful, bound.operators)
+    return ProcessorUnderTest(bound.stateful, bound.operators, bound.ports)
 
 
 def _no_table(config: Any) -> LookupTable:

@@ -166,9 +166,18 @@ def test_names_that_python_has_taken_and_several_inputs(tmp_path: Path) -> None:
     assert yaml.safe_load(built(code).to_yaml()) == yaml.safe_load(expected)
 
 
-def test_what_has_no_method_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "w.yaml").write_text(ODD.replace("type: union", "type: onion"))
+def test_a_type_of_ones_own_is_a_processor(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(ODD.replace("type: union", "type: 'peel:Onion'"))
+    there = Workflow.from_yaml(tmp_path / "w.yaml")
+    code = to_python(there)
+    assert 'a_b.process("all", "peel:Onion", wf_["rejected"], strict=False)' in code
+    expected = there.to_yaml().replace("inputs: all", "inputs: [all]")
+    assert yaml.safe_load(built(code).to_yaml()) == yaml.safe_load(expected)
+
+
+def test_an_option_without_a_parameter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(ODD.replace("{strict: false}", "{strikt: false}"))
     with pytest.raises(WorkflowError) as caught:
         to_python(Workflow.from_yaml(tmp_path / "w.yaml"))
     assert caught.value.code == "E0125"
-    assert "there is no method for type 'onion'" in caught.value.message
+    assert "its method has no option 'strikt'" in caught.value.message

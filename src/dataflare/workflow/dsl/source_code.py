@@ -96,9 +96,10 @@ class _Writer:
         return _call(f"{first}.to", [name, step.get("type")], more | _connected(step))
 
     def _transformation(self, name: str, step: Mapping[str, Any]) -> str:
-        method = getattr(Stream, str(step.get("type")), None)
-        if method is None or str(step.get("type")) not in _step_methods():
-            raise _unsayable(f"step '{name}'", f"there is no method for type '{step.get('type')}'")
+        first, *others = [self._stream(ref) for ref in _inputs(step)]
+        if str(step.get("type")) not in _step_methods():
+            return _call(f"{first}.process", [name, step.get("type"), *others], _connected(step))
+        method = getattr(Stream, step["type"])
         config = dict(step.get("config") or {})
         more = _said_by_step(step)
         if "retry_policy" in config:
@@ -112,7 +113,6 @@ class _Writer:
         strange = [key for key in (*config, *nulls) if key not in known]
         if strange:
             raise _unsayable(f"step '{name}'", f"its method has no option '{strange[0]}'")
-        first, *others = [self._stream(ref) for ref in _inputs(step)]
         if nulls.keys() & {"remote_key", "fields"} and step["type"] == "lookup":
             nulls["mapping"] = dict(step["config"]["mapping"])
             nulls = {key: nulls[key] for key in nulls if key not in nulls["mapping"]}

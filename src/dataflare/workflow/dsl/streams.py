@@ -14,6 +14,7 @@ from dataflare.workflow.dsl.values import given
 
 if TYPE_CHECKING:
     from dataflare.sdk.destination import DestinationConnector
+    from dataflare.sdk.processor import Processor
     from dataflare.workflow.dsl.workflow import Workflow
 
 Expr = str | int | float | bool
@@ -209,6 +210,31 @@ class Stream:
         target = function if isinstance(function, str) else name_of(function)
         config = given(function=target, mode=mode, schema=schema, execution=execution)
         return self._then("python", name, config, step)
+
+    def process(
+        self,
+        name: str,
+        type: str | type[Processor],
+        /,
+        *others: Stream,
+        config: Mapping[str, Any] | None = None,
+        description: str | None = None,
+        on_error: OnError | None = None,
+        error_handling: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Stream:
+        """Run a processor of your own; options are its config.
+
+        type: its class, which is registered, or the name of one that is known. others: its further
+        inputs, as ports 1, 2, ... config: options whose names this method has itself.
+        """
+        if not isinstance(type, str):
+            from dataflare.sdk.registry import register
+
+            type = register(type).type
+        step = given(description=description, on_error=on_error, error_handling=error_handling)
+        inputs = [self, *others]
+        return self.workflow._transform(type, name, {**(config or {}), **options}, step, inputs)
 
     # -- over several rows
 

@@ -1,0 +1,145 @@
+"""Users' Python code: found by name, its exceptions and its results told in our words."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import sys
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from dataflare.errors import ConfigError, DataError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.types import Schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def raised(step: str, what: str, error: Exception) -> DataError:
+    """The error for an exception of a user's code (E0520). what: the code, by its name."""
+    return DataError(
+        f"step '{step}': {what} raised {type(error).__name__}: {error}",
+        code="E0520",
+        step=step,
+        notes=_raised_at(error),
+        help="mend the function or the data, or set error_handling: {on_error: skip}",
+    )
+
+
+def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
+    """The rows of what a user's code returned: a batch, a frame, a lazy frame or an Arrow table.
+    Raises DataError (E0521)."""
+    import polars as pl
+
+    if isinstance(result, SharedDataBatch):
+        return result.frame
+    if isinstance(result, pl.LazyFrame):
+        return result.collect()
+    if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
+        return pl.DataFrame(result)
+    if not isinstance(result, pl.DataFrame):
+        raise DataError(
+            f"step '{step}': {what} returned {named(result)}, not a DataFrame",
+            code="E0521",
+            step=step,
+            help="return a Polars DataFrame, a LazyFrame or an Arrow table",
+        )
+    return result
+
+
+def conformed(
+    step: str, what: str, frame: pl.DataFrame, output: Schema, promise: str
+) -> pl.DataFrame:
+    """The frame with exactly the columns that `promise` names. Raises DataError (E0521)."""
+    missing = [name for name in output.names if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"step '{step}': {what} left out the columns {', '.join(missing)}",
+            code="E0521",
+            step=step,
+            notes=[f"it returned: {', '.join(frame.columns)}"],
+            help=f"return all columns that {promise} names",
+        )
+    try:
+        return frame.select(output.names).cast(dict(output.to_polars()))  # type: ignore[arg-type]
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        expected = ", ".join(f"{name}: {type_}" for name, type_ in output.to_json().items())
+        raise DataError(
+            f"step '{step}': {what} returned values of another type: {first}",
+            code="E0521",
+            step=step,
+            notes=[f"expected: {expected}"],
+            help=f"return those types, or change {promise}",
+        ) from error
+
+
+def named(value: object) -> str:
+    """What a function returned, in words."""
+    return "nothing (None)" if value is None else f"a value of the type {type(value).__name__}"
+
+
+@lru_cache(maxsize=64)
+def load(target: str, base: Path) -> Callable[..., Any]:
+    """The function or class that `package.module:name` names. Raises ConfigError (E0408)."""
+    module_name, _, name = target.partition(":")
+    try:
+        found: Any = _module(module_name, base)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise ConfigError(
+            f"cannot import '{target}': {type(error).__name__}: {error}",
+            code="E0408",
+            help=_import_help(error, module_name, name),
+        ) from error
+    if not callable(found):
+        raise ConfigError(
+            f"'{target}' is not a function",
+            code="E0408",
+            help="name a function, or another thing that can be called",
+        )
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import_help(error: Exception, module: str, name: str) -> str:
+    """What to do about a function that cannot be imported."""
+    lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+    if lacking and not f"{module}.".startswith(f"{lacking}."):
+        return f"'{module}' imports '{lacking}': install it where dataflare runs"
+    if isinstance(error, ImportError):
+        return 'write "package.module:function"; the workflow\'s own folder is searched first'
+    if isinstance(error, AttributeError) and name:
+        return f"define '{name}' in {module}, or name another function of it"
+    return f"mend {module}: it raises this when it is imported"
+
+
+def _module(name: str, base: Path) -> ModuleType:
+    """The module, first sought in the workflow's folder. One that another workflow's folder gave
+    under the same name makes way."""
+    folder = str(base.absolute())
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    top = name.partition(".")[0]
+    known = sys.modules.get(top)
+    spec = importlib.machinery.PathFinder.find_spec(top, [folder])
+    if known is not None and spec is not None and spec.origin != getattr(known, "__file__", None):
+        for other in [n for n in sys.modules if n == top or n.startswith(f"{top}.")]:
+            del sys.modules[other]
+    return importlib.import_module(name)
+
+
+def _raised_at(error: BaseException) -> list[str]:
+    """The line of the user's code where an exception was raised: the last that is not a library's."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    own = [frame for frame in own if Path(__file__).parents[1] not in Path(frame.filename).parents]
+    return [f"raised in {own[-1].filename} line {own[-1].lineno}: {own[-1].line}"] if own else []

@@ -1,0 +1,187 @@
+"""The processor contract: a step of one's own, between sources and destinations.
+
+Order of calls while planning: `__init__` -> `output_schema`. In a run, once per subtask: `__init__` ->
+`open` -> `process`, once per batch -> `end`, when no more rows come -> `close`. One call at a time, on some
+worker thread.
+
+Always true: what `context.state` holds is a part of each checkpoint, and nothing else is. After a crash
+the same rows come again to the state of the last checkpoint, so that the answer is that of a run
+without a crash, as long as `process` depends on nothing but its rows and that state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from dataflare.errors import ConfigError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    Rows: TypeAlias = SharedDataBatch | pl.DataFrame
+    """A batch, or its rows alone."""
+    Output: TypeAlias = Rows | Iterable[Rows] | None
+    """What a call gives: rows of the output schema, or several batches of them, or nothing."""
+
+ConfigClass = type[BaseModel]
+
+
+class NoConfig(BaseModel):
+    """For a processor without options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Processor(ABC):
+    """A step's work. Only `output_schema` is called before a run, on an instance of its own."""
+
+    type: ClassVar[str]
+    Config: ClassVar[ConfigClass] = NoConfig
+    summary: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+    """A step's YAML."""
+    inputs_max: ClassVar[int | None] = 1
+    """How many inputs the step may have; None for any number. Each is a port, in the step's order."""
+
+    keys: Sequence[str] | None = ()
+    """Which rows must meet. (): all of them, in one task. Some columns: rows with equal values there,
+    and the others may be worked on side by side. None: no row needs another, no state is kept and
+    `end` is not called. May be set in `__init__`, from the config."""
+
+    def __init__(self, config: Any, context: ProcessorContext) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
+    def output_schema(self, inputs: Sequence[Schema]) -> Schema:
+        """The columns that come out. inputs: those that arrive, by port. Raises ConfigError (with
+        `column_of`, say) for inputs it cannot work on. No I/O."""
+
+    def open(self) -> None:
+        """Get ready; state of an earlier attempt is there already."""
+
+    @abstractmethod
+    def process(self, port: int, batch: SharedDataBatch) -> Output:
+        """What follows from some rows. port: which input they come from, 0 for the first.
+
+        How rows are cut into batches means nothing. An exception takes back what this call did to the
+        state; then the batch is halved until the rows that raise are found, and the step's `on_error`
+        says what happens to those.
+        """
+
+    def end(self) -> Output:
+        """What follows from the end of the input, when all rows were seen."""
+        return None
+
+    def close(self) -> None:
+        """Release what `open` took. Not called after a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows a processor could not take, as they came in, and why."""
+
+    rows: pl.DataFrame
+    message: str
+    code: str = "E0544"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorContext(ConnectorContext):
+    """What a processor may use. subtask of subtasks: which parallel copy it is."""
+
+    subtask: int = 0
+    subtasks: int = 1
+    state: KeptRows = field(default_factory=lambda: KeptRows(None))
+    refused: list[Refused] = field(default_factory=list)
+
+    def refuse(self, rows: Rows, message: str) -> None:
+        """Take rows of the current batch out as bad (E0544): the step's `on_error` says what happens to
+        them. rows: as they came in. message: what is wrong with them, for whoever mends them."""
+        frame = rows.frame if isinstance(rows, SharedDataBatch) else rows
+        if frame.height:
+            self.refused.append(Refused(frame, message))
+
+
+class KeptRows:
+    """Rows that a processor keeps through crashes: frames by name.
+
+    keys: columns that each frame must have, so that another parallelism finds the rows of its keys;
+    None where no state may be kept. Frames are never changed, only replaced or appended to; a
+    checkpoint stores what is new.
+    """
+
+    def __init__(self, keys: Sequence[str] | None) -> None:
+        self._keys = keys
+        self._chunks: dict[str, tuple[tuple[int, pl.DataFrame], ...]] = {}
+        self._ids = count(1)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._chunks
+
+    def get(self, name: str) -> pl.DataFrame | None:
+        """All rows under a name, in the order they were put there."""
+        import polars as pl
+
+        chunks = self._chunks.get(name)
+        if chunks is None:
+            return None
+        return chunks[0][1] if len(chunks) == 1 else pl.concat([frame for _, frame in chunks])
+
+    def set(self, name: str, rows: Rows) -> None:
+        """Replace what is under a name."""
+        self._chunks[name] = (self._chunk(name, rows),)
+
+    def append(self, name: str, rows: Rows) -> None:
+        """Add rows of the same columns; only these are new to the next checkpoint. Chunks are put
+        together as they add up, so that each row is written again only a few times."""
+        import polars as pl
+
+        chunks = [*self._chunks.get(name, ()), self._chunk(name, rows)]
+        while len(chunks) > 1 and chunks[-2][1].height < 2 * chunks[-1][1].height:
+            last = pl.concat([frame for _, frame in chunks[-2:]])
+            chunks[-2:] = [(next(self._ids), last)]
+        self._chunks[name] = tuple(chunks)
+
+    def discard(self, name: str) -> None:
+        """Forget what is under a name, if anything is."""
+        self._chunks.pop(name, None)
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """All chunks, each under a name that never means other rows."""
+        return {
+            f"{name}.{id_}": frame for name, chunks in self._chunks.items() for id_, frame in chunks
+        }
+
+    def mark(self) -> Mapping[str, Any]:
+        """The state as it is now, for `reset`. Copies no rows."""
+        return dict(self._chunks)
+
+    def reset(self, mark: Mapping[str, Any]) -> None:
+        self._chunks = dict(mark)
+
+    def _chunk(self, name: str, rows: Rows) -> tuple[int, pl.DataFrame]:
+        frame = rows.frame if isinstance(rows, SharedDataBatch) else rows
+        if self._keys is None:
+            raise ConfigError(
+                f"the state '{name}' cannot be kept: the processor says keys = None, no row needs another",
+                code="E0416",
+                help="set keys to the columns whose rows must meet, or to () for all rows",
+            )
+        missing = [key for key in self._keys if key not in frame.columns]
+        if missing:
+            raise ConfigError(
+                f"the state '{name}' lacks the key {', '.join(missing)}",
+                code="E0416",
+                help="keep the key columns with the rows, so that they can move to another task",
+            )
+        return next(self._ids), frame
