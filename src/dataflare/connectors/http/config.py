@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dataflare.connectors.http.incremental import HttpIncremental
 from dataflare.connectors.http.json_path import JsonPath
 from dataflare.model.units import Duration, Rate
 
@@ -120,6 +121,9 @@ class HttpSourceConfig(HttpConfig):
     pagination: Pagination | None = Field(
         None, description="how to ask for what follows; by default one answer is all"
     )
+    incremental: HttpIncremental | None = Field(
+        None, description="ask only for what is new since the last run"
+    )
     stable_pages: bool = Field(
         False,
         description="asking again for a page gives the same rows, so a run may resume at a page; else "
@@ -127,9 +131,11 @@ class HttpSourceConfig(HttpConfig):
     )
 
     @model_validator(mode="after")
-    def _body_is_sent(self) -> Self:
+    def _fits(self) -> Self:
         if self.body is not None and self.method != "POST":
             raise ValueError("'body' needs method: POST")
+        if self.incremental is not None and self.incremental.param in self.params:
+            raise ValueError(f"'{self.incremental.param}' stands in 'params' and in 'incremental'")
         return self
 
 

@@ -17,7 +17,8 @@ from dataflare.connectors.http.config import HttpSourceConfig, Pagination
 from dataflare.connectors.http.json_path import found_at
 
 Place = Mapping[str, Any]
-"""number: the pages before; and `at` (page, offset or cursor) or `url`, where paging has them."""
+"""number: the pages before; and `at` (page, offset or cursor) or `url`, where paging has them.
+since: the value of the incremental parameter, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,15 @@ class Request:
     params: Mapping[str, Any]
 
 
-def first_place(config: HttpSourceConfig) -> Place:
-    """Where reading begins."""
+def first_place(config: HttpSourceConfig, since: str | None = None) -> Place:
+    """Where reading begins. since: the value of the incremental parameter."""
+    place: dict[str, Any] = {"number": 0}
     match config.pagination:
         case Pagination(type="page", start=start):
-            return {"number": 0, "at": 1 if start is None else start}
+            place["at"] = 1 if start is None else start
         case Pagination(type="offset", start=start):
-            return {"number": 0, "at": start or 0}
-    return {"number": 0}
+            place["at"] = start or 0
+    return place if since is None else {**place, "since": since}
 
 
 def request_at(config: HttpSourceConfig, place: Place) -> Request:
@@ -44,6 +46,8 @@ def request_at(config: HttpSourceConfig, place: Place) -> Request:
     if "url" in place:
         return Request(place["url"], {})
     params: dict[str, Any] = dict(config.params)
+    if config.incremental is not None and "since" in place:
+        params[config.incremental.param] = place["since"]
     if pages is not None:
         if "at" in place:
             params[pages.param or pages.type] = place["at"]
@@ -56,6 +60,13 @@ def next_place(
     config: HttpSourceConfig, place: Place, answer: httpx.Response, content: Any, rows: int
 ) -> Place | None:
     """Where the next page is; None after the last."""
+    found = _following(config, place, answer, content, rows)
+    return found if found is None or "since" not in place else {**found, "since": place["since"]}
+
+
+def _following(
+    config: HttpSourceConfig, place: Place, answer: httpx.Response, content: Any, rows: int
+) -> Place | None:
     pages, number = config.pagination, place["number"] + 1
     if pages is None or (pages.max_pages is not None and number >= pages.max_pages):
         return None

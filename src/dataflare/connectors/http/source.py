@@ -17,8 +17,10 @@ import orjson
 
 from dataflare.connectors.http.client import HttpClient, excerpt, shown
 from dataflare.connectors.http.config import HttpSourceConfig
+from dataflare.connectors.http.incremental import Cursor, Unordered, first_asked
 from dataflare.connectors.http.json_path import found_at
 from dataflare.connectors.http.paging import Place, first_place, next_place, request_at
+from dataflare.connectors.sql.incremental import State
 from dataflare.errors import ConfigError, DataError, SystemError_
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.text_types import TextColumn, with_contract
@@ -38,6 +40,8 @@ from dataflare.sdk.source import (
     SupportsProjection,
 )
 
+_PAGES = "pages"
+
 
 class HttpSource(SourceConnector, SupportsProjection):
     """A paged JSON API."""
@@ -53,6 +57,7 @@ issues:
     params: {state: open}
     records: $.items
     pagination: {type: cursor, path: $.next_cursor, param: after}
+    incremental: {column: updated_at, param: since, initial_value: "2024-01-01T00:00:00Z"}
     rate_limit: 10/s
     auth: {type: bearer, token: "${secret:API_TOKEN}"}
 """
@@ -81,14 +86,46 @@ issues:
         return Schema.of([(name, columns[name]) for name in names])
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
-        return [Split("pages", {"columns": [c.to_json() for c in await self._found()]})]
+        data: dict[str, Any] = {"columns": [c.to_json() for c in await self._found()]}
+        if self.config.incremental is not None:
+            data["state"] = carried if carried is not None else State().to_json()
+            columns = {column.name: column for column in await self._found()}
+            found, before = columns[self.config.incremental.column].type, data["state"].get("type")
+            if before is not None and before != str(found):
+                raise DataError(
+                    f"column '{self.config.incremental.column}' is {found} in what the API answers "
+                    f"now, and was {before} in the run before",
+                    code="E0508",
+                    step=self.context.step,
+                    help=f"say its type in 'schema': {{{self.config.incremental.column}: "
+                    f'"{before}"}}',
+                )
+        return [Split(_PAGES, data)]
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        found = positions.get(_PAGES)
+        if found is None or "window" not in found.value:
+            return None
+        state = State.from_json(found.value["window"]["state"]).finished()
+        return {**state.to_json(), "type": found.value["type"]}
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         columns = tuple(TextColumn.from_json(each) for each in split.data["columns"])
         names = tuple(c.name for c in columns) if self._output is None else self._output
-        place = first_place(self.config) if position is None else position.value["next"]
-        return PageReader(self._client(), self.config, NdjsonPlan(columns, names), place,
-                          self.context.step)  # fmt: skip
+        plan = NdjsonPlan(columns, names)
+        if self.config.incremental is None:
+            place = first_place(self.config) if position is None else position.value["next"]
+            return PageReader(self._client(), self.config, plan, place, self.context.step)
+        cursor = Cursor(self.config.incremental, columns, self.context.step)
+        state = State.from_json(split.data["state"])
+        window = cursor.window(state)
+        if position is None:
+            place = first_place(self.config, cursor.asked(state))
+        else:
+            place = position.value["next"]
+            window.restore(position.value["window"], cursor.column)
+        return PageReader(self._client(), self.config, plan, place, self.context.step,
+                          (cursor, window))  # fmt: skip
 
     def _client(self) -> HttpClient:
         return HttpClient(self.config, self.context.step, sleep=self.sleep)
@@ -97,8 +134,10 @@ issues:
         """The columns of the first page, and those of the contract."""
         if self._columns is None:
             client = self._client()
+            incremental = self.config.incremental
+            since = None if incremental is None else first_asked(incremental)
             try:
-                page = await fetched(client, self.config, first_place(self.config))
+                page = await fetched(client, self.config, first_place(self.config, since))
             finally:
                 await client.aclose()
             found = sniff([page.lines])
@@ -114,7 +153,10 @@ issues:
                     step=self.context.step,
                     help="say the columns in 'schema'",
                 )
-            self._columns = [*with_contract(found, contract), *absent]
+            columns = [*with_contract(found, contract), *absent]
+            if incremental is not None:
+                Cursor(incremental, columns, self.context.step)
+            self._columns = columns
         return self._columns
 
     async def inspect(self) -> Mapping[str, str]:
@@ -123,14 +165,21 @@ issues:
 
 
 class Page:
-    """One answer. lines: its rows as NDJSON; following: the place of the next page, or None."""
+    """One answer. following: the place of the next page, or None."""
 
-    __slots__ = ("following", "lines", "rows")
+    __slots__ = ("following", "records")
 
     def __init__(self, records: Sequence[Any], following: Place | None) -> None:
-        self.rows = len(records)
-        self.lines = b"\n".join(orjson.dumps(record) for record in records)
-        self.following = following
+        self.records, self.following = records, following
+
+    @property
+    def lines(self) -> bytes:
+        """Its rows as NDJSON."""
+        return ndjson(self.records)
+
+
+def ndjson(records: Sequence[Any]) -> bytes:
+    return b"\n".join(orjson.dumps(record) for record in records)
 
 
 async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place) -> Page:
@@ -190,19 +239,23 @@ def _kind(value: Any) -> str:
 
 
 class PageReader(ChunkReader):
-    """Asks for one page ahead of what was let out."""
+    """Asks for one page ahead of what was let out. incremental: what tells new rows."""
 
     resumes = True
 
     def __init__(
         self, client: HttpClient, config: HttpSourceConfig, plan: NdjsonPlan, place: Place | None,
-        step: str,
+        step: str, incremental: tuple[Cursor, Unordered] | None = None,
     ) -> None:  # fmt: skip
         self._client, self._config, self._plan, self._step = client, config, plan, step
-        self._place = place
+        self._place, self._incremental = place, incremental
 
     def position(self) -> Position:
-        return Position({"next": self._place})
+        if self._incremental is None:
+            return Position({"next": self._place})
+        cursor, window = self._incremental
+        type_ = str(cursor.column.type)
+        return Position({"next": self._place, "window": window.to_json(), "type": type_})
 
     async def read_chunk(self) -> Chunk:
         while self._place is not None:
@@ -215,15 +268,21 @@ class PageReader(ChunkReader):
                     step=self._step,
                 )
             self._place = page.following
-            if page.rows:
-                return self._chunk(page, place["number"])
+            rows = list(range(len(page.records)))
+            if self._incremental is not None:
+                cursor, window = self._incremental
+                rows = await asyncio.to_thread(cursor.new_rows, page.records, window)
+            # The last page is let out also when it is empty: it has the position of the end.
+            if rows or (self._incremental is not None and self._place is None):
+                return self._chunk(page, rows, place["number"])
         raise EndOfSplit
 
-    def _chunk(self, page: Page, number: int) -> Chunk:
-        plan, lines = self._plan, page.lines
+    def _chunk(self, page: Page, rows: Sequence[int], number: int) -> Chunk:
+        """The rows of a page that are to be given."""
+        plan, lines = self._plan, ndjson([page.records[row] for row in rows])
 
         def place_of(row: int) -> str:
-            return f"{shown(self._config.url)} page {number + 1} row {row + 1}"
+            return f"{shown(self._config.url)} page {number + 1} row {rows[row] + 1}"
 
         def salvage() -> Salvaged:
             found = plan.salvage(lines, lambda offset: place_of(lines.count(b"\n", 0, offset)))
@@ -235,7 +294,7 @@ class PageReader(ChunkReader):
             position=self.position(),
             key=number,
             num_bytes=len(lines),
-            rows=page.rows,
+            rows=len(rows),
             salvage=salvage,
             place=place_of,
         )

@@ -27,7 +27,7 @@ CURSOR = "__dataflare_cursor"
 """The cursor as it is compared: Int64 for numbers and times, Float64 or String."""
 DAY_S = 86_400
 PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_HASH, _IDENTITY, _TIMES, _BEFORE = (
+_HASH, IDENTITY, _TIMES, _BEFORE = (
     "__dataflare_hash",
     "__dataflare_identity",
     "__dataflare_times",
@@ -150,7 +150,7 @@ class Window:
         return lower_bound(self._start, self._lag, self._initial)
 
     def state(self) -> State:
-        recent = [] if self._recent is None else self._recent[_IDENTITY].to_list()
+        recent = [] if self._recent is None else self._recent[IDENTITY].to_list()
         seen = self._old | frozenset(recent)
         return State(self._last, seen, self._nulls_done, self._null_rows)
 
@@ -159,7 +159,7 @@ class Window:
         page = pl.DataFrame({CURSOR: cursor, _HASH: identity})
         self._refuse_disorder(cursor)
         page = self._identified(page)
-        new = ~page[_IDENTITY].is_in(list(self._old))
+        new = ~page[IDENTITY].is_in(list(self._old))
         if self.bound is not None:
             new &= (cursor >= self.bound).fill_null(True)
         nulls = cursor.is_null()
@@ -181,7 +181,7 @@ class Window:
         return counted.select(
             CURSOR,
             _HASH,
-            (pl.col(_HASH) + pl.col(_TIMES) * pl.lit(_STEP, pl.UInt64)).alias(_IDENTITY),
+            (pl.col(_HASH) + pl.col(_TIMES) * pl.lit(_STEP, pl.UInt64)).alias(IDENTITY),
         )
 
     def _refuse_disorder(self, cursor: pl.Series) -> None:
