@@ -28,14 +28,21 @@ _INSTALL = "install it (apt-get install redis-server), or put redis-server on PA
 
 
 class RedisServer:
-    """One server process. `url` says how to reach it."""
+    """One server process. `url` says how to reach it. tls: whether it speaks nothing but TLS, with a
+    certificate for localhost made for the occasion, `certificate`."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
-        self.binary, self.folder = binary, folder
+    def __init__(self, binary: str, folder: Path, *, tls: bool = False) -> None:
+        self.binary, self.folder, self.tls = binary, folder, tls
+        self.certificate = folder / "server.crt"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        if tls:
+            make_certificate(self.certificate, folder / "server.key")
+            self.url = (
+                f"rediss://:{PASSWORD}@localhost:{self.port}/0?ssl_ca_certs={self.certificate}"
+            )
         self._process: subprocess.Popen[bytes] | None = None
 
     def client(self) -> Any:
@@ -47,8 +54,13 @@ class RedisServer:
         """Start, also after `kill`, and wait until it answers."""
         import redis
 
+        port = ["--port", str(self.port)]
+        if self.tls:
+            port = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no",
+                    "--tls-cert-file", str(self.certificate),
+                    "--tls-key-file", str(self.folder / "server.key")]  # fmt: skip
         self._process = subprocess.Popen(
-            [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            [self.binary, *port, "--bind", "127.0.0.1", "--save", "",
              "--requirepass", PASSWORD, "--dir", str(self.folder)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -82,6 +94,15 @@ class RedisServer:
             os.kill(self._process.pid, signal.SIGCONT)
 
 
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A certificate for localhost, signed by itself."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         "-keyout", str(key), "-out", str(certificate)], capture_output=True, check=True,
+    )  # fmt: skip
+
+
 def _binary() -> str | None:
     found = shutil.which("redis-server")
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
@@ -97,7 +118,7 @@ def _binary() -> str | None:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[RedisServer]:
+def server(*, tls: bool = False) -> Iterator[RedisServer]:
     """A running server, removed afterwards. Raises pytest's own outcomes."""
     binary = _binary()
     if binary is None:
@@ -105,7 +126,7 @@ def server() -> Iterator[RedisServer]:
             pytest.fail(f"no Redis on this machine: {_INSTALL}")
         pytest.skip(f"no Redis on this machine: {_INSTALL}")
     folder = Path(tempfile.mkdtemp(prefix="dataflare-redis-"))
-    made = RedisServer(binary, folder)
+    made = RedisServer(binary, folder, tls=tls)
     atexit.register(made.kill)
     try:
         made.start()

@@ -36,12 +36,17 @@ def translated(error: Exception, server: str) -> DataFlareError:
         return SystemError_(f"{server} is not ready: {text}", code="E0607", retry=Retry.LATER)
     if isinstance(error, said.ConnectionError | OSError):
         if "CERTIFICATE" in text or "SSL" in text:
-            return SystemError_(f"no TLS connection to {server}: {text}", code="E0609")
+            return SystemError_(
+                f"no TLS connection to {server}: {text}",
+                code="E0609",
+                help="name the file of the certificates to trust: "
+                "rediss://host:6379/0?ssl_ca_certs=/path/to/ca.pem",
+            )
         return SystemError_(
             f"no connection to {server}: {text}",
             code="E0607",
             retry=Retry.LATER,
-            help="see whether the server runs and the address is right",
+            help="see whether the server runs and the address is right; with TLS it is rediss://",
         )
     if text.startswith("WRONGTYPE") or "WRONGTYPE" in text:
         return DataError(

@@ -7,8 +7,9 @@ no row.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import polars as pl
@@ -18,12 +19,13 @@ from redis.exceptions import NoPermissionError
 
 from dataflare.connectors.fields import FieldTypes, of_objects, of_texts, placed, schema_of
 from dataflare.connectors.redis.errors import redis_errors
-from dataflare.errors import DataError
+from dataflare.errors import DataError, SystemError_
 from dataflare.model.types import Schema
 from dataflare.model.units import Duration
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
 _PIPELINE_KEYS = 1_000
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class RedisLookupConfig(BaseModel):
@@ -32,7 +34,9 @@ class RedisLookupConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
     connection: str = Field(
-        repr=False, description="redis://user:password@host:6379/0, or rediss:// for TLS"
+        repr=False,
+        description="redis://user:password@host:6379/0, or rediss:// for TLS, "
+        "there with ?ssl_ca_certs=/path/to/ca.pem for certificates of your own",
     )
     key_prefix: str = Field(
         "", description="put before each key; several key columns join with ':'"
@@ -107,6 +111,13 @@ enriched:
 
     def _connected(self) -> Any:
         timeout = self.config.timeout
+        for name, values in parse_qs(urlsplit(self.config.connection).query).items():
+            if name in _FILES and not Path(values[-1]).is_file():
+                raise SystemError_(
+                    f"no TLS connection to {self._server}: there is no file {values[-1]}",
+                    code="E0609",
+                    help=f"look at '{name}' in 'connection'",
+                )
         return client.Redis.from_url(
             self.config.connection,
             socket_timeout=timeout,
