@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dataflare.expr.own import Aggregate as Aggregate
     from dataflare.jobs.preview import preview as preview
     from dataflare.jobs.result import RunResult as RunResult
     from dataflare.jobs.run import RunOptions as RunOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Aggregate": "dataflare.expr.own",
     "DestinationConnector": "dataflare.sdk.destination",
     "LookupConnector": "dataflare.sdk.lookup",
     "Plan": "dataflare.planner",
@@ -46,6 +48,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "Aggregate",
     "DestinationConnector",
     "LookupConnector",
     "Plan",

@@ -150,7 +150,7 @@ def test_the_step_on_the_extend_page_runs_and_keeps_the_contract(tmp_path: Path)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["meter"], row["gap"]) for row in rows] == [("a", None), ("b", None), ("a", 6)]
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "test_gaps.py"],
+        [sys.executable, "-m", "pytest", "-q", "test_gaps.py", "test_means.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -78,8 +78,12 @@ class _Collector:
             )
         if ast.distinct and not args:
             raise typed_call.fail("count(DISTINCT x) needs a value", code=problems.ARGUMENTS)
-        assert function.resolve is not None
-        node = function.resolve(typed_call)
+        if function.resolve is not None:
+            node = function.resolve(typed_call)
+        else:
+            from dataflare.expr import own
+
+            node = own.resolved(typed_call)
         if ast.where is not None:
             node = self._filtered(typed_call, node, inner.node(ast.where), ast)
         return self._result(node, ast.distinct)

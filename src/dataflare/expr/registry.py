@@ -108,16 +108,37 @@ def row(op: str) -> Function:
     return REGISTRY[op]
 
 
+def is_known(name: str) -> bool:
+    """Whether a function or alias has the name already."""
+    load()
+    return name in _NAMES
+
+
+def forget(name: str) -> None:
+    """Take out a function that has no aliases, to be registered anew."""
+    del REGISTRY[name], _NAMES[name]
+
+
 def lookup(name: str) -> Function | None:
     """The function of that name or alias, in any case, or None."""
     load()
+    if name.lower() not in _NAMES:
+        _installed(name.lower())
     found = _NAMES.get(name.lower())
     return None if found is None else REGISTRY[found]
+
+
+def _installed(name: str | None = None) -> None:
+    """Load what other packages bring: one function, or all."""
+    from dataflare.expr import own
+
+    own.installed(name)
 
 
 def names() -> list[str]:
     """The names and aliases that can be called."""
     load()
+    _installed()
     return [name for name in _NAMES if name.replace("_", "a").isalnum()]
 
 
@@ -139,6 +160,7 @@ def suggestion(name: str) -> str | None:
 def functions() -> Sequence[Function]:
     """All rows, by group and name."""
     load()
+    _installed()
     return sorted(REGISTRY.values(), key=lambda row: (row.group, row.name))
 
 

@@ -123,15 +123,21 @@ _KINDS: dict[type[Any], str] = {
 
 
 def register(extension: type[_Extension]) -> type[_Extension]:
-    """Make a user's connector, lookup or processor class known by its `type` in this process. Usable
-    as a decorator. Raises ConfigError (E0418) for a class that is none of these, or half of one."""
-    kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
+    """Make a user's connector, lookup or processor class known in this process by its `type`, an
+    aggregate by the name in its signature. Usable as a decorator. Raises ConfigError (E0418) for a class
+    that is none of these, or half of one."""
+    from dataflare.expr.own import Aggregate, register_aggregate
+
     name = extension.__name__
+    if issubclass(extension, Aggregate):
+        register_aggregate(extension)
+        return extension
+    kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
     if kind is None:
         raise ConfigError(
-            f"{name} is no connector, lookup or processor",
+            f"{name} is no connector, lookup, processor or aggregate",
             code="E0418",
-            help=f"derive it from {', '.join(base.__name__ for base in _KINDS)}",
+            help=f"derive it from {', '.join(base.__name__ for base in (*_KINDS, Aggregate))}",
         )
     lacking = [n for n in ("type", "Config") if not hasattr(extension, n)]
     lacking += sorted(getattr(extension, "__abstractmethods__", ()))
