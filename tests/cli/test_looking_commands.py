@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,6 +78,44 @@ def test_one_connector_is_documented_from_its_config(tmp_path: Path) -> None:
     rows = {line.split()[0]: line for line in said.splitlines() if line.strip()}
     assert "required" in rows["path"]
     assert "sources:\n  " in said
+
+
+PLUGIN = """
+from pydantic import BaseModel, Field
+from dataflare import Processor
+
+class Config(BaseModel):
+    by: str = Field(description="Rows with the same value here meet.")
+
+class Sessions(Processor):
+    type = "sessions"
+    Config = Config
+    summary = "Cuts rows into sessions"
+    example = "type: sessions\\ninputs: [clicks]\\nconfig: {by: visitor}\\n"
+"""
+
+
+def test_an_installed_processor_is_listed_and_documented(tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    write(installed, "own_steps.py", PLUGIN)
+    about = installed / "own_steps-1.0.dist-info"
+    write(about, "METADATA", "Metadata-Version: 2.1\nName: own-steps\nVersion: 1.0\n")
+    write(about, "entry_points.txt", "[dataflare.processors]\nsessions = own_steps:Sessions\n")
+    paths = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH")]))
+
+    listed = cli("connectors", cwd=tmp_path, PYTHONPATH=paths).stdout
+    line = next(line for line in listed.splitlines() if line.startswith("sessions "))
+    assert line.split(maxsplit=2)[1:] == ["processor", "Cuts rows into sessions"]
+
+    said = cli("connectors", "sessions", cwd=tmp_path, PYTHONPATH=paths).stdout
+    assert said.startswith("sessions (processor)\n")
+    rows = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "required" in rows["by"]
+    assert "transformations:\n  my_processor:\n    type: sessions\n" in said
+
+    wrong = cli("connectors", "sesions", cwd=tmp_path, PYTHONPATH=paths)
+    assert "did you mean 'sessions'?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 def test_functions_are_listed_by_group_and_documented_by_name(tmp_path: Path) -> None:

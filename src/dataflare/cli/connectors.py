@@ -1,4 +1,5 @@
-"""`dataflare connectors`: what there is to read from and write to, and the options of each type."""
+"""`dataflare connectors`: what there is to read from and write to, installed processors, and the options
+of each type."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import typer
 from dataflare.cli import tables, terminal
 from dataflare.errors import ConfigError, did_you_mean
 
-_Role = tuple[str, list[str], Callable[[str], type[Any]]]
+_Role = tuple[str, list[str], Callable[[str], Any]]
 
 
 def connectors(
@@ -19,7 +20,7 @@ def connectors(
         typer.Argument(metavar="[TYPE]", help="Document this type's options.", show_default=False),
     ] = None,
 ) -> int:
-    """List the connectors, or show one type's options with defaults and an example."""
+    """List the connectors and installed processors, or show one type's options and an example."""
     if type_ is None:
         _list_all()
     else:
@@ -34,6 +35,7 @@ def _roles() -> list[_Role]:
         ("source", registry.source_types(), registry.source),
         ("destination", registry.destination_types(), registry.destination),
         ("lookup", registry.lookup_types(), registry.lookup),
+        ("processor", registry.processor_types(), registry.processor),
     ]
 
 
@@ -50,7 +52,7 @@ def _list_all() -> None:
     tables.print_table(("type", "as", "what it does"), rows)
 
 
-def _summary(name: str, find: Callable[[str], type[Any]]) -> str:
+def _summary(name: str, find: Callable[[str], Any]) -> str:
     """One line; for a type whose library is missing, what to install."""
     try:
         return str(find(name).summary).rstrip(".")
@@ -79,8 +81,9 @@ def _document_role(type_: str, role: str, connector: type[Any]) -> None:
     from dataflare.cli.options import options
 
     terminal.print_heading(f"{type_} ({role})")
-    print(f"{connector.summary.rstrip('.')}.")
-    print()
+    if connector.summary:
+        print(f"{connector.summary.rstrip('.')}.")
+        print()
     rows = [
         (
             option.name,
@@ -103,7 +106,7 @@ def _example(text: str, role: str) -> Iterator[str]:
     """A step's YAML in its section; with a name, if it comes without one."""
     given = text.strip("\n").splitlines()
     named = not given[0].startswith("type:")
-    yield "transformations:" if role == "lookup" else f"{role}s:"
+    yield "transformations:" if role in ("lookup", "processor") else f"{role}s:"
     if not named:
         yield f"  my_{role}:"
     yield from (f"{'  ' if named else '    '}{line}".rstrip() for line in given)
