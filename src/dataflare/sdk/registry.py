@@ -128,7 +128,7 @@ def register(extension: type[_Extension]) -> type[_Extension]:
     that is none of these, or half of one."""
     from dataflare.expr.own import Aggregate, register_aggregate
 
-    name = extension.__name__
+    name: str = getattr(extension, "__name__", str(extension))
     if issubclass(extension, Aggregate):
         register_aggregate(extension)
         return extension
