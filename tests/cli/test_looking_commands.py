@@ -113,6 +113,11 @@ def test_an_installed_processor_is_listed_and_documented(tmp_path: Path) -> None
     assert "required" in rows["by"]
     assert "transformations:\n  my_processor:\n    type: sessions\n" in said
 
+    write(about, "entry_points.txt", "[dataflare.processors]\nsessions = own_steps:Session\n")
+    broken = cli("connectors", cwd=tmp_path, PYTHONPATH=paths).stdout
+    assert "installed as 'own_steps:Session', where there is no such class" in broken
+    assert "blackhole" in broken
+
     wrong = cli("connectors", "sesions", cwd=tmp_path, PYTHONPATH=paths)
     assert "did you mean 'sessions'?" in wrong.stderr
     assert "Traceback" not in wrong.stderr

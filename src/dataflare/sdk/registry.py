@@ -165,11 +165,18 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
         )
     module, _, name = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "dataflare":
             raise
         raise missing_library(type_, error) from error
+    if found is None:
+        raise ConfigError(
+            f"the {kind} '{type_}' is installed as '{target}', where there is no such class",
+            code="E0418",
+            help=f"its package must name the class in the entry points '{group}'",
+        )
+    return found
 
 
 def _by_key_only(type_: str) -> str | None:
