@@ -134,10 +134,11 @@ def register(extension: type[_Extension]) -> type[_Extension]:
         return extension
     kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
     if kind is None:
+        bases: list[type[Any]] = [*_KINDS, Aggregate]
         raise ConfigError(
             f"{name} is no connector, lookup, processor or aggregate",
             code="E0418",
-            help=f"derive it from {', '.join(base.__name__ for base in (*_KINDS, Aggregate))}",
+            help=f"derive it from {', '.join(base.__name__ for base in bases)}",
         )
     lacking = [n for n in ("type", "Config") if not hasattr(extension, n)]
     lacking += sorted(getattr(extension, "__abstractmethods__", ()))
