@@ -190,9 +190,73 @@ def test_overwrite_swaps_in_at_the_end_and_keeps_indexes(kind, tmp_path):
     run(go())
 
 
-@pytest.mark.parametrize("back_to", [0, 1, 2])
-def test_overwrite_goes_back_by_cutting_what_is_staged(kind, tmp_path, back_to):
+def test_overwrite_keeps_the_rules_of_the_table(kind, tmp_path):
+    """Its types, defaults and constraints, foreign keys at both ends, and columns that no row has."""
+
     async def go():
+        path = tmp_path / "data.db"
+        execute(
+            kind, path, "create table parent (id bigint primary key)",
+            "insert into parent values (1), (2), (3)",
+            'create table "t" (id bigint primary key references parent (id), '
+            "kind varchar not null default 'new', check (id < 100))",
+            "create unique index once on t (id, kind)", "insert into t values (3, 'old')",
+        )  # fmt: skip
+        for attempt in (1, 2):
+            again = Step(kind, tmp_path, SCHEMA, mode="overwrite", attempt=attempt)
+            step = await again.start()
+            await step.epoch(attempt * 2 - 1, ONE)
+            await step.epoch(attempt * 2, TWO, final=True)
+            await step.close()
+            assert rows(kind, path, "select id, kind from t order by id") == [
+                (1, "new"),
+                (2, "new"),
+            ]
+        for refused in ("(1, 'x')", "(100, 'x')", "(3, null)"):
+            with pytest.raises(Exception, match=r"(?i)constraint"):
+                execute(kind, path, f"insert into t (id, kind) values {refused}")
+        execute(kind, path, "delete from t", "delete from parent")
+
+    run(go())
+
+
+def test_overwrite_refuses_what_the_table_refuses(kind, tmp_path):
+    async def go():
+        path = tmp_path / "data.db"
+        rule = "create table t (id bigint check (id <> 2))"
+        execute(kind, path, rule, "insert into t values (7)")
+        step = await Step(kind, tmp_path, SCHEMA, mode="overwrite").start()
+        await step.epoch(1, ONE)
+        with pytest.raises(DataError, match=r"(?i)check"):
+            await step.epoch(2, TWO, final=True)
+        step.die()
+        assert ids(kind, tmp_path) == [7]
+
+    run(go())
+
+
+def test_overwrite_fills_a_table_without_rowids(tmp_path):
+    async def go():
+        path = tmp_path / "data.db"
+        table = "create table t (id bigint primary key, old int) without rowid"
+        execute("sqlite", path, table, "insert into t values (7, 7)")
+        step = await Step("sqlite", tmp_path, SCHEMA, mode="overwrite").start()
+        await step.epoch(1, ONE, final=True)
+        await step.close()
+        assert ids("sqlite", tmp_path) == [1]
+        (sql,) = rows("sqlite", path, "select sql from sqlite_master where name = 't'")[0]
+        assert "without rowid" in sql
+
+    run(go())
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("back_to", [0, 1, 2])
+def test_overwrite_goes_back_by_cutting_what_is_staged(kind, tmp_path, back_to, there):
+    async def go():
+        if there:
+            table = "create table t (id bigint not null, check (id < 9))"
+            execute(kind, tmp_path / "data.db", table, "insert into t values (7)")
         step = await Step(kind, tmp_path, SCHEMA, mode="overwrite").start()
         made: list[Committable] = []
         for number, each in enumerate((ONE, TWO, TWO), start=1):
@@ -207,8 +271,12 @@ def test_overwrite_goes_back_by_cutting_what_is_staged(kind, tmp_path, back_to):
     run(go())
 
 
-def test_overwrite_commits_its_last_epoch_after_a_crash_too(kind, tmp_path):
+@pytest.mark.parametrize("there", [False, True])
+def test_overwrite_commits_its_last_epoch_after_a_crash_too(kind, tmp_path, there):
     async def go():
+        if there:
+            table = "create table t (id bigint primary key)"
+            execute(kind, tmp_path / "data.db", table, "insert into t values (7)")
         step = await Step(kind, tmp_path, SCHEMA, mode="overwrite").start()
         await step.epoch(1, ONE)
         last = await step.prepare(2, TWO, final=True)

@@ -94,8 +94,12 @@ class DuckdbStore(TableStore):
 
     def make_ready(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):
-            tables.require(self._db, target, self._path)
+            old = tables.require(self._db, target, self._path)
             found = tables.find_table(self._db, target.written)
+            if found is None and old is not None:
+                for statement in tables.creation_like(self._db, target, old):
+                    self._db.db.execute(statement)
+                found = tables.find_table(self._db, target.written)
             if found is None:
                 statements = tables.creation(target)
             else:
@@ -198,16 +202,28 @@ class DuckdbStore(TableStore):
         self._db.db.unregister(_STAGE)
 
     def publish(self, target: Target) -> None:
+        """Move the staged rows into the table, whose old ones go. It is never swapped for the staging
+        table: DuckDB 2.0 loses a foreign key's other end when its table is renamed."""
         with duckdb_errors(self._path, f"table '{target.table}'"):
             old = tables.find_table(self._db, target.table)
-            again = tables.index_statements(self._db, old) if old is not None else ()
-            self._db.db.execute(f"drop table if exists {tables.spelled(target.table)}")
-            _, name = tables.split_name(target.table)
+            staging = tables.spelled(target.written)
+            if old is None:
+                _, name = tables.split_name(target.table)
+                self._db.db.execute(f"alter table {staging} rename to {quoted(name)}")
+                return
+            staged = tables.find_table(self._db, target.written)
+            assert staged is not None
+            names = listed(staged.columns)
+            place = tables.spelled(f"{old.schema}.{old.name}")
+            known = {name.casefold() for name in old.columns}
+            for name, type_ in staged.columns.items():
+                if name.casefold() not in known:
+                    self._db.db.execute(f"alter table {place} add column {quoted(name)} {type_}")
+            self._db.db.execute(f"delete from {place}")
             self._db.db.execute(
-                f"alter table {tables.spelled(target.written)} rename to {quoted(name)}"
+                f"insert into {place} ({names}) select {names} from {staging} order by rowid"
             )
-            for statement in again:
-                self._db.db.execute(statement)
+            self._db.db.execute(f"drop table {staging}")
 
     def trim(self, target: Target, rows: int) -> None:
         staging = tables.spelled(target.written)

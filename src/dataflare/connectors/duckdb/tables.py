@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,24 @@ def creation(target: Target) -> list[str]:
     return [*first, f"create table {spelled(target.written)} ({', '.join(columns)})"]
 
 
+_NAMED = re.compile(
+    r"""CREATE TABLE (?:(?:"(?:[^"]|"")*"|[^\s("]+?)\.)?("(?:[^"]|"")*"|[^\s("]+)"""
+)
+
+
+def creation_like(db: DuckConnection, target: Target, table: Table) -> list[str]:
+    """The statements that make the staging table of an overwrite by the table's own text, so that it
+    has its types and rules; not where columns are generated, which nothing can be moved into."""
+    ((sql,),) = db.rows(
+        "select sql from duckdb_tables() where database_name = current_database() "
+        "and schema_name = ? and table_name = ?",
+        [table.schema, table.name],
+    )
+    if "GENERATED ALWAYS" in sql or _NAMED.match(sql) is None:
+        return creation(target)
+    return [_NAMED.sub(lambda _: f"create table {spelled(target.written)}", sql, count=1)]
+
+
 def widening(target: Target, table: Table, path: Path) -> list[str]:
     """The statements that give the table the columns it lacks. Raises what cannot be."""
     known = {name.casefold() for name in table.columns}
@@ -146,13 +164,3 @@ def unique_expressions(db: DuckConnection, table: Table) -> list[list[str]]:
         [table.schema, table.name],
     )
     return [_expressions(text) for (text,) in found]
-
-
-def index_statements(db: DuckConnection, table: Table) -> Sequence[str]:
-    """The SQL of the table's indexes, to be made again after it was replaced."""
-    found = db.rows(
-        "select sql from duckdb_indexes() where database_name = current_database() "
-        "and schema_name = ? and table_name = ? and sql is not null",
-        [table.schema, table.name],
-    )
-    return [str(sql) for (sql,) in found]

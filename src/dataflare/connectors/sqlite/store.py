@@ -102,8 +102,14 @@ class SqliteStore(TableStore):
 
     def make_ready(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
-            tables.require(self._db, target, self._path)
+            old = tables.require(self._db, target, self._path)
             found = tables.find_table(self._db, target.written)
+            if found is None and old is not None:
+                for statement in tables.creation_like(self._db, target, old):
+                    self._db.execute(statement)
+                found = tables.find_table(self._db, target.written)
+            if old is not None:
+                tables.refuse_misfits(target, old)
             if found is None:
                 statements = tables.creation(target)
             else:
@@ -253,13 +259,32 @@ class SqliteStore(TableStore):
 
     def publish(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
+            old = tables.find_table(self._db, target.table)
+            if old is not None and not old.rowid:
+                self._move_over(target, old)
+                return
             again: Sequence[str] = tables.dependents(self._db, target.table)
             self._db.execute(f"drop table if exists {quoted(target.table)}")
-            self._db.execute(
-                f"alter table {quoted(target.written)} rename to {quoted(target.table)}"
-            )
+            name = target.table if old is None else old.name
+            self._db.execute(f"alter table {quoted(target.written)} rename to {quoted(name)}")
             for statement in again:
                 self._db.execute(statement)
+
+    def _move_over(self, target: Target, old: tables.Table) -> None:
+        """The staged rows into a table without rowids, which they cannot be staged in."""
+        staged = tables.find_table(self._db, target.written)
+        assert staged is not None
+        names, place = listed(staged.columns), quoted(old.name)
+        known = {name.casefold() for name in old.columns}
+        for name, type_ in staged.columns.items():
+            if name.casefold() not in known:
+                self._db.execute(f"alter table {place} add column {quoted(name)} {type_}")
+        self._db.execute(f"delete from {place}")
+        self._db.execute(
+            f"insert into {place} ({names}) "
+            f"select {names} from {quoted(staged.name)} order by rowid"
+        )
+        self._db.execute(f"drop table {quoted(staged.name)}")
 
     def trim(self, target: Target, rows: int) -> None:
         staging = quoted(target.written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,21 @@ def creation(target: Target) -> list[str]:
     if key:
         columns.append(f"primary key ({listed(key)})")
     return [f"create table {quoted(target.written)} ({', '.join(columns)})"]
+
+
+_NAMED = re.compile(
+    r"""CREATE\s+TABLE\s+("(?:[^"]|"")*"|`(?:[^`]|``)*`|'(?:[^']|'')*'|\[[^\]]*\]|[^\s("`'\[]+)""",
+    re.I,
+)
+
+
+def creation_like(db: Connection, target: Target, table: Table) -> list[str]:
+    """The statements that make the staging table of an overwrite by the table's own text, so that it
+    has its types and rules; a table without rowids is staged in one that has them."""
+    sql = db.frame("select sql from sqlite_master where name = ?", (table.name,)).item()
+    if not table.rowid or _NAMED.match(sql) is None:
+        return creation(target)
+    return [_NAMED.sub(lambda _: f"create table {quoted(target.written)}", sql, count=1)]
 
 
 def widening(target: Target, table: Table, path: Path) -> list[str]:
