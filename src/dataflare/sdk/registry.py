@@ -128,13 +128,13 @@ def register(extension: type[_Extension]) -> type[_Extension]:
     that is none of these, or half of one."""
     from dataflare.expr.own import Aggregate, register_aggregate
 
-    name: str = getattr(extension, "__name__", str(extension))
+    name = extension.__name__
+    bases: list[type[Any]] = [*_KINDS, Aggregate]
     if issubclass(extension, Aggregate):
         register_aggregate(extension)
         return extension
     kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
     if kind is None:
-        bases: list[type[Any]] = [*_KINDS, Aggregate]
         raise ConfigError(
             f"{name} is no connector, lookup, processor or aggregate",
             code="E0418",
