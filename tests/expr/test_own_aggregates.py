@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataflare import Aggregate, Schema, Workflow, register
 from dataflare.errors import ConfigError, ExpressionError
-from dataflare.expr import check_measures, function, functions, own, registry
+from dataflare.expr import check_measures, own, registry
 from dataflare.model.types import DataType
 from dataflare.testing import check_processor, processor_of
 
@@ -121,8 +121,8 @@ def test_it_keeps_what_a_stateful_step_keeps():
 
 
 def test_it_is_documented_like_a_function():
-    assert function("own_avg").summary == "The mean."
-    assert "own_avg" in [row.name for row in functions()]
+    assert registry.function("own_avg").summary == "The mean."
+    assert "own_avg" in [row.name for row in registry.functions()]
 
 
 class Uneven(OwnAvg):
@@ -203,4 +203,4 @@ def test_an_installed_package_brings_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         metadata, "entry_points", lambda group: [point] if group == own._GROUP else []
     )
-    assert function("brought").signature == Brought.signature
+    assert registry.function("brought").signature == Brought.signature

@@ -8,7 +8,7 @@ Leans on model (types, text with places) and sqlglot; the meaning is DuckDB's.
 from dataflare.expr.lowered import Lowered
 from dataflare.expr.measures import Aggregation, check_measures
 from dataflare.expr.parse import Parsed, parse
-from dataflare.expr.registry import Function, function, functions
+from dataflare.expr.registry import Function, function
 from dataflare.expr.rowerrors import error_text
 from dataflare.expr.sql import SqlText
 from dataflare.expr.text import ExprText
@@ -30,6 +30,5 @@ __all__ = [
     "check_measures",
     "error_text",
     "function",
-    "functions",
     "parse",
 ]
