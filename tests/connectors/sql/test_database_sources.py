@@ -134,6 +134,29 @@ def test_a_large_table_is_read_in_ranges_that_cover_it_once(kind, tmp_path):
     run(go())
 
 
+@pytest.mark.parametrize("splits", [1, 2, 3, 5, 900])
+def test_a_table_is_cut_into_as_many_parts_as_are_said(kind, tmp_path, splits):
+    execute(kind, tmp_path / "data.db", *ORDERS)
+
+    async def go():
+        cut = {"table": "orders", "sharding": {"splits": splits}}
+        found = await source(kind, tmp_path, **cut).splits()
+        assert len(found) == min(splits, 5)
+        rows, _ = await read(kind, tmp_path, **cut)
+        assert rows["id"].cast(pl.Int64).sort().to_list() == [1, 2, 3, 4, 5]
+
+    run(go())
+
+
+def test_what_has_no_rowid_is_not_cut(kind, tmp_path):
+    execute(kind, tmp_path / "data.db", *ORDERS, "create view seen as select * from orders")
+    with pytest.raises(ConfigError, match="has no rowid to be cut by") as caught:
+        run(source(kind, tmp_path, table="seen", sharding={"splits": 2}).splits())
+    assert (caught.value.code, caught.value.step) == ("E0413", "in")
+    with pytest.raises(ValueError, match="'sharding' is for a full read of a table"):
+        source(kind, tmp_path, query="select 1", sharding={"splits": 2})
+
+
 def test_an_empty_table_has_a_schema_and_no_rows(kind, tmp_path):
     execute(kind, tmp_path / "data.db", "create table t (i integer, s varchar)")
     found, _ = run(read(kind, tmp_path, table="t"))

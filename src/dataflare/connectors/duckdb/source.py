@@ -17,7 +17,7 @@ from dataflare.connectors.duckdb.relation import Relation, find_relation
 from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sql.incremental import State
 from dataflare.connectors.sql.names import missing_file
-from dataflare.errors import DataFlareError, SystemError_
+from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.source import (
@@ -112,6 +112,13 @@ orders:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
         if not relation.rowid:
+            if self.config.sharding is not None:
+                raise ConfigError(
+                    f"{relation.shown} has no rowid to be cut by",
+                    code="E0413",
+                    step=self.context.step,
+                    help="leave 'sharding' out",
+                )
             return [Split("rows-0", {})]
         return await asyncio.to_thread(self._ranges, relation)
 
@@ -179,6 +186,8 @@ orders:
         if high is None:
             return [Split("rows-0", {"from": 0, "to": -1})]
         count = _RANGES if high + 1 >= _ROWS_FOR_RANGES else 1
+        if self.config.sharding is not None:
+            count = min(self.config.sharding.splits, high + 1)
         edges = [(high + 1) * i // count for i in range(count + 1)]
         return [
             Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)

@@ -50,6 +50,16 @@ class Incremental(BaseModel):
     )
 
 
+class RangeSharding(BaseModel):
+    """How a full read of a database file's table is cut into parts that are read, and resumed, on
+    their own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Literal["range"] = Field("range", description="range: by spans of the table's rowid")
+    splits: int = Field(ge=1, le=10_000, description="how many parts")
+
+
 class TableSourceConfig(BaseModel):
     """Of a source that reads a table or the result of a query from a database file."""
 
@@ -64,6 +74,9 @@ class TableSourceConfig(BaseModel):
     incremental: Incremental | None = Field(
         None, description="read only what is new since the last run"
     )
+    sharding: RangeSharding | None = Field(
+        None, description="how a full read is cut into parts; by default a great table has eight"
+    )
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
     batch_size: int | None = Field(None, ge=1, description="at most so many rows in a batch")
 
@@ -71,6 +84,8 @@ class TableSourceConfig(BaseModel):
     def _one_of(self) -> Self:
         if (self.table is None) == (self.query is None):
             raise ValueError("give 'table' or 'query', exactly one of them")
+        if self.sharding is not None and (self.query is not None or self.incremental is not None):
+            raise ValueError("'sharding' is for a full read of a table")
         return self
 
 

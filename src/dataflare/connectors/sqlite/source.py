@@ -22,7 +22,7 @@ from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.sqlite.reader import KeyReader, Reading, SpoolReader
 from dataflare.connectors.sqlite.relation import Relation, find_relation
-from dataflare.errors import DataFlareError, SystemError_
+from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.source import (
@@ -109,6 +109,13 @@ orders:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
         if not relation.rowid:
+            if self.config.sharding is not None:
+                raise ConfigError(
+                    f"{relation.shown} has no rowid to be cut by",
+                    code="E0413",
+                    step=self.context.step,
+                    help="leave 'sharding' out",
+                )
             return [Split("rows-0", {})]
         return await asyncio.to_thread(self._ranges, relation)
 
@@ -181,6 +188,8 @@ orders:
             return [Split("rows-0", {"from": 0, "to": 0})]
         low, high = int(low), int(high)
         count = _RANGES if high - low >= _ROWS_FOR_RANGES else 1
+        if self.config.sharding is not None:
+            count = min(self.config.sharding.splits, high + 1 - low)
         edges = [low + (high + 1 - low) * i // count for i in range(count + 1)]
         return [
             Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)
