@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from dataflare.errors import ExpressionError
-from dataflare.expr import check, check_measures, function, functions
+from dataflare.expr import check, check_measures, function
+from dataflare.expr.registry import functions
 from dataflare.model.types import Schema
 
 EXAMPLES = [(row.name, text, value) for row in functions() for text, value in row.examples]
