@@ -39,6 +39,12 @@ HEAVY = {
 }
 """Libraries that cost more than 20 ms to import, or that fix something when they are imported."""
 
+OUR_ERRORS = {
+    *("WorkflowError", "ExpressionError", "PlanError", "ConfigError", "DataError"),
+    *("SystemError_", "CheckpointError", "RunError"),
+}
+"""These are shown to users."""
+
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -218,3 +224,17 @@ def test_changelog_fragments_are_well_formed():
         sentences = re.findall(r"[.!?](?=\s+[A-Z`]|\s*$)", text)
         assert 1 <= len(sentences) <= 2, f"{path.name}: {len(sentences)} sentences"
         assert "additionally" not in text.casefold(), path.name
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Where an error of ours is made by its class's name, `help` is given."""
+    silent = [
+        f"{name_of(path)}:{call.lineno}"
+        for path in FILES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in OUR_ERRORS
+        and not {"help", None} & {given.arg for given in call.keywords}
+    ]
+    assert not silent

@@ -60,6 +60,7 @@ error[E0114]: there is no workflow file 'v.yaml'
         "run .",
         says="""\
 error[E0114]: '.' is a folder, not a workflow file
+   = help: name a file in it
 """,
     ),
     Case(
@@ -96,6 +97,7 @@ error[E0110]: the value of parameter 'day' is not of the type date
 1 | day=tomorrow
   |     ^^^^^^^^
    = expected: a date such as 2023-01-31
+   = help: say it again: --param day=VALUE
 """,
     ),
     Case(
@@ -109,6 +111,7 @@ error[E0110]: the value of parameter 'n' is not of the type int64
 1 | n=99999999999999999999
   |   ^^^^^^^^^^^^^^^^^^^^
    = expected: a whole number from -9223372036854775808 to 9223372036854775807
+   = help: say it again: --param n=VALUE
 """,
     ),
     Case(
@@ -144,6 +147,7 @@ error[E0105]: 'config' of step 'b' must be a mapping
 1 | sources.b.config=1
   |                  ^
    = found: a whole number
+   = help: write it in that form
 """,
     ),
     Case(
@@ -157,6 +161,7 @@ error[E0105]: there is nothing below here to set 'x' in
 1 | name.x=1
   |      ^
    = found: text
+   = help: set the whole value instead
 """,
     ),
     Case(

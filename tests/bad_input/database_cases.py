@@ -207,6 +207,7 @@ error[E0412]: a query starts with SELECT, not SELEC
   |
 4 |     config: {path: shop.db, query: SELEC * FROM orders}
   |                                    ^
+   = help: write one SELECT
 """,
     ),
     Case(
@@ -219,6 +220,7 @@ error[E0412]: the query is refused: the query failed in shop.db: Failed to step 
   |
 4 |     config: {path: shop.db, query: SELECT idd FROM orders}
   |                                    ^^^^^^^^^^^^^^^^^^^^^^
+   = help: mend the query: the database refuses it as it stands
 """,
     ),
     Case(
@@ -231,6 +233,7 @@ error[E0412]: a query starts with SELECT, not DELETE
   |
 4 |     config: {path: shop.db, query: DELETE FROM orders}
   |                                    ^
+   = help: write one SELECT
 """,
     ),
     Case(
@@ -257,6 +260,7 @@ error[E0413]: 'lag' needs a column of numbers or times, and 'land' is string
   |
 4 |     config: {path: shop.db, table: orders, incremental: {column: land, lag: 1h}}
   |                                                                  ^^^^
+   = help: leave 'lag' out, or choose a column of numbers or times
 """,
     ),
     Case(
@@ -335,6 +339,7 @@ error[E0602]: shop.db is a folder, not a database (step 'z')
   |
 6 |     config: {path: shop.db, table: orders}
   |                    ^^^^^^^
+   = help: name a file in it
 """,
     ),
     Case(

@@ -628,4 +628,24 @@ error[E0406]: 'partition_by' names 'lnad', which does not reach this step (step 
    = help: did you mean 'land'?
 """,
     ),
+    Case(
+        "lines that end in CR",
+        """\
+name: w
+sources:
+  a: {type: file, config: {path: in.csv}}
+destinations:
+  z: {type: blackhole, inputs: [a]}
+""",
+        status=1,
+        files={"in.csv": "id,land\r1,DE\r"},
+        says="""\
+error[E0506]: the header of in.csv cannot be read: it holds a carriage return outside quotes
+ --> w.yaml:3:34
+  |
+3 |   a: {type: file, config: {path: in.csv}}
+  |                                  ^^^^^^
+   = help: lines end in LF or CRLF: convert the line ends of the file
+""",
+    ),
 ]

@@ -100,6 +100,7 @@ error[E0404]: missing key 'condition' in step 's'
 6 |     config: {}
   |     ^^^^^^
    = condition: A boolean expression; rows where it is not true (false or NULL) leave.
+   = help: add 'condition'
 """,
     ),
     Case(
@@ -250,6 +251,7 @@ error[E0204]: step 's' explodes 'land', which is string, not a list
   |
 6 |     config: {column: land}
   |                      ^^^^
+   = help: name another column, or cast this one in a map before
 """,
     ),
     Case(
@@ -262,6 +264,7 @@ error[E0405]: step 's': the pattern is not a regular expression: missing ), unte
   |
 6 |     config: {column: land, format: regex, pattern: '(?P<x>'}
   |                                                     ^^^^^^
+   = help: mend the pattern
 """,
     ),
     Case(
@@ -556,6 +559,70 @@ error[E0521]: step 's': steps:none returned a value of the type str, not a dict
 6 |     config: {function: 'steps:none', mode: record, schema: {id: int64}}
   |                         ^^^^^^^^^^
    = help: return a dict, a list of dicts, or None to leave the row out
+""",
+    ),
+    Case(
+        "a source type of a later version",
+        """\
+name: w
+sources:
+  a: {type: kafka, config: {topic: t}}
+destinations:
+  z: {type: blackhole, inputs: [a]}
+""",
+        says="""\
+error[E0314]: the source type 'kafka' is not available in this version (step 'a')
+ --> w.yaml:3:13
+  |
+3 |   a: {type: kafka, config: {topic: t}}
+  |             ^^^^^
+   = available: duckdb, file, generate, http, inline, memory, postgres, sqlite
+   = help: use one of these, or install a plug-in that brings 'kafka'
+""",
+    ),
+    Case(
+        "options of a later version",
+        """\
+name: w
+sources:
+  a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
+destinations:
+  z: {type: blackhole, inputs: [a]}
+""",
+        says="""\
+error[E0314]: 'tables' in step 'a' is not available in this version
+ --> w.yaml:3:71
+  |
+3 |   a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
+  |                                                                       ^^^^^^
+   = help: write a source for each table
+
+error[E0314]: 'cdc' in step 'a' is not available in this version
+ --> w.yaml:3:87
+  |
+3 |   a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
+  |                                                                                       ^^^
+   = help: read 'incremental', or in full into a destination with mode upsert
+""",
+    ),
+    Case(
+        "checkpoints in a bucket",
+        """\
+name: w
+settings:
+  checkpoint: {storage: "s3://me:hunter2-very-secret@bucket/checkpoints"}
+sources:
+  a: {type: inline, config: {rows: [{id: 1}]}}
+destinations:
+  z: {type: blackhole, inputs: [a]}
+""",
+        says="""\
+error[E0314]: settings.checkpoint.storage: s3://me:***@bucket/checkpoints is not available in this version
+ --> w.yaml:3:25
+  |
+3 |   checkpoint: {storage: "s3://me:***@bucket/checkpoints"}
+  |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+   = help: leave it out, or name a folder
 """,
     ),
 ]

@@ -43,6 +43,7 @@ error[E0113]: the aliases of this file expand to more than 100,000 values
   |
 6 | f: &f [*e, *e, *e, *e, *e, *e, *e, *e, *e]
   |                    ^^
+   = help: keep data out of the file, or split it with 'include'
 """,
     ),
     Case(
@@ -64,6 +65,7 @@ error[E0113]: the tag '!!python/object/apply:os.system' is not allowed
         says="""\
 error[E0113]: 'w.yaml' is too large for a workflow file
    = the limit is 8 MiB
+   = help: split the file with 'include', and keep data out of it
 """,
     ),
     Case(
@@ -72,6 +74,7 @@ error[E0113]: 'w.yaml' is too large for a workflow file
         says="""\
 error[E0113]: 'w.yaml' is too long for a workflow file
    = the limit is 200,000 lines and 8 MiB
+   = help: split the file with 'include', and keep data out of it
 """,
     ),
     Case(
@@ -80,6 +83,7 @@ error[E0113]: 'w.yaml' is too long for a workflow file
         says="""\
 error[E0113]: maps and lists are nested more than 100 deep
  --> w.yaml:2:108
+   = help: keep data out of the file, or split it with 'include'
 """,
     ),
     Case(
@@ -277,6 +281,7 @@ error[E0314]: the step type 'join' is not available in this version (step 'f')
 5 |   f: {type: join, inputs: [a]}
   |             ^^^^
    = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, union, lookup, aggregate, python
+   = help: leave the step out, or do its work with one of these
 """,
     ),
     Case(
@@ -313,6 +318,7 @@ error[E0105]: 'config' of step 'a' must be a mapping
 3 |   a: {type: inline, config: [rows]}
   |                             ^^^^^^
    = found: a list
+   = help: write it in that form
 """,
     ),
     Case(
@@ -392,6 +398,7 @@ error[E0105]: the value of parameter 'day' is not of the type date
 2 | params: {day: {type: date, default: soon}}
   |                                     ^^^^
    = expected: a date such as 2023-01-31
+   = help: mend the default, or the type
 """,
     ),
     Case(
@@ -416,6 +423,7 @@ error[E0111]: cannot read 'common.yaml': there is no such file
   |
 6 | include: [common.yaml]
   |           ^^^^^^^^^^^
+   = help: see whether the file is there and may be read
 """,
     ),
     Case(
@@ -429,6 +437,7 @@ error[E0111]: files include one another in a circle
 1 | include: [w.yaml]
   |           ^^^^^^
    = w.yaml -> b.yaml -> w.yaml
+   = help: take the include out of one of them
 """,
     ),
 ]

@@ -19,6 +19,7 @@ from dataflare.cli import app, common
         (["vlaidate"], "no such command 'vlaidate'", "did you mean 'validate'?"),
         (["state", "list", "w"], "the command 'state' is not available in this version", ""),
         (["run", "w.yaml", "--fersh"], "no such option '--fersh'", "did you mean '--fresh'?"),
+        (["run", "w.yaml", "--from", "s1"], "the option '--from' is not available in this version", "leave it out: an unfinished run resumes from its latest checkpoint by itself"),
         (["run"], "missing argument 'FILE'", "'dataflare run --help' shows what can be said"),
         (["run", "w.yaml", "--for", "soon"], "--for takes a duration such as 30s, 5m or 1h, not 'soon'", ""),
         (["run", "w.yaml", "--param", "least"], "--param takes NAME=VALUE, not 'least'", ""),

@@ -77,3 +77,24 @@ def test_each_aggregate_can_be_used_in_a_measure(row: object) -> None:
     out = merged.select(made.finish()["m"].value.alias("m"))
     assert dict(out.schema) == dict(made.output.to_polars())
     assert out["m"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("CAST(2.5 AS int32)", 3),
+        ("CAST(-2.5 AS int32)", -3),
+        ("CAST(2.55 AS decimal(5, 1))", Decimal("2.6")),
+        ("CAST(-2.55 AS decimal(5, 1))", Decimal("-2.6")),
+        ("round(2.55, 1)", Decimal("2.6")),
+        ("round(-25, -1)", -30),
+    ],
+)
+def test_decimals_and_tens_are_rounded_half_away_from_zero(text: str, value: object) -> None:
+    made = check(text, Schema(())).lower().value
+    assert pl.DataFrame({"row": [1, 2]}).select(x=made)["x"].to_list()[0] == value
+
+
+@pytest.mark.parametrize("text", ["current_date", "CURRENT_DATE", "current_timestamp"])
+def test_the_clock_is_asked_without_parentheses_too(text: str) -> None:
+    assert check(text, Schema(())).type == check(f"{text}()", Schema(())).type

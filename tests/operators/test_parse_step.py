@@ -170,4 +170,5 @@ def test_avro_is_refused_by_name():
     assert block.startswith(
         "error[E0314]: step 'step': `format: avro` is not available in this version"
     )
-    assert block.endswith("= available: json, csv, regex")
+    assert "= available: json, csv, regex\n" in block
+    assert block.endswith("= help: have the data sent as one of these")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from dataflare.errors import PlanError
@@ -118,3 +121,64 @@ def test_what_is_read_is_not_written(source, path, more, tmp_path):
 )
 def test_writing_beside_what_is_read_is_fine(source, path, more, tmp_path):
     check(copying(source, path, tmp_path, more))
+
+
+def in_tables(source: str, destination: str, tmp_path):
+    for name in ("in.db", "other.db"):
+        with closing(sqlite3.connect(tmp_path / name)) as database:
+            database.executescript("create table t (id integer); create table u (id integer)")
+    return load_text(
+        f"""\
+name: w
+sources:
+  a: {{type: sqlite, config: {{{source}}}}}
+destinations:
+  z: {{type: sqlite, inputs: [a], config: {{{destination}}}}}
+""",
+        base=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("place", ["path: in.db, table: t", "path: x/../in.db, table: T"])
+def test_a_table_that_is_read_is_not_swapped_for_another(place, tmp_path):
+    flow = in_tables("path: in.db, table: t", f"{place}, mode: overwrite", tmp_path)
+    with pytest.raises(PlanError, match=r"'z' writes to the table t, which source 'a'") as caught:
+        check(flow)
+    assert caught.value.code == "E0322"
+    assert caught.value.spot.line == 5
+    assert caught.value.notes == ["what 'a' reads stands in line 3"]
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "path: in.db, table: t",
+        "path: in.db, table: t, mode: upsert, key: [id]",
+        "path: in.db, table: u, mode: overwrite",
+        "path: other.db, table: t, mode: overwrite",
+    ],
+)
+def test_a_table_that_is_read_may_get_rows(destination, tmp_path):
+    check(in_tables("path: in.db, table: t", destination, tmp_path))
+
+
+def test_the_file_of_a_lookup_is_not_written(tmp_path):
+    (tmp_path / "names.csv").write_text("id,name\n1,a\n")
+    flow = load_text(
+        """\
+name: w
+sources: {a: {type: inline, config: {rows: [{id: 1}]}}}
+transformations:
+  b:
+    type: lookup
+    inputs: [a]
+    config: {source: {type: file, path: names.csv}, mapping: {key: id, fields: [name]}}
+destinations:
+  z: {type: file, inputs: [b], config: {path: names.csv}}
+""",
+        base=tmp_path,
+    )
+    with pytest.raises(PlanError, match="which lookup 'b' reads") as caught:
+        check(flow)
+    assert (caught.value.code, caught.value.spot.line) == ("E0322", 9)
+    assert caught.value.notes == ["what 'b' reads stands in line 7"]

@@ -164,6 +164,7 @@ error[E0404]: missing key 'incremental.column' in step 'a'
   |
 5 |     config: {table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}
   |                        ^^^^^^^^^^^
+   = help: add 'column'
 
 error[E0405]: wrong value for 'tables.0.lag' in step 'a'
  --> w.yaml:5:75
@@ -178,6 +179,7 @@ error[E0404]: missing key 'named.x.column' in step 'a'
   |
 5 |     config: {table: t, incremental: {colum: c}, tables: [{column: c, lag: 5}], named: {x: {}}}
   |                                                                                        ^
+   = help: add 'column'
 """,
     "{table: t, key: 5}": """\
 error[E0405]: wrong value for 'key' in step 'a'

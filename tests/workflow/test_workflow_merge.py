@@ -134,7 +134,8 @@ def test_a_circle_of_includes_is_drawn(write):
         "  |\n"
         "1 | include: [main.yaml]\n"
         "  |           ^^^^^^^^^\n"
-        "   = main.yaml -> one.yaml -> two.yaml -> main.yaml"
+        "   = main.yaml -> one.yaml -> two.yaml -> main.yaml\n"
+        "   = help: take the include out of one of them"
     )
 
 
@@ -245,7 +246,8 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "  |\n"
             "1 | name.first=x\n"
             "  |      ^^^^^\n"
-            "   = found: text",
+            "   = found: text\n"
+            "   = help: set the whole value instead",
         ),
         (
             "destinations.z.inputs.1",
@@ -255,7 +257,8 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "  |\n"
             "1 | destinations.z.inputs.1=x\n"
             "  |                       ^\n"
-            "   = it has 1 items, counted from 0",
+            "   = it has 1 items, counted from 0\n"
+            "   = help: count the items from 0",
         ),
         (
             "settings..mode",

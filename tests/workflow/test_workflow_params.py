@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dataflare.errors import DataFlareError, render
+from dataflare.planner.bind import bind_workflow
 from dataflare.workflow import load_text
 
 REST = "sources: {a: {type: inline}}\ndestinations: {z: {type: x, inputs: [a]}}\n"
@@ -80,7 +83,8 @@ def test_the_command_line_is_shown_like_a_file():
         "  |\n"
         "1 | count=many\n"
         "  |       ^^^^\n"
-        "   = expected: a whole number"
+        "   = expected: a whole number\n"
+        "   = help: say it again: --param count=VALUE"
     )
 
 
@@ -127,3 +131,19 @@ def test_a_time_zone_that_is_none_is_refused():
     error = refused("{p: {type: 'timestamp[us, Mars/Base]'}}", p="2023-01-01")
     assert error.code in ("E0110", "E0112")
     assert "Mars/Base" in render(error)
+
+
+@pytest.mark.parametrize("type_", ["float64", "float32", "int64", "int8"])
+def test_a_whole_expression_has_the_type_of_its_parameter(type_):
+    workflow = load_text(
+        f"""\
+name: w
+params: {{n: {{type: {type_}, default: 2}}}}
+sources: {{a: {{type: inline, config: {{rows: [{{id: 1}}]}}}}}}
+transformations:
+  b: {{type: map, inputs: [a], config: {{derive: {{x: "${{param:n}}"}}}}}}
+destinations: {{z: {{type: blackhole, inputs: [b]}}}}
+"""
+    )
+    graph = asyncio.run(bind_workflow(workflow, offline=True))
+    assert [str(node.schema["x"]) for node in graph if node.id == "b"] == [type_]

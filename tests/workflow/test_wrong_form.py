@@ -161,6 +161,7 @@ error[E0105]: 'sources' of the workflow must be a mapping
 2 | sources: [a]
   |          ^^^
    = found: a list
+   = help: write it in that form
 
 error[E0105]: 'destinations' of the workflow must be a mapping
  --> w.yaml:3:15
@@ -168,6 +169,7 @@ error[E0105]: 'destinations' of the workflow must be a mapping
 3 | destinations: 5
   |               ^
    = found: a whole number
+   = help: write it in that form
 """,
     ),
     "a step that is no mapping": (
@@ -184,6 +186,7 @@ error[E0105]: step 'a' must be a mapping
 2 | sources: {a: inline}
   |              ^^^^^^
    = found: text
+   = help: write it in that form
 """,
     ),
     "a step that is empty": (
@@ -201,6 +204,7 @@ error[E0105]: step 'a' must be a mapping
 3 |   a:
   |     ^
    = found: nothing (null)
+   = help: write it in that form
 """,
     ),
     "no inputs": (
@@ -252,6 +256,7 @@ error[E0105]: 'inputs' of step 'z' must be a list of step names
 5 |   z: {type: blackhole, inputs: [5]}
   |                                 ^
    = found: a whole number
+   = help: write it in that form
 """,
     ),
     "a number as type": (
@@ -269,6 +274,7 @@ error[E0105]: the type of step 'a' must be text
 3 |   a: {type: 5, config: {rows: []}}
   |             ^
    = found: a whole number
+   = help: write it in that form
 """,
     ),
 }

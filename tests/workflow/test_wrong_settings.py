@@ -87,6 +87,7 @@ error[E0105]: 'settings' of the workflow must be a mapping
 4 | settings: fast
   |           ^^^^
    = found: text
+   = help: write it in that form
 """,
     ),
     "a double quoted value": (
@@ -152,6 +153,7 @@ error[E0105]: the type of the column 'b' must be text
 3 |   a: {type: inline, schema: {a: int46, b: [x]}, config: {rows: []}}
   |                                           ^^^
    = found: a list
+   = help: write it in that form
 """,
     ),
     "event time with three slips": (
@@ -283,6 +285,7 @@ error[E0105]: a row in 'expect.z' of test 't' must be a mapping
 7 |   - {name: t, given: {b: []}, expect: {z: [5]}}
   |                                            ^
    = found: a whole number
+   = help: write it in that form
 
 error[E0104]: missing key 'given' in test 'u'
  --> w.yaml:8:5
@@ -310,6 +313,7 @@ error[E0105]: a test must be a mapping: name, given, expect
 9 |   - 7
   |     ^
    = found: a whole number
+   = help: write it in that form
 """,
     ),
 }

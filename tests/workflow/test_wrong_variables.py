@@ -68,6 +68,7 @@ error[E0105]: the parameter 'since' must be a mapping: type, default
 4 | params: {since: timestamp}
   |                 ^^^^^^^^^
    = found: text
+   = help: write it in that form
 """,
     ),
     "four wrong parameters": (
@@ -95,6 +96,7 @@ error[E0105]: the value of parameter 'n' is not of the type int8
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |                                                             ^^^
    = expected: a whole number from -128 to 127
+   = help: mend the default, or the type
 
 error[E0112]: unknown type 'strin'
  --> w.yaml:4:77

@@ -104,6 +104,7 @@ error[E0101]: a workflow file holds one document, and a second begins here
   |
 2 | ---
   | ^^^
+   = help: mend the text there
 """,
     ),
     "a step given twice": (
@@ -253,6 +254,7 @@ error[E0113]: the aliases of this file expand to more than 100,000 values
   |
 5 | e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]
   |                             ^^
+   = help: keep data out of the file, or split it with 'include'
 """,
     ),
     "an alias inside itself": (
@@ -265,6 +267,7 @@ error[E0113]: the alias '*a' stands inside what it names
   |
 1 | name: &a [*a]
   |           ^^
+   = help: keep data out of the file, or split it with 'include'
 """,
     ),
     "an alias of nothing": (
@@ -277,6 +280,7 @@ error[E0101]: the alias '*a' names no anchor before it
   |
 1 | name: *a
   |       ^^
+   = help: mend the text there
 """,
     ),
     "nesting without end": (
@@ -289,6 +293,7 @@ error[E0113]: maps and lists are nested more than 100 deep
   |
 1 | x-a: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
   |                                                                                                         ^
+   = help: keep data out of the file, or split it with 'include'
 """,
     ),
     "a key that is a list": (
@@ -302,6 +307,7 @@ error[E0101]: a key must be text, not a mapping or a list
   |
 1 | ? [a, b]
   |   ^
+   = help: mend the text there
 """,
     ),
     "a merge of a number": (
@@ -319,6 +325,7 @@ error[E0105]: '<<' merges a mapping, or a list of mappings
   |
 4 | x-a: {<<: 5}
   |           ^
+   = help: write an alias of a mapping: <<: *name
 """,
     ),
 }

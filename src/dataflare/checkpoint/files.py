@@ -105,6 +105,7 @@ def workflow_folder(home: Path, workflow: str) -> Path:
             f"'{workflow}' cannot name a workflow: small letters, digits, '_' and '-', "
             "beginning with a letter, at most 63",
             code="E0106",
+            help="give the workflow a name of this kind",
         )
     return home / workflow
 
@@ -129,5 +130,6 @@ def check_step(step: str) -> str:
         raise WorkflowError(
             f"'{step}' cannot name a step: letters, digits, '_' and '-', not beginning with a digit",
             code="E0106",
+            help="give the step a name of this kind",
         )
     return step

@@ -339,4 +339,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _bad_chunk(chunk: StateChunk, what: str) -> CheckpointError:
-    return CheckpointError(f"state chunk {chunk.name} cannot be read: {what}", code="E0701")
+    return CheckpointError(
+        f"state chunk {chunk.name} cannot be read: {what}",
+        code="E0701",
+        help="put the file back from a backup, or start over with --fresh",
+    )

@@ -47,6 +47,7 @@ def checkpoints(
             f"workflow '{workflow}' has no checkpoint {epoch}",
             code="E0122",
             notes=[f"its checkpoints: {known}"],
+            help="name one of these, or leave the number out to list them",
         )
     if json:
         listed = [kept.to_json(fact) for fact in shown]

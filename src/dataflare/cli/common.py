@@ -79,7 +79,9 @@ def require_file(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise WorkflowError(f"'{path}' is a folder, not a workflow file", code="E0114")
+        raise WorkflowError(
+            f"'{path}' is a folder, not a workflow file", code="E0114", help="name a file in it"
+        )
     try:
         near = [each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml")]
     except OSError:

@@ -13,6 +13,10 @@ _LATER = {
     *("stop", "top"),
 }
 """Commands of the format that this version has not got yet; they are refused by name."""
+_LATER_OPTIONS = {
+    "--from": "leave it out: an unfinished run resumes from its latest checkpoint by itself"
+}
+"""Options likewise, and what to do instead."""
 
 
 def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
@@ -28,6 +32,12 @@ def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
     option = getattr(raised, "option_name", None)
     message = raised.format_message().rstrip(".").replace("Value error, ", "")
     if option and message.startswith("No such option"):
+        if option in _LATER_OPTIONS and path.endswith(" run"):
+            return WorkflowError(
+                f"the option '{option}' is not available in this version",
+                code=USAGE,
+                help=_LATER_OPTIONS[option],
+            )
         return bad_usage(f"no such option '{option}'", path, option, _options(context))
     if message.startswith("No such command"):
         typed = message.split("'")[1] if "'" in message else message

@@ -140,6 +140,7 @@ orders:
                 code="E0405",
                 step=self.context.step,
                 notes=[f"they have: {', '.join(f'{f.name} {f.type}' for f in schema)}"],
+                help="make the frames with these columns, or change 'schema'",
             )
         return schema
 
@@ -221,6 +222,7 @@ totals:
                 f"the kinds of rows go into the column '{OPERATION_COLUMN}', and the rows have one",
                 code="E0411",
                 step=context.step,
+                help="rename that column in a map before",
             )
         self._store().schema = context.schema
         return MemoryWriter(self._ledger(context), context.subtask)

@@ -85,6 +85,7 @@ show:
                     f"the kinds of rows go into the column '{OPERATION_COLUMN}', and the rows have one",
                     code="E0411",
                     step=context.step,
+                    help="rename that column in a map before",
                 )
             fields.insert(0, (OPERATION_COLUMN, STRING))
         text = _text_of(self.config.format)

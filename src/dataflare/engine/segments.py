@@ -290,4 +290,9 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
 def broken_data(error: pl.exceptions.PolarsError, step: str) -> DataError:
     """What Polars could not read, said in our words."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(f"step '{step}': the data cannot be read: {first}", code="E0505", step=step)
+    return DataError(
+        f"step '{step}': the data cannot be read: {first}",
+        code="E0505",
+        step=step,
+        help="mend the data, or set error_handling: {on_error: skip}",
+    )

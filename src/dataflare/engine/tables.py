@@ -71,5 +71,8 @@ def _collected(chunk: Chunk, name: str) -> pl.DataFrame:
         if not bad:
             raise broken_data(error, name) from error
         raise DataError(
-            f"source '{name}': {bad[0].place}: {bad[0].message}", code=bad[0].code, step=name
+            f"source '{name}': {bad[0].place}: {bad[0].message}",
+            code=bad[0].code,
+            step=name,
+            help="mend the data, or set error_handling: {on_error: skip} for the source",
         ) from error

@@ -111,8 +111,11 @@ def rescaled(value: pl.Expr, scale: int, to: int) -> pl.Expr:
     if to >= scale:
         return digits
     unit = pl.lit(10 ** (scale - to), dtype=pl.Int128)
-    half = pl.lit(10 ** (scale - to) // 2, dtype=pl.Int128)
-    return (digits + pl.when(digits < 0).then(-half).otherwise(half)).truncdiv(unit)
+    half = 10 ** (scale - to) // 2
+    up, down = (
+        pl.lit(each, dtype=pl.Int128) for each in (half, -half)
+    )  # Polars negates no Int128.
+    return (digits + pl.when(digits < 0).then(down).otherwise(up)).truncdiv(unit)
 
 
 def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:

@@ -182,8 +182,9 @@ class Converter:
             return Ast(
                 LITERAL, span, value=variable.value, type=variable.type, shown=variable.shown
             )
-        if not name.quoted and text.lower() in _NO_PARENS:
-            return Ast(text.lower(), span, at=span)
+        called = None if name.quoted or text.lower() not in _NO_PARENS else registry.lookup(text)
+        if called is not None:
+            return Ast(called.name, span, at=span)
         return Ast(COLUMN, span, value=text)
 
     def field(self, of: Ast, name: Any) -> Ast:

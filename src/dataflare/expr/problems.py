@@ -51,6 +51,6 @@ def unknown_column(
         UNKNOWN_COLUMN,
         f"unknown column '{name}'{where}",
         notes=[f"it receives: {', '.join(names) if names else 'no columns'}"],
-        help=did_you_mean(name, names),
+        help=did_you_mean(name, names) or "name one of these, or add the column before",
         step=step,
     )

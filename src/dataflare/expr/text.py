@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dataflare.model.text import SourceText
+from dataflare.model.text import BoundFloat, BoundInt, SourceText
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -74,6 +74,8 @@ def as_source(text: ExprText | str | bool | int | float) -> SourceText:
         return text.source
     if isinstance(text, SourceText):
         return text
+    if isinstance(text, BoundInt | BoundFloat):
+        return text.source
     if isinstance(text, bool):
         return SourceText("true" if text else "false")
     return SourceText(str(text))

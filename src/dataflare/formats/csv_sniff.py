@@ -30,9 +30,19 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
             continue
         text = body[record.start : record.end]
         if record.problem:
-            raise DataError(f"the header of {path} cannot be read: {record.problem}", code="E0506")
+            raise DataError(
+                f"the header of {path} cannot be read: {record.problem}",
+                code="E0506",
+                help="mend the first line of the file, or set 'quote' and 'delimiter'",
+            )
         try:
             names = _fields(text.decode(), dialect)
+        except csv.Error as error:
+            raise DataError(
+                f"the header of {path} cannot be read: it holds a carriage return outside quotes",
+                code="E0506",
+                help="lines end in LF or CRLF: convert the line ends of the file",
+            ) from error
         except UnicodeDecodeError as error:
             raise DataError(
                 f"the header of {path} is not UTF-8",

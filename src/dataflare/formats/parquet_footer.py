@@ -61,7 +61,11 @@ def _footer_bytes(path: Path) -> bytes:
 
 
 def _damaged(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is not a sound Parquet file: {why}", code="E0505")
+    return DataError(
+        f"{path} is not a sound Parquet file: {why}",
+        code="E0505",
+        help="write the file anew: what made it was cut short, or it was changed since",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,12 @@ async def _coroutine(probe: _Probe) -> tuple[Mapping[str, str], Schema | None]:
 
 def _silent(probe: _Probe, timeout_s: float) -> DataFlareError:
     name = probe.step.name
-    return SystemError_(f"'{name}' did not answer within {timeout_s:g} s", code="E0610", step=name)
+    return SystemError_(
+        f"'{name}' did not answer within {timeout_s:g} s",
+        code="E0610",
+        step=name,
+        help="see whether the system runs and can be reached from here",
+    )
 
 
 def _found(

@@ -464,8 +464,16 @@ def known(raised: Exception) -> DataFlareError:
         import errno
 
         if raised.errno == errno.ENOSPC:
-            return SystemError_(f"disk full: {raised.filename or raised}", code="E0603")
-        return SystemError_(f"the system refused: {raised}", code="E0602")
+            return SystemError_(
+                f"disk full: {raised.filename or raised}",
+                code="E0603",
+                help="free some space and run again: it goes on from the last checkpoint",
+            )
+        return SystemError_(
+            f"the system refused: {raised}",
+            code="E0602",
+            help="see who may read and write there, and how many files may be open",
+        )
     error = InternalError(
         f"{type(raised).__name__}: {raised}",
         help="this is a bug in DataFlare; please report it, with the output of --debug",

@@ -131,7 +131,10 @@ async def _collected(
     rows = sum(frame.height for each in collectors.values() for frame in each.frames)
     if rows > _ROWS_MAX:
         raise PlanError(
-            f"test '{test.name}' made more than {_ROWS_MAX:,} rows", code="E0301", spot=test.spot
+            f"test '{test.name}' made more than {_ROWS_MAX:,} rows",
+            code="E0301",
+            spot=test.spot,
+            help="give the test fewer rows",
         )
     found = {}
     for expected in test.expect:

@@ -80,3 +80,22 @@ class SourceText(str):
                 break
             found = spot.shifted(max(0, start - offset), max(1, end - start))
         return found
+
+
+class BoundInt(int):
+    """A number that one whole variable stood for; source: the variable with its place and type."""
+
+    source: SourceText
+
+
+class BoundFloat(float):
+    """Likewise, with a fraction."""
+
+    source: SourceText
+
+
+def bound(value: int | float, source: SourceText) -> BoundInt | BoundFloat:
+    """A number that still knows which variable it was, for fields that are expressions."""
+    made = BoundInt(value) if isinstance(value, int) else BoundFloat(value)
+    made.source = source
+    return made

@@ -23,5 +23,6 @@ def cast(step: str, column: str, type_: DataType, schema: Schema, at: object = N
             code="E0204",
             step=step,
             spot=spot_of(at),
+            help="derive the column from an expression instead",
         ) from error
     return typed

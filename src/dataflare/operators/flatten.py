@@ -203,6 +203,7 @@ config: {column: items, index: line}
                     code="E0311",
                     step=step,
                     spot=spot_of(config.index),
+                    help="choose another name in 'index'",
                 )
         index = None if config.index is None else str(config.index)
         operator = Explode(step, str(config.column), config.keep_empty, index)

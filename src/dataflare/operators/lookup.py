@@ -309,6 +309,7 @@ def _keys(mapping: Mapping_, step: str) -> tuple[list[str], list[str]]:
             code="E0407",
             step=step,
             spot=spot_of(next(iter([*remote, *keys]), None)),
+            help="list as many columns in 'remote_key' as in 'key'",
         )
     return keys, remote
 

@@ -79,7 +79,11 @@ def _expression(mask: Mask, column: str, step: str) -> str | ExprText:
         return METHODS[mask.method].format(c=quote(column), n=mask.keep)
     if mask.secret is None:
         raise ConfigError(
-            f"step '{step}': hmac needs a `secret`", code="E0404", step=step, spot=spot_of(column)
+            f"step '{step}': hmac needs a `secret`",
+            code="E0404",
+            step=step,
+            spot=spot_of(column),
+            help="give one: {method: hmac, secret: '${secret:NAME}'}",
         )
     before, given = f"hmac(CAST({quote(column)} AS string), ", mask.secret.source
     return ExprText(

@@ -83,6 +83,7 @@ def fitting_column(
             code="E0204",
             step=step,
             spot=spot_of(name),
+            help="name another column, or cast this one in a map before",
         )
 
 

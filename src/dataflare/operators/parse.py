@@ -204,6 +204,7 @@ config:
                 code="E0314",
                 step=step,
                 notes=["available: json, csv, regex"],
+                help="have the data sent as one of these",
             )
         known_columns(step, [config.column], schema)
         fits = schema[column].is_text
@@ -285,6 +286,7 @@ def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
                     step=step,
                     spot=spot_of(name),
                     notes=[f"its groups: {', '.join(places)}"],
+                    help="name the group in the pattern, (?P<name>...), or leave the column out",
                 )
     else:
         example = "schema: {user_id: int64, action: string}"
@@ -320,6 +322,7 @@ def _json_path(step: str, name: str) -> str:
         code="E0405",
         step=step,
         spot=spot_of(name),
+        help="rename the key where the data is made",
     )
 
 
@@ -339,6 +342,7 @@ def _groups(config: ParseConfig, step: str) -> list[str]:
             code="E0405",
             step=step,
             spot=spot_of(config.pattern),
+            help="mend the pattern",
         ) from error
     if not groups:
         raise ConfigError(

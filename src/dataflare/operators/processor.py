@@ -72,7 +72,11 @@ def step_at(target: str, base: Path, policy: Policy) -> type[Step]:
 
 
 def _forbidden() -> ConfigError:
-    return ConfigError("processors of one's own are not allowed here", code="E0410")
+    return ConfigError(
+        "processors of one's own are not allowed here",
+        code="E0410",
+        help="use built-in steps, or run the workflow where code is allowed",
+    )
 
 
 def _name(processor: type[Processor]) -> str:

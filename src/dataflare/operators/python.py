@@ -159,6 +159,7 @@ config:
                 code="E0410",
                 step=step,
                 spot=spot,
+                help="use built-in steps, or run the workflow where functions are allowed",
             )
         try:
             user_code.load(str(config.function), context.base)

@@ -34,6 +34,7 @@ def call_in_process(call: PythonCall, frame: pl.DataFrame) -> pl.DataFrame:
             f"step '{call.step}': the worker process died while it ran {call.function}",
             code="E0620",
             step=call.step,
+            help="see what the function does to the process: memory, exit, native code",
         ) from error
     return pl.read_ipc(io.BytesIO(answer))
 

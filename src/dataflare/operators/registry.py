@@ -57,6 +57,7 @@ def step(type_: str, base: Path | None = None, policy: Policy | None = None) -> 
                 f"the step type '{type_}' is not available in this version",
                 code="E0314",
                 notes=[f"available: {', '.join(step_types())}"],
+                help="leave the step out, or do its work with one of these",
             )
         raise PlanError(
             f"unknown step type '{type_}'",

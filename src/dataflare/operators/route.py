@@ -66,6 +66,7 @@ config:
                 code="E0405",
                 step=step,
                 spot=spot_of(config.default),
+                help="choose another name for one of them",
             )
         typed = {str(n): check_condition(e, schema, step=step) for n, e in config.routes.items()}
         first = config.match == "first"

@@ -39,6 +39,7 @@ inputs: [shop_a, shop_b]
                     code="E0312",
                     step=context.step,
                     notes=[str(target.to_json()), str(other.to_json())],
+                    help="give the inputs the same columns and types: select and cast them in a map before",
                 )
             target = merged(target, other, context.step)
         branches = tuple(conformed(context.step, target, schema) for schema in inputs)

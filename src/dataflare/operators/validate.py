@@ -112,6 +112,7 @@ def _told_apart(step: str, rules: Sequence[Rule]) -> None:
                 code="E0405",
                 step=step,
                 spot=spot_of(rule.name),
+                help="choose another name for one of them",
             )
         seen.add(rule.name)
 

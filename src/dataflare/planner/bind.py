@@ -92,12 +92,20 @@ class _Binder:
         try:
             check_changelogs(graph)
             one_writer_each(graph, self.workflow)
-            nothing_in_place(graph, self.workflow)
+            nothing_in_place(graph, self.workflow, self._all_sources())
             demand(guarantees(graph), settings.guarantee)
         except DataFlareError as error:
             step = self.workflow.step(error.step or "")
             raise error.at(spot=step.place_of(error)) from None
         return graph
+
+    def _all_sources(self) -> dict[str, SourceConnector]:
+        """The sources of the file, and those that a lookup describes itself, by step."""
+        found = dict(self.connectors)
+        for step, table in self.tables.items():
+            if isinstance(table.source, SourceConnector) and table.name == step:
+                found[step] = table.source
+        return found
 
     async def sources(self) -> None:
         for name, step in self.workflow.sources.items():
@@ -111,6 +119,7 @@ class _Binder:
                         code="E0314",
                         step=name,
                         spot=step.key_spot_of("event_time"),
+                        help="leave 'event_time' out",
                     )
                 if not connector.capabilities().bounded:
                     self.endless.add(name)

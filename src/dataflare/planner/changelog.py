@@ -58,6 +58,7 @@ def check_changelogs(graph: Graph) -> None:
                     f"step '{node.step}' receives a changelog (rows with updates and deletes), {reason}",
                     code="E0315",
                     step=node.step,
+                    help="read the source without changes, or leave the step out",
                 )
 
 

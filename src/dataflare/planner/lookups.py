@@ -33,6 +33,7 @@ def own_table(source: Any, step: TransformationStep) -> tuple[str, Mapping[str, 
             code="E0409",
             step=step.name,
             spot=step.spot_of("config", "source"),
+            help="write the name of a source, or its type and config",
         )
     places = source if isinstance(source, SpotMap) else SpotMap(source)
     return str(source["type"]), places.without("type")
@@ -46,4 +47,5 @@ def check_bounded(connector: SourceConnector, step: TransformationStep, shown: s
             code="E0317",
             step=step.name,
             spot=step.spot_of("config", "source"),
+            help="look up in a source that ends: a file, a table or a query",
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dataflare.errors import PlanError, raise_all
+from dataflare.errors import PlanError, Spot, raise_all
+from dataflare.security.redact import redact
+from dataflare.workflow.nodes import SpotMap, spot_of
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -19,14 +21,27 @@ def refuse_unavailable(workflow: Workflow) -> None:
 def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     settings = workflow.settings
     if settings.state.backend != "memory":
-        yield _error("settings.state.backend", settings.state.backend, "memory")
+        yield _error(workflow, "state.backend", settings.state.backend, "set it to memory")
     if settings.schema_change != "evolve":
-        yield _error("settings.schema_change", settings.schema_change, "evolve")
+        yield _error(workflow, "schema_change", settings.schema_change, "set it to evolve")
+    storage = settings.checkpoint.storage
+    if storage is not None and "://" in storage:
+        yield _error(workflow, "checkpoint.storage", redact(storage), "name a folder")
 
 
-def _error(setting: str, value: str, instead: str) -> PlanError:
+def _error(workflow: Workflow, setting: str, value: str, instead: str) -> PlanError:
     return PlanError(
-        f"{setting}: {value} is not available in this version",
+        f"settings.{setting}: {value} is not available in this version",
         code="E0314",
-        help=f"leave it out, or set it to {instead}",
+        spot=_spot(workflow.node, ["settings", *setting.split(".")]),
+        help=f"leave it out, or {instead}",
     )
+
+
+def _spot(node: Any, path: list[str]) -> Spot | None:
+    """Where the value under a path stands; None for a workflow that was made in Python."""
+    for key in path[:-1]:
+        node = node.get(key)
+        if not isinstance(node, SpotMap):
+            return None
+    return spot_of(node, path[-1])

@@ -25,7 +25,12 @@ class Policy:
         if self.folders is not None:
             real = path.resolve()
             if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
-                raise ConfigError(f"step '{step}' may not reach {path}", code="E0410", step=step)
+                raise ConfigError(
+                    f"step '{step}' may not reach {path}",
+                    code="E0410",
+                    step=step,
+                    help="use a place that is allowed here",
+                )
         return path
 
 

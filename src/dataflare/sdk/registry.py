@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from dataflare.errors import ConfigError, did_you_mean
+from dataflare.errors import ConfigError, PlanError, did_you_mean
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.processor import Processor
@@ -41,6 +41,8 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
+LATER = ("delta", "elasticsearch", "iceberg", "kafka", "mysql")
+"""Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",
     "pyarrow": "duckdb",
@@ -68,7 +70,7 @@ def destination_types() -> list[str]:
 
 
 def source(type_: str) -> type[SourceConnector]:
-    """The class for a source type. Raises ConfigError (E0401, E0402)."""
+    """The class for a source type. Raises ConfigError (E0401, E0402), PlanError (E0314)."""
     found: type[SourceConnector] = _find("source", type_, _SOURCES, _SOURCE_GROUP, source_types)
     return found
 
@@ -158,6 +160,13 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
     target = table.get(type_) or _entry_points(group).get(type_)
     if target is None:
         names: Iterable[str] = known()
+        if type_ in LATER:
+            raise PlanError(
+                f"the {kind} type '{type_}' is not available in this version",
+                code="E0314",
+                notes=[f"available: {', '.join(names)}"],
+                help=f"use one of these, or install a plug-in that brings '{type_}'",
+            )
         raise ConfigError(
             f"unknown {kind} type '{type_}'",
             code="E0401",

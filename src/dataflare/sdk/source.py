@@ -190,7 +190,7 @@ class ChunkReader(SplitReader):
         Raises EndOfSplit, or DataError for bytes that cannot be cut into rows at all."""
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        raise DataError("chunk readers are read by chunk", code="E0900")
+        raise DataError("chunk readers are read by chunk", code="E0900", help="call 'read_chunk'")
 
 
 class SupportsProjection(ABC):

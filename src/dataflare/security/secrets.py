@@ -80,15 +80,23 @@ class FileSecrets:
             return None
         except OSError as error:
             raise WorkflowError(
-                f"the secret '{name}' cannot be read from {path}: {error.strerror}", code="E0110"
+                f"the secret '{name}' cannot be read from {path}: {error.strerror}",
+                code="E0110",
+                help="give yourself the right to read it",
             ) from error
         if len(data) > _SECRET_BYTES_MAX:
-            raise WorkflowError(f"the secret '{name}' in {path} is larger than 1 MiB", code="E0110")
+            raise WorkflowError(
+                f"the secret '{name}' in {path} is larger than 1 MiB",
+                code="E0110",
+                help="put only the secret into the file",
+            )
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise WorkflowError(
-                f"the secret '{name}' in {path} is not UTF-8 text", code="E0110"
+                f"the secret '{name}' in {path} is not UTF-8 text",
+                code="E0110",
+                help="write the secret as UTF-8 text",
             ) from None
         return text.removesuffix("\n").removesuffix("\r")
 

@@ -28,7 +28,7 @@ class Crash:
         if self.left > 0:
             self.left -= 1
             raise self.error or SystemError_(
-                "the connection was lost", code="E0607", retry=Retry.LATER
+                "the connection was lost", code="E0607", retry=Retry.LATER, help="run again"
             )
 
 

@@ -98,7 +98,11 @@ class ScriptedSource:
 def script(name: str) -> ScriptedSource:
     """The script of that name. Raises ConfigError (E0405)."""
     if name not in _scripts:
-        raise ConfigError(f"there is no script '{name}' in this process", code="E0405")
+        raise ConfigError(
+            f"there is no script '{name}' in this process",
+            code="E0405",
+            help="make the script in this process before",
+        )
     return _scripts[name]
 
 

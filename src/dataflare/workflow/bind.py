@@ -17,6 +17,7 @@ from dataflare.errors import (
     ConfigError,
     DataFlareError,
     ManyErrors,
+    PlanError,
     Spot,
     WorkflowError,
     did_you_mean,
@@ -174,6 +175,7 @@ class _Complaints:
             step=self.step,
             spot=spot,
             notes=[f"{key}: {description}"] if description else [],
+            help=f"add '{key}'",
         )
 
     def _unknown(self, place: Place, key: str, models: list[type[BaseModel]]) -> None:
@@ -182,6 +184,18 @@ class _Complaints:
             return
         self.unknown.add((*place, key))
         known = sorted({name for model in models for name in _keys(model)})
+        later = {k: v for model in models for k, v in getattr(model, "later", {}).items()}
+        if key in later:
+            self.found.append(
+                PlanError(
+                    f"'{key}' in {self.owner} is not available in this version",
+                    code="E0314",
+                    step=self.step,
+                    spot=key_spot_of(self._value(place), key),
+                    help=later[key],
+                )
+            )
+            return
         if near := nearest(key, known):
             self.meant.add((*place, near))
         self.found.append(
@@ -191,9 +205,9 @@ class _Complaints:
                 step=self.step,
                 spot=key_spot_of(self._value(place), key),
                 notes=[f"known keys: {', '.join(known)}"] if known else [],
-                help=help_in_config(key, known)
+                help=(help_in_config(key, known) or "take it out")
                 if not place and self.dialect is CONFIG
-                else did_you_mean(key, known),
+                else did_you_mean(key, known) or "take it out",
             )
         )
 

@@ -49,7 +49,7 @@ class Form:
                     code="E0103",
                     spot=key_spot_of(node, key),
                     notes=[f"known keys: {', '.join(known)}"],
-                    help=help(key, known),
+                    help=help(key, known) or "take it out",
                 )
             )
 
@@ -62,7 +62,13 @@ class Form:
             return
         found = kind_of(value) if value != "" else "empty text"
         self.errors.append(
-            WorkflowError(message, code="E0105", spot=spot, notes=[f"found: {found}"])
+            WorkflowError(
+                message,
+                code="E0105",
+                spot=spot,
+                notes=[f"found: {found}"],
+                help="write it in that form",
+            )
         )
 
     def text(self, node: SpotMap, key: str, owner: str) -> str | None:

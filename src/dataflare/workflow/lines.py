@@ -54,15 +54,27 @@ def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:
     code = "E0111" if spot is not None else "E0114"
     try:
         if path.is_dir():
-            raise WorkflowError(f"'{shown}' is a folder, not a file", code=code, spot=spot)
+            raise WorkflowError(
+                f"'{shown}' is a folder, not a file", code=code, spot=spot, help="name a file in it"
+            )
         with path.open("rb") as stream:
             data = stream.read(BYTES_MAX + 1)
     except OSError as error:
         why = {FileNotFoundError: "there is no such file", PermissionError: "permission denied"}
         reason = why.get(type(error), error.strerror or str(error))
-        raise WorkflowError(f"cannot read '{shown}': {reason}", code=code, spot=spot) from error
+        raise WorkflowError(
+            f"cannot read '{shown}': {reason}",
+            code=code,
+            spot=spot,
+            help="see whether the file is there and may be read",
+        ) from error
     except ValueError as error:
-        raise WorkflowError(f"cannot read '{shown}': {error}", code=code, spot=spot) from error
+        raise WorkflowError(
+            f"cannot read '{shown}': {error}",
+            code=code,
+            spot=spot,
+            help="see whether the file is there and may be read",
+        ) from error
     return decode(data, shown)
 
 
@@ -73,6 +85,7 @@ def decode(data: bytes, shown: str) -> str:
             f"'{shown}' is too large for a workflow file",
             code="E0113",
             notes=[f"the limit is {BYTES_MAX // 2**20} MiB"],
+            help="split the file with 'include', and keep data out of it",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -98,4 +111,5 @@ def check_lines(text: str, shown: str) -> None:
             f"'{shown}' is too long for a workflow file",
             code="E0113",
             notes=[f"the limit is {LINES_MAX:,} lines and {BYTES_MAX // 2**20} MiB"],
+            help="split the file with 'include', and keep data out of it",
         )

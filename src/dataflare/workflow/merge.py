@@ -82,6 +82,7 @@ class FileReader:
                         code="E0111",
                         spot=place,
                         notes=[f"found: {kind_of(item)}"],
+                        help="write it as: include: [common.yaml]",
                     )
                 )
                 continue
@@ -101,18 +102,27 @@ class FileReader:
                     code="E0111",
                     spot=place,
                     notes=[" -> ".join(names)],
+                    help="take the include out of one of them",
                 )
             self.files += 1
             if self.files > INCLUDES_MAX:
                 raise WorkflowError(
-                    f"more than {INCLUDES_MAX} files are included", code="E0111", spot=place
+                    f"more than {INCLUDES_MAX} files are included",
+                    code="E0111",
+                    spot=place,
+                    help="include fewer files, or join some",
                 )
             shown = str(path)
             text = read_file(path, shown=shown, spot=place or Spot(written, 1, 1))
             return self.tree(text, shown, path.parent, (*within, real))
         except (OSError, ValueError) as error:
             self.errors.append(
-                WorkflowError(f"cannot read '{short(written)}': {error}", code="E0111", spot=place)
+                WorkflowError(
+                    f"cannot read '{short(written)}': {error}",
+                    code="E0111",
+                    spot=place,
+                    help="see whether the file is there and may be read",
+                )
             )
         except WorkflowError as error:
             self.errors.append(error)
@@ -169,6 +179,7 @@ def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot)
                 code="E0105",
                 spot=spot,
                 notes=[f"it has {len(node)} items, counted from 0"],
+                help="count the items from 0",
             )
         index = int(key)
         copied[index] = _put(node[index], keys[1:], spots[1:], value, place)
@@ -181,6 +192,7 @@ def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot)
             code="E0105",
             spot=spot,
             notes=[f"found: {kind_of(node)}"],
+            help="set the whole value instead",
         )
     made = SpotMap(spot=spot) if node is None else node.without()
     inner = _put(made.get(key), keys[1:], spots[1:], value, place)

@@ -105,9 +105,13 @@ def _parameter(
             max(1, len(str(given[name]))),
             showable(f"{name}={given[name]}"),
         )
-        value, help_ = given[name], None
+        value, help_ = given[name], f"say it again: --param {name}=VALUE"
     elif "default" in node:
-        place, value, help_ = spot_of(node, "default"), node["default"], None
+        place, value, help_ = (
+            spot_of(node, "default"),
+            node["default"],
+            "mend the default, or the type",
+        )
     else:
         errors.append(
             WorkflowError(
@@ -158,12 +162,25 @@ def read_type(
     except WorkflowError as error:
         errors.append(error.at(spot=spot))
     except (ValueError, KeyError, RecursionError):
-        errors.append(WorkflowError(f"unknown type '{written[:70]}'", code="E0112", spot=spot))
+        errors.append(
+            WorkflowError(
+                f"unknown type '{written[:70]}'",
+                code="E0112",
+                spot=spot,
+                help="'dataflare schema' lists the types",
+            )
+        )
     return None
 
 
 def _wrong(message: str, spot: Spot | None, value: Any) -> WorkflowError:
-    return WorkflowError(message, code="E0105", spot=spot, notes=[f"found: {kind_of(value)}"])
+    return WorkflowError(
+        message,
+        code="E0105",
+        spot=spot,
+        notes=[f"found: {kind_of(value)}"],
+        help="write it in that form",
+    )
 
 
 def _declared(declared: SpotMap) -> str:

@@ -100,7 +100,9 @@ class _Parser:
         except yaml.reader.ReaderError as error:
             raise self._unreadable(error) from error
         except yaml.YAMLError as error:
-            raise WorkflowError(f"not valid YAML: {error}", code="E0101") from error
+            raise WorkflowError(
+                f"not valid YAML: {error}", code="E0101", help="mend the text there"
+            ) from error
 
     # -- nodes
 
@@ -138,7 +140,10 @@ class _Parser:
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             self.errors.append(
                 WorkflowError(
-                    f"'{text}' is not a value of the tag !!{tag}", code="E0105", spot=spot
+                    f"'{text}' is not a value of the tag !!{tag}",
+                    code="E0105",
+                    spot=spot,
+                    help="leave the tag out, or mend the value",
                 )
             )
         return value
@@ -259,7 +264,10 @@ class _Parser:
             if not isinstance(each, SpotMap):
                 self.errors.append(
                     WorkflowError(
-                        "'<<' merges a mapping, or a list of mappings", code="E0105", spot=spot
+                        "'<<' merges a mapping, or a list of mappings",
+                        code="E0105",
+                        spot=spot,
+                        help="write an alias of a mapping: <<: *name",
                     )
                 )
                 return
@@ -272,7 +280,10 @@ class _Parser:
     def _error(self, code: str, message: str, event: Any) -> WorkflowError:
         start, end = event.start_mark, event.end_mark
         spot = self.lines.token((start.line, start.column), (end.line, end.column))
-        return WorkflowError(message, code=code, spot=spot)
+        help = "mend the text there"
+        if code == "E0113":
+            help = "keep data out of the file, or split it with 'include'"
+        return WorkflowError(message, code=code, spot=spot, help=help)
 
     def _foreign_tag(self, event: Any) -> WorkflowError:
         start = event.start_mark

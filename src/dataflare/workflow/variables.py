@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
-from dataflare.model.text import SourceText, Variable
+from dataflare.model.text import SourceText, Variable, bound
 from dataflare.model.types import STRING
 from dataflare.security.secrets import SecretProvider
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved
@@ -94,10 +94,11 @@ class Substitution:
                 whole = variable
         if unresolved or len(pieces) != builder.pieces:
             return Unresolved(raw, starts=raw.starts)
-        if whole is not None and (
-            whole.value is None or isinstance(whole.value, bool | int | float | list | dict)
-        ):
-            return whole.value
+        if whole is not None:
+            if whole.value is None or isinstance(whole.value, bool | list | dict):
+                return whole.value
+            if isinstance(whole.value, int | float):
+                return bound(whole.value, builder.done())
         return builder.done()
 
     def _pieces(self, raw: SourceText) -> Iterator[_Piece]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from dataflare.connectors.sql.names import locked, missing_file
+from dataflare.connectors.sql.refusals import MEND
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")
@@ -31,9 +32,17 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             path, f"{who} has it open", "close it there: a DuckDB file has one writing process"
         )
     if isinstance(error, duckdb.ConstraintException):
-        return DataError(f"{what} refuses a row: {first}", code="E0510")
+        return DataError(
+            f"{what} refuses a row: {first}",
+            code="E0510",
+            help=MEND,
+        )
     if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
-        return DataError(f"{what} refuses a value: {first}", code="E0511")
+        return DataError(
+            f"{what} refuses a value: {first}",
+            code="E0511",
+            help=MEND,
+        )
     if "not a valid DuckDB database" in text:
         return SystemError_(
             f"{path} is not a DuckDB database",
@@ -50,10 +59,18 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             help="free some space and run again: it goes on from the last checkpoint",
         )
     if isinstance(error, PermissionError) or "Permission denied" in text or "read-only" in text:
-        return SystemError_(f"permission denied: {path}", code="E0602")
+        return SystemError_(
+            f"permission denied: {path}",
+            code="E0602",
+            help="give yourself the right to read and write it, and its folder",
+        )
     if isinstance(error, duckdb.TransactionException) and "onflict" in text:
         return locked(path, f"another writer was faster: {first}", "run again")
-    return SystemError_(f"{what} failed in {path}: {first}", code="E0600")
+    return SystemError_(
+        f"{what} failed in {path}: {first}",
+        code="E0600",
+        help="look at what DuckDB says, mend it and run again",
+    )
 
 
 @contextmanager

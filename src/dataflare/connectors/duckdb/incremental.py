@@ -51,6 +51,7 @@ def initial_cursor(db: DuckConnection, column: Column, value: Any) -> Any:
         raise ConfigError(
             f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
             code="E0413",
+            help="write 'initial_value' as the column's type spells it",
         )
     return values[0]
 

@@ -14,7 +14,7 @@ import polars as pl
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.refusals import Refusal
+from dataflare.connectors.sql.refusals import MEND, Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
@@ -183,7 +183,11 @@ class Rules:
 
     def _error(self, text: str, code: str = "E0510") -> DataError:
         kind = "row" if code == "E0510" else "value"
-        return DataError(f"table '{self.target.table}' refuses a {kind}: {text}", code=code)
+        return DataError(
+            f"table '{self.target.table}' refuses a {kind}: {text}",
+            code=code,
+            help=MEND,
+        )
 
 
 def _all_there(columns: Iterable[str]) -> str:

@@ -96,12 +96,14 @@ archive:
                     f"'partition_by' names '{name}', whose type {schema[name]} cannot be a folder",
                     code="E0406",
                     step=self.context.step,
+                    help="cast the column to string or date before, or partition by another",
                 )
         if len(self.config.partition_by) >= max(len(schema), 1):
             raise ConfigError(
                 "'partition_by' leaves no column for the files",
                 code="E0406",
                 step=self.context.step,
+                help="name fewer columns in 'partition_by'",
             )
         with file_errors(target.path, "writing"):
             _check_place(target)
@@ -128,6 +130,7 @@ archive:
                 f"{target.path} has other columns than the rows to append",
                 code="E0605",
                 notes=[f"it has: {', '.join(names)}", f"to append: {', '.join(schema.names)}"],
+                help="write to another file, or make the columns the same with 'select'",
             )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:

@@ -56,9 +56,16 @@ def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
                     retry=Retry.LATER,
                 )
             case errno.EISDIR | errno.ENOTDIR:
-                return SystemError_(f"{path}: {error.strerror}", code="E0604")
+                return SystemError_(
+                    f"{path}: {error.strerror}",
+                    code="E0604",
+                    help="choose another path, or take away what stands there",
+                )
         return SystemError_(
-            f"{doing} {path} failed: {error.strerror or error}", code="E0600", retry=Retry.LATER
+            f"{doing} {path} failed: {error.strerror or error}",
+            code="E0600",
+            retry=Retry.LATER,
+            help="see whether the disk and the folder are there, and run again",
         )
     lines = str(error).strip().splitlines()
     said = lines[0].rpartition("out of specification: ")[2] if lines else type(error).__name__

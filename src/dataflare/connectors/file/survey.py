@@ -171,6 +171,7 @@ def _tables(
                     f"column '{column.name}' is {column.type} in {files[0].path} "
                     f"and {found[column.name]} in {file.path}",
                     code="E0508",
+                    help="say the column's type in 'schema', or read the files in two sources",
                 )
     assert first is not None
     if contract is not None:
@@ -222,7 +223,9 @@ def _names(
     if contract is not None:
         if len(contract) != width:
             raise ConfigError(
-                f"the schema has {len(contract)} columns, {path} has {width}", code="E0404"
+                f"the schema has {len(contract)} columns, {path} has {width}",
+                code="E0404",
+                help="name as many columns in 'schema' as the rows have fields",
             )
         return list(contract.names), body
     return [f"column_{number}" for number in range(1, width + 1)], body

@@ -127,6 +127,7 @@ clicks:
                 f"column '{name}' does not fit the type {type_} that 'schema' gives it",
                 code="E0405",
                 step=self.context.step,
+                help="change the type in 'schema', or how the column is made",
             ) from error
         return type_
 

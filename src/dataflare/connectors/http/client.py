@@ -155,7 +155,10 @@ class HttpClient:
         why = redact(str(error)) or type(error).__name__
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
             return ConfigError(
-                f"{shown(url)} cannot be asked: {why}", code="E0415", step=self._step
+                f"{shown(url)} cannot be asked: {why}",
+                code="E0415",
+                step=self._step,
+                help="mend the address: http://host/path or https://host/path",
             )
         if "CERTIFICATE" in why or "SSL" in why:
             return self._error(f"no TLS connection to {shown(url)}: {why}", "E0609")

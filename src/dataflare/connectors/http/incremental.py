@@ -125,6 +125,7 @@ class Cursor:
                     f"'{config.column}' is",
                     code="E0413",
                     step=step,
+                    help="write 'initial_value' as the column's type spells it",
                 )
             self.initial = values[0]
 

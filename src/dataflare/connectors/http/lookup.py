@@ -177,6 +177,7 @@ class _Live(KeyedLookup):
                 f"{where} is not valid JSON: {error.msg} at character {error.pos + 1}",
                 code="E0503",
                 notes=[f"it begins: {excerpt(answer)[:80]}"],
+                help="see what the address answers; the lookup needs one that gives JSON",
             ) from error
         found = found_at(content, config.records or "$")
         listed = found if isinstance(found, list) else [] if found is None else [found]

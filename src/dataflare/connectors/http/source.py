@@ -266,6 +266,7 @@ class PageReader(ChunkReader):
                     f"page {place['number'] + 1} of {shown(self._config.url)} is followed by itself",
                     code="E0503",
                     step=self._step,
+                    help="see 'pagination': the server must name another page, or none at the end",
                 )
             self._place = page.following
             rows = list(range(len(page.records)))

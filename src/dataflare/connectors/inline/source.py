@@ -140,7 +140,10 @@ def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
             )
     if names[-1:] == ["update_before"]:
         raise ConfigError(
-            "the last row is update_before, without its update_after", code="E0405", step=step
+            "the last row is update_before, without its update_after",
+            code="E0405",
+            step=step,
+            help="add a row of the kind update_after behind it",
         )
     return pl.Series(KIND_COLUMN, [_KINDS[name] for name in names], dtype=pl.UInt8)
 

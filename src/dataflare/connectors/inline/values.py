@@ -80,6 +80,7 @@ def _column(name: str, values: list[Any], contract: Schema | None, step: str) ->
                 code="E0405",
                 step=step,
                 notes=[f"expected: {_EXPECTED.get(type_.name, 'a number that fits')}"],
+                help="mend the value, or change the column's type in 'schema'",
             ) from error
     return pl.Series(name, made, dtype=type_.to_polars(), strict=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +60,11 @@ class Sharding(BaseModel):
 
 
 class PostgresSourceConfig(PostgresConfig):
+    later: ClassVar[dict[str, str]] = {
+        "cdc": "read 'incremental', or in full into a destination with mode upsert",
+        "tables": "write a source for each table",
+    }
+
     table: str | None = Field(
         None, min_length=1, description="the table or view to read: name, or schema.name"
     )

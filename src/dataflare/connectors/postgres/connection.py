@@ -85,6 +85,7 @@ class Server:
                 f"{self.shown} is PostgreSQL {made.info.server_version // 10_000}, and 12 or newer is "
                 "needed",
                 code="E0600",
+                help="use a newer server",
             )
         return made
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from dataflare.connectors.sql.refusals import MEND
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 CONNECTION_LOST = "E0607"
@@ -83,7 +84,11 @@ def translated(error: Exception, server: str, what: str) -> DataFlareError:
             return made
     if not state and any(part in found.whole for part in _LOST):
         return _unreachable(found, server)
-    return SystemError_(f"{what} failed at {server}: {found.text}", code="E0600")
+    return SystemError_(
+        f"{what} failed at {server}: {found.text}",
+        code="E0600",
+        help="look at what the server says, mend it and run again",
+    )
 
 
 def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
@@ -103,7 +108,11 @@ def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlare
             help="check user and password in 'connection_string', and pg_hba.conf on the server",
         )
     if state == "3D000" or (not state and re.search(r'database ".*" does not exist', text)):
-        return SystemError_(f"{server}: {found.text}", code="E0604")
+        return SystemError_(
+            f"{server}: {found.text}",
+            code="E0604",
+            help="see whether the database's name in 'connection_string' is right",
+        )
     refused_tls = r"not support SSL|certificate|sslmode|private key|SSL error: (?!unexpected eof)"
     if not state and re.search(refused_tls, text):
         return SystemError_(
@@ -113,7 +122,10 @@ def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlare
         )
     if not state and re.search(r"translate host name|resolve host|Name or service", text):
         return SystemError_(
-            f"{server} cannot be found: {found.text}", code=CONNECTION_LOST, retry=Retry.LATER
+            f"{server} cannot be found: {found.text}",
+            code=CONNECTION_LOST,
+            retry=Retry.LATER,
+            help="see whether the host's name in 'connection_string' is right",
         )
     return None
 
@@ -147,7 +159,11 @@ def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError
                 help="it is read-only, or a standby: connect to the primary",
             )
         case "42P01" | "42703" | "3F000":
-            return SystemError_(f"{what} in {server}: {found.text}", code="E0604")
+            return SystemError_(
+                f"{what} in {server}: {found.text}",
+                code="E0604",
+                help="see whether schema, table and columns are there and spelt right",
+            )
         case "53100":
             return SystemError_(
                 f"disk full at {server}: {found.text}",
@@ -182,10 +198,18 @@ def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError
         return _unreachable(found, server)
     if state.startswith(("22", "23")) and state != "22023":
         notes = [found.detail] if found.detail else []
-        return DataError(f"{what} refuses a row: {found.text}", code="E0510", notes=notes)
+        return DataError(
+            f"{what} refuses a row: {found.text}",
+            code="E0510",
+            notes=notes,
+            help=MEND,
+        )
     if state.startswith("53"):
         return SystemError_(
-            f"{server} has no room for it: {found.text}", code="E0600", retry=Retry.LATER
+            f"{server} has no room for it: {found.text}",
+            code="E0600",
+            retry=Retry.LATER,
+            help="free some space on the server and run again: it goes on from the last checkpoint",
         )
     return None
 

@@ -37,6 +37,7 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
             f"'schema' makes column '{column.name}' {column.type}, and an incremental column is read "
             "by its own type",
             code="E0413",
+            help="leave the column out of 'schema', and cast it in a map",
         )
     initial_cursor(column, config.initial_value)
 
@@ -53,6 +54,7 @@ def initial_cursor(column: Column, value: Any) -> Any:
         raise ConfigError(
             f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
             code="E0413",
+            help="write 'initial_value' as the column's type spells it",
         )
     return found
 

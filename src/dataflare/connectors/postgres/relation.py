@@ -151,7 +151,11 @@ def _bound(query: str, numbered: BoundQuery, types: list[str]) -> tuple[str, dic
 def _refused(error: psycopg.Error, server: Server) -> DataFlareError:
     found = said(error)
     if found.state == "42P01":
-        return SystemError_(f"the query in {server.shown}: {found.text}", code="E0604")
+        return SystemError_(
+            f"the query in {server.shown}: {found.text}",
+            code="E0604",
+            help="mend the query: the server refuses it as it stands",
+        )
     if found.state.startswith(("42", "22", "0A")) and found.state != "42501":
         hint = getattr(error.diag, "message_hint", None)
         return ConfigError(f"the query is refused: {found.text}", code="E0412", help=hint)

@@ -263,6 +263,7 @@ class Session:
                 "by another writer",
                 code="E0705",
                 step=target.step,
+                help="let one run write at a time; to start over, use --fresh",
             )
         if stored is not None and stored.rows_total < share.rows_before:
             raise CheckpointError(

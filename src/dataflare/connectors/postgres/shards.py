@@ -79,7 +79,9 @@ def _column(relation: Relation, sharding: Sharding) -> Column:
         return relation.column(sharding.column)
     if not relation.key:
         raise ConfigError(
-            f"{relation.shown} has no key, so 'sharding' needs 'column'", code="E0413"
+            f"{relation.shown} has no key, so 'sharding' needs 'column'",
+            code="E0413",
+            help="name a column in 'sharding'",
         )
     return relation.column(relation.key[0])
 
@@ -97,7 +99,9 @@ def _ranges(column: Column, boundaries: Sequence[str]) -> Sequence[Split]:
 def _blocks(relation: Relation, count: int) -> Sequence[Split]:
     if relation.table is None or relation.table.kind not in _BLOCKS:
         raise ConfigError(
-            f"{relation.shown} has no blocks to be cut by: it is no plain table", code="E0413"
+            f"{relation.shown} has no blocks to be cut by: it is no plain table",
+            code="E0413",
+            help="use by: range or by: hash, with a column",
         )
     pages = max(relation.table.pages, count)
     edges = [pages * i // count for i in range(count)]
@@ -151,6 +155,7 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
         raise ConfigError(
             f"column '{column.name}' is {column.type}, and by: time needs dates or timestamps",
             code="E0413",
+            help="use by: range, or name a column of dates or timestamps",
         )
     for settings in relation.values.items():
         db.execute("select set_config(%s, %s, true)", settings)

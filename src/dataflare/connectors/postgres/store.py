@@ -216,7 +216,9 @@ class PostgresStore(Markers):
             keyless = pl.any_horizontal(pl.col(name).is_null() for name in target.key)
             for number in events.filter(keyless)[PLACE]:
                 error = DataError(
-                    f"table '{target.table}' refuses a row: it has no key", code="E0510"
+                    f"table '{target.table}' refuses a row: it has no key",
+                    code="E0510",
+                    help="give the row a key, or set error_handling: {on_error: dead_letter}",
                 )
                 self._refused.setdefault(target.step, []).append(Refusal(number, error))
             return events.filter(~keyless)

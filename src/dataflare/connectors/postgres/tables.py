@@ -37,7 +37,9 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
         return None
     if not found.is_table:
         raise SystemError_(
-            f"'{found.shown}' in {server.shown} is a view, not a table", code="E0604"
+            f"'{found.shown}' in {server.shown} is a view, not a table",
+            code="E0604",
+            help="write to a table, or choose another name",
         )
     lacking = [right for right in needed(target.mode) if right not in found.rights]
     if lacking:

@@ -33,7 +33,12 @@ def translated(error: Exception, server: str) -> DataFlareError:
             help="see whether the server is well, or raise 'timeout'",
         )
     if isinstance(error, said.BusyLoadingError | said.TryAgainError | said.MaxConnectionsError):
-        return SystemError_(f"{server} is not ready: {text}", code="E0607", retry=Retry.LATER)
+        return SystemError_(
+            f"{server} is not ready: {text}",
+            code="E0607",
+            retry=Retry.LATER,
+            help="run again when the server has loaded its data",
+        )
     if isinstance(error, said.ConnectionError | OSError):
         if "CERTIFICATE" in text or "SSL" in text:
             return SystemError_(
@@ -61,7 +66,11 @@ def translated(error: Exception, server: str) -> DataFlareError:
             code="E0606",
             help="put user and password into 'connection'",
         )
-    return SystemError_(f"{server}: {text}", code="E0600")
+    return SystemError_(
+        f"{server}: {text}",
+        code="E0600",
+        help="look at what the server says, mend it and run again",
+    )
 
 
 @contextmanager

@@ -90,12 +90,22 @@ class TableDestination(DestinationConnector):
             while not folder.exists():
                 folder = folder.parent
             if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-                raise SystemError_(f"permission denied: {folder}", code="E0602")
+                raise SystemError_(
+                    f"permission denied: {folder}",
+                    code="E0602",
+                    help="give yourself the right to read and write there, or choose another place",
+                )
             return False
         if path.is_dir():
-            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
+            raise SystemError_(
+                f"{path} is a folder, not a database", code="E0602", help="name a file in it"
+            )
         if not os.access(path, os.W_OK):
-            raise SystemError_(f"{path} may not be written: it is read-only", code="E0602")
+            raise SystemError_(
+                f"{path} may not be written: it is read-only",
+                code="E0602",
+                help="give yourself the right to write it, or choose another file",
+            )
         return True
 
     def _target(self, context: DestinationContext | None, schema: Schema) -> Target:

@@ -83,7 +83,9 @@ def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
         )
     if config.lag and type_.name == "string":
         raise ConfigError(
-            f"'lag' needs a column of numbers or times, and '{name}' is string", code="E0413"
+            f"'lag' needs a column of numbers or times, and '{name}' is string",
+            code="E0413",
+            help="leave 'lag' out, or choose a column of numbers or times",
         )
 
 

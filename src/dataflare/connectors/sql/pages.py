@@ -83,7 +83,11 @@ class PageReader(ChunkReader):
             if page.bad:
                 bad = page.bad[0]
                 raise DataError(
-                    bad.message, code=bad.code, step=self._step, notes=[f"row: {bad.raw}"]
+                    bad.message,
+                    code=bad.code,
+                    step=self._step,
+                    notes=[f"row: {bad.raw}"],
+                    help="mend the row, or set error_handling: {on_error: skip}",
                 )
             if page.good.height:
                 return SharedDataBatch(page.good, metadata={"key": page.key, **page.metadata})

@@ -80,7 +80,9 @@ def bind_query(query: str, mark: Callable[[int], str] = lambda _: "?") -> BoundQ
 
 
 def _refused(text: SourceText, place: int, message: str) -> DataFlareError:
-    return ConfigError(message, code="E0412", spot=text.spot_of(place, place + 1))
+    return ConfigError(
+        message, code="E0412", spot=text.spot_of(place, place + 1), help="write one SELECT"
+    )
 
 
 def _in_quotes(

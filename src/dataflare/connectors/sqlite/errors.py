@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataflare.connectors.sql import names
+from dataflare.connectors.sql.refusals import MEND
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 _CONSTRAINT = re.compile(
@@ -28,9 +29,24 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             path, "another program is writing to it", "wait for it, or raise 'busy_timeout'"
         )
     if constraint := _CONSTRAINT.search(text):
-        return DataError(f"{what} refuses a row: {constraint.group(0)}", code="E0510")
+        return DataError(
+            f"{what} refuses a row: {constraint.group(0)}",
+            code="E0510",
+            help=MEND,
+        )
     if strict := _STRICT.search(text):
-        return DataError(f"{what} refuses a value: {strict.group(0)}", code="E0511")
+        return DataError(
+            f"{what} refuses a value: {strict.group(0)}",
+            code="E0511",
+            help=MEND,
+        )
+    if "too many columns" in text:
+        return SystemError_(
+            f"{what} in {path} cannot have so many columns: {first}",
+            code="E0604",
+            help="SQLite takes 2,000 columns in a table: keep fewer with 'select', or write to "
+            "several tables",
+        )
     if "file is not a database" in text or "file is encrypted" in text:
         return SystemError_(
             f"{path} is not an SQLite database",
@@ -51,17 +67,27 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             help="free some space and run again: it goes on from the last checkpoint",
         )
     if "readonly database" in text or "attempt to write a readonly" in text:
-        return SystemError_(f"{path} may not be written: it is read-only", code="E0602")
+        return SystemError_(
+            f"{path} may not be written: it is read-only",
+            code="E0602",
+            help="give yourself the right to write it, or choose another file",
+        )
     if "unable to open" in text or "failed to open" in text:
         return _cannot_open(path)
-    return SystemError_(f"{what} failed in {path}: {first}", code="E0600")
+    return SystemError_(
+        f"{what} failed in {path}: {first}",
+        code="E0600",
+        help="look at what SQLite says, mend it and run again",
+    )
 
 
 def _cannot_open(path: Path) -> DataFlareError:
     if not path.parent.is_dir():
         return names.missing_file(path)
     if path.is_dir():
-        return SystemError_(f"{path} is a folder, not a database", code="E0602")
+        return SystemError_(
+            f"{path} is a folder, not a database", code="E0602", help="name a file in it"
+        )
     return SystemError_(
         f"permission denied: {path}", code="E0602", help="opening it needs other rights"
     )

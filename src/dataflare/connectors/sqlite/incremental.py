@@ -55,6 +55,7 @@ def initial_cursor(column: Column, value: Any) -> Any:
         raise ConfigError(
             f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
             code="E0413",
+            help="write 'initial_value' as the column's type spells it",
         )
     return found
 
@@ -140,6 +141,7 @@ class IncrementalReader(SpoolPages):
                 f"{self._reading.relation.shown}: the cursor column '{self._column.name}' is "
                 f"{self._column.type}, and {value!r} does not fit",
                 code="E0501",
+                help="mend the value in the table, or choose another column",
             )
         return cursor_values(typed).alias(CURSOR)
 

@@ -112,7 +112,10 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
         if error.code != "E0600":
             raise
         raise ConfigError(
-            f"the query is refused: {error.message}", code="E0412", spot=spot
+            f"the query is refused: {error.message}",
+            code="E0412",
+            spot=spot,
+            help="mend the query: the database refuses it as it stands",
         ) from error
     names = [str(name).casefold() for name, _ in info]
     twice = next((str(n) for n, _ in info if names.count(str(n).casefold()) > 1), None)

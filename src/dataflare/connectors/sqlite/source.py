@@ -160,9 +160,15 @@ orders:
         if not path.exists():
             raise missing_file(path)
         if path.is_dir():
-            raise SystemError_(f"{path} is a folder, not a database", code="E0602")
+            raise SystemError_(
+                f"{path} is a folder, not a database", code="E0602", help="name a file in it"
+            )
         if not os.access(path, os.R_OK):
-            raise SystemError_(f"permission denied: {path}", code="E0602")
+            raise SystemError_(
+                f"permission denied: {path}",
+                code="E0602",
+                help="give yourself the right to read and write there, or choose another place",
+            )
         with sqlite_errors(path, "opening"):
             return Opened(path, mode="ro", busy_timeout_s=self.config.busy_timeout)
 

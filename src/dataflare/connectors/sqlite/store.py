@@ -255,6 +255,7 @@ class SqliteStore(TableStore):
                 f"column '{column.name}' of table '{target.table}' is {declaration}, and "
                 f"{greatest} is too great for it",
                 code="E0511",
+                help="declare the column wider, or set error_handling: {on_error: dead_letter}",
             )
 
     def publish(self, target: Target) -> None:

@@ -144,7 +144,11 @@ def require(db: Connection, target: Target, path: Path) -> Table | None:
     if found is None and not target.create_table:
         raise missing_table(target.table, path, table_names(db))
     if found is not None and found.view:
-        raise SystemError_(f"'{target.table}' in {path} is a view, not a table", code="E0604")
+        raise SystemError_(
+            f"'{target.table}' in {path} is a view, not a table",
+            code="E0604",
+            help="write to a table, or choose another name",
+        )
     return found
 
 

@@ -86,9 +86,12 @@ def _round(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
     if -digits > 18:
         return x * 0
     unit = pl.lit(10**-digits, dtype=pl.Int128)
-    half = pl.lit(10**-digits // 2, dtype=pl.Int128)
+    half = 10**-digits // 2
+    up, down = (
+        pl.lit(each, dtype=pl.Int128) for each in (half, -half)
+    )  # Polars negates no Int128.
     wide = x.cast(pl.Int128)
-    made = ((wide + pl.when(wide < 0).then(-half).otherwise(half)).truncdiv(unit) * unit).cast(
+    made = ((wide + pl.when(wide < 0).then(down).otherwise(up)).truncdiv(unit) * unit).cast(
         node.type.to_polars(), strict=False
     )
     return Lowered(made, fail_where(made.is_null() & x.is_not_null(), rowerrors.OVERFLOW))

@@ -222,6 +222,7 @@ class Workflow:
                     f"step '{name}' reads '{foreign.ref}' of another workflow",
                     code="E0108",
                     spot=site.spot if site else None,
+                    help="read steps of one workflow only",
                 )
         on_error = body.pop("on_error", None)
         if on_error is not None:
