@@ -204,3 +204,11 @@ def test_an_installed_package_brings_its_own(monkeypatch: pytest.MonkeyPatch):
         metadata, "entry_points", lambda group: [point] if group == own._GROUP else []
     )
     assert registry.function("brought").signature == Brought.signature
+
+
+def test_a_package_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch):
+    point = metadata.EntryPoint("gone", "no_such_module:Gone", "dataflare.aggregates")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    with pytest.raises(ConfigError, match="the aggregate 'gone' cannot be loaded") as caught:
+        registry.function("gone")
+    assert caught.value.code == "E0418"

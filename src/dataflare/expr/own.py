@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
@@ -20,6 +20,9 @@ from dataflare.expr.aggregates import KINDS, AggregateCall, Exprs, Kind
 from dataflare.expr.check import Call, resolve_call
 from dataflare.expr.tree import LITERAL, Node
 from dataflare.model.types import DataType, parse_type
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _GROUP = "dataflare.aggregates"
 _known: dict[str, type[Aggregate]] = {}
@@ -105,7 +108,20 @@ def installed(name: str | None = None) -> None:
 
     for point in entry_points(group=_GROUP):
         if name in (None, point.name) and point.name not in _known:
-            register_aggregate(point.load())
+            register_aggregate(_loaded(point))
+
+
+def _loaded(point: EntryPoint) -> type[Aggregate]:
+    try:
+        found: type[Aggregate] = point.load()
+    except Exception as error:
+        raise ConfigError(
+            f"the aggregate '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
+            code="E0418",
+            notes=[f"its entry point: {point.value}"],
+            help="mend or remove the package that brings it",
+        ) from error
+    return found
 
 
 def resolved(call: Call) -> Node:
