@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -150,3 +151,22 @@ def test_a_checksum_notices_every_byte():
         seen.update(bytes(changed))
         values.add(seen.value)
     assert len(values) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("plain.csv.gz", b"a,b\n1,2\n", "none"),
+        ("plain.csv.zst", b"a,b\n1,2\n", "none"),
+        ("packed.csv", gzip.compress(b"a,b\n1,2\n"), "gzip"),
+    ],
+)
+def test_the_first_bytes_say_how_a_file_is_compressed_and_not_its_name(
+    tmp_path: Path, name: str, content: bytes, found: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert detect(path) == found
+    stream = open_stream(path, detect(path))
+    assert stream.read(100) == b"a,b\n1,2\n"
+    stream.close()

@@ -20,7 +20,8 @@ class FileSourceConfig(BaseModel):
         "auto", description="What is in the files; auto goes by their names."
     )
     compression: Literal["auto", "none", "gzip", "zstd"] = Field(
-        "auto", description="How text files are compressed; auto goes by their first bytes."
+        "auto",
+        description="How text files are compressed; auto goes by their first bytes, whatever their names say.",
     )
     delimiter: str | None = Field(
         None, description="CSV: what stands between fields; a comma, or a tab for .tsv."
