@@ -32,6 +32,13 @@ READ = (
     "cursor = dbapi.connect(sys.argv[1]).cursor(); cursor.execute('select * from given')\n"
     "print(pl.DataFrame(cursor.fetch_arrow()).height)"
 )
+READ_PARQUET = (
+    "import sys; from adbc_driver_postgresql import dbapi; import polars as pl\n"
+    "cursor = dbapi.connect(sys.argv[1]).cursor(); cursor.execute('select * from given')\n"
+    "frame = pl.DataFrame(cursor.fetch_arrow())\n"
+    "amount = frame['amount'].ext.storage().cast(pl.Decimal(10, 2))\n"
+    "frame.with_columns(amount).write_parquet(sys.argv[2])"
+)
 WORKFLOW = """\
 name: {name}
 sources: {{a: {source}}}
@@ -43,6 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.postgres", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
+    cases = ("append", "upsert", "read", "to_parquet")
+    parser.add_argument("--case", action="append", choices=cases, help="only this one")
     given = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT / "tests"))
     from servers.postgres import server
@@ -50,8 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     with server("shared_buffers = 512MB") as made, tempfile.TemporaryDirectory() as folder:
         bench = Bench(made.dsn(), Path(folder), given.rows, given.repeat)
         bench.fill()
-        for case in (bench.append, bench.upsert, bench.read):
-            bench.show(case.__name__, case())
+        for case in given.case or cases:
+            bench.show(case, getattr(bench, case)())
 
 
 class Bench:
@@ -108,6 +117,15 @@ class Bench:
         return self._turns(
             Candidate("adbc", [sys.executable, "-c", READ, self.dsn]),
             self._ours("read", source, "type: blackhole", "select 1"),
+        )
+
+    def to_parquet(self) -> list[Measured]:
+        source = f'{{type: postgres, config: {{connection_string: "{self.dsn}", table: given}}}}'
+        theirs, ours = self.folder / "by_hand.parquet", self.folder / "out"
+        destination = f"type: file, config: {{path: {ours}/, format: parquet}}"
+        return self._turns(
+            Candidate("adbc", [sys.executable, "-c", READ_PARQUET, self.dsn, str(theirs)]),
+            self._ours("to_parquet", source, destination, "select 1"),
         )
 
     def show(self, case: str, measured: list[Measured]) -> None:

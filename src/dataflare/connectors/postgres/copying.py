@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import psycopg
 
+from dataflare.connectors.postgres.binary import binary
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
 from dataflare.connectors.postgres.errors import said
@@ -44,8 +45,8 @@ class Copier:
     def send(self, cells: pl.DataFrame) -> None:
         self.send_bytes(csv_bytes(cells))
 
-    def send_bytes(self, data: memoryview) -> None:
-        statement = f"copy {self.place} ({listed(self.types)}) from stdin (format csv)"
+    def send_bytes(self, data: memoryview, form: str = "csv") -> None:
+        statement = f"copy {self.place} ({listed(self.types)}) from stdin (format {form})"
         with self.errors(), self.db.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(data)
 
@@ -74,7 +75,7 @@ class Copier:
             self.attempt(cells.slice(first, behind - first))
 
         def suspects(error: DataError, first: int, behind: int) -> list[int]:
-            row = row_of(error, cells.slice(first, behind - first))
+            row = row_of(error, cells.slice(first, behind - first), behind - first)
             return [] if row is None else [first + row]
 
         refused = sift(cells.height, attempt, pace, suspects=suspects)
@@ -109,8 +110,11 @@ class Sender:
     def send(self, copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
         """Raises what is wrong with rows before these, maybe those of another step. names: of the columns
         that tell, in an error, which row it is about."""
-        cells = copier.encode(rows)
-        data = csv_bytes(cells)
+        cells = None
+        data = binary(rows, copier.types, copier.targets)
+        if data is None:
+            cells = copier.encode(rows)
+            data = csv_bytes(cells)
         self.drain()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "dataflare-postgres-copy")
@@ -135,15 +139,16 @@ class Sender:
 def _send(
     copier: Copier,
     rows: pl.DataFrame,
-    cells: pl.DataFrame,
+    cells: pl.DataFrame | None,
     data: memoryview,
     names: Sequence[str],
     step: str,
 ) -> None:
+    """cells: what `data` says as CSV; None where it is binary."""
     try:
-        copier.send_bytes(data)
+        copier.send_bytes(data, "binary" if cells is None else "csv")
     except DataError as error:
-        at = row_of(error, cells)
+        at = row_of(error, cells, rows.height)
         if at is not None:
             row = rows.row(at, named=True)
             told = with_row(error, row, [name for name in names if name in row])
@@ -173,8 +178,12 @@ class Orphans:
         self.copier.attempt(self.cells.slice(first, behind - first))
 
 
-def row_of(error: DataError, cells: pl.DataFrame) -> int | None:
-    """Which of the rows that were sent an error is about, as far as the server says."""
+def row_of(error: DataError, cells: pl.DataFrame | None, count: int) -> int | None:
+    """Which of the rows that were sent an error is about, as far as the server says. cells: what was
+    sent as CSV; None when it was binary. count: of the rows."""
     cause = error.__cause__
     found = _COPY_LINE.search(said(cause).context) if isinstance(cause, psycopg.Error) else None
-    return None if found is None else row_of_line(cells, int(found.group(1)) - 1)
+    if found is None:
+        return None
+    line = int(found.group(1)) - 1
+    return min(line, count - 1) if cells is None else row_of_line(cells, line)

@@ -1,0 +1,198 @@
+"""Rows as the binary form that COPY reads: columnar, for the types whose bytes we know.
+
+Always true: what is sent means the same as the CSV of the same rows would; where that is not sure
+(another type, a value that may be out of PostgreSQL's range) there is no binary form, and CSV is sent.
+The server takes half the time over it, for it parses no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.postgres.types import PgType, declared
+from dataflare.model.batch import private
+from dataflare.model.types import DataType
+
+_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TAIL = b"\xff\xff"
+_EPOCH_DAYS = 10_957
+"""From 1970, where our dates begin, to 2000, where PostgreSQL's do."""
+_AD_DAYS = (-719_162, 2_932_896)
+_DAY_US = 86_400_000_000
+_DIGITS_MAX = 18
+_INTEGERS = {"smallint": 2, "integer": 4, "bigint": 8}
+_WIDTHS = {"int8": 2, "int16": 2, "uint8": 2, "int32": 4, "uint16": 4, "int64": 8, "uint32": 8}
+_OF_WIDTH = {2: pl.Int16(), 4: pl.Int32(), 8: pl.Int64()}
+_NAMES = {
+    "int2": "smallint", "int4": "integer", "int8": "bigint", "bool": "boolean", "float4": "real",
+    "float8": "double precision",
+}  # fmt: skip
+
+
+def binary(
+    frame: pl.DataFrame, types: Mapping[str, DataType], targets: Mapping[str, PgType]
+) -> memoryview | None:
+    """The columns of `types` as COPY takes them with `format binary`; None where CSV is to be sent.
+    types: what each column holds. targets: what it goes into."""
+    import pyarrow.compute as pc
+
+    if not frame.height or not types:
+        return None
+    # A field is four bytes of length and the value; NULL has the length -1 and no value.
+    pieces: list[Any] = [_scalar(len(types).to_bytes(2, "big"))]
+    for name, type_ in types.items():
+        values = private(frame.select(name))[name]
+        if values.dtype != type_.to_polars():  # categories, arrays, narrower numbers
+            values = values.cast(type_.to_polars())
+        made = _field(values, type_, _into(type_, targets.get(name)))
+        if made is None:
+            return None
+        pieces += made
+    rows = pc.binary_join_element_wise(*pieces, _scalar(b""))
+    data = memoryview(rows.buffers()[2])[: _ends(rows)]
+    return memoryview(b"".join((_HEAD, data, _TAIL)))
+
+
+def _into(type_: DataType, target: PgType | None) -> str:
+    """The type that the server reads, as SQL calls it."""
+    name = declared(type_) if target is None else target.resolved(-1)[0].name
+    return _NAMES.get(name, name)
+
+
+def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
+    """What stands in a row for the column, piece by piece; None where CSV is to be sent."""
+    match type_.name:
+        case "bool" if into == "boolean":
+            texts = values.to_frame("v").select(
+                pl.when("v").then(pl.lit(b"\1")).when(~pl.col("v")).then(pl.lit(b"\0"))
+            )
+            return _varying(texts.to_series())
+        case "float64" if into == "double precision":
+            return _words(values, 8)
+        case "float32" if into == "real":
+            return _words(values, 4)
+        case "date" if into == "date":
+            return _since_2000(values.cast(pl.Int32).cast(pl.Int64), 1, 4)
+        case "timestamp" if type_.unit != "ns" and into == (
+            "timestamptz" if type_.timezone else "timestamp"
+        ):
+            return _since_2000(values.dt.cast_time_unit("us").to_physical(), _DAY_US, 8)
+        case "decimal" if into.startswith("numeric"):
+            return _numeric(values, type_)
+        case "string" if into in ("text", "varchar", "bpchar"):
+            return _varying(values.cast(pl.Binary))
+        case "binary" if into == "bytea":
+            return _varying(values)
+    width = _INTEGERS.get(into, 0)
+    if _WIDTHS.get(type_.name, 9) <= width:
+        return _words(values.cast(_OF_WIDTH[width]), width)
+    return None
+
+
+def _since_2000(values: pl.Series, day: int, width: int) -> list[Any] | None:
+    """Beyond the years 1 to 9999 the greatest and least numbers would mean infinity: CSV tells."""
+    low, high = values.min(), values.max()
+    first, behind = _AD_DAYS[0] * day, (_AD_DAYS[1] + 1) * day
+    if isinstance(low, int) and isinstance(high, int) and (low < first or high >= behind):
+        return None
+    return _words((values - _EPOCH_DAYS * day).cast(_OF_WIDTH[width]), width)
+
+
+def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
+    """Digits to the base of 10,000, four in a word, as many words for each row: the server drops
+    zeros at both ends."""
+    precision, scale = type_.precision or 38, type_.scale or 0
+    behind = -(-scale // 4)
+    before = -(-(precision - scale) // 4)
+    shift = 4 * behind - scale
+    if precision + shift > _DIGITS_MAX:
+        return None
+    behind += -(before + behind) % 4
+    if 4 * behind - scale + precision <= _DIGITS_MAX:
+        shift = 4 * behind - scale
+        fill = 0
+    else:
+        fill = -(before + -(-scale // 4)) % 4
+    count = before + behind
+    v = pl.col("v")
+    left = v.abs() * 10**shift
+    # The last `fill` digits are zeros that the number itself has no room for.
+    digits = [
+        left // 10_000 ** (count - fill - 1 - place) % 10_000 if place < count - fill else pl.lit(0)
+        for place in range(count)
+    ]
+    head = (count << 48) + ((before - 1 & 0xFFFF) << 32) + scale
+    words = [pl.lit(head, pl.Int64) + pl.when(v < 0).then(0x4000 << 16).otherwise(0)]
+    for at in range(0, count, 4):
+        words.append(
+            pl.sum_horizontal(d * 2 ** (48 - 16 * i) for i, d in enumerate(digits[at : at + 4]))
+        )
+    given = values.to_physical().cast(pl.Int64).to_frame("v")
+    made = given.select(
+        pl.when(v.is_not_null()).then(word.cast(pl.Int64)).alias(str(i))
+        for i, word in enumerate(words)
+    )
+    return [
+        _lengths(given["v"], 8 * len(words)),
+        *(_swapped(made[name], 8) for name in made.columns),
+    ]
+
+
+def _words(values: pl.Series, width: int) -> list[Any]:
+    return [_lengths(values, width), _swapped(values, width)]
+
+
+def _lengths(values: pl.Series, width: int) -> Any:
+    if not values.null_count():
+        return _scalar(width.to_bytes(4, "big"))
+    known = values.is_not_null().to_frame("v")
+    return _swapped(
+        known.select(pl.when("v").then(width).otherwise(-1).cast(pl.Int32)).to_series(), 4
+    )
+
+
+def _varying(values: pl.Series) -> list[Any]:
+    import pyarrow as pa
+
+    lengths = values.bin.size().cast(pl.Int32).fill_null(-1)
+    found = values.fill_null(b"").to_arrow(compat_level=pl.CompatLevel.oldest())
+    return [_swapped(lengths, 4), found.cast(pa.large_binary())]
+
+
+def _scalar(data: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.scalar(data, pa.large_binary())
+
+
+def _swapped(values: pl.Series, width: int) -> Any:
+    """Numbers as their bytes, the high one first; NULL as none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = values.is_not_null()
+    type_ = {2: pa.uint16(), 4: pa.uint32(), 8: pa.uint64()}[width]
+    if not known.any():
+        return pa.repeat(_scalar(b""), len(known))
+    found = values.drop_nulls().to_arrow().view(type_)
+    # Halves change places, then quarters of each, down to bytes.
+    for bits, low in ((32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)):
+        if bits < 8 * width:
+            mask, by = pa.scalar(low & (1 << 8 * width) - 1, type_), pa.scalar(bits, type_)
+            up = pc.shift_left(pc.bit_wise_and(found, mask), by)
+            found = pc.bit_wise_or(up, pc.bit_wise_and(pc.shift_right(found, by), mask))
+    ends = pl.concat([pl.Series([0], dtype=pl.Int64), known.cast(pl.Int64).cum_sum() * width])
+    data = found.buffers()[1]
+    return pa.Array.from_buffers(
+        pa.large_binary(), values.len(), [None, ends.rechunk().to_arrow().buffers()[1], data]
+    )
+
+
+def _ends(rows: Any) -> int:
+    """How many bytes all of them have."""
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.binary_length(rows)).as_py())

@@ -1,0 +1,127 @@
+"""The binary form of rows says what their CSV says: both go into one server, and come out alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import polars as pl
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dataflare.connectors.postgres.binary import binary
+from dataflare.connectors.postgres.encode import csv_bytes, encoded
+from dataflare.connectors.postgres.types import PgType
+from dataflare.model.types import Schema
+
+_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+_MOMENTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999))
+_DIGITS = [(1, 0), (4, 4), (5, 1), (9, 9), (10, 2), (12, 6), (16, 0), (16, 8), (15, 1), (18, 0), (18, 4), (18, 8)]  # fmt: skip
+
+
+def _whole(bits: int) -> st.SearchStrategy[int]:
+    return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _decimals(precision: int, scale: int) -> st.SearchStrategy[Decimal]:
+    most = 10**precision - 1
+    return st.integers(-most, most).map(lambda n: Decimal(n).scaleb(-scale))
+
+
+COLUMNS = {
+    "b": (pl.Boolean(), "bool", "boolean", st.booleans()),
+    "i8": (pl.Int8(), "int2", "smallint", _whole(8)),
+    "i2": (pl.Int16(), "int2", "smallint", _whole(16)),
+    "i4": (pl.Int32(), "int4", "integer", _whole(32)),
+    "i48": (pl.Int32(), "int8", "bigint", _whole(32)),
+    "u4": (pl.UInt32(), "int8", "bigint", st.integers(0, 2**32 - 1)),
+    "big": (pl.Int64(), "int8", "bigint", _whole(64)),
+    "f4": (pl.Float32(), "float4", "real", st.floats(width=32)),
+    "f8": (pl.Float64(), "float8", "double precision", st.floats()),
+    "s": (pl.String(), "text", "text", _TEXT),
+    "vc": (pl.String(), "varchar", "varchar(40)", _TEXT),
+    "y": (pl.Binary(), "bytea", "bytea", st.binary(max_size=40)),
+    "d": (pl.Date(), "date", "date", st.dates(date(1, 1, 1), date(9999, 12, 31))),
+    "ts": (pl.Datetime("us"), "timestamp", "timestamp", _MOMENTS),
+    "ms": (pl.Datetime("ms"), "timestamp", "timestamp", _MOMENTS),
+    "tz": (pl.Datetime("us", "UTC"), "timestamptz", "timestamptz",
+           _MOMENTS.map(lambda at: at.replace(tzinfo=UTC))),
+    **{
+        f"n{p}_{s}": (pl.Decimal(p, s), "numeric", declared, _decimals(p, s))
+        for p, s in _DIGITS
+        for declared in ("numeric",)
+    },
+    "rounded": (pl.Decimal(9, 5), "numeric", "numeric(9, 2)", _decimals(9, 5).filter(lambda n: abs(n) < 9000)),
+}  # fmt: skip
+ROWS = st.lists(st.tuples(*(st.none() | each for *_, each in COLUMNS.values())), min_size=1, max_size=8)  # fmt: skip
+TARGETS = {name: PgType(0, pg, "b", pg) for name, (_, pg, _, _) in COLUMNS.items()}
+SCHEMA = {name: dtype for name, (dtype, *_) in COLUMNS.items()}
+
+
+def _types(frame):
+    return {field.name: field.type for field in Schema.from_polars(frame.schema)}
+
+
+@pytest.fixture
+def db(database):
+    with psycopg.connect(database.dsn) as made:
+        made.execute("set timezone to 'UTC'")
+        declared = ", ".join(f"{name} {type_}" for name, (_, _, type_, _) in COLUMNS.items())
+        made.execute(f"create table as_csv ({declared})")
+        made.execute("create table as_binary (like as_csv)")
+        yield made
+
+
+def _stored(db, table, form, data):
+    db.execute(f"truncate {table}")
+    with db.cursor() as cursor, cursor.copy(f"copy {table} from stdin (format {form})") as copy:
+        copy.write(data)
+    return [row for (row,) in db.execute(f"select t::text from {table} t order by ctid")]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate],
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@given(rows=ROWS, cut=st.booleans())
+def test_binary_and_csv_store_the_same(db, rows, cut):
+    frame = pl.DataFrame(rows, SCHEMA, orient="row")
+    if cut:  # pieces of other frames, several of them
+        frame = pl.concat([frame.head(1), frame.slice(1)], rechunk=False)
+    data = binary(frame, _types(frame), TARGETS)
+    assert data is not None
+    cells = csv_bytes(encoded(frame, _types(frame), TARGETS))
+    assert _stored(db, "as_binary", "binary", data) == _stored(db, "as_csv", "csv", cells)
+
+
+@pytest.mark.parametrize(
+    ("value", "pg"),
+    [
+        (pl.Series([-(2**31)], dtype=pl.Int32).cast(pl.Date), "date"),
+        (pl.Series([2**62], dtype=pl.Int64).cast(pl.Datetime("us")), "timestamp"),
+        (pl.Series([1], dtype=pl.Int64).cast(pl.Datetime("ns")), "timestamp"),
+        (pl.Series([datetime(2026, 1, 1)]), "timestamptz"),
+        (pl.Series([Decimal(1)], dtype=pl.Decimal(38, 9)), "numeric"),
+        (pl.Series([1], dtype=pl.Int64), "int4"),
+        (pl.Series([1], dtype=pl.UInt64), "numeric"),
+        (pl.Series(["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]), "uuid"),
+        (pl.Series([[1]]), "_int8"),
+        (pl.Series([None]), "text"),
+    ],
+)
+def test_what_has_no_sure_binary_form_is_left_to_csv(value, pg):
+    frame = pl.DataFrame({"v": value})
+    assert binary(frame, _types(frame), {"v": PgType(0, pg, "b", pg)}) is None
+
+
+def test_the_server_tells_the_row_of_a_binary_error(db):
+    frame = pl.DataFrame({"vc": ["good", "x" * 41, "good"]})
+    data = binary(frame, _types(frame), TARGETS)
+    assert data is not None
+    with (
+        pytest.raises(psycopg.errors.StringDataRightTruncation) as caught,
+        db.cursor() as cursor,
+        cursor.copy("copy as_binary (vc) from stdin (format binary)") as c,
+    ):
+        c.write(data)
+    assert "line 2" in (caught.value.diag.context or "")
