@@ -152,37 +152,40 @@ class CsvPlan:
 
     def _cast(self, data: bytes, kept: pl.Series, bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
         """Sound records as typed rows; rows with fields that do not fit are added to `bad`."""
+        rows, read = kept.cast(pl.Int64).alias(_ROW), self._read
+        if not read:
+            return rows.to_frame()
         schema = {column.name: pl.String() for column in self.columns}
-        texts = self.dialect.scan(data, schema).select(c.name for c in self._read).collect()
-        if not self._read:
-            texts = pl.DataFrame(height=len(kept))
-        rows = kept.cast(pl.Int64).alias(_ROW)
-        misses = [_missed(column).alias(column.name) for column in self._read]
-        missed = texts.select(misses) if misses else texts
-        failed = missed.select(pl.any_horizontal(pl.lit(False), pl.all())).to_series()
-        found = zip(
-            rows.filter(failed),
-            texts.filter(failed).rows(),
-            missed.filter(failed).rows(),
-            strict=True,
+        typed = [loose(column).alias(f"{_TYPED}{i}") for i, column in enumerate(read)]
+        misses = [_missed(column, f"{_TYPED}{i}") for i, column in enumerate(read)]
+        which = pl.coalesce(pl.when(miss).then(pl.lit(i)) for i, miss in enumerate(misses))
+        made = (
+            self.dialect.scan(data, schema)
+            .select(*(column.name for column in read), *typed)
+            .with_columns(rows, which.alias(_MISSED))
+            .collect()
         )
-        for row, values, is_missed in found:
-            for column, value, miss in zip(self._read, values, is_missed, strict=True):
-                if miss:
-                    bad.setdefault(row, ("E0501", misfit(column.name, column.type, value)))
-                    break
-        typed = texts.select(loose(column) for column in self._read) if misses else texts
-        return typed.with_columns(rows).filter(~failed)
+        failed = made.filter(pl.col(_MISSED).is_not_null())
+        for row, place, *values in failed.select(
+            _ROW, _MISSED, *(c.name for c in read)
+        ).iter_rows():
+            column = read[place]
+            bad.setdefault(row, ("E0501", misfit(column.name, column.type, values[place])))
+        return made.filter(pl.col(_MISSED).is_null()).select(
+            *(pl.col(f"{_TYPED}{i}").alias(column.name) for i, column in enumerate(read)), _ROW
+        )
 
 
 _ROW = "__dataflare_row"
+_TYPED = "__dataflare_typed"
+_MISSED = "__dataflare_missed"
 
 
-def _missed(column: TextColumn) -> pl.Expr:
-    """Whether a field has text that does not fit its column."""
+def _missed(column: TextColumn, typed: str) -> pl.Expr:
+    """Whether a field has text that does not fit its column, which is in column `typed`."""
     text = pl.col(column.name)
     has_text = text.is_not_null() if column.type.is_text else (text != "").fill_null(False)
-    return has_text & loose(column).is_null()
+    return has_text & pl.col(typed).is_null()
 
 
 def _is_clean(data: bytes) -> bool:

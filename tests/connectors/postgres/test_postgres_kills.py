@@ -12,7 +12,7 @@ import pytest
 from killing import COPYING, POINTS, Run, kill_run, kill_server, wait_for
 from servers import postgres as servers
 
-KILLS, SEED = 25, 20_251  # of each kind; `make soak KILLS=50 SEED=20251` does more
+KILLS, SEED = 50, 20_251  # of each kind; `make soak KILLS=500 SEED=7` does more
 
 
 def test_a_run_that_dies_again_and_again_loses_and_doubles_nothing(database, tmp_path):
