@@ -15,6 +15,7 @@ from dataflare.model.types import RESERVED
 from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
+from dataflare.operators.schema_change import UNFORESEEN
 from dataflare.operators.validate import RULE_BROKEN
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _KINDS = {
     UNPARSED: ("E0541", "the text does not parse"),
     MISSED: ("E0542", "the table has no row for the key"),
     MANY: ("E0543", "the table has several rows for the key"),
+    UNFORESEEN: ("E0545", "the destination has no such column, and the row has a value for it"),
 }
 
 _SKIP = "set error_handling: {on_error: skip}"

@@ -6,7 +6,7 @@ that is possible without a schema (syntax and function names of its expressions)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -24,6 +24,7 @@ from dataflare.operators import registry as operators
 from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
 from dataflare.operators.names import not_reserved
 from dataflare.operators.primitives import conformed
+from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner.changelog import check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
@@ -44,6 +45,7 @@ from dataflare.planner.targets import nothing_in_place, one_writer_each
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
@@ -301,7 +303,16 @@ class _Binder:
         target = known[0]
         for other in known[1:]:
             target = merged(target, other, name)
-        conform = tuple(conformed(name, target, schema) for schema in known)
+        lacking = await self._lacking(connector, target, name)
+        if lacking:
+            target = target.select([each for each in target.names if each not in lacking])
+        letters = self.workflow.settings.schema_change == "dead_letter"
+        conform = tuple(
+            without(name, lacking, target, schema, letters=letters)
+            if lacking
+            else conformed(name, target, schema)
+            for schema in known
+        )
         if not self.offline:
             await self.retries.of(name).call(lambda: connector.validate(target))
         self.nodes[name] = DestinationNode(
@@ -313,6 +324,19 @@ class _Binder:
             connector,
             conform,
         )
+
+    async def _lacking(
+        self, connector: DestinationConnector, schema: Schema, step: str
+    ) -> Sequence[str]:
+        """The columns that may not be made where it writes, as `schema_change` says. Raises PlanError
+        (E0323) where it says fail."""
+        change = self.workflow.settings.schema_change
+        if self.offline or change == "evolve":
+            return ()
+        lacking = await self.retries.of(step).call(lambda: connector.lacking(schema))
+        if lacking and change == "fail":
+            raise refuse_change(step, lacking, schema)
+        return lacking
 
     async def _load_table(self, source: Any, step: TransformationStep) -> None:
         """Open the description of a lookup's source and note its schema."""

@@ -46,6 +46,8 @@ def may_fail_there(workflow: Workflow, step: str) -> bool:
     """Whether rows of the step may become dead letters."""
     if error_handling(workflow, step).on_error == "dead_letter":
         return True
+    if step in workflow.destinations and workflow.settings.schema_change == "dead_letter":
+        return True
     config: Mapping[str, Any] = workflow.step(step).config
     rules = config.get("rules") or ()
     return config.get("on_miss") == "dead_letter" or any(

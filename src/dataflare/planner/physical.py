@@ -207,6 +207,7 @@ class _Builder:
                     edges.append(self._edge(stage, node.id, kind, operator.keys, schema))
                 case DestinationNode():
                     conform = node.conform[index]
+                    steps.extend(operator.step for operator in conform if operator.can_fail)
                     edge = self._destination_edge(stage, node)
                     if conform:
                         child = (None, node.schema, (), (edge,))

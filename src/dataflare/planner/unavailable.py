@@ -22,8 +22,6 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     settings = workflow.settings
     if settings.state.backend != "memory":
         yield _error(workflow, "state.backend", settings.state.backend, "set it to memory")
-    if settings.schema_change != "evolve":
-        yield _error(workflow, "schema_change", settings.schema_change, "set it to evolve")
     storage = settings.checkpoint.storage
     if storage is not None and "://" in storage:
         yield _error(workflow, "checkpoint.storage", redact(storage), "name a folder")

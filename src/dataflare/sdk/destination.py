@@ -157,6 +157,11 @@ class DestinationConnector(ABC):
         shared = getattr(self.config, "mode", None) in ("append", "upsert")
         return Target(f"the table {table} in {place}", shared)
 
+    async def lacking(self, schema: Schema) -> Sequence[str]:
+        """Which of these columns the place to write to lacks, where it is there and has columns of its
+        own. Asked before `validate`, unless `settings.schema_change` is evolve."""
+        return ()
+
     async def validate(self, schema: Schema) -> None:
         """Say what is wrong before anything is written: rights, a missing table or key column."""
 

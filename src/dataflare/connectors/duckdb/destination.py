@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection, will_write
 from dataflare.connectors.duckdb.errors import duckdb_errors
@@ -32,15 +34,16 @@ warehouse:
     def _make_store(self) -> TableStore:
         return DuckdbStore(self.path, self.config.busy_timeout)
 
-    def _look(self, schema: Schema) -> None:
+    def _look(self, schema: Schema, *, check: bool = True) -> Sequence[str]:
         if not self._is_there():
-            return
+            return ()
         path, target = self.path, self._target(None, schema)
         opened = DuckConnection(path, write=False, busy_timeout_s=self.config.busy_timeout)
         try:
             with duckdb_errors(path, f"table '{self.config.table}'"):
                 found = tables.require(opened, target, path)
-                if found is not None and self.config.mode != "overwrite":
+                if check and found is not None and self.config.mode != "overwrite":
                     tables.widening(target, found, path)
+                return () if found is None else list(found.columns)
         finally:
             opened.close()

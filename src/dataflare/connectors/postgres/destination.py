@@ -80,6 +80,10 @@ config:
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
 
+    async def lacking(self, schema: Schema) -> Sequence[str]:
+        known = await asyncio.to_thread(self._look, self._target_of(schema), check=False)
+        return [name for name in schema.names if known and name not in known]
+
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         return PostgresWriter(self._session(context), self._target(context), context, restored,
                               self.config.batch_size)  # fmt: skip
@@ -97,17 +101,19 @@ config:
     def _session(self, context: DestinationContext) -> Session:
         return shared_session(Server.of(self.config), context.lineage, context.attempt)
 
-    def _look(self, target: Target) -> None:
-        """Refuse what cannot be written, looking without changing or making anything. Blocking."""
+    def _look(self, target: Target, *, check: bool = True) -> Sequence[str]:
+        """The columns of the table that is there, none if it is not. Refuses what cannot be written,
+        looking without changing or making anything. Blocking."""
         server = Server.of(self.config)
         db = server.connect(f"dataflare {self.context.step}")
         try:
             with postgres_errors(server.shown, f"table '{target.table}'"):
                 server.begin(db, "read only")
                 found = tables.require(db, server, target)
-                if found is not None:
+                if check and found is not None:
                     tables.refuse_misfits(target, found)
                     tables.widening(target, found, server)
+                return () if found is None else list(found.columns)
         finally:
             db.close()
 

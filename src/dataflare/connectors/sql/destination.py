@@ -51,7 +51,7 @@ class TableDestination(DestinationConnector):
         """A new connection, not yet opened."""
 
     @abstractmethod
-    def _look(self, schema: Schema) -> None:
+    def _look(self, schema: Schema, *, check: bool = True) -> Sequence[str]:
         """Refuse what cannot be written, looking without changing or making anything. Blocking."""
 
     @property
@@ -79,6 +79,11 @@ class TableDestination(DestinationConnector):
             await asyncio.to_thread(self._look, self._written(schema))
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
+
+    async def lacking(self, schema: Schema) -> Sequence[str]:
+        known = await asyncio.to_thread(self._look, self._written(schema), check=False)
+        folded = {name.casefold() for name in known}
+        return [name for name in schema.names if folded and name.casefold() not in folded]
 
     def _is_there(self) -> bool:
         """Whether the file exists and may be written. Raises what stands in the way of either."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.destination import TableDestination
 from dataflare.connectors.sql.store import TableStore
@@ -26,16 +28,17 @@ warehouse:
     def _make_store(self) -> TableStore:
         return SqliteStore(self.path, self.config.busy_timeout)
 
-    def _look(self, schema: Schema) -> None:
+    def _look(self, schema: Schema, *, check: bool = True) -> Sequence[str]:
         if not self._is_there():
-            return
+            return ()
         path, target = self.path, self._target(None, schema)
         with sqlite_errors(path, f"table '{self.config.table}'"):
             opened = Opened(path, mode="ro", busy_timeout_s=self.config.busy_timeout)
             try:
                 found = tables.require(opened.db, target, path)
-                if found is not None and self.config.mode != "overwrite":
+                if check and found is not None and self.config.mode != "overwrite":
                     tables.refuse_misfits(target, found)
                     tables.widening(target, found, path)
+                return () if found is None else list(found.columns)
             finally:
                 opened.close()
