@@ -14,7 +14,7 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 32 << 20  # the most that glibc takes for a threshold
 _POLARS_ALLOCATOR = "_RJEM_MALLOC_CONF"
-_KEPT_BY_POLARS = "dirty_decay_ms:5000,muzzy_decay_ms:-1,oversize_threshold:0"
+_KEPT_BY_POLARS = "dirty_decay_ms:5000,muzzy_decay_ms:-1,oversize_threshold:0,narenas:{arenas}"
 
 
 def collect_seldom() -> None:
@@ -25,7 +25,8 @@ def collect_seldom() -> None:
 def keep_freed_memory() -> None:
     """Keep freed buffers for a few seconds, for the next batch. Before Polars is imported, whose
     allocator reads its settings then; what the user has set is left as it is."""
-    os.environ.setdefault(_POLARS_ALLOCATOR, _KEPT_BY_POLARS)
+    arenas = max(1, (os.cpu_count() or 1) // 2)
+    os.environ.setdefault(_POLARS_ALLOCATOR, _KEPT_BY_POLARS.format(arenas=arenas))
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     import ctypes
