@@ -189,7 +189,9 @@ class Attempt:
         tables: dict[int, Tables] = {}
         for stage in self.plan.stages:
             lookups = stage.body.lookups() if stage.body else []
-            tables[stage.id] = await load_tables(lookups, self.pool, self.metrics, self.retries)
+            tables[stage.id] = await load_tables(
+                lookups, self.pool, self.metrics, self.retries, self.errors
+            )
             asked = self._asked.setdefault(stage.id, {})
             for lookup in lookups:
                 if lookup.asked:

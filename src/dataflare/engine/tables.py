@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import polars as pl
 
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
-from dataflare.engine.segments import broken_data
+from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.segments import Outcome, broken_data
 from dataflare.errors import DataError
 from dataflare.operators.lookup import Lookup
 from dataflare.resilience.retry import Retries
@@ -18,9 +19,14 @@ from dataflare.state.index import KeyIndex
 
 
 async def load_tables(
-    lookups: Sequence[Lookup], pool: WorkerPool, metrics: JobMetrics, retries: Retries
+    lookups: Sequence[Lookup],
+    pool: WorkerPool,
+    metrics: JobMetrics,
+    retries: Retries,
+    errors: RowErrors,
 ) -> dict[str, tuple[pl.DataFrame, KeyIndex]]:
-    """The table of each lookup step that is read whole, with an index by its key."""
+    """The table of each lookup step that is read whole, with an index by its key. Rows that cannot be
+    read are dealt with as the `on_error` of their source, or of the step, says."""
     tables = {}
     for lookup in lookups:
         if lookup.asked:
@@ -29,9 +35,11 @@ async def load_tables(
         assert isinstance(connector, SourceConnector)
         if isinstance(connector, SupportsProjection):
             connector = connector.with_columns(lookup.table_columns)
-        frame = await retries.of(lookup.table.name).call(
-            partial(read_whole, connector, lookup.table.name, pool)
+        name, bad = lookup.table.name, Outcome()
+        frame = await retries.of(name).call(
+            partial(read_whole, connector, pool, partial(_collected, name, errors, bad))
         )
+        bad.apply(metrics)
         frame = frame.select(lookup.table_columns)
         if lookup.table.name != lookup.step:
             metrics.step(lookup.table.name).add_out(frame.height, int(frame.estimated_size()))
@@ -40,15 +48,17 @@ async def load_tables(
     return tables
 
 
-async def read_whole(connector: SourceConnector, name: str, pool: WorkerPool) -> pl.DataFrame:
-    """All rows of a bounded source, in memory."""
+async def read_whole(
+    connector: SourceConnector, pool: WorkerPool, collected: Callable[[Chunk], pl.DataFrame]
+) -> pl.DataFrame:
+    """All rows of a bounded source, in memory. collected: gives the rows of a chunk."""
     frames: list[pl.DataFrame] = []
     for split in await connector.splits():
         reader = await connector.open(split, None)
         try:
             while True:
                 if isinstance(reader, ChunkReader):
-                    frames.append(await pool.submit(_collected, await reader.read_chunk(), name))
+                    frames.append(await pool.submit(collected, await reader.read_chunk()))
                 else:
                     frames.append((await reader.read_batch(100_000)).frame)
         except EndOfSplit:
@@ -61,18 +71,26 @@ async def read_whole(connector: SourceConnector, name: str, pool: WorkerPool) ->
     return pl.concat(frames, rechunk=True)
 
 
-def _collected(chunk: Chunk, name: str) -> pl.DataFrame:
+def _collected(name: str, errors: RowErrors, outcome: Outcome, chunk: Chunk) -> pl.DataFrame:
+    """The rows of a chunk; what becomes of bad ones is noted in `outcome`."""
     try:
         return chunk.scan().collect(engine="in-memory")
     except pl.exceptions.PolarsError as error:
         if chunk.salvage is None:
             raise broken_data(error, name) from error
-        bad = chunk.salvage().bad
-        if not bad:
+        saved = chunk.salvage()
+        if not saved.bad:
             raise broken_data(error, name) from error
-        raise DataError(
-            f"source '{name}': {bad[0].place}: {bad[0].message}",
-            code=bad[0].code,
-            step=name,
-            help="mend the data, or set error_handling: {on_error: skip} for the source",
-        ) from error
+        if errors.policy(name) == "dead_letter":
+            first = saved.bad[0]
+            raise DataError(
+                f"step '{name}': {first.place}: {first.message}",
+                code=first.code,
+                step=name,
+                notes=[
+                    "a table that is looked up is read again at each start: its rows are no letters"
+                ],
+                help="mend the data, or set error_handling: {on_error: skip} there",
+            ) from error
+        errors.unread(name, saved.bad, outcome)
+        return saved.good
