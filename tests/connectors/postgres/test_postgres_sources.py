@@ -69,6 +69,8 @@ def ids(frame: pl.DataFrame) -> list[int]:
         {"table": "t", "sharding": {"by": "time", "column": "at", "every": "5h"}},
         {"table": "t", "sharding": {"by": "time", "column": "at", "splits": 3}},
         {"table": "t", "sharding": {"by": "time", "column": "day", "every": "7d"}},
+        {"table": "t", "sharding": {"by": "time", "column": "day", "every": "month"}},
+        {"table": "t", "sharding": {"by": "time", "column": "at", "every": "year"}},
         {"table": "t", "sharding": {"by": "time", "column": "day", "boundaries": [dt.date(2026, 1, 9)]}},
         {"table": "t", "sharding": {"by": "ctid", "splits": 3}},
         {"table": "keyless", "sharding": {"by": "ctid"}},

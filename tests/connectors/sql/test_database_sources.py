@@ -150,11 +150,84 @@ def test_a_table_is_cut_into_as_many_parts_as_are_said(kind, tmp_path, splits):
 
 def test_what_has_no_rowid_is_not_cut(kind, tmp_path):
     execute(kind, tmp_path / "data.db", *ORDERS, "create view seen as select * from orders")
-    with pytest.raises(ConfigError, match="has no rowid to be cut by") as caught:
+    with pytest.raises(ConfigError, match=r"has no rowid.* to be cut by") as caught:
         run(source(kind, tmp_path, table="seen", sharding={"splits": 2}).splits())
     assert (caught.value.code, caught.value.step) == ("E0413", "in")
     with pytest.raises(ValueError, match="'sharding' is for a full read of a table"):
         source(kind, tmp_path, query="select 1", sharding={"splits": 2})
+
+
+TIMED = [
+    "create table t (id integer primary key, n integer, s varchar, d date, seen timestamp, b blob)",
+    "insert into t values (1, null, null, null, null, null), (2, 5, 'it''s', '2026-01-31', "
+    "'2026-01-31 23:59:59', null), (3, -7, 'A', '2026-02-01', '2026-02-01 00:00:00', null), "
+    "(4, 5, 'a', '2026-04-09', '2026-04-09 12:00:00.5', null), (5, 900, 'é', '2027-01-01', "
+    "'2027-01-01 00:00:00', null), (6, 0, '', '2026-02-01', '2026-02-01 10:00:00', null)",
+]
+SHARDINGS = [
+    ({"by": "range", "column": "n", "splits": 3}, None),
+    ({"by": "range", "column": "n", "boundaries": [100, 0, 0]}, [[1, 3], [2, 4, 6], [5]]),
+    ({"by": "range", "column": "s", "boundaries": ["b", "a"]}, [[1, 3, 6], [4], [2, 5]]),
+    ({"by": "range", "column": "S", "splits": 4}, None),
+    ({"by": "range", "column": "d", "boundaries": ["2026-02-01"]}, [[1, 2], [3, 4, 5, 6]]),
+    ({"by": "time", "column": "seen", "every": "month"}, None),
+    ({"by": "time", "column": "seen", "every": "year"}, [[1, 2, 3, 4, 6], [5]]),
+    ({"by": "time", "column": "d", "every": "1d"}, None),
+    ({"by": "time", "column": "seen", "splits": 3}, None),
+    ({"by": "hash", "splits": 3}, None),
+    *(({"by": "hash", "column": c, "splits": 3}, None) for c in ("n", "s", "d", "b")),
+]
+
+
+@pytest.mark.parametrize(("sharding", "expected"), SHARDINGS)
+@pytest.mark.parametrize("empty", [False, True])
+def test_each_row_is_in_one_part_however_a_table_is_cut(kind, tmp_path, sharding, expected, empty):
+    execute(kind, tmp_path / "data.db", *(TIMED[:1] if empty else TIMED))
+
+    async def go():
+        made = source(kind, tmp_path, table="t", columns=["id"], sharding=sharding)
+        parts = await made.splits()
+        assert [part.id for part in await made.splits()] == [part.id for part in parts]
+        found = []
+        for part in parts:
+            reader, ids = await made.open(part, None), []
+            while True:
+                try:
+                    # From the position each time: a killed run goes on there.
+                    rows = await reader.read_batch(1)
+                except EndOfSplit:
+                    break
+                ids += rows.frame["id"].to_list()
+                position = reader.position()
+                await reader.aclose()
+                reader = await made.open(part, position)
+            await reader.aclose()
+            found.append(ids)
+        assert sorted(id_ for ids in found for id_ in ids) == ([] if empty else [1, 2, 3, 4, 5, 6])
+        if sharding.get("every") == "month" and not empty:
+            assert len(parts) == 13
+        if expected is not None and not empty:
+            assert found == expected
+
+    run(go())
+
+
+@pytest.mark.parametrize(
+    ("sharding", "code", "text"),
+    [
+        ({"column": "nn", "splits": 2}, "E0606", "nn"),
+        ({"column": "b", "splits": 2}, "E0413", "has no order to be cut by"),
+        ({"by": "time", "column": "n", "splits": 2}, "E0413", "needs dates or timestamps"),
+        ({"by": "time", "column": "seen", "every": "1s"}, "E0413", "would make"),
+        ({"column": "n", "boundaries": ["x"]}, "E0413", "is no value of column 'n'"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(kind, tmp_path, sharding, code, text):
+    execute(kind, tmp_path / "data.db", *TIMED)
+    with pytest.raises(DataFlareError, match=text) as caught:
+        run(source(kind, tmp_path, table="t", sharding=sharding).splits())
+    assert (caught.value.code, caught.value.step) == (code, "in")
+    assert caught.value.help
 
 
 def test_an_empty_table_has_a_schema_and_no_rows(kind, tmp_path):

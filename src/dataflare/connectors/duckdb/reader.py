@@ -13,6 +13,7 @@ import polars as pl
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.relation import Column, Relation, bind, mark
+from dataflare.connectors.duckdb.shards import condition
 from dataflare.connectors.sql.incremental import row_hashes
 from dataflare.connectors.sql.pages import PAGE_ROWS, Page, PageReader
 from dataflare.errors import CheckpointError, InternalError
@@ -47,9 +48,9 @@ class Reading:
 
     def where(self, *conditions: str) -> str:
         parts, place = list(conditions), 0
-        for condition in self.filters:
-            text = condition.text
-            for _ in condition.params:
+        for pushed in self.filters:
+            text = pushed.text
+            for _ in pushed.params:
                 text = text.replace("?", mark("f", place), 1)
                 place += 1
             parts.append(f"({text})")
@@ -172,13 +173,15 @@ class RowidReader(DuckPages):
 
     def _query(self) -> str:
         reading = self._reading
-        low = int(self._data["from"])
+        low = int(self._data.get("from", 0))
         if self._after["after"] is not None:
             self._refuse_rewritten()
             low = int(self._after["after"]) + 1
         parts = ", ".join([f"rowid as {_ROWID}", *reading.selects()])
-        bounds = f"rowid >= {low} and rowid <= {int(self._data['to'])}"
-        return f"select {parts} from {reading.relation.source} where {reading.where(bounds)}"
+        bounds = [f"rowid >= {low}", *condition(self._data, reading.relation)]
+        if "to" in self._data:
+            bounds.append(f"rowid <= {int(self._data['to'])}")
+        return f"select {parts} from {reading.relation.source} where {reading.where(*bounds)}"
 
     def _fetch(self, rows: int) -> Page | None:
         raw = self._take(rows)

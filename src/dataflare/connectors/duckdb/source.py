@@ -14,7 +14,8 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.duckdb.reader import Reading, RowidReader, StreamReader
 from dataflare.connectors.duckdb.relation import Relation, find_relation
-from dataflare.connectors.sql.config import TableSourceConfig
+from dataflare.connectors.duckdb.shards import cut
+from dataflare.connectors.sql.config import FileSharding, TableSourceConfig
 from dataflare.connectors.sql.incremental import State
 from dataflare.connectors.sql.names import missing_file
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
@@ -120,6 +121,9 @@ orders:
                     help="leave 'sharding' out",
                 )
             return [Split("rows-0", {})]
+        sharding = self.config.sharding
+        if sharding is not None and (sharding.column is not None or sharding.by == "hash"):
+            return await asyncio.to_thread(self._cut, relation, sharding)
         return await asyncio.to_thread(self._ranges, relation)
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
@@ -182,6 +186,16 @@ orders:
             return relation.names
         return tuple(relation.column(name).name for name in wanted)
 
+    def _cut(self, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
+        db = self._connect()
+        try:
+            with duckdb_errors(self.path, relation.shown):
+                return cut(db, relation, sharding)
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+        finally:
+            db.close()
+
     def _ranges(self, relation: Relation) -> Sequence[Split]:
         db = self._connect()
         try:
@@ -193,7 +207,7 @@ orders:
             return [Split("rows-0", {"from": 0, "to": -1})]
         count = _RANGES if high + 1 >= _ROWS_FOR_RANGES else 1
         if self.config.sharding is not None:
-            count = min(self.config.sharding.splits, high + 1)
+            count = min(self.config.sharding.splits or 1, high + 1)
         edges = [(high + 1) * i // count for i in range(count + 1)]
         return [
             Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataflare.connectors.sql.config import Incremental, Names, Query
+from dataflare.connectors.sql.config import Cuts, Incremental, Names, Query
 from dataflare.model.units import Duration
 
 
@@ -27,33 +27,16 @@ class PostgresConfig(BaseModel):
     )
 
 
-class Sharding(BaseModel):
+class Sharding(Cuts):
     """How a full read is cut into parts that are read, and resumed, on their own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     by: Literal["range", "hash", "time", "ctid"] = Field(
         description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
         "column; ctid: by blocks of the table on disk"
     )
-    column: str | None = Field(None, description="by default the first column of the key")
-    splits: int | None = Field(None, ge=1, le=10_000, description="how many parts")
-    boundaries: list[Any] | None = Field(
-        None, min_length=1, description="where parts begin: n values make n + 1 parts"
-    )
-    every: Duration | None = Field(None, gt=0, description="the span of a part, for by: time")
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        given = [n for n in ("splits", "boundaries", "every") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of {' and '.join(repr(n) for n in given)}")
-        if self.every is not None and self.by != "time":
-            raise ValueError("'every' needs by: time")
-        if self.boundaries is not None and self.by in ("hash", "ctid"):
-            raise ValueError(f"by: {self.by} takes 'splits', not 'boundaries'")
-        if self.by == "time" and self.column is None:
-            raise ValueError("by: time needs 'column'")
+    def _blocks(self) -> Self:
         if self.by == "ctid" and self.column is not None:
             raise ValueError("by: ctid takes no 'column'")
         return self

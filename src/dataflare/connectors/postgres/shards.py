@@ -13,13 +13,13 @@ from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.config import Sharding
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.shards import span_starts
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
 
 _ROWS_PER_SPLIT = 250_000
 _SPLITS_MAX = 16
 _SAMPLE_ROWS = 20_000
-_SPANS_MAX = 10_000
 ONE = "rows-0"
 _BLOCKS = ("r", "m")
 
@@ -167,19 +167,8 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
     if row is None or row[0] is None:
         return []
     low, high = row
-    if sharding.every is None:
-        count = sharding.splits or _count(relation)
-        moments = [low + (high - low) * i / count for i in range(1, count)]
-    else:
-        spans = int(high // sharding.every) - int(low // sharding.every)
-        if spans >= _SPANS_MAX:
-            raise ConfigError(
-                f"'every' would make {spans + 1:,} parts of {relation.shown}",
-                code="E0413",
-                help=f"choose a longer span: there may be {_SPANS_MAX:,}",
-            )
-        first = int(low // sharding.every) + 1
-        moments = [(first + i) * sharding.every for i in range(spans)]
+    count = sharding.splits or _count(relation)
+    moments = span_starts(low, high, sharding.every, count, relation.shown)
     found = db.execute(
         "select array_agg(to_timestamp(t)::text) from unnest(%s::float8[]) t", (moments,)
     ).fetchone()

@@ -26,6 +26,18 @@ def _lag(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else value
 
 
+def _span(value: Any) -> Any:
+    if value in ("month", "year"):
+        return value
+    if isinstance(value, bool):
+        raise ValueError("expected a duration such as 1d, or month, or year")
+    length = parse_duration(value) if isinstance(value, str) else value
+    if length <= 0:
+        raise ValueError("expected a duration above zero")
+    return length
+
+
+Every = Annotated[float | str, BeforeValidator(_span, json_schema_input_type=str | float)]
 Query = Annotated[Any, BeforeValidator(_keep_text, json_schema_input_type=str)]
 Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 Lag = Annotated[float, BeforeValidator(_lag, json_schema_input_type=str | float)]
@@ -50,14 +62,53 @@ class Incremental(BaseModel):
     )
 
 
-class RangeSharding(BaseModel):
-    """How a full read of a database file's table is cut into parts that are read, and resumed, on
-    their own."""
+class Cuts(BaseModel):
+    """How a full read is cut into parts that are read, and resumed, on their own: what each
+    database knows of it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Literal["range"] = Field("range", description="range: by spans of the table's rowid")
-    splits: int = Field(ge=1, le=10_000, description="how many parts")
+    by: str
+    column: str | None = Field(None, description="by default the first column of the key")
+    splits: int | None = Field(None, ge=1, le=10_000, description="how many parts")
+    boundaries: list[Any] | None = Field(
+        None, min_length=1, description="where parts begin: n values make n + 1 parts"
+    )
+    every: Every | None = Field(
+        None, description="the span of a part, for by: time: a duration, month or year (in UTC)"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = [n for n in ("splits", "boundaries", "every") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(repr(n) for n in given)}")
+        if self.every is not None and self.by != "time":
+            raise ValueError("'every' needs by: time")
+        if self.boundaries is not None and self.by in ("hash", "ctid"):
+            raise ValueError(f"by: {self.by} takes 'splits', not 'boundaries'")
+        if self.by == "time" and self.column is None:
+            raise ValueError("by: time needs 'column'")
+        return self
+
+
+class FileSharding(Cuts):
+    """How a full read of a table of a database file is cut into parts."""
+
+    by: Literal["range", "hash", "time"] = Field(
+        "range",
+        description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
+        "column",
+    )
+    column: str | None = Field(None, description="by default the table's rowid")
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.splits is None and self.boundaries is None and self.every is None:
+            raise ValueError("say how many 'splits'")
+        if self.boundaries is not None and self.column is None:
+            raise ValueError("'boundaries' needs 'column'")
+        return self
 
 
 class TableSourceConfig(BaseModel):
@@ -74,7 +125,7 @@ class TableSourceConfig(BaseModel):
     incremental: Incremental | None = Field(
         None, description="read only what is new since the last run"
     )
-    sharding: RangeSharding | None = Field(
+    sharding: FileSharding | None = Field(
         None, description="how a full read is cut into parts; by default a great table has eight"
     )
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")

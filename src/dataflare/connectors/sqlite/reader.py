@@ -16,6 +16,7 @@ from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.connectors.sqlite.shards import condition
 from dataflare.model.types import RESERVED
 from dataflare.sdk.source import BadRow
 
@@ -169,7 +170,7 @@ class KeyReader(SqlitePages):
     def _read(self, rows: int, doubtful: frozenset[int]) -> pl.DataFrame:
         relation = self._reading.relation
         key = listed(relation.key)
-        conditions, params = [], []
+        conditions, params = condition(self._data, relation)
         if relation.rowid and self._data.get("to") is not None:
             conditions.append(f"{key} between ? and ?")
             params += [self._data["from"], self._data["to"]]

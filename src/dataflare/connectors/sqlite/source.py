@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from dataflare.connectors.sql.config import TableSourceConfig
+from dataflare.connectors.sql.config import FileSharding, TableSourceConfig
 from dataflare.connectors.sql.incremental import State
 from dataflare.connectors.sql.names import missing_file, quoted
 from dataflare.connectors.sqlite.connection import Opened
@@ -22,6 +22,7 @@ from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.sqlite.reader import KeyReader, Reading, SpoolReader
 from dataflare.connectors.sqlite.relation import Relation, find_relation
+from dataflare.connectors.sqlite.shards import cut
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -108,15 +109,20 @@ orders:
         if self.config.incremental is not None:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
-        if not relation.rowid:
-            if self.config.sharding is not None:
-                raise ConfigError(
-                    f"{relation.shown} has no rowid to be cut by",
-                    code="E0413",
-                    step=self.context.step,
-                    help="leave 'sharding' out",
-                )
-            return [Split("rows-0", {})]
+        sharding = self.config.sharding
+        if sharding is None:
+            if not relation.rowid:
+                return [Split("rows-0", {})]
+        elif not relation.key or (sharding.column is None and not relation.rowid):
+            lacks = "rowid" if relation.key else "rowid or key"
+            raise ConfigError(
+                f"{relation.shown} has no {lacks} to be cut by",
+                code="E0413",
+                step=self.context.step,
+                help="name a 'column' in 'sharding'" if relation.key else "leave 'sharding' out",
+            )
+        elif sharding.column is not None or sharding.by == "hash":
+            return await asyncio.to_thread(self._cut, relation, sharding)
         return await asyncio.to_thread(self._ranges, relation)
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
@@ -179,6 +185,16 @@ orders:
             return relation.names
         return tuple(relation.column(name).name for name in wanted)
 
+    def _cut(self, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
+        opened = self._connect()
+        try:
+            with sqlite_errors(self.path, relation.shown):
+                return cut(opened.db, relation, sharding)
+        except DataFlareError as error:
+            raise error.at(step=self.context.step) from error.__cause__
+        finally:
+            opened.close()
+
     def _ranges(self, relation: Relation) -> Sequence[Split]:
         opened = self._connect()
         try:
@@ -195,7 +211,7 @@ orders:
         low, high = int(low), int(high)
         count = _RANGES if high - low >= _ROWS_FOR_RANGES else 1
         if self.config.sharding is not None:
-            count = min(self.config.sharding.splits, high + 1 - low)
+            count = min(self.config.sharding.splits or 1, high + 1 - low)
         edges = [low + (high + 1 - low) * i // count for i in range(count + 1)]
         return [
             Split(f"rows-{i}", {"from": edges[i], "to": edges[i + 1] - 1}) for i in range(count)
