@@ -23,6 +23,10 @@ _EPOCH_DAYS = 10_957
 _AD_DAYS = (-719_162, 2_932_896)
 _DAY_US = 86_400_000_000
 _DIGITS_MAX = 18
+_LENGTH_MAX = 2**30
+_BUILT_IN = 16_384
+"""Types from this number on are somebody's own, whatever they are called."""
+_UUID = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 _INTEGERS = {"smallint": 2, "integer": 4, "bigint": 8}
 _WIDTHS = {"int8": 2, "int16": 2, "uint8": 2, "int32": 4, "uint16": 4, "int64": 8, "uint32": 8}
 _OF_WIDTH = {2: pl.Int16(), 4: pl.Int32(), 8: pl.Int64()}
@@ -58,32 +62,42 @@ def binary(
 
 def _into(type_: DataType, target: PgType | None) -> str:
     """The type that the server reads, as SQL calls it."""
-    name = declared(type_) if target is None else target.resolved(-1)[0].name
-    return _NAMES.get(name, name)
+    if target is None:
+        return declared(type_)
+    found, _ = target.resolved(-1)
+    return _NAMES.get(found.name, found.name) if found.oid < _BUILT_IN else ""
 
 
 def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
     """What stands in a row for the column, piece by piece; None where CSV is to be sent."""
     match type_.name:
         case "bool" if into == "boolean":
-            texts = values.to_frame("v").select(
+            bits = values.to_frame("v").select(
                 pl.when("v").then(pl.lit(b"\1")).when(~pl.col("v")).then(pl.lit(b"\0"))
             )
-            return _varying(texts.to_series())
+            return _varying(bits.to_series())
         case "float64" if into == "double precision":
-            return _words(values, 8)
+            return _words(values.fill_nan(float("nan")), 8)
         case "float32" if into == "real":
-            return _words(values, 4)
+            return _words(values.fill_nan(float("nan")), 4)
         case "date" if into == "date":
             return _since_2000(values.cast(pl.Int32).cast(pl.Int64), 1, 4)
         case "timestamp" if type_.unit != "ns" and into == (
             "timestamptz" if type_.timezone else "timestamp"
         ):
-            return _since_2000(values.dt.cast_time_unit("us").to_physical(), _DAY_US, 8)
+            return _moments(values, type_)
+        case "time" if into == "time":
+            ns = values.to_physical()
+            return _words(ns // 1_000, 8) if not (ns % 1_000 != 0).any() else None
         case "decimal" if into.startswith("numeric"):
             return _numeric(values, type_)
-        case "string" if into in ("text", "varchar", "bpchar"):
+        case "string" | "json" if into in ("text", "varchar", "bpchar", "json"):
             return _varying(values.cast(pl.Binary))
+        case "string" | "json" if into == "jsonb":
+            # Its version stands before the text.
+            return _varying(("\1" + values).cast(pl.Binary))
+        case "string" if into == "uuid":
+            return _uuid(values)
         case "binary" if into == "bytea":
             return _varying(values)
     width = _INTEGERS.get(into, 0)
@@ -92,13 +106,33 @@ def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
     return None
 
 
+def _moments(values: pl.Series, type_: DataType) -> list[Any] | None:
+    given = values.to_physical()
+    if type_.unit == "us":
+        return _since_2000(given, _DAY_US, 8)
+    if _beyond(given, _DAY_US // 1_000):
+        return None
+    return _words((given - _EPOCH_DAYS * _DAY_US // 1_000) * 1_000, 8)
+
+
+def _uuid(values: pl.Series) -> list[Any] | None:
+    """PostgreSQL knows other spellings too: those are left to it."""
+    if values.str.contains(_UUID).all():
+        return _varying(values.str.replace_all("-", "", literal=True).str.decode("hex"))
+    return None
+
+
 def _since_2000(values: pl.Series, day: int, width: int) -> list[Any] | None:
-    """Beyond the years 1 to 9999 the greatest and least numbers would mean infinity: CSV tells."""
-    low, high = values.min(), values.max()
-    first, behind = _AD_DAYS[0] * day, (_AD_DAYS[1] + 1) * day
-    if isinstance(low, int) and isinstance(high, int) and (low < first or high >= behind):
+    if _beyond(values, day):
         return None
     return _words((values - _EPOCH_DAYS * day).cast(_OF_WIDTH[width]), width)
+
+
+def _beyond(values: pl.Series, day: int) -> bool:
+    """Outside the years 1 to 9999 the greatest and least numbers would mean infinity: CSV tells."""
+    low, high = values.min(), values.max()
+    first, behind = _AD_DAYS[0] * day, (_AD_DAYS[1] + 1) * day
+    return isinstance(low, int) and isinstance(high, int) and (low < first or high >= behind)
 
 
 def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
@@ -110,6 +144,10 @@ def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
     shift = 4 * behind - scale
     if precision + shift > _DIGITS_MAX:
         return None
+    whole = values.to_physical()
+    low, high = whole.min(), whole.max()
+    if isinstance(low, int) and isinstance(high, int) and max(-low, high) >= 10**precision:
+        return None  # more digits than its type says
     behind += -(before + behind) % 4
     if 4 * behind - scale + precision <= _DIGITS_MAX:
         shift = 4 * behind - scale
@@ -130,7 +168,7 @@ def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
         words.append(
             pl.sum_horizontal(d * 2 ** (48 - 16 * i) for i, d in enumerate(digits[at : at + 4]))
         )
-    given = values.to_physical().cast(pl.Int64).to_frame("v")
+    given = whole.cast(pl.Int64).to_frame("v")
     made = given.select(
         pl.when(v.is_not_null()).then(word.cast(pl.Int64)).alias(str(i))
         for i, word in enumerate(words)
@@ -154,10 +192,14 @@ def _lengths(values: pl.Series, width: int) -> Any:
     )
 
 
-def _varying(values: pl.Series) -> list[Any]:
+def _varying(values: pl.Series) -> list[Any] | None:
     import pyarrow as pa
 
-    lengths = values.bin.size().cast(pl.Int32).fill_null(-1)
+    sizes = values.bin.size()
+    longest = sizes.max()
+    if isinstance(longest, int) and longest > _LENGTH_MAX:
+        return None  # the server tells of it better than a length that is cut
+    lengths = sizes.cast(pl.Int32).fill_null(-1)
     found = values.fill_null(b"").to_arrow(compat_level=pl.CompatLevel.oldest())
     return [_swapped(lengths, 4), found.cast(pa.large_binary())]
 
