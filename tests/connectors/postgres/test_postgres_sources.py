@@ -107,15 +107,27 @@ def test_a_large_table_is_read_in_ranges_of_its_key(filled, monkeypatch):
     run(go())
 
 
-@pytest.mark.parametrize("table", ["t", "pair", "Odd Name", "parted"])
-def test_a_part_goes_on_from_its_last_key(filled, table):
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({"table": table} for table in ("t", "pair", "Odd Name", "parted")),
+        {"table": "t", "columns": ["name", "n"]},
+        {"table": "pair", "columns": ["v", "b"]},
+        {"table": "parted", "columns": ["k"]},
+        {
+            "table": "t",
+            "contract": Schema.of([("id", parse_type("string")), ("n", parse_type("float64"))]),
+        },
+    ],
+)
+def test_a_part_goes_on_from_its_last_key(filled, config):
     async def go():
-        made = filled.source(table=table)
+        made = filled.source(**config)
         [split] = await made.splits()
         whole, _ = await drain(made, split, None)
         first, place = await drain(made, split, None, rows_max=7, batches=3)
         await made.aclose()  # as after a crash: the snapshot is gone
-        again = pickle.loads(pickle.dumps(filled.source(table=table)))
+        again = pickle.loads(pickle.dumps(filled.source(**config)))
         rest, _ = await drain(again, split, place)
         await again.aclose()
         assert pl.concat([*first, *rest]).equals(pl.concat(whole))

@@ -204,7 +204,7 @@ _MISFITS = [
     ("timestamptz", "'-infinity'", "timestamp[us, UTC]", "-infinity"),
     ("date", "'infinity'", "date", "infinity"),
     ("time", "'24:00:00'", "time", "24:00:00"),
-    ("numeric(5, 2)", "'NaN'", "decimal(5, 2)", "nan"),
+    ("numeric(5, 2)", "'NaN'", "decimal(5, 2)", "NaN"),
     ("numeric", "'0.12345678901'", "decimal(38, 9)", "0.12345678901"),
     ("numeric", "'1e30'", "decimal(38, 9)", "1000000000000000000000000000000"),
     ("interval", "'1 month'", "duration[us]", "1 mon"),

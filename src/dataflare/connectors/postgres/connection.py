@@ -129,6 +129,14 @@ def _shown(given: Mapping[str, Any]) -> str:
     return f"{host}:{port}/{name}".rstrip("/")
 
 
+def load_driver() -> None:
+    """Import what `ArrowConnection` needs, which takes longer than a server does to answer."""
+    try:
+        import adbc_driver_postgresql.dbapi  # type: ignore[import-untyped]  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_library("postgres", error) from error
+
+
 class ArrowConnection:
     """One transaction that is read by columns. Blocking; one thread at a time but for `cancel`.
 
@@ -138,10 +146,9 @@ class ArrowConnection:
     """
 
     def __init__(self, server: Server, name: str) -> None:
-        try:
-            from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
-        except ModuleNotFoundError as error:
-            raise missing_library("postgres", error) from error
+        load_driver()
+        from adbc_driver_postgresql import dbapi
+
         conninfo = make_conninfo(server.conninfo, application_name=name[:63])
         self._server = server
         with postgres_errors(server.shown, "connecting"):

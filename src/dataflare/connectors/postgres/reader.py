@@ -253,8 +253,17 @@ class KeyReader(PostgresPages):
     def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
         super().__init__(reading, start or {"after": None, "rows": 0})
         self._data = data
-        key = reading.relation.key
-        self._keys = {f"__dataflare_k{place}": name for place, name in enumerate(key)}
+        self._keys = {}
+        self._more: list[str] = []
+        """What is selected for the position alone: integers need no text, and come once."""
+        for place, name in enumerate(reading.relation.key):
+            column, alias = reading.relation.column(name), f"__dataflare_k{place}"
+            whole = column.type.is_integer and column.sql == "{}" and not column.as_text
+            if whole and column in reading.columns:
+                alias = f"c{reading.columns.index(column)}"
+            else:
+                self._more.append(f"{quoted(name)}{'' if whole else '::text'} as {alias}")
+            self._keys[alias] = name
 
     def _may_reopen(self) -> bool:
         return True
@@ -272,9 +281,8 @@ class KeyReader(PostgresPages):
                 marks.append(f"cast(current_setting('dataflare.after{place}') as {type_})")
             names = ", ".join(map(quoted, relation.key))
             conditions.append(f"({names}) > ({', '.join(marks)})")
-        keys = [f"{quoted(name)}::text as {alias}" for alias, name in self._keys.items()]
         return (
-            f"select {', '.join([*keys, *reading.selects()])} from {relation.source} "
+            f"select {', '.join([*self._more, *reading.selects()])} from {relation.source} "
             f"where {reading.where(values, *conditions)} order by "
             + ", ".join(map(quoted, relation.key))
         )
@@ -284,7 +292,7 @@ class KeyReader(PostgresPages):
         if raw is None:
             return None
         before = int(self._after["rows"])
-        last = [raw[alias][-1] for alias in self._keys]
+        last = [str(raw[alias][-1]) for alias in self._keys]
         return self._page(raw, {"after": last, "rows": before + raw.height}, before, self._keys)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from dataflare.connectors.postgres.config import PostgresSourceConfig
-from dataflare.connectors.postgres.connection import Server
+from dataflare.connectors.postgres.connection import Server, load_driver
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import source_facts
 from dataflare.connectors.postgres.incremental import IncrementalReader, check_incremental
@@ -110,7 +110,10 @@ config:
         if self.config.incremental is not None:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
-        return await asyncio.to_thread(self._list, relation)
+        found, _ = await asyncio.gather(
+            asyncio.to_thread(self._list, relation), asyncio.to_thread(load_driver)
+        )
+        return found
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()

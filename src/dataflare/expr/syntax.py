@@ -1,0 +1,226 @@
+"""From text to `Ast`. Names of functions are checked here, columns and types are not.
+
+Always true: what comes out holds only operations of the registry; what is refused points to the
+characters that are wrong; a variable's value is never looked at, only carried.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sqlglot import exp
+from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from dataflare.errors import ExpressionError
+from dataflare.expr import problems
+from dataflare.expr.convert import Converter
+from dataflare.expr.dialect import Expressions, Rejected
+from dataflare.expr.problems import problem
+from dataflare.expr.tree import Ast
+from dataflare.model.text import SourceText
+
+_STATEMENTS = {
+    *("select", "with", "from", "insert", "update", "delete", "merge", "create", "drop", "alter"),
+    *("attach", "detach", "copy", "pragma", "set", "call", "explain", "describe", "truncate"),
+    *("begin", "commit", "rollback", "vacuum", "load", "install", "use", "show"),
+}
+
+
+def ast_of(source: SourceText) -> Ast:
+    """Raises what `parse` does."""
+    template = source.template
+    if not template.strip():
+        raise problem(source, (0, len(template)), problems.SYNTAX, "the expression is empty")
+    tokens = _tokens(source)
+    _check_tokens(source, tokens)
+    parser = Expressions().parser(error_level=ErrorLevel.IMMEDIATE)
+    try:
+        trees = parser.parse_into(exp.Condition, tokens, template)
+    except Rejected as stopped:
+        raise _rejected(source, tokens, stopped) from None
+    except (SqlglotError, IndexError, AttributeError, RecursionError) as error:
+        raise problem(
+            source, (0, len(template)), problems.SYNTAX, f"cannot read the expression: {error}"
+        ) from None
+    tree = trees[0] if trees else None
+    if tree is None:
+        raise problem(source, (0, len(template)), problems.SYNTAX, "the expression is empty")
+    return Converter(source, tokens).convert(tree)
+
+
+def _tokens(source: SourceText) -> list[Token]:
+    try:
+        return list(Expressions().tokenize(source.template))
+    except SqlglotError:
+        start, quote = _unclosed(source.template)
+        kind = {"'": "a string", '"': "a name", "$": "a string", "/": "a comment"}[quote]
+        raise problem(
+            source,
+            (start, len(source.template.rstrip())),
+            problems.SYNTAX,
+            f"{kind} begins here and does not end",
+            help=f"close it with {'*/' if quote == '/' else quote}",
+        ) from None
+
+
+def _unclosed(text: str) -> tuple[int, str]:
+    """Where the quote or comment that does not end begins, and its first character."""
+    place = 0
+    whole = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
+    while place < len(text):
+        match = whole.match(text, place)
+        if match is not None:
+            place = match.end()
+        elif text[place] in "'\"" or text.startswith("/*", place):
+            return place, text[place]
+        else:
+            place += 1
+    return 0, "'"
+
+
+def _check_tokens(source: SourceText, tokens: list[Token]) -> None:
+    for place, token in enumerate(tokens):
+        if token.token_type == TokenType.SEMICOLON:
+            more = place + 1 < len(tokens)
+            raise problem(
+                source,
+                (token.start, tokens[-1].end + 1),
+                problems.NOT_ALLOWED,
+                "one expression is expected" + (", here are several" if more else ""),
+                help=None if more else "remove the ';'",
+            )
+        for variable in source.variables:
+            text = source.template[token.start : token.end + 1]
+            if variable.placeholder in text and text != variable.placeholder:
+                raise _quoted_variable(source, token, text, variable.placeholder, variable.shown)
+
+
+def _quoted_variable(
+    source: SourceText, token: Token, text: str, placeholder: str, shown: str
+) -> ExpressionError:
+    start = token.start + text.index(placeholder)
+    span = (start, start + len(placeholder))
+    inner = text[1:-1]
+    if text[0] != "'":
+        return problem(
+            source,
+            span,
+            problems.QUOTED_VARIABLE,
+            f"the variable {shown} cannot be part of a name",
+            notes=["in an expression a variable is a value, never text"],
+        )
+    parts = list(inner.partition(placeholder))
+    pieces = [f"'{parts[0]}'" if parts[0] else "", shown, f"'{parts[2]}'" if parts[2] else ""]
+    return problem(
+        source,
+        span,
+        problems.QUOTED_VARIABLE,
+        f"the variable {shown} stands inside quotes",
+        notes=["in an expression a variable is a value, never text"],
+        help=f"write {' || '.join(piece for piece in pieces if piece)}",
+    )
+
+
+def _rejected(source: SourceText, tokens: list[Token], stopped: Rejected) -> ExpressionError:
+    token, before = stopped.token, stopped.before
+    first = tokens[0]
+    if first.text.lower() in _STATEMENTS and (
+        token is None or token.start <= tokens[min(1, len(tokens) - 1)].start
+    ):
+        return problem(
+            source,
+            (first.start, first.end + 1),
+            problems.NOT_ALLOWED,
+            f"a statement is not allowed here, one expression is expected: found '{first.text}'",
+            help=f'a column of this name is written "{first.text}"',
+        )
+    if stopped.message.startswith("Required keyword"):
+        return _operand_missing(source, tokens, stopped)
+    if stopped.message.startswith("Expecting "):
+        closing = stopped.message.removeprefix("Expecting ")[:1]
+        at = token or tokens[-1]
+        return problem(
+            source,
+            (at.start, at.end + 1),
+            problems.SYNTAX,
+            f"expected '{closing}' "
+            + (f"before '{token.text}'" if token else f"after '{tokens[-1].text}'"),
+        )
+    return _unexpected(source, tokens, token, before, stopped.message)
+
+
+def _operand_missing(source: SourceText, tokens: list[Token], stopped: Rejected) -> ExpressionError:
+    """After an operator at the end, or before the first one."""
+    at = stopped.before or tokens[-1]
+    if "'this' missing" in stopped.message and stopped.token is not None:
+        at = stopped.token
+    elif "'this' missing" in stopped.message:
+        operators = [t for t in tokens if not _is_operand(t)]
+        at = operators[0] if operators and _is_operand(at) else at
+        for left, right in zip([None, *tokens], tokens, strict=False):
+            if not _is_operand(right) and (left is None or not _is_operand(left)):
+                at = right
+                break
+        return problem(
+            source,
+            (at.start, at.end + 1),
+            problems.SYNTAX,
+            f"an operand is missing before '{source.template[at.start : at.end + 1]}'",
+        )
+    return problem(
+        source,
+        (at.start, at.end + 1),
+        problems.SYNTAX,
+        f"an operand is missing after '{source.template[at.start : at.end + 1]}'",
+    )
+
+
+def _is_operand(token: Token) -> bool:
+    kinds = {TokenType.VAR, TokenType.IDENTIFIER, TokenType.STRING, TokenType.NUMBER}
+    return (
+        token.token_type in kinds
+        or token.text in (")", "]")
+        or token.text.lower() in (*("null", "true", "false", "end", "("),)
+    )
+
+
+def _unexpected(
+    source: SourceText,
+    tokens: list[Token],
+    token: Token | None,
+    before: Token | None,
+    message: str,
+) -> ExpressionError:
+    at = token or before or tokens[-1]
+    span = (at.start, at.end + 1)
+    written = source.template[at.start : at.end + 1]
+    if token is None:
+        what = message[:1].lower() + message[1:]
+        return problem(source, span, problems.SYNTAX, f"the expression ends too early: {what}")
+    kind = token.token_type
+    if kind == TokenType.ALIAS:
+        return problem(
+            source,
+            (at.start, tokens[-1].end + 1),
+            problems.NOT_ALLOWED,
+            "an alias is not allowed here",
+            help="the name of a result is its key in the workflow file",
+        )
+    if kind == TokenType.OVER:
+        return _not_allowed(source, span, "a window clause (OVER)")
+    if before is not None and _is_operand(before) and kind in (TokenType.VAR, TokenType.IDENTIFIER):
+        return problem(
+            source,
+            span,
+            problems.SYNTAX,
+            f"unexpected '{written}'",
+            notes=["an operator is expected here; an alias is not allowed"],
+        )
+    if kind == TokenType.EQ:
+        return problem(source, span, problems.SYNTAX, f"unexpected '{written}'")
+    return problem(source, span, problems.SYNTAX, f"unexpected '{written}'")
+
+
+def _not_allowed(source: SourceText, span: tuple[int, int], what: str) -> ExpressionError:
+    return problem(source, span, problems.NOT_ALLOWED, f"{what} is not allowed in an expression")
