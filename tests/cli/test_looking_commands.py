@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,6 +45,38 @@ def test_a_plan_says_what_is_promised(tmp_path: Path) -> None:
     done = cli("plan", "orders.yaml", cwd=tmp_path)
     after = done.stdout.partition("\ndelivery, committed with each checkpoint\n")[2]
     assert after.lstrip().startswith("out  exactly once")
+
+
+def test_a_plan_counts_the_splits_that_were_asked_for(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as db:
+        db.execute("create table orders (id integer primary key, created_at timestamp)")
+        db.execute(
+            "insert into orders values (1, '2026-01-05 10:00:00'), (2, '2026-12-31 00:00:00'), (3, null)"
+        )
+        db.commit()
+    write(
+        tmp_path,
+        "cut.yaml",
+        """
+name: cut
+sources:
+  rows:
+    type: sqlite
+    config:
+      path: shop.db
+      table: orders
+      sharding: {by: time, column: created_at, every: month}
+destinations:
+  out: {type: blackhole, inputs: [rows]}
+""",
+    )
+    done = cli("plan", "cut.yaml", cwd=tmp_path)
+    assert "12 splits by month of created_at" in done.stdout, done.stderr
+    found = json.loads(cli("plan", "cut.yaml", "--format", "json", cwd=tmp_path).stdout)
+    (rows,) = [node for node in found["nodes"] if node["id"] == "rows"]
+    assert rows["splits"] == {"count": 12, "by": "month of created_at"}
+    done = cli("run", "cut.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_preview_shows_rows_and_types_and_writes_nothing(tmp_path: Path) -> None:

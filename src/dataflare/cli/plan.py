@@ -35,7 +35,8 @@ def plan(
     workflow = common.read_workflow(file, param, sets, overlay)
     from dataflare.planner import plan as make_plan
 
-    view = make_plan(workflow, home=common.home()).view()
+    made = make_plan(workflow, home=common.home())
+    view = made.view(made.count_splits())
     if format_ is Format.JSON:
         terminal.print_json(view)
         return 0

@@ -7,6 +7,7 @@ through `sdk.registry`, on the connectors. A plan is data: frozen, printable, pi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,33 @@ class Plan:
     stages: PhysicalPlan
     guarantees: dict[str, Guarantee]
 
-    def view(self) -> dict[str, Any]:
-        """The plan as JSON."""
-        return view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
+    def view(self, splits: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """The plan as JSON. splits: how many the sources have that were asked, by step."""
+        shown = view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
+        sources = {n.step: n.connector for n in self.graph if isinstance(n, SourceNode)}
+        for node in shown["nodes"]:
+            count = (splits or {}).get(node["id"])
+            if count is not None:
+                by = sources[node["id"]].cut_by()
+                node["splits"] = {"count": count, "by": by}
+                noun = "split" if count == 1 else "splits"
+                node["notes"] = [*node["notes"], f"{count:,} {noun} by {by}"]
+        return shown
+
+    def count_splits(self) -> dict[str, int]:
+        """How many splits each source has whose config asks for a cut, by step. Opens them."""
+        return asyncio.run(_count_splits(self.graph))
+
+
+async def _count_splits(graph: Graph) -> dict[str, int]:
+    found = {}
+    for node in graph:
+        if isinstance(node, SourceNode) and node.connector.cut_by():
+            try:
+                found[node.step] = len(await node.connector.splits())
+            finally:
+                await node.connector.aclose()
+    return found
 
 
 def plan(workflow: Workflow, *, home: Path | None = None, policy: Policy | None = None) -> Plan:

@@ -88,6 +88,11 @@ class SourceConnector(ABC):
         carried: what `carry` returned at the end of the last finished run, or None.
         """
 
+    def cut_by(self) -> str:
+        """What the splits are cut by where the config asks for a cut: 'month of created_at'. Else
+        nothing. `plan` lists the splits of what answers, and shows their number. No I/O."""
+        return ""
+
     @abstractmethod
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         """Start at `position`; None means the beginning."""

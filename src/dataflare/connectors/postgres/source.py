@@ -115,6 +115,10 @@ config:
         )
         return found
 
+    def cut_by(self) -> str:
+        sharding = self.config.sharding
+        return "" if sharding is None else sharding.shown("the key")
+
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
         reading = Reading(

@@ -29,9 +29,9 @@ def _lag(value: Any) -> Any:
 def _span(value: Any) -> Any:
     if value in ("month", "year"):
         return value
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("expected a duration such as 1d, or month, or year")
-    length = parse_duration(value) if isinstance(value, str) else value
+    length = float(parse_duration(value) if isinstance(value, str) else value)
     if length <= 0:
         raise ValueError("expected a duration above zero")
     return length
@@ -90,6 +90,19 @@ class Cuts(BaseModel):
         if self.by == "time" and self.column is None:
             raise ValueError("by: time needs 'column'")
         return self
+
+    def shown(self, default: str) -> str:
+        """What it cuts by, for people. default: what is cut when no column is named."""
+        name = self.column or default
+        match self.by, self.every:
+            case "time", None:
+                return f"time of {name}"
+            case "time", str(span):
+                return f"{span} of {name}"
+            case "time", float(length):
+                named = {3_600.0: "hour", 86_400.0: "day", 604_800.0: "week"}
+                return f"{named.get(length, f'{length:g} s')} of {name}"
+        return "blocks (ctid)" if self.by == "ctid" else f"{self.by} of {name}"
 
 
 class FileSharding(Cuts):

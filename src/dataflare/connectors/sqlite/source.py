@@ -125,6 +125,10 @@ orders:
             return await asyncio.to_thread(self._cut, relation, sharding)
         return await asyncio.to_thread(self._ranges, relation)
 
+    def cut_by(self) -> str:
+        sharding = self.config.sharding
+        return "" if sharding is None else sharding.shown("rowid")
+
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
         return await asyncio.to_thread(self._open, relation, split, position)
