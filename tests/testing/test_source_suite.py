@@ -116,6 +116,27 @@ def duck_incremental(folder: Path) -> SourceConnector:
     return source_of("duckdb", config, base=folder)
 
 
+def cut(fill: Make, type_: str, **sharding: object) -> Make:
+    """A table cut into splits."""
+
+    def make(folder: Path) -> SourceConnector:
+        path = fill(folder).config.path
+        return source_of(type_, {"path": path, "table": "t", "sharding": sharding}, base=folder)
+
+    make.__name__ = f"{type_}_cut_{'_'.join(map(str, sharding.values()))}"
+    return make
+
+
+CUTS: tuple[Make, ...] = (
+    cut(sqlite, "sqlite", by="range", column="id", splits=4),
+    cut(sqlite, "sqlite", by="hash", column="name", splits=3),
+    cut(sqlite, "sqlite", by="range", column="name", boundaries=["name 2"]),
+    cut(duck, "duckdb", by="range", column="price", splits=4),
+    cut(duck, "duckdb", by="hash", column="name", splits=3),
+    cut(duck, "duckdb", by="range", column="name", boundaries=["name 2"]),
+)
+
+
 def generated(folder: Path) -> SourceConnector:
     start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC).isoformat()
     columns = {
@@ -145,6 +166,7 @@ MAKES: tuple[Make, ...] = (
     *(csv, ndjson, json, parquet, arrow, excel, gzipped),
     *(sqlite, sqlite_query, sqlite_incremental, duck, duck_incremental),
     *(generated, inline, in_memory, scripted),
+    *CUTS,
 )
 
 
