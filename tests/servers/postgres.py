@@ -3,8 +3,8 @@
 Always true: it listens on a private loopback port and a socket in its own folder; fsync is on, so what
 it says is committed is there after `kill` and `start`; it ends with the process that started it.
 
-Use: `postgres = pytest.fixture(scope="session")(servers.postgres.running)` in a conftest. Without
-PostgreSQL a test is skipped, but never where `CI` is true: there it fails, and says what to install.
+Use: `postgres = pytest.fixture(scope="session")(servers.postgres.running)` in a conftest. Where it comes
+from, and what happens without one: `servers.choice`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.certificates import make_certificate
+from servers.choice import choose
+from servers.compose import Service
 
 _START_S = 60.0
 PASSWORD = "s3cret-Pass/w0rd"
 _UNPRIVILEGED = "postgres"
-_INSTALL = "install it (apt-get install postgresql), or put its bin folder on PATH"
+_SMALL = "512k"
 
 
 def find_binaries() -> Path | None:
@@ -40,29 +44,14 @@ def find_binaries() -> Path | None:
     return newest.parent if newest else None
 
 
-def _install() -> None:
-    """As root on a Debian machine: fetch PostgreSQL, where that can be done."""
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
-            done = subprocess.run(
-                ["apt-get", "-q", *arguments], env=environment, capture_output=True, timeout=600
-            )
-            if done.returncode:
-                return
-
-
-class PostgresServer:
-    """One server process. `dsn()` says how to reach it."""
+class PostgresServer(ABC):
+    """One server. `dsn()` says how to reach it. folder: on this machine, for what belongs to it."""
 
     user = "tester"
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self.binaries, self.folder = binaries, folder
-        self.data = folder / "data"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log = folder / "server.log"
 
     def dsn(self, database: str = "postgres", *, user: str | None = None, **more: str) -> str:
         """A URI over TCP. more: libpq parameters."""
@@ -72,8 +61,63 @@ class PostgresServer:
         where = f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
         return f"{where}?{extra}" if extra else where
 
+    @abstractmethod
     def create(self, *settings: str) -> None:
         """A new cluster. settings: lines of postgresql.conf."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, also after `kill`, and wait until it answers."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL to the server and all of its children, as when the machine dies."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The end: a fast, clean shutdown."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """The server hangs: it is there, and answers nothing."""
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """After `pause`."""
+
+    @abstractmethod
+    def put(self, file: Path) -> None:
+        """A copy of a file into the cluster's folder, for the server alone to read."""
+
+    @abstractmethod
+    def small_disk(self) -> contextlib.AbstractContextManager[str]:
+        """A folder for a tablespace of 512 kB, where that can be made; else the test is skipped."""
+
+    def restart(self) -> None:
+        """As after a crash: kill, start, recover."""
+        self.kill()
+        self.start()
+
+    def secure(self) -> Path:
+        """Speak TLS too, from the next start with `ssl = on` on; returns the certificate."""
+        certificate, key = self.folder / "server.crt", self.folder / "server.key"
+        make_certificate(certificate, key, "DNS:localhost,IP:127.0.0.1")
+        self.put(certificate)
+        self.put(key)
+        return certificate
+
+
+class LocalPostgres(PostgresServer):
+    """A process of this machine."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        super().__init__(folder)
+        self.binaries = binaries
+        self.data = folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "server.log"
+
+    def create(self, *settings: str) -> None:
         if os.geteuid() == 0:
             shutil.chown(self.folder, _UNPRIVILEGED)
         secret = self.folder / "secret"
@@ -93,7 +137,6 @@ class PostgresServer:
             file.writelines(f"{line}\n" for line in settings)
 
     def start(self) -> None:
-        """Start, also after `kill`, and wait until it answers."""
         assert self._process is None
         log = open(self._log, "ab")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -113,7 +156,6 @@ class PostgresServer:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL to the server and all of its children, as when the machine dies."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -133,13 +175,7 @@ class PostgresServer:
         while _children_of(self.data) and time.monotonic() < end:
             time.sleep(0.01)
 
-    def restart(self) -> None:
-        """As after a crash: kill, start, recover."""
-        self.kill()
-        self.start()
-
     def stop(self) -> None:
-        """A fast, clean shutdown."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGINT)
@@ -150,13 +186,38 @@ class PostgresServer:
                 self.kill()
 
     def pause(self) -> None:
-        """The server hangs: it is there, and answers nothing."""
         for pid in [*_children_of(self.data), *([self._process.pid] if self._process else [])]:
             os.kill(pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
         for pid in [*_children_of(self.data), *([self._process.pid] if self._process else [])]:
             os.kill(pid, signal.SIGCONT)
+
+    def put(self, file: Path) -> None:
+        made = self.data / file.name
+        shutil.copy(file, made)
+        self._give(made)
+        made.chmod(0o600)
+
+    @contextlib.contextmanager
+    def small_disk(self) -> Iterator[str]:
+        place = self.folder / "small"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={_SMALL},mode=777", "tmpfs", str(place)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            place.rmdir()
+            pytest.skip("only root may make a small disk")
+        try:
+            (place / "space").mkdir()
+            self._give(place / "space")
+            yield str(place / "space")
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+            place.rmdir()
+
+    def _give(self, path: Path) -> None:
+        owner = self.data.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
     def _as_user(self) -> list[str]:
         """PostgreSQL refuses to run as root."""
@@ -168,6 +229,50 @@ class PostgresServer:
         done = subprocess.run([*self._as_user(), *command], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{command[0]} failed:\n{done.stdout}\n{done.stderr}")
+
+
+class ContainerPostgres(PostgresServer):
+    """The service `postgres` of `compose.yaml`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        variables = {"POSTGRES_PORT": str(self.port), "POSTGRES_PASSWORD": PASSWORD}
+        more = {"tmpfs": [f"/small:size={_SMALL},mode=1777"]}
+        self._service = Service("postgres", folder, variables, more)
+
+    def create(self, *settings: str) -> None:
+        if settings:
+            self.start()
+            lines = "".join(f"{line}\n" for line in settings)
+            self._service.run('cat >> "$PGDATA/postgresql.auto.conf"', lines.encode())
+            self.kill()
+
+    def start(self) -> None:
+        self._service.up()
+
+    def kill(self) -> None:
+        self._service.kill()
+
+    def stop(self) -> None:
+        self._service.down()
+
+    def pause(self) -> None:
+        self._service.pause()
+
+    def go_on(self) -> None:
+        self._service.go_on()
+
+    def put(self, file: Path) -> None:
+        made = f'"$PGDATA/{file.name}"'
+        self._service.run(
+            f"cat > {made}; chown postgres: {made}; chmod 600 {made}", file.read_bytes()
+        )
+
+    @contextlib.contextmanager
+    def small_disk(self) -> Iterator[str]:
+        self._service.run("mkdir -p /small/space; chown postgres: /small/space")
+        yield "/small/space"
+        self._service.run("rm -r /small/space")
 
 
 def _children_of(data: Path) -> list[int]:
@@ -193,24 +298,17 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def server(*settings: str) -> Iterator[PostgresServer]:
     """A running server in a new folder, removed afterwards. Raises pytest's own outcomes."""
-    binaries = find_binaries()
-    if binaries is None:
-        _install()
-        binaries = find_binaries()
-    if binaries is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no PostgreSQL on this machine: {_INSTALL}")
-        pytest.skip(f"no PostgreSQL on this machine: {_INSTALL}")
+    binaries = choose("PostgreSQL", find_binaries, "postgresql")
     folder = Path(tempfile.mkdtemp(prefix="dataflare-postgres-"))
-    made = PostgresServer(binaries, folder)
-    atexit.register(made.kill)
+    made = ContainerPostgres(folder) if binaries is None else LocalPostgres(binaries, folder)
+    atexit.register(made.stop)
     try:
         made.create(*settings)
         made.start()
         yield made
     finally:
         made.stop()
-        atexit.unregister(made.kill)
+        atexit.unregister(made.stop)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """A real Redis server for tests: on a private loopback port, thrown away afterwards, killed and started
 again on demand.
 
-Use: `redis_server = pytest.fixture(scope="session")(running)` in a conftest. Without Redis a test is
-skipped, but never where `CI` is true: there it fails, and says what to install.
+Use: `redis_server = pytest.fixture(scope="session")(running)` in a conftest. Where it comes from, and
+what happens without one: `servers.choice`.
 """
 
 from __future__ import annotations
@@ -16,51 +16,79 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from servers.certificates import make_certificate
+from servers.choice import choose
+from servers.compose import Service
 
 PASSWORD = "s3cret-Pass-w0rd"
 _START_S = 30.0
-_INSTALL = "install it (apt-get install redis-server), or put redis-server on PATH"
 
 
-class RedisServer:
-    """One server process. `url` says how to reach it. tls: whether it speaks nothing but TLS, with a
+class RedisServer(ABC):
+    """One server. `url` says how to reach it. tls: whether it speaks nothing but TLS, with a
     certificate for localhost made for the occasion, `certificate`."""
 
-    def __init__(self, binary: str, folder: Path, *, tls: bool = False) -> None:
-        self.binary, self.folder, self.tls = binary, folder, tls
-        self.certificate = folder / "server.crt"
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
+        self.folder, self.tls = folder, tls
+        self.certificate, self.key = folder / "server.crt", folder / "server.key"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         if tls:
-            make_certificate(self.certificate, folder / "server.key")
+            make_certificate(self.certificate, self.key)
             self.url = (
                 f"rediss://:{PASSWORD}@localhost:{self.port}/0?ssl_ca_certs={self.certificate}"
             )
-        self._process: subprocess.Popen[bytes] | None = None
 
     def client(self) -> Any:
         import redis
 
         return redis.Redis.from_url(self.url)
 
+    @abstractmethod
     def start(self) -> None:
         """Start, also after `kill`, and wait until it answers."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL, as when the machine dies. What it held is gone."""
+
+    @abstractmethod
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """The server hangs: it is there, and answers nothing."""
+
+    def stop(self) -> None:
+        """The end."""
+        self.kill()
+
+    def _listening(self, port: int, folder: str) -> list[str]:
+        """The arguments that say where it listens. folder: where it finds its certificate."""
+        if not self.tls:
+            return ["--port", str(port)]
+        return ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no",
+                "--tls-cert-file", f"{folder}/{self.certificate.name}",
+                "--tls-key-file", f"{folder}/{self.key.name}"]  # fmt: skip
+
+
+class LocalRedis(RedisServer):
+    """A process of this machine."""
+
+    def __init__(self, binary: Path, folder: Path, *, tls: bool = False) -> None:
+        super().__init__(folder, tls=tls)
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
         import redis
 
-        port = ["--port", str(self.port)]
-        if self.tls:
-            port = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no",
-                    "--tls-cert-file", str(self.certificate),
-                    "--tls-key-file", str(self.folder / "server.key")]  # fmt: skip
         self._process = subprocess.Popen(
-            [self.binary, *port, "--bind", "127.0.0.1", "--save", "",
+            [str(self._binary), *self._listening(self.port, str(self.folder)), "--bind", "127.0.0.1", "--save", "",
              "--requirepass", PASSWORD, "--dir", str(self.folder)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -76,7 +104,6 @@ class RedisServer:
                 time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL, as when the machine dies. What it held is gone."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -85,7 +112,6 @@ class RedisServer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The server hangs: it is there, and answers nothing."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
@@ -94,46 +120,62 @@ class RedisServer:
             os.kill(self._process.pid, signal.SIGCONT)
 
 
-def make_certificate(certificate: Path, key: Path) -> None:
-    """A certificate for localhost, signed by itself."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", str(key), "-out", str(certificate)], capture_output=True, check=True,
-    )  # fmt: skip
+class ContainerRedis(RedisServer):
+    """The service `redis` of `compose.yaml`."""
+
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
+        super().__init__(folder, tls=tls)
+        variables = {"REDIS_PORT": str(self.port), "REDIS_PASSWORD": PASSWORD}
+        more: dict[str, Any] = {}
+        if tls:
+            folder.chmod(0o755)
+            self.key.chmod(0o644)  # the container's user is another one
+            more = {
+                "command": ["redis-server", "--save", "", "--requirepass", PASSWORD,
+                            *self._listening(6379, "/certificates")],
+                "volumes": [f"{folder}:/certificates:ro"],
+                "healthcheck": {"test": ["CMD", "redis-cli", "--tls", "--insecure", "ping"]},
+            }  # fmt: skip
+        self._service = Service("redis", folder, variables, more)
+
+    def start(self) -> None:
+        self._service.up()
+
+    def kill(self) -> None:
+        self._service.kill()
+
+    def stop(self) -> None:
+        self._service.down()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._service.pause()
+        try:
+            yield
+        finally:
+            self._service.go_on()
 
 
-def _binary() -> str | None:
+def _binary() -> Path | None:
     found = shutil.which("redis-server")
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        # The package would start a server of its own on the usual port.
-        environment["RUNLEVEL"] = "1"
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "redis-server"]):
-            subprocess.run(
-                ["apt-get", "-q", *arguments], env=environment, capture_output=True, timeout=600
-            )
-        found = shutil.which("redis-server")
-    return found
+    return None if found is None else Path(found)
 
 
 @contextlib.contextmanager
 def server(*, tls: bool = False) -> Iterator[RedisServer]:
     """A running server, removed afterwards. Raises pytest's own outcomes."""
-    binary = _binary()
-    if binary is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no Redis on this machine: {_INSTALL}")
-        pytest.skip(f"no Redis on this machine: {_INSTALL}")
+    binary = choose("Redis", _binary, "redis-server")
     folder = Path(tempfile.mkdtemp(prefix="dataflare-redis-"))
-    made = RedisServer(binary, folder, tls=tls)
-    atexit.register(made.kill)
+    made = (
+        ContainerRedis(folder, tls=tls) if binary is None else LocalRedis(binary, folder, tls=tls)
+    )
+    atexit.register(made.stop)
     try:
         made.start()
         yield made
     finally:
-        made.kill()
-        atexit.unregister(made.kill)
+        made.stop()
+        atexit.unregister(made.stop)
         shutil.rmtree(folder, ignore_errors=True)
 
 

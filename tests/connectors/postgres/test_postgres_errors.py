@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres_kit import Database, batch, drain, run
+from servers.certificates import make_certificate
 from servers.postgres import PASSWORD, server
 
 from dataflare.connectors.postgres.connection import Server
@@ -199,19 +199,7 @@ def test_a_standby_may_not_be_written(database):
 def test_tls_works_both_ways(tmp_path):
     """With a certificate made for the occasion."""
     with server() as made:
-        key, certificate = made.data / "server.key", made.data / "server.crt"
-        done = subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-             "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(certificate)], capture_output=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        owner = made.data.stat()
-        for path in (key, certificate):
-            os.chown(path, owner.st_uid, owner.st_gid)
-            path.chmod(0o600)
-        trusted = tmp_path / "root.crt"
-        trusted.write_bytes(certificate.read_bytes())
+        trusted = made.secure()
         Database(made, "postgres", tmp_path).execute("alter system set ssl = on")
         made.restart()
         more = {"sslmode": "verify-full", "sslrootcert": str(trusted)}
@@ -229,10 +217,7 @@ def test_tls_works_both_ways(tmp_path):
 
         run(go())
         other = tmp_path / "other.crt"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=x",
-             "-keyout", str(tmp_path / "k"), "-out", str(other)], capture_output=True, check=True,
-        )  # fmt: skip
+        make_certificate(other, tmp_path / "other.key")
         error = refused(
             database, connection_string=made.dsn(sslmode="verify-full", sslrootcert=str(other))
         )

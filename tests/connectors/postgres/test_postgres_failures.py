@@ -138,22 +138,12 @@ def test_a_value_out_of_range_names_its_row(database, tmp_path):
 
 
 @pytest.fixture
-def small_disk(database: Database, tmp_path: Path) -> Iterator[str]:
+def small_disk(database: Database) -> Iterator[str]:
     """A tablespace of a few megabytes, where that can be made."""
-    place = database.server.folder / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=777", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may make a small disk")
-    (place / "space").mkdir()
-    owner = database.server.data.stat()
-    os.chown(place / "space", owner.st_uid, owner.st_gid)
-    try:
-        database.execute(f"create tablespace small location '{place}/space'")
+    with database.server.small_disk() as place:
+        database.execute(f"create tablespace small location '{place}'")
         yield "small"
         database.execute("drop table if exists orders", "drop tablespace small")
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_later(database, small_disk, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from servers import redis as servers
+from servers.certificates import make_certificate
 from test_redis_lookup import flow, out, raised, start
 
 from dataflare.errors import Retry
@@ -32,7 +33,7 @@ def test_rows_come_over_tls(secure: servers.RedisServer, tmp_path: Path) -> None
 
 def test_another_certificate_is_refused(secure: servers.RedisServer, tmp_path: Path) -> None:
     other = tmp_path / "other.crt"
-    servers.make_certificate(other, tmp_path / "other.key")
+    make_certificate(other, tmp_path / "other.key")
     for url in (
         secure.url.replace(str(secure.certificate), str(other)),
         secure.url.partition("?")[0],
