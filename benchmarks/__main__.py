@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from benchmarks.cases import CASES, Options, Result
 from benchmarks.measure import Failed
-
-PACKAGES = ("dataflare", "polars", "duckdb", "datafusion", "pyarrow", "orjson")
+from benchmarks.report import facts, summary, table, write
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,56 +43,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def facts(given: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "missing"
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "cpus": len(affinity(0)) if affinity else os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "load_at_start": os.getloadavg()[0],
-        "versions": versions,
-        "rows": given.rows,
-        "repeat": given.repeat,
-    }
-
-
 def measured(name: str, options: Options) -> Result:
     """A case; one that fails is reported and the rest go on."""
     try:
         return CASES[name](options)
     except Failed as failed:
         return Result(name, "runs", False, "failed", wrong=[str(failed)])
-
-
-def table(result: Result) -> str:
-    lines = [f"\n{result.case}: {verdict(result)}", f"  bar: {result.bar}"]
-    lines += [f"  {line}" for line in result.lines]
-    lines += [f"  WRONG: {line}" for line in result.wrong]
-    return "\n".join(lines)
-
-
-def verdict(result: Result) -> str:
-    if result.wrong:
-        return "WRONG"
-    word = {True: "met", False: "MISSED", None: "no bar"}[result.met]
-    return f"{word}, {result.by}"
-
-
-def summary(results: Sequence[Result]) -> str:
-    return "\n".join(f"{result.case:28} {verdict(result)}" for result in results)
-
-
-def write(path: Path, machine: dict[str, Any], results: Sequence[Result]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found = {"machine": machine, "results": [result.to_json() for result in results]}
-    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -223,23 +223,7 @@ def latency(rate: int) -> Callable[[Options], Result]:
             Candidate(OURS, [*module, "run", str(file), "late.json"], env=env),
             Candidate("bare loop", [*module, "bare", str(rate), str(options.seconds), "late.json"], env=env),
         ]  # fmt: skip
-        found: dict[str, list[dict[str, float]]] = {c.name: [] for c in candidates}
-        for _ in range(options.repeat):
-            for candidate in candidates:
-                folder = scratch / candidate.name
-                clear(folder)
-                cost = run(candidate, folder)
-                late = json.loads((folder / "late.json").read_text())
-                found[candidate.name].append({**late, "cpu_s": cost.cpu_s, "rss_mb": cost.rss_mb})
-        for name, turns in found.items():
-            p50, p99, cpu = (
-                Spread.of([turn[key] for turn in turns]) for key in ("p50_ms", "p99_ms", "cpu_s")
-            )
-            result.lines.append(
-                f"{name:11} p50 {shown(p50)} ms  p99 {shown(p99)} ms  cpu {shown(cpu)} s  "
-                f"{turns[0]['rows']:.0f} rows"
-            )
-        result.detail["candidates"] = found
+        found = take_paced_turns(result, candidates, options.repeat, scratch)
         p50, p99, cpu, bare = (
             Spread.of([turn[key] for turn in found[name]]).median
             for name, key in (
@@ -254,6 +238,31 @@ def latency(rate: int) -> Callable[[Options], Result]:
         return result
 
     return measured
+
+
+def take_paced_turns(
+    result: Result, candidates: list[Candidate], repeat: int, scratch: Path
+) -> dict[str, list[dict[str, float]]]:
+    """Each candidate's turns: rows and percentiles, as it wrote them into `late.json`, and its cost."""
+    found: dict[str, list[dict[str, float]]] = {c.name: [] for c in candidates}
+    for _ in range(repeat):
+        for candidate in candidates:
+            folder = scratch / candidate.name
+            clear(folder)
+            cost = run(candidate, folder)
+            late = json.loads((folder / "late.json").read_text())
+            found[candidate.name].append({**late, "cpu_s": cost.cpu_s, "rss_mb": cost.rss_mb})
+    for name, turns in found.items():
+        p50, p99, cpu, peak = (
+            Spread.of([turn[key] for turn in turns])
+            for key in ("p50_ms", "p99_ms", "cpu_s", "rss_mb")
+        )
+        result.lines.append(
+            f"{name:11} p50 {shown(p50)} ms  p99 {shown(p99)} ms  cpu {shown(cpu)} s  "
+            f"peak {peak.median:5.0f} MB  {turns[0]['rows']:.0f} rows"
+        )
+    result.detail["candidates"] = found
+    return found
 
 
 # --- starting -------------------------------------------------------------------------------------

@@ -33,17 +33,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do a case's work. out: what it writes, removed before each turn."""
+    """One way to do a case's work. before: a command that makes a turn ready; its time is not counted."""
 
     name: str
     command: Sequence[str]
-    out: Path | None = None
     env: Mapping[str, str] | None = None
+    before: Sequence[str] | None = None
 
 
 def run(candidate: Candidate, scratch: Path) -> Cost:
     """Run it once, in an empty folder. Raises Failed."""
     scratch.mkdir(parents=True, exist_ok=True)
+    if candidate.before:
+        subprocess.run(candidate.before, check=True, stdout=subprocess.DEVNULL)
     log = scratch / "stderr.txt"
     with log.open("wb") as errors:
         began = time.perf_counter()
