@@ -11,11 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ |= {
-    "RUNTIME__DLTHUB_TELEMETRY": "false",
-    "NORMALIZE__WORKERS": "2",
-    "DATA_WRITER__FILE_MAX_ITEMS": "250000",
-}
+os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 
 import dlt
 import pyarrow as pa
@@ -64,8 +60,6 @@ def orders(kind: str, source: str) -> Iterator[pa.Table]:
 
 
 def files(kind: str, source: str, out: str) -> None:
-    # One file, as from the others.
-    os.environ["DATA_WRITER__FILE_MAX_ITEMS"] = "1000000000"
     job = pipeline(filesystem(bucket_url=out), "made")
     job.run(orders(kind, source), loader_file_format="parquet")
 
@@ -84,13 +78,15 @@ def customers(source: str) -> Iterator[pa.Table]:
 
 
 def load(source: str, dsn: str, schema: str) -> None:
+    # Files that are normalized and loaded side by side.
+    os.environ.setdefault("NORMALIZE__WORKERS", "2")
+    os.environ.setdefault("DATA_WRITER__FILE_MAX_ITEMS", str(BATCH_ROWS))
     pipeline(postgres(dsn), schema).run(customers(source), loader_file_format="csv")
 
 
 def unload(dsn: str, out: str) -> None:
     from dlt.sources.sql_database import sql_table
 
-    os.environ["DATA_WRITER__FILE_MAX_ITEMS"] = "1000000000"
     # The catalog is read by psycopg2, which dlt brings; the rows by ConnectorX.
     rows = sql_table(
         dsn.replace("postgresql:", "postgresql+psycopg2:", 1),
