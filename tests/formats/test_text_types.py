@@ -97,6 +97,33 @@ def test_what_the_quick_way_accepts_the_patient_way_reads_the_same(type_, format
         assert pl.Series([patient(column, text)]).equals(pl.Series([found]))
 
 
+@given(
+    st.lists(st.tuples(CELLS, CELLS | st.just(""), CELLS), min_size=1, max_size=8),
+    st.tuples(*[st.sampled_from(TYPES)] * 3),
+    st.sampled_from(STAMPS),
+    st.booleans(),
+)
+def test_a_chunk_salvaged_is_its_rows_read_one_by_one(rows, types, format_, last_ends):
+    """However few fields are looked at twice, whichever way the lines are found."""
+    columns = tuple(
+        TextColumn(name, parse_type(type_), format_ if type_.startswith("time") else None)
+        for name, type_ in zip("abc", types, strict=True)
+    )
+    plan = CsvPlan(CsvDialect(), columns, tuple("abc"))
+    lines = [",".join(row).encode() for row in rows]
+    data = b"\n".join(lines) + (b"\n" if last_ends else b"")
+    alone = [plan.salvage(line, str) for line in lines]
+    for count in (None, len(rows)):
+        found = plan.salvage(data, str, count)
+        assert found.good.equals(pl.concat([each.good for each in alone]))
+        assert found.good_rows.to_list() == [i for i, each in enumerate(alone) if not each.bad]
+        assert [(bad.row, bad.place, bad.message, bad.raw) for bad in found.bad] == [
+            (i, str(i), each.bad[0].message, each.bad[0].raw)
+            for i, each in enumerate(alone)
+            if each.bad
+        ]
+
+
 def test_an_overflowing_float_is_not_infinity():
     column = TextColumn("a", parse_type("float64"))
     assert quick(column, "1e999999") == "error"

@@ -85,7 +85,7 @@ def of_objects(
     try:
         frame = plan.scan(lines).collect(engine="in-memory")
     except pl.exceptions.PolarsError as error:
-        bad = plan.salvage(lines, lambda offset: "").bad
+        bad = plan.salvage(lines, str).bad
         if not bad:
             raise
         raise _misread(bad[0].message, keys.row(bad[0].row), system) from error

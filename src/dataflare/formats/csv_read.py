@@ -6,13 +6,13 @@ that does not fit, among the columns that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from dataflare.formats.layout import FIELDS, PROBLEM, Layout, layout_of
+from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
 from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
 from dataflare.formats.records import regular_rows
 from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
@@ -33,14 +33,17 @@ class CsvDialect:
     def from_json(cls, value: Mapping[str, Any]) -> CsvDialect:
         return cls(value["delimiter"], value["quote"], tuple(value["null_values"]))
 
+    def quotes(self, data: bytes) -> bool:
+        """Whether there is a quote in the text."""
+        return self.quote is not None and self.quote.encode() in data
+
     def scan(self, data: bytes, schema: Mapping[str, Any], **more: Any) -> pl.LazyFrame:
-        quoted = self.quote is not None and self.quote.encode() in data
         return pl.scan_csv(
             data,
             has_header=False,
             schema=dict(schema),
             separator=self.delimiter,
-            quote_char=self.quote if quoted else None,
+            quote_char=self.quote if self.quotes(data) else None,
             null_values=list(self.null_values) or None,
             glob=False,
             **more,
@@ -77,8 +80,8 @@ class CsvPlan:
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
         return frame.with_columns(**made).select(self.output)
 
-    def _layout(self, data: bytes, ends: pl.Series | None = None) -> Layout:
-        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns), ends)
+    def _layout(self, data: bytes) -> Layout:
+        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns))
 
     def _repaired(self, data: bytes) -> bytes:
         """The chunk without blank lines and with stray quotes quoted, if nothing else is wrong."""
@@ -88,36 +91,44 @@ class CsvPlan:
             raise pl.exceptions.ComputeError("a row has too few or too many fields")
         return layout.joined(sound)
 
-    def starts(self, data: bytes, ends: pl.Series | None = None) -> list[int]:
-        """Where in the chunk each row begins. ends: as for `salvage`."""
-        return self._layout(data, ends).starts()
+    def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
+        """The line of the chunk in which each row begins; the first is 0. count: as for `salvage`."""
+        if count is not None and not self.dialect.quotes(data):
+            return range(count)
+        layout = self._layout(data)
+        return layout.lines(range(layout.records.height))
 
     def salvage(
-        self, data: bytes, place_at: Callable[[int], str], ends: pl.Series | None = None
+        self, data: bytes, place_of: Callable[[int], str], count: int | None = None
     ) -> Sorted:
         """The patient way: every row that can be read, and every bad one named.
 
-        place_at: what a place in the chunk is called. ends: the line ends, if each line is a
-        record of the right width.
+        place_of: what a line of the chunk is called. count: how many rows there are, if all have the
+        right number of fields.
         """
-        layout = self._layout(data, ends)
-        sound = layout.sound(len(self.columns))
-        bad = {row: self._misshapen(layout, row) for row in (~sound).arg_true()}
-        if not _is_clean(data):
-            bad |= _unclean(layout, sound)
+        clean, bad = _is_clean(data), dict[int, tuple[str, str]]()
+        layout: Layout | Lines
+        if count is not None and clean and not self.dialect.quotes(data):
+            layout = Lines(data, count)
+            sound = layout.sound(len(self.columns))
+        else:
+            layout = self._layout(data)
+            sound = layout.sound(len(self.columns))
+            bad = {row: self._misshapen(layout, row) for row in (~sound).arg_true()}
+            if not clean:
+                bad |= _unclean(layout, sound)
             if bad:
                 sound = sound.scatter(list(bad), False)
         good = self._sorted_out(layout, sound, bad)
-        named = sorted(bad.items())
-        texts = layout.texts([row for row, _ in named])
+        rows = sorted(bad)
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],
             bad=[
-                Misread(
-                    row, code, message, text[:RAW_MAX].decode(errors="replace"), place_at(start)
+                Misread(row, *bad[row], text[:RAW_MAX].decode(errors="replace"), place_of(line))
+                for row, text, line in zip(
+                    rows, layout.texts(rows), layout.lines(rows), strict=True
                 )
-                for (row, (code, message)), (start, text) in zip(named, texts, strict=True)
             ],
         )
 
@@ -130,49 +141,61 @@ class CsvPlan:
         return "E0502", f"{fields} {many} where {len(self.columns)} were expected"
 
     def _sorted_out(
-        self, layout: Layout, sound: pl.Series, bad: dict[int, tuple[str, str]]
+        self, layout: Layout | Lines, sound: pl.Series, bad: dict[int, tuple[str, str]]
     ) -> pl.DataFrame:
-        """Sound records as typed rows. Most are read at the quick way's speed; those where a field
-        came out as NULL are looked at with patience, and bad ones added to `bad`."""
-        text, kept = layout.joined(sound), sound.arg_true()
-        tolerated = {column.name: tolerant(column) for column in self._read}
-        made = {name: expr for name, expr in tolerated.items() if expr is not None}
-        if not made or len(made) < len(tolerated):
-            return self._cast(text, kept, bad)
-        schema = {column.name: column.native for column in self.columns}
-        quick = self.dialect.scan(text, schema, ignore_errors=True).select(**made).collect()
-        quick = quick.with_columns(kept.cast(pl.Int64).alias(_ROW))
-        typed = [column.name for column in self._read if not column.type.is_text]
-        doubtful = quick.select(pl.any_horizontal(pl.col(typed).is_null())).to_series()
-        rows = kept.filter(doubtful)
-        some = pl.repeat(False, len(sound), eager=True).scatter(rows, True)
-        patient = self._cast(layout.joined(some), rows, bad)
-        sure = quick.filter(~doubtful)
-        return pl.concat([sure, patient]).sort(_ROW) if patient.height else sure
-
-    def _cast(self, data: bytes, kept: pl.Series, bad: dict[int, tuple[str, str]]) -> pl.DataFrame:
-        """Sound records as typed rows; rows with fields that do not fit are added to `bad`."""
-        rows, read = kept.cast(pl.Int64).alias(_ROW), self._read
+        """Sound records as typed rows, read at the quick way's speed; fields that came out as NULL are
+        looked at with patience, and bad rows added to `bad`."""
+        text, rows, read = layout.joined(sound), sound.arg_true().alias(_ROW), self._read
         if not read:
             return rows.to_frame()
+        tolerated = [expr for column in read if (expr := tolerant(column)) is not None]
+        if len(tolerated) < len(read):
+            return self._cast(text, rows, read, bad)
+        schema = {column.name: column.native for column in self.columns}
+        quick = self.dialect.scan(text, schema, ignore_errors=True).select(tolerated).collect()
+        doubted = [c for c in read if not c.type.is_text and quick[c.name].null_count()]
+        quick = quick.with_columns(rows)
+        if not doubted:
+            return quick
+        doubtful = quick.select(
+            pl.any_horizontal(pl.col(c.name).is_null() for c in doubted)
+        ).to_series()
+        some = pl.repeat(False, len(sound), eager=True).scatter(rows.filter(doubtful), True)
+        patient = self._cast(layout.joined(some), rows.filter(doubtful), doubted, bad)
+        places = rows.search_sorted(patient[_ROW])
+        for name in (column.name for column in doubted):
+            has_value = patient[name].is_not_null()
+            if has_value.any():
+                values = patient[name].filter(has_value)
+                quick = quick.with_columns(quick[name].scatter(places.filter(has_value), values))
+        return quick.filter(~rows.is_in(list(bad))) if bad else quick
+
+    def _cast(
+        self,
+        data: bytes,
+        rows: pl.Series,
+        columns: Sequence[TextColumn],
+        bad: dict[int, tuple[str, str]],
+    ) -> pl.DataFrame:
+        """These columns of sound records, and their rows; rows with fields that do not fit are
+        left out and added to `bad`."""
         schema = {column.name: pl.String() for column in self.columns}
-        typed = [loose(column).alias(f"{_TYPED}{i}") for i, column in enumerate(read)]
-        misses = [_missed(column, f"{_TYPED}{i}") for i, column in enumerate(read)]
+        typed = [loose(column).alias(f"{_TYPED}{i}") for i, column in enumerate(columns)]
+        misses = [_missed(column, f"{_TYPED}{i}") for i, column in enumerate(columns)]
         which = pl.coalesce(pl.when(miss).then(pl.lit(i)) for i, miss in enumerate(misses))
         made = (
             self.dialect.scan(data, schema)
-            .select(*(column.name for column in read), *typed)
+            .select(*(column.name for column in columns), *typed)
             .with_columns(rows, which.alias(_MISSED))
             .collect()
         )
         failed = made.filter(pl.col(_MISSED).is_not_null())
-        for row, place, *values in failed.select(
-            _ROW, _MISSED, *(c.name for c in read)
-        ).iter_rows():
-            column = read[place]
+        names = [column.name for column in columns]
+        for row, place, *values in failed.select(_ROW, _MISSED, *names).iter_rows():
+            column = columns[place]
             bad.setdefault(row, ("E0501", misfit(column.name, column.type, values[place])))
         return made.filter(pl.col(_MISSED).is_null()).select(
-            *(pl.col(f"{_TYPED}{i}").alias(column.name) for i, column in enumerate(read)), _ROW
+            *(pl.col(f"{_TYPED}{i}").alias(name) for i, name in enumerate(names)), _ROW
         )
 
 
@@ -207,7 +230,7 @@ def _unclean(layout: Layout, sound: pl.Series) -> dict[int, tuple[str, str]]:
     """Which of the sound records are no text, one by one."""
     bad: dict[int, tuple[str, str]] = {}
     rows = sound.arg_true().to_list()
-    for row, (_, text) in zip(rows, layout.texts(rows), strict=True):
+    for row, text in zip(rows, layout.texts(rows), strict=True):
         error = _utf8_error(text)
         if b"\0" in text:
             bad[row] = "E0504", "holds a NUL byte"

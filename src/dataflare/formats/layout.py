@@ -6,8 +6,10 @@ only where a quote stands in the wrong place.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import polars as pl
 
@@ -24,7 +26,37 @@ _SCHEMA = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+class Lines:
+    """The records of `data`, where each line is a sound one. They are looked for when asked for."""
+
+    def __init__(self, data: bytes, count: int) -> None:
+        self._data, self._count = data, count
+
+    def sound(self, width: int) -> pl.Series:
+        """As `Layout.sound`."""
+        return pl.repeat(True, self._count, dtype=pl.Boolean, eager=True)
+
+    def joined(self, kept: pl.Series) -> bytes:
+        """As `Layout.joined`."""
+        if kept.all():
+            return self._data
+        lines = self._lines.filter(kept)
+        return b"".join(line.encode() + b"\n" for line in lines)
+
+    def texts(self, rows: Sequence[int]) -> list[bytes]:
+        """As `Layout.texts`."""
+        return [line.encode() for line in self._lines.gather(list(rows))]
+
+    def lines(self, rows: Sequence[int]) -> Sequence[int]:
+        """As `Layout.lines`."""
+        return rows
+
+    @cached_property
+    def _lines(self) -> pl.Series:
+        return pl.read_lines(self._data).to_series()
+
+
+@dataclass(frozen=True)
 class Layout:
     """The records of `data`, a row each: start, end, fields, problem (or NULL), stray."""
 
@@ -32,15 +64,6 @@ class Layout:
     records: pl.DataFrame
     delimiter: str
     quote: str | None
-
-    def texts(self, rows: Sequence[int]) -> list[tuple[int, bytes]]:
-        """Where each of these records begins, and its text without the line end."""
-        found = self.records.select(START, END)[list(rows)]
-        return [(start, self.data[start:end].rstrip(b"\r\n")) for start, end in found.iter_rows()]
-
-    def starts(self) -> list[int]:
-        """Where each record begins."""
-        return self.records[START].to_list()
 
     def sound(self, width: int) -> pl.Series:
         """Which records can be read and have `width` fields."""
@@ -65,27 +88,29 @@ class Layout:
             parts.append(text if text.endswith(b"\n") else text + b"\n")
         return b"".join(parts)
 
+    def texts(self, rows: Sequence[int]) -> list[bytes]:
+        """The text of each of these records, without its line end."""
+        found = self.records.select(START, END)[list(rows)]
+        return [self.data[start:end].rstrip(b"\r\n") for start, end in found.iter_rows()]
+
+    def lines(self, rows: Sequence[int]) -> Sequence[int]:
+        """The line of the chunk in which each of these records begins; the first is 0."""
+        starts = self.records[START][list(rows)]
+        return [bisect.bisect_left(self._line_ends, start) for start in starts]
+
+    @cached_property
+    def _line_ends(self) -> list[int]:
+        code = pl.Series([self.data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+        return (code == _NEWLINE).arg_true().to_list()
+
     def _has_no_gaps(self) -> bool:
         records = self.records
         return int((records[END] - records[START]).sum()) == len(self.data)
 
 
-def line_ends(data: bytes) -> pl.Series:
-    """Where the newlines stand."""
-    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
-    return (code == _NEWLINE).arg_true()
-
-
-def layout_of(
-    data: bytes, delimiter: str, quote: str | None, width: int, ends: pl.Series | None = None
-) -> Layout:
-    """The records of a chunk. Blank lines are records only where there is one column.
-
-    ends: the line ends, where it is known that each line has `width` fields.
-    """
+def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Layout:
+    """The records of a chunk. Blank lines are records only where there is one column."""
     mark = quote if quote is not None and quote.encode() in data else None
-    if ends is not None and mark is None:
-        return Layout(data, _of_lines(data, ends, width), delimiter, quote)
     records = _in_columns(data, delimiter, mark)
     if records is None:
         assert quote is not None
@@ -98,18 +123,6 @@ def layout_of(
     elif width > 1:
         records = _without_blank(records, data)
     return Layout(data, records, delimiter, quote)
-
-
-def _of_lines(data: bytes, ends: pl.Series, width: int) -> pl.DataFrame:
-    """Each line as a record of `width` fields."""
-    after = ends.cast(pl.Int64) + 1
-    if data and not data.endswith(b"\n"):
-        after = after.append(pl.Series([len(data)]))
-    return pl.DataFrame({START: after.shift(1, fill_value=0), END: after}).with_columns(
-        pl.lit(width, dtype=pl.Int64).alias(FIELDS),
-        pl.lit(None, dtype=pl.String).alias(PROBLEM),
-        pl.lit(False).alias(STRAY),
-    )
 
 
 def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame | None:

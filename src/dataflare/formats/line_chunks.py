@@ -12,11 +12,8 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 
-import polars as pl
-
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
-from dataflare.formats.layout import line_ends
 from dataflare.formats.records import cut, regular_rows
 
 FIRST_BYTES = 256 << 10
@@ -139,21 +136,3 @@ class TextChunk:
     def rows(self) -> int | None:
         """How many records there are, if all are sound as far as delimiters tell."""
         return self._count()
-
-    @cached_property
-    def record_ends(self) -> pl.Series | None:
-        """The line ends, if each line is a sound record."""
-        lines = len(self._line_ends) + (not self.data.endswith(b"\n"))
-        return self._line_ends if self.rows == lines else None
-
-    def line(self, place: int) -> int:
-        """The line in which the byte `place` stands; the first is 0."""
-        return bisect.bisect_left(self._places, place)
-
-    @cached_property
-    def _line_ends(self) -> pl.Series:
-        return line_ends(self.data)
-
-    @cached_property
-    def _places(self) -> list[int]:
-        return self._line_ends.to_list()

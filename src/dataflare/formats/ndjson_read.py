@@ -44,40 +44,39 @@ class NdjsonPlan:
         made = {name: expr for name, expr in pairs if expr is not None}
         return frame.with_columns(**made).select(self.output)
 
-    def starts(self, data: bytes, ends: pl.Series | None = None) -> list[int]:
-        """Where in the chunk each row begins."""
-        return [start for start, _ in _lines(data)]
+    def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
+        """The line of the chunk in which each row stands; the first is 0."""
+        return [number for number, _ in _lines(data)]
 
     def salvage(
-        self, data: bytes, place_at: Callable[[int], str], ends: pl.Series | None = None
+        self, data: bytes, place_of: Callable[[int], str], count: int | None = None
     ) -> Sorted:
         """The patient way, line by line: every row that can be read, every bad one named.
 
-        place_at: what a place in the chunk is called.
+        place_of: what a line of the chunk is called.
         """
         lines = _lines(data)
         bad: dict[int, tuple[str, str]] = {}
         rows: dict[int, Any] = {}
-        for number, (_, line) in enumerate(lines):
-            problem, rows[number] = self._problem(line)
+        for row, (_, text) in enumerate(lines):
+            problem, rows[row] = self._problem(text)
             if problem is not None:
-                bad[number] = problem
-                del rows[number]
+                bad[row] = problem
+                del rows[row]
         bad |= self._misfits(rows)
-        kept = [number for number in rows if number not in bad]
+        kept = [row for row in rows if row not in bad]
         good, kept = self._sort_out(lines, kept, bad)
         return Sorted(
             good=good,
             good_rows=pl.Series("row", kept, dtype=pl.Int64),
             bad=[
                 Misread(
-                    number,
-                    code,
-                    message,
-                    lines[number][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
-                    place_at(lines[number][0]),
+                    row,
+                    *bad[row],
+                    lines[row][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
+                    place_of(lines[row][0]),
                 )
-                for number, (code, message) in sorted(bad.items())
+                for row in sorted(bad)
             ],
         )
 
@@ -133,14 +132,8 @@ class NdjsonPlan:
 
 
 def _lines(data: bytes) -> list[tuple[int, bytes]]:
-    """Each line that is not blank, with where it begins."""
-    found: list[tuple[int, bytes]] = []
-    place = 0
-    for line in data.split(b"\n"):
-        if line.strip():
-            found.append((place, line))
-        place += len(line) + 1
-    return found
+    """Each line that is not blank, with its number; the first is 0."""
+    return [(number, line) for number, line in enumerate(data.split(b"\n")) if line.strip()]
 
 
 def _is_utf8(line: bytes) -> bool:

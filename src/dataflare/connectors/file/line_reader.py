@@ -103,13 +103,13 @@ class LineReader(ChunkReader):
         plan, data = self._plan, chunk.data
         self._lines.pass_over(start, data)
         first_line = cache(lambda: self._lines.at(start))
-        starts = cache(lambda: plan.starts(data, chunk.record_ends))
+        lines = cache(lambda: plan.lines(data, chunk.rows))
 
-        def place_at(place: int) -> str:
-            return f"{self._label} line {first_line() + chunk.line(place)}"
+        def place_of(line: int) -> str:
+            return f"{self._label} line {first_line() + line}"
 
         def salvage() -> Salvaged:
-            found = plan.salvage(data, place_at, chunk.record_ends)
+            found = plan.salvage(data, place_of, chunk.rows)
             return salvaged(found, self._added, self._output)
 
         return Chunk(
@@ -121,7 +121,7 @@ class LineReader(ChunkReader):
             num_bytes=len(data),
             rows=lambda: chunk.rows,
             salvage=salvage,
-            place=lambda row: place_at(starts()[row]),
+            place=lambda row: place_of(lines()[row]),
         )
 
     async def aclose(self) -> None:

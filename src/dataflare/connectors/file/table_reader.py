@@ -135,8 +135,8 @@ class JsonReader(PieceReader):
         data = b"\n".join(self._lines[piece.start : piece.start + piece.rows])
         plan, added, output = self._plan, self._added, self._output
 
-        def place_at(offset: int) -> str:
-            return self._place_of(piece.start + data.count(b"\n", 0, offset))
+        def place_of(line: int) -> str:
+            return self._place_of(piece.start + line)
 
         return Chunk(
             scan=lambda: with_added(plan.scan(data), added, output),
@@ -144,8 +144,8 @@ class JsonReader(PieceReader):
             key=piece.start,
             num_bytes=len(data),
             rows=piece.rows,
-            salvage=lambda: salvaged(plan.salvage(data, place_at), added, output),
-            place=lambda row: self._place_of(piece.start + row),
+            salvage=lambda: salvaged(plan.salvage(data, place_of), added, output),
+            place=place_of,
         )
 
 

@@ -286,7 +286,7 @@ class PageReader(ChunkReader):
             return f"{shown(self._config.url)} page {number + 1} row {rows[row] + 1}"
 
         def salvage() -> Salvaged:
-            found = plan.salvage(lines, lambda offset: place_of(lines.count(b"\n", 0, offset)))
+            found = plan.salvage(lines, place_of)
             bad = [BadRow(b.row, b.code, b.message, b.raw, b.place) for b in found.bad]
             return Salvaged(found.good, found.good_rows, bad)
 
