@@ -130,7 +130,7 @@ class Task(ABC):
         for letter in failed:
             by_edge.setdefault(self._letter_edges[letter.step], []).append(letter)
         for edge, group in by_edge.items():
-            await self.send(edge, self._letters(group))
+            await self.send(edge, await self.pool.run(len(group), self._letters, group))
 
     async def send(self, edge: int, frame: pl.DataFrame) -> None:
         output = self.outputs[edge]

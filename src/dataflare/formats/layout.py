@@ -40,20 +40,24 @@ class Lines:
         """As `Layout.joined`."""
         if kept.all():
             return self._data
-        lines = self._lines.filter(kept)
-        return b"".join(line.encode() + b"\n" for line in lines)
+        return b"\n".join(self.texts(kept.arg_true())) + b"\n"
 
-    def texts(self, rows: Sequence[int]) -> list[bytes]:
+    def texts(self, rows: Sequence[int] | pl.Series) -> list[bytes]:
         """As `Layout.texts`."""
-        return [line.encode() for line in self._lines.gather(list(rows))]
+        index = pl.Series(rows, dtype=pl.Int64)
+        starts, ends = self._starts.gather(index), self._starts.gather(index + 1)
+        return [self._data[a:b].rstrip(b"\r\n") for a, b in zip(starts, ends, strict=True)]
 
     def lines(self, rows: Sequence[int]) -> Sequence[int]:
         """As `Layout.lines`."""
         return rows
 
     @cached_property
-    def _lines(self) -> pl.Series:
-        return pl.read_lines(self._data).to_series()
+    def _starts(self) -> pl.Series:
+        """Where each line begins, and where the last one ends."""
+        ends = line_ends(self._data).cast(pl.Int64) + 1
+        last = [] if self._data.endswith(b"\n") else [len(self._data)]
+        return pl.concat([pl.Series([0]), ends, pl.Series(last, dtype=pl.Int64)])
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,17 @@ class Layout:
 
     @cached_property
     def _line_ends(self) -> list[int]:
-        code = pl.Series([self.data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
-        return (code == _NEWLINE).arg_true().to_list()
+        return line_ends(self.data).to_list()
 
     def _has_no_gaps(self) -> bool:
         records = self.records
         return int((records[END] - records[START]).sum()) == len(self.data)
+
+
+def line_ends(data: bytes) -> pl.Series:
+    """Where the newlines stand."""
+    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+    return (code == _NEWLINE).arg_true()
 
 
 def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Layout:
