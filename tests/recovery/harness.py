@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -51,6 +52,8 @@ transformations:
 destinations:
   single: {{type: file, inputs: [priced], config: {{path: out/single.parquet}}}}
   lines: {{type: file, inputs: [priced], config: {{path: out/lines.csv}}}}
+  objects: {{type: file, inputs: [priced], config: {{path: out/objects.json.gz}}}}
+  batches: {{type: file, inputs: [priced], config: {{path: out/batches.arrow, row_group_rows: 700}}}}
   parts: {{type: file, inputs: [priced], config: {{path: out/parts, partition_by: [status]}}}}
   lite: {{type: sqlite, inputs: [priced], config: {{path: out/lite.db, table: orders}}}}
   latest:
@@ -61,7 +64,18 @@ destinations:
   sums: {{type: duckdb, inputs: [totals], config: {{path: out/duck.db, table: totals}}}}
   tallies: {{type: file, inputs: [seen], config: {{path: out/tallies.parquet}}}}
 """
-DESTINATIONS = ("single", "lines", "parts", "lite", "latest", "duck", "sums", "tallies")
+DESTINATIONS = (
+    "single",
+    "lines",
+    "objects",
+    "batches",
+    "parts",
+    "lite",
+    "latest",
+    "duck",
+    "sums",
+    "tallies",
+)
 TALLY = Path(__file__).parent / "tally.py"
 
 
@@ -127,6 +141,8 @@ class Sandbox:
         found = {
             "single": pl.read_parquet(out / "single.parquet"),
             "lines": pl.read_csv(out / "lines.csv"),
+            "objects": pl.read_json(gzip.decompress((out / "objects.json.gz").read_bytes())),
+            "batches": pl.read_ipc(out / "batches.arrow"),
             "parts": parts.select("id", "customer", "gross", pl.col("status").cast(pl.String)),
             "lite": orders,
             "latest": latest,

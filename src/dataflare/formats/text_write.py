@@ -1,7 +1,7 @@
-"""Rows to CSV and NDJSON text, columnar.
+"""Rows to CSV, NDJSON and JSON text, columnar.
 
 Always true: timestamps become RFC 3339 (those without zone, the same without offset), decimals text,
-binary base64; NaN and NULL are null, and so is infinity in NDJSON, which has no word for it. In CSV
+binary base64; NaN and NULL are null, and so is infinity in JSON, which has no word for it. In CSV
 an empty cell is NULL, `""` is the empty string, and lists and structs are JSON text.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import ClassVar
 
 import polars as pl
 
@@ -24,6 +25,8 @@ class CsvText:
 
     delimiter: str = ","
     null: str = ""
+    between: ClassVar[bytes] = b""
+    end: ClassVar[bytes] = b""
 
     def header(self, schema: Schema) -> bytes:
         return self._write(pl.DataFrame(schema=dict.fromkeys(schema.names, pl.String)), True)
@@ -43,6 +46,8 @@ class CsvText:
 class NdjsonText:
     """One JSON object a line."""
 
+    between = end = b""
+
     def header(self, schema: Schema) -> bytes:
         return b""
 
@@ -51,6 +56,19 @@ class NdjsonText:
         schema = Schema.from_polars(frame.schema)
         frame.select(plain(pl.col(f.name), f.type).alias(f.name) for f in schema).write_ndjson(out)
         return out.getvalue()
+
+
+class JsonText:
+    """One array of objects, each on a line of its own."""
+
+    between, end = b",\n", b"\n]\n"
+
+    def header(self, schema: Schema) -> bytes:
+        return b"[\n"
+
+    def rows(self, frame: pl.DataFrame) -> bytes:
+        # Inside a text a line feed is written \\n: each one here ends a row.
+        return NdjsonText().rows(frame)[:-1].replace(b"\n", self.between)
 
 
 def _as_cells(name: str, type_: DataType) -> pl.Expr:
@@ -113,4 +131,5 @@ def _stamp_format(type_: DataType) -> str:
     return _SECONDS + ("Z" if type_.timezone == "UTC" else "%:z")
 
 
-TextFormat = CsvText | NdjsonText
+TextFormat = CsvText | NdjsonText | JsonText
+"""between: what stands before rows that follow others; end: what closes a whole file."""

@@ -26,6 +26,9 @@ CONFIGS = {
     "parquet": {"path": "o.parquet", "row_group_rows": 300},
     "ndjson": {"path": "o.ndjson"},
     "gzip": {"path": "o.ndjson.gz"},
+    "json": {"path": "o.json"},
+    "json_zstd": {"path": "o.json.zst"},
+    "arrow": {"path": "o.arrow", "row_group_rows": 300},
     "append": {"path": "o.ndjson", "mode": "append"},
     "parts": {"path": "parts", "rows_per_part": 300},
     "replace": {"path": "parts", "mode": "overwrite", "rows_per_part": 300},
@@ -220,10 +223,10 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["parquet", "ndjson", "parts", "replace"])
+@pytest.mark.parametrize("name", ["parquet", "ndjson", "json", "arrow", "parts", "replace"])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_for_real(tmp_path, name, point):
-    single = name in ("parquet", "ndjson")
+    single = name in ("parquet", "ndjson", "json", "arrow")
     if point == "file.commit.between_parts" and single:
         pytest.skip("one file has no parts")
     at_the_end = point.startswith("file.commit") and name != "parts"

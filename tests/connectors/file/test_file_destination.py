@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
+import json
 import os
 import threading
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
 import pytest
 import zstandard
@@ -28,7 +30,21 @@ SCHEMA = Schema.from_polars(FRAME.schema)
 EPOCHS = (FRAME[:300], FRAME[300:900], FRAME[900:])
 
 
-@pytest.mark.parametrize("name", ["o.parquet", "o.csv", "o.ndjson", "o.csv.gz", "o.ndjson.zst"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "o.parquet",
+        "o.csv",
+        "o.ndjson",
+        "o.json",
+        "o.arrow",
+        "o.feather",
+        "o.csv.gz",
+        "o.ndjson.zst",
+        "o.json.gz",
+        "o.json.zst",
+    ],
+)
 def test_one_file_appears_at_the_end_and_nothing_else(tmp_path, name):
     async def work() -> None:
         run = await start(name, tmp_path, SCHEMA)
@@ -78,11 +94,13 @@ def test_staged_names_are_hidden_and_end_in_no_data_extension(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["o.parquet", "o.csv", "o.ndjson"])
+@pytest.mark.parametrize("name", ["o.parquet", "o.arrow", "o.csv", "o.ndjson", "o.json"])
 def test_no_rows_make_a_file_with_its_schema(tmp_path, name):
     write(name, tmp_path, FRAME.head(0))
     if name == "o.ndjson":
         assert (tmp_path / name).read_bytes() == b""
+    elif name == "o.json":
+        assert json.loads((tmp_path / name).read_bytes()) == []
     else:
         got = read(name, tmp_path).frame
         assert got.columns == FRAME.columns
@@ -140,6 +158,9 @@ def read_names(folder) -> list[str]:
         ({"path": "parts", "format": "csv", "compression": "gzip"}, ".csv.gz"),
         ({"path": "parts/", "format": "ndjson", "compression": "zstd"}, ".ndjson.zst"),
         ({"path": "with.dot/", "format": "csv"}, ".csv"),
+        ({"path": "parts", "format": "json"}, ".json"),
+        ({"path": "parts", "format": "json", "compression": "zstd"}, ".json.zst"),
+        ({"path": "parts", "format": "arrow", "compression": "lz4"}, ".arrow"),
     ],
 )
 def test_parts_of_text(tmp_path, config, extension):
@@ -157,6 +178,29 @@ def test_parts_end_when_they_are_large(tmp_path):
     write({**config, "rows_per_part": 100}, tmp_path, FRAME)
     assert len(names(tmp_path / "bytes")) == 10
     assert read("rows", tmp_path).frame.equals(read("bytes", tmp_path).frame)
+
+
+@pytest.mark.parametrize("format_", ["json", "arrow"])
+def test_partitions_of_json_and_arrow(tmp_path, format_):
+    write({"path": "hive", "format": format_, "partition_by": ["name"]}, tmp_path, FRAME[:4])
+    assert sorted(n.rpartition("/")[0] for n in names(tmp_path / "hive")) == [
+        "name=__HIVE_DEFAULT_PARTITION__",
+        *(f"name=n{n}" for n in (1, 2, 3)),
+    ]
+    assert read("hive", tmp_path).frame.sort("id").equals(FRAME[:4])
+
+
+def test_a_json_file_is_one_array_with_an_object_a_line(tmp_path):
+    write("o.json", tmp_path, FRAME[:2], FRAME[2:3])
+    text = (tmp_path / "o.json").read_text()
+    assert text == ('[\n{"id":0,"name":null},\n{"id":1,"name":"n1"},\n{"id":2,"name":"n2"}\n]\n')
+
+
+def test_small_batches_are_gathered_into_record_batches(tmp_path):
+    write({"path": "o.arrow", "row_group_rows": 400}, tmp_path, FRAME[:900], FRAME[900:])
+    with pa.ipc.open_file(tmp_path / "o.arrow") as file:
+        assert file.num_record_batches == 4
+        assert [file.get_batch(n).num_rows for n in range(4)] == [400, 400, 100, 100]
 
 
 def test_partitions_are_folders_that_others_read(tmp_path):
@@ -294,10 +338,18 @@ def refused(config, base, schema=SCHEMA) -> DataFlareError:
         ({"path": "o.csv", "key": ["id"]}, "'key' is not for files"),
         ({"path": "o.xyz"}, "the name 'o.xyz' does not say a format that can be written"),
         ({"path": "o.xlsx"}, "the name 'o.xlsx' does not say a format that can be written"),
-        ({"path": "o.parquet", "mode": "append"}, "a Parquet file cannot be appended to"),
+        ({"path": "o.parquet", "mode": "append"}, "a file of format parquet cannot be appended to"),
+        ({"path": "o.arrow", "mode": "append"}, "a file of format arrow cannot be appended to"),
+        ({"path": "o.json", "mode": "append"}, "a file of format json cannot be appended to"),
+        ({"path": "o.arrow", "compression": "gzip"}, "compression 'gzip' is not for arrow"),
+        ({"path": "o.arrow.gz"}, "an Arrow file is not compressed as a whole"),
+        ({"path": "o.json", "compression": "lz4"}, "compression 'lz4' is for columns, not text"),
         ({"path": "o.csv", "partition_by": ["id"]}, "'partition_by' is for a folder"),
         ({"path": "o.csv", "rows_per_part": 5}, "'rows_per_part' is for a folder"),
-        ({"path": "o.csv", "compression": "snappy"}, "compression 'snappy' is for parquet"),
+        (
+            {"path": "o.csv", "compression": "snappy"},
+            "compression 'snappy' is for columns, not text",
+        ),
         (
             {"path": "p", "partition_by": ["nme"]},
             "'partition_by' names 'nme', which does not reach",
@@ -334,19 +386,20 @@ def test_permission_denied(tmp_path):
     assert refused("locked/o.csv", tmp_path).code == "E0602"
 
 
-def test_a_full_disk_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["o.csv", "o.json", "o.arrow"])
+def test_a_full_disk_says_so(tmp_path, monkeypatch, name):
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async def work() -> None:
-        run = await start("o.csv", tmp_path, SCHEMA)
+        run = await start(name, tmp_path, SCHEMA)
         monkeypatch.setattr(growing.os, "pwrite", full)
         await run.epoch(1, FRAME)
 
     with pytest.raises(SystemError_) as caught:
         asyncio.run(work())
     assert caught.value.code == "E0603"
-    assert str(caught.value) == f"disk full while writing {tmp_path}/o.csv"
+    assert str(caught.value) == f"disk full while writing {tmp_path}/{name}"
 
 
 def test_an_encode_that_fails_is_told_by_the_next_call(tmp_path, monkeypatch):

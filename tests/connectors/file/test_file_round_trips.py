@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from file_kit import read, write
 from hypothesis import given, settings
@@ -70,10 +71,23 @@ def test_parquet(tmp_path_factory, frame):
 
 
 @settings(max_examples=60)
-@given(frame=frames(), compressed=st.sampled_from(["", ".gz", ".zst"]))
-def test_ndjson(tmp_path_factory, frame, compressed):
+@given(frame=frames(), compression=st.sampled_from(["none", "lz4", "zstd"]))
+def test_arrow(tmp_path_factory, frame, compression):
     folder = tmp_path_factory.mktemp("trip")
-    name = f"o.ndjson{compressed}"
+    put(folder, {"path": "o.arrow", "compression": compression}, frame)
+    assert read("o.arrow", folder).frame.equals(frame)
+    assert pl.DataFrame(pa.ipc.open_file(folder / "o.arrow").read_all()).equals(frame)
+
+
+@settings(max_examples=60)
+@given(
+    frame=frames(),
+    kind=st.sampled_from(["ndjson", "json"]),
+    compressed=st.sampled_from(["", ".gz", ".zst"]),
+)
+def test_json_text(tmp_path_factory, frame, kind, compressed):
+    folder = tmp_path_factory.mktemp("trip")
+    name = f"o.{kind}{compressed}"
     put(folder, name, frame)
     found = read(name, folder, contract=contract(frame))
     assert found.bad == []
@@ -113,7 +127,7 @@ def test_partition_folders(tmp_path_factory, values):
     assert got.equals(frame)
 
 
-@pytest.mark.parametrize("name", ["o.csv", "o.ndjson"])
+@pytest.mark.parametrize("name", ["o.csv", "o.ndjson", "o.json"])
 def test_types_are_found_again_without_a_contract(tmp_path, name):
     frame = pl.DataFrame(
         {
@@ -135,7 +149,7 @@ def test_types_are_found_again_without_a_contract(tmp_path, name):
     assert read(name, tmp_path).frame.equals(frame)
 
 
-@pytest.mark.parametrize("name", ["o.csv", "o.ndjson"])
+@pytest.mark.parametrize("name", ["o.csv", "o.ndjson", "o.json"])
 def test_what_text_has_no_word_for(tmp_path, name):
     """NaN becomes NULL; infinity stays in CSV and becomes NULL in NDJSON; decimals are text."""
     frame = pl.DataFrame(

@@ -13,7 +13,12 @@ from dataflare.connectors.file.destination_config import FileDestinationConfig, 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.folder import FolderCommitter, FolderWriter, PartsFolder
-from dataflare.connectors.file.growing import GrowingFile, GrowingParquet, GrowingText
+from dataflare.connectors.file.growing import (
+    GrowingArrow,
+    GrowingFile,
+    GrowingParquet,
+    GrowingText,
+)
 from dataflare.connectors.file.single_file import (
     SingleFileCommitter,
     SingleFileWriter,
@@ -21,8 +26,9 @@ from dataflare.connectors.file.single_file import (
     copy_to_stage,
 )
 from dataflare.errors import ConfigError, SystemError_, did_you_mean
+from dataflare.formats.arrow_write import ArrowEncoder
 from dataflare.formats.parquet_write import ParquetEncoder
-from dataflare.formats.text_write import CsvText, NdjsonText
+from dataflare.formats.text_write import CsvText, JsonText, NdjsonText, TextFormat
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
@@ -40,11 +46,11 @@ _TEXT_ROWS = 64_000
 
 
 class FileDestination(DestinationConnector):
-    """Parquet, CSV or NDJSON: one file, or a folder of parts."""
+    """Parquet, Arrow, CSV, NDJSON or JSON: one file, or a folder of parts."""
 
     type = "file"
     Config = FileDestinationConfig
-    summary = "Writes files: Parquet, CSV, NDJSON; one file, or a folder of parts."
+    summary = "Writes files: Parquet, Arrow, CSV, NDJSON, JSON; one file, or a folder of parts."
     example = """\
 archive:
   type: file
@@ -138,7 +144,7 @@ archive:
 
     def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         target = self.target
-        rows_max = self.config.row_group_rows if target.format == "parquet" else _TEXT_ROWS
+        rows_max = _TEXT_ROWS if target.is_text else self.config.row_group_rows
         with file_errors(target.path, "writing"):
             if not target.is_folder:
                 target.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +185,20 @@ archive:
                 sidecar_length=data.get("sidecar_length", 0),
                 rows=rows,
             )
-        header = config.header
+        if target.format == "arrow":
+            encoder = ArrowEncoder(target.compression)
+            return GrowingArrow(path, encoder, schema, length=length, rows=rows)
+        header = config.header or target.format == "json"
         appends = not target.is_folder and target.mode == "append" and _has_content(target.path)
         if appends and not length:
             length = copy_to_stage(target.path, path, text=target.compression == "none")
             header = False
-        csv = CsvText(config.delimiter, config.null_value)
-        format_ = csv if target.format == "csv" else NdjsonText()
+        formats: dict[str, TextFormat] = {
+            "csv": CsvText(config.delimiter, config.null_value),
+            "ndjson": NdjsonText(),
+            "json": JsonText(),
+        }
+        format_ = formats[target.format]
         return GrowingText(
             path, format_, schema, target.compression, header=header, length=length, rows=rows
         )

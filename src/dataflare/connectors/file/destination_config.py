@@ -13,7 +13,19 @@ from dataflare.errors import ConfigError
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.sdk.context import ConnectorContext
 
-_EXTENSIONS = {"csv": ".csv", "ndjson": ".ndjson", "parquet": ".parquet"}
+_EXTENSIONS = {
+    "csv": ".csv",
+    "ndjson": ".ndjson",
+    "json": ".json",
+    "parquet": ".parquet",
+    "arrow": ".arrow",
+}
+_TEXTS = ("csv", "ndjson", "json")
+_INSIDE = {
+    "parquet": ("zstd", ("none", "gzip", "zstd", "snappy", "lz4")),
+    "arrow": ("none", ("none", "lz4", "zstd")),
+}
+"""What these formats compress their columns with: what auto means, and what there is."""
 _PACKED = {"gzip": ".gz", "zstd": ".zst"}
 
 
@@ -25,13 +37,13 @@ class FileDestinationConfig(BaseModel):
     path: str = Field(
         min_length=1, description="A name with an extension is one file, else a folder of parts."
     )
-    format: Literal["auto", "csv", "ndjson", "parquet"] = Field(
+    format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow"] = Field(
         "auto", description="What to write; auto goes by the name, and is parquet for a folder."
     )
     compression: Literal["auto", "none", "gzip", "zstd", "snappy", "lz4"] = Field(
         "auto",
-        description="auto: zstd for parquet; text by its name (.gz, .zst), else none. "
-        "snappy and lz4 are for parquet.",
+        description="auto: zstd for parquet, none for arrow; text by its name (.gz, .zst), else none. "
+        "Parquet has all of these, Arrow zstd and lz4, text gzip and zstd.",
     )
     mode: Literal["append", "overwrite", "upsert", "mirror"] | None = Field(
         None, description="append or overwrite; one file is overwritten, a folder appended to."
@@ -45,7 +57,9 @@ class FileDestinationConfig(BaseModel):
     header: bool = Field(True, description="CSV: whether the first line names the columns.")
     null_value: str = Field("", description="CSV: the text of NULL.")
     row_group_rows: int = Field(
-        250_000, ge=1, description="Parquet: how many rows a row group has, at most."
+        250_000,
+        ge=1,
+        description="Parquet, Arrow: how many rows a row group or record batch has, at most.",
     )
     rows_per_part: int | None = Field(
         None, ge=1, description="For a folder: begin a new part after about so many rows."
@@ -73,8 +87,12 @@ class Target:
     mode: str
 
     @property
+    def is_text(self) -> bool:
+        return self.format in _TEXTS
+
+    @property
     def extension(self) -> str:
-        packed = "" if self.format == "parquet" else _PACKED.get(self.compression, "")
+        packed = _PACKED.get(self.compression, "") if self.is_text else ""
         return _EXTENSIONS[self.format] + packed
 
 
@@ -98,7 +116,7 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
         if named not in _EXTENSIONS:
             raise refuse(
                 f"the name '{path.name}' does not say a format that can be written",
-                "end it in .parquet, .csv or .ndjson, or set 'format'",
+                "end it in .parquet, .arrow, .csv, .ndjson or .json, or set 'format'",
             )
         format_ = named
     assert format_ is not None
@@ -110,21 +128,33 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
                     f"'{option}' is for a folder, and '{config.path}' is one file",
                     "take the extension off the path to write a folder of parts",
                 )
-        if mode == "append" and format_ == "parquet":
+        if mode == "append" and format_ not in ("csv", "ndjson"):
             raise refuse(
-                "a Parquet file cannot be appended to",
-                "take the extension off the path to append parts to a folder",
+                f"a file of format {format_} cannot be appended to",
+                "take the extension off the path to append parts to a folder"
+                + (", or write ndjson" if format_ == "json" else ""),
             )
     return Target(path, is_folder, format_, _compression(config, path, format_, refuse), mode)
 
 
 def _compression(config: FileDestinationConfig, path: Path, format_: str, refuse: object) -> str:
     assert callable(refuse)
-    chosen = config.compression
-    if format_ == "parquet":
-        return "zstd" if chosen == "auto" else "uncompressed" if chosen == "none" else chosen
-    if chosen in ("snappy", "lz4"):
-        raise refuse(f"compression '{chosen}' is for parquet", "use gzip or zstd")
+    chosen: str = config.compression
+    named = split_extension(path)[1] if path.suffix else NONE
+    if format_ in _TEXTS:
+        if chosen in ("snappy", "lz4"):
+            raise refuse(f"compression '{chosen}' is for columns, not text", "use gzip or zstd")
+        return named if chosen == "auto" else chosen
+    default, known = _INSIDE[format_]
     if chosen == "auto":
-        return split_extension(path)[1] if path.suffix else NONE
-    return chosen
+        chosen = default
+    if chosen not in known:
+        raise refuse(
+            f"compression '{chosen}' is not for {format_}", f"use one of: {', '.join(known)}"
+        )
+    if format_ == "arrow" and named != NONE:
+        raise refuse(
+            "an Arrow file is not compressed as a whole",
+            f"name it {path.stem}, and set 'compression' to zstd or lz4",
+        )
+    return "uncompressed" if chosen == "none" else chosen

@@ -14,6 +14,7 @@ from typing import Protocol
 import polars as pl
 
 from dataflare.errors import CheckpointError
+from dataflare.formats.arrow_write import ArrowEncoder
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import Compressor
 from dataflare.formats.parquet_footer import MAGIC
@@ -73,6 +74,9 @@ class _Appended:
             self.length += written
             view = view[written:]
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def sync(self) -> None:
         os.fsync(self._file.fileno())
 
@@ -81,7 +85,7 @@ class _Appended:
 
 
 class GrowingText:
-    """CSV or NDJSON. A gzip or zstd member ends with each epoch."""
+    """CSV, NDJSON or JSON. A gzip or zstd member ends with each epoch."""
 
     def __init__(
         self,
@@ -105,14 +109,51 @@ class GrowingText:
         return self._file.length
 
     def add(self, frame: pl.DataFrame) -> None:
-        self._file.append(self._compressor.write(self._format.rows(frame)))
+        if not frame.height:
+            return
+        between = self._format.between if self.rows else b""
+        self._file.append(self._compressor.write(between + self._format.rows(frame)))
         self.rows += frame.height
 
     def end_epoch(self) -> None:
         self._file.append(self._compressor.end_member())
 
     def finish(self) -> None:
+        self._file.append(self._compressor.write(self._format.end))
         self.end_epoch()
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class GrowingArrow:
+    """Arrow IPC. Its messages tell their lengths, so the file is its own list of batches."""
+
+    def __init__(
+        self, path: Path, encoder: ArrowEncoder, schema: Schema, *, length: int = 0, rows: int = 0
+    ) -> None:
+        self.path, self.rows = path, rows
+        self._encoder, self._empty = encoder, pl.DataFrame(schema=schema.to_polars())
+        self._file = _Appended(path, length)
+        if not length:
+            self._file.append(encoder.start(self._empty))
+
+    @property
+    def length(self) -> int:
+        return self._file.length
+
+    def add(self, frame: pl.DataFrame) -> None:
+        self._file.append(self._encoder.encode(frame))
+        self.rows += frame.height
+
+    def end_epoch(self) -> None:
+        """Each batch is complete as it is."""
+
+    def finish(self) -> None:
+        self._file.append(self._encoder.end(self._empty, self._file.fileno(), self.length))
 
     def sync(self) -> None:
         self._file.sync()

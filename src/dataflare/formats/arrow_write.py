@@ -1,0 +1,105 @@
+"""Rows to Arrow's IPC file format, piece by piece: each piece is a message of a file that grows.
+
+A file is the magic, a stream of messages (the schema, then record batches), and a footer that says
+where the batches stand. Messages tell their own length, so the footer is made from the file itself
+at the end, and what has been written can be cut back to the end of any message before.
+
+Always true: `encode` keeps nothing; any Arrow reader knows the types (no string views).
+Field numbers are those of Message.fbs and File.fbs (Arrow columnar format 1.5).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from dataflare.model.batch import private
+
+MAGIC = b"ARROW1"
+_START = MAGIC + b"\0\0"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+_FRAME = struct.Struct("<II")
+_BLOCK = struct.Struct("<qiiq")
+_BODY_LENGTH, _RECORD_BATCHES = 3, 3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowEncoder:
+    """compression of the columns inside: uncompressed, lz4 or zstd."""
+
+    compression: str = "uncompressed"
+
+    def start(self, empty: pl.DataFrame) -> bytes:
+        """What a file of such rows begins with."""
+        stream, after_schema = self._stream(empty.clear())
+        return _START + stream[:after_schema]
+
+    def encode(self, frame: pl.DataFrame) -> memoryview:
+        """The rows as one record batch; nothing for no rows."""
+        if not frame.height:
+            return memoryview(b"")
+        stream, after_schema = self._stream(frame.rechunk())
+        return memoryview(stream)[after_schema : -len(_END_OF_STREAM)]
+
+    def end(self, empty: pl.DataFrame, fd: int, length: int) -> bytes:
+        """What closes a file of such rows, of which the first `length` bytes are written."""
+        out = io.BytesIO()
+        private(empty.clear()).write_ipc(out, **self._options())
+        whole = out.getvalue()
+        size = struct.unpack("<i", whole[-10:-6])[0]
+        footer = _with_batches(whole[-10 - size : -10], _batches(fd, length))
+        return _END_OF_STREAM + footer + struct.pack("<i", len(footer)) + MAGIC
+
+    def _stream(self, frame: pl.DataFrame) -> tuple[bytes, int]:
+        """The rows as a stream, and the place after its first message, the schema."""
+        out = io.BytesIO()
+        private(frame).write_ipc_stream(out, **self._options())
+        stream = out.getvalue()
+        return stream, _FRAME.size + _FRAME.unpack_from(stream)[1]
+
+    def _options(self) -> dict[str, Any]:
+        return {"compression": self.compression, "compat_level": pl.CompatLevel.oldest()}
+
+
+def _batches(fd: int, length: int) -> bytes:
+    """The blocks of a footer: offset, bytes of metadata and bytes of body of each record batch."""
+    blocks = bytearray()
+    place = len(_START)
+    while place < length:
+        size = _FRAME.unpack(os.pread(fd, _FRAME.size, place))[1]
+        metadata = os.pread(fd, size, place + _FRAME.size)
+        field = _field(metadata, _BODY_LENGTH)
+        body = struct.unpack_from("<q", metadata, field)[0] if field is not None else 0
+        if place > len(_START):
+            blocks += _BLOCK.pack(place, _FRAME.size + size, 0, body)
+        place += _FRAME.size + size + body
+    if place != length:
+        raise ValueError("a message of an Arrow file goes beyond the file's end")
+    return bytes(blocks)
+
+
+def _field(table: bytes, number: int) -> int | None:
+    """Where a flatbuffer's root table has a field; None where it is left out."""
+    root = struct.unpack_from("<I", table)[0]
+    fields = root - struct.unpack_from("<i", table, root)[0]
+    slot = 4 + 2 * number
+    if slot >= struct.unpack_from("<H", table, fields)[0]:
+        return None
+    offset = struct.unpack_from("<H", table, fields + slot)[0]
+    return root + offset if offset else None
+
+
+def _with_batches(footer: bytes, blocks: bytes) -> bytes:
+    """The footer with these blocks: a vector of them is added, and the field made to point at it."""
+    field = _field(footer, _RECORD_BATCHES)
+    if field is None:
+        raise ValueError("an Arrow footer without a list of record batches")
+    out = bytearray(footer)
+    out += bytes((4 - len(out)) % 8)
+    struct.pack_into("<I", out, field, len(out) - field)
+    return bytes(out + struct.pack("<I", len(blocks) // _BLOCK.size) + blocks)
