@@ -39,9 +39,11 @@ def make_splits(db: Connection, relation: Relation, sharding: Sharding | None) -
     if sharding.by == "hash":
         return _hashed(relation, sharding)
     column = _column(relation, sharding)
+    for settings in relation.values.items():
+        db.execute("select set_config(%s, %s, true)", settings)
     if sharding.boundaries is not None:
         given = [sql_text(value) for value in sharding.boundaries]
-        return _ranges(column, _sorted(db, column, given))
+        return _ranges(column, _sorted(db, relation, column, given))
     if sharding.by == "time":
         return _ranges(column, _spans(db, relation, column, sharding))
     return _ranges(column, _sampled(db, relation, column, sharding.splits or _count(relation)))
@@ -118,11 +120,14 @@ def _hashed(relation: Relation, sharding: Sharding) -> Sequence[Split]:
     return [Split(f"rows-{i}", {"hash": [i, count], "columns": names}) for i in range(count)]
 
 
-def _sorted(db: Connection, column: Column, values: Sequence[str]) -> list[str]:
-    """In the column's own order, each once; the server refuses what is no value of it."""
+def _sorted(db: Connection, relation: Relation, column: Column, values: Sequence[str]) -> list[str]:
+    """In the column's own order, each once; the server refuses what is no value of it.
+
+    The empty half gives the whole the column's collation, by which its rows are compared with these
+    values: in another order parts would overlap."""
     found = db.execute(
-        f"select d.v::text from (select distinct cast(t as {column.pg}) from unnest(%s::text[]) t) d(v) "
-        "order by d.v",
+        f"select d.v::text from (select {quoted(column.name)} as v from {relation.source} where false "
+        f"union select cast(t as {column.pg}) from unnest(%s::text[]) t) d order by d.v",
         (list(values),),
     ).fetchall()
     return [str(value) for (value,) in found if value is not None]
@@ -139,14 +144,12 @@ def _sampled(db: Connection, relation: Relation, column: Column, count: int) -> 
         way = "system" if relation.rows > 50 * _SAMPLE_ROWS else "bernoulli"
         sample = f" tablesample {way} ({percent:.6f}) repeatable (0)"
     fractions = [i / count for i in range(1, count)]
-    for settings in relation.values.items():
-        db.execute("select set_config(%s, %s, true)", settings)
     row = db.execute(
         f"select (percentile_disc(%s::float8[]) within group (order by {name}))::text[] "
         f"from (select {name} from {relation.source}{sample} where {name} is not null) s",
         (fractions,),
     ).fetchone()
-    return _sorted(db, column, row[0]) if row and row[0] else []
+    return _sorted(db, relation, column, row[0]) if row and row[0] else []
 
 
 def _spans(db: Connection, relation: Relation, column: Column, sharding: Sharding) -> list[str]:
@@ -157,8 +160,6 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
             code="E0413",
             help="use by: range, or name a column of dates or timestamps",
         )
-    for settings in relation.values.items():
-        db.execute("select set_config(%s, %s, true)", settings)
     name = quoted(column.name)
     row = db.execute(
         f"select extract(epoch from min({name}))::float8, extract(epoch from max({name}))::float8 "
@@ -172,7 +173,7 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
     found = db.execute(
         "select array_agg(to_timestamp(t)::text) from unnest(%s::float8[]) t", (moments,)
     ).fetchone()
-    return _sorted(db, column, found[0]) if found and found[0] else []
+    return _sorted(db, relation, column, found[0]) if found and found[0] else []
 
 
 def key_order(relation: Relation) -> str:

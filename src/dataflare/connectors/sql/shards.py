@@ -15,37 +15,50 @@ from dataflare.model.progress import Split
 from dataflare.model.types import DataType
 
 SPANS_MAX = 10_000
+_FIRST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def span_starts(
     low: float, high: float, every: float | str | None, count: int, shown: str
 ) -> list[float]:
     """Where the parts behind the first begin, in seconds since 1970, for times from `low` to `high`:
-    `every` so many seconds, `month` or `year` (in UTC); or `count` of one length. Raises E0413."""
+    `every` so many seconds, `month` or `year` (in UTC); or `count` of one length. No part begins
+    before the year 1 or after 9999: what the databases hold beyond is in the first and the last.
+    Raises E0413."""
+    low, high = max(low, _FIRST), min(high, _LAST)
+    if low > high:
+        return []
     if every is None:
         return [low + (high - low) * i / count for i in range(1, count)]
     if isinstance(every, str):
-        return _calendar(low, high, every)
+        step = 12 if every == "year" else 1
+        first, last = (_months(moment) // step for moment in (low, high))
+        _bounded(last - first, shown)
+        return [_month_start(number * step) for number in range(first + 1, last + 1)]
     spans = int(high // every) - int(low // every)
+    _bounded(spans, shown)
+    start = int(low // every) + 1
+    return [(start + i) * every for i in range(spans)]
+
+
+def _bounded(spans: int, shown: str) -> None:
     if spans >= SPANS_MAX:
         raise ConfigError(
             f"'every' would make {spans + 1:,} parts of {shown}",
             code="E0413",
             help=f"choose a longer span: there may be {SPANS_MAX:,}",
         )
-    first = int(low // every) + 1
-    return [(first + i) * every for i in range(spans)]
 
 
-def _calendar(low: float, high: float, every: str) -> list[float]:
-    start, end = datetime.fromtimestamp(low, UTC), datetime.fromtimestamp(high, UTC)
-    step = 12 if every == "year" else 1
-    month = start.year * 12 + (start.month - 1 if step == 1 else 0) + step
-    made = []
-    while month <= end.year * 12 + end.month - 1:
-        made.append(datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp())
-        month += step
-    return made
+def _months(moment: float) -> int:
+    """Months since the year 0."""
+    when = datetime.fromtimestamp(moment, UTC)
+    return when.year * 12 + when.month - 1
+
+
+def _month_start(months: int) -> float:
+    return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC).timestamp()
 
 
 def moment_text(moment: float, type_: DataType) -> str:

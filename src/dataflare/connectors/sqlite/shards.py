@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from sys import float_info
 from typing import Any
 
 from dataflare.connectors.sql.config import FileSharding
@@ -75,8 +77,7 @@ def _ordered(column: Column) -> str:
 def _given(db: Connection, column: Column, boundaries: Sequence[Any]) -> list[Any]:
     number = column.type.is_numeric
     for value in boundaries:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or (number and not fits):
+        if value is None or (number and not _is_number(value)):
             raise ConfigError(
                 f"boundary {value!r} is no value of column '{column.name}', which is {column.type}",
                 code="E0413",
@@ -92,14 +93,26 @@ def _given(db: Connection, column: Column, boundaries: Sequence[Any]) -> list[An
     return found["v"].to_list()
 
 
+def _is_number(value: Any) -> bool:
+    """Whether SQLite has the number, and JSON, by which a checkpoint keeps it."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float) and isfinite(value)
+
+
 def _even(db: Connection, relation: Relation, column: Column, count: int) -> list[Any]:
-    """The values at equal steps of the rows in order; those of a column of numbers, or of text."""
+    """The values at equal steps of the rows in order; those of a column of numbers, or of text.
+    Infinity is in the first part or the last: no part begins with it, for JSON has it not."""
     name = _ordered(column)
     kinds = "'integer', 'real'" if column.type.is_numeric else "'text'"
+    most = repr(float_info.max)
+    finite = f" and {name} between -{most} and {most}" if column.type.is_numeric else ""
     found = db.frame(
         f"select distinct v from (select v, row_number() over (order by v collate binary) - 1 as i, "
         f"count(*) over () as n from (select {name} as v from {relation.source} "
-        f"where typeof({quoted(column.name)}) in ({kinds}))) "
+        f"where typeof({quoted(column.name)}) in ({kinds}){finite})) "
         f"where i > 0 and i * {count} / n > (i - 1) * {count} / n order by v collate binary"
     )
     return found["v"].to_list()
