@@ -197,6 +197,10 @@ class GivesOther(Wrong):
     gives: ClassVar[Any] = pl.DataFrame({"k": ["x"]})
 
 
+class GivesMore(Wrong):
+    gives: ClassVar[Any] = pl.DataFrame({"k": ["x"], "more": [1], "at": [1], "and": [2]})
+
+
 class GivesText(Wrong):
     gives: ClassVar[Any] = pl.DataFrame({"k": ["x"], "at": ["y"]})
 
@@ -235,6 +239,7 @@ class KeyedByNothing(Doubled):
     [
         (GivesNumber, "E0521", "returned a value of the type int"),
         (GivesOther, "E0521", "left out the columns at"),
+        (GivesMore, "E0521", "columns that output_schema does not name: more, and"),
         (GivesText, "E0521", "returned values of another type"),
         (KeepsUnkeyed, "E0416", "the state 'seen' lacks the key k"),
         (KeepsSpread, "E0416", "keys = None"),

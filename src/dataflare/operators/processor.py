@@ -289,10 +289,10 @@ class LiveProcessor(LiveOperator):
             raise error.at(step=operator.step) from error.__cause__
         except Exception as error:
             raise user_code.raised(operator.step, what, error) from error
-        return [
-            user_code.conformed(operator.step, what, f, operator.output, "output_schema")
-            for f in frames
-        ]
+        promised = (operator.output, "output_schema")
+        for frame in frames:
+            user_code.nothing_beside(operator.step, what, frame, *promised)
+        return [user_code.conformed(operator.step, what, f, *promised) for f in frames]
 
     def refused(self) -> Sequence[Refused]:
         taken = list(self.context.refused)

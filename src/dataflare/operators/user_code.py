@@ -79,6 +79,20 @@ def conformed(
         ) from error
 
 
+def nothing_beside(step: str, what: str, frame: pl.DataFrame, output: Schema, promise: str) -> None:
+    """Raises DataError (E0521) for columns that `promise` does not name."""
+    extra = [name for name in frame.columns if name not in output]
+    if not extra:
+        return
+    raise DataError(
+        f"step '{step}': {what} returned columns that {promise} does not name: {', '.join(extra)}",
+        code="E0521",
+        step=step,
+        notes=[f"{promise} names: {', '.join(output.names)}"],
+        help=f"name them in {promise}, or leave them out: frame.select(...)",
+    )
+
+
 def named(value: object) -> str:
     """What a function returned, in words."""
     return "nothing (None)" if value is None else f"a value of the type {type(value).__name__}"

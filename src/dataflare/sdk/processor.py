@@ -63,7 +63,7 @@ class Processor(ABC):
 
     @abstractmethod
     def output_schema(self, inputs: Sequence[Schema]) -> Schema:
-        """The columns that come out. inputs: those that arrive, by port. Raises ConfigError (with
+        """The columns that come out, all and no others. inputs: those that arrive, by port. Raises ConfigError (with
         `column_of`, say) for inputs it cannot work on. No I/O."""
 
     def open(self) -> None:
