@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -139,6 +141,49 @@ def test_the_plugin_on_the_extend_page_runs(tmp_path: Path):
     assert [row["number"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["sender"] == "ada@example.com"
     assert rows[3]["subject"] == "(none)"
+
+
+def test_the_splits_on_the_extend_page_are_planned_read_at_once_and_keep_the_contract(
+    tmp_path: Path,
+):
+    for where, title, text in (*blocks("python"), *blocks("yaml")):
+        if where.startswith("docs/extend.md") and title:
+            (tmp_path / title).write_text(text)
+    flow = (tmp_path / "mail.yaml").read_text().replace("type: mbox,", "type: mbox_by_month,")
+    (tmp_path / "mail.yaml").write_text(flow + "settings: {parallelism: 3}\n")
+    script = (tmp_path / "run_mail.py").read_text()
+    script = script.replace(
+        "import MboxSource", "import MboxSource\nfrom dataflare_months import *"
+    )
+    script = script.replace("register(MboxSource)", "register(MonthlyMboxSource)")
+    (tmp_path / "run_mail.py").write_text(script.replace('["run"', "[sys.argv[1]"))
+    box = mailbox.mbox(tmp_path / "inbox.mbox")
+    for day in range(60):
+        message = mailbox.mboxMessage()
+        sent = datetime(2024, 1, 20, 12, tzinfo=UTC) + timedelta(days=day)
+        message["From"], message["Date"] = "ada@example.com", format_datetime(sent)
+        box.add(message)
+    box.flush()
+    said = {}
+    for command in (
+        ["run_mail.py", "plan"],
+        ["run_mail.py", "run"],
+        ["-m", "pytest", "-q", "test_months.py"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**os.environ, "DATAFLARE_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[command[1]] = done.stdout
+    assert "3 splits by month of sent_at" in said["plan"]
+    import dbm.dumb
+
+    with dbm.dumb.open(str(tmp_path / "kept"), "r") as kept:
+        assert sorted(int(key) for key in kept) == list(range(60))
 
 
 def test_the_step_on_the_extend_page_runs_and_keeps_the_contract(tmp_path: Path):

@@ -17,7 +17,7 @@ from dataflare.testing.lookups import LOOKUP_LAWS, check_lookup
 from dataflare.testing.marks import Checkpoint, Crash, Pause, rows
 from dataflare.testing.processors import PROCESSOR_LAWS, check_processor
 from dataflare.testing.scripted import ScriptedSource
-from dataflare.testing.sources import SOURCE_LAWS, check_source
+from dataflare.testing.sources import SOURCE_LAWS, check_source, read_source
 
 __all__ = [
     "DESTINATION_LAWS",
@@ -40,6 +40,7 @@ __all__ = [
     "destination_of",
     "disk_faults",
     "processor_of",
+    "read_source",
     "rows",
     "source_of",
 ]
