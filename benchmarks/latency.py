@@ -73,8 +73,9 @@ def register_probe() -> None:
 
         async def aclose(self) -> None:
             if self.seen:
-                late = [now_us - at.dt.epoch("us") for now_us, at in self.seen]
-                write_result(Path(os.environ["LATENCY_OUT"]), (pl.concat(late) / 1000).to_list())
+                now_us = pl.concat([pl.repeat(now, len(at), eager=True) for now, at in self.seen])
+                late = now_us - pl.concat([at for _, at in self.seen]).dt.epoch("us")
+                write_result(Path(os.environ["LATENCY_OUT"]), (late / 1000).to_list())
                 self.seen.clear()
 
     class NoConfig(BaseModel):

@@ -21,7 +21,6 @@ from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
 from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
 from dataflare.operators.lookup import Lookup
-from dataflare.operators.primitives import Conform, Derive, Select
 from dataflare.operators.python import PythonCall
 from dataflare.planner.physical import Segment
 from dataflare.state.index import KeyIndex
@@ -171,9 +170,13 @@ class SegmentRunner:
         """Run operators (and a branch's tags) as one query, and take out the rows with faults."""
         if not operators and branch is None and isinstance(given.frame, pl.DataFrame):
             return given.frame, given.rows
-        lowering = Lowering(self.tables if tables is None else tables)
+        frame = given.frame
+        columns = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema()
+        lowering = Lowering(
+            self.tables if tables is None else tables, changelog=KIND_COLUMN in columns
+        )
         fallible = any(op.can_fail for op in operators) or (branch is not None and branch.can_fail)
-        lazy = given.frame.lazy()
+        lazy = frame.lazy()
         if fallible:
             lazy = lazy.with_row_index(ROW_COLUMN)
         for operator in operators:
@@ -217,10 +220,10 @@ def counted(
     counts: list[tuple[str, int | None, int | None]] = []
     front: list[int | None] = [entered]
     for operator in operators:
-        front.append(front[-1] if keeps_rows(operator) else None)
+        front.append(front[-1] if operator.keeps_rows else None)
     back: list[int | None] = [left + sum(failed.values())]
     for operator in reversed(operators):
-        back.append(back[-1] if keeps_rows(operator) else None)
+        back.append(back[-1] if operator.keeps_rows else None)
     known = [b if b is not None else f for f, b in zip(front, reversed(back), strict=True)]
     known[0] = entered if entered is not None else known[0]
     gone = place = 0
@@ -248,13 +251,6 @@ def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None
 def _runs_alone(operator: RowOperator) -> bool:
     """Whether it is no part of a query: a user's function, or a system that must be asked first."""
     return isinstance(operator, PythonCall) or (isinstance(operator, Lookup) and operator.asked)
-
-
-def keeps_rows(operator: RowOperator) -> bool:
-    """Whether as many rows leave as enter (but for faults)."""
-    if isinstance(operator, Lookup):
-        return operator.on_miss != "drop" and operator.on_many != "all"
-    return isinstance(operator, Derive | Select | Conform)
 
 
 def _needs(segment: Segment) -> frozenset[str]:

@@ -56,6 +56,7 @@ class SourceTask(Task):
         self._split: Split | None = None
         self._position: Position | None = None
         self._wake = asyncio.Event()
+        self._waking: asyncio.Future[Any] | None = None
         self._failures = 0
 
     @property
@@ -66,25 +67,32 @@ class SourceTask(Task):
         self._wake.set()
 
     async def run(self) -> None:
-        while (taken := self.queue.take()) is not None:
-            self._split, self._position = taken
-            reader = ReopeningReader(self.connector, *taken, self._retrying, self._hold_s)
-            try:
-                opening = asyncio.ensure_future(reader.gives_chunks())
-                try:
-                    await self._wait_for(opening)
-                finally:
-                    await _abandon([opening], [])
-                if opening.result():
-                    await self._read_chunks(reader)
-                else:
-                    await self._read_batches(reader)
-            finally:
-                await reader.aclose()
-            self._done.append(SplitState(self._split, self._position, done=True))
-            self._split = None
-            await self._cut()
+        try:
+            while (taken := self.queue.take()) is not None:
+                await self._read(*taken)
+        finally:
+            if self._waking is not None:
+                self._waking.cancel()
         await self.finish(self._answer())
+
+    async def _read(self, split: Split, position: Position | None) -> None:
+        self._split, self._position = split, position
+        reader = ReopeningReader(self.connector, split, position, self._retrying, self._hold_s)
+        try:
+            opening = asyncio.ensure_future(reader.gives_chunks())
+            try:
+                await self._wait_for(opening)
+            finally:
+                await _abandon([opening], [])
+            if opening.result():
+                await self._read_chunks(reader)
+            else:
+                await self._read_batches(reader)
+        finally:
+            await reader.aclose()
+        self._done.append(SplitState(self._split, self._position, done=True))
+        self._split = None
+        await self._cut()
 
     def _answer(self) -> Answer:
         open_split = [] if self._split is None else [SplitState(self._split, self._position)]
@@ -106,11 +114,9 @@ class SourceTask(Task):
         """Until one of them is done, cutting whenever asked."""
         while not any(future.done() for future in waiting):
             await self._cut()
-            wake = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait([*waiting, wake], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                wake.cancel()
+            if self._waking is None or self._waking.done():
+                self._waking = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait([*waiting, self._waking], return_when=asyncio.FIRST_COMPLETED)
         await self._cut()
 
     # -- chunks ------------------------------------------------------------------------------------

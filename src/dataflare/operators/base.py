@@ -58,13 +58,19 @@ class Lowering:
     lookup tables by step (rows and their index).
 
     sites: step and text of each place. policies: by the index of a site, what is to happen to its
-    rows, where the step's config says so itself.
+    rows, where the step's config says so itself. changelog: whether rows have a kind.
     """
 
-    def __init__(self, tables: Mapping[str, tuple[pl.DataFrame, KeyIndex]] | None = None) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, tuple[pl.DataFrame, KeyIndex]] | None = None,
+        *,
+        changelog: bool = False,
+    ) -> None:
         self.sites: list[tuple[str, str]] = []
         self.policies: dict[int, str] = {}
         self.tables = tables or {}
+        self.changelog = changelog
 
     def mark(self, frame: pl.LazyFrame, step: str, errors: Sequence[Fault]) -> pl.LazyFrame:
         """Note the first fault of each row. They are evaluated on `frame`."""
@@ -116,6 +122,11 @@ class RowOperator(ABC):
     def changelog(self) -> bool:
         """Whether it is right on a changelog."""
         return True
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether as many rows leave as enter, but for faults."""
+        return False
 
     @abstractmethod
     def output_schema(self, schema: Schema) -> Schema:

@@ -118,6 +118,10 @@ class Lookup(RowOperator):
         return self.on_many != "all" and self.on_miss != "drop"
 
     @property
+    def keeps_rows(self) -> bool:
+        return self.on_miss != "drop" and self.on_many != "all"
+
+    @property
     def table_columns(self) -> tuple[str, ...]:
         """The columns of the table that are needed."""
         return tuple(dict.fromkeys((*self.remote_keys, *(old for _, old in self.added))))

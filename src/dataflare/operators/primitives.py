@@ -30,6 +30,10 @@ class Derive(RowOperator):
     def can_fail(self) -> bool:
         return any(typed.can_fail for _, typed in self.columns)
 
+    @property
+    def keeps_rows(self) -> bool:
+        return True
+
     def output_schema(self, schema: Schema) -> Schema:
         made = {name: typed.type for name, typed in self.columns}
         kept = [Field(f.name, made.get(f.name, f.type)) for f in schema]
@@ -102,7 +106,7 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
     """
     import polars as pl
 
-    if KIND_COLUMN not in frame.collect_schema().names():
+    if not lowering.changelog:
         return frame.filter(lowering.keep(condition))
     frame = frame.with_columns(lowering.sound(condition).fill_null(False).alias("__dataflare_pass"))
     kind, passes = pl.col(KIND_COLUMN), pl.col("__dataflare_pass")
@@ -129,6 +133,10 @@ class Select(RowOperator):
     @property
     def reads(self) -> frozenset[str]:
         return frozenset(old for _, old in self.columns)
+
+    @property
+    def keeps_rows(self) -> bool:
+        return True
 
     def output_schema(self, schema: Schema) -> Schema:
         return Schema(tuple(Field(new, schema[old]) for new, old in self.columns))
@@ -166,6 +174,10 @@ class Conform(RowOperator):
     def reads(self) -> frozenset[str]:
         return frozenset(self.source.names)
 
+    @property
+    def keeps_rows(self) -> bool:
+        return True
+
     def output_schema(self, schema: Schema) -> Schema:
         return self.target
 
@@ -182,6 +194,7 @@ class Conform(RowOperator):
             else:
                 made.append(pl.col(column.name))
         if self.inserts:
+            lowering.changelog = True
             made.append(pl.lit(RowKind.INSERT, pl.UInt8).alias(KIND_COLUMN))
         return frame.select(made + [pl.col(name) for name in travelling(frame)])
 

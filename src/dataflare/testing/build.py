@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.base import (
@@ -67,7 +68,8 @@ class ProcessorUnderTest:
             raise ValueError(f"the step has {max(1, len(self.ports))} inputs, not {len(frames)}")
         shaped = []
         for port, frame in enumerate(frames):
-            lowering, lazy = Lowering(), frame.lazy()
+            lowering = Lowering(changelog=KIND_COLUMN in frame.columns)
+            lazy = frame.lazy()
             for operator in [*self.before, *self.ports[port : port + 1]]:
                 lazy = operator.lower(lazy, lowering)
             shaped.append(lazy.collect())
