@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 from harness import Sandbox
 
-KILLS = 12
+KILLS = 8
 SEED = 7_043
 ROWS = 6_000
 PLACES = [
