@@ -66,7 +66,7 @@ class Lab:
             changes["parallelism"] = parallelism
         model = _with_settings(model, changes)
         with ExitStack() as stack:
-            stack.enter_context(_observed(_scripts_of(model)))
+            stack.enter_context(observed(_scripts_of(model)))
             if self.store_faults:
                 faulty = partial(FlakyStore, faults=self.store_faults)
                 jobs = sys.modules[run.__module__]
@@ -134,7 +134,7 @@ def _scripts_of(model: Workflow) -> dict[str, ScriptedSource]:
 
 
 @contextmanager
-def _observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
+def observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
     """Tell scripts what was committed. The engine has no ear for it, so its commit is listened to."""
     if not scripts:
         yield

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import psycopg
 
+from dataflare.engine.committing import RetriedCommitter
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
+from dataflare.resilience.policy import RetryPolicy
+from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.destination import Committable, Committer, Epoch, RefusedRow, Writer
@@ -136,12 +139,16 @@ async def chunks(source: Any) -> list[Any]:
 
 
 class Step:
-    """One destination step of a run, driven by hand the way the engine does."""
+    """One destination step of a run, driven by hand the way the engine does. policy: of its calls.
+    retried: those that were made again."""
 
     def __init__(
         self, database: Database, schema: Schema, *, step: str = "out", attempt: int = 1,
-        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, **config: Any,
+        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False,
+        policy: RetryPolicy | None = None, **config: Any,
     ) -> None:  # fmt: skip
+        self.retried: list[Retried] = []
+        self._retrying = Retrying(step, policy, said=self.retried.append)
         self.destination = database.destination(step, **config)
         redo = database.folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)
@@ -153,7 +160,8 @@ class Step:
 
     async def start(self, epoch: int = 0, committables: Sequence[Committable] = ()) -> Step:
         """As at the start of an attempt: recover, commit again, open a writer."""
-        self.committer = await self.destination.committer(self.context)
+        committer = await self.destination.committer(self.context)
+        self.committer = RetriedCommitter(committer, self._retrying)
         await self.committer.recover(epoch, committables)
         if committables:
             await self.commit(epoch, committables)
@@ -166,16 +174,19 @@ class Step:
         self, epoch: int, *batches: SharedDataBatch, final: bool = False
     ) -> Committable:
         for each in batches:
-            await self.writer.write_batch(each)
-        made = await self.writer.prepare(epoch, final=final)
+            await self.write(each)
+        made = await self._retrying.call(lambda: self.writer.prepare(epoch, final=final))
         assert made is not None
         # A committable lives in a manifest, as JSON.
         return Committable.from_json(made.to_json())
 
     async def settle(self, *batches: SharedDataBatch) -> list[RefusedRow]:
         for each in batches:
-            await self.writer.write_batch(each)
-        return list(await self.writer.settle())
+            await self.write(each)
+        return list(await self._retrying.call(self.writer.settle))
+
+    async def write(self, rows: SharedDataBatch) -> None:
+        await self._retrying.call(lambda: self.writer.write_batch(rows))
 
     async def commit(
         self, epoch: int, committables: Sequence[Committable], *, final: bool = False

@@ -10,7 +10,10 @@ import time
 
 class Proxy:
     """port: where it listens. delay_s: before each piece that the server sends. closes: how many
-    connections it still breaks, each after `close_after` bytes from the client. going: cleared to hang."""
+    connections it still breaks, each after `close_after` bytes from the client. going: cleared to hang.
+    commit_fate: of the next COMMIT: 'lost' on its way with both ends of the connection; 'unanswered', done
+    but the client does not hear of it; 'half open', lost, and the server does not hear that the client is
+    gone. commits_failed: how many met one."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -18,6 +21,9 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.delay_s = 0.0
         self.closes, self.close_after, self.closed = 0, 0, 0
+        self.commit_fate: str | None = None
+        self.commits_failed = 0
+        self._kept: list[socket.socket] = []
         self.going = threading.Event()
         self.going.set()
         self._lock = threading.Lock()
@@ -47,10 +53,26 @@ class Proxy:
                 passed += len(data)
                 if from_client and passed > self.close_after and self._may_close():
                     break
+                if from_client and b"commit\0" in data and self.commit_fate is not None:
+                    fate, self.commit_fate = self.commit_fate, None
+                    self._fail_commit(fate, source, target, data)
+                    return
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _fail_commit(
+        self, fate: str, client: socket.socket, server: socket.socket, data: bytes
+    ) -> None:
+        self.commits_failed += 1
+        client.shutdown(socket.SHUT_RDWR)
+        if fate == "unanswered":
+            server.sendall(data)
+        if fate == "half open":
+            self._kept.append(server)
+        else:
+            server.shutdown(socket.SHUT_WR)
 
     def _may_close(self) -> bool:
         with self._lock:

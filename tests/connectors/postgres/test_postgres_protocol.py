@@ -153,10 +153,10 @@ def test_a_connection_lost_inside_an_epoch_costs_nothing(database, when, monkeyp
         await step.epoch(1, ONE)
         if when == "before write":
             step.lose_connection()
-        await step.writer.write_batch(TWO)
+        await step.write(TWO)
         if when == "between writes":
             step.lose_connection()
-        await step.writer.write_batch(THREE)
+        await step.write(THREE)
         if when == "before prepare":
             step.lose_connection()
         await step.epoch(2)

@@ -16,12 +16,12 @@ from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.fold import OP_COLUMN
-from dataflare.connectors.sql.refusals import left_out
+from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
+from dataflare.connectors.sql.writing import RedoLogWriter
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import (
     Committable,
     Committer,
@@ -30,13 +30,11 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Epoch,
     Marker,
-    RefusedRow,
     Writer,
-    WriteStats,
 )
 
 if TYPE_CHECKING:
-    from dataflare.model.batch import SharedDataBatch
+    import polars as pl
 
 _REASONS = {
     "append": "rows and epoch are committed in one transaction",
@@ -163,7 +161,7 @@ config:
             )
 
 
-class PostgresWriter(Writer):
+class PostgresWriter(RedoLogWriter):
     """Appends batches to the epoch's redo file, and copies them to the server as they come."""
 
     def __init__(
@@ -174,64 +172,25 @@ class PostgresWriter(Writer):
         restored: Committable | None,
         rows_max: int | None,
     ) -> None:
-        self._session, self._target, self._context = session, target, context
-        self._rows_max = rows_max
-        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
-        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+        super().__init__("postgres", target.key, context, restored)
+        self._session, self._target, self._rows_max = session, target, rows_max
 
-    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        crash_point("postgres.write.before_redo")
-        num_bytes = batch.num_bytes
-        if batch.num_rows:
-            await asyncio.to_thread(self._write, batch, num_bytes)
-        return WriteStats(batch.num_rows, num_bytes)
+    def _send(self, frame: pl.DataFrame, num_bytes: int) -> None:
+        self._session.write(self._target, frame, num_bytes, self._rows_total, self._rows_max)
 
-    def _write(self, batch: SharedDataBatch, num_bytes: int) -> None:
-        self._redo.append(batch.frame, num_bytes)
-        try:
-            self._session.write(
-                self._target, batch.frame, num_bytes, self._rows_total, self._rows_max
-            )
-        except DataFlareError as error:
-            raise error.at(step=self._context.step) from error.__cause__
+    def _send_again(self) -> None:
+        self._session.write_again(self._target, self._redo.frames, self._rows_total)
 
-    async def settle(self) -> Sequence[RefusedRow]:
-        return await asyncio.to_thread(self._settle) if self._redo.rows else ()
+    def _find_refused(self) -> list[Refusal]:
+        return self._session.settle(self._target, self._redo.frames, self._rows_total)
 
-    def _settle(self) -> Sequence[RefusedRow]:
-        target = self._target
-        try:
-            refused = self._session.settle(target, self._redo.frames, self._rows_total)
-            if not refused:
-                return ()
-            rows, numbers = left_out(refused, self._redo.frames(), target.key)
-            self._redo.refuse(numbers)
-            return rows
-        except DataFlareError as error:
-            raise error.at(step=self._context.step) from error.__cause__
-
-    async def prepare(self, epoch: int, *, final: bool) -> Committable:
-        return await asyncio.to_thread(self._prepare, epoch, final)
-
-    def _prepare(self, epoch: int, final: bool) -> Committable:
-        sealed = self._redo.seal(epoch)
-        crash_point("postgres.prepare.after_fsync")
-        self._rows_total += sealed.rows
+    def _try(self, sealed: redo.RedoFile, epoch: int, *, final: bool) -> None:
         share = Share(self._target, self._context.redo, sealed, self._rows_total)
-        try:
-            self._session.prepare(share, epoch, final=final)
-        except DataFlareError as error:
-            raise error.at(step=self._context.step) from error.__cause__
-        data = {**sealed.to_json(), "rows_total": self._rows_total}
-        return Committable(self._context.subtask, data)
-
-    async def aclose(self) -> None:
-        # What was prepared stays: the committer may still be asked to commit it.
-        await asyncio.to_thread(self._redo.close)
+        self._session.prepare(share, epoch, final=final)
 
 
 class PostgresCommitter(Committer):
-    """Commits the shared transaction, or, after a crash, applies the redo file."""
+    """Commits the shared transaction, or, where that is lost, applies the redo file."""
 
     def __init__(
         self, server: Server, session: Session, target: Target, context: DestinationContext

@@ -25,10 +25,12 @@ MAKING = "select pg_advisory_xact_lock(7236837460982174)"
 
 
 class Markers:
-    """The part of a store that knows markers. db: in a transaction."""
+    """The part of a store that knows markers. db: in a transaction. backend: the server's number of
+    this session."""
 
     def __init__(self, server: Server, db: Connection) -> None:
         self._server, self._db = server, db
+        self.backend = db.info.backend_pid  # a broken connection does not tell any more
 
     def _errors(self, what: str) -> Any:
         return postgres_errors(self._server.shown, what)
@@ -103,4 +105,14 @@ class Markers:
                 "and substr(application_name, length(%s) + 1) ~ '^[0-9]+$' "
                 "and substr(application_name, length(%s) + 1)::bigint < %s",
                 (prefix, prefix, prefix, attempt),
+            )
+
+    def end_session(self, backend: int, name: str) -> None:
+        """End a session of ours whose connection broke: the server may not have noticed, and it may
+        hold locks. name: of the application, for the number may be another's by now."""
+        with self._errors("ending a broken session"):
+            self._db.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s "
+                "and usename = current_user and application_name = %s",
+                (backend, name[:63]),
             )

@@ -2,8 +2,8 @@
 
 Always true:
 - the redo files are the truth, the open transaction only spares reading them again: it may be lost at
-  any time (with the connection, with the server), and each step's `commit` then applies its redo file
-  in a new one;
+  any time (with the connection, with the server, by an error worth retrying). The call that notices
+  raises, and made again it begins another transaction, from the redo files;
 - rows are copied while they arrive, but only rows of the epoch that the transaction is of: what comes
   for the next epoch between `prepare` and `commit` waits in memory, and beyond some megabytes in the
   redo file alone;
@@ -48,6 +48,7 @@ class Session:
         self._lock = threading.RLock()
         self._store: PostgresStore | None = None
         self._begun = False
+        self._broken: int | None = None
         self._members: dict[str, Member] = {}
 
     # -- rows --------------------------------------------------------------------------------------
@@ -86,20 +87,35 @@ class Session:
     def _copy_held(self, member: Member, rows_before: int) -> None:
         if not member.held:
             return
-        try:
-            with self._abandoning_on_error():
-                store = self._opened()
-                frames = alike(member.held)
-                member.copied = True
-                for frame in frames:
-                    store.copy(member.target, frame, rows_before, member.taken)
-                    member.taken += frame.height
-                member.drop_held()
-        except DataFlareError as error:
-            if not is_lost(error):
-                raise
-            member.cold = True
+        member.copied = True  # or about to be: from an error on the redo file has them
+        with self._abandoning_on_error():
+            store = self._opened()
+            for frame in alike(member.held):
+                store.copy(member.target, frame, rows_before, member.taken)
+                member.taken += frame.height
             member.drop_held()
+
+    def write_again(
+        self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
+    ) -> None:
+        """After `write` failed: copy all rows of the epoch so far. frames: gives them, from the redo
+        file that is not sealed yet."""
+        with self._lock:
+            member = self._member(target)
+            waits = self._closing is not None and member.last >= self._closing
+            if member.cold and not waits:
+                self._copy_all(member, frames, rows_before)
+
+    def _copy_all(
+        self, member: Member, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
+    ) -> None:
+        with self._abandoning_on_error():
+            store, taken = self._opened(), 0
+            for frame in frames():
+                store.copy(member.target, frame, rows_before, taken)
+                taken += frame.height
+        member.drop_held()
+        member.copied, member.taken, member.cold = True, taken, False
 
     def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
         """Have all rows of the epoch in the transaction, and find out every refusal."""
@@ -113,16 +129,12 @@ class Session:
             if member.prepared or self._closing not in (None, epoch):
                 self._rehearse(member, share, epoch, final=final)
                 return
-            try:
-                self._copy_held(member, share.rows_before)
-                if not member.cold:
-                    self._settle(share, final=final)
-            except DataFlareError as error:
-                if not is_lost(error):
-                    raise
-            if member.cold or self._store is None:
-                # The connection was lost on the way: once more, from the redo file.
+            self._copy_held(member, share.rows_before)
+            if member.cold:
                 self._apply(share, final=final)
+            else:
+                with self._abandoning_on_error():
+                    self._opened().settle(share.target, final=final)
             self._refuse_fenced(share, epoch)
             member.prepared[epoch] = share
             member.inside = epoch
@@ -143,36 +155,21 @@ class Session:
                 refused = self._sift(member, frames, rows_before)
                 self._abandon()
                 return refused
-            try:
-                self._copy_held(member, rows_before)
-                if not member.cold:
-                    with self._abandoning_on_error():
-                        self._opened().settle(target, final=False)
-                        return self._opened().refused(target.step)
-            except DataFlareError as error:
-                if not is_lost(error):
-                    raise
-            return self._sift(member, frames, rows_before)
+            self._copy_held(member, rows_before)
+            if member.cold:
+                return self._sift(member, frames, rows_before)
+            with self._abandoning_on_error():
+                self._opened().settle(target, final=False)
+                return self._opened().refused(target.step)
 
     def _sift(
         self, member: Member, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
     ) -> list[Refusal]:
-        target = member.target
+        self._copy_all(member, frames, rows_before)
         with self._abandoning_on_error():
             store = self._opened()
-            taken = 0
-            for frame in frames():
-                store.copy(target, frame, rows_before, taken)
-                taken += frame.height
-            store.settle(target, final=False)
-            refused = store.refused(target.step)
-        member.drop_held()
-        member.copied, member.taken, member.cold = True, taken, False
-        return refused
-
-    def _settle(self, share: Share, *, final: bool) -> None:
-        with self._abandoning_on_error():
-            self._opened().settle(share.target, final=final)
+            store.settle(member.target, final=False)
+            return store.refused(member.target.step)
 
     def _apply(self, share: Share, *, final: bool) -> None:
         """The epoch from its redo file."""
@@ -212,19 +209,15 @@ class Session:
         with self._lock:
             member = self._member(share.target)
             if member.inside == epoch.number and self._store is not None:
-                try:
-                    self._finish(epoch)
-                    return
-                except DataFlareError as error:
-                    if not is_lost(error):
-                        raise
-                    # Whether the server has committed is not known: the marker will say.
-            self._commit_cold(share, epoch)
+                self._finish(epoch)
+            else:
+                self._commit_cold(share, epoch)
 
     def _commit_cold(self, share: Share, epoch: Epoch) -> None:
         target = share.target
         with self._abandoning_on_error():
-            stored = self._opened().read_marker(target)
+            # Where a COMMIT was lost on its way, its transaction holds the row until its fate is known.
+            stored = self._opened().read_marker(target, lock=True)
             if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
                 self._end_epoch(target.step, epoch.number)
                 self._rest_if_empty()
@@ -351,17 +344,22 @@ class Session:
             found = self._members[target.step] = Member(target)
         return found
 
+    @property
+    def _name_now(self) -> str:
+        return f"{self._name}{self._attempt}"
+
     def _opened(self) -> PostgresStore:
         """The open transaction, begun where there is none."""
         if self._store is None:
-            store = PostgresStore(self._server, f"{self._name}{self._attempt}")
+            store = PostgresStore(self._server, self._name_now)
             try:
                 store.begin()
+                if self._broken is not None:
+                    store.end_session(self._broken, self._name_now)
             except BaseException:
                 store.close()
                 raise
-            self._store = store
-            self._begun = True
+            self._store, self._begun, self._broken = store, True, None
         elif not self._begun:
             self._store.begin()
             self._begun = True
@@ -392,7 +390,11 @@ class Session:
     def _abandoning_on_error(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if self._store is not None and isinstance(error, DataFlareError) and is_lost(error):
+                self._broken = self._store.backend
+                # Only a new connection is wanted: the first try needs no policy and no wait.
+                error.retry_after_s = 0.0
             self._abandon()
             raise
 

@@ -8,19 +8,19 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.names import missing_file
-from dataflare.connectors.sql.refusals import left_out
+from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
 from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.connectors.sql.writing import RedoLogWriter
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import (
     Committable,
     Committer,
@@ -31,12 +31,7 @@ from dataflare.sdk.destination import (
     Marker,
     RefusedRow,
     Writer,
-    WriteStats,
 )
-
-if TYPE_CHECKING:
-    from dataflare.model.batch import SharedDataBatch
-
 
 _HOLD_S = 0.5
 
@@ -172,71 +167,46 @@ class _Ours:
         self.shared, self.target = shared, target
 
 
-class TableWriter(Writer):
+class TableWriter(RedoLogWriter):
     """Appends batches to the epoch's redo file; `prepare` tries them on the database."""
 
     def __init__(
         self, type_: str, ours: _Ours, context: DestinationContext, restored: Committable | None
     ) -> None:
-        self._type, self._ours, self._context = type_, ours, context
-        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
-        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+        super().__init__(type_, ours.target.key, context, restored)
+        self._ours = ours
         self._epoch = 0
         self._unused: asyncio.TimerHandle | None = None
 
-    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        crash_point(f"{self._type}.write.before_redo")
-        num_bytes = batch.num_bytes
-        if batch.num_rows:
-            await asyncio.to_thread(self._redo.append, batch.frame, num_bytes)
-        return WriteStats(batch.num_rows, num_bytes)
-
     async def settle(self) -> Sequence[RefusedRow]:
-        if not self._redo.rows:
-            return ()
-        found = await asyncio.to_thread(self._settle)
-        # At the end of input the epoch's end may be far, and nobody else could write so long.
-        loop = asyncio.get_running_loop()
-        let_go, step = self._ours.shared.let_go, self._ours.target.step
-        self._unused = loop.call_later(_HOLD_S, loop.run_in_executor, None, let_go, step)
+        found = await super().settle()
+        if self._redo.rows:
+            # At the end of input the epoch's end may be far, and nobody else could write so long.
+            loop = asyncio.get_running_loop()
+            let_go, step = self._ours.shared.let_go, self._ours.target.step
+            self._unused = loop.call_later(_HOLD_S, loop.run_in_executor, None, let_go, step)
         return found
 
-    def _settle(self) -> Sequence[RefusedRow]:
-        target = self._ours.target
-        try:
-            refused = self._ours.shared.settle(target, self._redo.frames, self._epoch)
-            if not refused:
-                return ()
-            rows, numbers = left_out(refused, self._redo.frames(), target.key)
-            self._redo.refuse(numbers)
-            return rows
-        except DataFlareError as error:
-            raise error.at(step=self._context.step) from error.__cause__
+    def _find_refused(self) -> list[Refusal]:
+        return self._ours.shared.settle(self._ours.target, self._redo.frames, self._epoch)
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable:
-        if self._unused is not None:
-            self._unused.cancel()
-        return await asyncio.to_thread(self._prepare, epoch, final)
+        self._forget_timer()
+        return await super().prepare(epoch, final=final)
 
-    def _prepare(self, epoch: int, final: bool) -> Committable:
+    def _try(self, sealed: redo.RedoFile, epoch: int, *, final: bool) -> None:
         self._epoch = epoch
-        sealed = self._redo.seal(epoch)
-        crash_point(f"{self._type}.prepare.after_fsync")
-        self._rows_total += sealed.rows
         if sealed.rows or final:
             share = Share(self._ours.target, self._context.redo, sealed)
-            try:
-                self._ours.shared.prepare(share, epoch, final=final)
-            except DataFlareError as error:
-                raise error.at(step=self._context.step) from error.__cause__
-        data = {**sealed.to_json(), "rows_total": self._rows_total}
-        return Committable(self._context.subtask, data)
+            self._ours.shared.prepare(share, epoch, final=final)
 
     async def aclose(self) -> None:
+        self._forget_timer()
+        await super().aclose()
+
+    def _forget_timer(self) -> None:
         if self._unused is not None:
             self._unused.cancel()
-        # What was prepared stays: the committer may still be asked to commit it.
-        await asyncio.to_thread(self._redo.close)
 
 
 class TableCommitter(Committer):

@@ -1,0 +1,230 @@
+"""A server that fails for a moment costs the calls that it failed, never the run: each row is there once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from postgres_kit import Database
+from proxy import Proxy
+from servers import faults
+from servers import postgres as servers
+from servers.faults import MODES, PATIENT, ROWS, Moments, not_restarted, wanted
+
+from dataflare.jobs import RunResult
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> Moments:
+    return Moments("postgres", monkeypatch)
+
+
+def start(
+    folder: Path, dsn: str, mode: str, *, more: str = "", handling: str = PATIENT, restarts: int = 0,
+    listener: Callable[[str], None] = lambda message: None,
+) -> RunResult:  # fmt: skip
+    config = f'connection_string: "{dsn}", batch_size: 100{more}'
+    return faults.start(
+        folder, "postgres", mode, config, handling=handling, restarts=restarts, listener=listener
+    )
+
+
+def check(database: Database, result: RunResult, mode: str) -> None:
+    """The table has exactly the rows, and the run was not restarted for them."""
+    not_restarted(result)
+    assert database.rows("select id, customer, amount from t order by id") == wanted(mode)
+    assert database.rows("select relname from pg_class where relname like '%dataflare_new%'") == []
+
+
+def end_sessions(database: Database) -> bool:
+    """Terminate the backends of the run that write; False if there are none."""
+    ended = database.rows(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = "
+        "current_database() and application_name ~ '^dataflare [0-9a-f]{8} [0-9]+$'"
+    )
+    return ended == [(True,)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "place", ["write.before_redo", "prepare.before_apply", "prepare.after_fsync",
+              "commit.before_marker", "commit.before_commit", "commit.after_commit"],
+)  # fmt: skip
+def test_a_backend_that_is_terminated(database, moments, tmp_path, mode, place):
+    for time in (2, 4):
+        moments.at(place, time, lambda: end_sessions(database))
+    result = start(tmp_path, database.dsn, mode)
+    assert len(moments.done) == 2
+    check(database, result, mode)
+
+
+@pytest.fixture
+def proxy(database: Database) -> Iterator[Proxy]:
+    made = Proxy(database.server.port)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fate", ["lost", "unanswered", "half open"])
+def test_a_commit_of_which_nobody_knows_whether_it_was_done(
+    database, proxy, moments, tmp_path, mode, fate
+):
+    """It never reached the server; it did, and the answer was lost; it did not, and the server waits
+    for more with all locks held."""
+
+    def next_commit_fails() -> None:
+        proxy.commit_fate = fate
+
+    for time in (1, 3):
+        moments.at("commit.before_commit", time, next_commit_fails)
+    dsn = database.dsn.replace(f":{database.server.port}/", f":{proxy.port}/")
+    result = start(tmp_path, dsn, mode)
+    assert len(moments.done) == proxy.commits_failed == 2
+    check(database, result, mode)
+
+
+@pytest.fixture(scope="module")
+def doomed() -> Iterator[servers.PostgresServer]:
+    """A server of one's own, to be killed."""
+    with servers.server() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("mode", "place"),
+    [*((mode, "commit.before_commit") for mode in MODES), ("append", "write.before_redo"),
+     ("overwrite", "prepare.before_apply")],
+)  # fmt: skip
+def test_a_server_that_is_killed_and_comes_back(doomed, moments, tmp_path, mode, place):
+    database = Database(doomed, "postgres", tmp_path)
+    database.execute("drop table if exists t, _dataflare_epochs")
+
+    def back(message: str) -> None:
+        if "(3 of 6)" in message:
+            doomed.start()
+
+    moments.at(place, 2, doomed.kill)
+    result = start(tmp_path, database.dsn, mode, listener=back)
+    assert len(moments.done) == 1
+    check(database, result, mode)
+
+
+def test_a_server_that_stays_away_ends_the_run_and_a_restart_follows_the_retries(
+    doomed, moments, tmp_path
+):
+    database = Database(doomed, "postgres", tmp_path)
+    database.execute("drop table if exists t, _dataflare_epochs")
+    moments.at("prepare.before_apply", 2, doomed.kill)
+    handling = "retry_policy: {max_attempts: 3, initial_backoff: 1ms}"
+    result = start(tmp_path, database.dsn, "append", handling=handling)
+    assert (result.status, result.exit_status) == ("failed", 1)
+    assert result.error is not None
+    assert (result.error.code, result.error.step) == ("E0607", "out")
+    assert result.error.message.startswith("no connection to 127.0.0.1")
+    assert result.error.message.endswith("(after 3 attempts)")
+    doomed.start()
+    moments.at("commit.before_commit", 3, doomed.kill)
+
+    def back(message: str) -> None:
+        if "restarting in" in message:
+            doomed.start()
+
+    again = start(tmp_path, database.dsn, "append", handling=handling, restarts=1, listener=back)
+    assert again.status == "finished", again.error
+    assert len([w for w in again.warnings if w.startswith("restarted after E0607")]) == 1
+    assert database.rows("select count(*), count(distinct id), sum(id) from t") == [
+        (ROWS, ROWS, ROWS * (ROWS - 1) // 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_table_that_is_locked_for_a_while(database, moments, tmp_path, mode):
+    with psycopg.connect(database.dsn) as other:
+
+        def lock() -> None:
+            other.execute(
+                "create table if not exists t (id bigint, customer bigint, amount bigint)"
+            )
+            other.execute("lock table t in access exclusive mode")
+
+        def let_go(message: str) -> None:
+            if "trying again" in message:
+                assert "is locked by another program" in message
+                other.commit()
+
+        moments.at("commit.after_commit", 1, lock)
+        result = start(tmp_path, database.dsn, mode, more=", lock_timeout: 20ms", listener=let_go)
+    assert len(moments.done) == 1
+    check(database, result, mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "state"),
+    [*((mode, "40001") for mode in MODES),
+     *(("append", state) for state in ("40P01", "53300", "57P01", "57P03"))],
+)  # fmt: skip
+def test_what_a_server_says_when_it_may_do_next_time(database, tmp_path, mode, state):
+    """Raised by the server itself, in the middle of the rows. A sequence is the one thing in it that a
+    rollback does not turn back, so each number comes once."""
+    unique = ", unique (customer)" if ", key" in mode else ""
+    database.execute(
+        f"create table t (id bigint, customer bigint, amount bigint{unique})",
+        "create sequence calls",
+        f"""create function fail() returns trigger language plpgsql as $$ begin
+            if nextval('calls') in (30, 90) then
+                raise exception 'not now' using errcode = '{state}'; end if;
+            return new; end $$""",
+        "create trigger failing before insert on t for each row execute function fail()",
+    )
+    result = start(tmp_path, database.dsn, mode)
+    assert database.rows("select last_value > 90 from calls") == [(True,)]
+    check(database, result, mode)
+    [warning] = [w for w in result.warnings if "tried again" in w]
+    assert ("E0605" if state.startswith("40") else "E0607") in warning
+
+
+def test_rows_that_another_writer_changed_meanwhile(database, moments, tmp_path):
+    """Under repeatable read the server refuses to write over them: 40001."""
+    database.execute(
+        f"alter database {database.name} set default_transaction_isolation = 'repeatable read'",
+        "create table t (id bigint, customer bigint unique, amount bigint)",
+    )
+    moments.at("prepare.before_apply", 3, lambda: database.execute("update t set amount = -1"))
+    result = start(tmp_path, database.dsn, "upsert, key: customer")
+    assert len(moments.done) == 1
+    check(database, result, "upsert, key: customer")
+
+
+def test_without_a_policy_a_new_connection_is_made_at_once(database, moments, tmp_path):
+    moments.at("write.before_redo", 3, lambda: end_sessions(database))
+    said: list[str] = []
+    result = start(
+        tmp_path, database.dsn, "append", handling="on_error: fail", listener=said.append
+    )
+    check(database, result, "append")
+    assert [s for s in said if "step 'out': " in s and "trying again in 0 s" in s]
+
+
+def test_a_policy_of_one_attempt_leaves_it_to_restarts(database, moments, tmp_path):
+    moments.at("write.before_redo", 3, lambda: end_sessions(database))
+    result = start(
+        tmp_path, database.dsn, "append", handling="retry_policy: {max_attempts: 1}", restarts=1
+    )
+    assert result.status == "finished"
+    assert len([w for w in result.warnings if w.startswith("restarted after E0607")]) == 1
+
+
+def test_rows_that_are_left_out_are_told_of_once(database, moments, tmp_path):
+    database.execute(
+        "create table t (id bigint check (id % 100 <> 7), customer bigint, amount bigint)"
+    )
+    for place in ("write.before_redo", "prepare.before_apply", "commit.before_commit"):
+        moments.at(place, 2, lambda: end_sessions(database))
+    result = start(tmp_path, database.dsn, "append", handling=f"{PATIENT}, on_error: skip")
+    assert result.status == "finished", result.error
+    assert not [w for w in result.warnings if w.startswith("restarted")]
+    assert [w for w in result.warnings if f"{ROWS // 100} rows failed" in w], result.warnings
+    assert database.rows("select count(*), count(distinct id) from t") == [
+        (ROWS - ROWS // 100, ROWS - ROWS // 100)]  # fmt: skip
