@@ -365,6 +365,25 @@ error[E0411]: step 'z' needs column 'idd', which does not reach it
 """,
     ),
     Case(
+        "columns that SQLite takes for one",
+        """\
+name: w
+sources:
+  a: {type: inline, config: {rows: [{id: 1, Name: x, name: y}]}}
+destinations:
+  z: {type: sqlite, inputs: [a], config: {path: out.db, table: t}}
+""",
+        says="""\
+error[E0411]: step 'z': columns 'Name' and 'name' are one to sqlite, which takes upper and lower case for the same
+ --> w.yaml:5:13
+  |
+5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t}}
+  |             ^^^^^^
+   = it receives: id, Name, name
+   = help: rename one of them with map: rename: {name: ...}, or drop it
+""",
+    ),
+    Case(
         "an unknown mode",
         """\
 name: w

@@ -158,6 +158,22 @@ class TableDestination(DestinationConnector):
                 step=self.context.step,
                 help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
             )
+        self._check_case(self._written(schema))
+
+    def _check_case(self, schema: Schema) -> None:
+        """Refuse names that are one to the database, which takes A to Z for a to z and no others."""
+        known: dict[bytes, str] = {}
+        for name in schema.names:
+            other = known.setdefault(name.encode().lower(), name)
+            if other != name:
+                raise ConfigError(
+                    f"step '{self.context.step}': columns '{other}' and '{name}' are one to "
+                    f"{self.type}, which takes upper and lower case for the same",
+                    code="E0411",
+                    step=self.context.step,
+                    notes=[f"it receives: {', '.join(schema.names)}"],
+                    help=f"rename one of them with map: rename: {{{name}: ...}}, or drop it",
+                )
 
 
 class _Ours:
