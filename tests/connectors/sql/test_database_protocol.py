@@ -235,6 +235,68 @@ def test_overwrite_refuses_what_the_table_refuses(kind, tmp_path):
     run(go())
 
 
+UNIQUE = (
+    "create table t (id bigint, kind varchar default 'a b')", 'create index "by id" on t (id)',
+    'create unique index "on ""ce" on "t" (lower(kind), id)', "insert into t values (7, 'x')",
+)  # fmt: skip
+
+
+def indexes(kind, folder) -> list[str]:
+    where = (
+        "select name from sqlite_master where type = 'index' and sql is not null"
+        if kind == "sqlite"
+        else "select index_name from duckdb_indexes()"
+    )
+    return sorted(name for (name,) in rows(kind, folder / "data.db", where))
+
+
+@pytest.mark.parametrize("dies", ["staged", "prepared", "committed", "never"])
+def test_overwrite_keeps_unique_indexes_of_their_own(kind, tmp_path, dies):
+    """The staging table has them too, and none of its own is left, wherever the run died."""
+
+    async def go():
+        execute(kind, tmp_path / "data.db", *UNIQUE)
+        step = await Step(kind, tmp_path, SCHEMA, mode="overwrite").start()
+        first = await step.epoch(1, ONE)
+        if dies == "staged":
+            step.die()
+            step = await Step(kind, tmp_path, SCHEMA, mode="overwrite", attempt=2).start(1, [first])
+        last = await step.prepare(2, TWO, final=True)
+        if dies == "prepared":
+            step.die()
+        if dies != "staged":
+            await step.commit(2, [last], final=True)
+        if dies == "committed":
+            step.die()
+            again = Step(kind, tmp_path, SCHEMA, mode="overwrite", attempt=2)
+            step = await again.start(2, [last])
+        if dies == "staged":
+            await step.commit(2, [last], final=True)
+        await step.close()
+        assert ids(kind, tmp_path) == [1, 2]
+        assert indexes(kind, tmp_path) == ["by id", 'on "ce']
+        with pytest.raises(Exception, match=r"(?i)constraint"):
+            execute(kind, tmp_path / "data.db", "insert into t (id, kind) values (2, 'A B')")
+
+    run(go())
+
+
+def test_overwrite_refuses_doubles_of_a_unique_index_when_they_come(kind, tmp_path):
+    async def go():
+        execute(kind, tmp_path / "data.db", *UNIQUE)
+        step = await Step(kind, tmp_path, SCHEMA, mode="overwrite", sift=True).start()
+        await step.writer.write_batch(ONE)
+        await step.writer.write_batch(TWO)
+        await step.writer.write_batch(ONE)
+        refused = await step.writer.settle()
+        assert [(row.row["id"], row.code) for row in refused] == [(1, "E0510")]
+        await step.commit(1, [await step.prepare(1, final=True)], final=True)
+        await step.close()
+        assert ids(kind, tmp_path) == [1, 2]
+
+    run(go())
+
+
 def test_overwrite_fills_a_table_without_rowids(tmp_path):
     async def go():
         path = tmp_path / "data.db"
@@ -519,6 +581,12 @@ def test_looking_makes_nothing_and_says_what_stands_in_the_way(kind, tmp_path):
         assert (await refusal(table="seen")).code == "E0604"
         key = await refusal(mode="upsert", key=["idd"])
         assert (key.code, key.help) == ("E0411", "did you mean 'id'?")
+        folded = Schema.of({"id": "int64", "a": "int64", "A": "string"})
+        with pytest.raises(DataFlareError, match="'a' and 'A' are one to") as caught:
+            await Step(kind, tmp_path, folded).destination.validate(folded)
+        assert (caught.value.code, caught.value.step) == ("E0411", "out")
+        accents = Schema.of({"ä": "int64", "Ä": "string"})
+        await Step(kind, tmp_path, accents).destination.validate(accents)
         (tmp_path / "text.db").write_text("no database at all " * 100)
         assert (await refusal(path="text.db")).code == "E0505"
 

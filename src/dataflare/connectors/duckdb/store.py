@@ -96,7 +96,9 @@ class DuckdbStore(TableStore):
         with duckdb_errors(self._path, f"table '{target.table}'"):
             old = tables.require(self._db, target, self._path)
             found = tables.find_table(self._db, target.written)
+            indexes: list[str] = []
             if found is None and old is not None:
+                indexes = tables.unique_indexes_like(self._db, target, old)
                 for statement in tables.creation_like(self._db, target, old):
                     self._db.db.execute(statement)
                 found = tables.find_table(self._db, target.written)
@@ -104,8 +106,11 @@ class DuckdbStore(TableStore):
                 statements = tables.creation(target)
             else:
                 statements = tables.widening(target, found, self._path)
-            for statement in statements:
+            # An index keeps a table from getting columns.
+            for statement in [*statements, *indexes]:
                 self._db.db.execute(statement)
+            if indexes:
+                found = tables.find_table(self._db, target.written)
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._rules.pop(target.written, None)

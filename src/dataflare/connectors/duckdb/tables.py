@@ -116,6 +116,30 @@ def creation_like(db: DuckConnection, target: Target, table: Table) -> list[str]
     return [_NAMED.sub(lambda _: f"create table {spelled(target.written)}", sql, count=1)]
 
 
+_INDEX = re.compile(
+    r"""CREATE UNIQUE INDEX (?:"(?:[^"]|"")*"|\S+?) ON """
+    r"""(?:(?:"(?:[^"]|"")*"|[^\s("]+?)\.)?("(?:[^"]|"")*"|[^\s("]+)"""
+)
+
+
+def unique_indexes_like(db: DuckConnection, target: Target, table: Table) -> list[str]:
+    """The statements that give the staging table the table's unique indexes, so that it refuses what
+    the table would."""
+    found = db.rows(
+        "select sql from duckdb_indexes() where database_name = current_database() "
+        "and schema_name = ? and table_name = ? and is_unique order by index_name",
+        [table.schema, table.name],
+    )
+    _, written = split_name(target.written)
+    statements: list[str] = []
+    for number, (sql,) in enumerate(found):
+        if (named := _INDEX.match(sql)) is not None:
+            name = quoted(f"{written}_unique_{number}")
+            what = sql[named.end() :]
+            statements.append(f"create unique index {name} on {spelled(target.written)}{what}")
+    return statements
+
+
 def widening(target: Target, table: Table, path: Path) -> list[str]:
     """The statements that give the table the columns it lacks. Raises what cannot be."""
     known = {name.casefold() for name in table.columns}

@@ -107,6 +107,9 @@ class SqliteStore(TableStore):
             if found is None and old is not None:
                 for statement in tables.creation_like(self._db, target, old):
                     self._db.execute(statement)
+                if old.rowid:
+                    for statement in tables.unique_indexes_like(self._db, target, old):
+                        self._db.execute(statement)
                 found = tables.find_table(self._db, target.written)
             if old is not None:
                 tables.refuse_misfits(target, old)
@@ -265,6 +268,8 @@ class SqliteStore(TableStore):
                 self._move_over(target, old)
                 return
             again: Sequence[str] = tables.dependents(self._db, target.table)
+            for index in tables.indexes(self._db, target.written):
+                self._db.execute(f"drop index {quoted(index)}")
             self._db.execute(f"drop table if exists {quoted(target.table)}")
             name = target.table if old is None else old.name
             self._db.execute(f"alter table {quoted(target.written)} rename to {quoted(name)}")

@@ -95,6 +95,40 @@ def creation_like(db: Connection, target: Target, table: Table) -> list[str]:
     return [_NAMED.sub(lambda _: f"create table {quoted(target.written)}", sql, count=1)]
 
 
+_INDEX = re.compile(
+    r"""CREATE\s+UNIQUE\s+INDEX\s+(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|'(?:[^']|'')*'|\[[^\]]*\]|\S+?)"""
+    r"""\s*\bON\s*(?:"(?:[^"]|"")*"|`(?:[^`]|``)*`|'(?:[^']|'')*'|\[[^\]]*\]|[^\s("`'\[]+)""",
+    re.I,
+)
+
+
+def unique_indexes_like(db: Connection, target: Target, table: Table) -> list[str]:
+    """The statements that give the staging table the table's unique indexes, so that it refuses what
+    the table would; names of ours, for those of the table are taken until it goes."""
+    found = db.frame(
+        "select sql from sqlite_master where type = 'index' and sql is not null "
+        "and lower(tbl_name) = lower(?) order by name",
+        (table.name,),
+    )
+    statements: list[str] = []
+    for number, sql in enumerate(found["sql"]):
+        if (named := _INDEX.match(sql)) is not None:
+            name = quoted(f"{target.written}_unique_{number}")
+            what = sql[named.end() :]
+            statements.append(f"create unique index {name} on {quoted(target.written)}{what}")
+    return statements
+
+
+def indexes(db: Connection, table: str) -> list[str]:
+    """The names of a table's indexes that were made by a statement of their own."""
+    found = db.frame(
+        "select name from sqlite_master where type = 'index' and sql is not null "
+        "and lower(tbl_name) = lower(?)",
+        (table,),
+    )
+    return [str(name) for name in found["name"]]
+
+
 def widening(target: Target, table: Table, path: Path) -> list[str]:
     """The statements that give the table the columns it lacks. Raises what cannot be."""
     known = {name.casefold() for name in table.columns}
