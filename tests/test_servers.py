@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from servers import choice, compose
 
 SERVICES = yaml.safe_load(compose.FILE.read_text())["services"]
