@@ -35,10 +35,11 @@ class Blame(enum.Enum):
 
 
 class Retry(enum.Enum):
-    """Whether doing the same again may help."""
+    """Whether doing the same again may help: the call, or only the run from its last checkpoint."""
 
     NEVER = "never"
     LATER = "later"
+    RESTART = "restart"
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ class _Run:
                     error = self._placed(known(raised))
                     now = time.monotonic()
                     failures = [t for t in failures if now - t < policy.window] + [now]
-                    if error.retry is not Retry.LATER or len(failures) > policy.attempts:
+                    if error.retry is Retry.NEVER or len(failures) > policy.attempts:
                         return "failed", error, None
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
                     delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))

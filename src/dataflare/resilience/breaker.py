@@ -65,7 +65,7 @@ class CircuitBreaker:
             try:
                 result = await call()
             except Exception as error:
-                lost = isinstance(error, DataFlareError) and error.retry is Retry.LATER
+                lost = isinstance(error, DataFlareError) and error.retry is not Retry.NEVER
                 self._count(not lost, trial)
                 raise
             slow = timed and self._slow_s is not None and self._clock() - started >= self._slow_s

@@ -17,8 +17,10 @@ from servers.postgres import PASSWORD, server
 
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors, translated
+from dataflare.engine.reopening import ReopeningReader
 from dataflare.errors import ConfigError, DataError, DataFlareError, Retry, SystemError_, render
 from dataflare.model.types import Schema
+from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk import registry
 from dataflare.sdk.source import EndOfSplit
 
@@ -308,13 +310,16 @@ def test_a_reader_makes_its_connection_again_where_nothing_is_lost(database):
     async def go():
         made = database.source(table="t")
         [split] = await made.splits()
-        reader = await made.open(split, None)
+        retried: list[Retried] = []
+        reader = ReopeningReader(made, split, None, Retrying("in", said=retried.append), 0.0)
         seen = (await reader.read_batch(500)).frame["id"].to_list()
         database.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dataflare in'"
+            "delete from t where id % 2 = 0",  # not in the snapshot
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dataflare in'",
         )
         seen += await to_the_end(reader)
         assert seen == list(range(1, 30_001))
+        assert [each.error.code for each in retried] == ["E0607"]
         await reader.aclose()
         await made.aclose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import psycopg
 import pytest
 from postgres_kit import Database
@@ -13,7 +14,10 @@ from servers import faults
 from servers import postgres as servers
 from servers.faults import MODES, PATIENT, ROWS, Moments, not_restarted, wanted
 
-from dataflare.jobs import RunResult
+from dataflare.connectors import memory
+from dataflare.connectors.postgres.reader import PostgresPages
+from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.workflow.load import load_text
 
 
 @pytest.fixture
@@ -228,3 +232,74 @@ def test_rows_that_are_left_out_are_told_of_once(database, moments, tmp_path):
     assert [w for w in result.warnings if f"{ROWS // 100} rows failed" in w], result.warnings
     assert database.rows("select count(*), count(distinct id) from t") == [
         (ROWS - ROWS // 100, ROWS - ROWS // 100)]  # fmt: skip
+
+
+READING = """\
+name: reading
+settings:
+  parallelism: 1
+  checkpoint: {{interval: 2ms}}
+  restart: {{attempts: {restarts}, delay: 0s}}
+  error_handling: {{{handling}}}
+sources:
+  given:
+    type: postgres
+    config: {{connection_string: "{dsn}", table: given, batch_size: 500, sharding: {{by: range, splits: 3}}}}
+destinations:
+  out: {{type: memory, inputs: [given]}}
+"""
+GIVEN = 12_000
+
+
+def read_and_fail(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, who: str, *, handling: str,
+    restarts: int = 0,
+) -> RunResult:  # fmt: skip
+    """A run over a table whose readers' sessions (and whoever else `who` matches) end when it has read
+    some pages; what the table holds changes at the same time."""
+    memory.clear()
+    database.execute(
+        "create table given (id int primary key, v text)",
+        f"insert into given select i, repeat('x', 5000) from generate_series(1, {GIVEN}) i",
+    )
+    taken, real = 0, PostgresPages._take
+
+    def take(self: PostgresPages, rows: int) -> pl.DataFrame | None:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            database.execute(
+                "update given set v = 'new'",
+                "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = "
+                f"current_database() and application_name like '{who}'",
+            )
+        return real(self, rows)
+
+    monkeypatch.setattr(PostgresPages, "_take", take)
+    text = READING.format(dsn=database.dsn, handling=handling, restarts=restarts)
+    return run(load_text(text, base=folder), RunOptions(folder / "home"))
+
+
+@pytest.mark.parametrize("handling", [PATIENT, "on_error: fail"])
+def test_a_reader_goes_on_behind_its_last_key_in_the_same_snapshot(
+    database, tmp_path, monkeypatch, handling
+):
+    result = read_and_fail(database, tmp_path, monkeypatch, "dataflare given", handling=handling)
+    assert result.status == "finished", result.error
+    assert not [w for w in result.warnings if w.startswith("restarted")]
+    assert [w for w in result.warnings if w.startswith("step 'given': tried again once")]
+    found = memory.committed("out")
+    assert sorted(found["id"].to_list()) == list(range(1, GIVEN + 1))
+    assert set(found["v"].to_list()) == {"x" * 5_000}
+
+
+def test_without_its_snapshot_a_run_is_restarted_and_not_tried_in_vain(
+    database, tmp_path, monkeypatch
+):
+    result = read_and_fail(
+        database, tmp_path, monkeypatch, "dataflare given%", handling=PATIENT, restarts=1
+    )
+    assert result.status == "finished", result.error
+    assert len([w for w in result.warnings if w.startswith("restarted after E0607")]) == 1
+    assert not [w for w in result.warnings if "tried again 2 times" in w]
+    assert sorted(memory.committed("out")["id"].to_list()) == list(range(1, GIVEN + 1))

@@ -170,7 +170,7 @@ def test_a_snapshot_that_is_gone_asks_for_a_restart(database):
         )
         with pytest.raises(SystemError_) as caught:
             await drain(made, splits[0], None)
-        assert (caught.value.code, caught.value.retry) == ("E0607", Retry.LATER)
+        assert (caught.value.code, caught.value.retry) == ("E0607", Retry.RESTART)
         await made.aclose()
         found = [frame for s in splits for frame in (await drain(made, s, None))[0]]
         assert ids(pl.concat(found)) == [1, 2]

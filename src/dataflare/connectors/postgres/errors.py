@@ -144,7 +144,7 @@ def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError
         return SystemError_(
             f"the snapshot that {what} was read in is gone from {server}",
             code=CONNECTION_LOST,
-            retry=Retry.LATER,
+            retry=Retry.RESTART,
             help=_RESTART,
         )
     match state:
@@ -236,4 +236,4 @@ def postgres_errors(server: str, what: str) -> Iterator[None]:
 
 def is_lost(error: DataFlareError) -> bool:
     """Whether the connection is gone, and another one may do."""
-    return error.code == CONNECTION_LOST
+    return error.code == CONNECTION_LOST and error.retry is Retry.LATER

@@ -1,8 +1,8 @@
 """Read a part of a table, or a query, from one streamed statement; pages are cut out of the stream.
 
 Always true: a page's rows are those that follow the position, in the order of the key where there is
-one; a connection that is lost is made again by itself only where the rest can be read without losing
-or doubling a row, else the job goes back to its checkpoint.
+one; where a connection is lost and the rest can be read without losing or doubling a row, the error
+says that the split may be opened again at once, else the job goes back to its checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from dataflare.sdk.source import BadRow
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
 
-_RECONNECTS = 2
 _ONE = "__dataflare_one"
 
 
@@ -109,7 +108,6 @@ class PostgresPages(PageReader):
         self._stream: Iterator[pl.DataFrame] | None = None
         self._held: list[pl.DataFrame] = []
         self._ended = False
-        self._lost = 0
 
     @abstractmethod
     def _query(self, values: dict[str, str]) -> str:
@@ -140,14 +138,15 @@ class PostgresPages(PageReader):
         while not self._ended and sum(frame.height for frame in self._held) < rows:
             try:
                 self._pull()
-                self._lost = 0
             except DataFlareError as error:
+                was_open = self._stream is not None
                 self._close()
-                self._lost += 1
-                if not is_lost(error) or self._lost > _RECONNECTS or not self._may_reopen():
-                    raise
                 # What is held lies behind the position, so it comes again.
                 self._held.clear()
+                if was_open and is_lost(error) and self._may_reopen():
+                    # Only a new connection is wanted: the first try needs no policy and no wait.
+                    error.retry_after_s = 0.0
+                raise
         if not any(frame.height for frame in self._held):
             return None
         every = pl.concat(self._held, rechunk=False)
