@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from postgres_kit import Database, batch, run
 
+from dataflare.connectors.postgres.binary import binary
 from dataflare.errors import DataError
 from dataflare.model.types import Schema
 
@@ -76,6 +77,72 @@ def test_just_the_bad_rows_are_left_out(database, config, lost, why):
     assert all(said in row.message for row in refused)
     found = database.rows(f"select {COLUMNS} from t order by id")
     assert found == frame.join(bad.select("id"), on="id", how="anti").rows()
+
+
+@pytest.mark.parametrize("sift", [True, False], ids=["sift", "fail"])
+@pytest.mark.parametrize("config", MODES, ids=lambda c: c["mode"])
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("v ä", "four", "value too long for type character varying(3)"),
+        ("c", "five!", "value too long for type character(4)"),
+        ("d", 1e6, "numeric field overflow"),
+        ("s", 70_000, "out of range for type smallint"),
+        ("short", "four", "value too long for type character varying(3)"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_column(
+    database, config, sift, column, value, said
+):
+    schema = Schema.of({
+        "id": "int64", "v ä": "string", "c": "string", "d": "float64", "s": "int64", "short": "string",
+    })  # fmt: skip
+    good = {"v ä": "abc", "c": "abc", "d": 1.5, "s": 1, "short": "abc"}
+    rows = [{"id": n} | good | ({column: value} if n == 2 else {}) for n in range(5)]
+    database.execute(
+        "create domain brief as varchar(3)",
+        'create table t (id bigint primary key, "v ä" varchar(3), c char(4), d numeric(5, 2), '
+        "s smallint, short brief)",
+    )
+
+    async def go() -> str:
+        step = await database.step(schema, sift=sift, **config).start()
+        frame = batch(rows, **schema.to_polars())
+        if not sift:
+            with pytest.raises(DataError) as caught:
+                await step.prepare(1, frame, final=True)
+            assert caught.value.notes[0].startswith("the row: id = 2")
+            step.die()
+            return caught.value.message
+        [refused] = await step.settle(frame)
+        assert refused.row == rows[2]
+        await step.close()
+        return refused.message
+
+    message = run(go())
+    assert f"refuses a row: column '{column}': " in message
+    assert said in message
+
+
+@pytest.mark.parametrize("config", MODES, ids=lambda c: c["mode"])
+def test_the_column_is_told_of_rows_that_go_as_binary_too(database, config):
+    schema = Schema.of({"id": "int64", "v": "string"})
+    database.execute("create table t (id bigint primary key, v varchar(3))")
+    rows = batch([{"id": 1, "v": "abc"}, {"id": 2, "v": "four"}], **schema.to_polars())
+
+    async def go() -> DataError:
+        step = await database.step(schema, **config).start()
+        assert binary(rows.frame, {f.name: f.type for f in schema}, {}) is not None
+        with pytest.raises(DataError) as caught:
+            await step.prepare(1, rows, final=True)
+        step.die()
+        return caught.value
+
+    error = run(go())
+    assert error.message == (
+        "table 't' refuses a row: column 'v': value too long for type character varying(3)"
+    )
+    assert error.notes == ["the row: id = 2" + ("" if "key" in config else ", v = 'four'")]
 
 
 def test_rows_of_all_kinds_in_many_epochs(database):

@@ -19,6 +19,8 @@ from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 CONNECTION_LOST = "E0607"
 _STATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
+_COPY_COLUMN = re.compile(r"^COPY .*?, \S+ \d+, \S+ (.+?)(?:: |$)", re.MULTILINE)
+"""Of `COPY orders, line 3, column amount: "..."`."""
 _NOISE = re.compile(
     r"^(?:[A-Z_]+: )?(?:\[libpq\] )?(?:Failed to [a-z ]+: )?(?:could not begin COPY: )?"
     r"(?:connection failed: )?(?:Execution error \[\w+\]: )?(?:ERROR: +|FATAL: +)?"
@@ -198,8 +200,10 @@ def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError
         return _unreachable(found, server)
     if state.startswith(("22", "23")) and state != "22023":
         notes = [found.detail] if found.detail else []
+        column = _COPY_COLUMN.search(found.context) if state.startswith("22") else None
+        where = f"column '{column.group(1)}': " if column else ""
         return DataError(
-            f"{what} refuses a row: {found.text}",
+            f"{what} refuses a row: {where}{found.text}",
             code="E0510",
             notes=notes,
             help=MEND,

@@ -321,6 +321,8 @@ class PostgresStore(Markers):
             deferred=ready.deferred,
         )
         errors = partial(self._errors, f"table '{ready.target.table}'")
+        # A row that could not be staged is no refusal of the merge: the transaction is over.
+        self._sender.drain()
         try:
             with errors():
                 merge.run(self._db)
