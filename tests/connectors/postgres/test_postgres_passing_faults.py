@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psycopg
 import pytest
-from postgres_kit import Database
+from postgres_kit import Database, batch
 from proxy import Proxy
 from servers import faults
 from servers import postgres as servers
@@ -16,7 +19,10 @@ from servers.faults import MODES, PATIENT, ROWS, Moments, not_restarted, wanted
 
 from dataflare.connectors import memory
 from dataflare.connectors.postgres.reader import PostgresPages
+from dataflare.errors import RunError
 from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.model.types import Schema
+from dataflare.resilience.policy import RetryPolicy
 from dataflare.workflow.load import load_text
 
 
@@ -220,6 +226,16 @@ def test_a_policy_of_one_attempt_leaves_it_to_restarts(database, moments, tmp_pa
     assert len([w for w in result.warnings if w.startswith("restarted after E0607")]) == 1
 
 
+def test_a_circuit_breaker_counts_writes_and_holds_them_back(database, moments, tmp_path):
+    for time in (6, 8, 10):
+        moments.at("write.before_redo", time, lambda: end_sessions(database))
+    breaker = "circuit_breaker: {failure_rate: 0.01, window: 60s, recovery: 1ms}"
+    result = start(tmp_path, database.dsn, "append", handling=f"retry_count: 5, {breaker}")
+    assert len(moments.done) == 3
+    check(database, result, "append")
+    assert [w for w in result.warnings if "'out': its circuit breaker opened" in w], result.warnings
+
+
 def test_rows_that_are_left_out_are_told_of_once(database, moments, tmp_path):
     database.execute(
         "create table t (id bigint check (id % 100 <> 7), customer bigint, amount bigint)"
@@ -303,3 +319,43 @@ def test_without_its_snapshot_a_run_is_restarted_and_not_tried_in_vain(
     assert len([w for w in result.warnings if w.startswith("restarted after E0607")]) == 1
     assert not [w for w in result.warnings if "tried again 2 times" in w]
     assert sorted(memory.committed("out")["id"].to_list()) == list(range(1, GIVEN + 1))
+
+
+SCHEMA = Schema.of({"id": "int64", "v": "string"})
+ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert", "mirror"])
+@pytest.mark.parametrize("when", ["write", "prepare", "commit"])
+def test_an_older_attempt_does_not_win_by_trying_again(database, when, mode, monkeypatch):
+    """The newer one ends its session; it makes another, has all its rows, and is still fenced."""
+    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+    config: dict[str, Any] = {"mode": mode}
+    if mode in ("upsert", "mirror"):
+        config["key"] = ["id"]
+
+    async def go():
+        policy = RetryPolicy.model_validate({"max_attempts": 5, "initial_backoff": "1ms"})
+        old = await database.step(SCHEMA, policy=policy, **config).start()
+        first = await old.epoch(1, ONE)
+        second = None
+        if when != "write":
+            await old.write(TWO)
+        if when == "commit":
+            second = await old.prepare(2)
+        folder = database.folder / "elsewhere"
+        folder.mkdir()
+        new = database.step(SCHEMA, attempt=2, **config)
+        new.context = replace(new.context, redo=folder)
+        await new.start(1, [first])
+        last = old.prepare(2, TWO) if second is None else old.commit(2, [second])
+        with pytest.raises(RunError) as caught:
+            await last
+        assert caught.value.code == "E0804"
+        assert len(old.retried) <= 1, "and not tried in vain"
+        await old.close()
+        await new.epoch(2, THREE, final=True)
+        await new.close()
+        assert database.rows("select id from t order by id") == [(1,), (3,)]
+
+    asyncio.run(go())
