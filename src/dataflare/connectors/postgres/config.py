@@ -100,7 +100,10 @@ class PostgresDestinationConfig(PostgresConfig):
     lock_timeout: Duration = Field(
         30.0, description="how long to wait for rows or a table that another program has locked"
     )
-    retry_policy: dict[str, Any] | None = Field(None, description="as in error_handling")
+    retry_policy: dict[str, Any] | None = Field(
+        None,
+        description="how calls that fail for a moment, writes too, are made again; as in error_handling",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -177,7 +177,10 @@ class TableDestinationConfig(BaseModel):
     )
     batch_size: int | None = Field(None, ge=1, description="accepted; rows are written by epoch")
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
-    retry_policy: dict[str, Any] | None = Field(None, description="as in error_handling")
+    retry_policy: dict[str, Any] | None = Field(
+        None,
+        description="how calls that fail for a moment, writes too, are made again; as in error_handling",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
