@@ -14,6 +14,7 @@ from functools import cached_property
 
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
+from dataflare.formats.layout import count_newlines
 from dataflare.formats.records import cut, regular_rows
 
 FIRST_BYTES = 256 << 10
@@ -107,7 +108,7 @@ class LineNumbers:
         """Note the lines of data that is at hand, where somebody has asked before: who asks of what
         follows need not read it again."""
         if len(self._known) > 1:
-            line = self.at(start) + data.count(b"\n")
+            line = self.at(start) + count_newlines(data)
             with self._lock:
                 bisect.insort(self._known, (start + len(data), line))
 
@@ -118,7 +119,7 @@ class LineNumbers:
                 data = stream.read(min(offset - place, CHUNK_BYTES))
                 if not data:
                     break
-                line += data.count(b"\n")
+                line += count_newlines(data)
                 place += len(data)
         finally:
             stream.close()
