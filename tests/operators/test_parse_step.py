@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from flows import failure, flow, picture, refused, result_of, rows_of
+from flows import failure, flow, picture, result_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,14 +161,3 @@ def test_errors_point_to_the_very_word(config: str, code: str, token: str):
     )
     assert header.startswith(f"error[{code}]"), header
     assert token in line[carets.index("^") - 1 :][: len(token) + 1]
-
-
-def test_avro_is_refused_by_name():
-    block = refused(
-        "step: {type: parse, inputs: [s], config: {column: t, format: avro}}", s=[{"t": "x"}]
-    )
-    assert block.startswith(
-        "error[E0314]: step 'step': `format: avro` is not available in this version"
-    )
-    assert "= available: json, csv, regex\n" in block
-    assert block.endswith("= help: have the data sent as one of these")

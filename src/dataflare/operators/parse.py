@@ -1,4 +1,4 @@
-"""`parse`: read structured text (JSON, CSV, a regular expression) out of a column."""
+"""`parse`: read structured text (JSON, CSV, a regular expression) or Avro out of a column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field as ConfigField
 
-from dataflare.errors import ConfigError, PlanError
+from dataflare.errors import ConfigError
 from dataflare.expr import Typed, check
 from dataflare.model.types import RESERVED, STRING, DataType, Field, Schema
 from dataflare.operators.base import (
@@ -36,6 +36,7 @@ from dataflare.operators.names import (
     types,
 )
 from dataflare.operators.primitives import quote, travelling
+from dataflare.sdk.registry import missing_library
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,15 +46,20 @@ UNPARSED = 254
 
 
 class ParseConfig(StepConfig):
-    column: Name = ConfigField(description="The text column to read.")
+    column: Name = ConfigField(description="The column to read: text, or for avro binary.")
     format: Literal["json", "csv", "regex", "avro"] = ConfigField(
-        default="json", description="What the text is. avro is not available in this version."
+        default="json",
+        description="What is in the column. avro: one record without a file around it; they are read one by one, some microseconds each.",
     )
     schema_: ByName[Name] = ConfigField(
         default_factory=dict,
         alias="schema",
         description="Column to type of what comes out. json: keys of the object; csv: fields in order; "
-        "regex: named groups (text where no type is given).",
+        "regex: named groups (text where no type is given); avro: fields of the record.",
+    )
+    avro_schema: Name | None = ConfigField(
+        default=None,
+        description="avro: the schema that the records were written with: a file (.avsc), from the workflow file's folder, or the JSON itself.",
     )
     pattern: Name | None = ConfigField(
         default=None, description="regex: with named groups (?P<name>...), without look-around."
@@ -77,7 +83,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Parse(RowOperator):
-    """valid: json: whether the text is JSON. fields: csv: how many there must be."""
+    """valid: json: whether the text is JSON. fields: csv: how many there must be. avro: the schema, as
+    JSON: a record becomes the JSON text that the rest reads."""
 
     step: str
     column: str
@@ -88,6 +95,7 @@ class Parse(RowOperator):
     fields: int
     delimiter: str
     keep: bool
+    avro: str = ""
 
     @property
     def reads(self) -> frozenset[str]:
@@ -113,7 +121,7 @@ class Parse(RowOperator):
         import polars as pl
 
         columns = [n for n in frame.collect_schema().names() if not n.startswith(RESERVED)]
-        source = pl.col(self.column)
+        frame, source = self._source(frame)
         bad = pl.when(self._broken(source)).then(pl.lit(UNPARSED, pl.UInt8))
         frame = lowering.mark(frame, self.step, [(self.describe(), bad)])
         frame = frame.with_columns(self._text(source, p.at).alias(p.text) for p in self.parts)
@@ -132,10 +140,25 @@ class Parse(RowOperator):
         frame = frame.with_columns(values)
         return frame.select([*kept, *(part.name for part in self.parts), *travelling(frame)])
 
+    def _source(self, frame: pl.LazyFrame) -> tuple[pl.LazyFrame, pl.Expr]:
+        """The text that is read, in a column of its own where it must be made first."""
+        import polars as pl
+
+        if self.format != "avro":
+            return frame, pl.col(self.column)
+        from dataflare.formats.avro import as_json
+
+        made = pl.col(self.column).map_batches(
+            partial(as_json, schema=self.avro), return_dtype=pl.String
+        )
+        return frame.with_columns(made.alias(_JSON)), pl.col(_JSON)
+
     def _broken(self, source: pl.Expr) -> pl.Expr:
         """Whether a text cannot be read at all. A JSON text must be an object."""
         import polars as pl
 
+        if self.format == "avro":
+            return pl.col(self.column).is_not_null() & source.is_null()
         if self.format == "json":
             assert self.valid is not None
             is_object = source.str.strip_chars_start().str.starts_with("{")
@@ -152,7 +175,7 @@ class Parse(RowOperator):
     def _text(self, source: pl.Expr, at: str) -> pl.Expr:
         import polars as pl
 
-        if self.format == "json":
+        if self.format in ("json", "avro"):
             return source.str.json_path_match(at)
         if self.format == "regex":
             return source.str.extract_groups(self.pattern).struct.field(at)
@@ -179,8 +202,8 @@ class ParseStep(Step):
     type = "parse"
     Config = ParseConfig
     summary = (
-        "Read JSON, CSV or a regular expression's groups out of a text column; `step.errors` has the "
-        "rows whose text cannot be read, less the columns that the step replaces."
+        "Read JSON, CSV or a regular expression's groups out of a text column, or Avro records out of a "
+        "binary one; `step.errors` has the rows that cannot be read, less the columns that the step replaces."
     )
     example = """\
 type: parse
@@ -198,17 +221,11 @@ config:
     @classmethod
     def bind(cls, config: ParseConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step, column = inputs[0], context.step, str(config.column)
-        if config.format == "avro":
-            raise PlanError(
-                f"step '{step}': `format: avro` is not available in this version",
-                code="E0314",
-                step=step,
-                notes=["available: json, csv, regex"],
-                help="have the data sent as one of these",
-            )
         known_columns(step, [config.column], schema)
-        fits = schema[column].is_text
-        fitting_column(step, "parses", config.column, schema, "text", fits)
+        is_avro = config.format == "avro"
+        fits = schema[column].name == "binary" if is_avro else schema[column].is_text
+        wanted = "binary" if is_avro else "text"
+        fitting_column(step, "parses", config.column, schema, wanted, fits)
         not_reserved(step, config.schema_)
         operator = Parse(
             step,
@@ -222,6 +239,7 @@ config:
             fields=len(config.schema_),
             delimiter=config.delimiter,
             keep=config.keep,
+            avro=_avro_schema(config, context) if is_avro else "",
         )
         replaced = {part.name for part in operator.parts}
         branch = Branch(
@@ -243,13 +261,14 @@ config:
 
 
 _UNREAD = f"{RESERVED}unread"
+_JSON = f"{RESERVED}json"
 
 
 def _tag(operator: Parse, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
     """The columns that come out beside those that came in, and whether a row cannot be read."""
     import polars as pl
 
-    source = pl.col(operator.column)
+    frame, source = operator._source(frame)
     frame = frame.with_columns(
         operator._broken(source).alias(_UNREAD),
         *(operator._text(source, part.at).alias(part.text) for part in operator.parts),
@@ -292,18 +311,58 @@ def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
         example = "schema: {user_id: int64, action: string}"
         not_empty(step, "`schema`: the columns that come out and their types", wanted, example)
         places = {name: str(index) for index, name in enumerate(wanted)}
-        if config.format == "json":
+        if config.format in ("json", "avro"):
             places = {str(name): _json_path(step, name) for name in config.schema_}
     spots = {str(name): text for name, text in config.schema_.items()}
     return tuple(
-        _part(step, name, index, at, wanted.get(name, STRING), spots.get(name))
+        _part(step, name, index, at, wanted.get(name, STRING), spots.get(name), config.format)
         for index, (name, at) in enumerate(places.items())
     )
 
 
-def _part(step: str, name: str, index: int, at: str, type_: DataType, spot: object) -> Part:
+def _part(
+    step: str, name: str, index: int, at: str, type_: DataType, spot: object, format_: str
+) -> Part:
     text = f"__dataflare_text{index}"
+    if format_ == "avro" and type_.name == "binary":
+        typed = check(f"from_base64({text})", Schema.of({text: STRING}), step=step)
+        return Part(name, text, at, typed)
     return Part(name, text, at, cast(step, text, type_, Schema.of({text: STRING}), spot))
+
+
+def _avro_schema(config: ParseConfig, context: BindContext) -> str:
+    """The schema's text. Raises ConfigError (E0402, E0405, E0406)."""
+    step, given = context.step, config.avro_schema
+    not_empty(step, "`avro_schema`", given, "avro_schema: orders.avsc")
+    assert given is not None
+    text = str(given)
+    if not text.lstrip().startswith("{"):
+        path = context.base / text
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"step '{step}' cannot read the Avro schema {path}: {error}",
+                code="E0405",
+                step=step,
+                spot=spot_of(given),
+                help="name a file from the workflow file's folder, or write the schema's JSON",
+            ) from error
+    try:
+        from dataflare.formats.avro import check_schema
+
+        check_schema(text)
+    except ModuleNotFoundError as error:
+        raise missing_library("format: avro", error).at(step=step) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"step '{step}': `avro_schema` is {error}",
+            code="E0405",
+            step=step,
+            spot=spot_of(given),
+            help="give the schema that the records were written with, of type record",
+        ) from error
+    return text
 
 
 def _json_path(step: str, name: str) -> str:

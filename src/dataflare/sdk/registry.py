@@ -50,6 +50,7 @@ _EXTRAS = {
     "redis": "redis",
     "httpx": "http",
     "adbc_driver_postgresql": "postgres",
+    "fastavro": "avro",
 }
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"

@@ -157,9 +157,10 @@ class Stream:
         pattern: str | None = None,
         delimiter: str | None = None,
         keep: bool | None = None,
+        avro_schema: str | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
-        """Read columns out of a text column that holds JSON, CSV or a pattern."""
+        """Read columns out of a text column that holds JSON, CSV or a pattern, or a binary one of Avro."""
         config = given(
             column=column,
             format=format,
@@ -167,6 +168,7 @@ class Stream:
             pattern=pattern,
             delimiter=delimiter,
             keep=keep,
+            avro_schema=avro_schema,
         )
         return self._then("parse", name, config, step)
 

@@ -1,0 +1,41 @@
+"""One row as JSON, where rows are few and nothing of them may be lost."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+_PLAIN = (str, bool, type(None))
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """A row as JSON, without loss: decimals as text, bytes as base64, NaN and infinities as text."""
+    if not all(type(value) in _PLAIN for value in row.values()):
+        row = _plain(row)
+    return orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return str(value)
+        case int() if not -(2**63) <= value < 2**64:
+            return str(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+        case Decimal():
+            return str(value)
+        case datetime.timedelta():
+            return f"{value.total_seconds()}s"
+        case dict():
+            return {str(key): _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case _ if hasattr(value, "items"):
+            return {str(key): _plain(each) for key, each in value.items()}
+    return value
