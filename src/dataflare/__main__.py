@@ -12,6 +12,9 @@ def main() -> int:
 
         print(f"dataflare {__version__}")
         return 0
+    from dataflare.cli.process import collect_seldom
+
+    collect_seldom()
     from dataflare.cli.app import run_process
 
     return run_process(sys.argv[1:])

@@ -29,7 +29,6 @@ from dataflare.cli import (
     test,
     validate,
 )
-from dataflare.cli.process import collect_seldom
 from dataflare.cli.usage import usage_error
 from dataflare.errors import DataFlareError, InternalError
 
@@ -93,7 +92,6 @@ def run_process(args: list[str]) -> int:
     Ends by `os._exit`: taking the interpreter apart costs 50 ms that nobody needs. Returns only
     under a debugger or profiler, which want an orderly end.
     """
-    collect_seldom()
     _prepare_streams()
     status = _flush(execute(args))
     if sys.gettrace() is None and sys.getprofile() is None:

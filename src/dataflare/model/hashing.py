@@ -9,7 +9,7 @@ Columns fold with `h = mix(h * 3 ^ column)`. The top 7 bits of the hash are the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import InternalError
 
@@ -136,9 +136,18 @@ def _plain(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def _text_hash(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     import polars as pl
-    import polars_hash  # noqa: F401  registers the namespace
 
     if dtype != pl.Binary:
         value = value.cast(pl.String)
-    hashed: pl.Expr = value.nchash.xxh3_64()  # type: ignore[attr-defined]
-    return pl.when(value.is_not_null()).then(hashed)
+    return pl.when(value.is_not_null()).then(digest(value, "nchash", "xxh3_64"))
+
+
+def digest(value: pl.Expr, namespace: str, method: str, **options: Any) -> pl.Expr:
+    """A digest of texts or bytes, from the polars-hash plug-in, which is loaded when first needed.
+
+    `namespace` is 'chash' (cryptographic) or 'nchash'.
+    """
+    import polars_hash  # noqa: F401  registers the namespaces
+
+    made: pl.Expr = getattr(getattr(value, namespace), method)(**options)
+    return made

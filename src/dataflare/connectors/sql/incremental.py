@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import polars as pl
-import polars_hash as plh
 
 from dataflare.connectors.sql.config import Incremental
 from dataflare.errors import ConfigError, DataError
+from dataflare.model.hashing import digest
 from dataflare.model.types import DataType
 
 CURSOR = "__dataflare_cursor"
@@ -122,7 +122,7 @@ def row_hashes(frame: pl.DataFrame) -> pl.Series:
         for name, dtype in frame.schema.items()
     ]
     text = frame.select(pl.concat_str(parts, separator="\x1f").alias("text"))
-    return text.select(plh.col("text").nchash.xxh3_64()).to_series()
+    return text.select(digest(pl.col("text"), "nchash", "xxh3_64")).to_series()
 
 
 def _text_of(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -7,7 +7,6 @@ version to the next, since people join on them.
 from __future__ import annotations
 
 import polars as pl
-import polars_hash  # noqa: F401  (adds the .chash and .nchash namespaces)
 
 from dataflare.expr import rowerrors
 from dataflare.expr.check import Call
@@ -16,6 +15,7 @@ from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import Lowering, register
 from dataflare.expr.tree import ROWKEY_COLUMN, Node
 from dataflare.model import types as t
+from dataflare.model.hashing import digest
 
 _UTF8 = (
     r"^(?:[0-7][0-9a-f]|(?:c[2-9a-f]|d[0-9a-f])[89ab][0-9a-f]|e0[ab][0-9a-f][89ab][0-9a-f]"
@@ -26,7 +26,7 @@ _UTF8 = (
 
 
 def _digest(namespace: str, method: str) -> Lowering:
-    return lambda node, x: getattr(getattr(x, namespace), method)()
+    return lambda node, x: digest(x, namespace, method)
 
 
 def _checked(value: pl.Expr, result: pl.Expr) -> Lowered:
@@ -64,8 +64,7 @@ def _resolve_hmac(call: Call) -> Node:
 
 
 def _hmac(node: Node, x: pl.Expr, secret: pl.Expr) -> pl.Expr:
-    made: pl.Expr = x.chash.hmac_sha256(key=node.args[1].value)  # type: ignore[attr-defined]
-    return made
+    return digest(x, "chash", "hmac_sha256", key=node.args[1].value)
 
 
 def _resolve_uuid(call: Call) -> Node:
@@ -76,14 +75,14 @@ def _resolve_uuid(call: Call) -> Node:
 def _uuid(node: Node) -> pl.Expr:
     """RFC 9562, version 8: the digest of the row's key and of the call's place."""
     seed = pl.col(ROWKEY_COLUMN).cast(pl.String) + pl.lit("/" + str(node.value))
-    digest: pl.Expr = seed.nchash.md5()  # type: ignore[attr-defined]
-    variant = digest.str.slice(16, 1).replace_strict(
+    hexadecimal = digest(seed, "nchash", "md5")
+    variant = hexadecimal.str.slice(16, 1).replace_strict(
         list("0123456789abcdef"), list("89ab" * 4), return_dtype=pl.String
     )
     parts = [
-        digest.str.slice(0, 8), pl.lit("-"), digest.str.slice(8, 4), pl.lit("-8"),
-        digest.str.slice(13, 3), pl.lit("-"), variant, digest.str.slice(17, 3), pl.lit("-"),
-        digest.str.slice(20, 12),
+        hexadecimal.str.slice(0, 8), pl.lit("-"), hexadecimal.str.slice(8, 4), pl.lit("-8"),
+        hexadecimal.str.slice(13, 3), pl.lit("-"), variant, hexadecimal.str.slice(17, 3), pl.lit("-"),
+        hexadecimal.str.slice(20, 12),
     ]  # fmt: skip
     return pl.concat_str(parts)
 
