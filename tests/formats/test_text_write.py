@@ -33,7 +33,7 @@ def test_csv():
     schema = Schema.from_polars(FRAME.schema)
     text = CsvText()
     assert text.header(schema) == b"i,s,f,b,at,us,d,t,p,price,raw,tags,who\n"
-    assert text.rows(FRAME).decode() == (
+    assert text.encode(FRAME).decode() == (
         '1,"a ""b""",1.5,true,2024-01-01T12:00:00Z,2024-01-01T12:00:00.000250,2024-02-29,01:02:03,'
         'PT1M30S,1.50,aGk=,"[1.5,null]","{""at"":""2024-01-01T00:00:00"",""n"":""x\\""y""}"\n'
         ',"",,,,2024-01-01T00:00:00,,,,,,,\n'
@@ -43,14 +43,14 @@ def test_csv():
 def test_csv_with_another_delimiter_and_word_for_null():
     text = CsvText(delimiter=";", null="NA")
     frame = FRAME.select("i", "s", "f")
-    assert text.rows(frame) == b'1;"a ""b""";1.5\nNA;"";NA\n'
+    assert text.encode(frame) == b'1;"a ""b""";1.5\nNA;"";NA\n'
     assert text.header(Schema.from_polars(frame.schema)) == b"i;s;f\n"
 
 
 def test_ndjson():
     text = NdjsonText()
     assert text.header(Schema.from_polars(FRAME.schema)) == b""
-    assert text.rows(FRAME).decode() == (
+    assert text.encode(FRAME).decode() == (
         '{"i":1,"s":"a \\"b\\"","f":1.5,"b":true,"at":"2024-01-01T12:00:00Z",'
         '"us":"2024-01-01T12:00:00.000250","d":"2024-02-29","t":"01:02:03","p":"PT1M30S",'
         '"price":"1.50","raw":"aGk=","tags":[1.5,null],'
@@ -62,4 +62,4 @@ def test_ndjson():
 
 def test_a_time_with_a_zone_other_than_utc_says_its_offset():
     at = pl.Series("at", [datetime(2024, 7, 1)]).dt.replace_time_zone("Europe/Berlin")
-    assert NdjsonText().rows(at.to_frame()) == b'{"at":"2024-07-01T00:00:00+02:00"}\n'
+    assert NdjsonText().encode(at.to_frame()) == b'{"at":"2024-07-01T00:00:00+02:00"}\n'

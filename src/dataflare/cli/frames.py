@@ -20,7 +20,7 @@ def write_ndjson(frame: pl.DataFrame) -> None:
     """One JSON object a line, spelled as in the NDJSON files we write."""
     from dataflare.formats.text_write import NdjsonText
 
-    sys.stdout.write(NdjsonText().rows(frame).decode())
+    sys.stdout.write(NdjsonText().encode(frame).decode())
 
 
 def print_frame(frame: pl.DataFrame) -> None:

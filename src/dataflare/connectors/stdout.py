@@ -119,7 +119,7 @@ class StdoutWriter(Writer):
         if self._left is not None:
             rows = rows.head(self._left)
             self._left -= rows.height
-        data = self._text.rows(rows)
+        data = self._text.encode(rows)
         if not self._begun:
             data = self._text.header(self._schema) + data
             self._begun = True
@@ -157,7 +157,7 @@ class TableText:
         rules = ["-" * width for width in widths.values()]
         return ("  ".join(heads).rstrip() + "\n" + "  ".join(rules) + "\n").encode()
 
-    def rows(self, frame: pl.DataFrame) -> bytes:
+    def encode(self, frame: pl.DataFrame) -> bytes:
         if not frame.height:
             return b""
         schema = Schema.from_polars(frame.schema)

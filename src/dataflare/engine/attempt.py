@@ -23,7 +23,7 @@ from dataflare.engine.keyed import AskedTable, open_asked
 from dataflare.engine.letters import letters
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operator_task import OperatorTask
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import SPARE_THREADS, WorkerPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner, Tables
 from dataflare.engine.source_task import SourceTask, hash_text
@@ -85,7 +85,7 @@ class Attempt:
     ) -> None:
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
-        self.pool = WorkerPool(settings.resources.threads)
+        self.pool = WorkerPool(settings.resources.threads + SPARE_THREADS)
         back = settings.backpressure
         self.controller = BackpressureController(
             mode=back.mode,

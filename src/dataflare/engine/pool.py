@@ -15,13 +15,17 @@ T = TypeVar("T")
 
 INLINE_ROWS = 500
 _WAITING_MAX = 32
+SPARE_THREADS = 3
+"""Beyond one for each processor: a query also waits, for Polars' own pool and for the event loop. With
+one to spare 1.8 of two processors are busy, with three 1.95."""
 
 
 class WorkerPool:
     """A few threads for Polars, which releases the GIL; blocking clients have threads of their own."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=threads + 1, thread_name_prefix="dataflare")
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="dataflare")
         self._others: list[WorkerPool] = []
 
     def submit(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:

@@ -28,8 +28,6 @@ from dataflare.model.progress import Barrier, Position, Split
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.source import Chunk, EndOfSplit, SourceConnector
 
-_IN_FLIGHT = 4
-"""Chunks read and not yet let out: one for each thread of the pool, and one that waits for it."""
 _RUSH_FAILURES = 4
 """After so many chunks in a row that did not parse, the careful way is tried first."""
 
@@ -123,11 +121,12 @@ class SourceTask(Task):
 
     async def _read_chunks(self, reader: ReopeningReader) -> None:
         flying: deque[tuple[Chunk, asyncio.Future[Outcome]]] = deque()
+        flying_max = self.pool.threads + 1  # one for each, and one that waits for them
         reading: asyncio.Future[Chunk] | None = None
         ended = False
         try:
             while not ended or flying:
-                if reading is None and not ended and len(flying) < _IN_FLIGHT:
+                if reading is None and not ended and len(flying) < flying_max:
                     reading = asyncio.ensure_future(reader.read_chunk())
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:

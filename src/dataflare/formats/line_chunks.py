@@ -18,7 +18,7 @@ from dataflare.formats.layout import count_newlines
 from dataflare.formats.records import cut, regular_rows
 
 FIRST_BYTES = 256 << 10
-CHUNK_BYTES = 6 << 20
+CHUNK_BYTES = 4 << 20
 
 
 class LineChunks:

@@ -1,38 +1,46 @@
-"""Small batches gathered until they are worth encoding; encoding on a thread, one at a time.
+"""Small batches gathered until they are worth encoding; encoding on threads, appending in order.
 
-Always true: at most one encode is in flight and at most one buffer waits behind it, so memory has a
-bound; frames are encoded in the order in which they came.
+Always true: at most two pieces are being encoded or wait to be appended, and one more is gathered
+meanwhile, so memory has a bound; pieces are appended in the order in which their rows came, one
+at a time, and none after one that failed.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
 BUFFER_BYTES = 64 << 20
+_IN_FLIGHT = 2
+"""A piece is mostly encoded by one thread, which shares the processors with those that read."""
 
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-class EncodeBuffer:
-    """encode: called on a thread with the gathered rows. rows_max: when to stop gathering."""
+class EncodeBuffer(Generic[Piece]):
+    """encode: makes a piece of gathered rows, on any thread; keeps nothing. append: takes a piece,
+    on a thread. rows_max, bytes_max: when to stop gathering."""
 
     def __init__(
         self,
-        encode: Callable[[pl.DataFrame], None],
+        encode: Callable[[pl.DataFrame], Piece],
+        append: Callable[[Piece], None],
         rows_max: int,
         bytes_max: int = BUFFER_BYTES,
     ) -> None:
-        self._encode, self._rows_max, self._bytes_max = encode, rows_max, bytes_max
+        self._encode, self._append = encode, append
+        self._rows_max, self._bytes_max = rows_max, bytes_max
         self._frames: list[pl.DataFrame] = []
         self._rows = self._bytes = 0
-        self._running: asyncio.Future[Any] | None = None
+        self._running: deque[asyncio.Future[Any]] = deque()
 
     async def add(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        """Take rows. Waits when one buffer is being encoded and another one is full."""
+        """Take rows. Waits when enough is under way and the next piece is full."""
         while frame.height:
             room = self._rows_max - self._rows
             part = frame if frame.height <= room else frame.head(room)
@@ -44,44 +52,49 @@ class EncodeBuffer:
             if self._rows >= self._rows_max or self._bytes >= self._bytes_max:
                 await self._start()
 
-    async def drain(self) -> None:
-        """Encode all that is left, and wait for it."""
+    async def call(self, work: Callable[[], Result]) -> Result:
+        """Encode and append all that is left, then do other work on the file, on a thread."""
         if self._frames:
             await self._start()
-        await self._wait()
-
-    async def call(self, work: Callable[[], Result]) -> Result:
-        """Do other work on the file, on a thread and after what is in flight."""
-        await self._wait()
-        task = asyncio.ensure_future(asyncio.to_thread(work))
-        self._running = task
-        await self._wait()
-        return task.result()
+        await self._wait(0)
+        done = asyncio.ensure_future(asyncio.to_thread(work))
+        self._running.append(done)
+        await self._wait(0)
+        return done.result()
 
     async def _start(self) -> None:
-        await self._wait()
+        await self._wait(_IN_FLIGHT - 1)
         frames, self._frames, self._rows, self._bytes = self._frames, [], 0, 0
+        before = self._running[-1] if self._running else None
+        self._running.append(asyncio.ensure_future(self._piece(frames, before)))
 
-        def work() -> None:
+    async def _piece(self, frames: list[pl.DataFrame], before: asyncio.Future[Any] | None) -> None:
+        def encoded() -> Piece:
             frame = pl.concat(frames, rechunk=False) if len(frames) > 1 else frames[0]
             frames.clear()
-            self._encode(frame)
+            return self._encode(frame)
 
-        self._running = asyncio.ensure_future(asyncio.to_thread(work))
+        piece = await asyncio.to_thread(encoded)
+        if before is not None:
+            await asyncio.wait([before])
+            before.result()
+        await asyncio.to_thread(self._append, piece)
 
-    async def _wait(self) -> None:
-        """Until the thread is done. Who is cancelled here leaves it known: `aclose` waits for it, so
-        no thread of a dead attempt writes into a file that the next one has opened."""
-        running = self._running
-        if running is not None:
-            await asyncio.wait([running])
-            self._running = None
-            running.result()
+    async def _wait(self, left: int) -> None:
+        """Until no more than so many are under way. Who is cancelled here leaves them known: `aclose`
+        waits for them, so no thread of a dead attempt writes into a file that the next one has
+        opened."""
+        while len(self._running) > left:
+            first = self._running[0]
+            await asyncio.wait([first])
+            first.result()
+            self._running.popleft()
 
     async def aclose(self) -> None:
-        """Wait for the thread, whatever became of its work."""
-        if self._running is not None:
-            await asyncio.wait([self._running])
-            if not self._running.cancelled():
-                self._running.exception()
-            self._running = None
+        """Wait for the threads, whatever became of their work."""
+        if self._running:
+            await asyncio.wait(self._running)
+        for task in self._running:
+            if not task.cancelled():
+                task.exception()
+        self._running.clear()

@@ -152,13 +152,15 @@ archive:
                 def grow(path: Path, sidecar: Path, data: Mapping[str, Any]) -> GrowingFile:
                     return self._growing(context.schema, path, sidecar, data)
 
-                return SingleFileWriter(self._staging(context), grow, restored, rows_max)
+                staging = self._staging(context)
+                return SingleFileWriter(staging, self._encoder(), grow, restored, rows_max)
             folder = self._parts(context)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]
             schema = context.schema.select(inside)
             data = restored.data if restored is not None else {}
             return FolderWriter(
                 folder,
+                self._encoder(),
                 lambda path: self._growing(schema, path, None, {}),
                 context.subtask,
                 context.attempt,
@@ -170,37 +172,42 @@ archive:
                 total_rows=data.get("total_rows", 0),
             )
 
+    def _encoder(self) -> ParquetEncoder | ArrowEncoder | TextFormat:
+        match self.target.format:
+            case "parquet":
+                return ParquetEncoder(self.target.compression)
+            case "arrow":
+                return ArrowEncoder(self.target.compression)
+            case "csv":
+                return CsvText(self.config.delimiter, self.config.null_value)
+            case "json":
+                return JsonText()
+        return NdjsonText()
+
     def _growing(
         self, schema: Schema, path: Path, sidecar: Path | None, data: Mapping[str, Any]
     ) -> GrowingFile:
-        target, config = self.target, self.config
+        target, encoder = self.target, self._encoder()
         length, rows = data.get("length", 0), data.get("rows", 0)
-        if target.format == "parquet":
+        if isinstance(encoder, ParquetEncoder):
             return GrowingParquet(
                 path,
-                ParquetEncoder(target.compression),
+                encoder,
                 schema,
                 sidecar=sidecar,
                 length=length,
                 sidecar_length=data.get("sidecar_length", 0),
                 rows=rows,
             )
-        if target.format == "arrow":
-            encoder = ArrowEncoder(target.compression)
+        if isinstance(encoder, ArrowEncoder):
             return GrowingArrow(path, encoder, schema, length=length, rows=rows)
-        header = config.header or target.format == "json"
+        header = self.config.header or target.format == "json"
         appends = not target.is_folder and target.mode == "append" and _has_content(target.path)
         if appends and not length:
             length = copy_to_stage(target.path, path, text=target.compression == "none")
             header = False
-        formats: dict[str, TextFormat] = {
-            "csv": CsvText(config.delimiter, config.null_value),
-            "ndjson": NdjsonText(),
-            "json": JsonText(),
-        }
-        format_ = formats[target.format]
         return GrowingText(
-            path, format_, schema, target.compression, header=header, length=length, rows=rows
+            path, encoder, schema, target.compression, header=header, length=length, rows=rows
         )
 
     async def committer(self, context: DestinationContext) -> Committer:

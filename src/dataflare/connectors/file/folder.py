@@ -18,10 +18,10 @@ from typing import Any
 
 import polars as pl
 
-from dataflare.connectors.file.buffering import BUFFER_BYTES, EncodeBuffer
+from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
-from dataflare.connectors.file.growing import GrowingFile, sync_folder
+from dataflare.connectors.file.growing import Encoder, GrowingFile, sync_folder
 from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.partitions import folder_name
 from dataflare.errors import CheckpointError
@@ -104,6 +104,7 @@ class FolderWriter(Writer):
     def __init__(
         self,
         folder: PartsFolder,
+        encoder: Encoder,
         grow: Grow,
         subtask: int,
         attempt: int,
@@ -115,7 +116,7 @@ class FolderWriter(Writer):
         total_parts: int,
         total_rows: int,
     ) -> None:
-        self._folder, self._grow = folder, grow
+        self._folder, self._encoder, self._grow = folder, encoder, grow
         self._subtask, self._attempt = subtask, attempt
         self._partition_by = list(partition_by)
         self._part_rows_max, self._part_bytes_max = part_rows_max, part_bytes_max
@@ -124,19 +125,26 @@ class FolderWriter(Writer):
         self._done: list[_Part] = []
         self._opened = 0
         rows_max = min(rows_max, part_rows_max or rows_max)
-        self._buffer = EncodeBuffer(self._encode, rows_max, BUFFER_BYTES)
+        self._buffer = EncodeBuffer(self._encode, self._append, rows_max)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         await self._buffer.add(batch.frame, batch.num_bytes)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
-    def _encode(self, frame: pl.DataFrame) -> None:
+    def _encode(self, frame: pl.DataFrame) -> list[tuple[str, Any, int]]:
+        """By partition: what is to be appended, and how many rows that is."""
+        return [
+            (partition, self._encoder.encode(rows), rows.height)
+            for partition, rows in self._divided(frame)
+        ]
+
+    def _append(self, pieces: list[tuple[str, Any, int]]) -> None:
         with file_errors(self._folder.path, "writing"):
-            for partition, rows in self._divided(frame):
+            for partition, encoded, rows in pieces:
                 part = self._open.get(partition)
                 if part is None:
                     part = self._open[partition] = self._new_part(partition)
-                part.file.add(rows)
+                part.file.add(encoded, rows)
                 if self._is_full(part.file):
                     part.file.finish()
                     part.file.sync()
@@ -171,7 +179,6 @@ class FolderWriter(Writer):
         return _Part(partition, self._grow(self._folder.staging / name))
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
-        await self._buffer.drain()
         return await self._buffer.call(lambda: self._prepare(epoch))
 
     def _prepare(self, epoch: int) -> Committable:

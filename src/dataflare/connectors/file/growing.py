@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -17,7 +17,7 @@ from dataflare.errors import CheckpointError
 from dataflare.formats.arrow_write import ArrowEncoder
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import Compressor
-from dataflare.formats.parquet_footer import MAGIC
+from dataflare.formats.parquet_footer import MAGIC, Piece
 from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
 from dataflare.formats.text_write import TextFormat
 from dataflare.model.types import Schema
@@ -25,6 +25,13 @@ from dataflare.sdk.crashpoints import crash_point
 
 _LENGTH = struct.Struct("<I")
 _CHECKED_BYTES = 64 << 10
+
+
+class Encoder(Protocol):
+    """A format's. Any number of threads may encode at once."""
+
+    def encode(self, frame: pl.DataFrame) -> Any:
+        """The rows as a piece of a file: what `GrowingFile.add` takes."""
 
 
 class GrowingFile(Protocol):
@@ -36,8 +43,8 @@ class GrowingFile(Protocol):
     @property
     def length(self) -> int: ...
 
-    def add(self, frame: pl.DataFrame) -> None:
-        """Encode the rows and append them."""
+    def add(self, encoded: Any, rows: int) -> None:
+        """Append what the file's encoder made of so many rows."""
 
     def end_epoch(self) -> None:
         """Make what was added complete up to here."""
@@ -108,12 +115,12 @@ class GrowingText:
     def length(self) -> int:
         return self._file.length
 
-    def add(self, frame: pl.DataFrame) -> None:
-        if not frame.height:
+    def add(self, encoded: bytes, rows: int) -> None:
+        if not rows:
             return
         between = self._format.between if self.rows else b""
-        self._file.append(self._compressor.write(between + self._format.rows(frame)))
-        self.rows += frame.height
+        self._file.append(self._compressor.write(between + encoded))
+        self.rows += rows
 
     def end_epoch(self) -> None:
         self._file.append(self._compressor.end_member())
@@ -145,9 +152,9 @@ class GrowingArrow:
     def length(self) -> int:
         return self._file.length
 
-    def add(self, frame: pl.DataFrame) -> None:
-        self._file.append(self._encoder.encode(frame))
-        self.rows += frame.height
+    def add(self, encoded: memoryview, rows: int) -> None:
+        self._file.append(encoded)
+        self.rows += rows
 
     def end_epoch(self) -> None:
         """Each batch is complete as it is."""
@@ -196,18 +203,17 @@ class GrowingParquet:
     def sidecar_length(self) -> int:
         return self._sidecar.length if self._sidecar is not None else 0
 
-    def add(self, frame: pl.DataFrame) -> None:
-        piece = self._encoder.encode(frame)
-        entries = self._footer.add(piece, self._file.length)
-        if piece.rows:
-            self._file.append(piece.body)
+    def add(self, encoded: Piece, rows: int) -> None:
+        entries = self._footer.add(encoded, self._file.length)
+        if rows:
+            self._file.append(encoded.body)
         if self._sidecar is not None:
             self._sidecar.append(b"".join(_LENGTH.pack(len(e)) + e for e in entries))
-        self.rows += frame.height
+        self.rows += rows
 
     def end_epoch(self) -> None:
         if self._footer.template is None:
-            self.add(pl.DataFrame(schema=self._schema.to_polars()))
+            self.add(self._encoder.encode(pl.DataFrame(schema=self._schema.to_polars())), 0)
 
     def finish(self) -> None:
         self.end_epoch()

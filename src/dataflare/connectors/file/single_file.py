@@ -24,6 +24,7 @@ from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.growing import (
+    Encoder,
     GrowingFile,
     GrowingParquet,
     sync_folder,
@@ -71,13 +72,18 @@ class SingleFileWriter(Writer):
     epoch ends: a run that finds everything committed makes none."""
 
     def __init__(
-        self, staging: Staging, grow: Grow, restored: Committable | None, rows_max: int
+        self,
+        staging: Staging,
+        encoder: Encoder,
+        grow: Grow,
+        restored: Committable | None,
+        rows_max: int,
     ) -> None:
-        self._staging, self._grow = staging, grow
+        self._staging, self._encoder, self._grow = staging, encoder, grow
         self._restored = dict(restored.data) if restored is not None else {}
         self._file: GrowingFile | None = None
         self._hold: IO[bytes] | None = None
-        self._buffer = EncodeBuffer(self._encode, rows_max)
+        self._buffer = EncodeBuffer(self._encode, self._append, rows_max)
 
     def _opened(self) -> GrowingFile:
         if self._file is None:
@@ -88,16 +94,18 @@ class SingleFileWriter(Writer):
             self._hold = _held(staging.path)
         return self._file
 
-    def _encode(self, frame: pl.DataFrame) -> None:
+    def _encode(self, frame: pl.DataFrame) -> tuple[Any, int]:
+        return self._encoder.encode(frame), frame.height
+
+    def _append(self, piece: tuple[Any, int]) -> None:
         with file_errors(self._staging.target, "writing"):
-            self._opened().add(frame)
+            self._opened().add(*piece)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         await self._buffer.add(batch.frame, batch.num_bytes)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
-        await self._buffer.drain()
         return await self._buffer.call(lambda: self._prepare(final))
 
     def _prepare(self, final: bool) -> Committable:

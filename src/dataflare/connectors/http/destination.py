@@ -142,7 +142,7 @@ class WebhookWriter(Writer):
         return rows.head(half), rows.slice(half)
 
     def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:
-        lines = NdjsonText().rows(rows)
+        lines = NdjsonText().encode(rows)
         if self._config.format == "ndjson":
             return lines, "application/x-ndjson"
         if self._config.batch_size == 1:
