@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from dataflare.engine.channel import Channel, EndOfStream
-from dataflare.engine.row_errors import FailedRow
+from dataflare.engine.row_errors import failed_rows
 from dataflare.engine.task import Alignment, Answer, Task
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -96,9 +96,13 @@ class DestinationTask(Task):
         metric.add_out(-len(refused))
         if self._on_error == "dead_letter":
             metric.dead_letters += len(refused)
-            await self.send_letters(
-                [FailedRow(self.name, r.code, r.message, r.row, None) for r in refused]
+            told = failed_rows(
+                self.name,
+                [each.code for each in refused],
+                [each.message for each in refused],
+                (each.row for each in refused),
             )
+            await self.send_letters([told])
 
     async def _prepare(self, barrier: Barrier) -> None:
         if not self.has_ended:

@@ -8,38 +8,31 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from dataflare.engine.row_errors import FailedRow
-from dataflare.formats.row_text import row_text
 from dataflare.planner.dead_letters import LETTERS
 
 
-def letters(failed: Sequence[FailedRow], run_id: str, attempt: int) -> pl.DataFrame:
-    """One row per failed row, as LETTERS says. attempts: which start of the run it was."""
-    now = datetime.datetime.now(datetime.UTC)
-    told = pl.DataFrame(
-        {
-            "id": _ids(len(failed)),
-            "step": [letter.step for letter in failed],
-            "code": [letter.code for letter in failed],
-            "message": [letter.message for letter in failed],
-            "position": [letter.place for letter in failed],
-            "row": [row_text(letter.row) for letter in failed],
-        },
-        schema_overrides={"position": pl.String},
-    )
+def letters(failed: Sequence[pl.DataFrame], run_id: str, attempt: int) -> pl.DataFrame:
+    """One row per failed row, as LETTERS says. failed: frames as FAILED says. attempts: which start of
+    the run it was."""
+    told = pl.concat(failed)
     types = LETTERS.to_polars()
-    same = {"attempts": attempt, "failed_at": now, "run_id": run_id}
+    same = {
+        "attempts": attempt,
+        "failed_at": datetime.datetime.now(datetime.UTC),
+        "run_id": run_id,
+    }
     return told.with_columns(
-        pl.lit(value, types[name]).alias(name) for name, value in same.items()
+        _ids(told.height), *(pl.lit(value, types[name]).alias(name) for name, value in same.items())
     ).select(LETTERS.names)
 
 
-def _ids(count: int) -> list[str]:
+def _ids(count: int) -> pl.Series:
     """Random UUIDs (version 4), their bits drawn at once."""
-    digits = os.urandom(16 * count).hex()
-    variants = "89ab" * 4
-    return [
-        f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-4{digits[i + 13 : i + 16]}-"
-        f"{variants[int(digits[i + 16], 16)]}{digits[i + 17 : i + 20]}-{digits[i + 20 : i + 32]}"
-        for i in range(0, 32 * count, 32)
-    ]
+    digits = pl.Series("id", [os.urandom(16 * count).hex()]).str.extract_all(".{32}").explode()
+    hexadecimal = list("0123456789abcdef")
+    variant = digits.str.slice(16, 1).replace_strict(hexadecimal, list("89ab" * 4))
+    part = digits.str.slice
+    return (
+        part(0, 8) + "-" + part(8, 4) + "-4" + part(13, 3) + "-" + variant + part(17, 3) + "-"
+        + part(20, 12)
+    )  # fmt: skip

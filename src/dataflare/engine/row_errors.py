@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from dataflare.errors import DataError, DataFlareError
 from dataflare.expr import error_text
+from dataflare.formats.row_text import row_text
+from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import RESERVED
 from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from dataflare.engine.segments import Given, Outcome
     from dataflare.operators.python import PythonCall
     from dataflare.sdk.processor import Refused
-    from dataflare.sdk.source import BadRow
 
 _KINDS = {
     RULE_BROKEN: ("E0540", "the row breaks the rule"),
@@ -43,15 +43,32 @@ _HELP: dict[int | None, str] = {
 _GUARD = f"mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
 
 
-@dataclass(frozen=True)
-class FailedRow:
-    """One row that failed. row: its columns as they reached the step's chain."""
+FAILED = {
+    "step": pl.String,
+    "code": pl.String,
+    "message": pl.String,
+    "position": pl.String,
+    "row": pl.String,
+}
+"""The columns of rows that failed: the row as JSON, as it reached the step's chain; position: where it
+stands, for people, or NULL."""
 
-    step: str
-    code: str
-    message: str
-    row: Mapping[str, Any]
-    place: str | None
+
+def failed_rows(
+    steps: str | Sequence[str],
+    codes: str | Sequence[str],
+    messages: str | Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    places: Sequence[str | None] | None = None,
+) -> pl.DataFrame:
+    """Failed rows as FAILED says; what is the same for all of them may be given once."""
+    texts = [row_text(row) for row in rows]
+    given = {"step": steps, "code": codes, "message": messages, "position": places}
+    told = {
+        name: [value] * len(texts) if value is None or isinstance(value, str) else value
+        for name, value in given.items()
+    }
+    return pl.DataFrame({**told, "row": texts}, schema=FAILED)
 
 
 class RowErrors:
@@ -71,16 +88,16 @@ class RowErrors:
         policies = {site: self._policy_of(site, lowering) for site in sites}
         failing = [site for site, policy in policies.items() if policy == "fail"]
         if failing:
-            first = bad.filter((codes // 256).is_in(failing)).head(1)
-            (failed,) = self._failed(first, lowering, given)
-            raise self._error(failed, int(first[ERROR_COLUMN][0]) % 256)
+            raise self._first_error(bad.filter((codes // 256).is_in(failing)), lowering, given)
         taken: dict[str, int] = {}
         for site, rows in sites.items():
             step = lowering.sites[site][0]
             taken[step] = taken.get(step, 0) + rows
             outcome.count_errors(step, rows)
         kept = [site for site, policy in policies.items() if policy == "dead_letter"]
-        outcome.failed += self._failed(bad.filter((codes // 256).is_in(kept)), lowering, given)
+        if kept:
+            failed = bad.filter((codes // 256).is_in(kept))
+            outcome.failed.append(self._failed(failed, lowering, given))
         return taken
 
     def unread(self, step: str, bad: Sequence[BadRow], outcome: Outcome) -> None:
@@ -95,23 +112,25 @@ class RowErrors:
                 help="mend the data, or set error_handling: {on_error: skip}",
             )
         if self.policy(step) == "dead_letter":
-            outcome.failed.extend(
-                FailedRow(step, row.code, row.message, {"raw": row.raw}, row.place) for row in bad
+            told = BadRows.of(bad).frame.select(
+                pl.lit(step).alias("step"),
+                "code",
+                "message",
+                pl.col("place").alias("position"),
+                pl.struct("raw").struct.json_encode().alias("row"),
             )
+            outcome.failed.append(told)
         outcome.count_errors(step, len(bad))
 
     def refused(self, step: str, refused: Refused, outcome: Outcome) -> None:
         """Deal with rows that an operator could not take. Raises DataError where its step says `fail`."""
         policy, rows = self.policy(step), refused.rows
         if policy == "fail":
-            row = rows.row(0, named=True)
-            raise self._error(FailedRow(step, refused.code, refused.message, row, None), None)
+            raise _error(step, refused.code, refused.message, rows.row(0, named=True), None, None)
         outcome.count_errors(step, rows.height)
         if policy == "dead_letter":
-            outcome.failed += [
-                FailedRow(step, refused.code, refused.message, row, None)
-                for row in rows.iter_rows(named=True)
-            ]
+            told = failed_rows(step, refused.code, refused.message, rows.iter_rows(named=True))
+            outcome.failed.append(told)
 
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
         """The result of a user's function; where rows may be left out, those that make it raise are
@@ -125,8 +144,7 @@ class RowErrors:
                 outcome.count_errors(call.step, 1)
                 if self.policy(call.step) == "dead_letter":
                     row = frame.row(0, named=True)
-                    failed = FailedRow(call.step, error.code, error.message, row, None)
-                    outcome.failed.append(failed)
+                    outcome.failed.append(failed_rows(call.step, error.code, error.message, [row]))
                 return pl.DataFrame(schema=call.output.to_polars())
         half = frame.height // 2
         parts = (frame.head(half), frame.slice(half))
@@ -139,35 +157,60 @@ class RowErrors:
         """What the site's own config says, else the step's `on_error`."""
         return lowering.policies.get(site) or self.policy(lowering.sites[site][0])
 
-    def _failed(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> list[FailedRow]:
+    def _failed(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> pl.DataFrame:
         """What is known of these rows: they are found again in the rows that entered."""
-        if not bad.height:
-            return []
-        numbers = bad["__dataflare_row"]
-        original = given.original()[numbers]
-        original = original.select(n for n in original.columns if not n.startswith(RESERVED))
-        if given.row_numbers is not None:
-            numbers = given.row_numbers.gather(numbers)
-        made: list[FailedRow] = []
-        for code, number, row in zip(
-            bad[ERROR_COLUMN], numbers, original.iter_rows(named=True), strict=True
-        ):
-            step, shown = lowering.sites[code // 256]
-            error_code, text = _KINDS.get(code % 256) or error_text(code % 256)
-            place = given.place(number) if given.place is not None else None
-            made.append(FailedRow(step, error_code, f"{shown}: {text}", row, place))
-        return made
-
-    def _error(self, failed: FailedRow, kind: int | None) -> DataFlareError:
-        where = f" ({failed.place})" if failed.place else ""
-        shown = ", ".join(f"{name}={_shown(value)}" for name, value in failed.row.items())
-        return DataError(
-            f"step '{failed.step}': {failed.message}{where}",
-            code=failed.code,
-            step=failed.step,
-            notes=[f"the row: {shown[:400]}"],
-            help=_HELP.get(kind, _GUARD),
+        original, places = _found_again(bad, given)
+        told = [_told(code, lowering) for code in bad[ERROR_COLUMN]]
+        return failed_rows(
+            [step for step, _, _ in told],
+            [code for _, code, _ in told],
+            [message for _, _, message in told],
+            original.iter_rows(named=True),
+            places,
         )
+
+    def _first_error(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> DataFlareError:
+        first = bad.head(1)
+        original, (place,) = _found_again(first, given)
+        code = int(first[ERROR_COLUMN][0])
+        return _error(*_told(code, lowering), original.row(0, named=True), place, code % 256)
+
+
+def _found_again(bad: pl.DataFrame, given: Given) -> tuple[pl.DataFrame, list[str | None]]:
+    """These rows as they entered, and where they stand."""
+    numbers = bad["__dataflare_row"]
+    original = given.original()[numbers]
+    original = original.select(n for n in original.columns if not n.startswith(RESERVED))
+    if given.row_numbers is not None:
+        numbers = given.row_numbers.gather(numbers)
+    place = given.place
+    return original, [None if place is None else place(number) for number in numbers]
+
+
+def _told(code: int, lowering: Lowering) -> tuple[str, str, str]:
+    """Step, code and message of a fault."""
+    step, shown = lowering.sites[code // 256]
+    error_code, text = _KINDS.get(code % 256) or error_text(code % 256)
+    return step, error_code, f"{shown}: {text}"
+
+
+def _error(
+    step: str,
+    code: str,
+    message: str,
+    row: Mapping[str, Any],
+    place: str | None,
+    kind: int | None,
+) -> DataFlareError:
+    where = f" ({place})" if place else ""
+    shown = ", ".join(f"{name}={_shown(value)}" for name, value in row.items())
+    return DataError(
+        f"step '{step}': {message}{where}",
+        code=code,
+        step=step,
+        notes=[f"the row: {shown[:400]}"],
+        help=_HELP.get(kind, _GUARD),
+    )
 
 
 def _shown(value: Any) -> str:

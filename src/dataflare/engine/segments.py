@@ -15,7 +15,7 @@ import polars as pl
 from dataflare.engine.keyed import AskedTable
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import INLINE_ROWS
-from dataflare.engine.row_errors import FailedRow, RowErrors
+from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
@@ -49,7 +49,7 @@ class Outcome:
     """What left a tree, worked out on some thread and counted only when the task lets it out.
 
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
-    rows out. errors: rows that failed, by step; failed: those that become dead letters.
+    rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Outcome:
     seconds: float = 0.0
     counts: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
-    failed: list[FailedRow] = field(default_factory=list)
+    failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def count_errors(self, step: str, rows: int) -> None:
@@ -71,8 +71,9 @@ class Outcome:
             metric.add_out(rows_out)
         for step, rows in self.errors.items():
             metrics.step(step).errors += rows
-        for letter in self.failed:
-            metrics.step(letter.step).dead_letters += 1
+        for frame in self.failed:
+            for step, rows in frame["step"].value_counts().iter_rows():
+                metrics.step(step).dead_letters += rows
         for (step, warning), rows in self.warnings.items():
             warnings = metrics.step(step).warnings
             warnings[warning] = warnings.get(warning, 0) + rows

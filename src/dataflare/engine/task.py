@@ -19,7 +19,6 @@ from dataflare.engine.channel import END, Channel, Inbox
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
-from dataflare.engine.row_errors import FailedRow
 from dataflare.engine.segments import Outcome
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -81,7 +80,7 @@ class Task(ABC):
         metrics: JobMetrics,
         coordination: Coordination,
         letter_edges: Mapping[str, int],
-        letters: Callable[[Sequence[FailedRow]], pl.DataFrame],
+        letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
     ) -> None:
         self.stage, self.name, self.subtask = stage, name, subtask
         self.outputs = {output.edge: output for output in outputs}
@@ -124,13 +123,14 @@ class Task(ABC):
                 await self.send(edge, frame)
         await self.send_letters(outcome.failed)
 
-    async def send_letters(self, failed: Sequence[FailedRow]) -> None:
-        """Send failed rows to where their steps' dead letters go."""
-        by_edge: dict[int, list[FailedRow]] = {}
-        for letter in failed:
-            by_edge.setdefault(self._letter_edges[letter.step], []).append(letter)
-        for edge, group in by_edge.items():
-            await self.send(edge, await self.pool.run(len(group), self._letters, group))
+    async def send_letters(self, failed: Sequence[pl.DataFrame]) -> None:
+        """Send failed rows to where their steps' dead letters go. failed: frames as FAILED says."""
+        by_edge: dict[int, list[pl.DataFrame]] = {}
+        for part in (part for frame in failed for part in frame.partition_by("step")):
+            by_edge.setdefault(self._letter_edges[part["step"][0]], []).append(part)
+        for edge, parts in by_edge.items():
+            rows = sum(part.height for part in parts)
+            await self.send(edge, await self.pool.run(rows, self._letters, parts))
 
     async def send(self, edge: int, frame: pl.DataFrame) -> None:
         output = self.outputs[edge]

@@ -13,9 +13,10 @@ from typing import Any
 import polars as pl
 
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
-from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
+from dataflare.formats.misread import RAW_MAX, Sorted, misfits
 from dataflare.formats.records import regular_rows
 from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
+from dataflare.model.bad_rows import BadRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +120,24 @@ class CsvPlan:
                 bad |= _unclean(layout, sound)
             if bad:
                 sound = sound.scatter(list(bad), False)
-        good = self._sorted_out(layout, sound, bad)
-        rows = sorted(bad)
+        good, misfit = self._sorted_out(layout, sound)
+        misshapen = pl.DataFrame(
+            {
+                "row": list(bad),
+                "code": [code for code, _ in bad.values()],
+                "message": [message for _, message in bad.values()],
+            },
+            schema=_FOUND,
+        )
+        found = pl.concat([misshapen, misfit]).sort("row") if bad else misfit
+        rows = found["row"].to_list()
+        texts = [text[:RAW_MAX].decode(errors="replace") for text in layout.texts(rows)]
+        places = [place_of(line) for line in layout.lines(rows)]
+        told = (pl.Series("raw", texts, pl.String), pl.Series("place", places, pl.String))
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],
-            bad=[
-                Misread(row, *bad[row], text[:RAW_MAX].decode(errors="replace"), place_of(line))
-                for row, text, line in zip(
-                    rows, layout.texts(rows), layout.lines(rows), strict=True
-                )
-            ],
+            bad=BadRows(found.with_columns(told)),
         )
 
     def _misshapen(self, layout: Layout, row: int) -> tuple[str, str]:
@@ -141,44 +149,40 @@ class CsvPlan:
         return "E0502", f"{fields} {many} where {len(self.columns)} were expected"
 
     def _sorted_out(
-        self, layout: Layout | Lines, sound: pl.Series, bad: dict[int, tuple[str, str]]
-    ) -> pl.DataFrame:
-        """Sound records as typed rows, read at the quick way's speed; fields that came out as NULL are
-        looked at with patience, and bad rows added to `bad`."""
-        text, rows, read = layout.joined(sound), sound.arg_true().alias(_ROW), self._read
+        self, layout: Layout | Lines, sound: pl.Series
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Sound records as typed rows, read at the quick way's speed, and those with a field that does
+        not fit; only fields that came out as NULL are looked at with patience."""
+        text, rows, read = layout.joined(sound), sound.arg_true().cast(pl.Int64), self._read
+        rows, none = rows.alias(_ROW), pl.DataFrame(schema=_FOUND)
         if not read:
-            return rows.to_frame()
+            return rows.to_frame(), none
         tolerated = [expr for column in read if (expr := tolerant(column)) is not None]
         if len(tolerated) < len(read):
-            return self._cast(text, rows, read, bad)
+            return self._cast(text, rows, read)
         schema = {column.name: column.native for column in self.columns}
         quick = self.dialect.scan(text, schema, ignore_errors=True).select(tolerated).collect()
         doubted = [c for c in read if not c.type.is_text and quick[c.name].null_count()]
         quick = quick.with_columns(rows)
         if not doubted:
-            return quick
+            return quick, none
         doubtful = quick.select(
             pl.any_horizontal(pl.col(c.name).is_null() for c in doubted)
         ).to_series()
         some = pl.repeat(False, len(sound), eager=True).scatter(rows.filter(doubtful), True)
-        patient = self._cast(layout.joined(some), rows.filter(doubtful), doubted, bad)
+        patient, misfit = self._cast(layout.joined(some), rows.filter(doubtful), doubted)
         places = rows.search_sorted(patient[_ROW])
         for name in (column.name for column in doubted):
             has_value = patient[name].is_not_null()
             if has_value.any():
                 values = patient[name].filter(has_value)
                 quick = quick.with_columns(quick[name].scatter(places.filter(has_value), values))
-        return quick.filter(~rows.is_in(list(bad))) if bad else quick
+        return quick.filter(~rows.is_in(misfit["row"].implode())), misfit
 
     def _cast(
-        self,
-        data: bytes,
-        rows: pl.Series,
-        columns: Sequence[TextColumn],
-        bad: dict[int, tuple[str, str]],
-    ) -> pl.DataFrame:
-        """These columns of sound records, and their rows; rows with fields that do not fit are
-        left out and added to `bad`."""
+        self, data: bytes, rows: pl.Series, columns: Sequence[TextColumn]
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """These columns of sound records, and their rows; and the rows with fields that do not fit."""
         schema = {column.name: pl.String() for column in self.columns}
         typed = [loose(column).alias(f"{_TYPED}{i}") for i, column in enumerate(columns)]
         misses = [_missed(column, f"{_TYPED}{i}") for i, column in enumerate(columns)]
@@ -189,16 +193,21 @@ class CsvPlan:
             .with_columns(rows, which.alias(_MISSED))
             .collect()
         )
-        failed = made.filter(pl.col(_MISSED).is_not_null())
+        said = pl.coalesce(
+            pl.when(pl.col(_MISSED) == i).then(misfits(c.name, c.type, pl.col(c.name)))
+            for i, c in enumerate(columns)
+        )
+        failed = made.filter(pl.col(_MISSED).is_not_null()).select(
+            pl.col(_ROW).alias("row"), pl.lit("E0501").alias("code"), said.alias("message")
+        )
         names = [column.name for column in columns]
-        for row, place, *values in failed.select(_ROW, _MISSED, *names).iter_rows():
-            column = columns[place]
-            bad.setdefault(row, ("E0501", misfit(column.name, column.type, values[place])))
-        return made.filter(pl.col(_MISSED).is_null()).select(
+        good = made.filter(pl.col(_MISSED).is_null()).select(
             *(pl.col(f"{_TYPED}{i}").alias(name) for i, name in enumerate(names)), _ROW
         )
+        return good, failed
 
 
+_FOUND = {"row": pl.Int64, "code": pl.String, "message": pl.String}
 _ROW = "__dataflare_row"
 _TYPED = "__dataflare_typed"
 _MISSED = "__dataflare_missed"

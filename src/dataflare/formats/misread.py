@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from dataflare.model.bad_rows import BadRows
 from dataflare.model.types import DataType
 
 RAW_MAX = 4096
 """A bad row keeps at most this many bytes of its text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Misread:
-    """A row that could not be read. row: its index in the chunk; place: for people."""
-
-    row: int
-    code: str
-    message: str
-    raw: str
-    place: str
+_SHOWN_MAX = 80
+_CUT = 77
+_PLAIN = r"^[ -&(-\[\]-~]*$"
+"""Text that Python's repr() puts between single quotes as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +23,26 @@ class Sorted:
 
     good: pl.DataFrame
     good_rows: pl.Series
-    bad: Sequence[Misread]
+    bad: BadRows
 
 
 def misfit(name: str, type_: DataType, value: object) -> str:
     """What is said of a field that is not of its column's type."""
-    shown = repr(value) if len(str(value)) <= 80 else repr(str(value)[:77] + "...")
+    shown = repr(value) if len(str(value)) <= _SHOWN_MAX else repr(str(value)[:_CUT] + "...")
+    return f"column '{name}': {shown} {_unlike(type_)}"
+
+
+def misfits(name: str, type_: DataType, text: pl.Expr) -> pl.Expr:
+    """As `misfit`, of a column of texts."""
+    whole = text.str.len_chars() <= _SHOWN_MAX
+    short = pl.when(whole).then(text).otherwise(text.str.slice(0, _CUT) + "...")
+    plain = short.str.contains(_PLAIN)
+    # repr() is Python's; it is asked only about the few texts that need it.
+    odd = pl.when(~plain).then(short).map_elements(repr, return_dtype=pl.String)
+    shown = pl.when(plain).then(pl.lit("'") + short + pl.lit("'")).otherwise(odd)
+    return pl.lit(f"column '{name}': ") + shown + pl.lit(f" {_unlike(type_)}")
+
+
+def _unlike(type_: DataType) -> str:
     article = "an" if str(type_)[0] in "aei" else "a"
-    return f"column '{name}': {shown} is not {article} {type_}"
+    return f"is not {article} {type_}"

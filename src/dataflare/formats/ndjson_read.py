@@ -14,8 +14,9 @@ import orjson
 import polars as pl
 
 from dataflare.formats.json_types import columns_of, fits
-from dataflare.formats.misread import RAW_MAX, Misread, Sorted, misfit
+from dataflare.formats.misread import RAW_MAX, Sorted, misfit
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
+from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import DataType
 
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
@@ -69,15 +70,17 @@ class NdjsonPlan:
         return Sorted(
             good=good,
             good_rows=pl.Series("row", kept, dtype=pl.Int64),
-            bad=[
-                Misread(
-                    row,
-                    *bad[row],
-                    lines[row][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
-                    place_of(lines[row][0]),
-                )
-                for row in sorted(bad)
-            ],
+            bad=BadRows.of(
+                [
+                    BadRow(
+                        row,
+                        *bad[row],
+                        lines[row][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
+                        place_of(lines[row][0]),
+                    )
+                    for row in sorted(bad)
+                ]
+            ),
         )
 
     def _problem(self, line: bytes) -> tuple[tuple[str, str] | None, Any]:

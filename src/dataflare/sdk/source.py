@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel
 
 from dataflare.errors import DataError
+from dataflare.model.bad_rows import BadRow as BadRow
+from dataflare.model.bad_rows import BadRows as BadRows
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
@@ -141,19 +143,9 @@ class SplitReader(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that could not be read. row: its index in the chunk; raw: its text or bytes as text."""
-
-    row: int
-    code: str
-    message: str
-    raw: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What a failing chunk holds: its good rows, with their index in the chunk, and the bad ones."""
+    """What a failing chunk holds: its good rows, with their index in the chunk, and the bad ones (as
+    `BadRows` where there may be many)."""
 
     good: pl.DataFrame
     good_rows: pl.Series

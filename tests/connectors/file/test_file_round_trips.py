@@ -90,7 +90,7 @@ def test_json_text(tmp_path_factory, frame, kind, compressed):
     name = f"o.{kind}{compressed}"
     put(folder, name, frame)
     found = read(name, folder, contract=contract(frame))
-    assert found.bad == []
+    assert not found.bad
     assert found.frame.select(frame.columns).equals(frame)
 
 
@@ -101,7 +101,7 @@ def test_csv(tmp_path_factory, frame, delimiter):
     config = {"path": "o.csv", "delimiter": delimiter}
     put(folder, config, frame)
     found = read(config, folder, contract=contract(frame))
-    assert found.bad == []
+    assert not found.bad
     assert found.frame.equals(frame)
 
 

@@ -17,7 +17,7 @@ from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.misread import Sorted
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
-from dataflare.sdk.source import BadRow, Salvaged
+from dataflare.sdk.source import Salvaged
 
 _CHECKED_BYTES = 64 << 10
 
@@ -81,8 +81,7 @@ def said(text: str | None, type_: DataType) -> pl.Expr:
 def salvaged(found: Sorted, added: Added, output: Sequence[str]) -> Salvaged:
     """What a format found in a failing chunk, in the contract's words."""
     good = with_added(found.good.lazy(), added, output).collect()
-    bad = [BadRow(b.row, b.code, b.message, b.raw, b.place) for b in found.bad]
-    return Salvaged(good, found.good_rows, bad)
+    return Salvaged(good, found.good_rows, found.bad)
 
 
 def tail_checksum(path: Path) -> str:

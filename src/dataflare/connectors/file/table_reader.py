@@ -12,12 +12,12 @@ import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
-from dataflare.formats.misread import Misread, Sorted, misfit
+from dataflare.formats.misread import Sorted, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.table_read import TablePiece
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 
 
 class PieceReader(ChunkReader):
@@ -99,16 +99,18 @@ class TableReader(PieceReader):
             inside = [name for name in self._output if name not in self._added]
             raw = self._scan().slice(piece.start, piece.rows).select(inside).collect()
         cast = raw.lazy().select(self._columns(strict=False)).collect()
-        bad: dict[int, Misread] = {}
+        bad: dict[int, BadRow] = {}
         for name in inside:
             missed = cast[name].is_null() & raw[name].is_not_null()
             for row in missed.arg_true().to_list():
                 value = raw[name][row]
                 message = misfit(name, self._schema[name], value)
                 place = self._place_of(piece.start + row)
-                bad.setdefault(row, Misread(row, "E0501", message, str(value), place))
+                bad.setdefault(row, BadRow(row, "E0501", message, str(value), place))
         kept = [row for row in range(raw.height) if row not in bad]
-        found = Sorted(cast[kept], pl.Series("row", kept, dtype=pl.Int64), [*bad.values()])
+        found = Sorted(
+            cast[kept], pl.Series("row", kept, dtype=pl.Int64), BadRows.of([*bad.values()])
+        )
         return salvaged(found, {}, self._output)
 
 

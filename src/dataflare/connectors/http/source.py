@@ -28,7 +28,6 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import (
-    BadRow,
     Chunk,
     ChunkReader,
     EndOfSplit,
@@ -287,8 +286,7 @@ class PageReader(ChunkReader):
 
         def salvage() -> Salvaged:
             found = plan.salvage(lines, place_of)
-            bad = [BadRow(b.row, b.code, b.message, b.raw, b.place) for b in found.bad]
-            return Salvaged(found.good, found.good_rows, bad)
+            return Salvaged(found.good, found.good_rows, found.bad)
 
         return Chunk(
             scan=lambda: plan.scan(lines),
