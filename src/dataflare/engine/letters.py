@@ -14,25 +14,21 @@ from dataflare.planner.dead_letters import LETTERS
 def letters(failed: Sequence[pl.DataFrame], run_id: str, attempt: int) -> pl.DataFrame:
     """One row per failed row, as LETTERS says. failed: frames as FAILED says. attempts: which start of
     the run it was."""
-    told = pl.concat(failed)
-    types = LETTERS.to_polars()
-    same = {
-        "attempts": attempt,
-        "failed_at": datetime.datetime.now(datetime.UTC),
-        "run_id": run_id,
-    }
+    told, types = pl.concat(failed), LETTERS.to_polars()
+    now = datetime.datetime.now(datetime.UTC)
+    same = {"attempts": attempt, "failed_at": now, "run_id": run_id}
     return told.with_columns(
-        _ids(told.height), *(pl.lit(value, types[name]).alias(name) for name, value in same.items())
+        _ids(told.height).alias("id"),
+        *(pl.lit(value, types[name]).alias(name) for name, value in same.items()),
     ).select(LETTERS.names)
 
 
-def _ids(count: int) -> pl.Series:
+def _ids(count: int) -> pl.Expr:
     """Random UUIDs (version 4), their bits drawn at once."""
-    digits = pl.Series("id", [os.urandom(16 * count).hex()]).str.extract_all(".{32}").explode()
-    hexadecimal = list("0123456789abcdef")
-    variant = digits.str.slice(16, 1).replace_strict(hexadecimal, list("89ab" * 4))
+    digits = pl.lit(os.urandom(16 * count).hex()).str.extract_all(".{32}").explode()
+    variants = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
     part = digits.str.slice
-    return (
-        part(0, 8) + "-" + part(8, 4) + "-4" + part(13, 3) + "-" + variant + part(17, 3) + "-"
-        + part(20, 12)
+    return pl.concat_str(
+        part(0, 8), pl.lit("-"), part(8, 4), pl.lit("-4"), part(13, 3), pl.lit("-"),
+        part(16, 1).replace_strict(variants), part(17, 3), pl.lit("-"), part(20, 12),
     )  # fmt: skip
