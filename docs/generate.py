@@ -350,7 +350,7 @@ def commands_page() -> str:
 
     from dataflare.cli.app import app
 
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(app())
     parts = [MARK, "# Commands\n", "`dataflare COMMAND --help` prints the same.\n"]
     for name, command in getattr(group, "commands").items():  # noqa: B009 - typer hides the class
         if command.hidden:
