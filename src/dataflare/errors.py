@@ -21,8 +21,9 @@ import enum
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
+
+from msgspec import Struct
 
 
 class Blame(enum.Enum):
@@ -42,8 +43,7 @@ class Retry(enum.Enum):
     RESTART = "restart"
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(Struct, frozen=True):
     """A place in a text file: 1-based line and column, and how many characters are meant."""
 
     file: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +12,7 @@ import pytest
 from checkpoint_samples import LINEAGE, manifest, marker
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from polars.testing import assert_frame_equal
 
 from dataflare.checkpoint.files import make_folder, workflow_folder
@@ -359,6 +359,6 @@ def test_a_folder_that_cannot_be_made_is_a_system_error(tmp_path):
 
 def test_a_checkpoint_can_be_published_again_and_replaced(store):
     store.publish(manifest(1))
-    changed = dataclasses.replace(manifest(1), attempt=2)
+    changed = replace(manifest(1), attempt=2)
     store.publish(changed)
     assert [fact.manifest for fact in store.list_manifests()] == [changed]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -10,6 +9,7 @@ import xxhash
 from checkpoint_samples import manifest, rich_manifest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import (
     Damaged,
@@ -52,7 +52,7 @@ def test_a_manifest_comes_back_as_it_was():
 def test_any_json_comes_back_as_it_was(position, carried, facts):
     split = Split("s", facts)
     source = SourceSnapshot((split,), {"s": SplitState(split, Position(position))}, carried)
-    made = dataclasses.replace(manifest(1), sources={"in": source}, counters=facts)
+    made = replace(manifest(1), sources={"in": source}, counters=facts)
     assert Manifest.from_text(made.to_text()) == made
 
 
@@ -140,7 +140,7 @@ def test_a_chunk_cannot_be_named_out_of_its_folder():
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, b"x"])
 def test_what_is_not_json_is_our_fault_and_never_stored(value):
     with pytest.raises(InternalError, match="not JSON"):
-        dataclasses.replace(manifest(1), counters={"in": value}).to_text()
+        replace(manifest(1), counters={"in": value}).to_text()
 
 
 def test_states_follow_the_listing_and_those_found_later_come_last():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from checkpoint_samples import manifest, marker
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import StateChunk
 from dataflare.checkpoint.resolve import (
@@ -205,7 +204,7 @@ def test_the_newest_are_retained_and_at_least_one():
 
 
 def test_what_no_retained_manifest_needs_may_go():
-    chunk = dataclasses.replace(CHUNK, name="kept.arrow")
+    chunk = replace(CHUNK, name="kept.arrow")
     keep = [manifest(5, [chunk], redo={"out": "4-0.arrow"}), manifest(6)]
     names = {
         "manifest-0000000004.json",
@@ -242,7 +241,7 @@ def test_nothing_a_retained_manifest_names_may_go_and_all_else_does(published, u
     manifests = {
         epoch: manifest(
             epoch,
-            [dataclasses.replace(CHUNK, name=name) for name in chunks],
+            [replace(CHUNK, name=name) for name in chunks],
             redo={"out": f"{redo}-0.arrow"},
         )
         for epoch, (chunks, redo) in published.items()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dataflare.checkpoint import runs
 from dataflare.checkpoint.lock import RunLock
@@ -19,7 +19,7 @@ STARTED = "2024-01-31T12:00:00.000Z"
 
 def record(run_id: str, **more: object) -> RunRecord:
     made = RunRecord(run_id, "orders", "0f8fad5b", 1, STARTED, file="orders.yaml")
-    return dataclasses.replace(made, **more)
+    return replace(made, **more)
 
 
 @pytest.fixture

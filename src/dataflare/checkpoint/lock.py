@@ -13,8 +13,10 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dataflare.checkpoint import files
 from dataflare.errors import RunError
@@ -23,8 +25,7 @@ LOCK_FILE = "lock"
 _TRIES, _PAUSE_S = 50, 0.004
 
 
-@dataclass(frozen=True, slots=True)
-class LockHolder:
+class LockHolder(Struct, frozen=True):
     """Who runs. started: RFC 3339, UTC."""
 
     run_id: str
@@ -76,8 +77,7 @@ class RunLock:
         self.release()
 
 
-@dataclass(frozen=True, slots=True)
-class LockState:
+class LockState(Struct, frozen=True):
     """Whether somebody runs, and who; the holder is unknown for an instant after it began."""
 
     held: bool

@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import xxhash
+from msgspec import Struct, field
 
 from dataflare.errors import CheckpointError, InternalError
 from dataflare.model.hashing import HASH_ID
@@ -47,8 +47,7 @@ class Damaged(CheckpointError):
         self.what = what
 
 
-@dataclass(frozen=True, slots=True)
-class SplitState:
+class SplitState(Struct, frozen=True):
     """How far one split has been read. position: None means its beginning."""
 
     split: Split
@@ -56,8 +55,7 @@ class SplitState:
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SourceSnapshot:
+class SourceSnapshot(Struct, frozen=True):
     """A source's queue of splits.
 
     splits: as listed at the start of the run, in order. states: by split id, of the splits that
@@ -103,8 +101,7 @@ class SourceSnapshot:
         return cls(splits, states, value["carried"])
 
 
-@dataclass(frozen=True, slots=True)
-class StateChunk:
+class StateChunk(Struct, frozen=True):
     """One immutable file of operator state. name: in the store's chunk folder; checksum: xxh3_64
     of its bytes, in hex; key_groups: the first and last key group in it, both included."""
 
@@ -139,8 +136,7 @@ class StateChunk:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OperatorSnapshot:
+class OperatorSnapshot(Struct, frozen=True):
     """One subtask's share of a step's state. facts: JSON, small: timers, watermarks, counts."""
 
     subtask: int
@@ -160,8 +156,7 @@ class OperatorSnapshot:
         return cls(value["subtask"], chunks, value["facts"])
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """One complete checkpoint.
 
     lineage: UUID text; attempt: which start of the lineage wrote it; epoch: its number, from 1.

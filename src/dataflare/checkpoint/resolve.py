@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import CheckpointError
@@ -24,8 +25,7 @@ _MANIFEST = re.compile(r"manifest-([0-9]{10})\.json", re.ASCII)
 _REDO = re.compile(r"([0-9]{1,18})[-.].*", re.ASCII | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFact:
+class ManifestFact(Struct, frozen=True):
     """What was found under one epoch. problem: why it cannot be used, for people, or None.
     chunks_ok: every state chunk it names was there and whole."""
 
@@ -39,8 +39,7 @@ class ManifestFact:
         return self.manifest is not None and self.problem is None and self.chunks_ok
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True):
     """Go on from `manifest`. skipped: newer ones that cannot be used, and why.
     from_destination: it was found beside a destination's rows, not in the store."""
 
@@ -49,13 +48,11 @@ class Resume:
     from_destination: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StartOver:
+class StartOver(Struct, frozen=True):
     """Nothing is remembered: begin at the beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     """Going on would lose or double rows."""
 
     error: CheckpointError

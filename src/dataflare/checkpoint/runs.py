@@ -12,11 +12,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from dataflare.checkpoint import files, lock
 from dataflare.errors import CheckpointError, DataFlareError
@@ -26,8 +28,7 @@ _CURRENT_VERSION = 1
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-@dataclass(frozen=True, slots=True)
-class RunFailure:
+class RunFailure(Struct, frozen=True):
     """Why a run failed."""
 
     code: str
@@ -39,8 +40,7 @@ class RunFailure:
         return cls(error.code, error.message, error.step)
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(Struct, frozen=True):
     """One run. status: running, finished, failed, stopped or killed (it ended without a word).
 
     file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
@@ -65,14 +65,16 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
-        known = {each.name for each in fields(cls)}
+        known = cls.__struct_fields__
         record = cls(**{name: each for name, each in value.items() if name in known})
         failure = value.get("error")
         return replace(record, error=RunFailure(**failure) if failure else None)
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "error": asdict(self.error) if self.error else None}
 
-@dataclass(frozen=True, slots=True)
-class Current:
+
+class Current(Struct, frozen=True):
     """What the next run continues. finished: the last run of this lineage came to its end;
     attempt: the last one that began; carried: by source, from the last finished run; base_epoch:
     the last epoch of that run, so that later ones are the unfinished run's; last_epoch: of the newest
@@ -175,7 +177,7 @@ class RunLog:
 
     def _write(self, record: RunRecord) -> None:
         with files.writing("the run history"):
-            files.write_whole(self._runs / f"{record.run_id}.json", _json(asdict(record)))
+            files.write_whole(self._runs / f"{record.run_id}.json", _json(record.to_json()))
 
 
 def new_run_id(

@@ -23,11 +23,11 @@ import re
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import xxhash
+from msgspec import Struct
 
 from dataflare.checkpoint import files, resolve
 from dataflare.checkpoint.manifest import Damaged, Manifest, StateChunk
@@ -44,8 +44,7 @@ _LINEAGE_FOLDER = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoreSizes:
+class StoreSizes(Struct, frozen=True):
     """What a lineage occupies, in bytes, for people."""
 
     manifests: int

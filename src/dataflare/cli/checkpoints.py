@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json as json_
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from dataflare.cli import common, human, tables, terminal
 from dataflare.errors import WorkflowError
@@ -59,8 +59,7 @@ def checkpoints(
     return int(verify and any(not fact.usable for fact in shown))
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """The checkpoints of a workflow's present lineage, newest first. store: None before its first."""
 
     store: LocalStore | None

@@ -6,9 +6,9 @@ Always true: what is shown comes from the model that validates the config, so it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from pydantic import BaseModel
 
 from dataflare.model import units
@@ -29,8 +29,7 @@ _UNITS = {
 _DEPTH_MAX = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """name: dotted where it is inside another option. default: as one would write it in YAML; None
     for an option that has none."""
 

@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct, field
 
 from dataflare.cli import common, terminal
 from dataflare.cli.process import keep_freed_memory
@@ -55,8 +55,7 @@ def run(
     return _run_as_json(request) if json else _run_for_people(request)
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """The command line of a run. workflow: what the file says, once it has been read; said: the
     notices that were shown while it ran."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ def runs(
     """List what ran here, newest first."""
     records = _records(workflow, limit)
     if json:
-        terminal.print_json([dataclasses.asdict(record) for record in records])
+        terminal.print_json([record.to_json() for record in records])
         return 0
     if not records:
         print(f"nothing has run here yet ({common.home()})")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from xml.etree import ElementTree
 
 import typer
+from msgspec.structs import replace
 
 from dataflare.cli import common, human, tables, terminal
 from dataflare.errors import DataFlareError, ManyErrors, WorkflowError

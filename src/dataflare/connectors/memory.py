@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError_
@@ -45,8 +45,7 @@ from dataflare.sdk.source import (
 OPERATION_COLUMN = "_op"
 
 
-@dataclass
-class _Ledger:
+class _Ledger(Struct):
     """What one step of one lineage did here. attempt: the newest that began. staged: rows by epoch
     and subtask."""
 
@@ -55,8 +54,7 @@ class _Ledger:
     staged: dict[int, dict[int, list[pl.DataFrame]]] = field(default_factory=dict)
 
 
-@dataclass
-class _Store:
+class _Store(Struct):
     schema: Schema | None = None
     frames: list[pl.DataFrame] = field(default_factory=list)
     ledgers: dict[tuple[str, str], _Ledger] = field(default_factory=dict)

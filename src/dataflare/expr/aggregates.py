@@ -7,10 +7,10 @@ last and list: in the order of the partials); a state's columns survive Arrow IP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of
@@ -22,8 +22,7 @@ _WIDE = t.decimal(38, 0)
 _LIMB = 10**19
 
 
-@dataclass(frozen=True, slots=True)
-class AggregateCall:
+class AggregateCall(Struct, frozen=True):
     """One aggregate in the measures: which, over which input columns, its state columns."""
 
     name: str
@@ -38,8 +37,7 @@ class AggregateCall:
 Exprs = Sequence[pl.Expr]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """An aggregate's state: its columns' types, and the three steps over expressions."""
 
     state: Callable[[AggregateCall], Sequence[DataType]]

@@ -7,8 +7,10 @@ are nodes too, so that lowering never guesses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.errors import ExpressionError
 from dataflare.expr import problems, registry, sqltypes
@@ -22,8 +24,7 @@ from dataflare.model.text import SourceText
 from dataflare.model.types import DataType, Schema
 
 
-@dataclass
-class Call:
+class Call(Struct):
     """A call being typed: what a function's `resolve` is given."""
 
     function: registry.Function

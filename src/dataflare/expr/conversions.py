@@ -7,8 +7,9 @@ are converted here, once, and not on each row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
+
+from msgspec.structs import replace
 
 from dataflare.expr import sqltypes
 from dataflare.expr.folding import literal_as

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token
 

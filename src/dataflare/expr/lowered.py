@@ -7,13 +7,12 @@ is null for each row whose value is right. A mask of None means no row can fail.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Lowered:
+class Lowered(Struct, frozen=True):
     """`error`: a UInt8 expression, null where the row is fine, else a kind of `rowerrors`."""
 
     value: pl.Expr

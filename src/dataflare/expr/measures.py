@@ -7,8 +7,10 @@ aggregates share one state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.expr import problems, registry
 from dataflare.expr.aggregates import AggregateCall, merge, partial, state_types
@@ -17,6 +19,7 @@ from dataflare.expr.text import ExprText
 from dataflare.expr.tree import AGGREGATE, COLUMN, STAR, Ast, Node
 from dataflare.expr.typed import Typed, parsed_in, result, typed
 from dataflare.model import types as t
+from dataflare.model.record import Discreet
 from dataflare.model.text import SourceText
 from dataflare.model.types import Field, Schema
 
@@ -28,8 +31,7 @@ if TYPE_CHECKING:
 _KEEPS_NULLS = ("first", "last", "list")
 
 
-@dataclass(frozen=True)
-class Aggregation:
+class Aggregation(Discreet, frozen=True):
     """What `check_measures` gives. Pickles.
 
     Use: derive `inputs`; `df.group_by(keys).agg(*partial())`; concatenate partials in order and
@@ -37,11 +39,13 @@ class Aggregation:
     keys, `df.select(*partial())` gives the one row.
     """
 
+    hidden = ("calls", "measures")
+
     inputs: tuple[tuple[str, Typed], ...]
     state: Schema
     output: Schema
-    calls: tuple[AggregateCall, ...] = field(repr=False)
-    measures: tuple[tuple[str, Typed], ...] = field(repr=False)
+    calls: tuple[AggregateCall, ...]
+    measures: tuple[tuple[str, Typed], ...]
 
     def partial(self) -> tuple[pl.Expr, ...]:
         """One aggregation expression for each state column, over the inputs."""
@@ -56,8 +60,7 @@ class Aggregation:
         return {name: measure.lower() for name, measure in self.measures}
 
 
-@dataclass
-class _Collector:
+class _Collector(Struct):
     """The aggregates and inputs found so far."""
 
     inputs: dict[Node, str] = field(default_factory=dict)

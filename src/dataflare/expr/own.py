@@ -9,10 +9,10 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.errors import ConfigError, ExpressionError
 from dataflare.expr import problems, registry

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import cached_property
+
+from msgspec import Struct
 
 from dataflare.expr.text import ExprText, as_source
 from dataflare.expr.tree import COLUMN, Ast
 from dataflare.model.text import SourceText
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(Struct, frozen=True, dict=True):
     """An expression whose syntax and function names are right."""
 
     source: SourceText
     ast: Ast
-    columns: frozenset[str] = field(init=False)
-    """The columns it reads, as far as names tell: `a` of `a.b`."""
 
-    def __post_init__(self) -> None:
-        names = {node.value for node in self.ast.walk() if node.op == COLUMN}
-        object.__setattr__(self, "columns", frozenset(names))
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The columns it reads, as far as names tell: `a` of `a.b`."""
+        return frozenset(str(node.value) for node in self.ast.walk() if node.op == COLUMN)
 
     def __str__(self) -> str:
         return self.source.shown

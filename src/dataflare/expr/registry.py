@@ -7,8 +7,9 @@ rows too, in the groups `operator` and `conditional`, so there is one way to typ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from dataflare.errors import ExpressionError, nearest
 from dataflare.expr.signatures import Signature, read_signature
@@ -26,8 +27,7 @@ Resolver = Callable[["Call"], Node]
 Spelling = Callable[["Speller", Node], "str | None"]
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(Struct, frozen=True):
     """One function of the language.
 
     `examples`: expression and value, each run as a test. `pushdown`: per database `exact`,

@@ -9,7 +9,8 @@ brackets make it optional.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dataflare.model import types as t
 from dataflare.model.types import DataType
@@ -22,8 +23,7 @@ _PLAIN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     name: str
     kind: str
     const: bool = False
@@ -35,8 +35,7 @@ class Parameter:
         return [part.strip() for part in self.kind.split("|")]
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(Struct, frozen=True):
     text: str
     parameters: tuple[Parameter, ...]
     result: str

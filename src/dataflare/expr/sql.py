@@ -6,25 +6,24 @@ never part of the SQL; a column's name is quoted. What is not known to be exact 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct, field
 
 from dataflare.expr import registry
 from dataflare.expr.tree import CAST, COLUMN, LITERAL, Node
 from dataflare.model.types import DataType
 
 
-@dataclass(frozen=True, slots=True)
-class SqlText:
+class SqlText(Struct, frozen=True):
     """A condition or value in SQL: `?` stands for each of `params`, in order."""
 
     text: str
     params: tuple[Any, ...] = ()
 
 
-@dataclass
-class Speller:
+class Speller(Struct):
     """One spelling. `spell` gives None where the database would answer differently."""
 
     dialect: str

@@ -8,8 +8,9 @@ function's name in the registry or one of COLUMN, LITERAL and CAST.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from dataflare.model.types import DataType
 
@@ -24,8 +25,7 @@ NOW_COLUMN = "__dataflare_now"
 ROWKEY_COLUMN = "__dataflare_rowkey"
 
 
-@dataclass(frozen=True, slots=True)
-class Ast:
+class Ast(Struct, frozen=True):
     """One piece of what was written.
 
     `op`: a function's name, or COLUMN (value: its name), LITERAL (value: the Python value; type:
@@ -56,8 +56,7 @@ class Ast:
             yield from self.where.walk()
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One typed operation. `value`: a column's name, a literal's value, whether a cast is TRY_CAST.
 
     `shown`: for a literal that came from a variable, what to print in its place.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ from dataflare.expr.problems import problem
 from dataflare.expr.text import ExprText
 from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
 from dataflare.model import types as t
+from dataflare.model.record import Discreet
 from dataflare.model.text import SourceText
 from dataflare.model.types import DataType, Schema
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 Dialect = Literal["duckdb", "sqlite", "postgres"]
 
 
-@dataclass(frozen=True)
-class Typed:
+class Typed(Discreet, frozen=True, dict=True):
     """What an expression means over one schema. Pickles; equal when the meaning is.
 
     `needs`: which of NOW_COLUMN and ROWKEY_COLUMN the rows must have beside their own columns.
     """
 
-    node: Node = field(repr=False)
+    hidden = ("node",)
+
+    node: Node
     shown: str
     type: DataType
     columns: frozenset[str]
@@ -64,12 +65,6 @@ class Typed:
         from dataflare.expr.lower import lower, lower_constant
 
         return lower_constant(self.node) if self.is_literal else lower(self.node)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lowered"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
 
     def to_sql(self, dialect: Dialect) -> SqlText | None:
         """The same in a database's SQL, or None where it would not be exactly the same."""

@@ -10,12 +10,12 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.inline.values import frame_of
 from dataflare.errors import DataFlareError, WorkflowError, did_you_mean
@@ -26,8 +26,7 @@ from dataflare.workflow.nodes import key_spot_of
 _OPERATION = "_op"
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """kind: missing (expected has it), unexpected (actual has it), or different (both have it)."""
 
     kind: str
@@ -50,8 +49,7 @@ class Difference:
         return made | ({"columns": self.columns} if self.columns else {})
 
 
-@dataclass(frozen=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """The rows that came. A changelog's have their kind in the column `_op`."""
 
     schema: Schema
@@ -129,8 +127,7 @@ def _likest(want: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int |
     return alike.index(best) if best and best * 2 >= len(want) else None
 
 
-@dataclass(frozen=True)
-class Revision:
+class Revision(Struct, frozen=True):
     """How an expectation's rows become those that came. changed: of an expected row, by its index,
     the columns with another value. rows: all of them as they are then.
 

@@ -7,8 +7,10 @@ as one query), so it goes in at the head of that chain in today's plan.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.model.types import Schema
 from dataflare.operators.python import PythonCall
@@ -37,8 +39,7 @@ SOURCE = "_replay"
 """The source of a replay's rows."""
 
 
-@dataclass(frozen=True)
-class Feed:
+class Feed(Struct, frozen=True):
     """first: the step that the rows enter, with the columns of `schema`."""
 
     first: str
@@ -142,7 +143,7 @@ def replaying(
         settings=workflow.settings.model_copy(update=more),
         sources={name: workflow.sources[name] for name in tables if name is not None}
         | {SOURCE: SourceStep(name=SOURCE, type="file", config=config)},
-        transformations={s.name: s for s in steps if s.name in workflow.transformations},  # type: ignore[misc]
+        transformations={s.name: s for s in steps if s.name in workflow.transformations},
         destinations={s.name: _adding(s, graph) for s in steps if isinstance(s, DestinationStep)},
     )
 

@@ -11,8 +11,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.errors import Blame, DataFlareError, SystemError_, raise_all
 from dataflare.jobs.run import known
@@ -34,8 +36,7 @@ _GRACE_S = 0.5
 _COLUMNS_SHOWN = 8
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """What a step's system said. kind: source, lookup or destination. facts: what was found."""
 
     step: str
@@ -63,8 +64,7 @@ class Found:
         }
 
 
-@dataclass(frozen=True)
-class _Probe:
+class _Probe(Struct, frozen=True):
     """One system to ask. ask: gives its facts and, for a source, its schema."""
 
     step: AnyStep

@@ -11,11 +11,12 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from dataflare.checkpoint import files
 from dataflare.checkpoint.lock import RunLock
@@ -31,8 +32,7 @@ _LEDGER = "replayed.json"
 _KEYS = {"id", "step", "code", "message", "failed_at", "row"}
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """One dead letter. failed_at: RFC 3339, UTC. row: the original row; position: where it stood."""
 
     id: str
@@ -46,11 +46,10 @@ class Letter:
     row: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which letters are meant. before: RFC 3339, UTC."""
 
     step: str | None = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dataflare.engine.attempt import Attempt
 from dataflare.engine.metrics import JobMetrics
 
 
-@dataclass(frozen=True)
-class StepProgress:
+class StepProgress(Struct, frozen=True):
     kind: str
     rows_in: int | None
     rows_out: int | None
@@ -20,8 +20,7 @@ class StepProgress:
     done: bool
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """rows_per_s: of all sources, lately. backlog_rows: on their way between tasks."""
 
     elapsed_s: float

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+
+from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
@@ -22,8 +24,7 @@ from dataflare.resilience.retry import Retries
 from dataflare.sdk.destination import Committer, Marker
 
 
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(Struct, frozen=True):
     """manifest: resumed from, None for a run from its beginning. epoch: the last one that counts.
     notices: for the user, such as damaged checkpoints passed over."""
 

@@ -21,11 +21,11 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.checkpoint import files
 from dataflare.checkpoint.lock import RunLock
@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 _BATCH, _ROWS = "batch.json", "rows.parquet"
 
 
-@dataclass
-class Replayed:
+class Replayed(Struct):
     """rows: of letters that were brought in; failed: those among them that became letters again.
     left: why letters stay, and how many. results: of each run."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from dataflare.errors import DataFlareError
 
@@ -12,8 +13,7 @@ UNREAD_STATUS = 141
 """What a shell reports for a program ended by SIGPIPE."""
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (nobody read
     standard output any more).
 

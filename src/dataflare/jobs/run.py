@@ -12,9 +12,11 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.checkpoint.files import make_state_folder, workflow_folder
 from dataflare.checkpoint.lock import RunLock
@@ -54,8 +56,7 @@ if TYPE_CHECKING:
 _REPORT_S = 0.25
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """home: where state, checkpoints and history lie. for_s: stop after this long."""
 
     home: Path

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.types import Schema

@@ -9,9 +9,11 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import Attempt, Start
@@ -37,8 +39,7 @@ _ROWS_MAX = 1_000_000
 _SHOWN_MAX = 5
 
 
-@dataclass(frozen=True)
-class CaseResult:
+class CaseResult(Struct, frozen=True):
     """How a test went. differences: by expectation; empty where it holds. error: what ended it.
 
     failed_rows: rows that a step refused, for people. actual: what was there instead, by expectation.

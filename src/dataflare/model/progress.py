@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True)
-class Split:
+
+class Split(Struct, frozen=True):
     """An independent part of a source: a file, a key range, a partition.
 
     id: stays the same from listing to listing, and orders the splits of one source.
@@ -27,8 +27,7 @@ class Split:
         return cls(value["id"], value["data"], value.get("bytes_estimate"))
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """The place of the first row not yet read in a split. JSON, small."""
 
     value: Mapping[str, Any]
@@ -37,15 +36,13 @@ class Position:
         return dict(self.value)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Watermark:
+class Watermark(Struct, frozen=True, order=True):
     """No row with an event time below this is expected any more. Microseconds since 1970, UTC."""
 
     event_time_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Barrier:
+class Barrier(Struct, frozen=True):
     """The mark in the stream that cuts epoch `epoch` from the next one. `final`: nothing follows."""
 
     epoch: int

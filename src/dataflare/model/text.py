@@ -6,16 +6,17 @@ place; each variable in it is replaced by an identifier of the same length (`__0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 from dataflare.errors import Spot
+from dataflare.model.record import Discreet
 from dataflare.model.types import DataType
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Discreet, frozen=True):
     """A `${...}` in a string: what stands for it in the template, and its typed value."""
+
+    hidden = ("placeholder", "value", "type", "secret")
 
     placeholder: str
     shown: str

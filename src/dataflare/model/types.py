@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dataflare.errors import InternalError, WorkflowError, did_you_mean
 
@@ -26,8 +27,7 @@ RESERVED = "__dataflare_"
 _UNITS = ("s", "ms", "us", "ns")
 
 
-@dataclass(frozen=True, slots=True)
-class DataType:
+class DataType(Struct, frozen=True):
     """One column type. Use `parse_type`, or the constants and helpers below."""
 
     name: str
@@ -78,16 +78,14 @@ class DataType:
         return _to_polars(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """A named column."""
 
     name: str
     type: DataType
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(Struct, frozen=True):
     """Columns in order; names are unique."""
 
     fields: tuple[Field, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from dataflare.errors import PlanError
 from dataflare.expr import ExprText, Typed, check, check_measures
+from dataflare.model.record import StructABC
 from dataflare.model.text import SourceText
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
@@ -48,8 +48,7 @@ class AggregateConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class Aggregate(StatefulOperator):
+class Aggregate(StatefulOperator, StructABC, frozen=True):
     step: str
     keys: tuple[str, ...]
     aggregation: Aggregation

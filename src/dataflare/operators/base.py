@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict
 
 from dataflare.model.batch import KIND_COLUMN
@@ -104,7 +104,7 @@ class Lowering:
 
 
 class RowOperator(ABC):
-    """A change of rows that needs nothing but the row. Implementations are frozen dataclasses."""
+    """A change of rows that needs nothing but the row. Implementations are frozen records (`StructABC`)."""
 
     step: str
 
@@ -156,8 +156,7 @@ class RowOperator(ABC):
         )
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(Struct, frozen=True):
     """The end of a chain that sends each row to some of several outputs.
 
     tag: adds helper columns (left out again by the outputs' schemas) and faults. outputs: name of
@@ -174,8 +173,7 @@ class Branch:
     counters: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """A step bound to the schemas of its inputs. Exactly one of the three shapes:
 
     row operators (with or without a branch at the end), a stateful operator, or a union (operators
@@ -253,8 +251,7 @@ class LiveOperator(ABC):
         return 0
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """State as immutable frames by name, plus small facts (JSON). The same name always means the
     same rows, so a frame already stored is not stored again. Restored, the frames have the same order
     and other names."""
@@ -263,8 +260,7 @@ class Snapshot:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class LookupTable:
+class LookupTable(Struct, frozen=True):
     """What a `lookup` looks up in: a bounded table that is read whole at each start, or a system
     that is asked key by key; the latter's schema is empty until the step is bound."""
 
@@ -274,8 +270,7 @@ class LookupTable:
     shown: str
 
 
-@dataclass(frozen=True)
-class BindContext:
+class BindContext(Struct, frozen=True):
     """What a step may ask while it is bound.
 
     table: opens the description of a lookup's source, given its config or the name of a source of

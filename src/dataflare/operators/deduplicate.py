@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 from pydantic import Field
 
 from dataflare.errors import PlanError
+from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
     BindContext,
@@ -39,8 +39,7 @@ class DeduplicateConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class Deduplicate(StatefulOperator):
+class Deduplicate(StatefulOperator, StructABC, frozen=True):
     step: str
     keys: tuple[str, ...]
     passes_rows = True

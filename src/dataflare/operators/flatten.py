@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import PlanError
+from dataflare.model.record import StructABC
 from dataflare.model.types import INT64, DataType, Schema
 from dataflare.model.types import Field as Column
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
@@ -37,8 +38,7 @@ class FlattenConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class Flatten(RowOperator):
+class Flatten(RowOperator, StructABC, frozen=True):
     """paths: output column and the path of field names that leads to it."""
 
     step: str
@@ -129,8 +129,7 @@ class ExplodeConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class Explode(RowOperator):
+class Explode(RowOperator, StructABC, frozen=True):
     """A row with a fault stays one row."""
 
     step: str

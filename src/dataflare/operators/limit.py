@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
     BindContext,
@@ -27,8 +27,7 @@ class LimitConfig(StepConfig):
     rows: int = Field(ge=0, description="How many rows pass; the others are dropped.")
 
 
-@dataclass(frozen=True)
-class Limit(StatefulOperator):
+class Limit(StatefulOperator, StructABC, frozen=True):
     """All rows meet in one task, which counts them."""
 
     step: str

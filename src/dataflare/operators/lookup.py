@@ -6,12 +6,13 @@ A table is read whole at each start, or asked key by key; it is never restored f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
+from dataflare.model.record import StructABC
 from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
 from dataflare.model.units import Duration
@@ -87,8 +88,7 @@ class LookupConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class Lookup(RowOperator):
+class Lookup(RowOperator, StructABC, frozen=True):
     """added: the new column, the table's column."""
 
     step: str

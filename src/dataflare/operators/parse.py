@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import Field as ConfigField
 
 from dataflare.errors import ConfigError
 from dataflare.expr import Typed, check
+from dataflare.model.record import StructABC
 from dataflare.model.types import RESERVED, STRING, DataType, Field, Schema
 from dataflare.operators.base import (
     BindContext,
@@ -70,8 +72,7 @@ class ParseConfig(StepConfig):
     keep: bool = ConfigField(default=False, description="Keep the text column too.")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """A column that comes out. at: a JSON path, a group's name or the field's place; typed: the cast
     of its text, which is in the column `text`."""
 
@@ -81,8 +82,7 @@ class Part:
     typed: Typed
 
 
-@dataclass(frozen=True)
-class Parse(RowOperator):
+class Parse(RowOperator, StructABC, frozen=True):
     """valid: json: whether the text is JSON. fields: csv: how many there must be. avro: the schema, as
     JSON: a record becomes the JSON text that the rest reads."""
 

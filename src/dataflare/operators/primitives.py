@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.record import StructABC
 from dataflare.model.types import Field, Schema
 from dataflare.operators.base import TRAVELLING, Fault, Lowering, RowOperator
 
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
     from dataflare.expr import Typed
 
 
-@dataclass(frozen=True)
-class Derive(RowOperator):
+class Derive(RowOperator, StructABC, frozen=True):
     """Add or replace columns; every expression reads the incoming row."""
 
     step: str
@@ -63,8 +64,7 @@ class Derive(RowOperator):
         return "derive " + ", ".join(name for name, _ in self.columns)
 
 
-@dataclass(frozen=True)
-class Filter(RowOperator):
+class Filter(RowOperator, StructABC, frozen=True):
     """Keep the rows where the condition is true.
 
     On a changelog an update whose halves part ways becomes a delete or an insert; the halves stand
@@ -123,8 +123,7 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
     return frame.filter(lowering.keep(passes)).drop("__dataflare_pass")
 
 
-@dataclass(frozen=True)
-class Select(RowOperator):
+class Select(RowOperator, StructABC, frozen=True):
     """Keep, order and rename columns. columns: new name and the incoming one."""
 
     step: str
@@ -158,8 +157,7 @@ class Select(RowOperator):
         return "select " + ", ".join(n if n == o else f"{n} = {o}" for n, o in self.columns)
 
 
-@dataclass(frozen=True)
-class Conform(RowOperator):
+class Conform(RowOperator, StructABC, frozen=True):
     """Bring rows to a schema: order, missing columns as NULL, wider types. Never fails.
 
     inserts: say of each row that it is an insert, for it joins rows of a changelog.

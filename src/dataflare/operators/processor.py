@@ -7,7 +7,6 @@ and the number of its port.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import polars as pl
 
 from dataflare.errors import ConfigError, DataError, DataFlareError, PlanError
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.record import StructABC
 from dataflare.model.types import INT64, RESERVED, Field, Schema
 from dataflare.operators import user_code
 from dataflare.operators.base import (
@@ -142,8 +142,7 @@ def _same_keys(step: str, keys: Sequence[str], first: Schema, other: Schema) -> 
             )
 
 
-@dataclass(frozen=True)
-class OnPort(RowOperator):
+class OnPort(RowOperator, StructABC, frozen=True):
     """One input's rows, in the columns of all inputs."""
 
     step: str
@@ -197,8 +196,7 @@ def _on_port(port: int, name: str) -> str:
     return f"{RESERVED}p{port}_{name}"
 
 
-@dataclass(frozen=True)
-class OwnProcessor(StatefulOperator):
+class OwnProcessor(StatefulOperator, StructABC, frozen=True):
     """The description that travels: the class, its config, and the schemas on both sides."""
 
     step: str

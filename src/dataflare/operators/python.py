@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, DataError
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.hashing import mix_int
+from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators import user_code
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
@@ -40,8 +40,7 @@ class PythonConfig(StepConfig):
     )
 
 
-@dataclass(frozen=True)
-class PythonCall(RowOperator):
+class PythonCall(RowOperator, StructABC, frozen=True):
     """Runs eagerly between the queries of a chain, on rows without a fault."""
 
     step: str

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from dataflare.expr import ROWKEY_COLUMN
 from dataflare.model.hashing import hash_columns
+from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import Name, known_columns, listed
@@ -29,8 +29,7 @@ class SampleConfig(StepConfig):
     seed: int = Field(default=0, description="Another seed keeps other rows.")
 
 
-@dataclass(frozen=True)
-class Sample(RowOperator):
+class Sample(RowOperator, StructABC, frozen=True):
     step: str
     fraction: float
     key: tuple[str, ...]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dataflare.errors import PlanError, did_you_mean
+from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import Lowering, RowOperator
 from dataflare.operators.primitives import conformed
@@ -18,8 +18,7 @@ UNFORESEEN = 251
 """The error kind of a row that has a value for a column which the destination lacks."""
 
 
-@dataclass(frozen=True)
-class Unforeseen(RowOperator):
+class Unforeseen(RowOperator, StructABC, frozen=True):
     """Rows that have a value in one of these columns become dead letters."""
 
     step: str

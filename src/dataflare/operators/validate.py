@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
 from pydantic import Field
 
 from dataflare.errors import ConfigError
@@ -48,8 +48,7 @@ class ValidateConfig(StepConfig):
     rules: list[Rule] = Field(description="Checked in order; a row may break several.")
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(Struct, frozen=True):
     name: str
     on_fail: str
     typed: Typed

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Plan", "check", "physical", "plan", "plan_async"]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """written: as the user wrote it; graph: optimised; stages: what will run."""
 
     workflow: Workflow

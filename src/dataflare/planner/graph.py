@@ -7,8 +7,10 @@ node but a destination is read by at least one other. Rules take a graph and ret
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.errors import InternalError
 from dataflare.model.types import Schema
@@ -24,8 +26,7 @@ class Port(NamedTuple):
     output: str | None = None
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """id: the step's name, with a suffix for the parts of a step. step: the name users gave it."""
 
     id: str
@@ -42,16 +43,14 @@ class Node:
         return self.outputs[None]
 
 
-@dataclass(frozen=True)
-class SourceNode(Node):
+class SourceNode(Node, frozen=True):
     connector: SourceConnector
     pushed_filters: tuple[str, ...] = ()
     read_columns: tuple[str, ...] | None = None
     all_columns: int = 0
 
 
-@dataclass(frozen=True)
-class RowsNode(Node):
+class RowsNode(Node, frozen=True):
     """Row operators in order, each with its own step's name."""
 
     input: Port
@@ -62,8 +61,7 @@ class RowsNode(Node):
         return (self.input,)
 
 
-@dataclass(frozen=True)
-class BranchNode(Node):
+class BranchNode(Node, frozen=True):
     input: Port
     branch: Branch
 
@@ -72,8 +70,7 @@ class BranchNode(Node):
         return (self.input,)
 
 
-@dataclass(frozen=True)
-class StatefulNode(Node):
+class StatefulNode(Node, frozen=True):
     input: Port
     operator: StatefulOperator
 
@@ -82,8 +79,7 @@ class StatefulNode(Node):
         return (self.input,)
 
 
-@dataclass(frozen=True)
-class UnionNode(Node):
+class UnionNode(Node, frozen=True):
     ports: tuple[Port, ...]
     conform: tuple[tuple[RowOperator, ...], ...]
 
@@ -92,8 +88,7 @@ class UnionNode(Node):
         return self.ports
 
 
-@dataclass(frozen=True)
-class DestinationNode(Node):
+class DestinationNode(Node, frozen=True):
     ports: tuple[Port, ...]
     connector: DestinationConnector
     conform: tuple[tuple[RowOperator, ...], ...] = ()
@@ -103,16 +98,14 @@ class DestinationNode(Node):
         return self.ports
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(Struct, frozen=True):
     """What a rule did, for `plan`."""
 
     rule: str
     effect: str
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(Struct, frozen=True):
     nodes: Mapping[str, Node]
     effects: tuple[Effect, ...] = field(default=())
 

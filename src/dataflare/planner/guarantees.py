@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dataflare.errors import PlanError
 from dataflare.planner.graph import DestinationNode, Graph, SourceNode
@@ -24,8 +24,7 @@ _REPLAYS = {
 }
 
 
-@dataclass(frozen=True)
-class Guarantee:
+class Guarantee(Struct, frozen=True):
     level: Delivery
     reason: str
 

@@ -8,7 +8,9 @@ stage: its inputs send to the same edge. Everything here is frozen and pickles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.errors import InternalError
 from dataflare.model.types import Schema
@@ -29,8 +31,7 @@ from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.source import SourceConnector
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """Rows from a stage to another. exchange: forward, hash (by keys), gather (all to one task)."""
 
     id: int
@@ -41,8 +42,7 @@ class Edge:
     schema: Schema
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """One lazy query: operators, then perhaps a branch; then children per output, and edges."""
 
     operators: tuple[RowOperator, ...]
@@ -58,8 +58,7 @@ class Segment:
         return found
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Exactly one of source, operator and destination is set. body: what follows a source or an
     operator; None for a destination. letters: by step, the edge its dead letters travel on."""
 
@@ -80,8 +79,7 @@ class Stage:
         return {op.step: op.table for op in self.body.lookups()} if self.body else {}
 
 
-@dataclass(frozen=True)
-class PhysicalPlan:
+class PhysicalPlan(Struct, frozen=True):
     stages: tuple[Stage, ...]
     edges: tuple[Edge, ...]
     bounded: bool

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry
 from dataflare.resilience.breaker import CircuitBreaker
@@ -28,8 +29,7 @@ AFTER_MAX_S = 300.0
 _ONCE = RetryPolicy.model_construct(max_attempts=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(Struct, frozen=True):
     """A call that will be made again. attempt: how many have failed; of: how many there may be."""
 
     step: str

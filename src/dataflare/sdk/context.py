@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from dataflare.errors import ConfigError
 from dataflare.model.types import Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What a workflow may reach. The command line allows all; a server that takes workflows from
     others narrows it.
 
@@ -34,8 +34,7 @@ class Policy:
         return path
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectorContext:
+class ConnectorContext(Struct, frozen=True):
     """step: the step's name. base: the folder that relative paths start from."""
 
     step: str
@@ -47,8 +46,7 @@ class ConnectorContext:
         return self.policy.check_path((self.base / Path(text).expanduser()).absolute(), self.step)
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationContext:
+class DestinationContext(Struct, frozen=True):
     """Of one attempt at a run, for one destination step.
 
     lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start.

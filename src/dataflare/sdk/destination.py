@@ -19,9 +19,9 @@ import enum
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec import Struct, field
 from pydantic import BaseModel
 
 from dataflare.model.types import Schema
@@ -47,8 +47,7 @@ class Delivery(enum.Enum):
     FLEETING = "at most once"
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationCapabilities:
+class DestinationCapabilities(Struct, frozen=True):
     """delivery and its reason, shown by `plan`. parallel: several writers at once.
     changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
     bounded_only: refused in a run without end (overwrite, a single Parquet file)."""
@@ -61,8 +60,7 @@ class DestinationCapabilities:
     bounded_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a destination's rows lie. place: the same text for the same place. shared: other
     destinations of the workflow may write there too, because rows are only added. sample: a path that it
     could write, for sources of files to say whether they would read it."""
@@ -72,16 +70,14 @@ class Target:
     sample: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WriteStats:
+class WriteStats(Struct, frozen=True):
     """What a `write_batch` took: rows and bytes, as near as is cheap to know."""
 
     rows: int
     num_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedRow:
+class RefusedRow(Struct, frozen=True):
     """A row the system does not take. row: its columns; code and message: why (E0510 and others)."""
 
     row: Mapping[str, Any]
@@ -89,8 +85,7 @@ class RefusedRow:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Committable:
+class Committable(Struct, frozen=True):
     """What one writer prepared in an epoch. data: JSON, small; paths in it relative where possible."""
 
     subtask: int
@@ -104,8 +99,7 @@ class Committable:
         return cls(value["subtask"], value["data"])
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(Struct, frozen=True):
     """An epoch to commit. manifest: the manifest's bytes as text, for destinations that keep it
     beside the rows (it holds the sources' positions). final: the run ends with it."""
 
@@ -114,8 +108,7 @@ class Epoch:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """What a destination knows of the last epoch it holds.
 
     manifest: the text given with it, or None. can_rewind: the destination can go back to an earlier

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict
 
 from dataflare.errors import ConfigError
@@ -86,8 +86,7 @@ class Processor(ABC):
         """Release what `open` took. Not called after a crash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Rows a processor could not take, as they came in, and why."""
 
     rows: pl.DataFrame
@@ -95,8 +94,7 @@ class Refused:
     code: str = "E0544"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorContext(ConnectorContext):
+class ProcessorContext(ConnectorContext, frozen=True):
     """What a processor may use. subtask of subtasks: which parallel copy it is."""
 
     subtask: int = 0

@@ -13,9 +13,9 @@ given to it in a snapshot always means the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.model.hashing import hash_columns, key_group
 
@@ -29,8 +29,7 @@ Merge = Callable[[pl.DataFrame], pl.DataFrame]
 Named = tuple[str, pl.DataFrame]
 
 
-@dataclass
-class _Bucket:
+class _Bucket(Struct):
     """base: merged; waiting: what came after it, in order."""
 
     base: Named | None = None

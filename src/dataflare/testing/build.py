@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
@@ -53,8 +53,7 @@ def destination_of(type_: str, config: Mapping[str, Any], **more: Any) -> Destin
     return description(registry.destination(type_), config, **more)
 
 
-@dataclass(frozen=True)
-class ProcessorUnderTest:
+class ProcessorUnderTest(Struct, frozen=True):
     """A stateful step: its operator, and what prepares its rows. ports: the same by input, where there
     are several."""
 

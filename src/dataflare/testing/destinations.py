@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from dataflare.errors import DataFlareError
+from dataflare.model.record import Discreet
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Delivery, DestinationConnector
 from dataflare.testing.contract import Laws, check_laws, equal, hold
@@ -32,15 +32,16 @@ ROWS = pl.DataFrame(
 )
 
 
-@dataclass(frozen=True)
-class DestinationUnderTest:
+class DestinationUnderTest(Discreet, frozen=True):
     """make: a new description that writes below a folder. read: the rows that are visible there;
     None where nothing can be read back. frame: rows to write, no two alike."""
+
+    hidden = ("frame",)
 
     make: Callable[[Path], DestinationConnector]
     read: Callable[[Path], pl.DataFrame] | None
     folder: Path
-    frame: pl.DataFrame = field(repr=False)
+    frame: pl.DataFrame
 
     @property
     def delivery(self) -> Delivery:

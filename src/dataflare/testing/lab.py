@@ -6,13 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.connectors import memory

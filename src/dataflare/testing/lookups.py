@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.types import Schema
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 from dataflare.testing.contract import ContractBroken, Laws, check_laws, equal, hold
 
 
-@dataclass(frozen=True)
-class Asking:
+class Asking(Struct, frozen=True):
     """A lookup and keys to ask it for. keys: distinct, without NULLs."""
 
     lookup: LookupConnector

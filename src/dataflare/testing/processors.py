@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.operators.base import LiveOperator, Snapshot, StatefulOperator
 from dataflare.state.partials import own_rows
@@ -22,8 +22,7 @@ _SIZES = (1, 3, 17)
 _CUTS_MAX = 8
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Struct, frozen=True):
     """An operator and the rows that reach it."""
 
     operator: StatefulOperator

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
@@ -26,8 +26,7 @@ from dataflare.testing.contract import hold, through_json
 Committables = list[Committable]
 
 
-@dataclass
-class Play:
+class Play(Struct):
     """One lineage that writes to one place, in as many attempts as it takes."""
 
     law: str
@@ -73,8 +72,7 @@ class Play:
         )
 
 
-@dataclass
-class Attempt:
+class Attempt(Struct):
     """One attempt at a run: its writers and its committer."""
 
     play: Play

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.expr import check
 from dataflare.model.progress import Position, Split
+from dataflare.model.record import Discreet
 from dataflare.model.types import RESERVED
 from dataflare.sdk.source import (
     ChunkReader,
@@ -32,8 +33,7 @@ _POSITIONS_MAX = 12
 """Positions of a split that are resumed; of more, some over the whole length."""
 
 
-@dataclass(frozen=True)
-class SourceUnderTest:
+class SourceUnderTest(Struct, frozen=True):
     """make: a new description each time, of data that does not change. conditions: expressions that
     may be pushed down; some over each column if none are given."""
 
@@ -41,12 +41,13 @@ class SourceUnderTest:
     conditions: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Discreet, frozen=True):
     """A batch or chunk, and the position after it."""
 
+    hidden = ("position",)
+
     frame: pl.DataFrame
-    position: Position = field(repr=False)
+    position: Position
 
 
 async def check_source(

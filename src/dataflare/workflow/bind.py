@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from dataflare.errors import (
@@ -35,8 +35,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(Struct, frozen=True):
     """Which errors come out: their class and codes."""
 
     error: type[DataFlareError]

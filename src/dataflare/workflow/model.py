@@ -7,11 +7,13 @@ it is used; secret values are in the config and in `secrets_seen`, and in nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
+from dataflare.model.record import Discreet
 from dataflare.model.types import Schema
 from dataflare.security.redact import MASK
 from dataflare.workflow.fingerprint import fingerprint
@@ -22,8 +24,7 @@ from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
 from dataflare.workflow.shown import shown
 
 
-@dataclass(frozen=True, slots=True)
-class InputRef:
+class InputRef(Struct, frozen=True):
     """What a step reads: a step, or one of its named outputs."""
 
     step: str
@@ -34,21 +35,22 @@ class InputRef:
         return self.step if self.output is None else f"{self.step}.{self.output}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Discreet, frozen=True, kw_only=True):
     """One step. config: plain values; its strings are SourceText. spot: of the step's key.
 
     error_handling: the step's own over the settings' default, a `retry_policy` of its config
     included. node: the whole step as it was written, for places.
     """
 
+    hidden = ("config", "node")
+
     name: str
     type: str
-    config: SpotMap = field(default_factory=SpotMap, repr=False)
+    config: SpotMap = field(default_factory=SpotMap)
     description: str | None = None
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     spot: Spot | None = None
-    node: SpotMap = field(default_factory=SpotMap, repr=False)
+    node: SpotMap = field(default_factory=SpotMap)
 
     @property
     def kind(self) -> str:
@@ -83,8 +85,7 @@ class Step:
         return best
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceStep(Step):
+class SourceStep(Step, frozen=True, kw_only=True):
     """Where rows come from. schema: the user's contract, or None."""
 
     schema: Schema | None = None
@@ -96,8 +97,7 @@ class SourceStep(Step):
         return "source"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformationStep(Step):
+class TransformationStep(Step, frozen=True, kw_only=True):
     """What happens to rows on the way."""
 
     inputs: tuple[InputRef, ...] = ()
@@ -107,8 +107,7 @@ class TransformationStep(Step):
         return "transformation"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DestinationStep(Step):
+class DestinationStep(Step, frozen=True, kw_only=True):
     """Where rows go."""
 
     inputs: tuple[InputRef, ...] = ()
@@ -121,17 +120,18 @@ class DestinationStep(Step):
 AnyStep = SourceStep | TransformationStep | DestinationStep
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowTest:
+class WorkflowTest(Discreet, frozen=True, kw_only=True):
     """Rows given at sources, and rows expected at steps (or at one of their outputs)."""
 
+    hidden = ("given", "expect", "node")
+
     name: str
-    given: Mapping[str, list[dict[str, Any]]] = field(repr=False)
-    expect: Mapping[str, list[dict[str, Any]]] = field(repr=False)
+    given: Mapping[str, list[dict[str, Any]]]
+    expect: Mapping[str, list[dict[str, Any]]]
     params: Mapping[str, Any] = field(default_factory=dict)
     description: str | None = None
     spot: Spot | None = None
-    node: SpotMap = field(default_factory=SpotMap, repr=False)
+    node: SpotMap = field(default_factory=SpotMap)
 
     @property
     def ordered(self) -> bool:
@@ -139,12 +139,13 @@ class WorkflowTest:
         return self.node.get("ordered") is True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workflow:
+class Workflow(Discreet, frozen=True, kw_only=True):
     """base: the folder that relative paths start from. file: None for text and Python.
 
     params: the declared parameters with their values. secrets_seen: what must never be shown.
     """
+
+    hidden = ("secrets_seen", "node")
 
     name: str
     version: str = "1.0"
@@ -157,9 +158,9 @@ class Workflow:
     tests: tuple[WorkflowTest, ...] = ()
     file: Path | None = None
     base: Path = field(default_factory=Path)
-    secrets_seen: frozenset[str] = field(default=frozenset(), repr=False)
+    secrets_seen: frozenset[str] = frozenset()
     spot: Spot | None = None
-    node: SpotMap = field(default_factory=SpotMap, repr=False)
+    node: SpotMap = field(default_factory=SpotMap)
 
     def steps(self) -> Iterator[AnyStep]:
         """All steps in the order of the file: sources, transformations, destinations."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
+from dataflare.model.record import Discreet
 from dataflare.model.types import DataType, parse_type, timestamp
 from dataflare.model.units import parse_duration
 from dataflare.workflow.lines import showable
@@ -24,15 +24,16 @@ _KEYS = ("type", "default", "description")
 MISSING = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Discreet, frozen=True):
     """A declared parameter with its value. type: what the value has, with its zone if it has one.
     text: how it reads inside a longer text. secret: its default was made of a secret."""
 
+    hidden = ("value", "text")
+
     name: str
     type: DataType
-    value: Any = field(repr=False)
-    text: str = field(repr=False)
+    value: Any
+    text: str
     description: str | None = None
     given: bool = False
     secret: bool = False

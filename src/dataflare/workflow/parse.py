@@ -7,10 +7,10 @@ recursion over the text, and depth, nodes and what aliases expand to are bounded
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
 from dataflare.model.text import SourceText
@@ -27,8 +27,7 @@ _SCALAR_TAGS = {"str": str, "int": int, "float": float, "bool": bool, "null": ty
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A collection being read. size, height: of the tree below it, aliases expanded."""
 
     node: SpotMap | SpotList
@@ -43,8 +42,7 @@ class _Open:
     merges: list[tuple[Any, Spot]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Anchored:
+class _Anchored(Struct):
     value: Any
     size: int
     height: int

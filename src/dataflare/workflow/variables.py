@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.text import SourceText, Variable, bound
@@ -29,8 +30,7 @@ _KINDS = ("param", "secret")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(Struct, frozen=True):
     """A `${...}` or `$${` of a string. body: None for the latter."""
 
     start: int

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import psycopg
 import pytest
+from msgspec.structs import replace
 from postgres_kit import Database, batch
 from proxy import Proxy
 from servers import faults

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+from msgspec import Struct
 
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
@@ -19,8 +19,7 @@ from dataflare.errors import ConfigError
 from dataflare.model.types import DataType, Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """declared: DuckDB's type. type: ours. cast: the step's `schema` asks for another type."""
 
     name: str
@@ -42,8 +41,7 @@ class Column:
         return f"case when {lost} then cast({name} as VARCHAR) end"
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """source: what stands after FROM; its parameters are variables of the connection, see `bind`.
     key: the primary key. rowid: it is a table and has one."""
 

@@ -7,9 +7,9 @@ Always true: a row is refused for what it says itself, or for a key that the tab
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
@@ -28,15 +28,13 @@ _ROWS, _NUMBER, _GIVEN, _PART = (
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
+class ForeignKey(Struct, frozen=True):
     columns: tuple[str, ...]
     parent: str
     theirs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """Of one table. columns: declared type and default by name. uniques: SQL of each column or
     expression that is unique together, without the key that rows are written by."""
 

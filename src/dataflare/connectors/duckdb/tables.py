@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.types import declared
@@ -13,8 +14,7 @@ from dataflare.connectors.sql.store import Target
 from dataflare.errors import SystemError_, did_you_mean
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A table or view that exists. columns: declared type by name."""
 
     schema: str

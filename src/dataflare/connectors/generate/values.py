@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import polars as pl
 import xxhash
+from msgspec import Struct
 
 from dataflare.connectors.generate.config import GenerateConfig, GeneratedColumn, choices, own_type
 from dataflare.model.hashing import mix_int
@@ -22,8 +22,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Makes the wanted columns. types: by name, in order."""
 
     config: GenerateConfig
@@ -66,8 +65,7 @@ class Rows:
         return mix_int(mix_int(self.config.seed & _MASK) ^ named)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
+class _Stream(Struct, frozen=True):
     """The random bits of one column. steps: each row number times the golden ratio."""
 
     steps: pl.Series

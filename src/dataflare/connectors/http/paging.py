@@ -7,11 +7,11 @@ function of its place and the answer alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
 import httpx
+from msgspec import Struct
 
 from dataflare.connectors.http.config import HttpSourceConfig, Pagination
 from dataflare.connectors.http.json_path import found_at
@@ -21,8 +21,7 @@ Place = Mapping[str, Any]
 since: the value of the incremental parameter, where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """url, and the parameters beside those of the config."""
 
     url: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from msgspec import Struct
 from psycopg.pq import ExecStatus
 
 from dataflare.connectors.postgres.types import PgType
@@ -18,8 +18,7 @@ _TABLES = ("r", "p")
 _SHOWN_MAX = 200
 
 
-@dataclass(frozen=True, slots=True)
-class PgColumn:
+class PgColumn(Struct, frozen=True):
     """not_null: declared so. generated: its value is computed. exact: its collation tells apart what
     differs."""
 
@@ -32,8 +31,7 @@ class PgColumn:
     exact: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """kind: relkind. keys: the column sets that are unique and never NULL, the primary key first.
     uniques: all unique column sets, in index order, that ON CONFLICT can name. rows: an estimate.
     rights: what the user may do with it. row_security: policies hold for the user."""
@@ -197,8 +195,7 @@ def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:
     return {oid: made(oid) for oid in by_oid}
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """What a statement gives and takes. columns: name, type, modifier."""
 
     columns: tuple[tuple[str, PgType, int], ...]

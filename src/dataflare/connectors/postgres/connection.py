@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -18,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dataflare.connectors.postgres.config import PostgresConfig, PostgresDestinationConfig
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.errors import ConfigError, SystemError_
+from dataflare.model.record import Discreet
 from dataflare.sdk.registry import missing_library
 
 # A server that is gone is noticed within about a minute, also while nothing is sent.
@@ -42,11 +42,12 @@ _VERSION_MIN = 120_000
 _BATCH_BYTES = 4 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Discreet, frozen=True):
     """A database and how long to wait for it. shown: host, port and database, for people."""
 
-    conninfo: str = field(repr=False)
+    hidden = ("conninfo",)
+
+    conninfo: str
     shown: str
     statement_timeout_s: float | None = None
     lock_timeout_s: float | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import psycopg
+from msgspec import Struct
 
 from dataflare.connectors.postgres.binary import binary
 from dataflare.connectors.postgres.catalog import Connection
@@ -26,8 +26,7 @@ _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 _SAVEPOINT = "_dataflare_copy"
 
 
-@dataclass(frozen=True)
-class Copier:
+class Copier(Struct, frozen=True):
     """errors: makes foreign errors ours. place: the table. types: of the columns that are written.
     targets: of the table's columns. deferred: constraints that each attempt is to check."""
 
@@ -158,8 +157,7 @@ def _send(
         raise error.at(step=step) from error.__cause__
 
 
-@dataclass
-class Orphans:
+class Orphans(Struct):
     """Rows that lacked another one when they were sent. refusals: of the rows in cells, in order."""
 
     copier: Copier

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import psycopg
+from msgspec import Struct
 
 from dataflare.connectors.sql.refusals import MEND
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
@@ -48,8 +48,7 @@ _STATE_OF_TEXT = {
 _RESTART = "it goes on from the last checkpoint when it is run again"
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """What a foreign exception says. state: SQLSTATE or ''. text: its first line without noise."""
 
     state: str

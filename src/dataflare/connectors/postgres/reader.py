@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.postgres.connection import ArrowConnection, Server
 from dataflare.connectors.postgres.decode import decoded
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 _ONE = "__dataflare_one"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What is read: the same for each part of a source. snapshot: None to see the database as it is
     when reading begins."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import psycopg
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.catalog import Connection
@@ -21,8 +22,7 @@ from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_
 from dataflare.model.types import DataType, Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """pg: its type as casts name it. type: ours. sql: what to select, with {} for the column.
     as_text: it is fetched as text and read as the contract's type. exact: PostgreSQL compares its
     values as we do. guard: see Meaning."""
@@ -42,8 +42,7 @@ class Column:
         return None if self.guard is None else self.guard.format(quoted(self.name))
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """source: what stands after FROM. values: settings that it reads. key: columns that order and
     identify its rows; empty when there are none. table: None for a query. rows: an estimate."""
 

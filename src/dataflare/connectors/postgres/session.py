@@ -17,10 +17,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import is_lost

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.connectors.sql.redo import RedoFile
 from dataflare.connectors.sql.store import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """What one step has in an epoch: its sealed rows and where they go. rows_total: of the run, with
     these."""
 
@@ -27,8 +26,7 @@ class Share:
         return self.rows_total - self.file.rows
 
 
-@dataclass
-class Member:
+class Member(Struct):
     """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
     transaction; taken: how many. cold: the running epoch is to be applied from its redo file. last: the last epoch
     that was prepared. prepared: what waits for its commit, by epoch; inside: the one that is in the

@@ -10,12 +10,13 @@ Always true:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import polars as pl
 import psycopg
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Table
@@ -35,8 +36,7 @@ from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
 
 
-@dataclass
-class Ready:
+class Ready(Struct):
     """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
     the temporary table of rows with a key. staged: rows in it. keys: theirs. deferred: constraints that
     are checked late. pace: how many rows at once are tried."""

@@ -35,7 +35,7 @@ into uuid or inet is parsed. What would lose a part without a word (a timestamp 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from dataflare.model import types
 from dataflare.model.types import DataType
@@ -62,8 +62,7 @@ _EXACT = ("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar",
 UNBOUNDED = types.decimal(38, 9)
 
 
-@dataclass(frozen=True, slots=True)
-class PgType:
+class PgType(Struct, frozen=True):
     """A row of pg_type. kind: typtype. shown: with schema and quotes, for casts."""
 
     oid: int
@@ -83,8 +82,7 @@ class PgType:
         return found, digits
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(Struct, frozen=True):
     """type: ours. sql: what to select, with {} for the column. exact: see _EXACT. guard: SQL, with
     {0} for the column, that gives the text of a value whose misfit does not show in the result."""
 

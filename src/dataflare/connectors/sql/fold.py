@@ -7,9 +7,9 @@ one gives; in one fold no key is both written and deleted, and none is written t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.errors import DataError, InternalError
 from dataflare.model.batch import KIND_COLUMN, RowKind
@@ -20,8 +20,7 @@ _GONE = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 _PLACE, _LAST_DELETE = "__dataflare_place", "__dataflare_last_delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """upserts: rows to write, without kinds. deletes: rows whose keys must go."""
 
     upserts: pl.DataFrame

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import polars as pl
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.connectors.sql.config import Incremental
 from dataflare.errors import ConfigError, DataError
@@ -36,8 +37,7 @@ _HASH, IDENTITY, _TIMES, _BEFORE = (
 _STEP = 0x9E37_79B9_7F4A_7C15
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """last: greatest cursor value given, None when there was none. seen: what was given of the window
     [last - lag, last]. nulls_done: the rows without a cursor value were given. null_rows: how many."""
 

@@ -9,7 +9,8 @@ Always true:
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dataflare.errors import CheckpointError, RunError
 
@@ -22,8 +23,7 @@ MARKER_DDL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A marker row. rows_total: rows this lineage and step have written so far."""
 
     attempt: int

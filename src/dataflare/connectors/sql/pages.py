@@ -11,10 +11,10 @@ import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import SharedDataBatch
@@ -24,8 +24,7 @@ from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, Salvage
 PAGE_ROWS = 25_000
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """good: typed rows. good_rows: their indices in the page, None when all are good. after: JSON of
     the place behind the page. key: rows before it in the split. place: where row i stands."""
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from dataflare.errors import ConfigError, DataFlareError, ExpressionError
 from dataflare.model.text import SourceText
@@ -22,8 +23,7 @@ _PART = re.compile(
 _FIRST = ("select", "with", "values", "from")
 
 
-@dataclass(frozen=True, slots=True)
-class BoundQuery:
+class BoundQuery(Struct, frozen=True):
     """SQL with a mark for each of `params`, in order. shown: as the user wrote it."""
 
     sql: str

@@ -15,12 +15,12 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 import xxhash
+from msgspec import Struct
 
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
@@ -32,8 +32,7 @@ _HELD_ROWS = 16_384
 _HELD_BYTES = 4 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class RedoFile:
+class RedoFile(Struct, frozen=True):
     """A sealed redo file, as it stands in a committable. name: None when the epoch has no rows.
     rows: without the refused ones."""
 

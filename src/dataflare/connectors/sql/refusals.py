@@ -7,10 +7,10 @@ all kept rows before it. So what stays is what writing them one by one would hav
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
@@ -21,16 +21,14 @@ _SLICE_MIN = 256
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """row: its number among those that were tried. error: what the database says."""
 
     row: int
     error: DataError
 
 
-@dataclass
-class Pace:
+class Pace(Struct):
     """How many rows to try at once: fewer after a refusal, more after each success. Kept from batch to
     batch, for bad rows come in swarms."""
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
@@ -33,8 +33,7 @@ from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """What one step has in an epoch: its sealed rows and where they go."""
 
     target: Target
@@ -42,8 +41,7 @@ class Share:
     file: redo.RedoFile
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """The marker, and whether what follows it could be taken back."""
 
     stored: Stored

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.sql.marker import Stored
 from dataflare.connectors.sql.refusals import Refusal
@@ -14,8 +14,7 @@ from dataflare.model.types import Schema
 STAGING_PREFIX = "_dataflare_new_"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What one step writes where. schema: the columns that arrive, with `_op` where it is written.
     sift: rows that are refused are left out."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.pages import Page, PageReader
@@ -27,8 +27,7 @@ KEY = "__dataflare_key"
 SPOOL = "temp._dataflare_spool"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What is read: the same for each split of a source."""
 
     path: Path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sql.names import listed, missing_column, missing_table, quoted
@@ -23,8 +24,7 @@ from dataflare.model.types import DataType, Schema
 _SAMPLE_ROWS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """declared: as the table says. type: ours. exact: SQLite compares its values as we do."""
 
     name: str
@@ -40,8 +40,7 @@ class Column:
         return is_text and found is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """source: what stands after FROM. key: columns that order and identify its rows, by rowid or by
     a primary key; empty when there is none. rowid: that key is the rowid."""
 

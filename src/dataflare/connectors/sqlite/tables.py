@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dataflare.connectors.sql.names import listed, missing_table, quoted
 from dataflare.connectors.sql.store import Target
@@ -14,8 +15,7 @@ from dataflare.connectors.sqlite.types import declared, fits
 from dataflare.errors import DataError, SystemError_, did_you_mean
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A table or view that exists. columns: declared type by name. key: its primary key.
     rowid: whether it has one. uniques: the column sets that are unique."""
 

@@ -7,7 +7,8 @@ order in which the first try lets them arrive.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dataflare.planner.render import cards, layers
 from dataflare.planner.render.cards import Card, StepBox
@@ -24,8 +25,7 @@ Arrivals = dict[int, tuple[float, float]]
 """For each edge, the heights at which it arrives at its target and leaves its source."""
 
 
-@dataclass(slots=True)
-class Route:
+class Route(Struct):
     """An edge between cards. points: where it runs, from port to port; between the points 2i and
     2i+1 it is level, from 2i+1 to 2i+2 it bends. label_at: the middle of its label."""
 
@@ -36,8 +36,7 @@ class Route:
     label_at: tuple[float, float] = (0.0, 0.0)
 
 
-@dataclass(slots=True)
-class Drawing:
+class Drawing(Struct):
     """Cards with their top left corners, and the edges between them."""
 
     width: float

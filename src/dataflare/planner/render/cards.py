@@ -7,7 +7,7 @@ inside a card that skip steps run down a gutter at the left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from dataflare.planner.render.graph import DESTINATION, Edge, Graph, Stage, Step
 from dataflare.planner.render.measure import fit, text_width
@@ -26,8 +26,7 @@ _LINE, _NAME_LINE = 15.0, 34.0
 PORT_GAP = 14.0
 
 
-@dataclass(slots=True)
-class StepBox:
+class StepBox(Struct):
     """A step's box. x, y: from the card's top left corner. notes: as they fit."""
 
     step: Step
@@ -55,8 +54,7 @@ class StepBox:
         self.ports_in = dict(zip(entering, enter, strict=True))
 
 
-@dataclass(slots=True)
-class Lane:
+class Lane(Struct):
     """An edge inside a card. lane: 0 straight down, else which line of the gutter."""
 
     edge: Edge
@@ -66,8 +64,7 @@ class Lane:
     label: str = ""
 
 
-@dataclass(slots=True)
-class Card:
+class Card(Struct):
     """A stage's card; steps and lanes are placed relative to its top left corner."""
 
     stage: Stage

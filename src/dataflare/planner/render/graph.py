@@ -7,14 +7,14 @@ lacks optional keys is read all the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 SOURCE, TRANSFORMATION, DESTINATION = "source", "transformation", "destination"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A step of the workflow. level, reason: a destination's delivery guarantee."""
 
     id: str
@@ -26,8 +26,7 @@ class Step:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """Rows on their way from a step, or one output of it, to another step."""
 
     source: str
@@ -49,8 +48,7 @@ class Edge:
         return f"{self.exchange} by {', '.join(self.keys)}" if self.keys else self.exchange
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Steps fused into one chain, in order. merged: the chain is one query with its source's scan."""
 
     id: str
@@ -63,8 +61,7 @@ class Stage:
         return f"{self.parallelism} task{'s' * (self.parallelism != 1)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Struct, frozen=True):
     """A whole plan."""
 
     workflow: str

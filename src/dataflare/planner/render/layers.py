@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _SWEEPS = 12
 _SETTLE = 16
@@ -21,8 +22,7 @@ _STRAIGHT = 6.0
 """How much more a bend in a long edge counts than one at a box."""
 
 
-@dataclass(slots=True)
-class Box:
+class Box(Struct):
     """What is placed. x, y: the top left corner, filled in here; virtual: a bend or an edge's label."""
 
     width: float
@@ -34,8 +34,7 @@ class Box:
     y: float = 0.0
 
 
-@dataclass(slots=True)
-class Link:
+class Link(Struct):
     """An edge between boxes, given by their index. leaves, enters: how far below the top of the box
     its ends are. label: width and height of what stands on it. way: boxes it passes, filled in."""
 
@@ -48,8 +47,7 @@ class Link:
     label_box: Box | None = None
 
 
-@dataclass(slots=True)
-class _Piece:
+class _Piece(Struct):
     """A link between neighbouring ranks."""
 
     left: Box

@@ -6,7 +6,7 @@ can fail itself stays where it is, for there it may be asked about fewer rows.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from dataflare.expr.tree import COLUMN, Node
 from dataflare.expr.typed import typed

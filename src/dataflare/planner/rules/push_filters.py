@@ -6,7 +6,7 @@ Only conditions that cannot fail and whose meaning the source's language has exa
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from dataflare.operators.primitives import Filter
 from dataflare.planner.graph import Effect, Graph, Port, RowsNode, SourceNode

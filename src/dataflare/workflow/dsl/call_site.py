@@ -9,9 +9,10 @@ from __future__ import annotations
 import linecache
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from msgspec import Struct
 
 from dataflare.errors import Spot
 from dataflare.model.text import SourceText
@@ -19,17 +20,14 @@ from dataflare.model.text import SourceText
 _HERE = str(Path(__file__).parent)
 
 
-class CallSpot(Spot):
+class CallSpot(Spot, frozen=True):
     """The place of a call, for a value whose own characters are nowhere in it (a variable, say)."""
-
-    __slots__ = ()
 
     def shifted(self, by: int, length: int) -> Spot:
         return self
 
 
-@dataclass(frozen=True)
-class CallSite:
+class CallSite(Struct, frozen=True):
     """A call in the user's code. lines: its source lines, each with its number, and where in the
     first one it begins."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
+from dataflare.model.record import Discreet
 from dataflare.sdk.registry import missing_library
 from dataflare.workflow.dsl.html import outcome_html
 
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     from dataflare import Plan, RunResult
 
 
-@dataclass(frozen=True)
-class DrawnPlan:
+class DrawnPlan(Struct, frozen=True):
     """A plan. In a notebook it is its drawing, printed it is its text."""
 
     plan: Plan
@@ -49,12 +50,13 @@ class DrawnPlan:
         return {"image/svg+xml": self.draw("svg"), "text/plain": str(self)}
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Discreet, frozen=True):
     """How a run went. kept: by `memory` destination, the rows that this run added."""
 
+    hidden = ("kept",)
+
     result: RunResult
-    kept: Mapping[str, pl.DataFrame] = field(repr=False)
+    kept: Mapping[str, pl.DataFrame]
 
     @property
     def status(self) -> str:
