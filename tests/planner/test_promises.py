@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from unittest import mock
 
 import pytest
 from flows import plan_of, refused
+from msgspec.structs import replace
 
 from dataflare.connectors.inline import InlineSource
 from dataflare.planner.guarantees import commits_wait, guarantees

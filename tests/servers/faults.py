@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
+from msgspec.structs import replace
 
 from dataflare.jobs import Progress, RunOptions, RunResult, run
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
@@ -49,8 +49,7 @@ At the default target that is 6.6 ms: rows wait half of it on average, and the f
 is paid 150 times a second."""
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Struct, frozen=True):
     """Where an attempt begins. manifest: resumed from, or None; epoch: the last one cut before;
     carried: by source, from the last finished run. note: remembers, durably, that an epoch was
     published."""
@@ -62,8 +61,7 @@ class Start:
     note: Callable[[int], None] = lambda epoch: None
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """finished: the input came to its end. positions: the last of each split, by source, for what
     the next run carries over."""
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 _WINDOW_S = 0.25
 """A window holds about this much of the reader's work: enough to never starve it, little to lose."""
 _SMOOTHING = 0.2
 
 
-@dataclass
-class _Task:
+class _Task(Struct):
     window: float
     outstanding: int = 0
     rows_per_s: float | None = None

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from dataflare.engine.backpressure import BackpressureController
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfStream:
+class EndOfStream(Struct, frozen=True):
     """Nothing follows in this channel."""
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.store import LocalStore
@@ -27,8 +28,7 @@ from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Whose checkpoints these are."""
 
     lineage: str
@@ -37,8 +37,7 @@ class Identity:
     fingerprints: Mapping[str, str]
 
 
-@dataclass
-class SourceFacts:
+class SourceFacts(Struct):
     """What a manifest says of a source beside its readers' shares: the listing of the run's start,
     what was done before this attempt began, and what the run was carried from."""
 
@@ -47,16 +46,14 @@ class SourceFacts:
     carried: object = None
 
 
-@dataclass
-class CheckpointStats:
+class CheckpointStats(Struct):
     completed: int = 0
     last_bytes: int = 0
     last_s: float | None = None
     last_epoch: int | None = None
 
 
-@dataclass
-class _Pending:
+class _Pending(Struct):
     barrier: Barrier
     answers: dict[str, Answer] = field(default_factory=dict)
     whole: asyncio.Event = field(default_factory=asyncio.Event)

@@ -6,16 +6,16 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from dataflare.errors import DataError
 
 _SHARE_FROM_ROWS = 10_000
 
 
-@dataclass
-class StepMetrics:
+class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. tasks and ended: its parallel copies."""
 
     kind: str = "transformation"

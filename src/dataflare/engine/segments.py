@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.engine.keyed import AskedTable
 from dataflare.engine.metrics import JobMetrics
@@ -30,8 +30,7 @@ ROW_COLUMN = "__dataflare_row"
 """UInt32: the row's index in the frame that entered the query, to find it again if it fails."""
 
 
-@dataclass
-class Given:
+class Given(Struct):
     """What enters a tree. frame: rows, or a scan that gives them. rows: how many, where known.
 
     original: gives the rows that entered again, for the few that failed; place: where row i stands.
@@ -44,8 +43,7 @@ class Given:
     row_numbers: pl.Series | None = None
 
 
-@dataclass
-class Outcome:
+class Outcome(Struct):
     """What left a tree, worked out on some thread and counted only when the task lets it out.
 
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.engine.channel import END, Channel, Inbox
 from dataflare.engine.exchange import split_by_key
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from dataflare.sdk.destination import Committable
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A task's share of an epoch."""
 
     splits: tuple[SplitState, ...] = ()
@@ -54,8 +53,7 @@ class Coordination(Protocol):
         """The task has nothing more to do but for the final epoch; its share from now on."""
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(Struct, frozen=True):
     """An edge, seen from one sending subtask: its channels by receiving subtask."""
 
     edge: int

@@ -13,10 +13,10 @@ from __future__ import annotations
 import io
 import os
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.batch import private
 
@@ -28,8 +28,7 @@ _BLOCK = struct.Struct("<qiiq")
 _BODY_LENGTH, _RECORD_BATCHES = 3, 3
 
 
-@dataclass(frozen=True, slots=True)
-class ArrowEncoder:
+class ArrowEncoder(Struct, frozen=True):
     """compression of the columns inside: uncompressed, lz4 or zstd."""
 
     compression: str = "uncompressed"

@@ -7,10 +7,10 @@ that does not fit, among the columns that are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
 from dataflare.formats.misread import RAW_MAX, Sorted, misfits
@@ -19,8 +19,7 @@ from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
 from dataflare.model.bad_rows import BadRows
 
 
-@dataclass(frozen=True, slots=True)
-class CsvDialect:
+class CsvDialect(Struct, frozen=True):
     """How fields and rows are marked. quote None: quotes are ordinary characters."""
 
     delimiter: str = ","
@@ -51,8 +50,7 @@ class CsvDialect:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CsvPlan:
+class CsvPlan(Struct, frozen=True):
     """columns: the file's, in the file's order. output: names wanted, in the order wanted."""
 
     dialect: CsvDialect

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.formats.records import is_blank, requote, scan_records
 
@@ -60,8 +60,7 @@ class Lines:
         return pl.concat([pl.Series([0]), ends, pl.Series(last, dtype=pl.Int64)])
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True, dict=True):
     """The records of `data`, a row each: start, end, fields, problem (or NULL), stray."""
 
     data: bytes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.bad_rows import BadRows
 from dataflare.model.types import DataType
@@ -17,8 +16,7 @@ _PLAIN = r"^[ -&(-\[\]-~]*$"
 """Text that Python's repr() puts between single quotes as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
+class Sorted(Struct, frozen=True):
     """good: the rows that could be read; good_rows: their index in the chunk."""
 
     good: pl.DataFrame

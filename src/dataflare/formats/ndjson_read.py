@@ -7,11 +7,11 @@ two equal keys in a line counts; blank lines are no rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import polars as pl
+from msgspec import Struct
 
 from dataflare.formats.json_types import columns_of, fits
 from dataflare.formats.misread import RAW_MAX, Sorted, misfit
@@ -22,8 +22,7 @@ from dataflare.model.types import DataType
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
 
 
-@dataclass(frozen=True, slots=True)
-class NdjsonPlan:
+class NdjsonPlan(Struct, frozen=True):
     """columns: the sample's. output: names wanted, in the order wanted."""
 
     columns: tuple[TextColumn, ...]

@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dataflare.errors import DataError
 from dataflare.formats.thrift import I16, I64, LIST, STRUCT, Reader, Struct, write_struct
@@ -29,8 +30,7 @@ _META_OFFSETS = (9, 10, 11, 14)
 """Data page, index page, dictionary page and bloom filter offsets of a column's metadata."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroup:
+class RowGroup(msgspec.Struct, frozen=True):
     """rows, and the plain size of all its columns."""
 
     rows: int
@@ -68,8 +68,7 @@ def _damaged(path: Path, why: str) -> DataError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """An encoded piece, taken apart. body: the bytes to append. footer: its parsed footer."""
 
     body: memoryview

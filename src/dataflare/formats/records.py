@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import polars as pl
+from msgspec import Struct
 
 RECORD_BYTES_MAX = 16 << 20
 """A quoted field that runs on for longer than this counts as never closed."""
@@ -22,8 +22,7 @@ RECORD_BYTES_MAX = 16 << 20
 _NEWLINE = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One row of text. end: after its line end. problem: why it cannot be read, or None.
     stray: it has a quote inside an unquoted field."""
 

@@ -7,12 +7,12 @@ row group unless that has over a million rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
+from msgspec import Struct
 
 from dataflare.errors import DataError
 from dataflare.formats.parquet_footer import row_groups
@@ -22,8 +22,7 @@ PIECE_ROWS_MIN = 100_000
 PIECE_BYTES_MAX = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TablePiece:
+class TablePiece(Struct, frozen=True):
     """Rows `start` to `start + rows` of a file; num_bytes: estimated, in memory."""
 
     start: int

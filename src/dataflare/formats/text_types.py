@@ -8,10 +8,10 @@ patient way decides which rows of a failing chunk are bad.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.types import (
     BOOL,
@@ -40,8 +40,7 @@ _NATIVE = ("int64", "int32", "uint64", "uint32", "float64", "float32", "bool", "
 _STAMP_SHAPES = tuple(f"%Y-%m-%d{sep}%H:%M{sec}" for sep in "T " for sec in (":%S%.f", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class TextColumn:
+class TextColumn(Struct, frozen=True):
     """A column of a text file. format: the one format its timestamps had in the sample, for the
     quick way. blanks: the sample had quoted empty cells, which are NULL in all but text.
     declared: the type is the user's; then timestamps may lack the zone or have one too many."""

@@ -8,10 +8,10 @@ an empty cell is NULL, `""` is the empty string, and lists and structs are JSON 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import ClassVar
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.model.batch import private
 from dataflare.model.types import DataType, Schema
@@ -19,8 +19,7 @@ from dataflare.model.types import DataType, Schema
 _SECONDS = "%Y-%m-%dT%H:%M:%S%.f"
 
 
-@dataclass(frozen=True, slots=True)
-class CsvText:
+class CsvText(Struct, frozen=True):
     """How to write CSV. null: the text of NULL."""
 
     delimiter: str = ","

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing

@@ -9,9 +9,9 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from msgspec import Struct, field
 from pydantic import BaseModel
 
 from dataflare.errors import DataError
@@ -43,8 +43,7 @@ class Replay(enum.Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceCapabilities:
+class SourceCapabilities(Struct, frozen=True):
     """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
     changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask.
     chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan."""
@@ -142,8 +141,7 @@ class SplitReader(ABC):
         """Release the connection. Not called after a crash, so nothing may depend on it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Salvaged:
+class Salvaged(Struct, frozen=True):
     """What a failing chunk holds: its good rows, with their index in the chunk, and the bad ones (as
     `BadRows` where there may be many)."""
 
@@ -152,8 +150,7 @@ class Salvaged:
     bad: Sequence[BadRow]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """Some megabytes of a split that become one lazy query, so that the steps that follow merge
     into the scan.
 
@@ -207,8 +204,7 @@ class SupportsFilter(ABC):
         May be called again on the copy: conditions add up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """What a source took over, for `plan`."""
 
     columns: tuple[str, ...] | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataflare.connectors.file.listing import format_of
@@ -76,8 +76,7 @@ class FileDestinationConfig(BaseModel):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What to write and where. extension: of a part's published name."""
 
     path: Path

@@ -12,11 +12,11 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
@@ -32,8 +32,7 @@ from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Wri
 Grow = Callable[[Path], GrowingFile]
 
 
-@dataclass(frozen=True, slots=True)
-class PartsFolder:
+class PartsFolder(Struct, frozen=True):
     """Names in the folder. extension: of published parts, with its dot."""
 
     path: Path
@@ -90,8 +89,7 @@ class PartsFolder:
                     yield Path(parent, name)
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(Struct):
     """A part being written. partition: its folder's relative name, "" for none."""
 
     partition: str

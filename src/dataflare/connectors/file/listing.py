@@ -10,8 +10,9 @@ import fnmatch
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dataflare.connectors.file.errors import file_errors, missing
 from dataflare.errors import ConfigError, SystemError_
@@ -39,8 +40,7 @@ FORMATS = {
 UNPUBLISHED = ".inprogress"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(Struct, frozen=True):
     """id: the path as seen from the workflow's folder, the same from listing to listing.
     root: the folder it was found in, when it was found in one."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
@@ -25,8 +25,7 @@ Added = Mapping[str, pl.Expr]
 """Columns that say the same in all rows of a file: the file's path, its partition."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Struct, frozen=True):
     """One file of a split: what was seen of it when it was listed."""
 
     path: Path

@@ -14,11 +14,11 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
@@ -40,8 +40,7 @@ Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]
 """Opens the staging file (path, sidecar) as a committable's data left it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staging:
+class Staging(Struct, frozen=True):
     """The names under which a file grows beside its target."""
 
     target: Path

@@ -7,11 +7,11 @@ kept with its split.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct, field
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile, list_files, one_format
@@ -39,8 +39,7 @@ Facts = dict[str, Any]
 """What `open` must know about a file: JSON, part of its split."""
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Struct, frozen=True):
     """schema: the columns of every file. facts: for each file, by its id."""
 
     files: list[FoundFile]
