@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,10 @@ import flaky
 import polars as pl
 import pytest
 
+from dataflare.checkpoint.runs import Current
 from dataflare.errors import CheckpointError, DataError, RunError
 from dataflare.jobs import Progress, RunOptions, RunResult, preview, run
+from dataflare.jobs.run import _Run
 from dataflare.workflow.load import load_text
 
 NUMBERS = """\
@@ -256,3 +260,17 @@ def test_for_stops_with_success_and_the_next_run_goes_on(tmp_path: Path) -> None
     out, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors
     assert ids(tmp_path) == list(range(3000))
+
+
+def test_an_epoch_noted_late_and_a_new_attempt_do_not_undo_each_other(tmp_path: Path) -> None:
+    workflow = load_text(NUMBERS.format(attempts=1, condition="true"), base=tmp_path)
+    life = _Run(workflow, RunOptions(tmp_path / "home"))
+    life.current = Current("lineage", 0, "run")
+    late = threading.Thread(target=lambda: [life._note_epoch(n) for n in range(1, 200)])
+    late.start()
+    for attempt in range(1, 200):
+        asyncio.run(life._keep(attempt=attempt))
+    late.join()
+    kept = life.log.current()
+    assert kept is not None
+    assert (kept.attempt, kept.last_epoch) == (199, 199)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -105,6 +106,7 @@ class _Run:
         self.published: dict[str, Mapping[str, Any]] = {}
         self.stop: asyncio.Event
         self.current: Current
+        self._writing = threading.Lock()
 
     async def run(self) -> RunResult:
         self.stop = asyncio.Event()
@@ -154,22 +156,28 @@ class _Run:
         )
         if resume:
             self._refuse_changes(store, current)
-        await self._keep(current)
+        self.current = current
+        await self._keep()
         await asyncio.to_thread(self.log.start, record)
         status, error, carried = await self._attempts(plan, store, current, resume)
         if status == "finished":
-            await self._keep(replace(self.current, finished=True, carried=carried or {}))
+            await self._keep(finished=True, carried=carried or {})
         return await self._close(record, status, error, carried)
 
-    async def _keep(self, current: Current) -> None:
+    async def _keep(self, **changes: Any) -> None:
         """Decide what the next run continues."""
-        self.current = current
-        await asyncio.to_thread(self.log.set_current, current)
+        await asyncio.to_thread(self._write_down, **changes)
 
     def _note_epoch(self, epoch: int) -> None:
         """Remember the newest checkpoint, so that the next run notices when it is gone."""
         if epoch != self.current.last_epoch:
-            self.current = replace(self.current, last_epoch=epoch)
+            self._write_down(last_epoch=epoch)
+
+    def _write_down(self, **changes: Any) -> None:
+        """Change what the next run continues, durably. A thread of an attempt that has failed may
+        still note its epoch while the next attempt begins."""
+        with self._writing:
+            self.current = replace(self.current, **changes)
             self.log.set_current(self.current)
 
     def _current(self) -> Current | None:
@@ -256,7 +264,7 @@ class _Run:
                         return "failed", error, None
                     resume = True
                     self.attempt += 1
-                    await self._keep(replace(self.current, attempt=self.attempt))
+                    await self._keep(attempt=self.attempt)
         finally:
             if timer is not None:
                 timer.cancel()
