@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 INLINE_ROWS = 500
 _WAITING_MAX = 32
-SPARE_THREADS = 3
+SPARE_THREADS = 2
 """Beyond one for each processor: a query also waits, for Polars' own pool and for the event loop. With
-one to spare 1.8 of two processors are busy, with three 1.95."""
+one to spare 1.8 of two processors are busy, with two 1.9; more take memory."""
 
 
 class WorkerPool:

