@@ -42,9 +42,10 @@ def run(file: str, out: Path) -> None:
     """`dataflare run FILE --quiet`, with the destination `latency_probe`."""
     os.environ["LATENCY_OUT"] = str(out)
     register_probe()
-    from dataflare.cli.app import run_process
+    from dataflare.__main__ import main
 
-    sys.exit(run_process(["run", file, "--quiet"]))
+    sys.argv[1:] = ["run", file, "--quiet"]
+    sys.exit(main())
 
 
 def register_probe() -> None:
