@@ -335,27 +335,32 @@ def _avro_schema(config: ParseConfig, context: BindContext) -> str:
     step, given = context.step, config.avro_schema
     not_empty(step, "`avro_schema`", given, "avro_schema: orders.avsc")
     assert given is not None
-    text, place = str(given), None
+    text = str(given)
+    if not text.lstrip().startswith("{"):
+        path = context.base / text
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"step '{step}' cannot read the Avro schema {path}: {error}",
+                code="E0405",
+                step=step,
+                spot=spot_of(given),
+                help="name a file from the workflow file's folder, or write the schema's JSON",
+            ) from error
     try:
         from dataflare.formats.avro import check_schema
 
-        if not text.lstrip().startswith("{"):
-            place = context.base / text
-            text = place.read_text(encoding="utf-8")
         check_schema(text)
     except ModuleNotFoundError as error:
         raise missing_library("format: avro", error).at(step=step) from error
-    except (OSError, ValueError) as error:
-        unread = isinstance(error, OSError | UnicodeDecodeError)
+    except ValueError as error:
         raise ConfigError(
-            f"step '{step}' cannot read the Avro schema {place}: {error}"
-            if unread
-            else f"step '{step}': `avro_schema` is {error}",
+            f"step '{step}': `avro_schema` is {error}",
             code="E0405",
             step=step,
             spot=spot_of(given),
-            help="give the schema that the records were written with, of type record: a file, from the "
-            "workflow file's folder, or its JSON",
+            help="give the schema that the records were written with, of type record",
         ) from error
     return text
 
