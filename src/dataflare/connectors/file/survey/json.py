@@ -1,0 +1,42 @@
+"""JSON files that are loaded whole: keys and types of all their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.sampling import compression_of
+from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.connectors.file.survey.ndjson import json_columns
+from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
+from dataflare.formats import csv_sniff
+from dataflare.formats.compression import open_stream
+from dataflare.formats.table_read import json_rows
+from dataflare.model.types import Schema
+
+
+def survey_json(
+    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+) -> Survey:
+    samples = [b"\n".join(load_json(f.path, compression_of(f, config), config)) for f in files]
+    columns = json_columns(samples, files[0].path, contract)
+    facts: dict[str, Facts] = {
+        file.id: {
+            "compression": compression_of(file, config),
+            "columns": [column.to_json() for column in columns],
+        }
+        for file in files
+    }
+    return Survey(files, "json", schema_of(columns), facts)
+
+
+def load_json(path: Path, packed: str, config: FileSourceConfig) -> list[bytes]:
+    """A whole JSON file as a line of text for each row."""
+    with file_errors(path):
+        stream = open_stream(path, packed, encoding=config.encoding)
+        try:
+            parts = iter(lambda: stream.read(1 << 20), b"")
+            return json_rows(b"".join(parts).removeprefix(csv_sniff.BOM), path)
+        finally:
+            stream.close()

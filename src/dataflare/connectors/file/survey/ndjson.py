@@ -1,0 +1,71 @@
+"""JSON objects a line each: keys and types that hold for samples of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.sampling import (
+    HEAD_BYTES,
+    PIECE_BYTES,
+    compression_of,
+    first_rows,
+    head_of,
+    later_pieces,
+    tasters,
+)
+from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
+from dataflare.errors import DataError
+from dataflare.formats import csv_sniff, ndjson_read
+from dataflare.formats.compression import NONE
+from dataflare.formats.records import cut
+from dataflare.formats.text_types import TextColumn, with_contract
+from dataflare.model.types import Schema
+
+
+def survey_ndjson(
+    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+) -> Survey:
+    facts: dict[str, Facts] = {}
+    samples: list[bytes] = []
+    chosen = tasters(len(files))
+    for number, file in enumerate(files):
+        packed = compression_of(file, config)
+        size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else 16
+        head, ended = head_of(file, packed, config, size)
+        body = len(csv_sniff.BOM) if head.startswith(csv_sniff.BOM) else 0
+        facts[file.id] = {"compression": packed, "body": body}
+        if number not in chosen:
+            continue
+        head = head[body:]
+        samples.append(
+            first_rows(head[: cut(head, None, ",", ended=ended).end], config.schema_sample_rows)
+        )
+        if number == 0 and packed == NONE and not ended:
+            samples += [
+                b"\n".join(piece.split(b"\n")[1:-1]) for piece in later_pieces(file, config)
+            ]
+    columns = json_columns(samples, files[0].path, contract)
+    for file in files:
+        facts[file.id]["columns"] = [column.to_json() for column in columns]
+    return Survey(files, "ndjson", schema_of(columns), facts)
+
+
+def json_columns(samples: Sequence[bytes], path: Path, contract: Schema | None) -> list[TextColumn]:
+    """What the samples have, and after that what only the contract names: keys may be absent."""
+    columns = ndjson_read.sniff(samples)
+    if contract is not None:
+        known = {column.name for column in columns}
+        absent = [
+            TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
+        ]
+        columns = with_contract([*columns, *absent], contract)
+    if not columns:
+        raise DataError(
+            f"{path} has no rows to find columns in",
+            code="E0507",
+            help="give the columns in 'schema', or leave the file out of 'path'",
+        )
+    return columns
