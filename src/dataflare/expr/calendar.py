@@ -16,6 +16,10 @@ TICKS = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 """Ticks in a second of a column; seconds are held as milliseconds."""
 
 
+NS_RANGE_US = 9_223_372_036_854_774
+"""The farthest microsecond from 1970 that nanoseconds in 64 bits can name."""
+
+
 def in_range(value: pl.Expr, type_: DataType) -> pl.Expr:
     """The date or timestamp, null beyond 200,000 years from 1970."""
     if type_.name == "date":
@@ -33,8 +37,8 @@ def local(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def localise(naive: pl.Expr, zone: str) -> pl.Expr:
-    """The wall clock of a zone as an instant: the later one of two, as DuckDB has it; a time that
-    the clock skipped is read with the offset from before."""
+    """The wall clock of a zone as an instant, after arithmetic on the calendar: the later one of two,
+    as in DuckDB; a time that the clock skipped is read with the offset from before."""
     if zone == "UTC":
         return naive.dt.replace_time_zone("UTC")
     direct = naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
@@ -43,6 +47,23 @@ def localise(naive: pl.Expr, zone: str) -> pl.Expr:
         zone, ambiguous="latest", non_existent="null"
     )
     return pl.coalesce(direct, before + pl.duration(hours=26))
+
+
+def existing(naive: pl.Expr, zone: str) -> pl.Expr:
+    """The wall clock of a zone as an instant: the later one of two; null for a time that the clock
+    skipped, since no instant has it."""
+    if zone == "UTC":
+        return naive.dt.replace_time_zone("UTC")
+    return naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
+
+
+def rounded_unit(moment: pl.Expr, to: DataType) -> pl.Expr:
+    """Microseconds as seconds or milliseconds, rounded as DuckDB does: a half goes away from 1970."""
+    step = 1_000_000 if to.unit == "s" else 1_000
+    ticks = moment.to_physical()
+    half = pl.when(ticks < 0).then(-(step // 2)).otherwise(step // 2)
+    whole = (ticks + half).truncdiv(pl.lit(step, dtype=pl.Int64))
+    return (whole * (1_000 if to.unit == "s" else 1)).cast(to.to_polars())
 
 
 def days_from_civil(year: pl.Expr, month: pl.Expr, day: pl.Expr) -> pl.Expr:

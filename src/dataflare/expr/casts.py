@@ -12,9 +12,9 @@ import polars as pl
 
 from dataflare.errors import InternalError
 from dataflare.expr import rowerrors
-from dataflare.expr.calendar import in_range, local, localise
-from dataflare.expr.casttext import from_text, to_text
-from dataflare.expr.lowered import Lowered, fail_where
+from dataflare.expr.calendar import existing, in_range, local
+from dataflare.expr.casttext import from_text, is_json, to_text
+from dataflare.expr.lowered import Lowered, fail_where, first_error
 from dataflare.expr.sqltypes import RANGES, as_decimal
 from dataflare.model.types import DataType
 
@@ -26,6 +26,10 @@ def lower_cast(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
     dtype = to.to_polars()
     if given.name == "null":
         return Lowered(value.cast(dtype))
+    if to.name == "json":
+        return _to_json(value, given)
+    if given.name == "json" and not to.is_text:
+        value = _scalar(value)
     if given.is_text:
         return from_text(value, to)
     if to.is_text:
@@ -38,14 +42,57 @@ def lower_cast(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
         return Lowered(value != 0 if given.name != "decimal" else value.to_physical() != 0)
     if given.is_temporal and to.is_temporal:
         return _temporal(value, given, to)
-    if given.name in ("list", "struct"):
-        return checked(value, value.cast(dtype, strict=False))
+    if given.name == "list" == to.name:
+        return _list(value, given, to)
+    if given.name == "struct" == to.name:
+        return _struct(value, given, to)
     raise InternalError(f"no cast from {given} to {to}")
 
 
 def checked(value: pl.Expr, result: pl.Expr, kind: int = rowerrors.CAST) -> Lowered:
     """The result, failing where it is null although the value is not."""
     return Lowered(result, fail_where(result.is_null() & value.is_not_null(), kind))
+
+
+def _to_json(value: pl.Expr, given: DataType) -> Lowered:
+    """Text must be JSON already; a number or a bool is written as it is, all else as a JSON string."""
+    if given.is_text:
+        return Lowered(value, fail_where(~is_json(value), rowerrors.JSON))
+    text = to_text(value, given)
+    if given.is_float:
+        finite = pl.when(value.is_finite()).then(text)
+        return Lowered(finite, fail_where(~value.is_finite(), rowerrors.JSON))
+    if given.is_numeric or given.name == "bool":
+        return Lowered(text)
+    return Lowered(pl.lit('"') + text + pl.lit('"'))
+
+
+def _scalar(value: pl.Expr) -> pl.Expr:
+    """The text that a JSON document stands for: of a string what is inside of its quotes, NULL of null."""
+    inner = value.str.json_path_match("$")
+    quoted = value.str.contains(r'^\s*"')
+    return pl.when(quoted).then(inner).when(value.str.strip_chars() != "null").then(value)
+
+
+def _list(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    """Each element is cast by its own rule; one that does not fit fails the row."""
+    assert given.item is not None and to.item is not None  # noqa: PT018
+    made = lower_cast(pl.element(), given.item, to.item)
+    result = value.list.eval(made.value).cast(to.to_polars())
+    if made.error is None:
+        return Lowered(result)
+    failed = value.list.eval(made.error).list.drop_nulls().list.len() > 0
+    return Lowered(result, fail_where(failed, rowerrors.CAST))
+
+
+def _struct(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    made = [
+        lower_cast(value.struct.field(field.name), field.type, wanted.type)
+        for field, wanted in zip(given.fields, to.fields, strict=True)
+    ]
+    fields = [each.value.alias(field.name) for each, field in zip(made, to.fields, strict=True)]
+    result = pl.when(value.is_not_null()).then(pl.struct(fields)).cast(to.to_polars())
+    return Lowered(result, first_error(each.error for each in made))
 
 
 def _number(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
@@ -128,7 +175,7 @@ def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
         return Lowered(moment.dt.date() if to.name == "date" else moment.dt.time())
     if given.name == "date" or (given.timezone is None and to.timezone is not None):
         naive = in_range(value, given).cast(pl.Datetime(unit), strict=False)
-        made = naive if to.timezone is None else localise(naive, to.timezone)
+        made = naive if to.timezone is None else existing(naive, to.timezone)
         return checked(value, made)
     moved = value
     if given.timezone is not None and to.timezone is None:

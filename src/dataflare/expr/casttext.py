@@ -1,7 +1,8 @@
-"""Text to values and back, in DuckDB's spelling.
+"""Text to values and back, in DuckDB's spelling. CAST, `map: cast` and the `schema` of a source share it.
 
-Always true: text that is no value of the type becomes null, never an exception; offsets in text for
-a timestamp without a zone are dropped, as DuckDB drops them.
+Always true: text that is not a value of the type becomes null, never an exception; offsets in text
+for a timestamp without a zone are dropped, as DuckDB drops them; a time that its zone's clock skipped
+is not a value.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import polars as pl
 
 from dataflare.errors import InternalError
 from dataflare.expr import rowerrors
-from dataflare.expr.calendar import in_range, localise
+from dataflare.expr.calendar import NS_RANGE_US, existing, in_range, rounded_unit
 from dataflare.expr.lowered import Lowered, fail_where
-from dataflare.model.types import DataType
+from dataflare.expr.textnumbers import decimal_of, float_of, integer_of, rest_of, seldom
+from dataflare.model.types import DataType, timestamp
 
 _SPACE = " \t\n\r\x0b\x0c"
-_NUMBER = r"^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+)([eE][+-]?\d+)?$"
 _OFFSET = r"\s*(?i:(Z|UTC|[+-]\d{1,2}(?::?\d{2})?))$"
 
 
 def from_text(value: pl.Expr, to: DataType) -> Lowered:
-    """Text as that type; null, and the mask set, where it is not one."""
+    """Text as that type: the value is null, and the mask is set, where the text is not one.
+
+    Any scalar type. Lists and structs have no text form here.
+    """
     if to.is_text:
         return Lowered(value)
     if to.name == "binary":
@@ -31,15 +35,20 @@ def from_text(value: pl.Expr, to: DataType) -> Lowered:
     return Lowered(result, fail_where(result.is_null() & value.is_not_null(), rowerrors.CAST))
 
 
+def is_json(text: pl.Expr) -> pl.Expr:
+    """Whether it is JSON; Polars gives null both for what is not and for the document `null`."""
+    document = text.str.json_path_match("$")
+    return document.is_not_null() | (text.str.strip_chars() == "null")
+
+
 def _parsed(value: pl.Expr, to: DataType) -> pl.Expr:
-    dtype = to.to_polars()
     text = value.str.strip_chars(_SPACE)
     if to.is_integer:
-        return _integer(text, dtype)
+        return integer_of(text, to)
     if to.is_float:
-        return _float(text, dtype)
+        return float_of(text, to)
     if to.name == "decimal":
-        return _shaped(text).cast(dtype, strict=False)
+        return decimal_of(text, to)
     if to.name == "bool":
         lowered = value.str.to_lowercase()
         truth = lowered.is_in(["true", "t", "1", "yes", "y"])
@@ -55,33 +64,10 @@ def _parsed(value: pl.Expr, to: DataType) -> pl.Expr:
     raise InternalError(f"no cast from text to {to}")
 
 
-def _shaped(text: pl.Expr) -> pl.Expr:
-    """Numbers as DuckDB reads them, the underscores between digits taken out."""
-    return text.str.extract(_NUMBER, 0).str.replace_all("_", "", literal=True)
-
-
-def _rest(text: pl.Expr, plain: pl.Expr) -> pl.Expr:
-    """The text where the plain reading failed: the rare shapes cost the common one nothing."""
-    return pl.when(plain.is_null()).then(text)
-
-
-def _float(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    plain = text.cast(dtype, strict=False)
-    return pl.coalesce(plain, _shaped(_rest(text, plain)).cast(dtype, strict=False))
-
-
-def _integer(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Plain digits are read as they are; what has a fraction or exponent is rounded."""
-    plain = text.cast(dtype, strict=False)
-    number = _shaped(_rest(text, plain)).cast(pl.Decimal(38, 10), strict=False)
-    whole = number.round(0, mode="half_away_from_zero").to_physical()
-    units = whole.truncdiv(pl.lit(10**10, dtype=pl.Int128))
-    return pl.coalesce(plain, units.cast(dtype, strict=False))
-
-
 def _date(text: pl.Expr) -> pl.Expr:
     plain = text.str.to_date("%Y-%m-%d", strict=False)
-    return pl.coalesce(plain, _naive(_rest(text, plain), "us").dt.date())
+    rest = seldom(rest_of(text, plain), pl.Date(), lambda rare: _naive(rare, "us").dt.date())
+    return pl.coalesce(plain, rest)
 
 
 def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
@@ -89,9 +75,14 @@ def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
 
     Most text has one shape, so the rarer shapes are looked for only where the first is not found.
     """
-    spaced = text.str.replace("T", " ", literal=True)
-    plain = _read(spaced.str.strip_suffix("Z"), unit)
-    dashed = _rest(spaced, plain).str.replace_all("/", "-", literal=True)
+    plain = _read(text.str.replace("T", " ", literal=True).str.strip_suffix("Z"), unit)
+    rest = seldom(rest_of(text, plain), pl.Datetime(unit), lambda rare: _rare(rare, unit))
+    return pl.coalesce(plain, rest)
+
+
+def _rare(text: pl.Expr, unit: Any) -> pl.Expr:
+    spaced = text.str.replace(r"^([^ T]+)T", "${1} ")
+    dashed = spaced.str.replace_all("/", "-", literal=True)
     bare = dashed.str.replace(rf"(:\d{{1,2}}(?:\.\d+)?){_OFFSET}", "${1}")
     full = (
         pl.when(bare.str.contains(r"^\d{1,6}-\d{1,2}-\d{1,2}$"))
@@ -100,15 +91,27 @@ def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
         .then(bare + pl.lit(":00"))
         .otherwise(bare)
     )
-    return pl.coalesce(plain, _read(full, unit))
+    return _read(full, unit)
 
 
-def _read(text: pl.Expr, unit: Any) -> pl.Expr:
-    return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit=unit)
+def _read(text: pl.Expr, unit: str) -> pl.Expr:
+    """Polars takes second 60, and wraps around what nanoseconds cannot hold."""
+    real = pl.when(~text.str.contains(":60", literal=True)).then(text)
+    pattern = "%Y-%m-%d %H:%M:%S%.f"
+    moment = real.str.to_datetime(pattern, strict=False, time_unit="us")
+    if unit == "ns":
+        fits = moment.to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
+        return real.str.to_datetime(pattern, strict=False, time_unit="ns").pipe(
+            lambda made: pl.when(fits).then(made)
+        )
+    return moment
 
 
 def _timestamp(text: pl.Expr, to: DataType) -> pl.Expr:
-    unit: Any = "ms" if to.unit == "s" else to.unit
+    """DuckDB's rule for units: nanoseconds and microseconds are cut, milliseconds and seconds rounded."""
+    if to.unit not in ("us", "ns"):
+        return rounded_unit(_timestamp(text, timestamp("us", to.timezone)), to)
+    unit: Any = to.unit
     naive = _naive(text, unit)
     if to.timezone is None:
         return naive
@@ -118,7 +121,8 @@ def _timestamp(text: pl.Expr, to: DataType) -> pl.Expr:
     minutes = offset.str.extract(r"^[+-]\d{1,2}:?(\d{2})$", 1).cast(pl.Int64, strict=False)
     shift = pl.duration(minutes=sign * (hours * 60 + minutes.fill_null(0)), time_unit=unit)
     instant = (naive - shift).dt.replace_time_zone("UTC").dt.convert_time_zone(to.timezone)
-    return pl.when(offset.is_null()).then(localise(naive, to.timezone)).otherwise(instant)
+    wall = existing(naive, to.timezone)
+    return pl.when(offset.is_null()).then(wall).otherwise(instant)
 
 
 def to_text(value: pl.Expr, given: DataType) -> pl.Expr:

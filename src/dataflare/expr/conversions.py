@@ -59,8 +59,10 @@ def convert(node: Node, to: DataType) -> Node:
 
 def castable(one: DataType, to: DataType) -> bool:
     """Whether CAST may turn the one into the other."""
-    if one.name == "null" or one == to or (one.is_text and to.name != "struct"):
+    if one.name == "null" or one == to:
         return True
+    if one.is_text:
+        return to.name not in ("struct", "list", "duration", "interval", "null")
     if to.is_text:
         return one.name not in ("interval", "list", "struct", "duration")
     if one.is_numeric and (to.is_numeric or to.name == "bool"):

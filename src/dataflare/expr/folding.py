@@ -20,7 +20,7 @@ def literal_as(text: str, type_: DataType) -> Node | None:
     """The literal of that temporal type, or None if the text is not one.
 
     Zoned timestamps hold an aware datetime in UTC; text without an offset is local time of the
-    type's zone. An offset in text for a naive timestamp is refused, since it would be dropped.
+    type's zone: the later of two instants, and no literal where the clock skipped it. An offset in text for a naive timestamp is refused, since it would be dropped.
     """
     if type_.name == "time":
         match = _ONLY_TIME.fullmatch(text)
@@ -43,9 +43,11 @@ def literal_as(text: str, type_: DataType) -> Node | None:
         return Node(LITERAL, type_, value=moment) if match[8] is None else None
     zone = ZoneInfo(type_.timezone) if match[8] is None else _offset(match[8])
     try:
-        return Node(LITERAL, type_, value=moment.replace(tzinfo=zone).astimezone(UTC))
+        instant = moment.replace(tzinfo=zone, fold=1).astimezone(UTC)
+        skipped = instant.astimezone(zone).replace(tzinfo=None) != moment
     except OverflowError:
         return None
+    return None if skipped else Node(LITERAL, type_, value=instant)
 
 
 def _time(parts: tuple[str | None, ...]) -> time | None:

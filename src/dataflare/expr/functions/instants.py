@@ -13,7 +13,7 @@ import polars as pl
 
 from dataflare.errors import did_you_mean
 from dataflare.expr import problems, registry, rowerrors
-from dataflare.expr.calendar import days_from_civil, in_range, local, localise
+from dataflare.expr.calendar import days_from_civil, existing, in_range, local, localise
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert
 from dataflare.expr.functions.temporal import moment_of
@@ -102,11 +102,13 @@ def _resolve_timezone(call: Call) -> Node:
     )
 
 
-def _timezone(node: Node, x: pl.Expr) -> pl.Expr:
+def _timezone(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
+    """A wall clock that its zone skipped is an error of the row: no instant has it."""
     zone, given = str(node.value), node.args[0].type
     kept = in_range(x, given)
     if given.timezone is None:
-        return localise(kept, zone).dt.convert_time_zone("UTC")
+        instant = existing(kept, zone).dt.convert_time_zone("UTC")
+        return Lowered(instant, fail_where(instant.is_null() & x.is_not_null(), rowerrors.DATE))
     return kept.dt.convert_time_zone(zone).dt.replace_time_zone(None)
 
 
