@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataflare.expr.own import Aggregate as Aggregate
+    from dataflare.jobs.options import RunOptions as RunOptions
     from dataflare.jobs.preview import preview as preview
     from dataflare.jobs.result import RunResult as RunResult
-    from dataflare.jobs.run import RunOptions as RunOptions
     from dataflare.jobs.run import run as run
     from dataflare.model.batch import SharedDataBatch as SharedDataBatch
     from dataflare.model.types import Schema as Schema

@@ -301,6 +301,7 @@ error[E0202]: unknown function 'lenght'
         says="""\
 error[E0121]: no workflow 'v' has run here
    = looked in .dataflare
+   = help: change to the folder of the workflow's file: its state lies there in .dataflare
 """,
     ),
     Case(
@@ -310,6 +311,7 @@ error[E0121]: no workflow 'v' has run here
         says="""\
 error[E0121]: no workflow '../../etc' has run here
    = looked in .dataflare
+   = help: change to the folder of the workflow's file: its state lies there in .dataflare
 """,
     ),
 ]

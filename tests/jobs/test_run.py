@@ -20,7 +20,7 @@ import pytest
 from dataflare.checkpoint.runs import Current
 from dataflare.errors import CheckpointError, DataError, RunError
 from dataflare.jobs import Progress, RunOptions, RunResult, preview, run
-from dataflare.jobs.run import _Run
+from dataflare.jobs.lineage import Lineage
 from dataflare.workflow.load import load_text
 
 NUMBERS = """\
@@ -264,13 +264,13 @@ def test_for_stops_with_success_and_the_next_run_goes_on(tmp_path: Path) -> None
 
 def test_an_epoch_noted_late_and_a_new_attempt_do_not_undo_each_other(tmp_path: Path) -> None:
     workflow = load_text(NUMBERS.format(attempts=1, condition="true"), base=tmp_path)
-    life = _Run(workflow, RunOptions(tmp_path / "home"))
-    life.current = Current("lineage", 0, "run")
-    late = threading.Thread(target=lambda: [life._note_epoch(n) for n in range(1, 200)])
+    lineage = Lineage(workflow, RunOptions(tmp_path / "home"), "run")
+    lineage.current = Current("lineage", 0, "run")
+    late = threading.Thread(target=lambda: [lineage.note_epoch(n) for n in range(1, 200)])
     late.start()
     for attempt in range(1, 200):
-        asyncio.run(life._keep(attempt=attempt))
+        asyncio.run(lineage.keep(attempt=attempt))
     late.join()
-    kept = life.log.current()
+    kept = lineage.log.current()
     assert kept is not None
     assert (kept.attempt, kept.last_epoch) == (199, 199)

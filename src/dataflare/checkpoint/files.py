@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, and survive a power cut once written.
 
-Always true: a reader sees the old content or the new one; an error leaves no half file behind.
+Always true:
+- a reader sees the old content or the new one; an error leaves no half file behind;
+- what is made here is for its owner alone, whatever the umask: files are 0600, folders 0700.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from dataflare.errors import Retry, SystemError_, WorkflowError
 from dataflare.sdk.crashpoints import crash_point
@@ -25,16 +28,21 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_whole(
-    path: Path, data: bytes, *, crash: str | None = None, name_durable: bool = True
+    path: Path,
+    data: bytes,
+    *,
+    crash: str | None = None,
+    name_durable: bool = True,
+    mode: int = 0o600,
 ) -> None:
     """Put `data` at `path` in one act: a temporary file, fsync, rename, fsync of the folder.
 
     crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
-    leaves the fsync of the folder to somebody who comes later. OSErrors pass.
+    leaves the fsync of the folder to somebody who comes later. mode: the file's rights. OSErrors pass.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with temporary.open("wb") as file:
+        with open_private(temporary, mode=mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -51,6 +59,13 @@ def write_whole(
         sync_folder(path.parent)
 
 
+def open_private(path: Path, *, mode: int = 0o600) -> IO[bytes]:
+    """Open an empty file for writing that only its owner may read."""
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    os.fchmod(number, mode)
+    return open(number, "wb")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -61,11 +76,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents if need be, durably."""
+    """The folder, made with its parents if need be, durably, for its owner alone."""
     if folder.is_dir():
         return folder
     parent = make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
     sync_folder(parent)
     return folder
 
@@ -86,7 +102,9 @@ def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[N
             raise SystemError_(
                 f"cannot write {what}{where}: {reason}",
                 code=code,
-                help="DATAFLARE_HOME says where state is kept",
+                help="set DATAFLARE_HOME to a folder that may be written: state is kept there"
+                if code == "E0602"
+                else "DATAFLARE_HOME says where state is kept",
             ) from error
         raise SystemError_(
             f"disk full while writing {what}" + (f"; {intact()}" if intact else ""),
@@ -114,7 +132,7 @@ def make_state_folder(folder: Path) -> None:
     """Make a workflow's folder. Raises SystemError_ (E0604) where a file is in its way, E0602
     without the right."""
     for part in reversed((folder, *folder.parents)):
-        if part.exists() and not part.is_dir():
+        if os.path.exists(part) and not os.path.isdir(part):
             raise SystemError_(
                 f"the state of the workflow cannot be kept in {folder}: {part} is not a folder",
                 code="E0604",
@@ -122,6 +140,8 @@ def make_state_folder(folder: Path) -> None:
             )
     with writing("the workflow's folder"):
         make_folder(folder)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
 
 
 def check_step(step: str) -> str:

@@ -46,7 +46,8 @@ class RunLock:
         """Take the lock. Raises RunError (E0801), naming the run that has it."""
         with files.writing("the workflow's lock"):
             files.make_folder(self.folder)
-            file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(file, 0o600)
         try:
             # `holder` below takes the lock for an instant to look: that is worth another try.
             for left in reversed(range(_TRIES)):

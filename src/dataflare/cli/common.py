@@ -1,4 +1,8 @@
-"""What the commands that take a workflow share: its options, the home folder, reading the file."""
+"""What the commands that take a workflow share: its options, its home folder, reading the file.
+
+A command that takes a workflow's file looks in the home of that file. One that takes a name looks in
+the homes of the working directory and of its parents, nearest first.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,18 @@ Overlays = Annotated[
 
 
 def home() -> Path:
-    """Where state, checkpoints and history lie: $DATAFLARE_HOME, or `.dataflare` here."""
-    return Path(os.environ.get("DATAFLARE_HOME") or ".dataflare").absolute()
+    """The home that a command without a file looks in: $DATAFLARE_HOME, or the nearest `.dataflare`
+    in the working directory and its parents."""
+    from dataflare.checkpoint.home import homes_from_here
+
+    return homes_from_here()[0]
+
+
+def home_of(file: Path) -> Path:
+    """The home of a workflow file: $DATAFLARE_HOME, or `.dataflare` beside the file."""
+    from dataflare.checkpoint.home import home_of
+
+    return home_of(file)
 
 
 def read_workflow(
@@ -114,23 +128,34 @@ def seconds(option: str, text: str | None) -> float | None:
         raise bad_usage(f"{option} takes a duration such as 30s, 5m or 1h, not '{text}'") from None
 
 
-def workflow_folder(workflow: str) -> Path:
-    """The folder of a workflow that has run here. Raises a usage error for any other name."""
-    known = known_workflows()
-    if workflow not in known:
-        raise WorkflowError(
-            f"no workflow '{workflow}' has run here",
-            code=NEVER_RAN,
-            notes=[f"looked in {home()}"],
-            help=did_you_mean(workflow, known),
-        )
-    return home() / workflow
+def workflow_folder(workflow: str, file: Path | None = None) -> Path:
+    """The folder of a workflow that has run: in the home of `file`, else in the nearest home that
+    knows it. Raises WorkflowError (E0121) for any other name."""
+    from dataflare.checkpoint.home import homes_from_here
+
+    homes = homes_from_here()
+    if file is not None:
+        homes.insert(0, home_of(file))
+    for each in homes:
+        if workflow in _workflows_in(each):
+            return each / workflow
+    raise WorkflowError(
+        f"no workflow '{workflow}' has run here",
+        code=NEVER_RAN,
+        notes=[f"looked in {', '.join(map(str, homes))}"],
+        help=did_you_mean(workflow, known_workflows())
+        or "change to the folder of the workflow's file: its state lies there in .dataflare",
+    )
 
 
 def known_workflows() -> list[str]:
-    """The workflows that have run here, by name."""
+    """The workflows that have run in `home()`, by name."""
+    return _workflows_in(home())
+
+
+def _workflows_in(home: Path) -> list[str]:
     try:
-        return sorted(folder.name for folder in home().iterdir() if (folder / "runs").is_dir())
+        return sorted(folder.name for folder in home.iterdir() if (folder / "runs").is_dir())
     except OSError:
         return []
 

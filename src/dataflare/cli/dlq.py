@@ -98,12 +98,12 @@ def replay(
     json: Json = False,
 ) -> int:
     """Bring rows in again, with the workflow's file as it is today. Each comes in once."""
-    common.workflow_folder(workflow)
+    common.workflow_folder(workflow, file)
     read = common.read_workflow(_file(workflow, file), param, sets, overlay)
     _same_name(workflow, read)
     from dataflare.jobs.replay import replay as bring_in
 
-    box = _box_of(workflow, read)
+    box = _box_of(workflow, read, file)
     done = bring_in(read, box, _wanted(step, code))
     for why, count in done.left.items():
         terminal.print_warning(f"{human.counted(count, 'letter')} left: {why}")
@@ -154,7 +154,7 @@ def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
     """Where the letters lie: as the workflow's file says, as far as it can be read."""
     from dataflare.jobs.letters import LetterBox
 
-    folder = common.workflow_folder(workflow)
+    folder = common.workflow_folder(workflow, file)
     try:
         read = common.read_workflow(_file(workflow, file))
     except DataFlareError as error:
@@ -164,16 +164,16 @@ def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
         terminal.print_warning(f"only {box.places[0]} is looked at: {error.message}")
         return box, None
     _same_name(workflow, read)
-    return _box_of(workflow, read), read
+    return _box_of(workflow, read, file), read
 
 
-def _box_of(workflow: str, read: Workflow) -> LetterBox:
+def _box_of(workflow: str, read: Workflow, file: Path | None) -> LetterBox:
     """The letters in local files. Raises WorkflowError (E0123) where there are none and there never
     will be, for they go elsewhere."""
     from dataflare.jobs.letters import LetterBox, letter_places
 
     places, elsewhere = letter_places(read)
-    box = LetterBox(common.workflow_folder(workflow), places)
+    box = LetterBox(common.workflow_folder(workflow, file), places)
     if elsewhere and not box.letters():
         raise WorkflowError(
             f"the dead letters of '{workflow}' go to a destination of type {', '.join(elsewhere)}",

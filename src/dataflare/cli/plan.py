@@ -35,7 +35,7 @@ def plan(
     workflow = common.read_workflow(file, param, sets, overlay)
     from dataflare.planner import plan as make_plan
 
-    made = make_plan(workflow, home=common.home())
+    made = make_plan(workflow, home=common.home_of(file))
     view = made.view(made.count_splits())
     if format_ is Format.JSON:
         terminal.print_json(view)

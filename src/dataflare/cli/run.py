@@ -75,12 +75,16 @@ class Request(Struct):
         for_s = common.seconds("--for", self.for_)
         keep_freed_memory()
         self.workflow = common.read_workflow(self.file, self.params, self.sets, self.overlays)
+        from dataflare.checkpoint.home import move_old_state
         from dataflare.jobs import RunOptions, run
 
+        home = common.home_of(self.file)
+        for warning in move_old_state(home, self.workflow.name, self.file):
+            terminal.print_warning(warning)
         with Progress.of(self.workflow, quiet=self.quiet) as progress:
             self.said = progress.said
             options = RunOptions(
-                home=common.home(),
+                home=home,
                 fresh=self.fresh,
                 accept_changes=self.accept_changes,
                 for_s=for_s,

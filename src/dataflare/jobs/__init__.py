@@ -4,9 +4,10 @@ Never moves rows itself (that is `engine`) and prints nothing. Leans on `planner
 `checkpoint` for the decision what to resume.
 """
 
+from dataflare.jobs.options import RunOptions
 from dataflare.jobs.preview import preview
 from dataflare.jobs.progress import Progress, StepProgress
 from dataflare.jobs.result import RunResult
-from dataflare.jobs.run import RunOptions, run
+from dataflare.jobs.run import run
 
 __all__ = ["Progress", "RunOptions", "RunResult", "StepProgress", "preview", "run"]

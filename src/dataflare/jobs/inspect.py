@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.errors import Blame, DataFlareError, SystemError_, raise_all
-from dataflare.jobs.run import known
+from dataflare.jobs.failures import as_dataflare_error
 from dataflare.model.types import Schema
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.lookups import own_table
@@ -202,7 +202,7 @@ def _asked(probes: list[_Probe], timeout_s: float) -> list[Found]:
         except TimeoutError:
             error = _silent(probe, timeout_s)
         except Exception as raised:
-            error = known(raised)
+            error = as_dataflare_error(raised)
         answers[number] = _found(probe, started, facts, schema, error)
 
     threads = [

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -114,7 +115,7 @@ class LetterBox:
                     file.unlink()
                     files.sync_folder(file.parent)
                 else:
-                    files.write_whole(file, b"\n".join(kept))
+                    files.write_whole(file, b"\n".join(kept), mode=S_IMODE(file.stat().st_mode))
         replayed = self.replayed()
         if replayed:
             self._write_ledger(replayed & {letter.id for letter in self.letters()})

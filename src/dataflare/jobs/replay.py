@@ -36,9 +36,10 @@ from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, ConfigError, DataFlareError, RunError
 from dataflare.jobs.feeds import SOURCE, Feed, feed_of, overwritten, replaying
 from dataflare.jobs.letters import REPLAY_FOLDER, Letter, LetterBox
+from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import forget
 from dataflare.jobs.result import RunResult
-from dataflare.jobs.run import RunOptions, run
+from dataflare.jobs.run import run
 from dataflare.model.types import Schema
 from dataflare.planner import RULES, plan_async
 from dataflare.planner.bind import bind_workflow
@@ -165,7 +166,7 @@ class _Replay:
         folder = self.state / f"batch_{new_run_id().lower()}"
         made = self.state / f"{files.TEMPORARY}{folder.name}"
         with files.writing("the letters to replay"):
-            made.mkdir()
+            files.make_folder(made)
             files.write_whole(made / _ROWS, _parquet(rows[1]))
             facts = {"first": feed.first, "ids": [letter.id for letter in rows[0]]}
             files.write_whole(made / _BATCH, json.dumps(facts).encode())
@@ -210,9 +211,9 @@ class _Replay:
     def _needed(self, graph: Graph, feed: Feed, sample: pl.DataFrame) -> tuple[str, ...]:
         """The columns that are read behind a feed."""
         made = self.state / f"{files.TEMPORARY}sample"
-        made.mkdir(exist_ok=True)
+        files.make_folder(made)
         try:
-            (made / _ROWS).write_bytes(_parquet(sample))
+            files.write_whole(made / _ROWS, _parquet(sample))
             part = self._part(graph, feed, made)
             bound = asyncio.run(bind_workflow(part))
             for rule in RULES:

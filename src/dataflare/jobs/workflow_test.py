@@ -22,7 +22,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import Blame, DataFlareError, PlanError
 from dataflare.jobs.collector import CollectorDestination
 from dataflare.jobs.compare import Arrived, Difference, compare
-from dataflare.jobs.run import known
+from dataflare.jobs.failures import as_dataflare_error
 from dataflare.jobs.stubs import collected_as, stubbed
 from dataflare.planner import RULES, physical
 from dataflare.planner.bind import bind_workflow
@@ -88,7 +88,7 @@ def run_test(workflow: Workflow, test: WorkflowTest, *, policy: Policy | None = 
     try:
         arrived, failed = asyncio.run(_collected(workflow, test, policy or Policy()))
     except Exception as raised:
-        error = known(raised)
+        error = as_dataflare_error(raised)
         if error.blame is Blame.USER:
             raise error.at(spot=test.spot) from raised
         return CaseResult(test.name, time.perf_counter() - started, error=error)

@@ -236,7 +236,12 @@ class LiveProcessor(LiveOperator):
         self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
         self.state = KeptRows(None if operator.spread else operator.keys)
         self.context = ProcessorContext(
-            operator.step, operator.base, operator.policy, subtask, subtasks, self.state
+            operator.step,
+            operator.base,
+            operator.policy,
+            subtask=subtask,
+            subtasks=subtasks,
+            state=self.state,
         )
         self.processor: Processor | None = None
         self._results: dict[str, pl.DataFrame] = {}

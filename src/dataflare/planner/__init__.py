@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from dataflare.checkpoint.home import home_of
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs
 from dataflare.planner.dead_letters import STEP, letter_destinations
@@ -109,7 +110,7 @@ async def plan_async(
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
         letters=letter_destinations(
-            workflow, (home or Path(".dataflare")) / workflow.name / STEP, policy
+            workflow, (home or home_of(workflow.file)) / workflow.name / STEP, policy
         ),
     )
     return Plan(workflow, written, graph, stages, found)

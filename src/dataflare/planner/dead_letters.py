@@ -79,7 +79,7 @@ def letter_destinations(
 def _destination(
     spec: DeadLetter | None, folder: Path, base: Path, name: str, policy: Policy
 ) -> DestinationConnector:
-    context = ConnectorContext(name, base, policy)
+    context = ConnectorContext(name, base, policy, private=spec is None)
     if spec is None or spec.type is None:
         path = str(folder.absolute()) if spec is None else str(spec.path)
         class_ = registry.destination("file")

@@ -35,11 +35,13 @@ class Policy(Struct, frozen=True):
 
 
 class ConnectorContext(Struct, frozen=True):
-    """step: the step's name. base: the folder that relative paths start from."""
+    """step: the step's name. base: the folder that relative paths start from. private: files that it
+    makes are for their owner alone, as those of the state folder are."""
 
     step: str
     base: Path = field(default_factory=Path)
     policy: Policy = field(default_factory=Policy)
+    private: bool = False
 
     def path(self, text: str) -> Path:
         """The path a user wrote, made absolute from the workflow's folder, if the policy allows."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
@@ -161,7 +162,7 @@ archive:
             return FolderWriter(
                 folder,
                 self._encoder(),
-                lambda path: self._growing(schema, path, None, {}),
+                lambda path: self._growing(schema, path),
                 context.subtask,
                 context.attempt,
                 partition_by=self.config.partition_by,
@@ -185,6 +186,18 @@ archive:
         return NdjsonText()
 
     def _growing(
+        self,
+        schema: Schema,
+        path: Path,
+        sidecar: Path | None = None,
+        data: Mapping[str, Any] = MappingProxyType({}),
+    ) -> GrowingFile:
+        file = self._opened(schema, path, sidecar, data)
+        if self.context.private:
+            path.chmod(0o600)
+        return file
+
+    def _opened(
         self, schema: Schema, path: Path, sidecar: Path | None, data: Mapping[str, Any]
     ) -> GrowingFile:
         target, encoder = self.target, self._encoder()
@@ -221,7 +234,11 @@ archive:
     def _parts(self, context: DestinationContext) -> PartsFolder:
         target = self.target
         return PartsFolder(
-            target.path, context.lineage8, target.extension, target.mode == "overwrite"
+            target.path,
+            context.lineage8,
+            target.extension,
+            target.mode == "overwrite",
+            self.context.private,
         )
 
 

@@ -27,7 +27,8 @@ class Fence:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Publish inside. Raises RunError (E0804) when a newer attempt has begun."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchmod(file, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             newest = int(os.pread(file, _DIGITS, 0) or b"0")

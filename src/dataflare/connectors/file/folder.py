@@ -33,12 +33,22 @@ Grow = Callable[[Path], GrowingFile]
 
 
 class PartsFolder(Struct, frozen=True):
-    """Names in the folder. extension: of published parts, with its dot."""
+    """Names in the folder. extension: of published parts, with its dot. private: folders made here
+    are for their owner alone."""
 
     path: Path
     lineage8: str
     extension: str
     overwrite: bool
+    private: bool = False
+
+    def make(self, folder: Path) -> None:
+        """Make a folder, with its parents."""
+        if folder.is_dir():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.private:
+            folder.chmod(0o700)
 
     @property
     def staging(self) -> Path:
@@ -63,7 +73,7 @@ class PartsFolder(Struct, frozen=True):
 
     def note_base(self, epoch: int) -> None:
         """Remember, durably, the last epoch before this run: what overwrite replaces at its end."""
-        self.staging.mkdir(parents=True, exist_ok=True)
+        self.make(self.staging)
         (self.staging / f"base-{epoch}").touch()
         sync_folder(self.staging)
 
@@ -173,6 +183,8 @@ class FolderWriter(Writer):
 
     def _new_part(self, partition: str) -> _Part:
         self._opened += 1
+        for each in (self._folder.path, self._folder.staging):
+            self._folder.make(each)
         name = f"open-{self._attempt}-{self._subtask}-{self._opened}{UNPUBLISHED}"
         return _Part(partition, self._grow(self._folder.staging / name))
 
@@ -257,7 +269,7 @@ class FolderCommitter(Committer):
             elif epoch.final:
                 self._replace_all(epoch, committables)
             if epoch.final:
-                folder.path.mkdir(parents=True, exist_ok=True)
+                folder.make(folder.path)
                 for left in folder.staging.iterdir() if folder.staging.is_dir() else ():
                     left.unlink()
                 _remove_if_empty(folder.staging)
@@ -272,7 +284,7 @@ class FolderCommitter(Committer):
                 crash_point("file.commit.between_parts")
             staged, published = folder.staged(name), folder.path / name
             if staged.exists():
-                published.parent.mkdir(parents=True, exist_ok=True)
+                folder.make(published.parent)
                 os.replace(staged, published)
                 changed.add(published.parent)
             elif not published.exists() or published.stat().st_size != length:

@@ -22,6 +22,7 @@ import polars as pl
 import xxhash
 from msgspec import Struct
 
+from dataflare.checkpoint.files import open_private
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
 
@@ -121,7 +122,7 @@ class RedoWriter:
 
     def _write(self, frame: pl.DataFrame) -> None:
         if self._file is None:
-            self._file = open(self._folder / self._open_name, "wb")  # noqa: SIM115
+            self._file = open_private(self._folder / self._open_name)
         stream = io.BytesIO()
         private(frame).write_ipc_stream(stream, compression="lz4")
         body = stream.getbuffer()

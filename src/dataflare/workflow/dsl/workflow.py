@@ -307,11 +307,13 @@ class Workflow:
     ) -> Outcome:
         """Run it here and now, to its end or for `for_s` seconds.
 
-        home: where state and history lie; $DATAFLARE_HOME or `.dataflare` if not given. fresh: start
+        home: where state and history lie; if not given $DATAFLARE_HOME, else `.dataflare` in the
+        working directory, or beside the file of a workflow that was loaded from one. fresh: start
         over instead of resuming an unfinished run. check: raise the error of a run that failed; else
         it is in the outcome.
         """
         from dataflare import RunOptions, run
+        from dataflare.checkpoint.home import home_of
         from dataflare.connectors import memory
 
         model = self.build(params)
@@ -321,8 +323,9 @@ class Workflow:
             if step.type == "memory"
         }
         before = {name: memory.committed(store).height for name, store in stores.items()}
-        place = Path(home or os.environ.get("DATAFLARE_HOME") or ".dataflare").absolute()
-        options = RunOptions(home=place, fresh=fresh, for_s=for_s)
+        options = RunOptions(
+            home=Path(home).absolute() if home else home_of(self.file), fresh=fresh, for_s=for_s
+        )
         result = _outside_of_loops(lambda: run(model, options))
         if check and result.error is not None:
             raise result.error

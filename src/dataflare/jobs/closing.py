@@ -1,0 +1,57 @@
+"""What is said and recorded at the end of a run. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
+from dataflare.engine.metrics import JobMetrics
+from dataflare.errors import from_here
+from dataflare.jobs.result import RunResult
+from dataflare.resilience.retry import Retried
+
+
+def closing_warnings(
+    metrics: JobMetrics, retried: Mapping[str, Sequence[Retried]], held_back: Mapping[str, int]
+) -> Iterator[str]:
+    """What a user should know of a run that is over: calls made again, rows left out.
+
+    retried, held_back: by step, the calls that were made again, and how often its circuit breaker
+    opened.
+    """
+    for name, calls in retried.items():
+        times = "once" if len(calls) == 1 else f"{len(calls):,} times"
+        last = calls[-1].error
+        yield f"step '{name}': tried again {times} after {last.code}: {from_here(last.message)}"
+    for name, count in held_back.items():
+        times = "once" if count == 1 else f"{count:,} times"
+        yield f"step '{name}': its circuit breaker opened {times}"
+    for name, metric in metrics.steps.items():
+        for warning, rows in metric.warnings.items():
+            yield f"step '{name}': {warning} in {in_words(rows)}"
+        if metric.errors:
+            were = "was" if metric.errors == 1 else "were"
+            yield f"step '{name}': {in_words(metric.errors)} failed and {were} left out"
+
+
+def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | None) -> RunRecord:
+    """The record of a run that is over. carried: by source, what the next run starts from."""
+    status = result.status
+    return replace(
+        record,
+        status="stopped" if status in ("interrupted", "unread") else status,
+        ended_at=utc_text(time.time()),
+        resumed_from=result.resumed_from,
+        counts=result.steps,
+        carried=carried or {},
+        error=RunFailure.of(result.error) if result.error is not None else None,
+    )
+
+
+def in_words(rows: int) -> str:
+    """A number of rows, in words that fit it."""
+    return "1 row" if rows == 1 else f"{rows:,} rows"

@@ -1,0 +1,22 @@
+"""What a run is asked for, besides its workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from dataflare.jobs.progress import Progress
+from dataflare.sdk.context import Policy
+
+
+class RunOptions(Struct, frozen=True):
+    """home: where state, checkpoints and history lie. for_s: stop after this long."""
+
+    home: Path
+    fresh: bool = False
+    accept_changes: bool = False
+    for_s: float | None = None
+    listener: Callable[[Progress], None] | None = None
+    policy: Policy | None = None
