@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflare.errors import InternalError, WorkflowError
+from dataflare.errors import DataError, WorkflowError
 from dataflare.model import types as t
 from dataflare.model.types import DataType, Schema, from_polars, parse_type
 
@@ -115,9 +115,17 @@ def test_categories_are_text_and_arrays_are_lists():
     assert from_polars(pl.Array(pl.Int8, 3)) == t.list_of(t.INT8)
 
 
-def test_a_polars_type_without_a_name_of_ours_is_a_bug_of_ours():
-    with pytest.raises(InternalError, match="Object"):
-        from_polars(pl.Object())
+def test_types_that_polars_alone_has_become_the_nearest():
+    assert from_polars(pl.Float16()) == t.FLOAT32
+    assert from_polars(pl.Int128()) == from_polars(pl.UInt128()) == t.decimal(38, 0)
+    entry = t.struct_of({"key": t.STRING, "value": t.INT8})
+    assert from_polars(pl.Map(pl.String(), pl.Int8())) == t.list_of(entry)
+
+
+def test_a_polars_type_that_cannot_be_held_is_refused_with_its_column():
+    with pytest.raises(DataError, match="column 'b' has the type Object") as caught:
+        Schema.from_polars({"a": pl.Int8(), "b": pl.Object()})
+    assert caught.value.code == "E0509"
 
 
 def test_a_schema_keeps_order_and_selects_by_name():

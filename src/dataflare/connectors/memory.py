@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
+from dataflare.model.foreign import held
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
@@ -66,12 +67,15 @@ _lock = threading.Lock()
 
 
 def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
-    """Make frames of one schema the rows of the source `name`, in place of earlier ones."""
+    """Make frames of one schema the rows of the source `name`, in place of earlier ones.
+
+    Columns of Polars types that DataFlare does not have become the nearest type that holds them.
+    """
     several = (frames,) if isinstance(frames, pl.DataFrame) else tuple(frames)
     if not several or any(frame.schema != several[0].schema for frame in several):
         raise ValueError("frames of one schema, at least one, are needed")
     with _lock:
-        _sources[name] = several
+        _sources[name] = tuple(held(frame) for frame in several)
 
 
 def committed(name: str) -> pl.DataFrame:

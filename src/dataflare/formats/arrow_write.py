@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
+from dataflare.formats.flatbuffer import Table
 from dataflare.model.batch import private
 
 MAGIC = b"ARROW1"
@@ -72,8 +73,7 @@ def _batches(fd: int, length: int) -> bytes:
     while place < length:
         size = _FRAME.unpack(os.pread(fd, _FRAME.size, place))[1]
         metadata = os.pread(fd, size, place + _FRAME.size)
-        field = _field(metadata, _BODY_LENGTH)
-        body = struct.unpack_from("<q", metadata, field)[0] if field is not None else 0
+        body = Table.root(metadata).integer(_BODY_LENGTH, "q")
         if place > len(_START):
             blocks += _BLOCK.pack(place, _FRAME.size + size, 0, body)
         place += _FRAME.size + size + body
@@ -82,20 +82,9 @@ def _batches(fd: int, length: int) -> bytes:
     return bytes(blocks)
 
 
-def _field(table: bytes, number: int) -> int | None:
-    """Where a flatbuffer's root table has a field; None where it is left out."""
-    root = struct.unpack_from("<I", table)[0]
-    fields = root - struct.unpack_from("<i", table, root)[0]
-    slot = 4 + 2 * number
-    if slot >= struct.unpack_from("<H", table, fields)[0]:
-        return None
-    offset = struct.unpack_from("<H", table, fields + slot)[0]
-    return root + offset if offset else None
-
-
 def _with_batches(footer: bytes, blocks: bytes) -> bytes:
     """The footer with these blocks: a vector of them is added, and the field made to point at it."""
-    field = _field(footer, _RECORD_BATCHES)
+    field = Table.root(footer).field(_RECORD_BATCHES)
     if field is None:
         raise ValueError("an Arrow footer without a list of record batches")
     out = bytearray(footer)

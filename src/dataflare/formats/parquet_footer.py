@@ -39,12 +39,13 @@ class RowGroup(msgspec.Struct, frozen=True):
 
 def row_groups(path: Path) -> list[RowGroup]:
     """The row groups of a file, from its footer. Raises DataError (E0505) for no Parquet file."""
-    footer = Reader(_footer_bytes(path)).struct()
+    footer = Reader(footer_bytes(path)).struct()
     groups = footer[_ROW_GROUPS][1][1] if _ROW_GROUPS in footer else []
     return [RowGroup(g[_GROUP_ROWS][1], g[_GROUP_BYTES][1]) for g in groups]
 
 
-def _footer_bytes(path: Path) -> bytes:
+def footer_bytes(path: Path) -> bytes:
+    """The footer, encoded. Raises DataError (E0505) for a file that is not Parquet."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < 12:

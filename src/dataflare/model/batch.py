@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from dataflare.model.foreign import held
 from dataflare.model.progress import Watermark
 from dataflare.model.types import RESERVED, Schema
 
@@ -59,12 +60,13 @@ class SharedDataBatch:
     @classmethod
     def from_arrow(cls, source: Any, **more: Any) -> SharedDataBatch:
         """Take any object with the Arrow C stream interface (or a pyarrow table), without a copy
-        where Polars can hold its layout."""
+        where Polars can hold its layout. Types that DataFlare does not have become the nearest one
+        that holds their values; DataError (E0509) names a column without one."""
         frame = (
             pl.DataFrame(source) if hasattr(source, "__arrow_c_stream__") else pl.from_arrow(source)
         )
         assert isinstance(frame, pl.DataFrame)
-        return cls(frame, **more)
+        return cls(held(frame), **more)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.frame.__arrow_c_stream__(requested_schema)

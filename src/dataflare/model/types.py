@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from dataflare.errors import InternalError, WorkflowError, did_you_mean
+from dataflare.errors import DataError, WorkflowError, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,6 +24,8 @@ _PLAIN = (*INTEGERS, *FLOATS, "bool", "string", "binary", "date", "time", "json"
 RESERVED = "__dataflare_"
 """How the names of our own columns begin; no column of a user does."""
 
+DIGITS_MAX = 38
+"""The most digits that a decimal has."""
 _UNITS = ("s", "ms", "us", "ns")
 
 
@@ -97,7 +99,8 @@ class Schema(Struct, frozen=True):
 
     @classmethod
     def from_polars(cls, schema: Mapping[str, Any]) -> Schema:
-        return cls(tuple(Field(name, from_polars(dtype)) for name, dtype in schema.items()))
+        """Raises DataError (E0509) that names the first column of a type that cannot be held."""
+        return cls(tuple(Field(name, _of_column(name, dtype)) for name, dtype in schema.items()))
 
     def to_polars(self) -> pl.Schema:
         import polars as pl
@@ -280,7 +283,7 @@ class _TypeParser:
         if self.mark(",", ")") == ",":
             scale = int(self.take("number"))
             self.mark(")")
-        if not (1 <= precision <= 38 and scale <= precision):
+        if not (1 <= precision <= DIGITS_MAX and scale <= precision):
             raise _unknown_type(self.text)
         return decimal(precision, scale)
 
@@ -327,7 +330,12 @@ def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
 
 
 def from_polars(dtype: Any) -> DataType:
-    """The type of a Polars column. Categories are text; unknown types raise InternalError."""
+    """The type that holds what a Polars column holds.
+
+    Some Polars types have none of their own: `foreign.held` turns such columns into what is said here.
+    Categories are text, half floats float32, 128-bit integers decimals, maps lists of entries, and an
+    extension type is what it is stored as. Raises DataError (E0509) for a type that cannot be held.
+    """
     import polars as pl
 
     simple = _simple_polars(pl)
@@ -338,13 +346,40 @@ def from_polars(dtype: Any) -> DataType:
         return timestamp(dtype.time_unit or "us", dtype.time_zone)
     if base is pl.Duration:
         return duration(dtype.time_unit or "us")
-    if base is pl.Decimal:
-        return decimal(dtype.precision or 38, dtype.scale or 0)
+    if base is pl.Decimal and (dtype.precision or 38) <= DIGITS_MAX:
+        return decimal(dtype.precision or DIGITS_MAX, dtype.scale or 0)
     if base in (pl.List, pl.Array):
         return list_of(from_polars(dtype.inner))
     if base is pl.Struct:
         return struct_of({field.name: from_polars(field.dtype) for field in dtype.fields})
-    raise InternalError(f"no DataFlare type for the Polars type {dtype}")
+    if base is pl.Map:
+        return list_of(
+            struct_of({"key": from_polars(dtype.key), "value": from_polars(dtype.value)})
+        )
+    if isinstance(dtype, pl.BaseExtension):
+        return _EXTENSIONS.get(dtype.ext_name()) or from_polars(dtype.ext_storage())
+    raise unheld(str(dtype))
+
+
+_EXTENSIONS = {"arrow.json": JSON, "arrow.bool8": BOOL}
+
+
+def unheld(type_: str, column: str | None = None, file: object = None) -> DataError:
+    """The refusal of values that no DataFlare type holds. type_: as the other system calls it."""
+    place = f"{file}: " if file is not None else ""
+    what = f"column '{column}' has" if column is not None else "a column has"
+    return DataError(
+        f"{place}{what} the type {type_}, which DataFlare cannot hold",
+        code="E0509",
+        help="leave the column out, or have it written as another type, such as text",
+    )
+
+
+def _of_column(name: str, dtype: Any) -> DataType:
+    try:
+        return from_polars(dtype)
+    except DataError as error:
+        raise unheld(str(dtype), name) from error
 
 
 @lru_cache(maxsize=1)
@@ -356,11 +391,13 @@ def _simple_polars(pl: Any) -> dict[Any, DataType]:
         pl.Int16: INT16,
         pl.Int32: INT32,
         pl.Int64: INT64,
-        pl.Int128: decimal(38, 0),
+        pl.Int128: decimal(DIGITS_MAX, 0),
+        pl.UInt128: decimal(DIGITS_MAX, 0),
         pl.UInt8: UINT8,
         pl.UInt16: UINT16,
         pl.UInt32: UINT32,
         pl.UInt64: UINT64,
+        pl.Float16: FLOAT32,
         pl.Float32: FLOAT32,
         pl.Float64: FLOAT64,
         pl.String: STRING,

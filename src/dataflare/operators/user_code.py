@@ -36,12 +36,14 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
     Raises DataError (E0521)."""
     import polars as pl
 
+    from dataflare.model.foreign import held
+
     if isinstance(result, SharedDataBatch):
-        return result.frame
+        return held(result.frame)
     if isinstance(result, pl.LazyFrame):
-        return result.collect()
+        return held(result.collect())
     if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
-        return pl.DataFrame(result)
+        return held(pl.DataFrame(result))
     if not isinstance(result, pl.DataFrame):
         raise DataError(
             f"step '{step}': {what} returned {named(result)}, not a DataFrame",
@@ -49,7 +51,7 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
             step=step,
             help="return a Polars DataFrame, a LazyFrame or an Arrow table",
         )
-    return result
+    return held(result)
 
 
 def conformed(

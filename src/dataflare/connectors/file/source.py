@@ -145,7 +145,17 @@ orders:
         with file_errors(facts.path):
             pieces, scan = self._table(facts, data["format"])
             schema = Schema.of(data["schema"])
-            return TableReader(facts, pieces, scan, schema, added, output, split.id, position)
+            return TableReader(
+                facts,
+                pieces,
+                scan,
+                schema,
+                added,
+                output,
+                split.id,
+                position,
+                data.get("meanings"),
+            )
 
     def _table(
         self, facts: FileFacts, format_: str

@@ -6,15 +6,18 @@ still the same by its size and the checksum of its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
+from dataflare.formats.column_notes import Meaning
 from dataflare.formats.misread import Sorted, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
+from dataflare.formats.table_types import fitted
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
@@ -67,21 +70,26 @@ class TableReader(PieceReader):
         output: Sequence[str],
         label: str,
         position: Position | None,
+        meanings: Mapping[str, Meaning] | None = None,
     ) -> None:
+        """meanings: of columns of bytes, as the survey found them."""
         super().__init__(facts, pieces, label, position)
-        self._scan, self._schema, self._added, self._output = scan, schema, added, tuple(output)
-
-    def _columns(self, *, strict: bool) -> list[pl.Expr]:
-        return [
-            self._added[name].alias(name)
-            if name in self._added
-            else pl.col(name).cast(self._schema[name].to_polars(), strict=strict)
-            for name in self._output
-        ]
+        meanings = meanings or {}
+        self._scan, self._added, self._output = scan, added, tuple(output)
+        inside = [name for name in output if name not in added]
+        with file_errors(facts.path):
+            dtypes = scan().select(inside).collect_schema()
+        self._columns = {
+            name: fitted(name, dtypes[name], schema[name], meanings.get(name)) for name in inside
+        }
+        self._types = schema.select(inside)
 
     async def read_chunk(self) -> Chunk:
         piece = self._next()
-        columns = self._columns(strict=True)
+        columns = [
+            (self._added[name] if name in self._added else self._columns[name].strict()).alias(name)
+            for name in self._output
+        ]
         return Chunk(
             scan=lambda: self._scan().slice(piece.start, piece.rows).select(columns),
             position=self._position,
@@ -96,22 +104,23 @@ class TableReader(PieceReader):
         """The rows whose values fit the contract's types, and the others. A file that cannot be
         decoded raises."""
         with file_errors(self._facts.path):
-            inside = [name for name in self._output if name not in self._added]
-            raw = self._scan().slice(piece.start, piece.rows).select(inside).collect()
-        cast = raw.lazy().select(self._columns(strict=False)).collect()
+            raw = self._scan().slice(piece.start, piece.rows).select(list(self._columns)).collect()
+        good = raw.select(column.value.alias(name) for name, column in self._columns.items())
         bad: dict[int, BadRow] = {}
-        for name in inside:
-            missed = cast[name].is_null() & raw[name].is_not_null()
-            for row in missed.arg_true().to_list():
-                value = raw[name][row]
-                message = misfit(name, self._schema[name], value)
+        for name, column in self._columns.items():
+            if column.misfit is None:
+                continue
+            # A condition that is NULL is not true.
+            for row in raw.select(column.misfit.fill_null(False)).to_series().arg_true().to_list():
+                values = raw.row(row, named=True)
+                message = misfit(name, self._types[name], values[name])
+                text = row_text(values)
                 place = self._place_of(piece.start + row)
-                bad.setdefault(row, BadRow(row, "E0501", message, str(value), place))
+                bad.setdefault(row, BadRow(row, "E0501", message, text, place))
         kept = [row for row in range(raw.height) if row not in bad]
-        found = Sorted(
-            cast[kept], pl.Series("row", kept, dtype=pl.Int64), BadRows.of([*bad.values()])
-        )
-        return salvaged(found, {}, self._output)
+        rows = [bad[row] for row in sorted(bad)]
+        found = Sorted(good[kept], pl.Series("row", kept, dtype=pl.Int64), BadRows.of(rows))
+        return salvaged(found, self._added, self._output)
 
 
 class JsonReader(PieceReader):

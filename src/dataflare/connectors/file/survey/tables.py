@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey.shared import Survey, check_contract, check_same_columns
-from dataflare.errors import DataError, InternalError
+from dataflare.connectors.file.survey.shared import (
+    Facts,
+    Survey,
+    check_contract,
+    check_same_columns,
+)
+from dataflare.errors import ConfigError, DataError, InternalError
+from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
 from dataflare.formats.table_read import read_sheet
-from dataflare.model.types import Schema
+from dataflare.formats.table_types import held_type, may_fit
+from dataflare.model.types import DataType, Schema, unheld
 
 
 def survey_tables(
     files: list[FoundFile], format_: str, config: FileSourceConfig, contract: Schema | None
 ) -> Survey:
     first: Schema | None = None
+    facts: dict[str, Facts] = {}
     for file in files:
         with file_errors(file.path):
-            found = _normal(_table_schema(file, format_, config))
+            notes = column_notes(file.path, format_)
+            found = _normal(_table_schema(file, format_, config, notes))
+        meanings = {name: note.meaning for name, note in notes.items() if note.meaning is not None}
+        facts[file.id] = {"meanings": meanings} if meanings else {}
         if first is None:
             first = found
             continue
@@ -35,19 +50,59 @@ def survey_tables(
     assert first is not None
     if contract is not None:
         check_contract(first.names, contract, files[0].path)
-        named = {field_.name: field_.type for field_ in contract}
-        first = Schema.of({f.name: named.get(f.name, f.type) for f in first})
-    return Survey(files, format_, first, {file.id: {} for file in files})
+        first = _under_contract(first, contract, files[0].path)
+    return Survey(files, format_, first, facts)
 
 
-def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig) -> Schema:
+def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:
+    named = {field.name: field.type for field in contract}
+    for field in schema:
+        to = named.get(field.name, field.type)
+        if not may_fit(field.type, to):
+            raise ConfigError(
+                f"column '{field.name}' is {field.type} in {path}, and 'schema' says {to}",
+                code="E0405",
+                notes=[f"a value of the type {field.type} cannot be cast to {to}"],
+                help="give the column's own type in 'schema', and derive the other in a step 'map'",
+            )
+    return Schema.of({f.name: named.get(f.name, f.type) for f in schema})
+
+
+def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes: Notes) -> Schema:
+    """The columns that can be held. Raises DataError (E0509) for another one, unless the option
+    `columns` leaves it out and Polars can read the rest."""
+    for name, note in notes.items():
+        if note.unreadable is not None and (note.blocks or _is_wanted(name, config)):
+            raise _refused(note.unreadable, name, file, can_skip=not note.blocks)
+    types: dict[str, DataType] = {}
+    for name, dtype in _polars_schema(file.path, format_, config).items():
+        try:
+            types[name] = held_type(dtype, notes.get(name, ColumnNote()).meaning)
+        except DataError as error:
+            if _is_wanted(name, config):
+                raise _refused(str(dtype), name, file, can_skip=True) from error
+    return Schema.of(types)
+
+
+def _is_wanted(name: str, config: FileSourceConfig) -> bool:
+    return config.columns is None or name in config.columns
+
+
+def _refused(type_: str, column: str, file: FoundFile, *, can_skip: bool) -> DataError:
+    error = unheld(type_, column, file.path)
+    if can_skip:
+        error.help = "name the other columns in 'columns', or have it written as text"
+    return error
+
+
+def _polars_schema(path: Path, format_: str, config: FileSourceConfig) -> Mapping[str, Any]:
     match format_:
         case "parquet":
-            return Schema.from_polars(pl.read_parquet_schema(file.path))
+            return pl.read_parquet_schema(path)
         case "arrow":
-            return Schema.from_polars(pl.scan_ipc(file.path, glob=False).collect_schema())
+            return pl.scan_ipc(path, glob=False).collect_schema()
         case "excel":
-            return Schema.from_polars(read_sheet(file.path, config.sheet, config.has_header).schema)
+            return read_sheet(path, config.sheet, config.has_header).schema
     raise InternalError(f"no reader for format {format_}")
 
 
