@@ -1,22 +1,43 @@
 """Which types the values of JSON objects have, over a sample of them.
 
-Always true: a type that is found holds every value of the sample; values of several kinds under one
-key are text, and whole numbers beyond 64 bits are too, so no digit is lost.
+Always true: a type that is found holds every value of the sample. Values of several kinds under one key
+are text; so are whole numbers beyond 64 bits and, beside fractions, numbers that a float64 would
+round beyond 2^53. So no digit is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
+from dataflare.formats.json_values import (
+    Number,
+    fits_float32,
+    is_shortest,
+    keeps_digits,
+    text_of,
+)
 from dataflare.model.types import BOOL, FLOAT64, INT64, NULL, STRING, DataType, list_of, struct_of
 
 _WHOLE_MAX = 1 << 63
+_WIDE_MAX = 1 << 127
+_TYPE_DEPTH_MAX = 32
+"""A column nested deeper than this is JSON as text."""
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, DataType]:
     """A type for each key, in order of appearance. A key that is NULL everywhere is text."""
-    return {name: _filled(type_) for name, type_ in _fields(rows).items()}
+    return {
+        name: _filled(type_) if _depth(type_) <= _TYPE_DEPTH_MAX else STRING
+        for name, type_ in _fields(rows).items()
+    }
+
+
+def _depth(type_: DataType) -> int:
+    inner = [type_.item] if type_.item is not None else [field.type for field in type_.fields]
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _fields(rows: Iterable[Mapping[str, Any]]) -> dict[str, DataType]:
@@ -42,8 +63,8 @@ def _type(values: list[Any]) -> DataType:
             if -_WHOLE_MAX <= min(_some(values)) <= max(_some(values)) < _WHOLE_MAX
             else STRING
         )
-    if kinds <= {int, float}:
-        return FLOAT64
+    if kinds <= {int, Number}:
+        return FLOAT64 if all(map(keeps_digits, _some(values))) else STRING
     if kinds == {bool}:
         return BOOL
     if kinds == {list}:
@@ -71,34 +92,95 @@ def _filled(type_: DataType) -> DataType:
     return type_
 
 
-def fits(value: Any, type_: DataType) -> bool:
-    """Whether a JSON value can be of this type, as far as its kind tells. NULL always can."""
-    if value is None:
-        return True
+@lru_cache(maxsize=1024)
+def fitting(type_: DataType) -> Callable[[Any], bool]:
+    """What tells whether a JSON value other than NULL can be of this type, as far as its kind tells."""
     match type_.name:
         case "string" | "json":
-            return True
+            return lambda value: True
         case "bool":
-            return isinstance(value, bool)
+            return lambda value: type(value) is bool
         case "list":
             assert type_.item is not None
-            return isinstance(value, list) and all(fits(item, type_.item) for item in value)
-        case "struct":
-            return isinstance(value, dict) and all(
-                fits(value.get(inner.name), inner.type) for inner in type_.fields
+            item = fitting(type_.item)
+            return lambda value: (
+                type(value) is list and all(each is None or item(each) for each in value)
             )
-        case "float64" | "float32":
-            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "struct":
+            fields = [(field.name, fitting(field.type)) for field in type_.fields]
+            return lambda value: (
+                type(value) is dict
+                and all((v := value.get(name)) is None or fits(v) for name, fits in fields)
+            )
+        case "float64":
+            return lambda value: type(value) in _NUMBERS and keeps_digits(value)
+        case "float32":
+            return lambda value: type(value) in _NUMBERS and fits_float32(value)
         case "decimal":
-            return isinstance(value, int | float | str) and not isinstance(value, bool)
+            return lambda value: type(value) in _NUMBERS or type(value) is str
+        case "duration":
+            return lambda value: type(value) is int or type(value) is str
     if type_.is_integer:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole and _in_range(value, type_)
-    return isinstance(value, str)
+        low, high = _range(type_)
+        return lambda value: type(value) is int and low <= value < high
+    return lambda value: type(value) is str
 
 
-def _in_range(value: int, type_: DataType) -> bool:
+_NUMBERS = (int, Number)
+
+
+def _range(type_: DataType) -> tuple[int, int]:
     bits = int(type_.name.lstrip("uint"))
-    if type_.name.startswith("u"):
-        return 0 <= value < 1 << bits
-    return -(1 << bits - 1) <= value < 1 << bits - 1
+    return (0, 1 << bits) if type_.name.startswith("u") else (-(1 << bits - 1), 1 << bits - 1)
+
+
+@lru_cache(maxsize=1024)
+def readable(type_: DataType) -> Callable[[Any], Any] | None:
+    """What turns a JSON value into one that Polars' parser reads exactly into this type: numbers in
+    columns of text and of decimals become texts. It gives the same object where nothing needs to
+    change; None for a type where nothing ever does."""
+    if type_.is_text or type_.name == "decimal":
+        return _readable_text
+    if type_.name == "list":
+        assert type_.item is not None
+        item = readable(type_.item)
+        return item and partial(_readable_list, item)
+    if type_.name == "struct":
+        pairs = [(field.name, readable(field.type)) for field in type_.fields]
+        fields = {name: change for name, change in pairs if change is not None}
+        return partial(_readable_struct, fields) if fields else None
+    return None
+
+
+def _readable_text(value: Any) -> Any:
+    kind = type(value)
+    if kind is str or value is None:
+        return value
+    if kind is Number or (kind is int and not -_WIDE_MAX <= value < _WIDE_MAX):
+        return str(value)
+    return text_of(value) if kind in (dict, list) and _loses(value) else value
+
+
+def _readable_list(item: Callable[[Any], Any], value: Any) -> Any:
+    items = [item(each) for each in value or ()]
+    return value if all(map(operator.is_, items, value or ())) else items
+
+
+def _readable_struct(fields: Mapping[str, Callable[[Any], Any]], value: Any) -> Any:
+    made = {name: change(value.get(name)) for name, change in fields.items()} if value else {}
+    same = all(made[name] is value.get(name) for name in made)
+    return value if same else {**value, **made}
+
+
+def _loses(value: Any) -> bool:
+    """Whether a number somewhere in a list or an object has digits that no float64 gives back."""
+    match value:
+        case dict():
+            return any(map(_loses, value.values()))
+        case list():
+            return any(map(_loses, value))
+        case Number():
+            return not is_shortest(value)
+        case int():
+            return not -_WIDE_MAX <= value < _WIDE_MAX
+    return False

@@ -1,24 +1,29 @@
 """Lines of JSON objects to rows: one lazy query per chunk of whole lines.
 
 Always true: a key a line lacks is NULL; a key that no sampled line had is left out; the first of
-two equal keys in a line counts; blank lines are no rows.
+two equal keys in a line counts; blank lines are not rows. Numbers in a column of text stay as they were
+written, and a number that its column would round is a bad row.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import orjson
 import polars as pl
 from msgspec import Struct
 
-from dataflare.formats.json_types import columns_of, fits
+from dataflare.formats import json_loss
+from dataflare.formats.json_types import columns_of, fitting, readable
+from dataflare.formats.json_values import BadJson, decode, line_of, text_of
 from dataflare.formats.misread import RAW_MAX, Sorted, misfit
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import DataType
 
+_ODD = re.compile(rb"[0-9]{38}|[0-9][eE]")
+"""Numbers that are JSON and that Polars may refuse, also in columns that are not read."""
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
 
 
@@ -34,12 +39,19 @@ class NdjsonPlan(Struct, frozen=True):
         return [column for column in self.columns if column.name in wanted]
 
     def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
-        """The quick way. Raises a Polars error when collected, for a chunk with bad rows."""
-        return self._query(data, patient=False)
-
-    def _query(self, data: bytes, *, patient: bool) -> pl.LazyFrame:
+        """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows or
+        with values that only the patient way reads exactly."""
+        json_loss.check_surrogates(data)
         schema = {column.name: _parsed(column.type) for column in self._read}
-        frame = pl.scan_ndjson(data, schema=schema)
+        frame = json_loss.checked(pl.scan_ndjson(data, schema=schema), self._read, data)
+        return self._converted(frame, patient=False)
+
+    def _exact(self, data: bytes) -> pl.DataFrame:
+        """The rows of lines that were looked at one by one."""
+        schema = {column.name: _parsed(column.type) for column in self._read}
+        return self._converted(pl.scan_ndjson(data, schema=schema), patient=True).collect()
+
+    def _converted(self, frame: pl.LazyFrame, *, patient: bool) -> pl.LazyFrame:
         pairs = [(column.name, _convert(column, patient)) for column in self._read]
         made = {name: expr for name, expr in pairs if expr is not None}
         return frame.with_columns(**made).select(self.output)
@@ -56,16 +68,25 @@ class NdjsonPlan(Struct, frozen=True):
         place_of: what a line of the chunk is called.
         """
         lines = _lines(data)
+        texts = [text for _, text in lines]
         bad: dict[int, tuple[str, str]] = {}
-        rows: dict[int, Any] = {}
-        for row, (_, text) in enumerate(lines):
-            problem, rows[row] = self._problem(text)
+        rows: dict[int, dict[str, Any]] = {}
+        fits = [(column, column.name, fitting(column.type)) for column in self._read]
+        changes = [
+            (column.name, change)
+            for column in self._read
+            if (change := readable(column.type)) is not None
+        ]
+        for place, text in enumerate(texts):
+            problem, row = _problem(text, fits)
             if problem is not None:
-                bad[row] = problem
-                del rows[row]
+                bad[place] = problem
+            else:
+                rows[place] = row
+                texts[place] = self._readable(text, row, changes)
         bad |= self._misfits(rows)
-        kept = [row for row in rows if row not in bad]
-        good, kept = self._sort_out(lines, kept, bad)
+        kept = [place for place in rows if place not in bad]
+        good, kept = self._sort_out(texts, kept, bad)
         return Sorted(
             good=good,
             good_rows=pl.Series("row", kept, dtype=pl.Int64),
@@ -82,22 +103,18 @@ class NdjsonPlan(Struct, frozen=True):
             ),
         )
 
-    def _problem(self, line: bytes) -> tuple[tuple[str, str] | None, Any]:
-        """What is wrong with a line as far as its JSON tells, and what it holds."""
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            if not _is_utf8(line):
-                return ("E0504", "not valid UTF-8"), None
-            where = f"{error.msg} at character {error.pos + 1}"
-            return ("E0503", f"not valid JSON: {where}"), None
-        if not isinstance(row, dict):
-            return ("E0503", f"not a JSON object but {_said(row)}"), None
-        for column in self._read:
-            value = row.get(column.name)
-            if value is not None and not fits(value, column.type):
-                return ("E0501", misfit(column.name, column.type, value)), None
-        return None, row
+    def _readable(
+        self, line: bytes, row: dict[str, Any], changes: Sequence[tuple[str, Callable[[Any], Any]]]
+    ) -> bytes:
+        """The line as Polars reads it without loss."""
+        changed = {
+            name: value
+            for name, change in changes
+            if (value := change(was := row.get(name))) is not was
+        }
+        if changed or _ODD.search(line):
+            return line_of({c.name: changed.get(c.name, row.get(c.name)) for c in self._read})
+        return line
 
     def _misfits(self, rows: dict[int, Any]) -> dict[int, tuple[str, str]]:
         """Rows whose texts are no timestamps, dates or whatever their columns are."""
@@ -105,32 +122,48 @@ class NdjsonPlan(Struct, frozen=True):
         for column in self._read:
             if column.type.is_text or _parsed(column.type) != pl.String():
                 continue
-            texts = [
-                None if (v := row.get(column.name)) is None else str(v) for row in rows.values()
-            ]
+            values = [row.get(column.name) for row in rows.values()]
+            texts = [None if value is None else text_of(value) for value in values]
             frame = pl.DataFrame({column.name: texts}, schema={column.name: pl.String})
             made = frame.select(loose(column))[column.name]
             missed = made.is_null() & (frame[column.name] != "").fill_null(False)
             for number, text, is_bad in zip(rows, texts, missed, strict=True):
                 if is_bad:
-                    bad.setdefault(number, ("E0501", misfit(column.name, column.type, text)))
+                    bad.setdefault(number, ("E0501", _misfit(column, text)))
         return bad
 
     def _sort_out(
-        self, lines: Sequence[tuple[int, bytes]], kept: list[int], bad: dict[int, tuple[str, str]]
+        self, texts: Sequence[bytes], kept: list[int], bad: dict[int, tuple[str, str]]
     ) -> tuple[pl.DataFrame, list[int]]:
         """The kept lines as rows. Lines that pass our check and fail Polars' are found by halving."""
-        text = b"\n".join(lines[number][1] for number in kept)
         try:
-            return self._query(text, patient=True).collect(), kept
+            return self._exact(b"\n".join(texts[place] for place in kept)), kept
         except pl.exceptions.PolarsError as error:
             if len(kept) == 1:
                 bad[kept[0]] = ("E0501", str(error).splitlines()[0])
-                return self._query(b"", patient=True).collect(), []
+                return self._exact(b""), []
         half = len(kept) // 2
-        first, first_kept = self._sort_out(lines, kept[:half], bad)
-        second, second_kept = self._sort_out(lines, kept[half:], bad)
+        first, first_kept = self._sort_out(texts, kept[:half], bad)
+        second, second_kept = self._sort_out(texts, kept[half:], bad)
         return pl.concat([first, second]), first_kept + second_kept
+
+
+def _problem(
+    line: bytes, fits: Sequence[tuple[TextColumn, str, Callable[[Any], bool]]]
+) -> tuple[tuple[str, str] | None, dict[str, Any]]:
+    """What is wrong with a line as far as its JSON tells, and what it holds."""
+    try:
+        row = decode(line)
+    except BadJson as error:
+        message = str(error)
+        return ("E0504" if "UTF-8" in message else "E0503", message), {}
+    if type(row) is not dict:
+        return ("E0503", f"not a JSON object but {_said(row)}"), {}
+    for column, name, fit in fits:
+        value = row.get(name)
+        if value is not None and not fit(value):
+            return ("E0501", _misfit(column, value)), {}
+    return None, row
 
 
 def _lines(data: bytes) -> list[tuple[int, bytes]]:
@@ -138,18 +171,20 @@ def _lines(data: bytes) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in enumerate(data.split(b"\n")) if line.strip()]
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _said(value: object) -> str:
     if value is None:
         return "null"
-    return "a list" if isinstance(value, list) else f"{value!r}"
+    if isinstance(value, list):
+        return "a list; a file that is one list of objects has the format json"
+    return text_of(value) if not isinstance(value, str) else repr(value)
+
+
+def _misfit(column: TextColumn, value: Any) -> str:
+    """What is said of a value that does not fit, with the way out where the sample chose the type."""
+    said = misfit(column.name, column.type, value)
+    if column.declared:
+        return said
+    return f"{said}, the type found in the sample; 'schema' can name another, such as string"
 
 
 def _parsed(type_: DataType) -> pl.DataType:
@@ -205,8 +240,8 @@ def sniff(samples: Sequence[bytes]) -> list[TextColumn]:
 def _objects(sample: bytes) -> Iterator[dict[str, Any]]:
     for line in sample.split(b"\n"):
         try:
-            row = orjson.loads(line) if line.strip() else None
-        except orjson.JSONDecodeError:
+            row = decode(line) if line.strip() else None
+        except BadJson:
             continue
         if isinstance(row, dict):
             yield row
@@ -215,7 +250,7 @@ def _objects(sample: bytes) -> Iterator[dict[str, Any]]:
 def _column(name: str, type_: DataType, rows: list[dict[str, Any]]) -> TextColumn:
     if type_.name == "string":
         values = [row.get(name) for row in rows]
-        if all(value is None or isinstance(value, str) for value in values):
+        if all(value is None or type(value) is str for value in values):
             found = infer(pl.DataFrame({name: values}, schema={name: pl.String}))[0]
             # Numbers and truth in quotes stay the text that they are.
             if found.type.is_temporal:

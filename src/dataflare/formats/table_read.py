@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError
+from dataflare.formats.json_values import BadJson, list_items
 from dataflare.formats.parquet_footer import row_groups
 
 GROUP_ROWS_MAX = 1_000_000
@@ -66,27 +66,39 @@ def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
 
 
 def json_rows(data: bytes, path: Path) -> list[bytes]:
-    """The objects of a JSON file, one line of text each. The file is one array of objects, or one
-    object, which is a single row."""
+    """The objects of a JSON file, one line of text each, as they were written. The file is one array of
+    objects, or one object, which is a single row."""
+    is_list = data.lstrip()[:1] == b"["
     try:
-        value: Any = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise DataError(
-            f"{path} line {error.lineno} is not valid JSON: {error.msg}",
-            code="E0503",
-            help="a file with one JSON object a line has the format ndjson",
-        ) from error
-    rows = value if isinstance(value, list) else [value]
+        rows = list_items(data) if is_list else list_items(b"[" + data + b"]")
+        if len(rows) != 1 and not is_list:
+            raise BadJson("not valid JSON")
+    except BadJson as error:
+        raise _broken(data, path, error) from error
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            where = f"{path}: item {number}" if isinstance(value, list) else str(path)
-            shown = orjson.dumps(row).decode()
+        if row[:1] != b"{":
+            where = f"{path}: item {number}" if is_list else str(path)
+            shown = row.decode(errors="replace")
             raise DataError(
                 f"{where} is not a JSON object but {shown if len(shown) <= 60 else shown[:57] + '...'}",
                 code="E0503",
                 help='a JSON file holds one list of objects: [{"id": 1}, {"id": 2}]',
             )
-    return [orjson.dumps(row) for row in rows]
+    return rows
+
+
+def _broken(data: bytes, path: Path, error: BadJson) -> DataError:
+    """The error for a file that is not JSON, with the line."""
+    where, reason = str(path), str(error)
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as found:
+        where, reason = f"{path} line {found.lineno}", f"not valid JSON: {found.msg}"
+    return DataError(
+        f"{where} is {reason}",
+        code="E0503",
+        help="a file with one JSON object a line has the format ndjson",
+    )
 
 
 def read_sheet(path: Path, sheet: str | int | None, has_header: bool) -> pl.DataFrame:

@@ -141,7 +141,11 @@ NDJSON = {"id": "int64", "x": "float64", "at": "timestamp[us, UTC]", "tags": "li
         (b'{"at": "soon"}', "E0501", "column 'at': 'soon' is not a timestamp[us, UTC]"),
         (b'{"tags": ["a"]}', "E0501", "column 'tags': ['a'] is not a list<int64>"),
         (b'{"tags": 3}', "E0501", "column 'tags': 3 is not a list<int64>"),
-        (b"[1]", "E0503", "not a JSON object but a list"),
+        (
+            b"[1]",
+            "E0503",
+            "not a JSON object but a list; a file that is one list of objects has the format json",
+        ),
         (b"null", "E0503", "not a JSON object but null"),
         (b'{"id": 1', "E0503", "not valid JSON: unexpected end of data at character 9"),
         (
@@ -183,7 +187,7 @@ def test_types_inside_lists_and_objects_are_those_of_the_contract(tmp_path):
 def test_a_bad_item_of_a_json_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text('[{"id": 1}, {"id": "x"}, {"id": 3}]')
     found = read("a.json", tmp_path, contract={"id": "int64"})
-    assert [(bad.place, bad.raw) for bad in found.bad] == [("a.json row 2", '{"id":"x"}')]
+    assert [(bad.place, bad.raw) for bad in found.bad] == [("a.json row 2", '{"id": "x"}')]
     assert found.frame["id"].to_list() == [1, 3]
 
 

@@ -56,6 +56,8 @@ def survey_ndjson(
 def json_columns(samples: Sequence[bytes], path: Path, contract: Schema | None) -> list[TextColumn]:
     """What the samples have, and after that what only the contract names: keys may be absent."""
     columns = ndjson_read.sniff(samples)
+    if not columns:
+        check_lines(samples, path)
     if contract is not None:
         known = {column.name for column in columns}
         absent = [
@@ -69,3 +71,27 @@ def json_columns(samples: Sequence[bytes], path: Path, contract: Schema | None) 
             help="give the columns in 'schema', or leave the file out of 'path'",
         )
     return columns
+
+
+def check_lines(samples: Sequence[bytes], path: Path) -> None:
+    """Raises DataError (E0503) for text of which no line is an object, naming what it seems to be."""
+    line = next(
+        (line.strip() for each in samples for line in each.split(b"\n") if line.strip()), b""
+    )
+    if not line or line == b"{}":
+        return
+    shown = line[:60].decode(errors="replace")
+    if line.startswith(b"["):
+        problem, help_ = "holds a list, not an object a line", "set 'format: json' to read the list"
+    elif line.startswith(b"{"):
+        problem = f"has no whole object on its first line: {shown}"
+        help_ = (
+            "ndjson has each object on a line of its own; objects written over several lines are "
+            "'format: json' where they stand in one list, and `jq -c . FILE` writes them a line each"
+        )
+    else:
+        problem, help_ = (
+            f"has lines that are not JSON objects: {shown}",
+            "set 'format' to what it is",
+        )
+    raise DataError(f"{path} {problem}", code="E0503", help=help_)

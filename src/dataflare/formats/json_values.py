@@ -1,0 +1,214 @@
+"""JSON values as they were written: no digit of a number is lost, and every reader has the same rules.
+
+Always true: a whole number is an `int` of any size; a number with a fraction or an exponent is a
+`Number`, which keeps its text; the first of two equal keys of an object counts, as it does in DuckDB;
+half a surrogate pair is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import orjson
+
+FLOAT_WHOLE_MAX = 1 << 53
+"""Up to here a float64 holds every whole number."""
+DEPTH_MAX = 128
+"""A row whose lists and objects are nested deeper than this is refused."""
+_DEEP = f"not read: nested deeper than {DEPTH_MAX} lists and objects"
+_HALF = "half of a character, which no text can hold"
+_FLOAT32_MAX = 3.4028235677973366e38
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Number(str):
+    """A number with a fraction or an exponent, as it was written."""
+
+    __slots__ = ()
+    __repr__ = str.__str__  # shown as it was written, not in quotes
+
+
+class BadJson(ValueError):
+    """A text that is not JSON, or JSON that no reader takes. The message says what is wrong with it."""
+
+
+def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in pairs:
+        row.setdefault(name, value)
+    return row
+
+
+_quick = msgspec.json.Decoder(float_hook=Number)
+_careful = json.JSONDecoder(object_pairs_hook=_first_of_each, parse_float=Number)
+
+
+def decode(text: bytes) -> Any:
+    """The value of a JSON text. Raises BadJson."""
+    try:
+        value = _quick.decode(text)
+        # As many keys as the text has: then no key stands twice. Else the careful decoder looks.
+        if text.count(b'":') != _keys(value):
+            value = _careful.decode(text.decode())
+    except (RecursionError, _TooDeep):
+        raise BadJson(_DEEP) from None
+    except ValueError as error:
+        raise BadJson(_problem(text, error)) from None
+    return value
+
+
+class _TooDeep(Exception):
+    pass
+
+
+def _keys(value: Any, depth: int = 1) -> int:
+    """How many keys the objects in a value have."""
+    if depth > DEPTH_MAX:
+        raise _TooDeep
+    count = 0
+    if type(value) is dict:
+        count, value = len(value), value.values()
+    elif type(value) is not list:
+        return 0
+    for each in value:
+        if type(each) is dict or type(each) is list:
+            count += _keys(each, depth + 1)
+    return count
+
+
+def _problem(text: bytes, error: ValueError) -> str:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return "not valid UTF-8"
+    if _SURROGATE.search(text) and "surrogate" in (said := _decode_error(text)):
+        return f"not valid JSON: {said} ({_HALF})"
+    if "range" in str(error):
+        return "not read: a number in it has thousands of digits"
+    return f"not valid JSON: {_decode_error(text) or error}"
+
+
+def _decode_error(text: bytes) -> str:
+    """What is wrong and where, as orjson says it."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return f"{error.msg} at character {error.pos + 1}"
+    return ""
+
+
+def keeps_digits(value: int | Number) -> bool:
+    """Whether a float64 can be this number: the nearest one up to 2^53 in size, beyond it only the
+    same one."""
+    if type(value) is int:
+        if -FLOAT_WHOLE_MAX <= value <= FLOAT_WHOLE_MAX:
+            return True
+        try:
+            return int(float(value)) == value
+        except OverflowError:
+            return False
+    nearest = float(value)
+    if -FLOAT_WHOLE_MAX < nearest < FLOAT_WHOLE_MAX:
+        return True
+    return is_shortest(value)
+
+
+def is_shortest(value: int | Number) -> bool:
+    """Whether the number comes back with all its digits from the nearest float64."""
+    nearest = float(value)
+    if nearest in (float("inf"), float("-inf")):
+        return False
+    return Decimal(repr(nearest)) == Decimal(value)
+
+
+def fits_float32(value: int | Number) -> bool:
+    return keeps_digits(value) and abs(float(value)) < _FLOAT32_MAX
+
+
+def text_of(value: Any) -> str:
+    """A value as a column of text has it: numbers as they were written, lists and objects as JSON."""
+    return value if isinstance(value, str) else encoded(value).decode()
+
+
+def encoded(value: Any) -> bytes:
+    """JSON of a value that `decode` gave, spaced as Polars spaces it."""
+    match value:
+        case Number():
+            return value.encode()
+        case dict():
+            pairs = (orjson.dumps(name) + b": " + encoded(each) for name, each in value.items())
+            return b"{" + b", ".join(pairs) + b"}"
+        case list():
+            return b"[" + b", ".join(map(encoded, value)) + b"]"
+        case bool() | None | str():
+            return orjson.dumps(value)
+    return str(value).encode()
+
+
+def list_items(text: bytes) -> list[bytes]:
+    """The items of a JSON list, each as it was written, on one line. Raises BadJson."""
+    return [_on_one_line(item) for item in _parts(_items, text)]
+
+
+def fields_of(text: bytes) -> dict[str, bytes]:
+    """The fields of a JSON object, each value as it was written, on one line. Raises BadJson."""
+    fields = _parts(_fields, text)
+    if isinstance(fields, list):
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        fields = _first_of_each([(json.loads(name), value) for name, value in pairs])
+    return {name: _on_one_line(value) for name, value in fields.items()}
+
+
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MARKS = re.compile(rb"[\s,:]*")
+
+
+def _parts(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise BadJson(_DEEP) from None
+    except ValueError as error:
+        message = _problem(text, error)
+        if _HALF not in message:
+            raise BadJson(message) from None
+    # Half a surrogate pair makes one row bad, not the whole text.
+    return list(_values_in(text))
+
+
+def _values_in(text: bytes) -> Iterator[bytes]:
+    """The texts of the values in a list; of the keys and the values in an object, by turns."""
+    characters, text = text.decode("latin-1"), text.rstrip()
+    place = _end_of_marks(text, _end_of_marks(text, 0) + 1)
+    while place < len(text) - 1:
+        _, end = _careful.raw_decode(characters, place)
+        yield text[place:end]
+        place = _end_of_marks(text, end)
+
+
+def _end_of_marks(text: bytes, place: int) -> int:
+    match = _MARKS.match(text, place)
+    return match.end() if match is not None else place
+
+
+def _on_one_line(text: bytes | msgspec.Raw) -> bytes:
+    # Line breaks stand between tokens only: inside a string they are escaped.
+    return bytes(text).replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of NDJSON."""
+    try:
+        return orjson.dumps(row, _raw_number, orjson.OPT_PASSTHROUGH_SUBCLASS)
+    except TypeError:  # whole numbers beyond 64 bits
+        return encoded(row)
+
+
+def _raw_number(value: Any) -> orjson.Fragment:
+    return orjson.Fragment(value.encode())
