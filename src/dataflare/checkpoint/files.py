@@ -2,7 +2,8 @@
 
 Always true:
 - a reader sees the old content or the new one; an error leaves no half file behind;
-- what is made here is for its owner alone, whatever the umask: files are 0600, folders 0700.
+- what is made here is for its owner alone, whatever the umask (files are 0600, folders 0700), unless
+  the caller says otherwise.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents if need be, durably, for its owner alone."""
+def make_folder(folder: Path, *, private: bool = True) -> Path:
+    """The folder, made with its parents if need be, durably. private: for its owner alone; else with
+    the rights that the umask leaves."""
     if folder.is_dir():
         return folder
-    parent = make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
+    parent = make_folder(folder.parent, private=private)
+    folder.mkdir(exist_ok=True)
+    if private:
+        folder.chmod(0o700)
     sync_folder(parent)
     return folder
 

@@ -20,7 +20,7 @@ class ReadChecksum:
         self._block = xxhash.xxh3_64()
         self._filled = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             part = view[: BLOCK_BYTES - self._filled]

@@ -16,6 +16,7 @@ from dataflare.testing.lab import Lab
 from dataflare.testing.lookups import LOOKUP_LAWS, check_lookup
 from dataflare.testing.marks import Checkpoint, Crash, Pause, rows
 from dataflare.testing.processors import PROCESSOR_LAWS, check_processor
+from dataflare.testing.recorded_disk import DiskState, RecordedDisk
 from dataflare.testing.scripted import ScriptedSource
 from dataflare.testing.sources import SOURCE_LAWS, check_source, read_source
 
@@ -27,9 +28,11 @@ __all__ = [
     "Checkpoint",
     "ContractBroken",
     "Crash",
+    "DiskState",
     "FlakyStore",
     "Lab",
     "Pause",
+    "RecordedDisk",
     "ScriptedSource",
     "VirtualClock",
     "check_destination",

@@ -10,16 +10,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dataflare.checkpoint.files import make_folder
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
-from dataflare.connectors.file.folder import FolderCommitter, FolderWriter, PartsFolder
+from dataflare.connectors.file.folder import FolderCommitter, FolderWriter
 from dataflare.connectors.file.growing import (
     GrowingArrow,
     GrowingFile,
     GrowingParquet,
     GrowingText,
 )
+from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.single_file import (
     SingleFileCommitter,
     SingleFileWriter,
@@ -148,7 +150,7 @@ archive:
         rows_max = _TEXT_ROWS if target.is_text else self.config.row_group_rows
         with file_errors(target.path, "writing"):
             if not target.is_folder:
-                target.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.path.parent, private=self.context.private)
 
                 def grow(path: Path, sidecar: Path, data: Mapping[str, Any]) -> GrowingFile:
                     return self._growing(context.schema, path, sidecar, data)
@@ -201,7 +203,7 @@ archive:
         self, schema: Schema, path: Path, sidecar: Path | None, data: Mapping[str, Any]
     ) -> GrowingFile:
         target, encoder = self.target, self._encoder()
-        length, rows = data.get("length", 0), data.get("rows", 0)
+        length, rows, digest = data.get("length", 0), data.get("rows", 0), data.get("digest")
         if isinstance(encoder, ParquetEncoder):
             return GrowingParquet(
                 path,
@@ -209,18 +211,27 @@ archive:
                 schema,
                 sidecar=sidecar,
                 length=length,
+                digest=digest,
                 sidecar_length=data.get("sidecar_length", 0),
+                sidecar_digest=data.get("sidecar_digest"),
                 rows=rows,
             )
         if isinstance(encoder, ArrowEncoder):
-            return GrowingArrow(path, encoder, schema, length=length, rows=rows)
+            return GrowingArrow(path, encoder, schema, length=length, digest=digest, rows=rows)
         header = self.config.header or target.format == "json"
         appends = not target.is_folder and target.mode == "append" and _has_content(target.path)
         if appends and not length:
             length = copy_to_stage(target.path, path, text=target.compression == "none")
             header = False
         return GrowingText(
-            path, encoder, schema, target.compression, header=header, length=length, rows=rows
+            path,
+            encoder,
+            schema,
+            target.compression,
+            header=header,
+            length=length,
+            digest=digest,
+            rows=rows,
         )
 
     async def committer(self, context: DestinationContext) -> Committer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,85 +17,21 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
+from dataflare.checkpoint.files import sync_folder
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
-from dataflare.connectors.file.growing import Encoder, GrowingFile, sync_folder
+from dataflare.connectors.file.growing import Encoder, GrowingFile
 from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.partitions import folder_name
+from dataflare.connectors.file.parts import PartsFolder
+from dataflare.connectors.file.staged import StagedContent, looks
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Writer, WriteStats
 
 Grow = Callable[[Path], GrowingFile]
-
-
-class PartsFolder(Struct, frozen=True):
-    """Names in the folder. extension: of published parts, with its dot. private: folders made here
-    are for their owner alone."""
-
-    path: Path
-    lineage8: str
-    extension: str
-    overwrite: bool
-    private: bool = False
-
-    def make(self, folder: Path) -> None:
-        """Make a folder, with its parents."""
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.private:
-            folder.chmod(0o700)
-
-    @property
-    def staging(self) -> Path:
-        return self.path / f".dataflare-{self.lineage8}"
-
-    def part_name(self, epoch: int, subtask: int, number: int) -> str:
-        return f"part-{self.lineage8}-{epoch}-{subtask}-{number}{self.extension}"
-
-    def staged(self, name: str) -> Path:
-        """Where a part waits. name: relative to the folder, with its partition."""
-        return self.staging / (name.replace("/", "\x1f") + UNPUBLISHED)
-
-    def waiting(self) -> list[str]:
-        """The published names of all parts that wait, in order of epoch."""
-        if not self.staging.is_dir():
-            return []
-        names = [
-            file.name.removesuffix(UNPUBLISHED).replace("\x1f", "/")
-            for file in self.staging.iterdir()
-        ]
-        return sorted((n for n in names if self.epoch_of(n) is not None), key=self._order)
-
-    def note_base(self, epoch: int) -> None:
-        """Remember, durably, the last epoch before this run: what overwrite replaces at its end."""
-        self.make(self.staging)
-        (self.staging / f"base-{epoch}").touch()
-        sync_folder(self.staging)
-
-    def base(self) -> int | None:
-        """The last epoch before this run; None once the run has been published."""
-        names = [f.name for f in self.staging.glob("base-*")] if self.staging.is_dir() else []
-        return int(names[0].removeprefix("base-")) if names else None
-
-    def _order(self, name: str) -> tuple[int, str]:
-        return self.epoch_of(name) or 0, name
-
-    def epoch_of(self, name: str) -> int | None:
-        """The epoch in a part's name, None if it is no part of this lineage."""
-        match = re.match(rf"part-{self.lineage8}-(\d+)-\d+-\d+\.", name.rpartition("/")[2])
-        return int(match.group(1)) if match else None
-
-    def data_files(self) -> Iterator[Path]:
-        """Every published file of this extension, whoever made it."""
-        for parent, folders, names in os.walk(self.path):
-            folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
-            for name in sorted(names):
-                if name.endswith(self.extension) and not name.startswith((".", "_")):
-                    yield Path(parent, name)
 
 
 class _Part(Struct):
@@ -183,8 +118,7 @@ class FolderWriter(Writer):
 
     def _new_part(self, partition: str) -> _Part:
         self._opened += 1
-        for each in (self._folder.path, self._folder.staging):
-            self._folder.make(each)
+        self._folder.make(self._folder.staging)
         name = f"open-{self._attempt}-{self._subtask}-{self._opened}{UNPUBLISHED}"
         return _Part(partition, self._grow(self._folder.staging / name))
 
@@ -193,6 +127,7 @@ class FolderWriter(Writer):
 
     def _prepare(self, epoch: int) -> Committable:
         parts: list[list[Any]] = []
+        folders: set[Path] = set()
         with file_errors(self._folder.path, "writing"):
             for part in self._open.values():
                 part.file.finish()
@@ -204,14 +139,18 @@ class FolderWriter(Writer):
             for number, part in enumerate(done):
                 name = self._folder.part_name(epoch, self._subtask, number)
                 name = f"{part.partition}/{name}" if part.partition else name
-                os.replace(part.file.path, self._folder.staged(name))
-                parts.append([name, part.file.length, part.file.rows])
-            if done:
-                sync_folder(self._folder.staging)
+                length, digest = part.file.length, part.file.digest
+                staged = self._folder.staged(name, digest)
+                self._folder.make(staged.parent)
+                os.replace(part.file.path, staged)
+                folders.add(staged.parent)
+                parts.append([name, length, part.file.rows, digest, looks(staged)])
+            for each in folders:
+                sync_folder(each)
             crash_point("file.prepare.after_fsync")
         self._open, self._done = {}, []
         self._total_parts += len(parts)
-        self._total_rows += sum(rows for _, _, rows in parts)
+        self._total_rows += sum(part[2] for part in parts)
         return Committable(
             self._subtask,
             {"parts": parts, "total_parts": self._total_parts, "total_rows": self._total_rows},
@@ -229,24 +168,21 @@ class FolderCommitter(Committer):
     def __init__(self, folder: PartsFolder, fence: Fence) -> None:
         self._folder, self._fence = folder, fence
         self._files = self._rows = self._bytes = 0
+        self._thorough = False
 
     async def marker(self) -> Marker | None:
         return None
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        self._thorough = True  # another process may have prepared what is committed now
         await asyncio.to_thread(self._recover, epoch, not committables)
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
         with file_errors(folder.path, "writing"), self._fence.held():
-            if folder.staging.is_dir():
-                kept = {folder.staged(n) for n in folder.waiting() if _upto(folder, n, epoch)}
-                kept |= set() if begins else set(folder.staging.glob("base-*"))
-                for file in folder.staging.iterdir():
-                    if file not in kept:
-                        file.unlink()
-                if not kept:
-                    _remove_if_empty(folder.staging)
+            kept = {p.path for p in folder.waiting() if _upto(folder, p.name, epoch)}
+            kept |= set() if begins else set(folder.staging.glob("base-*"))
+            folder.clear_staging(kept)
             if folder.path.is_dir():
                 for file in list(folder.data_files()):
                     number = folder.epoch_of(file.name)
@@ -260,6 +196,7 @@ class FolderCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         await asyncio.to_thread(self._commit, epoch, committables)
+        self._thorough = False
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
@@ -270,24 +207,24 @@ class FolderCommitter(Committer):
                 self._replace_all(epoch, committables)
             if epoch.final:
                 folder.make(folder.path)
-                for left in folder.staging.iterdir() if folder.staging.is_dir() else ():
-                    left.unlink()
-                _remove_if_empty(folder.staging)
+                folder.clear_staging()
 
     def _publish(self, parts: Sequence[Sequence[Any]]) -> None:
         """Rename each part to its name. One that has been renamed already is left as it is."""
         folder = self._folder
         changed: set[Path] = set()
+        waiting = {part.name: part.path for part in folder.waiting()}
         crash_point("file.commit.before_publish")
-        for number, (name, length, rows) in enumerate(parts):
+        for number, (name, length, rows, *more) in enumerate(parts):
             if number:
                 crash_point("file.commit.between_parts")
-            staged, published = folder.staged(name), folder.path / name
-            if staged.exists():
+            staged, published = waiting.get(name), folder.path / name
+            if staged is not None:
+                _content(length, more).check(staged, thorough=self._thorough)
                 folder.make(published.parent)
                 os.replace(staged, published)
                 changed.add(published.parent)
-            elif not published.exists() or published.stat().st_size != length:
+            elif not _content(length, more).is_in(published):
                 raise CheckpointError(
                     f"the staged rows of {published} are gone",
                     code="E0704",
@@ -308,7 +245,7 @@ class FolderCommitter(Committer):
             number = folder.epoch_of(file.name)
             replaced = number is None or (base is not None and number <= base)
             (old if replaced and base is not None else here).append(file)
-        waiting = [name for name in folder.waiting() if _upto(folder, name, epoch.number)]
+        waiting = [part for part in folder.waiting() if _upto(folder, part.name, epoch.number)]
         expected = sum(c.data["total_parts"] for c in committables)
         if len(waiting) + len(here) < expected:
             raise CheckpointError(
@@ -316,7 +253,7 @@ class FolderCommitter(Committer):
                 code="E0704",
                 help="someone removed them; start over with --fresh",
             )
-        sizes = [[n, folder.staged(n).stat().st_size, 0] for n in waiting]
+        sizes = [[p.name, p.path.stat().st_size, 0, p.digest, None] for p in waiting]
         self._files, self._rows, self._bytes = len(here), 0, sum(f.stat().st_size for f in here)
         self._publish(sizes)
         self._rows = sum(c.data["total_rows"] for c in committables)
@@ -332,13 +269,12 @@ class FolderCommitter(Committer):
         }
 
 
+def _content(length: int, more: Sequence[Any]) -> StagedContent:
+    """Of a part's entry in a committable: after name, length and rows come digest and looks."""
+    digest, seen = more if more else (None, None)
+    return StagedContent(length, digest, seen=tuple(seen) if seen else None)
+
+
 def _upto(folder: PartsFolder, name: str, epoch: int) -> bool:
     number = folder.epoch_of(name)
     return number is not None and number <= epoch
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:
-        return

@@ -6,25 +6,22 @@ and what then remains is what that epoch had. Everything here blocks: call it on
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
+from dataflare.connectors.file.staged import AppendedFile
 from dataflare.errors import CheckpointError
 from dataflare.formats.arrow_write import ArrowEncoder
-from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import Compressor
 from dataflare.formats.parquet_footer import MAGIC, Piece
 from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
 from dataflare.formats.text_write import TextFormat
 from dataflare.model.types import Schema
-from dataflare.sdk.crashpoints import crash_point
 
 _LENGTH = struct.Struct("<I")
-_CHECKED_BYTES = 64 << 10
 
 
 class Encoder(Protocol):
@@ -35,13 +32,16 @@ class Encoder(Protocol):
 
 
 class GrowingFile(Protocol):
-    """rows and length: of all that was added so far."""
+    """rows, length and digest (a checksum): of all that was added so far."""
 
     path: Path
     rows: int
 
     @property
     def length(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def add(self, encoded: Any, rows: int) -> None:
         """Append what the file's encoder made of so many rows."""
@@ -58,39 +58,6 @@ class GrowingFile(Protocol):
     def close(self) -> None: ...
 
 
-class _Appended:
-    """Appends to a file descriptor, and knows the length."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        self.path, self.length = path, length
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115
-        self._file.truncate(length)
-
-    def append(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        half = len(view) // 2
-        self._write(view[:half])
-        crash_point("file.write.mid_row_group")
-        self._write(view[half:])
-
-    def _write(self, view: memoryview) -> None:
-        while view:
-            written = os.pwrite(self._file.fileno(), view, self.length)
-            self.length += written
-            view = view[written:]
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class GrowingText:
     """CSV, NDJSON or JSON. A gzip or zstd member ends with each epoch."""
 
@@ -103,17 +70,22 @@ class GrowingText:
         *,
         header: bool = True,
         length: int = 0,
+        digest: str | None = None,
         rows: int = 0,
     ) -> None:
         self.path, self.rows = path, rows
         self._format, self._compressor = format_, Compressor(compression)
-        self._file = _Appended(path, length)
+        self._file = AppendedFile(path, length, digest)
         if header and not length:
             self._file.append(self._compressor.write(format_.header(schema)))
 
     @property
     def length(self) -> int:
         return self._file.length
+
+    @property
+    def digest(self) -> str:
+        return self._file.digest
 
     def add(self, encoded: bytes, rows: int) -> None:
         if not rows:
@@ -140,17 +112,28 @@ class GrowingArrow:
     """Arrow IPC. Its messages tell their lengths, so the file is its own list of batches."""
 
     def __init__(
-        self, path: Path, encoder: ArrowEncoder, schema: Schema, *, length: int = 0, rows: int = 0
+        self,
+        path: Path,
+        encoder: ArrowEncoder,
+        schema: Schema,
+        *,
+        length: int = 0,
+        digest: str | None = None,
+        rows: int = 0,
     ) -> None:
         self.path, self.rows = path, rows
         self._encoder, self._empty = encoder, pl.DataFrame(schema=schema.to_polars())
-        self._file = _Appended(path, length)
+        self._file = AppendedFile(path, length, digest)
         if not length:
             self._file.append(encoder.start(self._empty))
 
     @property
     def length(self) -> int:
         return self._file.length
+
+    @property
+    def digest(self) -> str:
+        return self._file.digest
 
     def add(self, encoded: memoryview, rows: int) -> None:
         self._file.append(encoded)
@@ -181,13 +164,17 @@ class GrowingParquet:
         *,
         sidecar: Path | None = None,
         length: int = 0,
+        digest: str | None = None,
         sidecar_length: int = 0,
+        sidecar_digest: str | None = None,
         rows: int = 0,
     ) -> None:
         self.path, self.rows = path, rows
         self._encoder, self._schema = encoder, schema
-        self._file = _Appended(path, length)
-        self._sidecar = _Appended(sidecar, sidecar_length) if sidecar is not None else None
+        self._file = AppendedFile(path, length, digest)
+        self._sidecar = (
+            AppendedFile(sidecar, sidecar_length, sidecar_digest) if sidecar is not None else None
+        )
         self._footer = ParquetFooter()
         if sidecar is not None and sidecar_length:
             entries = _entries(sidecar.read_bytes()[:sidecar_length], sidecar)
@@ -200,8 +187,16 @@ class GrowingParquet:
         return self._file.length
 
     @property
+    def digest(self) -> str:
+        return self._file.digest
+
+    @property
     def sidecar_length(self) -> int:
         return self._sidecar.length if self._sidecar is not None else 0
+
+    @property
+    def sidecar_digest(self) -> str | None:
+        return self._sidecar.digest if self._sidecar is not None else None
 
     def add(self, encoded: Piece, rows: int) -> None:
         entries = self._footer.add(encoded, self._file.length)
@@ -241,20 +236,3 @@ def _entries(data: bytes, path: Path) -> list[bytes]:
     if place != len(data) or not found:
         raise CheckpointError(f"{path} is damaged", code="E0704", help="start over with --fresh")
     return found
-
-
-def tail_checksum(path: Path, length: int) -> str:
-    """Of the last bytes before `length`: enough to tell another file from ours."""
-    with path.open("rb") as file:
-        start = max(0, length - _CHECKED_BYTES)
-        file.seek(start)
-        return checksum(file.read(length - start))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -20,6 +20,7 @@ from typing import IO, Any
 import polars as pl
 from msgspec import Struct
 
+from dataflare.checkpoint.files import sync_folder
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
@@ -27,10 +28,9 @@ from dataflare.connectors.file.growing import (
     Encoder,
     GrowingFile,
     GrowingParquet,
-    sync_folder,
-    tail_checksum,
 )
 from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.connectors.file.staged import StagedContent, content_of, looks
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.crashpoints import crash_point
@@ -122,10 +122,12 @@ class SingleFileWriter(Writer):
                 "staged": self._staging.path.name,
                 "length": file.length,
                 "rows": file.rows,
-                "check": tail_checksum(file.path, file.length),
+                "digest": file.digest,
+                "seen": looks(file.path),
             }
         if isinstance(file, GrowingParquet):
             data["sidecar_length"] = file.sidecar_length
+            data["sidecar_digest"] = file.sidecar_digest
         return Committable(0, data)
 
     async def aclose(self) -> None:
@@ -166,17 +168,19 @@ class SingleFileCommitter(Committer):
                     _remove_unless_held(leftover)
                 return
             data = committables[0].data
+            content = content_of(data)
             if not staging.path.exists():
-                if not _is_published(staging.target, data):
+                if not content.is_in(staging.target):
                     raise _gone(staging.path)
                 return
-            if staging.path.stat().st_size < data["length"] or (
-                tail_checksum(staging.path, data["length"]) != data["check"]
-            ):
-                raise _foreign(staging.path)
-            os.truncate(staging.path, data["length"])
+            content.check(staging.path, thorough=True, whole=False)
+            os.truncate(staging.path, content.length)
             if "sidecar_length" in data:
-                os.truncate(staging.sidecar, data["sidecar_length"])
+                if not staging.sidecar.exists():
+                    raise _gone(staging.sidecar)
+                sidecar = StagedContent(data["sidecar_length"], data.get("sidecar_digest"))
+                sidecar.check(staging.sidecar, thorough=True, whole=False)
+                os.truncate(staging.sidecar, sidecar.length)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if committables:
@@ -192,12 +196,12 @@ class SingleFileCommitter(Committer):
         staging = self._staging
         with file_errors(staging.target, "writing"):
             crash_point("file.commit.before_publish")
+            content = content_of(data)
             if staging.path.exists():
-                if staging.path.stat().st_size != data["length"]:
-                    raise _foreign(staging.path)
+                content.check(staging.path, thorough=False)
                 os.replace(staging.path, staging.target)
                 sync_folder(staging.target.parent)
-            elif not _is_published(staging.target, data):
+            elif not content.is_in(staging.target):
                 raise _gone(staging.path)
             crash_point("file.commit.after_publish")
             staging.sidecar.unlink(missing_ok=True)
@@ -210,28 +214,11 @@ class SingleFileCommitter(Committer):
         return {"path": str(path), "rows": self._rows, "bytes": size, "files": 1}
 
 
-def _is_published(target: Path, data: Mapping[str, Any]) -> bool:
-    """Whether the target is the staged file after its rename."""
-    return (
-        target.exists()
-        and target.stat().st_size == data["length"]
-        and tail_checksum(target, data["length"]) == data["check"]
-    )
-
-
 def _gone(path: Path) -> CheckpointError:
     return CheckpointError(
         f"the staged rows are gone: {path}",
         code="E0704",
         help="someone removed them; start over with --fresh",
-    )
-
-
-def _foreign(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not what the last checkpoint left",
-        code="E0704",
-        help="someone changed it; start over with --fresh",
     )
 
 

@@ -22,7 +22,7 @@ import polars as pl
 import xxhash
 from msgspec import Struct
 
-from dataflare.checkpoint.files import open_private
+from dataflare.checkpoint.files import open_private, sync_folder
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
 
@@ -208,15 +208,3 @@ def clear_before(folder: Path, epoch: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if p.suffix == ".arrow"] if folder.is_dir() else []
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in it durable, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
