@@ -22,6 +22,7 @@ from msgspec.structs import asdict, replace
 
 from dataflare.checkpoint import files, lock
 from dataflare.errors import CheckpointError, DataFlareError
+from dataflare.model.new_fields import Columns
 
 KEEP_RUNS = 500
 _CURRENT_VERSION = 1
@@ -78,7 +79,9 @@ class Current(Struct, frozen=True):
     """What the next run continues. finished: the last run of this lineage came to its end;
     attempt: the last one that began; carried: by source, from the last finished run; base_epoch:
     the last epoch of that run, so that later ones are the unfinished run's; last_epoch: of the newest
-    checkpoint that was published, so that a missing one is noticed."""
+    checkpoint that was published, so that a missing one is noticed; learned: by source, the columns
+    that its rows have and its schema lacks; starts_over: the unfinished run begins again, because
+    what it wrote lacks columns that it has learned."""
 
     lineage: str
     attempt: int
@@ -87,6 +90,8 @@ class Current(Struct, frozen=True):
     carried: Mapping[str, Any] = field(default_factory=dict)
     base_epoch: int = 0
     last_epoch: int = 0
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    starts_over: bool = False
 
 
 class RunLog:
@@ -138,6 +143,8 @@ class RunLog:
                 value["carried"],
                 value["base_epoch"],
                 value.get("last_epoch", 0),
+                value.get("learned", {}),
+                value.get("starts_over", False),
             )
         except FileNotFoundError:
             return None
@@ -178,6 +185,16 @@ class RunLog:
     def _write(self, record: RunRecord) -> None:
         with files.writing("the run history"):
             files.write_whole(self._runs / f"{record.run_id}.json", _json(record.to_json()))
+
+
+def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:
+    """By source, the columns that earlier runs of a workflow found in its rows and its schema lacks.
+    Nothing, where that cannot be read: the run itself says what is wrong there."""
+    try:
+        current = RunLog(files.workflow_folder(home, workflow)).current()
+    except CheckpointError:
+        return {}
+    return {} if current is None else current.learned
 
 
 def new_run_id(

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.store import LocalStore
+from dataflare.engine import new_fields
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
@@ -138,16 +139,19 @@ class Attempt:
         await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
-        """Cut epochs until the end."""
+        """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
         interval = self.settings.checkpoint.interval
         ended = asyncio.ensure_future(coordinator.all_ended.wait())
         stopped = asyncio.ensure_future(stop.wait())
+        appeared = asyncio.ensure_future(coordinator.fields_appeared.wait())
         manifest: Manifest | None = None
         try:
             while True:
                 wait_s = None if self.plan.commits_wait else interval
                 await asyncio.wait(
-                    [ended, stopped], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
+                    [ended, stopped, appeared],
+                    timeout=wait_s,
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
                 if ended.done():
                     return Ending(True, await coordinator.checkpoint(final=True))
@@ -156,10 +160,16 @@ class Attempt:
                         coordinator.stopping = True
                         manifest = await coordinator.checkpoint()
                     return Ending(False, manifest)
+                if appeared.done():
+                    if not self.plan.commits_wait and not self.plan.starts_over:
+                        # What was read so far is kept, so that no row is read or shown twice.
+                        coordinator.stopping = True
+                        await coordinator.checkpoint()
+                    raise new_fields.appeared(coordinator.new_fields)
                 manifest = await coordinator.checkpoint()
         finally:
-            ended.cancel()
-            stopped.cancel()
+            for waiting in (ended, stopped, appeared):
+                waiting.cancel()
 
     # -- building ----------------------------------------------------------------------------------
 
@@ -304,6 +314,9 @@ class Attempt:
                 run_key=hash_text(self.start.identity.lineage),
                 hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
                 retrying=self.retries.of(stage.name),
+                schema_change=(
+                    self.settings.schema_change if stage.name in self.plan.watched else None
+                ),
                 **common,
             )
         assert stage.operator is not None

@@ -23,6 +23,7 @@ from dataflare.engine.pool import WorkerPool
 from dataflare.engine.source_task import SourceTask
 from dataflare.engine.task import Answer, Task
 from dataflare.errors import CheckpointError, Retry
+from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Barrier, Split
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
@@ -89,6 +90,8 @@ class Coordinator:
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
         self._pending: _Pending | None = None
+        self.new_fields: dict[str, list[NewFields]] = {}
+        self.fields_appeared = asyncio.Event()
         self._last_answers: dict[str, Answer] = {}
 
     @property
@@ -109,6 +112,11 @@ class Coordinator:
         if all(each.has_ended for each in self.tasks):
             self.all_ended.set()
         self._look()
+
+    def appeared(self, step: str, found: Sequence[NewFields]) -> None:
+        """A source has found fields that its columns lack, and stands still."""
+        self.new_fields.setdefault(step, []).extend(found)
+        self.fields_appeared.set()
 
     def _look(self) -> None:
         pending = self._pending

@@ -15,8 +15,16 @@ from dataflare.errors import DataError
 _SHARE_FROM_ROWS = 10_000
 
 
+class LeftOut(Struct):
+    """A field that a source's columns lack. place: of the first row that has a value there."""
+
+    rows: int
+    place: str
+
+
 class StepMetrics(Struct):
-    """rows_in and rows_out: None once unknowable. tasks and ended: its parallel copies."""
+    """rows_in and rows_out: None once unknowable. tasks and ended: its parallel copies. left_out: by
+    path, the fields that its columns lack."""
 
     kind: str = "transformation"
     rows_in: int | None = 0
@@ -29,6 +37,11 @@ class StepMetrics(Struct):
     tasks: int = 0
     ended: int = 0
     warnings: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    def leave_out(self, path: str, found: LeftOut) -> None:
+        before = self.left_out.setdefault(path, LeftOut(0, found.place))
+        before.rows += found.rows
 
     @property
     def done(self) -> bool:
@@ -64,6 +77,11 @@ class JobMetrics:
     def step(self, name: str) -> StepMetrics:
         """The counts of a step; those of stages no user wrote (dead letters) are kept apart."""
         return self.steps.get(name) or self._inner.setdefault(name, StepMetrics("destination"))
+
+    def start_over(self) -> None:
+        """Forget all counts: what was counted is taken back."""
+        self.steps = {name: StepMetrics(step.kind) for name, step in self.steps.items()}
+        self._inner.clear()
 
     def check_errors(self) -> None:
         """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A

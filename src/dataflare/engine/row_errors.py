@@ -100,9 +100,13 @@ class RowErrors:
             outcome.failed.append(self._failed(failed, lowering, given))
         return taken
 
-    def unread(self, step: str, bad: Sequence[BadRow], outcome: Outcome) -> None:
-        """Deal with rows that a source could not read. Raises DataError where it says `fail`."""
-        if bad and self.policy(step) == "fail":
+    def unread(
+        self, step: str, bad: Sequence[BadRow], outcome: Outcome, policy: str | None = None
+    ) -> None:
+        """Deal with rows that a source could not read, as its policy says, or as `policy`. Raises
+        DataError where that is `fail`."""
+        policy = policy or self.policy(step)
+        if bad and policy == "fail":
             first = bad[0]
             raise DataError(
                 f"step '{step}': {first.place}: {first.message}",
@@ -111,7 +115,7 @@ class RowErrors:
                 notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
                 help="mend the data, or set error_handling: {on_error: skip}",
             )
-        if self.policy(step) == "dead_letter":
+        if policy == "dead_letter":
             told = BadRows.of(bad).frame.select(
                 pl.lit(step).alias("step"),
                 "code",

@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct, field
 
 from dataflare.engine.keyed import AskedTable
-from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.metrics import JobMetrics, LeftOut
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
@@ -48,6 +48,7 @@ class Outcome(Struct):
 
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
     rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
+    left_out: step, path and rows of fields that a source's columns lack.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Outcome(Struct):
     errors: dict[str, int] = field(default_factory=dict)
     failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
+    left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -75,6 +77,8 @@ class Outcome(Struct):
         for (step, warning), rows in self.warnings.items():
             warnings = metrics.step(step).warnings
             warnings[warning] = warnings.get(warning, 0) + rows
+        for step, path, found in self.left_out:
+            metrics.step(step).leave_out(path, found)
 
 
 class SegmentRunner:

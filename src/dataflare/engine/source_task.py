@@ -11,11 +11,13 @@ import asyncio
 import datetime
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from dataflare.checkpoint.manifest import SplitState
+from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
@@ -26,14 +28,15 @@ from dataflare.model.batch import SharedDataBatch
 from dataflare.model.hashing import mix_int
 from dataflare.model.progress import Barrier, Position, Split
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import Chunk, EndOfSplit, SourceConnector
+from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, Salvaged, SourceConnector
 
 _RUSH_FAILURES = 4
 """After so many chunks in a row that did not parse, the careful way is tried first."""
 
 
 class SourceTask(Task):
-    """Pulls splits from the queue until none is left."""
+    """Pulls splits from the queue until none is left. schema_change: what happens to fields that the
+    columns lack; None where nobody would see them."""
 
     def __init__(
         self,
@@ -45,9 +48,11 @@ class SourceTask(Task):
         run_key: int,
         hold_s: float,
         retrying: Retrying,
+        schema_change: str | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
+        self._schema_change = schema_change
         self.connector, self.queue, self.runner, self.batcher = connector, queue, runner, batcher
         self._run_key, self._hold_s, self._retrying = run_key, hold_s, retrying
         self._done: list[SplitState] = []
@@ -141,18 +146,46 @@ class SourceTask(Task):
                     reading = None
                 while flying and flying[0][1].done():
                     chunk, future = flying.popleft()
-                    await self._let_out(future.result(), chunk.num_bytes)
+                    try:
+                        outcome = future.result()
+                    except new_fields.NewFieldsFound as signal:
+                        await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
+                    await self._let_out(outcome, chunk.num_bytes)
                     self._position = chunk.position
                     await self._cut()
         finally:
             await _abandon([reading] if reading is not None else [], [f for _, f in flying])
+
+    async def _stand_at(
+        self,
+        found: NewFields,
+        reader: ReopeningReader,
+        reading: asyncio.Future[Chunk] | None,
+        flying: list[asyncio.Future[Outcome]],
+    ) -> None:
+        """Report new fields, and wait in front of their chunk until the attempt is ended."""
+        following = new_fields.following(reader, reading, self._open_next)
+        search = partial(self.pool.submit, _searched)
+        try:
+            more = await new_fields.look_ahead(found, flying, following, search)
+        finally:
+            await following.aclose()
+        self.coordination.appeared(self.name, more)
+        await self._wait_for(asyncio.get_running_loop().create_future())
+
+    def _open_next(self) -> ReopeningReader | None:
+        """A reader of the next split, which this attempt will not read any more."""
+        taken = self.queue.take()
+        if taken is None:
+            return None
+        return ReopeningReader(self.connector, *taken, self._retrying, self._hold_s)
 
     def _compute(self, chunk: Chunk) -> Outcome:
         """A chunk through the chain, on a pool thread."""
         rush = self._failures < _RUSH_FAILURES
         if rush or chunk.salvage is None:
             try:
-                outcome = self.runner.run(self._given(chunk))
+                outcome = self._run(chunk)
             except pl.exceptions.PolarsError as error:
                 if chunk.salvage is None:
                     raise broken_data(error, self.name) from error
@@ -160,24 +193,54 @@ class SourceTask(Task):
             else:
                 self._failures = 0
                 return outcome
-        return self._salvaged(chunk)
+        found = chunk.new_fields() if self._schema_change and chunk.new_fields else None
+        return self._salvaged(chunk, found)
 
-    def _given(self, chunk: Chunk) -> Given:
-        frame = self._with_needs(chunk.scan(), chunk.key)
-        return Given(frame, chunk.count(), lambda: chunk.scan().collect(), chunk.place)
+    def _run(self, chunk: Chunk) -> Outcome:
+        """The quick way. Raises a Polars error for a chunk with bad rows."""
+        ignored = Outcome()
+        if self._schema_change is None or chunk.watched is None:
+            frame = chunk.scan()
+        else:
+            frame, found = chunk.watched()
+            if found is not None and self._decide(found, chunk, ignored):
+                return self._salvaged(chunk, found)
+        frame = self._with_needs(frame, chunk.key)
+        original = lambda: chunk.scan().collect()  # noqa: E731
+        outcome = self.runner.run(Given(frame, chunk.count(), original, chunk.place))
+        outcome.left_out += ignored.left_out
+        return outcome
 
-    def _salvaged(self, chunk: Chunk) -> Outcome:
-        """The good rows of a chunk that did not parse, and what becomes of the bad ones."""
+    def _decide(self, found: NewFields, chunk: Chunk, outcome: Outcome) -> bool:
+        """What becomes of new fields: whether their rows become dead letters. Raises what ends the
+        run, or the attempt."""
+        match self._schema_change:
+            case "evolve" if found.columns([found.sample]):
+                raise new_fields.NewFieldsFound(found)
+            case "fail":
+                raise new_fields.refused(self.name, found, chunk)
+            case "dead_letter":
+                return True
+        new_fields.left_out(self.name, found, chunk, outcome)
+        return False
+
+    def _salvaged(self, chunk: Chunk, found: NewFields | None) -> Outcome:
+        """The good rows of a chunk with bad rows or new fields, and what becomes of the others."""
         assert chunk.salvage is not None
-        saved = chunk.salvage()
+        fresh = Outcome()
+        takes_out = found is not None and self._decide(found, chunk, fresh)
+        saved: Salvaged = chunk.salvage()
+        self.runner.errors.unread(self.name, saved.bad, fresh)
+        if found is not None and takes_out:
+            saved = new_fields.letters(found, saved, chunk)
+            self.runner.errors.unread(self.name, saved.bad, fresh, policy="dead_letter")
         lazy = self._with_needs(saved.good.lazy(), chunk.key)
         given = Given(
             lazy.collect(), saved.good.height, lambda: saved.good, chunk.place, saved.good_rows
         )
-        fresh = Outcome()
-        self.runner.errors.unread(self.name, saved.bad, fresh)
         outcome = self.runner.run(given)
         outcome.failed[:0] = fresh.failed
+        outcome.left_out += fresh.left_out
         for step, rows in fresh.errors.items():
             outcome.count_errors(step, rows)
         return outcome
@@ -235,6 +298,16 @@ class SourceTask(Task):
         self.metrics.step(self.name).add_out(outcome.head_rows, num_bytes)
         self.metrics.step(self.name).seconds += outcome.seconds
         await self.emit(outcome)
+
+
+def _searched(chunk: Chunk) -> NewFields | None:
+    """The new fields of a chunk whose rows nobody wants."""
+    if chunk.watched is None or chunk.new_fields is None:
+        return None
+    try:
+        return chunk.watched()[1]
+    except pl.exceptions.PolarsError:
+        return chunk.new_fields()
 
 
 def hash_text(text: str) -> int:

@@ -21,6 +21,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Barrier
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Coordination(Protocol):
 
     def answered(self, task: Task, epoch: int, answer: Answer) -> None:
         """The task's share of the epoch is durable."""
+
+    def appeared(self, step: str, found: Sequence[NewFields]) -> None:
+        """A source has found fields that its columns lack, and stands still."""
 
     def ended(self, task: Task, answer: Answer) -> None:
         """The task has nothing more to do but for the final epoch; its share from now on."""

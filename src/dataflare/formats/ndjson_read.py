@@ -41,17 +41,25 @@ class NdjsonPlan(Struct, frozen=True):
     def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows or
         with values that only the patient way reads exactly."""
+        return self.converted(self._parsed(self._read, data))
+
+    def parse(self, data: bytes) -> pl.DataFrame:
+        """All columns as the parser gives them; `converted` makes of them what `scan` gives. Raises
+        what `scan` raises."""
+        return self._parsed(self.columns, data).collect(engine="streaming")
+
+    def _parsed(self, columns: Sequence[TextColumn], data: bytes) -> pl.LazyFrame:
         json_loss.check_surrogates(data)
-        schema = {column.name: _parsed(column.type) for column in self._read}
-        frame = json_loss.checked(pl.scan_ndjson(data, schema=schema), self._read, data)
-        return self._converted(frame, patient=False)
+        schema = {column.name: _parsed(column.type) for column in columns}
+        return json_loss.checked(pl.scan_ndjson(data, schema=schema), self._read, data)
 
     def _exact(self, data: bytes) -> pl.DataFrame:
         """The rows of lines that were looked at one by one."""
         schema = {column.name: _parsed(column.type) for column in self._read}
-        return self._converted(pl.scan_ndjson(data, schema=schema), patient=True).collect()
+        return self.converted(pl.scan_ndjson(data, schema=schema), patient=True).collect()
 
-    def _converted(self, frame: pl.LazyFrame, *, patient: bool) -> pl.LazyFrame:
+    def converted(self, frame: pl.LazyFrame, *, patient: bool = False) -> pl.LazyFrame:
+        """The wanted columns with their types, from what the parser gave."""
         pairs = [(column.name, _convert(column, patient)) for column in self._read]
         made = {name: expr for name, expr in pairs if expr is not None}
         return frame.with_columns(**made).select(self.output)

@@ -33,6 +33,11 @@ def closing_warnings(
     for name, metric in metrics.steps.items():
         for warning, rows in metric.warnings.items():
             yield f"step '{name}': {warning} in {in_words(rows)}"
+        for path, left_out in metric.left_out.items():
+            yield (
+                f"step '{name}': field '{path}' came after the sample and was left out: "
+                f"{in_words(left_out.rows)} with a value, the first at {left_out.place}"
+            )
         if metric.errors:
             were = "was" if metric.errors == 1 else "were"
             yield f"step '{name}': {in_words(metric.errors)} failed and {were} left out"

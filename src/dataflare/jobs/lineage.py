@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from dataflare.checkpoint.files import workflow_folder
-from dataflare.checkpoint.runs import Current, RunLog
+from dataflare.checkpoint.runs import Current, RunLog, learned_by
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import forget
+from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
 from dataflare.workflow.model import Workflow
 
@@ -62,6 +64,10 @@ class Lineage:
         self.current = current
         await self.keep()
         return resume
+
+    def learned(self) -> Mapping[str, Columns]:
+        """By source, the columns that earlier runs found in its rows."""
+        return {} if self.options.fresh else learned_by(self.options.home, self.workflow.name)
 
     def store_of(self, current: Current) -> LocalStore:
         """Where the checkpoints of a lineage are."""

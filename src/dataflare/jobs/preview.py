@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +12,22 @@ from typing import TYPE_CHECKING
 import polars as pl
 from msgspec.structs import replace
 
+from dataflare.checkpoint.home import home_of
+from dataflare.checkpoint.runs import learned_by
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import Attempt, Start
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import PlanError, did_you_mean
 from dataflare.jobs.collector import CollectorDestination
+from dataflare.jobs.learning import refuse_more, with_more
+from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.planner import RULES, physical
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.graph import DestinationNode, Graph, Node, Port
 from dataflare.planner.guarantees import upstream
+from dataflare.planner.new_fields import watched
+from dataflare.planner.physical import watching
 from dataflare.sdk.context import Policy
 
 if TYPE_CHECKING:
@@ -37,11 +44,24 @@ def preview(
     Reads no more than it must: the run is stopped as soon as there are enough rows. Raises
     PlanError (E0108) for an unknown step, and what a run would raise.
     """
-    return asyncio.run(_preview(workflow, step, rows, policy))
+    learned: Mapping[str, Columns] = learned_by(home_of(workflow.file), workflow.name)
+    for replans in itertools.count(1):
+        try:
+            return asyncio.run(_preview(workflow, step, rows, policy, learned))
+        except FieldsAppeared as appeared:
+            refuse_more(appeared, replans)
+            learned = with_more(learned, appeared)
+    raise AssertionError("unreachable")
 
 
-async def _preview(workflow: Workflow, step: str, rows: int, policy: Policy | None) -> pl.DataFrame:
-    written = await bind_workflow(workflow, policy=policy)
+async def _preview(
+    workflow: Workflow,
+    step: str,
+    rows: int,
+    policy: Policy | None,
+    learned: Mapping[str, Columns],
+) -> pl.DataFrame:
+    written = await bind_workflow(workflow, policy=policy, learned=learned)
     port = _port(written, step)
     stop = asyncio.Event()
     collector = CollectorDestination(rows, stop)
@@ -57,6 +77,7 @@ async def _preview(workflow: Workflow, step: str, rows: int, policy: Policy | No
         changelogs=frozenset(),
         letters={each.name: nowhere for each in workflow.steps()},
     )
+    plan = watching(plan, watched(workflow, policy, end=written.nodes[port.node].step))
     settings = workflow.settings.model_copy(update={"parallelism": 1})
     policies = {
         each.name: (each.error_handling or settings.error_handling).on_error

@@ -19,6 +19,7 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import destination_context
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
+from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.destination import Committer, Marker
@@ -54,29 +55,30 @@ async def recover(
     base_epoch: int,
     last_epoch: int,
     resume: bool,
+    starts_over: bool = False,
 ) -> Recovered:
     """Decide what to resume and bring the destinations there.
 
     base_epoch: the last epoch of the finished run before; only what came after it is this run's.
-    last_epoch: the newest one that was published, 0 if none was.
+    last_epoch: the newest one that was published, 0 if none was. starts_over: what this run wrote so
+    far is taken back, and the run begins again.
     Raises CheckpointError when going on would lose or double rows.
     """
-    listed = await asyncio.to_thread(store.list_manifests)
-    found = with_missing(listed, base_epoch, last_epoch) if resume else []
     markers: dict[str, Marker | None] = {}
     for name, committer in committers.items():
         marker = await committer.marker()
         markers[name] = marker if marker is not None and marker.epoch > base_epoch else None
+    if starts_over:
+        refuse_taking_back(markers)
+        return await _begun(store, committers, base_epoch)
+    listed = await asyncio.to_thread(store.list_manifests)
+    found = with_missing(listed, base_epoch, last_epoch) if resume else []
     kept = await asyncio.to_thread(store.judge, markers)
     decision = decide_resume(found, markers, kept)
     if isinstance(decision, Refuse):
         raise decision.error
     if not isinstance(decision, Resume):
-        await asyncio.to_thread(store.rewind, base_epoch)
-        for committer in committers.values():
-            await committer.recover(base_epoch, ())
-            await committer.begin(base_epoch)
-        return Recovered(None, base_epoch)
+        return await _begun(store, committers, base_epoch)
     manifest = decision.manifest
     notices = [_said(epoch, why) for epoch, why in decision.skipped]
     if notices:
@@ -90,6 +92,17 @@ async def recover(
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
     await commit(committers, manifest)
     return Recovered(manifest, manifest.epoch, tuple(notices))
+
+
+async def _begun(
+    store: LocalStore, committers: Mapping[str, Committer], base_epoch: int
+) -> Recovered:
+    """The run's beginning: nothing of it is left anywhere."""
+    await asyncio.to_thread(store.rewind, base_epoch)
+    for committer in committers.values():
+        await committer.recover(base_epoch, ())
+        await committer.begin(base_epoch)
+    return Recovered(None, base_epoch)
 
 
 def _said(epoch: int, why: str) -> str:

@@ -29,7 +29,7 @@ from msgspec import Struct, field
 
 from dataflare.checkpoint import files
 from dataflare.checkpoint.lock import RunLock
-from dataflare.checkpoint.runs import Current, RunLog, new_run_id, utc_text
+from dataflare.checkpoint.runs import Current, RunLog, learned_by, new_run_id, utc_text
 from dataflare.checkpoint.store import LocalStore
 from dataflare.connectors.inline.values import frame_of
 from dataflare.engine.coordinator import Identity
@@ -98,7 +98,8 @@ class _Replay:
         waiting = [letter for letter in self.box.waiting() if wanted(letter)]
         if not waiting and not pending:
             return self.done
-        graph = asyncio.run(bind_workflow(self.workflow))
+        learned = learned_by(self.box.folder.parent, self.workflow.name)
+        graph = asyncio.run(bind_workflow(self.workflow, learned=learned))
         for folder in pending:
             if not self._go_on(folder, graph):
                 return self.done

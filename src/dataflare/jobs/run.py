@@ -30,12 +30,14 @@ from dataflare.jobs.breakers import circuit_breakers
 from dataflare.jobs.closing import closing_warnings, ended
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
+from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
 from dataflare.jobs.recovery import Recovered, open_committers, recover
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
+from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
@@ -88,12 +90,7 @@ class _Run:
     async def run(self) -> RunResult:
         self.stop = asyncio.Event()
         with interruptible(self._interrupt):
-            plan = await plan_async(
-                self.workflow,
-                home=self.options.home,
-                policy=self.options.policy,
-                retries=self.retries,
-            )
+            plan = await self._plan(self.lineage.learned())
             if plan.stages.commits_wait:
                 self.reporter.say(
                     "everything is committed at the end of the run: see `dataflare plan`"
@@ -105,6 +102,15 @@ class _Run:
                 RunLock(folder, self.run_id, utc_text(time.time())),
             ):
                 return await self._locked(plan)
+
+    async def _plan(self, learned: Mapping[str, Columns]) -> Plan:
+        return await plan_async(
+            self.workflow,
+            home=self.options.home,
+            policy=self.options.policy,
+            retries=self.retries,
+            learned=learned,
+        )
 
     async def _locked(self, plan: Plan) -> RunResult:
         resume = await self.lineage.begin(plan)
@@ -134,6 +140,7 @@ class _Run:
         """Run attempts until one ends for good. Returns status, error and what sources carry."""
         policy = self.workflow.settings.restart
         failures: list[float] = []
+        replans = 0
         timer = self._timer()
         try:
             while True:
@@ -141,6 +148,12 @@ class _Run:
                     return await self._attempt(plan, resume)
                 except asyncio.CancelledError:
                     raise
+                except FieldsAppeared as appeared:
+                    replans += 1
+                    try:
+                        plan, resume = await self._learn(plan, appeared, replans), True
+                    except DataFlareError as refused:
+                        return "failed", place(self.workflow, refused), None
                 except Exception as raised:
                     error = place(self.workflow, as_dataflare_error(raised))
                     now = time.monotonic()
@@ -161,6 +174,17 @@ class _Run:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _learn(self, plan: Plan, appeared: FieldsAppeared, replans: int) -> Plan:
+        """The plan with columns for new fields, after what was learned is durable."""
+        refuse_more(appeared, replans)
+        await self.lineage.keep(**with_fields(self.lineage.current, appeared, plan.stages))
+        if plan.stages.commits_wait or plan.stages.starts_over:
+            self.metrics.start_over()
+        for line in appeared_lines(appeared):
+            self.warnings.append(line)
+            self.reporter.say(line)
+        return await self._plan(self.lineage.current.learned)
 
     def _timer(self) -> asyncio.TimerHandle | None:
         if self.options.for_s is None:
@@ -183,7 +207,10 @@ class _Run:
                 base_epoch=current.base_epoch,
                 last_epoch=current.last_epoch,
                 resume=resume,
+                starts_over=current.starts_over,
             )
+            if current.starts_over:
+                await self.lineage.keep(last_epoch=recovered.epoch, starts_over=False)
             await asyncio.to_thread(self.lineage.note_epoch, recovered.epoch)
             self._notice(recovered)
             manifest = recovered.manifest

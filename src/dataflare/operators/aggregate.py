@@ -163,6 +163,10 @@ config:
 """
 
     @classmethod
+    def names_its_columns(cls, config: AggregateConfig) -> bool:
+        return True
+
+    @classmethod
     def bind(cls, config: AggregateConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
         if not config.measures:

@@ -305,3 +305,9 @@ class Step(ABC):
     def extra_outputs(cls, config: Any) -> tuple[str, ...]:
         """Names of outputs other than the step itself (`step.NAME`)."""
         return ()
+
+    @classmethod
+    def names_its_columns(cls, config: Any) -> bool:
+        """Whether only columns that the config names come out, so that a field which is new in the
+        input ends here."""
+        return False

@@ -47,6 +47,10 @@ config:
 """
 
     @classmethod
+    def names_its_columns(cls, config: MapConfig) -> bool:
+        return config.select is not None
+
+    @classmethod
     def bind(cls, config: MapConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         step, schema = context.step, inputs[0]
         operators: list[RowOperator] = []

@@ -149,6 +149,10 @@ config:
 """
 
     @classmethod
+    def names_its_columns(cls, config: PythonConfig) -> bool:
+        return config.schema_ is not None
+
+    @classmethod
     def bind(cls, config: PythonConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         step = context.step
         spot = spot_of(config.function)

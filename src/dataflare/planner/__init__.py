@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from dataflare.checkpoint.home import home_of
+from dataflare.checkpoint.runs import learned_by
+from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs
 from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
-from dataflare.planner.physical import PhysicalPlan, physical
+from dataflare.planner.new_fields import watched
+from dataflare.planner.physical import PhysicalPlan, physical, watching
 from dataflare.planner.rules import RULES
 from dataflare.planner.unavailable import refuse_unavailable
 from dataflare.planner.view import view
@@ -70,7 +73,12 @@ async def _count_splits(graph: Graph) -> dict[str, int]:
     return found
 
 
-def plan(workflow: Workflow, *, home: Path | None = None, policy: Policy | None = None) -> Plan:
+def plan(
+    workflow: Workflow,
+    *,
+    home: Path | None = None,
+    policy: Policy | None = None,
+) -> Plan:
     """The plan of a workflow. Opens sources for their schemas. Raises what is wrong, all at once
     where it is in the file."""
     return asyncio.run(plan_async(workflow, home=home, policy=policy))
@@ -91,11 +99,17 @@ async def plan_async(
     policy: Policy | None = None,
     optimise: bool = True,
     retries: Retries | None = None,
+    learned: Mapping[str, Columns] | None = None,
 ) -> Plan:
     """The same inside a running event loop. home: where local dead letters lie. optimise: False
-    keeps the plan as written. retries: for the calls of the systems that are asked for schemas."""
+    keeps the plan as written. retries: for the calls of the systems that are asked for schemas.
+    learned: by source, the columns that earlier runs found in its rows; what `home` says, when not
+    given."""
     refuse_unavailable(workflow)
-    written = await bind_workflow(workflow, policy=policy, retries=retries)
+    home = home or home_of(workflow.file)
+    if learned is None:
+        learned = learned_by(home, workflow.name)
+    written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
     check_changelogs(written)
     found = guarantees(written)
     demand(found, workflow.settings.guarantee)
@@ -109,8 +123,7 @@ async def plan_async(
         bounded=all(n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)),
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
-        letters=letter_destinations(
-            workflow, (home or home_of(workflow.file)) / workflow.name / STEP, policy
-        ),
+        letters=letter_destinations(workflow, home / workflow.name / STEP, policy),
     )
+    stages = watching(stages, watched(workflow, policy))
     return Plan(workflow, written, graph, stages, found)

@@ -19,6 +19,7 @@ from dataflare.errors import (
     did_you_mean,
     raise_all,
 )
+from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
@@ -62,11 +63,13 @@ async def bind_workflow(
     policy: Policy | None = None,
     offline: bool = False,
     retries: Retries | None = None,
+    learned: Mapping[str, Columns] | None = None,
 ) -> Graph:
     """The unoptimised plan. offline: do not open what is not on this machine, and accept sources
-    whose schema is then unknown. Raises one error or ManyErrors."""
+    whose schema is then unknown. learned: by source, the columns that earlier runs found in its
+    rows. Raises one error or ManyErrors."""
     retries = retries or Retries({s.name: s.error_handling.retries for s in workflow.steps()})
-    binder = _Binder(workflow, policy or Policy(), offline, retries)
+    binder = _Binder(workflow, policy or Policy(), offline, retries, learned or {})
     await binder.sources()
     await binder.transformations()
     await binder.destinations()
@@ -75,9 +78,16 @@ async def bind_workflow(
 
 
 class _Binder:
-    def __init__(self, workflow: Workflow, policy: Policy, offline: bool, retries: Retries) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        policy: Policy,
+        offline: bool,
+        retries: Retries,
+        learned: Mapping[str, Columns],
+    ) -> None:
         self.workflow, self.policy, self.offline = workflow, policy, offline
-        self.retries = retries
+        self.retries, self.learned = retries, learned
         self.nodes: dict[str, Node] = {}
         self.errors: list[DataFlareError] = []
         self.connectors: dict[str, SourceConnector] = {}
@@ -160,6 +170,7 @@ class _Binder:
         bound: BaseModel = bind_config(class_.Config, config, step=name)
         connector = class_(bound, ConnectorContext(name, self.workflow.base, self.policy))
         connector.contract = contract
+        connector.learned = self.learned.get(name, {})
         return connector
 
     async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:

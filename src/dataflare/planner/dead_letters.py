@@ -46,7 +46,13 @@ def may_fail_there(workflow: Workflow, step: str) -> bool:
     """Whether rows of the step may become dead letters."""
     if error_handling(workflow, step).on_error == "dead_letter":
         return True
-    if step in workflow.destinations and workflow.settings.schema_change == "dead_letter":
+    if workflow.settings.schema_change == "dead_letter" and (
+        step in workflow.destinations
+        or (
+            step in workflow.sources
+            and registry.source(workflow.sources[step].type).finds_new_fields
+        )
+    ):
         return True
     config: Mapping[str, Any] = workflow.step(step).config
     rules = config.get("rules") or ()

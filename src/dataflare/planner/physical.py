@@ -80,11 +80,16 @@ class Stage(Struct, frozen=True):
 
 
 class PhysicalPlan(Struct, frozen=True):
+    """watched: the sources whose new fields could reach a destination. starts_over: a destination
+    that they reach cannot get more columns in the middle of a run."""
+
     stages: tuple[Stage, ...]
     edges: tuple[Edge, ...]
     bounded: bool
     commits_wait: bool = False
     changelogs: frozenset[str] = frozenset()
+    watched: frozenset[str] = frozenset()
+    starts_over: bool = False
 
     def into(self, stage: int) -> list[Edge]:
         return [edge for edge in self.edges if edge.to_stage == stage]
@@ -127,6 +132,18 @@ def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]
         made = Stage(ids[connector], name, (name,), 1, LETTERS, destination=connector)
         stages.append(made)
     return replace(plan, stages=tuple(stages), edges=tuple(edges))
+
+
+def watching(plan: PhysicalPlan, reached: Mapping[str, frozenset[str]]) -> PhysicalPlan:
+    """The plan that watches these sources for new fields. reached: by source, the steps that they
+    would get to."""
+    steps = frozenset().union(*reached.values())
+    rigid = any(
+        stage.name in steps
+        for stage in plan.stages
+        if stage.destination is not None and stage.destination.capabilities().one_schema
+    )
+    return replace(plan, watched=frozenset(reached), starts_over=rigid)
 
 
 class _Builder:

@@ -50,7 +50,8 @@ class Delivery(enum.Enum):
 class DestinationCapabilities(Struct, frozen=True):
     """delivery and its reason, shown by `plan`. parallel: several writers at once.
     changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
-    bounded_only: refused in a run without end (overwrite, a single Parquet file)."""
+    bounded_only: refused in a run without end (overwrite, a single Parquet file).
+    one_schema: what one run writes has the same columns from its first row to its last."""
 
     delivery: Delivery
     reason: str
@@ -58,6 +59,7 @@ class DestinationCapabilities(Struct, frozen=True):
     changelog: bool = False
     key: tuple[str, ...] = ()
     bounded_only: bool = False
+    one_schema: bool = False
 
 
 class Target(Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from msgspec import Struct, field
@@ -17,6 +18,8 @@ from pydantic import BaseModel
 from dataflare.errors import DataError
 from dataflare.model.bad_rows import BadRow as BadRow
 from dataflare.model.bad_rows import BadRows as BadRows
+from dataflare.model.new_fields import Columns
+from dataflare.model.new_fields import NewFields as NewFields
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
@@ -64,8 +67,14 @@ class SourceConnector(ABC):
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
     """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""
+    finds_new_fields: ClassVar[bool] = False
+    """Whether its rows may have fields that its schema lacks, and its chunks tell them."""
     contract: Schema | None = None
     """The step's `schema:`, set before anything else is called; the rows must have these types."""
+    learned: Columns = MappingProxyType({})
+    """Columns that earlier reads found beyond what `schema` looks at (see `Chunk.new_fields`), set
+    before anything else is called. `schema` has them too, and so has what `open` reads of a split that
+    was listed before they were known."""
 
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
@@ -160,6 +169,10 @@ class Chunk(Struct, frozen=True):
     estimate. rows: how many the scan gives, where that is known, or what finds it out on the worker
     pool. salvage: reads a failing chunk row by row. place: where row i of it stands, for people, such
     as 'orders.csv line 812'; may be slow, asked only for errors.
+
+    new_fields: finds the fields of its rows that the columns lack, at any cost; None for a chunk that
+    cannot have any. Rows are numbered as `scan` and `salvage` number them. watched: the same rows as
+    `scan` gives, and their new fields, found quickly; raises what `scan` raises.
     """
 
     scan: Callable[[], pl.LazyFrame]
@@ -169,6 +182,8 @@ class Chunk(Struct, frozen=True):
     rows: int | Callable[[], int | None] | None = None
     salvage: Callable[[], Salvaged] | None = None
     place: Callable[[int], str] | None = None
+    new_fields: Callable[[], NewFields | None] | None = None
+    watched: Callable[[], tuple[pl.LazyFrame, NewFields | None]] | None = None
 
     def count(self) -> int | None:
         """How many rows the scan gives, or None; may pass over the data."""

@@ -76,6 +76,7 @@ archive:
             reason=reason,
             parallel=target.is_folder,
             bounded_only=not target.is_folder or target.mode == "overwrite",
+            one_schema=not target.is_folder,
         )
 
     def writes_to(self) -> Place:

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from functools import cache
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
+from dataflare.connectors.file.reading import (
+    Added,
+    FileFacts,
+    salvaged,
+    watches_of,
+    with_added,
+)
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.csv_read import CsvPlan
@@ -34,8 +40,10 @@ class LineReader(ChunkReader):
         added: Added,
         output: Sequence[str],
         label: str,
+        *,
+        watch: bool = True,
     ) -> None:
-        self._label = label
+        self._label, self._watch = label, watch
         self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
         self._lines = LineNumbers(facts.stream)
         with file_errors(facts.path):
@@ -112,6 +120,7 @@ class LineReader(ChunkReader):
             found = plan.salvage(data, place_of, chunk.rows)
             return salvaged(found, self._added, self._output)
 
+        watches = watches_of(plan, data, self._added, self._output) if self._watch else {}
         return Chunk(
             scan=lambda: with_added(
                 plan.scan(data, regular=chunk.rows is not None), self._added, self._output
@@ -122,6 +131,7 @@ class LineReader(ChunkReader):
             rows=lambda: chunk.rows,
             salvage=salvage,
             place=lambda row: place_of(lines()[row]),
+            **watches,
         )
 
     async def aclose(self) -> None:

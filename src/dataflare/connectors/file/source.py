@@ -25,6 +25,7 @@ from dataflare.connectors.file.table_reader import JsonReader, TableReader
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces, read_sheet
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.progress import Position, Split
@@ -42,6 +43,7 @@ class FileSource(SourceConnector, SupportsProjection):
     """Rows of CSV, NDJSON, JSON, Parquet, Arrow IPC or Excel files."""
 
     type = "file"
+    finds_new_fields = True
     Config = FileSourceConfig
     summary = "Reads files: CSV, NDJSON, JSON, Parquet, Arrow, Excel; plain, gzip or zstd."
     example = """\
@@ -133,15 +135,27 @@ orders:
         inside = tuple(name for name in output if name not in added)
         match data["format"]:
             case "csv" | "ndjson":
-                plan = _plan(split, inside)
+                plan = self._plan(split, inside)
                 body = data.get("body", 0)
-                return LineReader(facts, plan, body, position, added, output, split.id)
+                return LineReader(
+                    facts, plan, body, position, added, output, split.id, watch=self._watch
+                )
             case "json":
                 lines = load_json(facts.path, facts.compression, self.config)
                 pieces = even_pieces(len(lines), sum(map(len, lines)))
-                plan = _plan(split, inside)
+                plan = self._plan(split, inside)
                 assert isinstance(plan, NdjsonPlan)
-                return JsonReader(facts, lines, pieces, plan, added, output, split.id, position)
+                return JsonReader(
+                    facts,
+                    lines,
+                    pieces,
+                    plan,
+                    added,
+                    output,
+                    split.id,
+                    position,
+                    watch=self._watch,
+                )
         with file_errors(facts.path):
             pieces, scan = self._table(facts, data["format"])
             schema = Schema.of(data["schema"])
@@ -174,7 +188,9 @@ orders:
 
     async def _look(self) -> Survey:
         if self._survey is None:
-            self._survey = await asyncio.to_thread(survey, self.config, self.context, self.contract)
+            self._survey = await asyncio.to_thread(
+                survey, self.config, self.context, self.contract, self.learned
+            )
         return self._survey
 
     def _added_schema(self, seen: Survey) -> Schema:
@@ -203,7 +219,20 @@ orders:
         """What to read of a split, known without looking at the files again."""
         if self._columns is not None:
             return self._columns
-        return self._wanted([*split.data["schema"], *(name for name, _, _ in split.data["added"])])
+        inside = dict.fromkeys([*split.data["schema"], *self.learned])
+        return self._wanted([*inside, *(name for name, _, _ in split.data["added"])])
+
+    @property
+    def _watch(self) -> bool:
+        """Whether fields that the columns lack are looked for: not where the user lists the columns."""
+        return self.config.columns is None
+
+    def _plan(self, split: Split, output: tuple[str, ...]) -> CsvPlan | NdjsonPlan:
+        """How to parse a text file, from what its split says, and what was learned since."""
+        columns = [TextColumn.from_json(column) for column in split.data["columns"]]
+        if split.data["format"] == "csv":
+            return CsvPlan(CsvDialect.from_json(split.data["dialect"]), tuple(columns), output)
+        return NdjsonPlan(tuple(with_learned(columns, self.learned)), output)
 
     def _wanted(self, known: Sequence[str]) -> Sequence[str]:
         if self.config.columns is None:
@@ -219,11 +248,3 @@ orders:
                 )
         columns: list[str] = self.config.columns
         return columns
-
-
-def _plan(split: Split, output: tuple[str, ...]) -> CsvPlan | NdjsonPlan:
-    """How to parse a text file, from what its split says."""
-    columns = tuple(TextColumn.from_json(column) for column in split.data["columns"])
-    if split.data["format"] == "csv":
-        return CsvPlan(CsvDialect.from_json(split.data["dialect"]), columns, output)
-    return NdjsonPlan(columns, output)

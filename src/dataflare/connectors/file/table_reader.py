@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
+from dataflare.connectors.file.reading import (
+    Added,
+    FileFacts,
+    salvaged,
+    tail_checksum,
+    watches_of,
+    with_added,
+)
 from dataflare.formats.column_notes import Meaning
 from dataflare.formats.misread import Sorted, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
@@ -136,9 +143,11 @@ class JsonReader(PieceReader):
         output: Sequence[str],
         label: str,
         position: Position | None,
+        *,
+        watch: bool = True,
     ) -> None:
         super().__init__(facts, pieces, label, position)
-        self._lines, self._plan = lines, plan
+        self._lines, self._plan, self._watch = lines, plan, watch
         self._added, self._output = added, tuple(output)
 
     async def read_chunk(self) -> Chunk:
@@ -157,6 +166,7 @@ class JsonReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: salvaged(plan.salvage(data, place_of), added, output),
             place=place_of,
+            **(watches_of(plan, data, added, output) if self._watch else {}),
         )
 
 

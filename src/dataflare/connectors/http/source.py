@@ -22,7 +22,9 @@ from dataflare.connectors.http.json_path import found_at
 from dataflare.connectors.http.paging import Place, first_place, next_place, request_at
 from dataflare.connectors.sql.incremental import State
 from dataflare.errors import ConfigError, DataError, SystemError_
+from dataflare.formats import ndjson_watch
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
+from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -31,6 +33,7 @@ from dataflare.sdk.source import (
     Chunk,
     ChunkReader,
     EndOfSplit,
+    NewFields,
     Replay,
     Salvaged,
     SourceCapabilities,
@@ -46,6 +49,7 @@ class HttpSource(SourceConnector, SupportsProjection):
     """A paged JSON API."""
 
     type = "http"
+    finds_new_fields = True
     Config = HttpSourceConfig
     summary = "Reads a JSON API, page by page."
     example = """\
@@ -109,7 +113,8 @@ issues:
         return {**state.to_json(), "type": found.value["type"]}
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
-        columns = tuple(TextColumn.from_json(each) for each in split.data["columns"])
+        listed = [TextColumn.from_json(each) for each in split.data["columns"]]
+        columns = tuple(with_learned(listed, self.learned))
         names = tuple(c.name for c in columns) if self._output is None else self._output
         plan = NdjsonPlan(columns, names)
         if self.config.incremental is None:
@@ -152,7 +157,7 @@ issues:
                     step=self.context.step,
                     help="say the columns in 'schema'",
                 )
-            columns = [*with_contract(found, contract), *absent]
+            columns = with_learned([*with_contract(found, contract), *absent], self.learned)
             if incremental is not None:
                 Cursor(incremental, columns, self.context.step)
             self._columns = columns
@@ -288,6 +293,9 @@ class PageReader(ChunkReader):
             found = plan.salvage(lines, place_of)
             return Salvaged(found.good, found.good_rows, found.bad)
 
+        def new_fields() -> NewFields | None:
+            return ndjson_watch.new_fields(plan.columns, lines)
+
         return Chunk(
             scan=lambda: plan.scan(lines),
             position=self.position(),
@@ -296,6 +304,8 @@ class PageReader(ChunkReader):
             rows=len(rows),
             salvage=salvage,
             place=place_of,
+            new_fields=new_fields,
+            watched=lambda: (plan.scan(lines), new_fields()),
         )
 
     async def aclose(self) -> None:

@@ -13,14 +13,15 @@ from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
 from dataflare.formats import csv_sniff
 from dataflare.formats.compression import open_stream
 from dataflare.formats.table_read import json_rows
+from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 
 
 def survey_json(
-    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None, learned: Columns
 ) -> Survey:
     samples = [b"\n".join(load_json(f.path, compression_of(f, config), config)) for f in files]
-    columns = json_columns(samples, files[0].path, contract)
+    columns = json_columns(samples, files[0].path, contract, learned)
     facts: dict[str, Facts] = {
         file.id: {
             "compression": compression_of(file, config),

@@ -20,13 +20,15 @@ from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
 from dataflare.errors import DataError
 from dataflare.formats import csv_sniff, ndjson_read
 from dataflare.formats.compression import NONE
+from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import TextColumn, with_contract
+from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 
 
 def survey_ndjson(
-    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None, learned: Columns
 ) -> Survey:
     facts: dict[str, Facts] = {}
     samples: list[bytes] = []
@@ -47,14 +49,17 @@ def survey_ndjson(
             samples += [
                 b"\n".join(piece.split(b"\n")[1:-1]) for piece in later_pieces(file, config)
             ]
-    columns = json_columns(samples, files[0].path, contract)
+    columns = json_columns(samples, files[0].path, contract, learned)
     for file in files:
         facts[file.id]["columns"] = [column.to_json() for column in columns]
     return Survey(files, "ndjson", schema_of(columns), facts)
 
 
-def json_columns(samples: Sequence[bytes], path: Path, contract: Schema | None) -> list[TextColumn]:
-    """What the samples have, and after that what only the contract names: keys may be absent."""
+def json_columns(
+    samples: Sequence[bytes], path: Path, contract: Schema | None, learned: Columns
+) -> list[TextColumn]:
+    """What the samples have; after that what only the contract names, for keys may be absent, and
+    what earlier reads found."""
     columns = ndjson_read.sniff(samples)
     if not columns:
         check_lines(samples, path)
@@ -64,6 +69,7 @@ def json_columns(samples: Sequence[bytes], path: Path, contract: Schema | None) 
             TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
         ]
         columns = with_contract([*columns, *absent], contract)
+    columns = with_learned(columns, learned)
     if not columns:
         raise DataError(
             f"{path} has no rows to find columns in",

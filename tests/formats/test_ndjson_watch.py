@@ -1,0 +1,138 @@
+"""Fields of JSON lines that the columns lack: none is missed, whatever the text looks like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dataflare.formats.ndjson_read import NdjsonPlan, sniff
+from dataflare.formats.ndjson_watch import new_fields, watched, with_learned
+from dataflare.formats.text_types import TextColumn
+
+KNOWN = b'{"a": 1, "b": "x", "c": {"d": 1, "e": [{"f": 1}]}, "g": [{"h": "x"}]}'
+COLUMNS = tuple(sniff([KNOWN]))
+PLAN = NdjsonPlan(COLUMNS, tuple(column.name for column in COLUMNS))
+
+# Texts that look like what stands around keys.
+tricky = st.text(st.sampled_from('":\\ ,{}n\tulé!'), max_size=6)
+leaf = st.none() | st.integers(-9, 9)
+
+
+@st.composite
+def objects(draw: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    names = draw(st.lists(st.sampled_from([*fields, "new", 'n"ew', "n:", " "]), unique=True))
+    return {name: draw(fields.get(name, leaf | tricky)) for name in draw(st.permutations(names))}
+
+
+inner = objects({"f": leaf})
+rows = objects(
+    {
+        "a": leaf,
+        "b": st.none() | tricky,
+        "c": st.none()
+        | objects({"d": leaf, "e": st.none() | st.lists(st.none() | inner, max_size=3)}),
+        "g": st.none() | st.lists(objects({"h": st.none() | tricky}), max_size=3),
+    }
+)
+spaces = st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : "), (",\t", "\t:  ")])
+
+
+def unknown(value: Any, known: Any, path: str = "") -> set[str]:
+    """By the plainest of models: the paths with a value that are not in the example."""
+    if isinstance(value, list):
+        return set().union(*(unknown(item, known, path) for item in value))
+    if not isinstance(value, dict):
+        return set()
+    found: set[str] = set()
+    for name, item in value.items():
+        inside = known[0] if isinstance(known, list) else known
+        if name not in inside:
+            found |= {path + name} if item is not None else set()
+        else:
+            found |= unknown(item, inside[name], f"{path}{name}.")
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(rows, min_size=1, max_size=5), spaces, st.booleans())
+@example([{"a": 1, "b": '":'}, {"a": None, "new": 1}], (",", ":"), True)
+@example([{"a": None, "b": "n"}, {"a": 1, "new": None}], (", ", ": "), True)
+def test_every_field_with_a_value_is_found(given_rows: list[Any], marks: Any, ascii_: bool):
+    lines = [json.dumps(row, separators=marks, ensure_ascii=ascii_) for row in given_rows]
+    data = "\n".join(lines).encode()
+    expected = [unknown(row, json.loads(KNOWN)) for row in given_rows]
+    frame, found = watched(PLAN, data)
+    assert frame.collect().height == len(given_rows)
+    assert (found is None) == (not any(expected))
+    if found is not None:
+        assert list(found.rows) == [i for i, paths in enumerate(expected) if paths]
+        for path, numbers in found.fields.items():
+            assert list(numbers) == [i for i, paths in enumerate(expected) if path in paths]
+        assert set(found.fields) == set().union(*expected)
+
+
+def test_rows_without_new_fields_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    def slow(*_: Any) -> None:
+        raise AssertionError("a false alarm")
+
+    monkeypatch.setattr("dataflare.formats.ndjson_watch.new_fields", slow)
+    ordinary = [
+        {"a": 1, "b": "10:30, http://x", "c": {"d": 1, "e": []}, "g": [{"h": "x"}, {"h": None}]},
+        {"a": None, "b": '{"a": 1, "z": null}'},
+        {"c": {"e": [{"f": 2}]}},
+        {},
+    ]
+    for marks in ((",", ":"), (", ", ": ")):
+        lines = "\n".join(json.dumps(row, separators=marks) for row in ordinary)
+        assert watched(PLAN, lines.encode())[1] is None
+
+
+def test_the_columns_hold_the_new_fields_as_a_sample_would():
+    data = b'{"a": 1, "at": "2024-05-01T10:00:00Z"}\n{"c": {"d": 1, "x": 2}, "n": null}\n{"zip": "02116"}'
+    found = new_fields(COLUMNS, data)
+    assert found is not None
+    columns = with_learned(COLUMNS, found.columns([found.sample]))
+    types = {column.name: str(column.type) for column in columns}
+    assert types["at"] == "timestamp[us, UTC]"
+    assert types["zip"] == "string"
+    assert types["c"] == "struct<d: int64, e: list<struct<f: int64>>, x: int64>"
+    assert "n" not in types
+    plan = NdjsonPlan(tuple(columns), ("c", "zip"))
+    assert plan.scan(data).collect().rows() == [
+        (None, None),
+        ({"d": 1, "e": None, "x": 2}, None),
+        (None, "02116"),
+    ]
+
+
+def test_samples_of_several_chunks_make_one_type():
+    chunks = [b'{"v": []}', b'{"v": [1]}', b'{"v": [2.5]}', b'{"w": 1}']
+    found = [new_fields(COLUMNS, chunk) for chunk in chunks]
+    assert all(each is not None for each in found)
+    learned = found[0].columns([each.sample for each in found])
+    made = with_learned((), learned)
+    assert {column.name: str(column.type) for column in made} == {
+        "v": "list<float64>",
+        "w": "int64",
+    }
+
+
+def test_the_type_that_the_user_gave_stays():
+    columns = (TextColumn("c", COLUMNS[2].type, declared=True),)
+    found = new_fields(columns, b'{"c": {"x": 1}}')
+    assert found is not None
+    assert list(found.fields) == ["c.x"]
+    assert found.columns([found.sample]) == {}
+
+
+def test_what_the_parser_has_beyond_the_plan_does_not_count():
+    """The wanted columns may be fewer than those of the plan."""
+    plan = NdjsonPlan(COLUMNS, ("a",))
+    frame, found = watched(plan, KNOWN)
+    assert found is None
+    assert frame.collect().equals(pl.DataFrame({"a": [1]}))
