@@ -67,6 +67,14 @@ def open_private(path: Path, *, mode: int = 0o600) -> IO[bytes]:
     return open(number, "wb")
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left half written. Called while nobody writes there."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(TEMPORARY):
+                path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,7 +1,8 @@
 """The history of a workflow's runs, and which lineage its next run belongs to.
 
 Always true:
-- `current.json` decides what a run continues, so a damaged one is an error, never "no run yet";
+- `current.json` decides what a run continues, and whether the last one finished: it carries its
+  checksum and its workflow's name, so a damaged or foreign one is an error, never "no run yet";
 - the records in `runs/` are for people: one that cannot be read is left out;
 - a record that says "running" is believed only while its run holds the lock.
 """
@@ -17,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from msgspec import Struct, field
 from msgspec.structs import asdict, replace
 
@@ -25,7 +27,9 @@ from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.model.new_fields import Columns
 
 KEEP_RUNS = 500
-_CURRENT_VERSION = 1
+_CURRENT_VERSION = 2
+_UNCHECKED_VERSION = 1
+"""The version before it carried a checksum."""
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -104,6 +108,8 @@ class RunLog:
         """Note that a run began. Called while it holds the lock."""
         with files.writing("the run history"):
             files.make_folder(self._runs)
+            for folder in (self.folder, self._runs):
+                files.remove_temporaries(folder)
             for name in self._names()[KEEP_RUNS - 1 :]:
                 (self._runs / name).unlink(missing_ok=True)
         self._write(record)
@@ -114,9 +120,9 @@ class RunLog:
 
     def list(self, limit: int | None = None) -> Sequence[RunRecord]:
         """The runs, newest first."""
-        state = lock.look(self.folder)
+        state, finished = lock.look(self.folder), self._last_finished()
         readable = (record for record in map(self._read, self._names()) if record)
-        return tuple(_as_it_is(record, state) for record in islice(readable, limit))
+        return tuple(_as_it_is(record, state, finished) for record in islice(readable, limit))
 
     def last(self) -> RunRecord | None:
         """The newest run."""
@@ -124,16 +130,36 @@ class RunLog:
 
     def find(self, run_id: str) -> RunRecord | None:
         """The run with this id."""
+        record = self.read(run_id)
+        if record is None:
+            return None
+        return _as_it_is(record, lock.look(self.folder), self._last_finished())
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """The record of the run with this id, as it was written."""
         name = f"{run_id}.json"
-        record = self._read(name) if name in self._names() else None
-        return _as_it_is(record, lock.look(self.folder)) if record else None
+        return self._read(name) if name in self._names() else None
+
+    def _last_finished(self) -> str | None:
+        """The id of the last run, if it finished."""
+        try:
+            current = self.current()
+        except CheckpointError:
+            return None
+        return current.run_id if current is not None and current.finished else None
 
     def current(self) -> Current | None:
         """What the next run continues; None before the first run. Raises CheckpointError (E0701)."""
         path = self.folder / "current.json"
         try:
             value = json.loads(path.read_bytes())
-            if value["version"] != _CURRENT_VERSION:
+            if value["version"] == _CURRENT_VERSION:
+                if value["checksum"] != _checksum(value["state"]):
+                    raise ValueError("its checksum does not match its content")
+                if value["workflow"] != self.folder.name:
+                    raise ValueError(f"it belongs to workflow '{value['workflow']}'")
+                value = value["state"]
+            elif value["version"] != _UNCHECKED_VERSION:
                 raise ValueError(f"its version is {value['version']}, not {_CURRENT_VERSION}")
             return Current(
                 value["lineage"],
@@ -161,7 +187,14 @@ class RunLog:
             files.make_folder(self.folder)
             files.write_whole(
                 self.folder / "current.json",
-                _json({"version": _CURRENT_VERSION, **asdict(current)}),
+                _json(
+                    {
+                        "version": _CURRENT_VERSION,
+                        "workflow": self.folder.name,
+                        "checksum": _checksum(asdict(current)),
+                        "state": asdict(current),
+                    }
+                ),
             )
 
     @property
@@ -212,11 +245,18 @@ def utc_text(seconds: float) -> str:
     return text.replace("+00:00", "Z")
 
 
-def _as_it_is(record: RunRecord, state: lock.LockState) -> RunRecord:
+def _as_it_is(record: RunRecord, state: lock.LockState, finished: str | None) -> RunRecord:
+    """finished: the id of the last run, if it finished."""
     if record.status != "running":
         return record
+    if record.run_id == finished:
+        return replace(record, status="finished")
     runs = state.held and (state.holder is None or state.holder.run_id == record.run_id)
     return record if runs else replace(record, status="killed")
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(_json(value))
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

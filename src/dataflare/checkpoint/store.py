@@ -222,9 +222,8 @@ class LocalStore:
         for other in self._epochs():
             if other > epoch:
                 (self.home / resolve.manifest_name(other)).unlink(missing_ok=True)
-        for path in (*_entries(self.home), *_entries(self._chunks)):
-            if path.name.startswith(files.TEMPORARY):
-                path.unlink(missing_ok=True)
+        for folder in (self.home, self._chunks, *self._redo_folders()):
+            files.remove_temporaries(folder)
         if self.home.is_dir():
             files.sync_folder(self.home)
         with self._lock:
@@ -328,6 +327,16 @@ class LocalStore:
     def _intact(self) -> str:
         newest = self._epochs()[:1]
         return f"the last one, epoch {newest[0]}, is intact" if newest else "there is none yet"
+
+
+def lineages_in(folder: Path) -> list[Path]:
+    """The folders of lineages with a checkpoint, whole or damaged, in a workflow's folder."""
+    return sorted(
+        path
+        for path in _entries(folder)
+        if _LINEAGE_FOLDER.fullmatch(path.name)
+        and any(resolve.manifest_epoch(entry.name) is not None for entry in _entries(path))
+    )
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,9 @@ def run(
     """Run a workflow. An unfinished run is resumed from its latest checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     request = Request(file, param, sets, overlay, fresh, accept_changes, for_, quiet)
-    return _run_as_json(request) if json else _run_for_people(request)
+    return (
+        _run_as_json(request) if json else request.run(partial(_tell_people, request)).exit_status
+    )
 
 
 class Request(Struct):
@@ -70,8 +73,9 @@ class Request(Struct):
     workflow: Workflow | None = None
     said: set[str] = field(default_factory=set)
 
-    def run(self) -> RunResult:
-        """Read the workflow and run it, showing progress as asked."""
+    def run(self, tell: Callable[[RunResult], None]) -> RunResult:
+        """Read the workflow and run it, showing progress as asked. tell: says how the run ended,
+        while it still holds its lock."""
         for_s = common.seconds("--for", self.for_)
         keep_freed_memory()
         self.workflow = common.read_workflow(self.file, self.params, self.sets, self.overlays)
@@ -81,41 +85,52 @@ class Request(Struct):
         home = common.home_of(self.file)
         for warning in move_old_state(home, self.workflow.name, self.file):
             terminal.print_warning(warning)
-        with Progress.of(self.workflow, quiet=self.quiet) as progress:
+        with ExitStack() as showing:
+            progress = showing.enter_context(Progress.of(self.workflow, quiet=self.quiet))
             self.said = progress.said
+
+            def tell_alone(result: RunResult) -> None:
+                showing.close()
+                tell(result)
+
             options = RunOptions(
                 home=home,
                 fresh=self.fresh,
                 accept_changes=self.accept_changes,
                 for_s=for_s,
                 listener=progress.listen,
+                tell=tell_alone,
             )
             return run(self.workflow, options)
 
 
-def _run_for_people(request: Request) -> int:
-    result = request.run()
+def _tell_people(request: Request, result: RunResult) -> None:
     _report(result, request.said)
     if not request.quiet and result.status != "unread":
         from dataflare.cli import summary
 
         assert request.workflow is not None
         summary.print_summary(result, request.workflow)
-    return result.exit_status
 
 
 def _run_as_json(request: Request) -> int:
     started = time.monotonic()
     with _stdout_kept() as answer:
+        told = False
+
+        def tell(result: RunResult) -> None:
+            nonlocal told
+            _report(result, request.said)
+            told = True
+            answer(result.to_json())
+
         try:
-            result = request.run()
+            return request.run(tell).exit_status
         except BaseException as raised:
-            name = request.workflow.name if request.workflow else None
-            answer(failure(raised, name, time.monotonic() - started))
+            if not told:
+                name = request.workflow.name if request.workflow else None
+                answer(failure(raised, name, time.monotonic() - started))
             raise
-        _report(result, request.said)
-        answer(result.to_json())
-    return result.exit_status
 
 
 def _report(result: RunResult, said: set[str]) -> None:

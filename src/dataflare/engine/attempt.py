@@ -372,6 +372,7 @@ def destination_context(
         bounded=plan.bounded,
         subtask=subtask,
         subtasks=stage.parallelism,
+        token=identity.token,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct, field
@@ -30,12 +31,14 @@ from dataflare.sdk.destination import Committable, Committer, Epoch
 
 
 class Identity(Struct, frozen=True):
-    """Whose checkpoints these are."""
+    """Whose checkpoints these are. token: a chance text, another one in each attempt, so that two
+    copies of one state folder are told apart."""
 
     lineage: str
     run_id: str
     attempt: int
     fingerprints: Mapping[str, str]
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class SourceFacts(Struct):

@@ -57,6 +57,24 @@ def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | Non
     )
 
 
+def finished_before(record: RunRecord, counts: Mapping[str, Any]) -> RunResult:
+    """What a command returns that found the last run finished and untold of. counts: by step."""
+    return RunResult(
+        workflow=record.workflow,
+        run_id=record.run_id,
+        status="finished",
+        resumed_from=record.resumed_from,
+        duration_s=0.0,
+        steps=counts,
+        checkpoints=0,
+        last_checkpoint_bytes=0,
+        warnings=[
+            f"run {record.run_id} had finished: its process ended before it could say so. Nothing was "
+            "left to do now; the next run begins anew"
+        ],
+    )
+
+
 def in_words(rows: int) -> str:
     """A number of rows, in words that fit it."""
     return "1 row" if rows == 1 else f"{rows:,} rows"

@@ -17,8 +17,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from dataflare.checkpoint.files import workflow_folder
-from dataflare.checkpoint.runs import Current, RunLog, learned_by
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
+from dataflare.checkpoint.store import LocalStore, lineages_in
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.options import RunOptions
@@ -37,6 +37,24 @@ class Lineage:
         self.log = RunLog(self.folder)
         self.current: Current
         self._writing = threading.Lock()
+
+    def unreported(self) -> RunRecord | None:
+        """The record of the last run, when it finished and its process ended before it had said so.
+        Blocking."""
+        current = self._read()
+        if current is None or not current.finished:
+            return None
+        self.current = current
+        record = self.log.read(current.run_id)
+        return record if record is not None and record.status == "running" else None
+
+    def last_counts(self) -> Mapping[str, Any] | None:
+        """Rows by step of the run that `current` names, as its last checkpoint has them. Blocking."""
+        manifests = self.store_of(self.current).list_manifests()
+        newest = manifests[0].manifest if manifests else None
+        if newest is None or newest.run_id != self.current.run_id:
+            return None
+        return newest.counters
 
     async def begin(self, plan: Plan) -> bool:
         """Decide what this run continues. True when it resumes an unfinished run.
@@ -92,12 +110,29 @@ class Lineage:
     def _read(self) -> Current | None:
         """What the last run left. With `--fresh` what cannot be read is forgotten like the rest."""
         try:
-            return self.log.current()
+            current = self.log.current()
+            if current is None:
+                self._refuse_orphans()
+            return current
         except CheckpointError:
             if not self.options.fresh:
                 raise
-            LocalStore(self.folder, str(uuid.uuid4())).clear()
+            for folder in {self.folder, self._storage()}:
+                LocalStore(folder, str(uuid.uuid4())).clear()
             return None
+
+    def _refuse_orphans(self) -> None:
+        """Raise CheckpointError (E0701) when there are checkpoints, and `current.json`, which says
+        what they are, is gone."""
+        for folder in (self.folder, self._storage()):
+            orphans = lineages_in(folder)
+            if orphans:
+                raise CheckpointError(
+                    f"{self.folder / 'current.json'} is gone, which says what the next run continues, "
+                    f"and checkpoints of an earlier run are in {orphans[0]}",
+                    code="E0701",
+                    help="restore the file from a backup, or start over with --fresh",
+                )
 
     def _storage(self) -> Path:
         storage = self.workflow.settings.checkpoint.storage

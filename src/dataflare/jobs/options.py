@@ -8,11 +8,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from dataflare.jobs.progress import Progress
+from dataflare.jobs.result import RunResult
 from dataflare.sdk.context import Policy
 
 
 class RunOptions(Struct, frozen=True):
-    """home: where state, checkpoints and history lie. for_s: stop after this long."""
+    """home: where state, checkpoints and history lie. for_s: stop after this long. listener: takes news
+    while the run goes on. tell: says how it ended, before the run counts as told of."""
 
     home: Path
     fresh: bool = False
@@ -20,3 +22,4 @@ class RunOptions(Struct, frozen=True):
     for_s: float | None = None
     listener: Callable[[Progress], None] | None = None
     policy: Policy | None = None
+    tell: Callable[[RunResult], None] | None = None

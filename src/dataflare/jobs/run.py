@@ -3,6 +3,10 @@
 What a run continues: an unfinished run of this workflow's name is resumed from its latest good
 checkpoint; after a finished one a new run begins in the same lineage, with what its sources carry
 over. `--fresh` begins a new lineage.
+
+When a run has finished: when `current.json` says so, which is written after the last commit. Its
+record is written last, after the user was told. A run that was killed in between is told of by the
+next command, which does nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from dataflare.errors import (
     from_here,
 )
 from dataflare.jobs.breakers import circuit_breakers
-from dataflare.jobs.closing import closing_warnings, ended
+from dataflare.jobs.closing import closing_warnings, ended, finished_before
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
@@ -42,6 +46,7 @@ from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
+from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
 
 if TYPE_CHECKING:
@@ -113,6 +118,9 @@ class _Run:
         )
 
     async def _locked(self, plan: Plan) -> RunResult:
+        unreported = await asyncio.to_thread(self.lineage.unreported)
+        if unreported is not None and not self.options.fresh:
+            return await self._tell_late(unreported)
         resume = await self.lineage.begin(plan)
         current, log = self.lineage.current, self.lineage.log
         record = RunRecord(
@@ -128,8 +136,27 @@ class _Run:
         status, error, carried = await self._attempts(plan, resume)
         if status == "finished":
             await self.lineage.keep(finished=True, carried=carried or {})
+            crash_point("run.finished")
         result = self._result(status, error)
-        await asyncio.to_thread(log.finish, ended(record, result, carried))
+        await self._tell(result, ended(record, result, carried))
+        return result
+
+    async def _tell(self, result: RunResult, record: RunRecord) -> None:
+        """Say how the run ended, then record that it was said: the last act of a run. A process that
+        is killed before that leaves it to the next command."""
+        try:
+            if self.options.tell is not None:
+                self.options.tell(result)
+        finally:
+            crash_point("run.told")
+            await asyncio.to_thread(self.lineage.log.finish, record)
+
+    async def _tell_late(self, record: RunRecord) -> RunResult:
+        """Say that the last run had finished, which its process could not say any more."""
+        counts = await asyncio.to_thread(self.lineage.last_counts)
+        result = finished_before(record, counts or self.metrics.to_json())
+        carried = self.lineage.current.carried
+        await self._tell(result, ended(record, result, carried))
         return result
 
     # -- attempts ----------------------------------------------------------------------------------

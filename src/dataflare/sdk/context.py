@@ -51,7 +51,8 @@ class ConnectorContext(Struct, frozen=True):
 class DestinationContext(Struct, frozen=True):
     """Of one attempt at a run, for one destination step.
 
-    lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start.
+    lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start; token: a
+    chance text of this attempt, so that two copies of one state folder are told apart.
     schema: the user's columns that arrive. changelog: batches have row kinds.
     redo: an existing folder of ours in checkpoint storage for this step's redo files.
     subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
@@ -68,6 +69,7 @@ class DestinationContext(Struct, frozen=True):
     subtask: int = 0
     subtasks: int = 1
     sift: bool = False
+    token: str = ""
 
     @property
     def lineage8(self) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from msgspec import Struct, field
 from pydantic import BaseModel
 
+from dataflare.errors import RunError
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 
@@ -238,6 +239,30 @@ class Committer(ABC):
 
     async def aclose(self) -> None:
         """Release connections."""
+
+
+def refuse_older(step: str, ours: tuple[int, str], newest: tuple[int, str]) -> None:
+    """Raise RunError (E0804) for an attempt that another one has taken over from.
+
+    ours, newest: attempt and token, of this attempt and of the one that the destination saw last. Two
+    attempts of one number are of two copies of one state folder: the one that came first goes on.
+    """
+    if newest[0] > ours[0]:
+        raise RunError(
+            f"step '{step}' is fenced: attempt {newest[0]} of this run has taken over "
+            f"from attempt {ours[0]}",
+            code="E0804",
+            step=step,
+            help="let the newer attempt go on; this one has nothing left to do",
+        )
+    if newest[0] == ours[0] and newest[1] and newest[1] != ours[1]:
+        raise RunError(
+            f"step '{step}' is fenced: another copy of this state folder has begun attempt {ours[0]} "
+            "as well",
+            code="E0804",
+            step=step,
+            help="keep one copy of the state folder; if the other one is gone, run again",
+        )
 
 
 class NoCommitter(Committer):

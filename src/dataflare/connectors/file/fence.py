@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dataflare.errors import RunError
+from dataflare.errors import CheckpointError
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import refuse_older
 
-_DIGITS = 20
+_BYTES = 64
+_WRITTEN = re.compile(r"([0-9]{20})(?: ([0-9a-f]*))?\s*", re.ASCII)
 
 
 class Fence:
@@ -22,26 +25,35 @@ class Fence:
 
     def __init__(self, context: DestinationContext) -> None:
         self._path = context.redo / f"attempt-{context.lineage8}"
-        self._step, self._attempt = context.step, context.attempt
+        self._context = context
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Publish inside. Raises RunError (E0804) when a newer attempt has begun."""
+    def held(self, *, begins: bool = False) -> Iterator[None]:
+        """Publish inside. begins: the attempt begins, so a damaged file is written anew.
+
+        Raises RunError (E0804) when a newer attempt has begun, CheckpointError (E0704) for a file
+        that somebody else damaged while the attempt runs.
+        """
+        ours = self._context.attempt, self._context.token
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.fchmod(file, 0o600)
         try:
+            os.fchmod(file, 0o600)
             fcntl.flock(file, fcntl.LOCK_EX)
-            newest = int(os.pread(file, _DIGITS, 0) or b"0")
-            if newest > self._attempt:
-                raise RunError(
-                    f"step '{self._step}' is fenced: attempt {newest} of this run has taken over "
-                    f"from attempt {self._attempt}",
-                    code="E0804",
-                    step=self._step,
-                    help="let the newer attempt go on; this one has nothing left to do",
+            text = os.pread(file, _BYTES, 0).decode("ascii", "replace")
+            written = _WRITTEN.fullmatch(text)
+            if written is not None:
+                newest = int(written[1]), written[2] or ""
+                refuse_older(self._context.step, ours, newest)
+            elif text and not begins:
+                raise CheckpointError(
+                    f"{self._path} is damaged: it says which attempt may write",
+                    code="E0704",
+                    step=self._context.step,
+                    help="run again: the file is written anew at each start",
                 )
-            if newest < self._attempt:
-                os.pwrite(file, f"{self._attempt:0{_DIGITS}d}".encode(), 0)
+            if written is None or newest != ours:
+                os.pwrite(file, f"{ours[0]:020d} {ours[1]}\n".encode().ljust(_BYTES), 0)
+                os.ftruncate(file, _BYTES)
             yield
         finally:
             os.close(file)

@@ -179,7 +179,7 @@ class FolderCommitter(Committer):
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"), self._fence.held():
+        with file_errors(folder.path, "writing"), self._fence.held(begins=True):
             kept = {p.path for p in folder.waiting() if _upto(folder, p.name, epoch)}
             kept |= set() if begins else set(folder.staging.glob("base-*"))
             folder.clear_staging(kept)

@@ -160,7 +160,7 @@ class SingleFileCommitter(Committer):
 
     def _recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         staging = self._staging
-        with file_errors(staging.target, "writing"), self._fence.held():
+        with file_errors(staging.target, "writing"), self._fence.held(begins=True):
             if not epoch or not committables:
                 staging.path.unlink(missing_ok=True)
                 staging.sidecar.unlink(missing_ok=True)
