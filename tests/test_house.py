@@ -35,7 +35,7 @@ HEAVY = {
     "duckdb",
     "pyarrow",
     "adbc_driver_manager",
-    "fastexcel",
+    "python_calamine",
 }
 """Libraries that cost more than 20 ms to import, or that fix something when they are imported."""
 

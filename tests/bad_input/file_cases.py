@@ -522,7 +522,7 @@ error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (st
         status=1,
         files={"in.xlsx": LINES},
         says="""\
-error[E0505]: in.xlsx is not a sound workbook: Xlsx error: Zip error: invalid Zip archive: Could not find EOCD
+error[E0505]: in.xlsx is not a sound workbook: invalid Zip archive: Could not find EOCD
  --> w.yaml:4:20
   |
 4 |     config: {path: in.xlsx}

@@ -62,7 +62,15 @@ def test_validate_leaves_out_what_the_workflow_does_not_use(tmp_path: Path) -> N
     write(tmp_path, "orders.yaml", ORDERS)
     modules, _ = after("validate", "orders.yaml", cwd=tmp_path)
     assert {"polars", "sqlglot"} <= modules
-    unused = {"duckdb", "pyarrow", "numpy", "pandas", "fastexcel", "rich", "adbc_driver_sqlite"}
+    unused = {
+        "duckdb",
+        "pyarrow",
+        "numpy",
+        "pandas",
+        "python_calamine",
+        "rich",
+        "adbc_driver_sqlite",
+    }
     assert not modules & unused
 
 

@@ -1,4 +1,4 @@
-"""Files that are tables already: Parquet, Arrow IPC, JSON and Excel, as pieces of rows.
+"""Files that are tables already: Parquet, Arrow IPC and JSON, as pieces of rows.
 
 Always true: pieces follow one another without a gap; a piece of a Parquet file never divides a
 row group unless that has over a million rows.
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
-import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError
@@ -99,26 +98,3 @@ def _broken(data: bytes, path: Path, error: BadJson) -> DataError:
         code="E0503",
         help="a file with one JSON object a line has the format ndjson",
     )
-
-
-def read_sheet(path: Path, sheet: str | int | None, has_header: bool) -> pl.DataFrame:
-    """One sheet of a workbook, with the types that its cells have."""
-    import fastexcel
-
-    try:
-        book = fastexcel.read_excel(path)
-        chosen = (sheet - 1) if isinstance(sheet, int) else (sheet or 0)
-        loaded = book.load_sheet(chosen, header_row=0 if has_header else None)
-        return pl.DataFrame(loaded)
-    except fastexcel.FastExcelError as error:
-        if isinstance(sheet, str | int) and "sheet" in str(error).lower():
-            names = ", ".join(fastexcel.read_excel(path).sheet_names)
-            raise DataError(
-                f"{path} has no sheet {sheet!r}", code="E0505", help=f"its sheets: {names}"
-            ) from error
-        reason = str(error).strip().splitlines()[0].removeprefix("calamine error: ")
-        raise DataError(
-            f"{path} is not a sound workbook: {reason}",
-            code="E0505",
-            help="save it as .xlsx again; if it holds something else, set 'format' to that",
-        ) from error

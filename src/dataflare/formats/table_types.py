@@ -41,7 +41,7 @@ class Fitted(Struct, frozen=True):
 
 def may_fit(given: DataType, to: DataType) -> bool:
     """Whether values of the one type can become the other at all."""
-    return castable(given, to) or (given.is_text and to.name in ("struct", "duration"))
+    return castable(given, to) or (given.is_text and to.name in _AS_CSV)
 
 
 def held_type(dtype: Any, meaning: Meaning | None = None) -> DataType:

@@ -15,18 +15,19 @@ from typing import Any, Self
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.excel_reader import ExcelReader
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
 from dataflare.connectors.file.reading import Added, FileFacts, said
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey import Survey, load_json, survey
+from dataflare.connectors.file.survey import Survey, load_json, load_tables, survey
 from dataflare.connectors.file.table_reader import JsonReader, TableReader
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.ndjson_watch import with_learned
-from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces, read_sheet
+from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import STRING, Schema, parse_type
@@ -156,6 +157,19 @@ orders:
                     position,
                     watch=self._watch,
                 )
+            case "excel":
+                tables = load_tables(facts.path, self.config, self.contract)
+                schema = Schema.of(data["schema"])
+                return ExcelReader(
+                    facts,
+                    tables,
+                    schema,
+                    added,
+                    output,
+                    split.id,
+                    position,
+                    self.config.sheet_column,
+                )
         with file_errors(facts.path):
             pieces, scan = self._table(facts, data["format"])
             schema = Schema.of(data["schema"])
@@ -180,11 +194,8 @@ orders:
             return parquet_pieces(path), lambda: pl.scan_parquet(
                 path, glob=False, hive_partitioning=False
             )
-        if format_ == "arrow":
-            rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
-            return even_pieces(rows, facts.size), lambda: pl.scan_ipc(path, glob=False)
-        frame = read_sheet(path, self.config.sheet, self.config.has_header)
-        return even_pieces(frame.height, int(frame.estimated_size())), frame.lazy
+        rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
+        return even_pieces(rows, facts.size), lambda: pl.scan_ipc(path, glob=False)
 
     async def _look(self) -> Survey:
         if self._survey is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dataflare.formats.excel_book import Area, BookOptions
 
 
 class FileSourceConfig(BaseModel):
@@ -26,7 +28,9 @@ class FileSourceConfig(BaseModel):
     delimiter: str | None = Field(
         None, description="CSV: what stands between fields; a comma, or a tab for .tsv."
     )
-    has_header: bool = Field(True, description="CSV: whether the first line names the columns.")
+    has_header: bool = Field(
+        True, description="CSV, Excel: whether the first line or row names the columns."
+    )
     null_values: list[str] = Field(
         default_factory=list, description="CSV: texts that mean NULL, beside an empty cell."
     )
@@ -35,8 +39,33 @@ class FileSourceConfig(BaseModel):
     columns: list[str] | None = Field(
         None, description="The columns to read, in this order; all when not given."
     )
-    sheet: str | int | None = Field(
-        None, description="Excel: the sheet by name or number from 1; the first when not given."
+    sheet: str | int | list[str | int] | None = Field(
+        None,
+        description="Excel: the sheet by name or number from 1, or a list of sheets, or `all` for all "
+        "visible ones, one after the other as one table; the first when not given.",
+    )
+    range: str | None = Field(
+        None,
+        description="Excel: the cells to read, such as B3:F20; B3:F goes down to the last row, B:F "
+        "has all rows.",
+    )
+    header_row: int | None = Field(
+        None,
+        ge=1,
+        description="The row that names the columns, counted from 1 as Excel does; rows above it are "
+        "passed over. When not given, the first row with several cells.",
+    )
+    header_rows: int = Field(
+        1,
+        ge=1,
+        description="Excel: how many rows the header has; the names below one another are joined by a "
+        "blank, and a merged cell names all columns below it.",
+    )
+    skip_rows: int = Field(
+        0, ge=0, description="How many rows at the top to pass over, before the header."
+    )
+    sheet_column: str | None = Field(
+        None, description="Excel: a column to add that holds the name of each row's sheet."
     )
     schema_sample_rows: int = Field(
         20_000, ge=1, description="How many rows of a sample the types of text files are found on."
@@ -73,6 +102,33 @@ class FileSourceConfig(BaseModel):
         except LookupError as error:
             raise ValueError(f"is not a known encoding: {value}") from error
         return value
+
+    @field_validator("range")
+    @classmethod
+    def _known_range(cls, value: str | None) -> str | None:
+        if value is not None:
+            Area.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_header(self) -> FileSourceConfig:
+        if self.header_row is not None and self.header_row <= self.skip_rows:
+            raise ValueError(
+                f"header_row {self.header_row} lies in the rows that skip_rows passes over"
+            )
+        return self
+
+    @property
+    def book(self) -> BookOptions:
+        """What to read of a workbook."""
+        return BookOptions(
+            tuple(self.sheet) if isinstance(self.sheet, list) else self.sheet,
+            Area.parse(self.range) if self.range is not None else Area(),
+            self.skip_rows,
+            self.has_header,
+            self.header_row,
+            self.header_rows,
+        )
 
     @property
     def paths(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataflare.connectors.file.listing import list_files, one_format
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.csv import survey_csv
+from dataflare.connectors.file.survey.excel import load_tables, survey_excel
 from dataflare.connectors.file.survey.json import load_json, survey_json
 from dataflare.connectors.file.survey.ndjson import survey_ndjson
 from dataflare.connectors.file.survey.shared import Survey
@@ -17,7 +18,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 
-__all__ = ["Survey", "load_json", "survey"]
+__all__ = ["Survey", "load_json", "load_tables", "survey"]
 
 
 def survey(
@@ -37,5 +38,7 @@ def survey(
             return survey_ndjson(files, config, contract, learned)
         case "json":
             return survey_json(files, config, contract, learned)
+        case "excel":
+            return survey_excel(files, config, contract)
         case _:
             return survey_tables(files, format_, config, contract)

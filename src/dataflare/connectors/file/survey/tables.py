@@ -1,4 +1,4 @@
-"""Parquet, Arrow and Excel files: the types that the files themselves name."""
+"""Parquet and Arrow files: the types that the files themselves name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from dataflare.connectors.file.survey.shared import (
 )
 from dataflare.errors import ConfigError, DataError, InternalError
 from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
-from dataflare.formats.table_read import read_sheet
 from dataflare.formats.table_types import held_type, may_fit
 from dataflare.model.types import DataType, Schema, unheld
 
@@ -75,7 +74,7 @@ def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes
         if note.unreadable is not None and (note.blocks or _is_wanted(name, config)):
             raise _refused(note.unreadable, name, file, can_skip=not note.blocks)
     types: dict[str, DataType] = {}
-    for name, dtype in _polars_schema(file.path, format_, config).items():
+    for name, dtype in _polars_schema(file.path, format_).items():
         try:
             types[name] = held_type(dtype, notes.get(name, ColumnNote()).meaning)
         except DataError as error:
@@ -95,14 +94,12 @@ def _refused(type_: str, column: str, file: FoundFile, *, can_skip: bool) -> Dat
     return error
 
 
-def _polars_schema(path: Path, format_: str, config: FileSourceConfig) -> Mapping[str, Any]:
+def _polars_schema(path: Path, format_: str) -> Mapping[str, Any]:
     match format_:
         case "parquet":
             return pl.read_parquet_schema(path)
         case "arrow":
             return pl.scan_ipc(path, glob=False).collect_schema()
-        case "excel":
-            return read_sheet(path, config.sheet, config.has_header).schema
     raise InternalError(f"no reader for format {format_}")
 
 

@@ -1,0 +1,135 @@
+"""Excel files being read: the cells of the chosen sheets, as the types of the survey.
+
+Always true: a chunk's position is the number of the row after its last one, over all sheets read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
+from dataflare.connectors.file.table_reader import PieceReader
+from dataflare.formats.excel_book import SheetTable
+from dataflare.formats.excel_cells import fit
+from dataflare.formats.misread import Sorted, misfit
+from dataflare.formats.row_text import row_text
+from dataflare.formats.table_read import TablePiece, even_pieces
+from dataflare.model.progress import Position
+from dataflare.model.types import Schema
+from dataflare.sdk.source import BadRow, BadRows, Chunk, Salvaged
+
+
+class ExcelReader(PieceReader):
+    """A workbook that was loaded whole. schema: the types wanted, of the columns inside the sheets."""
+
+    def __init__(
+        self,
+        facts: FileFacts,
+        tables: Sequence[SheetTable],
+        schema: Schema,
+        added: Added,
+        output: Sequence[str],
+        label: str,
+        position: Position | None,
+        sheet_column: str | None = None,
+    ) -> None:
+        self._facts, self._tables, self._schema = facts, tables, schema
+        self._added, self._output = added, tuple(output)
+        self._inside = [name for name in output if name not in added]
+        self._sheet_column = sheet_column
+        fitted = [self._fitted(table) for table in tables]
+        self._frame = pl.concat([frame for frame, _ in fitted])
+        self._bad: dict[int, tuple[str, SheetTable, int]] = {}
+        start = 0
+        for table, (frame, misfits) in zip(tables, fitted, strict=True):
+            for row, name in misfits.items():
+                self._bad[start + row] = name, table, row
+            start += frame.height
+        size = int(self._frame.estimated_size())
+        super().__init__(facts, even_pieces(self._frame.height, size), label, position)
+        self.warnings = self._errors_from(int(self._position.value["row"]))
+
+    async def read_chunk(self) -> Chunk:
+        piece = self._next()
+        return Chunk(
+            scan=lambda: self._scan(piece),
+            position=self._position,
+            key=piece.start,
+            num_bytes=piece.num_bytes,
+            rows=piece.rows,
+            salvage=lambda: self._salvage(piece),
+            place=lambda row: self._place_of(piece.start + row),
+        )
+
+    def _fitted(self, table: SheetTable) -> tuple[pl.DataFrame, dict[int, str]]:
+        """The sheet's rows, and for each row with a cell that does not fit: the first such column."""
+        columns: dict[str, pl.Series] = {}
+        misfits: dict[int, str] = {}
+        for name in self._inside:
+            if name == self._sheet_column:
+                columns[name] = pl.Series([table.sheet] * len(table.rows), dtype=pl.String)
+                continue
+            if name not in table.names:
+                raise self._facts.changed(f"it has no column '{name}' any more")
+            values, mask = fit(table.cells(name), self._schema[name], table.codes.get(name, {}))
+            columns[name] = values
+            if mask is not None:
+                for row in mask.arg_true():
+                    misfits.setdefault(row, name)
+        return pl.DataFrame(columns), misfits
+
+    def _scan(self, piece: TablePiece) -> pl.LazyFrame:
+        for row in range(piece.start, piece.start + piece.rows):
+            if row in self._bad:
+                raise pl.exceptions.ComputeError("a cell does not fit the type of its column")
+        frame = self._frame.slice(piece.start, piece.rows).lazy()
+        return with_added(frame, self._added, self._output)
+
+    def _salvage(self, piece: TablePiece) -> Salvaged:
+        inside = range(piece.start, piece.start + piece.rows)
+        bad = [self._bad_row(row, row - piece.start) for row in inside if row in self._bad]
+        kept = [row for row in inside if row not in self._bad]
+        numbers = pl.Series("row", [row - piece.start for row in kept], dtype=pl.Int64)
+        return salvaged(
+            Sorted(self._frame[kept], numbers, BadRows.of(bad)), self._added, self._output
+        )
+
+    def _bad_row(self, row: int, in_piece: int) -> BadRow:
+        name, table, index = self._bad[row]
+        cells: dict[str, Any] = {
+            each: table.errors.get(each, {}).get(index, _plain(cells[index]))
+            for each, cells in zip(table.names, table.columns, strict=True)
+        }
+        message = misfit(name, self._schema[name], cells[name])
+        return BadRow(in_piece, "E0501", message, row_text(cells), self._place_of(row))
+
+    def _place_of(self, row: int) -> str:
+        for table in self._tables:
+            if row < len(table.rows):
+                return f"{self._label} sheet '{table.sheet}' row {table.rows[row]}"
+            row -= len(table.rows)
+        return f"{self._label} row {row + 1}"
+
+    def _errors_from(self, start: int) -> dict[str, int]:
+        """Cells with errors in the rows from `start` on, by column and what they show."""
+        counts: dict[tuple[str, str], int] = {}
+        for table in self._tables:
+            for name in self._inside:
+                for row, shown in table.errors.get(name, {}).items():
+                    if row >= start:
+                        counts[name, shown] = counts.get((name, shown), 0) + 1
+            start -= len(table.rows)
+        return {
+            f"column '{name}' shows {shown}, which is read as NULL,": rows
+            for (name, shown), rows in counts.items()
+        }
+
+
+def _plain(cell: Any) -> Any:
+    """A whole number without a point, as Excel shows it."""
+    if type(cell) is float and abs(cell) < 2**53 and cell == int(cell):
+        return int(cell)
+    return cell

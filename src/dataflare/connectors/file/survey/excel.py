@@ -1,0 +1,108 @@
+"""Workbooks: the names in the sheets' headers, and the types that all cells of a column have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.connectors.file.survey.shared import Survey, check_contract, check_same_columns
+from dataflare.errors import ConfigError, DataError
+from dataflare.formats.excel_book import SheetTable, read_book
+from dataflare.formats.excel_cells import type_of
+from dataflare.model.types import STRING, DataType, Schema
+
+
+def survey_excel(
+    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+) -> Survey:
+    """All cells are looked at: what a column holds shows only at its end."""
+    kinds: dict[str, frozenset[str]] = {}
+    first: tuple[list[str], Path] | None = None
+    for file in files:
+        for table in load_tables(file.path, config, contract):
+            label = Path(f"{file.path} sheet '{table.sheet}'")
+            if first is None:
+                first = table.names, label
+            check_same_columns(first[0], table.names, first[1], label)
+            for name, more in table.kinds().items():
+                kinds[name] = kinds.get(name, frozenset()) | more
+    assert first is not None
+    names, label = first
+    if contract is not None:
+        check_contract(_added(names, config), contract, label)
+    schema = _schema(_added(names, config), kinds, contract)
+    return Survey(files, "excel", schema, {file.id: {} for file in files})
+
+
+def load_tables(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
+    """The tables of a workbook, at least one, with the names that the contract gives columns without
+    a header."""
+    key = _key(path, config, contract)
+    tables = _recent.pop(key, None)
+    if tables is None:
+        tables = _load(path, config, contract)
+        _recent.clear()
+        _recent[key] = tables
+    return tables
+
+
+_recent: dict[tuple[Any, ...], list[SheetTable]] = {}
+"""The workbook that was loaded last and not taken since: a run reads it right after its survey."""
+
+
+def _key(path: Path, config: FileSourceConfig, contract: Schema | None) -> tuple[Any, ...]:
+    state = os.stat(path)
+    names = contract.names if contract is not None else None
+    return str(path), state.st_size, state.st_mtime_ns, config.model_dump_json(), names
+
+
+def _load(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
+    with file_errors(path):
+        tables = read_book(path, config.book)
+    if not tables:
+        raise DataError(
+            f"{path} has no cells with values" + (f" in {config.range}" if config.range else ""),
+            code="E0507",
+            help="choose what to read with 'sheet' and 'range', or leave the file out of 'path'",
+        )
+    for table in tables:
+        if config.sheet_column in table.names:
+            raise ConfigError(
+                f"'sheet_column' is '{config.sheet_column}', and {path} has such a column",
+                code="E0404",
+                help="give it a name that the sheets do not have",
+            )
+        if not config.has_header and contract is not None:
+            _rename(table, [n for n in contract.names if n != config.sheet_column], path)
+    return tables
+
+
+def _rename(table: SheetTable, names: Sequence[str], path: Path) -> None:
+    if len(names) != len(table.names):
+        raise ConfigError(
+            f"the schema has {len(names)} columns, {path} has {len(table.names)}",
+            code="E0404",
+            help="name as many columns in 'schema' as the rows have cells",
+        )
+    new = dict(zip(table.names, names, strict=True))
+    table.names = list(names)
+    table.errors = {new[name]: marks for name, marks in table.errors.items()}
+    table.codes = {new[name]: marks for name, marks in table.codes.items()}
+
+
+def _added(names: Sequence[str], config: FileSourceConfig) -> list[str]:
+    return [*names, config.sheet_column] if config.sheet_column is not None else list(names)
+
+
+def _schema(
+    names: Sequence[str], kinds: Mapping[str, frozenset[str]], contract: Schema | None
+) -> Schema:
+    types: dict[str, DataType] = dict.fromkeys(names, STRING)
+    types.update({name: type_of(each) for name, each in kinds.items()})
+    types.update({each.name: each.type for each in contract or ()})
+    return Schema.of({name: types[name] for name in names})
