@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from msgspec import Struct
 
@@ -56,6 +57,15 @@ class Spot(Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def to_json(self) -> dict[str, Any]:
+        """The place for programs, without the text of the line."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "length": self.length,
+        }
+
     def shifted(self, by: int, length: int) -> Spot:
         """The place `by` characters further on in the same line."""
         return Spot(self.file, self.line, self.column + by, length, self.text)
@@ -64,7 +74,8 @@ class Spot(Struct, frozen=True):
 class DataFlareError(Exception):
     """The root. Carries all that the error block shows, as attributes.
 
-    retry_after_s: when to come again, where the system itself has said so.
+    retry_after_s: when to come again, where the system itself has said so. more_spots: other places
+    that the same error has.
     """
 
     default_code = "E0900"
@@ -93,6 +104,7 @@ class DataFlareError(Exception):
         if retry is not None:
             self.retry = retry
         self.retry_after_s = retry_after_s
+        self.more_spots: list[Spot] = []
 
     @property
     def exit_status(self) -> int:
@@ -100,6 +112,27 @@ class DataFlareError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def each(self) -> list[DataFlareError]:
+        """The errors that this one stands for: itself, or those that `ManyErrors` holds."""
+        return [self]
+
+    def to_json(self) -> dict[str, Any]:
+        """The error for programs: the same object in every JSON answer of the command line.
+
+        spots: where in the workflow file (or script) it is, most often one place; empty where no
+        place is known.
+        """
+        spots = [self.spot, *self.more_spots] if self.spot is not None else []
+        return {
+            "code": self.code,
+            "message": self.message,
+            "step": self.step,
+            "spots": [spot.to_json() for spot in spots if spot is not None],
+            "notes": list(self.notes),
+            "help": self.help,
+        }
 
     def at(self, *, step: str | None = None, spot: Spot | None = None) -> DataFlareError:
         """Fill in where it happened, where that is not known yet. Returns itself, to be raised."""
@@ -159,6 +192,13 @@ class ManyErrors(DataFlareError):
         first = errors[0]
         super().__init__(first.message, code=first.code, step=first.step, spot=first.spot)
         self.errors = list(errors)
+
+    @property
+    def each(self) -> list[DataFlareError]:
+        return self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        return self.errors[0].to_json()
 
     @property
     def exit_status(self) -> int:

@@ -172,7 +172,7 @@ error[E0103]: unknown key 'setings' in the workflow
   |
 2 | setings: {parallelism: 2}
   | ^^^^^^^
-   = known keys: name, version, description, include, params, settings, sources, transformations, destinations, tests
+   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, tests
    = help: did you mean 'settings'?
 """,
     ),

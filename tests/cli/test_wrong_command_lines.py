@@ -94,7 +94,7 @@ def test_run_with_json_answers_in_json_whatever_is_wrong(tmp_path: Path) -> None
         assert done.returncode == 2
         told = answer(done)
         assert told["status"] == "failed"
-        assert told["error"].keys() == {"code", "message", "step"}
+        assert told["error"].keys() == {"code", "message", "step", "spots", "notes", "help"}
         assert code in (None, told["error"]["code"])
         assert f"error[{told['error']['code']}]: " in done.stderr
 

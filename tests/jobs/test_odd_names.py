@@ -6,8 +6,10 @@ import sqlite3
 from pathlib import Path
 
 import polars as pl
+import pytest
 
-from dataflare.jobs import RunOptions, run
+from dataflare.jobs import RunOptions, preview, run
+from dataflare.jobs.workflow_test import run_test
 from dataflare.workflow.load import load_text
 
 OURS = ("__kind", "__row", "__now", "__rowkey", "__error", "__h", "__k0", "__index_level_0__", "__")
@@ -51,3 +53,59 @@ def test_columns_with_leading_underscores_pass_through_every_kind_of_step(tmp_pa
         )
     totals = pl.read_csv(tmp_path / "totals.csv").sort("__kind")
     assert totals.rows() == [(0, 18, 2), (1, 10, 2), (2, 14, 2)]
+
+
+NAMES = (
+    *(
+        "dead_letters",
+        "dead_letters_2",
+        "preview",
+        "_preview",
+        "_replay",
+        "_expected_0",
+        "_given_0",
+    ),
+    *(
+        "_table_0",
+        "_letters",
+        "in",
+        "rows",
+        "name",
+        "type",
+        "None",
+        "runs",
+        "chunks",
+        "current-json",
+    ),
+)
+"""What internal steps, files of the state and keys are called or could be called."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_may_have_any_name_that_the_format_allows(name: str, tmp_path: Path):
+    text = f"""\
+name: odd
+settings: {{error_handling: {{on_error: dead_letter}}, parallelism: 1}}
+sources:
+  first: {{type: inline, config: {{rows: [{{id: x}}, {{id: "1"}}, {{id: "2"}}]}}}}
+transformations:
+  {name}_t: {{type: map, inputs: [first], config: {{derive: {{v: "CAST(id AS int64)"}}}}}}
+destinations:
+  {name}: {{type: sqlite, inputs: [{name}_t], config: {{path: x.db, table: t}}}}
+tests:
+  - {{name: one, given: {{first: [{{id: "7"}}]}}, expect: {{{name}_t: [{{id: "7", v: 7}}]}}}}
+"""
+    for written in (text, text.replace(f"{name}_t", "second"), _swapped(text, name)):
+        flow = load_text(written, base=tmp_path)
+        (test,) = flow.tests
+        assert run_test(flow, test).passed
+        last = next(iter(flow.transformations))
+        assert preview(flow, last).height == 2
+        result = run(flow, RunOptions(tmp_path / "home", fresh=True))
+        assert result.status == "finished"
+        assert sum(step["dead_letters"] or 0 for step in result.steps.values()) == 1
+
+
+def _swapped(text: str, name: str) -> str:
+    """The transformation has the name."""
+    return text.replace(f"  {name}: {{", "  end: {").replace(f"{name}_t", name)

@@ -65,6 +65,8 @@ def test_hiding_twice_is_hiding_once(text):
         ("token: 'hunter2'", "token: '*******'"),
         ("password: ${secret:PG}", "password: ${secret:PG}"),
         ("password: x${PG}yz", "password: *${PG}**"),
+        ('{token: "${secret:PG}", b: 1}', '{token: "${secret:PG}", b: 1}'),
+        ("token: 'ab${PG}'", "token: '**${PG}'"),
         ('url: "postgres://u:hunter2@db"', 'url: "postgres://u:*******@db"'),
         ('url: "postgres://u:${secret:PG}@db"', 'url: "postgres://u:${secret:PG}@db"'),
         ("secret: secret_column", "secret: *************"),

@@ -58,6 +58,9 @@ destinations:
   y: {type: not_known_here, inputs: [t], config: {x: 1}}
 tests:
   - {name: t, given: {a: [{x: 1}]}, expect: {z: []}}
+environments:
+  prod: {settings: {parallelism: 4}, destinations: {z: {config: {anything: 2}}}}
+  none:
 x-anything: [1]
 """
 

@@ -1,7 +1,8 @@
 """Find the command, run it, and turn whatever it raises into an error block and an exit status.
 
 Always true: standard error gets one block per error and no traceback unless `--debug`; the status is
-0, 1, 2, 3 or 130; `run --json` prints one JSON object even when the command line is wrong.
+0, 1, 2, 3 or 130; a command that is asked for JSON prints JSON also when it fails, even when the
+command line is wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import terminal
+from dataflare.cli import answers, terminal
 from dataflare.cli.usage import usage_error
-from dataflare.errors import DataFlareError, InternalError
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 _PIPE_CLOSED = 141
@@ -114,6 +114,7 @@ def _prepare_streams() -> None:
 def execute(args: list[str]) -> int:
     """Run one command line; the result is its exit status. Raises nothing."""
     terminal.show_tracebacks, args = _take_debug(args)
+    answers.begin()
     try:
         return _invoke(args or ["--help"])
     except typer.Exit as ended:
@@ -143,24 +144,16 @@ def _invoke(args: list[str]) -> int:
 def _report(raised: BaseException, args: list[str]) -> int:
     """Show what was raised as an error block; the result is the exit status."""
     misused = usage_error(raised, args)
-    error = raised if isinstance(raised, DataFlareError) else misused or internal(raised)
+    error = misused or answers.as_error(raised)
     terminal.print_error(error)
-    if misused and args[:1] == ["run"] and "--json" in args:
-        from dataflare.cli.run import failure
+    if answers.is_wanted(args):
+        if args[:1] == ["run"]:
+            from dataflare.cli.run import print_failure
 
-        terminal.print_json(failure(error), indent=False)
+            print_failure(error)
+        else:
+            answers.print_failure(error)
     return error.exit_status
-
-
-def internal(raised: BaseException) -> DataFlareError:
-    """The error for an exception that nobody expected."""
-    text = str(raised).strip().replace("\n", " ")
-    error = InternalError(
-        f"{type(raised).__name__}: {text}" if text else type(raised).__name__,
-        notes=["this is a bug in DataFlare; please report it, with what --debug shows"],
-    )
-    error.__cause__ = raised
-    return error
 
 
 def _take_debug(args: list[str]) -> tuple[bool, list[str]]:

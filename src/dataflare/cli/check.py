@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from dataflare.cli import common, human, tables, terminal
+from dataflare.cli import answers, common, human, tables, terminal
 from dataflare.errors import Blame
 from dataflare.security.redact import redact
 
@@ -21,16 +19,19 @@ def check(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    env: common.Env = None,
+    json: common.Json = False,
 ) -> int:
     """Try every system that a workflow names, 10 s each. Nothing is written anywhere."""
-    workflow = common.read_workflow(file, param, sets, overlay)
+    workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.jobs.inspect import inspect
+    from dataflare.planner import check as check_file
 
+    check_file(workflow, inputs=False)
     found = inspect(workflow)
     if json:
-        made = {"workflow": workflow.name, "steps": [_to_json(each) for each in found]}
-        terminal.print_json(made, indent=False)
+        made = {"workflow": workflow.name, "steps": [each.to_json() for each in found]}
+        answers.print_json(made, indent=False)
     else:
         rows = [_row(each) for each in found]
         tables.print_table(("", "step", "kind", "type", "took", "found"), rows, right=("took",))
@@ -54,10 +55,3 @@ def _row(found: Found) -> tuple[str, ...]:
         said = found.error.message
     sign = "ok" if found.reached else "FAIL"
     return sign, found.step, found.kind, found.type, human.span(found.duration_s), redact(said)
-
-
-def _to_json(found: Found) -> dict[str, object]:
-    made = found.to_json()
-    if made["error"]:
-        made["error"]["message"] = redact(made["error"]["message"])
-    return made | {"found": {name: redact(value) for name, value in made["found"].items()}}

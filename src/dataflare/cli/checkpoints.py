@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from dataflare.cli import common, human, tables, terminal
+from dataflare.cli import answers, common, human, tables, terminal
 from dataflare.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def checkpoints(
         )
     if json:
         listed = [kept.to_json(fact) for fact in shown]
-        terminal.print_json(listed if epoch is None else listed[0])
+        answers.print_json(listed if epoch is None else listed[0])
     elif epoch is None:
         _print_list(workflow, kept)
     else:
@@ -120,7 +120,7 @@ def _list_workflows(json: bool) -> int:
     """One line for each workflow that has run here."""
     found = {name: _kept(common.home() / name, False) for name in common.known_workflows()}
     if json:
-        terminal.print_json(
+        answers.print_json(
             {name: [kept.to_json(fact) for fact in kept.facts] for name, kept in found.items()}
         )
         return 0

@@ -46,6 +46,14 @@ Overlays = Annotated[
     ),
 ]
 
+Env = Annotated[
+    str | None,
+    typer.Option(
+        "--env", metavar="NAME", help="Merge this one of the file's `environments` over it."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also on failure.")]
+
 
 def home() -> Path:
     """The home that a command without a file looks in: $DATAFLARE_HOME, or the nearest `.dataflare`
@@ -67,6 +75,7 @@ def read_workflow(
     params: list[str] | None = None,
     sets: list[str] | None = None,
     overlays: list[Path] | None = None,
+    environment: str | None = None,
 ) -> Workflow:
     """Read a workflow file as the command line says, and size Polars' pool by its settings.
 
@@ -81,6 +90,7 @@ def read_workflow(
         params=dict(pairs("--param", params)),
         sets=pairs("--set", sets),
         overlays=overlays or [],
+        environment=environment,
     )
     threads = workflow.settings.resources.threads
     if threads:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dataflare.cli import tables, terminal
+from dataflare.cli import answers, common, tables, terminal
 from dataflare.errors import ConfigError, did_you_mean
 
 _Role = tuple[str, list[str], Callable[[str], Any]]
@@ -19,9 +19,12 @@ def connectors(
         str | None,
         typer.Argument(metavar="[TYPE]", help="Document this type's options.", show_default=False),
     ] = None,
+    json: common.Json = False,
 ) -> int:
     """List the connectors and installed processors, or show one type's options and an example."""
-    if type_ is None:
+    if json:
+        answers.print_json(_as_json(type_))
+    elif type_ is None:
         _list_all()
     else:
         _document(type_)
@@ -60,7 +63,49 @@ def _summary(name: str, find: Callable[[str], Any]) -> str:
         return f"not usable here: {error.message}" + (f"; {error.help}" if error.help else "")
 
 
+def _as_json(type_: str | None) -> dict[str, Any]:
+    """Types with what they can be; of one type, its options too."""
+    if type_ is not None:
+        found = _found(type_)
+        return {
+            "type": type_,
+            "roles": {role: _role_json(find(type_)) for role, find in found},
+        }
+    made: dict[str, dict[str, str]] = {}
+    for role, names, find in _roles():
+        for name in names:
+            made.setdefault(name, {})[role] = _summary(name, find)
+    return {"types": [{"type": name, "roles": roles} for name, roles in sorted(made.items())]}
+
+
+def _role_json(connector: type[Any]) -> dict[str, Any]:
+    from dataflare.cli.options import options
+
+    return {
+        "summary": connector.summary,
+        "example": connector.example,
+        "options": [
+            {
+                "name": option.name,
+                "type": option.type,
+                "required": option.required,
+                "default": option.default,
+                "description": option.description,
+            }
+            for option in options(connector.Config)
+        ],
+    }
+
+
 def _document(type_: str) -> None:
+    for place, (role, find) in enumerate(_found(type_)):
+        if place:
+            print()
+        _document_role(type_, role, find(type_))
+
+
+def _found(type_: str) -> list[tuple[str, Callable[[str], Any]]]:
+    """What a type can be, with where its class is found. Raises ConfigError (E0401)."""
     roles = _roles()
     found = [(role, find) for role, names, find in roles if type_ in names]
     if not found:
@@ -71,10 +116,7 @@ def _document(type_: str) -> None:
             notes=[f"known types: {', '.join(known)}"],
             help=did_you_mean(type_, known),
         )
-    for place, (role, find) in enumerate(found):
-        if place:
-            print()
-        _document_role(type_, role, find(type_))
+    return found
 
 
 def _document_role(type_: str, role: str, connector: type[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import common, human, tables, terminal
+from dataflare.cli import answers, common, human, tables, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, WorkflowError
 
@@ -42,7 +42,7 @@ def list_letters(workflow: Name, file: File = None, json: Json = False) -> int:
     box, _ = _box(workflow, file)
     groups = list(_groups(box))
     if json:
-        terminal.print_json(groups)
+        answers.print_json(groups)
     elif not groups:
         print(f"workflow '{workflow}' has no dead letters")
     else:
@@ -73,7 +73,7 @@ def show(
     found = [letter for letter in box.waiting() if _wanted(step, code)(letter)]
     for letter in found[:limit]:
         if json:
-            terminal.print_json(letter.to_json(), indent=False)
+            answers.print_json(letter.to_json(), indent=False)
         else:
             _print_letter(letter)
     if not json:
@@ -95,11 +95,12 @@ def replay(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
     json: Json = False,
 ) -> int:
     """Bring rows in again, with the workflow's file as it is today. Each comes in once."""
     common.workflow_folder(workflow, file)
-    read = common.read_workflow(_file(workflow, file), param, sets, overlay)
+    read = common.read_workflow(_file(workflow, file), param, sets, overlay, env)
     _same_name(workflow, read)
     from dataflare.jobs.replay import replay as bring_in
 
@@ -111,7 +112,7 @@ def replay(
         terminal.print_error(done.error)
     waiting = len(box.waiting())
     if json:
-        terminal.print_json(_replayed_json(workflow, done, waiting), indent=False)
+        answers.print_json(_replayed_json(workflow, done, waiting), indent=False)
     else:
         again = f", {done.failed:,} of them were refused again" if done.failed else ""
         print(f"{human.counted(done.rows, 'row')} replayed{again}; {waiting:,} waiting")
@@ -288,5 +289,5 @@ def _replayed_json(workflow: str, done: Replayed, waiting: int) -> dict[str, Any
         "refused_again": done.failed,
         "waiting": waiting,
         "left": dict(done.left),
-        "error": error and {"code": error.code, "message": error.message, "step": error.step},
+        "error": error and error.to_json(),
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import tables, terminal
+from dataflare.cli import answers, common, tables, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,11 +17,17 @@ def functions(
         str | None,
         typer.Argument(metavar="[NAME]", help="Document this function.", show_default=False),
     ] = None,
+    json: common.Json = False,
 ) -> int:
     """List the functions of the expression language, or document one."""
     from dataflare.expr import registry
 
-    if name is None:
+    if json:
+        listed = [_as_json(row) for row in registry.functions()]
+        answers.print_json(
+            {"functions": listed} if name is None else _as_json(registry.function(name))
+        )
+    elif name is None:
         _list_all(registry.functions())
     else:
         _document(registry.function(name))
@@ -37,6 +43,18 @@ def _list_all(rows: Sequence[Any]) -> None:
             print()
         terminal.print_heading(group)
         tables.print_table((), [(row.signature.splitlines()[0], row.summary) for row in members])
+
+
+def _as_json(row: Any) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "aliases": list(row.aliases),
+        "group": row.group,
+        "signatures": row.signature.splitlines(),
+        "summary": row.summary,
+        "examples": [{"expression": text, "gives": spelled(value)} for text, value in row.examples],
+        "pushdown": dict(row.pushdown),
+    }
 
 
 def _document(row: Any) -> None:

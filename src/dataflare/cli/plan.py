@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dataflare.cli import common, tables, terminal
+from dataflare.cli import answers, common, tables, terminal
 
 
 class Format(enum.StrEnum):
@@ -27,18 +27,20 @@ def plan(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
     format_: Annotated[
         Format, typer.Option("--format", "-f", help="What to print.", show_choices=True)
     ] = Format.TEXT,
+    json: common.Json = False,
 ) -> int:
     """Show the graph as it will run: fused steps, pushed-down filters, exchanges, guarantees."""
-    workflow = common.read_workflow(file, param, sets, overlay)
+    workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.planner import plan as make_plan
 
     made = make_plan(workflow, home=common.home_of(file))
     view = made.view(made.count_splits())
-    if format_ is Format.JSON:
-        terminal.print_json(view)
+    if json or format_ is Format.JSON:
+        answers.print_json(view)
         return 0
     if format_ is Format.TEXT:
         _print_text(view)

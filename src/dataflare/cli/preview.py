@@ -20,11 +20,12 @@ def preview(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> int:
     """Show the first rows that reach a step. Nothing is written anywhere."""
-    workflow = common.read_workflow(file, param, sets, overlay)
+    workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.cli import frames
     from dataflare.jobs import preview as first_rows
 

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct, field
 
-from dataflare.cli import common, terminal
+from dataflare.cli import answers, common, terminal
 from dataflare.cli.process import keep_freed_memory
 from dataflare.cli.progress import Progress
 from dataflare.errors import DataFlareError
-from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
@@ -35,6 +34,7 @@ def run(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: forget checkpoints and cursors.")
     ] = False,
@@ -45,14 +45,14 @@ def run(
         str | None,
         typer.Option("--for", metavar="DURATION", help="Stop after this long, with a checkpoint."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
+    json: common.Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
     ] = False,
 ) -> int:
     """Run a workflow. An unfinished run is resumed from its latest checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    request = Request(file, param, sets, overlay, fresh, accept_changes, for_, quiet)
+    request = Request(file, param, sets, overlay, env, fresh, accept_changes, for_, quiet)
     return (
         _run_as_json(request) if json else request.run(partial(_tell_people, request)).exit_status
     )
@@ -66,6 +66,7 @@ class Request(Struct):
     params: list[str] | None
     sets: list[str] | None
     overlays: list[Path] | None
+    environment: str | None
     fresh: bool
     accept_changes: bool
     for_: str | None
@@ -78,7 +79,9 @@ class Request(Struct):
         while it still holds its lock."""
         for_s = common.seconds("--for", self.for_)
         keep_freed_memory()
-        self.workflow = common.read_workflow(self.file, self.params, self.sets, self.overlays)
+        self.workflow = common.read_workflow(
+            self.file, self.params, self.sets, self.overlays, self.environment
+        )
         from dataflare.checkpoint.home import move_old_state
         from dataflare.jobs import RunOptions, run
 
@@ -129,7 +132,7 @@ def _run_as_json(request: Request) -> int:
         except BaseException as raised:
             if not told:
                 name = request.workflow.name if request.workflow else None
-                answer(failure(raised, name, time.monotonic() - started))
+                answer(failure(answers.as_error(raised), name, time.monotonic() - started))
             raise
 
 
@@ -143,16 +146,9 @@ def _report(result: RunResult, said: set[str]) -> None:
 
 
 def failure(
-    raised: BaseException, workflow: str | None = None, duration_s: float = 0.0
+    error: DataFlareError, workflow: str | None = None, duration_s: float = 0.0
 ) -> dict[str, Any]:
     """What `run --json` prints when there was no run to speak of."""
-    if isinstance(raised, DataFlareError):
-        error = {"code": raised.code, "message": raised.message, "step": raised.step}
-    elif isinstance(raised, KeyboardInterrupt):
-        error = {"code": "E0802", "message": "interrupted before it began", "step": None}
-    else:
-        message = f"{type(raised).__name__}: {raised}"
-        error = {"code": "E0900", "message": message, "step": None}
     return {
         "workflow": workflow,
         "run_id": None,
@@ -161,8 +157,16 @@ def failure(
         "duration_s": round(duration_s, 3),
         "steps": {},
         "checkpoints": {"completed": 0, "last_bytes": None},
-        "error": error,
+        "written": {},
+        "warnings": [],
+        **answers.failure(error),
     }
+
+
+def print_failure(error: DataFlareError) -> None:
+    """The answer to a command line that is wrong."""
+    if not answers.is_given():
+        answers.print_json(failure(error), indent=False)
 
 
 @contextmanager
@@ -174,11 +178,9 @@ def _stdout_kept() -> Iterator[Any]:
     os.dup2(2, 1)
 
     def answer(value: dict[str, Any]) -> None:
-        if value["error"]:
-            value["error"]["message"] = redact(value["error"]["message"])
         sys.stdout.flush()
         os.dup2(real, 1)
-        terminal.print_json(value, indent=False)
+        answers.print_json(value, indent=False)
         sys.stdout.flush()
 
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import common, human, tables, terminal
+from dataflare.cli import answers, common, human, tables
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.runs import RunRecord
@@ -24,7 +24,7 @@ def runs(
     """List what ran here, newest first."""
     records = _records(workflow, limit)
     if json:
-        terminal.print_json([record.to_json() for record in records])
+        answers.print_json([record.to_json() for record in records])
         return 0
     if not records:
         print(f"nothing has run here yet ({common.home()})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dataflare.cli import terminal
+from dataflare.cli import answers
 from dataflare.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def schema() -> int:
     from dataflare.sdk import registry as connectors
     from dataflare.workflow.jsonschema import json_schema
 
-    terminal.print_json(
+    answers.print_json(
         json_schema(
             _configs(connectors.source_types(), connectors.source),
             _configs(steps.step_types(), steps.step),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from dataflare.errors import DataFlareError, render
 from dataflare.security.redact import redact
@@ -101,13 +101,6 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-def print_json(value: Any, *, indent: bool = True) -> None:
-    """A value as JSON on standard output, ending with a newline."""
-    import json
-
-    print(json.dumps(value, indent=2 if indent else None, ensure_ascii=False, default=str))
 
 
 def point_stdout_nowhere() -> None:

@@ -7,23 +7,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from xml.etree import ElementTree
 
 import typer
 from msgspec.structs import replace
 
-from dataflare.cli import common, human, tables, terminal
-from dataflare.errors import DataFlareError, ManyErrors, WorkflowError
+from dataflare.cli import answers, common, human, terminal
+from dataflare.cli.differences import counted, table, write_junit
+from dataflare.errors import DataFlareError, WorkflowError, raise_all
 from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
-    from dataflare.jobs.compare import Difference
     from dataflare.jobs.workflow_test import CaseResult
     from dataflare.workflow.model import Workflow, WorkflowTest
 
 _NOT_SET = re.compile(r"the environment variable '(\w+)' is not set")
 _STAND_IN = "not-set-in-this-test"
-_SHOWN_MAX = 50
 
 
 def run_tests(
@@ -31,6 +29,7 @@ def run_tests(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
     update: Annotated[
         bool, typer.Option("--update", help="Write what came over what was expected, in the file.")
     ] = False,
@@ -38,66 +37,129 @@ def run_tests(
         Path | None,
         typer.Option("--junit", metavar="FILE", help="Write the outcome as JUnit XML."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: common.Json = False,
 ) -> int:
-    """Run a workflow's tests: given rows in, expected rows out. No system is reached."""
-    workflow = _read(file, param, sets, overlay)
-    from dataflare.jobs.workflow_test import run_test
+    """Run a workflow's tests: given rows in, expected rows out. No system is reached.
 
-    results = []
-    for case in workflow.tests:
-        own = workflow
-        if case.params:
-            values = [*(param or ()), *(f"{name}={value}" for name, value in case.params.items())]
-            own = _read(file, values, sets, overlay)
-        result = run_test(own, case)
-        results.append(result)
-        if not json and not update:
-            _print_result(result)
-    if update:
-        try:
-            results = _update(file, workflow.tests, results)
-        finally:
-            for result in results if not json else ():
-                _print_result(result)
-    if junit is not None:
-        _write_junit(junit, workflow.name, results)
-    if json:
-        _print_json(workflow.name, results)
-    else:
-        _print_end(file, results)
-    return int(any(each.status in ("failed", "error") for each in results))
-
-
-def _read(
-    file: Path, param: list[str] | None, sets: list[str] | None, overlay: list[Path] | None
-) -> Workflow:
-    """The workflow. Environment variables that only sources and destinations need may be missing:
-    those steps are replaced."""
+    A file that `validate` refuses is refused here too. A test whose rows are wrong fails, and the
+    others run.
+    """
+    done = _Tests(file, param, sets, overlay, env)
     try:
-        return common.read_workflow(file, param, sets, overlay)
+        done.run(quiet=json or update)
+        if update:
+            try:
+                done.results = _update(file, done.workflow.tests, done.results)
+            finally:
+                for result in done.results if not json else ():
+                    _print_result(result)
     except DataFlareError as error:
-        missing = _missing(error)
-        if not missing:
-            raise
-        before = dict(os.environ)
-        os.environ.update(dict.fromkeys(missing, _STAND_IN))
+        if junit is not None:
+            from dataflare.jobs.workflow_test import CaseResult
+
+            whole = CaseResult(f"{file} as a whole", 0.0, error=error)
+            write_junit(junit, done.name, [*done.results, whole])
+        raise
+    if junit is not None:
+        write_junit(junit, done.name, done.results)
+    if json:
+        _print_json(done.name, done.results)
+    else:
+        _print_end(file, done.results)
+    return done.exit_status
+
+
+class _Tests:
+    """The tests of a file, run one after the other, and how they went."""
+
+    def __init__(
+        self,
+        file: Path,
+        params: list[str] | None,
+        sets: list[str] | None,
+        overlays: list[Path] | None,
+        environment: str | None,
+    ) -> None:
+        self.file, self.params, self.sets = file, params, sets
+        self.overlays, self.environment = overlays, environment
+        self.name = file.stem
+        self.workflow: Workflow
+        self.results: list[CaseResult] = []
+
+    @property
+    def exit_status(self) -> int:
+        """2 where the file is wrong, 1 where a test failed."""
+        errors = [each.error for each in self.results if each.error is not None]
+        worst = max((error.exit_status for error in errors), default=0)
+        return max(worst, int(any(each.status == "failed" for each in self.results)))
+
+    def run(self, *, quiet: bool) -> None:
+        """Run them all. Raises what is wrong with the file itself."""
+        from dataflare.jobs.workflow_test import CaseResult, run_test
+
+        self.workflow = self._read(self.params)
+        self.name = self.workflow.name
+        for case in self.workflow.tests:
+            try:
+                result = run_test(self._read_for(case), case)
+            except DataFlareError as error:
+                result = CaseResult(case.name, 0.0, error=error.at(spot=case.spot))
+            self.results.append(result)
+            if not quiet:
+                _print_result(result)
+
+    def _read_for(self, case: WorkflowTest) -> Workflow:
+        if not case.params:
+            return self.workflow
+        own = [f"{name}={value}" for name, value in case.params.items()]
+        return self._read([*(self.params or ()), *own])
+
+    def _read(self, params: list[str] | None) -> Workflow:
+        """The workflow. Environment variables that only sources and destinations need may be missing:
+        those steps are replaced."""
         try:
-            workflow = common.read_workflow(file, param, sets, overlay)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-        steps = [*(step.config for step in workflow.transformations.values())]
-        steps += [test.node for test in workflow.tests]
-        if any(_STAND_IN in text for step in steps for text in _texts(step)):
-            raise
+            workflow = self._loaded(params)
+        except DataFlareError as error:
+            missing = _missing(error)
+            if not missing:
+                raise
+            before = dict(os.environ)
+            os.environ.update(dict.fromkeys(missing, _STAND_IN))
+            try:
+                workflow = self._loaded(params)
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+            steps = [*(step.config for step in workflow.transformations.values())]
+            steps += [test.node for test in workflow.tests]
+            if any(_STAND_IN in text for step in steps for text in _texts(step)):
+                raise
+        _check(workflow)
         return workflow
+
+    def _loaded(self, params: list[str] | None) -> Workflow:
+        return common.read_workflow(self.file, params, self.sets, self.overlays, self.environment)
+
+
+def _check(workflow: Workflow) -> None:
+    """Raise what is wrong with the file, except in steps that lack an environment variable: their
+    systems are not reached."""
+    from dataflare.planner import check
+
+    try:
+        check(workflow, inputs=False)
+    except DataFlareError as error:
+        standing_in = {
+            step.name
+            for step in workflow.steps()
+            if any(_STAND_IN in text for text in _texts(step.config))
+        }
+        raise_all([each for each in error.each if each.step not in standing_in])
 
 
 def _missing(error: DataFlareError) -> list[str]:
     """The environment variables that are missing, if nothing else is wrong."""
-    errors = error.errors if isinstance(error, ManyErrors) else [error]
-    found = [_NOT_SET.fullmatch(each.message) for each in errors]
+    found = [_NOT_SET.fullmatch(each.message) for each in error.each]
     return [match.group(1) for match in found if match] if all(found) else []
 
 
@@ -162,48 +224,13 @@ def _print_result(result: CaseResult) -> None:
     for name, found in result.differences.items():
         if found:
             print()
-            print(f"  {name}: {_counted(found)}")
-            for line in _table(found):
+            print(f"  {name}: {counted(found)}")
+            for line in table(found):
                 print(f"    {line}")
     for line in result.failed_rows if result.status != "passed" else ():
         print(f"  {redact(line)}")
     if result.status != "passed":
         print()
-
-
-def _counted(found: Sequence[Difference]) -> str:
-    counts = {kind: sum(each.kind == kind for each in found) for kind in _SIGNS}
-    return ", ".join(f"{human.counted(n, 'row')} {kind}" for kind, n in counts.items() if n)
-
-
-_SIGNS = {"missing": "-", "unexpected": "+", "different": "≠"}
-
-
-def _table(found: Sequence[Difference]) -> Iterator[str]:
-    """A line for each row, the columns that differ with both values."""
-    rows = [each.actual or each.expected or {} for each in found]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [
-        [f"{_SIGNS[each.kind]} {each.kind}", *(_cell(each, name) for name in columns)]
-        for each in found[:_SHOWN_MAX]
-    ]
-    yield from tables.lines(("", *columns), cells)
-    if len(found) > _SHOWN_MAX:
-        yield f"and {human.count(len(found) - _SHOWN_MAX)} more"
-
-
-def _cell(difference: Difference, column: str) -> str:
-    expected, actual = difference.expected, difference.actual
-    if column in difference.columns:
-        assert expected is not None
-        assert actual is not None
-        return f"{_shown(actual[column])} (expected {_shown(expected[column])})"
-    row: Mapping[str, Any] = actual or expected or {}
-    return _shown(row[column]) if column in row else ""
-
-
-def _shown(value: object) -> str:
-    return "NULL" if value is None else str(value).replace("\n", "⏎")
 
 
 def _print_end(file: Path, results: Sequence[CaseResult]) -> None:
@@ -221,43 +248,14 @@ def _print_end(file: Path, results: Sequence[CaseResult]) -> None:
 
 def _print_json(name: str, results: Sequence[CaseResult]) -> None:
     counts = {status: sum(each.status == status for each in results) for status in _WORDS}
-    terminal.print_json(
+    answers.print_json(
         {
             "workflow": name,
             "passed": counts["passed"],
             "failed": counts["failed"] + counts["error"],
             "updated": [each.name for each in results if each.status == "updated"],
             "tests": [each.to_json() for each in results],
+            "error": next((each.error.to_json() for each in results if each.error), None),
         },
         indent=False,
     )
-
-
-def _write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> None:
-    """JUnit's XML, as continuous integration systems read it."""
-    total = sum(each.duration_s for each in results)
-    counts = {
-        "tests": str(len(results)),
-        "failures": str(sum(each.status == "failed" for each in results)),
-        "errors": str(sum(each.status == "error" for each in results)),
-        "time": f"{total:.3f}",
-    }
-    root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": workflow, **counts})
-    for each in results:
-        facts = {"classname": workflow, "name": each.name, "time": f"{each.duration_s:.3f}"}
-        case = ElementTree.SubElement(suite, "testcase", facts)
-        if each.error is not None:
-            more = {"message": redact(each.error.message), "type": each.error.code}
-            ElementTree.SubElement(case, "error", more)
-        elif each.status == "failed":
-            parts = {name: found for name, found in each.differences.items() if found}
-            said = "; ".join(f"{name}: {_counted(found)}" for name, found in parts.items())
-            failure = ElementTree.SubElement(case, "failure", {"message": said})
-            lines = [line for found in parts.values() for line in _table(found)]
-            failure.text = redact("\n".join([*lines, *each.failed_rows]))
-    from dataflare.checkpoint.files import make_folder, write_whole, writing
-
-    with writing("the JUnit file"):
-        make_folder(path.absolute().parent)
-        write_whole(path.absolute(), ElementTree.tostring(root, "utf-8", xml_declaration=True))

@@ -1,14 +1,45 @@
-"""`dataflare validate`: is the file right, as far as can be known without a network."""
+"""`dataflare validate`: is the file right, as far as can be known without a network.
+
+Always true: what could not be checked is said, with the reason, so that `ok` never means more than it
+says.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct, field
 
-from dataflare.cli import common, terminal
+from dataflare.cli import answers, common, terminal
 from dataflare.errors import DataFlareError
+
+if TYPE_CHECKING:
+    from dataflare.planner import Checked
+
+
+class Outcome(Struct):
+    """How it went with one file. workflow, steps: its name and how many it has, once read."""
+
+    file: Path
+    workflow: str | None = None
+    steps: int = 0
+    checked: Checked | None = None
+    errors: list[DataFlareError] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        checked = self.checked
+        return {
+            "file": str(self.file),
+            "workflow": self.workflow,
+            "ok": not self.errors,
+            "steps": self.steps,
+            "errors": [error.to_json() for error in self.errors],
+            "warnings": _doubts(checked),
+            "unchecked": [each.to_json() for each in checked.unchecked] if checked else [],
+            "found": checked.found if checked else {},
+        }
 
 
 def validate(
@@ -18,20 +49,61 @@ def validate(
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
+    env: common.Env = None,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Ask the systems too, for what only they know.")
+    ] = False,
+    json: common.Json = False,
 ) -> int:
-    """Check workflow files: syntax, names, types, expressions, connector config. No network."""
-    worst = 0
+    """Check workflow files: syntax, names, types, expressions, connector config. No network.
+
+    Says what could not be checked, and why.
+    """
+    outcomes, worst = [], 0
     for file in files:
+        outcome = Outcome(file)
+        outcomes.append(outcome)
         try:
-            workflow = common.read_workflow(file, param, sets, overlay)
+            workflow = common.read_workflow(file, param, sets, overlay, env)
+            outcome.workflow, outcome.steps = workflow.name, len(list(workflow.steps()))
             from dataflare.planner import check
 
-            check(workflow)
+            outcome.checked = check(workflow, connect=connect)
         except DataFlareError as error:
-            terminal.print_error(error)
+            outcome.errors = error.each
             worst = max(worst, error.exit_status)
+            terminal.print_error(error)
         else:
-            steps = (workflow.sources, workflow.transformations, workflow.destinations)
-            count = sum(map(len, steps))
-            print(f"ok  {file}  ({workflow.name}: {count} step{'s' * (count != 1)})")
+            _print(outcome, json=json)
+    if json:
+        answers.print_json(_answer(outcomes), indent=False)
     return worst
+
+
+def _answer(outcomes: list[Outcome]) -> dict[str, Any]:
+    errors = [error.to_json() for outcome in outcomes for error in outcome.errors]
+    return {
+        "ok": not errors,
+        "files": [outcome.to_json() for outcome in outcomes],
+        "error": errors[0] if errors else None,
+        "errors": errors,
+    }
+
+
+def _print(outcome: Outcome, *, json: bool) -> None:
+    """A line for the file, one for each thing that was found or could not be checked."""
+    for doubt in _doubts(outcome.checked):
+        terminal.print_warning(doubt)
+    if json or outcome.checked is None:
+        return
+    steps = f"{outcome.steps} step{'s' * (outcome.steps != 1)}"
+    print(f"ok  {outcome.file}  ({outcome.workflow}: {steps})")
+    for name, found in outcome.checked.found.items():
+        print(f"    {name}: " + ", ".join(f"{what} {text}" for what, text in found.items()))
+    for each in outcome.checked.unchecked:
+        print(f"    not checked: {each.what}: {each.why}")
+
+
+def _doubts(checked: Checked | None) -> list[str]:
+    doubts = checked.doubts if checked else {}
+    return [f"step '{name}': {text}" for name, texts in doubts.items() for text in texts]

@@ -37,7 +37,7 @@ nowhere:
 
     def capabilities(self) -> DestinationCapabilities:
         return DestinationCapabilities(
-            Delivery.FLEETING, "nothing is kept", parallel=True, changelog=True
+            Delivery.FLEETING, "nothing is kept", parallel=True, changelog=True, local=True
         )
 
     async def open(

@@ -216,6 +216,7 @@ totals:
             "rows and epoch become visible together, as long as the process lives",
             parallel=True,
             changelog=True,
+            local=True,
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> MemoryWriter:

@@ -74,7 +74,10 @@ show:
 
     def capabilities(self) -> DestinationCapabilities:
         return DestinationCapabilities(
-            Delivery.REPEATING, "rows are shown at once, and again after a crash", changelog=True
+            Delivery.REPEATING,
+            "rows are shown at once, and again after a crash",
+            changelog=True,
+            local=True,
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> StdoutWriter:

@@ -20,7 +20,6 @@ from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import Schema
 from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
-from dataflare.operators.lookup import Lookup
 from dataflare.operators.python import PythonCall
 from dataflare.planner.physical import Segment
 from dataflare.state.index import KeyIndex
@@ -144,7 +143,7 @@ class SegmentRunner:
         entered = given.rows
         current = given
         while True:
-            cut = next((i for i, op in enumerate(operators) if _runs_alone(op)), None)
+            cut = next((i for i, op in enumerate(operators) if op.runs_alone), None)
             if cut is None:
                 break
             frame, rows = self._query(operators[:cut], None, current, outcome)
@@ -252,11 +251,6 @@ def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None
         broken = int(frame[column].sum() or 0)
         if broken:
             outcome.warnings[branch.step, warning] = broken
-
-
-def _runs_alone(operator: RowOperator) -> bool:
-    """Whether it is no part of a query: a user's function, or a system that must be asked first."""
-    return isinstance(operator, PythonCall) or (isinstance(operator, Lookup) and operator.asked)
 
 
 def _needs(segment: Segment) -> frozenset[str]:

@@ -24,7 +24,7 @@ class CollectorDestination(DestinationConnector):
     type = "preview"
     Config = BaseModel
 
-    def __init__(self, rows: int, stop: asyncio.Event, name: str = "preview") -> None:
+    def __init__(self, rows: int, stop: asyncio.Event, name: str) -> None:
         super().__init__(None, ConnectorContext(name))
         self.rows, self.stop = rows, stop
         self.frames: list[pl.DataFrame] = []

@@ -25,6 +25,7 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.workflow.form import reserved
 from dataflare.workflow.graph import looked_up
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep
 from dataflare.workflow.nodes import SpotMap
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from dataflare.workflow.model import AnyStep, Workflow
 
-SOURCE = "_replay"
+SOURCE = reserved("_replay")
 """The source of a replay's rows."""
 
 

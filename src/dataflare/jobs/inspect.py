@@ -60,7 +60,7 @@ class Found(Struct, frozen=True):
             "reached": self.reached,
             "duration_s": round(self.duration_s, 3),
             "found": dict(self.facts),
-            "error": error and {"code": error.code, "message": error.message},
+            "error": error and error.to_json(),
         }
 
 

@@ -29,10 +29,13 @@ from dataflare.planner.guarantees import upstream
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import watching
 from dataflare.sdk.context import Policy
+from dataflare.workflow.form import reserved
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
+END, LETTERS = reserved("_preview"), reserved("_preview_letters")
+"""The ends of what is run. No step of a file can have this name."""
 _LINEAGE = "00000000-0000-4000-8000-000000000000"
 
 
@@ -64,11 +67,11 @@ async def _preview(
     written = await bind_workflow(workflow, policy=policy, learned=learned)
     port = _port(written, step)
     stop = asyncio.Event()
-    collector = CollectorDestination(rows, stop)
+    collector = CollectorDestination(rows, stop, END)
     graph = _up_to(written, port, collector)
     for rule in RULES:
         graph = rule(graph)
-    nowhere = CollectorDestination(0, asyncio.Event(), "dead_letters")
+    nowhere = CollectorDestination(0, asyncio.Event(), LETTERS)
     plan = physical(
         graph,
         parallelism=1,
@@ -83,15 +86,13 @@ async def _preview(
         each.name: (each.error_handling or settings.error_handling).on_error
         for each in workflow.steps()
     }
-    metrics = JobMetrics(
-        {each.name: each.kind for each in workflow.steps()} | {"preview": "destination"}
-    )
+    metrics = JobMetrics({each.name: each.kind for each in workflow.steps()} | {END: "destination"})
     with tempfile.TemporaryDirectory(prefix="dataflare-preview-") as folder:
         store = LocalStore(Path(folder), _LINEAGE)
         start = Start(Identity(_LINEAGE, "preview", 1, {}), 0, None, {})
         attempt = Attempt(plan, settings, start, store, {}, metrics, policies)
         await attempt.run(stop)
-    return collector.frame(graph.nodes["preview"].schema)
+    return collector.frame(graph.nodes[END].schema)
 
 
 def _port(graph: Graph, step: str) -> Port:
@@ -122,11 +123,9 @@ def _up_to(graph: Graph, port: Port, collector: CollectorDestination) -> Graph:
             kept[id_] = each
     schema = node.outputs[port.output]
     if isinstance(node, DestinationNode):
-        end: Node = replace(node, id="preview", step="preview", connector=collector)
+        end: Node = replace(node, id=END, step=END, connector=collector)
         del kept[node.id]
     else:
-        end = DestinationNode(
-            "preview", "preview", "preview", {None: schema}, (port,), collector, ((),)
-        )
-    kept["preview"] = end
+        end = DestinationNode(END, END, "preview", {None: schema}, (port,), collector, ((),))
+    kept[END] = end
     return Graph(kept)

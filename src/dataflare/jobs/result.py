@@ -45,13 +45,6 @@ class RunResult(Struct, frozen=True):
 
     def to_json(self) -> dict[str, Any]:
         """The object that `run --json` prints."""
-        error = None
-        if self.error is not None:
-            error = {
-                "code": self.error.code,
-                "message": self.error.message,
-                "step": self.error.step,
-            }
         return {
             "workflow": self.workflow,
             "run_id": self.run_id,
@@ -63,5 +56,7 @@ class RunResult(Struct, frozen=True):
                 "completed": self.checkpoints,
                 "last_bytes": self.last_checkpoint_bytes,
             },
-            "error": error,
+            "written": {name: dict(facts) for name, facts in self.published.items()},
+            "warnings": list(self.warnings),
+            "error": self.error.to_json() if self.error is not None else None,
         }

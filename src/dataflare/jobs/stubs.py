@@ -18,6 +18,7 @@ from dataflare.planner.bind import bind_workflow
 from dataflare.planner.lookups import own_table
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.workflow.form import reserved
 from dataflare.workflow.load import bind as bind_config
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
 from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
@@ -42,7 +43,7 @@ def collected_as(workflow: Workflow, test: WorkflowTest, expected: str) -> str:
     """The destination that keeps what is compared with an expectation."""
     if expected in workflow.destinations:
         return expected
-    return f"_expected_{list(test.expect).index(expected)}"
+    return reserved(f"_expected_{list(test.expect).index(expected)}")
 
 
 class _Stubs:
@@ -108,7 +109,7 @@ class _Stubs:
         return ref
 
     def _name_for(self, what: str, given: str) -> str:
-        return f"_{what}_{list(self.test.given).index(given)}"
+        return reserved(f"_{what}_{list(self.test.given).index(given)}")
 
     def _is_lookup(self, name: str) -> bool:
         step = self.written.transformations.get(name)

@@ -30,6 +30,7 @@ from dataflare.planner.changelog import changelogs
 from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.graph import DestinationNode, Graph
 from dataflare.sdk.context import Policy
+from dataflare.workflow.form import reserved
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow, WorkflowTest
@@ -77,7 +78,7 @@ class CaseResult(Struct, frozen=True):
                 if found
             },
             "failed_rows": self.failed_rows,
-            "error": error and {"code": error.code, "message": error.message, "step": error.step},
+            "error": error and error.to_json(),
         }
 
 
@@ -108,9 +109,11 @@ async def _collected(
     written = await bind_workflow(reduced, policy=policy)
     # Never set: the collectors take all rows.
     unused = asyncio.Event()
-    collectors = {name: CollectorDestination(_ROWS_MAX, unused) for name in reduced.destinations}
+    collectors = {
+        name: CollectorDestination(_ROWS_MAX, unused, name) for name in reduced.destinations
+    }
     graph = _ending_in(written, collectors)
-    letters = CollectorDestination(_ROWS_MAX, unused)
+    letters = CollectorDestination(_ROWS_MAX, unused, reserved("_letters"))
     for rule in RULES:
         graph = rule(graph)
     steps = list(reduced.steps())

@@ -128,6 +128,11 @@ class RowOperator(ABC):
         """Whether as many rows leave as enter, but for faults."""
         return False
 
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is no part of a query: a user's function, or a system that must be asked first."""
+        return False
+
     @abstractmethod
     def output_schema(self, schema: Schema) -> Schema:
         """The columns after it."""

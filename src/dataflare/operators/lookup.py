@@ -101,6 +101,10 @@ class Lookup(RowOperator, StructABC, frozen=True):
     cache: Cache | None = None
 
     @property
+    def runs_alone(self) -> bool:
+        return self.asked
+
+    @property
     def asked(self) -> bool:
         """Whether the system is asked key by key, so that a batch waits for it."""
         return isinstance(self.table.source, LookupConnector)

@@ -63,6 +63,10 @@ class PythonCall(RowOperator, StructABC, frozen=True):
     def changelog(self) -> bool:
         return False
 
+    @property
+    def runs_alone(self) -> bool:
+        return True
+
     def output_schema(self, schema: Schema) -> Schema:
         return self.output
 

@@ -16,15 +16,17 @@ from msgspec import Struct
 from dataflare.checkpoint.home import home_of
 from dataflare.checkpoint.runs import learned_by
 from dataflare.model.new_fields import Columns
-from dataflare.planner.bind import bind_workflow
+from dataflare.planner.bind import bind_and_note, bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs
 from dataflare.planner.dead_letters import STEP, letter_destinations
+from dataflare.planner.facts import of_source
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import PhysicalPlan, physical, watching
 from dataflare.planner.rules import RULES
 from dataflare.planner.unavailable import refuse_unavailable
+from dataflare.planner.unchecked import Unchecked, each_once
 from dataflare.planner.view import view
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import Policy
@@ -32,7 +34,7 @@ from dataflare.sdk.context import Policy
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
-__all__ = ["RULES", "Plan", "check", "physical", "plan", "plan_async"]
+__all__ = ["RULES", "Checked", "Plan", "check", "physical", "plan", "plan_async"]
 
 
 class Plan(Struct, frozen=True):
@@ -84,12 +86,35 @@ def plan(
     return asyncio.run(plan_async(workflow, home=home, policy=policy))
 
 
-def check(workflow: Workflow, *, policy: Policy | None = None) -> None:
-    """Check all that can be checked without a network."""
+class Checked(Struct, frozen=True):
+    """What `check` has seen. unchecked: what it could not check; found: what it found out about each
+    source; doubts: what looks wrong in one and is no error."""
+
+    unchecked: list[Unchecked]
+    found: dict[str, dict[str, str]]
+    doubts: dict[str, list[str]]
+
+
+def check(
+    workflow: Workflow,
+    *,
+    policy: Policy | None = None,
+    connect: bool = False,
+    inputs: bool = True,
+) -> Checked:
+    """Check all that can be checked without a network. connect: ask the systems too. inputs: a
+    missing input file is an error, and so is a place that cannot be written."""
     refuse_unavailable(workflow)
-    graph = asyncio.run(bind_workflow(workflow, policy=policy, offline=True))
+    bound = asyncio.run(bind_and_note(workflow, policy=policy, offline=not connect, inputs=inputs))
+    graph = bound.graph()
     check_changelogs(graph)
     demand(guarantees(graph), workflow.settings.guarantee)
+    facts = {name: of_source(each) for name, each in bound.connectors.items()}
+    return Checked(
+        each_once(bound.unchecked),
+        {name: each["found"] for name, each in facts.items() if each["found"]},
+        {name: each["doubts"] for name, each in facts.items() if each["doubts"]},
+    )
 
 
 async def plan_async(

@@ -16,6 +16,7 @@ from dataflare.errors import (
     DataFlareError,
     ManyErrors,
     PlanError,
+    Retry,
     did_you_mean,
     raise_all,
 )
@@ -43,6 +44,14 @@ from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import nothing_in_place, one_writer_each
+from dataflare.planner.unchecked import (
+    Unchecked,
+    unasked_destination,
+    unasked_source,
+    unasked_table,
+    unknown_columns,
+    unread_source,
+)
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
@@ -68,26 +77,50 @@ async def bind_workflow(
     """The unoptimised plan. offline: do not open what is not on this machine, and accept sources
     whose schema is then unknown. learned: by source, the columns that earlier runs found in its
     rows. Raises one error or ManyErrors."""
+    bound = await bind_and_note(
+        workflow, policy=policy, offline=offline, retries=retries, learned=learned
+    )
+    return bound.graph()
+
+
+async def bind_and_note(
+    workflow: Workflow,
+    *,
+    policy: Policy | None = None,
+    offline: bool = False,
+    inputs: bool = False,
+    retries: Retries | None = None,
+    learned: Mapping[str, Columns] | None = None,
+) -> Binder:
+    """The steps bound, with what could not be checked. inputs: an input on this machine that is
+    missing is an error, also offline. Raises one error or ManyErrors."""
     retries = retries or Retries({s.name: s.error_handling.retries for s in workflow.steps()})
-    binder = _Binder(workflow, policy or Policy(), offline, retries, learned or {})
+    binder = Binder(workflow, policy or Policy(), offline, retries, inputs, learned or {})
     await binder.sources()
     await binder.transformations()
     await binder.destinations()
     raise_all(binder.errors)
-    return binder.graph()
+    return binder
 
 
-class _Binder:
+class Binder:
+    """Binds the steps of a workflow, one section after the other.
+
+    unchecked: what could not be checked offline, by step. connectors: the sources by step.
+    """
+
     def __init__(
         self,
         workflow: Workflow,
         policy: Policy,
         offline: bool,
         retries: Retries,
+        inputs: bool,
         learned: Mapping[str, Columns],
     ) -> None:
-        self.workflow, self.policy, self.offline = workflow, policy, offline
+        self.workflow, self.policy, self.offline, self.inputs = workflow, policy, offline, inputs
         self.retries, self.learned = retries, learned
+        self.unchecked: list[Unchecked] = []
         self.nodes: dict[str, Node] = {}
         self.errors: list[DataFlareError] = []
         self.connectors: dict[str, SourceConnector] = {}
@@ -176,12 +209,14 @@ class _Binder:
     async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:
         if self.offline:
             if not connector.capabilities().local:
+                self.unchecked.append(unasked_source(step))
                 return step.schema
             try:
                 return await connector.schema()
             except DataFlareError as error:
                 # A file that is not there yet leaves the schema unknown; a wrong config does not.
-                if error.blame is Blame.SYSTEM:
+                if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
+                    self.unchecked.append(unread_source(step, error))
                     return step.schema
                 raise
         return await self._asked(connector, step.name)
@@ -220,6 +255,7 @@ class _Binder:
         schemas = [self._schema_of(ref) for ref in step.inputs]
         if any(schema is None for schema in schemas):
             syntax_only(config)
+            self.unchecked.append(unknown_columns(step.name, step.kind))
             return
         context = BindContext(
             step=step.name,
@@ -308,7 +344,10 @@ class _Binder:
             )
         self._check_refs(step)
         schemas = [self._schema_of(ref) for ref in step.inputs]
+        if self.offline and capabilities.local:
+            connector.writes_to()
         if any(schema is None for schema in schemas):
+            self.unchecked.append(unknown_columns(name, step.kind))
             return
         known = [schema for schema in schemas if schema is not None]
         target = known[0]
@@ -326,6 +365,10 @@ class _Binder:
         )
         if not self.offline:
             await self.retries.of(name).call(lambda: connector.validate(target))
+        elif not capabilities.local:
+            self.unchecked.append(unasked_destination(step))
+        elif self.inputs:
+            await connector.validate(target)
         self.nodes[name] = DestinationNode(
             name,
             name,
@@ -356,6 +399,7 @@ class _Binder:
                 raise unknown_table(source, step, self.workflow.sources)
             schemas = self.known.get(source)
             if schemas is None:
+                self.unchecked.append(unknown_columns(step.name, step.kind))
                 raise _Unknown()
             connector = self.connectors[source]
             check_bounded(connector, step, source)
@@ -372,6 +416,7 @@ class _Binder:
             raise error.at(spot=step.spot_of("config", "source", "type")) from None
         check_bounded(connector, step, type_)
         if self.offline and not connector.capabilities().local:
+            self.unchecked.append(unasked_table(step, type_))
             raise _Unknown()
         schema = await self._asked(connector, step.name)
         self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
@@ -384,6 +429,8 @@ class _Binder:
         connector = class_(made, ConnectorContext(step.name, self.workflow.base, self.policy))
         if not self.offline:
             await self.retries.of(step.name).call(connector.validate)
+        else:
+            self.unchecked.append(unasked_table(step, class_.type))
         self.tables[step.name] = LookupTable(step.name, connector, Schema(()), class_.type)
 
     def _schema_of(self, ref: Any) -> Schema | None:

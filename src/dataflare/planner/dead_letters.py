@@ -6,6 +6,7 @@ Always true: what goes there has one schema, LETTERS, whatever the step; the ori
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dataflare.workflow.settings import DeadLetter, ErrorHandling
 
 STEP = "dead_letters"
-"""The name of the stage; with a number where a workflow has several."""
+"""The name of the stage; with a number where a workflow has several, or a step of that name."""
 
 LETTERS = Schema(
     (
@@ -70,14 +71,15 @@ def letter_destinations(
     """
     made: dict[str, DestinationConnector] = {}
     found: dict[str, DestinationConnector] = {}
+    taken = {step.name for step in workflow.steps()}
+    names = (n for i in count(1) if (n := STEP if i == 1 else f"{STEP}_{i}") not in taken)
     for step in workflow.steps():
         if not may_fail_there(workflow, step.name):
             continue
         spec = error_handling(workflow, step.name).dead_letter
         key = spec.model_dump_json() if spec is not None else ""
         if key not in made:
-            name = STEP if not made else f"{STEP}_{len(made) + 1}"
-            made[key] = _destination(spec, folder, workflow.base, name, policy or Policy())
+            made[key] = _destination(spec, folder, workflow.base, next(names), policy or Policy())
         found[step.name] = made[key]
     return found
 

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.operators.base import LookupTable
 from dataflare.operators.lookup import Lookup
+from dataflare.planner.dead_letters import error_handling
+from dataflare.planner.facts import (
+    dead_letters,
+    destination_notes,
+    merged_into_scan,
+    of_destination,
+    of_source,
+    source_notes,
+    stage_inputs,
+)
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -19,6 +29,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import Guarantee
 from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.sdk.source import SourceConnector
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -42,6 +53,7 @@ def view(
         if table.name not in written.nodes
     }
     notes = _notes(graph)
+    known = {node.step: node.connector for node in graph if isinstance(node, SourceNode)}
     nodes: list[dict[str, Any]] = [
         {
             "id": table.name,
@@ -51,11 +63,13 @@ def view(
             "parallelism": 1,
             "notes": ["read whole at the start of each run"],
             "schema": table.schema.to_json(),
+            "on_error": "fail",
         }
         for index, table in enumerate(tables.values())
     ]
     for node in steps:
         stage = own.get(node.step) or _stage_of(written, node, stages)
+        told, lines = _ends(node, known)
         nodes.append(
             {
                 "id": node.id,
@@ -63,11 +77,14 @@ def view(
                 "type": node.type,
                 "stage": stage.id,
                 "parallelism": stage.parallelism,
-                "notes": notes.get(node.id, []),
+                "notes": [*lines, *notes.get(node.id, [])],
                 "schema": _schema(node),
+                "on_error": error_handling(workflow, node.step).on_error,
+                **told,
             }
         )
     placed = {entry["id"]: entry["stage"] for entry in nodes}
+    members = {s.id: [name for name, stage in placed.items() if stage == s.id] for s in plan.stages}
     return {
         "workflow": workflow.name,
         "mode": "batch" if plan.bounded else "streaming",
@@ -76,11 +93,10 @@ def view(
             {
                 "id": stage.id,
                 "name": stage.name,
-                "steps": [entry["id"] for entry in nodes if entry["stage"] == stage.id],
+                "steps": members[stage.id],
                 "parallelism": stage.parallelism,
-                "merged_into_scan": stage.source is not None
-                and stage.source.capabilities().chunks
-                and len(stage.steps) > 1,
+                "reads": stage_inputs(plan, stage.id),
+                "merged_into_scan": merged_into_scan(plan, stage.id, members[stage.id]),
             }
             for stage in plan.stages
         ]
@@ -90,6 +106,7 @@ def view(
                 "name": name,
                 "steps": [name],
                 "parallelism": 1,
+                "reads": [],
                 "merged_into_scan": False,
             }
             for index, name in enumerate(tables)
@@ -99,9 +116,21 @@ def view(
         "guarantees": {
             name: {"level": g.level.value, "reason": g.reason} for name, g in found.items()
         },
+        "dead_letters": dead_letters(plan),
         "rules": [{"rule": e.rule, "effect": e.effect} for e in graph.effects],
         "commits": "at the end of the run" if plan.commits_wait else "with each checkpoint",
     }
+
+
+def _ends(node: Node, sources: Mapping[str, SourceConnector]) -> tuple[dict[str, Any], list[str]]:
+    """What is said of a source or a destination: as keys, and in lines."""
+    if isinstance(node, SourceNode):
+        facts = of_source(sources.get(node.step, node.connector))
+        return facts, list(source_notes(facts, node.schema.to_json()))
+    if isinstance(node, DestinationNode):
+        facts = of_destination(node.connector)
+        return facts, list(destination_notes(facts))
+    return {}, []
 
 
 def _stage_of(written: Graph, node: Node, stages: Mapping[str, Stage]) -> Stage:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from dataflare.errors import ConfigError
 from dataflare.model.types import Schema
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_WEB = ("http", "https")
+
+
+def has_scheme(text: str) -> bool:
+    """Whether a text names a place as a URL does: `s3://bucket/orders.csv`."""
+    return _SCHEME.match(text) is not None
 
 
 class Policy(Struct, frozen=True):
@@ -44,8 +53,25 @@ class ConnectorContext(Struct, frozen=True):
     private: bool = False
 
     def path(self, text: str) -> Path:
-        """The path a user wrote, made absolute from the workflow's folder, if the policy allows."""
+        """The path a user wrote, made absolute from the workflow's folder, if the policy allows.
+        Raises ConfigError: E0410 for a place that is not allowed, E0419 for a URL."""
+        if (scheme := _SCHEME.match(text)) is not None:
+            raise _no_file(text, scheme[1].lower(), self.step)
         return self.policy.check_path((self.base / Path(text).expanduser()).absolute(), self.step)
+
+
+def _no_file(text: str, scheme: str, step: str) -> ConfigError:
+    help = "name a file or a folder on this machine, or install a plug-in whose type reads it"
+    if scheme in _WEB:
+        help = "use 'type: http', or name a file on this machine"
+    elif scheme == "file":
+        help = f"write the path alone: {text.partition('://')[2]}"
+    return ConfigError(
+        f"step '{step}' names '{text}', but this connector has paths only, not {scheme}:// places",
+        code="E0419",
+        step=step,
+        help=help,
+    )
 
 
 class DestinationContext(Struct, frozen=True):

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from dataflare.errors import RunError
 from dataflare.model.types import Schema
-from dataflare.sdk.context import ConnectorContext, DestinationContext
+from dataflare.sdk.context import ConnectorContext, DestinationContext, has_scheme
 
 ConfigClass = type[BaseModel]
 
@@ -52,7 +52,8 @@ class DestinationCapabilities(Struct, frozen=True):
     """delivery and its reason, shown by `plan`. parallel: several writers at once.
     changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
     bounded_only: refused in a run without end (overwrite, a single Parquet file).
-    one_schema: what one run writes has the same columns from its first row to its last."""
+    one_schema: what one run writes has the same columns from its first row to its last.
+    local: `validate` needs no network, so `dataflare validate` may ask."""
 
     delivery: Delivery
     reason: str
@@ -61,6 +62,7 @@ class DestinationCapabilities(Struct, frozen=True):
     key: tuple[str, ...] = ()
     bounded_only: bool = False
     one_schema: bool = False
+    local: bool = False
 
 
 class Target(Struct, frozen=True):
@@ -147,11 +149,22 @@ class DestinationConnector(ABC):
         path, table = (getattr(self.config, name, None) for name in ("path", "table"))
         if not isinstance(path, str):
             return None
-        place = os.path.realpath(self.context.base / path)
+        place = path if has_scheme(path) else os.path.realpath(self.context.base / path)
         if table is None:
             return Target(place)
         shared = getattr(self.config, "mode", None) in ("append", "upsert")
         return Target(f"the table {table} in {place}", shared)
+
+    @property
+    def mode(self) -> str | None:
+        """How it writes (append, overwrite, upsert, mirror); None where it has no modes. No I/O."""
+        mode = getattr(self.config, "mode", None)
+        return mode if isinstance(mode, str) else None
+
+    def effects(self) -> Sequence[str]:
+        """What a run does there besides adding rows, each in a few words, for `plan`: 'deletes rows
+        that are gone from the source, at most 20%'. No I/O."""
+        return ()
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
         """Which of these columns the place to write to lacks, where it is there and has columns of its

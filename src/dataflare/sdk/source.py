@@ -49,7 +49,8 @@ class Replay(enum.Enum):
 class SourceCapabilities(Struct, frozen=True):
     """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
     changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask.
-    chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan."""
+    chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan. `plan`
+    shows it, and the contract suite compares it with the readers."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
@@ -102,6 +103,16 @@ class SourceConnector(ABC):
         """What the splits are cut by where the config asks for a cut: 'month of created_at'. Else
         nothing. `plan` lists the splits of what answers, and shows their number. No I/O."""
         return ""
+
+    def findings(self) -> Mapping[str, str]:
+        """What it found out about its data while it was asked for its `schema`, in words, for
+        `preview`, `plan` and `validate`: {"delimiter": ";", "encoding": "cp1252"}. No I/O."""
+        return {}
+
+    def doubts(self) -> Sequence[str]:
+        """What looks wrong in its data and is no error, as warnings: 'all lines hold a ; and there is
+        one column'. Called after `schema`. No I/O."""
+        return ()
 
     @abstractmethod
     async def open(self, split: Split, position: Position | None) -> SplitReader:

@@ -41,7 +41,6 @@ _KEY = re.compile(
 )
 _HINT = re.compile(rf"://|{_NAMES}", re.I)
 _NAME = re.compile(_NAMES, re.I)
-_VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
 def is_secret_name(name: str) -> bool:
@@ -70,14 +69,11 @@ def mask_line(line: str) -> str:
 
 def _same_length(match: re.Match[str]) -> str:
     value = match["value"]
-    if _VARIABLE.search(value):
-        parts = re.split(r"(\$\{[^}]*\})", value)
-        return match["head"] + "".join(
-            part if part.startswith("${") else "*" * len(part) for part in parts
-        )
-    if value[:1] in "'\"" and value[-1:] == value[:1] and len(value) > 1:
-        return match["head"] + value[0] + "*" * (len(value) - 2) + value[0]
-    return match["head"] + "*" * len(value)
+    quote = value[0] if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0] else ""
+    inner = value[1:-1] if quote else value
+    parts = re.split(r"(\$\{[^}]*\})", inner)
+    shown = "".join(part if part.startswith("${") else "*" * len(part) for part in parts)
+    return match["head"] + quote + shown + quote
 
 
 class Redactor:

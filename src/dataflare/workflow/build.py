@@ -29,6 +29,7 @@ TOP_KEYS = (
     "version",
     "description",
     "include",
+    "environments",
     "params",
     "settings",
     "sources",

@@ -12,6 +12,11 @@ from dataflare.workflow.nodes import SpotMap, Unresolved, key_spot_of, kind_of, 
 NAME_MAX = 63
 
 
+def reserved(name: str) -> str:
+    """A step's name for internal use: one character longer than a file may write."""
+    return name.ljust(NAME_MAX + 1, "_")
+
+
 class Form:
     """Reads parts of one file. A value whose variables are missing is not complained about again."""
 

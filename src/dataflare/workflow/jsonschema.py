@@ -80,6 +80,11 @@ def _top() -> Json:
             "description": "Other files that this one is merged over.",
             "anyOf": [text, {"type": "array", "items": text}],
         },
+        "environments": {
+            "description": "What is merged over this file by --env NAME.",
+            "type": "object",
+            "additionalProperties": _environment(),
+        },
         "params": {
             "description": "Typed parameters: --param NAME=VALUE.",
             "type": "object",
@@ -90,6 +95,24 @@ def _top() -> Json:
         "transformations": _section("transformation"),
         "destinations": _section("destination"),
         "tests": {"description": "Run by `dataflare test`.", "type": "array", "items": _test()},
+    }
+
+
+def _environment() -> Json:
+    """A part of a workflow: steps may lack what the file itself says of them."""
+    part = {"type": "object"}
+    sections = ("params", "sources", "transformations", "destinations")
+    return {
+        "type": ["object", "null"],
+        "properties": {
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "settings": {"$ref": "#/$defs/Settings"},
+            **{name: {**part, "additionalProperties": part} for name in sections},
+            "tests": {"type": "array", "items": _test()},
+        },
+        "patternProperties": {"^x-": _ANYTHING},
+        "additionalProperties": False,
     }
 
 

@@ -1,6 +1,6 @@
 """The door: a workflow file, and what comes with it on the command line, to a Workflow.
 
-Order: read and include, overlay, `--set`; parameters; variables; the form; the graph. All errors
+Order: read and include, environment, overlays, `--set`; parameters; variables; the form; the graph. All errors
 that can be found in one pass are raised together.
 """
 
@@ -15,8 +15,14 @@ from dataflare.errors import DataFlareError, raise_all
 from dataflare.security.redact import remember_secret
 from dataflare.security.secrets import SecretProvider, default_secrets
 from dataflare.workflow.bind import bind
-from dataflare.workflow.build import build
-from dataflare.workflow.merge import FileReader, apply_sets, merged
+from dataflare.workflow.build import TOP_KEYS, build
+from dataflare.workflow.merge import (
+    FileReader,
+    apply_sets,
+    check_environments,
+    merged,
+    with_environment,
+)
 from dataflare.workflow.model import Workflow
 from dataflare.workflow.nodes import SpotMap, key_spot_of
 from dataflare.workflow.params import parameters
@@ -31,6 +37,7 @@ def load(
     params: Mapping[str, Any] | None = None,
     sets: Sequence[tuple[str, str] | str] = (),
     overlays: Sequence[str | Path] = (),
+    environment: str | None = None,
     environ: Mapping[str, str] | None = None,
     secrets: SecretProvider | None = None,
 ) -> Workflow:
@@ -39,11 +46,12 @@ def load(
     params: values by name, as text or typed. sets: (dotted path, YAML text) or
     `path=text`, put in last.
     overlays: files merged over this one, in order; their paths are the command line's.
+    environment: the one of the file's `environments` that is merged over it, before the overlays.
     """
     loader = _Loader(environ, secrets)
     where = Path(path)
     tree = loader.reader.read(where, shown=str(path))
-    return loader.finish(tree, params, sets, overlays, file=where, base=where.parent)
+    return loader.finish(tree, params, sets, overlays, environment, file=where, base=where.parent)
 
 
 def load_text(
@@ -54,13 +62,14 @@ def load_text(
     params: Mapping[str, Any] | None = None,
     sets: Sequence[tuple[str, str] | str] = (),
     overlays: Sequence[str | Path] = (),
+    environment: str | None = None,
     environ: Mapping[str, str] | None = None,
     secrets: SecretProvider | None = None,
 ) -> Workflow:
     """The workflow in a text. file: what errors call it. base: where relative paths start."""
     loader = _Loader(environ, secrets)
     tree = loader.reader.tree(text, file, Path(base))
-    return loader.finish(tree, params, sets, overlays, file=None, base=Path(base))
+    return loader.finish(tree, params, sets, overlays, environment, file=None, base=Path(base))
 
 
 class _Loader:
@@ -78,14 +87,12 @@ class _Loader:
         params: Mapping[str, Any] | None,
         sets: Sequence[tuple[str, str] | str],
         overlays: Sequence[str | Path],
+        environment: str | None = None,
         *,
         file: Path | None,
         base: Path,
     ) -> Workflow:
-        for overlay in overlays:
-            spot = tree.spot
-            tree = merged(tree, self.reader.read(Path(overlay), shown=str(overlay)))
-            tree.spot = spot
+        tree = self.over(tree, overlays, environment)
         tree = apply_sets(tree, sets, self.errors)
         declared = self.early(tree.get("params"))
         place = key_spot_of(tree, "params")
@@ -108,6 +115,27 @@ class _Loader:
         raise_all(sorted(self.errors, key=_order))
         assert workflow is not None
         return workflow
+
+    def over(
+        self, tree: SpotMap, overlays: Sequence[str | Path], environment: str | None
+    ) -> SpotMap:
+        """The tree with an environment of its file and other files merged over it. An overlay may
+        bring environments too."""
+        read = [self.reader.read(Path(overlay), shown=str(overlay)) for overlay in overlays]
+        for each in [tree, *read]:
+            check_environments(each, TOP_KEYS, self.errors)
+            if (own := each.get("environments")) is not None and each is not tree:
+                below = tree.get("environments")
+                joined = own
+                if isinstance(below, SpotMap) and isinstance(own, SpotMap):
+                    joined = merged(below, own)
+                tree = tree.without()
+                tree.take(each, "environments", joined)
+        made = with_environment(tree, environment)
+        for each in read:
+            made = merged(made, each.without("environments"))
+        made.spot = tree.spot
+        return made
 
 
 def _order(error: DataFlareError) -> tuple[str, int, int]:

@@ -1,36 +1,136 @@
 """Several files made one: includes, overlays and `--set`.
 
-Always true: maps are merged key by key, anything else is replaced by what comes later; what a file
-says itself wins over what it includes; merging nothing changes nothing.
+Always true: maps are merged key by key, unless the later one is of another type or is written
+`!replace`; anything else is replaced by what comes later; what a file says itself wins over what it
+includes; merging nothing changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.workflow.form import short
 from dataflare.workflow.lines import Lines, read_file
-from dataflare.workflow.nodes import SpotList, SpotMap, kind_of
+from dataflare.workflow.nodes import SpotList, SpotMap, key_spot_of, kind_of, spot_of
 from dataflare.workflow.parse import DEPTH_MAX, parse
 
 INCLUDES_MAX = 100
+STEP_SECTIONS = ("sources", "transformations", "destinations")
+TYPED = ("source", "auth", "pagination", "dead_letter")
+"""Options whose value is a mapping with a `type` that says which other keys it has."""
 Substitute = Callable[[Any], Any]
 
 
-def merged(low: SpotMap, high: SpotMap) -> SpotMap:
-    """Both maps as one; `high` wins. Keys keep the order of `low`, new ones follow."""
+def merged(low: SpotMap, high: SpotMap, path: tuple[str, ...] = ()) -> SpotMap:
+    """Both maps as one; `high` wins. Keys keep the order of `low`, new ones follow.
+
+    A map written `!replace` takes the place of the one below it. A step that names another type keeps
+    nothing of the old one's `config`, and a table, a pagination, an authentication or a place for
+    dead letters that names another type keeps nothing at all. path: the keys that lead here.
+    """
+    if high.replaces:
+        return high
+    low, high = _of_one_type(low, high, path)
     result = SpotMap(spot=high.spot or low.spot)
+    result.replaces = low.replaces
     for key, value in low.items():
         result.take(low, key, value)
     for key, value in high.items():
         below = result.get(key)
         if isinstance(below, SpotMap) and isinstance(value, SpotMap):
-            value = merged(below, value)
+            value = merged(below, value, (*path, key))
         result.take(high, key, value)
     return result
+
+
+def _of_one_type(low: SpotMap, high: SpotMap, path: tuple[str, ...]) -> tuple[SpotMap, SpotMap]:
+    """Both maps without what belongs to the type that `high` replaces."""
+    step = len(path) == 2 and path[0] in STEP_SECTIONS
+    if not step and (len(path) < 3 or path[-1] not in TYPED):
+        return low, high
+    if path[-1] == "dead_letter" and "path" in high:
+        return low.without("type", "config"), high
+    if high.get("type") is None or high["type"] == low.get("type"):
+        return low, high
+    if not step:
+        return SpotMap(spot=low.spot), high
+    config = high.get("config")
+    if isinstance(config, SpotMap):
+        # A null takes a key of the old type out, which is gone already.
+        nulls = [key for key, value in config.items() if value is None]
+        kept = high.without()
+        kept.take(high, "config", config.without(*nulls))
+        high = kept
+    return low.without("config"), high
+
+
+def with_environment(tree: SpotMap, name: str | None) -> SpotMap:
+    """The tree with an environment of the file merged over it, without the section
+    `environments`. name: None merges none. Raises WorkflowError (E0127) for a name that the file
+    does not have."""
+    section = tree.get("environments")
+    rest = tree.without("environments")
+    if name is None:
+        return rest
+    known = list(section) if isinstance(section, SpotMap) else []
+    own = section.get(name) if isinstance(section, SpotMap) else None
+    if name not in known:
+        raise WorkflowError(
+            f"there is no environment '{name}' in the file",
+            code="E0127",
+            spot=key_spot_of(tree, "environments"),
+            notes=[f"its environments: {', '.join(known)}"] if known else [],
+            help=did_you_mean(name, known)
+            or ("name one of these" if known else f"add it: environments: {{{name}: {{...}}}}"),
+        )
+    if not isinstance(own, SpotMap):
+        return rest
+    made = merged(rest, own)
+    made.spot = tree.spot
+    return made
+
+
+def check_environments(tree: SpotMap, known: Iterable[str], errors: list[DataFlareError]) -> None:
+    """Note what is wrong with the form of the section `environments`: it maps names to mappings, and
+    these have keys of the workflow."""
+    section = tree.get("environments")
+    if section is None:
+        return
+    environments = section if isinstance(section, SpotMap) else SpotMap()
+    if not isinstance(section, SpotMap):
+        errors.append(_not_a_mapping("'environments'", spot_of(tree, "environments"), section))
+    allowed = [key for key in known if key not in ("environments", "include", "version")]
+    for name, own in environments.items():
+        if own is None:
+            continue
+        if not isinstance(own, SpotMap):
+            owner = f"the environment '{short(name)}'"
+            errors.append(_not_a_mapping(owner, spot_of(environments, name), own))
+            continue
+        errors.extend(
+            WorkflowError(
+                f"unknown key '{short(key)}' in the environment '{short(name)}'",
+                code="E0103",
+                spot=key_spot_of(own, key),
+                notes=[f"known keys: {', '.join(allowed)}"],
+                help=did_you_mean(key, allowed) or "take it out",
+            )
+            for key in own
+            if key not in allowed and not key.startswith("x-")
+        )
+
+
+def _not_a_mapping(what: str, spot: Spot | None, value: Any) -> WorkflowError:
+    return WorkflowError(
+        f"{what} must be a mapping",
+        code="E0105",
+        spot=spot,
+        notes=[f"found: {kind_of(value)}"],
+        help="write it as: environments: {prod: {settings: {parallelism: 4}}}",
+    )
 
 
 class FileReader:

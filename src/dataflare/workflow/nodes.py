@@ -14,13 +14,17 @@ from dataflare.model.text import SourceText
 
 
 class SpotMap(dict[str, Any]):
-    """A mapping. `spot` is the place that names it: its key, or its beginning."""
+    """A mapping. `spot` is the place that names it: its key, or its beginning.
 
-    __slots__ = ("key_spots", "spot", "value_spots")
+    replaces: it was written `!replace`, so it is not merged into a map below it.
+    """
+
+    __slots__ = ("key_spots", "replaces", "spot", "value_spots")
 
     def __init__(self, values: dict[str, Any] | None = None, spot: Spot | None = None) -> None:
         super().__init__(values or {})
         self.spot = spot
+        self.replaces = False
         self.key_spots: dict[str, Spot] = {}
         self.value_spots: dict[str, Spot] = {}
 

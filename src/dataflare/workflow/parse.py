@@ -21,6 +21,8 @@ from dataflare.workflow.scalars import located, plain_value
 NODES_MAX = 500_000
 ALIASED_MAX = 100_000
 DEPTH_MAX = 100
+REPLACE = "!replace"
+"""The one tag that a mapping may have: it replaces the mapping below it instead of being merged."""
 
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None)}
@@ -148,7 +150,8 @@ class _Parser:
 
     def _open(self, event: Any) -> None:
         wanted = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
-        if event.tag is not None and event.tag not in ("!", _CORE + wanted):
+        replaces = event.tag == REPLACE and wanted == "map"
+        if event.tag is not None and event.tag not in ("!", _CORE + wanted) and not replaces:
             raise self._foreign_tag(event)
         top = self.stack[-1] if self.stack else None
         if top is not None and top.key is None and isinstance(top.node, SpotMap):
@@ -160,6 +163,8 @@ class _Parser:
         begin = event.start_mark.line, event.start_mark.column
         spot = self.lines.spot(*begin)
         node: SpotMap | SpotList = SpotMap(spot=spot) if wanted == "map" else SpotList(spot=spot)
+        if isinstance(node, SpotMap):
+            node.replaces = replaces
         self.stack.append(_Open(node, spot, event.anchor, begin))
 
     def _close(self, event: Any) -> None:

@@ -207,6 +207,7 @@ class Substitution:
         if known is not None:
             if spot is not None and spot != known.spot:
                 known.notes.append(f"also at {spot}")
+                known.more_spots.append(spot)
             return None
         error = WorkflowError(message, code="E0110", spot=spot, notes=notes or (), help=help)
         self._missing[message] = error

@@ -77,7 +77,12 @@ archive:
             parallel=target.is_folder,
             bounded_only=not target.is_folder or target.mode == "overwrite",
             one_schema=not target.is_folder,
+            local=True,
         )
+
+    @property
+    def mode(self) -> str:
+        return self.target.mode
 
     def writes_to(self) -> Place:
         target = self.target

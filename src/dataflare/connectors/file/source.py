@@ -66,6 +66,7 @@ orders:
             replay_reason="files are immutable; positions are byte offsets or rows",
             bounded=not self.config.watch,
             local=True,
+            chunks=True,
         )
 
     async def validate(self) -> None:

@@ -66,7 +66,7 @@ config:
 
     def capabilities(self) -> SourceCapabilities:
         replay, reason = self._replay()
-        return SourceCapabilities(replay=replay, replay_reason=reason, bounded=True)
+        return SourceCapabilities(replay=replay, replay_reason=reason, bounded=True, chunks=True)
 
     def _replay(self) -> tuple[Replay, str]:
         if self.config.incremental is not None:

@@ -66,6 +66,7 @@ class TableDestination(DestinationConnector):
             reason=reasons[mode],
             changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
             bounded_only=mode == "overwrite",
+            local=True,
         )
 
     async def validate(self, schema: Schema) -> None:

@@ -68,7 +68,9 @@ orders:
 
     def capabilities(self) -> SourceCapabilities:
         replay, reason = self._replay()
-        return SourceCapabilities(replay=replay, replay_reason=reason, bounded=True, local=True)
+        return SourceCapabilities(
+            replay=replay, replay_reason=reason, bounded=True, local=True, chunks=True
+        )
 
     def _replay(self) -> tuple[Replay, str]:
         if self.config.incremental is not None:

@@ -25,7 +25,8 @@ def _lines(graph: Graph) -> Iterator[str]:
     number = {step.id: f"n{index}" for index, step in enumerate(graph.steps)}
     yield f"digraph {_quoted([graph.workflow])} {{"
     yield '  rankdir=LR; labelloc=t; fontname="sans-serif";'
-    yield f"  label={_quoted([f'{graph.workflow}: {graph.headline}'])};"
+    head = [f"{graph.workflow}: {graph.headline}", *graph.letter_lines]
+    yield f"  label={_quoted(head)};"
     yield '  node [fontname="sans-serif", fontsize=11, margin="0.15,0.08"];'
     yield '  edge [fontname="sans-serif", fontsize=10, color="#7a889b"];'
     for index, stage in enumerate(graph.stages):

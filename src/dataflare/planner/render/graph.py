@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from dataflare.errors import from_here
+
 SOURCE, TRANSFORMATION, DESTINATION = "source", "transformation", "destination"
 
 
@@ -49,12 +51,14 @@ class Edge(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """Steps fused into one chain, in order. merged: the chain is one query with its source's scan."""
+    """Steps fused into one chain, in order. merged: the chain is one query with its source's scan.
+    reads: the stages that send it rows."""
 
     id: str
     steps: tuple[Step, ...]
     parallelism: int
     merged: bool
+    reads: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> str:
@@ -71,6 +75,8 @@ class Graph(Struct, frozen=True):
     edges: tuple[Edge, ...]
     rules: tuple[tuple[str, str], ...]
     commits: str = ""
+    letters: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Where dead letters go, and the steps whose rows they are."""
 
     @property
     def steps(self) -> list[Step]:
@@ -80,6 +86,13 @@ class Graph(Struct, frozen=True):
     def stage_of(self) -> dict[str, int]:
         """For each step, the index of its stage."""
         return {s.id: i for i, stage in enumerate(self.stages) for s in stage.steps}
+
+    @property
+    def letter_lines(self) -> list[str]:
+        """A line for each place of dead letters."""
+        return [
+            f"dead letters of {', '.join(steps)} go to {place}" for place, steps in self.letters
+        ]
 
     @property
     def headline(self) -> str:
@@ -105,6 +118,10 @@ def read(view: Mapping[str, Any]) -> Graph:
         edges=edges,
         rules=tuple((rule["rule"], rule["effect"]) for rule in view.get("rules", ())),
         commits=str(view.get("commits", "")),
+        letters=tuple(
+            (from_here(str(each["place"])), tuple(each["steps"]))
+            for each in view.get("dead_letters", ())
+        ),
     )
 
 
@@ -143,6 +160,7 @@ def _stages(
     if len(sequence) < len(known):
         return tuple(Stage(name, (steps[name],), own[name], False) for name in order)
     made = []
+    feeding = {home: [s for s, t in dict.fromkeys(links) if t == home != s] for home in sequence}
     for home in sequence:
         members = [name for name in order if homes[name] == home]
         fact = facts.get(home, {})
@@ -152,6 +170,7 @@ def _stages(
                 steps=tuple(steps[name] for name in members),
                 parallelism=int(fact.get("parallelism", own[members[0]])),
                 merged=bool(fact.get("merged_into_scan")) and len(members) > 1,
+                reads=tuple(str(other) for other in sequence if other in feeding[home]),
             )
         )
     return tuple(made)

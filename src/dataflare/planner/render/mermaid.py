@@ -35,6 +35,8 @@ def _lines(graph: Graph) -> Iterator[str]:
             opened, closed = _SHAPES.get(step.kind, ("[", "]"))
             yield f'    {number[step.id]}{opened}"{_label(_words(step))}"{closed}'
         yield "  end"
+    for index, line in enumerate(graph.letter_lines):
+        yield f'  letters{index}>"{_label([line])}"]'
     for edge in graph.edges:
         yield f"  {number[edge.source]} {_arrow(edge)} {number[edge.target]}"
     for kind, colour in _COLOURS.items():

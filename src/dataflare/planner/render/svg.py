@@ -19,7 +19,7 @@ from dataflare.planner.render.measure import fit, text_width
 from dataflare.planner.render.style import ICONS, LEVELS, style_sheet
 
 _MARGIN, _TITLE_HEIGHT = 28.0, 62.0
-_TITLE, _SUBTITLE = 17.0, 11.0
+_TITLE, _SUBTITLE, _SUBTITLE_LINE = 17.0, 11.0, 16.0
 _ARROW = 7.0
 _NARROWEST = 360.0
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,7 +30,8 @@ def render(view: Mapping[str, Any]) -> str:
     graph = read(view)
     drawing = arrange(graph)
     across = max(drawing.width, _NARROWEST)
-    width, height = across + 2 * _MARGIN, drawing.height + _TITLE_HEIGHT + 2 * _MARGIN
+    title = _TITLE_HEIGHT + _SUBTITLE_LINE * len(graph.letter_lines)
+    width, height = across + 2 * _MARGIN, drawing.height + title + 2 * _MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(width)}" height="{_n(height)}"'
         f' viewBox="0 0 {_n(width)} {_n(height)}" role="img">',
@@ -38,7 +39,7 @@ def render(view: Mapping[str, Any]) -> str:
         f"<style>\n{style_sheet()}</style>",
         f'<rect class="page" width="{_n(width)}" height="{_n(height)}"/>',
         *_heading(graph, across),
-        f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN + _TITLE_HEIGHT)})">',
+        f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN + title)})">',
         *_inside(drawing),
         "</g>",
         "</svg>",
@@ -51,6 +52,10 @@ def _heading(graph: Graph, across: float) -> Iterator[str]:
     facts = fit(graph.headline, _SUBTITLE, across)
     yield _text(_MARGIN, _MARGIN + _TITLE, name, _TITLE, "ink strong")
     yield _text(_MARGIN, _MARGIN + _TITLE + 20, facts, _SUBTITLE, "faint")
+    for index, line in enumerate(graph.letter_lines, 1):
+        y = _MARGIN + _TITLE + 20 + _SUBTITLE_LINE * index
+        yield "<g>" + _title(line)
+        yield _text(_MARGIN, y, fit(line, _SUBTITLE, across), _SUBTITLE, "faint") + "</g>"
 
 
 def _inside(drawing: Drawing) -> Iterator[str]:

@@ -29,6 +29,7 @@ def render(view: Mapping[str, Any], width: int | None = None) -> str:
         lines += ["", *_stage(stage, graph)]
     when = f", committed {graph.commits}" if graph.commits else ""
     lines += _section(f"delivery{when}", list(_promises(graph)))
+    lines += _section("dead letters", [_line(each) for each in _letters(graph)])
     lines += _section("optimised", _pairs(graph.rules))
     if width is not None:
         lines = [piece for line in lines for piece in _wrapped(line, width)]
@@ -49,7 +50,8 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 def _stage(stage: Stage, graph: Graph) -> Iterator[str]:
     merged = ", merged into the scan" if stage.merged else ""
-    yield f"stage {stage.id} ({stage.tasks}{merged})"
+    reads = f", reads stage {' and '.join(stage.reads)}" if stage.reads else ""
+    yield f"stage {stage.id} ({stage.tasks}{merged}{reads})"
     names = [step.id for step in stage.steps]
     across = max(map(len, names))
     for index, step in enumerate(stage.steps):
@@ -89,6 +91,12 @@ def _promises(graph: Graph) -> Iterator[str]:
     level = max((len(step.level or "") for step in promised), default=0)
     for step in promised:
         yield f"{_line(step.id):<{name}}  {step.level or '':<{level}}  {_line(step.reason)}"
+
+
+def _letters(graph: Graph) -> Iterator[str]:
+    across = max((len(", ".join(steps)) for _, steps in graph.letters), default=0)
+    for place, steps in graph.letters:
+        yield f"{', '.join(steps):<{across}}  go to {place}"
 
 
 def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[str]:

@@ -21,7 +21,7 @@ from dataflare.workflow.dsl.streams import OnError, Schema, Stream
 from dataflare.workflow.dsl.values import given, written
 from dataflare.workflow.dsl.yaml_text import to_yaml
 from dataflare.workflow.load import _Loader
-from dataflare.workflow.merge import apply_sets, merged
+from dataflare.workflow.merge import apply_sets
 from dataflare.workflow.nodes import SpotMap
 
 if TYPE_CHECKING:
@@ -77,17 +77,14 @@ class Workflow:
         *,
         overlays: Sequence[str | Path] = (),
         sets: Sequence[tuple[str, str] | str] = (),
+        environment: str | None = None,
     ) -> Self:
-        """A workflow file, its includes merged in and its variables still as written, to be looked
-        at, extended and run. Raises WorkflowError for what cannot be read."""
+        """A workflow file, its includes, environment and overlays merged in and its variables still
+        as written, to be looked at, extended and run. Raises WorkflowError for what cannot be read."""
         where = Path(path)
         loader = _Loader(None, None)
         tree = loader.reader.read(where, shown=str(path))
-        for overlay in overlays:
-            spot = tree.spot
-            tree = merged(tree, loader.reader.read(Path(overlay), shown=str(overlay)))
-            tree.spot = spot
-        tree = apply_sets(tree, sets, loader.errors)
+        tree = apply_sets(loader.over(tree, overlays, environment), sets, loader.errors)
         raise_all(loader.errors)
         made = cls.__new__(cls)
         made._tree, made.base, made.file = tree, where.parent, where

@@ -1,0 +1,116 @@
+"""What `plan` says of both ends: what was found in a source, and what a destination will do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from dataflare.errors import from_here
+from dataflare.planner.physical import PhysicalPlan
+from dataflare.sdk.destination import DestinationConnector
+from dataflare.sdk.source import SourceConnector
+from dataflare.security.redact import redact
+
+_COLUMNS_SHOWN = 8
+_DELETES = {
+    "append": "nothing",
+    "upsert": "nothing: a row with the same key is replaced",
+    "overwrite": "everything that is there, at the end of the run",
+    "mirror": "rows that were deleted in the source",
+}
+"""What a mode takes away from the place."""
+
+
+def of_source(connector: SourceConnector) -> dict[str, Any]:
+    """What was found: `findings` and `doubts` as the connector says them."""
+    return {
+        "found": {name: redact(text) for name, text in connector.findings().items()},
+        "doubts": [redact(text) for text in connector.doubts()],
+    }
+
+
+def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterator[str]:
+    """The same in lines for people, with the columns."""
+    if facts["found"]:
+        yield "found: " + ", ".join(f"{name} {text}" for name, text in facts["found"].items())
+    yield from (f"look at this: {text}" for text in facts["doubts"])
+    shown = [f"{name} {type_}" for name, type_ in list(schema.items())[:_COLUMNS_SHOWN]]
+    more = len(schema) - _COLUMNS_SHOWN
+    yield "columns: " + ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def of_destination(connector: DestinationConnector) -> dict[str, Any]:
+    """Where it writes, how, by which key, and what it takes away."""
+    key = getattr(connector.config, "key", None)
+    mode = connector.mode
+    return {
+        "place": place(connector),
+        "mode": mode,
+        "key": list(key) if key else [],
+        "deletes": _DELETES.get(mode or ""),
+        "effects": list(connector.effects()),
+    }
+
+
+def place(connector: DestinationConnector) -> str | None:
+    """Where a destination writes, without secrets; None for one that keeps nothing."""
+    target = connector.writes_to()
+    if target is not None:
+        return redact(target.place)
+    config = connector.config
+    schema, table = getattr(config, "schema_", None), getattr(config, "table", None)
+    if isinstance(table, str):
+        return f"the table {schema}.{table}" if isinstance(schema, str) else f"the table {table}"
+    url = getattr(config, "url", None)
+    return redact(str(url)) if url is not None else None
+
+
+def destination_notes(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The same in lines for people."""
+    if facts["place"]:
+        yield f"writes to {from_here(facts['place'])}"
+    if facts["mode"]:
+        by = f" by {', '.join(facts['key'])}" if facts["key"] else ""
+        yield f"mode {facts['mode']}{by}"
+    if facts["deletes"] and facts["mode"] != "append":
+        yield f"deletes {facts['deletes']}"
+    yield from facts["effects"]
+
+
+def dead_letters(plan: PhysicalPlan) -> list[dict[str, Any]]:
+    """Where dead letters go, and of which steps."""
+    places: dict[int, list[str]] = {}
+    edges = {edge.id: edge.to_stage for edge in plan.edges}
+    for stage in plan.stages:
+        for step, edge in stage.letters.items():
+            places.setdefault(edges[edge], []).append(step)
+    found = []
+    for number, steps in places.items():
+        connector = plan.stages[number].destination
+        assert connector is not None
+        found.append(
+            {
+                "place": place(connector) or connector.type,
+                "type": connector.type,
+                "steps": list(dict.fromkeys(steps)),
+            }
+        )
+    return found
+
+
+def merged_into_scan(plan: PhysicalPlan, stage: int, members: Collection[str]) -> bool:
+    """Whether the first steps behind a source are one query with its scan: the source gives chunks,
+    and what follows is not a user's function and asks no system. members: the steps that are shown
+    in the stage; what a stateful step works out ahead of its exchange is shown with that step."""
+    own = plan.stages[stage]
+    if own.source is None or own.body is None or not own.source.capabilities().chunks:
+        return False
+    if own.body.operators:
+        first = own.body.operators[0]
+        return first.step in members and not first.runs_alone
+    return own.body.branch is not None and own.body.branch.step in members
+
+
+def stage_inputs(plan: PhysicalPlan, stage: int) -> Sequence[int]:
+    """The stages whose rows a stage reads."""
+    return sorted({edge.from_stage for edge in plan.into(stage)})

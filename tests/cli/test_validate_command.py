@@ -1,0 +1,99 @@
+"""`dataflare validate` says what is wrong without a network, and what it could not check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ORDERS, write
+
+from dataflare.cli import app
+
+REMOTE = """\
+name: remote
+sources:
+  api: {type: http, config: {url: "http://127.0.0.1:9/x"}}
+  known: {type: http, config: {url: "http://127.0.0.1:9/y"}, schema: {id: int64}}
+transformations:
+  dear: {type: filter, inputs: [api], config: {condition: "amount > 1"}}
+  small: {type: filter, inputs: [known], config: {condition: "id < 9"}}
+destinations:
+  out: {type: file, inputs: [dear], config: {path: out.csv}}
+  sent: {type: http, inputs: [small], config: {url: "http://127.0.0.1:9/z"}}
+"""
+
+
+@pytest.fixture
+def validated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    def validated(text: str, *more: str) -> tuple[int, Any]:
+        write(tmp_path, "w.yaml", text)
+        monkeypatch.chdir(tmp_path)
+        status = app.execute(["validate", "w.yaml", "--json", *more])
+        return status, json.loads(capsys.readouterr().out)
+
+    return validated
+
+
+def test_what_could_not_be_checked_is_said_with_the_reason(validated: Any) -> None:
+    status, told = validated(REMOTE)
+    assert status == 0
+    unchecked = {each["step"]: each for each in told["files"][0]["unchecked"]}
+    assert list(unchecked) == ["api", "known", "dear", "out", "sent"]
+    assert "schema" in unchecked["api"]["what"]
+    assert "--connect" in unchecked["api"]["why"]
+    assert "'schema'" in unchecked["known"]["what"]
+
+
+def test_connect_asks(validated: Any) -> None:
+    status, told = validated(REMOTE, "--connect")
+    assert status == 1
+    assert {error["step"] for error in told["errors"]} >= {"api", "known"}
+
+
+def test_nothing_is_left_unchecked_where_all_is_here(validated: Any) -> None:
+    assert validated(ORDERS)[1]["files"][0]["unchecked"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "status"),
+    [
+        ('type: file, config: {path: "gone.csv"}', "E0601", 1),
+        ('type: file, config: {path: "gone/*.csv"}', "E0601", 1),
+        ('type: sqlite, config: {path: "gone.db", table: t}', "E0601", 1),
+        ('type: file, config: {path: "s3://bucket/a.csv"}', "E0419", 2),
+        ('type: sqlite, config: {path: "https://x.test/a.db", table: t}', "E0419", 2),
+        ('type: file, config: {path: "file:///tmp/a.csv"}', "E0419", 2),
+    ],
+)
+def test_wrong_inputs_are_found(validated: Any, source: str, code: str, status: int) -> None:
+    text = f"name: w\nsources: {{s: {{{source}}}}}\ndestinations: {{d: {{type: blackhole, inputs: [s]}}}}\n"
+    done, told = validated(text)
+    assert (done, told["error"]["code"], told["error"]["step"]) == (status, code, "s")
+    assert told["error"]["spots"][0]["line"] == 2
+
+
+@pytest.mark.parametrize(
+    ("destination", "code", "status"),
+    [
+        ('type: file, config: {path: "s3://bucket/a.csv"}', "E0419", 2),
+        ('type: sqlite, config: {path: "gs://bucket/a.db", table: t}', "E0419", 2),
+        ('type: file, config: {path: "w.yaml/a.csv"}', "E0604", 1),
+        ('type: file, config: {path: "w.yaml/parts/"}', "E0604", 1),
+    ],
+)
+def test_wrong_places_are_found(validated: Any, destination: str, code: str, status: int) -> None:
+    text = ORDERS.replace(
+        "    type: file\n    inputs: [dear]\n    config: {path: out/dear.csv}\n",
+        f"    inputs: [dear]\n    {destination.replace(', config', chr(10) + '    config')}\n",
+    )
+    done, told = validated(text)
+    assert (done, told["error"]["code"], told["error"]["step"]) == (status, code, "out")
+
+
+def test_a_place_is_wrong_whatever_comes(validated: Any) -> None:
+    text = REMOTE.replace("out.csv", "s3://bucket/out.csv")
+    assert validated(text)[1]["error"]["code"] == "E0419"
