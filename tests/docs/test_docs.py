@@ -91,7 +91,8 @@ def test_a_workflow_in_the_docs_validates(where: str, text: str, tmp_path: Path)
             (tmp_path / "orders.csv").write_text(rows)
     if not (tmp_path / "orders.csv").exists():
         (tmp_path / "orders.csv").write_text((ROOT / "examples/data/orders.csv").read_text())
-    done = dataflare("validate", "flow.yaml", cwd=tmp_path)
+    # As `validate`, but input files may be missing; its tests hold, too.
+    done = dataflare("test", "flow.yaml", cwd=tmp_path)
     assert done.returncode == 0, f"{where}\n{done.stderr}"
 
 
