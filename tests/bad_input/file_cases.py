@@ -211,7 +211,7 @@ error[E0502]: step 'a': in.csv line 3: 3 fields where 2 were expected
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: 2,FR,x
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -226,7 +226,7 @@ error[E0502]: step 'a': in.csv line 3: 1 field where 2 were expected
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: 2
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -243,7 +243,7 @@ error[E0501]: step 'a': in.csv line 3: column 'id': 'x2' is not an int64
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: x2,FR
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: say the column's type in 'schema' (string keeps any text), fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -258,7 +258,7 @@ error[E0501]: step 'a': in.csv line 200002: column 'id': 'many' is not an int64
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: many
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: say the column's type in 'schema' (string keeps any text), fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -315,7 +315,7 @@ error[E0506]: step 'a': in.csv line 2: a quote is opened and never closed
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: 1,"DE
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: set 'quote' or 'escape' if the file has others, fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -330,7 +330,7 @@ error[E0504]: step 'a': in.csv line 2: holds a NUL byte
 4 |     config: {path: in.csv, columns: [id]}
   |                    ^^^^^^
    = the row: 1,D\x00E
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: set 'encoding' if the text has another one, fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -345,7 +345,7 @@ error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: 1,\ufffdsterreich
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: set 'encoding' if the text has another one, fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -398,7 +398,7 @@ error[E0503]: step 'a': in.ndjson line 2: not valid JSON: unexpected end of data
 4 |     config: {path: in.ndjson}
   |                    ^^^^^^^^^
    = the row: {"id": 2
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -413,7 +413,7 @@ error[E0503]: step 'a': in.ndjson line 2: not a JSON object but 2
 4 |     config: {path: in.ndjson}
   |                    ^^^^^^^^^
    = the row: 2
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(

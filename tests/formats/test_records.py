@@ -128,7 +128,7 @@ def test_a_layout_of_any_text_is_what_the_exact_scan_finds(text):
 def test_a_cut_waits_for_the_end_of_a_quoted_field():
     assert cut(b'1,"a\nb', '"', ",", ended=False).end == 0
     assert cut(b'1,2\n3,"a\nb', '"', ",", ended=False).end == 4
-    assert cut(b'1,2\n3,"a\nb"\n', '"', ",", ended=False, width=2) == (12, 2)
+    assert cut(b'1,2\n3,"a\nb"\n', '"', ",", ended=False, width=2) == (12, (2, False))
     assert cut(b'1,"a\nb', None, ",", ended=False).end == 5
     assert cut(b"1,2", '"', ",", ended=True).end == 3
 

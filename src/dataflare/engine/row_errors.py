@@ -40,6 +40,14 @@ _HELP: dict[int | None, str] = {
     MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
     MANY: "make the keys of the table unique, or set on_many to first or all",
 }
+_UNREAD_HELP = {
+    "E0501": f"say the column's type in 'schema' (string keeps any text), fix the data, or {_SKIP}",
+    "E0502": "set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, "
+    f"fix the data, or {_SKIP}",
+    "E0504": f"set 'encoding' if the text has another one, fix the data, or {_SKIP}",
+    "E0506": f"set 'quote' or 'escape' if the file has others, fix the data, or {_SKIP}",
+}
+"""What may cure a row that a source could not read, by the row's code."""
 _GUARD = f"mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
 
 
@@ -113,7 +121,7 @@ class RowErrors:
                 code=first.code,
                 step=step,
                 notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
-                help="mend the data, or set error_handling: {on_error: skip}",
+                help=_UNREAD_HELP.get(first.code, f"fix the data, or {_SKIP}"),
             )
         if policy == "dead_letter":
             told = BadRows.of(bad).frame.select(

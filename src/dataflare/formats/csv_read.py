@@ -14,7 +14,9 @@ from msgspec import Struct
 
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
 from dataflare.formats.misread import RAW_MAX, Sorted, misfits
-from dataflare.formats.records import regular_rows
+from dataflare.formats.number_text import altered, marked
+from dataflare.formats.records import Regular
+from dataflare.formats.records import regular as find_regular
 from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
 from dataflare.model.bad_rows import BadRows
 
@@ -62,22 +64,53 @@ class CsvPlan(Struct, frozen=True):
         wanted = set(self.output)
         return [column for column in self.columns if column.name in wanted]
 
-    def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The places of the columns read whose numbers must keep all that their texts say."""
+        wanted = set(self.output)
+        return tuple(
+            place
+            for place, column in enumerate(self.columns)
+            if column.name in wanted and column.checked
+        )
+
+    def scan(self, data: bytes, *, regular: Regular | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows.
 
-        regular: whether all rows have the right number of fields, if that is known.
+        regular: what is known of the chunk's records; it is found out where it is not given.
         """
         dialect = self.dialect
         if b"\0" in data:
             raise pl.exceptions.ComputeError("a row holds a NUL byte")
+        regular = regular or self._regular(data)
         if regular is None:
-            width = len(self.columns)
-            regular = regular_rows(data, dialect.delimiter, dialect.quote, width) is not None
-        if not regular:
             data = self._repaired(data)
+            regular = self._regular(data)
+        if (regular is None or regular.doubtful) and self._has_marks(data):
+            raise pl.exceptions.ComputeError("a number has a leading zero or plus")
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
         made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
         return frame.with_columns(**made).select(self.output)
+
+    def _regular(self, data: bytes) -> Regular | None:
+        dialect = self.dialect
+        return find_regular(data, dialect.delimiter, dialect.quote, len(self.columns), self.numbers)
+
+    def _has_marks(self, data: bytes) -> bool:
+        return any(column.any() for column in self._marks(data).iter_columns())
+
+    def _marks(self, data: bytes) -> pl.DataFrame:
+        """For each column of numbers that is checked, which fields have a leading zero or plus."""
+        schema = {column.name: pl.String() for column in self.columns}
+        return (
+            self.dialect.scan(data, schema)
+            .select(
+                marked(pl.col(column.name)).alias(column.name)
+                for column in self._read
+                if column.checked
+            )
+            .collect()
+        )
 
     def _layout(self, data: bytes) -> Layout:
         return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns))
@@ -160,6 +193,12 @@ class CsvPlan(Struct, frozen=True):
             return self._cast(text, rows, read)
         schema = {column.name: column.native for column in self.columns}
         quick = self.dialect.scan(text, schema, ignore_errors=True).select(tolerated).collect()
+        regular = self._regular(text)
+        if regular is None or regular.doubtful:
+            quick = quick.with_columns(
+                pl.when(~each).then(quick[each.name]).alias(each.name)
+                for each in self._marks(text).iter_columns()
+            )
         doubted = [c for c in read if not c.type.is_text and quick[c.name].null_count()]
         quick = quick.with_columns(rows)
         if not doubted:
@@ -192,7 +231,7 @@ class CsvPlan(Struct, frozen=True):
             .collect()
         )
         said = pl.coalesce(
-            pl.when(pl.col(_MISSED) == i).then(misfits(c.name, c.type, pl.col(c.name)))
+            pl.when(pl.col(_MISSED) == i).then(misfits(c.name, c.type, pl.col(c.name), _changed(c)))
             for i, c in enumerate(columns)
         )
         failed = made.filter(pl.col(_MISSED).is_not_null()).select(
@@ -216,6 +255,15 @@ def _missed(column: TextColumn, typed: str) -> pl.Expr:
     text = pl.col(column.name)
     has_text = text.is_not_null() if column.type.is_text else (text != "").fill_null(False)
     return has_text & pl.col(typed).is_null()
+
+
+def _changed(column: TextColumn) -> pl.Expr | None:
+    """Which texts of a column that is checked are numbers that would come out as something else."""
+    if not column.checked:
+        return None
+    text = pl.col(column.name)
+    is_number = text.cast(column.type.to_polars(), strict=False).is_not_null()
+    return is_number & altered(text, is_float=column.type.is_float)
 
 
 def _is_clean(data: bytes) -> bool:

@@ -15,14 +15,15 @@ from functools import cached_property
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.layout import count_newlines
-from dataflare.formats.records import cut, regular_rows
+from dataflare.formats.records import Regular, cut, regular
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 4 << 20
 
 
 class LineChunks:
-    """width: the number of fields of delimited text; 0 for lines of JSON. chunk_bytes: about how
+    """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the
+    places of its columns of numbers. chunk_bytes: about how
     large chunks are; a record that is larger makes a larger one."""
 
     def __init__(
@@ -33,6 +34,7 @@ class LineChunks:
         quote: str | None = None,
         delimiter: str = ",",
         width: int = 0,
+        numbers: tuple[int, ...] = (),
         checksum: ReadChecksum | None = None,
         chunk_bytes: int | None = None,
         first_bytes: int | None = None,
@@ -40,6 +42,7 @@ class LineChunks:
         self._stream = stream
         self.offset = offset
         self._quote, self._delimiter, self._width = quote, delimiter, width
+        self._numbers = numbers
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
@@ -55,8 +58,13 @@ class LineChunks:
                 more = self._stream.read_lines(max(want - len(data), 1))
                 self._ended = not more
                 data = data + more if data else more
-            end, rows = cut(
-                data, self._quote, self._delimiter, ended=self._ended, width=self._width
+            end, records = cut(
+                data,
+                self._quote,
+                self._delimiter,
+                ended=self._ended,
+                width=self._width,
+                numbers=self._numbers,
             )
             if end or self._ended:
                 break
@@ -68,13 +76,13 @@ class LineChunks:
         chunk = data[:end] if self._rest else data
         self.offset += end
         self._checksum.update(chunk)
-        if rows is not None:
-            return TextChunk(chunk, lambda: rows)
+        if records is not None:
+            return TextChunk(chunk, lambda: records)
         if not self._width:
             # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
             return TextChunk(chunk, lambda: None)
-        quote, delimiter, width = self._quote, self._delimiter, self._width
-        return TextChunk(chunk, lambda: regular_rows(chunk, delimiter, quote, width))
+        quote, delimiter, width, numbers = self._quote, self._delimiter, self._width, self._numbers
+        return TextChunk(chunk, lambda: regular(chunk, delimiter, quote, width, numbers))
 
     @property
     def checksum(self) -> str:
@@ -127,13 +135,16 @@ class LineNumbers:
 
 
 class TextChunk:
-    """Whole records, and what is found out about them when asked, once. count: gives how many
-    records there are, if all are sound as far as delimiters tell; it passes over the data."""
+    """Whole records, and what is found out about them when asked, once. look: passes over the data."""
 
-    def __init__(self, data: bytes, count: Callable[[], int | None]) -> None:
-        self.data, self._count = data, count
+    def __init__(self, data: bytes, look: Callable[[], Regular | None]) -> None:
+        self.data, self._look = data, look
 
     @cached_property
-    def rows(self) -> int | None:
+    def regular(self) -> Regular | None:
         """How many records there are, if all are sound as far as delimiters tell."""
-        return self._count()
+        return self._look()
+
+    @property
+    def rows(self) -> int | None:
+        return None if self.regular is None else self.regular.rows

@@ -30,17 +30,25 @@ def misfit(name: str, type_: DataType, value: object) -> str:
     return f"column '{name}': {shown} {_unlike(type_)}"
 
 
-def misfits(name: str, type_: DataType, text: pl.Expr) -> pl.Expr:
-    """As `misfit`, of a column of texts."""
+def misfits(name: str, type_: DataType, text: pl.Expr, altered: pl.Expr | None = None) -> pl.Expr:
+    """As `misfit`, of a column of texts. altered: which of them are numbers of that type, but would
+    not keep all that the text says."""
     whole = text.str.len_chars() <= _SHOWN_MAX
     short = pl.when(whole).then(text).otherwise(text.str.slice(0, _CUT) + "...")
     plain = short.str.contains(_PLAIN)
     # repr() is Python's; it is asked only about the few texts that need it.
     odd = pl.when(~plain).then(short).map_elements(repr, return_dtype=pl.String)
     shown = pl.when(plain).then(pl.lit("'") + short + pl.lit("'")).otherwise(odd)
-    return pl.lit(f"column '{name}': ") + shown + pl.lit(f" {_unlike(type_)}")
+    reason = pl.lit(f" {_unlike(type_)}")
+    if altered is not None:
+        kept = f" would change as {_article(type_)} {type_}; 'schema: {{{name}: string}}' keeps it"
+        reason = pl.when(altered).then(pl.lit(kept)).otherwise(reason)
+    return pl.lit(f"column '{name}': ") + shown + reason
 
 
 def _unlike(type_: DataType) -> str:
-    article = "an" if str(type_)[0] in "aei" else "a"
-    return f"is not {article} {type_}"
+    return f"is not {_article(type_)} {type_}"
+
+
+def _article(type_: DataType) -> str:
+    return "an" if str(type_)[0] in "aei" else "a"

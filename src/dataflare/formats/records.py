@@ -1,7 +1,7 @@
 """Where the rows of delimited text begin and end.
 
 Always true: a chunk is cut only where a record ends; a newline inside a quoted field ends nothing;
-a quote opens a field only as its first character, as in RFC 4180. `regular_rows` is quick and may say
+a quote opens a field only as its first character, as in RFC 4180. `regular` is quick and may say
 no to a sound chunk, never yes to one with a row too short or too long; `scan_records` is slow and
 exact.
 """
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import polars as pl
 from msgspec import Struct
+
+from dataflare.formats.number_fields import Separators, may_alter
 
 RECORD_BYTES_MAX = 16 << 20
 """A quoted field that runs on for longer than this counts as never closed."""
@@ -38,14 +40,22 @@ AFTER_QUOTE = "text follows a closing quote"
 
 
 class Cut(NamedTuple):
-    """end: how many bytes are whole records; 0 asks for more. rows: what `regular_rows` says of
+    """end: how many bytes are whole records; 0 asks for more. regular: what `regular` says of
     them, where that was asked on the way; None says nothing."""
 
     end: int
-    rows: int | None = None
+    regular: Regular | None = None
 
 
-def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool, width: int = 0) -> Cut:
+def cut(
+    data: bytes,
+    quote: str | None,
+    delimiter: str,
+    *,
+    ended: bool,
+    width: int = 0,
+    numbers: tuple[int, ...] = (),
+) -> Cut:
     """Where the whole records of `data`, which begins with a record, end.
 
     ended: nothing follows `data`, so its last record needs no line end. width: the number of fields
@@ -69,9 +79,9 @@ def cut(data: bytes, quote: str | None, delimiter: str, *, ended: bool, width: i
         if not width:
             return Cut(end)
         whole = data if end == len(data) else data[:end]
-        rows = regular_rows(whole, delimiter, quote, width)
-        if rows is not None:
-            return Cut(end, rows)
+        records = regular(whole, delimiter, quote, width, numbers)
+        if records is not None:
+            return Cut(end, records)
     return Cut(_cut_exactly(data, mark.decode(), delimiter))
 
 
@@ -82,15 +92,31 @@ def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
     return end
 
 
+class Regular(NamedTuple):
+    """Text in which each record has the right number of fields. rows: how many there are. doubtful:
+    a field of a column of numbers may not be what it parses as."""
+
+    rows: int
+    doubtful: bool = False
+
+
 def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> int | None:
+    """How many records `regular` finds."""
+    found = regular(data, delimiter, quote, width)
+    return None if found is None else found.rows
+
+
+def regular(
+    data: bytes, delimiter: str, quote: str | None, width: int, numbers: tuple[int, ...] = ()
+) -> Regular | None:
     """How many records there are, if each has `width` fields and no quote stands inside an
-    unquoted one; else None.
+    unquoted one; else None. numbers: the places of the columns of numbers to look at.
 
     Delimiters, line ends and quotes are filtered out in one columnar pass that holds no GIL; what
     is left after taking out what stands between quotes must be one pattern over and over.
     """
     if not data:
-        return 0
+        return Regular(0)
     if not data.endswith(b"\n"):
         data += b"\n"
     mark = quote.encode() if quote is not None and quote.encode() in data else None
@@ -113,7 +139,10 @@ def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> 
         tokens = b"".join(parts[::2])
     pattern = delimiter.encode() * (width - 1) + b"\n"
     rows, over = divmod(len(tokens), width)
-    return rows if not over and tokens == pattern * rows else None
+    if over or tokens != pattern * rows:
+        return None
+    separators = Separators(code, wanted, found, mark[0] if mark else None, width)
+    return Regular(rows, may_alter(separators, numbers))
 
 
 def scan_records(

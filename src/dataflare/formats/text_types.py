@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
+from dataflare.formats.number_text import altered, is_unusual, loses_digits
 from dataflare.model.types import (
     BOOL,
     DATE,
@@ -27,7 +28,6 @@ from dataflare.model.types import (
 )
 
 _INTEGER = r"^[+-]?\d{1,19}$"
-_LEADING_ZERO = r"^[+-]?0\d"
 _FLOAT = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SPECIAL_FLOAT = r"^(?i)[+-]?(inf|infinity|nan)$"
 _BOOL = r"^(true|false|True|False|TRUE|FALSE)$"
@@ -36,13 +36,15 @@ _STAMP = (
     r"^\d{4}-\d{2}-\d{2}(?P<sep>[T ])\d{2}:\d{2}(?P<sec>:\d{2})?(?P<frac>\.\d{1,9})?"
     r"(?P<zone>Z|[+-]\d{2}:?\d{2})?$"
 )
+MANY_DIGITS = "many digits"
+"""The format of floats that have more digits than the shortest text of theirs."""
 _NATIVE = ("int64", "int32", "uint64", "uint32", "float64", "float32", "bool", "string")
 _STAMP_SHAPES = tuple(f"%Y-%m-%d{sep}%H:%M{sec}" for sep in "T " for sec in (":%S%.f", ""))
 
 
 class TextColumn(Struct, frozen=True):
-    """A column of a text file. format: the one format its timestamps had in the sample, for the
-    quick way. blanks: the sample had quoted empty cells, which are NULL in all but text.
+    """A column of a text file. format: the one format its timestamps had in the sample, or that its
+    floats had many digits, for the quick way. blanks: the sample had quoted empty cells, which are NULL in all but text.
     declared: the type is the user's; then timestamps may lack the zone or have one too many."""
 
     name: str
@@ -59,8 +61,15 @@ class TextColumn(Struct, frozen=True):
         return cls(value[0], parse_type(value[1]), *value[2:])
 
     @property
+    def checked(self) -> bool:
+        """Whether a number must keep all that its text says: its type was found, not declared."""
+        return not self.declared and (self.type.is_integer or self.type.is_float)
+
+    @property
     def native(self) -> pl.DataType:
         """What the CSV parser itself should make of it: what it is quick and strict at."""
+        if self.checked and self.type.is_float:
+            return pl.String()
         return self.type.to_polars() if self.type.name in _NATIVE else pl.String()
 
 
@@ -86,13 +95,23 @@ def _infer_column(name: str, texts: pl.Series) -> TextColumn:
         return TextColumn(name, DATE if good else STRING, blanks=blanks)
     if all_match(_STAMP):
         return _infer_stamp(name, text, blanks)
-    if not text.str.contains(_LEADING_ZERO).any():
-        if all_match(_INTEGER):
-            fits = text.cast(pl.Int64, strict=False).null_count() == 0
-            return TextColumn(name, INT64 if fits else STRING, blanks=blanks)
-        if all_match(f"{_FLOAT}|{_SPECIAL_FLOAT}") and text.str.contains(_FLOAT).any():
-            return TextColumn(name, FLOAT64, blanks=blanks)
+    if all_match(_INTEGER):
+        return _if_kept(TextColumn(name, INT64, blanks=blanks), text)
+    if all_match(f"{_FLOAT}|{_SPECIAL_FLOAT}") and text.str.contains(_FLOAT).any():
+        unusual = text.to_frame("text").select(is_unusual(pl.col("text"), _float("text")).any())
+        format_ = MANY_DIGITS if unusual.item() else None
+        return _if_kept(TextColumn(name, FLOAT64, format_, blanks), text)
     return TextColumn(name, STRING)
+
+
+def _if_kept(column: TextColumn, text: pl.Series) -> TextColumn:
+    """The column, if its type keeps all that each text says; else text."""
+    read = text.to_frame(column.name).select(loose(column))[column.name]
+    return column if read.null_count() == 0 else TextColumn(column.name, STRING)
+
+
+def _float(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.Float64, strict=False)
 
 
 def _infer_stamp(name: str, text: pl.Series, blanks: bool) -> TextColumn:
@@ -102,9 +121,7 @@ def _infer_stamp(name: str, text: pl.Series, blanks: bool) -> TextColumn:
         return TextColumn(name, STRING)
     format_, zoned = shape
     type_ = TIMESTAMP_UTC if zoned else TIMESTAMP
-    column = TextColumn(name, type_, format_, blanks)
-    read = text.to_frame(name).select(loose(column))[name]
-    return column if read.null_count() == 0 else TextColumn(name, STRING)
+    return _if_kept(TextColumn(name, type_, format_, blanks), text)
 
 
 def stamp_format(text: pl.Series) -> tuple[str, bool] | None:
@@ -151,11 +168,14 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     does not fit; None when the parser's own value is right. native: the parser made `native` of
     it; else it is text."""
     value = pl.col(column.name)
+    if column.checked and column.type.is_float:
+        text = pl.when(value != "").then(value) if column.blanks else value
+        number = text.cast(value_type(column), strict=True)
+        lossy = loses_digits if column.format == MANY_DIGITS else is_unusual
+        return _unless(column, number.is_infinite() | lossy(text, number), number)
     if column.type.is_float and native:
-        # The parser reads 1e999999 as infinity: make that raise, at no cost when unread.
-        wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
-        overflow = pl.when(value.is_infinite()).then(wide).otherwise(fits)
-        return value - overflow.cast(pl.Int8, strict=True).cast(value_type(column))
+        # The parser reads 1e999999 as infinity.
+        return _unless(column, value.is_infinite(), value)
     if column.type.name in _NATIVE and native:
         return None
     if column.blanks:
@@ -163,10 +183,21 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     return converted(column, value, patient=False)
 
 
+def _unless(column: TextColumn, wrong: pl.Expr, number: pl.Expr) -> pl.Expr:
+    """The floats, raising where something is wrong with one; at no cost when unread."""
+    wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+    overflow = pl.when(wrong).then(wide).otherwise(fits).cast(pl.Int8, strict=True)
+    return number - overflow.cast(value_type(column))
+
+
 def tolerant(column: TextColumn) -> pl.Expr | None:
     """As `strict`, at its speed, but NULL where that would raise, and perhaps in a few rows more; None
     where there is no such expression."""
     value = pl.col(column.name)
+    if column.checked and column.type.is_float:
+        number = value.cast(value_type(column), strict=False)
+        wrong = number.is_infinite() | is_unusual(value, number)
+        return pl.when(~wrong).then(number).alias(column.name)
     if column.type.is_float:
         return pl.when(~value.is_infinite()).then(value).alias(column.name)
     if column.type.name in _NATIVE:
@@ -224,6 +255,8 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
         if column.type.is_float:
             special = value.str.contains(_SPECIAL_FLOAT)
             number = pl.when(number.is_infinite() & ~special).then(None).otherwise(number)
+        if column.checked:
+            number = pl.when(~altered(value, is_float=column.type.is_float)).then(number)
         return number.alias(name)
     return value.cast(value_type(column), strict=must).alias(name)
 

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
+import polars as pl
+
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import (
     Added,
@@ -57,6 +59,7 @@ class LineReader(ChunkReader):
                 quote=quote,
                 delimiter=delimiter,
                 width=len(plan.columns),
+                numbers=plan.numbers,
                 checksum=seen,
             )
         else:
@@ -121,10 +124,16 @@ class LineReader(ChunkReader):
             return salvaged(found, self._added, self._output)
 
         watches = watches_of(plan, data, self._added, self._output) if self._watch else {}
+
+        def scan() -> pl.LazyFrame:
+            if isinstance(plan, CsvPlan):
+                rows = plan.scan(data, regular=chunk.regular)
+            else:
+                rows = plan.scan(data)
+            return with_added(rows, self._added, self._output)
+
         return Chunk(
-            scan=lambda: with_added(
-                plan.scan(data, regular=chunk.rows is not None), self._added, self._output
-            ),
+            scan=scan,
             position=self._position,
             key=start,
             num_bytes=len(data),
