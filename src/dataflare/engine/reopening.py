@@ -7,6 +7,7 @@ only as long as it gave nothing; a reader that resumes is kept.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 from dataflare.errors import DataFlareError, Retry
@@ -91,6 +92,10 @@ class ReopeningReader:
     def end(self) -> Position | None:
         """The position after EndOfSplit."""
         return self._reader.position() if self._reader is not None else self.position
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        return {} if self._reader is None else self._reader.warnings
 
     async def _lost(self, error: DataFlareError) -> None:
         """Let go of a reader that failed, so that the next call opens another. Chunks given may still

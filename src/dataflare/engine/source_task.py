@@ -91,6 +91,9 @@ class SourceTask(Task):
                 await self._read_chunks(reader)
             else:
                 await self._read_batches(reader)
+            warnings = self.metrics.step(self.name).warnings
+            for warning, rows in reader.warnings.items():
+                warnings[warning] = warnings.get(warning, 0) + rows
         finally:
             await reader.aclose()
         self._done.append(SplitState(self._split, self._position, done=True))

@@ -145,6 +145,10 @@ class SplitReader(ABC):
 
     hold_s: float = 0.0
 
+    warnings: Mapping[str, int] = MappingProxyType({})
+    """What users should hear of at the end of the split, each with a number of rows: "column 'a' is
+    NULL" is told as "column 'a' is NULL in 2 rows"."""
+
     @abstractmethod
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         """Return the next rows, at least one and at most `rows_max`, waiting if there are none yet.

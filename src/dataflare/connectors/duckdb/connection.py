@@ -11,6 +11,8 @@ processes may read while all only read, and are shut out while one writes. So:
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import time
 from pathlib import Path
@@ -20,7 +22,7 @@ from weakref import WeakSet
 import duckdb
 
 from dataflare.connectors.duckdb.errors import duckdb_errors, in_other_process
-from dataflare.connectors.sql.names import locked, missing_file
+from dataflare.connectors.sql.names import holds_data, locked, missing_file
 
 _POLL_S = 0.02
 
@@ -104,11 +106,25 @@ def _take(path: Path, write: bool, busy_timeout_s: float) -> Any:
             _changed.wait(_POLL_S)
 
 
+def _remove_empty(path: Path) -> None:
+    """Remove a file of 0 bytes, which DuckDB refuses to open, unless another process is making it now:
+    that one has locked it."""
+    try:
+        with open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_size == 0:
+                os.unlink(path)
+    except OSError:
+        return
+
+
 def _open(path: Path, write: bool, deadline: float) -> _Instance | None:
     """Open the file; None while another process has it and there is time left."""
     wanted = write or bool(_writers.get(_key(path)))
-    if not write and not path.exists():
-        raise missing_file(path)
+    if not holds_data(path):
+        if not write:
+            raise missing_file(path)
+        _remove_empty(path)
     with duckdb_errors(path, "opening"):
         try:
             instance = _Instance(duckdb.connect(str(path), read_only=not wanted), wanted)

@@ -18,13 +18,19 @@ from dataflare.connectors.sql.incremental import (
     Window,
     check_cursor,
     cursor_values,
+    decimal_text,
     lag_of,
+    null_warning,
+    refuse_cursor,
+    refuse_order,
     row_hashes,
+    text_ranges,
 )
 from dataflare.connectors.sql.pages import Page
 from dataflare.errors import ConfigError
 
 _BOUND = "_dataflare_bound"
+_UNFIT = "__dataflare_unfit"
 
 
 def check_incremental(db: DuckConnection, relation: Relation, config: Incremental) -> None:
@@ -33,6 +39,8 @@ def check_incremental(db: DuckConnection, relation: Relation, config: Incrementa
     for name in config.key:
         relation.column(name)
     check_cursor(column.name, column.type, config)
+    if column.type.name == "string" and column.declared not in ("VARCHAR", "UUID"):
+        raise refuse_order(column.name, column.declared)
     initial_cursor(db, column, config.initial_value)
 
 
@@ -84,6 +92,8 @@ class IncrementalReader(DuckPages):
             for place, name in enumerate(self._identity())
         ]
         parts = [*reading.selects(), f"{column.sql()} as {CURSOR}", *identity]
+        if (misfit := column.misfit_sql()) is not None:
+            parts.append(f"{misfit} as {_UNFIT}")
         name = column.sql()
         return (
             f"select {', '.join(parts)} from {reading.relation.source} "
@@ -95,15 +105,28 @@ class IncrementalReader(DuckPages):
         nulls = "" if self._state.nulls_done else f"{name} is null or "
         if bound is None:
             return "true" if nulls else f"{name} is not null"
+        type_, parts = declared(self._column.type), []
         text = _text_of(bound, self._column)
+        ranges = text_ranges(text) if self._column.type.name == "string" else [(text, None)]
+        for place, (low, high) in enumerate(ranges):
+            part = f"{name} >= {self._variable(f'{place}', low, type_)}"
+            if high is not None:
+                part = f"({part} and {name} < {self._variable(f'{place}_end', high, type_)})"
+            parts.append(part)
+        return nulls + " or ".join(parts)
+
+    def _variable(self, name: str, value: str, type_: str) -> str:
         with duckdb_errors(self._reading.path, self._reading.relation.shown):
-            self._db.db.execute(f"set variable {_BOUND} = ?", [text])
-        return f"{nulls}{name} >= cast(getvariable('{_BOUND}') as {declared(self._column.type)})"
+            self._db.db.execute(f"set variable {_BOUND}{name} = ?", [value])
+        return f"cast(getvariable('{_BOUND}{name}') as {type_})"
 
     def _fetch(self, rows: int) -> Page | None:
         raw = self._take(rows)
         if raw is None:
             return self._end()
+        if _UNFIT in raw.columns and (unfit := raw[_UNFIT].drop_nulls()).len():
+            shown = self._reading.relation.shown
+            raise refuse_cursor(shown, self._column.name, self._column.type, unfit[0])
         typed = raw[CURSOR].cast(self._column.type.to_polars())
         nulls_before = self._window.state().null_rows
         new = self._window.take(
@@ -121,12 +144,25 @@ class IncrementalReader(DuckPages):
         if self._said:
             return None
         self._said = True
+        self._count_nulls()
         columns = {c.name: c.type.to_polars() for c in self._reading.columns}
         return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
+
+    def _count_nulls(self) -> None:
+        reading, name = self._reading, self._column.sql()
+        with duckdb_errors(reading.path, reading.relation.shown):
+            ((rows,),) = self._db.rows(
+                f"select count(*) from {reading.relation.source} "
+                f"where {reading.where(f'{name} is null')}"
+            )
+        if rows:
+            self.warnings = {null_warning(self._column.name): rows}
 
 
 def _text_of(bound: Any, column: Column) -> str:
     """A cursor value as DuckDB reads it."""
+    if column.type.name == "decimal":
+        return decimal_text(bound, column.type.scale or 0)
     if not column.type.is_temporal:
         return str(bound)
     dtype = column.type.to_polars()

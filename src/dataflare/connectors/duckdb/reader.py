@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import polars as pl
 from msgspec import Struct
 
@@ -15,6 +14,7 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.relation import Column, Relation, bind, mark
 from dataflare.connectors.duckdb.shards import condition
 from dataflare.connectors.sql.incremental import row_hashes
+from dataflare.connectors.sql.originals import original, original_row
 from dataflare.connectors.sql.pages import PAGE_ROWS, Page, PageReader
 from dataflare.errors import CheckpointError, InternalError
 from dataflare.model.types import RESERVED
@@ -56,12 +56,13 @@ class Reading(Struct, frozen=True):
         return " and ".join(parts) or "true"
 
     def selects(self) -> list[str]:
-        """Column i as `c<i>`; with a cast, the text of what does not fit as `t<i>`."""
+        """Column i as `c<i>`; where values may not fit, their text as `t<i>`."""
         parts = []
         for place, column in enumerate(self.columns):
+            misfit = column.misfit_sql()
             parts.append(f"{column.sql()} as c{place}")
-            if column.cast:
-                parts.append(f"{column.misfit_sql()} as t{place}")
+            if misfit is not None:
+                parts.append(f"{misfit} as t{place}")
         return parts
 
     def typed(self, raw: pl.DataFrame) -> pl.DataFrame:
@@ -123,7 +124,7 @@ class DuckPages(PageReader):
         self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, place_name: str = ""
     ) -> Page:
         columns = self._reading.columns
-        misfits = [f"t{place}" for place, column in enumerate(columns) if column.cast]
+        misfits = [n for n in (f"t{place}" for place in range(len(columns))) if n in raw.columns]
 
         def place_of(row: int) -> str:
             where = (
@@ -131,26 +132,26 @@ class DuckPages(PageReader):
             )
             return self._reading.relation.shown + where
 
-        typed = self._reading.typed(raw)
         if not misfits or all(raw[name].null_count() == raw.height for name in misfits):
-            return Page(typed, after, key, place=place_of)
+            return Page(self._reading.typed(raw), after, key, place=place_of)
         unfit = raw.select(pl.any_horizontal(pl.col(name).is_not_null() for name in misfits))
         lost = unfit.to_series()
         bad = [self._bad(raw, row, place_of(row)) for row in lost.arg_true().to_list()]
-        return Page(typed.filter(~lost), after, key, (~lost).arg_true(), bad, place_of)
+        typed = self._reading.typed(raw.filter(~lost))
+        return Page(typed, after, key, (~lost).arg_true(), bad, place_of)
 
     def _bad(self, raw: pl.DataFrame, row: int, place: str) -> BadRow:
         values: dict[str, Any] = {}
         first = ""
         for number, column in enumerate(self._reading.columns):
-            values[column.name] = raw[f"c{number}"][row]
-            if column.cast and raw[f"t{number}"][row] is not None:
-                values[column.name] = raw[f"t{number}"][row]
+            text = raw[f"t{number}"][row] if f"t{number}" in raw.columns else None
+            values[column.name] = original(raw[f"c{number}"], row) if text is None else text
+            if text is not None:
                 first = first or column.name
         type_ = self._reading.relation.column(first).type
         shown = repr(values[first])[:80]
         message = f"{place}: column '{first}' is {type_}, and {shown} does not fit"
-        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
+        return BadRow(row, "E0501", message, original_row(values), place)
 
 
 class RowidReader(DuckPages):

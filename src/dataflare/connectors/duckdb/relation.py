@@ -11,7 +11,7 @@ from msgspec import Struct
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors, translated
-from dataflare.connectors.duckdb.types import declared, meant, selected
+from dataflare.connectors.duckdb.types import declared, meant, misfit, selected
 from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sql.names import missing_column, missing_table, quoted
 from dataflare.connectors.sql.query import bind_query
@@ -32,13 +32,24 @@ class Column(Struct, frozen=True):
         name = quoted(self.name)
         if self.cast:
             return selected(f"try_cast({name} as {declared(self.type)})", declared(self.type))
-        return selected(name, self.declared)
+        sql = selected(name, self.declared)
+        if self.type.name in ("list", "struct") and (lost := misfit(name, self.declared)):
+            # Polars panics over a date inside a list that is out of its range.
+            return f"case when {lost} then null else {sql} end"
+        return sql
 
-    def misfit_sql(self) -> str:
-        """The text of a value that the cast has no value for, else NULL."""
+    def misfit_sql(self) -> str | None:
+        """The text of a value that has none of the column's type, else NULL; None where all have."""
         name = quoted(self.name)
-        lost = f"{name} is not null and try_cast({name} as {declared(self.type)}) is null"
-        return f"case when {lost} then cast({name} as VARCHAR) end"
+        if not self.cast:
+            lost = misfit(name, self.declared)
+        else:
+            type_ = declared(self.type)
+            made = f"try_cast({name} as {type_})"
+            lost = f"{name} is not null and {made} is null"
+            if more := misfit(made, type_):
+                lost = f"({lost}) or {more}"
+        return lost and f"case when {lost} then cast({name} as VARCHAR) end"
 
 
 class Relation(Struct, frozen=True):

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.refusals import MEND, Refusal
 from dataflare.connectors.sql.store import Target
@@ -113,6 +114,7 @@ class Rules(Struct, frozen=True):
 
     def _conditions(self, arriving: Sequence[str]) -> Iterator[tuple[str, DataError]]:
         """What a single row may break, over the columns of `_stored`."""
+        known = {field.name.casefold(): field.type for field in self.target.schema}
         given = {name.casefold(): f'"{_GIVEN}{place}"' for place, name in enumerate(arriving)}
         for name in self.target.key:
             yield f"{given[name.casefold()]} is null", self._error(f"it has no key: {name} is null")
@@ -121,6 +123,11 @@ class Rules(Struct, frozen=True):
             if value is not None:
                 error = self._error(f"column '{name}' is {type_}", code="E0511")
                 yield f"{value} is not null and {quoted(name)} is null", error
+                ours = known.get(name.casefold())
+                lost = ours and loss(value, ours, type_)
+                if lost:
+                    error = self._error(f"column '{name}' is {type_}, and would change it", "E0511")
+                    yield lost, error
         for name in self.not_null:
             yield f"{quoted(name)} is null", self._error(f"column '{name}' may not be null")
         for check in self.checks:

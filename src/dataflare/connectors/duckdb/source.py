@@ -17,7 +17,7 @@ from dataflare.connectors.duckdb.relation import Relation, find_relation
 from dataflare.connectors.duckdb.shards import cut
 from dataflare.connectors.sql.config import FileSharding, TableSourceConfig
 from dataflare.connectors.sql.incremental import State
-from dataflare.connectors.sql.names import missing_file
+from dataflare.connectors.sql.names import holds_data, missing_file
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -166,7 +166,7 @@ orders:
 
     def _connect(self) -> DuckConnection:
         path = self.path
-        if not path.exists():
+        if not path.is_dir() and not holds_data(path):
             raise missing_file(path)
         if path.is_dir():
             raise SystemError_(

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
+from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.rules import Rules
 from dataflare.connectors.duckdb.types import declared
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
 from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Refusal, rowwise
+from dataflare.connectors.sql.refusals import Refusal, rowwise, with_row
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import DataError
@@ -33,6 +34,7 @@ class DuckdbStore(TableStore):
         self._ready: dict[str, set[str]] = {}
         self._uniques: dict[str, tuple[frozenset[str], ...]] = {}
         self._rules: dict[str, Rules] = {}
+        self._columns: dict[str, dict[str, str]] = {}
 
     @property
     def _db(self) -> DuckConnection:
@@ -114,6 +116,8 @@ class DuckdbStore(TableStore):
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._rules.pop(target.written, None)
+            known = found.columns if found is not None else {}
+            self._columns[target.written] = {n.casefold(): type_ for n, type_ in known.items()}
             self._ready[target.written] = {field.name for field in target.schema}
             self._uniques[target.written] = found.uniques if found is not None else ()
 
@@ -135,6 +139,7 @@ class DuckdbStore(TableStore):
 
     def apply(self, target: Target, frame: pl.DataFrame) -> None:
         types = self._types_of(target, frame)
+        self._refuse_loss(target, types, frame)
         if target.mode in ("append", "overwrite"):
             rows = appended(frame, op=target.op)
             self._insert(target, types, rows, "")
@@ -147,6 +152,34 @@ class DuckdbStore(TableStore):
             self._insert(
                 target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
             )
+
+    def _refuse_loss(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
+        """Raises DataError (E0511), with its row, for a value that the table would change."""
+        columns = self._columns[target.written]
+        suspects = {}
+        for name in frame.columns:
+            into = columns.get(name.casefold())
+            lost = into and name in types and loss(f"s.{quoted(name)}", types[name], into)
+            if into and lost:
+                suspects[name] = (into, lost)
+        if not suspects:
+            return
+        picked = frame.select(list(suspects)).with_row_index(_NUMBER)
+        self._db.db.register(_STAGE, picked.to_arrow())
+        try:
+            with duckdb_errors(self._path, f"table '{target.table}'"):
+                for name, (into, lost) in suspects.items():
+                    ((at,),) = self._db.rows(f"select min({_NUMBER}) from {_STAGE} s where {lost}")
+                    if at is not None:
+                        error = DataError(
+                            f"column '{name}' of table '{target.table}' is {into}, and would change "
+                            f"{frame[name][at]}",
+                            code="E0511",
+                            help=f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
+                        )
+                        raise with_row(error, frame.row(at, named=True), target.key)
+        finally:
+            self._db.db.unregister(_STAGE)
 
     def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
         self._types_of(target, frame)

@@ -9,13 +9,14 @@ from msgspec import Struct
 
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.types import declared
-from dataflare.connectors.sql.names import listed, missing_table, quoted
+from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import SystemError_, did_you_mean
 
 
 class Table(Struct, frozen=True):
-    """A table or view that exists. columns: declared type by name."""
+    """A table or view that exists. columns: declared type by name. generated: those whose values
+    the database computes, in lower case."""
 
     schema: str
     name: str
@@ -23,6 +24,7 @@ class Table(Struct, frozen=True):
     columns: dict[str, str]
     key: tuple[str, ...]
     uniques: tuple[frozenset[str], ...]
+    generated: frozenset[str] = frozenset()
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -76,10 +78,18 @@ def find_table(db: DuckConnection, name: str) -> Table | None:
         "and schema_name = ? and table_name = ? and is_unique",
         [schema, table],
     )
+    generated = db.rows(
+        "select lower(column_name) from information_schema.columns where table_schema = ? "
+        "and table_name = ? and table_catalog = current_database() and is_generated = 'ALWAYS'",
+        [schema, table],
+    )
     key = next((tuple(names) for kind, names in constraints if kind == "PRIMARY KEY"), ())
     uniques = [frozenset(names) for _, names in constraints]
     uniques += [frozenset(_expressions(text)) for (text,) in indexes]
-    return Table(schema, table, bool(views), {c[2]: c[3] for c in columns}, key, tuple(uniques))
+    return Table(
+        schema, table, bool(views), {c[2]: c[3] for c in columns}, key, tuple(uniques),
+        frozenset(name for (name,) in generated),
+    )  # fmt: skip
 
 
 def _expressions(text: object) -> list[str]:
@@ -143,6 +153,9 @@ def unique_indexes_like(db: DuckConnection, target: Target, table: Table) -> lis
 def widening(target: Target, table: Table, path: Path) -> list[str]:
     """The statements that give the table the columns it lacks. Raises what cannot be."""
     known = {name.casefold() for name in table.columns}
+    for field in target.schema:
+        if field.name.casefold() in table.generated:
+            raise generated_column(field.name, f"table '{table.name}'")
     missing = [field for field in target.schema if field.name.casefold() not in known]
     if missing and not target.create_table:
         names = ", ".join(f"'{field.name}'" for field in missing)

@@ -8,9 +8,13 @@
 | date, time | DATE, TIME (microseconds) | | TIME_NS | time |
 | timestamp[s, ms, us, ns] | TIMESTAMP_S, _MS, TIMESTAMP, _NS | | the same | |
 | timestamp[.., zone] | TIMESTAMP WITH TIME ZONE (microseconds) | | the same | timestamp[us, UTC] |
-| duration | INTERVAL | | INTERVAL | duration[us], months of 30 days |
+| duration | INTERVAL | | INTERVAL | duration[us], a day being 24 hours |
 | list<T>, struct<..> | T[], STRUCT(..) | | T[n] | list<T> |
 | null | VARCHAR | | MAP | json |
+
+A row is a row error where it holds infinity as a date or time, a date beyond the years -262143 to 262142,
+the time 24:00:00, an interval with months, or a HUGEINT of more than 38 digits: they have no value here.
+An interval inside a list or a struct is read as text.
 """
 
 from __future__ import annotations
@@ -66,18 +70,21 @@ def declared(type_: DataType) -> str:
     return _DECLARED[type_.name]
 
 
-def meant(declaration: str) -> DataType:
+def meant(declaration: str, *, nested: bool = False) -> DataType:
     """What a type of DuckDB's is to us; what we have no type for is read as text."""
     text = declaration.strip()
+    if nested and text == "INTERVAL":
+        return types.STRING
     if text in _READ:
         return _READ[text]
     if array := _ARRAY.fullmatch(text):
-        return types.list_of(meant(array.group(1)))
+        return types.list_of(meant(array.group(1), nested=True))
     if decimal := _DECIMAL.fullmatch(text):
         return types.decimal(int(decimal.group(1)), int(decimal.group(2)))
     if text.startswith("STRUCT("):
         parts = _parts(text[len("STRUCT(") : -1])
-        return types.struct_of({name: meant(type_) for name, type_ in map(_named, parts)})
+        fields = {name: meant(type_, nested=True) for name, type_ in map(_named, parts)}
+        return types.struct_of(fields)
     if text.startswith("MAP("):
         return types.JSON
     return types.STRING
@@ -115,9 +122,9 @@ def selected(column: str, declaration: str) -> str:
     text = declaration.strip()
     type_ = meant(text)
     if text == "INTERVAL":
-        return f"epoch_us({column})"
+        return f"try(epoch_us({column}))"
     if text in ("HUGEINT", "UHUGEINT"):
-        return f"cast({column} as DECIMAL(38, 0))"
+        return f"try_cast({column} as DECIMAL(38, 0))"
     if text.startswith("MAP("):
         return f"cast(to_json({column}) as VARCHAR)"
     if type_.is_text and text != "VARCHAR":
@@ -125,5 +132,42 @@ def selected(column: str, declaration: str) -> str:
     if type_.name in ("list", "struct") and declared(type_).replace('"', "") != text.replace(
         '"', ""
     ):
-        return f"cast({column} as {declared(type_)})"
+        return f"try_cast({column} as {declared(type_)})"
     return column
+
+
+_YEARS = {
+    "DATE": "DATE",
+    "TIMESTAMP": "TIMESTAMP",
+    "TIMESTAMP_S": "TIMESTAMP_S",
+    "TIMESTAMP_MS": "TIMESTAMP_MS",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ",
+}
+
+
+def misfit(value: str, declaration: str, depth: int = 0) -> str | None:
+    """SQL that is true for a value that has none here, and is not NULL; None where all have one."""
+    text = declaration.strip()
+    if name := _YEARS.get(text):
+        zone = "+00" if name == "TIMESTAMPTZ" else ""
+        first = f"'262144-01-01 (BC){'' if name == 'DATE' else ' 00:00:00'}{zone}'::{name}"
+        last = f"'262142-12-31{'' if name == 'DATE' else ' 23:59:59'}{zone}'::{name}"
+        return f"{value} not between {first} and {last}"
+    if array := _ARRAY.fullmatch(text):
+        item = misfit(f"e{depth}", array.group(1), depth + 1)
+        return item and f"len(list_filter({value}, lambda e{depth}: coalesce({item}, false))) > 0"
+    if text.startswith("STRUCT("):
+        parts = map(_named, _parts(text[len("STRUCT(") : -1]))
+        found = [misfit(f"{value}.{quoted(name)}", type_, depth) for name, type_ in parts]
+        return " or ".join(f"coalesce({each}, false)" for each in found if each) or None
+    match text:
+        case "TIMESTAMP_NS":
+            return f"not isfinite({value})"
+        case "TIME" | "TIME_NS":
+            return f"{value} = '24:00:00'::{text}"
+        case "HUGEINT" | "UHUGEINT":
+            return f"({value} is not null and try_cast({value} as DECIMAL(38, 0)) is null)"
+        case "INTERVAL" if depth == 0:
+            months = f"datepart('year', {value}) * 12 + datepart('month', {value})"
+            return f"({value} is not null and ({months} <> 0 or try(epoch_us({value})) is null))"
+    return None

@@ -116,6 +116,25 @@ def _bare(name: str) -> str:
     return name
 
 
+def bare_name(name: str) -> str:
+    """The table's own name, without its schema."""
+    return next(iter(_readings(name)))[1]
+
+
+def hidden_in(db: Connection, name: str) -> str | None:
+    """A schema that has the table and that the user may not look into."""
+    for folder, table in _readings(name):
+        found = db.execute(
+            "select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+            "where c.relname = %s and (%s::text is null or n.nspname = %s) "
+            "and not has_schema_privilege(n.oid, 'usage') limit 1",
+            (table, folder, folder),
+        ).fetchone()
+        if found is not None:
+            return str(found[0])
+    return None
+
+
 def new_place(db: Connection, name: str) -> tuple[str | None, str]:
     """(schema, name) of a table to be made; no schema where the search path has none."""
     folder, table = next(iter(_readings(name)))

@@ -15,6 +15,7 @@ from dataflare.connectors.postgres.binary import binary
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
 from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.exactness import Limit, refuse_loss
 from dataflare.connectors.postgres.rules import checks, is_orphan
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql.names import listed
@@ -28,7 +29,7 @@ _SAVEPOINT = "_dataflare_copy"
 
 class Copier(Struct, frozen=True):
     """errors: makes foreign errors ours. place: the table. types: of the columns that are written.
-    targets: of the table's columns. deferred: constraints that each attempt is to check."""
+    targets: of the table's columns. limits: what they would round. deferred: constraints that each attempt is to check."""
 
     db: Connection
     errors: Callable[[], Any]
@@ -36,9 +37,11 @@ class Copier(Struct, frozen=True):
     types: Mapping[str, DataType]
     targets: Mapping[str, PgType]
     deferred: Sequence[str] = ()
+    limits: Mapping[str, Limit] = {}
 
     def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Raises DataError (E0511) for what PostgreSQL would cut without a word."""
+        refuse_loss(rows, self.types, self.limits)
         return encoded(rows.select(list(self.types)), self.types, self.targets)
 
     def send(self, cells: pl.DataFrame) -> None:
@@ -110,6 +113,7 @@ class Sender:
         """Raises what is wrong with rows before these, maybe those of another step. names: of the columns
         that tell, in an error, which row it is about."""
         cells = None
+        self._check(copier, rows, names, step)
         data = binary(rows, copier.types, copier.targets)
         if data is None:
             cells = copier.encode(rows)
@@ -118,6 +122,24 @@ class Sender:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "dataflare-postgres-copy")
         self._flying = self._thread.submit(_send, copier, rows, cells, data, names, step)
+
+    def _check(self, copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
+        """Raises DataError (E0511), with the row, for a value that would be rounded."""
+        if not copier.limits:
+            return
+        try:
+            refuse_loss(rows, copier.types, copier.limits)
+        except DataError:
+            for at in range(rows.height):
+                one = rows.slice(at, 1)
+                try:
+                    refuse_loss(one, copier.types, copier.limits)
+                except DataError as error:
+                    row = one.row(0, named=True)
+                    raise with_row(error, row, [n for n in names if n in row]).at(
+                        step=step
+                    ) from None
+            raise
 
     def drain(self) -> None:
         """Wait for the rows that are under way. Raises what the server says to them, once."""

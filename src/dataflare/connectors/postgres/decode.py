@@ -12,8 +12,10 @@ from dataflare.connectors.sqlite.decode import is_number
 from dataflare.model.types import DataType
 
 # The driver gives infinity and what lies behind year 294246 as numbers before the first date there is.
-_FIRST_US = -210_866_803_200_000_000
 _FIRST_DAY = -2_440_588
+# Polars writes no date after the year 262142.
+_LAST_DAY = 95_026_236
+_DAY_US = 86_400_000_000
 _INTERVAL = (
     r"^(?:(?P<days>-?\d+) days?)?(?:(?:^| )(?P<sign>[+-])?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)"
     r"(?:\.(?P<us>\d{1,6}))?)?$"
@@ -69,7 +71,8 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
 
 
 def _within(found: pl.Series, type_: DataType) -> pl.Series:
-    good = found.to_physical() >= (_FIRST_DAY if type_.name == "date" else _FIRST_US)
+    unit = 1 if type_.name == "date" else _DAY_US
+    good = found.to_physical().is_between(_FIRST_DAY * unit, (_LAST_DAY + 1) * unit, closed="left")
     if good.all():
         return found
     return found.zip_with(good.fill_null(True), _nulls(found, type_.to_polars()))

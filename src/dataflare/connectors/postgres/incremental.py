@@ -7,6 +7,8 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.postgres.decode import decoded
+from dataflare.connectors.postgres.errors import postgres_errors
+from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.reader import PostgresPages, Reading
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.connectors.sql.config import Incremental
@@ -16,14 +18,21 @@ from dataflare.connectors.sql.incremental import (
     Window,
     check_cursor,
     cursor_values,
+    decimal_text,
     lag_of,
+    null_warning,
+    refuse_cursor,
+    refuse_order,
     row_hashes,
+    text_ranges,
 )
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.pages import Page
-from dataflare.errors import ConfigError, DataError
+from dataflare.errors import ConfigError
 
 _BOUND = "dataflare.bound"
+_ORDERED = ("text", "varchar", "bpchar", "name", "uuid")
+"""Of what is read as text, the types whose values can come in the order of its bytes."""
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:
@@ -32,6 +41,8 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
     for name in config.key:
         relation.column(name)
     check_cursor(column.name, column.type, config)
+    if column.type.name == "string" and column.base not in _ORDERED:
+        raise refuse_order(column.name, column.pg)
     if column.as_text:
         raise ConfigError(
             f"'schema' makes column '{column.name}' {column.type}, and an incremental column is read "
@@ -88,7 +99,7 @@ class IncrementalReader(PostgresPages):
         parts = [*reading.selects(), f"{column.selected()} as {CURSOR}", *identity]
         name = quoted(column.name)
         # Text is compared by its bytes here, so it must come in that order.
-        order = f'{name} collate "C"' if column.type.is_text else name
+        order = f'{name} collate "C"' if column.type.is_text and column.base != "uuid" else name
         bounds = f"({self._bounds(order, values)})"
         return (
             f"select {', '.join(parts)} from {reading.relation.source} "
@@ -100,8 +111,18 @@ class IncrementalReader(PostgresPages):
         nulls = "" if self._state.nulls_done else f"{quoted(self._column.name)} is null or "
         if bound is None:
             return "true" if nulls else f"{name} is not null"
-        values[_BOUND] = _text_of(bound, self._column)
-        return f"{nulls}{name} >= cast(current_setting('{_BOUND}') as {self._column.pg})"
+        text, parts = _text_of(bound, self._column), []
+        ranges = text_ranges(text) if self._column.type.name == "string" else [(text, None)]
+        for place, (low, high) in enumerate(ranges):
+            part = f"{name} >= {self._setting(f'{place}', low, values)}"
+            if high is not None:
+                part = f"({part} and {name} < {self._setting(f'{place}_end', high, values)})"
+            parts.append(part)
+        return nulls + " or ".join(parts)
+
+    def _setting(self, name: str, value: str, values: dict[str, str]) -> str:
+        values[f"{_BOUND}{name}"] = value
+        return f"cast(current_setting('{_BOUND}{name}') as {self._column.pg})"
 
     def _fetch(self, rows: int) -> Page | None:
         raw = self._take(rows)
@@ -120,12 +141,8 @@ class IncrementalReader(PostgresPages):
         typed = decoded(raw[CURSOR], self._column.type, as_text=False)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
-            raise DataError(
-                f"{self._reading.relation.shown}: the cursor column '{self._column.name}' is "
-                f"{self._column.type}, and infinity does not fit",
-                code="E0501",
-                help="leave such rows out with a query",
-            )
+            shown, value = self._reading.relation.shown, original(raw[CURSOR].filter(unfit), 0)
+            raise refuse_cursor(shown, self._column.name, self._column.type, value)
         return cursor_values(typed).alias(CURSOR)
 
     def _end(self) -> Page | None:
@@ -133,12 +150,27 @@ class IncrementalReader(PostgresPages):
         if self._said:
             return None
         self._said = True
+        self._count_nulls()
         columns = {c.name: c.type.to_polars() for c in self._reading.columns}
         return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
+
+    def _count_nulls(self) -> None:
+        reading, name = self._reading, quoted(self._column.name)
+        if self._db is None:
+            return
+        values: dict[str, str] = {}
+        where = reading.where(values, f"{name} is null")
+        sql = f"select count(*) as n from {reading.relation.source} where {where}"
+        with postgres_errors(reading.server.shown, reading.relation.shown):
+            rows = sum(int(frame["n"].sum()) for frame in self._db.stream(sql))
+        if rows:
+            self.warnings = {null_warning(self._column.name): rows}
 
 
 def _text_of(bound: Any, column: Column) -> str:
     """A cursor value as PostgreSQL reads it."""
+    if column.type.name == "decimal":
+        return decimal_text(bound, column.type.scale or 0)
     if not column.type.is_temporal:
         return repr(bound) if isinstance(bound, float) else str(bound)
     value = pl.Series([bound], dtype=pl.Int64)

@@ -77,6 +77,8 @@ class Markers:
                 return
             if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
                 self._db.execute(MAKING)
+                if catalog.find_exact(self._db, folder, MARKER_TABLE) is not None:
+                    return
                 place = f"{quoted(folder)}.{MARKER_TABLE}"
                 statement = MARKER_DDL.replace(MARKER_TABLE, place, 1)
                 try:

@@ -12,17 +12,18 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import polars as pl
 from msgspec import Struct
 
 from dataflare.connectors.postgres.connection import ArrowConnection, Server
 from dataflare.connectors.postgres.decode import decoded
 from dataflare.connectors.postgres.errors import is_lost, postgres_errors
+from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.connectors.postgres.shards import condition
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
 from dataflare.connectors.sql.names import quoted
+from dataflare.connectors.sql.originals import original_row
 from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.errors import DataFlareError
 from dataflare.sdk.source import BadRow
@@ -208,7 +209,7 @@ class PostgresPages(PageReader):
         values: dict[str, Any] = {}
         for number, column in enumerate(self._reading.columns):
             series = raw[f"c{number}"]
-            value = _shown(series, row)
+            value = original(series, row)
             if f"t{number}" in raw.columns and raw[f"t{number}"][row] is not None:
                 value = raw[f"t{number}"][row]
             values[column.name] = value
@@ -216,33 +217,7 @@ class PostgresPages(PageReader):
         message = (
             f"{place}: column '{name}' is {type_}, and {str(values[name])[:80]!r} does not fit"
         )
-        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
-
-
-def _shown(series: pl.Series, row: int) -> Any:
-    """A value for people, also where Python has none."""
-    if series.dtype in (pl.Date, pl.Datetime):
-        number = series.to_physical()[row]
-        if number is None:
-            return None
-        return _endless(number, series.dtype) or series[[row]].dt.to_string("iso")[0]
-    if isinstance(series.dtype, pl.List) and series.dtype.inner.is_temporal():
-        return "a list with a value out of range"
-    value = series[row]
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _endless(number: int, dtype: pl.DataType) -> str | None:
-    """The driver adds the years from 1970 to 2000 to the greatest and least number there is."""
-    days, us = 10_957, 946_684_800_000_000
-    ends = {
-        -(2**31) + days: "-infinity",
-        -(2**31) + days - 1: "infinity",
-        -(2**63) + us: "-infinity",
-        -(2**63) + us - 1: "infinity",
-    }
-    in_range = number >= (-2_440_588 if dtype == pl.Date else -210_866_803_200_000_000)
-    return None if in_range else ends.get(number, "a value out of range")
+        return BadRow(row, "E0501", message, original_row(values), place)
 
 
 class KeyReader(PostgresPages):

@@ -25,7 +25,7 @@ from dataflare.model.types import DataType, Schema
 class Column(Struct, frozen=True):
     """pg: its type as casts name it. type: ours. sql: what to select, with {} for the column.
     as_text: it is fetched as text and read as the contract's type. exact: PostgreSQL compares its
-    values as we do. guard: see Meaning."""
+    values as we do. guard: see Meaning. base: its type's name, below domains."""
 
     name: str
     pg: str
@@ -34,6 +34,7 @@ class Column(Struct, frozen=True):
     as_text: bool = False
     exact: bool = False
     guard: str | None = None
+    base: str = ""
 
     def selected(self) -> str:
         return self.sql.format(quoted(self.name))
@@ -87,6 +88,9 @@ def find_relation(
 
 
 def missing_table(db: Connection, server: Server, name: str) -> SystemError_:
+    hidden = catalog.hidden_in(db, name)
+    if hidden is not None:
+        return hidden_schema(server, name, hidden)
     known = catalog.table_names(db)
     return SystemError_(
         f"no table '{name}' in {server.shown}",
@@ -96,11 +100,23 @@ def missing_table(db: Connection, server: Server, name: str) -> SystemError_:
     )
 
 
+def hidden_schema(server: Server, name: str, folder: str) -> SystemError_:
+    return SystemError_(
+        f"the user may not look into schema '{folder}' of {server.shown}, where table '{name}' is",
+        code="E0602",
+        help=f"grant usage on schema {quoted(folder)}",
+    )
+
+
 def _table(db: Connection, server: Server, name: str) -> Relation:
     found = catalog.find_table(db, name)
     if found is None:
         raise missing_table(db, server, name)
     shown = f"table '{found.shown}'"
+    if (
+        hidden := catalog.hidden_in(db, f"{quoted(found.folder)}.{quoted(found.name)}")
+    ) is not None:
+        raise hidden_schema(server, name, hidden)
     if "select" not in found.rights:
         raise SystemError_(
             f"the user may not read {shown} in {server.shown}",
@@ -115,7 +131,7 @@ def _table(db: Connection, server: Server, name: str) -> Relation:
 
 
 def _query(db: Connection, server: Server, query: str) -> Relation:
-    numbered = bind_query(query, lambda place: f"${place + 1}")
+    numbered = bind_query(query, lambda place: f"${place + 1}", operators=True)
     spot = getattr(query, "spot", None)
     try:
         described = catalog.describe(db, f"select * from ({numbered.sql}\n) as q")
@@ -144,7 +160,7 @@ def _bound(query: str, numbered: BoundQuery, types: list[str]) -> tuple[str, dic
         values[name] = sql_text(value)
         return f"cast(current_setting('{name}') as {types[place]})"
 
-    return bind_query(query, mark).sql, values
+    return bind_query(query, mark, operators=True).sql, values
 
 
 def _refused(error: psycopg.Error, server: Server) -> DataFlareError:
@@ -170,6 +186,7 @@ def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> C
         meaning.sql,
         exact=meaning.exact and exact,
         guard=meaning.guard,
+        base=type_.resolved(modifier)[0].name,
     )
 
 

@@ -23,6 +23,7 @@ from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
 from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.exactness import Limit, limits
 from dataflare.connectors.postgres.markers import MAKING, Markers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
@@ -39,7 +40,7 @@ from dataflare.model.types import DataType, Schema
 class Ready(Struct):
     """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
     the temporary table of rows with a key. staged: rows in it. keys: theirs. deferred: constraints that
-    are checked late. pace: how many rows at once are tried."""
+    are checked late. limits: what its columns would round. pace: how many rows at once are tried."""
 
     target: Target
     into: Table
@@ -47,6 +48,7 @@ class Ready(Struct):
     staged: int = 0
     keys: Keys | None = None
     deferred: tuple[str, ...] = ()
+    limits: dict[str, Limit] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
 
 
@@ -113,21 +115,35 @@ class PostgresStore(Markers):
             if target.mode == "overwrite":
                 return self._with_staging(target, found)
             if found is None:
-                self._db.execute(MAKING)
-                folder, name = catalog.new_place(self._db, target.table)
-                self._db.execute(tables.creation(target, folder or "public", name))
-            else:
-                for statement in tables.widening(target, found, self._server):
-                    self._db.execute(statement)
-            found = self._found(target)
+                found = self._make_table(target)
+            statements = tables.widening(target, found, self._server)
+            for statement in statements:
+                self._db.execute(statement)
+            if statements:
+                found = self._found(target)
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target, found)
-            ready = Ready(target, found)
+            ready = Ready(target, found, limits=limits(found))
             if target.key or found.row_security:
                 self._make_stage(ready)
             if target.sift:
                 ready.deferred = deferred(self._db, found)
         return ready
+
+    def _make_table(self, target: Target) -> Table:
+        """The new table, visible to all at once: two runs may want to make it at the same time, and the
+        second must not wait for the first one's rows."""
+        maker = self._server.connect("dataflare making a table")
+        try:
+            self._server.begin(maker)
+            maker.execute(MAKING)
+            if catalog.find_table(maker, target.table) is None:
+                folder, name = catalog.new_place(maker, target.table)
+                maker.execute(tables.creation(target, folder or "public", name))
+            maker.execute("commit")
+        finally:
+            maker.close()
+        return self._found(target)
 
     def _found(self, target: Target) -> Table:
         found = catalog.find_table(self._db, target.table)
@@ -155,7 +171,8 @@ class PostgresStore(Markers):
                 self._db.execute(statement)
         into = catalog.find_exact(self._db, folder, staging)
         assert into is not None
-        return Ready(target, into, deferred=deferred(self._db, into) if target.sift else ())
+        late = deferred(self._db, into) if target.sift else ()
+        return Ready(target, into, deferred=late, limits=limits(into))
 
     def _make_unique(self, target: Target, table: Table) -> None:
         statement = tables.unique_index(target, table)
@@ -269,7 +286,7 @@ class PostgresStore(Markers):
         target = ready.target
         errors = partial(super()._errors, f"table '{target.table}'")
         targets: dict[str, PgType] = {n: c.type for n, c in ready.into.columns.items()}
-        copier = Copier(self._db, errors, place, types, targets, ready.deferred)
+        copier = Copier(self._db, errors, place, types, targets, ready.deferred, ready.limits)
         if target.sift:
             self._sender.drain()
             found, cells = copier.sift(rows, ready.pace)
@@ -349,6 +366,9 @@ class PostgresStore(Markers):
             if found is not None:
                 self._empty(found)
             _, name = catalog.new_place(self._db, target.table)
+            if found is None:
+                self._db.execute(MAKING)
+                found = catalog.find_table(self._db, target.table)
             for statement in tables.taking_over(ready.into, found, name):
                 self._db.execute(statement)
             found = self._found(target)

@@ -15,7 +15,8 @@
 | arrays of these with one dimension | list<...>; with more dimensions a row error |
 | domains | as the type below |
 
-infinity, NaN in numeric and 24:00:00 have no value of ours: such a row is a row error.
+infinity, NaN in numeric, 24:00:00 and dates after the year 262142 have no value here: such a row is a row
+error.
 
 | ours | PostgreSQL in a table we make |
 | --- | --- |
@@ -29,8 +30,9 @@ infinity, NaN in numeric and 24:00:00 have no value of ours: such a row is a row
 | json, struct, lists of lists or structs | jsonb |
 | list of the others | array |
 
-Into a column that exists, a value goes as an INSERT of its text would: numeric(10, 2) rounds, text
-into uuid or inet is parsed. What would lose a part without a word (a timestamp into a date) is refused.
+Into a column that exists, a value goes as an INSERT of its text would: text into uuid or inet is parsed. A
+value that the column would round is refused (see exactness.py), as is a type that would lose a part in
+every row (a timestamp into a date).
 """
 
 from __future__ import annotations

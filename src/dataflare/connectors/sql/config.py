@@ -48,7 +48,10 @@ class Incremental(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    column: str = Field(description="the column that grows: an update time or a number")
+    column: str = Field(
+        description="the column that grows: an update time, a number, or text whose bytes grow; rows "
+        "where it is NULL are read by the first run only, and counted in every run"
+    )
     initial_value: Any = Field(None, description="the first run starts here; included")
     lag: Lag = Field(
         0.0,

@@ -13,7 +13,7 @@ from typing import Any
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
-from dataflare.connectors.sql.names import missing_file
+from dataflare.connectors.sql.names import holds_data, missing_file
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
 from dataflare.connectors.sql.store import TableStore, Target
@@ -107,6 +107,10 @@ class TableDestination(DestinationConnector):
                 code="E0602",
                 help="give yourself the right to write it, or choose another file",
             )
+        if not holds_data(path):
+            if not self.config.create_table:
+                raise missing_file(path)
+            return False
         return True
 
     def _target(self, context: DestinationContext | None, schema: Schema) -> Target:

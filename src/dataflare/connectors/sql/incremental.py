@@ -12,7 +12,9 @@ The hashes of a window stand in the position: eight bytes a row of the window.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Self
 
 import polars as pl
@@ -25,7 +27,7 @@ from dataflare.model.hashing import digest
 from dataflare.model.types import DataType
 
 CURSOR = "__dataflare_cursor"
-"""The cursor as it is compared: Int64 for numbers and times, Float64 or String."""
+"""The cursor as it is compared: Int64 or Int128 for numbers and times, Float64 or String."""
 DAY_S = 86_400
 PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _HASH, IDENTITY, _TIMES, _BEFORE = (
@@ -35,6 +37,12 @@ _HASH, IDENTITY, _TIMES, _BEFORE = (
     "__dataflare_before",
 )
 _STEP = 0x9E37_79B9_7F4A_7C15
+_JSON_MAX = 2**63
+_GROWING = ("date", "timestamp", "string", "decimal")
+_MOMENT_TEXT = (
+    r"^\d{4}-\d{2}-\d{2}([ Tt])\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s?([Zz]|[+-]\d{2}(?::?\d{2})?)?$"
+)
+_MOMENT = re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}:")
 
 
 class State(Struct, frozen=True):
@@ -47,8 +55,9 @@ class State(Struct, frozen=True):
     null_rows: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        great = isinstance(self.last, int) and abs(self.last) >= _JSON_MAX
         return {
-            "last": self.last,
+            "last": {"int": str(self.last)} if great else self.last,
             "seen": _pack(self.seen),
             "nulls_done": self.nulls_done,
             "null_rows": self.null_rows,
@@ -56,7 +65,10 @@ class State(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["last"], _unpack(data["seen"]), data["nulls_done"], data["null_rows"])
+        last = data["last"]
+        if isinstance(last, Mapping):
+            last = int(last["int"])
+        return cls(last, _unpack(data["seen"]), data["nulls_done"], data["null_rows"])
 
     def finished(self) -> State:
         """What the next run starts from."""
@@ -75,7 +87,7 @@ def _unpack(text: str) -> frozenset[int]:
 
 def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
     """Refuse a column that cannot grow, and a lag that does not fit it. Raises ConfigError (E0413)."""
-    if not (type_.is_integer or type_.is_float or type_.name in ("date", "timestamp", "string")):
+    if not (type_.is_integer or type_.is_float or type_.name in _GROWING):
         raise ConfigError(
             f"column '{name}' is {type_}, which cannot tell what is new",
             code="E0413",
@@ -89,8 +101,36 @@ def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
         )
 
 
+def null_warning(name: str) -> str:
+    return f"column '{name}' is NULL (such rows are read by the first run only)"
+
+
+def refuse_order(name: str, shown: str) -> ConfigError:
+    """Of a column whose own order, in the database, is not that of its text."""
+    return ConfigError(
+        f"column '{name}' is {shown}, whose order is not that of its text, so it cannot tell what is new",
+        code="E0413",
+        help="take a column of numbers, times or plain text that grows, or a query that makes one",
+    )
+
+
+def text_ranges(bound: str) -> list[tuple[str, str | None]]:
+    """Where text from `bound` on may stand, in the order of its bytes: from the first of each pair, up
+    to the second. A time with a blank in it stands before all those of its day that have a T; it
+    must be seen to be refused."""
+    blank = with_blank(bound)
+    return [(bound, None)] + ([] if blank == bound else [(blank, f"{bound[:10]}!")])
+
+
+def with_blank(text: str) -> str:
+    """A time that is written with a T, with a blank."""
+    return f"{text[:10]} {text[11:]}" if _MOMENT.match(text) else text
+
+
 def cursor_values(typed: pl.Series) -> pl.Series:
-    """Typed values as they are compared and kept in JSON."""
+    """Typed values as they are compared and kept in JSON; decimals as whole numbers of their last digit."""
+    if isinstance(typed.dtype, pl.Decimal):
+        return typed.to_physical().cast(pl.Int128)
     if typed.dtype == pl.String or typed.dtype.is_float():
         return typed
     if typed.dtype == pl.UInt64:
@@ -104,7 +144,25 @@ def lag_of(type_: DataType, lag: float) -> float | int:
         return round(lag * PER_SECOND[type_.unit or "us"])
     if type_.name == "date":
         return -int(-lag // DAY_S)
+    if type_.name == "decimal":
+        return int(Decimal(str(lag)).scaleb(type_.scale or 0))
     return lag if type_.is_float else round(lag)
+
+
+def decimal_text(units: int, scale: int) -> str:
+    """A whole number of last digits, as `cursor_values` gives it for decimals, as digits with a point."""
+    digits = str(abs(units)).zfill(scale + 1)
+    sign, cut = "-" if units < 0 else "", len(digits) - scale
+    return f"{sign}{digits[:cut]}.{digits[cut:]}" if scale else sign + digits
+
+
+def refuse_cursor(shown: str, name: str, type_: DataType, value: Any) -> DataError:
+    """Of a value of the cursor column that has none of its type here."""
+    return DataError(
+        f"{shown}: the cursor column '{name}' is {type_}, and {str(value)[:80]!r} does not fit",
+        code="E0501",
+        help="leave such rows out with a query, or choose another column",
+    )
 
 
 def lower_bound(state: State, lag: Any, initial: Any) -> Any:
@@ -113,6 +171,18 @@ def lower_bound(state: State, lag: Any, initial: Any) -> Any:
         return initial
     bound = state.last if isinstance(state.last, str) else state.last - lag
     return bound if initial is None else max(bound, initial)
+
+
+def _shapes(text: pl.Series) -> pl.Series:
+    """How each time among them is spelled, as far as that decides their order as text: the separator,
+    the offset, and the length where a Z follows the digits. NULL for other text."""
+    parts = text.str.extract_groups(_MOMENT_TEXT).struct.unnest()
+    separator, zone = parts.to_series(0), parts.to_series(1).fill_null("")
+    length = text.str.len_bytes().cast(pl.String)
+    length = length.zip_with(
+        zone.str.to_uppercase() == "Z", pl.Series([""]).new_from_index(0, text.len())
+    )
+    return separator + zone + length
 
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
@@ -146,6 +216,9 @@ class Window:
         self._null_rows = state.null_rows
         self._nulls_done = state.nulls_done
         self._recent: pl.DataFrame | None = None
+        self._shape: tuple[str, str] | None = None
+        if isinstance(state.last, str):
+            self._refuse_formats(pl.Series([state.last], dtype=pl.String))
 
     @property
     def bound(self) -> Any:
@@ -158,6 +231,8 @@ class Window:
 
     def take(self, cursor: pl.Series, identity: pl.Series) -> pl.Series:
         """Which rows of the next page are new. cursor: see CURSOR. identity: UInt64, the row's."""
+        if cursor.dtype == pl.String:
+            self._refuse_formats(cursor)
         page = pl.DataFrame({CURSOR: cursor, _HASH: identity})
         self._refuse_disorder(cursor)
         page = self._identified(page)
@@ -185,6 +260,22 @@ class Window:
             _HASH,
             (pl.col(_HASH) + pl.col(_TIMES) * pl.lit(_STEP, pl.UInt64)).alias(IDENTITY),
         )
+
+    def _refuse_formats(self, cursor: pl.Series) -> None:
+        """Times that are spelled in several ways do not sort as text."""
+        shapes = pl.DataFrame({"shape": _shapes(cursor), "text": cursor}).drop_nulls()
+        for shape, text in shapes.unique("shape", keep="first", maintain_order=True).rows():
+            first = self._shape
+            if first is None:
+                self._shape = first = (shape, text)
+            if shape != first[0]:
+                raise DataError(
+                    "the values of the incremental column are times that are written in several ways, "
+                    f"such as '{first[1]}' and '{text}', and as text they are not in order",
+                    code="E0508",
+                    help="read the column as a time, with schema: {COLUMN: timestamp}, or by a query that "
+                    "gives it one format",
+                )
 
     def _refuse_disorder(self, cursor: pl.Series) -> None:
         known = cursor.drop_nulls()

@@ -45,6 +45,7 @@ class PageReader(ChunkReader):
         self._after: Mapping[str, Any] = start
         self._lock = threading.Lock()
         self._closed = False
+        self.warnings = {}
 
     @abstractmethod
     def _fetch(self, rows: int) -> Page | None:

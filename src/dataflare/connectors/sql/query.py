@@ -16,7 +16,8 @@ from dataflare.model.text import SourceText
 
 _PART = re.compile(
     r"(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))"
-    r"|(?P<quoted>'(?:[^']|'')*(?:'|\Z)|\"(?:[^\"]|\"\")*(?:\"|\Z)|`[^`]*(?:`|\Z)|\$\$.*?(?:\$\$|\Z))"
+    r"|(?P<quoted>'(?:[^']|'')*(?:'|\Z)|\"(?:[^\"]|\"\")*(?:\"|\Z)|`[^`]*(?:`|\Z)"
+    r"|\$(?P<tag>(?:[A-Za-z_][A-Za-z0-9_]*)?)\$.*?(?:\$(?P=tag)\$|\Z))"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>[?;])",
     re.DOTALL,
 )
@@ -31,8 +32,11 @@ class BoundQuery(Struct, frozen=True):
     shown: str
 
 
-def bind_query(query: str, mark: Callable[[int], str] = lambda _: "?") -> BoundQuery:
-    """The query with bound values. mark: how the database writes the n-th of them.
+def bind_query(
+    query: str, mark: Callable[[int], str] = lambda _: "?", *, operators: bool = False
+) -> BoundQuery:
+    """The query with bound values. mark: how the database writes the n-th of them. operators: a
+    question mark belongs to an operator of the database, such as jsonb's `?|`.
 
     Raises ExpressionError (E0207) for a variable in quotes, ConfigError (E0412) for what is not one
     SELECT.
@@ -58,6 +62,8 @@ def bind_query(query: str, mark: Callable[[int], str] = lambda _: "?") -> BoundQ
             ended = match.start()
             parts.append(template[done:ended])
             done = match.end()
+        elif found == "?" and operators:
+            continue
         elif found == "?":
             raise _refused(
                 text, match.start(), "'?' stands for nothing here: write a variable, ${param:NAME}"

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.names import holds_data
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import CheckpointError
@@ -128,7 +129,7 @@ class SharedFile:
 
     def known(self, target: Target) -> Known | None:
         """The marker of a step, without making a file."""
-        if not self._path.exists():
+        if not holds_data(self._path):
             return None
         with self._lock, self._abandoning_on_error():
             self._abandon_if_member(target.step)
@@ -149,7 +150,7 @@ class SharedFile:
         rows_kept: what the staging table held then; None when none of its rows count, for the run
         has no checkpoint yet, or is forgotten.
         """
-        if not self._path.exists():
+        if not holds_data(self._path):
             return
         with self._lock, self._abandoning_on_error():
             self._abandon()

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.names import holds_data, listed, quoted
 
 _STORED = {pl.Int64: "INTEGER", pl.Float64: "REAL", pl.String: "TEXT", pl.Binary: "BLOB"}
 
@@ -104,6 +104,7 @@ class StandardConnection:
             isolation_level=None,
             check_same_thread=False,
         )
+        self._connection.text_factory = _text
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
         self._connection.execute(sql, params).close()
@@ -136,13 +137,24 @@ class StandardConnection:
         self._connection.close()
 
 
+class _Bytes(bytes):
+    """Text of a database that is not UTF-8."""
+
+
+def _text(value: bytes) -> str | _Bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _Bytes(value)
+
+
 def _series(name: str, values: Sequence[Any]) -> pl.Series:
     kinds = set(map(type, values)) - {type(None)}
     if kinds <= {int}:
         return pl.Series(name, values, dtype=pl.Int64)
     if kinds <= {int, float}:
         return pl.Series(name, [None if v is None else float(v) for v in values], dtype=pl.Float64)
-    if bytes not in kinds:
+    if bytes not in kinds and _Bytes not in kinds:
         return pl.Series(name, [None if v is None else str(v) for v in values], dtype=pl.String)
     made = [v if v is None or isinstance(v, bytes) else str(v).encode() for v in values]
     return pl.Series(name, made, dtype=pl.Binary)
@@ -194,16 +206,28 @@ def _open_elsewhere(path: Path) -> bool:
     return False
 
 
+def _roll_back(library: type[Any], uri: str, busy_timeout_s: float) -> None:
+    """A process that was killed inside a commit leaves a journal, which the next reader has to roll
+    back; one that only reads cannot."""
+    writer = library(uri, busy_timeout_s)
+    try:
+        writer.frame("select count(*) from sqlite_master")
+    finally:
+        writer.close()
+
+
 class Opened:
     """A connection and its place among this process's connections to the file."""
 
     def __init__(self, path: Path, *, mode: str, busy_timeout_s: float) -> None:
         """mode: 'ro' reads, 'rw' writes, 'rwc' also makes the file."""
         self._path: Path | None = path
-        uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+        uri = f"file:{quote(str(path.absolute()))}?mode="
         library = _in_use.take(path)
         try:
-            self.db: Connection = library(uri, busy_timeout_s)
+            if mode == "ro" and holds_data(Path(f"{path}-journal")):
+                _roll_back(library, f"{uri}rw", busy_timeout_s)
+            self.db: Connection = library(uri + mode, busy_timeout_s)
         except BaseException:
             _in_use.give_back(path)
             raise

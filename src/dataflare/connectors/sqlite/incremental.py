@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.connectors.sql.config import Incremental
 from dataflare.connectors.sql.incremental import (
@@ -19,18 +20,24 @@ from dataflare.connectors.sql.incremental import (
     Window,
     check_cursor,
     cursor_values,
+    decimal_text,
     lag_of,
+    null_warning,
+    refuse_cursor,
+    refuse_order,
     row_hashes,
+    with_blank,
 )
 from dataflare.connectors.sql.names import quoted
+from dataflare.connectors.sql.originals import original
 from dataflare.connectors.sql.pages import Page
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import decoded, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
 from dataflare.connectors.sqlite.relation import Column, Relation
-from dataflare.connectors.sqlite.types import stored
-from dataflare.errors import ConfigError, DataError
+from dataflare.connectors.sqlite.types import affinity, stored
+from dataflare.errors import ConfigError
 from dataflare.model.types import DATE
 
 
@@ -40,6 +47,9 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
     for name in config.key:
         relation.column(name)
     check_cursor(column.name, column.type, config)
+    if column.type.name == "decimal" and affinity(column.declared) != "NUMERIC":
+        # Digits as text: 10 stands before 9.
+        raise refuse_order(column.name, f"{column.type}, stored as text")
     initial_cursor(column, config.initial_value)
 
 
@@ -48,7 +58,7 @@ def initial_cursor(column: Column, value: Any) -> Any:
     if value is None:
         return None
     if column.type.name == "string":
-        return str(value)
+        return with_blank(str(value))
     text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
     found = cursor_values(decoded(text, None, column.type))[0]
     if found is None:
@@ -68,6 +78,8 @@ class IncrementalReader(SpoolPages):
     """The rows since the last run, spooled in order; ends with an empty page that has the state."""
 
     def __init__(self, reading: Reading, opened: Opened, config: Incremental, state: State) -> None:
+        if isinstance(state.last, str):
+            state = replace(state, last=with_blank(state.last))
         super().__init__(reading, opened, state.to_json())
         self._config = config
         self._column = reading.relation.column(config.column)
@@ -120,8 +132,19 @@ class IncrementalReader(SpoolPages):
         if self._ended:
             return None
         self._ended = True
+        self._count_nulls()
         columns = {c.name: c.type.to_polars() for c in self._reading.columns}
         return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
+
+    def _count_nulls(self) -> None:
+        relation = self._reading.relation
+        found = self._frame(
+            f"select count(*) as n from {relation.source} "
+            f"where {self._reading.where(f'{quoted(self._column.name)} is null')}",
+            [*relation.params, *self._reading.filter_params],
+        )
+        if rows := int(found["n"][0]):
+            self.warnings = {null_warning(self._column.name): rows}
 
     def _extras(self) -> str:
         """The cursor, and as `i<n>` the text of what identifies a row."""
@@ -136,13 +159,9 @@ class IncrementalReader(SpoolPages):
         typed = decoded(raw[CURSOR], None, self._column.type)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
-            value = raw[CURSOR].filter(unfit)[0]
-            raise DataError(
-                f"{self._reading.relation.shown}: the cursor column '{self._column.name}' is "
-                f"{self._column.type}, and {value!r} does not fit",
-                code="E0501",
-                help="mend the value in the table, or choose another column",
-            )
+            value = original(raw[CURSOR].filter(unfit), 0)
+            shown = self._reading.relation.shown
+            raise refuse_cursor(shown, self._column.name, self._column.type, value)
         return cursor_values(typed).alias(CURSOR)
 
     def _spool(self) -> None:
@@ -158,12 +177,15 @@ class IncrementalReader(SpoolPages):
         bound, params = self._bounds()
         times = column.type.is_temporal
         order = f"{_chronological(name)}, " if times else ""
+        by = name
+        if column.type.name == "string":
+            sql = by = _blank_separated(_as_text(column))
         with sqlite_errors(self._reading.path, relation.shown):
             self._opened.db.execute(
                 f"create temp table _dataflare_spool as "
                 f"select {', '.join([*output, f'{sql} as __dataflare_cursor', *identity])} "
                 f"from {relation.source} where {self._reading.where(f'({bound})')} "
-                f"order by {name} is not null, {order}{name} collate binary",
+                f"order by {name} is not null, {order}{by} collate binary",
                 [*relation.params, *params, *self._reading.filter_params],
             )
 
@@ -175,6 +197,11 @@ class IncrementalReader(SpoolPages):
         if bound is None:
             return ("true" if nulls else f"{name} is not null"), []
         type_ = self._column.type
+        if type_.name == "string":
+            # Times with a T stand behind those with a blank, so none is left out.
+            return f"{nulls}{_as_text(self._column)} >= ? collate binary", [bound]
+        if type_.name == "decimal":
+            return f"{nulls}{name} >= cast(? as numeric)", [decimal_text(bound, type_.scale or 0)]
         if not type_.is_temporal:
             return f"{nulls}{name} >= ?", [bound]
         per_second = PER_SECOND[type_.unit or "us"] if type_.name == "timestamp" else 1 / DAY_S
@@ -184,6 +211,20 @@ class IncrementalReader(SpoolPages):
         text = pl.select(day).item()
         numbers = f"({name} >= ? and {name} < '')" if seconds > 0 else f"{name} < ''"
         return f"{nulls}{name} >= ? or {numbers}", [text, *([seconds] if seconds > 0 else [])]
+
+
+def _as_text(column: Column) -> str:
+    """What is compared: a column without the affinity of text may hold numbers too."""
+    name = quoted(column.name)
+    return name if column.text_affinity else f"cast({name} as text)"
+
+
+def _blank_separated(text: str) -> str:
+    """SQLite has no type for times, and its text is written with a T by some programs and with a blank
+    by others: compared with a blank."""
+    day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+    blank = f"substr({text}, 1, 10) || ' ' || substr({text}, 12)"
+    return f"case when {text} glob '{day}T[0-9][0-9]:*' then {blank} else {text} end"
 
 
 def _chronological(name: str) -> str:

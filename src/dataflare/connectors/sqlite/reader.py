@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import polars as pl
 from msgspec import Struct
 
 from dataflare.connectors.sql.names import listed, quoted
+from dataflare.connectors.sql.originals import original, original_row
 from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.shards import condition
-from dataflare.model.types import RESERVED
+from dataflare.errors import DataError
+from dataflare.model.types import RESERVED, STRING
 from dataflare.sdk.source import BadRow
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class SqlitePages(PageReader):
         frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
 
         def place_of(row: int) -> str:
-            where = ", ".join(f"{name.removeprefix(RESERVED)} {raw[name][row]}" for name in keys)
+            where = ", ".join(
+                f"{name.removeprefix(RESERVED)} {original(raw[name], row)}" for name in keys
+            )
             return f"{self._reading.relation.shown} {where}".rstrip()
 
         if not first_unfit:
@@ -131,13 +134,13 @@ class SqlitePages(PageReader):
         column = self._reading.relation.column(name)
         values = {}
         for number, other in enumerate(self._reading.output):
-            value = raw[f"c{number}"][row]
+            value = original(raw[f"c{number}"], row)
             if value is None and f"t{number}" in raw.columns:
-                value = raw[f"t{number}"][row]
-            values[other] = value.decode(errors="replace") if isinstance(value, bytes) else value
+                value = original(raw[f"t{number}"], row)
+            values[other] = value
         shown = repr(values[name])
         message = f"{place}: column '{name}' is {column.type}, and {shown[:80]} does not fit"
-        return BadRow(row, "E0501", message, orjson.dumps(values, default=str).decode(), place)
+        return BadRow(row, "E0501", message, original_row(values), place)
 
 
 class KeyReader(SqlitePages):
@@ -162,9 +165,24 @@ class KeyReader(SqlitePages):
             raw = self._read(rows, doubtful)
         keys = [c for c in raw.columns if c.startswith(RESERVED)]
         before = int(self._after["rows"])
-        last = [raw[name][-1] for name in keys]
+        last = [self._key_value(raw[name]) for name in keys]
         after = {"after": last, "rows": before + raw.height}
         return self._page(raw, after, before, keys)
+
+    def _key_value(self, values: pl.Series) -> Any:
+        """The last one. Raises what stands in the way of going on behind it."""
+        if values.dtype in (pl.String, pl.Binary):
+            found = decoded(values.tail(1), None, STRING)[0]
+            if found is None and values[[-1]].is_not_null()[0]:
+                relation, name = self._reading.relation, values.name.removeprefix(RESERVED)
+                raise DataError(
+                    f"{relation.shown}: the key column '{name}' holds text that is not UTF-8: "
+                    f"{original(values, values.len() - 1)}",
+                    code="E0501",
+                    help="read the table by a query that leaves such rows out",
+                )
+            return found
+        return values[-1]
 
     def _read(self, rows: int, doubtful: frozenset[int]) -> pl.DataFrame:
         relation = self._reading.relation

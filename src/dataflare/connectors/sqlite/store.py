@@ -23,6 +23,7 @@ from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.connectors.sqlite import tables
 from dataflare.connectors.sqlite.connection import Connection, Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.exactness import as_text, refuse_loss
 from dataflare.connectors.sqlite.types import meant, stored
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
@@ -37,6 +38,7 @@ class SqliteStore(TableStore):
         self._opened: Opened | None = None
         self._ready: dict[str, set[str]] = {}
         self._pace: dict[str, Pace] = {}
+        self._declared: dict[str, dict[str, str]] = {}
 
     @property
     def _db(self) -> Connection:
@@ -123,6 +125,9 @@ class SqliteStore(TableStore):
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._ready[target.written] = {field.name for field in target.schema}
+            made = tables.find_table(self._db, target.written)
+            columns = made.columns if made is not None else {}
+            self._declared[target.written] = {n.casefold(): t for n, t in columns.items()}
 
     def _make_unique(self, target: Target) -> None:
         table = tables.find_table(self._db, target.written)
@@ -244,7 +249,14 @@ class SqliteStore(TableStore):
         for name, type_ in types.items():
             if type_.name == "uint64":
                 self._refuse_too_great(target, frame[name])
-        return frame.select(stored(pl.col(n), t).alias(n) for n, t in types.items())
+        declared = self._declared[target.written]
+        made = frame.select(
+            as_text(stored(pl.col(n), t), t, declared.get(n.casefold(), "")).alias(n)
+            for n, t in types.items()
+        )
+        for name, type_ in types.items():
+            refuse_loss(made[name], type_, declared.get(name.casefold(), ""), target.table)
+        return made
 
     def _refuse_too_great(self, target: Target, column: pl.Series) -> None:
         greatest: Any = column.max()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from dataflare.connectors.sql.names import listed, missing_table, quoted
+from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.connectors.sqlite.connection import Connection
 from dataflare.connectors.sqlite.types import declared, fits
@@ -17,7 +17,8 @@ from dataflare.errors import DataError, SystemError_, did_you_mean
 
 class Table(Struct, frozen=True):
     """A table or view that exists. columns: declared type by name. key: its primary key.
-    rowid: whether it has one. uniques: the column sets that are unique."""
+    rowid: whether it has one. uniques: the column sets that are unique. generated: the columns whose
+    values the database computes."""
 
     name: str
     view: bool
@@ -25,6 +26,7 @@ class Table(Struct, frozen=True):
     key: tuple[str, ...]
     rowid: bool
     uniques: tuple[frozenset[str], ...]
+    generated: frozenset[str] = frozenset()
 
     @property
     def rowid_column(self) -> str:
@@ -51,8 +53,12 @@ def find_table(db: Connection, name: str) -> Table | None:
     if not found.height:
         return None
     real, kind, sql = found.row(0)
-    info = db.frame("select name, type, pk from pragma_table_info(?) order by cid", (real,)).rows()
-    key = tuple(n for n, _, place in sorted(info, key=lambda row: row[2]) if place)
+    # Not those that a virtual table hides (1); with generated ones, virtual (2) and stored (3).
+    info = db.frame(
+        "select name, type, pk, hidden from pragma_table_xinfo(?) where hidden <> 1 order by cid",
+        (real,),
+    ).rows()
+    key = tuple(n for n, _, place, _ in sorted(info, key=lambda row: row[2]) if place)
     unique = db.frame(
         'select name from pragma_index_list(?) where "unique" and not partial', (real,)
     )
@@ -62,8 +68,16 @@ def find_table(db: Connection, name: str) -> Table | None:
         if None not in parts:
             uniques.append(frozenset(str(part) for part in parts))
     rowid = kind == "table" and not _without_rowid(sql or "")
-    columns = {str(n): str(t or "") for n, t, _ in info}
-    return Table(str(real), kind == "view", columns, tuple(map(str, key)), rowid, tuple(uniques))
+    columns = {str(n): _bare(str(t or "")) for n, t, _, _ in info}
+    generated = frozenset(str(n) for n, _, _, hidden in info if hidden in (2, 3))
+    return Table(
+        str(real), kind == "view", columns, tuple(map(str, key)), rowid, tuple(uniques), generated
+    )
+
+
+def _bare(declared: str) -> str:
+    """SQLite counts GENERATED ALWAYS to the declared type."""
+    return re.sub(r"\s*GENERATED ALWAYS\s*$", "", declared, flags=re.I)
 
 
 def _without_rowid(sql: str) -> bool:
@@ -153,6 +167,8 @@ def refuse_misfits(target: Target, table: Table) -> None:
     by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
     for field in target.schema:
         name, declaration = by_name.get(field.name.casefold(), ("", ""))
+        if name in table.generated:
+            raise generated_column(name, f"table '{table.name}'")
         if name and not fits(field.type, declaration):
             raise DataError(
                 f"column '{name}' of table '{table.name}' is {declaration}, and {field.type} "

@@ -31,6 +31,7 @@ from dataflare.model import types
 from dataflare.model.types import DataType
 
 _DECLARED = re.compile(r"\s*([A-Za-z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*$")
+_NUMBERS = re.compile(r"\s*(NUMERIC|DECIMAL|DEC|NUMBER|MONEY)\b", re.I)
 _UNIT_OF_DIGITS = {"0": "s", "3": "ms", "6": "us", "9": "ns"}
 _DIGITS_OF_UNIT = {unit: digits for digits, unit in _UNIT_OF_DIGITS.items()}
 _FRACTION = {"s": "", "ms": "%.3f", "us": "%.6f", "ns": "%.9f"}
@@ -99,8 +100,19 @@ def meant(declaration: str) -> DataType | None:
     return _by_affinity(name)
 
 
+def affinity(declaration: str) -> str:
+    """What SQLite makes of values in a column: https://www.sqlite.org/datatype3.html, section 3.1"""
+    name = declaration.upper()
+    if "INT" in name:
+        return "INTEGER"
+    if any(part in name for part in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in name or not name.strip():
+        return "BLOB"
+    return "REAL" if any(part in name for part in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
+
+
 def _by_affinity(name: str) -> DataType | None:
-    """https://www.sqlite.org/datatype3.html, section 3.1"""
     if "INT" in name:
         return types.INT64
     if any(part in name for part in ("CHAR", "CLOB", "TEXT", "UUID")):
@@ -149,6 +161,8 @@ def fits(type_: DataType, declaration: str) -> bool:
     """Whether values of a type may go into a column declared so. Text goes only where text may
     stand, for SQLite would store it in a column of numbers without a word."""
     target = meant(declaration)
+    if target is None and type_.name == "string":
+        return _NUMBERS.match(declaration) is None
     if target is None or type_.name == "null" or target.name in ("string", "json", "binary"):
         return True
     if type_.is_text or type_.name == "binary":

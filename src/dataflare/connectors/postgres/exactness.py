@@ -1,0 +1,117 @@
+"""Values that a column of PostgreSQL would round without a word: refused before they are sent.
+
+Always true: a value that passes here, and that the server takes, stands in the table with all its digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.connectors.postgres.catalog import Table
+from dataflare.connectors.postgres.types import PgType
+from dataflare.errors import DataError
+from dataflare.model.types import DataType
+
+_PER_SECOND = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+_WHOLE = {"float4": 2**24, "float8": 2**53}
+_DIGITS = {"float4": 6, "float8": 15}
+
+
+class Limit(Struct, frozen=True):
+    """What a column keeps. kind: numeric, time, float4 or float8. digits: behind the point."""
+
+    kind: str
+    digits: int
+    shown: str
+
+
+def limits(table: Table) -> dict[str, Limit]:
+    """Of the columns that may round."""
+    found = {n: _limit(c.type, c.modifier, c.shown) for n, c in table.columns.items()}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def _limit(type_: PgType, modifier: int, shown: str) -> Limit | None:
+    inner, digits = type_.resolved(modifier)
+    name = inner.item.name if inner.item is not None else inner.name
+    match name:
+        case "numeric" if digits >= 4:
+            scale = (digits - 4) & 0x7FF
+            return Limit("numeric", scale - 2048 if scale >= 1024 else scale, shown)
+        case "timestamp" | "timestamptz" | "time" | "timetz" if digits >= 0:
+            return Limit("time", digits, shown)
+        case "interval" if digits >= 0 and digits & 0xFFFF <= 6:
+            return Limit("time", digits & 0xFFFF, shown)
+        case "float4" | "float8":
+            return Limit(name, 0, shown)
+    return None
+
+
+def refuse_loss(
+    frame: pl.DataFrame, types: Mapping[str, DataType], limits: Mapping[str, Limit]
+) -> None:
+    """Raises DataError (E0511) for the first value that would be rounded."""
+    for name, type_ in types.items():
+        limit = limits.get(name)
+        if limit is None:
+            continue
+        values = frame[name]
+        while type_.name == "list" and type_.item is not None:
+            values, type_ = values.explode(), type_.item
+        lost = _lost(pl.col(values.name), type_, limit)
+        if lost is None:
+            continue
+        places = values.to_frame().select(lost.alias("lost"))["lost"].arg_true()
+        if places.len():
+            at = int(places[0])
+            shown = values[[at]].cast(pl.String)[0] if values.dtype != pl.Duration else values[at]
+            raise DataError(
+                f"column '{name}' is {limit.shown}, which would round {shown}",
+                code="E0511",
+                help=f"round it with map: derive: {{{name}: round({name}, {max(limit.digits, 0)})}}, or "
+                "declare the column wider"
+                if limit.kind == "numeric"
+                else f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
+            )
+
+
+def _lost(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
+    """Which values would be rounded; None where none can be."""
+    match limit.kind:
+        case "numeric":
+            return _rounded(value, type_, limit.digits)
+        case "time" if type_.is_temporal and type_.name != "date":
+            unit = 9 if type_.name == "time" else _PER_SECOND[type_.unit or "us"]
+            if unit <= limit.digits:
+                return None
+            return value.to_physical() % int(10 ** (unit - limit.digits)) != 0
+        case "float4" if type_.name == "float64":
+            return (value.cast(pl.Float32).cast(pl.Float64) != value) & value.is_not_nan()
+        case "float4" | "float8" if type_.is_integer:
+            if type_.name in ("int8", "int16", "uint8", "uint16"):
+                return None
+            float_ = pl.Float32() if limit.kind == "float4" else pl.Float64()
+            great = value.cast(pl.Float64).abs() >= _WHOLE[limit.kind]
+            back = value.cast(float_).cast(pl.Float64).cast(pl.Int128, strict=False)
+            return great & (back != value.cast(pl.Int128)).fill_null(True)
+        case "float4" | "float8" if type_.name == "decimal":
+            if (type_.precision or 38) <= _DIGITS[limit.kind]:
+                return None
+            return value.to_physical().abs() >= pl.lit(10 ** _DIGITS[limit.kind], pl.Int128)
+    return None
+
+
+def _rounded(value: pl.Expr, type_: DataType, scale: int) -> pl.Expr | None:
+    if type_.name == "decimal" and (type_.scale or 0) > scale:
+        return value.to_physical() % pl.lit(10 ** ((type_.scale or 0) - scale), pl.Int128) != 0
+    if type_.is_float:
+        cut = value % 10.0**-scale != 0 if scale < 0 else value.round(scale) != value
+        return cut & value.is_not_nan() & value.is_finite()
+    if type_.is_integer and scale < 0:
+        return value.cast(pl.Int128) % pl.lit(10**-scale, pl.Int128) != 0
+    if type_.name == "string" and scale >= 0:
+        return value.str.contains(rf"^\s*[+-]?\d*\.\d{{{scale}}}\d*[1-9]")
+    return None

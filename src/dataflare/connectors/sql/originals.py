@@ -1,0 +1,42 @@
+"""A row that could not be read, as its database shows it: the text of a dead letter.
+
+Always true: a value that JSON has no form for stands as the text that the database itself writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import polars as pl
+
+
+def original(values: pl.Series, row: int) -> Any:
+    """One value of a column, as JSON or text."""
+    if values.dtype in (pl.String, pl.Binary):
+        # Text may not be UTF-8, and Python could not be given it.
+        return text_or_hex(values[[row]].cast(pl.Binary)[0])
+    value = values[row]
+    if isinstance(value, pl.Series):
+        return [original(value, at) for at in range(value.len())]
+    if isinstance(value, Mapping):
+        return {name: original(values.struct.field(name), row) for name in value}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def text_or_hex(value: bytes | None) -> str | None:
+    """Text; bytes that are no UTF-8 as X'...', as SQL writes them."""
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"X'{value.hex().upper()}'"
+
+
+def original_row(values: Mapping[str, Any]) -> str:
+    return orjson.dumps(values, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
