@@ -4,7 +4,8 @@ Always true:
 - `current.json` decides what a run continues, and whether the last one finished: it carries its
   checksum and its workflow's name, so a damaged or foreign one is an error, never "no run yet";
 - the records in `runs/` are for people: one that cannot be read is left out;
-- a record that says "running" is believed only while its run holds the lock.
+- a record that says "running" is believed only while its run holds the lock;
+- a record holds no secret that this process knows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from msgspec.structs import asdict, replace
 from dataflare.checkpoint import files, lock
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.model.new_fields import Columns
+from dataflare.security.redact import redact_all
 
 KEEP_RUNS = 500
 _CURRENT_VERSION = 2
@@ -217,7 +219,8 @@ class RunLog:
 
     def _write(self, record: RunRecord) -> None:
         with files.writing("the run history"):
-            files.write_whole(self._runs / f"{record.run_id}.json", _json(record.to_json()))
+            shown = redact_all(record.to_json())
+            files.write_whole(self._runs / f"{record.run_id}.json", _json(shown))
 
 
 def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dataflare.errors import DataFlareError, InternalError, RunError
-from dataflare.security.redact import redact
+from dataflare.security.redact import redact_all
 
 _answered = False
 
@@ -32,19 +32,8 @@ def print_json(value: Any, *, indent: bool = True) -> None:
     """A value as JSON on standard output, without secrets, ending with a newline."""
     global _answered
     _answered = True
-    shown = masked(value)
+    shown = redact_all(value)
     print(json.dumps(shown, indent=2 if indent else None, ensure_ascii=False, default=str))
-
-
-def masked(value: Any) -> Any:
-    """The value with the secrets taken out of every text in it."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {name: masked(each) for name, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [masked(each) for each in value]
-    return value
 
 
 def is_wanted(args: Sequence[str]) -> bool:

@@ -9,18 +9,27 @@ from collections.abc import Sequence
 import polars as pl
 
 from dataflare.planner.dead_letters import LETTERS
+from dataflare.security.redact import redact, suspects
 
 
 def letters(failed: Sequence[pl.DataFrame], run_id: str, attempt: int) -> pl.DataFrame:
     """One row per failed row, as LETTERS says. failed: frames as FAILED says. attempts: which start of
     the run it was."""
-    told, types = pl.concat(failed), LETTERS.to_polars()
+    told, types = _without_secrets(pl.concat(failed)), LETTERS.to_polars()
     now = datetime.datetime.now(datetime.UTC)
     same = {"attempts": attempt, "failed_at": now, "run_id": run_id}
     return told.with_columns(
         _ids(told.height).alias("id"),
         *(pl.lit(value, types[name]).alias(name) for name, value in same.items()),
     ).select(LETTERS.names)
+
+
+def _without_secrets(told: pl.DataFrame) -> pl.DataFrame:
+    """The messages of systems and of users' functions may repeat what they were told."""
+    suspicious = pl.col("message").str.contains_any(suspects(), ascii_case_insensitive=True)
+    texts = told.filter(suspicious)["message"].unique().to_list()
+    changed = {text: clean for text in texts if (clean := redact(text)) != text}
+    return told.with_columns(pl.col("message").replace(changed)) if changed else told
 
 
 def _ids(count: int) -> pl.Expr:

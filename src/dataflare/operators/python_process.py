@@ -9,6 +9,7 @@ import atexit
 import io
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -49,7 +50,22 @@ def _work(call: PythonCall, rows: bytes) -> bytes:
 @lru_cache(maxsize=1)
 def _pool() -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(
-        max_workers=os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")
+        max_workers=os.cpu_count() or 1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
     )
     atexit.register(pool.shutdown, wait=False, cancel_futures=True)
     return pool
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent ends, however that happens: a worker that waits for work
+    does not notice, and would hold the standard output that it has from its parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="dataflare-parent", daemon=True).start()

@@ -1,15 +1,18 @@
 """Take secrets and passwords out of text that people or files will see.
 
 Always true: `redact` of a text without secrets or connection strings is the text itself; redacting
-twice is redacting once; a remembered value is found as it is, percent-encoded and JSON-escaped.
+twice is redacting once; a remembered value is found as it is, percent-encoded, JSON-escaped and as
+base64.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -22,6 +25,9 @@ _NAMES = (
     r"password|passwd|passphrase|pwd|secret|secret_key|client_secret|api_?key|access_?key"
     r"|secret_access_key|account_?key|private_key|access_token|auth_token|sasl_password|token|sig"
 )
+_NAMES_LIST = ("pass", "pwd", "secret", "key", "token", "sig")
+"""One of these is in each of the names."""
+
 _VALUE_MAX = 4000
 """Longer passwords in URLs are not looked for: the search must stay linear on any text."""
 _URL = re.compile(
@@ -104,13 +110,24 @@ class Redactor:
             text = self._pattern.sub(MASK, text)
         return redact_connections(text)
 
+    def suspects(self) -> list[str]:
+        """Texts without any of these are left as they are by `redact`, whatever their case."""
+        return sorted(_spellings(self._values) | {"://", *_NAMES_LIST})
 
-def _pattern_of(values: Iterable[str]) -> re.Pattern[str]:
+
+def _spellings(values: Iterable[str]) -> set[str]:
+    """Every form in which one of the values may stand in a text."""
     spellings: set[str] = set()
     for value in values:
         escaped = json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]
+        encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode()
         spellings |= {value, *escaped, repr(value)[1:-1], quote(value, safe=""), quote_plus(value)}
-    ordered = sorted(spellings, key=lambda each: (-len(each), each))
+        spellings |= {encoded} if len(value) >= _SHORT else set()
+    return spellings
+
+
+def _pattern_of(values: Iterable[str]) -> re.Pattern[str]:
+    ordered = sorted(_spellings(values), key=lambda each: (-len(each), each))
     return re.compile(
         "|".join(
             re.escape(each) if len(each) >= _SHORT else rf"(?<!\w){re.escape(each)}(?!\w)"
@@ -133,3 +150,19 @@ def redact(text: str) -> str:
     """The text without any secret this process has seen, and without passwords in connection
     strings. For errors, logs and API answers."""
     return _process.redact(text)
+
+
+def redact_all(value: Any) -> Any:
+    """The same maps, lists and scalars with every text redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redact_all(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(each) for each in value]
+    return value
+
+
+def suspects() -> list[str]:
+    """A text that holds none of these, in any case of letters, is left as it is by `redact`."""
+    return _process.suspects()

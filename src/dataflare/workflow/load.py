@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, raise_all
+from dataflare.security.literals import literal_secrets
 from dataflare.security.redact import remember_secret
 from dataflare.security.secrets import SecretProvider, default_secrets
 from dataflare.workflow.bind import bind
@@ -102,7 +103,7 @@ class _Loader:
         if "params" in tree:
             values.put("params", declared, place, None)
         seen = frozenset(self.early.secrets | late.secrets)
-        for secret in seen:
+        for secret in (*seen, *literal_secrets(values)):
             remember_secret(secret)
         workflow = build(
             values,

@@ -1,0 +1,110 @@
+"""Find the secrets that are written in a workflow's config as they are, so that no text shows them.
+
+Always true: a value is found by the name it stands under, or by its place in a URL or a connection
+string; a name alone never makes the rest of a text secret. Nothing here knows a connector.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+_NAME = re.compile(
+    r"pass?w(or)?d|passphrase|\bpwd\b|secret|token|credential|authorization|cookie|signature|\bsig\b"
+    r"|(api|access|account|private|shared|storage|sas)[-_ ]?key\b|connection_key",
+    re.I,
+)
+_KEY = re.compile(r"(^|[-_])(key|sig|auth|code)$", re.I)
+"""Names that mean a secret in the query of a URL and in a header, and a column elsewhere."""
+
+_NO_SECRET = re.compile(r"_?(file|path|env|url|uri|type|name)$|^(max|n|num)_?tokens?$", re.I)
+_CONNECTION = re.compile(r"connection|dsn|conninfo", re.I)
+"""Names of options whose text may be a connection string; elsewhere `=` means a comparison."""
+
+_URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.I)
+_PAIR = re.compile(r"(?P<name>[A-Za-z][\w .-]{0,40}?)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|[^\s;&]+)")
+_LEAST = 4
+"""Parts of a password that are shorter are not looked for by themselves."""
+
+
+def literal_secrets(config: Any, name: str = "") -> Iterator[str]:
+    """Every text in a config that has to be hidden, in all the forms in which it may come back.
+
+    config: maps, lists and scalars. name: the key that it stands under.
+    """
+    if isinstance(config, Mapping):
+        yield from _of_pairs(config)
+        for key, value in config.items():
+            yield from literal_secrets(value, str(key))
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from literal_secrets(value, name)
+    elif isinstance(config, str):
+        if is_secret(name):
+            yield from _forms(config)
+        if _URL.match(config):
+            yield from _of_url(config)
+        elif _CONNECTION.search(name):
+            yield from _of_connection(config)
+    elif isinstance(config, int) and not isinstance(config, bool) and is_secret(name):
+        yield str(config)
+
+
+def is_secret(name: str) -> bool:
+    """Whether an option of this name holds a secret."""
+    return _NAME.search(name) is not None and _NO_SECRET.search(name) is None
+
+
+def _of_pairs(config: Mapping[Any, Any]) -> Iterator[str]:
+    """Where one option says what another one is: names and passwords, headers, keys by name."""
+    password = config.get("password")
+    user = config.get("username", config.get("user"))
+    if isinstance(password, str) and isinstance(user, str):
+        yield _basic(user, password)
+    if config.get("type") in ("header", "query") and isinstance(config.get("value"), str):
+        yield from _forms(config["value"])
+    headers = config.get("headers")
+    if isinstance(headers, Mapping):
+        for key, value in headers.items():
+            if isinstance(value, str) and (is_secret(str(key)) or _KEY.search(str(key))):
+                yield from _forms(value)
+
+
+def _of_connection(text: str) -> Iterator[str]:
+    """A connection string of pairs, such as `host=db password=...`."""
+    for match in _PAIR.finditer(text):
+        if is_secret(match["name"]):
+            yield from _forms(match["value"].strip("'"))
+
+
+def _of_url(text: str) -> Iterator[str]:
+    rest = text.partition("://")[2]
+    who, at, _ = rest.rpartition("@")
+    if at:
+        user, colon, password = who.partition(":")
+        if colon and password:
+            yield from _forms(password)
+            yield _basic(unquote(user), unquote(password))
+    for pair in re.split(r"[&;]", rest.partition("?")[2].partition("#")[0]):
+        key, _, value = pair.partition("=")
+        if value and (is_secret(key) or (_KEY.search(key) and len(value) > _LEAST)):
+            yield from _forms(value)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """A secret, what it is when decoded, and its parts: a server may take a part of a password with
+    odd characters for something else, and name it in its message."""
+    scheme, _, rest = value.partition(" ")
+    values = {value, unquote(value), unquote_plus(value)}
+    if scheme.lower() in ("bearer", "basic", "token", "apikey", "digest"):
+        values.add(rest)
+    for each in tuple(values):
+        values |= {part for part in re.split(r"[\s/?#@:&=]+", each) if len(part) >= _LEAST}
+    yield from sorted(values - {"", scheme if rest else ""})
+
+
+def _basic(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
