@@ -463,6 +463,8 @@ def walk(tree: ast.AST, doc: str = "") -> Iterator[tuple[ast.AST, str]]:
 
 
 def codes_of(call: ast.Call, constants: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    from dataflare.expr import problems
+
     given = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
     texts = [
         shown_text(each)
@@ -473,6 +475,8 @@ def codes_of(call: ast.Call, constants: Mapping[str, str]) -> Iterator[tuple[str
         value = (
             constants.get(node.id)
             if isinstance(node, ast.Name)
+            else vars(problems).get(node.attr)
+            if isinstance(node, ast.Attribute)
             else getattr(node, "value", None)
             if isinstance(node, ast.Constant)
             else None

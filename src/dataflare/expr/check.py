@@ -96,6 +96,7 @@ class Checker:
         self.aggregate = aggregate
         self.name = name
         self.salts = 0
+        self.subjects: dict[int, Node] = {}
 
     def salt(self) -> str:
         """What tells one uuid() from the next, in this run and in its replay."""
@@ -129,8 +130,17 @@ class Checker:
                     notes=["aggregates belong in the measures of 'aggregate' and 'window'"],
                 )
             return self.aggregate(self, ast)
-        call = Call(function, ast, [self.node(arg) for arg in ast.args], self)
+        call = Call(function, ast, [self._arg(arg) for arg in ast.args], self)
         return resolve_call(call)
+
+    def _arg(self, ast: Ast) -> Node:
+        """The argument; the subject of a CASE, which stands in each branch, is typed once."""
+        if not ast.args:
+            return self.node(ast)
+        node = self.subjects.get(id(ast))
+        if node is None:
+            node = self.subjects[id(ast)] = self.node(ast)
+        return node
 
     def _literal(self, ast: Ast) -> Node:
         type_ = ast.type or t.NULL

@@ -111,4 +111,5 @@ def meeting_type(nodes: Sequence[Node]) -> DataType | None:
 def _adapts(node: Node) -> bool:
     if is_text_literal(node):
         return True
-    return node.is_literal and node.shown is None and node.type.is_integer
+    plain = node.is_literal and node.shown is None and node.value is not None
+    return plain and node.type.is_integer

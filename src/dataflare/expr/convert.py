@@ -7,6 +7,7 @@ to the language.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
@@ -44,6 +45,8 @@ OPERATORS: dict[type[Any], str] = {
     exp.RegexpLike: "regexp_matches",
     exp.StartsWith: "starts_with",
 }
+_SHORT = 8
+"""A chain of AND or OR up to this length stays as it was written."""
 _NO_PARENS = {"current_date", "current_timestamp"}
 _REFUSED: tuple[tuple[tuple[type[Any], ...], str], ...] = (
     ((exp.Subquery, exp.Select, exp.SetOperation, exp.Exists), "a subquery"),
@@ -62,15 +65,21 @@ class Converter:
     def __init__(self, source: SourceText, tokens: list[Token]) -> None:
         self.source = source
         self.tokens = tokens
+        self.starts = [token.start for token in tokens]
+        self.intervals = [i for i, token in enumerate(tokens) if token.text.lower() == "interval"]
+        self.rules = self._rules()
         self.variables = {v.placeholder.lower(): v for v in source.variables}
 
     def convert(self, tree: Any) -> Ast:
-        rule = self._rules().get(type(tree))
+        while type(tree) is exp.Paren:
+            tree = tree.this
+        rule = self.rules.get(type(tree))
         if rule is not None:
             return rule(tree)
+        if type(tree) in (exp.And, exp.Or):
+            return self.balanced(tree)
         if type(tree) in OPERATORS:
-            left, right = self.convert(tree.this), self.convert(tree.expression)
-            return self.call(OPERATORS[type(tree)], (left, right), self.hull(left, right))
+            return self.chain(tree)
         span = self.span_of(tree)
         if isinstance(tree, exp.Placeholder | exp.Parameter):
             marks = [token for token in self.tokens if token.text in ("?", ":", "$", "@")]
@@ -92,9 +101,41 @@ class Converter:
             f"'{self.source.template[span[0] : span[1]]}' is not allowed in an expression",
         )
 
+    def chain(self, tree: Any) -> Ast:
+        """`a + b - c`: from left to right. A long chain is a deep tree, so it is not gone down by
+        recursion."""
+        outer = []
+        while type(tree) in OPERATORS and type(tree) not in (exp.And, exp.Or):
+            outer.append(tree)
+            tree = tree.this
+        left = self.convert(tree)
+        for each in reversed(outer):
+            right = self.convert(each.expression)
+            left = self.call(OPERATORS[type(each)], (left, right), self.hull(left, right))
+        return left
+
+    def balanced(self, tree: Any) -> Ast:
+        """A chain of AND or of OR as a tree of little depth: which pairs come first changes nothing,
+        and what stands to the left is still evaluated first."""
+        kind, name = type(tree), OPERATORS[type(tree)]
+        parts = []
+        while type(tree) is kind:
+            parts.append(tree.expression)
+            tree = tree.this
+        terms = [self.convert(each) for each in (tree, *reversed(parts))]
+        if len(terms) <= _SHORT:
+            left = terms[0]
+            for right in terms[1:]:
+                left = self.call(name, (left, right), self.hull(left, right))
+            return left
+        while len(terms) > 1:
+            pairs = list(zip(terms[::2], terms[1::2], strict=False))
+            paired = [self.call(name, pair, self.hull(*pair)) for pair in pairs]
+            terms = paired + terms[2 * len(paired) :]
+        return terms[0]
+
     def _rules(self) -> dict[type[Any], Callable[[Any], Ast]]:
         return {
-            exp.Paren: lambda tree: self.convert(tree.this),
             exp.Column: self.column,
             exp.Identifier: self.column,
             exp.Dot: self.dot,
@@ -139,9 +180,8 @@ class Converter:
     def closed(self, start: int, end: int) -> int:
         """Take in the brackets that what stands from `start` to `end` opens."""
         depth = 0
-        for token in self.tokens:
-            if token.start < start:
-                continue
+        for place in range(bisect_left(self.starts, start), len(self.tokens)):
+            token = self.tokens[place]
             if token.start >= end and depth <= 0:
                 break
             depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
@@ -215,8 +255,10 @@ class Converter:
         return self.call(name, (arg,), self.with_prefix(arg.span))
 
     def with_prefix(self, span: Span) -> Span:
-        before = [token for token in self.tokens if token.end < span[0] and token.text != "("]
-        return (before[-1].start if before else span[0]), span[1]
+        place = bisect_left(self.starts, span[0]) - 1
+        while place >= 0 and self.tokens[place].text == "(":
+            place -= 1
+        return (self.starts[place] if place >= 0 else span[0]), span[1]
 
     def negative(self, tree: Any) -> Ast:
         arg = self.convert(tree.this)

@@ -111,8 +111,8 @@ def is_in(c: Converter, tree: Any) -> Ast:
 
 def _with_suffix(c: Converter, span: Span) -> Span:
     """With the brackets that come next."""
-    after = [token for token in c.tokens if token.start >= span[1] and token.text == "("]
-    end = c.closed(after[0].start, after[0].end + 1) if after else span[1]
+    after = next((t for t in c.tokens if t.start >= span[1] and t.text == "("), None)
+    end = c.closed(after.start, after.end + 1) if after else span[1]
     return span[0], end
 
 
@@ -180,10 +180,10 @@ def interval(c: Converter, tree: Any) -> Ast:
 
 def _interval_span(c: Converter, inner: Any) -> Span:
     """sqlglot splits the literal and forgets its place: take the next INTERVAL not yet taken."""
-    words = [i for i, token in enumerate(c.tokens) if token.text.lower() == "interval"]
-    for word in words:
+    for place, word in enumerate(c.intervals):
         after = c.tokens[word + 1] if word + 1 < len(c.tokens) else c.tokens[word]
         if str(inner.this) in after.text:
+            del c.intervals[: place + 1]
             return c.tokens[word].start, after.end + 1
     return 0, len(c.source.template)
 
@@ -228,4 +228,5 @@ def struct(c: Converter, tree: Any) -> Ast:
             )
         value = c.convert(pair.expression)
         args += [Ast(LITERAL, value.span, value=pair.this.name, type=t.STRING), value]
-    return c.call("struct_pack", tuple(args), c.hull(*args))
+    span = c.hull(*args) if args else c.span_of(tree)
+    return c.call("struct_pack", tuple(args), span)

@@ -7,6 +7,7 @@ never part of the SQL; a column's name is quoted. What is not known to be exact 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct, field
@@ -107,8 +108,15 @@ _DUCKDB = {
 }  # fmt: skip
 
 
+OPERATIONS_MAX = 900
+
+
 def to_sql(node: Node, dialect: str) -> SqlText | None:
-    """The node in that database's SQL, or None."""
+    """The node in that database's SQL, or None. Databases bound the size of a statement and how deep
+    it is nested, SQLite at 1,000; a larger expression is evaluated here."""
+    operations = (each for each in node.walk() if each.op != LITERAL)
+    if sum(1 for _ in islice(operations, OPERATIONS_MAX + 1)) > OPERATIONS_MAX:
+        return None
     speller = Speller(dialect)
     text = speller.spell(node)
     return None if text is None else SqlText(text, tuple(speller.params))

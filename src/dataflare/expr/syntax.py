@@ -13,7 +13,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from dataflare.errors import ExpressionError
-from dataflare.expr import problems
+from dataflare.expr import bounds, problems
 from dataflare.expr.convert import Converter
 from dataflare.expr.dialect import Expressions, Rejected
 from dataflare.expr.problems import problem
@@ -32,7 +32,9 @@ def ast_of(source: SourceText) -> Ast:
     template = source.template
     if not template.strip():
         raise problem(source, (0, len(template)), problems.SYNTAX, "the expression is empty")
+    bounds.check_length(source)
     tokens = _tokens(source)
+    bounds.check_brackets(source, tokens)
     _check_tokens(source, tokens)
     parser = Expressions().parser(error_level=ErrorLevel.IMMEDIATE)
     try:
@@ -46,7 +48,9 @@ def ast_of(source: SourceText) -> Ast:
     tree = trees[0] if trees else None
     if tree is None:
         raise problem(source, (0, len(template)), problems.SYNTAX, "the expression is empty")
-    return Converter(source, tokens).convert(tree)
+    ast = Converter(source, tokens).convert(tree)
+    bounds.check_depth(source, ast)
+    return ast
 
 
 def _tokens(source: SourceText) -> list[Token]:
@@ -80,6 +84,8 @@ def _unclosed(text: str) -> tuple[int, str]:
 
 
 def _check_tokens(source: SourceText, tokens: list[Token]) -> None:
+    placeholders = {variable.placeholder: variable for variable in source.variables}
+    inside = re.compile("|".join(map(re.escape, placeholders)) or r"(?!)")
     for place, token in enumerate(tokens):
         if token.token_type == TokenType.SEMICOLON:
             more = place + 1 < len(tokens)
@@ -90,10 +96,11 @@ def _check_tokens(source: SourceText, tokens: list[Token]) -> None:
                 "one expression is expected" + (", here are several" if more else ""),
                 help=None if more else "remove the ';'",
             )
-        for variable in source.variables:
-            text = source.template[token.start : token.end + 1]
-            if variable.placeholder in text and text != variable.placeholder:
-                raise _quoted_variable(source, token, text, variable.placeholder, variable.shown)
+        text = source.template[token.start : token.end + 1]
+        found = None if text in placeholders else inside.search(text)
+        if found is not None:
+            shown = placeholders[found[0]].shown
+            raise _quoted_variable(source, token, text, found[0], shown)
 
 
 def _quoted_variable(

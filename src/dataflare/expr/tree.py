@@ -49,11 +49,18 @@ class Ast(Struct, frozen=True):
         return self.at or self.span
 
     def walk(self) -> Iterator[Ast]:
-        yield self
-        for arg in self.args:
-            yield from arg.walk()
-        if self.where is not None:
-            yield from self.where.walk()
+        """Each part once, also one that stands in several places: the subject of a CASE."""
+        left, seen = [self], set[int]()
+        while left:
+            ast = left.pop()
+            if id(ast) not in seen:
+                seen.add(id(ast))
+                yield ast
+                left += [ast.where] if ast.where is not None else []
+                left += ast.args[::-1]
+
+
+Flat = tuple[str, DataType, tuple[int, ...], Any, str | None]
 
 
 class Node(Struct, frozen=True):
@@ -69,9 +76,40 @@ class Node(Struct, frozen=True):
     shown: str | None = None
 
     def walk(self) -> Iterator[Node]:
-        yield self
-        for arg in self.args:
-            yield from arg.walk()
+        """Each part once, also one that stands in several places."""
+        left, seen = [self], set[int]()
+        while left:
+            node = left.pop()
+            if id(node) not in seen:
+                seen.add(id(node))
+                yield node
+                left += node.args[::-1]
+
+    def flat(self) -> list[Flat]:
+        """The nodes, each after its arguments, which are told by their places: pickle goes down a tree
+        by recursion, and not as far as an expression may."""
+        places: dict[int, int] = {}
+        nodes: list[Flat] = []
+        left = [self]
+        while left:
+            node = left[-1]
+            waiting = [arg for arg in node.args if id(arg) not in places]
+            if id(node) in places or not waiting:
+                left.pop()
+            else:
+                left += waiting[::-1]
+            if id(node) not in places and not waiting:
+                places[id(node)] = len(nodes)
+                args = tuple(places[id(arg)] for arg in node.args)
+                nodes.append((node.op, node.type, args, node.value, node.shown))
+        return nodes
+
+    @classmethod
+    def from_flat(cls, nodes: list[Flat]) -> Node:
+        done: list[Node] = []
+        for op, type_, places, value, shown in nodes:
+            done.append(cls(op, type_, tuple(done[place] for place in places), value, shown))
+        return done[-1]
 
     @property
     def is_literal(self) -> bool:

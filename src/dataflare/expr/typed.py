@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dataflare.errors import ExpressionError
-from dataflare.expr import problems, registry, sqltypes
+from dataflare.expr import bounds, problems, registry, sqltypes
 from dataflare.expr.check import Checker
 from dataflare.expr.conversions import convert
 from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
+from dataflare.expr.sql import OPERATIONS_MAX
 from dataflare.expr.text import ExprText
 from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
 from dataflare.model import types as t
@@ -38,6 +39,9 @@ class Typed(Discreet, frozen=True, dict=True):
     type: DataType
     columns: frozenset[str]
     needs: frozenset[str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.node.flat(), self.shown, self.type, self.columns, self.needs)
 
     @property
     def is_column(self) -> str | None:
@@ -73,10 +77,23 @@ class Typed(Discreet, frozen=True, dict=True):
         return None if self.needs or self.can_fail else to_sql(self.node, dialect)
 
     def conjuncts(self) -> tuple[Typed, ...]:
-        """The conditions that are joined by AND at the top, from left to right."""
-        if self.node.op != "and":
+        """The conditions that are joined by AND at the top, from left to right; of very many the
+        condition as a whole, since no database takes them."""
+        parts, left = [], [self.node]
+        while left:
+            node = left.pop()
+            if node.op == "and":
+                left += node.args[::-1]
+            else:
+                parts.append(node)
+        if len(parts) == 1 or len(parts) > OPERATIONS_MAX // 2:
             return (self,)
-        return tuple(part for arg in self.node.args for part in typed(arg, self.shown).conjuncts())
+        return tuple(typed(part, self.shown) for part in parts)
+
+
+def _unpickled(nodes: list[Any], *rest: Any) -> Typed:
+    bounds.allow(20 * min(len(nodes), bounds.DEPTH_MAX))
+    return Typed(Node.from_flat(nodes), *rest)
 
 
 def typed(node: Node, shown: str) -> Typed:

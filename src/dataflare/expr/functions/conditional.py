@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import polars as pl
 
+from dataflare.expr.casts import lower_cast
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, meeting_type
 from dataflare.expr.functions.logic import unorderable
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register
+from dataflare.expr.stages import bounded
 from dataflare.expr.tree import Node
 from dataflare.model import types as t
+
+_NESTED = 16
+"""After so many branches, one in the other, their size is looked at."""
 
 
 def _resolve_case(call: Call) -> Node:
@@ -44,13 +49,16 @@ def _apart(call: Call, values: list[Node], places: list[int]) -> Exception:
 def _case(node: Node, *args: Lowered) -> Lowered:
     default = args[-1]
     value, error = default.value, default.error
-    for condition, result in reversed(list(zip(args[:-1:2], args[1::2], strict=True))):
+    branches = list(zip(args[:-1:2], args[1::2], strict=True))
+    for count, (condition, result) in enumerate(reversed(branches), 1):
         value = pl.when(condition.value).then(result.value).otherwise(value)
         if error is not None or result.error is not None:
             none = pl.lit(None, dtype=pl.UInt8)
             taken = none if result.error is None else result.error
             error = pl.when(condition.value).then(taken).otherwise(none if error is None else error)
         error = first_error([condition.error, error])
+        if count % _NESTED == 0:
+            value, error = (part := bounded(Lowered(value, error))).value, part.error
     return Lowered(value, error)
 
 
@@ -61,9 +69,12 @@ def _resolve_if(call: Call) -> Node:
 
 def _coalesce(node: Node, *args: Lowered) -> Lowered:
     error = None
-    for arg in reversed(args):
-        late = only_where(arg.value.is_null(), error)
-        error = first_error([arg.error, late])
+    if any(arg.error is not None for arg in args):
+        for count, arg in enumerate(reversed(args), 1):
+            late = only_where(arg.value.is_null(), error)
+            error = first_error([arg.error, late])
+            if count % _NESTED == 0 and error is not None:
+                error = bounded(Lowered(error)).value
     return Lowered(pl.coalesce([arg.value for arg in args]), error)
 
 
@@ -74,15 +85,15 @@ def _resolve_nullif(call: Call) -> Node:
         raise unorderable(call, 0, 1)
     first = call.args[0]
     own = both if first.type.name == "null" else first.type
-    return call.node(own, [convert(first, own), convert(first, both), convert(call.args[1], both)])
+    return call.node(own, [convert(first, own), convert(call.args[1], both)])
 
 
-def _nullif(node: Node, own: pl.Expr, left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    return (
-        pl.when((left == right).fill_null(False))
-        .then(pl.lit(None, dtype=node.type.to_polars()))
-        .otherwise(own)
-    )
+def _nullif(node: Node, own: pl.Expr, right: pl.Expr) -> Lowered:
+    """Both are compared in the type they meet in; the result has the first one's."""
+    left = lower_cast(own, node.type, node.args[1].type)
+    equal = (left.value == right).fill_null(False)
+    none = pl.lit(None, dtype=node.type.to_polars())
+    return Lowered(pl.when(equal).then(none).otherwise(own), left.error)
 
 
 register("case", "CASE WHEN condition THEN x [ELSE y] END", "The first value whose condition is true.",

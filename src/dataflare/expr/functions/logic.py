@@ -11,6 +11,7 @@ from dataflare.errors import ExpressionError
 from dataflare.expr import problems, sql
 from dataflare.expr.check import Call, shown_text
 from dataflare.expr.conversions import convert, is_text_literal, meeting_type
+from dataflare.expr.literals import literals
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register
 from dataflare.expr.tree import Node
@@ -102,12 +103,8 @@ def _in(node: Node, value: Lowered, *items: Lowered) -> Lowered:
     if all(item.is_literal for item in raw):
         known = [item for item in raw if not item.is_null]
         type_ = raw[0].type
-        plain = type_.is_integer or type_.name in ("string", "bool", "float64")
-        if plain and len(known) > 2:
-            dtype = type_.to_polars()
-            found = value.value.is_in(
-                pl.Series([item.value for item in known], dtype=dtype).implode()
-            )
+        if len(known) > 2 and type_.name not in ("list", "struct"):
+            found = value.value.is_in(literals([item.value for item in known], type_).implode())
         else:
             found = _any_equal(
                 value.value, [i.value for i, r in zip(items, raw, strict=True) if not r.is_null]
@@ -122,10 +119,14 @@ def _in(node: Node, value: Lowered, *items: Lowered) -> Lowered:
 
 
 def _any_equal(value: pl.Expr, items: list[pl.Expr]) -> pl.Expr:
-    found = pl.lit(False)
-    for item in items:
-        found = found | (value == item)
-    return found & (value.is_not_null() | pl.lit(None, dtype=pl.Boolean)) if not items else found
+    """Whether one of the items is equal; NULL where the value is, even if there are none."""
+    if not items:
+        return pl.lit(False) & (value.is_not_null() | pl.lit(None, dtype=pl.Boolean))
+    parts = [value == item for item in items]
+    while len(parts) > 1:  # by halves, since Polars walks the tree by recursion
+        pairs = [a | b for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[len(pairs) * 2 :]
+    return parts[0]
 
 
 def _resolve_between(call: Call) -> Node:

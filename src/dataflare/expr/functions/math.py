@@ -164,12 +164,20 @@ def _extreme(call: Call) -> Node:
 
 
 def _greatest(largest: bool) -> Any:
+    """NaN is the greatest float."""
+    across = pl.max_horizontal if largest else pl.min_horizontal
+
     def lower(node: Node, *args: pl.Expr) -> pl.Expr:
-        best = args[0]
-        for other in args[1:]:
-            takes = (other > best) if largest else (other < best)
-            best = pl.when(takes.fill_null(best.is_null())).then(other).otherwise(best)
-        return best
+        if not node.type.is_float:
+            return across(*args)
+        best = across(*(arg.fill_nan(None) for arg in args))
+        nan = pl.any_horizontal(*(arg.is_nan().fill_null(False) for arg in args))
+        replaced = nan if largest else nan & best.is_null()
+        return (
+            pl.when(replaced)
+            .then(pl.lit(float("nan"), dtype=node.type.to_polars()))
+            .otherwise(best)
+        )
 
     return lower
 

@@ -47,7 +47,7 @@ def _list_value(node: Node, *items: pl.Expr) -> pl.Expr:
     dtype = node.type.to_polars()
     if not items:
         return pl.lit(pl.Series([[]], dtype=dtype)).first()
-    return pl.concat_list(list(items)).cast(dtype)
+    return pl.list(list(items)).cast(dtype)
 
 
 def _resolve_struct(call: Call) -> Node:
