@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import orjson
 import polars as pl
 from pydantic import AfterValidator, Field
 
 from dataflare.errors import ConfigError, DataError, WorkflowError
+from dataflare.formats.json_values import line_of, text_of
 from dataflare.formats.misread import misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.text_types import TextColumn, loose
@@ -80,7 +80,7 @@ def of_objects(
     if not fields:
         return keys.select(schema.names)
     plain = [{n: _text_if(o.get(n), schema[n]) for n in fields} for o in objects]
-    lines = b"\n".join(orjson.dumps(each) for each in plain)
+    lines = b"\n".join(map(line_of, plain))
     plan = NdjsonPlan(tuple(TextColumn(n, schema[n], declared=True) for n in fields), tuple(fields))
     try:
         frame = plan.scan(lines).collect(engine="in-memory")
@@ -94,9 +94,9 @@ def of_objects(
 
 def _text_if(value: Any, type_: DataType) -> Any:
     """Where text is wanted, other values as the JSON that they are."""
-    if value is None or isinstance(value, str) or not type_.is_text:
+    if value is None or type(value) is str or not type_.is_text:
         return value
-    return orjson.dumps(value).decode()
+    return text_of(value)
 
 
 def _misread(what: str, key: tuple[Any, ...], system: str) -> DataError:

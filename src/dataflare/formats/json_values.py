@@ -158,9 +158,9 @@ def list_items(text: bytes) -> list[bytes]:
 def fields_of(text: bytes) -> dict[str, bytes]:
     """The fields of a JSON object, each value as it was written, on one line. Raises BadJson."""
     fields = _parts(_fields, text)
-    if isinstance(fields, list):
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        fields = _first_of_each([(json.loads(name), value) for name, value in pairs])
+    keys = len(fields) + sum(bytes(value).count(b'":') for value in fields.values())
+    if keys != text.count(b'":'):
+        fields = _first_fields(text)
     return {name: _on_one_line(value) for name, value in fields.items()}
 
 
@@ -179,7 +179,14 @@ def _parts(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
         if _HALF not in message:
             raise BadJson(message) from None
     # Half a surrogate pair makes one row bad, not the whole text.
-    return list(_values_in(text))
+    return list(_values_in(text)) if decoder is _items else _first_fields(text)
+
+
+def _first_fields(text: bytes) -> dict[str, bytes]:
+    """The fields of an object in which a key may stand twice."""
+    parts = list(_values_in(text))
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return _first_of_each([(json.loads(name), value) for name, value in pairs])
 
 
 def _values_in(text: bytes) -> Iterator[bytes]:
@@ -212,3 +219,17 @@ def line_of(row: Mapping[str, Any]) -> bytes:
 
 def _raw_number(value: Any) -> orjson.Fragment:
     return orjson.Fragment(value.encode())
+
+
+def sorted_text(value: Any) -> str:
+    """A text that is the same for equal values, whatever the order of keys and the spelling of numbers
+    that a float64 holds."""
+    option = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_SORT_KEYS
+    try:
+        return orjson.dumps(value, _plain_number, option).decode()
+    except TypeError:  # whole numbers beyond 64 bits
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _plain_number(value: Any) -> Any:
+    return float(value) if is_shortest(value) else _raw_number(value)

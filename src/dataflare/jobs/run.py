@@ -45,6 +45,7 @@ from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
+from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
@@ -81,7 +82,7 @@ class _Run:
         self.reporter = Reporter(self.metrics, options.listener)
         self.retried: dict[str, list[Retried]] = {}
         self.retries = Retries(
-            {s.name: error_handling(workflow, s.name).retries for s in workflow.steps()},
+            retry_policies(workflow),
             self._retried,
             breakers=circuit_breakers(workflow, self._held_back),
         )

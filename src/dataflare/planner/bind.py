@@ -42,6 +42,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
+from dataflare.planner.retries import retry_policies
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import nothing_in_place, one_writer_each
 from dataflare.planner.unchecked import (
@@ -94,7 +95,7 @@ async def bind_and_note(
 ) -> Binder:
     """The steps bound, with what could not be checked. inputs: an input on this machine that is
     missing is an error, also offline. Raises one error or ManyErrors."""
-    retries = retries or Retries({s.name: s.error_handling.retries for s in workflow.steps()})
+    retries = retries or Retries(retry_policies(workflow))
     binder = Binder(workflow, policy or Policy(), offline, retries, inputs, learned or {})
     await binder.sources()
     await binder.transformations()

@@ -70,6 +70,9 @@ class SourceConnector(ABC):
     """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""
     finds_new_fields: ClassVar[bool] = False
     """Whether its rows may have fields that its schema lacks, and its chunks tell them."""
+    tries_again: ClassVar[bool] = False
+    """Whether calls that fail for a reason that may pass are made again also where the workflow says
+    nothing of retries, as those to systems on the internet should be."""
     contract: Schema | None = None
     """The step's `schema:`, set before anything else is called; the rows must have these types."""
     learned: Columns = MappingProxyType({})

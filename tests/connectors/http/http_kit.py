@@ -42,14 +42,14 @@ def run(folder: Path, workflow: Mapping[str, Any], *more: str, **env: str) -> Ra
 
 
 def reading(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A workflow that copies an API into out.parquet."""
+    """A workflow that copies an API into out.parquet, and tries nothing again."""
     return {
         "name": "reading",
         "sources": {"api": {"type": "http", "config": dict(config), **more}},
         "destinations": {
             "out": {"type": "file", "inputs": ["api"], "config": {"path": "out.parquet"}}
         },
-        "settings": {"restart": {"attempts": 0}},
+        "settings": {"restart": {"attempts": 0}, "error_handling": {"retry_count": 0}},
     }
 
 

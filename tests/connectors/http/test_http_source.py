@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def test_a_server_that_asks_to_wait_is_asked_again(status: int, wait: str, tmp_p
         return Answer(ROWS)
 
     with http_server(answer) as server:
-        assert run(tmp_path, reading({"url": server.url})).status == 0
+        again = {"retry_policy": {"base_delay": "1ms"}}
+        assert run(tmp_path, reading({"url": server.url}, error_handling=again)).status == 0
     assert len(out(tmp_path)) == 7
 
 
@@ -200,21 +202,27 @@ def test_a_server_that_hangs_or_is_not_there(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_fit_become_dead_letters_with_their_place(tmp_path: Path) -> None:
     def answer(asked: Asked) -> Answer:
-        if asked.params.get("page") == "2":
-            return Answer([{"id": 3}, {"id": "four"}, 5])
-        return Answer([{"id": 1}, {"id": 2}] if asked.params["page"] == "1" else [])
+        page = int(asked.params["page"])
+        if page == 4:  # types are found on the first three
+            return Answer(b'[{"id": 4}, null, {"id": "five",  "n": 1.50}, 5]')
+        return Answer([{"id": page}] if page < 4 else [])
 
     with http_server(answer) as server:
         config = {"url": f"{server.url}/v1", "pagination": {"type": "page"}}
         flow = reading(config, error_handling={"on_error": "dead_letter"})
         ran = run(tmp_path, flow)
     assert ran.status == 0, ran.errors
-    assert [row["id"] for row in out(tmp_path)] == [1, 2, 3]
+    assert [row["id"] for row in out(tmp_path)] == [1, 2, 3, 4]
     letters = list((tmp_path / ".dataflare/reading/dead_letters").glob("*.ndjson"))
     text = "".join(path.read_text() for path in letters)
     assert text.count("\n") == 2
-    assert "/v1 page 2 row 2" in text
-    assert "/v1 page 2 row 3" in text
+    assert "/v1 page 4 row 3" in text
+    assert "/v1 page 4 row 4" in text
+    # The item as the API wrote it.
+    rows = [json.loads(line)["row"] for line in text.splitlines()]
+    assert {"raw": '{"id": "five",  "n": 1.50}'} in [
+        json.loads(row) if isinstance(row, str) else row for row in rows
+    ]
 
 
 def test_a_run_that_dies_resumes_at_its_page_where_pages_are_stable(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from servers.web import Answer, http_server
 
 from dataflare.connectors.http.client import HttpClient, shown
 from dataflare.connectors.http.config import HttpDestinationConfig, HttpSourceConfig
-from dataflare.connectors.http.json_path import found_at
+from dataflare.connectors.http.json_path import text_at
 
 
 def test_requests_keep_the_rate_limit() -> None:
@@ -37,7 +38,7 @@ def test_requests_keep_the_rate_limit() -> None:
 @pytest.mark.parametrize(
     ("path", "found"),
     [
-        ("$", {"a": {"b": [1, {"c d": 2}]}}),
+        ("$", None),
         ("$.a.b", [1, {"c d": 2}]),
         ("a.b[1]['c d']", 2),
         ("$.a.x", None),
@@ -46,7 +47,11 @@ def test_requests_keep_the_rate_limit() -> None:
     ],
 )
 def test_places_in_json(path: str, found: object) -> None:
-    assert found_at({"a": {"b": [1, {"c d": 2}]}}, path) == found
+    text = text_at(b' {"a": {"b": [1, {"c d": 2}]}, "a": 0} ', path)
+    if path == "$":
+        assert text == b'{"a": {"b": [1, {"c d": 2}]}, "a": 0}'
+    else:
+        assert (None if text is None else json.loads(text)) == found
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,7 @@ def test_places_in_json(path: str, found: object) -> None:
         {"url": "http://h/", "pagination": {"type": "link", "param": "p"}},
         {"url": "http://h/", "pagination": {"type": "offset"}},
         {"url": "http://h/", "pagination": {"type": "page", "size_param": "n"}},
+        {"url": "http://h/", "pagination": {"type": "link", "total": "$.n"}},
         {"url": "http://h/", "auth": {"type": "bearer"}},
         {"url": "http://h/", "auth": {"type": "bearer", "token": "t", "name": "n"}},
         {"url": "http://h/", "rate_limit": "10"},

@@ -1,14 +1,16 @@
 """One server being asked: paced, patient when it says so, and with errors in our words.
 
 Always true: no two requests begin closer together than the rate limit allows; the error for a server
-that answers 429 or 503 with `Retry-After` says when to come again; credentials go to no other server, for
-redirects are followed only to the same one.
+that answers 429, 503 or 403 and names a time (`Retry-After`, or a rate limit that is spent and when it is
+reset) says when to come again; credentials go to no other server, because redirects are followed only to
+the same one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -21,7 +23,9 @@ from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.retry import AFTER_MAX_S
 from dataflare.security.redact import redact
 
-_PATIENT = (429, 503)
+_PATIENT = (403, 429, 503)
+"""What servers answer who were asked too often; 403 only where they say when to come again."""
+_EPOCH_MIN = 1e9
 _REDIRECTS_MAX = 5
 _BODY_SHOWN = 200
 _MOVED = (301, 302, 303, 307, 308)
@@ -100,8 +104,8 @@ class HttpClient:
                 ) from error
             except httpx.HTTPError as error:
                 raise self._lost(str(url), error) from error
-            wait = _retry_after(answer)
-            if answer.status_code not in _PATIENT or wait is None:
+            wait = _wait_of(answer)
+            if wait is None:
                 return answer
             if wait > AFTER_MAX_S:
                 raise self._error(
@@ -109,6 +113,7 @@ class HttpClient:
                     "E0611",
                     help="run again later, or set 'rate_limit'",
                     retry=Retry.LATER,
+                    retry_after_s=wait,
                 )
             if waits >= self._waits_max:
                 return answer
@@ -127,28 +132,22 @@ class HttpClient:
 
     def _moved(self, answer: httpx.Response, url: httpx.URL) -> httpx.URL:
         target = urljoin(str(url), answer.headers.get("location", ""))
-        there, here = urlsplit(target), urlsplit(str(url))
-        if (there.scheme, there.netloc) != (here.scheme, here.netloc):
-            raise ConfigError(
-                f"{shown(str(url))} redirects to another server: {shown(target)}",
-                code="E0415",
-                step=self._step,
-                help="put that address into 'url', if you trust it with your credentials",
-            )
+        if origin_of(target) != origin_of(str(url)):
+            raise elsewhere(f"{shown(str(url))} redirects", target, self._step)
         return httpx.URL(target)
 
     def _judged(self, answer: httpx.Response, url: str) -> httpx.Response:
         status = answer.status_code
         said = f"{shown(url)} answered {status} {answer.reason_phrase}".rstrip()
         notes = [f"it says: {text}"] if (text := excerpt(answer)) else []
+        wait = _wait_of(answer)
         if status == 401:
             raise self._error(f"{said}: it does not accept the credentials", "E0606", notes=notes,
                               help="look at 'auth' and 'headers'")  # fmt: skip
-        if status == 403:
+        if status == 403 and wait is None:
             raise self._error(f"{said}: the credentials may not do this", "E0602", notes=notes)
-        if status >= 500 or status in _PATIENT:
-            after_s = _retry_after(answer) if status in _PATIENT else None
-            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER, retry_after_s=after_s)
+        if status >= 500 or status in _PATIENT:  # a 403 that says nothing was dealt with above
+            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER, retry_after_s=wait)
         return answer
 
     def _lost(self, url: str, error: httpx.HTTPError) -> DataFlareError:
@@ -188,6 +187,40 @@ def excerpt(answer: httpx.Response) -> str:
     """The beginning of an answer's text, on one line, without secrets."""
     text = " ".join(answer.text[: 4 * _BODY_SHOWN].split())
     return redact(text[:_BODY_SHOWN])
+
+
+def elsewhere(what: str, target: str, step: str) -> ConfigError:
+    """The error for what leads to another server than the configured one."""
+    return ConfigError(
+        f"{what} to another server: {shown(target)}",
+        code="E0415",
+        step=step,
+        help="put that address into 'url', if you trust it with your credentials",
+    )
+
+
+def origin_of(url: str) -> tuple[str, str, int | None]:
+    """The server that an address names: scheme, host and port."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def _wait_of(answer: httpx.Response) -> float | None:
+    """Seconds that a server wants us to wait which answers that it was asked too often, if it says."""
+    if answer.status_code not in _PATIENT:
+        return None
+    wait = _retry_after(answer)
+    if wait is not None:
+        return wait
+    for prefix in ("x-ratelimit", "x-rate-limit", "ratelimit"):
+        if answer.headers.get(f"{prefix}-remaining", "").strip() == "0":
+            reset = answer.headers.get(f"{prefix}-reset", "").strip()
+            if re.fullmatch(r"\d+(\.\d+)?", reset):
+                # A time of day, as GitHub has it, or seconds from now.
+                seconds = float(reset)
+                return max(0.0, seconds - time.time()) if seconds > _EPOCH_MIN else seconds
+    return None
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

@@ -81,12 +81,27 @@ class Pagination(BaseModel):
     size_param: str | None = Field(
         None, description="the parameter that says how many rows a page has; for page and offset"
     )
-    size: int | None = Field(None, ge=1, description="rows of a page; a shorter page is the last")
+    size: int | None = Field(
+        None,
+        ge=1,
+        description="rows to ask for in a page. A server may give fewer: reading ends at an empty page, "
+        "or where `total` says so",
+    )
+    total: JsonPath | None = Field(
+        None,
+        description="where the answer says how many rows there are in all, such as $.total; for page "
+        "and offset",
+    )
     start: int | None = Field(
         None, ge=0, description="the first page (1) or offset (0), for page and offset"
     )
     path: JsonPath | None = Field(
         None, description="where the answer says the next cursor or URL, such as $.next"
+    )
+    absent: Literal["error", "end"] = Field(
+        "error",
+        description="what it means when the first answer has rows, and nothing at `path`: a wrong path, "
+        "or the only page",
     )
     max_pages: int | None = Field(None, ge=1, description="stop after so many pages")
 
@@ -96,6 +111,8 @@ class Pagination(BaseModel):
             raise ValueError(f"pagination by {self.type} needs 'path'")
         if self.type in ("page", "offset", "link") and self.path is not None:
             raise ValueError(f"pagination by {self.type} takes no 'path'")
+        if self.type not in ("page", "offset") and self.total is not None:
+            raise ValueError(f"pagination by {self.type} takes no 'total'")
         if self.type in ("link", "next_url") and self.param is not None:
             raise ValueError(f"pagination by {self.type} takes no 'param'")
         if self.type == "offset" and self.size is None:

@@ -29,6 +29,7 @@ from dataflare.connectors.sql.incremental import (
     row_hashes,
 )
 from dataflare.errors import ConfigError, did_you_mean
+from dataflare.formats.json_values import BadJson, decode, sorted_text
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import DataType
@@ -139,20 +140,23 @@ class Cursor:
             return first_asked(self.config)
         return text_of(lower_bound(state, self.lag, self.initial), self.column.type)
 
-    def new_rows(self, records: Sequence[Any], window: Unordered) -> list[int]:
+    def new_rows(self, lines: Sequence[bytes], window: Unordered) -> list[int]:
         """The places of a page's rows that were not given before. Those that cannot be read are
         among them."""
-        lines = b"\n".join(orjson.dumps(record) for record in records)
-        values, fits = self._values(lines, len(records))
-        texts = [self._identity(record) for record in records]
+        values, fits = self._values(b"\n".join(lines), len(lines))
+        texts = [self._identity(line) for line in lines]
         new = window.take(values, row_hashes(pl.DataFrame({"row": texts})))
         return (new | ~fits).arg_true().to_list()
 
-    def _identity(self, record: Any) -> str:
-        names = (*self.config.key, self.config.column)
+    def _identity(self, line: bytes) -> str:
+        try:
+            record = decode(line)
+        except BadJson:
+            return line.decode(errors="replace")
         if self.config.key and isinstance(record, dict):
+            names = (*self.config.key, self.config.column)
             record = {name: record.get(name) for name in names}
-        return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+        return sorted_text(record)
 
     def _values(self, lines: bytes, count: int) -> tuple[pl.Series, pl.Series]:
         """The cursor values as they are compared, and which rows could be read."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
+
+from dataflare.formats.json_values import fields_of, list_items
 
 _PART = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\[['\"]([^'\"]+)['\"]\]")
 
@@ -25,17 +27,22 @@ def parts_of(path: str) -> list[str | int]:
     return parts
 
 
-def found_at(value: Any, path: str) -> Any:
-    """What stands at the path, or None where there is nothing."""
+def text_at(text: bytes, path: str) -> bytes | None:
+    """The JSON text of what stands at the path in a JSON text, or None where there is nothing.
+    Raises BadJson."""
     for part in parts_of(path):
+        first = text.lstrip()[:1]
         if isinstance(part, int):
-            held = isinstance(value, list) and part < len(value)
+            items = list_items(text) if first == b"[" else []
+            if part >= len(items):
+                return None
+            text = items[part]
         else:
-            held = isinstance(value, dict) and part in value
-        if not held:
-            return None
-        value = value[part]
-    return value
+            fields = fields_of(text) if first == b"{" else {}
+            if part not in fields:
+                return None
+            text = fields[part]
+    return text.strip()
 
 
 def _checked(path: str) -> str:

@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-import orjson
 import polars as pl
 from pydantic import ConfigDict, Field, model_validator
 
 from dataflare.connectors.fields import FieldTypes, of_objects, placed, schema_of
 from dataflare.connectors.http.client import HttpClient, excerpt, shown
 from dataflare.connectors.http.config import HttpConfig
-from dataflare.connectors.http.json_path import JsonPath, found_at
+from dataflare.connectors.http.json_path import JsonPath, text_at
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
+from dataflare.formats.json_values import BadJson, decode
 from dataflare.model.types import Schema
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
@@ -171,15 +171,15 @@ class _Live(KeyedLookup):
                 help="look at 'url', 'method' and 'params'",
             )
         try:
-            content = orjson.loads(answer.content)
-        except orjson.JSONDecodeError as error:
+            text = text_at(answer.content, config.records or "$")
+            found = None if text is None else decode(text)
+        except BadJson as error:
             raise DataError(
-                f"{where} is not valid JSON: {error.msg} at character {error.pos + 1}",
+                f"{where} is {error}",
                 code="E0503",
                 notes=[f"it begins: {excerpt(answer)[:80]}"],
                 help="see what the address answers; the lookup needs one that gives JSON",
             ) from error
-        found = found_at(content, config.records or "$")
         listed = found if isinstance(found, list) else [] if found is None else [found]
         for each in listed:
             if not isinstance(each, dict):

@@ -14,11 +14,13 @@ import httpx
 from msgspec import Struct
 
 from dataflare.connectors.http.config import HttpSourceConfig, Pagination
-from dataflare.connectors.http.json_path import found_at
+from dataflare.connectors.http.json_path import text_at
+from dataflare.formats.json_values import decode
 
 Place = Mapping[str, Any]
 """number: the pages before; and `at` (page, offset or cursor) or `url`, where paging has them.
-since: the value of the incremental parameter, where there is one."""
+since: the value of the incremental parameter, where there is one. rows: those of the pages before, where
+a total is expected; short: the page before had fewer rows than were asked for."""
 
 
 class Request(Struct, frozen=True):
@@ -56,30 +58,90 @@ def request_at(config: HttpSourceConfig, place: Place) -> Request:
 
 
 def next_place(
-    config: HttpSourceConfig, place: Place, answer: httpx.Response, content: Any, rows: int
+    config: HttpSourceConfig, place: Place, answer: httpx.Response, content: bytes, rows: int
 ) -> Place | None:
-    """Where the next page is; None after the last."""
+    """Where the next page is; None after the last. content: the answer's JSON text; rows: how many
+    items it has. Raises BadPages for an answer that does not say what the config expects of it."""
     found = _following(config, place, answer, content, rows)
     return found if found is None or "since" not in place else {**found, "since": place["since"]}
 
 
+class BadPages(Exception):
+    """Pages that contradict what the config says of them. help: what the user can do."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.help = help
+
+
+def ends_at(config: HttpSourceConfig, place: Place, status: int) -> bool:
+    """Whether a refusal with this status only says that there are no more pages."""
+    pages = config.pagination
+    if pages is None or pages.type not in ("page", "offset") or not place["number"]:
+        return False
+    return status in (404, 410) or (bool(place.get("short")) and status in (400, 416, 422))
+
+
+def mark_of(place: Place) -> Any:
+    """What tells a page from the others."""
+    return place.get("url", place.get("at"))
+
+
 def _following(
-    config: HttpSourceConfig, place: Place, answer: httpx.Response, content: Any, rows: int
+    config: HttpSourceConfig, place: Place, answer: httpx.Response, content: bytes, rows: int
 ) -> Place | None:
     pages, number = config.pagination, place["number"] + 1
     if pages is None or (pages.max_pages is not None and number >= pages.max_pages):
         return None
     if pages.type in ("page", "offset"):
-        if rows == 0 or (pages.size is not None and rows < pages.size):
-            return None
-        return {"number": number, "at": place["at"] + (rows if pages.type == "offset" else 1)}
+        return _counted(pages, place, content, rows)
     if pages.type == "link":
         url = answer.links.get("next", {}).get("url")
         return {"number": number, "url": urljoin(str(answer.url), url)} if url else None
     assert pages.path is not None
-    following = found_at(content, pages.path)
+    text = text_at(content, pages.path)
+    if text is None and number == 1 and rows and pages.absent == "error":
+        raise BadPages(
+            f"has nothing at '{pages.path}', where 'pagination' expects the next page",
+            "set its 'path' to where the answer names the next page, or, where the API leaves that "
+            "out on the last page, 'absent: end'",
+        )
+    following = None if text is None else decode(text)
     if following is None or following == "" or following is False:
         return None
     if pages.type == "next_url":
         return {"number": number, "url": urljoin(str(answer.url), str(following))}
     return {"number": number, "at": following}
+
+
+def _counted(pages: Pagination, place: Place, content: bytes, rows: int) -> Place | None:
+    """The next page by number or offset. A short page is not the last: a server may give fewer rows
+    than it was asked for."""
+    seen = place.get("rows", 0) + rows
+    total = None
+    if pages.total is not None:
+        text = text_at(content, pages.total)
+        total = None if text is None else decode(text)
+        if type(total) is not int:
+            raise BadPages(
+                f"has no whole number at '{pages.total}', where 'pagination' expects the total",
+                "set 'total' to where the answer says how many rows there are in all",
+            )
+    if rows == 0:
+        if total is not None and seen < total:
+            raise BadPages(
+                f"is empty after {seen} rows, and says that there are {total}",
+                "look at 'pagination': a parameter may have another name, or 'total' may count more",
+            )
+        return None
+    if total is not None and seen >= total:
+        return None
+    following: dict[str, Any] = {
+        "number": place["number"] + 1,
+        "at": place["at"] + (rows if pages.type == "offset" else 1),
+    }
+    if pages.total is not None:
+        following["rows"] = seen
+    if pages.size is not None and rows < pages.size:
+        following["short"] = True
+    return following

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-import orjson
 import polars as pl
 import redis.asyncio as client
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -20,6 +19,7 @@ from redis.exceptions import NoPermissionError
 from dataflare.connectors.fields import FieldTypes, of_objects, of_texts, placed, schema_of
 from dataflare.connectors.redis.errors import redis_errors
 from dataflare.errors import DataError, SystemError_
+from dataflare.formats.json_values import BadJson, decode
 from dataflare.model.types import Schema
 from dataflare.model.units import Duration
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
@@ -207,9 +207,9 @@ class _Live(KeyedLookup):
 
     def _object(self, text: bytes, name: str) -> Mapping[str, Any]:
         try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise self._no_object(name, f"it is not valid JSON: {error.msg}") from error
+            value = decode(text)
+        except BadJson as error:
+            raise self._no_object(name, f"it is {error}") from error
         if not isinstance(value, dict):
             raise self._no_object(name, f"it is JSON, but {type(value).__name__}")
         return value

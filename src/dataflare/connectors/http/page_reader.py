@@ -1,0 +1,130 @@
+"""The pages of an API being read, one ahead of what was let out.
+
+Always true: a page that was read before does not come again: pages that lead in a circle are an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from dataflare.connectors.http.client import HttpClient, shown
+from dataflare.connectors.http.config import HttpSourceConfig
+from dataflare.connectors.http.incremental import Cursor, Unordered
+from dataflare.connectors.http.pages import Page, fetched, name_of
+from dataflare.connectors.http.paging import Place, mark_of
+from dataflare.errors import DataError
+from dataflare.formats import ndjson_watch
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.model.progress import Position
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, NewFields, Salvaged
+
+_SAME_PAGES_MAX = 10
+"""So many pages in a row with the same rows: the server does not look at which one is asked for."""
+
+
+class PageReader(ChunkReader):
+    """sample: pages that were read already, from the first on. incremental: what tells new rows."""
+
+    resumes = True
+
+    def __init__(
+        self,
+        client: HttpClient,
+        config: HttpSourceConfig,
+        plan: NdjsonPlan,
+        place: Place | None,
+        step: str,
+        sample: deque[tuple[Place, Page]],
+        incremental: tuple[Cursor, Unordered] | None = None,
+    ) -> None:
+        self._client, self._config, self._plan, self._step = client, config, plan, step
+        self._place, self._sample, self._incremental = place, sample, incremental
+        self._pages_by_mark: dict[Any, int] = {}
+        self._last_rows, self._same_pages = 0, 0
+
+    def position(self) -> Position:
+        if self._incremental is None:
+            return Position({"next": self._place})
+        cursor, window = self._incremental
+        type_ = str(cursor.column.type)
+        return Position({"next": self._place, "window": window.to_json(), "type": type_})
+
+    async def read_chunk(self) -> Chunk:
+        while self._place is not None:
+            place = self._place
+            page = await self._page(place)
+            self._check_circle(place, page)
+            self._place = page.following
+            rows = list(range(len(page.lines)))
+            if self._incremental is not None:
+                cursor, window = self._incremental
+                rows = await asyncio.to_thread(cursor.new_rows, page.lines, window)
+            # The last page is let out also when it is empty: it has the position of the end.
+            if rows or (self._incremental is not None and self._place is None):
+                return self._chunk(page, rows, place["number"])
+        raise EndOfSplit
+
+    async def _page(self, place: Place) -> Page:
+        if self._sample and self._sample[0][0] == place:
+            return self._sample.popleft()[1]
+        self._sample.clear()
+        return await fetched(self._client, self._config, place, self._step)
+
+    def _check_circle(self, place: Place, page: Page) -> None:
+        """Raises DataError (E0503) for a page that names one which was read before, and for pages by
+        number that are all the same."""
+        if page.following is None:
+            return
+        number = place["number"] + 1
+        self._pages_by_mark.setdefault(hash(str(mark_of(place))), number)
+        earlier = self._pages_by_mark.get(hash(str(mark_of(page.following))))
+        rows = hash(tuple(page.lines))
+        self._same_pages = self._same_pages + 1 if rows == self._last_rows else 1
+        self._last_rows = rows
+        if earlier == number:
+            problem = "is followed by itself"
+        elif earlier is not None:
+            problem = f"is followed by page {earlier} again"
+        elif self._same_pages == _SAME_PAGES_MAX and "url" not in place:
+            problem = f"has the same rows as the {_SAME_PAGES_MAX - 1} pages before it"
+        else:
+            return
+        raise DataError(
+            f"{name_of(self._config, place)} {problem}",
+            code="E0503",
+            step=self._step,
+            help="see 'pagination': the server must be told which page is wanted by the parameter "
+            "that it knows, and must name another page, or none at the end",
+        )
+
+    def _chunk(self, page: Page, rows: Sequence[int], number: int) -> Chunk:
+        """The rows of a page that are to be given."""
+        plan, lines = self._plan, b"\n".join(page.lines[row] for row in rows)
+
+        def place_of(row: int) -> str:
+            return f"{shown(self._config.url)} page {number + 1} row {page.numbers[rows[row]]}"
+
+        def salvage() -> Salvaged:
+            found = plan.salvage(lines, place_of)
+            return Salvaged(found.good, found.good_rows, found.bad)
+
+        def new_fields() -> NewFields | None:
+            return ndjson_watch.new_fields(plan.columns, lines)
+
+        return Chunk(
+            scan=lambda: plan.scan(lines),
+            position=self.position(),
+            key=number,
+            num_bytes=len(lines),
+            rows=len(rows),
+            salvage=salvage,
+            place=place_of,
+            new_fields=new_fields,
+            watched=lambda: (plan.scan(lines), new_fields()),
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
