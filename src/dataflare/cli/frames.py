@@ -26,10 +26,12 @@ def write_ndjson(frame: pl.DataFrame) -> None:
 def print_frame(frame: pl.DataFrame) -> None:
     """A table with the type of each column under its name; turned on its side where it is wider than
     the terminal."""
+    from dataflare.formats.text_write import for_python
+
     types = _types(frame)
     headings = [f"{name}\n{type_}" for name, type_ in types.items()]
     numbers = [h for h, dtype in zip(headings, frame.dtypes, strict=True) if dtype.is_numeric()]
-    rows = [[_cell(value) for value in row] for row in frame.iter_rows()]
+    rows = [[_cell(value) for value in row] for row in for_python(frame).iter_rows()]
     width = tables.terminal_width()
     across = max(map(tables.cell_width, tables.lines(headings, rows)), default=0)
     if width is None or across <= width:

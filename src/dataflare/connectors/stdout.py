@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataflare.errors import ConfigError
+from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import CsvText, NdjsonText, json_text, plain
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.types import STRING, Schema
@@ -164,7 +165,8 @@ class TableText:
         if not frame.height:
             return b""
         schema = Schema.from_polars(frame.schema)
-        cells = frame.select(_cell(field) for field in schema)
+        far = far_columns(frame, schema)
+        cells = frame.select(_cell(field, far=field.name in far) for field in schema)
         for name in cells.columns:
             longest: Any = cells[name].str.len_chars().max()
             self._widths.setdefault(name, max(len(name), min(longest, _WIDTH_MAX)))
@@ -179,8 +181,8 @@ class TableText:
         return f"{text}\n".encode()
 
 
-def _cell(field: Any) -> pl.Expr:
-    value = plain(pl.col(field.name), field.type)
+def _cell(field: Any, *, far: bool) -> pl.Expr:
+    value = plain(pl.col(field.name), field.type, far=far)
     text = json_text(value) if field.type.name in ("list", "struct") else value.cast(pl.String)
     one_line = text.str.replace_all("\n", "\\n", literal=True)
     return one_line.str.replace_all("\t", " ", literal=True).fill_null("null").alias(field.name)

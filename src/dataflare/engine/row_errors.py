@@ -11,6 +11,7 @@ import polars as pl
 from dataflare.errors import DataError, DataFlareError
 from dataflare.expr import error_text
 from dataflare.formats.row_text import row_text
+from dataflare.formats.text_write import for_python
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import RESERVED
 from dataflare.operators.base import ERROR_COLUMN, Lowering
@@ -138,10 +139,19 @@ class RowErrors:
         """Deal with rows that an operator could not take. Raises DataError where its step says `fail`."""
         policy, rows = self.policy(step), refused.rows
         if policy == "fail":
-            raise _error(step, refused.code, refused.message, rows.row(0, named=True), None, None)
+            raise _error(
+                step,
+                refused.code,
+                refused.message,
+                for_python(rows.head(1)).row(0, named=True),
+                None,
+                None,
+            )
         outcome.count_errors(step, rows.height)
         if policy == "dead_letter":
-            told = failed_rows(step, refused.code, refused.message, rows.iter_rows(named=True))
+            told = failed_rows(
+                step, refused.code, refused.message, for_python(rows).iter_rows(named=True)
+            )
             outcome.failed.append(told)
 
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
@@ -155,7 +165,7 @@ class RowErrors:
             if frame.height == 1:
                 outcome.count_errors(call.step, 1)
                 if self.policy(call.step) == "dead_letter":
-                    row = frame.row(0, named=True)
+                    row = for_python(frame).row(0, named=True)
                     outcome.failed.append(failed_rows(call.step, error.code, error.message, [row]))
                 return pl.DataFrame(schema=call.output.to_polars())
         half = frame.height // 2
@@ -177,7 +187,7 @@ class RowErrors:
             [step for step, _, _ in told],
             [code for _, code, _ in told],
             [message for _, _, message in told],
-            original.iter_rows(named=True),
+            for_python(original).iter_rows(named=True),
             places,
         )
 
@@ -185,7 +195,9 @@ class RowErrors:
         first = bad.head(1)
         original, (place,) = _found_again(first, given)
         code = int(first[ERROR_COLUMN][0])
-        return _error(*_told(code, lowering), original.row(0, named=True), place, code % 256)
+        return _error(
+            *_told(code, lowering), for_python(original).row(0, named=True), place, code % 256
+        )
 
 
 def _found_again(bad: pl.DataFrame, given: Given) -> tuple[pl.DataFrame, list[str | None]]:

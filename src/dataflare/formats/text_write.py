@@ -1,7 +1,7 @@
 """Rows to CSV, NDJSON and JSON text, columnar.
 
-Always true: timestamps become RFC 3339 (those without zone, the same without offset), decimals text,
-binary base64; NaN and NULL are null, and so is infinity in JSON, which has no word for it. In CSV
+Always true: timestamps become RFC 3339 (those without zone, the same without offset; a year beyond
+9999 has its sign), decimals text, binary base64; NaN and NULL are null, and so is infinity in JSON, which has no word for it. In CSV
 an empty cell is NULL, `""` is the empty string, and lists and structs are JSON text.
 """
 
@@ -13,8 +13,9 @@ from typing import ClassVar
 import polars as pl
 from msgspec import Struct
 
+from dataflare.formats.far_times import beyond_python, far_columns, near_only, text_of
 from dataflare.model.batch import private
-from dataflare.model.types import DataType, Schema
+from dataflare.model.types import RESERVED, DataType, Schema
 
 _SECONDS = "%Y-%m-%dT%H:%M:%S%.f"
 
@@ -32,7 +33,9 @@ class CsvText(Struct, frozen=True):
 
     def encode(self, frame: pl.DataFrame) -> bytes:
         schema = Schema.from_polars(frame.schema)
-        return self._write(frame.select(_as_cells(f.name, f.type) for f in schema), False)
+        far = far_columns(frame, schema)
+        cells = frame.select(_as_cells(f.name, f.type, far=f.name in far) for f in schema)
+        return self._write(cells, False)
 
     def _write(self, frame: pl.DataFrame, header: bool) -> bytes:
         out = io.BytesIO()
@@ -53,7 +56,8 @@ class NdjsonText:
     def encode(self, frame: pl.DataFrame) -> bytes:
         out = io.BytesIO()
         schema = Schema.from_polars(frame.schema)
-        cells = (plain(pl.col(f.name), f.type).alias(f.name) for f in schema)
+        far = far_columns(frame, schema)
+        cells = (plain(pl.col(f.name), f.type, far=f.name in far).alias(f.name) for f in schema)
         frame.lazy().select(cells).sink_ndjson(out)  # a fifth less work than write_ndjson
         return out.getvalue()
 
@@ -71,8 +75,8 @@ class JsonText:
         return NdjsonText().encode(frame)[:-1].replace(b"\n", self.between)
 
 
-def _as_cells(name: str, type_: DataType) -> pl.Expr:
-    value = plain(pl.col(name), type_)
+def _as_cells(name: str, type_: DataType, *, far: bool) -> pl.Expr:
+    value = plain(pl.col(name), type_, far=far)
     if type_.name not in ("list", "struct"):
         return value.alias(name)
     return json_text(value).alias(name)
@@ -84,19 +88,18 @@ def json_text(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_not_null()).then(wrapped.str.slice(5, wrapped.str.len_chars() - 6))
 
 
-def plain(value: pl.Expr, type_: DataType) -> pl.Expr:
-    """The value in the few types that JSON has, at every depth."""
+def plain(value: pl.Expr, type_: DataType, *, far: bool = False) -> pl.Expr:
+    """The value in the few types that JSON has, at every depth. far: some dates or times in it are
+    beyond what Polars formats; without that it must not meet one."""
     match type_.name:
         case "float64" | "float32":
             return value.fill_nan(None)
-        case "timestamp":
-            return value.dt.to_string(_stamp_format(type_))
-        case "date":
-            return value.dt.to_string("%Y-%m-%d")
+        case "date" | "timestamp" | "duration":
+            if far:
+                return text_of(value, type_, _formatted(near_only(value, type_), type_))
+            return _formatted(value, type_)
         case "time":
             return value.dt.to_string("%H:%M:%S%.f")
-        case "duration":
-            return value.dt.to_string("iso")
         case "decimal":
             return value.cast(pl.String)
         case "binary":
@@ -105,16 +108,34 @@ def plain(value: pl.Expr, type_: DataType) -> pl.Expr:
             return value.cast(pl.String)
         case "list":
             assert type_.item is not None
-            item = plain(pl.element(), type_.item)
+            item = plain(pl.element(), type_.item, far=far)
             return value if _is_plain(type_.item) else value.list.eval(item)
         case "struct":
             odd = [f for f in type_.fields if not _is_plain(f.type)]
             if not odd:
                 return value
             return value.struct.with_fields(
-                plain(pl.field(f.name), f.type).alias(f.name) for f in odd
+                plain(pl.field(f.name), f.type, far=far).alias(f.name) for f in odd
             )
     return value if type_.name != "json" else value.cast(pl.String)
+
+
+def _formatted(value: pl.Expr, type_: DataType) -> pl.Expr:
+    if type_.name == "date":
+        return value.dt.to_string("%Y-%m-%d")
+    return value.dt.to_string("iso" if type_.name == "duration" else _stamp_format(type_))
+
+
+def for_python(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows as Python can hold them: columns with a date or time outside of the years 1 to 9999
+    become text."""
+    schema = Schema.from_polars(
+        {name: dtype for name, dtype in frame.schema.items() if not name.startswith(RESERVED)}
+    )
+    far = beyond_python(frame, schema)
+    return frame.with_columns(
+        plain(pl.col(f.name), f.type, far=True).alias(f.name) for f in schema if f.name in far
+    )
 
 
 def _is_plain(type_: DataType) -> bool:

@@ -25,6 +25,7 @@ from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
 from dataflare.formats.table_types import fitted
+from dataflare.formats.text_write import for_python
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
@@ -119,7 +120,7 @@ class TableReader(PieceReader):
                 continue
             # A condition that is NULL is not true.
             for row in raw.select(column.misfit.fill_null(False)).to_series().arg_true().to_list():
-                values = raw.row(row, named=True)
+                values = for_python(raw[row]).row(0, named=True)
                 message = misfit(name, self._types[name], values[name])
                 text = row_text(values)
                 place = self._place_of(piece.start + row)

@@ -13,6 +13,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError
+from dataflare.formats.text_write import for_python
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
 from dataflare.sdk.destination import RefusedRow
@@ -121,12 +122,12 @@ def left_out(
         while waiting and waiting[-1].row < first + frame.height:
             refusal = waiting.pop()
             at = refusal.row - first
-            row, error = frame.row(at, named=True), refusal.error
+            row, error = for_python(frame[at]).row(0, named=True), refusal.error
             kind = row.pop(KIND_COLUMN, None)
             if kind in _LEAVING:
                 raise with_row(error, row, key)
             if kind == RowKind.UPDATE_AFTER.value and at > 0:
-                before = frame.row(at - 1, named=True)
+                before = for_python(frame[at - 1]).row(0, named=True)
                 paired = before[KIND_COLUMN] == RowKind.UPDATE_BEFORE.value
                 if paired and all(before[name] == row[name] for name in key):
                     numbers.append(refusal.row - 1)
