@@ -47,7 +47,7 @@ def parquet(path: Path) -> bytes:
 def other_parquet(path: Path) -> None:
     import polars as pl
 
-    pl.DataFrame({"id": ["x"]}).write_parquet(path)
+    pl.DataFrame({"number": ["x"]}).write_parquet(path)
 
 
 def short_parquet(path: Path) -> None:
@@ -550,12 +550,14 @@ error[E0505]: in.arrow cannot be read: out-of-spec: InvalidFooter (step 'a')
         status=1,
         files={"data/a.parquet": parquet, "data/b.parquet": other_parquet},
         says="""\
-error[E0508]: data/b.parquet lacks text, unlike data/a.parquet (step 'a')
+error[E0508]: data/b.parquet has none of the columns of data/a.parquet (step 'a')
  --> w.yaml:4:21
   |
 4 |     config: {path: 'data/*.parquet'}
   |                     ^^^^^^^^^^^^^^
-   = help: files of one source have the same columns; read them in a source each
+   = it has: number
+   = expected: id, text
+   = help: read it in a source of its own; a CSV file without a line of names needs has_header: false
 """,
     ),
     Case(

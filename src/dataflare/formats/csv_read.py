@@ -123,6 +123,11 @@ class CsvPlan(Struct, frozen=True):
             raise pl.exceptions.ComputeError("a row has too few or too many fields")
         return layout.joined(sound)
 
+    def text_of(self, data: bytes, row: int) -> str:
+        """The text of one record of a chunk."""
+        (text,) = self._layout(data).texts([row])
+        return text[:RAW_MAX].decode(errors="replace")
+
     def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
         """The line of the chunk in which each row begins; the first is 0. count: as for `salvage`."""
         if count is not None and not self.dialect.quotes(data):

@@ -69,13 +69,18 @@ def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
     )
 
 
+Sample = tuple[Sequence[str], bytes]
+"""Text that begins and ends between records, and the columns that it has."""
+
+
 def types_of(
-    samples: Sequence[bytes], names: Sequence[str], dialect: CsvDialect
+    samples: Sequence[Sample], names: Sequence[str], dialect: CsvDialect
 ) -> list[TextColumn]:
-    """Types that fit all rows of the samples, each of which begins and ends between records.
-    Rows that are broken are passed over: reading will name them."""
-    frames = [_texts(sample, names, dialect) for sample in samples if sample]
-    return infer(pl.concat(frames)) if frames else infer(_texts(b"", names, dialect))
+    """Types of the columns that fit all rows of the samples that have them. Rows that are broken are
+    passed over: reading will name them."""
+    frames = [_texts(sample, own, dialect) for own, sample in samples if sample]
+    found = pl.concat([_texts(b"", names, dialect), *frames], how="diagonal")
+    return infer(found.select(names))
 
 
 def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:

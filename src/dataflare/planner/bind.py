@@ -205,6 +205,7 @@ class Binder:
         connector = class_(bound, ConnectorContext(name, self.workflow.base, self.policy))
         connector.contract = contract
         connector.learned = self.learned.get(name, {})
+        connector.adds_columns = self.workflow.settings.schema_change == "evolve"
         return connector
 
     async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:

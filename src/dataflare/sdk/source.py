@@ -80,6 +80,10 @@ class SourceConnector(ABC):
     before anything else is called. `schema` has them too, and so has what `open` reads of a split that
     was listed before they were known."""
 
+    adds_columns: bool = True
+    """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`);
+    else those of the first part do, and others are new fields. Set before anything else is called."""
+
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context

@@ -6,12 +6,14 @@ Always true: a chunk's position is the number of the row after its last one, ove
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
 from dataflare.connectors.file.table_reader import PieceReader
+from dataflare.connectors.file.watching import watched_columns
 from dataflare.formats.excel_book import SheetTable
 from dataflare.formats.excel_cells import fit
 from dataflare.formats.misread import Sorted, misfit
@@ -23,7 +25,8 @@ from dataflare.sdk.source import BadRow, BadRows, Chunk, Salvaged
 
 
 class ExcelReader(PieceReader):
-    """A workbook that was loaded whole. schema: the types wanted, of the columns inside the sheets."""
+    """A workbook that was loaded whole. schema: the types wanted, of the columns inside the sheets.
+    extra: columns of the sheets that the source lacks, to be told of."""
 
     def __init__(
         self,
@@ -35,11 +38,16 @@ class ExcelReader(PieceReader):
         label: str,
         position: Position | None,
         sheet_column: str | None = None,
+        *,
+        extra: Sequence[str] = (),
     ) -> None:
         self._facts, self._tables, self._schema = facts, tables, schema
         self._added, self._output = added, tuple(output)
         self._inside = [name for name in output if name not in added]
-        self._sheet_column = sheet_column
+        self._sheet_column, self._extra = sheet_column, tuple(extra)
+        for name in self._inside:
+            if name != sheet_column and all(name not in table.names for table in tables):
+                raise facts.changed(f"it has no column '{name}' any more")
         fitted = [self._fitted(table) for table in tables]
         self._frame = pl.concat([frame for frame, _ in fitted])
         self._bad: dict[int, tuple[str, SheetTable, int]] = {}
@@ -62,7 +70,46 @@ class ExcelReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: self._salvage(piece),
             place=lambda row: self._place_of(piece.start + row),
+            **self._watches(piece),
         )
+
+    def _watches(self, piece: TablePiece) -> dict[str, Any]:
+        if not self._extra:
+            return {}
+        return watched_columns(
+            lambda: self._scan(piece),
+            lambda: self._extras.slice(piece.start, piece.rows),
+            lambda row: row_text(self._cells(piece.start + row)),
+        )
+
+    @cached_property
+    def _extras(self) -> pl.DataFrame:
+        """The columns that the source lacks, as text."""
+        return pl.concat(
+            [
+                pl.DataFrame(
+                    {
+                        name: [None if cell is None else str(cell) for cell in table.cells(name)]
+                        if name in table.names
+                        else [None] * len(table.rows)
+                        for name in self._extra
+                    },
+                    schema=dict.fromkeys(self._extra, pl.String),
+                )
+                for table in self._tables
+            ]
+        )
+
+    def _cells(self, row: int) -> dict[str, Any]:
+        """A row as its cells show it."""
+        for table in self._tables:
+            if row < len(table.rows):
+                return {
+                    name: table.errors.get(name, {}).get(row, _plain(cells[row]))
+                    for name, cells in zip(table.names, table.columns, strict=True)
+                }
+            row -= len(table.rows)
+        raise IndexError(row)
 
     def _fitted(self, table: SheetTable) -> tuple[pl.DataFrame, dict[int, str]]:
         """The sheet's rows, and for each row with a cell that does not fit: the first such column."""
@@ -72,9 +119,9 @@ class ExcelReader(PieceReader):
             if name == self._sheet_column:
                 columns[name] = pl.Series([table.sheet] * len(table.rows), dtype=pl.String)
                 continue
-            if name not in table.names:
-                raise self._facts.changed(f"it has no column '{name}' any more")
-            values, mask = fit(table.cells(name), self._schema[name], table.codes.get(name, {}))
+            here = name in table.names
+            cells = table.cells(name) if here else [None] * len(table.rows)
+            values, mask = fit(cells, self._schema[name], table.codes.get(name, {}))
             columns[name] = values
             if mask is not None:
                 for row in mask.arg_true():
@@ -98,11 +145,8 @@ class ExcelReader(PieceReader):
         )
 
     def _bad_row(self, row: int, in_piece: int) -> BadRow:
-        name, table, index = self._bad[row]
-        cells: dict[str, Any] = {
-            each: table.errors.get(each, {}).get(index, _plain(cells[index]))
-            for each, cells in zip(table.names, table.columns, strict=True)
-        }
+        name, _, _ = self._bad[row]
+        cells = self._cells(row)
         message = misfit(name, self._schema[name], cells[name])
         return BadRow(in_piece, "E0501", message, row_text(cells), self._place_of(row))
 

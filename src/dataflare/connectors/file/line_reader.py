@@ -14,13 +14,8 @@ from functools import cache
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.reading import (
-    Added,
-    FileFacts,
-    salvaged,
-    watches_of,
-    with_added,
-)
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
+from dataflare.connectors.file.watching import watched_lines, watched_records
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.csv_read import CsvPlan
@@ -44,8 +39,10 @@ class LineReader(ChunkReader):
         label: str,
         *,
         watch: bool = True,
+        extra: Sequence[str] = (),
     ) -> None:
-        self._label, self._watch = label, watch
+        """watch: look for new fields. extra: columns of delimited text that the source lacks."""
+        self._label, self._watch, self._extra = label, watch, tuple(extra) if watch else ()
         self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
         self._lines = LineNumbers(facts.stream)
         with file_errors(facts.path):
@@ -123,7 +120,11 @@ class LineReader(ChunkReader):
             found = plan.salvage(data, place_of, chunk.rows)
             return salvaged(found, self._added, self._output)
 
-        watches = watches_of(plan, data, self._added, self._output) if self._watch else {}
+        watches = {}
+        if isinstance(plan, NdjsonPlan) and self._watch:
+            watches = watched_lines(plan, data, self._added, self._output)
+        elif isinstance(plan, CsvPlan) and self._extra:
+            watches = watched_records(plan, self._extra, data, self._added, self._output)
 
         def scan() -> pl.LazyFrame:
             if isinstance(plan, CsvPlan):

@@ -12,15 +12,12 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import CheckpointError
-from dataflare.formats import ndjson_watch
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
-from dataflare.formats.csv_read import CsvPlan
 from dataflare.formats.misread import Sorted
-from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
-from dataflare.sdk.source import NewFields, Salvaged
+from dataflare.sdk.source import Salvaged
 
 _CHECKED_BYTES = 64 << 10
 
@@ -78,23 +75,6 @@ def said(text: str | None, type_: DataType) -> pl.Expr:
     if text is not None and type_.name == "date":
         value = date.fromisoformat(text)
     return pl.lit(value, dtype=type_.to_polars())
-
-
-def watches_of(
-    plan: CsvPlan | NdjsonPlan, data: bytes, added: Added, output: Sequence[str]
-) -> dict[str, Any]:
-    """How a chunk of lines tells its new fields: arguments of `Chunk`."""
-    if not isinstance(plan, NdjsonPlan):
-        return {}
-
-    def watched() -> tuple[pl.LazyFrame, NewFields | None]:
-        rows, found = ndjson_watch.watched(plan, data)
-        return with_added(rows, added, output), found
-
-    return {
-        "new_fields": lambda: ndjson_watch.new_fields(plan.columns, data),
-        "watched": watched,
-    }
 
 
 def salvaged(found: Sorted, added: Added, output: Sequence[str]) -> Salvaged:

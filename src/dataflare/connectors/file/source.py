@@ -10,6 +10,7 @@ import asyncio
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import polars as pl
@@ -19,7 +20,7 @@ from dataflare.connectors.file.excel_reader import ExcelReader
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
-from dataflare.connectors.file.reading import Added, FileFacts, said
+from dataflare.connectors.file.reading import FileFacts, said
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, load_json, load_tables, survey
 from dataflare.connectors.file.table_reader import JsonReader, TableReader
@@ -129,18 +130,32 @@ orders:
             data.get("compression", "none"),
             self.config.encoding,
         )
-        added: Added = {
+        added: dict[str, pl.Expr] = {
             name: said(text, parse_type(type_))
             for name, text, type_ in data["added"]
             if name in output and name not in data["schema"]
         }
+        own = data.get("own", data["schema"])
+        types = self._types(data)
+        if data["format"] not in ("ndjson", "json"):
+            lacking = [name for name in output if name in types and name not in own]
+            added |= {name: pl.lit(None, dtype=types[name].to_polars()) for name in lacking}
+        extra = [name for name in own if name not in types] if self._watch else []
         inside = tuple(name for name in output if name not in added)
         match data["format"]:
             case "csv" | "ndjson":
                 plan = self._plan(split, inside)
                 body = data.get("body", 0)
                 return LineReader(
-                    facts, plan, body, position, added, output, split.id, watch=self._watch
+                    facts,
+                    plan,
+                    body,
+                    position,
+                    added,
+                    output,
+                    split.id,
+                    watch=self._watch,
+                    extra=extra,
                 )
             case "json":
                 lines = load_json(facts.path, facts.compression, self.config)
@@ -160,30 +175,30 @@ orders:
                 )
             case "excel":
                 tables = load_tables(facts.path, self.config, self.contract)
-                schema = Schema.of(data["schema"])
                 return ExcelReader(
                     facts,
                     tables,
-                    schema,
+                    types,
                     added,
                     output,
                     split.id,
                     position,
                     self.config.sheet_column,
+                    extra=extra,
                 )
         with file_errors(facts.path):
             pieces, scan = self._table(facts, data["format"])
-            schema = Schema.of(data["schema"])
             return TableReader(
                 facts,
                 pieces,
                 scan,
-                schema,
+                types,
                 added,
                 output,
                 split.id,
                 position,
                 data.get("meanings"),
+                extra=extra,
             )
 
     def _table(
@@ -201,7 +216,11 @@ orders:
     async def _look(self) -> Survey:
         if self._survey is None:
             self._survey = await asyncio.to_thread(
-                survey, self.config, self.context, self.contract, self.learned
+                partial(survey, adds_columns=self.adds_columns),
+                self.config,
+                self.context,
+                self.contract,
+                self.learned,
             )
         return self._survey
 
@@ -231,8 +250,18 @@ orders:
         """What to read of a split, known without looking at the files again."""
         if self._columns is not None:
             return self._columns
-        inside = dict.fromkeys([*split.data["schema"], *self.learned])
+        inside = self._types(split.data).names
         return self._wanted([*inside, *(name for name, _, _ in split.data["added"])])
+
+    def _types(self, data: Mapping[str, Any]) -> Schema:
+        """The columns of a listed file, and those that were learned or found since it was listed."""
+        types = Schema.of(data["schema"])
+        if data["format"] in ("ndjson", "json"):
+            columns = with_learned([TextColumn(f.name, f.type) for f in types], self.learned)
+            types = Schema.of([(column.name, column.type) for column in columns])
+        if self._survey is None:
+            return types
+        return Schema((*types, *(f for f in self._survey.schema if f.name not in types)))
 
     @property
     def _watch(self) -> bool:
@@ -244,7 +273,10 @@ orders:
         columns = [TextColumn.from_json(column) for column in split.data["columns"]]
         if split.data["format"] == "csv":
             return CsvPlan(CsvDialect.from_json(split.data["dialect"]), tuple(columns), output)
-        return NdjsonPlan(tuple(with_learned(columns, self.learned)), output)
+        columns = with_learned(columns, self.learned)
+        names = {column.name for column in columns}
+        later = [TextColumn(f.name, f.type) for f in self._types(split.data) if f.name not in names]
+        return NdjsonPlan((*columns, *later), output)
 
     def _wanted(self, known: Sequence[str]) -> Sequence[str]:
         if self.config.columns is None:

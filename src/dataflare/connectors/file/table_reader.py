@@ -11,14 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.reading import (
-    Added,
-    FileFacts,
-    salvaged,
-    tail_checksum,
-    watches_of,
-    with_added,
-)
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
+from dataflare.connectors.file.watching import watched_lines, watched_table
 from dataflare.formats.column_notes import Meaning
 from dataflare.formats.misread import Sorted, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
@@ -79,11 +73,15 @@ class TableReader(PieceReader):
         label: str,
         position: Position | None,
         meanings: Mapping[str, Meaning] | None = None,
+        *,
+        extra: Sequence[str] = (),
     ) -> None:
-        """meanings: of columns of bytes, as the survey found them."""
+        """meanings: of columns of bytes, as the survey found them. extra: columns of the file that the
+        source lacks, to be told of."""
         super().__init__(facts, pieces, label, position)
         meanings = meanings or {}
         self._scan, self._added, self._output = scan, added, tuple(output)
+        self._extra = tuple(extra)
         inside = [name for name in output if name not in added]
         with file_errors(facts.path):
             dtypes = scan().select(inside).collect_schema()
@@ -98,14 +96,22 @@ class TableReader(PieceReader):
             (self._added[name] if name in self._added else self._columns[name].strict()).alias(name)
             for name in self._output
         ]
+
+        def raw() -> pl.LazyFrame:
+            return self._scan().slice(piece.start, piece.rows)
+
+        def rows() -> pl.LazyFrame:
+            return raw().select(columns)
+
         return Chunk(
-            scan=lambda: self._scan().slice(piece.start, piece.rows).select(columns),
+            scan=rows,
             position=self._position,
             key=piece.start,
             num_bytes=piece.num_bytes,
             rows=piece.rows,
             salvage=lambda: self._salvage(piece),
             place=lambda row: self._place_of(piece.start + row),
+            **(watched_table(raw, rows, self._extra) if self._extra else {}),
         )
 
     def _salvage(self, piece: TablePiece) -> Salvaged:
@@ -167,7 +173,7 @@ class JsonReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: salvaged(plan.salvage(data, place_of), added, output),
             place=place_of,
-            **(watches_of(plan, data, added, output) if self._watch else {}),
+            **(watched_lines(plan, data, added, output) if self._watch else {}),
         )
 
 

@@ -1,6 +1,6 @@
 """What the files of a source hold, found before anything runs: columns, types, dialect.
 
-Always true: all files of a source have the same columns by name; a file's own order of them is
+Always true: a column that a file lacks is NULL in its rows; a file's own columns and their order are
 kept with its split.
 """
 
@@ -26,19 +26,22 @@ def survey(
     context: ConnectorContext,
     contract: Schema | None,
     learned: Columns,
+    *,
+    adds_columns: bool,
 ) -> Survey:
-    """Look at the files. learned: columns that earlier reads found beyond the samples. Raises
-    SystemError_, DataError or ConfigError for what cannot be read."""
+    """Look at the files. learned: columns that earlier reads found beyond the samples. adds_columns:
+    whether those that only later files have belong to the source. Raises SystemError_, DataError or
+    ConfigError for what cannot be read."""
     files = list_files(config.paths, context, config.format)
     format_ = one_format(files, config.format)
     match format_:
         case "csv":
-            return survey_csv(files, config, contract)
+            return survey_csv(files, config, contract, adds_columns=adds_columns)
         case "ndjson":
             return survey_ndjson(files, config, contract, learned)
         case "json":
             return survey_json(files, config, contract, learned)
         case "excel":
-            return survey_excel(files, config, contract)
+            return survey_excel(files, config, contract, adds_columns=adds_columns)
         case _:
-            return survey_tables(files, format_, config, contract)
+            return survey_tables(files, format_, config, contract, adds_columns=adds_columns)

@@ -19,7 +19,7 @@ from dataflare.connectors.file.survey.shared import (
     Facts,
     Survey,
     check_contract,
-    check_same_columns,
+    common_names,
     schema_of,
 )
 from dataflare.errors import ConfigError
@@ -28,37 +28,53 @@ from dataflare.formats.compression import NONE, split_extension
 from dataflare.formats.csv_read import CsvDialect
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import TextColumn, with_contract
-from dataflare.model.types import Schema
+from dataflare.model.types import STRING, Schema
 
 
-def survey_csv(files: list[FoundFile], config: FileSourceConfig, contract: Schema | None) -> Survey:
+def survey_csv(
+    files: list[FoundFile],
+    config: FileSourceConfig,
+    contract: Schema | None,
+    *,
+    adds_columns: bool,
+) -> Survey:
     headers: list[list[str]] = []
     facts: dict[str, Facts] = {}
-    samples: list[bytes] = []
+    samples: list[csv_sniff.Sample] = []
+    kinds: set[frozenset[str]] = set()
     chosen = tasters(len(files))
     for number, file in enumerate(files):
         dialect = CsvDialect(_delimiter(file.path, config), config.quote, tuple(config.null_values))
         packed = compression_of(file, config)
         head, ended = head_of(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
         names, body = _names(head, dialect, file.path, config, contract)
+        is_first = frozenset(names) not in kinds
+        kinds.add(frozenset(names))
         headers.append(names)
-        check_same_columns(headers[0], names, files[0].path, file.path)
-        if number in chosen and names == headers[0]:
+        if number in chosen or is_first:
             rows = head[body:]
             end = cut(rows, dialect.quote, dialect.delimiter, ended=ended).end
-            samples.append(first_rows(rows[:end], config.schema_sample_rows))
+            samples.append((names, first_rows(rows[:end], config.schema_sample_rows)))
             if number == 0 and packed == NONE and not ended:
                 samples += [
-                    csv_sniff.loose_lines(piece, dialect, len(names))
+                    (names, csv_sniff.loose_lines(piece, dialect, len(names)))
                     for piece in later_pieces(file, config)
                 ]
-        facts[file.id] = {"compression": packed, "body": body, "dialect": dialect.to_json()}
+        facts[file.id] = {
+            "compression": packed,
+            "body": body,
+            "dialect": dialect.to_json(),
+            "own": names,
+        }
     dialect = CsvDialect.from_json(facts[files[0].id]["dialect"])
-    columns = csv_sniff.types_of(samples, headers[0], dialect)
+    names = common_names([f.path for f in files], headers, contract, adds=adds_columns)
+    columns = csv_sniff.types_of(samples, names, dialect)
     columns = _under_contract(columns, contract, files[0].path)
     by_name = {column.name: column for column in columns}
-    for file, names in zip(files, headers, strict=True):
-        facts[file.id]["columns"] = [by_name[name].to_json() for name in names]
+    for file, own in zip(files, headers, strict=True):
+        facts[file.id]["columns"] = [
+            by_name.get(name, TextColumn(name, STRING)).to_json() for name in own
+        ]
     return Survey(files, "csv", schema_of(columns), facts)
 
 

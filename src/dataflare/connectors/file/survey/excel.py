@@ -10,7 +10,7 @@ from typing import Any
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey.shared import Survey, check_contract, check_same_columns
+from dataflare.connectors.file.survey.shared import Facts, Survey, check_contract, common_names
 from dataflare.errors import ConfigError, DataError
 from dataflare.formats.excel_book import SheetTable, read_book
 from dataflare.formats.excel_cells import type_of
@@ -18,25 +18,30 @@ from dataflare.model.types import STRING, DataType, Schema
 
 
 def survey_excel(
-    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None
+    files: list[FoundFile],
+    config: FileSourceConfig,
+    contract: Schema | None,
+    *,
+    adds_columns: bool,
 ) -> Survey:
     """All cells are looked at: what a column holds shows only at its end."""
     kinds: dict[str, frozenset[str]] = {}
-    first: tuple[list[str], Path] | None = None
+    headers: list[list[str]] = []
+    labels: list[Path] = []
+    facts: dict[str, Facts] = {}
     for file in files:
+        own: dict[str, None] = {}
         for table in load_tables(file.path, config, contract):
-            label = Path(f"{file.path} sheet '{table.sheet}'")
-            if first is None:
-                first = table.names, label
-            check_same_columns(first[0], table.names, first[1], label)
+            labels.append(Path(f"{file.path} sheet '{table.sheet}'"))
+            headers.append(table.names)
+            own |= dict.fromkeys(table.names)
             for name, more in table.kinds().items():
                 kinds[name] = kinds.get(name, frozenset()) | more
-    assert first is not None
-    names, label = first
+        facts[file.id] = {"own": _added([*own], config)}
+    names = _added(common_names(labels, headers, contract, adds=adds_columns), config)
     if contract is not None:
-        check_contract(_added(names, config), contract, label)
-    schema = _schema(_added(names, config), kinds, contract)
-    return Survey(files, "excel", schema, {file.id: {} for file in files})
+        check_contract(names, contract, labels[0])
+    return Survey(files, "excel", _schema(names, kinds, contract), facts)
 
 
 def load_tables(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:

@@ -18,7 +18,8 @@ Facts = dict[str, Any]
 
 
 class Survey(Struct, frozen=True):
-    """schema: the columns of every file. facts: for each file, by its id."""
+    """schema: the columns of the source. facts: for each file, by its id; `own` names the columns that a
+    file has itself, where it names them once for all rows."""
 
     files: list[FoundFile]
     format: str
@@ -26,20 +27,32 @@ class Survey(Struct, frozen=True):
     facts: dict[str, Facts] = field(default_factory=dict)
 
 
-def check_same_columns(
-    first: Sequence[str], names: Sequence[str], first_path: Path, path: Path
-) -> None:
-    if set(first) == set(names):
-        return
-    lacks = [name for name in first if name not in names]
-    adds = [name for name in names if name not in first]
-    parts = [f"lacks {', '.join(lacks)}"] if lacks else []
-    parts += [f"has also {', '.join(adds)}"] if adds else []
-    raise DataError(
-        f"{path} {' and '.join(parts)}, unlike {first_path}",
-        code="E0508",
-        help="files of one source have the same columns; read them in a source each",
-    )
+def common_names(
+    places: Sequence[Path],
+    names: Sequence[Sequence[str]],
+    contract: Schema | None,
+    *,
+    adds: bool,
+) -> list[str]:
+    """The columns of a source whose files (or sheets) have these: those of the first file, and of the others what
+    the contract names; all of theirs too, where files may add columns.
+
+    Raises DataError (E0508) for a file that shares no column with the first: it is of another kind, or
+    has no line with names.
+    """
+    wanted = dict.fromkeys(names[0])
+    for place, own in zip(places[1:], names[1:], strict=True):
+        if own and wanted and not any(name in wanted for name in own):
+            raise DataError(
+                f"{place} has none of the columns of {places[0]}",
+                code="E0508",
+                notes=[f"it has: {', '.join(own[:12])}", f"expected: {', '.join(names[0][:12])}"],
+                help="read it in a source of its own; a CSV file without a line of names needs "
+                "has_header: false",
+            )
+        if adds or contract is not None:
+            wanted |= dict.fromkeys(n for n in own if adds or (contract and n in contract))
+    return [*wanted]
 
 
 def check_contract(names: Sequence[str], contract: Schema, path: Path) -> None:

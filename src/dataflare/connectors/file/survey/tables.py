@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dataflare.connectors.file.survey.shared import (
     Facts,
     Survey,
     check_contract,
-    check_same_columns,
+    common_names,
 )
 from dataflare.errors import ConfigError, DataError, InternalError
 from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
@@ -24,33 +24,52 @@ from dataflare.model.types import DataType, Schema, unheld
 
 
 def survey_tables(
-    files: list[FoundFile], format_: str, config: FileSourceConfig, contract: Schema | None
+    files: list[FoundFile],
+    format_: str,
+    config: FileSourceConfig,
+    contract: Schema | None,
+    *,
+    adds_columns: bool,
 ) -> Survey:
-    first: Schema | None = None
+    schemas: list[Schema] = []
     facts: dict[str, Facts] = {}
     for file in files:
         with file_errors(file.path):
             notes = column_notes(file.path, format_)
-            found = _normal(_table_schema(file, format_, config, notes))
+            schemas.append(_normal(_table_schema(file, format_, config, notes)))
         meanings = {name: note.meaning for name, note in notes.items() if note.meaning is not None}
-        facts[file.id] = {"meanings": meanings} if meanings else {}
-        if first is None:
-            first = found
-            continue
-        check_same_columns(first.names, found.names, files[0].path, file.path)
-        for column in first:
-            if found[column.name] != column.type:
+        facts[file.id] = {"own": schemas[-1].names}
+        if meanings:
+            facts[file.id]["meanings"] = meanings
+    names = common_names(
+        [f.path for f in files], [s.names for s in schemas], contract, adds=adds_columns
+    )
+    if contract is not None:
+        check_contract(names, contract, files[0].path)
+    schema = _joined(names, schemas, files, contract or Schema(()))
+    return Survey(files, format_, schema, facts)
+
+
+def _joined(
+    names: Sequence[str], schemas: Sequence[Schema], files: Sequence[FoundFile], contract: Schema
+) -> Schema:
+    """The columns with the types that the files that have them agree on, or the contract's. Raises
+    DataError (E0508) where they do not agree."""
+    types: dict[str, DataType] = {}
+    places: dict[str, Path] = {}
+    for schema, file in zip(schemas, files, strict=True):
+        if contract:
+            schema = _under_contract(schema, contract, file.path)
+        for column in schema:
+            type_ = types.setdefault(column.name, column.type)
+            first = places.setdefault(column.name, file.path)
+            if type_ != column.type and column.name in names:
                 raise DataError(
-                    f"column '{column.name}' is {column.type} in {files[0].path} "
-                    f"and {found[column.name]} in {file.path}",
+                    f"column '{column.name}' is {type_} in {first} and {column.type} in {file.path}",
                     code="E0508",
                     help="say the column's type in 'schema', or read the files in two sources",
                 )
-    assert first is not None
-    if contract is not None:
-        check_contract(first.names, contract, files[0].path)
-        first = _under_contract(first, contract, files[0].path)
-    return Survey(files, format_, first, facts)
+    return Schema.of({name: types[name] for name in names})
 
 
 def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:

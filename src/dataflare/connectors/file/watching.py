@@ -1,0 +1,93 @@
+"""How a chunk of a file tells its new fields: the arguments `new_fields` and `watched` of `Chunk`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+from msgspec.structs import replace
+
+from dataflare.connectors.file.reading import Added, with_added
+from dataflare.formats import ndjson_watch
+from dataflare.formats.csv_read import CsvPlan
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.row_text import row_text
+from dataflare.model.new_fields import NewFields
+
+
+def watched_lines(
+    plan: NdjsonPlan, data: bytes, added: Added, output: Sequence[str]
+) -> dict[str, Any]:
+    """Of lines of JSON."""
+
+    def watched() -> tuple[pl.LazyFrame, NewFields | None]:
+        rows, found = ndjson_watch.watched(plan, data)
+        return with_added(rows, added, output), found
+
+    return {
+        "new_fields": lambda: ndjson_watch.new_fields(plan.columns, data),
+        "watched": watched,
+    }
+
+
+def watched_records(
+    plan: CsvPlan, extra: Sequence[str], data: bytes, added: Added, output: Sequence[str]
+) -> dict[str, Any]:
+    """Of delimited text. extra: columns of the file that the source lacks."""
+
+    def raw(row: int) -> str:
+        return plan.text_of(data, row)
+
+    def watched() -> tuple[pl.LazyFrame, NewFields | None]:
+        rows = replace(plan, output=(*plan.output, *extra)).scan(data).collect()
+        found = columns_found(rows.select(extra), None, raw)
+        return with_added(rows.lazy().select(plan.output), added, output), found
+
+    def new_fields() -> NewFields | None:
+        saved = replace(plan, output=tuple(extra)).salvage(data, str)
+        return columns_found(saved.good, saved.good_rows, raw)
+
+    return {"new_fields": new_fields, "watched": watched}
+
+
+def watched_table(
+    scan: Callable[[], pl.LazyFrame], rows: Callable[[], pl.LazyFrame], extra: Sequence[str]
+) -> dict[str, Any]:
+    """Of a piece of a table. scan: all columns as they are in the file; rows: as the source gives them;
+    extra: columns of the file that the source lacks."""
+    return watched_columns(
+        rows,
+        lambda: scan().select(extra).collect(),
+        lambda row: row_text(scan().slice(row, 1).collect().row(0, named=True)),
+    )
+
+
+def watched_columns(
+    rows: Callable[[], pl.LazyFrame],
+    extras: Callable[[], pl.DataFrame],
+    raw: Callable[[int], str],
+) -> dict[str, Any]:
+    """The same where the columns that the source lacks are given: extras. raw: the text of a row."""
+
+    def new_fields() -> NewFields | None:
+        return columns_found(extras(), None, raw)
+
+    return {"new_fields": new_fields, "watched": lambda: (rows(), new_fields())}
+
+
+def columns_found(
+    frame: pl.DataFrame, numbers: pl.Series | None, raw: Callable[[int], str]
+) -> NewFields | None:
+    """The rows with a value in columns that the source lacks. numbers: of the frame's rows in the
+    chunk. Such columns are no part of what is learned: under `evolve` the survey has them."""
+    numbers = numbers if numbers is not None else pl.int_range(frame.height, eager=True)
+    fields = {
+        name: rows.to_list()
+        for name in frame.columns
+        if (rows := numbers.filter(frame[name].is_not_null())).len()
+    }
+    if not fields:
+        return None
+    every = sorted(set().union(*fields.values()))
+    return NewFields(every, fields, raw, None, lambda samples: {})
