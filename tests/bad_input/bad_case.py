@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataflare.cli import app
-from dataflare.operators.user_code import load
+from dataflare.sdk.user_code import load
 
 Content = str | bytes | Callable[[Path], object]
 """What is in a file: text, bytes, or a function that makes it."""

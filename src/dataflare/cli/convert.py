@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import sys
 import traceback
@@ -35,7 +36,8 @@ def convert(
     """Turn a workflow file into Python that builds the same workflow, or such Python into a file.
 
     A Python file is run to see what it builds; what stands under `if __name__ == "__main__"` is not.
-    Relative paths are kept as they are, so write the result beside the original.
+    Relative paths are kept as they are, so write the result beside the original. A function of the
+    script itself cannot be named in a file: it belongs in a module beside it.
     """
     common.require_file(file)
     if output is not None and output.exists() and not force:
@@ -65,7 +67,9 @@ def _built_by(file: Path) -> Workflow:
 
     sys.path.insert(0, str(file.parent.absolute()))
     try:
-        names = runpy.run_path(str(file), run_name=_RUN_NAME)
+        # What the script prints must not stand in the file that is printed.
+        with contextlib.redirect_stdout(sys.stderr):
+            names = runpy.run_path(str(file), run_name=_RUN_NAME)
     except DataFlareError:
         raise
     except Exception as error:

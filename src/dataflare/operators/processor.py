@@ -16,7 +16,6 @@ from dataflare.errors import ConfigError, DataError, DataFlareError, PlanError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.record import StructABC
 from dataflare.model.types import INT64, RESERVED, Field, Schema
-from dataflare.operators import user_code
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -28,6 +27,7 @@ from dataflare.operators.base import (
     Step,
 )
 from dataflare.operators.names import known_columns, no_doubles
+from dataflare.sdk import user_code
 from dataflare.sdk.context import Policy
 from dataflare.sdk.processor import KeptRows, Processor, ProcessorContext, Refused
 from dataflare.state.partials import own_rows

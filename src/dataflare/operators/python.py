@@ -13,9 +13,9 @@ from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.hashing import mix_int
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
-from dataflare.operators import user_code
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import ByName, Name, not_empty, not_reserved, spot_of, types
+from dataflare.sdk import user_code
 
 if TYPE_CHECKING:
     import polars as pl

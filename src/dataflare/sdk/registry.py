@@ -25,6 +25,7 @@ _SOURCES = {
     "http": "dataflare.connectors.http.source:HttpSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
     "inline": "dataflare.connectors.inline:InlineSource",
+    "python": "dataflare.connectors.python:PythonSource",
     "memory": "dataflare.connectors.memory:MemorySource",
 }
 _DESTINATIONS = {
@@ -33,6 +34,7 @@ _DESTINATIONS = {
     "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
     "postgres": "dataflare.connectors.postgres.destination:PostgresDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
+    "python": "dataflare.connectors.python:PythonDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",
     "memory": "dataflare.connectors.memory:MemoryDestination",
     "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",

@@ -65,6 +65,13 @@ def frame_of(rows: Sequence[Mapping[str, Any]], contract: Schema | None, step: s
     )
 
 
+def schema_of(rows: Sequence[Mapping[str, Any]], step: str) -> Schema:
+    """The types that the values have, text being text. Raises ConfigError (E0405) for a column whose
+    values have no type in common."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Schema.of({n: _common_type(n, [row.get(n) for row in rows], step) for n in names})
+
+
 def _column(name: str, values: list[Any], contract: Schema | None, step: str) -> pl.Series:
     type_ = contract[name] if contract and name in contract else None
     if type_ is None:
@@ -88,8 +95,16 @@ def _column(name: str, values: list[Any], contract: Schema | None, step: str) ->
 def _inferred(name: str, values: list[Any], step: str) -> DataType:
     """The type that all values have; texts that are all dates or times, in one ISO format, are such,
     as in NDJSON files."""
+    type_ = _common_type(name, values, step)
+    if type_ == STRING and "" not in values:
+        found = infer(pl.DataFrame({name: [None if v is None else str(v) for v in values]}))[0].type
+        return found if found.is_temporal else STRING
+    return type_
+
+
+def _common_type(name: str, values: list[Any], step: str) -> DataType:
     try:
-        type_ = reduce(_common, map(_type_of, values), NULL)
+        return reduce(_common, map(_type_of, values), NULL)
     except ValueError as error:
         raise ConfigError(
             f"the values of column '{name}' have no type in common: {error}",
@@ -97,10 +112,6 @@ def _inferred(name: str, values: list[Any], step: str) -> DataType:
             step=step,
             help="say its type in 'schema', or write the values alike",
         ) from error
-    if type_ == STRING and "" not in values:
-        found = infer(pl.DataFrame({name: [None if v is None else str(v) for v in values]}))[0].type
-        return found if found.is_temporal else STRING
-    return type_
 
 
 def _type_of(value: Any) -> DataType:
@@ -163,7 +174,7 @@ def _converted(value: Any, type_: DataType) -> Any:
     if type_.is_integer:
         return _integer(value, type_)
     if type_.is_float:
-        return float(_given(value, int, float, Decimal))
+        return _float(_given(value, int, float, Decimal))
     if type_.name == "list":
         assert type_.item is not None
         return [_converted(each, type_.item) for each in _given(value, list, tuple)]
@@ -183,6 +194,14 @@ def _integer(value: Any, type_: DataType) -> int:
     bits = int(type_.name.lstrip("uint"))
     low, high = (0, 1 << bits) if type_.name[0] == "u" else (-(1 << bits - 1), 1 << bits - 1)
     if not low <= number < high:
+        raise ValueError
+    return number
+
+
+def _float(value: Any) -> float:
+    """The number as a float; a whole one only where no digit is lost."""
+    number = float(value)
+    if isinstance(value, int) and number != value:
         raise ValueError
     return number
 

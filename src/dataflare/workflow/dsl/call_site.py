@@ -9,14 +9,20 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import FrameType
+from typing import ParamSpec, TypeVar
 
 from msgspec import Struct
 
-from dataflare.errors import Spot
+from dataflare.errors import DataFlareError, Spot, render
 from dataflare.model.text import SourceText
+from dataflare.security.redact import redact
 
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
 _HERE = str(Path(__file__).parent)
 
 
@@ -25,6 +31,22 @@ class CallSpot(Spot, frozen=True):
 
     def shifted(self, by: int, length: int) -> Spot:
         return self
+
+
+def pointing_out(method: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """The method, whose errors have their block, which shows the Python line, under the traceback: as
+    a note, which Python, IPython and notebooks print."""
+
+    @wraps(method)
+    def pointing(*args: _Given.args, **options: _Given.kwargs) -> _Made:
+        try:
+            return method(*args, **options)
+        except DataFlareError as error:
+            if not getattr(error, "__notes__", None):
+                error.add_note("\n" + redact(render(error)))
+            raise
+
+    return pointing
 
 
 class CallSite(Struct, frozen=True):

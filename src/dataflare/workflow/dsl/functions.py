@@ -21,7 +21,9 @@ def name_of(function: Callable[..., Any]) -> str:
     """`module:name`, as the `python` step wants it."""
     module = getattr(function, "__module__", None) or "__main__"
     path = getattr(function, "__qualname__", type(function).__name__)
-    if module != "__main__" and _found(module, path) is function:
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    # A script has no spec of its name, whatever runs it: another process could not import it.
+    if spec is not None and spec.name == module and _found(module, path) is function:
         return f"{module}:{path}"
     return f"{__name__}:{_keep(function, path)}"
 

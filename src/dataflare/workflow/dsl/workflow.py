@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dataflare.errors import ConfigError, WorkflowError, did_you_mean, raise_all
-from dataflare.workflow.dsl.call_site import CallSite, call_site
+from dataflare.workflow.dsl.call_site import CallSite, call_site, pointing_out
 from dataflare.workflow.dsl.functions import is_kept_here
 from dataflare.workflow.dsl.outcome import DrawnPlan, Outcome
 from dataflare.workflow.dsl.streams import OnError, Schema, Stream
@@ -98,6 +98,7 @@ class Workflow:
         counts = ", ".join(f"{len(self._tree.get(s) or ())} {s}" for s in SECTIONS)
         return f"<workflow {self.name}: {counts}>"
 
+    @pointing_out
     def __getitem__(self, step: str) -> Stream:
         """The rows that leave a step made before, by its name."""
         known = [name for section in SECTIONS[:2] for name in self._tree.get(section) or ()]
@@ -204,6 +205,7 @@ class Workflow:
         self._add("transformations", name, {**body, **step})
         return Stream(self, name)
 
+    @pointing_out
     def _add(self, section: str, name: str, body: dict[str, Any]) -> None:
         site = call_site()
         if any(name in (self._tree.get(each) or ()) for each in SECTIONS):
@@ -242,6 +244,7 @@ class Workflow:
 
     # -- using it
 
+    @pointing_out
     def build(self, params: Mapping[str, Any] | None = None) -> Model:
         """The validated model, the same that the YAML gives. Raises what is wrong, all at once."""
         loader = _Loader(None, None)
@@ -251,6 +254,7 @@ class Workflow:
         """The model as plain data, for people and APIs: secrets by name, passwords hidden."""
         return self.build(params).to_json()
 
+    @pointing_out
     def to_yaml(self, path: str | os.PathLike[str] | None = None) -> str:
         """The workflow as the text of a file, which is also written to `path` if one is given.
 
@@ -276,6 +280,7 @@ class Workflow:
         ordered = {key: self._tree[key] for key in _ORDER if key in self._tree}
         return {**ordered, **self._tree}
 
+    @pointing_out
     def plan(self, params: Mapping[str, Any] | None = None) -> DrawnPlan:
         """What would run: opens sources for their schemas, checks everything, runs nothing."""
         from dataflare import plan
@@ -283,6 +288,7 @@ class Workflow:
         model = self.build(params)
         return DrawnPlan(_outside_of_loops(lambda: plan(model)))
 
+    @pointing_out
     def preview(
         self, step: str | Stream, rows: int = 20, params: Mapping[str, Any] | None = None
     ) -> pl.DataFrame:
@@ -293,6 +299,7 @@ class Workflow:
         name = step if isinstance(step, str) else step.ref
         return _outside_of_loops(lambda: preview(model, name, rows))
 
+    @pointing_out
     def run(
         self,
         params: Mapping[str, Any] | None = None,

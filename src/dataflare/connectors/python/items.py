@@ -1,0 +1,129 @@
+"""What a generator of the user's yields, made frames of one schema.
+
+Always true: a value keeps itself or the run fails; rows that come as frames are not looked at one by
+one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.connectors.inline.values import frame_of, schema_of
+from dataflare.errors import ConfigError, DataError
+from dataflare.model.types import Schema
+from dataflare.sdk import user_code
+
+_HELP = "yield dicts, Polars frames or Arrow data, or (rows, position)"
+
+
+class Item(Struct):
+    """One yield. rows: dicts, or a frame. position: where to go on behind it, where it was given."""
+
+    rows: list[dict[str, Any]] | pl.DataFrame
+    position: Any = None
+    has_position: bool = False
+
+    @property
+    def height(self) -> int:
+        return self.rows.height if isinstance(self.rows, pl.DataFrame) else len(self.rows)
+
+
+class Reader(Struct, frozen=True):
+    """Turns yields of a function into frames. step, function: named in errors. positioned: each yield
+    has a position."""
+
+    step: str
+    function: str
+    positioned: bool
+
+    def item(self, value: Any) -> Item:
+        """A yield, told apart. Raises DataError (E0521)."""
+        position, has_position = None, False
+        if isinstance(value, tuple) and len(value) == 2:
+            (value, position), has_position = value, True
+            self._check_position(position)
+        if self.positioned and not has_position:
+            raise self._wrong(
+                "takes 'start' and yielded rows without a position",
+                "yield (rows, position): where to begin to get what follows these rows",
+            )
+        if has_position and not self.positioned:
+            raise self._wrong(
+                "yielded a position and takes no 'start'",
+                "give it an argument 'start': None at the beginning, else such a position",
+            )
+        if isinstance(value, Mapping):
+            return Item([dict(value)], position, has_position)
+        if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
+            return Item([dict(row) for row in value], position, has_position)
+        if hasattr(value, "__arrow_c_array__") and not hasattr(value, "__arrow_c_stream__"):
+            return Item(pl.DataFrame(value), position, has_position)
+        try:
+            frame = user_code.frame_of(self.step, self.function, value)
+        except DataError as error:
+            raise self._wrong(f"yielded {user_code.named(value)}", _HELP) from error
+        return Item(frame, position, has_position)
+
+    def schema(self, item: Item) -> Schema:
+        """The schema that the first rows tell. Raises DataError (E0521)."""
+        try:
+            if isinstance(item.rows, pl.DataFrame):
+                return Schema.from_polars(item.rows.schema)
+            schema = schema_of(item.rows, self.step)
+        except ConfigError as error:
+            raise self._wrong(f"yielded rows of no clear type: {error.message}", _SCHEMA) from error
+        empty = [field.name for field in schema if field.type.name == "null"]
+        if empty:
+            raise self._wrong(
+                f"yielded only NULL in '{empty[0]}', so that its type is not known", _SCHEMA
+            )
+        return schema
+
+    def frame(self, item: Item, schema: Schema) -> pl.DataFrame:
+        """The rows with exactly the schema's columns and types. Raises DataError (E0521)."""
+        if isinstance(item.rows, pl.DataFrame):
+            user_code.nothing_beside(self.step, self.function, item.rows, schema, "the schema")
+            return user_code.conformed(
+                self.step, self.function, item.rows, schema, "the schema of the source"
+            )
+        for row in item.rows:
+            extra = next((name for name in row if name not in schema), None)
+            if extra is not None:
+                raise self._wrong(
+                    f"yielded a row with the column '{extra}', which the first rows did not have",
+                    _SCHEMA,
+                )
+        try:
+            return frame_of(item.rows, schema, self.step)
+        except ConfigError as error:
+            raise self._wrong(f"yielded a wrong value: {error.message}", _SCHEMA) from error
+
+    def _check_position(self, position: Any) -> None:
+        try:
+            same = json.loads(json.dumps(position, allow_nan=False)) == position
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise self._wrong(
+                f"yielded a position that JSON cannot hold: {user_code.named(position)}",
+                "let a position be a number, a text, or a dict or list of such",
+            )
+
+    def _wrong(self, what: str, help: str) -> DataError:
+        return DataError(
+            f"step '{self.step}': {self.function} {what}", code="E0521", step=self.step, help=help
+        )
+
+
+_SCHEMA = "say the columns and their types in the source's 'schema'"
+
+
+def joined(items: Sequence[Item]) -> Item:
+    """Neighbouring rows as one item; the position is that of the last."""
+    rows = [row for item in items for row in item.rows]
+    return Item(rows, items[-1].position, items[-1].has_position)  # type: ignore[arg-type]

@@ -1,0 +1,282 @@
+"""The `python` source: rows that a generator function of the user's yields.
+
+Always true: the function is called once for each time the rows are read, in a thread of its own that
+also gets all its values, so that it may hold what belongs to one thread (an SQLite connection).
+
+A function with an argument `start` yields `(rows, position)` and is called with None or with such a
+position, to go on there. The rows behind a position must be the same each time: then the source
+replays exactly. A function without it cannot go on anywhere, and everything is committed at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from dataflare.connectors.python.items import Item, Reader, joined
+from dataflare.connectors.python.named import NamedConfig, connector_of, load
+from dataflare.errors import ConfigError, DataError, DataFlareError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk import user_code
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.source import (
+    EndOfSplit,
+    Replay,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+)
+
+START = "start"
+_SAMPLE_ROWS, _SAMPLE_S = 1000, 1.0
+"""Of rows that come one by one: how many tell the schema, and how long is waited for them."""
+_HOLD_S = 0.2
+"""How long rows that come one by one are gathered before they go on."""
+
+
+class PythonSourceConfig(NamedConfig):
+    """Options of a `python` source."""
+
+    bounded: bool = Field(True, description="false: the function yields rows without end.")
+    carry: bool = Field(
+        False, description="true: the next run begins at the last position of this one."
+    )
+
+
+class PythonSource(SourceConnector):
+    """Rows of a function: one split."""
+
+    type = "python"
+    Config = PythonSourceConfig
+    summary = "Reads the rows that a generator function of your own yields: dicts, Polars frames or Arrow data."
+    example = """\
+orders:
+  type: python
+  config: {function: "my_sources:orders"}
+  schema: {id: int64, amount: float64}
+"""
+
+    def __new__(
+        cls, config: PythonSourceConfig | None = None, context: ConnectorContext | None = None
+    ) -> Any:
+        return connector_of(SourceConnector, config, context) or super().__new__(cls)
+
+    def __init__(self, config: PythonSourceConfig, context: ConnectorContext) -> None:
+        super().__init__(config, context)
+        self._opened: _Rows | None = None
+        self._schema: Schema | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def capabilities(self) -> SourceCapabilities:
+        name = self.config.function
+        if self._takes_start():
+            replay, reason = Replay.EXACT, f"{name} begins again at a position that it yielded"
+        else:
+            replay, reason = Replay.NONE, f"{name} has no argument '{START}', so it cannot go on"
+        return SourceCapabilities(
+            replay=replay,
+            replay_reason=reason,
+            bounded=self.config.bounded,
+            local=self.contract is not None,
+        )
+
+    async def validate(self) -> None:
+        if self.config.carry and not self._takes_start():
+            raise ConfigError(
+                f"'carry' needs a function with an argument '{START}', and {self.config.function}"
+                " has none",
+                code="E0405",
+                step=self.context.step,
+                help=f"give it the argument '{START}', or leave 'carry' out",
+            )
+
+    async def schema(self) -> Schema:
+        if self.contract is not None:
+            return self.contract
+        if self._schema is None:
+            self._opened = self._rows(None)
+            self._schema = await self._opened.first_schema()
+        return self._schema
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [Split("rows", {START: (carried or {}).get(START)})]
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        schema = await self.schema()
+        place = position.value if position is not None else {"at": split.data[START], "skip": 0}
+        opened, self._opened = self._opened, None
+        if opened is not None and (place["at"] is not None or place["skip"]):
+            await opened.aclose()
+            opened = None
+        return PythonReader(opened or self._rows(place["at"]), schema, place)
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        if not self.config.carry or "rows" not in positions:
+            return None
+        return {START: positions["rows"].value["at"]}
+
+    async def aclose(self) -> None:
+        if self._opened is not None:
+            await self._opened.aclose()
+            self._opened = None
+
+    def _takes_start(self) -> bool:
+        function = load(self.config, self.context)
+        try:
+            return START in inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            return False
+
+    def _rows(self, start: Any) -> _Rows:
+        reader = Reader(self.context.step, self.config.function, self._takes_start())
+        options = dict(self.config.options)
+        if reader.positioned:
+            options[START] = start
+        function = load(self.config, self.context)
+        return _Rows(reader, lambda: function(**options))
+
+
+class _Rows:
+    """What one call of the function yields, taken from it in a thread of its own."""
+
+    def __init__(self, reader: Reader, call: Callable[[], Any]) -> None:
+        self.reader, self._call = reader, call
+        self._thread = ThreadPoolExecutor(1, f"python-{reader.step}")
+        self._values: Iterator[Any] | None = None
+        self._waiting: list[Item] = []
+        self._ended = False
+
+    async def first_schema(self) -> Schema:
+        """The schema of the first rows, which are kept to be read."""
+        item = await self.take(_SAMPLE_ROWS, _SAMPLE_S, empty=False)
+        if item is None:
+            raise DataError(
+                f"step '{self.reader.step}': {self.reader.function} yielded no rows to find columns in",
+                code="E0521",
+                step=self.reader.step,
+                help="say the columns and their types in the source's 'schema'",
+            )
+        self._waiting.insert(0, item)
+        return self.reader.schema(item)
+
+    async def take(self, rows_max: int, hold_s: float, *, empty: bool = True) -> Item | None:
+        """The next rows: a frame as it was yielded, or dicts gathered; None at the end. empty: an
+        item without rows may be returned."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._gathered, rows_max, hold_s, empty)
+
+    def _gathered(self, rows_max: int, hold_s: float, empty: bool) -> Item | None:
+        gathered: list[Item] = []
+        rows, until = 0, time.monotonic() + hold_s
+        while rows < rows_max and (not gathered or time.monotonic() < until):
+            item = self._next()
+            if item is None:
+                break
+            if isinstance(item.rows, pl.DataFrame):
+                if gathered:
+                    self._waiting.insert(0, item)
+                    break
+                if item.height or empty:
+                    return item
+                continue
+            gathered.append(item)
+            rows += item.height
+        return joined(gathered) if gathered else None
+
+    def _next(self) -> Item | None:
+        if self._waiting:
+            return self._waiting.pop(0)
+        if self._ended:
+            return None
+        name = self.reader.function
+        try:
+            if self._values is None:
+                self._values = self._begun()
+            return self.reader.item(next(self._values))
+        except StopIteration:
+            self._ended = True
+            return None
+        except DataFlareError:
+            raise
+        except Exception as error:
+            raise user_code.raised(self.reader.step, name, error) from error
+
+    def _begun(self) -> Iterator[Any]:
+        made = self._call()
+        if made is None or hasattr(made, "__aiter__") or not hasattr(made, "__iter__"):
+            raise DataError(
+                f"step '{self.reader.step}': {self.reader.function} returned"
+                f" {user_code.named(made)}, not a generator",
+                code="E0521",
+                step=self.reader.step,
+                help="yield rows from the function, or return a list of them",
+            )
+        # A frame or a table alone is the only item.
+        whole = isinstance(made, pl.DataFrame | pl.LazyFrame) or hasattr(made, "__arrow_c_stream__")
+        return iter([made] if whole else made)
+
+    async def aclose(self) -> None:
+        """Close the generator, which runs its `finally`, unless it is busy."""
+        close = getattr(self._values, "close", None)
+        if close is not None:
+            self._thread.submit(close)
+        self._thread.shutdown(wait=False)
+
+
+class PythonReader(SplitReader):
+    """Rows of one call. A position is where the yield that is being given out began, and how many of
+    its rows were given."""
+
+    def __init__(self, rows: _Rows, schema: Schema, place: Mapping[str, Any]) -> None:
+        self._rows, self._schema = rows, schema
+        self._at, self._skip = place["at"], int(place["skip"])
+        self._frame: pl.DataFrame | None = None
+        self._item: Item | None = None
+        self._given = 0
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        while self._frame is None or self._given >= self._frame.height:
+            await self._take(rows_max)
+        frame = self._frame.slice(self._given, rows_max)
+        self._given += frame.height
+        self._settle()
+        return SharedDataBatch(frame)
+
+    async def _take(self, rows_max: int) -> None:
+        item = await self._rows.take(rows_max, self.hold_s or _HOLD_S)
+        if item is None:
+            raise EndOfSplit
+        self._item = item
+        self._frame = self._rows.reader.frame(item, self._schema)
+        self._given = min(self._skip, self._frame.height)
+        self._skip -= self._given
+        self._settle()
+
+    def _settle(self) -> None:
+        """All rows of an item were given: the place is the one behind it."""
+        assert self._item is not None
+        assert self._frame is not None
+        if self._given >= self._frame.height and self._item.has_position:
+            self._at = self._item.position
+
+    def position(self) -> Position:
+        behind = (
+            self._item is None
+            or self._frame is None
+            or (self._item.has_position and self._given >= self._frame.height)
+        )
+        return Position({"at": self._at, "skip": self._skip if behind else self._given})
+
+    async def aclose(self) -> None:
+        await self._rows.aclose()

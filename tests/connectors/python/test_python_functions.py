@@ -1,0 +1,306 @@
+"""A function of the user's as a source and as a destination."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dataflare.connectors.python import PythonSource
+from dataflare.connectors.python.source import PythonSourceConfig
+from dataflare.errors import ConfigError, DataError, DataFlareError
+from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.model.types import Schema
+from dataflare.planner import check, plan
+from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.testing.sources import check_source
+from dataflare.workflow.load import load_text
+
+FLOW = """\
+name: own
+settings: {parallelism: 1}
+sources:
+  rows: {type: python, config: {function: "own_rows:FUNCTION"}SCHEMA}
+destinations:
+  out: {type: file, inputs: [rows], config: {path: out.ndjson}}
+"""
+
+MODULE = """\
+import polars as pl
+
+def dicts():
+    for i in range(2500):
+        yield {"id": i, "text": f"{i:05}", "half": i / 2}
+
+def frames():
+    for i in range(3):
+        yield pl.DataFrame({"id": [i, i + 10], "text": [str(i), None]})
+
+def arrow():
+    for frame in frames():
+        yield frame.to_arrow()
+
+def batches():
+    for frame in frames():
+        yield from frame.to_arrow().to_batches()
+
+def whole():
+    return [{"id": 1}, {"id": 2}]
+
+def placed(start, last=2000):
+    for i in range(0 if start is None else start, last):
+        yield {"id": i}, i + 1
+
+def placed_frames(start):
+    first = 0 if start is None else start["row"]
+    for i in range(first, 60, 20):
+        yield pl.DataFrame({"id": list(range(i, i + 20))}), {"row": i + 20}
+
+def none():
+    yield {"id": 1, "x": None}
+
+def late():
+    for i in range(1001):
+        yield {"id": i}
+    yield {"id": 1, "new": 2}
+
+def big():
+    yield {"x": 1.5}
+    yield {"x": 2**53 + 1}
+
+def fails():
+    yield {"id": 1}
+    raise ZeroDivisionError("oops")
+
+def nothing():
+    return None
+
+def number():
+    yield 7
+
+def unplaced(start):
+    yield {"id": 1}
+
+def overplaced():
+    yield {"id": 1}, 5
+
+def thread():
+    import sqlite3
+    base = sqlite3.connect(":memory:")
+    for i in range(5000):
+        yield {"id": base.execute("select ?", (i,)).fetchone()[0]}
+
+got = []
+
+def write(frame):
+    got.append(frame)
+
+def refuses(frame):
+    raise OSError("full")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., Any]:
+    (tmp_path / "own_rows.py").write_text(MODULE)
+
+    def own(function: str, schema: str = "") -> Any:
+        text = FLOW.replace("FUNCTION", function).replace("SCHEMA", schema)
+        return load_text(text, base=tmp_path)
+
+    return own
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out.ndjson").read_text().splitlines()]
+
+
+def start(flow: Any, folder: Path) -> RunResult:
+    return run(flow, RunOptions(folder / "home"))
+
+
+def test_dicts_tell_their_types(own: Any, tmp_path: Path) -> None:
+    assert start(own("dicts"), tmp_path).status == "finished"
+    found = rows(tmp_path)
+    assert len(found) == 2500
+    assert found[7] == {"id": 7, "text": "00007", "half": 3.5}
+
+
+@pytest.mark.parametrize("function", ["frames", "arrow", "batches"])
+def test_frames_and_arrow_come_as_they_are(function: str, own: Any, tmp_path: Path) -> None:
+    assert start(own(function), tmp_path).status == "finished"
+    assert [row["id"] for row in rows(tmp_path)] == [0, 10, 1, 11, 2, 12]
+    assert rows(tmp_path)[1]["text"] is None
+
+
+def test_a_list_is_enough(own: Any, tmp_path: Path) -> None:
+    assert start(own("whole"), tmp_path).status == "finished"
+    assert rows(tmp_path) == [{"id": 1}, {"id": 2}]
+
+
+def test_a_schema_says_the_types(own: Any, tmp_path: Path) -> None:
+    start(own("whole", ', schema: {id: "decimal(10, 2)"}'), tmp_path)
+    assert rows(tmp_path) == [{"id": "1.00"}, {"id": "2.00"}]
+    start(own("none", ", schema: {id: int32, x: string}"), tmp_path)
+    assert rows(tmp_path) == [{"id": 1, "x": None}]
+
+
+def test_the_values_of_a_call_are_taken_in_one_thread(own: Any, tmp_path: Path) -> None:
+    assert start(own("thread"), tmp_path).status == "finished"
+    assert len(rows(tmp_path)) == 5000
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "words"),
+    [
+        ("none", "E0521", "only NULL in 'x'"),
+        ("late", "E0521", "column 'new'"),
+        ("big", "E0521", "wrong value"),
+        ("fails", "E0520", "ZeroDivisionError: oops"),
+        ("nothing", "E0521", "nothing (None)"),
+        ("number", "E0521", "type int"),
+        ("unplaced", "E0521", "without a position"),
+        ("overplaced", "E0521", "takes no 'start'"),
+        ("absent", "E0408", "absent"),
+    ],
+)
+def test_what_a_function_does_wrong(
+    function: str, code: str, words: str, own: Any, tmp_path: Path
+) -> None:
+    try:
+        error: DataFlareError | None = start(own(function), tmp_path).error
+    except DataFlareError as raised:
+        error = raised
+    assert error is not None
+    assert error.code == code
+    assert words in error.message
+    assert error.step == "rows"
+    assert error.help
+
+
+def test_validate_loads_the_function_and_does_not_call_it(own: Any) -> None:
+    (unread, _) = check(own("fails")).unchecked
+    assert unread.step == "rows"
+    assert check(own("fails", ", schema: {id: int64}")).unchecked == []
+    with pytest.raises(ConfigError) as caught:
+        check(own("absent"))
+    assert caught.value.code == "E0408"
+    assert caught.value.spot is not None
+
+
+def test_python_may_be_forbidden(own: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(own("dicts"), policy=Policy(python=False))
+    assert caught.value.code == "E0410"
+
+
+# --- positions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["placed", "placed_frames"])
+def test_the_contract_holds_for_a_function_with_positions(function: str, tmp_path: Path) -> None:
+    (tmp_path / "own_rows.py").write_text(MODULE)
+
+    def made() -> PythonSource:
+        options = {"last": 60} if function == "placed" else {}
+        config = PythonSourceConfig(function=f"own_rows:{function}", options=options)
+        source: PythonSource = PythonSource(config, ConnectorContext("rows", tmp_path))
+        source.contract = Schema.of({"id": "int64"})
+        return source
+
+    asyncio.run(check_source(made))
+
+
+def test_a_plan_says_what_it_can_promise(own: Any) -> None:
+    assert plan(own("placed")).guarantees["out"].level.value == "exactly once"
+    assert "'start'" in plan(own("dicts")).guarantees["out"].reason
+
+
+def test_the_next_run_goes_on_where_the_function_was(own: Any, tmp_path: Path) -> None:
+    text = """\
+name: own
+sources:
+  rows: {type: python, config: {function: "own_rows:placed", carry: true, options: {last: LAST}}}
+destinations:
+  out: {type: sqlite, inputs: [rows], config: {path: x.db, table: t}}
+"""
+    own("dicts")
+    for last in (10, 15):
+        flow = load_text(text.replace("LAST", str(last)), base=tmp_path)
+        assert run(flow, RunOptions(tmp_path / "home")).status == "finished"
+    with sqlite3.connect(tmp_path / "x.db") as base:
+        assert [row[0] for row in base.execute("select id from t order by 1")] == list(range(15))
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+CLASSES = """\
+from pydantic import BaseModel
+from dataflare.connectors.inline import InlineSource
+from dataflare.connectors.file.destination import FileDestination
+
+class Own(InlineSource):
+    type = "own"
+
+class Out(FileDestination):
+    type = "out"
+
+class Neither:
+    pass
+"""
+
+
+def test_a_class_is_a_connector(tmp_path: Path) -> None:
+    (tmp_path / "own_classes.py").write_text(CLASSES)
+    text = """\
+name: own
+sources:
+  rows: {type: python, config: {function: "own_classes:Own", options: {rows: [{id: 1}]}}}
+destinations:
+  out: {type: python, inputs: [rows], config: {function: "own_classes:Out", options: {path: out.ndjson}}}
+"""
+    flow = load_text(text, base=tmp_path)
+    assert plan(flow).guarantees["out"].level.value == "exactly once"
+    assert run(flow, RunOptions(tmp_path / "home")).status == "finished"
+    assert rows(tmp_path) == [{"id": 1}]
+    for old, new, code in (
+        ("options: {rows", "options: {rwos", "E0405"),
+        ("own_classes:Own", "own_classes:Neither", "E0418"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check(load_text(text.replace(old, new), base=tmp_path))
+        assert caught.value.code == code
+
+
+# --- destinations ---------------------------------------------------------------------------------
+
+OUT = """\
+name: own
+sources: {rows: {type: inline, config: {rows: [{id: 1}, {id: 2}]}}}
+destinations: {out: {type: python, inputs: [rows], config: {function: "own_out:write"}}}
+"""
+
+
+def test_a_function_gets_each_batch(tmp_path: Path) -> None:
+    (tmp_path / "own_out.py").write_text(MODULE)
+    flow = load_text(OUT, base=tmp_path)
+    assert plan(flow).guarantees["out"].level.value == "at least once"
+    assert run(flow, RunOptions(tmp_path / "home")).status == "finished"
+    import own_out
+
+    assert pl.concat(own_out.got).to_dicts() == [{"id": 1}, {"id": 2}]
+
+
+def test_what_the_function_raises_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "own_out.py").write_text(MODULE)
+    flow = load_text(OUT.replace("write", "refuses"), base=tmp_path)
+    error = run(flow, RunOptions(tmp_path / "home")).error
+    assert isinstance(error, DataError)
+    assert error.code == "E0520"
+    assert any("own_out.py" in note for note in error.notes)
