@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -165,7 +166,7 @@ def test_the_view_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(Progress.of(workflow(out="file"), quiet=False)) is Notices
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     assert type(Progress.of(workflow(out="file"), quiet=False)) is LiveView
-    assert type(Progress.of(workflow(out="stdout"), quiet=False)) is Notices
+    assert type(Progress.of(workflow(out="stdout"), quiet=False)) is LiveView
 
 
 def test_the_live_view_shows_each_end_of_the_workflow() -> None:
@@ -275,3 +276,20 @@ def test_a_wide_frame_is_turned_on_its_side(
     assert max(map(tables.cell_width, lines)) <= 45
     assert sum(line.startswith("column_8  string") for line in lines) == 2
     assert lines[-1] == "3 rows"
+
+
+def test_the_live_view_makes_room_for_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+    before = sys.stdout
+    with LiveView(workflow(out="stdout")) as view:
+        view.listen(progress())
+        assert view.live.is_started
+        print("a row")
+        assert not view.live.is_started
+        view.listen(progress("resumed"))
+    assert sys.stdout is before
+    told = capsys.readouterr()
+    assert "a row\n" in told.out
+    assert "resumed" in told.err

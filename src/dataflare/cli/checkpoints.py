@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from dataflare.cli import answers, common, human, tables, terminal
+from dataflare.cli import answers, common, complete, human, tables, terminal
 from dataflare.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ _POSITION_MAX = 72
 def checkpoints(
     workflow: Annotated[
         str | None,
-        typer.Argument(metavar="[WORKFLOW]", help="The workflow's name.", show_default=False),
+        typer.Argument(
+            metavar="[WORKFLOW]",
+            help="The workflow's name.",
+            show_default=False,
+            autocompletion=complete.workflows,
+        ),
     ] = None,
     epoch: Annotated[
         int | None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dataflare.cli import complete
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import WorkflowError, did_you_mean
 
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The workflow file.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="The workflow file.",
+        show_default=False,
+        autocompletion=complete.files,
+    ),
 ]
 Params = Annotated[
     list[str] | None,
     typer.Option(
-        "--param", metavar="K=V", help="Set a parameter of the workflow. May be repeated."
+        "--param",
+        metavar="K=V",
+        help="Set a parameter of the workflow. May be repeated.",
+        autocompletion=complete.params,
     ),
 ]
 Sets = Annotated[
@@ -49,7 +59,10 @@ Overlays = Annotated[
 Env = Annotated[
     str | None,
     typer.Option(
-        "--env", metavar="NAME", help="Merge this one of the file's `environments` over it."
+        "--env",
+        metavar="NAME",
+        help="Merge this one of the file's `environments` over it.",
+        autocompletion=complete.environments,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also on failure.")]

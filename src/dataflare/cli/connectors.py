@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, tables, terminal
+from dataflare.cli import answers, common, complete, tables, terminal
 from dataflare.errors import ConfigError, did_you_mean
 
 _Role = tuple[str, list[str], Callable[[str], Any]]
@@ -17,7 +17,12 @@ _Role = tuple[str, list[str], Callable[[str], Any]]
 def connectors(
     type_: Annotated[
         str | None,
-        typer.Argument(metavar="[TYPE]", help="Document this type's options.", show_default=False),
+        typer.Argument(
+            metavar="[TYPE]",
+            help="Document this type's options.",
+            show_default=False,
+            autocompletion=complete.connectors,
+        ),
     ] = None,
     json: common.Json = False,
 ) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, human, tables, terminal
+from dataflare.cli import answers, common, complete, human, tables, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, WorkflowError
 
@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     from dataflare.jobs.replay import Replayed
     from dataflare.workflow.model import Workflow
 
-app = typer.Typer(
-    name="dlq", help="Dead letters: rows that a workflow refused.", no_args_is_help=True
-)
+_HELP = """Dead letters: rows that a workflow refused, kept with the reason.
+
+A step with `error_handling: {on_error: dead_letter}` puts rows there that it cannot process, instead of
+failing the run. Look at them with `list` and `show`, fix the workflow or the data, bring them in again
+with `replay`, throw them away with `purge`.
+"""
+app = typer.Typer(name="dlq", help=_HELP)
 _CELL_MAX = 60
 
 Name = Annotated[
-    str, typer.Argument(metavar="WORKFLOW", help="The workflow's name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="WORKFLOW",
+        help="The workflow's name.",
+        show_default=False,
+        autocompletion=complete.workflows,
+    ),
 ]
 File = Annotated[
     Path | None,
@@ -34,6 +44,20 @@ File = Annotated[
 Step = Annotated[str | None, typer.Option("--step", help="Only rows that this step refused.")]
 Code = Annotated[str | None, typer.Option("--code", help="Only rows refused with this error code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def explain(context: typer.Context) -> None:
+    """Without a command: what there is, and for which workflows."""
+    if context.invoked_subcommand is not None:
+        return
+    print(context.get_help())
+    known = common.known_workflows()
+    if known:
+        print(f"Workflows that ran here: {', '.join(known)}")
+        print(f"Begin with: dataflare dlq list {known[0]}")
+    else:
+        print(f"No workflow has run here yet ({common.home()}).")
 
 
 @app.command("list")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, tables, terminal
+from dataflare.cli import answers, common, complete, tables, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 def functions(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Document this function.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Document this function.",
+            show_default=False,
+            autocompletion=complete.functions,
+        ),
     ] = None,
     json: common.Json = False,
 ) -> int:

@@ -5,8 +5,12 @@ Gone when the run ends: the summary takes its place.
 
 from __future__ import annotations
 
+import io
+import sys
+import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Group, JustifyMethod
 from rich.live import Live
@@ -50,7 +54,8 @@ class Meter:
 
 
 class LiveView(Notices):
-    """Draws the latest progress it was given."""
+    """Draws the latest progress it was given, until rows of a `stdout` destination come to the same
+    terminal: then the rows have it to themselves."""
 
     def __init__(self, workflow: Workflow) -> None:
         super().__init__()
@@ -59,6 +64,8 @@ class LiveView(Notices):
         self.kinds |= dict.fromkeys(workflow.destinations, "destination")
         self.meters = {name: Meter() for name in self.kinds}
         self.latest: Any = None
+        self.lock, self.over = threading.Lock(), False
+        self.rows_to: TextIO | None = None
         self.live = Live(
             console=terminal.console(stderr=True),
             get_renderable=self.draw,
@@ -69,10 +76,21 @@ class LiveView(Notices):
 
     def __enter__(self) -> Self:
         self.live.start()
+        if terminal.is_terminal(sys.stdout):
+            self.rows_to, sys.stdout = sys.stdout, _Rows(sys.stdout, self.make_room)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.live.stop()
+        self.make_room()
+        if self.rows_to is not None:
+            sys.stdout = self.rows_to
+
+    def make_room(self) -> None:
+        """Take the view off the terminal, for good. Called by any thread, any number of times."""
+        with self.lock:
+            if not self.over:
+                self.over = True
+                self.live.stop()
 
     def listen(self, progress: Any) -> None:
         for name, meter in self.meters.items():
@@ -83,7 +101,10 @@ class LiveView(Notices):
         super().listen(progress)
 
     def note(self, message: str) -> None:
-        self.live.console.print(redact(message))
+        if self.over:
+            super().note(message)
+        else:
+            self.live.console.print(redact(message))
 
     def draw(self) -> Group:
         """What is on the terminal now."""
@@ -126,6 +147,26 @@ class LiveView(Notices):
             Text(human.size(moved) if moved else "", "dim"),
             _last(step, moved),
         ]
+
+
+class _Rows(io.TextIOBase):
+    """Standard output that takes the view off the terminal before the first row."""
+
+    def __init__(self, stream: TextIO, make_room: Callable[[], None]) -> None:
+        self._stream, self._make_room = stream, make_room
+
+    def write(self, text: str) -> int:
+        self._make_room()
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def _rows(kind: str, step: Any) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import common
+from dataflare.cli import common, complete
 
 
 def preview(
@@ -14,7 +14,10 @@ def preview(
     step: Annotated[
         str,
         typer.Argument(
-            metavar="STEP", help="A step, or one output of it (router.eu).", show_default=False
+            metavar="STEP",
+            help="A step, or one output of it (router.eu).",
+            show_default=False,
+            autocompletion=complete.steps,
         ),
     ],
     param: common.Params = None,

@@ -23,15 +23,10 @@ class Progress:
 
     @staticmethod
     def of(workflow: Workflow, *, quiet: bool) -> Progress:
-        """The view that fits this terminal and this workflow.
-
-        Rows of a `stdout` destination and a live view cannot share a terminal, so the rows win.
-        """
+        """The view that fits this terminal and this workflow."""
         if quiet:
             return Progress()
-        printing = any(step.type == "stdout" for step in workflow.destinations.values())
-        crowded = printing and terminal.is_terminal(sys.stdout)
-        if crowded or not terminal.is_terminal(sys.stderr):
+        if not terminal.is_terminal(sys.stderr):
             return Notices()
         from dataflare.cli.live import LiveView
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, human, tables
+from dataflare.cli import answers, common, complete, human, tables
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.runs import RunRecord
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def runs(
     workflow: Annotated[
         str | None,
-        typer.Argument(metavar="[WORKFLOW]", help="Only this workflow's runs.", show_default=False),
+        typer.Argument(
+            metavar="[WORKFLOW]",
+            help="Only this workflow's runs.",
+            show_default=False,
+            autocompletion=complete.workflows,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,

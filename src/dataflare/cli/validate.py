@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct, field
 
-from dataflare.cli import answers, common, terminal
+from dataflare.cli import answers, common, complete, terminal
 from dataflare.errors import DataFlareError
 
 if TYPE_CHECKING:
@@ -44,7 +44,13 @@ class Outcome(Struct):
 
 def validate(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Workflow files.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Workflow files.",
+            show_default=False,
+            autocompletion=complete.files,
+        ),
     ],
     param: common.Params = None,
     sets: common.Sets = None,

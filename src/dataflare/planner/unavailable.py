@@ -22,6 +22,11 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     settings = workflow.settings
     if settings.state.backend != "memory":
         yield _error(workflow, "state.backend", settings.state.backend, "set it to memory")
+    if settings.state.path is not None:
+        path = redact(settings.state.path)
+        yield _error(workflow, "state.path", path, "say where state lies with $DATAFLARE_HOME")
+    if not settings.checkpoint.incremental:
+        yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage
     if storage is not None and "://" in storage:
         yield _error(workflow, "checkpoint.storage", redact(storage), "name a folder")

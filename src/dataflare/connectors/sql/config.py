@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -160,6 +160,7 @@ class TableDestinationConfig(BaseModel):
     """Of a destination that writes a table of a database file."""
 
     model_config = ConfigDict(extra="forbid")
+    later: ClassVar = {"batch_size": "leave it out: rows are written when their checkpoint is"}
 
     path: str = Field(description="the database file; made when it is missing")
     table: str = Field(min_length=1, description="the table to write")
@@ -178,7 +179,6 @@ class TableDestinationConfig(BaseModel):
     changelog: Literal["columns"] | None = Field(
         None, description="'columns' appends changes as rows, with their kind in the column _op"
     )
-    batch_size: int | None = Field(None, ge=1, description="accepted; rows are written by epoch")
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
     retry_policy: dict[str, Any] | None = Field(
         None,
