@@ -134,6 +134,9 @@ orders:
             replay=Replay.EXACT, replay_reason="frames do not change", local=True
         )
 
+    def reads_all(self) -> bool:
+        return True
+
     async def schema(self) -> Schema:
         schema = Schema.from_polars(self._frames()[0].schema)
         if self.contract is not None and self.contract != schema:

@@ -373,6 +373,7 @@ def destination_context(
         subtask=subtask,
         subtasks=stage.parallelism,
         token=identity.token,
+        complete=stage.name in plan.complete,
     )
 
 

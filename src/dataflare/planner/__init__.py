@@ -17,7 +17,7 @@ from dataflare.checkpoint.home import home_of
 from dataflare.checkpoint.runs import learned_by
 from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
-from dataflare.planner.changelog import changelogs, check_changelogs
+from dataflare.planner.changelog import changelogs, check_changelogs, complete
 from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.facts import of_source
 from dataflare.planner.graph import Graph, SourceNode
@@ -148,6 +148,7 @@ async def plan_async(
         bounded=all(n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)),
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
+        complete=complete(written),
         letters=letter_destinations(workflow, home / workflow.name / STEP, policy),
     )
     stages = watching(stages, watched(workflow, policy))

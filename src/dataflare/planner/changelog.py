@@ -1,11 +1,14 @@
-"""Which edges carry a changelog, and the refusal of steps that would get one wrong. Pure."""
+"""Which edges carry a changelog or all rows there are, and the refusal of steps that would get a changelog
+wrong. Pure."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
+from dataflare.operators.limit import Limit
 from dataflare.operators.primitives import conformed
+from dataflare.operators.sample import Sample
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -28,6 +31,33 @@ def changelogs(graph: Graph) -> set[str]:
         elif any(port.node in found for port in node.inputs):
             found.add(node.id)
     return found
+
+
+def complete(graph: Graph) -> frozenset[str]:
+    """The destinations that get every row there is: by the end of a run, a row that did not come is gone."""
+    partial: set[str] = set()
+    found: set[str] = set()
+    for node in graph:
+        if _leaves_out(node) or any(port.node in partial for port in node.inputs):
+            partial.add(node.id)
+        elif isinstance(node, DestinationNode):
+            found.add(node.id)
+    return frozenset(found)
+
+
+def _leaves_out(node: Node) -> bool:
+    """Whether rows are missing behind it that its source has, though no condition says which."""
+    match node:
+        case SourceNode():
+            capabilities = node.connector.capabilities()
+            whole = capabilities.bounded and not capabilities.changelog
+            # A replay's source has the rows of dead letters only.
+            return node.step.startswith("_replay_") or not whole or not node.connector.reads_all()
+        case RowsNode():
+            return any(isinstance(each, Sample) for each in node.operators)
+        case StatefulNode():
+            return isinstance(node.operator, Limit)
+    return False
 
 
 def joined_changelogs(graph: Graph) -> Graph:

@@ -16,9 +16,10 @@ _DELETES = {
     "append": "nothing",
     "upsert": "nothing: a row with the same key is replaced",
     "overwrite": "everything that is there, at the end of the run",
-    "mirror": "rows that were deleted in the source",
+    "mirror": "rows that are gone from the source, at the end of the run",
 }
 """What a mode takes away from the place."""
+_PARTIAL = "only what arrives as deleted: the run does not read all rows of its source"
 
 
 def of_source(connector: SourceConnector) -> dict[str, Any]:
@@ -39,16 +40,16 @@ def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterato
     yield "columns: " + ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
-def of_destination(connector: DestinationConnector) -> dict[str, Any]:
-    """Where it writes, how, by which key, and what it takes away."""
+def of_destination(connector: DestinationConnector, *, complete: bool) -> dict[str, Any]:
+    """Where it writes, how, by which key, and what it takes away. complete: it gets all rows there are."""
     key = getattr(connector.config, "key", None)
     mode = connector.mode
     return {
         "place": place(connector),
         "mode": mode,
         "key": list(key) if key else [],
-        "deletes": _DELETES.get(mode or ""),
-        "effects": list(connector.effects()),
+        "deletes": _DELETES.get(mode or "") if complete or mode != "mirror" else _PARTIAL,
+        "effects": list(connector.effects()) if complete or mode != "mirror" else [],
     }
 
 

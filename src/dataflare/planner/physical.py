@@ -81,13 +81,15 @@ class Stage(Struct, frozen=True):
 
 class PhysicalPlan(Struct, frozen=True):
     """watched: the sources whose new fields could reach a destination. starts_over: a destination
-    that they reach cannot get more columns in the middle of a run."""
+    that they reach cannot get more columns in the middle of a run. complete: the destinations that get all rows
+    there are, by the end of the run."""
 
     stages: tuple[Stage, ...]
     edges: tuple[Edge, ...]
     bounded: bool
     commits_wait: bool = False
     changelogs: frozenset[str] = frozenset()
+    complete: frozenset[str] = frozenset()
     watched: frozenset[str] = frozenset()
     starts_over: bool = False
 
@@ -105,11 +107,12 @@ def physical(
     bounded: bool,
     commits_wait: bool,
     changelogs: frozenset[str],
+    complete: frozenset[str] = frozenset(),
     letters: Mapping[str, DestinationConnector] | None = None,
 ) -> PhysicalPlan:
     """Cut a logical plan into stages. letters: the dead-letter destination of steps that need one."""
     built = _Builder(graph, parallelism).build(bounded, commits_wait)
-    return with_letters(replace(built, changelogs=changelogs), letters or {})
+    return with_letters(replace(built, changelogs=changelogs, complete=complete), letters or {})
 
 
 def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]) -> PhysicalPlan:

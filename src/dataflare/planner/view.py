@@ -69,7 +69,7 @@ def view(
     ]
     for node in steps:
         stage = own.get(node.step) or _stage_of(written, node, stages)
-        told, lines = _ends(node, known)
+        told, lines = _ends(node, known, plan.complete)
         nodes.append(
             {
                 "id": node.id,
@@ -122,13 +122,15 @@ def view(
     }
 
 
-def _ends(node: Node, sources: Mapping[str, SourceConnector]) -> tuple[dict[str, Any], list[str]]:
+def _ends(
+    node: Node, sources: Mapping[str, SourceConnector], complete: frozenset[str]
+) -> tuple[dict[str, Any], list[str]]:
     """What is said of a source or a destination: as keys, and in lines."""
     if isinstance(node, SourceNode):
         facts = of_source(sources.get(node.step, node.connector))
         return facts, list(source_notes(facts, node.schema.to_json()))
     if isinstance(node, DestinationNode):
-        facts = of_destination(node.connector)
+        facts = of_destination(node.connector, complete=node.id in complete)
         return facts, list(destination_notes(facts))
     return {}, []
 

@@ -82,7 +82,8 @@ class DestinationContext(Struct, frozen=True):
     schema: the user's columns that arrive. changelog: batches have row kinds.
     redo: an existing folder of ours in checkpoint storage for this step's redo files.
     subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
-    refuses are left out and given to `Writer.settle`; else the first of them is raised.
+    refuses are left out and given to `Writer.settle`; else the first of them is raised. complete: by
+    the final epoch all rows that there are have arrived; a row that did not is gone.
     """
 
     step: str
@@ -96,6 +97,7 @@ class DestinationContext(Struct, frozen=True):
     subtasks: int = 1
     sift: bool = False
     token: str = ""
+    complete: bool = False
 
     @property
     def lineage8(self) -> str:

@@ -125,6 +125,11 @@ class SourceConnector(ABC):
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         """Start at `position`; None means the beginning."""
 
+    def reads_all(self) -> bool:
+        """Whether a run gives every row that the system has, so that a row which it does not give is gone:
+        a destination with mode mirror deletes it. Not where only new rows are read. No I/O."""
+        return False
+
     def reads(self, path: str) -> bool:
         """Whether a file that a destination writes at `path` (links in it resolved) would be read by
         this source, now or in its next run. Called after `schema`. No I/O but for links in paths."""

@@ -1,4 +1,4 @@
-"""A run of four epochs with two destinations in one file, in a process that a test may kill.
+"""A run of four epochs with three destinations in one file, in a process that a test may kill.
 
 Usage: crashing_run.py KIND FOLDER. Stands in for the engine: publishes a manifest between prepare and
 commit, and starts from the last one.
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from databases import Step, batch
 
@@ -27,7 +28,11 @@ async def main(kind: str, folder: Path) -> None:
     attempt = int((folder / "attempt").read_text()) if (folder / "attempt").exists() else 0
     (folder / "attempt").write_text(str(attempt + 1))
     epoch = manifest["epoch"] if manifest else 0
-    modes = {"added": {"mode": "append"}, "kept": {"mode": "overwrite"}}
+    modes: dict[str, dict[str, Any]] = {
+        "added": {"mode": "append"},
+        "kept": {"mode": "overwrite"},
+        "mirrored": {"mode": "mirror", "key": "id", "complete": True, "delete_max": "100%"},
+    }
     steps = {
         name: Step(kind, folder, SCHEMA, step=name, table=name, attempt=attempt + 1, **config)
         for name, config in modes.items()

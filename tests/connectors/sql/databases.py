@@ -34,7 +34,7 @@ class Step:
 
     def __init__(
         self, kind: str, folder: Path, schema: Schema, *, step: str = "out", attempt: int = 1,
-        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, **config: Any,
+        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, complete: bool = False, **config: Any,
     ) -> None:  # fmt: skip
         class_ = registry.destination(kind)
         self.destination = class_(
@@ -44,7 +44,7 @@ class Step:
         redo = folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)
         self.context = DestinationContext(
-            step, lineage, attempt, schema, redo, is_changelog, sift=sift
+            step, lineage, attempt, schema, redo, is_changelog, sift=sift, complete=complete
         )
         self.committer: Committer
         self.writer: Writer

@@ -15,6 +15,7 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.rules import Rules
 from dataflare.connectors.duckdb.types import declared
+from dataflare.connectors.sql import sweeping
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
 from dataflare.connectors.sql.names import listed, quoted
@@ -152,6 +153,8 @@ class DuckdbStore(TableStore):
             self._insert(
                 target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
             )
+        if target.sweeps:
+            self._note_seen(target, types, changes.upserts, changes.deletes)
 
     def _refuse_loss(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
         """Raises DataError (E0511), with its row, for a value that the table would change."""
@@ -192,6 +195,10 @@ class DuckdbStore(TableStore):
         good = rows.filter(~pl.col(_NUMBER).is_in([each.row for each in refused])).drop(_NUMBER)
         if good.height:
             self.apply(target, good)
+        if refused and target.sweeps:
+            # The source has them, so what the table holds of them stays.
+            lost = frame[[each.row for each in refused]].drop_nulls(list(target.key))
+            self._note_seen(target, self._types_of(target, frame), lost, lost.clear())
         return refused
 
     def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
@@ -226,6 +233,41 @@ class DuckdbStore(TableStore):
             f"where {' and '.join(same)}",
             frame.select(names),
         )
+
+    # -- mirror ------------------------------------------------------------------------------------
+
+    def _note_seen(
+        self, target: Target, types: dict[str, DataType], came: pl.DataFrame, gone: pl.DataFrame
+    ) -> None:
+        self._make_seen(target)
+        place, seen, key = tables.spelled(target.table), tables.spelled(target.seen), target.key
+        staged = {name: _converted(name, types[name], "s.") for name in key}
+        if came.height:
+            insert = f"insert into {seen} ({listed(key)})"
+            keys = ", ".join(staged.values())
+            self._run(target, f"{insert} select {keys} from {_STAGE} as s", came.select(key))
+        if gone.height:
+            sql = sweeping.gone_keys(key, place, seen, _STAGE, staged)
+            self._run(target, sql, gone.select(key))
+
+    def _make_seen(self, target: Target) -> None:
+        if tables.find_table(self._db, target.seen) is None:
+            place, seen = tables.spelled(target.table), tables.spelled(target.seen)
+            self._db.db.execute(sweeping.seen_creation(target.key, place, seen))
+
+    def sweep(self, target: Target) -> None:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            self._make_seen(target)
+            place, seen, key = tables.spelled(target.table), tables.spelled(target.seen), target.key
+            ((gone, total),) = self._db.rows(sweeping.counts(key, place, seen))
+            sweeping.refuse_too_many(target, gone, total)
+            if gone:
+                self._db.db.execute(sweeping.deletion(key, place, seen))
+            self._db.db.execute(f"drop table {seen}")
+
+    def forget_seen(self, target: Target) -> None:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            self._db.db.execute(f"drop table if exists {tables.spelled(target.seen)}")
 
     def _run(self, target: Target, sql: str, frame: pl.DataFrame) -> None:
         """A statement over the frame as table `_dataflare_stage`."""

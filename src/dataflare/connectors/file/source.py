@@ -70,6 +70,9 @@ orders:
             chunks=True,
         )
 
+    def reads_all(self) -> bool:
+        return not self.config.watch and not getattr(self.config, "new_only", None)
+
     async def validate(self) -> None:
         if self.config.watch:
             raise ConfigError(

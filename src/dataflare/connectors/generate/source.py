@@ -70,6 +70,9 @@ clicks:
             local=True,
         )
 
+    def reads_all(self) -> bool:
+        return self.config.rows is not None
+
     def with_columns(self, columns: Sequence[str]) -> Self:
         made = copy.copy(self)
         made._names = tuple(columns)

@@ -80,6 +80,11 @@ issues:
         reason = "an API may answer otherwise when asked again; set stable_pages if it does not"
         return SourceCapabilities(replay=Replay.NONE, replay_reason=reason, chunks=True)
 
+    def reads_all(self) -> bool:
+        return self.config.incremental is None and (
+            self.config.pagination is None or self.config.pagination.max_pages is None
+        )
+
     def with_columns(self, columns: Sequence[str]) -> Self:
         made = copy.copy(self)
         made._output = tuple(columns)

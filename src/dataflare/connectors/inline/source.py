@@ -78,6 +78,9 @@ countries:
             local=True,
         )
 
+    def reads_all(self) -> bool:
+        return self.config.changelog is None
+
     async def validate(self) -> None:
         self._frame()
 

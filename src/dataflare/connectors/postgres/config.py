@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataflare.connectors.sql.config import Cuts, Incremental, Names, Query
+from dataflare.connectors.sql.config import Cuts, DeleteMax, Incremental, Names, Query
 from dataflare.model.units import Duration
 
 
@@ -82,11 +82,17 @@ class PostgresDestinationConfig(PostgresConfig):
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
-        "last row of each key; mirror also applies deletes",
+        "last row of each key; mirror also deletes what is gone from the source, at the end of a run "
+        "that read it whole",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
         None, description="apply a row only if this column is greater than in the stored row"
+    )
+    delete_max: DeleteMax = Field(
+        0.2,
+        description="with mode mirror: how many rows a run may delete because its source does not have them "
+        "any more, as a share of the table (20%) or a count; more are an error, and none is deleted",
     )
     create_table: bool = Field(
         True, description="make a missing table, and add columns that the rows have and it has not"
@@ -110,6 +116,8 @@ class PostgresDestinationConfig(PostgresConfig):
         keyed = self.mode in ("upsert", "mirror")
         if keyed and not self.key:
             raise ValueError(f"mode '{self.mode}' needs 'key'")
+        if "delete_max" in self.model_fields_set and self.mode != "mirror":
+            raise ValueError("'delete_max' needs mode 'mirror'")
         if self.sequence is not None and not keyed:
             raise ValueError("'sequence' needs mode 'upsert' or 'mirror'")
         if self.changelog is not None and self.mode != "append":

@@ -15,7 +15,7 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import destination_facts
 from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
-from dataflare.connectors.sql import redo
+from dataflare.connectors.sql import redo, sweeping
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
@@ -72,6 +72,9 @@ config:
             bounded_only=mode == "overwrite",
         )
 
+    def effects(self) -> Sequence[str]:
+        return sweeping.effects(self.config.mode, self.config.delete_max)
+
     async def validate(self, schema: Schema) -> None:
         try:
             self._check_columns(schema)
@@ -119,7 +122,7 @@ config:
     def _target(self, context: DestinationContext) -> Target:
         self._check_columns(context.schema)
         made = self._target_of(context.schema, context.step, context.lineage, context.attempt)
-        return replace(made, sift=context.sift)
+        return replace(made, sift=context.sift, complete=context.complete)
 
     def _target_of(
         self, schema: Schema, step: str = "", lineage: str = "", attempt: int = 0
@@ -138,6 +141,7 @@ config:
             sequence=self.config.sequence,
             op=self.config.changelog == "columns",
             create_table=self.config.create_table,
+            delete_max=self.config.delete_max,
         )
 
     def _check_columns(self, schema: Schema) -> None:

@@ -296,6 +296,8 @@ class Session:
                 store.end_older_sessions(self._name, self._attempt)
                 store.make_marker_table(target)
                 stored = store.read_marker(target, lock=True)
+                if rows_kept is None and target.mode == "mirror":
+                    store.forget_seen(target)
                 if stored is not None:
                     self._take_back(store, target, stored, epoch, rows_kept)
                 elif rows_kept is None:

@@ -115,6 +115,9 @@ config:
         )
         return found
 
+    def reads_all(self) -> bool:
+        return self.config.incremental is None
+
     def cut_by(self) -> str:
         sharding = self.config.sharding
         return "" if sharding is None else sharding.shown("the key")

@@ -28,6 +28,7 @@ from dataflare.connectors.postgres.markers import MAKING, Markers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
 from dataflare.connectors.postgres.types import PgType
+from dataflare.connectors.sql import sweeping
 from dataflare.connectors.sql.fold import appended, fold, refuse_null_keys
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Pace, Refusal
@@ -307,6 +308,8 @@ class PostgresStore(Markers):
         if ready is not None:
             self._merge(ready)
             self._send_orphans(target.step)
+            if final and target.sweeps:
+                self._sweep(ready)
             if final and target.mode == "overwrite":
                 self._publish(ready)
         with self._errors(f"table '{target.table}'"):
@@ -350,11 +353,60 @@ class PostgresStore(Markers):
                 error.notes[:0] = notes
                 raise
             self._refused.setdefault(ready.target.step, []).extend(refused)
+        if ready.target.sweeps:
+            self._note_seen(ready)
         with self._errors("the stage"):
             self._db.execute(f"truncate {ready.stage}")
         ready.staged = 0
         if ready.keys is not None:
             ready.keys = Keys(ready.target, ready.into)
+
+    # -- mirror ------------------------------------------------------------------------------------
+
+    def _seen(self, ready: Ready) -> str:
+        """The table of the keys that have come, made where it is missing."""
+        into, target = ready.into, ready.target
+        name = tables.seen_name(target, into.name)
+        seen = f"{quoted(into.folder)}.{quoted(name)}"
+        if catalog.find_exact(self._db, into.folder, name) is None:
+            self._db.execute(sweeping.seen_creation(target.key, into.sql, seen))
+        return seen
+
+    def _note_seen(self, ready: Ready) -> None:
+        """The keys that are staged. The source has those of refused rows too."""
+        key, place, stage = ready.target.key, ready.into.sql, ready.stage or ""
+        with self._errors(f"table '{ready.target.table}'"):
+            seen = self._seen(ready)
+            self._db.execute(
+                f"insert into {seen} ({listed(key)}) "
+                f"select distinct {listed(key)} from {stage} where not {GONE}"
+            )
+            staged = {name: f"s.{quoted(name)}" for name in key}
+            gone = f"(select {listed(key)} from {stage} where {GONE})"
+            if self._db.execute(f"select exists (select from {stage} where {GONE})").fetchone() == (
+                True,
+            ):
+                self._db.execute(sweeping.gone_keys(key, place, seen, gone, staged))
+
+    def _sweep(self, ready: Ready) -> None:
+        target, place = ready.target, ready.into.sql
+        with self._errors(f"table '{target.table}'"):
+            seen = self._seen(ready)
+            self._db.execute(f"analyze {seen}")
+            row = self._db.execute(sweeping.counts(target.key, place, seen)).fetchone()
+            assert row is not None
+            gone, total = row
+            sweeping.refuse_too_many(target, gone, total)
+            if gone:
+                self._db.execute(sweeping.deletion(target.key, place, seen))
+            self._db.execute(f"drop table {seen}")
+
+    def forget_seen(self, target: Target) -> None:
+        with self._errors(f"table '{target.table}'"):
+            found = catalog.find_table(self._db, target.table)
+            if found is not None:
+                name = tables.seen_name(target, found.name)
+                self._db.execute(f"drop table if exists {quoted(found.folder)}.{quoted(name)}")
 
     # -- overwrite ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataflare.connectors.postgres.facts import needed
 from dataflare.connectors.postgres.relation import missing_table
 from dataflare.connectors.postgres.types import declared, fits
 from dataflare.connectors.sql.names import generated_column, listed, quoted
-from dataflare.connectors.sql.store import STAGING_PREFIX, Target
+from dataflare.connectors.sql.store import SEEN_PREFIX, STAGING_PREFIX, Target
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 
 BEFORE_COLUMN = "_dataflare_rows_before"
@@ -162,6 +162,11 @@ def taking_over(staging: Table, table: Table | None, name: str) -> list[str]:
 def staging_name(target: Target, table: str) -> str:
     """Of the table that an overwrite fills until the end, one for each run."""
     return _short(f"{STAGING_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
+
+
+def seen_name(target: Target, table: str) -> str:
+    """Of the table of keys that have come in this run."""
+    return _short(f"{SEEN_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
 
 
 def _short(name: str) -> str:

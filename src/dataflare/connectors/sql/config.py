@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from dataflare.connectors.sql.sweeping import parse_delete_max
 from dataflare.model.units import Duration, parse_duration
 
 
@@ -40,6 +41,9 @@ def _span(value: Any) -> Any:
 Every = Annotated[float | str, BeforeValidator(_span, json_schema_input_type=str | float)]
 Query = Annotated[Any, BeforeValidator(_keep_text, json_schema_input_type=str)]
 Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+DeleteMax = Annotated[
+    float | int, BeforeValidator(parse_delete_max, json_schema_input_type=str | int)
+]
 Lag = Annotated[float, BeforeValidator(_lag, json_schema_input_type=str | float)]
 
 
@@ -167,11 +171,17 @@ class TableDestinationConfig(BaseModel):
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
-        "last row of each key; mirror also applies deletes",
+        "last row of each key; mirror also deletes what is gone from the source, at the end of a run "
+        "that read it whole",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
         None, description="apply a row only if this column is greater than in the stored row"
+    )
+    delete_max: DeleteMax = Field(
+        0.2,
+        description="with mode mirror: how many rows a run may delete because its source does not have them "
+        "any more, as a share of the table (20%) or a count; more are an error, and none is deleted",
     )
     create_table: bool = Field(
         True, description="make a missing table, and add columns that the rows have and it has not"
@@ -190,6 +200,8 @@ class TableDestinationConfig(BaseModel):
         keyed = self.mode in ("upsert", "mirror")
         if keyed and not self.key:
             raise ValueError(f"mode '{self.mode}' needs 'key': the columns that tell rows apart")
+        if "delete_max" in self.model_fields_set and self.mode != "mirror":
+            raise ValueError("'delete_max' needs mode 'mirror'")
         if self.sequence is not None and not keyed:
             raise ValueError("'sequence' needs mode 'upsert' or 'mirror'")
         if self.changelog is not None and self.mode != "append":

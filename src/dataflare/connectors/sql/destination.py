@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataflare.connectors.sql import redo
+from dataflare.connectors.sql import redo, sweeping
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.names import holds_data, missing_file
@@ -69,6 +69,9 @@ class TableDestination(DestinationConnector):
             local=True,
         )
 
+    def effects(self) -> Sequence[str]:
+        return sweeping.effects(self.config.mode, self.config.delete_max)
+
     async def validate(self, schema: Schema) -> None:
         try:
             self._check_columns(schema)
@@ -125,6 +128,8 @@ class TableDestination(DestinationConnector):
             sequence=self.config.sequence,
             op=self.config.changelog == "columns",
             create_table=self.config.create_table,
+            complete=context.complete if context else False,
+            delete_max=self.config.delete_max,
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:

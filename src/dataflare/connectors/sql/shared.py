@@ -159,6 +159,8 @@ class SharedFile:
             stored = self._store.read_marker(target.lineage, target.step)
             if stored is not None:
                 self._take_back(self._store, target, stored, epoch, rows_kept)
+                if rows_kept is None and target.mode == "mirror":
+                    self._store.forget_seen(target)
                 self._store.commit()
             self._abandon()
 
@@ -204,6 +206,9 @@ class SharedFile:
                 self._store.apply(share.target, frame)
         if final and share.target.mode == "overwrite":
             self._store.publish(share.target)
+        if final and share.target.sweeps:
+            self._store.make_ready(share.target)
+            self._store.sweep(share.target)
 
     def _finish(self, epoch: Epoch) -> None:
         assert self._store is not None

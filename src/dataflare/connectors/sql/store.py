@@ -12,11 +12,13 @@ from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
 
 STAGING_PREFIX = "_dataflare_new_"
+SEEN_PREFIX = "_dataflare_seen_"
 
 
 class Target(Struct, frozen=True):
     """What one step writes where. schema: the columns that arrive, with `_op` where it is written.
-    sift: rows that are refused are left out."""
+    sift: rows that are refused are left out. complete: of mirror, a row that has not come by the end of
+    the run is deleted, unless these are more than delete_max: a share of the table's rows, or a count."""
 
     step: str
     lineage: str
@@ -29,6 +31,19 @@ class Target(Struct, frozen=True):
     op: bool = False
     create_table: bool = True
     sift: bool = False
+    complete: bool = False
+    delete_max: float | int = 0.2
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether rows that have not come by the end of the run are deleted."""
+        return self.mode == "mirror" and self.complete
+
+    @property
+    def seen(self) -> str:
+        """The table of the keys that have come in this run."""
+        folder, dot, name = self.table.rpartition(".")
+        return f"{folder}{dot}{SEEN_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
 
     @property
     def written(self) -> str:
@@ -85,6 +100,15 @@ class TableStore(ABC):
     @abstractmethod
     def publish(self, target: Target) -> None:
         """Put the staging table in the table's place."""
+
+    @abstractmethod
+    def sweep(self, target: Target) -> None:
+        """Delete the rows whose key has not come in this run. Raises DataError (E0512) where these are too
+        many."""
+
+    @abstractmethod
+    def forget_seen(self, target: Target) -> None:
+        """A run begins: no key has come yet."""
 
     @abstractmethod
     def trim(self, target: Target, rows: int) -> None:

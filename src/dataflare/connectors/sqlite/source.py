@@ -127,6 +127,9 @@ orders:
             return await asyncio.to_thread(self._cut, relation, sharding)
         return await asyncio.to_thread(self._ranges, relation)
 
+    def reads_all(self) -> bool:
+        return self.config.incremental is None
+
     def cut_by(self) -> str:
         sharding = self.config.sharding
         return "" if sharding is None else sharding.shown("rowid")

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 from msgspec.structs import replace
 
+from dataflare.connectors.sql import sweeping
 from dataflare.connectors.sql.fold import appended, fold
 from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
 from dataflare.connectors.sql.names import listed, quoted
@@ -152,7 +153,12 @@ class SqliteStore(TableStore):
             raise with_row(refusal.error, row, target.key) from refusal.error.__cause__
 
     def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
-        return self._sifted(target, frame)
+        refused = self._sifted(target, frame)
+        if refused and target.sweeps:
+            # The source has them, so what the table holds of them stays.
+            rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
+            self._note_seen(target, self._schema_of(target, frame), rows, rows.clear())
+        return refused
 
     def _sifted(
         self, target: Target, frame: pl.DataFrame, *, first_only: bool = False
@@ -186,6 +192,8 @@ class SqliteStore(TableStore):
             self._delete(target, schema, changes.deletes)
         if changes.upserts.height:
             self._upsert(target, schema, changes.upserts)
+        if target.sweeps:
+            self._note_seen(target, schema, changes.upserts, changes.deletes)
 
     def _schema_of(self, target: Target, frame: pl.DataFrame) -> Schema:
         """The types of the frame's columns. Columns that came up since `open` are added."""
@@ -238,6 +246,52 @@ class SqliteStore(TableStore):
             f"from temp.{_STAGE} as s cross join {quoted(target.written)} as t "
             f"where {' and '.join(same)})"
         )
+
+    # -- mirror ------------------------------------------------------------------------------------
+
+    def _note_seen(
+        self, target: Target, schema: Schema, came: pl.DataFrame, gone: pl.DataFrame
+    ) -> None:
+        self._make_seen(target)
+        place, seen, key = quoted(target.table), quoted(target.seen), target.key
+        types = {name: schema[name] for name in key}
+        staged = {name: _converted(name, type_) for name, type_ in types.items()}
+        if came.height:
+            self._stage(self._encode(target, types, came.select(key)))
+            self._db.execute(
+                f"insert into {seen} ({listed(key)}) "
+                f"select {', '.join(staged.values())} from temp.{_STAGE} as s"
+            )
+        if gone.height:
+            self._index_seen(target)
+            self._stage(self._encode(target, types, gone.select(key)))
+            self._db.execute(sweeping.gone_keys(key, place, seen, f"temp.{_STAGE}", staged))
+
+    def _make_seen(self, target: Target) -> None:
+        if tables.find_table(self._db, target.seen) is None:
+            place, seen = quoted(target.table), quoted(target.seen)
+            self._db.execute(sweeping.seen_creation(target.key, place, seen))
+
+    def _index_seen(self, target: Target) -> None:
+        name = quoted(f"{target.seen}_key")
+        self._db.execute(
+            f"create index if not exists {name} on {quoted(target.seen)} ({listed(target.key)})"
+        )
+
+    def sweep(self, target: Target) -> None:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            self._make_seen(target)
+            self._index_seen(target)
+            place, seen, key = quoted(target.table), quoted(target.seen), target.key
+            gone, total = self._db.frame(sweeping.counts(key, place, seen)).row(0)
+            sweeping.refuse_too_many(target, int(gone), int(total))
+            if gone:
+                self._db.execute(sweeping.deletion(key, place, seen))
+            self._db.execute(f"drop table {seen}")
+
+    def forget_seen(self, target: Target) -> None:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            self._db.execute(f"drop table if exists {quoted(target.seen)}")
 
     def _stage(self, encoded: pl.DataFrame) -> None:
         self._db.execute(f"drop table if exists temp.{_STAGE}")
