@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
+from dataflare.expr.calendar import NS_RANGE_US, existing, rounded_unit
+from dataflare.expr.casttext import from_text
 from dataflare.formats.number_text import altered, is_unusual, loses_digits
 from dataflare.model.types import (
     BOOL,
@@ -25,12 +27,14 @@ from dataflare.model.types import (
     DataType,
     Schema,
     parse_type,
+    timestamp,
 )
 
 _INTEGER = r"^[+-]?\d{1,19}$"
 _FLOAT = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SPECIAL_FLOAT = r"^(?i)[+-]?(inf|infinity|nan)$"
 _BOOL = r"^(true|false|True|False|TRUE|FALSE)$"
+_NANOSECONDS = r"\.\d{6}\d*[1-9]"
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _STAMP = (
     r"^\d{4}-\d{2}-\d{2}(?P<sep>[T ])\d{2}:\d{2}(?P<sec>:\d{2})?(?P<frac>\.\d{1,9})?"
@@ -38,6 +42,8 @@ _STAMP = (
 )
 MANY_DIGITS = "many digits"
 """The format of floats that have more digits than the shortest text of theirs."""
+WORDS = "words"
+"""The format of declared truth that is written in other words than true and false."""
 _NATIVE = ("int64", "int32", "uint64", "uint32", "float64", "float32", "bool", "string")
 _STAMP_SHAPES = tuple(f"%Y-%m-%d{sep}%H:%M{sec}" for sep in "T " for sec in (":%S%.f", ""))
 
@@ -68,7 +74,7 @@ class TextColumn(Struct, frozen=True):
     @property
     def native(self) -> pl.DataType:
         """What the CSV parser itself should make of it: what it is quick and strict at."""
-        if self.checked and self.type.is_float:
+        if (self.checked and self.type.is_float) or self.format == WORDS:
             return pl.String()
         return self.type.to_polars() if self.type.name in _NATIVE else pl.String()
 
@@ -120,7 +126,10 @@ def _infer_stamp(name: str, text: pl.Series, blanks: bool) -> TextColumn:
     if shape is None:
         return TextColumn(name, STRING)
     format_, zoned = shape
-    type_ = TIMESTAMP_UTC if zoned else TIMESTAMP
+    if text.str.contains(_NANOSECONDS).any():
+        type_ = timestamp("ns", "UTC" if zoned else None)
+    else:
+        type_ = TIMESTAMP_UTC if zoned else TIMESTAMP
     return _if_kept(TextColumn(name, type_, format_, blanks), text)
 
 
@@ -141,7 +150,7 @@ def stamp_format(text: pl.Series) -> tuple[str, bool] | None:
         format_ += ":%S"
         lengths = parts["frac"].str.len_bytes().unique().to_list()
         if lengths != [None]:
-            quick = len(lengths) == 1 and lengths[0] in (4, 7, 10)
+            quick = len(lengths) == 1 and lengths[0] in (4, 7)
             format_ += f".%{lengths[0] - 1}f" if quick else "%.f"
     elif parts["frac"].null_count() < text.len():
         return None
@@ -159,6 +168,8 @@ def with_contract(columns: Sequence[TextColumn], contract: Schema) -> list[TextC
             continue
         type_ = contract[column.name]
         format_ = column.format if type_.name == "timestamp" else None
+        if type_.name == "bool" and column.type.name != "bool":
+            format_ = WORDS
         made.append(TextColumn(column.name, type_, format_, column.blanks, declared=True))
     return made
 
@@ -176,7 +187,7 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     if column.type.is_float and native:
         # The parser reads 1e999999 as infinity.
         return _unless(column, value.is_infinite(), value)
-    if column.type.name in _NATIVE and native:
+    if column.type.name in _NATIVE and native and column.format != WORDS:
         return None
     if column.blanks:
         value = pl.when(value != "").then(value)
@@ -200,6 +211,8 @@ def tolerant(column: TextColumn) -> pl.Expr | None:
         return pl.when(~wrong).then(number).alias(column.name)
     if column.type.is_float:
         return pl.when(~value.is_infinite()).then(value).alias(column.name)
+    if column.format == WORDS:
+        return from_text(value, column.type).value.alias(column.name)
     if column.type.name in _NATIVE:
         return value
     if column.type.name == "timestamp" and column.format is not None:
@@ -228,11 +241,22 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
     if column.type.is_text:
         return value.alias(name)
     if kind == "date":
-        return value.str.to_date("%Y-%m-%d", strict=must).alias(name)
+        day = value.str.to_date("%Y-%m-%d", strict=must)
+        if column.declared and patient:
+            left = pl.when(day.is_null()).then(value)
+            day = pl.coalesce(day, from_text(left, column.type).value)
+        return day.alias(name)
     if kind == "timestamp":
         return _stamp(column, value, patient).alias(name)
     if kind == "time":
+        if column.declared and patient:
+            return from_text(value, column.type).value.alias(name)
         return value.str.to_time("%H:%M:%S%.f", strict=must).alias(name)
+    if kind == "bool" and column.declared:
+        truth = from_text(value, column.type).value
+        return (truth if patient else _refuse(truth.is_null() & value.is_not_null(), truth)).alias(
+            name
+        )
     if kind == "bool":
         lower = value.str.to_lowercase()
         table: Mapping[str, bool] = {"true": True, "false": False}
@@ -250,6 +274,13 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
                 lambda texts: _sound_json(texts, dtype), return_dtype=pl.String
             )
         return value.str.json_decode(dtype).alias(name)
+    if kind == "decimal" or (column.declared and patient and column.type.is_numeric):
+        number = from_text(value, column.type).value
+        if column.type.is_float:
+            number = pl.when(number.is_finite() | value.str.contains(_SPECIAL_FLOAT)).then(number)
+        return (
+            number if patient else _refuse(number.is_null() & value.is_not_null(), number)
+        ).alias(name)
     if column.type.is_numeric and patient:
         number = value.str.strip_chars_start(" \t").cast(value_type(column), strict=False)
         if column.type.is_float:
@@ -276,7 +307,7 @@ def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
     """Quick: the sample's format. Patient: every ISO spelling, one after the other."""
-    unit, zone = _stamp_unit(column), column.type.timezone
+    zone = column.type.timezone
 
     def read(text: pl.Expr, format_: str, must: bool) -> pl.Expr:
         return _read_stamp(column, text, format_, must=must)
@@ -293,37 +324,56 @@ def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
     left = pl.when(found.is_null()).then(value)
     tries = [read(left, format_, False) for format_ in formats]
     if zone is None or column.declared:
-        tries.append(_midnight(left, unit, zone))
+        tries.append(_midnight(left, column.type))
     found = pl.coalesce(found, *tries)
     if patient:
         return found
     return pl.coalesce(found, read(pl.when(found.is_null()).then(value), _STAMP_SHAPES[0], True))
 
 
-def _stamp_unit(column: TextColumn) -> Any:
-    return column.type.unit if column.type.unit != "s" else "ms"
-
-
 def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) -> pl.Expr:
     """Text of one format as the column's timestamps. must: raise for what does not fit."""
-    zone = column.type.timezone
+    type_ = column.type
     zoned = format_.endswith(("z", "Z", "+00:00"))
     # Distinct timestamps are the rule: the cache costs more than it saves on the quick path.
     quick = not format_.endswith("z") and "%.f" not in format_
-    made = text.str.to_datetime(
-        format_,
-        time_unit=_stamp_unit(column),
-        time_zone="UTC" if zoned else None,
-        strict=must,
-        cache=not quick,
+
+    def read(unit: Any) -> pl.Expr:
+        zone = "UTC" if zoned else None
+        return text.str.to_datetime(
+            format_, time_unit=unit, time_zone=zone, strict=must, cache=not quick
+        )
+
+    made = read("ns" if type_.unit == "ns" else "us")
+    if type_.unit == "ns":
+        # Polars wraps around what nanoseconds cannot hold.
+        wrong = ~read("us").to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
+        made = _without(wrong, made, must)
+    elif not column.declared and "%.f" in format_:
+        made = _without(text.str.contains(_NANOSECONDS), made, must)
+    if zoned:
+        made = made.dt.convert_time_zone(type_.timezone or "UTC")
+        made = made if type_.timezone else made.dt.replace_time_zone(None)
+    elif type_.timezone is not None:
+        clock, made = made, existing(made, type_.timezone)
+        if must and type_.timezone != "UTC":
+            made = _refuse(made.is_null() & clock.is_not_null(), made)
+    return rounded_unit(made, type_) if type_.unit in ("s", "ms") else made
+
+
+def _without(wrong: pl.Expr, value: pl.Expr, must: bool) -> pl.Expr:
+    return _refuse(wrong, value) if must else pl.when(~wrong).then(value)
+
+
+def _refuse(wrong: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """The values, raising where something is wrong with one."""
+    wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+    return pl.when(pl.when(wrong).then(wide).otherwise(fits).cast(pl.Int8, strict=True) == 0).then(
+        value
     )
-    if zone is None:
-        return made.dt.replace_time_zone(None) if zoned else made
-    if not zoned:
-        return made.dt.replace_time_zone(zone, non_existent="null", ambiguous="earliest")
-    return made if zone == "UTC" else made.dt.convert_time_zone(zone)
 
 
-def _midnight(value: pl.Expr, unit: Any, zone: str | None) -> pl.Expr:
-    made = value.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime(unit))
-    return made if zone is None else made.dt.replace_time_zone(zone, non_existent="null")
+def _midnight(value: pl.Expr, type_: DataType) -> pl.Expr:
+    naive = timestamp("ms" if type_.unit == "s" else type_.unit or "us").to_polars()
+    made = value.str.to_date("%Y-%m-%d", strict=False).cast(naive, strict=False)
+    return made if type_.timezone is None else existing(made, type_.timezone)
