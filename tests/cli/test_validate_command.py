@@ -97,3 +97,13 @@ def test_wrong_places_are_found(validated: Any, destination: str, code: str, sta
 def test_a_place_is_wrong_whatever_comes(validated: Any) -> None:
     text = REMOTE.replace("out.csv", "s3://bucket/out.csv")
     assert validated(text)[1]["error"]["code"] == "E0419"
+
+
+def test_what_was_found_in_a_file_is_said(
+    validated: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "a.csv", "x;y\n1;2\n")
+    text = "name: w\nsources: {s: {type: file, config: {path: a.csv, delimiter: ';'}}}\ndestinations: {d: {type: blackhole, inputs: [s]}}\n"
+    assert validated(text)[1]["files"][0]["found"]["s"]["delimiter"] == ";"
+    assert app.execute(["preview", "w.yaml", "s"]) == 0
+    assert "delimiter ;" in capsys.readouterr().out

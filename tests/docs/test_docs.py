@@ -239,3 +239,12 @@ def test_every_option_of_a_connector_and_a_step_says_what_it_means():
             if not text and name.strip("`") not in explained
         ]
     assert silent == []
+
+
+def test_html_with_markdown_in_it_has_its_extension():
+    """Cards of the home page are Markdown in HTML: without the extension they are plain text."""
+    asking = [
+        page for page in DOCS.rglob("*.md") if re.search(r"<\w+[^>]* markdown", page.read_text())
+    ]
+    assert asking
+    assert "\n  - md_in_html\n" in (DOCS.parent / "mkdocs.yml").read_text()

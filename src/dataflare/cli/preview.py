@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import common, complete
+from dataflare.cli import common, complete, terminal
 
 
 def preview(
@@ -30,11 +30,17 @@ def preview(
     """Show the first rows that reach a step. Nothing is written anywhere."""
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.cli import frames
-    from dataflare.jobs import preview as first_rows
+    from dataflare.jobs.preview import look
 
-    frame = first_rows(workflow, step, rows)
+    seen = look(workflow, step, rows)
+    for name, doubts in seen.doubts.items():
+        for doubt in doubts:
+            terminal.print_warning(f"step '{name}': {doubt}")
     if json:
-        frames.write_ndjson(frame)
-    else:
-        frames.print_frame(frame)
+        frames.write_ndjson(seen.rows)
+        return 0
+    frames.print_frame(seen.rows)
+    for name, found in seen.found.items():
+        if found:
+            print(f"{name}: " + ", ".join(f"{what} {text}" for what, text in found.items()))
     return 0

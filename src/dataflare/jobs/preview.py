@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.checkpoint.home import home_of
@@ -24,7 +25,7 @@ from dataflare.jobs.learning import refuse_more, with_more
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.planner import RULES, physical
 from dataflare.planner.bind import bind_workflow
-from dataflare.planner.graph import DestinationNode, Graph, Node, Port
+from dataflare.planner.graph import DestinationNode, Graph, Node, Port, SourceNode
 from dataflare.planner.guarantees import upstream
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import watching
@@ -47,23 +48,37 @@ def preview(
     Reads no more than it must: the run is stopped as soon as there are enough rows. Raises
     PlanError (E0108) for an unknown step, and what a run would raise.
     """
+    return look(workflow, step, rows, policy=policy).rows
+
+
+class Look(Struct, frozen=True):
+    """rows: the first ones. found: by source before the step, what it found out about its data;
+    doubts: what looks wrong there and is no error."""
+
+    rows: pl.DataFrame
+    found: dict[str, Mapping[str, str]]
+    doubts: dict[str, Sequence[str]]
+
+
+def look(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None) -> Look:
+    """As `preview`, with what the sources found out."""
     learned: Mapping[str, Columns] = learned_by(home_of(workflow.file), workflow.name)
     for replans in itertools.count(1):
         try:
-            return asyncio.run(_preview(workflow, step, rows, policy, learned))
+            return asyncio.run(_look(workflow, step, rows, policy, learned))
         except FieldsAppeared as appeared:
             refuse_more(appeared, replans)
             learned = with_more(learned, appeared)
     raise AssertionError("unreachable")
 
 
-async def _preview(
+async def _look(
     workflow: Workflow,
     step: str,
     rows: int,
     policy: Policy | None,
     learned: Mapping[str, Columns],
-) -> pl.DataFrame:
+) -> Look:
     written = await bind_workflow(workflow, policy=policy, learned=learned)
     port = _port(written, step)
     stop = asyncio.Event()
@@ -92,7 +107,12 @@ async def _preview(
         start = Start(Identity(_LINEAGE, "preview", 1, {}), 0, None, {})
         attempt = Attempt(plan, settings, start, store, {}, metrics, policies)
         await attempt.run(stop)
-    return collector.frame(graph.nodes[END].schema)
+    sources = [node for node in graph if isinstance(node, SourceNode)]
+    return Look(
+        collector.frame(graph.nodes[END].schema),
+        {node.step: node.connector.findings() for node in sources},
+        {node.step: node.connector.doubts() for node in sources},
+    )
 
 
 def _port(graph: Graph, step: str) -> Port:

@@ -157,6 +157,12 @@ def register(extension: type[_Extension]) -> type[_Extension]:
     return extension
 
 
+def is_registered(kind: str, type_: str) -> bool:
+    """Whether `register` made a class known in this process. kind: source, destination, lookup or
+    processor."""
+    return (kind, type_) in _registered
+
+
 def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) -> Any:
     if (kind, type_) in _registered:
         return _registered[kind, type_]

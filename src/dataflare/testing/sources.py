@@ -283,6 +283,18 @@ def _exact(source: SourceConnector) -> bool:
     return source.capabilities().replay is Replay.EXACT
 
 
+async def chunks_are_promised(tested: SourceUnderTest) -> None:
+    law, source = "chunks_are_promised", tested.make()
+    await source.schema()
+    promised = source.capabilities().chunks
+    for split in await source.splits():
+        reader = await source.open(split, None)
+        given = isinstance(reader, ChunkReader)
+        await reader.aclose()
+        said = f"capabilities().chunks is {promised}, and the reader of {split.id} gives "
+        hold(law, given is promised, said + ("chunks" if given else "batches"))
+
+
 SOURCE_LAWS: Laws[SourceUnderTest] = {
     law.__name__: law
     for law in (
@@ -296,6 +308,7 @@ SOURCE_LAWS: Laws[SourceUnderTest] = {
         a_description_pickles,
         a_projection_is_a_select,
         a_filter_is_a_filter,
+        chunks_are_promised,
     )
 }
 """By name; each is an async function of a `SourceUnderTest` that raises ContractBroken."""

@@ -86,6 +86,21 @@ orders:
     async def schema(self) -> Schema:
         return self._all_columns(await self._look()).select(await self._output())
 
+    def findings(self) -> Mapping[str, str]:
+        seen = self._survey
+        if seen is None or not seen.files:
+            return {}
+        first = seen.facts[seen.files[0].id]
+        count = len(seen.files)
+        found = {"format": seen.format, "files": f"{count:,}"}
+        if first.get("compression", "none") != "none":
+            found["compression"] = first["compression"]
+        dialect = first.get("dialect") or {}
+        for name, value in dialect.items():
+            if isinstance(value, str) and value and (name, value) != ("quote", '"'):
+                found[name] = "tab" if value == "\t" else value
+        return found
+
     def reads(self, path: str) -> bool:
         listed = self._survey.files if self._survey is not None else []
         if any(os.path.realpath(file.path) == path for file in listed):

@@ -261,6 +261,7 @@ class Workflow:
         Variables and secrets are as written, never their values. Raises ConfigError (E0408) for a
         function that only this process knows.
         """
+        self._refuse_own_connectors()
         for name, step in (self._tree.get("transformations") or {}).items():
             function = str((step.get("config") or {}).get("function", ""))
             if step.get("type") == "python" and is_kept_here(function):
@@ -274,6 +275,22 @@ class Workflow:
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def _refuse_own_connectors(self) -> None:
+        """Raise ConfigError (E0408) for a connector class that only this process has registered."""
+        from dataflare.sdk import registry
+
+        known = {"sources": registry.source_types(), "destinations": registry.destination_types()}
+        for section, types in known.items():
+            for name, step in (self._tree.get(section) or {}).items():
+                type_ = str(step.get("type"))
+                if type_ not in types and registry.is_registered(section[:-1], type_):
+                    raise ConfigError(
+                        f"the class of step '{name}' is known to this process only",
+                        code="E0408",
+                        step=name,
+                        help='name it in the file: type: python, config: {function: "module:Class"}',
+                    )
 
     def to_tree(self) -> dict[str, Any]:
         """The sections as they were written, in the order of a file."""
