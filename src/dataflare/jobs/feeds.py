@@ -158,10 +158,13 @@ def overwritten(graph: Graph, feed: Feed) -> list[str]:
 def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
     node = graph.nodes[step.name]
     assert isinstance(node, DestinationNode)
-    if not _replaces(node):
-        return step
-    config = step.config.without("mode")
-    config["mode"] = "append"
+    config = step.config
+    for statements in ("before_sql", "after_sql"):
+        # They belong to whole runs: one may empty the table.
+        config = config.without(statements)
+    if _replaces(node):
+        config = config.without("mode")
+        config["mode"] = "append"
     return replace(step, config=config)
 
 

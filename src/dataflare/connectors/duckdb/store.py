@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -65,6 +66,19 @@ class DuckdbStore(TableStore):
     def close(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
+            opened.close()
+
+    def execute(self, statement: str) -> None:
+        with duckdb_errors(self._path, "the statement"):
+            self._db.db.execute(statement)
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        opened = DuckConnection(self._path, write=True, busy_timeout_s=self._busy_timeout_s)
+        try:
+            with duckdb_errors(self._path, "the statement"):
+                for statement in statements:
+                    opened.db.execute(statement)
+        finally:
             opened.close()
 
     def read_marker(self, lineage: str, step: str) -> Stored | None:

@@ -135,6 +135,15 @@ def hidden_in(db: Connection, name: str) -> str | None:
     return None
 
 
+def new_schema(db: Connection, name: str) -> str | None:
+    """The schema that the table's name wants, which is missing and which the user may make."""
+    folder, _ = next(iter(_readings(name)))
+    if folder is None:
+        return None
+    row = db.execute("select has_database_privilege(current_database(), 'create')").fetchone()
+    return folder if row and row[0] else None
+
+
 def new_place(db: Connection, name: str) -> tuple[str | None, str]:
     """(schema, name) of a table to be made; no schema where the search path has none."""
     folder, table = next(iter(_readings(name)))

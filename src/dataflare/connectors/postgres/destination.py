@@ -15,7 +15,7 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import destination_facts
 from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
-from dataflare.connectors.sql import redo, sweeping
+from dataflare.connectors.sql import redo, statements, sweeping
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
@@ -73,7 +73,10 @@ config:
         )
 
     def effects(self) -> Sequence[str]:
-        return sweeping.effects(self.config.mode, self.config.delete_max)
+        return [
+            *statements.effects(self.config.before_sql, self.config.after_sql),
+            *sweeping.effects(self.config.mode, self.config.delete_max),
+        ]
 
     async def validate(self, schema: Schema) -> None:
         try:
@@ -92,7 +95,9 @@ config:
 
     async def committer(self, context: DestinationContext) -> Committer:
         server = Server.of(self.config)
-        return PostgresCommitter(server, self._session(context), self._target(context), context)
+        return PostgresCommitter(
+            server, self._session(context), self._target(context), context, self.config
+        )
 
     async def inspect(self) -> Mapping[str, str]:
         """What a look at the server tells, for `dataflare check`. Raises what is wrong."""
@@ -198,8 +203,14 @@ class PostgresCommitter(Committer):
     """Commits the shared transaction, or, where that is lost, applies the redo file."""
 
     def __init__(
-        self, server: Server, session: Session, target: Target, context: DestinationContext
+        self,
+        server: Server,
+        session: Session,
+        target: Target,
+        context: DestinationContext,
+        config: PostgresDestinationConfig,
     ) -> None:
+        self._before, self._after = config.before_sql, config.after_sql
         self._server, self._session, self._target = server, session, target
         self._context = context
         self._rows = 0
@@ -224,6 +235,11 @@ class PostgresCommitter(Committer):
             raise error.at(step=self._context.step) from error.__cause__
         self._rows = kept or 0
 
+    async def begin(self, epoch: int) -> None:
+        if self._before:
+            with statements.named(self._context.step, "before_sql"):
+                await asyncio.to_thread(self._session.execute, self._before)
+
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         await asyncio.to_thread(self._commit, epoch, committables)
 
@@ -242,6 +258,9 @@ class PostgresCommitter(Committer):
             self._rows = rows_total
         # The last file stays until the next commit is durable too; after the final one none is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
+        if epoch.final and self._after:
+            with statements.named(self._context.step, "after_sql"):
+                self._session.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
         return {"database": self._server.shown, "table": self._target.table, "rows": self._rows}

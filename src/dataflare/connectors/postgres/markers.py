@@ -73,8 +73,12 @@ class Markers:
         with self._errors(f"table {MARKER_TABLE}"):
             folder = self._folder(target)
             if folder is None:
+                # Raises where the schema may not be made.
                 tables.require(self._db, self._server, target)
-                return
+                folder = catalog.new_schema(self._db, target.table)
+                assert folder is not None
+                self._db.execute(MAKING)
+                self._db.execute(f"create schema if not exists {quoted(folder)}")
             if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
                 self._db.execute(MAKING)
                 if catalog.find_exact(self._db, folder, MARKER_TABLE) is not None:

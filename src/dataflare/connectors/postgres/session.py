@@ -15,7 +15,7 @@ Always true:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
@@ -23,7 +23,7 @@ import polars as pl
 from msgspec.structs import replace
 
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import is_lost
+from dataflare.connectors.postgres.errors import is_lost, postgres_errors
 from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
 from dataflare.connectors.sql import redo
@@ -303,6 +303,23 @@ class Session:
                 elif rows_kept is None:
                     store.write_marker(target, Stored(target.attempt, epoch, 0, None))
                 store.commit()
+
+    def execute(self, statements: Sequence[str]) -> None:
+        """A user's statements, in a transaction of their own."""
+        with self._lock, self._aside() as store:
+            for statement in statements:
+                store.execute(statement)
+            store.commit()
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        """A user's statements, each on its own, outside of any transaction."""
+        db = self._server.connect(f"{self._name}after")
+        try:
+            with postgres_errors(self._server.shown, "the statement"):
+                for statement in statements:
+                    db.execute(statement.encode())
+        finally:
+            db.close()
 
     def _take_back(
         self,

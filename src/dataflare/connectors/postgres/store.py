@@ -105,6 +105,11 @@ class PostgresStore(Markers):
         except Exception:
             pass
 
+    def execute(self, statement: str) -> None:
+        """A user's statement, in the transaction."""
+        with self._errors("the statement"):
+            self._db.execute(statement.encode())
+
     # -- rows --------------------------------------------------------------------------------------
 
     def make_ready(self, target: Target) -> Ready:

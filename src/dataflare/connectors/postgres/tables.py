@@ -26,14 +26,14 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
         if not target.create_table:
             raise missing_table(db, server, target.table)
         folder, _ = catalog.new_place(db, target.table)
-        if folder is None:
+        if folder is None and catalog.new_schema(db, target.table) is None:
             wanted = target.table.partition(".")[0]
             raise SystemError_(
                 f"no schema '{wanted}' in {server.shown}"
                 if "." in target.table
                 else f"{server.shown} has no schema to make table '{target.table}' in",
                 code="E0604",
-                help="create it, or name another one: table: schema.name",
+                help="create it, get the right to create schemas, or name another one: table: schema.name",
             )
         return None
     if not found.is_table:

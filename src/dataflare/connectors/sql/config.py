@@ -178,6 +178,16 @@ class TableDestinationConfig(BaseModel):
     sequence: str | None = Field(
         None, description="apply a row only if this column is greater than in the stored row"
     )
+    before_sql: Names = Field(
+        default_factory=list,
+        description="a statement, or several, run when a run begins, before any row is written, in one "
+        "transaction; not when a run is resumed, but again when it was killed before its first checkpoint",
+    )
+    after_sql: Names = Field(
+        default_factory=list,
+        description="a statement, or several, run after the last rows of a run are committed, each on its own; "
+        "again when the run was killed before it was recorded as finished, so write them to be repeatable",
+    )
     delete_max: DeleteMax = Field(
         0.2,
         description="with mode mirror: how many rows a run may delete because its source does not have them "

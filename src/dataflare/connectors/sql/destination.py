@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataflare.connectors.sql import redo, sweeping
+from dataflare.connectors.sql import redo, statements, sweeping
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
 from dataflare.connectors.sql.names import holds_data, missing_file
@@ -70,7 +70,10 @@ class TableDestination(DestinationConnector):
         )
 
     def effects(self) -> Sequence[str]:
-        return sweeping.effects(self.config.mode, self.config.delete_max)
+        return [
+            *statements.effects(self.config.before_sql, self.config.after_sql),
+            *sweeping.effects(self.config.mode, self.config.delete_max),
+        ]
 
     async def validate(self, schema: Schema) -> None:
         try:
@@ -136,7 +139,7 @@ class TableDestination(DestinationConnector):
         return TableWriter(self.type, self._share_of(context), context, restored)
 
     async def committer(self, context: DestinationContext) -> Committer:
-        return TableCommitter(str(self.path), self._share_of(context), context)
+        return TableCommitter(str(self.path), self._share_of(context), context, self.config)
 
     def _share_of(self, context: DestinationContext) -> _Ours:
         self._check_columns(context.schema)
@@ -238,8 +241,11 @@ class TableWriter(RedoLogWriter):
 class TableCommitter(Committer):
     """Commits the shared transaction, or, after a crash, applies the redo file."""
 
-    def __init__(self, path: str, ours: _Ours, context: DestinationContext) -> None:
+    def __init__(
+        self, path: str, ours: _Ours, context: DestinationContext, config: TableDestinationConfig
+    ) -> None:
         self._path, self._ours, self._context = path, ours, context
+        self._before, self._after = config.before_sql, config.after_sql
         self._rows = 0
 
     async def marker(self) -> Marker | None:
@@ -259,6 +265,11 @@ class TableCommitter(Committer):
         self._ours.shared.recover(self._ours.target, epoch, kept)
         self._rows = kept or 0
 
+    async def begin(self, epoch: int) -> None:
+        if self._before:
+            with statements.named(self._context.step, "before_sql"):
+                await asyncio.to_thread(self._ours.shared.execute, self._before)
+
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         await asyncio.to_thread(self._commit, epoch, committables)
 
@@ -276,6 +287,9 @@ class TableCommitter(Committer):
             self._rows = int(committable.data["rows_total"])
         # The last file stays until the next commit is durable too; after the final one none is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
+        if epoch.final and self._after:
+            with statements.named(self._context.step, "after_sql"):
+                self._ours.shared.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
         return {"path": self._path, "table": self._ours.target.table, "rows": self._rows}

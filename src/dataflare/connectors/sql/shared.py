@@ -15,7 +15,7 @@ Always true:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,6 +163,23 @@ class SharedFile:
                     self._store.forget_seen(target)
                 self._store.commit()
             self._abandon()
+
+    def execute(self, statements: Sequence[str]) -> None:
+        """A user's statements, in a transaction of their own."""
+        with self._lock, self._abandoning_on_error():
+            self._abandon()
+            self._begin()
+            assert self._store is not None
+            for statement in statements:
+                self._store.execute(statement)
+            self._store.commit()
+            self._abandon()
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        """A user's statements, each on its own, outside of any transaction."""
+        with self._lock:
+            self._abandon()
+            self._make_store().execute_alone(statements)
 
     def release(self, step: str) -> None:
         """Give up what `step` has prepared and not committed."""

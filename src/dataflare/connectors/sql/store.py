@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import polars as pl
 from msgspec import Struct
@@ -76,6 +77,14 @@ class TableStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the file. Never raises."""
+
+    @abstractmethod
+    def execute(self, statement: str) -> None:
+        """Run a user's statement in the transaction."""
+
+    @abstractmethod
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        """Open the file, run each statement on its own, and close it. Not between `begin` and `close`."""
 
     @abstractmethod
     def read_marker(self, lineage: str, step: str) -> Stored | None:

@@ -72,6 +72,19 @@ class SqliteStore(TableStore):
         if opened is not None:
             opened.close()
 
+    def execute(self, statement: str) -> None:
+        with sqlite_errors(self._path, "the statement"):
+            self._db.execute(statement)
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        with sqlite_errors(self._path, "the statement"):
+            opened = Opened(self._path, mode="rwc", busy_timeout_s=self._busy_timeout_s)
+            try:
+                for statement in statements:
+                    opened.db.execute(statement)
+            finally:
+                opened.close()
+
     def read_marker(self, lineage: str, step: str) -> Stored | None:
         with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
             if tables.find_table(self._db, MARKER_TABLE) is None:
