@@ -87,7 +87,7 @@ class Current(Struct, frozen=True):
     the last epoch of that run, so that later ones are the unfinished run's; last_epoch: of the newest
     checkpoint that was published, so that a missing one is noticed; learned: by source, the columns
     that its rows have and its schema lacks; starts_over: the unfinished run begins again, because
-    what it wrote lacks columns that it has learned."""
+    what it wrote lacks columns that it has learned; targets: by destination, the place it writes to."""
 
     lineage: str
     attempt: int
@@ -98,6 +98,7 @@ class Current(Struct, frozen=True):
     last_epoch: int = 0
     learned: Mapping[str, Any] = field(default_factory=dict)
     starts_over: bool = False
+    targets: Mapping[str, str] = field(default_factory=dict)
 
 
 class RunLog:
@@ -173,6 +174,7 @@ class RunLog:
                 value.get("last_epoch", 0),
                 value.get("learned", {}),
                 value.get("starts_over", False),
+                value.get("targets", {}),
             )
         except FileNotFoundError:
             return None

@@ -339,6 +339,16 @@ def lineages_in(folder: Path) -> list[Path]:
     )
 
 
+def newest_manifest(folder: Path) -> Manifest | None:
+    """The newest checkpoint in a lineage's folder that is whole by itself, whoever's it is."""
+    names = sorted((entry.name for entry in _entries(folder)), reverse=True)
+    for name in names:
+        if resolve.manifest_epoch(name) is not None:
+            with contextlib.suppress(OSError, UnicodeDecodeError, Damaged):
+                return Manifest.from_text((folder / name).read_bytes().decode("ascii"))
+    return None
+
+
 def _entries(folder: Path) -> list[Path]:
     try:
         return [folder / name for name in os.listdir(folder)]

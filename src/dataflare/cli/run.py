@@ -41,6 +41,12 @@ def run(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume although steps have changed.")
     ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="Go on where another state folder stopped that wrote the destinations."
+        ),
+    ] = False,
     for_: Annotated[
         str | None,
         typer.Option("--for", metavar="DURATION", help="Stop after this long, with a checkpoint."),
@@ -52,7 +58,9 @@ def run(
 ) -> int:
     """Run a workflow. An unfinished run is resumed from its latest checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    request = Request(file, param, sets, overlay, env, fresh, accept_changes, for_, quiet)
+    request = Request(
+        file, param, sets, overlay, env, fresh, accept_changes, for_, quiet, adopt=adopt
+    )
     return (
         _run_as_json(request) if json else request.run(partial(_tell_people, request)).exit_status
     )
@@ -71,6 +79,7 @@ class Request(Struct):
     accept_changes: bool
     for_: str | None
     quiet: bool
+    adopt: bool = False
     workflow: Workflow | None = None
     said: set[str] = field(default_factory=set)
 
@@ -100,6 +109,7 @@ class Request(Struct):
                 home=home,
                 fresh=self.fresh,
                 accept_changes=self.accept_changes,
+                adopt=self.adopt,
                 for_s=for_s,
                 listener=progress.listen,
                 tell=tell_alone,

@@ -18,7 +18,7 @@ import polars as pl
 from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict, Field
 
-from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError_
+from dataflare.errors import CheckpointError, ConfigError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.foreign import held
 from dataflare.model.progress import Position, Split
@@ -34,6 +34,7 @@ from dataflare.sdk.destination import (
     Marker,
     Writer,
     WriteStats,
+    refuse_older,
 )
 from dataflare.sdk.source import (
     EndOfSplit,
@@ -52,6 +53,7 @@ class _Ledger(Struct):
 
     marker: Marker | None = None
     attempt: int = 0
+    token: str = ""
     staged: dict[int, dict[int, list[pl.DataFrame]]] = field(default_factory=dict)
 
 
@@ -276,14 +278,14 @@ class MemoryCommitter(Committer):
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         with _lock:
             self._refuse_fenced()
-            self._ledger.attempt = self._context.attempt
+            self._ledger.attempt, self._ledger.token = self._context.attempt, self._context.token
             for other in [staged for staged in self._ledger.staged if staged > epoch]:
                 del self._ledger.staged[other]
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         with _lock:
             self._refuse_fenced()
-            self._ledger.attempt = self._context.attempt
+            self._ledger.attempt, self._ledger.token = self._context.attempt, self._context.token
             marker = self._ledger.marker
             if marker is not None and marker.epoch >= epoch.number:
                 return
@@ -296,14 +298,9 @@ class MemoryCommitter(Committer):
             )
 
     def _refuse_fenced(self) -> None:
-        if self._ledger.attempt > self._context.attempt:
-            raise RunError(
-                f"step '{self._context.step}' is fenced: attempt {self._ledger.attempt} of this run "
-                f"has taken over from attempt {self._context.attempt}",
-                code="E0804",
-                step=self._context.step,
-                help="let the newer attempt go on; this one has nothing left to do",
-            )
+        context, ledger = self._context, self._ledger
+        newest = ledger.attempt, ledger.token
+        refuse_older(context.step, (context.attempt, context.token), newest)
 
     def _check(
         self, epoch: Epoch, committables: Sequence[Committable], staged: Mapping[int, object]

@@ -374,6 +374,7 @@ def destination_context(
         subtasks=stage.parallelism,
         token=identity.token,
         complete=stage.name in plan.complete,
+        workflow=identity.workflow,
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
 
 
 class RetriedCommitter(Committer):
@@ -21,6 +21,15 @@ class RetriedCommitter(Committer):
 
     async def marker(self) -> Marker | None:
         return await self._retrying.call(self._committer.marker)
+
+    async def owner(self) -> Owner | None:
+        return await self._retrying.call(self._committer.owner)
+
+    async def supersede(self, epoch: int) -> None:
+        await self._retrying.call(partial(self._committer.supersede, epoch))
+
+    async def is_empty(self) -> bool:
+        return await self._retrying.call(self._committer.is_empty)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         await self._retrying.call(partial(self._committer.recover, epoch, committables))

@@ -31,7 +31,7 @@ from dataflare.sdk.destination import Committable, Committer, Epoch
 
 
 class Identity(Struct, frozen=True):
-    """Whose checkpoints these are. token: a chance text, another one in each attempt, so that two
+    """Whose checkpoints these are. workflow: its name; "" for a preview or a test. token: a chance text, another one in each attempt, so that two
     copies of one state folder are told apart."""
 
     lineage: str
@@ -39,6 +39,7 @@ class Identity(Struct, frozen=True):
     attempt: int
     fingerprints: Mapping[str, str]
     token: str = field(default_factory=lambda: secrets.token_hex(8))
+    workflow: str = ""
 
 
 class SourceFacts(Struct):

@@ -17,15 +17,30 @@ from typing import Any
 from msgspec.structs import replace
 
 from dataflare.checkpoint.files import workflow_folder
+from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
-from dataflare.checkpoint.store import LocalStore, lineages_in
+from dataflare.checkpoint.store import LocalStore, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.options import RunOptions
+from dataflare.jobs.ownership import (
+    adoption,
+    carried_to,
+    owners_of,
+    refuse_emptied,
+    refuse_lost_state,
+    refuse_other_targets,
+    refuse_owned,
+    targets_of,
+)
 from dataflare.jobs.recovery import forget
 from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
+from dataflare.sdk.destination import Committer
 from dataflare.workflow.model import Workflow
+
+_UNCOUNTED_ATTEMPTS = 1000
+"""Attempts that left no checkpoint are not known any more; a number that is too high does no harm."""
 
 
 class Lineage:
@@ -36,6 +51,7 @@ class Lineage:
         self.folder = workflow_folder(options.home, workflow.name)
         self.log = RunLog(self.folder)
         self.current: Current
+        self.adopted: Manifest | None = None
         self._writing = threading.Lock()
 
     def unreported(self) -> RunRecord | None:
@@ -62,7 +78,7 @@ class Lineage:
         Raises CheckpointError when the state folder is damaged, RunError (E0803) when a step has
         changed since the checkpoint.
         """
-        before = self._read()
+        before = await asyncio.to_thread(self._read)
         if self.options.fresh and before is not None:
             await self._forget(plan, before)
             before = None
@@ -86,6 +102,57 @@ class Lineage:
     def learned(self) -> Mapping[str, Columns]:
         """By source, the columns that earlier runs found in its rows."""
         return {} if self.options.fresh else learned_by(self.options.home, self.workflow.name)
+
+    async def meet(self, plan: Plan, committers: Mapping[str, Committer]) -> bool:
+        """Look at whose destinations these are, before anything is written. True when another lineage
+        was taken over: then committers have to be opened for it.
+
+        Raises RunError (E0806, E0807) where this run must not write.
+        """
+        owners = await owners_of(committers)
+        if owners and self._adopts and not self.options.fresh:
+            taken = adoption(self.workflow, owners)
+            if taken is not None:
+                await self._adopt(taken.manifest, taken.attempt)
+                return True
+        if owners and not self.options.fresh:
+            refuse_owned(self.workflow, owners)
+        current, targets = self.current, targets_of(plan.stages)
+        if not self.options.accept_changes:
+            steps = carried_to(self.workflow, current.carried)
+            refuse_other_targets(self.workflow, current.targets, targets, steps)
+            if current.last_epoch <= current.base_epoch:  # this run has written nothing yet
+                await refuse_emptied(self.workflow, committers, steps)
+        for name in owners:
+            await committers[name].supersede(current.base_epoch)
+        if targets != current.targets:
+            await self.keep(targets=targets)
+        return False
+
+    @property
+    def adopted_finished(self) -> bool:
+        """Whether the run that was taken over had finished."""
+        return self.adopted is not None and self.adopted.final
+
+    @property
+    def _adopts(self) -> bool:
+        return self.options.adopt or self.workflow.settings.state.adopt == "auto"
+
+    async def _adopt(self, manifest: Manifest, attempt: int) -> None:
+        """Take a lineage over at one of its checkpoints."""
+        refuse_lost_state(self.workflow, manifest)
+        if not manifest.final:
+            self._refuse_changed(manifest)
+        await self.keep(
+            lineage=manifest.lineage,
+            attempt=max(attempt, manifest.attempt) + 1,
+            finished=False,
+            carried={n: s.carried for n, s in manifest.sources.items() if s.carried is not None},
+            base_epoch=0,
+            last_epoch=manifest.epoch,
+            targets={},
+        )
+        self.adopted = manifest
 
     def store_of(self, current: Current) -> LocalStore:
         """Where the checkpoints of a lineage are."""
@@ -111,9 +178,7 @@ class Lineage:
         """What the last run left. With `--fresh` what cannot be read is forgotten like the rest."""
         try:
             current = self.log.current()
-            if current is None:
-                self._refuse_orphans()
-            return current
+            return current if current is not None else self._orphaned()
         except CheckpointError:
             if not self.options.fresh:
                 raise
@@ -121,18 +186,33 @@ class Lineage:
                 LocalStore(folder, str(uuid.uuid4())).clear()
             return None
 
-    def _refuse_orphans(self) -> None:
-        """Raise CheckpointError (E0701) when there are checkpoints, and `current.json`, which says
-        what they are, is gone."""
+    def _orphaned(self) -> Current | None:
+        """What to continue where `current.json` is gone: nothing, when there are no checkpoints.
+
+        Raises CheckpointError (E0701) when there are; with `--adopt` they are taken over.
+        """
         for folder in (self.folder, self._storage()):
             orphans = lineages_in(folder)
-            if orphans:
-                raise CheckpointError(
-                    f"{self.folder / 'current.json'} is gone, which says what the next run continues, "
-                    f"and checkpoints of an earlier run are in {orphans[0]}",
-                    code="E0701",
-                    help="restore the file from a backup, or start over with --fresh",
+            if not orphans:
+                continue
+            newest = newest_manifest(orphans[0]) if len(orphans) == 1 else None
+            if self._adopts and newest is not None:
+                self.adopted = newest
+                return Current(
+                    newest.lineage,
+                    newest.attempt + _UNCOUNTED_ATTEMPTS,
+                    newest.run_id,
+                    carried={n: s.carried for n, s in newest.sources.items() if s.carried},
+                    last_epoch=newest.epoch,
                 )
+            raise CheckpointError(
+                f"{self.folder / 'current.json'} is gone, which says what the next run continues, "
+                f"and checkpoints of an earlier run are in {orphans[0]}",
+                code="E0701",
+                help="use --adopt to go on from the newest of them, restore the file from a backup, or "
+                "start over with --fresh",
+            )
+        return None
 
     def _storage(self) -> Path:
         storage = self.workflow.settings.checkpoint.storage
@@ -156,9 +236,13 @@ class Lineage:
             for fact in store.list_manifests()
             if fact.manifest is not None and fact.epoch > current.base_epoch
         ]
-        if not manifests:
+        if manifests:
+            self._refuse_changed(manifests[0])
+
+    def _refuse_changed(self, manifest: Manifest) -> None:
+        if self.options.accept_changes:
             return
-        before, now = manifests[0].fingerprints, self.workflow.fingerprints()
+        before, now = manifest.fingerprints, self.workflow.fingerprints()
         changed = [n for n in now if n in before and before[n] != now[n]]
         changed += [f"{n} (new)" for n in now if n not in before]
         changed += [f"{n} (gone)" for n in before if n not in now]
@@ -171,6 +255,6 @@ class Lineage:
                 blame=Blame.USER,
                 step=name,
                 spot=spot,
-                notes=[f"changed since checkpoint {manifests[0].epoch}: {', '.join(changed)}"],
+                notes=[f"changed since checkpoint {manifest.epoch}: {', '.join(changed)}"],
                 help="undo the change, or use --accept-changes to go on, or --fresh to start over",
             )

@@ -7,6 +7,7 @@ Every case ends alike: what later epochs left is cleared, the resumed epoch is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 
@@ -19,6 +20,7 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import destination_context
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
+from dataflare.errors import RunError
 from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
@@ -120,5 +122,8 @@ async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> N
     epoch = max((fact.epoch for fact in facts), default=0)
     for committer in committers.values():
         marker = await committer.marker()
-        await committer.recover(max(epoch, marker.epoch if marker else 0), ())
+        with contextlib.suppress(
+            RunError
+        ):  # another lineage owns the place: nothing of ours is left
+            await committer.recover(max(epoch, marker.epoch if marker else 0), ())
         await committer.aclose()

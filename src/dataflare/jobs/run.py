@@ -70,7 +70,7 @@ class _Run:
         self.workflow, self.options = workflow, options
         self.run_id = new_run_id()
         self.lineage = Lineage(workflow, options, self.run_id)
-        self.interrupted = self.unread = False
+        self.interrupted = self.unread = self.has_met = False
         self.warnings: list[str] = []
         self.started = time.monotonic()
         self.metrics = JobMetrics({step.name: step.kind for step in workflow.steps()})
@@ -135,12 +135,20 @@ class _Run:
         )
         await asyncio.to_thread(log.start, record)
         status, error, carried = await self._attempts(plan, resume)
+        if status == "finished" and self.lineage.adopted_finished:
+            plan, resume = await self._after_adopted(plan, carried or {})
+            status, error, carried = await self._attempts(plan, resume)
         if status == "finished":
             await self.lineage.keep(finished=True, carried=carried or {})
             crash_point("run.finished")
         result = self._result(status, error)
         await self._tell(result, ended(record, result, carried))
         return result
+
+    async def _after_adopted(self, plan: Plan, carried: dict[str, Any]) -> tuple[Plan, bool]:
+        """The adopted run had finished: this is a new one of its lineage, with what it carried."""
+        await self.lineage.keep(finished=True, carried=carried)
+        return plan, await self.lineage.begin(plan)
 
     async def _tell(self, result: RunResult, record: RunRecord) -> None:
         """Say how the run ended, then record that it was said: the last act of a run. A process that
@@ -219,16 +227,32 @@ class _Run:
             return None
         return asyncio.get_running_loop().call_later(self.options.for_s, self.stop.set)
 
+    async def _open(self, plan: Plan) -> tuple[dict[str, Committer], Identity]:
+        """The committers of an attempt, and whose they are."""
+        current = self.lineage.current
+        identity = Identity(
+            current.lineage,
+            self.run_id,
+            current.attempt,
+            self.workflow.fingerprints(),
+            workflow=self.workflow.name,
+        )
+        store = self.lineage.store_of(current)
+        return await open_committers(plan.stages, identity, store, self.retries), identity
+
     async def _attempt(
         self, plan: Plan, resume: bool
     ) -> tuple[str, DataFlareError | None, dict[str, Any] | None]:
-        current = self.lineage.current
-        store = self.lineage.store_of(current)
-        identity = Identity(
-            current.lineage, self.run_id, current.attempt, self.workflow.fingerprints()
-        )
-        committers = await open_committers(plan.stages, identity, store, self.retries)
+        committers, identity = await self._open(plan)
         try:
+            if not self.has_met:
+                self.has_met = True
+                if await self.lineage.meet(plan, committers):
+                    resume = True
+                    await _close(committers)
+                    committers, identity = await self._open(plan)
+            current = self.lineage.current
+            store = self.lineage.store_of(current)
             recovered = await recover(
                 store,
                 committers,
@@ -253,8 +277,7 @@ class _Run:
                 for name, committer in committers.items():
                     self.published[name] = await committer.published()
         finally:
-            for committer in committers.values():
-                await committer.aclose()
+            await _close(committers)
             for stage in plan.stages.stages:
                 if stage.source is not None:
                     await stage.source.aclose()
@@ -346,6 +369,11 @@ class _Run:
         self.interrupted = True
         self.reporter.say("stopping after a checkpoint; once more to stop at once")
         self.stop.set()
+
+
+async def _close(committers: Mapping[str, Committer]) -> None:
+    for committer in committers.values():
+        await committer.aclose()
 
 
 def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:

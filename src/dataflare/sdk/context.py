@@ -77,6 +77,7 @@ def _no_file(text: str, scheme: str, step: str) -> ConfigError:
 class DestinationContext(Struct, frozen=True):
     """Of one attempt at a run, for one destination step.
 
+    workflow: its name; "" where the destination keeps nothing of the run.
     lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start; token: a
     chance text of this attempt, so that two copies of one state folder are told apart.
     schema: the user's columns that arrive. changelog: batches have row kinds.
@@ -98,6 +99,7 @@ class DestinationContext(Struct, frozen=True):
     sift: bool = False
     token: str = ""
     complete: bool = False
+    workflow: str = ""
 
     @property
     def lineage8(self) -> str:

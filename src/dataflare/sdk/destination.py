@@ -126,6 +126,21 @@ class Marker(Struct, frozen=True):
     can_rewind: bool
 
 
+class Owner(Struct, frozen=True):
+    """The lineage that wrote to a destination last, for the same workflow and step, when it is not the
+    one that asks: its home is another one, or lost.
+
+    epoch, attempt: its newest. rows: that a run which starts from the beginning would double; 0 where
+    it replaces them. manifest: of the epoch, or None.
+    """
+
+    lineage: str
+    attempt: int
+    epoch: int
+    rows: int
+    manifest: str | None = None
+
+
 class DestinationConnector(ABC):
     """Where to write. Built from validated config, sent between processes; no I/O before `validate`."""
 
@@ -165,6 +180,19 @@ class DestinationConnector(ABC):
         """What a run does there besides adding rows, each in a few words, for `plan`: 'deletes rows
         that are gone from the source, at most 20%'. No I/O."""
         return ()
+
+    def identity(self) -> str | None:
+        """The place that it writes to, in words that are the same for the same place wherever the
+        workflow's folder lies; None where it has none. Positions that a run carries over belong to it."""
+        path, table, url = (getattr(self.config, n, None) for n in ("path", "table", "url"))
+        if isinstance(path, str):
+            base, full = os.path.realpath(self.context.base), self.context.base / path
+            near = os.path.relpath(os.path.realpath(full), base)
+            path = os.path.realpath(full) if near.startswith("..") else near
+        place = path or (url.partition("?")[0] if isinstance(url, str) else None)
+        if place is None:
+            return None
+        return f"table {table} in {place}" if table else str(place)
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
         """Which of these columns the place to write to lacks, where it is there and has columns of its
@@ -231,6 +259,20 @@ class Committer(ABC):
         """The last epoch of this lineage and step that the destination holds; None if none, or if
         the destination keeps no record (then `commit` must find out by itself)."""
 
+    async def owner(self) -> Owner | None:
+        """Which other lineage of this workflow and step wrote there last; None where there is none,
+        or no record. Asked before `recover`."""
+        return None
+
+    async def supersede(self, epoch: int) -> None:
+        """Take the place of the owner, durably: it writes nothing any more. epoch: the last one of
+        this lineage. Called once, where `owner` told of one."""
+
+    async def is_empty(self) -> bool:
+        """Whether nothing is there of what earlier runs wrote. Asked before `recover`, of a lineage
+        that has finished runs; False where that cannot be told."""
+        return False
+
     @abstractmethod
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         """Clear what epochs after `epoch` left behind (0: all of this lineage's leftovers), so that
@@ -276,6 +318,17 @@ def refuse_older(step: str, ours: tuple[int, str], newest: tuple[int, str]) -> N
             step=step,
             help="keep one copy of the state folder; if the other one is gone, run again",
         )
+
+
+def fenced_by_other(step: str, place: str) -> RunError:
+    """The error (E0804) of a lineage whose place another one of the same workflow has taken."""
+    return RunError(
+        f"step '{step}' is fenced: a run of this workflow with another state folder has taken over "
+        f"{place}",
+        code="E0804",
+        step=step,
+        help="let one state folder write there; --adopt or --fresh takes it back",
+    )
 
 
 class NoCommitter(Committer):

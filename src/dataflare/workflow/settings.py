@@ -46,6 +46,11 @@ class State(_Model):
 
     backend: Literal["memory", "rocksdb", "sqlite"] = Field(default="memory")
     path: str | None = Field(default=None, description="a folder; null: under $DATAFLARE_HOME")
+    adopt: Literal["refuse", "auto"] = Field(
+        default="refuse",
+        description="what a run does that finds destinations written by a state folder it does not "
+        "have: auto goes on from there, as `run --adopt`",
+    )
 
 
 class Batch(_Model):

@@ -16,9 +16,15 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.rules import Rules
 from dataflare.connectors.duckdb.types import declared
-from dataflare.connectors.sql import sweeping
+from dataflare.connectors.sql import marker, sweeping
 from dataflare.connectors.sql.fold import appended, fold
-from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.marker import (
+    MARKER_COLUMNS,
+    MARKER_DDL,
+    MARKER_TABLE,
+    MarkerRows,
+    Stored,
+)
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Refusal, rowwise, with_row
 from dataflare.connectors.sql.shared import now_text
@@ -81,32 +87,46 @@ class DuckdbStore(TableStore):
         finally:
             opened.close()
 
-    def read_marker(self, lineage: str, step: str) -> Stored | None:
+    def read_marker(self, target: Target) -> MarkerRows:
         with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
-            if tables.find_table(self._db, MARKER_TABLE) is None:
-                return None
-            found = self._db.rows(
-                f"select attempt, epoch, rows_total, manifest from {MARKER_TABLE} "
-                "where lineage = ? and step = ?",
-                [lineage, step],
-            )
-        return Stored(*found[0]) if found else None
+            columns = self._marker_columns()
+            if not columns:
+                return MarkerRows()
+            query, parameters = marker.selection(target, columns)
+            return marker.marker_rows(target, self._db.rows(query, list(parameters)))
 
-    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
+    def write_marker(self, target: Target, stored: Stored) -> None:
         with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
             self._db.db.execute(MARKER_DDL)
+            for statement in marker.widening(self._marker_columns()):
+                self._db.db.execute(statement)
             marks = ", ".join("?" * len(MARKER_COLUMNS))
             self._db.db.execute(
                 f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                [
-                    lineage,
-                    step,
-                    stored.attempt,
-                    stored.epoch,
-                    stored.rows_total,
-                    stored.manifest,
-                    now_text(),
-                ],
+                list(marker.values(target, stored, now_text())),
+            )
+
+    def supersede(self, target: Target) -> None:
+        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
+            self._db.db.execute(
+                f"delete from {MARKER_TABLE} "
+                "where step = ? and workflow = ? and place = ? and lineage <> ?",
+                [target.step, target.workflow, target.place, target.lineage],
+            )
+
+    def _marker_columns(self) -> set[str]:
+        found = self._db.rows(
+            "select column_name from duckdb_columns() where database_name = current_database() "
+            "and schema_name = current_schema() and table_name = ?",
+            [MARKER_TABLE],
+        )
+        return {str(name) for (name,) in found}
+
+    def is_empty(self, target: Target) -> bool:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            table = tables.find_table(self._db, target.table)
+            return table is None or not self._db.rows(
+                f"select 1 from {tables.spelled(target.table)} limit 1", []
             )
 
     def make_ready(self, target: Target) -> None:

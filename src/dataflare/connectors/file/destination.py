@@ -21,6 +21,7 @@ from dataflare.connectors.file.growing import (
     GrowingParquet,
     GrowingText,
 )
+from dataflare.connectors.file.marker import FileMarker, NoMarker
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.single_file import (
     SingleFileCommitter,
@@ -162,7 +163,9 @@ archive:
                     return self._growing(context.schema, path, sidecar, data)
 
                 staging = self._staging(context)
-                return SingleFileWriter(staging, self._encoder(), grow, restored, rows_max)
+                return SingleFileWriter(
+                    staging, self._encoder(), grow, restored, rows_max, context.step
+                )
             folder = self._parts(context)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]
             schema = context.schema.select(inside)
@@ -242,8 +245,17 @@ archive:
 
     async def committer(self, context: DestinationContext) -> Committer:
         if self.target.is_folder:
-            return FolderCommitter(self._parts(context), Fence(context))
-        return SingleFileCommitter(self._staging(context), Fence(context))
+            return FolderCommitter(self._parts(context), Fence(context), self._marker(context))
+        return SingleFileCommitter(self._staging(context), Fence(context), self._marker(context))
+
+    def _marker(self, context: DestinationContext) -> FileMarker:
+        """Beside parts, and beside a file that is appended to; a file that is replaced needs none."""
+        target = self.target
+        if target.is_folder:
+            kind = FileMarker if context.workflow and not self.context.private else NoMarker
+            return kind(target.path, context)
+        kind = FileMarker if context.workflow and target.mode == "append" else NoMarker
+        return kind(target.path.parent, context, target.path.name)
 
     def _staging(self, context: DestinationContext) -> Staging:
         return Staging(self.target.path, context.lineage8)

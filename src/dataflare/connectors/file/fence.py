@@ -26,6 +26,7 @@ class Fence:
     def __init__(self, context: DestinationContext) -> None:
         self._path = context.redo / f"attempt-{context.lineage8}"
         self._context = context
+        self.step = context.step
 
     @contextmanager
     def held(self, *, begins: bool = False) -> Iterator[None]:

@@ -23,13 +23,22 @@ from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.growing import Encoder, GrowingFile
 from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.connectors.file.marker import FileMarker
 from dataflare.connectors.file.partitions import folder_name
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.staged import StagedContent, looks
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Writer, WriteStats
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Epoch,
+    Marker,
+    Owner,
+    Writer,
+    WriteStats,
+)
 
 Grow = Callable[[Path], GrowingFile]
 
@@ -165,13 +174,30 @@ class FolderWriter(Writer):
 class FolderCommitter(Committer):
     """Publishes parts by renaming them; under overwrite in the last epoch only."""
 
-    def __init__(self, folder: PartsFolder, fence: Fence) -> None:
-        self._folder, self._fence = folder, fence
+    def __init__(self, folder: PartsFolder, fence: Fence, marker: FileMarker) -> None:
+        self._folder, self._fence, self._marker = folder, fence, marker
         self._files = self._rows = self._bytes = 0
         self._thorough = False
 
     async def marker(self) -> Marker | None:
-        return None
+        own = None if self._folder.overwrite else await asyncio.to_thread(self._marker.own)
+        if own is None or own.manifest is None:
+            return None
+        return Marker(own.epoch, own.attempt, own.manifest, can_rewind=True)
+
+    async def owner(self) -> Owner | None:
+        return await asyncio.to_thread(self._marker.owner, replaces=self._folder.overwrite)
+
+    async def supersede(self, epoch: int) -> None:
+        await asyncio.to_thread(self._marker.write, epoch, 0, None)
+
+    async def is_empty(self) -> bool:
+        return not self._folder.overwrite and await asyncio.to_thread(self._is_empty)
+
+    def _is_empty(self) -> bool:
+        if self._marker.own() is not None:
+            return False
+        return all(self._folder.epoch_of(file.name) is None for file in self._folder.data_files())
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         self._thorough = True  # another process may have prepared what is committed now
@@ -179,7 +205,12 @@ class FolderCommitter(Committer):
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"), self._fence.held(begins=True):
+        with (
+            file_errors(folder.path, "writing"),
+            self._fence.held(begins=True),
+            self._marker.held(),
+        ):
+            self._marker.begin(epoch)
             kept = {p.path for p in folder.waiting() if _upto(folder, p.name, epoch)}
             kept |= set() if begins else set(folder.staging.glob("base-*"))
             folder.clear_staging(kept)
@@ -200,7 +231,11 @@ class FolderCommitter(Committer):
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"), self._fence.held():
+        with file_errors(folder.path, "writing"), self._fence.held(), self._marker.held():
+            own = self._marker.own()
+            if own is not None and own.manifest is not None and own.epoch >= epoch.number:
+                self._rows = own.rows
+                return
             if not folder.overwrite:
                 self._publish([part for c in committables for part in c.data["parts"]])
             elif epoch.final:
@@ -208,6 +243,10 @@ class FolderCommitter(Committer):
             if epoch.final:
                 folder.make(folder.path)
                 folder.clear_staging()
+            if folder.path.is_dir():
+                rows = sum(c.data["total_rows"] for c in committables)
+                rows = max(rows, own.rows if own is not None else 0)
+                self._marker.write(epoch.number, rows, epoch.manifest)
 
     def _publish(self, parts: Sequence[Sequence[Any]]) -> None:
         """Rename each part to its name. One that has been renamed already is left as it is."""

@@ -30,11 +30,21 @@ from dataflare.connectors.file.growing import (
     GrowingParquet,
 )
 from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.connectors.file.marker import FileMarker, NoMarker
 from dataflare.connectors.file.staged import StagedContent, content_of, looks
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Writer, WriteStats
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Epoch,
+    Marker,
+    Owner,
+    Writer,
+    WriteStats,
+    fenced_by_other,
+)
 
 Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]
 """Opens the staging file (path, sidecar) as a committable's data left it."""
@@ -77,7 +87,9 @@ class SingleFileWriter(Writer):
         grow: Grow,
         restored: Committable | None,
         rows_max: int,
+        step: str,
     ) -> None:
+        self._step = step
         self._staging, self._encoder, self._grow = staging, encoder, grow
         self._restored = dict(restored.data) if restored is not None else {}
         self._file: GrowingFile | None = None
@@ -90,7 +102,7 @@ class SingleFileWriter(Writer):
             if self._restored and not staging.path.exists():
                 raise _gone(staging.path)
             self._file = self._grow(staging.path, staging.sidecar, self._restored)
-            self._hold = _held(staging.path)
+            self._hold = _held(staging.path, self._step)
         return self._file
 
     def _encode(self, frame: pl.DataFrame) -> tuple[Any, int]:
@@ -137,30 +149,68 @@ class SingleFileWriter(Writer):
             self._hold.close()
 
 
-def _held(path: Path) -> IO[bytes]:
-    """Hold the staging file, so that a run of another lineage does not take it for a leftover."""
+_held_here: set[Path] = set()
+"""The staging files that this process holds or has held."""
+
+
+def _held(path: Path, step: str) -> IO[bytes]:
+    """Hold the staging file, so that no other run takes it for a leftover or writes to it."""
     file = path.open("rb")
-    with suppress(BlockingIOError):
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _held_here.add(path)
+    except BlockingIOError:
+        if path not in _held_here:  # else by a writer of this process that has failed
+            file.close()
+            raise fenced_by_other(step, str(path)) from None
     return file
+
+
+def _refuse_held(path: Path, step: str) -> None:
+    """Raise RunError (E0804) when a run of a copy of this state folder writes to the staging file."""
+    with suppress(FileNotFoundError):
+        _held(path, step).close()
 
 
 class SingleFileCommitter(Committer):
     """Cuts the staging file back after a crash; renames it in the last epoch."""
 
-    def __init__(self, staging: Staging, fence: Fence) -> None:
-        self._staging, self._fence = staging, fence
+    def __init__(self, staging: Staging, fence: Fence, marker: FileMarker) -> None:
+        self._staging, self._fence, self._marker = staging, fence, marker
         self._rows: int | None = None
 
     async def marker(self) -> Marker | None:
-        return None
+        own = await asyncio.to_thread(self._marker.own)
+        if own is None or own.manifest is None:
+            return None
+        return Marker(own.epoch, own.attempt, own.manifest, can_rewind=False)
+
+    async def owner(self) -> Owner | None:
+        return await asyncio.to_thread(self._marker.owner, replaces=False)
+
+    async def supersede(self, epoch: int) -> None:
+        await asyncio.to_thread(self._marker.write, epoch, 0, None)
+
+    async def is_empty(self) -> bool:
+        keeps = not isinstance(self._marker, NoMarker)
+        return keeps and not await asyncio.to_thread(self._staging.target.exists)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         await asyncio.to_thread(self._recover, epoch, committables)
 
     def _recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         staging = self._staging
-        with file_errors(staging.target, "writing"), self._fence.held(begins=True):
+        with (
+            file_errors(staging.target, "writing"),
+            self._fence.held(begins=True),
+            self._marker.held(),
+        ):
+            own = self._marker.own()
+            done = own is not None and own.manifest is not None and own.epoch >= epoch > 0
+            self._marker.begin(epoch)
+            _refuse_held(staging.path, self._fence.step)
+            if done and committables:
+                return
             if not epoch or not committables:
                 staging.path.unlink(missing_ok=True)
                 staging.sidecar.unlink(missing_ok=True)
@@ -188,9 +238,13 @@ class SingleFileCommitter(Committer):
         await asyncio.to_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        with self._fence.held():
+        with self._fence.held(), self._marker.held():
             if epoch.final and committables:
+                own = self._marker.own()
+                if own is not None and own.manifest is not None and own.epoch >= epoch.number:
+                    return
                 self._publish(committables[0].data)
+                self._marker.write(epoch.number, committables[0].data["rows"], epoch.manifest)
 
     def _publish(self, data: Mapping[str, Any]) -> None:
         staging = self._staging

@@ -17,6 +17,7 @@ from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
 from dataflare.connectors.sql import redo, statements, sweeping
 from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.marker import MarkerRows
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.connectors.sql.writing import RedoLogWriter
@@ -31,6 +32,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Epoch,
     Marker,
+    Owner,
     Writer,
 )
 
@@ -77,6 +79,9 @@ config:
             *statements.effects(self.config.before_sql, self.config.after_sql),
             *sweeping.effects(self.config.mode, self.config.delete_max),
         ]
+
+    def identity(self) -> str:
+        return f"table {self.config.table} in {Server.of(self.config).shown}"
 
     async def validate(self, schema: Schema) -> None:
         try:
@@ -127,7 +132,13 @@ config:
     def _target(self, context: DestinationContext) -> Target:
         self._check_columns(context.schema)
         made = self._target_of(context.schema, context.step, context.lineage, context.attempt)
-        return replace(made, sift=context.sift, complete=context.complete)
+        return replace(
+            made,
+            sift=context.sift,
+            complete=context.complete,
+            token=context.token,
+            workflow=context.workflow,
+        )
 
     def _target_of(
         self, schema: Schema, step: str = "", lineage: str = "", attempt: int = 0
@@ -214,16 +225,42 @@ class PostgresCommitter(Committer):
         self._server, self._session, self._target = server, session, target
         self._context = context
         self._rows = 0
+        self._found: MarkerRows | None = None
 
     async def marker(self) -> Marker | None:
-        stored = await asyncio.to_thread(self._session.known, self._target)
+        stored = (await self._markers()).own
         if stored is None:
             return None
         self._rows = stored.rows_total
         free = self._target.mode != "append" or stored.rows_total == 0
         return Marker(stored.epoch, stored.attempt, stored.manifest, free)
 
+    async def _markers(self) -> MarkerRows:
+        """What the marker table said before this attempt changed it."""
+        if self._found is None:
+            self._found = await asyncio.to_thread(self._session.markers, self._target)
+        return self._found
+
+    async def owner(self) -> Owner | None:
+        return (await self._markers()).other
+
+    async def supersede(self, epoch: int) -> None:
+        self._found = None
+        await asyncio.to_thread(self._session.supersede, self._target, epoch)
+
+    async def is_empty(self) -> bool:
+        target, stored = (
+            self._target,
+            (await self._markers()).own,
+        )
+        if stored is None:
+            return True
+        if not stored.rows_total or target.mode not in ("append", "upsert"):
+            return False
+        return await asyncio.to_thread(self._session.is_empty, target)
+
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        self._found = None
         kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
         await asyncio.to_thread(self._recover, epoch, kept)
 

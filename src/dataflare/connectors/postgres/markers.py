@@ -14,7 +14,14 @@ from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors, said
-from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql import marker
+from dataflare.connectors.sql.marker import (
+    MARKER_COLUMNS,
+    MARKER_DDL,
+    MARKER_TABLE,
+    MarkerRows,
+    Stored,
+)
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import Target
@@ -35,19 +42,36 @@ class Markers:
     def _errors(self, what: str) -> Any:
         return postgres_errors(self._server.shown, what)
 
-    def read_marker(self, target: Target, *, lock: bool = False) -> Stored | None:
-        """The marker row, or None, also when there is no marker table. lock: nobody else moves it
-        before this transaction ends."""
+    def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
+        """What the marker table says of the target; nothing when there is no marker table. lock:
+        nobody else moves these rows before this transaction ends."""
         with self._errors(f"table {MARKER_TABLE}"):
             folder = self._folder(target)
-            if folder is None or catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
-                return None
-            row = self._db.execute(
-                f"select attempt, epoch, rows_total, manifest from {quoted(folder)}.{MARKER_TABLE} "
-                f"where lineage = %s and step = %s{' for update' if lock else ''}",
-                (target.lineage, target.step),
-            ).fetchone()
-        return None if row is None else Stored(*row)
+            found = catalog.find_exact(self._db, folder, MARKER_TABLE) if folder else None
+            if found is None or folder is None:
+                return MarkerRows()
+            place = f"{quoted(folder)}.{MARKER_TABLE}"
+            query, parameters = marker.selection(target, set(found.columns), place, "%s")
+            query += " for update" if lock else ""
+            return marker.marker_rows(target, self._db.execute(query, parameters).fetchall())
+
+    def supersede(self, target: Target) -> None:
+        """Delete the marker rows of other lineages of the target's workflow, step and table."""
+        with self._errors(f"table {MARKER_TABLE}"):
+            folder = quoted(self._folder(target) or "public")
+            self._db.execute(
+                f"delete from {folder}.{MARKER_TABLE} "
+                "where step = %s and workflow = %s and place = %s and lineage <> %s",
+                (target.step, target.workflow, target.place, target.lineage),
+            )
+
+    def is_empty(self, target: Target) -> bool:
+        """Whether the table is missing or has no rows."""
+        with self._errors(f"table '{target.table}'"):
+            found = catalog.find_table(self._db, target.table)
+            if found is None:
+                return True
+            return self._db.execute(f"select 1 from {found.sql} limit 1").fetchone() is None
 
     def write_marker(self, target: Target, stored: Stored) -> None:
         with self._errors(f"table {MARKER_TABLE}"):
@@ -58,15 +82,7 @@ class Markers:
                 f"insert into {folder}.{MARKER_TABLE} ({names}) values "
                 f"({', '.join(['%s'] * len(MARKER_COLUMNS))}) "
                 f"on conflict (lineage, step) do update set {moved}",
-                (
-                    target.lineage,
-                    target.step,
-                    stored.attempt,
-                    stored.epoch,
-                    stored.rows_total,
-                    stored.manifest,
-                    now_text(),
-                ),
+                marker.values(target, stored, now_text()),
             )
 
     def make_marker_table(self, target: Target) -> None:
@@ -79,11 +95,14 @@ class Markers:
                 assert folder is not None
                 self._db.execute(MAKING)
                 self._db.execute(f"create schema if not exists {quoted(folder)}")
-            if catalog.find_exact(self._db, folder, MARKER_TABLE) is None:
+            place = f"{quoted(folder)}.{MARKER_TABLE}"
+            found = catalog.find_exact(self._db, folder, MARKER_TABLE)
+            for added in marker.widening(set(found.columns), place) if found else ():
+                self._db.execute(added.replace("add column", "add column if not exists"))
+            if found is None:
                 self._db.execute(MAKING)
                 if catalog.find_exact(self._db, folder, MARKER_TABLE) is not None:
                     return
-                place = f"{quoted(folder)}.{MARKER_TABLE}"
                 statement = MARKER_DDL.replace(MARKER_TABLE, place, 1)
                 try:
                     self._db.execute(statement)

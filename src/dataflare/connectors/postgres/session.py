@@ -27,7 +27,14 @@ from dataflare.connectors.postgres.errors import is_lost, postgres_errors
 from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
 from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.marker import (
+    MarkerRows,
+    Stored,
+    Verdict,
+    decide,
+    first_marker,
+    rewound,
+)
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import CheckpointError, DataFlareError
@@ -187,8 +194,7 @@ class Session:
 
     def _refuse_fenced(self, share: Share, epoch: int) -> None:
         with self._abandoning_on_error():
-            stored = self._opened().read_marker(share.target)
-            decide(stored, share.target.attempt, epoch, share.target.step)
+            decide(self._opened().read_marker(share.target), share.target, epoch)
 
     def _rehearse(self, member: Member, share: Share, epoch: int, *, final: bool) -> None:
         """An epoch is prepared on top of one that is not committed yet: find out its refusals, and
@@ -217,8 +223,8 @@ class Session:
         target = share.target
         with self._abandoning_on_error():
             # Where a COMMIT was lost on its way, its transaction holds the row until its fate is known.
-            stored = self._opened().read_marker(target, lock=True)
-            if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+            found = self._opened().read_marker(target, lock=True)
+            if decide(found, target, epoch.number) is Verdict.DONE:
                 self._end_epoch(target.step, epoch.number)
                 self._rest_if_empty()
                 return
@@ -249,8 +255,9 @@ class Session:
 
     def _move_marker(self, store: PostgresStore, share: Share, epoch: Epoch) -> None:
         target = share.target
-        stored = store.read_marker(target, lock=True)
-        if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+        found = store.read_marker(target, lock=True)
+        stored = found.own
+        if decide(found, target, epoch.number) is Verdict.DONE:
             raise CheckpointError(
                 f"epoch {epoch.number} of step '{target.step}' is in {self._server.shown} already, "
                 "by another writer",
@@ -267,7 +274,7 @@ class Session:
                 notes=["a backup was restored, or a standby took over that had not seen all"],
                 help="run with --fresh, after looking at what the table holds",
             )
-        moved = Stored(target.attempt, epoch.number, share.rows_total, epoch.manifest)
+        moved = Stored(target.attempt, epoch.number, share.rows_total, epoch.manifest, target.token)
         store.write_marker(target, moved)
 
     def _end_epoch(self, step: str, epoch: int) -> None:
@@ -278,10 +285,24 @@ class Session:
 
     # -- beginnings and ends -----------------------------------------------------------------------
 
-    def known(self, target: Target) -> Stored | None:
-        """The marker of a step, without making anything."""
+    def markers(self, target: Target) -> MarkerRows:
+        """What the marker table says of a step, without making anything."""
         with self._lock, self._aside() as store:
             return store.read_marker(target)
+
+    def is_empty(self, target: Target) -> bool:
+        """Whether the table is missing or has no rows."""
+        with self._lock, self._aside() as store:
+            return store.is_empty(target)
+
+    def supersede(self, target: Target, epoch: int) -> None:
+        """Make the target's lineage the owner of its table: others are fenced."""
+        with self._lock, self._aside() as store:
+            store.make_marker_table(target)
+            store.supersede(target)
+            if store.read_marker(target, lock=True).own is None:
+                store.write_marker(target, first_marker(target, epoch))
+            store.commit()
 
     def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
         """Take the step's leftovers and its marker back to `epoch`, and fence off older attempts.
@@ -295,13 +316,13 @@ class Session:
             with self._aside() as store:
                 store.end_older_sessions(self._name, self._attempt)
                 store.make_marker_table(target)
-                stored = store.read_marker(target, lock=True)
+                stored = store.read_marker(target, lock=True).own
                 if rows_kept is None and target.mode == "mirror":
                     store.forget_seen(target)
                 if stored is not None:
                     self._take_back(store, target, stored, epoch, rows_kept)
                 elif rows_kept is None:
-                    store.write_marker(target, Stored(target.attempt, epoch, 0, None))
+                    store.write_marker(target, first_marker(target, epoch))
                 store.commit()
 
     def execute(self, statements: Sequence[str]) -> None:
@@ -330,7 +351,7 @@ class Session:
         rows_kept: int | None,
     ) -> None:
         free = target.mode != "append" or stored.rows_total == 0
-        moved = rewound(stored, target.attempt, epoch, target.step, can_rewind=free)
+        moved = rewound(stored, target, epoch, can_rewind=free)
         if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
             staging = store.staging(target)
             if rows_kept and staging is None:
@@ -349,7 +370,9 @@ class Session:
             rows = 0
         elif stored.epoch > epoch:
             rows = rows_kept
-        store.write_marker(target, Stored(target.attempt, now.epoch, rows, now.manifest))
+        store.write_marker(
+            target, Stored(target.attempt, now.epoch, rows, now.manifest, target.token)
+        )
 
     def release(self, step: str) -> None:
         """Give up what `step` has prepared and not committed."""

@@ -13,6 +13,7 @@ from typing import Any
 from dataflare.connectors.sql import redo, statements, sweeping
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
+from dataflare.connectors.sql.marker import MarkerRows
 from dataflare.connectors.sql.names import holds_data, missing_file
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
@@ -29,6 +30,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Epoch,
     Marker,
+    Owner,
     RefusedRow,
     Writer,
 )
@@ -124,6 +126,8 @@ class TableDestination(DestinationConnector):
             step=self.context.step,
             lineage=context.lineage if context else "",
             attempt=context.attempt if context else 0,
+            token=context.token if context else "",
+            workflow=context.workflow if context else "",
             table=self.config.table,
             mode=self.config.mode,
             schema=schema,
@@ -247,16 +251,43 @@ class TableCommitter(Committer):
         self._path, self._ours, self._context = path, ours, context
         self._before, self._after = config.before_sql, config.after_sql
         self._rows = 0
+        self._found: MarkerRows | None = None
 
     async def marker(self) -> Marker | None:
-        known = await asyncio.to_thread(self._ours.shared.known, self._ours.target)
-        if known is None:
+        target = self._ours.target
+        stored = (await self._markers()).own
+        if stored is None:
             return None
-        self._rows = known.stored.rows_total
-        stored = known.stored
-        return Marker(stored.epoch, stored.attempt, stored.manifest, known.can_rewind)
+        self._rows = stored.rows_total
+        can_rewind = target.mode != "append" or stored.rows_total == 0
+        return Marker(stored.epoch, stored.attempt, stored.manifest, can_rewind)
+
+    async def _markers(self) -> MarkerRows:
+        """What the marker table said before this attempt changed it."""
+        if self._found is None:
+            self._found = await asyncio.to_thread(self._ours.shared.markers, self._ours.target)
+        return self._found
+
+    async def owner(self) -> Owner | None:
+        return (await self._markers()).other
+
+    async def supersede(self, epoch: int) -> None:
+        self._found = None
+        await asyncio.to_thread(self._ours.shared.supersede, self._ours.target, epoch)
+
+    async def is_empty(self) -> bool:
+        target, stored = (
+            self._ours.target,
+            (await self._markers()).own,
+        )
+        if stored is None:
+            return True
+        if not stored.rows_total or target.mode not in ("append", "upsert"):
+            return False
+        return await asyncio.to_thread(self._ours.shared.is_empty, target)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        self._found = None
         kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
         await asyncio.to_thread(self._recover, epoch, kept)
 

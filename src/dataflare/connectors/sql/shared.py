@@ -19,19 +19,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import polars as pl
 from msgspec import Struct
 
 from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.marker import Stored, Verdict, decide, rewound
+from dataflare.connectors.sql.marker import (
+    MarkerRows,
+    Stored,
+    Verdict,
+    decide,
+    first_marker,
+    rewound,
+)
 from dataflare.connectors.sql.names import holds_data
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import CheckpointError
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
+
+T = TypeVar("T")
 
 
 class Share(Struct, frozen=True):
@@ -40,13 +50,6 @@ class Share(Struct, frozen=True):
     target: Target
     folder: Path
     file: redo.RedoFile
-
-
-class Known(Struct, frozen=True):
-    """The marker, and whether what follows it could be taken back."""
-
-    stored: Stored
-    can_rewind: bool
 
 
 class SharedFile:
@@ -102,12 +105,12 @@ class SharedFile:
                 self._spoiled = True
             crash_point(f"{self._type}.prepare.before_apply")
             assert self._store is not None
-            stored = self._store.read_marker(target.lineage, target.step)
-            if decide(stored, target.attempt, epoch, target.step) is Verdict.DONE:
+            found = self._store.read_marker(target)
+            if decide(found, target, epoch) is Verdict.DONE:
                 return
             self._apply(share, final=final)
             if self._group == group:
-                self._members[target.step] = (share, stored)
+                self._members[target.step] = (share, found.own)
 
     def commit(self, share: Share, epoch: Epoch) -> None:
         """Make the rows and the marker visible, once."""
@@ -119,30 +122,48 @@ class SharedFile:
             self._abandon()
             self._begin()
             assert self._store is not None
-            stored = self._store.read_marker(target.lineage, target.step)
-            if decide(stored, target.attempt, epoch.number, target.step) is Verdict.DONE:
+            found = self._store.read_marker(target)
+            if decide(found, target, epoch.number) is Verdict.DONE:
                 self._abandon()
                 return
             self._apply(share, final=epoch.final)
-            self._members[target.step] = (share, stored)
+            self._members[target.step] = (share, found.own)
             self._finish(epoch)
 
-    def known(self, target: Target) -> Known | None:
-        """The marker of a step, without making a file."""
+    def markers(self, target: Target) -> MarkerRows:
+        """What the marker table says of a step, without making a file."""
+        return self._looked_up(target, lambda store: store.read_marker(target), MarkerRows())
+
+    def is_empty(self, target: Target) -> bool:
+        """Whether the table is missing or has no rows."""
+        return self._looked_up(target, lambda store: store.is_empty(target), True)
+
+    def _looked_up(self, target: Target, look: Callable[[TableStore], T], missing: T) -> T:
+        """What a store tells; `missing` where there is no file."""
         if not holds_data(self._path):
-            return None
+            return missing
         with self._lock, self._abandoning_on_error():
             self._abandon_if_member(target.step)
-            owns = self._store is None
-            if owns:
+            opened_here = self._store is None
+            if opened_here:
                 self._begin()
             assert self._store is not None
-            stored = self._store.read_marker(target.lineage, target.step)
-            if owns:
+            answer = look(self._store)
+            if opened_here:
                 self._abandon()
-            if stored is None:
-                return None
-            return Known(stored, target.mode != "append" or stored.rows_total == 0)
+            return answer
+
+    def supersede(self, target: Target, epoch: int) -> None:
+        """Make the target's lineage the owner of its table: others are fenced."""
+        with self._lock, self._abandoning_on_error():
+            self._abandon()
+            self._begin()
+            assert self._store is not None
+            self._store.supersede(target)
+            if self._store.read_marker(target).own is None:
+                self._store.write_marker(target, first_marker(target, epoch))
+            self._store.commit()
+            self._abandon()
 
     def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
         """Take the table's leftovers and the marker back to `epoch`.
@@ -156,7 +177,7 @@ class SharedFile:
             self._abandon()
             self._begin()
             assert self._store is not None
-            stored = self._store.read_marker(target.lineage, target.step)
+            stored = self._store.read_marker(target).own
             if stored is not None:
                 self._take_back(self._store, target, stored, epoch, rows_kept)
                 if rows_kept is None and target.mode == "mirror":
@@ -190,7 +211,7 @@ class SharedFile:
         self, store: TableStore, target: Target, stored: Stored, epoch: int, rows_kept: int | None
     ) -> None:
         can_rewind = target.mode != "append" or stored.rows_total == 0
-        moved = rewound(stored, target.attempt, epoch, target.step, can_rewind=can_rewind)
+        moved = rewound(stored, target, epoch, can_rewind=can_rewind)
         if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
             if rows_kept is not None and not store.has_staging(target):
                 raise CheckpointError(
@@ -202,7 +223,7 @@ class SharedFile:
                 )
             store.trim(target, rows_kept or 0)
         if moved is not None:
-            store.write_marker(target.lineage, target.step, moved)
+            store.write_marker(target, moved)
 
     def _holds(self, target: Target, epoch: int) -> bool:
         return (
@@ -232,10 +253,9 @@ class SharedFile:
         crash_point(f"{self._type}.commit.before_marker")
         for share, stored in self._members.values():
             before = stored.rows_total if stored is not None else 0
-            moved = Stored(
-                share.target.attempt, epoch.number, before + share.file.rows, epoch.manifest
-            )
-            self._store.write_marker(share.target.lineage, share.target.step, moved)
+            target, rows = share.target, before + share.file.rows
+            moved = Stored(target.attempt, epoch.number, rows, epoch.manifest, target.token)
+            self._store.write_marker(target, moved)
         crash_point(f"{self._type}.commit.before_commit")
         self._store.commit()
         crash_point(f"{self._type}.commit.after_commit")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.sql.marker import Stored
+from dataflare.connectors.sql.marker import MarkerRows, Stored
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
 
@@ -34,6 +34,8 @@ class Target(Struct, frozen=True):
     sift: bool = False
     complete: bool = False
     delete_max: float | int = 0.2
+    token: str = ""
+    workflow: str = ""
 
     @property
     def sweeps(self) -> bool:
@@ -45,6 +47,11 @@ class Target(Struct, frozen=True):
         """The table of the keys that have come in this run."""
         folder, dot, name = self.table.rpartition(".")
         return f"{folder}{dot}{SEEN_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
+
+    @property
+    def place(self) -> str:
+        """The table, as the marker tells it from others of its database."""
+        return self.table.casefold()
 
     @property
     def written(self) -> str:
@@ -87,12 +94,20 @@ class TableStore(ABC):
         """Open the file, run each statement on its own, and close it. Not between `begin` and `close`."""
 
     @abstractmethod
-    def read_marker(self, lineage: str, step: str) -> Stored | None:
-        """The marker row, or None, also when there is no marker table."""
+    def read_marker(self, target: Target) -> MarkerRows:
+        """What the marker table says of the target; nothing when there is no marker table."""
 
     @abstractmethod
-    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
-        """Insert or replace the marker row, making the table if need be."""
+    def write_marker(self, target: Target, stored: Stored) -> None:
+        """Insert or replace the marker row, making or widening the table if need be."""
+
+    @abstractmethod
+    def supersede(self, target: Target) -> None:
+        """Delete the marker rows of other lineages of the target's workflow, step and table."""
+
+    @abstractmethod
+    def is_empty(self, target: Target) -> bool:
+        """Whether the table is missing or has no rows."""
 
     @abstractmethod
     def make_ready(self, target: Target) -> None:

@@ -14,9 +14,15 @@ from typing import Any
 import polars as pl
 from msgspec.structs import replace
 
-from dataflare.connectors.sql import sweeping
+from dataflare.connectors.sql import marker, sweeping
 from dataflare.connectors.sql.fold import appended, fold
-from dataflare.connectors.sql.marker import MARKER_COLUMNS, MARKER_DDL, MARKER_TABLE, Stored
+from dataflare.connectors.sql.marker import (
+    MARKER_COLUMNS,
+    MARKER_DDL,
+    MARKER_TABLE,
+    MarkerRows,
+    Stored,
+)
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift, with_row
 from dataflare.connectors.sql.shared import now_text
@@ -85,36 +91,43 @@ class SqliteStore(TableStore):
             finally:
                 opened.close()
 
-    def read_marker(self, lineage: str, step: str) -> Stored | None:
+    def read_marker(self, target: Target) -> MarkerRows:
         with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
-            if tables.find_table(self._db, MARKER_TABLE) is None:
-                return None
-            found = self._db.frame(
-                "select attempt, epoch, rows_total, cast(manifest as text) as manifest "
-                f"from {MARKER_TABLE} where lineage = ? and step = ?",
-                (lineage, step),
-            )
-        if not found.height:
-            return None
-        attempt, epoch, rows_total, manifest = found.row(0)
-        return Stored(attempt, epoch, rows_total, None if manifest is None else str(manifest))
+            columns = self._marker_columns()
+            if not columns:
+                return MarkerRows()
+            query, parameters = marker.selection(target, columns)
+            return marker.marker_rows(target, self._db.frame(query, tuple(parameters)).rows())
 
-    def write_marker(self, lineage: str, step: str, stored: Stored) -> None:
+    def write_marker(self, target: Target, stored: Stored) -> None:
         with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
             self._db.execute(MARKER_DDL)
+            for statement in marker.widening(self._marker_columns()):
+                self._db.execute(statement)
             marks = ", ".join("?" * len(MARKER_COLUMNS))
             self._db.execute(
                 f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                (
-                    lineage,
-                    step,
-                    stored.attempt,
-                    stored.epoch,
-                    stored.rows_total,
-                    stored.manifest,
-                    now_text(),
-                ),
+                marker.values(target, stored, now_text()),
             )
+
+    def supersede(self, target: Target) -> None:
+        with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
+            self._db.execute(
+                f"delete from {MARKER_TABLE} "
+                "where step = ? and workflow = ? and place = ? and lineage <> ?",
+                (target.step, target.workflow, target.place, target.lineage),
+            )
+
+    def _marker_columns(self) -> set[str]:
+        found = self._db.frame("select name from pragma_table_info(?)", (MARKER_TABLE,))
+        return {str(name) for (name,) in found.rows()}
+
+    def is_empty(self, target: Target) -> bool:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            table = tables.find_table(self._db, target.table)
+            if table is None:
+                return True
+            return not self._db.frame(f"select 1 from {quoted(table.name)} limit 1").height
 
     def make_ready(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):

@@ -323,6 +323,7 @@ class Workflow:
         *,
         home: str | os.PathLike[str] | None = None,
         fresh: bool = False,
+        adopt: bool = False,
         for_s: float | None = None,
         check: bool = True,
     ) -> Outcome:
@@ -330,7 +331,8 @@ class Workflow:
 
         home: where state and history lie; if not given $DATAFLARE_HOME, else `.dataflare` in the
         working directory, or beside the file of a workflow that was loaded from one. fresh: start
-        over instead of resuming an unfinished run. check: raise the error of a run that failed; else
+        over instead of resuming an unfinished run. adopt: go on where another home stopped that wrote
+        the destinations. check: raise the error of a run that failed; else
         it is in the outcome.
         """
         from dataflare import RunOptions, run
@@ -345,7 +347,10 @@ class Workflow:
         }
         before = {name: memory.committed(store).height for name, store in stores.items()}
         options = RunOptions(
-            home=Path(home).absolute() if home else home_of(self.file), fresh=fresh, for_s=for_s
+            home=Path(home).absolute() if home else home_of(self.file),
+            fresh=fresh,
+            adopt=adopt,
+            for_s=for_s,
         )
         result = _outside_of_loops(lambda: run(model, options))
         if check and result.error is not None:
