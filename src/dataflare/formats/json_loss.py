@@ -159,15 +159,15 @@ def _has_numbers(values: pl.Series) -> bool:
 
 
 def _has_json(bytes_: ChunkBytes, values: pl.Series) -> bool:
-    """Whether a text may have been a list or an object with a number that lost digits, or is nested
-    too deep."""
+    """Whether a text may have been a list or an object with a number that lost digits or a
+    character that Polars did not escape, or is nested too deep."""
     objects, lists = (values >= "{").any(), bytes_.has_list
     if not objects and not lists:
         return False
     texts = values.filter(values.str.starts_with("{") | values.str.starts_with("["))
     if not texts.len():
         return False
-    if bytes_.has_long_number:
+    if bytes_.has_long_number or bool(texts.str.contains(r"[\x00-\x1f\\]").any()):
         return True
     deep = texts.filter(texts.str.count_matches(r"[\[{]") > DEPTH_MAX)
     return any(not _is_sound(text) for text in deep)

@@ -8,6 +8,7 @@ round beyond 2^53. So no digit is lost.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -22,6 +23,7 @@ from dataflare.formats.json_values import (
 from dataflare.model.types import BOOL, FLOAT64, INT64, NULL, STRING, DataType, list_of, struct_of
 
 _WHOLE_MAX = 1 << 63
+_ESCAPED = re.compile(r"[\x00-\x1f\\]")
 _WIDE_MAX = 1 << 127
 _TYPE_DEPTH_MAX = 32
 """A column nested deeper than this is JSON as text."""
@@ -173,14 +175,17 @@ def _readable_struct(fields: Mapping[str, Callable[[Any], Any]], value: Any) -> 
 
 
 def _loses(value: Any) -> bool:
-    """Whether a number somewhere in a list or an object has digits that no float64 gives back."""
+    """Whether a list or an object has a number somewhere whose digits no float64 gives back, or a
+    character that Polars does not escape when it writes JSON."""
     match value:
         case dict():
-            return any(map(_loses, value.values()))
+            return any(map(_loses, value)) or any(map(_loses, value.values()))
         case list():
             return any(map(_loses, value))
         case Number():
             return not is_shortest(value)
+        case str():
+            return _ESCAPED.search(value) is not None
         case int():
             return not -_WIDE_MAX <= value < _WIDE_MAX
     return False

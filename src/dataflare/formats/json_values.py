@@ -24,6 +24,7 @@ _DEEP = f"not read: nested deeper than {DEPTH_MAX} lists and objects"
 _HALF = "half of a character, which no text can hold"
 _FLOAT32_MAX = 3.4028235677973366e38
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SPACED_KEY = re.compile(rb'"[ \t\n\r]+:')
 
 
 class Number(str):
@@ -52,8 +53,7 @@ def decode(text: bytes) -> Any:
     """The value of a JSON text. Raises BadJson."""
     try:
         value = _quick.decode(text)
-        # As many keys as the text has: then no key stands twice. Else the careful decoder looks.
-        if text.count(b'":') != _keys(value):
+        if _keys_in(text) != _keys(value):
             value = _careful.decode(text.decode())
     except (RecursionError, _TooDeep):
         raise BadJson(_DEEP) from None
@@ -64,6 +64,17 @@ def decode(text: bytes) -> Any:
 
 class _TooDeep(Exception):
     pass
+
+
+def _keys_in(text: bytes) -> int:
+    """How many keys the objects in a text have: never too few. A value with fewer keys may have lost one
+    that stands twice, and is looked at with care."""
+    count = text.count(b'":')
+    for space in (b'" ', b'"\t', b'"\n', b'"\r'):
+        if space in text:
+            count += len(_SPACED_KEY.findall(text))
+            break
+    return count
 
 
 def _keys(value: Any, depth: int = 1) -> int:
@@ -158,8 +169,8 @@ def list_items(text: bytes) -> list[bytes]:
 def fields_of(text: bytes) -> dict[str, bytes]:
     """The fields of a JSON object, each value as it was written, on one line. Raises BadJson."""
     fields = _parts(_fields, text)
-    keys = len(fields) + sum(bytes(value).count(b'":') for value in fields.values())
-    if keys != text.count(b'":'):
+    keys = len(fields) + sum(_keys_in(bytes(value)) for value in fields.values())
+    if keys != _keys_in(text):
         fields = _first_fields(text)
     return {name: _on_one_line(value) for name, value in fields.items()}
 

@@ -66,7 +66,9 @@ def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
 
 def json_rows(data: bytes, path: Path) -> list[bytes]:
     """The objects of a JSON file, one line of text each, as they were written. The file is one array of
-    objects, or one object, which is a single row."""
+    objects, or one object, which is a single row; an empty file has none."""
+    if not data.strip():
+        return []
     is_list = data.lstrip()[:1] == b"["
     try:
         rows = list_items(data) if is_list else list_items(b"[" + data + b"]")

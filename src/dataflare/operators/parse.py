@@ -74,12 +74,13 @@ class ParseConfig(StepConfig):
 
 class Part(Struct, frozen=True):
     """A column that comes out. at: a JSON path, a group's name or the field's place; typed: the cast
-    of its text, which is in the column `text`."""
+    of its text, which is in the column `text`; found: json: what gives that text."""
 
     name: str
     text: str
     at: str
     typed: Typed
+    found: Typed | None = None
 
 
 class Parse(RowOperator, StructABC, frozen=True):
@@ -124,7 +125,7 @@ class Parse(RowOperator, StructABC, frozen=True):
         frame, source = self._source(frame)
         bad = pl.when(self._broken(source)).then(pl.lit(UNPARSED, pl.UInt8))
         frame = lowering.mark(frame, self.step, [(self.describe(), bad)])
-        frame = frame.with_columns(self._text(source, p.at).alias(p.text) for p in self.parts)
+        frame = frame.with_columns(self._text(source, p).alias(p.text) for p in self.parts)
         values: list[pl.Expr] = []
         errors: list[Fault] = []
         for part in self.parts:
@@ -172,14 +173,16 @@ class Parse(RowOperator, StructABC, frozen=True):
             good = (found.list.len() == self.fields) & (whole == source.str.len_bytes() + 1)
         return source.is_not_null() & ~good.fill_null(False)
 
-    def _text(self, source: pl.Expr, at: str) -> pl.Expr:
+    def _text(self, source: pl.Expr, part: Part) -> pl.Expr:
         import polars as pl
 
-        if self.format in ("json", "avro"):
-            return source.str.json_path_match(at)
+        if part.found is not None:
+            return part.found.lower().value
+        if self.format == "avro":
+            return source.str.json_path_match(part.at)
         if self.format == "regex":
-            return source.str.extract_groups(self.pattern).struct.field(at)
-        field = self._split(source).list.get(int(at), null_on_oob=True).str.slice(1)
+            return source.str.extract_groups(self.pattern).struct.field(part.at)
+        field = self._split(source).list.get(int(part.at), null_on_oob=True).str.slice(1)
         inner = field.str.slice(1, field.str.len_chars() - 2).str.replace_all(
             '""', '"', literal=True
         )
@@ -271,7 +274,7 @@ def _tag(operator: Parse, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFra
     frame, source = operator._source(frame)
     frame = frame.with_columns(
         operator._broken(source).alias(_UNREAD),
-        *(operator._text(source, part.at).alias(part.text) for part in operator.parts),
+        *(operator._text(source, part).alias(part.text) for part in operator.parts),
     )
     lowered = [(part.name, part.typed.lower()) for part in operator.parts]
     faults = [each.error.is_not_null() for _, each in lowered if each.error is not None]
@@ -315,19 +318,27 @@ def _parts(config: ParseConfig, step: str) -> tuple[Part, ...]:
             places = {str(name): _json_path(step, name) for name in config.schema_}
     spots = {str(name): text for name, text in config.schema_.items()}
     return tuple(
-        _part(step, name, index, at, wanted.get(name, STRING), spots.get(name), config.format)
+        _part(config, step, name, index, at, wanted.get(name, STRING), spots.get(name))
         for index, (name, at) in enumerate(places.items())
     )
 
 
 def _part(
-    step: str, name: str, index: int, at: str, type_: DataType, spot: object, format_: str
+    config: ParseConfig, step: str, name: str, index: int, at: str, type_: DataType, spot: object
 ) -> Part:
     text = f"__dataflare_text{index}"
-    if format_ == "avro" and type_.name == "binary":
+    if config.format == "avro" and type_.name == "binary":
         typed = check(f"from_base64({text})", Schema.of({text: STRING}), step=step)
         return Part(name, text, at, typed)
-    return Part(name, text, at, cast(step, text, type_, Schema.of({text: STRING}), spot))
+    typed = cast(step, text, type_, Schema.of({text: STRING}), spot)
+    if config.format != "json":
+        return Part(name, text, at, typed)
+    # As the function does, so that both keep all digits and take the first of equal keys.
+    column, path = str(config.column), at.replace("'", "''") if name else "/"
+    found = check(
+        f"json_extract_string({quote(column)}, '{path}')", Schema.of({column: STRING}), step=step
+    )
+    return Part(name, text, at, typed, found)
 
 
 def _avro_schema(config: ParseConfig, context: BindContext) -> str:

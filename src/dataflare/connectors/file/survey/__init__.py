@@ -34,6 +34,9 @@ def survey(
     ConfigError for what cannot be read."""
     files = list_files(config.paths, context, config.format)
     format_ = one_format(files, config.format)
+    if format_ in ("csv", "ndjson", "json"):
+        # A file without a byte has no rows, where others say what the columns are.
+        files = [file for file in files if file.size] or files
     match format_:
         case "csv":
             return survey_csv(files, config, contract, adds_columns=adds_columns)
