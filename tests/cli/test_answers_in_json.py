@@ -156,3 +156,12 @@ def test_no_secret_is_in_an_answer(
 )
 def test_what_asks_for_json(args: list[str], wanted: bool) -> None:
     assert answers.is_wanted(args) is wanted
+
+
+def test_the_variable_of_a_secret_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    text = 'name: w\nsources: {s: {type: http, config: {url: "http://x", auth: {type: bearer, token: "${secret:NO_SUCH}"}}}}\ndestinations: {d: {type: blackhole, inputs: [s]}}\n'
+    write(tmp_path, "w.yaml", text)
+    done = cli("validate", "w.yaml", cwd=tmp_path)
+    assert text.splitlines()[1] in done.stderr
+    (caret,) = [line for line in done.stderr.splitlines() if "^" in line]
+    assert caret.index("^") - len("  | ") == text.splitlines()[1].index("${secret")

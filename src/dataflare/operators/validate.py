@@ -135,7 +135,12 @@ def _tag(
     frame = lowering.mark(frame, step, errors)
     drops = [broken[rule.name] for rule in rules if rule.on_fail == "drop"]
     named = pl.concat_list(
-        [pl.when(is_broken).then(pl.lit(name)) for name, is_broken in broken.items()]
+        [
+            pl.when(broken[rule.name]).then(pl.lit(rule.name))
+            for rule in rules
+            if rule.on_fail != "warn"
+        ]
+        or [pl.lit(None, pl.String)]
     ).list.drop_nulls()
     warned = [
         broken[rule.name].alias(f"__dataflare_warn{index}")

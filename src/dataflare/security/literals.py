@@ -26,6 +26,8 @@ _CONNECTION = re.compile(r"connection|dsn|conninfo", re.I)
 
 _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.I)
 _PAIR = re.compile(r"(?P<name>[A-Za-z][\w .-]{0,40}?)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|[^\s;&]+)")
+_VARIABLES = re.compile(r"(\$\{[^}]*\})+")
+"""What has no value yet: the name of a variable is not a secret."""
 _LEAST = 4
 """Parts of a password that are shorter are not looked for by themselves."""
 
@@ -43,7 +45,7 @@ def literal_secrets(config: Any, name: str = "") -> Iterator[str]:
         for value in config:
             yield from literal_secrets(value, name)
     elif isinstance(config, str):
-        if is_secret(name):
+        if is_secret(name) and _VARIABLES.fullmatch(config) is None:
             yield from _forms(config)
         if _URL.match(config):
             yield from _of_url(config)
