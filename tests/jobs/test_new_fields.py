@@ -264,17 +264,29 @@ def test_names_without_an_end_are_an_error_that_names_the_way_out(
     assert "schema" in str(error.help)
 
 
-def test_a_committed_table_beside_one_file_is_refused_by_name(tmp_path: Path, small_chunks: Any):
-    """One file must begin again, and rows that were appended to a table cannot be taken back."""
+BOTH = {
+    "lite": {"type": "sqlite", "inputs": ["s"], "config": {"path": "db", "table": "t"}},
+    "one": file("out.csv"),
+}
+
+
+def test_a_table_beside_one_file_begins_again_too(tmp_path: Path, small_chunks: Any):
+    """Before the first checkpoint nothing is committed."""
     write(tmp_path / "in/a.ndjson", LATE)
-    both = {
-        "lite": {"type": "sqlite", "inputs": ["s"], "config": {"path": "db", "table": "t"}},
-        "one": file("out.csv"),
-    }
-    assert start(tmp_path, text_of(both)).status == "finished"
-    # Without a checkpoint on the way nothing was committed, and the run began again unseen.
+    assert start(tmp_path, text_of(BOTH)).status == "finished"
     with sqlite3.connect(tmp_path / "db") as lite:
         assert lite.execute("select count(*), count(late) from t").fetchall() == [(6, 2)]
+
+
+def test_rows_that_cannot_be_taken_back_beside_one_file_are_an_error(
+    tmp_path: Path, small_chunks: Any
+):
+    """One file must begin again, and rows that were appended to a table stay."""
+    write(tmp_path / "in/a.ndjson", [*({"id": n} for n in range(2_000)), {"id": -1, "late": 1}])
+    error = start(tmp_path, text_of(BOTH, interval="1ms")).error
+    assert error is not None
+    assert (error.code, error.step) == ("E0547", "lite")
+    assert "schema" in str(error.help)
 
 
 def test_a_preview_has_the_column(tmp_path: Path, small_chunks: Any):

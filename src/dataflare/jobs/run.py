@@ -214,7 +214,9 @@ class _Run:
     async def _learn(self, plan: Plan, appeared: FieldsAppeared, replans: int) -> Plan:
         """The plan with columns for new fields, after what was learned is durable."""
         refuse_more(appeared, replans)
+        crash_point("replan.before_learned")
         await self.lineage.keep(**with_fields(self.lineage.current, appeared, plan.stages))
+        crash_point("replan.after_learned")
         if plan.stages.commits_wait or plan.stages.starts_over:
             self.metrics.start_over()
         for line in appeared_lines(appeared):
@@ -262,6 +264,7 @@ class _Run:
                 starts_over=current.starts_over,
             )
             if current.starts_over:
+                crash_point("replan.after_taken_back")
                 await self.lineage.keep(last_epoch=recovered.epoch, starts_over=False)
             await asyncio.to_thread(self.lineage.note_epoch, recovered.epoch)
             self._notice(recovered)

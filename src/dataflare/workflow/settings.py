@@ -246,8 +246,9 @@ class Settings(_Model):
     resources: Resources = Field(default_factory=Resources)
     schema_change: Literal["evolve", "ignore", "fail", "dead_letter"] = Field(
         default="evolve",
-        description="columns that a destination's table lacks: evolve adds them, ignore leaves them "
-        "out, fail refuses to run, dead_letter takes out the rows that have values there",
+        description="fields that come after a source's sample, and columns that a destination's table "
+        "lacks: evolve adds them, ignore leaves them out, fail refuses them, dead_letter takes out the "
+        "rows that have values there",
     )
     error_handling: ErrorHandling = Field(
         default_factory=ErrorHandling, description="the default of every step"
