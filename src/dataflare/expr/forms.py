@@ -202,8 +202,8 @@ def bracket(c: Converter, tree: Any) -> Ast:
     index = tree.expressions[0]
     if isinstance(index, exp.Slice):
         parts = [
-            c.convert(part) if part is not None else Ast(LITERAL, of.span, type=t.NULL)
-            for part in (index.this, index.expression)
+            c.convert(part) if part is not None else Ast(LITERAL, of.span, value=end, type=t.INT64)
+            for part, end in ((index.this, 1), (index.expression, -1))
         ]
         return c.call("list_slice", (of, *parts), c.hull(of, *parts))
     at = c.convert(index)

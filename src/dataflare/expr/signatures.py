@@ -151,6 +151,8 @@ def wanted_type(kind: str, given: DataType, bound: DataType | None) -> DataType:
         return bound or given
     if kind == "list<T>":
         return t.list_of(bound) if bound is not None else given
+    if kind == "list" and given.name == "null":
+        return t.list_of(t.NULL)
     if kind == "list<string>":
         return t.list_of(t.STRING)
     if kind == "naive" and given.name == "date":

@@ -7,6 +7,8 @@ characters that are wrong; a variable's value is never looked at, only carried.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from itertools import pairwise
 
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
@@ -55,7 +57,7 @@ def ast_of(source: SourceText) -> Ast:
 
 def _tokens(source: SourceText) -> list[Token]:
     try:
-        return list(Expressions().tokenize(source.template))
+        return _tokenized(source.template)
     except SqlglotError:
         start, quote = _unclosed(source.template)
         kind = {"'": "a string", '"': "a name", "$": "a string", "/": "a comment"}[quote]
@@ -66,6 +68,25 @@ def _tokens(source: SourceText) -> list[Token]:
             f"{kind} begins here and does not end",
             help=f"close it with {'*/' if quote == '/' else quote}",
         ) from None
+
+
+_TEXTS = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|[A-Za-z_]\w*"""
+_POWER = re.compile(rf"(?:{_TEXTS})|((?:\d[\d_]*\.?[\d_]*|\.\d+)[eE]\d+)(?=[+-])", re.DOTALL)
+
+
+def _tokenized(template: str) -> list[Token]:
+    """sqlglot reads `1e3+1` as one number, so a space is put behind the 3; the places of the tokens
+    are those in the template."""
+    cuts = [match.end(1) for match in _POWER.finditer(template) if match[1] is not None]
+    if not cuts:
+        return list(Expressions().tokenize(template))
+    parts = [template[a:b] for a, b in pairwise([0, *cuts, len(template)])]
+    tokens = list(Expressions().tokenize(" ".join(parts)))
+    spaces = [cut + count for count, cut in enumerate(cuts)]
+    for token in tokens:
+        before = bisect_left(spaces, token.start)
+        token.start, token.end = token.start - before, token.end - before
+    return tokens
 
 
 def _unclosed(text: str) -> tuple[int, str]:

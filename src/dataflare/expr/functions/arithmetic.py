@@ -12,6 +12,7 @@ from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, meeting_type
+from dataflare.expr.fmod import fmod
 from dataflare.expr.functions.times import add_times, negate_time, resolve_times
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import register
@@ -186,7 +187,7 @@ def _unless_literal(node: Node, mask: pl.Expr) -> pl.Expr | None:
 
 def _remainder(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
     if node.type.is_float:
-        return _float_remainder(a, b).cast(node.type.to_polars())
+        return fmod(a, b).cast(node.type.to_polars())
     zero = fail_where((b == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
     if node.type.name == "decimal":
         x, y = _digits(node, 0, a), _digits(node, 1, b)
@@ -195,16 +196,6 @@ def _remainder(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
         rest = x - y * x.truncdiv(y)
         return Lowered(as_scaled(rest, precision, scale), _unless_literal(node, zero))
     return Lowered(a - b * a.truncdiv(b), _unless_literal(node, zero))
-
-
-def _float_remainder(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    """Exact for whole numbers; of fractions as exact as the quotient's 53 bits. x % 0 is NaN."""
-    quotient = a / b
-    rest = a - b * pl.when(quotient < 0).then(quotient.ceil()).otherwise(quotient.floor())
-    x, y = a.cast(pl.Int64, strict=False), b.cast(pl.Int64, strict=False)
-    whole = (x.cast(pl.Float64) == a) & (y.cast(pl.Float64) == b) & (y != 0)
-    exact = (x - y * x.truncdiv(y)).cast(pl.Float64)
-    return pl.when(b.is_infinite() & a.is_finite()).then(a).when(whole).then(exact).otherwise(rest)
 
 
 def _digits(node: Node, place: int, value: pl.Expr) -> pl.Expr:

@@ -84,6 +84,8 @@ def _strptime(node: Node, text: pl.Expr) -> Lowered | pl.Expr:
     made = text.str.strip_chars_start(" ").str.to_datetime(
         str(node.value), strict=False, time_unit="us", time_zone=node.type.timezone
     )
+    if "%y" in str(node.value):  # POSIX and DuckDB begin with 69, which is 2069 to Polars
+        made = pl.when(made.dt.year() == 2069).then(made.dt.offset_by("-100y")).otherwise(made)
     if node.op == "try_strptime":
         return made
     return Lowered(made, fail_where(made.is_null() & text.is_not_null(), rowerrors.DATE))

@@ -60,7 +60,8 @@ def _resolve_comparison(call: Call) -> Node:
     both = meeting_type(call.args)
     if both is None:
         raise unorderable(call, 0, 1)
-    if both.name == "struct" or (both.name == "list" and call.function.name not in ("=", "<>")):
+    equality = call.function.name in ("=", "<>", "is_distinct", "is_not_distinct")
+    if both.name == "struct" or (both.name == "list" and not equality):
         raise call.fail(f"cannot compare {both}")
     if call.function.name not in ("=", "<>") and both.name == "json":
         both = t.STRING

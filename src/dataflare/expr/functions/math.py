@@ -189,6 +189,12 @@ def _sign(node: Node, x: pl.Expr) -> pl.Expr:
     return above.cast(pl.Int8) - (x < 0).cast(pl.Int8)
 
 
+def _power(node: Node, x: pl.Expr, y: pl.Expr) -> pl.Expr:
+    """Polars takes the square root for an exponent of 0.5, and that of -inf is NaN."""
+    root = (y == 0.5) & (x == float("-inf"))
+    return pl.when(root).then(pl.lit(float("inf"))).otherwise(x.pow(y))
+
+
 def _exact_log(found: pl.Expr, x: pl.Expr, base: float) -> pl.Expr:
     """Polars' logarithm of 1000 is 2.9999999999999996: whole powers are made exact."""
     whole = found.round(0)
@@ -230,7 +236,7 @@ register("log", "log(x: float64) -> float64\nlog(base: float64, x: float64) -> f
          ("log(100)", 2.0), ("log(2, 8)", 3.0), group="math",
          lower=lambda node, a, b=None: _exact_log(a.log10(), a, 10.0) if b is None else b.log() / a.log())  # fmt: skip
 register("power", "power(x: float64, y: float64) -> float64", "x to the power of y; also x ** y.", ("power(2, 10)", 1024.0), ("2 ** -1", 0.5),
-         group="math", lower=lambda node, x, y: x.pow(y), aliases=["pow"])  # fmt: skip
+         group="math", lower=_power, aliases=["pow"])  # fmt: skip
 register("pi", "pi() -> float64", "3.14159...", ("round(pi(), 5)", 3.14159), group="math",
          lower=lambda node: pl.lit(3.141592653589793))  # fmt: skip
 for _name, _text in (("sin", "sine"), ("cos", "cosine"), ("tan", "tangent")):

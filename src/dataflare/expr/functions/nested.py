@@ -78,9 +78,30 @@ def list_contains(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 def _position(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
     """Polars finds no place of a value that differs from row to row but by looking at each."""
+    if node.args[1].is_null:
+        place = of.list.eval(pl.element().is_null().arg_max() + 1).list.first().cast(pl.Int32)
+        return pl.when(of.list.eval(pl.element().is_null()).list.any()).then(place)
     equal = pl.element() == pl.lit(node.args[1].value, dtype=node.args[1].type.to_polars())
     found = of.list.eval(equal.fill_null(False).arg_max() + 1).list.first().cast(pl.Int32)
     return pl.when(of.list.contains(value)).then(found)
+
+
+def _concat(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    """A NULL is no elements."""
+    empty = pl.lit(pl.Series([[]], dtype=node.type.to_polars())).first()
+    joined = pl.concat_list([a.fill_null(empty), b.fill_null(empty)])
+    return joined
+
+
+def _append(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    empty = pl.lit(pl.Series([[]], dtype=node.type.to_polars())).first()
+    return pl.concat_list([a.fill_null(empty), pl.list([b])])
+
+
+def _join(node: Node, of: pl.Expr) -> pl.Expr:
+    """NULL of elements that are all NULL, as in DuckDB; an empty text of none."""
+    some = (of.list.len() == 0) | (of.list.drop_nulls().list.len() > 0)
+    return pl.when(some).then(of.list.join(node.value, ignore_nulls=True))
 
 
 def _resolve_slice(call: Call) -> Node:
@@ -88,6 +109,8 @@ def _resolve_slice(call: Call) -> Node:
     of = call.args[0]
     if of.type.is_text:
         raise call.fail("a piece of a text is substr(text, start, length)")
+    if of.type.name == "null":
+        return Node("literal", t.NULL)
     if of.type.name != "list":
         raise call.fail(f"cannot take a part of {of.type}", arg=0)
     bounds = []
@@ -95,8 +118,7 @@ def _resolve_slice(call: Call) -> Node:
         arg = call.args[place]
         if not (arg.type.is_integer or arg.type.name == "null"):
             raise call.fail(f"a place in a list is an integer, not {arg.type}", arg=place)
-        default = Node("literal", t.INT64, value=1 if place == 1 else -1)
-        bounds.append(default if arg.type.name == "null" else convert(arg, t.INT64))
+        bounds.append(convert(arg, t.INT64))
     return call.node(of.type, [of, *bounds])
 
 
@@ -105,7 +127,8 @@ def _slice(node: Node, of: pl.Expr, first: pl.Expr, last: pl.Expr) -> pl.Expr:
     start = pl.when(first < 0).then(size + first).otherwise((first - 1).clip(lower_bound=0))
     low = start.clip(lower_bound=0)
     end = pl.when(last < 0).then(size + last + 1).otherwise(last).clip(upper_bound=size)
-    return of.list.slice(low, (end - low).clip(lower_bound=0))
+    part = of.list.slice(low, (end - low).clip(lower_bound=0))
+    return pl.when(first.is_not_null() & last.is_not_null()).then(part)
 
 
 def _some(fold: Callable[[pl.Expr], pl.Expr]) -> Callable[[Node, pl.Expr], pl.Expr]:
@@ -121,6 +144,8 @@ def _some(fold: Callable[[pl.Expr], pl.Expr]) -> Callable[[Node, pl.Expr], pl.Ex
 def _resolve_extreme(call: Call) -> Node:
     call.arity(1, 1)
     type_ = call.args[0].type
+    if type_.name == "null":
+        return Node("literal", t.NULL)
     if type_.name != "list" or type_.item is None:
         raise call.fail(f"{call.function.name}() expects list, not {type_}", arg=0)
     return call.node(type_.item, call.args)
@@ -134,6 +159,8 @@ def _extreme(largest: bool) -> Callable[[Node, pl.Expr], pl.Expr]:
 def _resolve_sum(call: Call) -> Node:
     call.arity(1, 1)
     item = call.args[0].type.item
+    if call.args[0].type.name == "null":
+        return Node("literal", t.FLOAT64 if call.function.name == "list_avg" else t.INT64)
     if (
         call.args[0].type.name != "list"
         or item is None
@@ -163,6 +190,8 @@ def _sum(node: Node, of: pl.Expr) -> Lowered | pl.Expr:
 def _resolve_join(call: Call) -> Node:
     call.arity(2, 2)
     item = call.args[0].type.item
+    if call.args[0].type.name == "null":
+        return Node("literal", t.STRING)
     if call.args[0].type.name != "list" or item is None or item.name in ("list", "struct"):
         raise call.fail(
             f"array_to_string() expects a list of values, not {call.args[0].type}", arg=0
@@ -237,11 +266,11 @@ register("list_distinct", "list_distinct(list: list) -> list", "The different el
 register("list_reverse", "list_reverse(list: list) -> list", "Backwards.", ("list_reverse([1, 2])", [2, 1]),
          group="list", lower=lambda node, x: x.list.reverse(), aliases=["array_reverse"])  # fmt: skip
 register("list_concat", "list_concat(a: list<T>, b: list<T>) -> list<T>", "Both lists; also a || b.", ("list_concat([1], [2])", [1, 2]),
-         group="list", lower=lambda node, a, b: pl.concat_list([a, b]), aliases=["array_concat", "list_cat"])  # fmt: skip
+         group="list", lower=_concat, aliases=["array_concat", "list_cat"])  # fmt: skip
 register("list_append", "list_append(list: list<T>, value: T) -> list<T>", "With the value behind.", ("list_append([1], 2)", [1, 2]),
-         group="list", lower=lambda node, a, b: pl.concat_list([a, b]), aliases=["array_append"])  # fmt: skip
+         group="list", lower=_append, aliases=["array_append"])  # fmt: skip
 register("array_to_string", "array_to_string(list: list, separator: const string) -> string", "The elements as one text, NULLs left out.", ("array_to_string([1, NULL, 2], '-')", "1-2"),
-         group="list", resolve=_resolve_join, lower=lambda node, x: x.list.join(node.value, ignore_nulls=True), aliases=["list_join", "list_to_string"])  # fmt: skip
+         group="list", resolve=_resolve_join, lower=_join, aliases=["list_join", "list_to_string"])  # fmt: skip
 register(
     "typeof",
     "typeof(x: any) -> string",

@@ -1,7 +1,6 @@
 """Text. Places count from 1, lengths count characters, and comparing is by code point.
 
-Always true: upper and lower follow Unicode's full mapping (`ß` becomes `SS`, where DuckDB writes
-`ẞ`); a repeated or padded text is at most 64 MiB long, else it is an error of the row.
+Always true: upper and lower follow Unicode's full mapping, but `ß` becomes `ẞ` as in DuckDB; a repeated or padded text is at most 64 MiB long, else it is an error of the row.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ def _resolve_pipes(call: Call) -> Node:
 
 def _pipes(node: Node, left: pl.Expr, right: pl.Expr) -> pl.Expr:
     if node.type.name == "list":
-        return pl.concat_list([left.fill_null([]), right.fill_null([])])
+        return pl.concat_list([left, right])
     return left + right
 
 
@@ -208,7 +207,7 @@ def _contains(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
 
 register("upper", "upper(text: string) -> string", "In capital letters.", ("upper('äb')", "ÄB"),
-         group="string", lower=lambda node, x: x.str.to_uppercase(), aliases=["ucase"])  # fmt: skip
+         group="string", lower=lambda node, x: x.str.replace_all("ß", "ẞ", literal=True).str.to_uppercase(), aliases=["ucase"])  # fmt: skip
 register("lower", "lower(text: string) -> string", "In small letters.", ("lower('ÀB')", "àb"),
          group="string", lower=lambda node, x: x.str.to_lowercase(), aliases=["lcase"])  # fmt: skip
 register("initcap", "initcap(text: string) -> string", "Each word with a capital letter.", ("initcap('hello world')", "Hello World"),

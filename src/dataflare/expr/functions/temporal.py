@@ -133,7 +133,8 @@ def _epoch(per_second: int) -> Callable[[Node, pl.Expr], Lowered | pl.Expr]:
                 return made
             return Lowered(made, fail_where(made // factor != ticks, rowerrors.OVERFLOW))
         step = rate // per_second
-        return (ticks + step // 2) // step
+        half = pl.when(ticks < 0).then(-(step // 2)).otherwise(step // 2)
+        return (ticks + half).truncdiv(pl.lit(step, dtype=pl.Int64))
 
     return lower
 
