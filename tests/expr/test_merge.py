@@ -28,6 +28,11 @@ MEASURES = {
     "dev": "stddev(n)", "dev_pop": "stddev_pop(n)", "var": "var_samp(n)", "var_pop": "var_pop(n)", "med": "median(n)",
     "q_disc": "quantile(i, 0.25)", "q_cont": "quantile_cont(n, 0.9)", "all_p": "bool_and(p)", "one_p": "bool_or(p)",
     "joined": "string_agg(s, '-')", "gathered": "list(s)", "best": "arg_max(s, i)", "least": "arg_min(s, f)",
+    "sum_different": "sum(DISTINCT n)", "sum_different_f": "sum(DISTINCT f)", "sum_different_b": "sum(DISTINCT c)",
+    "avg_different": "avg(DISTINCT n)", "avg_different_b": "avg(DISTINCT b)", "most": "mode(s)", "most_n": "mode(p)",
+    "joined_by": "string_agg(s, '-' ORDER BY n DESC, i, f, s)", "joined_different": "string_agg(DISTINCT s, ',' ORDER BY s DESC)",
+    "gathered_by": "list(n ORDER BY n NULLS FIRST)", "gathered_different": "list(DISTINCT s ORDER BY s)",
+    "best_some": "arg_max(s, i) FILTER (WHERE p)", "joined_some": "string_agg(s ORDER BY s) FILTER (WHERE p)",
     "some": "sum(n) FILTER (WHERE p)", "many": "count(*) FILTER (WHERE n > 0)", "ratio": "sum(n) / count(*) + 1",
     "mixed": "CASE WHEN count(*) > 2 THEN max(s) ELSE 'few' END",
 }  # fmt: skip

@@ -32,6 +32,8 @@ class AggregateCall(Struct, frozen=True):
     state: tuple[str, ...]
     options: tuple[Any, ...] = ()
     distinct: bool = False
+    directions: tuple[tuple[bool, bool], ...] = ()
+    """Of an ORDER BY, whose values are the inputs behind the first one: descending, NULLs first."""
 
 
 Exprs = Sequence[pl.Expr]
@@ -49,6 +51,8 @@ class Kind(Struct, frozen=True):
 def kind_of(call: AggregateCall) -> Kind:
     if call.distinct and call.name not in ("min", "max"):
         return DISTINCT
+    if call.directions:
+        return ORDERED
     return KINDS[call.name]
 
 
@@ -276,22 +280,78 @@ def _truth(every: bool) -> Kind:
 
 
 def _distinct_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
-    return [x[0].drop_nulls().unique().implode()]
+    """In the order of their first rows; a list has a NULL too."""
+    values = x[0] if call.name == "list" else x[0].drop_nulls()
+    return [values.unique(maintain_order=True).implode()]
 
 
 def _distinct_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
-    return [s[0].explode(empty_as_null=False, keep_nulls=False).unique().implode()]
+    values = s[0].explode(empty_as_null=False, keep_nulls=False)
+    return [values.unique(maintain_order=True).implode()]
 
 
-def _distinct_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+def _distinct_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
     if call.name == "count":
         return s[0].list.len().cast(pl.Int64).fill_null(0)
-    return _list_finish(call, [s[0].list.sort()])
+    if call.name in ("sum", "avg"):
+        # In one order, so that floats add up to the same in every split of the rows.
+        values = s[0].list.sort()
+        parts = [values.list.eval(x).list.first() for x in _sum_partial(call, [pl.element()])]
+        if call.name == "sum":
+            return _sum_finish(call, parts)
+        return _avg_finish(call, [*parts, values.list.len().cast(pl.Int64).fill_null(0)])
+    values = s[0]
+    if call.directions:
+        descending, nulls_first = call.directions[0]
+        values = values.list.sort(descending=descending, nulls_last=not nulls_first)
+    elif call.name == "list":
+        values = values.list.sort(nulls_last=True)
+    return (
+        _join_finish(call, [values]) if call.name == "string_agg" else _list_finish(call, [values])
+    )
 
 
 DISTINCT = Kind(
     lambda call: [t.list_of(call.types[0])], _distinct_partial, _distinct_merge, _distinct_finish
 )
+
+
+def _row_type(call: AggregateCall) -> DataType:
+    return t.struct_of({f"f{place}": type_ for place, type_ in enumerate(call.types)})
+
+
+def _ordered_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+    row = pl.struct(*(value.alias(f"f{place}") for place, value in enumerate(x)))
+    return [(row if call.name == "list" else row.filter(x[0].is_not_null())).implode()]
+
+
+def _ordered_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+    return [s[0].explode(empty_as_null=False, keep_nulls=False).implode()]
+
+
+def _ordered_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
+    row = pl.element()
+    ordered = row.sort_by(
+        [row.struct.field(f"f{place}") for place in range(1, len(call.types))],
+        descending=[descending for descending, _ in call.directions],
+        nulls_last=[not first for _, first in call.directions],
+        maintain_order=True,
+    )
+    values = s[0].list.eval(ordered.struct.field("f0"))
+    return (
+        _join_finish(call, [values]) if call.name == "string_agg" else _list_finish(call, [values])
+    )
+
+
+ORDERED = Kind(
+    lambda call: [t.list_of(_row_type(call))], _ordered_partial, _ordered_merge, _ordered_finish
+)
+
+
+def _mode_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
+    return s[0].list.eval(pl.element().mode(maintain_order=True).first()).list.first()
+
+
 _COUNT = Kind(
     lambda call: [t.INT64], _count_partial, _count_merge, lambda call, s: s[0].fill_null(0)
 )
@@ -321,6 +381,7 @@ KINDS: dict[str, Kind] = {
     "quantile": _gathered(_quantile_disc),
     "bool_and": _truth(True),
     "bool_or": _truth(False),
+    "mode": _gathered(_mode_finish),
     "string_agg": _gathered(_join_finish),
     "list": _gathered(_list_finish, nulls=True),
 }

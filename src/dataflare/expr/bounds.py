@@ -63,7 +63,12 @@ def check_depth(source: SourceText, ast: Ast) -> None:
         depth += 1
         if depth > DEPTH_MAX:
             raise _too_deep(source, next(iter(level.values())).point, "operations", DEPTH_MAX)
-        inner = [part for each in level.values() for part in (*each.args, each.where) if part]
+        inner = [
+            part
+            for each in level.values()
+            for part in (*each.args, *each.order, each.where)
+            if part
+        ]
         level = {id(part): part for part in inner}
     allow(depth * 20)
 

@@ -47,6 +47,7 @@ OPERATORS: dict[type[Any], str] = {
 }
 _SHORT = 8
 """A chain of AND or OR up to this length stays as it was written."""
+_ORDERED = ("list", "string_agg")
 _NO_PARENS = {"current_date", "current_timestamp"}
 _REFUSED: tuple[tuple[tuple[type[Any], ...], str], ...] = (
     ((exp.Subquery, exp.Select, exp.SetOperation, exp.Exists), "a subquery"),
@@ -286,8 +287,11 @@ class Converter:
         span = (at[0], self.closed(at[0], at[1] + 1))
         args: list[Ast] = []
         distinct = False
+        order: list[Any] = []
         for raw in tree.expressions:
             arg = raw
+            if isinstance(arg, exp.Order):
+                order, arg = arg.expressions, arg.this
             if isinstance(arg, exp.Distinct):
                 distinct = True
                 for one in arg.expressions:
@@ -296,14 +300,6 @@ class Converter:
             if isinstance(arg, exp.Star) and found.name == "count":
                 args.append(Ast(STAR, self.span_of(arg)))
                 continue
-            if isinstance(arg, exp.Order):
-                raise problem(
-                    self.source,
-                    span,
-                    problems.NOT_ALLOWED,
-                    "ORDER BY is not allowed in an expression",
-                    notes=["rows are aggregated in the order in which they arrive"],
-                )
             if isinstance(arg, exp.PropertyEQ | exp.IgnoreNulls | exp.RespectNulls):
                 raise problem(
                     self.source,
@@ -322,7 +318,19 @@ class Converter:
                 problems.NOT_ALLOWED,
                 f"DISTINCT is for aggregate functions, {found.name}() is none",
             )
-        return Ast(found.name, span, tuple(args), at=at, distinct=distinct)
+        if order and found.name not in _ORDERED:
+            raise problem(
+                self.source,
+                span,
+                problems.NOT_ALLOWED,
+                f"ORDER BY is possible in {' and '.join(_ORDERED)}, not in {found.name}()",
+                notes=["rows are aggregated in the order in which they arrive"],
+            )
+        return Ast(
+            found.name, span, tuple(args), at=at, distinct=distinct,
+            order=tuple(self.convert(each.this) for each in order),
+            directions=tuple((bool(e.args.get("desc")), bool(e.args.get("nulls_first"))) for e in order),
+        )  # fmt: skip
 
     def filter(self, tree: Any) -> Ast:
         inner = self.convert(tree.this)

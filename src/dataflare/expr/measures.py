@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dataflare.expr.lowered import Lowered
 
+_DISTINCT = ("avg", "count", "list", "max", "min", "string_agg", "sum")
 _KEEPS_NULLS = ("first", "last", "list")
 
 
@@ -64,9 +65,7 @@ class _Collector(Struct):
     """The aggregates and inputs found so far."""
 
     inputs: dict[Node, str] = field(default_factory=dict)
-    calls: dict[tuple[str, tuple[Node, ...], tuple[object, ...], bool], AggregateCall] = field(
-        default_factory=dict
-    )
+    calls: dict[tuple[object, ...], AggregateCall] = field(default_factory=dict)
     states: int = 0
 
     def aggregate(self, outer: Checker, ast: Ast) -> Node:
@@ -74,9 +73,9 @@ class _Collector(Struct):
         function = registry.row(ast.op)
         args = [inner.node(arg) for arg in ast.args if arg.op != STAR]
         typed_call = Call(function, ast, args, inner)
-        if ast.distinct and ast.op not in ("count", "list", "min", "max"):
+        if ast.distinct and ast.op not in _DISTINCT:
             raise typed_call.fail(
-                f"DISTINCT is possible in count, list, min and max, not in {ast.op}()",
+                f"DISTINCT is possible in {', '.join(_DISTINCT)}, not in {ast.op}()",
                 code=problems.NOT_ALLOWED,
             )
         if ast.distinct and not args:
@@ -89,7 +88,19 @@ class _Collector(Struct):
             node = own.resolved(typed_call)
         if ast.where is not None:
             node = self._filtered(typed_call, node, inner.node(ast.where), ast)
-        return self._result(node, ast.distinct)
+        order = [inner.node(each) for each in ast.order]
+        for place, each in enumerate(order):
+            if each.type.name in ("list", "struct"):
+                raise inner.fail(ast.order[place].span, f"ORDER BY cannot order {each.type}")
+        if ast.distinct and order:
+            if order != [args[0]]:
+                raise inner.fail(
+                    ast.order[0].span, "after DISTINCT, ORDER BY is the value itself",
+                    code=problems.NOT_ALLOWED,
+                )  # fmt: skip
+            order = []
+        node = replace(node, args=(*node.args, *order))
+        return self._result(node, ast.distinct, ast.directions)
 
     def _filtered(self, call: Call, node: Node, where: Node, ast: Ast) -> Node:
         assert ast.where is not None
@@ -101,10 +112,12 @@ class _Collector(Struct):
             raise call.fail(f"FILTER is not possible with {node.op}()", code=problems.NOT_ALLOWED)
         value = node.args[0] if node.args else Node("literal", t.BOOL, value=True)
         none = Node("literal", value.type)
-        return replace(node, args=(Node("case", value.type, (where, value, none)),))
+        return replace(node, args=(Node("case", value.type, (where, value, none)), *node.args[1:]))
 
-    def _result(self, node: Node, distinct: bool) -> Node:
-        key = (node.op, node.args, tuple(node.value or ()), distinct)
+    def _result(
+        self, node: Node, distinct: bool, directions: tuple[tuple[bool, bool], ...]
+    ) -> Node:
+        key = (node.op, node.args, tuple(node.value or ()), distinct, directions)
         found = self.calls.get(key)
         if found is None:
             names = tuple(
@@ -112,7 +125,7 @@ class _Collector(Struct):
             )
             draft = AggregateCall(
                 node.op, names, tuple(arg.type for arg in node.args), node.type, (),
-                tuple(node.value or ()), distinct,
+                tuple(node.value or ()), distinct, directions,
             )  # fmt: skip
             count = len(state_types(draft))
             found = replace(

@@ -31,7 +31,8 @@ class Ast(Struct, frozen=True):
     `op`: a function's name, or COLUMN (value: its name), LITERAL (value: the Python value; type:
     its type), CAST (value: whether it is TRY_CAST; type: the target), STAR.
     `at`: the characters to point to when this very operation is wrong (a function's name); `span`:
-    all of it.
+    all of it. order, directions: of an aggregate's ORDER BY, whether descending and whether NULLs are
+    first.
     """
 
     op: str
@@ -43,6 +44,8 @@ class Ast(Struct, frozen=True):
     shown: str | None = None
     distinct: bool = False
     where: Ast | None = None
+    order: tuple[Ast, ...] = ()
+    directions: tuple[tuple[bool, bool], ...] = ()
 
     @property
     def point(self) -> Span:
@@ -56,7 +59,7 @@ class Ast(Struct, frozen=True):
             if id(ast) not in seen:
                 seen.add(id(ast))
                 yield ast
-                left += [ast.where] if ast.where is not None else []
+                left += [*ast.order, *([ast.where] if ast.where is not None else [])]
                 left += ast.args[::-1]
 
 

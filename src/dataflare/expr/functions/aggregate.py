@@ -154,11 +154,20 @@ _add(
 )
 _add(
     "sum",
-    "sum(x: number) -> int64 | float64 | decimal",
-    "The sum; NULL of no rows. Overflow is an error.",
+    "sum([DISTINCT] x: number) -> int64 | float64 | decimal",
+    "The sum, or that of the different values; NULL of no rows. Overflow is an error.",
     _sum,
 )
-_add("avg", "avg(x: number) -> float64", "The mean; NULL of no rows.", _avg, aliases=("mean",))
+_add(
+    "avg",
+    "avg([DISTINCT] x: number) -> float64",
+    "The mean, or that of the different values; NULL of no rows.",
+    _avg,
+    aliases=("mean",),
+)
+_add(
+    "mode", "mode(x: T) -> T", "The most frequent value; of several the one that came first.", _same
+)
 _add("min", "min(x: T) -> T", "The least.", _same)
 _add("max", "max(x: T) -> T", "The greatest; NaN is the greatest float.", _same)
 _add("first", "first(x: T) -> T", "The value of the row that came first.", _same)
@@ -224,15 +233,15 @@ _add("bool_and", "bool_and(x: bool) -> bool", "Whether all are true.", _truth)
 _add("bool_or", "bool_or(x: bool) -> bool", "Whether one is true.", _truth)
 _add(
     "string_agg",
-    "string_agg(text: string, [separator: const string]) -> string",
-    "The texts joined, in the order of the rows.",
+    "string_agg([DISTINCT] text: string, [separator: const string] [ORDER BY ...]) -> string",
+    "The texts joined, in the order of the rows or of ORDER BY.",
     _string_agg,
     aliases=("group_concat", "listagg"),
 )
 _add(
     "list",
-    "list([DISTINCT] x: T) -> list<T>",
-    "The values as a list, NULLs too; the different ones, sorted.",
+    "list([DISTINCT] x: T [ORDER BY ...]) -> list<T>",
+    "The values as a list, NULLs too, in the order of the rows or of ORDER BY; the different ones, sorted.",
     _list,
     aliases=("array_agg",),
 )

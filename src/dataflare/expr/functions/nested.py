@@ -89,8 +89,7 @@ def _position(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
 def _concat(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
     """A NULL is no elements."""
     empty = pl.lit(pl.Series([[]], dtype=node.type.to_polars())).first()
-    joined = pl.concat_list([a.fill_null(empty), b.fill_null(empty)])
-    return joined
+    return pl.concat_list([a.fill_null(empty), b.fill_null(empty)])
 
 
 def _append(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
