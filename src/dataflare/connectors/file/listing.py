@@ -1,7 +1,8 @@
 """Which files a path means: a file, a folder, a glob, or a list of those.
 
-Always true: the order is the same on every machine; hidden names, names with a leading `_` and
-names ending in `.inprogress` are passed over in folders and globs.
+Always true: the order is the same on every machine. Names that begin with `.` or `_`, and those that
+end in `.inprogress`, are passed over in folders and by `*`; they are read where `path` names them, or
+has a pattern that begins with the same character, such as `_*.csv`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def would_list(pattern: str, file: str, context: ConnectorContext, format_: str)
         root = _root_of(path)
         parts = path.relative_to(root).parts
         found = Path(os.path.relpath(file, os.path.realpath(root)))
-        return not _hidden(found) and _fits(found.parts, parts)
+        return _fits(found.parts, parts)
     real = os.path.realpath(path)
     if real == file:
         return True
@@ -87,8 +88,16 @@ def _fits(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
     if not patterns or not names:
         return not names and not [p for p in patterns if p != "**"]
     if patterns[0] == "**":
-        return _fits(names, patterns[1:]) or _fits(names[1:], patterns)
-    return fnmatch.fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+        rest = not _is_hidden(names[0]) and _fits(names[1:], patterns)
+        return rest or _fits(names, patterns[1:])
+    first = names[0]
+    if first.endswith(UNPUBLISHED) or (first[0] in "._" and first[0] != patterns[0][0]):
+        return False
+    return fnmatch.fnmatchcase(first, patterns[0]) and _fits(names[1:], patterns[1:])
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
 
 
 def _root_of(path: Path) -> Path:
@@ -126,17 +135,22 @@ def _matching(
 ) -> list[tuple[Path, Path | None]]:
     root = _root_of(path)
     names = glob.glob(str(path), recursive=True)
-    files = [Path(name) for name in names if Path(name).is_file()]
-    kept = sorted(file for file in files if not _hidden(file.relative_to(root)))
-    if not kept:
-        raise SystemError_(f"no file matches {pattern}", code="E0601", help=f"looked in {root}")
-    return [(file, root) for file in kept]
+    patterns, start = path.relative_to(root).parts, len(str(root).rstrip(os.sep)) + 1
+    kept = [name for name in names if _fits(tuple(name[start:].split(os.sep)), patterns)]
+    files = sorted(Path(name) for name in kept if os.path.isfile(name))
+    if not files:
+        help_ = f"looked in {root}"
+        if len(names) > len(kept):
+            help_ += (
+                "; names that begin with '_' or '.' are passed over: begin the pattern with that "
+                "character to read them"
+            )
+        raise SystemError_(f"no file matches {pattern}", code="E0601", help=help_)
+    return [(file, root) for file in files]
 
 
 def _hidden(relative: Path) -> bool:
-    return relative.name.endswith(UNPUBLISHED) or any(
-        part.startswith((".", "_")) for part in relative.parts
-    )
+    return relative.name.endswith(UNPUBLISHED) or any(_is_hidden(part) for part in relative.parts)
 
 
 def _in_folder(folder: Path, format_: str) -> list[Path]:

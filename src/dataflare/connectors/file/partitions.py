@@ -22,7 +22,7 @@ _FOLDER = re.compile(r"([^=]+)=(.*)")
 
 def partition_values(file: FoundFile) -> dict[str, str | None]:
     """What the folders between the listed folder and the file say, as text."""
-    if file.root is None:
+    if file.root is None or "=" not in str(file.path):
         return {}
     found: dict[str, str | None] = {}
     for part in file.path.parent.relative_to(file.root).parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
@@ -10,8 +12,12 @@ from dataflare.formats.records import RECORD_BYTES_MAX
 
 HEAD_BYTES = 1 << 20
 PIECE_BYTES = 256 << 10
-OTHER_FILES = 8
+HEADER_BYTES = 16 << 10
+"""What is read of a file that no sample is taken of."""
+OTHER_FILES = 31
 """Types are found on the first file and on the beginnings of this many others."""
+_EMPTY_BYTES = 64
+"""A compressed file of nothing is smaller than this."""
 
 
 def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
@@ -24,6 +30,30 @@ def tasters(count: int) -> set[int]:
     if count <= OTHER_FILES + 1:
         return set(range(count))
     return {0} | {(count - 1) * step // OTHER_FILES for step in range(1, OTHER_FILES + 1)}
+
+
+def sample_rows(config: FileSourceConfig, number: int) -> int:
+    """How many rows of a file to look at: fewer of the files after the first."""
+    rows = config.schema_sample_rows
+    return rows if number == 0 else max(rows // 8, min(rows, 100))
+
+
+def without_empty(files: list[FoundFile], config: FileSourceConfig) -> list[FoundFile]:
+    """The files that hold something: an empty one among others has no rows, in every format. A
+    source whose files are all empty keeps the first."""
+    if len(files) == 1:
+        return files
+    return [file for file in files if not _is_empty(file, config)] or files[:1]
+
+
+def _is_empty(file: FoundFile, config: FileSourceConfig) -> bool:
+    """Whether a file holds no bytes, or blank lines and a byte order mark alone."""
+    if file.size > _EMPTY_BYTES:
+        return False
+    if file.size == 0:
+        return True
+    head, _ = head_of(file, compression_of(file, config), config, _EMPTY_BYTES)
+    return not head.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def head_of(

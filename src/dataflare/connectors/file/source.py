@@ -60,6 +60,7 @@ orders:
         super().__init__(config, context)
         self._columns: tuple[str, ...] | None = None
         self._survey: Survey | None = None
+        self._partitions: Schema | None = None
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
@@ -120,17 +121,21 @@ orders:
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         seen = await self._look()
-        return [self._split(file, seen) for file in seen.files]
+        return await asyncio.to_thread(self._splits, seen)
 
-    def _split(self, file: FoundFile, seen: Survey) -> Split:
+    def _splits(self, seen: Survey) -> list[Split]:
+        added, schema = self._added_schema(seen), seen.schema.to_json()
+        return [self._split(file, seen, added, schema) for file in seen.files]
+
+    def _split(self, file: FoundFile, seen: Survey, added: Schema, schema: Any) -> Split:
         data = {
             **seen.facts[file.id],
             "path": file.id,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
             "format": seen.format,
-            "added": self._added_of(file, seen),
-            "schema": seen.schema.to_json(),
+            "added": self._added_of(file, added),
+            "schema": schema,
         }
         return Split(file.id, data, file.size)
 
@@ -233,27 +238,29 @@ orders:
 
     async def _look(self) -> Survey:
         if self._survey is None:
-            self._survey = await asyncio.to_thread(
+            seen = await asyncio.to_thread(
                 partial(survey, adds_columns=self.adds_columns),
                 self.config,
                 self.context,
                 self.contract,
                 self.learned,
             )
+            self._partitions = await asyncio.to_thread(partition_schema, seen.files)
+            self._survey = seen
         return self._survey
 
     def _added_schema(self, seen: Survey) -> Schema:
         """Columns that a file's path says, beside those inside it."""
-        pairs = [(f.name, f.type) for f in partition_schema(seen.files)]
+        pairs = [(f.name, f.type) for f in self._partitions or ()]
         if self.config.file_column is not None:
             pairs.append((self.config.file_column, STRING))
         return Schema.of([(name, type_) for name, type_ in pairs if name not in seen.schema])
 
-    def _added_of(self, file: FoundFile, seen: Survey) -> list[list[str | None]]:
+    def _added_of(self, file: FoundFile, added: Schema) -> list[list[str | None]]:
         values = partition_values(file)
         if self.config.file_column is not None:
             values[self.config.file_column] = file.id
-        return [[f.name, values.get(f.name), str(f.type)] for f in self._added_schema(seen)]
+        return [[f.name, values.get(f.name), str(f.type)] for f in added]
 
     def _all_columns(self, seen: Survey) -> Schema:
         return Schema((*seen.schema, *self._added_schema(seen)))

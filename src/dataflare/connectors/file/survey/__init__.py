@@ -7,6 +7,7 @@ kept with its split.
 from __future__ import annotations
 
 from dataflare.connectors.file.listing import list_files, one_format
+from dataflare.connectors.file.sampling import without_empty
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.csv import survey_csv
 from dataflare.connectors.file.survey.excel import load_tables, survey_excel
@@ -34,9 +35,7 @@ def survey(
     ConfigError for what cannot be read."""
     files = list_files(config.paths, context, config.format)
     format_ = one_format(files, config.format)
-    if format_ in ("csv", "ndjson", "json"):
-        # A file without a byte has no rows, where others say what the columns are.
-        files = [file for file in files if file.size] or files
+    files = without_empty(files, config)
     match format_:
         case "csv":
             return survey_csv(files, config, contract, adds_columns=adds_columns)

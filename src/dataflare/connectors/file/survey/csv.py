@@ -7,11 +7,13 @@ from pathlib import Path
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.sampling import (
     HEAD_BYTES,
+    HEADER_BYTES,
     PIECE_BYTES,
     compression_of,
     first_rows,
     head_of,
     later_pieces,
+    sample_rows,
     tasters,
 )
 from dataflare.connectors.file.source_config import FileSourceConfig
@@ -46,7 +48,8 @@ def survey_csv(
     for number, file in enumerate(files):
         dialect = CsvDialect(_delimiter(file.path, config), config.quote, tuple(config.null_values))
         packed = compression_of(file, config)
-        head, ended = head_of(file, packed, config, HEAD_BYTES if number == 0 else PIECE_BYTES)
+        size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else HEADER_BYTES
+        head, ended = head_of(file, packed, config, size)
         names, body = _names(head, dialect, file.path, config, contract)
         is_first = frozenset(names) not in kinds
         kinds.add(frozenset(names))
@@ -54,7 +57,7 @@ def survey_csv(
         if number in chosen or is_first:
             rows = head[body:]
             end = cut(rows, dialect.quote, dialect.delimiter, ended=ended).end
-            samples.append((names, first_rows(rows[:end], config.schema_sample_rows)))
+            samples.append((names, first_rows(rows[:end], sample_rows(config, number))))
             if number == 0 and packed == NONE and not ended:
                 samples += [
                     (names, csv_sniff.loose_lines(piece, dialect, len(names)))

@@ -13,6 +13,7 @@ from dataflare.connectors.file.sampling import (
     first_rows,
     head_of,
     later_pieces,
+    sample_rows,
     tasters,
 )
 from dataflare.connectors.file.source_config import FileSourceConfig
@@ -43,7 +44,7 @@ def survey_ndjson(
             continue
         head = head[body:]
         samples.append(
-            first_rows(head[: cut(head, None, ",", ended=ended).end], config.schema_sample_rows)
+            first_rows(head[: cut(head, None, ",", ended=ended).end], sample_rows(config, number))
         )
         if number == 0 and packed == NONE and not ended:
             samples += [
