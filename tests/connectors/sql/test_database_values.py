@@ -319,3 +319,40 @@ def test_a_journal_that_a_killed_process_left_is_rolled_back_first(tmp_path):
     assert (tmp_path / "data.db-journal").stat().st_size > 0
     frame, _ = run(read("sqlite", tmp_path, table="t"))
     assert frame.sort("id").rows() == before
+
+
+# -- every type ------------------------------------------------------------------------------------
+
+NESTED = {
+    "hugeint[]": "[1]", "interval[]": "[interval 1 month]", "uuid[]": "['00000000-0000-0000-0000-000000000001']",
+    "timetz[]": "['10:00:00+02']", "bit[]": "['1']", "int[2][3]": "[[1, 2], [1, 2], [1, 2]]",
+    "struct(a int, b hugeint)": "{'a': 1, 'b': 2}", "struct(a interval)": "{'a': interval 1 day}",
+    "map(varchar, int)": "map {'a': 1}", "map(varchar, int)[]": "[map {'a': 1}]", "blob[]": "['\\xFF']",
+    "struct(a map(int, int))": "{'a': map {1: 2}}", "union(n int, s varchar)": "1", "json[]": "['{}']",
+    "struct(a union(n int, s varchar))": "{'a': 1}", "decimal(5, 2)[][]": "[[1.5]]", "bignum": "'1'",
+}  # fmt: skip
+
+
+def test_every_nested_type_of_duckdb_is_read_and_written_again(tmp_path):
+    names = [f"c{place}" for place in range(len(NESTED))]
+    columns = ", ".join(f"{name} {type_}" for name, type_ in zip(names, NESTED, strict=True))
+    execute("duckdb", tmp_path / "data.db", f"create table t ({columns})",
+            f"insert into t values ({', '.join(NESTED.values())})",
+            f"insert into t values ({', '.join(['null'] * len(NESTED))})")  # fmt: skip
+    frame, _ = run(read("duckdb", tmp_path, table="t"))
+    assert [column.null_count() for column in frame] == [1] * len(NESTED)
+    given = Schema.from_polars(frame.schema)
+    write("duckdb", tmp_path, given, *frame.rows(named=True), table="again")
+    again, _ = run(read("duckdb", tmp_path, table="again"))
+    assert again.equals(frame)
+
+
+def test_bytes_inside_a_list_are_refused_where_it_becomes_json(tmp_path):
+    error = refusal("sqlite", tmp_path, schema(v="list<binary>"), {"v": [b"a"]})
+    assert error.code == "E0511"
+    assert "list<binary>" in error.message
+
+
+def test_a_list_of_json_is_json_and_not_text_in_json(tmp_path):
+    write("sqlite", tmp_path, schema(v="list<json>"), {"v": ['{"a": 1}', None]})
+    assert rows("sqlite", tmp_path / "data.db", "select v from t") == [('[{"a": 1},null]',)]

@@ -125,7 +125,7 @@ def selected(column: str, declaration: str) -> str:
         return f"try(epoch_us({column}))"
     if text in ("HUGEINT", "UHUGEINT"):
         return f"try_cast({column} as DECIMAL(38, 0))"
-    if text.startswith("MAP("):
+    if text.startswith("MAP(") and type_.name == "json":
         return f"cast(to_json({column}) as VARCHAR)"
     if type_.is_text and text != "VARCHAR":
         return f"cast({column} as VARCHAR)"

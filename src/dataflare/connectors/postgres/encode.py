@@ -77,6 +77,9 @@ def _text(column: pl.Expr, values: pl.Series, type_: DataType, target: PgType | 
             return pl.when(column.is_not_null()).then(column.struct.json_encode())
         case "list":
             assert type_.item is not None
+            if type_.item.name == "json" and into in ("json", "jsonb", ""):
+                items = column.list.eval(pl.element().fill_null("null")).list.join(",")
+                return pl.lit("[") + items + pl.lit("]")
             if into in ("json", "jsonb") or type_.item.name in ("list", "struct", "null"):
                 return _json_list(column)
             return _array(column, type_.item)

@@ -21,6 +21,7 @@ _NAME_MAX = 63
 def require(db: Connection, server: Server, target: Target) -> Table | None:
     """The table, or None when it is to be made. Raises E0602, E0604 and E0511 for what cannot be."""
     _refuse_long_names(target)
+    _refuse_bytes_in_json(target)
     found = catalog.find_table(db, target.table)
     if found is None:
         if not target.create_table:
@@ -51,6 +52,16 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
             help=f"grant {', '.join(lacking)} on {found.sql}",
         )
     return found
+
+
+def _refuse_bytes_in_json(target: Target) -> None:
+    for field in target.schema:
+        if declared(field.type) == "jsonb" and "binary" in str(field.type):
+            raise DataError(
+                f"column '{field.name}' is {field.type}, and JSON, as which PostgreSQL stores it, has no bytes",
+                code="E0511",
+                help=f"leave it out with map: drop: [{field.name}]",
+            )
 
 
 def _refuse_long_names(target: Target) -> None:

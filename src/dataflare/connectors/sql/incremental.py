@@ -22,6 +22,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from dataflare.connectors.sql.config import Incremental
+from dataflare.connectors.sql.originals import original, original_row
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.hashing import digest
 from dataflare.model.types import DataType
@@ -187,12 +188,27 @@ def _shapes(text: pl.Series) -> pl.Series:
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
     """A hash a row over the text of all columns, the same in each version and on each machine."""
+    frame = frame.with_columns(
+        pl.Series(
+            name, [original_row({"v": original(frame[name], at)}) for at in range(frame.height)]
+        )
+        for name, dtype in frame.schema.items()
+        if isinstance(dtype, pl.List | pl.Struct) and pl.Binary in dtype_names(dtype)
+    )
     parts = [
         pl.when(pl.col(name).is_null()).then(pl.lit("\x00")).otherwise(_text_of(name, dtype))
         for name, dtype in frame.schema.items()
     ]
     text = frame.select(pl.concat_str(parts, separator="\x1f").alias("text"))
     return text.select(digest(pl.col("text"), "nchash", "xxh3_64")).to_series()
+
+
+def dtype_names(dtype: Any) -> set[Any]:
+    """The classes of a type and of all types in it. Polars writes no bytes as JSON."""
+    inner = [dtype.inner] if isinstance(dtype, pl.List) else []
+    if isinstance(dtype, pl.Struct):
+        inner = [field.dtype for field in dtype.fields]
+    return {dtype.base_type()}.union(*(dtype_names(each) for each in inner))
 
 
 def _text_of(name: str, dtype: pl.DataType) -> pl.Expr:

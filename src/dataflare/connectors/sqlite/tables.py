@@ -162,6 +162,17 @@ def widening(target: Target, table: Table, path: Path) -> list[str]:
     ]
 
 
+def refuse_bytes_in_json(target: Target) -> None:
+    """Raise DataError (E0511) for bytes inside a list or a struct: these are stored as JSON."""
+    for field in target.schema:
+        if field.type.name in ("list", "struct") and "binary" in str(field.type):
+            raise DataError(
+                f"column '{field.name}' is {field.type}, and JSON, as which SQLite stores it, has no bytes",
+                code="E0511",
+                help=f"leave it out with map: drop: [{field.name}]",
+            )
+
+
 def refuse_misfits(target: Target, table: Table) -> None:
     """Raise DataError (E0511) for a column whose values the existing column cannot hold."""
     by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
@@ -190,6 +201,7 @@ def unique_index(target: Target, table: Table) -> str | None:
 
 def require(db: Connection, target: Target, path: Path) -> Table | None:
     """The table to write, or None when it is to be made. Raises E0604 when it may not be made."""
+    refuse_bytes_in_json(target)
     found = find_table(db, target.table)
     if found is None and not target.create_table:
         raise missing_table(target.table, path, table_names(db))

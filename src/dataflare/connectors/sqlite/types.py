@@ -149,6 +149,9 @@ def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
             return column.to_physical().cast(pl.Int64)
         case "struct":
             return pl.when(column.is_not_null()).then(column.struct.json_encode())
+        case "list" if type_.item is not None and type_.item.name == "json":
+            items = column.list.eval(pl.element().fill_null("null")).list.join(",")
+            return pl.when(column.is_not_null()).then(pl.lit("[") + items + pl.lit("]"))
         case "list":
             # Polars encodes only structs: the list goes in and out of one.
             text_of = pl.struct(column.alias("v")).struct.json_encode()
