@@ -84,6 +84,8 @@ def near_only(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def _texts(ticks: pl.Series, type_: DataType) -> pl.Series:
+    if ticks.null_count() == ticks.len():
+        return pl.Series(ticks.name, [None], dtype=pl.String).new_from_index(0, ticks.len())
     texts = [None if tick is None else _text(tick, type_) for tick in ticks]
     return pl.Series(ticks.name, texts, dtype=pl.String)
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.exactness import loss
+from dataflare.connectors.duckdb.limits import beyond, shown
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.refusals import MEND, Refusal
 from dataflare.connectors.sql.store import Target
@@ -99,6 +100,10 @@ class Rules(Struct, frozen=True):
                 f"select {_NUMBER}, case {cases} end as hit from {stored} where hit is not null"
             )
             found: dict[int, DataError] = {row: errors[n] for row, n in hit}
+            for name, mask in beyond(rows, self.target.schema):
+                picked = rows.filter(mask.fill_null(False)).select(_NUMBER, name)
+                for row, value in zip(picked[_NUMBER], shown(picked, name), strict=True):
+                    found.setdefault(row, refused_value(self.target.table, name, value))
             for number, unique in enumerate(self.uniques):
                 error = self._error(f"an earlier row has the same {', '.join(unique)}")
                 doubles = db.rows(
@@ -197,3 +202,12 @@ class Rules(Struct, frozen=True):
 
 def _all_there(columns: Iterable[str]) -> str:
     return " and ".join(f"{column} is not null" for column in columns)
+
+
+def refused_value(table: str, column: str, value: str) -> DataError:
+    """The error for a value that DuckDB has no place for."""
+    return DataError(
+        f"column '{column}' of table '{table}' cannot hold {value}: DuckDB would change it",
+        code="E0511",
+        help="round it in a step 'map', or write it as text",
+    )

@@ -14,7 +14,8 @@ from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
-from dataflare.connectors.duckdb.rules import Rules
+from dataflare.connectors.duckdb.limits import beyond, shown
+from dataflare.connectors.duckdb.rules import Rules, refused_value
 from dataflare.connectors.duckdb.types import declared
 from dataflare.connectors.sql import marker, sweeping
 from dataflare.connectors.sql.fold import appended, fold
@@ -30,6 +31,7 @@ from dataflare.connectors.sql.refusals import Refusal, rowwise, with_row
 from dataflare.connectors.sql.shared import now_text
 from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.errors import DataError
+from dataflare.formats.text_write import for_python
 from dataflare.model.types import RESERVED, DataType, Schema
 
 _STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
@@ -192,6 +194,13 @@ class DuckdbStore(TableStore):
 
     def _refuse_loss(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
         """Raises DataError (E0511), with its row, for a value that the table would change."""
+        for name, mask in beyond(frame, target.schema):
+            row = frame.filter(mask.fill_null(False)).head(1)
+            raise with_row(
+                refused_value(target.table, name, shown(row, name)[0]),
+                for_python(row).row(0, named=True),
+                target.key,
+            )
         columns = self._columns[target.written]
         suspects = {}
         for name in frame.columns:
@@ -214,7 +223,7 @@ class DuckdbStore(TableStore):
                             code="E0511",
                             help=f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
                         )
-                        raise with_row(error, frame.row(at, named=True), target.key)
+                        raise with_row(error, for_python(frame[at]).row(0, named=True), target.key)
         finally:
             self._db.db.unregister(_STAGE)
 

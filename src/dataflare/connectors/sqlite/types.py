@@ -27,6 +27,7 @@ import re
 
 import polars as pl
 
+from dataflare.formats import far_times
 from dataflare.model import types
 from dataflare.model.types import DataType
 
@@ -136,15 +137,21 @@ def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
         case "decimal":
             return column.cast(pl.String)
         case "date":
-            return column.dt.to_string("%Y-%m-%d")
+            near = far_times.near_only(column, type_)
+            return far_times.text_of(column, type_, near.dt.to_string("%Y-%m-%d"))
         case "time":
             return column.dt.to_string("%H:%M:%S%.9f")
         case "timestamp":
             # Chrono writes years beyond 9999 with a sign; SQLite's own functions end there too.
             text = f"%Y-%m-%d %H:%M:%S{_FRACTION[type_.unit or 'us']}"
+            near = far_times.near_only(column, type_)
             if type_.timezone is None:
-                return column.dt.to_string(text)
-            return column.dt.convert_time_zone("UTC").dt.to_string(text + "+00:00")
+                shown = far_times.text_of(column, type_, near.dt.to_string(text))
+            else:
+                moment = near.dt.convert_time_zone("UTC")
+                elsewhere = DataType("timestamp", unit=type_.unit, timezone="+00:00")
+                shown = far_times.text_of(column, elsewhere, moment.dt.to_string(text + "+00:00"))
+            return shown.str.replace("T", " ", literal=True)
         case "duration":
             return column.to_physical().cast(pl.Int64)
         case "struct":
