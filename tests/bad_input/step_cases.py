@@ -576,7 +576,7 @@ error[E0314]: the source type 'kafka' is not available in this version (step 'a'
   |
 3 |   a: {type: kafka, config: {topic: t}}
   |             ^^^^^
-   = available: duckdb, file, generate, http, inline, memory, postgres, sqlite
+   = available: duckdb, file, generate, http, inline, memory, postgres, python, sqlite
    = help: use one of these, or install a plug-in that brings 'kafka'
 """,
     ),
