@@ -188,13 +188,14 @@ class Attempt:
             counters=self.metrics.to_json,
             judge=self.metrics.check_errors,
             note=self.start.note,
+            published=self.metrics.publish,
+            committed=self.metrics.commit,
         )
         for stage in self.plan.stages:
             for subtask in range(stage.parallelism):
                 inbox = Inbox(f"{stage.name}[{subtask}]", self.controller, self.budget)
                 self._inboxes[stage.id, subtask] = inbox
-        for metric in self.metrics.steps.values():
-            metric.tasks = metric.ended = 0
+        self.metrics.begin(self.start.epoch)
         outputs = self._outputs()
         tables: dict[int, Tables] = {}
         for stage in self.plan.stages:
@@ -268,7 +269,7 @@ class Attempt:
             "outputs": outputs.get((stage.id, subtask), []),
             "inbox": self._inboxes[stage.id, subtask],
             "pool": self.pool,
-            "metrics": self.metrics,
+            "metrics": self.metrics.of_task(),
             "coordination": coordinator,
             "letter_edges": stage.letters,
             "letters": partial(

@@ -67,7 +67,8 @@ class _Pending(Struct):
 class Coordinator:
     """Of one attempt. Tasks are registered before anything runs. counters: what a manifest says of
     the rows so far; judge: raises when too many of them have failed. note: remembers,
-    durably, that an epoch was published."""
+    durably, that an epoch was published; published and committed: told of
+    each epoch that is to happen, and that every destination has."""
 
     def __init__(
         self,
@@ -83,6 +84,8 @@ class Coordinator:
         counters: Callable[[], Mapping[str, object]],
         judge: Callable[[], None],
         note: Callable[[int], None],
+        published: Callable[[int], None],
+        committed: Callable[[int], None],
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
@@ -93,6 +96,7 @@ class Coordinator:
         self.stopping = False
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
+        self._published, self._committed = published, committed
         self._pending: _Pending | None = None
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
@@ -157,12 +161,14 @@ class Coordinator:
         self._judge()
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
+        self._published(manifest.epoch)
         await self.pool.submit(self.store.publish, manifest)
         await self.pool.submit(self._note, manifest.epoch)
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None
         await self.commit(manifest)
+        self._committed(manifest.epoch)
         self.stats.completed += 1
         self.stats.last_epoch = manifest.epoch
         self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())

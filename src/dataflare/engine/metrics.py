@@ -6,6 +6,7 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -43,6 +44,23 @@ class StepMetrics(Struct):
         before = self.left_out.setdefault(path, LeftOut(0, found.place))
         before.rows += found.rows
 
+    def add(self, other: StepMetrics) -> None:
+        """Add the counts of another task."""
+        self.add_in(other.rows_in)
+        self.add_out(other.rows_out, other.bytes_out)
+        for name in ("errors", "dead_letters", "late", "seconds", "tasks", "ended"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for warning, rows in other.warnings.items():
+            self.warnings[warning] = self.warnings.get(warning, 0) + rows
+        for path, found in other.left_out.items():
+            self.leave_out(path, found)
+
+    def copy(self) -> StepMetrics:
+        """The same counts, which stay as they are."""
+        copied = StepMetrics(self.kind)
+        copied.add(self)
+        return copied
+
     @property
     def done(self) -> bool:
         """Whether every copy has come to its end."""
@@ -66,28 +84,100 @@ class StepMetrics(Struct):
         }
 
 
-class JobMetrics:
-    """All steps of a run, by name."""
+class TaskMetrics:
+    """What one task counted in its attempt. `cut` keeps the counts of an epoch: what the task lets out
+    after its answer belongs to the next one."""
 
-    def __init__(self, kinds: dict[str, str]) -> None:
-        self.steps = {name: StepMetrics(kind) for name, kind in kinds.items()}
-        self.errors_max: dict[str, int | float] = {}
-        self._inner: dict[str, StepMetrics] = {}
+    def __init__(self, kinds: Mapping[str, str]) -> None:
+        self._kinds = kinds
+        self.counts: dict[str, StepMetrics] = {}
+        self.cuts: dict[int, dict[str, StepMetrics]] = {}
 
     def step(self, name: str) -> StepMetrics:
-        """The counts of a step; those of stages no user wrote (dead letters) are kept apart."""
-        return self.steps.get(name) or self._inner.setdefault(name, StepMetrics("destination"))
+        """The task's counts of a step."""
+        found = self.counts.get(name)
+        if found is None:
+            kind = self._kinds.get(name, "destination")
+            found = self.counts[name] = StepMetrics(kind)
+        return found
+
+    def cut(self, epoch: int) -> None:
+        """The task has answered for an epoch."""
+        self.cuts = {epoch: {name: step.copy() for name, step in self.counts.items()}}
+
+
+class JobMetrics:
+    """All steps of a run, by name: what was committed, and what the tasks of this attempt counted."""
+
+    def __init__(self, kinds: dict[str, str]) -> None:
+        self._kinds = kinds
+        self.errors_max: dict[str, int | float] = {}
+        self._committed: dict[str, StepMetrics] = {}
+        self._base: dict[str, StepMetrics] = {}
+        self._published: tuple[int, dict[str, StepMetrics]] | None = None
+        self._own = TaskMetrics(kinds)
+        self._tasks = [self._own]
+
+    @property
+    def steps(self) -> dict[str, StepMetrics]:
+        """The counts by step as they are now, rows on their way included."""
+        return self._sum(task.counts for task in self._tasks)
+
+    def step(self, name: str) -> StepMetrics:
+        """The counts of a step that belong to no task."""
+        return self._own.step(name)
+
+    def of_task(self) -> TaskMetrics:
+        """The counts of one more task of this attempt."""
+        self._tasks.append(TaskMetrics(self._kinds))
+        return self._tasks[-1]
+
+    def publish(self, epoch: int) -> None:
+        """An epoch will happen: keep what its tasks had counted by then."""
+        kept = self._sum(task.cuts.get(epoch, task.counts) for task in self._tasks)
+        self._published = epoch, {name: step.copy() for name, step in kept.items()}
+
+    def commit(self, epoch: int) -> None:
+        """An epoch is committed: what its tasks had counted stays, whatever comes."""
+        if self._published is not None and self._published[0] == epoch:
+            self._committed = self._published[1]
+
+    def begin(self, epoch: int) -> None:
+        """An attempt begins after this epoch."""
+        self.commit(epoch)
+        self.rewind()
+
+    def rewind(self, keep: Collection[str] = ()) -> None:
+        """An attempt has ended: forget what it did not commit. keep: the steps whose rows are outside
+        as soon as they are written."""
+        kept = {name: step for name, step in self.steps.items() if name in keep}
+        self._base = {name: step.copy() for name, step in (self._committed | kept).items()}
+        self._own = TaskMetrics(self._kinds)
+        self._tasks = [self._own]
+        for step in self._base.values():
+            step.tasks = step.ended = 0
 
     def start_over(self) -> None:
         """Forget all counts: what was counted is taken back."""
-        self.steps = {name: StepMetrics(step.kind) for name, step in self.steps.items()}
-        self._inner.clear()
+        self._committed, self._published = {}, None
+        self._base = {}
+        self._own = TaskMetrics(self._kinds)
+        self._tasks = [self._own]
+
+    def _sum(self, parts: Iterable[Mapping[str, StepMetrics]]) -> dict[str, StepMetrics]:
+        total = {name: StepMetrics(kind) for name, kind in self._kinds.items()}
+        for part in (self._base, *parts):
+            for name, step in part.items():
+                if name in total:  # those of stages that no user wrote are not told
+                    total[name].add(step)
+        return total
 
     def check_errors(self) -> None:
         """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A
         share is judged from 10,000 rows on."""
+        steps = self.steps if self.errors_max else {}
         for name, most in self.errors_max.items():
-            step = self.steps[name]
+            step = steps[name]
             seen = max(step.rows_in or 0, (step.rows_out or 0) + step.errors)
             allowed = most if isinstance(most, int) else most * seen
             if isinstance(most, float) and seen < _SHARE_FROM_ROWS:

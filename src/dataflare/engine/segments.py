@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct, field
 
 from dataflare.engine.keyed import AskedTable
-from dataflare.engine.metrics import JobMetrics, LeftOut
+from dataflare.engine.metrics import JobMetrics, LeftOut, TaskMetrics
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
@@ -62,7 +62,7 @@ class Outcome(Struct):
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
 
-    def apply(self, metrics: JobMetrics) -> None:
+    def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
         for step, rows_in, rows_out in self.counts:
             metric = metrics.step(step)

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from dataflare.engine.channel import END, Channel, Inbox
 from dataflare.engine.exchange import split_by_key
-from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
 from dataflare.model.batch import SharedDataBatch
@@ -79,7 +79,7 @@ class Task(ABC):
         outputs: Sequence[Output],
         inbox: Inbox,
         pool: WorkerPool,
-        metrics: JobMetrics,
+        metrics: TaskMetrics,
         coordination: Coordination,
         letter_edges: Mapping[str, int],
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
@@ -165,6 +165,7 @@ class Task(ABC):
 
     def answer(self, barrier: Barrier, answer: Answer) -> None:
         self.answered_epoch = barrier.epoch
+        self.metrics.cut(barrier.epoch)
         self.coordination.answered(self, barrier.epoch, answer)
 
 

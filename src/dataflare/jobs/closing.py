@@ -12,7 +12,9 @@ from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import from_here
 from dataflare.jobs.result import RunResult
+from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retried
+from dataflare.sdk.destination import Delivery
 
 
 def closing_warnings(
@@ -73,6 +75,32 @@ def finished_before(record: RunRecord, counts: Mapping[str, Any]) -> RunResult:
             "left to do now; the next run begins anew"
         ],
     )
+
+
+def visible_at_once(plan: PhysicalPlan) -> frozenset[str]:
+    """The destinations whose rows are outside as soon as they are written, committed or not."""
+    return frozenset(
+        stage.name
+        for stage in plan.stages
+        if stage.destination is not None
+        and stage.destination.capabilities().delivery is not Delivery.TRANSACTIONAL
+    )
+
+
+def what_is_visible(plan: PhysicalPlan, metrics: JobMetrics) -> Iterator[str]:
+    """Of a run that failed: what of it the destinations show. metrics: of what was committed."""
+    steps = metrics.steps
+    for stage in plan.stages:
+        if stage.destination is None or stage.name not in steps:
+            continue
+        rows = steps[stage.name].rows_out or 0
+        if stage.destination.capabilities().bounded_only:
+            yield f"destination '{stage.name}' shows nothing of this run: it shows it when it is whole"
+        elif rows:
+            were = "is" if rows == 1 else "are"
+            yield f"destination '{stage.name}': {in_words(rows)} of this run {were} there"
+        else:
+            yield f"destination '{stage.name}' shows nothing of this run"
 
 
 def in_words(rows: int) -> str:

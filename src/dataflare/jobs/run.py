@@ -31,7 +31,13 @@ from dataflare.errors import (
     from_here,
 )
 from dataflare.jobs.breakers import circuit_breakers
-from dataflare.jobs.closing import closing_warnings, ended, finished_before
+from dataflare.jobs.closing import (
+    closing_warnings,
+    ended,
+    finished_before,
+    visible_at_once,
+    what_is_visible,
+)
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
@@ -141,6 +147,10 @@ class _Run:
         if status == "finished":
             await self.lineage.keep(finished=True, carried=carried or {})
             crash_point("run.finished")
+        if status != "finished":
+            self.metrics.rewind(keep=visible_at_once(plan.stages))
+        if status == "failed":
+            self.warnings.extend(what_is_visible(plan.stages, self.metrics))
         result = self._result(status, error)
         await self._tell(result, ended(record, result, carried))
         return result
