@@ -137,19 +137,15 @@ class PostgresStore(Markers):
         return ready
 
     def _make_table(self, target: Target) -> Table:
-        """The new table, visible to all at once: two runs may want to make it at the same time, and the
-        second must not wait for the first one's rows."""
-        maker = self._server.connect("dataflare making a table")
-        try:
-            self._server.begin(maker)
-            maker.execute(MAKING)
-            if catalog.find_table(maker, target.table) is None:
-                folder, name = catalog.new_place(maker, target.table)
-                maker.execute(tables.creation(target, folder or "public", name))
-            maker.execute("commit")
-        finally:
-            maker.close()
-        return self._found(target)
+        """The new table. Two runs may want to make it at the same time: the second waits for the first
+        one's transaction, and finds it."""
+        self._db.execute(MAKING)
+        found = catalog.find_table(self._db, target.table)
+        if found is None:
+            folder, name = catalog.new_place(self._db, target.table)
+            self._db.execute(tables.creation(target, folder or "public", name))
+            found = self._found(target)
+        return found
 
     def _found(self, target: Target) -> Table:
         found = catalog.find_table(self._db, target.table)
