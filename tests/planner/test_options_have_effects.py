@@ -138,15 +138,3 @@ destinations: {{d: {{type: blackhole, inputs: [s]}}}}
     assert REFUSED[written] in caught.value.message
     assert caught.value.spot is not None
     assert caught.value.spot.line == 2
-
-
-@pytest.mark.parametrize("type_", ["sqlite", "duckdb"])
-def test_batch_size_is_refused_where_rows_are_written_by_epoch(type_: str, tmp_path: Path) -> None:
-    text = f"""\
-name: w
-sources: {{s: {{type: inline, config: {{rows: [{{a: 1}}]}}}}}}
-destinations: {{d: {{type: {type_}, inputs: [s], config: {{path: x.db, table: t, batch_size: 7}}}}}}
-"""
-    with pytest.raises(DataFlareError) as caught:
-        check(load_text(text, base=tmp_path))
-    assert caught.value.code == "E0314"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -164,7 +164,6 @@ class TableDestinationConfig(BaseModel):
     """Of a destination that writes a table of a database file."""
 
     model_config = ConfigDict(extra="forbid")
-    later: ClassVar = {"batch_size": "leave it out: rows are written when their checkpoint is"}
 
     path: str = Field(description="the database file; made when it is missing")
     table: str = Field(min_length=1, description="the table to write")
@@ -177,6 +176,9 @@ class TableDestinationConfig(BaseModel):
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
         None, description="apply a row only if this column is greater than in the stored row"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="write at most so many rows with one statement"
     )
     before_sql: Names = Field(
         default_factory=list,

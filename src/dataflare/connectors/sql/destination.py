@@ -140,7 +140,8 @@ class TableDestination(DestinationConnector):
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        return TableWriter(self.type, self._share_of(context), context, restored)
+        rows_max = self.config.batch_size
+        return TableWriter(self.type, self._share_of(context), context, restored, rows_max)
 
     async def committer(self, context: DestinationContext) -> Committer:
         return TableCommitter(str(self.path), self._share_of(context), context, self.config)
@@ -201,12 +202,18 @@ class _Ours:
 
 
 class TableWriter(RedoLogWriter):
-    """Appends batches to the epoch's redo file; `prepare` tries them on the database."""
+    """Appends batches to the epoch's redo file; `prepare` tries them on the database. rows_max: of one
+    statement."""
 
     def __init__(
-        self, type_: str, ours: _Ours, context: DestinationContext, restored: Committable | None
+        self,
+        type_: str,
+        ours: _Ours,
+        context: DestinationContext,
+        restored: Committable | None,
+        rows_max: int | None,
     ) -> None:
-        super().__init__(type_, ours.target.key, context, restored)
+        super().__init__(type_, ours.target.key, context, restored, rows_max)
         self._ours = ours
         self._epoch = 0
         self._unused: asyncio.TimerHandle | None = None

@@ -52,9 +52,12 @@ class RedoFile(Struct, frozen=True):
 
 
 class RedoWriter:
-    """The growing redo file of one writer. Blocking; called one at a time."""
+    """The growing redo file of one writer. Blocking; called one at a time. rows_max: of a frame."""
 
-    def __init__(self, folder: Path, attempt: int, subtask: int) -> None:
+    def __init__(
+        self, folder: Path, attempt: int, subtask: int, rows_max: int | None = None
+    ) -> None:
+        self._rows_max = rows_max
         self._folder, self._subtask = folder, subtask
         self._open_name = f"open-{attempt}-{subtask}.arrow"
         self._file: IO[bytes] | None = None
@@ -118,7 +121,8 @@ class RedoWriter:
         frame = self._held[0] if len(self._held) == 1 else pl.concat(self._held, rechunk=False)
         self._held.clear()
         self._held_rows = self._held_bytes = 0
-        self._write(frame)
+        for part in frame.iter_slices(self._rows_max) if self._rows_max else (frame,):
+            self._write(part)
 
     def _write(self, frame: pl.DataFrame) -> None:
         if self._file is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 class RedoLogWriter(Writer):
     """The part that all databases share. type_: of the connector. key: the columns that tell refused
-    rows apart."""
+    rows apart. rows_max: of a frame of the redo file, which a database takes with one statement."""
 
     resumes = True
 
@@ -38,9 +38,10 @@ class RedoLogWriter(Writer):
         key: Sequence[str],
         context: DestinationContext,
         restored: Committable | None,
+        rows_max: int | None = None,
     ) -> None:
         self._type, self._key, self._context = type_, key, context
-        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
+        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask, rows_max)
         self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
         self._taken: SharedDataBatch | None = None
         self._sealed: tuple[int, redo.RedoFile] | None = None
