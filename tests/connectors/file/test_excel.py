@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 import xlsxwriter
 from file_kit import read, resume
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataflare.errors import DataFlareError
 
@@ -327,6 +329,77 @@ def test_reading_goes_on_after_any_row(tmp_path):
     whole = read(config, tmp_path)
     [(split, position)] = whole.positions
     assert resume(config, tmp_path, split, position).frames == []
+
+
+CELLS: dict[str, tuple[Any, str | None, Any]] = {
+    "int64": (st.integers(-(2**53), 2**53), None, pl.Int64),
+    "float64": (st.floats(allow_nan=False, allow_infinity=False), None, pl.Float64),
+    "string": (st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=9), None, pl.String),
+    "bool": (st.booleans(), None, pl.Boolean),
+    "date": (st.dates(dt.date(1900, 3, 1), dt.date(9999, 12, 31)), DAY, pl.Date),
+    "timestamp": (
+        st.datetimes(dt.datetime(1900, 3, 1), dt.datetime(9999, 12, 31)).map(
+            lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000)
+        ),
+        STAMP,
+        pl.Datetime("us"),
+    ),
+    "time": (st.times().map(lambda t: t.replace(microsecond=0)), CLOCK, pl.Time),
+    "duration": (
+        st.integers(0, 10**8).map(lambda s: dt.timedelta(seconds=s)),
+        SPAN,
+        pl.Duration("us"),
+    ),
+}  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_excel_can_hold_comes_back(tmp_path_factory, data):
+    kinds = data.draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=5))
+    height = data.draw(st.integers(1, 8))
+    columns = {
+        f"c{n} {kind}": data.draw(
+            st.lists(st.none() | CELLS[kind][0], min_size=height, max_size=height)
+        )
+        for n, kind in enumerate(kinds)
+    }
+    folder = tmp_path_factory.mktemp("excel")
+
+    def write(book: Any) -> None:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["id", *columns])
+        sheet.write_column(1, 0, range(height))
+        for place, (kind, cells) in enumerate(zip(kinds, columns.values(), strict=True), 1):
+            format_ = book.add_format({"num_format": CELLS[kind][1] or "General"})
+            for row, cell in enumerate(cells, 1):
+                if isinstance(cell, str):
+                    sheet.write_string(row, place, cell)
+                elif isinstance(cell, bool):
+                    sheet.write_boolean(row, place, cell)
+                elif isinstance(cell, int | float):
+                    # Its own %.16G would lose the last digit of some.
+                    sheet.write_number(row, place, Digits(cell), format_)
+                elif cell is not None:
+                    sheet.write_datetime(row, place, cell, format_)
+
+    got = read(workbook(folder / "a.xlsx", write), folder).frame
+    for kind, (name, cells) in zip(kinds, columns.items(), strict=True):
+        present = [cell for cell in cells if cell is not None]
+        dtype = CELLS[kind][2]
+        if not present:
+            dtype = pl.String
+        elif kind == "float64" and all(c == int(c) and abs(c) < 2**63 for c in present):
+            dtype = pl.Int64
+        assert (name, got[name].dtype) == (name, dtype)
+        assert (name, got[name].to_list()) == (name, cells)
+
+
+class Digits(float):
+    """A number that is written with all its digits."""
+
+    def __format__(self, spec: str) -> str:
+        return repr(float(self))
 
 
 def test_a_sheet_without_places_of_cells_is_read_alike(tmp_path):
