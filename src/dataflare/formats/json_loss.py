@@ -75,6 +75,16 @@ class ChunkBytes:
         return self._has(_LONG)
 
     @cached_property
+    def is_compact(self) -> bool:
+        """Whether no space stands between a key and its colon."""
+        return not self._has(r'"[ \t\r]+:')
+
+    @cached_property
+    def has_extreme_number(self) -> bool:
+        """Whether there may be a number that is JSON and that Polars refuses, read or not."""
+        return self._has(r"[0-9]{38}|[0-9][eE]\+?[0-9]{3}")
+
+    @cached_property
     def has_list(self) -> bool:
         return b"[" in self._data
 

@@ -7,7 +7,6 @@ written, and a number that its column would round is a bad row.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ from dataflare.formats.text_types import TextColumn, converted, infer, loose, st
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import DataType
 
-_ODD = re.compile(rb"[0-9]{38}|[0-9][eE]")
-"""Numbers that are JSON and that Polars may refuse, also in columns that are not read."""
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
 
 
@@ -80,18 +77,28 @@ class NdjsonPlan(Struct, frozen=True):
         bad: dict[int, tuple[str, str]] = {}
         rows: dict[int, dict[str, Any]] = {}
         fits = [(column, column.name, fitting(column.type)) for column in self._read]
+        names = [column.name for column in self._read]
         changes = [
             (column.name, change)
             for column in self._read
             if (change := readable(column.type)) is not None
         ]
+        bytes_ = json_loss.ChunkBytes(data)
+        compact, extreme = bytes_.is_compact, bytes_.has_extreme_number
         for place, text in enumerate(texts):
-            problem, row = _problem(text, fits)
+            problem, row = _problem(text, fits, compact)
             if problem is not None:
                 bad[place] = problem
             else:
                 rows[place] = row
-                texts[place] = self._readable(text, row, changes)
+                changed = {
+                    name: value
+                    for name, change in changes
+                    if (value := change(was := row.get(name))) is not was
+                }
+                # A line is written anew, as Polars reads it without loss, where that is not the same.
+                if changed or extreme:
+                    texts[place] = line_of({n: changed.get(n, row.get(n)) for n in names})
         bad |= self._misfits(rows)
         kept = [place for place in rows if place not in bad]
         good, kept = self._sort_out(texts, kept, bad)
@@ -110,19 +117,6 @@ class NdjsonPlan(Struct, frozen=True):
                 ]
             ),
         )
-
-    def _readable(
-        self, line: bytes, row: dict[str, Any], changes: Sequence[tuple[str, Callable[[Any], Any]]]
-    ) -> bytes:
-        """The line as Polars reads it without loss."""
-        changed = {
-            name: value
-            for name, change in changes
-            if (value := change(was := row.get(name))) is not was
-        }
-        if changed or _ODD.search(line):
-            return line_of({c.name: changed.get(c.name, row.get(c.name)) for c in self._read})
-        return line
 
     def _misfits(self, rows: dict[int, Any]) -> dict[int, tuple[str, str]]:
         """Rows whose texts are no timestamps, dates or whatever their columns are."""
@@ -157,11 +151,11 @@ class NdjsonPlan(Struct, frozen=True):
 
 
 def _problem(
-    line: bytes, fits: Sequence[tuple[TextColumn, str, Callable[[Any], bool]]]
+    line: bytes, fits: Sequence[tuple[TextColumn, str, Callable[[Any], bool]]], compact: bool
 ) -> tuple[tuple[str, str] | None, dict[str, Any]]:
     """What is wrong with a line as far as its JSON tells, and what it holds."""
     try:
-        row = decode(line)
+        row = decode(line, compact=compact)
     except BadJson as error:
         message = str(error)
         return ("E0504" if "UTF-8" in message else "E0503", message), {}
@@ -246,9 +240,10 @@ def sniff(samples: Sequence[bytes]) -> list[TextColumn]:
 
 
 def _objects(sample: bytes) -> Iterator[dict[str, Any]]:
+    compact = json_loss.ChunkBytes(sample).is_compact
     for line in sample.split(b"\n"):
         try:
-            row = decode(line) if line.strip() else None
+            row = decode(line, compact=compact) if line.strip() else None
         except BadJson:
             continue
         if isinstance(row, dict):
