@@ -94,6 +94,7 @@ def test_only_a_union_takes_several_inputs(type_: str):
         "sample": "fraction: 1",
         "limit": "rows: 1",
         "deduplicate": "key: n",
+        "sort": "by: n",
         "lookup": "source: s, mapping: {key: n}",
         "python": "function: 'math:sqrt'",
     }

@@ -1,8 +1,9 @@
-"""`deduplicate`: the first row of each key."""
+"""`deduplicate`: one row of each key, the first, the last, or that which an order puts there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import polars as pl
 from pydantic import Field
@@ -27,12 +28,23 @@ from dataflare.operators.names import (
     not_empty,
     spot_of,
 )
+from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
 from dataflare.state.keyset import KeySet
-from dataflare.state.partials import own_rows
+from dataflare.state.partials import PartialLog, own_rows
+
+_SLICE_ROWS = 65_536
 
 
 class DeduplicateConfig(StepConfig):
     key: Name | list[Name] = Field(description="Rows with the same values here are the same row.")
+    keep: Literal["first", "last"] = Field(
+        default="first",
+        description="Which row of a key stays. The last is known at the end of a bounded input.",
+    )
+    order_by: OrderBy | None = Field(
+        default=None,
+        description="What makes a row the first or last of its key; the order in which rows come, if not given. A NULL is never preferred.",
+    )
     within: Name | None = Field(
         default=None,
         description="How long a key is remembered, in event time; for ever if not given.",
@@ -49,6 +61,71 @@ class Deduplicate(StatefulOperator, StructABC, frozen=True):
 
     def describe(self) -> str:
         return f"deduplicate by {', '.join(self.keys)}"
+
+
+class Best(StatefulOperator, StructABC, frozen=True):
+    """keep: last, or order_by: the row that stays is known when all have come."""
+
+    step: str
+    keys: tuple[str, ...]
+    last: bool
+    order: Order | None
+    bounded_only = True
+
+    def open(self, subtask: int, subtasks: int) -> LiveOperator:
+        return LiveBest(self, subtask, subtasks)
+
+    def describe(self) -> str:
+        which = "last" if self.last else "first"
+        order = "" if self.order is None else f" in the order of {self.order}"
+        return f"deduplicate by {', '.join(self.keys)}: the {which}{order}"
+
+
+class LiveBest(LiveOperator):
+    """Keeps the best row of each key so far, then hands them out, share by share."""
+
+    def __init__(self, operator: Best, subtask: int, subtasks: int) -> None:
+        self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
+        self.log = PartialLog(operator.keys, self._best)
+        self._share: tuple[str, pl.DataFrame] | None = None
+        self._given = 0
+
+    def _best(self, frame: pl.DataFrame) -> pl.DataFrame:
+        rows = frame if self.operator.order is None else self.operator.order.sorted(frame)
+        keep: Literal["first", "last"] = "last" if self.operator.last else "first"
+        return rows.unique(subset=list(self.operator.keys), keep=keep, maintain_order=True)
+
+    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        self.log.append(self._best(frame))
+        return ()
+
+    def drain(self) -> pl.DataFrame | None:
+        if self._share is None:
+            self._share, self._given = self.log.take(), 0
+            if self._share is None:
+                return None
+        frame = self._share[1]
+        rows = frame.slice(self._given, _SLICE_ROWS)
+        self._given += rows.height
+        if self._given >= frame.height:
+            self._share = None
+        return rows
+
+    def snapshot(self) -> Snapshot:
+        frames = self.log.frames()
+        if self._share is not None:
+            name, frame = self._share
+            frames[f"{name}+{self._given}"] = frame.slice(self._given)
+        return Snapshot(frames)
+
+    def restore(self, snapshots: Sequence[Snapshot]) -> None:
+        keys = self.operator.keys
+        for snapshot in snapshots:
+            for frame in snapshot.frames.values():
+                self.log.append(own_rows(frame, keys, self.subtask, self.subtasks))
+
+    def state_bytes(self) -> int:
+        return self.log.num_bytes()
 
 
 class LiveDeduplicate(LiveOperator):
@@ -81,11 +158,11 @@ class LiveDeduplicate(LiveOperator):
 class DeduplicateStep(Step):
     type = "deduplicate"
     Config = DeduplicateConfig
-    summary = "Keep the first row of each key."
+    summary = "Keep one row of each key: the first, the last, or the newest."
     example = """\
 type: deduplicate
 inputs: [events]
-config: {key: [event_id]}
+config: {key: [event_id], keep: last, order_by: updated_at}
 """
 
     @classmethod
@@ -104,7 +181,14 @@ config: {key: [event_id]}
                 spot=spot_of(config.within),
                 help="leave `within` out: keys are then remembered for the whole run",
             )
-        return Bound(
-            outputs={None: inputs[0]},
-            stateful=Deduplicate(context.step, tuple(map(str, keys))),
-        )
+        named = tuple(map(str, keys))
+        last = config.keep == "last"
+        if config.order_by is None and not last:
+            return Bound(outputs={None: inputs[0]}, stateful=Deduplicate(context.step, named))
+        order = None
+        if config.order_by is not None:
+            order = bound_order(
+                context.step, "order_by", config.order_by, inputs[0], nulls_last=not last
+            )
+        refuse_endless(context.step, "chooses rows", context.bounded)
+        return Bound(outputs={None: inputs[0]}, stateful=Best(context.step, named, last, order))

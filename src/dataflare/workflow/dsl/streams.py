@@ -250,10 +250,21 @@ class Stream:
         key: str | Sequence[str],
         *,
         within: Any = None,
+        keep: str | None = None,
+        order_by: Any = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
-        """The first row of each key. within: a duration as text or a timedelta."""
-        return self._then("deduplicate", name, given(key=key, within=within), step)
+        """One row of each key. keep: `first` or `last`, of the order in which rows come or of order_by.
+        within: a duration as text or a timedelta."""
+        config = given(key=key, within=within, keep=keep, order_by=order_by)
+        return self._then("deduplicate", name, config, step)
+
+    def sort(
+        self, name: str, by: Any, *, memory: str | None = None, **step: Unpack[StepOptions]
+    ) -> Stream:
+        """All rows in one order, at the end of a bounded input. by: columns, each a name or
+        `{"column": ..., "descending": True, "nulls": "first"}`."""
+        return self._then("sort", name, given(by=by, memory=memory), step)
 
     def union(
         self,
