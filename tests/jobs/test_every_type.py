@@ -5,17 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Collection, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
+import psycopg
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from every_type import COLUMNS
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers import postgres as servers
 
 from dataflare import Workflow
 from dataflare.connectors import memory
@@ -256,3 +263,53 @@ def test_what_duckdb_would_change_is_refused_by_name(tmp_path, name, policy):
         [(kept,)] = base.execute("SELECT count(*) FROM t").fetchall()
     assert refused >= 1
     assert kept + refused == 3
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    yield from servers.running()
+
+
+NUMBER: dict[str, Any] = dict.fromkeys(("decimal", "fraction"), Decimal)
+PG_REFUSES = ("time_ns", "stamp_ns", "span_ns", "far_date", "far_stamp")
+
+
+def test_postgres(tmp_path, server):
+    config = {"connection_string": server.dsn(), "table": "t"}
+    names = write(tmp_path, "postgres", without=PG_REFUSES, **config)
+    with psycopg.connect(server.dsn()) as base:
+        for name in names:
+            rows = base.execute(f'SELECT to_json("{name}")::text FROM t ORDER BY id').fetchall()
+            found = [
+                None if v is None else json.loads(v, parse_float=NUMBER.get(name)) for (v,) in rows
+            ]
+            assert (name, found) == (
+                name,
+                [PG.get(name, lambda v: v)(v) for v in postgres_json(name)],
+            )
+
+
+@pytest.mark.parametrize("name", PG_REFUSES)
+def test_what_postgres_has_no_place_for_is_refused_by_name(tmp_path, server, name):
+    config = {"connection_string": server.dsn(), "table": name}
+    with pytest.raises(DataFlareError, match=name) as caught:
+        write(tmp_path, "postgres", without=[n for n in COLUMNS if n != name], **config)
+    assert caught.value.code == "E0511"
+
+
+PG: dict[str, Callable[[Any], Any]] = {
+    "binary": lambda v: {"AP8=": "\\x00ff", "": "\\x"}.get(v),
+    "stamp_utc": lambda v: v and v.replace("Z", "+00:00"),
+    "stamp_zone": LITE_TEXT["stamp_zone"],
+    "span_us": lambda v: {"-PT0.000001S": "-00:00:00.000001", "P999999D": "23999976:00:00"}.get(v),
+    "float64": lambda v: "-Infinity" if v is None else v,
+}
+
+
+def postgres_json(name: str) -> list[Any]:
+    """The values as to_json shows them: numbers are numbers, and NaN is text."""
+    if FRAME[name].dtype.is_decimal() or "int128" in name:
+        return [None if v is None else Decimal(v) for v in COLUMNS[name][1]]
+    if name == "float32":
+        return [3.4028235e38, "NaN", None]
+    return COLUMNS[name][1]

@@ -21,7 +21,9 @@ from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql.names import listed
 from dataflare.connectors.sql.refusals import Pace, Refusal, sift, with_row
 from dataflare.errors import DataError, DataFlareError
-from dataflare.model.types import DataType
+from dataflare.formats.far_times import far_columns
+from dataflare.formats.text_write import for_python
+from dataflare.model.types import DataType, Schema
 
 _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 _SAVEPOINT = "_dataflare_copy"
@@ -113,6 +115,7 @@ class Sender:
         """Raises what is wrong with rows before these, maybe those of another step. names: of the columns
         that tell, in an error, which row it is about."""
         cells = None
+        _refuse_far(copier, rows, names, step)
         self._check(copier, rows, names, step)
         data = binary(rows, copier.types, copier.targets)
         if data is None:
@@ -135,7 +138,7 @@ class Sender:
                 try:
                     refuse_loss(one, copier.types, copier.limits)
                 except DataError as error:
-                    row = one.row(0, named=True)
+                    row = for_python(one).row(0, named=True)
                     raise with_row(error, row, [n for n in names if n in row]).at(
                         step=step
                     ) from None
@@ -157,6 +160,23 @@ class Sender:
             self._thread = None
 
 
+def _refuse_far(copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
+    """Raises DataError (E0511), with the row, for a date or time beyond the calendar of the formatter;
+    PostgreSQL's own ends at 294276 for times."""
+    schema = Schema.of(copier.types)
+    for name in far_columns(rows, schema):
+        for at in range(rows.height):
+            one = rows.select(schema.names).slice(at, 1)
+            if name in far_columns(one, schema):
+                row = for_python(one).row(0, named=True)
+                error = DataError(
+                    f"column '{name}' has {row[name]}, which is too far away for PostgreSQL",
+                    code="E0511",
+                    help="set such a value to NULL in a step 'map', or write it as text",
+                )
+                raise with_row(error, row, [n for n in names if n in row]).at(step=step)
+
+
 def _send(
     copier: Copier,
     rows: pl.DataFrame,
@@ -171,7 +191,7 @@ def _send(
     except DataError as error:
         at = row_of(error, cells, rows.height)
         if at is not None:
-            row = rows.row(at, named=True)
+            row = for_python(rows.slice(at, 1)).row(0, named=True)
             told = with_row(error, row, [name for name in names if name in row])
             raise told.at(step=step) from error.__cause__
         raise error.at(step=step) from error.__cause__
