@@ -29,7 +29,7 @@ def choose(name: str, find: Callable[[], Path | None], package: str) -> Path | N
     if way not in WAYS:
         pytest.fail(f"TEST_SERVERS is {way!r}, and can be local or docker")
     if way != "docker":
-        found = find() or (find() if _installed(package) else None)
+        found = find() or (find() if installed(package) else None)
         if found is not None:
             return found
     if way != "local" and compose.usable():
@@ -41,7 +41,7 @@ def choose(name: str, find: Callable[[], Path | None], package: str) -> Path | N
     pytest.skip(needed)
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
     """As root on a Debian machine: fetch the package, where that can be done."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return False

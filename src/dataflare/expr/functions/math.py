@@ -235,7 +235,7 @@ _float(
 register("log", "log(x: float64) -> float64\nlog(base: float64, x: float64) -> float64", "The logarithm, to base 10 unless given.",
          ("log(100)", 2.0), ("log(2, 8)", 3.0), group="math",
          lower=lambda node, a, b=None: _exact_log(a.log10(), a, 10.0) if b is None else b.log() / a.log())  # fmt: skip
-register("power", "power(x: float64, y: float64) -> float64", "x to the power of y; also x ** y.", ("power(2, 10)", 1024.0), ("2 ** -1", 0.5),
+register("power", "power(x: float64, y: float64) -> float64", "x to the power of y; also `x ** y`.", ("power(2, 10)", 1024.0), ("2 ** -1", 0.5),
          group="math", lower=_power, aliases=["pow"])  # fmt: skip
 register("pi", "pi() -> float64", "3.14159...", ("round(pi(), 5)", 3.14159), group="math",
          lower=lambda node: pl.lit(3.141592653589793))  # fmt: skip
