@@ -87,20 +87,28 @@ def visible_at_once(plan: PhysicalPlan) -> frozenset[str]:
     )
 
 
-def what_is_visible(plan: PhysicalPlan, metrics: JobMetrics) -> Iterator[str]:
-    """Of a run that failed: what of it the destinations show. metrics: of what was committed."""
-    steps = metrics.steps
-    for stage in plan.stages:
-        if stage.destination is None or stage.name not in steps:
-            continue
-        rows = steps[stage.name].rows_out or 0
-        if stage.destination.capabilities().bounded_only:
-            yield f"destination '{stage.name}' shows nothing of this run: it shows it when it is whole"
-        elif rows:
-            were = "is" if rows == 1 else "are"
-            yield f"destination '{stage.name}': {in_words(rows)} of this run {were} there"
-        else:
-            yield f"destination '{stage.name}' shows nothing of this run"
+def what_is_visible(plan: PhysicalPlan, metrics: JobMetrics) -> list[str]:
+    """Of a run that failed: what of it each destination shows; nothing, where none shows any row.
+    metrics: of what was committed."""
+    rows = {
+        stage.name: 0
+        if stage.destination.capabilities().bounded_only
+        else metrics.steps[stage.name].rows_out or 0
+        for stage in plan.stages
+        if stage.destination is not None
+        and stage.name in metrics.steps
+        and stage.destination.capabilities().delivery is not Delivery.FLEETING
+    }
+    if not any(rows.values()):
+        return []
+    return [_shown(name, count) for name, count in rows.items()]
+
+
+def _shown(destination: str, rows: int) -> str:
+    if not rows:
+        return f"destination '{destination}' shows nothing of this run"
+    verb = "is" if rows == 1 else "are"
+    return f"destination '{destination}': {in_words(rows)} of this run {verb} there"
 
 
 def in_words(rows: int) -> str:
