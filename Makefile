@@ -8,13 +8,14 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 JOBS  ?= 2
 ROWS  ?= 10000000
 KILLS ?= 500
+EXPRESSIONS ?= 100000
 SEED  ?= 1
 # The site builder advertises its successor on every build.
 export NO_MKDOCS_2_WARNING := 1
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs docs-check generate bench soak format clean
+.PHONY: help demo fuzz test lint types docs docs-check generate bench soak format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ demo: $(VENV)/.core ## set up .venv and run the demo: a year of real flights, 33
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+fuzz: $(VENV)/.dev ## random expressions, here and on DuckDB: EXPRESSIONS=100000 SEED=1
+	$(BIN)/python tests/expr/fuzz.py --count $(EXPRESSIONS) --seed $(SEED)
 
 lint: $(VENV)/.dev ## style, formatting, and that the docs are true to the code
 	$(BIN)/ruff check .

@@ -268,6 +268,7 @@ def steps_page() -> str:
 
 def functions_page() -> str:
     from dataflare.expr import registry
+    from dataflare.expr.differences import DIFFERENCES
 
     parts = [
         MARK,
@@ -284,6 +285,15 @@ def functions_page() -> str:
             parts.append("| function | signature | meaning | example | in a database |")
             parts.append("| --- | --- | --- | --- | --- |")
         parts.append(f"| {' | '.join(function_cells(row))} |")
+    parts += [
+        "\n## Where it is not as in DuckDB\n",
+        "Each of these is tested, and random expressions find no other (`make fuzz`).\n",
+        "| difference | example | here | in DuckDB |",
+        "| --- | --- | --- | --- |",
+    ]
+    for each in DIFFERENCES:
+        cells = [cell(each.what), code(each.example), code(each.here), code(each.duckdb)]
+        parts.append(f"| {' | '.join(cells)} |")
     return "\n".join(parts) + "\n"
 
 

@@ -16,6 +16,7 @@ from dataflare.expr.literals import literal
 from dataflare.expr.lowered import Lowered, first_error
 from dataflare.expr.stages import Stages
 from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
+from dataflare.model.types import DataType
 
 
 def lower(node: Node) -> Lowered:
@@ -38,12 +39,38 @@ def _lower(node: Node, stages: Stages, done: dict[int, tuple[Lowered, int]]) -> 
     parts = [_lower(arg, stages, done) for arg in node.args]
     args = [part for part, _ in parts]
     made = _cast(node, args[0]) if node.op == CAST else _called(node, args)
+    if _is_foldable(node, done):
+        done[id(node)] = _folded(made, node.type), _CONSTANT
+        return done[id(node)]
     count = sum(size for _, size in parts) + 1
     kept = made if count < _SMALL else stages.bounded(made)
     done[id(node)] = kept, (count if kept is made else 1)
     return done[id(node)]
 
 
+def _is_foldable(node: Node, done: dict[int, tuple[Lowered, int]]) -> bool:
+    """Whether it is an operation over constants, of a type whose literals Polars keeps as such."""
+    plain = node.type.is_numeric or node.type.name in ("bool", "string", "date")
+    if not plain or not node.args or (node.op != CAST and registry.row(node.op).needs):
+        return False
+    return all(
+        arg.op == LITERAL or (id(arg) in done and done[id(arg)][1] == _CONSTANT)
+        for arg in node.args
+    )
+
+
+def _folded(made: Lowered, type_: DataType) -> Lowered:
+    """The value as a literal. Polars 2.1 loses the length of a comparison between a function of
+    literals and a column that is NULL in all rows."""
+    none = pl.lit(None, dtype=pl.UInt8)
+    row = pl.select(value=made.value, error=none if made.error is None else made.error).row(0)
+    value, error = row
+    folded = pl.lit(value, dtype=type_.to_polars())
+    return Lowered(folded, None if error is None else pl.lit(error, dtype=pl.UInt8))
+
+
+_CONSTANT = 0
+"""The size of a part that is a literal now."""
 _SMALL = 4
 """Parts of fewer operations are not large whatever they are."""
 

@@ -7,7 +7,7 @@ import polars as pl
 from dataflare.expr.casts import lower_cast
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, meeting_type
-from dataflare.expr.functions.logic import unorderable
+from dataflare.expr.functions.logic import compared, unorderable
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register
 from dataflare.expr.stages import bounded
@@ -91,7 +91,8 @@ def _resolve_nullif(call: Call) -> Node:
 def _nullif(node: Node, own: pl.Expr, right: pl.Expr) -> Lowered:
     """Both are compared in the type they meet in; the result has the first one's."""
     left = lower_cast(own, node.type, node.args[1].type)
-    equal = (left.value == right).fill_null(False)
+    first, second = node.args
+    equal = compared("=", first, second, left.value, right).fill_null(False)
     none = pl.lit(None, dtype=node.type.to_polars())
     return Lowered(pl.when(equal).then(none).otherwise(own), left.error)
 

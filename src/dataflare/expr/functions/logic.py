@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from dataflare.expr.conversions import convert, is_text_literal, meeting_type
 from dataflare.expr.literals import literals
 from dataflare.expr.lowered import Lowered, first_error, only_where
 from dataflare.expr.registry import register
-from dataflare.expr.tree import Node
+from dataflare.expr.tree import AGGREGATE, COLUMN, Node
 from dataflare.model import types as t
 
 
@@ -107,23 +108,25 @@ def _in(node: Node, value: Lowered, *items: Lowered) -> Lowered:
         if len(known) > 2 and type_.name not in ("list", "struct"):
             found = value.value.is_in(literals([item.value for item in known], type_).implode())
         else:
-            found = _any_equal(
-                value.value, [i.value for i, r in zip(items, raw, strict=True) if not r.is_null]
-            )
+            known_items = [i for i, r in zip(items, raw, strict=True) if not r.is_null]
+            found = _any_equal(node.args[0], known, value, known_items)
         if len(known) < len(raw):
             found = found | pl.lit(None, dtype=pl.Boolean)
         return Lowered(found, value.error)
     return Lowered(
-        _any_equal(value.value, [item.value for item in items]),
+        _any_equal(node.args[0], raw, value, items),
         first_error([value.error, *(item.error for item in items)]),
     )
 
 
-def _any_equal(value: pl.Expr, items: list[pl.Expr]) -> pl.Expr:
+def _any_equal(
+    of: Node, nodes: Sequence[Node], value: Lowered, items: Sequence[Lowered]
+) -> pl.Expr:
     """Whether one of the items is equal; NULL where the value is, even if there are none."""
     if not items:
-        return pl.lit(False) & (value.is_not_null() | pl.lit(None, dtype=pl.Boolean))
-    parts = [value == item for item in items]
+        return pl.lit(False) & (value.value.is_not_null() | pl.lit(None, dtype=pl.Boolean))
+    pairs_of = zip(nodes, items, strict=True)
+    parts = [compared("=", of, node, value.value, item.value) for node, item in pairs_of]
     while len(parts) > 1:  # by halves, since Polars walks the tree by recursion
         pairs = [a | b for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = pairs + parts[len(pairs) * 2 :]
@@ -200,32 +203,59 @@ def _strict(make: Any) -> Any:
     return lambda node, *values: make(*values)
 
 
-for _name, _make, _text, _example in (
-    (
-        "=",
-        lambda a, b: a == b,
-        "Whether both are equal; NULL if one is NULL. `==` is the same.",
-        ("2 = 1 + 1", True),
-    ),
-    (
-        "<>",
-        lambda a, b: a != b,
-        "Whether both differ; NULL if one is NULL. `!=` is the same.",
-        ("'a' <> 'b'", True),
-    ),
-    ("<", lambda a, b: a < b, "Less than; NaN is the greatest number.", ("1 < 2.5", True)),
-    ("<=", lambda a, b: a <= b, "Less than or equal.", ("2 <= 2", True)),
-    (">", lambda a, b: a > b, "Greater than.", ("DATE '2024-02-01' > '2024-01-31'", True)),
-    (">=", lambda a, b: a >= b, "Greater than or equal.", ("1 >= NULL", None)),
+Compare = Callable[[pl.Expr, pl.Expr], pl.Expr]
+
+
+def compared(op: str, a: Node, b: Node, x: pl.Expr, y: pl.Expr) -> pl.Expr:
+    """A comparison with what reads columns on its left: Polars 2.1 gives one row for a literal
+    compared with an expression that is NULL in all rows."""
+    if is_constant(a) and not is_constant(b):
+        return _COMPARE[_FLIPPED.get(op, op)](y, x)
+    return _COMPARE[op](x, y)
+
+
+def is_constant(node: Node) -> bool:
+    return not any(each.op in (COLUMN, AGGREGATE, "now", "uuid") for each in node.walk())
+
+
+_COMPARE: dict[str, Compare] = {
+    "=": lambda a, b: a == b,
+    "<>": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "is_distinct": lambda a, b: a.ne_missing(b),
+    "is_not_distinct": lambda a, b: a.eq_missing(b),
+}
+_FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _compare(node: Node, x: pl.Expr, y: pl.Expr) -> pl.Expr:
+    return compared(node.op, node.args[0], node.args[1], x, y)
+
+
+def _between(node: Node, x: pl.Expr, low: pl.Expr, high: pl.Expr) -> pl.Expr:
+    of, least, most = node.args
+    return compared(">=", of, least, x, low) & compared("<=", of, most, x, high)
+
+
+for _name, _text, _example in (
+    ("=", "Whether both are equal; NULL if one is NULL. `==` is the same.", ("2 = 1 + 1", True)),
+    ("<>", "Whether both differ; NULL if one is NULL. `!=` is the same.", ("'a' <> 'b'", True)),
+    ("<", "Less than; NaN is the greatest number.", ("1 < 2.5", True)),
+    ("<=", "Less than or equal.", ("2 <= 2", True)),
+    (">", "Greater than.", ("DATE '2024-02-01' > '2024-01-31'", True)),
+    (">=", "Greater than or equal.", ("1 >= NULL", None)),
 ):
     register(_name, f"x {_name} y", _text, _example, group="operator",
-             resolve=_resolve_comparison, lower=_strict(_make), sql=sql.COMPARISON)  # fmt: skip
+             resolve=_resolve_comparison, lower=_compare, sql=sql.COMPARISON)  # fmt: skip
 register("is_distinct", "x IS DISTINCT FROM y", "Whether both differ, NULL being a value like others.",
          ("NULL IS DISTINCT FROM 1", True), group="operator", resolve=_resolve_comparison,
-         lower=_strict(lambda a, b: a.ne_missing(b)), sql=sql.DISTINCT)  # fmt: skip
+         lower=_compare, sql=sql.DISTINCT)  # fmt: skip
 register("is_not_distinct", "x IS NOT DISTINCT FROM y", "Whether both are equal, NULL being equal to NULL.",
          ("NULL IS NOT DISTINCT FROM NULL", True), group="operator", resolve=_resolve_comparison,
-         lower=_strict(lambda a, b: a.eq_missing(b)), sql=sql.DISTINCT)  # fmt: skip
+         lower=_compare, sql=sql.DISTINCT)  # fmt: skip
 register("and", "x AND y", "Whether both are true.", ("true AND NULL", None), ("false AND NULL", False),
          group="operator", resolve=_resolve_logic, lower=_and, lazy=True, sql=sql.LOGIC)  # fmt: skip
 register("or", "x OR y", "Whether one is true.", ("true OR NULL", True),
@@ -242,7 +272,7 @@ register("in", "x IN (y, ...)", "Whether it equals one of them.", ("2 IN (1, 2)"
          group="operator", resolve=_resolve_in, lower=_in, lazy=True, sql=sql.COMPARISON)  # fmt: skip
 register("between", "x BETWEEN low AND high", "Whether it is in the range, both ends included.",
          ("2 BETWEEN 1 AND 3", True), group="operator", resolve=_resolve_between,
-         lower=_strict(lambda x, low, high: (x >= low) & (x <= high)), sql=sql.COMPARISON)  # fmt: skip
+         lower=_between, sql=sql.COMPARISON)  # fmt: skip
 register("like", "text LIKE pattern [ESCAPE c]", "Whether the whole text fits; % is any text, _ one character.",
          ("'data' LIKE 'd_t%'", True), ("'5%' LIKE '5!%' ESCAPE '!'", True),
          group="operator", resolve=_resolve_like, lower=_like, sql=sql.LIKE)  # fmt: skip

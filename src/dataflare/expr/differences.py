@@ -1,0 +1,73 @@
+"""Where an expression means something else than in DuckDB, each with an example. Plain data.
+
+Always true: the functions' page lists these, and the tests run each example here and there.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Difference(Struct, frozen=True):
+    """here, duckdb: the value as text, `error` or `refused`."""
+
+    what: str
+    example: str
+    here: str
+    duckdb: str
+
+
+DIFFERENCES = (
+    Difference(
+        "A number in JSON keeps its digits where a float would not.",
+        """'{"a": 0.12345678901234567890}' ->> '$.a'""",
+        "0.12345678901234567890",
+        "0.12345678901234568",
+    ),
+    Difference(
+        "JSON is RFC 8259: NaN, trailing commas and numbers beyond a float are not JSON.",
+        "json_valid('[1,]')",
+        "False",
+        "True",
+    ),
+    Difference(
+        "Text is a date or time only in years 0 to 9999, without `infinity`, `epoch`, zone names and 24:00.",
+        "TRY_CAST('infinity' AS timestamp) IS NULL",
+        "True",
+        "False",
+    ),
+    Difference(
+        "Text with a date is not a time.",
+        "TRY_CAST('2024-02-29 10:00:00' AS time) IS NULL",
+        "True",
+        "False",
+    ),
+    Difference(
+        "Space around a date or time, and an offset of one digit, are allowed.",
+        "TRY_CAST('2024-02-29 ' AS timestamp) IS NULL",
+        "False",
+        "True",
+    ),
+    Difference(
+        "A decimal without whole digits may have an exponent in text.",
+        "CAST('5e-1' AS decimal(4, 4))",
+        "0.5000",
+        "error",
+    ),
+    Difference("A number has one sign.", "TRY_CAST('+-1' AS double) IS NULL", "True", "False"),
+    Difference(
+        "list_distinct() keeps the order of the elements.",
+        "list_distinct([3, 1, 3, 2])",
+        "[3, 1, 2]",
+        "[1, 3, 2] in any order",
+    ),
+    Difference(
+        "list_position() does not look for NULL.", "list_position([1, NULL], NULL)", "None", "2"
+    ),
+    Difference(
+        "A pattern, format or path is a literal.",
+        "regexp_matches('a', 'a' || '')",
+        "refused",
+        "True",
+    ),
+)
