@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows import inline, ordered, plan_of, result_of
+from flows import failure, inline, ordered, plan_of, result_of
 
 from dataflare.model.types import Schema
 from dataflare.operators.base import RowOperator
@@ -262,6 +262,17 @@ def test_what_can_fail_or_follows_the_clock_is_not_pushed(database: str, conditi
         f'step: {{type: filter, inputs: [s], config: {{condition: "{condition}"}}}}', s=database
     )
     assert pushed(plan) == ()
+
+
+@pytest.mark.parametrize("condition", ["6 % (n - 1) = 0 AND n > 1", "n > 1 AND 6 % (n - 1) = 0"])
+def test_no_half_of_a_condition_that_can_fail_is_pushed(database: str, condition: str):
+    """The source would leave out the row whose error must be told."""
+    steps = f'step: {{type: filter, inputs: [s], config: {{condition: "{condition}"}}}}'
+    assert pushed(optimised(steps, s=database)) == ()
+    if condition.startswith("6"):
+        assert failure(steps, s=database).code == "E0519"
+    else:
+        assert [row["n"] for row in ordered(result_of(steps, s=database))] == [2, 3]
 
 
 def test_a_source_that_two_steps_read_gives_all_its_rows(database: str):
