@@ -75,7 +75,11 @@ def test_the_picture_of_the_plan_is_an_image_without_scripts_or_fetched_parts():
     assert not tags & {"script", "image", "foreignObject"}
 
 
-WORKFLOWS = [block for block in blocks("yaml") if re.search(r"^sources:", block[2], re.MULTILINE)]
+WORKFLOWS = [
+    block
+    for block in blocks("yaml")
+    if all(re.search(rf"^{key}:", block[2], re.MULTILINE) for key in ("name", "sources"))
+]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def rows_of(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def tables_of(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """A database's tables, but for the marker."""
+    """A database's tables, except the marker."""
     if path.suffix == ".sqlite":
         connection: Any = sqlite3.connect(path)
         names = [
