@@ -64,6 +64,18 @@ def written(folder: Path) -> Counter[int]:
     return Counter(int(line.removeprefix('{"id":').rstrip("}")) for line in lines)
 
 
+def drop(folder: Path) -> None:
+    """Remove the table or file, and nothing else: what tells of its rows stays."""
+    if (folder / "out.db").exists():
+        with sqlite3.connect(folder / "out.db") as db:
+            db.execute("drop table t")
+    if (folder / "out.duckdb").exists():
+        with duckdb.connect(str(folder / "out.duckdb")) as db:
+            db.execute("drop table t")
+    (folder / "lines.ndjson").unlink(missing_ok=True)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
 def once(end: int) -> Counter[int]:
     return Counter(range(end))
 
@@ -102,6 +114,20 @@ def test_a_second_home_is_refused_and_goes_on_when_it_adopts(project: Path) -> N
     add_rows(project, 310, 320)
     assert go(project, "two").error is None
     assert written(project) == once(320)
+
+
+@pytest.mark.parametrize("options", [{}, {"adopt": True}], ids=["plain", "adopt"])
+def test_rows_that_were_dropped_cannot_be_written_twice(
+    project: Path, options: dict[str, bool]
+) -> None:
+    assert go(project, "one").error is None
+    drop(project)
+    assert go(project, "two", **options).error is None
+    assert written(project) == once(300)
+    add_rows(project, 300, 310)
+    assert code_of(project, "three") == "E0806"
+    assert go(project, "two").error is None
+    assert written(project) == once(310)
 
 
 def test_adopt_auto_in_the_settings_makes_a_home_needless(project: Path) -> None:

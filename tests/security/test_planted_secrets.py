@@ -109,6 +109,26 @@ def test_a_planted_secret_is_not_found_in_anything_that_is_written(
     assert leaks(home, printed, errors) == []
 
 
+def test_a_secret_in_the_address_of_a_destination_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.yaml").write_text(f"""\
+name: addressed
+version: "1.0"
+settings: {{restart: {{attempts: 0}}, error_handling: {{retry_count: 0}}}}
+sources:
+  g: {{type: inline, config: {{rows: [{{id: 1}}]}}}}
+destinations:
+  o: {{type: http, inputs: [g], config: {{url: "{NOBODY}/${{secret:MY_HOOK}}"}}}}
+""")
+    home = tmp_path / "home"
+    monkeypatch.setenv("DATAFLARE_HOME", str(home))
+    monkeypatch.setenv("MY_HOOK", CANARY)
+    assert execute(["run", str(tmp_path / "w.yaml"), "--json"]) == 1
+    assert f"{NOBODY}/***" in (home / "addressed" / "current.json").read_text()
+    assert leaks(home, *capfd.readouterr()) == []
+
+
 def test_a_users_function_may_not_tell_a_secret_to_the_dead_letters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

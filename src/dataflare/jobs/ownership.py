@@ -8,6 +8,7 @@ Always true:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -16,7 +17,12 @@ from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import Blame, RunError
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.sdk.destination import Committer, Owner
+from dataflare.security.redact import redact
 from dataflare.workflow.model import Workflow
+
+_MARK = " #"
+_DIGEST = 8
+"""Hex digits: enough to notice a change, too few to find a secret by."""
 
 _ADOPT = "use --adopt to go on where that lineage stopped, or --fresh to begin a new one"
 
@@ -97,14 +103,21 @@ def _unadoptable(workflow: Workflow, why: str) -> RunError:
 
 
 def targets_of(plan: PhysicalPlan) -> dict[str, str]:
-    """By destination, the place that it writes to."""
+    """By destination, the place that it writes to: without its secrets, and with a digest of the whole,
+    which alone says whether two places are the same."""
     found = {}
     for stage in plan.stages:
         if stage.destination is not None:
             place = stage.destination.identity()
             if place is not None:
-                found[stage.name] = f"{stage.destination.type}: {place}"
+                place = f"{stage.destination.type}: {place}"
+                digest = hashlib.sha256(place.encode()).hexdigest()[:_DIGEST]
+                found[stage.name] = f"{redact(place)}{_MARK}{digest}"
     return found
+
+
+def _is_same(before: str, now: str) -> bool:
+    return before.rpartition(_MARK)[2] == now.rpartition(_MARK)[2]
 
 
 def carried_to(workflow: Workflow, carried: Mapping[str, object]) -> list[str]:
@@ -132,10 +145,9 @@ def refuse_other_targets(
     """Raise RunError (E0807) where rows that were read by earlier runs would not come to a
     destination, because it is another one now. before, now: as `targets_of`."""
     for step in steps:
-        if step in before and step in now and before[step] != now[step]:
-            raise _elsewhere(
-                workflow, step, f"it is {now[step]} now, and was {before[step]} in the last run"
-            )
+        if step in before and step in now and not _is_same(before[step], now[step]):
+            here, there = (place.rpartition(_MARK)[0] for place in (now[step], before[step]))
+            raise _elsewhere(workflow, step, f"it is {here} now, and was {there} in the last run")
         if step not in before and before:
             raise _elsewhere(workflow, step, "it is new")
 

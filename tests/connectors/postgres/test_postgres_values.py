@@ -232,9 +232,7 @@ def test_a_value_without_a_counterpart_is_a_row_error(database, pg, value, type_
         [bad] = saved.bad
         assert (bad.row, bad.code, bad.place) == (1, "E0501", "table 't' id 2")
         if shown:
-            assert bad.message == (
-                f"table 't' id 2: column 'v' is {type_}, and '{shown}' does not fit"
-            )
+            assert bad.message == f"column 'v' is {type_}, and '{shown}' does not fit"
         with pytest.raises(DataError):
             await database.read(table="t")
 

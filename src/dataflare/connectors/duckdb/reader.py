@@ -150,7 +150,7 @@ class DuckPages(PageReader):
                 first = first or column.name
         type_ = self._reading.relation.column(first).type
         shown = repr(values[first])[:80]
-        message = f"{place}: column '{first}' is {type_}, and {shown} does not fit"
+        message = f"column '{first}' is {type_}, and {shown} does not fit"
         return BadRow(row, "E0501", message, original_row(values), place)
 
 

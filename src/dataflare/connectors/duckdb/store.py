@@ -124,6 +124,10 @@ class DuckdbStore(TableStore):
         )
         return {str(name) for (name,) in found}
 
+    def is_missing(self, target: Target) -> bool:
+        with duckdb_errors(self._path, f"table '{target.table}'"):
+            return tables.find_table(self._db, target.table) is None
+
     def is_empty(self, target: Target) -> bool:
         with duckdb_errors(self._path, f"table '{target.table}'"):
             table = tables.find_table(self._db, target.table)

@@ -242,7 +242,10 @@ class PostgresCommitter(Committer):
         return self._found
 
     async def owner(self) -> Owner | None:
-        return (await self._markers()).other
+        other = (await self._markers()).other
+        if other is not None and await asyncio.to_thread(self._session.is_missing, self._target):
+            return replace(other, rows=0)  # the table was dropped, and its rows with it
+        return other
 
     async def supersede(self, epoch: int) -> None:
         self._found = None

@@ -65,6 +65,11 @@ class Markers:
                 (target.step, target.workflow, target.place, target.lineage),
             )
 
+    def is_missing(self, target: Target) -> bool:
+        """Whether there is no table of the target's name."""
+        with self._errors(f"table '{target.table}'"):
+            return catalog.find_table(self._db, target.table) is None
+
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
         with self._errors(f"table '{target.table}'"):

@@ -214,9 +214,7 @@ class PostgresPages(PageReader):
                 value = raw[f"t{number}"][row]
             values[column.name] = value
         type_ = self._reading.relation.column(name).type
-        message = (
-            f"{place}: column '{name}' is {type_}, and {str(values[name])[:80]!r} does not fit"
-        )
+        message = f"column '{name}' is {type_}, and {str(values[name])[:80]!r} does not fit"
         return BadRow(row, "E0501", message, original_row(values), place)
 
 

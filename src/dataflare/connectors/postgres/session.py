@@ -290,6 +290,11 @@ class Session:
         with self._lock, self._aside() as store:
             return store.read_marker(target)
 
+    def is_missing(self, target: Target) -> bool:
+        """Whether there is no table of the target's name."""
+        with self._lock, self._aside() as store:
+            return store.is_missing(target)
+
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
         with self._lock, self._aside() as store:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from dataflare.connectors.sql import redo, statements, sweeping
 from dataflare.connectors.sql.config import TableDestinationConfig
 from dataflare.connectors.sql.fold import OP_COLUMN
@@ -276,7 +278,12 @@ class TableCommitter(Committer):
         return self._found
 
     async def owner(self) -> Owner | None:
-        return (await self._markers()).other
+        other = (await self._markers()).other
+        if other is not None and await asyncio.to_thread(
+            self._ours.shared.is_missing, self._ours.target
+        ):
+            return replace(other, rows=0)  # the table was dropped, and its rows with it
+        return other
 
     async def supersede(self, epoch: int) -> None:
         self._found = None

@@ -67,7 +67,7 @@ class PageReader(ChunkReader):
             )
         assert page.good_rows is not None
         salvaged = Salvaged(page.good, page.good_rows, page.bad)
-        failing = _failing(page.good, page.bad[0].message)
+        failing = _failing(page.good, _placed(page.bad[0]))
         return Chunk(
             lambda: failing,
             position,
@@ -83,11 +83,11 @@ class PageReader(ChunkReader):
             if page.bad:
                 bad = page.bad[0]
                 raise DataError(
-                    bad.message,
+                    _placed(bad),
                     code=bad.code,
                     step=self._step,
                     notes=[f"row: {bad.raw}"],
-                    help="mend the row, or set error_handling: {on_error: skip}",
+                    help="fix the row, or set error_handling: {on_error: skip}",
                 )
             if page.good.height:
                 return SharedDataBatch(page.good, metadata={"key": page.key, **page.metadata})
@@ -116,6 +116,10 @@ class PageReader(ChunkReader):
             if not self._closed:
                 self._closed = True
                 self._close()
+
+
+def _placed(bad: BadRow) -> str:
+    return f"{bad.place}: {bad.message}"
 
 
 def _failing(frame: pl.DataFrame, message: str) -> pl.LazyFrame:

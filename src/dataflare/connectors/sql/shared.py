@@ -134,6 +134,10 @@ class SharedFile:
         """What the marker table says of a step, without making a file."""
         return self._looked_up(target, lambda store: store.read_marker(target), MarkerRows())
 
+    def is_missing(self, target: Target) -> bool:
+        """Whether there is no table of the target's name."""
+        return self._looked_up(target, lambda store: store.is_missing(target), True)
+
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
         return self._looked_up(target, lambda store: store.is_empty(target), True)

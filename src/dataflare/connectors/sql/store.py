@@ -106,6 +106,10 @@ class TableStore(ABC):
         """Delete the marker rows of other lineages of the target's workflow, step and table."""
 
     @abstractmethod
+    def is_missing(self, target: Target) -> bool:
+        """Whether there is no table of the target's name."""
+
+    @abstractmethod
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
 

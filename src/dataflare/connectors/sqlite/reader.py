@@ -139,7 +139,7 @@ class SqlitePages(PageReader):
                 value = original(raw[f"t{number}"], row)
             values[other] = value
         shown = repr(values[name])
-        message = f"{place}: column '{name}' is {column.type}, and {shown[:80]} does not fit"
+        message = f"column '{name}' is {column.type}, and {shown[:80]} does not fit"
         return BadRow(row, "E0501", message, original_row(values), place)
 
 

@@ -122,6 +122,10 @@ class SqliteStore(TableStore):
         found = self._db.frame("select name from pragma_table_info(?)", (MARKER_TABLE,))
         return {str(name) for (name,) in found.rows()}
 
+    def is_missing(self, target: Target) -> bool:
+        with sqlite_errors(self._path, f"table '{target.table}'"):
+            return tables.find_table(self._db, target.table) is None
+
     def is_empty(self, target: Target) -> bool:
         with sqlite_errors(self._path, f"table '{target.table}'"):
             table = tables.find_table(self._db, target.table)
