@@ -81,6 +81,8 @@ def test_wrong_inputs_are_found(validated: Any, source: str, code: str, status: 
     [
         ('type: file, config: {path: "s3://bucket/a.csv"}', "E0419", 2),
         ('type: sqlite, config: {path: "gs://bucket/a.db", table: t}', "E0419", 2),
+        ('type: file, config: {path: "a\\0b.csv"}', "E0419", 2),
+        ('type: duckdb, config: {path: "a\\0b.db", table: t}', "E0419", 2),
         ('type: file, config: {path: "w.yaml/a.csv"}', "E0604", 1),
         ('type: file, config: {path: "w.yaml/parts/"}', "E0604", 1),
     ],

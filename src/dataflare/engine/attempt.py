@@ -48,6 +48,8 @@ _HOLD_SHARE = 0.33
 """Small batches of a live stream are held together for at most this share of the latency target.
 At the default target that is 6.6 ms: rows wait half of it on average, and the fixed cost of a batch
 is paid 150 times a second."""
+_FLYING_SHARE = 2
+"""Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
 
 class Start(Struct, frozen=True):
@@ -318,6 +320,7 @@ class Attempt:
                 schema_change=(
                     self.settings.schema_change if stage.name in self.plan.watched else None
                 ),
+                flying_bytes_max=self.settings.resources.memory // _FLYING_SHARE,
                 **common,
             )
         assert stage.operator is not None

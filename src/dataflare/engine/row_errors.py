@@ -46,6 +46,7 @@ _UNREAD_HELP = {
     "E0502": "set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, "
     f"fix the data, or {_SKIP}",
     "E0504": f"set 'encoding' if the text has another one, fix the data, or {_SKIP}",
+    "E0560": f"give more in settings: {{resources: {{memory: ...}}}}, fix the data, or {_SKIP}",
     "E0506": f"set 'quote' or 'escape' if the file has others, fix the data, or {_SKIP}",
 }
 """What may cure a row that a source could not read, by the row's code."""

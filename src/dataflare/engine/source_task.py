@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import sys
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -49,10 +50,12 @@ class SourceTask(Task):
         hold_s: float,
         retrying: Retrying,
         schema_change: str | None = None,
+        flying_bytes_max: int = sys.maxsize,
         **more: Any,
     ) -> None:
+        """flying_bytes_max: while work on chunks takes so many bytes, no more are read."""
         super().__init__(*args, **more)
-        self._schema_change = schema_change
+        self._schema_change, self._flying_bytes_max = schema_change, flying_bytes_max
         self.connector, self.queue, self.runner, self.batcher = connector, queue, runner, batcher
         self._run_key, self._hold_s, self._retrying = run_key, hold_s, retrying
         self._done: list[SplitState] = []
@@ -134,7 +137,9 @@ class SourceTask(Task):
         ended = False
         try:
             while not ended or flying:
-                if reading is None and not ended and len(flying) < flying_max:
+                num_bytes = sum(chunk.work_bytes or chunk.num_bytes for chunk, _ in flying)
+                room = len(flying) < flying_max and num_bytes < self._flying_bytes_max
+                if reading is None and not ended and (room or not flying):
                     reading = asyncio.ensure_future(reader.read_chunk())
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:

@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
-from dataflare.formats.misread import RAW_MAX, Sorted, misfits
+from dataflare.formats.misread import Sorted, misfits, raw_text
 from dataflare.formats.number_text import altered, marked
 from dataflare.formats.records import Regular
 from dataflare.formats.records import regular as find_regular
@@ -126,7 +126,7 @@ class CsvPlan(Struct, frozen=True):
     def text_of(self, data: bytes, row: int) -> str:
         """The text of one record of a chunk."""
         (text,) = self._layout(data).texts([row])
-        return text[:RAW_MAX].decode(errors="replace")
+        return raw_text(text)
 
     def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
         """The line of the chunk in which each row begins; the first is 0. count: as for `salvage`."""
@@ -167,7 +167,7 @@ class CsvPlan(Struct, frozen=True):
         )
         found = pl.concat([misshapen, misfit]).sort("row") if bad else misfit
         rows = found["row"].to_list()
-        texts = [text[:RAW_MAX].decode(errors="replace") for text in layout.texts(rows)]
+        texts = [raw_text(text) for text in layout.texts(rows)]
         places = [place_of(line) for line in layout.lines(rows)]
         told = (pl.Series("raw", texts, pl.String), pl.Series("place", places, pl.String))
         return Sorted(

@@ -1,7 +1,8 @@
 """A stream of text as chunks of whole records, each with its offset.
 
 Always true: chunks follow one another without a gap; a chunk begins and ends between records; the
-first is small, so that rows come out soon.
+first is small, so that rows come out soon; a record that is too long is passed over piece by piece, so
+that memory has a bound whatever a file holds.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from functools import cached_property
 from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.layout import count_newlines
-from dataflare.formats.records import Regular, cut, regular
+from dataflare.formats.misread import RAW_MAX
+from dataflare.formats.records import RECORD_BYTES_MAX, Regular, cut, regular
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 4 << 20
+_PASSED_BYTES = 1 << 20
 
 
 class LineChunks:
     """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the
     places of its columns of numbers. chunk_bytes: about how
-    large chunks are; a record that is larger makes a larger one."""
+    large chunks are; a record that is larger makes a larger one. record_max: how many bytes a
+    record may have, at least as many as a chunk."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class LineChunks:
         checksum: ReadChecksum | None = None,
         chunk_bytes: int | None = None,
         first_bytes: int | None = None,
+        record_max: int = sys.maxsize,
     ) -> None:
         self._stream = stream
         self.offset = offset
@@ -48,6 +53,7 @@ class LineChunks:
         self._checksum = checksum or ReadChecksum()
         self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._size = min(first_bytes or FIRST_BYTES, self._chunk_bytes)
+        self._record_max = record_max
 
     def next(self) -> TextChunk | None:
         """The next chunk, None at the end. `offset` and `checksum` then speak of its end."""
@@ -65,10 +71,13 @@ class LineChunks:
                 ended=self._ended,
                 width=self._width,
                 numbers=self._numbers,
+                record_max=min(self._record_max, RECORD_BYTES_MAX),
             )
             if end or self._ended:
                 break
-            want = max(want, len(data)) * 2
+            if len(data) > self._record_max:
+                return self._overlong(data)
+            want = min(max(want, len(data)) * 2, self._record_max + 1)
         self._size = self._chunk_bytes
         if not end:
             return None
@@ -83,6 +92,22 @@ class LineChunks:
             return TextChunk(chunk, lambda: None)
         quote, delimiter, width, numbers = self._quote, self._delimiter, self._width, self._numbers
         return TextChunk(chunk, lambda: regular(chunk, delimiter, quote, width, numbers))
+
+    def _overlong(self, data: bytes) -> OverlongRecord:
+        """The record that `data` begins, passed over up to its line end."""
+        head, num_bytes = data[: RAW_MAX + 1], 0
+        while True:
+            end = data.find(b"\n") + 1
+            part = data[:end] if end else data
+            self._checksum.update(part)
+            num_bytes += len(part)
+            if end or self._ended:
+                break
+            data = self._stream.read(_PASSED_BYTES)
+            self._ended = not data
+        self._rest = data[end:] if end else b""
+        self.offset += num_bytes
+        return OverlongRecord(head, num_bytes - (1 if end else 0))
 
     @property
     def checksum(self) -> str:
@@ -148,3 +173,16 @@ class TextChunk:
     @property
     def rows(self) -> int | None:
         return None if self.regular is None else self.regular.rows
+
+
+class OverlongRecord(TextChunk):
+    """A record that has more bytes than one may have. data: its beginning; num_bytes: of all of it, without
+    its line end."""
+
+    def __init__(self, data: bytes, num_bytes: int) -> None:
+        super().__init__(data, lambda: None)
+        self.num_bytes = num_bytes
+
+    @property
+    def rows(self) -> int:
+        return 1

@@ -8,12 +8,20 @@ from msgspec import Struct
 from dataflare.model.bad_rows import BadRows
 from dataflare.model.types import DataType
 
-RAW_MAX = 4096
+RAW_MAX = 1 << 20
 """A bad row keeps at most this many bytes of its text."""
 _SHOWN_MAX = 80
 _CUT = 77
 _PLAIN = r"^[ -&(-\[\]-~]*$"
 """Text that Python's repr() puts between single quotes as it is."""
+
+
+def raw_text(text: bytes, num_bytes: int | None = None) -> str:
+    """The text of a bad row as a dead letter keeps it: whole up to `RAW_MAX` bytes, and else its
+    beginning and a note that says so. num_bytes: of the whole row, where `text` is only its beginning."""
+    size = num_bytes or len(text)
+    kept = text[:RAW_MAX].decode(errors="replace")
+    return kept if size <= RAW_MAX else f"{kept}… (cut: the first {RAW_MAX:,} of {size:,} bytes)"
 
 
 class Sorted(Struct, frozen=True):

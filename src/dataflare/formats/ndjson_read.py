@@ -16,7 +16,7 @@ from msgspec import Struct
 from dataflare.formats import json_loss
 from dataflare.formats.json_types import columns_of, fitting, readable
 from dataflare.formats.json_values import BadJson, decode, line_of, text_of
-from dataflare.formats.misread import RAW_MAX, Sorted, misfit
+from dataflare.formats.misread import Sorted, misfit, raw_text
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import DataType
@@ -110,7 +110,7 @@ class NdjsonPlan(Struct, frozen=True):
                     BadRow(
                         row,
                         *bad[row],
-                        lines[row][1].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
+                        raw_text(lines[row][1].rstrip(b"\r")),
                         place_of(lines[row][0]),
                     )
                     for row in sorted(bad)

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from dataflare.formats.misread import RAW_MAX
+from dataflare.formats.misread import raw_text
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.new_fields import Columns, NewFields
@@ -73,7 +73,7 @@ def new_fields_of(
     return NewFields(
         rows=numbers,
         fields=fields,
-        raw=lambda row: lines[row].rstrip(b"\r")[:RAW_MAX].decode(errors="replace"),
+        raw=lambda row: raw_text(lines[row].rstrip(b"\r")),
         sample=b"\n".join(lines[number] for number in numbers),
         columns=partial(_columns, columns),
     )

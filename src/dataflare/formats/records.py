@@ -19,7 +19,8 @@ from msgspec import Struct
 from dataflare.formats.number_fields import Separators, may_alter
 
 RECORD_BYTES_MAX = 16 << 20
-"""A quoted field that runs on for longer than this counts as never closed."""
+"""A quoted field that runs on for longer than this counts as never closed, where no smaller bound is
+given."""
 
 _NEWLINE = 10
 
@@ -55,12 +56,14 @@ def cut(
     ended: bool,
     width: int = 0,
     numbers: tuple[int, ...] = (),
+    record_max: int = RECORD_BYTES_MAX,
 ) -> Cut:
     """Where the whole records of `data`, which begins with a record, end.
 
     ended: nothing follows `data`, so its last record needs no line end. width: the number of fields
     of a record, where known: then a cut that was found by counting quotes is checked, because a
-    quote inside an unquoted field makes the count wrong.
+    quote inside an unquoted field makes the count wrong. record_max: a quoted field that runs on for
+    longer counts as never closed.
     """
     if ended:
         return Cut(len(data))
@@ -82,12 +85,12 @@ def cut(
         records = regular(whole, delimiter, quote, width, numbers)
         if records is not None:
             return Cut(end, records)
-    return Cut(_cut_exactly(data, mark.decode(), delimiter))
+    return Cut(_cut_exactly(data, mark.decode(), delimiter, record_max))
 
 
-def _cut_exactly(data: bytes, quote: str, delimiter: str) -> int:
+def _cut_exactly(data: bytes, quote: str, delimiter: str, record_max: int) -> int:
     end = 0
-    for record in scan_records(data, delimiter, quote, ended=False):
+    for record in scan_records(data, delimiter, quote, ended=False, record_max=record_max):
         end = record.end
     return end
 
@@ -146,7 +149,12 @@ def regular(
 
 
 def scan_records(
-    data: bytes, delimiter: str, quote: str | None, *, ended: bool = True
+    data: bytes,
+    delimiter: str,
+    quote: str | None,
+    *,
+    ended: bool = True,
+    record_max: int = RECORD_BYTES_MAX,
 ) -> Iterator[Record]:
     """The records of `data` one by one, in Python: for chunks where something is wrong.
 
@@ -158,13 +166,15 @@ def scan_records(
     field = _field_pattern(delimiter, quote) if quote is not None else None
     while start < size:
         newline = data.find(b"\n", start)
+        if newline < 0 and not ended:
+            return
         end = newline + 1 if newline >= 0 else size
         if mark is None or field is None or data.find(mark, start, end) < 0:
-            if newline < 0 and not ended:
-                return
             yield Record(start, end, data.count(comma, start, end) + 1)
         else:
-            record = _quoted_record(data, start, end, comma, mark, field, ended)
+            record = _quoted_record(
+                data, start, end, comma, mark, field, ended=ended, record_max=record_max
+            )
             if record is None:
                 return
             yield record
@@ -179,7 +189,9 @@ def _quoted_record(
     comma: bytes,
     mark: bytes,
     field: re.Pattern[bytes],
+    *,
     ended: bool,
+    record_max: int,
 ) -> Record | None:
     """The record that begins at `start`; None when it goes on beyond the data."""
     place, fields, stray, size = start, 1, False, len(data)
@@ -188,7 +200,7 @@ def _quoted_record(
             match = field.match(data, place)
             if match is None:
                 unclosed = _never_closes(data, place, mark)
-                if unclosed and not ended and size - start < RECORD_BYTES_MAX:
+                if unclosed and not ended and size - start < record_max:
                     return None
                 problem = UNCLOSED if unclosed else AFTER_QUOTE
                 return Record(start, line_end, fields, problem)

@@ -197,12 +197,16 @@ class Binder:
                 for name in sorted(self.endless)
             )
 
+    def _context(self, step: str) -> ConnectorContext:
+        memory = self.workflow.settings.resources.memory
+        return ConnectorContext(step, self.workflow.base, self.policy, memory=memory)
+
     def _source(
         self, type_: str, config: Any, name: str, contract: Schema | None = None
     ) -> SourceConnector:
         class_ = connectors.source(type_)
         bound: BaseModel = bind_config(class_.Config, config, step=name)
-        connector = class_(bound, ConnectorContext(name, self.workflow.base, self.policy))
+        connector = class_(bound, self._context(name))
         connector.contract = contract
         connector.learned = self.learned.get(name, {})
         connector.adds_columns = self.workflow.settings.schema_change == "evolve"
@@ -334,7 +338,7 @@ class Binder:
     async def _destination(self, name: str, step: DestinationStep) -> None:
         class_ = connectors.destination(step.type)
         config: BaseModel = bind_config(class_.Config, step.config, step=name)
-        connector = class_(config, ConnectorContext(name, self.workflow.base, self.policy))
+        connector = class_(config, self._context(name))
         capabilities = connector.capabilities()
         if capabilities.bounded_only and any(ref.step in self.endless for ref in step.inputs):
             raise PlanError(
@@ -428,7 +432,7 @@ class Binder:
     ) -> None:
         """The description of a system that is asked key by key."""
         made: BaseModel = bind_config(class_.Config, config, step=step.name)
-        connector = class_(made, ConnectorContext(step.name, self.workflow.base, self.policy))
+        connector = class_(made, self._context(step.name))
         if not self.offline:
             await self.retries.of(step.name).call(connector.validate)
         else:

@@ -79,15 +79,16 @@ def letter_destinations(
         spec = error_handling(workflow, step.name).dead_letter
         key = spec.model_dump_json() if spec is not None else ""
         if key not in made:
-            made[key] = _destination(spec, folder, workflow.base, next(names), policy or Policy())
+            made[key] = _destination(spec, folder, workflow, next(names), policy or Policy())
         found[step.name] = made[key]
     return found
 
 
 def _destination(
-    spec: DeadLetter | None, folder: Path, base: Path, name: str, policy: Policy
+    spec: DeadLetter | None, folder: Path, workflow: Workflow, name: str, policy: Policy
 ) -> DestinationConnector:
-    context = ConnectorContext(name, base, policy, private=spec is None)
+    memory = workflow.settings.resources.memory
+    context = ConnectorContext(name, workflow.base, policy, private=spec is None, memory=memory)
     if spec is None or spec.type is None:
         path = str(folder.absolute()) if spec is None else str(spec.path)
         class_ = registry.destination("file")

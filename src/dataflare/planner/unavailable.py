@@ -28,7 +28,7 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     if not settings.checkpoint.incremental:
         yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage
-    if storage is not None and "://" in storage:
+    if storage is not None and ("://" in storage or "\0" in storage):
         yield _error(workflow, "checkpoint.storage", redact(storage), "name a folder")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dataflare.errors import ConfigError
 from dataflare.model.types import Schema
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_RECORD_BYTES_MIN = 4 << 20
 _WEB = ("http", "https")
 
 
@@ -45,19 +47,47 @@ class Policy(Struct, frozen=True):
 
 class ConnectorContext(Struct, frozen=True):
     """step: the step's name. base: the folder that relative paths start from. private: files that it
-    makes are for their owner alone, as those of the state folder are."""
+    makes are for their owner alone, as those of the state folder are. memory: `resources.memory`, in
+    bytes."""
 
     step: str
     base: Path = field(default_factory=Path)
     policy: Policy = field(default_factory=Policy)
     private: bool = False
+    memory: int = 1 << 30
+
+    def place(self, text: str) -> str:
+        """What a path or a URL names, links in it resolved. Raises ConfigError (E0419) for a NUL in it."""
+        _check_nul(text, self.step)
+        return text if has_scheme(text) else os.path.realpath(self.base / text)
+
+    @property
+    def record_bytes_max(self) -> int:
+        """How many bytes one record may have. Reading it takes about six times as much."""
+        return max(self.memory // 16, _RECORD_BYTES_MIN)
+
+    @property
+    def buffer_bytes_max(self) -> int:
+        """How many bytes of rows a destination may gather before it encodes them."""
+        return self.memory // 16
 
     def path(self, text: str) -> Path:
         """The path a user wrote, made absolute from the workflow's folder, if the policy allows.
-        Raises ConfigError: E0410 for a place that is not allowed, E0419 for a URL."""
+        Raises ConfigError: E0410 for a place that is not allowed, E0419 for a URL or a NUL in it."""
+        _check_nul(text, self.step)
         if (scheme := _SCHEME.match(text)) is not None:
             raise _no_file(text, scheme[1].lower(), self.step)
         return self.policy.check_path((self.base / Path(text).expanduser()).absolute(), self.step)
+
+
+def _check_nul(text: str, step: str) -> None:
+    if "\0" in text:
+        raise ConfigError(
+            f"step '{step}' names the path {text!r}, which holds a NUL character",
+            code="E0419",
+            step=step,
+            help="no file system takes it: write the path without it",
+        )
 
 
 def _no_file(text: str, scheme: str, step: str) -> ConfigError:

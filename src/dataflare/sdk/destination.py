@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from dataflare.errors import RunError
 from dataflare.model.types import Schema
-from dataflare.sdk.context import ConnectorContext, DestinationContext, has_scheme
+from dataflare.sdk.context import ConnectorContext, DestinationContext
 
 ConfigClass = type[BaseModel]
 
@@ -164,7 +164,7 @@ class DestinationConnector(ABC):
         path, table = (getattr(self.config, name, None) for name in ("path", "table"))
         if not isinstance(path, str):
             return None
-        place = path if has_scheme(path) else os.path.realpath(self.context.base / path)
+        place = self.context.place(path)
         if table is None:
             return Target(place)
         shared = getattr(self.config, "mode", None) in ("append", "upsert")

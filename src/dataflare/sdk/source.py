@@ -200,6 +200,9 @@ class Chunk(Struct, frozen=True):
     new_fields: finds the fields of its rows that the columns lack, at any cost; None for a chunk that
     cannot have any. Rows are numbered as `scan` and `salvage` number them. watched: the same rows as
     `scan` gives, and their new fields, found quickly; raises what `scan` raises.
+
+    work_bytes: about how much memory it takes while it is worked on, where that is much more than
+    num_bytes: the engine reads no more chunks than the budget has room for.
     """
 
     scan: Callable[[], pl.LazyFrame]
@@ -211,6 +214,7 @@ class Chunk(Struct, frozen=True):
     place: Callable[[int], str] | None = None
     new_fields: Callable[[], NewFields | None] | None = None
     watched: Callable[[], tuple[pl.LazyFrame, NewFields | None]] | None = None
+    work_bytes: int | None = None
 
     def count(self) -> int | None:
         """How many rows the scan gives, or None; may pass over the data."""

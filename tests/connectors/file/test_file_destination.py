@@ -19,7 +19,7 @@ import zstandard
 from file_kit import LINEAGE, OTHER_LINEAGE, destination, names, read, start, write
 from pydantic import ValidationError
 
-from dataflare.errors import ConfigError, DataFlareError, SystemError_
+from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Delivery
 
@@ -187,6 +187,29 @@ def test_partitions_of_json_and_arrow(tmp_path, format_):
         *(f"name=n{n}" for n in (1, 2, 3)),
     ]
     assert read("hive", tmp_path).frame.sort("id").equals(FRAME[:4])
+
+
+@pytest.mark.parametrize(("length", "fits"), [(250, True), (251, False)])
+def test_a_partition_has_the_longest_name_that_file_systems_take(tmp_path, length, fits):
+    config = {"path": "hive", "format": "csv", "partition_by": ["name"]}
+    frame = pl.DataFrame({"id": [1], "name": ["n" * length]})
+    if fits:
+        write(config, tmp_path, frame)
+        assert read("hive", tmp_path).frame["name"].to_list() == ["n" * length]
+        return
+    with pytest.raises(SystemError_, match=r"'name' for the value 'nnn.*256 bytes.*255") as caught:
+        write(config, tmp_path, frame)
+    assert (caught.value.code, caught.value.retry) == ("E0605", Retry.NEVER)
+
+
+@pytest.mark.parametrize(
+    "value", ["", ".", "..", "a/b", "../../x", "n\0l", "a=b", "50%", " ", "\n"]
+)
+def test_odd_values_of_partitions_stay_in_their_folder(tmp_path, value):
+    frame = pl.DataFrame({"id": [1], "name": [value]})
+    write({"path": "hive", "format": "ndjson", "partition_by": ["name"]}, tmp_path, frame)
+    assert read("hive", tmp_path).frame["name"].to_list() == [value]
+    assert [path.name for path in tmp_path.iterdir()] == ["hive"]
 
 
 def test_a_json_file_is_one_array_with_an_object_a_line(tmp_path):

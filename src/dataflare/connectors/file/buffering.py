@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-BUFFER_BYTES = 64 << 20
+BUFFER_BYTES_MAX = 64 << 20
 _IN_FLIGHT = 2
 """A piece is mostly encoded by one thread, which shares the processors with those that read."""
 
@@ -31,10 +31,10 @@ class EncodeBuffer(Generic[Piece]):
         encode: Callable[[pl.DataFrame], Piece],
         append: Callable[[Piece], None],
         rows_max: int,
-        bytes_max: int = BUFFER_BYTES,
+        bytes_max: int = BUFFER_BYTES_MAX,
     ) -> None:
         self._encode, self._append = encode, append
-        self._rows_max, self._bytes_max = rows_max, bytes_max
+        self._rows_max, self._bytes_max = rows_max, min(bytes_max, BUFFER_BYTES_MAX)
         self._frames: list[pl.DataFrame] = []
         self._rows = self._bytes = 0
         self._running: deque[asyncio.Future[Any]] = deque()

@@ -154,6 +154,7 @@ archive:
 
     def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         target = self.target
+        bytes_max = self.context.buffer_bytes_max
         rows_max = _TEXT_ROWS if target.is_text else self.config.row_group_rows
         with file_errors(target.path, "writing"):
             if not target.is_folder:
@@ -164,7 +165,7 @@ archive:
 
                 staging = self._staging(context)
                 return SingleFileWriter(
-                    staging, self._encoder(), grow, restored, rows_max, context.step
+                    staging, self._encoder(), grow, restored, rows_max, bytes_max, context.step
                 )
             folder = self._parts(context)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]
@@ -178,6 +179,7 @@ archive:
                 context.attempt,
                 partition_by=self.config.partition_by,
                 rows_max=rows_max,
+                bytes_max=bytes_max,
                 part_rows_max=self.config.rows_per_part,
                 part_bytes_max=self.config.part_bytes_max,
                 total_parts=data.get("total_parts", 0),

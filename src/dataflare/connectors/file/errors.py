@@ -61,6 +61,18 @@ def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
                     code="E0604",
                     help="choose another path, or take away what stands there",
                 )
+            case errno.ENAMETOOLONG:
+                return SystemError_(
+                    f"a name is too long for the file system: {path}",
+                    code="E0605",
+                    help="one name may have 255 bytes, a path 4,096; escaped characters count as three",
+                )
+            case errno.EILSEQ | errno.EINVAL:
+                return SystemError_(
+                    f"the file system does not take this name: {path}",
+                    code="E0604",
+                    help="choose another name",
+                )
         return SystemError_(
             f"{doing} {path} failed: {error.strerror or error}",
             code="E0600",

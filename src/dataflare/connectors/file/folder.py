@@ -63,6 +63,7 @@ class FolderWriter(Writer):
         *,
         partition_by: Sequence[str],
         rows_max: int,
+        bytes_max: int,
         part_rows_max: int | None,
         part_bytes_max: int | None,
         total_parts: int,
@@ -77,7 +78,7 @@ class FolderWriter(Writer):
         self._done: list[_Part] = []
         self._opened = 0
         rows_max = min(rows_max, part_rows_max or rows_max)
-        self._buffer = EncodeBuffer(self._encode, self._append, rows_max)
+        self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         await self._buffer.add(batch.frame, batch.num_bytes)

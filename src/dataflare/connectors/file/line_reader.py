@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
@@ -19,10 +20,22 @@ from dataflare.connectors.file.watching import watched_lines, watched_records
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.csv_read import CsvPlan
-from dataflare.formats.line_chunks import LineChunks, LineNumbers
+from dataflare.formats.line_chunks import (
+    CHUNK_BYTES,
+    FIRST_BYTES,
+    LineChunks,
+    LineNumbers,
+    OverlongRecord,
+)
+from dataflare.formats.misread import raw_text
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
+
+_WORK_SHARE = 6
+"""Text, what is made of it on the way, and its rows take about so many times its bytes."""
+_CHUNKS = 32
+"""So many chunks and more fit into the budget: several are in work at once, each with its rows."""
 
 
 class LineReader(ChunkReader):
@@ -40,14 +53,19 @@ class LineReader(ChunkReader):
         *,
         watch: bool = True,
         extra: Sequence[str] = (),
+        memory: int,
+        record_max: int,
     ) -> None:
-        """watch: look for new fields. extra: columns of delimited text that the source lacks."""
+        """watch: look for new fields. extra: columns of delimited text that the source lacks. memory: the
+        run's budget; small ones make small chunks. record_max: how many bytes a record may have."""
         self._label, self._watch, self._extra = label, watch, tuple(extra) if watch else ()
         self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
         self._lines = LineNumbers(facts.stream)
         with file_errors(facts.path):
             facts.check_shrunk()
             stream, seen, offset = self._start(body, position)
+        chunk_bytes = min(CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
+        self._record_max = record_max
         if isinstance(plan, CsvPlan):
             quote, delimiter = plan.dialect.quote, plan.dialect.delimiter
             self._chunks = LineChunks(
@@ -58,9 +76,13 @@ class LineReader(ChunkReader):
                 width=len(plan.columns),
                 numbers=plan.numbers,
                 checksum=seen,
+                chunk_bytes=chunk_bytes,
+                record_max=record_max,
             )
         else:
-            self._chunks = LineChunks(stream, offset, checksum=seen)
+            self._chunks = LineChunks(
+                stream, offset, checksum=seen, chunk_bytes=chunk_bytes, record_max=record_max
+            )
         self._position = position or self._place()
 
     def _start(self, body: int, position: Position | None) -> tuple[ByteStream, ReadChecksum, int]:
@@ -108,6 +130,8 @@ class LineReader(ChunkReader):
         if chunk is None:
             return None
         self._position = self._place()
+        if isinstance(chunk, OverlongRecord):
+            return self._overlong(chunk, start)
         plan, data = self._plan, chunk.data
         self._lines.pass_over(start, data)
         first_line = cache(lambda: self._lines.at(start))
@@ -138,10 +162,38 @@ class LineReader(ChunkReader):
             position=self._position,
             key=start,
             num_bytes=len(data),
+            work_bytes=len(data) * _WORK_SHARE,
             rows=lambda: chunk.rows,
             salvage=salvage,
             place=lambda row: place_of(lines()[row]),
             **watches,
+        )
+
+    def _overlong(self, record: OverlongRecord, start: int) -> Chunk:
+        """A chunk whose only row is bad: it is longer than a record may be."""
+        place = cache(lambda: f"{self._label} line {self._lines.at(start)}")
+
+        def scan() -> pl.LazyFrame:
+            raise pl.exceptions.ComputeError("a record is too long")
+
+        def salvage() -> Salvaged:
+            message = (
+                f"the row has {record.num_bytes:,} bytes, and resources.memory allows "
+                f"{self._record_max:,} (a sixteenth of it, and at least 4 MiB)"
+            )
+            text = raw_text(record.data, record.num_bytes)
+            bad = BadRows.of([BadRow(0, "E0560", message, text, place())])
+            none = replace(self._plan.salvage(b"", str, 0), bad=bad)
+            return salvaged(none, self._added, self._output)
+
+        return Chunk(
+            scan=scan,
+            position=self._position,
+            key=start,
+            num_bytes=len(record.data),
+            rows=1,
+            salvage=salvage,
+            place=lambda row: place(),
         )
 
     async def aclose(self) -> None:

@@ -13,10 +13,12 @@ from urllib.parse import quote, unquote
 import polars as pl
 
 from dataflare.connectors.file.listing import FoundFile
+from dataflare.errors import SystemError_
 from dataflare.formats.text_types import infer
 from dataflare.model.types import STRING, Schema
 
 NULL_NAME = "__HIVE_DEFAULT_PARTITION__"
+_NAME_BYTES_MAX = 255
 _FOLDER = re.compile(r"([^=]+)=(.*)")
 
 
@@ -44,6 +46,19 @@ def partition_schema(files: Sequence[FoundFile]) -> Schema:
 
 
 def folder_name(column: str, value: str | None) -> str:
-    """One level of the path for a value: characters that a file system may refuse are escaped."""
+    """One level of the path for a value: characters that a file system may refuse are escaped. Raises
+    SystemError_ (E0605) where that is too long for a name."""
     shown = NULL_NAME if value is None else quote(value, safe=" +-,@!$()~")
-    return f"{quote(column, safe=' ')}={shown}"
+    name = f"{quote(column, safe=' ')}={shown}"
+    if len(name) > _NAME_BYTES_MAX:
+        raise SystemError_(
+            f"the folder of partition_by '{column}' for the value {_short(value)} would have a name of "
+            f"{len(name):,} bytes, and file systems take {_NAME_BYTES_MAX}",
+            code="E0605",
+            help="divide the rows by a shorter column, or shorten the value (left(...), hash) in a map",
+        )
+    return name
+
+
+def _short(value: str | None) -> str:
+    return repr(value if value is None or len(value) <= 40 else f"{value[:37]}...")

@@ -87,6 +87,7 @@ class SingleFileWriter(Writer):
         grow: Grow,
         restored: Committable | None,
         rows_max: int,
+        bytes_max: int,
         step: str,
     ) -> None:
         self._step = step
@@ -94,7 +95,7 @@ class SingleFileWriter(Writer):
         self._restored = dict(restored.data) if restored is not None else {}
         self._file: GrowingFile | None = None
         self._hold: IO[bytes] | None = None
-        self._buffer = EncodeBuffer(self._encode, self._append, rows_max)
+        self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
 
     def _opened(self) -> GrowingFile:
         if self._file is None:

@@ -158,7 +158,7 @@ orders:
             for name, text, type_ in data["added"]
             if name in output and name not in data["schema"]
         }
-        own = data.get("own", data["schema"])
+        own = dict.fromkeys(data.get("own", data["schema"]))
         types = self._types(data)
         if data["format"] not in ("ndjson", "json"):
             lacking = [name for name in output if name in types and name not in own]
@@ -179,9 +179,13 @@ orders:
                     split.id,
                     watch=self._watch,
                     extra=extra,
+                    memory=self.context.memory,
+                    record_max=self.context.record_bytes_max,
                 )
             case "json":
-                lines = load_json(facts.path, facts.compression, self.config)
+                lines = load_json(
+                    facts.path, facts.compression, self.config, self.context.record_bytes_max
+                )
                 pieces = even_pieces(len(lines), sum(map(len, lines)))
                 plan = self._plan(split, inside)
                 assert isinstance(plan, NdjsonPlan)

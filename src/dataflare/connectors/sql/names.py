@@ -9,7 +9,14 @@ from dataflare.errors import DataError, Retry, SystemError_, did_you_mean
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier, whatever characters it has."""
+    """A name as an SQL identifier, whatever characters it has. Raises DataError (E0504) for a NUL, at
+    which databases would cut the name."""
+    if "\0" in name:
+        raise DataError(
+            f"the name {name!r} holds a NUL character, which no database takes",
+            code="E0504",
+            help="rename the column or the table",
+        )
     return '"' + name.replace('"', '""') + '"'
 
 

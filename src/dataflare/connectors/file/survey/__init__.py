@@ -42,7 +42,7 @@ def survey(
         case "ndjson":
             return survey_ndjson(files, config, contract, learned)
         case "json":
-            return survey_json(files, config, contract, learned)
+            return survey_json(files, config, contract, learned, context.record_bytes_max)
         case "excel":
             return survey_excel(files, config, contract, adds_columns=adds_columns)
         case _:

@@ -10,6 +10,7 @@ from dataflare.connectors.file.sampling import compression_of
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.ndjson import json_columns
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
+from dataflare.errors import DataError
 from dataflare.formats import csv_sniff
 from dataflare.formats.compression import open_stream
 from dataflare.formats.table_read import json_rows
@@ -18,9 +19,15 @@ from dataflare.model.types import Schema
 
 
 def survey_json(
-    files: list[FoundFile], config: FileSourceConfig, contract: Schema | None, learned: Columns
+    files: list[FoundFile],
+    config: FileSourceConfig,
+    contract: Schema | None,
+    learned: Columns,
+    bytes_max: int,
 ) -> Survey:
-    samples = [b"\n".join(load_json(f.path, compression_of(f, config), config)) for f in files]
+    samples = [
+        b"\n".join(load_json(f.path, compression_of(f, config), config, bytes_max)) for f in files
+    ]
     columns = json_columns(samples, files[0].path, contract, learned)
     facts: dict[str, Facts] = {
         file.id: {
@@ -32,12 +39,21 @@ def survey_json(
     return Survey(files, "json", schema_of(columns), facts)
 
 
-def load_json(path: Path, packed: str, config: FileSourceConfig) -> list[bytes]:
-    """A whole JSON file as a line of text for each row."""
+def load_json(path: Path, packed: str, config: FileSourceConfig, bytes_max: int) -> list[bytes]:
+    """A whole JSON file as a line of text for each row. Raises DataError (E0560) for one of more than
+    `bytes_max` bytes, inflated."""
     with file_errors(path):
         stream = open_stream(path, packed, encoding=config.encoding)
         try:
-            parts = iter(lambda: stream.read(1 << 20), b"")
-            return json_rows(b"".join(parts).removeprefix(csv_sniff.BOM), path)
+            data = stream.read(bytes_max + 1)
+            if len(data) > bytes_max:
+                raise DataError(
+                    f"{path} has more than {bytes_max:,} bytes: a JSON file is read whole, and "
+                    "resources.memory allows no more",
+                    code="E0560",
+                    help="write one object a line (ndjson), which is read piece by piece, or give more in "
+                    "settings: {resources: {memory: ...}}",
+                )
+            return json_rows(data.removeprefix(csv_sniff.BOM), path)
         finally:
             stream.close()
