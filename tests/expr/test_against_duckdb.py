@@ -116,3 +116,10 @@ def test_a_batch_whose_column_is_null_keeps_its_rows(text: str, engine: Any) -> 
     lowered = check(text, SCHEMA).lower()
     assert data.lazy().select(lowered.value.alias("x")).collect(engine=engine).height == 3
     assert data.lazy().with_columns(lowered.value.alias("x")).collect(engine=engine).height == 3
+
+
+@pytest.mark.parametrize("text", ["replace('xab', 'ab', r)", "(replace('', 'ab', r) BETWEEN 'a' AND 'b')", "replace(s, 'a', r)",
+                                  "replace(s, 'a', NULL)", "replace(s, '', r)", "replace(s, 'a', '')"])  # fmt: skip
+def test_the_new_text_of_replace_may_be_null(text: str) -> None:
+    data = frame([{"s": "a,a", "r": ""}, {"s": "aa", "r": "bb"}, {"s": "b", "r": None}, {"r": "x"}])
+    assert differences(text, data) == []

@@ -128,9 +128,14 @@ def _pipes(node: Node, left: pl.Expr, right: pl.Expr) -> pl.Expr:
 def _replace(node: Node, text: pl.Expr, old: pl.Expr, new: pl.Expr) -> pl.Expr:
     if node.args[1].value == "":
         return pl.when(new.is_not_null()).then(text)
-    # Polars refuses a NULL as the new text, also where the result is not looked at.
-    made = text.str.replace_all(str(node.args[1].value), new.fill_null(""), literal=True)
-    return pl.when(new.is_not_null()).then(made)
+    old_text = str(node.args[1].value)
+    if node.args[2].is_literal:
+        value = node.args[2].value
+        if value is None:
+            return pl.when(pl.lit(False)).then(text)
+        return text.str.replace_all(old_text, str(value), literal=True)
+    # Polars' own replacement fails for a NULL as the new text, also where its result is not used.
+    return text.str.split(old_text).list.join(new)
 
 
 def _find(node: Node, text: pl.Expr, part: pl.Expr) -> pl.Expr:
