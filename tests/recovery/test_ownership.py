@@ -64,16 +64,16 @@ def written(folder: Path) -> Counter[int]:
     return Counter(int(line.removeprefix('{"id":').rstrip("}")) for line in lines)
 
 
-def drop(folder: Path) -> None:
-    """Remove the table or file, and nothing else: what tells of its rows stays."""
+def take_away(folder: Path) -> None:
+    """Drop the table, or move the files: what tells of the rows stays."""
     if (folder / "out.db").exists():
         with sqlite3.connect(folder / "out.db") as db:
             db.execute("drop table t")
     if (folder / "out.duckdb").exists():
         with duckdb.connect(str(folder / "out.duckdb")) as db:
             db.execute("drop table t")
-    (folder / "lines.ndjson").unlink(missing_ok=True)
-    shutil.rmtree(folder / "parts", ignore_errors=True)
+    for file in [*(folder / "parts").glob("*.ndjson"), *folder.glob("lines.ndjson")]:
+        file.rename(folder / f"{file.name}.moved")
 
 
 def once(end: int) -> Counter[int]:
@@ -117,17 +117,26 @@ def test_a_second_home_is_refused_and_goes_on_when_it_adopts(project: Path) -> N
 
 
 @pytest.mark.parametrize("options", [{}, {"adopt": True}], ids=["plain", "adopt"])
-def test_rows_that_were_dropped_cannot_be_written_twice(
-    project: Path, options: dict[str, bool]
-) -> None:
+@pytest.mark.parametrize("project", ["sqlite", "duckdb"], indirect=True)
+def test_a_table_that_was_dropped_is_made_again(project: Path, options: dict[str, bool]) -> None:
     assert go(project, "one").error is None
-    drop(project)
+    take_away(project)
     assert go(project, "two", **options).error is None
     assert written(project) == once(300)
     add_rows(project, 300, 310)
     assert code_of(project, "three") == "E0806"
     assert go(project, "two").error is None
     assert written(project) == once(310)
+
+
+@pytest.mark.parametrize("project", ["parts", "lines"], indirect=True)
+def test_rows_of_files_that_were_moved_still_count(project: Path) -> None:
+    assert go(project, "one").error is None
+    take_away(project)
+    add_rows(project, 300, 310)
+    assert code_of(project, "two") == "E0806"
+    assert go(project, "two", adopt=True).error is None
+    assert written(project) == Counter(range(300, 310))
 
 
 def test_adopt_auto_in_the_settings_makes_a_home_needless(project: Path) -> None:

@@ -131,7 +131,7 @@ class Owner(Struct, frozen=True):
     one that asks: its home is another one, or lost.
 
     epoch, attempt: its newest. rows: that a run which starts from the beginning would double; 0 where
-    it replaces them, and where the table or file is gone. manifest: of the epoch, or None.
+    it replaces them, and where the table was dropped. manifest: of the epoch, or None.
     """
 
     lineage: str

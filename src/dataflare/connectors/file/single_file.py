@@ -187,11 +187,8 @@ class SingleFileCommitter(Committer):
         return Marker(own.epoch, own.attempt, own.manifest, can_rewind=False)
 
     async def owner(self) -> Owner | None:
-        return await asyncio.to_thread(self._owner)
-
-    def _owner(self) -> Owner | None:
-        # A marker outlives its file: the rows that it counts are gone with the file.
-        return self._marker.owner(replaces=not self._staging.target.exists())
+        # Also where the file is gone: it may have been moved, and its rows with it.
+        return await asyncio.to_thread(self._marker.owner, replaces=False)
 
     async def supersede(self, epoch: int) -> None:
         await asyncio.to_thread(self._marker.write, epoch, 0, None)
