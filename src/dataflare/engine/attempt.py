@@ -128,6 +128,7 @@ class Attempt:
                 for future in running:
                     future.cancel()
                 await asyncio.gather(leading, *running, return_exceptions=True)
+                await coordinator.settle()
         finally:
             await self._release()
             await _joined(blocking)

@@ -29,6 +29,8 @@ from dataflare.model.progress import Barrier, Split
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 
+_SETTLE_S = 10.0
+
 
 class Identity(Struct, frozen=True):
     """Whose checkpoints these are. workflow: its name; "" for a preview or a test. token: a chance text, another one in each attempt, so that two
@@ -98,6 +100,7 @@ class Coordinator:
         self._counters, self._judge, self._note = counters, judge, note
         self._published, self._committed = published, committed
         self._pending: _Pending | None = None
+        self._committing: asyncio.Future[None] | None = None
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
         self._last_answers: dict[str, Answer] = {}
@@ -167,8 +170,8 @@ class Coordinator:
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None
-        await self.commit(manifest)
-        self._committed(manifest.epoch)
+        self._committing = asyncio.ensure_future(self._commit(manifest))
+        await asyncio.shield(self._committing)
         self.stats.completed += 1
         self.stats.last_epoch = manifest.epoch
         self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())
@@ -176,6 +179,19 @@ class Coordinator:
         self.stats.last_s = asyncio.get_running_loop().time() - started
         await self.pool.submit(self._collect)
         return manifest
+
+    async def _commit(self, manifest: Manifest) -> None:
+        await self.commit(manifest)
+        self._committed(manifest.epoch)
+
+    async def settle(self) -> None:
+        """Let a commit that has begun come to its end when the attempt fails meanwhile: its rows may be
+        visible, and are to be counted. One that is still tried again after a while is given up."""
+        if self._committing is None:
+            return
+        await asyncio.wait([self._committing], timeout=_SETTLE_S)
+        self._committing.cancel()
+        await asyncio.gather(self._committing, return_exceptions=True)
 
     async def commit(self, manifest: Manifest) -> None:
         """Let every destination make the epoch's rows visible."""
