@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.connectors import memory
 from dataflare.engine.coordinator import Coordinator
-from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.jobs import RunOptions, RunResult, lineage, run
 from dataflare.testing.faults import FlakyStore
 from dataflare.testing.scripted import ScriptedSource, script
 from dataflare.workflow import dsl
@@ -69,8 +68,7 @@ class Lab:
             stack.enter_context(observed(_scripts_of(model)))
             if self.store_faults:
                 faulty = partial(FlakyStore, faults=self.store_faults)
-                jobs = sys.modules[run.__module__]
-                stack.enter_context(mock.patch.object(jobs, "LocalStore", faulty))
+                stack.enter_context(mock.patch.object(lineage, "LocalStore", faulty))
             return run(model, RunOptions(home=self.home, fresh=fresh, for_s=for_s))
 
     def run_until_crash(

@@ -316,6 +316,7 @@ class TableCommitter(Committer):
                 await asyncio.to_thread(self._ours.shared.execute, self._before)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        self._found = None
         await asyncio.to_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
