@@ -195,7 +195,9 @@ def result(status: str = "finished", **more: Any) -> Any:
         "show": {"rows_in": 12},
     }
     base = {"duration_s": 2.0, "run_id": "01J", "published": {"out": {"path": "/data/out.parquet"}}}
-    return SimpleNamespace(status=status, to_json=lambda: {"steps": steps}, **(base | more))
+    return SimpleNamespace(
+        status=status, notes=[], to_json=lambda: {"steps": steps}, **(base | more)
+    )
 
 
 def test_a_summary_in_one_line() -> None:

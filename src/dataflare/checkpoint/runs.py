@@ -235,6 +235,18 @@ def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:
     return {} if current is None else current.learned
 
 
+def carried_by(home: Path, workflow: str) -> Mapping[str, Any]:
+    """By source, what the next run of a workflow starts from. Nothing, where that cannot be read, and
+    where a run is to be resumed from a checkpoint: that one has its listing already."""
+    try:
+        current = RunLog(files.workflow_folder(home, workflow)).current()
+    except CheckpointError:
+        return {}
+    if current is None or (not current.finished and current.last_epoch > current.base_epoch):
+        return {}
+    return current.carried
+
+
 def new_run_id(
     clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom
 ) -> str:

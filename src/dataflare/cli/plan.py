@@ -37,8 +37,9 @@ def plan(
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.planner import plan as make_plan
 
-    made = make_plan(workflow, home=common.home_of(file))
-    view = made.view(made.count_splits())
+    home = common.home_of(file)
+    made = make_plan(workflow, home=home)
+    view = made.view(made.count_splits(), made.listing_notes(home))
     if json or format_ is Format.JSON:
         answers.print_json(view)
         return 0

@@ -169,6 +169,7 @@ def failure(
         "checkpoints": {"completed": 0, "last_bytes": None},
         "written": {},
         "warnings": [],
+        "notes": [],
         **answers.failure(error),
     }
 

@@ -53,6 +53,7 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
         f"{human.count(rows)} {what[:-1] if rows == 1 and what.endswith('s') else what}"
         for what, rows in _losses(steps).items()
     ]
+    facts += result.notes
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command goes on from the last checkpoint")
     return f"{workflow.name}: {', '.join(facts)}"
@@ -74,7 +75,7 @@ def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
     for verb, name, rows, more in _rows(result, workflow, steps):
         table.add_row(Text(f"  {verb}", "dim"), name, f"{rows} rows", Text(more, "dim"))
     console.print(table)
-    for line in _next(result, workflow):
+    for line in [*result.notes, *_next(result, workflow)]:
         console.print(Text(f"  {line}", "dim"))
 
 

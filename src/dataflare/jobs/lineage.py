@@ -32,6 +32,7 @@ from dataflare.jobs.ownership import (
     refuse_other_targets,
     refuse_owned,
     targets_of,
+    used_of,
 )
 from dataflare.jobs.recovery import forget
 from dataflare.model.new_fields import Columns
@@ -119,15 +120,27 @@ class Lineage:
             refuse_owned(self.workflow, owners)
         current, targets = self.current, targets_of(plan.stages)
         if not self.options.accept_changes:
-            steps = carried_to(self.workflow, current.carried)
+            steps = carried_to(self.workflow, used_of(plan.stages, current.carried))
             refuse_other_targets(self.workflow, current.targets, targets, steps)
             if current.last_epoch <= current.base_epoch:  # this run has written nothing yet
-                await refuse_emptied(self.workflow, committers, steps)
+                written = [step for step in steps if step in await asyncio.to_thread(self._written)]
+                await refuse_emptied(self.workflow, committers, written)
         for name in owners:
             await committers[name].supersede(current.base_epoch)
         if targets != current.targets:
             await self.keep(targets=targets)
         return False
+
+    def _written(self) -> set[str]:
+        """The steps that got rows in earlier runs of this lineage, as far as their records are kept.
+        Blocking."""
+        return {
+            name
+            for record in self.log.list()
+            if record.lineage == self.current.lineage
+            for name, counts in record.counts.items()
+            if counts.get("rows_in") != 0
+        }
 
     @property
     def adopted_finished(self) -> bool:

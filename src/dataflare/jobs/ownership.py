@@ -120,6 +120,16 @@ def _is_same(before: str, now: str) -> bool:
     return before.rpartition(_MARK)[2] == now.rpartition(_MARK)[2]
 
 
+def used_of(plan: PhysicalPlan, carried: Mapping[str, object]) -> dict[str, object]:
+    """What sources would go on from. One that reads all rows again does not use what it carried."""
+    sources = {stage.name: stage.source for stage in plan.stages if stage.source is not None}
+    return {
+        name: value
+        for name, value in carried.items()
+        if name in sources and not sources[name].reads_all()
+    }
+
+
 def carried_to(workflow: Workflow, carried: Mapping[str, object]) -> list[str]:
     """The destinations that rows of sources with a carried position reach."""
     reached = {name for name, value in carried.items() if value}

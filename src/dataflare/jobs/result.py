@@ -17,7 +17,8 @@ class RunResult(Struct, frozen=True):
     """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (nobody read
     standard output any more).
 
-    steps: counts by step, of this process. published: by destination, what lies where.
+    steps: counts by step, of this process. published: by destination, what lies where. notes: what a user
+    should know and is as it should be: '3 files were read by earlier runs'.
     """
 
     workflow: str
@@ -31,6 +32,7 @@ class RunResult(Struct, frozen=True):
     error: DataFlareError | None = None
     warnings: list[str] = field(default_factory=list)
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:
@@ -58,5 +60,6 @@ class RunResult(Struct, frozen=True):
             },
             "written": {name: dict(facts) for name, facts in self.published.items()},
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "error": self.error.to_json() if self.error is not None else None,
         }

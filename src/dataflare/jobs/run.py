@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dataflare.checkpoint.files import make_state_folder
@@ -42,6 +42,7 @@ from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage
+from dataflare.jobs.nothing_new import nothing_to_replace_with
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
 from dataflare.jobs.recovery import Recovered, open_committers, recover
@@ -97,6 +98,7 @@ class _Run:
         self.checkpoints = 0
         self.last_bytes = 0
         self.published: dict[str, Mapping[str, Any]] = {}
+        self.notes: dict[str, Sequence[str]] = {}
         self.stop: asyncio.Event
 
     async def run(self) -> RunResult:
@@ -281,6 +283,8 @@ class _Run:
             manifest = recovered.manifest
             if manifest is not None and manifest.final:
                 ending = Ending(True, manifest)
+            elif manifest is None and await nothing_to_replace_with(plan, current.carried):
+                return "finished", None, dict(current.carried)
             else:
                 start = Start(
                     identity, recovered.epoch, manifest, current.carried, self.lineage.note_epoch
@@ -293,6 +297,7 @@ class _Run:
             await _close(committers)
             for stage in plan.stages.stages:
                 if stage.source is not None:
+                    self.notes[stage.name] = stage.source.notes()
                     await stage.source.aclose()
         if not ending.finished:
             return self._stopped_by(), None, None
@@ -368,6 +373,7 @@ class _Run:
             error=error,
             warnings=self.warnings,
             published=self.published,
+            notes=[f"step '{name}': {note}" for name, told in self.notes.items() for note in told],
         )
 
     def _stopped_by(self) -> str:
@@ -399,6 +405,7 @@ def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:
         positions: dict[str, Position] = {
             s.split.id: s.position for s in states if s.position is not None
         }
+        stage.source.started_from = manifest.sources[stage.name].carried
         carried = stage.source.carry(positions)
         if carried is not None:
             found[stage.name] = dict(carried)

@@ -7,14 +7,15 @@ through `sdk.registry`, on the connectors. A plan is data: frozen, printable, pi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from dataflare.checkpoint.home import home_of
-from dataflare.checkpoint.runs import learned_by
+from dataflare.checkpoint.runs import carried_by, learned_by
+from dataflare.errors import DataFlareError
 from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs, complete
@@ -28,6 +29,7 @@ from dataflare.planner.rules import RULES
 from dataflare.planner.unavailable import refuse_unavailable
 from dataflare.planner.unchecked import Unchecked, each_once
 from dataflare.planner.view import view
+from dataflare.planner.written_as import tell_sources
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import Policy
 
@@ -46,8 +48,13 @@ class Plan(Struct, frozen=True):
     stages: PhysicalPlan
     guarantees: dict[str, Guarantee]
 
-    def view(self, splits: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """The plan as JSON. splits: how many the sources have that were asked, by step."""
+    def view(
+        self,
+        splits: Mapping[str, int] | None = None,
+        notes: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, Any]:
+        """The plan as JSON. splits: how many the sources have that were asked, by step. notes: as
+        `listing_notes`."""
         shown = view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
         sources = {n.step: n.connector for n in self.graph if isinstance(n, SourceNode)}
         for node in shown["nodes"]:
@@ -57,7 +64,12 @@ class Plan(Struct, frozen=True):
                 node["splits"] = {"count": count, "by": by}
                 noun = "split" if count == 1 else "splits"
                 node["notes"] = [*node["notes"], f"{count:,} {noun} by {by}"]
+            node["notes"] = [*node["notes"], *(notes or {}).get(node["id"], ())]
         return shown
+
+    def listing_notes(self, home: Path) -> dict[str, Sequence[str]]:
+        """By source, what the next run's listing would tell, such as files that earlier runs read."""
+        return asyncio.run(_listing_notes(self.graph, carried_by(home, self.workflow.name)))
 
     def count_splits(self) -> dict[str, int]:
         """How many splits each source has whose config asks for a cut, by step. Opens them."""
@@ -70,6 +82,23 @@ async def _count_splits(graph: Graph) -> dict[str, int]:
         if isinstance(node, SourceNode) and node.connector.cut_by():
             try:
                 found[node.step] = len(await node.connector.splits())
+            finally:
+                await node.connector.aclose()
+    return found
+
+
+async def _listing_notes(graph: Graph, carried: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    found: dict[str, Sequence[str]] = {}
+    for node in graph:
+        # Only a listing on this machine is quick and changes nothing.
+        if not isinstance(node, SourceNode) or not node.connector.capabilities().local:
+            continue
+        if node.step in carried and not node.connector.reads_all():
+            try:
+                await node.connector.splits(carried[node.step])
+                found[node.step] = node.connector.notes()
+            except DataFlareError as error:
+                found[node.step] = [f"the run will fail ({error.code}): {error.message}"]
             finally:
                 await node.connector.aclose()
     return found
@@ -135,6 +164,7 @@ async def plan_async(
     if learned is None:
         learned = learned_by(home, workflow.name)
     written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
+    tell_sources(written)
     check_changelogs(written)
     found = guarantees(written)
     demand(found, workflow.settings.guarantee)

@@ -27,6 +27,7 @@ def of_source(connector: SourceConnector) -> dict[str, Any]:
     return {
         "found": {name: redact(text) for name, text in connector.findings().items()},
         "doubts": [redact(text) for text in connector.doubts()],
+        "effects": list(connector.effects()),
     }
 
 
@@ -35,6 +36,7 @@ def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterato
     if facts["found"]:
         yield "found: " + ", ".join(f"{name} {text}" for name, text in facts["found"].items())
     yield from (f"look at this: {text}" for text in facts["doubts"])
+    yield from facts["effects"]
     shown = [f"{name} {type_}" for name, type_ in list(schema.items())[:_COLUMNS_SHOWN]]
     more = len(schema) - _COLUMNS_SHOWN
     yield "columns: " + ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])

@@ -80,6 +80,13 @@ class SourceConnector(ABC):
     before anything else is called. `schema` has them too, and so has what `open` reads of a split that
     was listed before they were known."""
 
+    written_as: Mapping[str, str | None] = MappingProxyType({})
+    """By destination that its rows reach, how it writes them (its `mode`), set by the planner before
+    `splits` is called."""
+    started_from: Mapping[str, Any] | None = None
+    """What the run that ends now was given as `carried`, set before `carry` is called: also for a run
+    that was resumed, which lists no splits of its own."""
+
     adds_columns: bool = True
     """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`);
     else those of the first part do, and others are new fields. Set before anything else is called."""
@@ -119,6 +126,16 @@ class SourceConnector(ABC):
     def doubts(self) -> Sequence[str]:
         """What looks wrong in its data and is no error, as warnings: 'all lines hold a ; and there is
         one column'. Called after `schema`. No I/O."""
+        return ()
+
+    def effects(self) -> Sequence[str]:
+        """Which of its rows a run reads, where that is not all of them or surprises, each in a few
+        words, for `plan`: 'reads only files that earlier runs have not read'. No I/O."""
+        return ()
+
+    def notes(self) -> Sequence[str]:
+        """What a user should know of the last `splits`, for `plan` and the end of a run: '3 files were
+        read by earlier runs'. No I/O."""
         return ()
 
     @abstractmethod

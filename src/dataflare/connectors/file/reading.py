@@ -33,9 +33,12 @@ class FileFacts(Struct, frozen=True):
     mtime_ns: int
     compression: str = NONE
     encoding: str = "utf-8"
+    pieces: str | None = None
+    """The checksum that goes to the ledger of read files; None where there is no ledger."""
 
     def position(self, **place: Any) -> Position:
-        return Position({**place, "size": self.size, "mtime_ns": self.mtime_ns})
+        ledger = {} if self.pieces is None else {"pieces": self.pieces}
+        return Position({**place, **ledger, "size": self.size, "mtime_ns": self.mtime_ns})
 
     @property
     def is_plain(self) -> bool:

@@ -17,6 +17,7 @@ import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.excel_reader import ExcelReader
+from dataflare.connectors.file.ledger import Ledger, Unread, reading_notes, sort_files
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
@@ -61,6 +62,7 @@ orders:
         self._columns: tuple[str, ...] | None = None
         self._survey: Survey | None = None
         self._partitions: Schema | None = None
+        self._notes: Sequence[str] = ()
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
@@ -72,7 +74,28 @@ orders:
         )
 
     def reads_all(self) -> bool:
-        return not self.config.watch and not getattr(self.config, "new_only", None)
+        return not self.config.watch and not self._new_only
+
+    @property
+    def _new_only(self) -> bool:
+        if self.config.new_only is not None:
+            return bool(self.config.new_only)
+        return bool(self.written_as) and set(self.written_as.values()) == {"append"}
+
+    def effects(self) -> Sequence[str]:
+        return reading_notes(self.config.new_only, self.written_as)
+
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        if not self._new_only:
+            return None
+        return (
+            Ledger.from_json(self.started_from)
+            .with_positions(positions, self.context.base)
+            .to_json()
+        )
 
     async def validate(self) -> None:
         if self.config.watch:
@@ -121,13 +144,26 @@ orders:
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         seen = await self._look()
-        return await asyncio.to_thread(self._splits, seen)
+        return await asyncio.to_thread(self._splits, seen, carried)
 
-    def _splits(self, seen: Survey) -> list[Split]:
+    def _splits(self, seen: Survey, carried: Mapping[str, Any] | None) -> list[Split]:
         added, schema = self._added_schema(seen), seen.schema.to_json()
-        return [self._split(file, seen, added, schema) for file in seen.files]
+        if not self._new_only:
+            return [self._split(file, seen, added, schema) for file in seen.files]
+        ledger = Ledger.from_json(carried)
+        found = sort_files(seen.files, ledger, self.config.changed, self.context.step)
+        if carried is not None:
+            self._notes = found.notes()
+        return [self._split(each.file, seen, added, schema, each) for each in found.unread]
 
-    def _split(self, file: FoundFile, seen: Survey, added: Schema, schema: Any) -> Split:
+    def _split(
+        self,
+        file: FoundFile,
+        seen: Survey,
+        added: Schema,
+        schema: Any,
+        unread: Unread | None = None,
+    ) -> Split:
         data = {
             **seen.facts[file.id],
             "path": file.id,
@@ -137,10 +173,18 @@ orders:
             "added": self._added_of(file, added),
             "schema": schema,
         }
-        return Split(file.id, data, file.size)
+        if unread is None:
+            return Split(file.id, data, file.size)
+        data["pieces"] = unread.pieces
+        if unread.start is None:
+            return Split(file.id, data, file.size)
+        data["start"] = dict(unread.start)
+        return Split(file.id, data, file.size - unread.start["offset"])
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         output = await self._output_of(split)
+        if position is None and "start" in split.data:
+            position = Position(split.data["start"])
         return await asyncio.to_thread(self._open, split, position, output)
 
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
@@ -152,6 +196,7 @@ orders:
             data["mtime_ns"],
             data.get("compression", "none"),
             self.config.encoding,
+            data.get("pieces"),
         )
         added: dict[str, pl.Expr] = {
             name: said(text, parse_type(type_))

@@ -73,6 +73,17 @@ class FileSourceConfig(BaseModel):
     file_column: str | None = Field(
         None, description="A column to add that holds the path of each row's file."
     )
+    new_only: bool | None = Field(
+        None,
+        description="Read only files that earlier runs of the workflow have not read. When not given: "
+        "true if every destination that the rows reach appends them. A CSV or NDJSON file that has "
+        "grown goes on where it ended.",
+    )
+    changed: Literal["error", "read_again", "ignore"] = Field(
+        "error",
+        description="With new_only: what to do with a file that was rewritten after it was read: end "
+        "the run with an error, read the whole file again, or pass it over.",
+    )
     watch: bool = Field(False, description="Wait for new files without end.")
 
     @field_validator("path")
@@ -109,6 +120,12 @@ class FileSourceConfig(BaseModel):
         if value is not None:
             Area.parse(value)
         return value
+
+    @model_validator(mode="after")
+    def _changed_of_something(self) -> FileSourceConfig:
+        if self.new_only is False and "changed" in self.model_fields_set:
+            raise ValueError("'changed' has no effect with new_only: false")
+        return self
 
     @model_validator(mode="after")
     def _one_header(self) -> FileSourceConfig:

@@ -1,0 +1,234 @@
+"""Which files earlier runs have read, and what became of these files since.
+
+Always true: a file counts as read only while its beginning and its end are those that were read. A file
+of lines that has grown goes on after the last line that was read, once all bytes before it are seen to
+be the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from dataflare.connectors.file.errors import file_errors
+from dataflare.connectors.file.listing import FoundFile
+from dataflare.errors import Blame, RunError
+from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum, checksum
+from dataflare.model.progress import Position
+
+_PIECE_BYTES = 16 << 10
+"""The checksum of a file covers so much of its beginning and of its end."""
+_GONE_MAX = 50_000
+"""Files that are not listed any more are remembered too, in case they come back: so many of them."""
+
+Change = Literal["error", "read_again", "ignore"]
+
+
+class ReadFile(Struct, frozen=True):
+    """A file as it was when it was read. offset and check: how far a file of lines was read, and the
+    checksum of all bytes up to there; None for other files, which cannot go on."""
+
+    size: int
+    mtime_ns: int
+    pieces: str
+    offset: int | None = None
+    check: str | None = None
+
+    @classmethod
+    def at(cls, position: Position) -> ReadFile | None:
+        """From the position that its reader ended at. None where the position has no checksum."""
+        place = position.value
+        if "pieces" not in place:
+            return None
+        grows = place.get("offset") == place["size"]
+        rest = (place["offset"], place["check"]) if grows else (None, None)
+        return cls(place["size"], place["mtime_ns"], place["pieces"], *rest)
+
+
+class Ledger(Struct, frozen=True):
+    """The files that were read, by id."""
+
+    files: Mapping[str, ReadFile] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Packed, because it is part of each checkpoint: about 50 bytes a file."""
+        rows = [
+            [id_, file.size, file.mtime_ns, file.pieces, file.offset, file.check]
+            for id_, file in self.files.items()
+        ]
+        packed = zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 6)
+        return {"files": len(rows), "ledger": base64.b64encode(packed).decode("ascii")}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Ledger:
+        if not value:
+            return cls()
+        rows = json.loads(zlib.decompress(base64.b64decode(value["ledger"])))
+        return cls({id_: ReadFile(*rest) for id_, *rest in rows})
+
+    def with_positions(self, positions: Mapping[str, Position], base: Path) -> Ledger:
+        """The ledger after a run that ended at these positions. base: the folder of the workflow."""
+        read = {id_: file for id_, at in positions.items() if (file := ReadFile.at(at)) is not None}
+        earlier = {id_: file for id_, file in self.files.items() if id_ not in read}
+        surplus = len(earlier) - _GONE_MAX
+        if surplus > 0:
+            gone = (id_ for id_ in earlier if not (base / id_).exists())
+            oldest = sorted(gone, key=lambda id_: earlier[id_].mtime_ns)[:surplus]
+            earlier = {id_: file for id_, file in earlier.items() if id_ not in set(oldest)}
+        return Ledger({**earlier, **read})
+
+
+class Unread(Struct, frozen=True):
+    """A file to read. pieces: its checksum, for the ledger; start: the position to go on from."""
+
+    file: FoundFile
+    pieces: str
+    start: Mapping[str, Any] | None = None
+
+
+class Sorted(Struct):
+    """The files of a listing: those to read, how many earlier runs have read, and those that are other
+    files now and are ignored."""
+
+    unread: list[Unread] = field(default_factory=list)
+    read: int = 0
+    grown: int = 0
+    ignored: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """What a user should know of it."""
+        said = []
+        if self.read:
+            were = "1 file was" if self.read == 1 else f"{self.read:,} files were"
+            said.append(f"{were} read by earlier runs")
+        if self.grown:
+            has = "1 file has" if self.grown == 1 else f"{self.grown:,} files have"
+            said.append(f"{has} grown, and what was added is read")
+        for names, what in ((self.ignored, "ignored"), (self.again, "read again")):
+            if names:
+                more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+                said.append(f"rewritten since it was read, and {what}: {names[0]}{more}")
+        return said
+
+
+def sort_files(files: Iterable[FoundFile], ledger: Ledger, changed: Change, step: str) -> Sorted:
+    """Tell new files from those that were read. Raises RunError (E0808) for one that was read and has
+    been rewritten, unless `changed` says what to do with it. Blocking."""
+    found = Sorted()
+    for file in files:
+        before = ledger.files.get(file.id)
+        if before is None:
+            found.unread.append(Unread(file, pieces_of(file.path, file.size)))
+            continue
+        trouble, start = _compare(file, before)
+        if trouble is None and start is None:
+            found.read += 1
+        elif trouble is None:
+            found.grown += 1
+            found.unread.append(Unread(file, pieces_of(file.path, file.size), start))
+        elif changed == "error":
+            raise _rewritten(file, trouble, step)
+        elif changed == "ignore":
+            found.ignored.append(file.id)
+        else:
+            found.again.append(file.id)
+            found.unread.append(Unread(file, pieces_of(file.path, file.size)))
+    return found
+
+
+def pieces_of(path: Path, size: int) -> str:
+    """The checksum of the beginning and the end of a file's first `size` bytes."""
+    with file_errors(path), path.open("rb") as file:
+        data = file.read(min(size, _PIECE_BYTES))
+        if size > _PIECE_BYTES:
+            start = max(_PIECE_BYTES, size - _PIECE_BYTES)
+            file.seek(start)
+            data += file.read(size - start)
+        return checksum(data)
+
+
+def _compare(file: FoundFile, before: ReadFile) -> tuple[str | None, Mapping[str, Any] | None]:
+    """Why a file is another one than the one that was read, or None; and, where it has grown, the
+    position to go on from."""
+    if file.size < before.size:
+        return f"it has {file.size:,} bytes, and had {before.size:,}", None
+    if pieces_of(file.path, before.size) != before.pieces:
+        return "it begins or ends differently", None
+    if (file.size, file.mtime_ns) == (before.size, before.mtime_ns):
+        return None, None
+    if before.check is None or before.offset is None:
+        if file.size == before.size:
+            return None, None
+        return "it has grown, and only plain CSV and NDJSON files can go on where they ended", None
+    return _after(file, before.offset, before.check)
+
+
+def _after(file: FoundFile, offset: int, check: str) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The position behind what was read, when all bytes before it are the same."""
+    seen, ends_line = ReadChecksum(), True
+    with file_errors(file.path), file.path.open("rb") as opened:
+        left = offset
+        while left:
+            data = opened.read(min(left, BLOCK_BYTES))
+            if not data:
+                return "it is shorter than what was read of it", None
+            seen.update(data)
+            left -= len(data)
+            ends_line = data.endswith(b"\n")
+        if seen.value != check:
+            return "the rows that were read have other content", None
+        if file.size == offset:
+            return None, None
+        following = opened.read(2)
+    if not ends_line:
+        # The last row had no line break. It is whole only if the line break is what comes next.
+        end = b"\r\n" if following == b"\r\n" else following[:1]
+        if end not in (b"\n", b"\r\n"):
+            return "the last line that was read was not complete, and has grown", None
+        seen.update(end)
+        offset += len(end)
+    place = {
+        "offset": offset,
+        "check": seen.value,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+    }
+    return None, place
+
+
+def _rewritten(file: FoundFile, why: str, step: str) -> RunError:
+    return RunError(
+        f"{file.path} was read by an earlier run and has been rewritten since: {why}",
+        code="E0808",
+        blame=Blame.SYSTEM,
+        step=step,
+        notes=["rows of the old file are in the destination already"],
+        help="put new rows in a new file; or set changed: read_again to read the whole file once more, "
+        "changed: ignore to pass it over, or new_only: false to read all files in each run; --fresh "
+        "forgets what was read",
+    )
+
+
+def reading_notes(new_only: bool | None, written: Mapping[str, str | None]) -> Sequence[str]:
+    """Which files a run reads and why, for `plan`. written: as `SourceConnector.written_as`."""
+    if new_only:
+        return ("reads only files that earlier runs have not read: new_only is true",)
+    others = {name: mode for name, mode in written.items() if mode != "append"}
+    if new_only is None and written and not others:
+        return ("reads only files that earlier runs have not read: its rows are appended",)
+    appended = [name for name, mode in written.items() if mode == "append"]
+    if not appended:
+        return ()
+    names = ", ".join(f"'{name}'" for name in appended)
+    why = "new_only is false"
+    if new_only is None:
+        name, mode = next(iter(others.items()))
+        why = f"'{name}' is not appended to" + (f" (mode {mode})" if mode else "")
+    return (f"reads all files in each run, and appends their rows to {names} each time: {why}",)

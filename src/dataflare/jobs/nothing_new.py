@@ -1,0 +1,27 @@
+"""A run without new rows leaves what a destination with mode overwrite holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dataflare.planner import Plan
+
+
+async def nothing_to_replace_with(plan: Plan, carried: Mapping[str, Any]) -> bool:
+    """Whether the run would replace rows with none, because earlier runs have read all there is.
+    carried: by source, from the last finished run."""
+    stages = plan.stages.stages
+    sources = {stage.name: stage.source for stage in stages if stage.source is not None}
+    replaces = any(
+        stage.destination is not None and stage.destination.mode == "overwrite" for stage in stages
+    )
+    if not replaces or any(
+        source.type != "file" or source.reads_all() or not carried.get(name)
+        for name, source in sources.items()
+    ):
+        return False
+    for name, source in sources.items():
+        if await source.splits(carried[name]):
+            return False
+    return True
