@@ -69,3 +69,12 @@ def test_a_document_nested_deep_fails_no_other_row(call: str, depth: int) -> Non
     assert ours(call, [deep, plain])[1] == ours(call, [plain])[0]
     if depth == 5_000:
         assert ours(call, [deep]) == ([False] if "valid" in call else ["ERROR"])
+
+
+@pytest.mark.parametrize("depth", [100, 128, 129, 500, 10_000])
+def test_json_valid_knows_or_refuses_a_deep_text_and_never_calls_it_wrong(depth):
+    sound, broken = "[" * depth + "]" * depth, "[" * (depth - 1) + "}"
+    answer, no = ours("json_valid(s)", [sound, broken])
+    assert answer in (True, "ERROR")
+    assert answer is True or depth >= 128
+    assert no is False or depth > 1_000

@@ -157,7 +157,7 @@ register("json_extract_string", "json_extract_string(doc: string | json, path: c
          ("""json_extract_string('{"a": {"b": "x"}}', '$.a.b')""", "x"), ("""'{"n": 7}' ->> '$.n'""", "7"),
          group="json", resolve=_resolve(t.STRING), lower=_extract_string, aliases=["json_extract_path_text", "json_value"])  # fmt: skip
 register("json_valid", "json_valid(text: string | json) -> bool", "Whether the text is JSON.", ("json_valid('{a: 1}')", False),
-         group="json", resolve=_resolve(t.BOOL, True), lower=lambda node, x: pl.when(x.is_not_null()).then(is_json(x)))  # fmt: skip
+         group="json", resolve=_resolve(t.BOOL, True), lower=lambda node, x: _valid(x))  # fmt: skip
 register("json_array_length", "json_array_length(doc: string | json, [path: const string]) -> uint64", "The number of elements; 0 of what is no array.",
          ("json_array_length('[1, 2]')", 2), group="json", resolve=_resolve(t.UINT64, True),
          lower=_by_value(lambda value: len(value) if isinstance(value, list) else 0))  # fmt: skip
@@ -177,3 +177,25 @@ def _exists(node: Node, text: pl.Expr) -> Lowered:
         pl.when(text.is_not_null()).then(made.value.fill_null(False)),
         fail_where(text.is_not_null() & ~is_json(text), rowerrors.JSON),
     )
+
+
+def _valid(text: pl.Expr) -> Lowered:
+    """Polars gives no value for what is nested deeper than 128, and that may be JSON."""
+    brackets = text.str.count_matches(r"[\[{]")
+    doubted = pl.when(~is_json(text) & (brackets >= _DEPTH_MAX)).then(text)
+    return Lowered(
+        pl.when(text.is_not_null()).then(is_json(text)),
+        fail_where(doubted.map_elements(_may_be_deep, return_dtype=pl.Boolean), rowerrors.DOMAIN),
+    )
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether it is JSON, or nested too deep to be known as such."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return "depth" in error.msg
+    return True
+
+
+_DEPTH_MAX = 128
