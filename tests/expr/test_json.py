@@ -68,7 +68,7 @@ def test_a_document_nested_deep_fails_no_other_row(call: str, depth: int) -> Non
     deep, plain = '{"a":' + "[" * depth + "]" * depth + "}", '{"a": 1}'
     assert ours(call, [deep, plain])[1] == ours(call, [plain])[0]
     if depth == 5_000:
-        assert ours(call, [deep]) == ([False] if "valid" in call else ["ERROR"])
+        assert ours(call, [deep]) == ["ERROR"]
 
 
 @pytest.mark.parametrize("depth", [100, 128, 129, 500, 10_000])
