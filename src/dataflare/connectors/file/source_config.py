@@ -16,7 +16,8 @@ class FileSourceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str | list[str] = Field(
-        description="A file, a folder, a glob, or a list of these; relative to the workflow's folder."
+        description="A file, a folder, a glob, or a list of these; relative to the workflow's folder. "
+        "A folder or glob leaves out names that begin with `.` or `_`, unless the glob begins so."
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow", "excel"] = Field(
         "auto", description="What is in the files; auto goes by their names."
