@@ -184,7 +184,7 @@ def test_no_good_checkpoint_left_is_an_error_that_says_what_to_do(tmp_path: Path
     unfinished(tmp_path)
     for manifest in (tmp_path / "home" / "numbers").glob("*/manifest-*"):
         manifest.write_text("{}")
-    for marker in (tmp_path / "out").glob(".dataflare-*.json"):
+    for marker in tmp_path.rglob(".*dataflare-*.json"):
         marker.unlink()
     result = start(tmp_path)
     assert isinstance(result.error, CheckpointError)

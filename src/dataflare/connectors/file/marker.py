@@ -1,5 +1,7 @@
 """A hidden file beside what a step writes: which lineage of which workflow wrote it last.
 
+Beside a folder of parts and not in it, because Polars and others read every file of a folder.
+
 Always true:
 - it is written after the rows of its epoch are in place, so what it says is there;
 - who publishes holds a lock on the folder and has looked at it: of two homes that write to one place
@@ -41,16 +43,30 @@ class Written(Struct, frozen=True):
 
 
 class FileMarker:
-    """Of one step at one place. folder: where it lies; beside: the name of the single file that it
-    belongs to, if it is one. Blocking."""
+    """Of one step at one place. folder: of parts, or that of the single file whose name is `beside`.
+    Blocking."""
 
     def __init__(self, folder: Path, context: DestinationContext, beside: str = "") -> None:
         name = xxhash.xxh3_64_hexdigest(f"{context.workflow}/{context.step}".encode())[:8]
-        self._path = folder / f".{beside and beside + '.'}dataflare-{name}.json"
+        self._folder = folder
+        self._beside = beside
+        self._name = f"dataflare-{name}.json"
         self._context = context
 
+    @property
+    def _path(self) -> Path:
+        if self._beside:
+            return self._folder / f".{self._beside}.{self._name}"
+        inside = self._folder / f".{self._name}"
+        # The folder may be a mounted disk, whose parent cannot be written.
+        if inside.exists() or not os.access(self._folder.parent, os.W_OK):
+            return inside
+        return self._folder.parent / f".{self._folder.name}.{self._name}"
+
     def read(self) -> Written | None:
-        """What it says; None where it is missing or damaged."""
+        """What it says; None where it is missing or damaged, or the folder is gone."""
+        if not self._folder.is_dir():
+            return None
         try:
             value = json.loads(self._path.read_bytes())
             if value["version"] != _VERSION or value["checksum"] != _checksum(value["marker"]):
@@ -77,7 +93,7 @@ class FileMarker:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Publish inside. Raises RunError (E0804) for an attempt that another one has taken over from."""
-        folder = self._path.parent
+        folder = self._folder
         if not folder.is_dir():
             yield
             return
@@ -97,7 +113,7 @@ class FileMarker:
         if found is None:
             return
         if found.lineage != context.lineage:
-            raise fenced_by_other(context.step, str(self._path.parent))
+            raise fenced_by_other(context.step, str(self._folder))
         refuse_older(context.step, (context.attempt, context.token), (found.attempt, found.token))
 
     def begin(self, epoch: int) -> None:
@@ -106,8 +122,11 @@ class FileMarker:
         if own is not None:
             back = min(own.epoch, epoch)
             self.write(back, own.rows, own.manifest if back == own.epoch else None)
-        elif self._path.parent.is_dir():
+        elif self._folder.is_dir():
             self.write(epoch, 0, None)
+        else:
+            # The folder is gone, and so are the rows that a marker beside it tells of.
+            self._path.unlink(missing_ok=True)
 
     def write(self, epoch: int, rows: int, manifest: str | None) -> None:
         """Say, durably, what is there now."""
