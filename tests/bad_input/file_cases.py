@@ -335,14 +335,14 @@ error[E0504]: step 'a': in.csv line 2: holds a NUL byte
     ),
     Case(
         "latin-1 read as UTF-8",
-        reading("path: in.csv"),
+        reading("path: in.csv, encoding: utf-8"),
         status=1,
         files={"in.csv": "id,land\n1,Österreich\n".encode("latin-1")},
         says="""\
 error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
  --> w.yaml:4:20
   |
-4 |     config: {path: in.csv}
+4 |     config: {path: in.csv, encoding: utf-8}
   |                    ^^^^^^
    = the row: 1,\ufffdsterreich
    = help: set 'encoding' if the text has another one, fix the data, or set error_handling: {on_error: skip}
@@ -350,14 +350,14 @@ error[E0504]: step 'a': in.csv line 2: not valid UTF-8 at byte 3 of the row
     ),
     Case(
         "UTF-16 read as UTF-8",
-        reading("path: in.csv"),
+        reading("path: in.csv, encoding: utf-8"),
         status=1,
         files={"in.csv": "id,land\n1,DE\n".encode("utf-16")},
         says="""\
 error[E0504]: the header of in.csv is not UTF-8 (step 'a')
  --> w.yaml:4:20
   |
-4 |     config: {path: in.csv}
+4 |     config: {path: in.csv, encoding: utf-8}
   |                    ^^^^^^
    = help: it begins like UTF-16: set 'encoding' to utf-16
 """,

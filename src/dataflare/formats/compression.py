@@ -61,21 +61,25 @@ def open_stream(
     offset: int = 0,
     limit: int | None = None,
     encoding: str = "utf-8",
+    rewrite: Callable[[ByteStream], ByteStream] | None = None,
 ) -> ByteStream:
     """The plain UTF-8 bytes of a file from `offset` on.
 
     compression: none, gzip or zstd. limit: read no further than this (plain files in UTF-8 only:
     the file may have grown since it was listed). encoding: transcoded to UTF-8 when it is another.
-    Compressed and transcoded streams are read again from the start up to `offset`.
+    rewrite: changes the text, such as comments; offsets are those of the changed text.
+    Compressed, transcoded and rewritten streams are read again from the start up to `offset`.
     """
     utf8 = codecs.lookup(encoding).name in ("utf-8", "ascii")
-    if compression == NONE and utf8:
+    if compression == NONE and utf8 and rewrite is None:
         return _Plain(path, offset, limit)
     stream: ByteStream = (
         _Plain(path, 0, None) if compression == NONE else _Inflated(path, compression)
     )
     if not utf8:
         stream = _Transcoded(stream, path, encoding)
+    if rewrite is not None:
+        stream = rewrite(stream)
     while offset > 0:
         skipped = len(stream.read(min(offset, _SKIP)))
         if not skipped:

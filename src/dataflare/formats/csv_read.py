@@ -6,14 +6,18 @@ that does not fit, among the columns that are read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import polars as pl
 from msgspec import Struct
 
+from dataflare.formats.csv_rewrite import Rewriting
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
 from dataflare.formats.misread import Sorted, misfits, raw_text
+from dataflare.formats.number_marks import has_marks
 from dataflare.formats.number_text import altered, marked
 from dataflare.formats.records import Regular
 from dataflare.formats.records import regular as find_regular
@@ -22,18 +26,28 @@ from dataflare.model.bad_rows import BadRows
 
 
 class CsvDialect(Struct, frozen=True):
-    """How fields and rows are marked. quote None: quotes are ordinary characters."""
+    """How fields and rows are marked. quote None: quotes are ordinary characters. escape and comment:
+    rewritten before anything else sees the text, see `csv_rewrite`."""
 
     delimiter: str = ","
     quote: str | None = '"'
     null_values: tuple[str, ...] = ()
+    escape: str | None = None
+    comment: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"delimiter": self.delimiter, "quote": self.quote, "null_values": self.null_values}
+        return msgspec.structs.asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CsvDialect:
-        return cls(value["delimiter"], value["quote"], tuple(value["null_values"]))
+        return cls(**{**value, "null_values": tuple(value["null_values"])})
+
+    @property
+    def rewriting(self) -> Rewriting | None:
+        """How the text is rewritten, if it must be."""
+        if self.escape is None and self.comment is None:
+            return None
+        return Rewriting(self.delimiter, self.quote, self.escape, self.comment)
 
     def quotes(self, data: bytes) -> bool:
         """Whether there is a quote in the text."""
@@ -65,13 +79,18 @@ class CsvPlan(Struct, frozen=True):
         return [column for column in self.columns if column.name in wanted]
 
     @property
+    def blank_rows(self) -> bool:
+        """Whether a blank line is a row: where there is one column, and the line was not a comment."""
+        return len(self.columns) == 1 and self.dialect.comment is None
+
+    @property
     def numbers(self) -> tuple[int, ...]:
         """The places of the columns read whose numbers must keep all that their texts say."""
         wanted = set(self.output)
         return tuple(
             place
             for place, column in enumerate(self.columns)
-            if column.name in wanted and column.checked
+            if column.name in wanted and column.checked and not has_marks(column.format)
         )
 
     def scan(self, data: bytes, *, regular: Regular | None = None) -> pl.LazyFrame:
@@ -94,6 +113,8 @@ class CsvPlan(Struct, frozen=True):
 
     def _regular(self, data: bytes) -> Regular | None:
         dialect = self.dialect
+        if len(self.columns) == 1 and not self.blank_rows and _BLANK.search(data):
+            return None
         return find_regular(data, dialect.delimiter, dialect.quote, len(self.columns), self.numbers)
 
     def _has_marks(self, data: bytes) -> bool:
@@ -107,13 +128,14 @@ class CsvPlan(Struct, frozen=True):
             .select(
                 marked(pl.col(column.name)).alias(column.name)
                 for column in self._read
-                if column.checked
+                if column.checked and not has_marks(column.format)
             )
             .collect()
         )
 
     def _layout(self, data: bytes) -> Layout:
-        return layout_of(data, self.dialect.delimiter, self.dialect.quote, len(self.columns))
+        dialect = self.dialect
+        return layout_of(data, dialect.delimiter, dialect.quote, blank_rows=self.blank_rows)
 
     def _repaired(self, data: bytes) -> bytes:
         """The chunk without blank lines and with stray quotes quoted, if nothing else is wrong."""
@@ -249,6 +271,7 @@ class CsvPlan(Struct, frozen=True):
         return good, failed
 
 
+_BLANK = re.compile(rb"(?:^|\n)\r?\n")
 _FOUND = {"row": pl.Int64, "code": pl.String, "message": pl.String}
 _ROW = "__dataflare_row"
 _TYPED = "__dataflare_typed"

@@ -13,7 +13,7 @@ import polars as pl
 from dataflare.errors import DataError
 from dataflare.formats.csv_read import CsvDialect
 from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
-from dataflare.formats.text_types import TextColumn, infer
+from dataflare.formats.text_types import Spelling, TextColumn, infer
 
 BOM = b"\xef\xbb\xbf"
 
@@ -33,7 +33,7 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
             raise DataError(
                 f"the header of {path} cannot be read: {record.problem}",
                 code="E0506",
-                help="mend the first line of the file, or set 'quote' and 'delimiter'",
+                help="set 'quote', 'escape' or 'delimiter' to those of the file, or fix its first line",
             )
         try:
             names = _fields(text.decode(), dialect)
@@ -69,18 +69,21 @@ def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
     )
 
 
-Sample = tuple[Sequence[str], bytes]
+Sample = tuple[Sequence[str], bytes, CsvDialect]
 """Text that begins and ends between records, and the columns that it has."""
 
 
-def types_of(
-    samples: Sequence[Sample], names: Sequence[str], dialect: CsvDialect
-) -> list[TextColumn]:
-    """Types of the columns that fit all rows of the samples that have them. Rows that are broken are
-    passed over: reading will name them."""
-    frames = [_texts(sample, own, dialect) for own, sample in samples if sample]
-    found = pl.concat([_texts(b"", names, dialect), *frames], how="diagonal")
-    return infer(found.select(names))
+def texts_of(samples: Sequence[Sample], names: Sequence[str]) -> pl.DataFrame:
+    """The columns as text, of the samples that have them. Rows that are broken are passed over:
+    reading will name them."""
+    frames = [_texts(sample, own, dialect) for own, sample, dialect in samples if sample]
+    empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    return pl.concat([empty, *frames], how="diagonal").select(names)
+
+
+def types_of(texts: pl.DataFrame, spelling: Spelling) -> list[TextColumn]:
+    """Types of the columns that fit all their texts."""
+    return infer(texts, spelling)
 
 
 def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:

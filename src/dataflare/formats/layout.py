@@ -129,8 +129,8 @@ def _is_newline(data: bytes) -> pl.Series:
     return pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode() == _NEWLINE
 
 
-def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Layout:
-    """The records of a chunk. Blank lines are records only where there is one column."""
+def layout_of(data: bytes, delimiter: str, quote: str | None, *, blank_rows: bool) -> Layout:
+    """The records of a chunk. blank_rows: whether blank lines are records."""
     mark = quote if quote is not None and quote.encode() in data else None
     records = _in_columns(data, delimiter, mark)
     if records is None:
@@ -138,10 +138,10 @@ def layout_of(data: bytes, delimiter: str, quote: str | None, width: int) -> Lay
         found = [
             (r.start, r.end, r.fields, r.problem, r.stray)
             for r in scan_records(data, delimiter, quote)
-            if width == 1 or r.fields > 1 or not is_blank(data, r.start, r.end)
+            if blank_rows or r.fields > 1 or not is_blank(data, r.start, r.end)
         ]
         records = pl.DataFrame(found, schema=_SCHEMA, orient="row")
-    elif width > 1:
+    elif not blank_rows:
         records = _without_blank(records, data)
     return Layout(data, records, delimiter, quote)
 

@@ -26,8 +26,8 @@ _PASSED_BYTES = 1 << 20
 
 class LineChunks:
     """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the
-    places of its columns of numbers. chunk_bytes: about how
-    large chunks are; a record that is larger makes a larger one. record_max: how many bytes a
+    places of its columns of numbers. blank_rows: whether blank lines are rows of a single column.
+    chunk_bytes: about how large chunks are; a record that is larger makes a larger one. record_max: how many bytes a
     record may have, at least as many as a chunk."""
 
     def __init__(
@@ -39,6 +39,7 @@ class LineChunks:
         delimiter: str = ",",
         width: int = 0,
         numbers: tuple[int, ...] = (),
+        blank_rows: bool = True,
         checksum: ReadChecksum | None = None,
         chunk_bytes: int | None = None,
         first_bytes: int | None = None,
@@ -47,7 +48,7 @@ class LineChunks:
         self._stream = stream
         self.offset = offset
         self._quote, self._delimiter, self._width = quote, delimiter, width
-        self._numbers = numbers
+        self._numbers, self._blank_rows = numbers, blank_rows or width != 1
         self._rest = b""
         self._ended = False
         self._checksum = checksum or ReadChecksum()
@@ -85,9 +86,9 @@ class LineChunks:
         chunk = data[:end] if self._rest else data
         self.offset += end
         self._checksum.update(chunk)
-        if records is not None:
+        if records is not None and self._blank_rows:
             return TextChunk(chunk, lambda: records)
-        if not self._width:
+        if not self._width or not self._blank_rows:
             # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
             return TextChunk(chunk, lambda: None)
         quote, delimiter, width, numbers = self._quote, self._delimiter, self._width, self._numbers

@@ -7,6 +7,7 @@ patient way decides which rows of a failing chunk are bad.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from dataflare.expr.calendar import NS_RANGE_US, existing, rounded_unit
 from dataflare.expr.casttext import from_text
+from dataflare.formats.number_marks import has_marks, plain
 from dataflare.formats.number_text import altered, is_unusual, loses_digits
 from dataflare.model.types import (
     BOOL,
@@ -74,17 +76,33 @@ class TextColumn(Struct, frozen=True):
     @property
     def native(self) -> pl.DataType:
         """What the CSV parser itself should make of it: what it is quick and strict at."""
-        if (self.checked and self.type.is_float) or self.format == WORDS:
+        if (self.checked and self.type.is_float) or self.format == WORDS or has_marks(self.format):
             return pl.String()
         return self.type.to_polars() if self.type.name in _NATIVE else pl.String()
 
 
-def infer(texts: pl.DataFrame) -> list[TextColumn]:
+class Spelling(Struct, frozen=True):
+    """How a file writes what has several spellings. marks: the format of its numbers, see
+    `number_marks`. date_format: of its dates or timestamps, as `strptime` has it."""
+
+    marks: str | None = None
+    date_format: str | None = None
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the format of dates has a time of day too."""
+        return self.date_format is not None and bool(re.search("%[HIMSTRXcsf+]", self.date_format))
+
+
+PLAIN = Spelling()
+
+
+def infer(texts: pl.DataFrame, spelling: Spelling = PLAIN) -> list[TextColumn]:
     """A type for each column of a sample of text, in columnar passes."""
-    return [_infer_column(name, texts[name]) for name in texts.columns]
+    return [_infer_column(name, texts[name], spelling) for name in texts.columns]
 
 
-def _infer_column(name: str, texts: pl.Series) -> TextColumn:
+def _infer_column(name: str, texts: pl.Series, spelling: Spelling) -> TextColumn:
     blanks = bool((texts == "").any())
     text = texts.drop_nulls().unique()
     text = text.filter(text != "")
@@ -101,6 +119,15 @@ def _infer_column(name: str, texts: pl.Series) -> TextColumn:
         return TextColumn(name, DATE if good else STRING, blanks=blanks)
     if all_match(_STAMP):
         return _infer_stamp(name, text, blanks)
+    if spelling.date_format is not None:
+        type_ = TIMESTAMP if spelling.has_time else DATE
+        if spelling.date_format.endswith(("%z", "Z")):
+            type_ = TIMESTAMP_UTC
+        column = _if_kept(TextColumn(name, type_, spelling.date_format, blanks), text)
+        if column.type != STRING:
+            return column
+    if spelling.marks is not None:
+        return _infer_marked(name, text, blanks, spelling.marks)
     if all_match(_INTEGER):
         return _if_kept(TextColumn(name, INT64, blanks=blanks), text)
     if all_match(f"{_FLOAT}|{_SPECIAL_FLOAT}") and text.str.contains(_FLOAT).any():
@@ -108,6 +135,15 @@ def _infer_column(name: str, texts: pl.Series) -> TextColumn:
         format_ = MANY_DIGITS if unusual.item() else None
         return _if_kept(TextColumn(name, FLOAT64, format_, blanks), text)
     return TextColumn(name, STRING)
+
+
+def _infer_marked(name: str, text: pl.Series, blanks: bool, marks: str) -> TextColumn:
+    """A column of numbers that may have other marks than the point."""
+    numbers = text.to_frame("text").select(plain(pl.col("text"), marks))["text"]
+    if numbers.null_count():
+        return TextColumn(name, STRING)
+    type_ = _infer_column(name, numbers, PLAIN).type
+    return TextColumn(name, type_, marks if type_.is_numeric else None, blanks and type_.is_numeric)
 
 
 def _if_kept(column: TextColumn, text: pl.Series) -> TextColumn:
@@ -159,7 +195,9 @@ def stamp_format(text: pl.Series) -> tuple[str, bool] | None:
     return format_ + (zones[0] if zones in (["Z"], ["+00:00"]) else "%#z"), True
 
 
-def with_contract(columns: Sequence[TextColumn], contract: Schema) -> list[TextColumn]:
+def with_contract(
+    columns: Sequence[TextColumn], contract: Schema, spelling: Spelling = PLAIN
+) -> list[TextColumn]:
     """The columns, with the contract's types where it names them, and the sample's formats."""
     made: list[TextColumn] = []
     for column in columns:
@@ -170,6 +208,10 @@ def with_contract(columns: Sequence[TextColumn], contract: Schema) -> list[TextC
         format_ = column.format if type_.name == "timestamp" else None
         if type_.name == "bool" and column.type.name != "bool":
             format_ = WORDS
+        if type_.is_numeric:
+            format_ = spelling.marks
+        if spelling.date_format and type_.name == ("timestamp" if spelling.has_time else "date"):
+            format_ = spelling.date_format
         made.append(TextColumn(column.name, type_, format_, column.blanks, declared=True))
     return made
 
@@ -179,6 +221,9 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     does not fit; None when the parser's own value is right. native: the parser made `native` of
     it; else it is text."""
     value = pl.col(column.name)
+    if has_marks(column.format):
+        read = loose(column)
+        return _refuse(read.is_null() & (value != ""), read).alias(column.name)
     if column.checked and column.type.is_float:
         text = pl.when(value != "").then(value) if column.blanks else value
         number = text.cast(value_type(column), strict=True)
@@ -205,6 +250,8 @@ def tolerant(column: TextColumn) -> pl.Expr | None:
     """As `strict`, at its speed, but NULL where that would raise, and perhaps in a few rows more; None
     where there is no such expression."""
     value = pl.col(column.name)
+    if has_marks(column.format):
+        return loose(column)
     if column.checked and column.type.is_float:
         number = value.cast(value_type(column), strict=False)
         wrong = number.is_infinite() | is_unusual(value, number)
@@ -240,8 +287,10 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
     must = not patient
     if column.type.is_text:
         return value.alias(name)
+    if column.format is not None and has_marks(column.format):
+        value = plain(value, column.format)
     if kind == "date":
-        day = value.str.to_date("%Y-%m-%d", strict=must)
+        day = value.str.to_date(column.format or "%Y-%m-%d", strict=must)
         if column.declared and patient:
             left = pl.when(day.is_null()).then(value)
             day = pl.coalesce(day, from_text(left, column.type).value)
@@ -334,7 +383,7 @@ def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
 def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) -> pl.Expr:
     """Text of one format as the column's timestamps. must: raise for what does not fit."""
     type_ = column.type
-    zoned = format_.endswith(("z", "Z", "+00:00"))
+    zoned = format_.endswith(("%#z", "%z", "Z", "+00:00"))
     # Distinct timestamps are the rule: the cache costs more than it saves on the quick path.
     quick = not format_.endswith("z") and "%.f" not in format_
 

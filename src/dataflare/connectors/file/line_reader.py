@@ -74,6 +74,7 @@ class LineReader(ChunkReader):
                 quote=quote,
                 delimiter=delimiter,
                 width=len(plan.columns),
+                blank_rows=plan.blank_rows,
                 numbers=plan.numbers,
                 checksum=seen,
                 chunk_bytes=chunk_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
+from dataflare.formats.csv_rewrite import Rewriting, Rewritten
 from dataflare.formats.misread import Sorted
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
@@ -35,6 +37,7 @@ class FileFacts(Struct, frozen=True):
     encoding: str = "utf-8"
     pieces: str | None = None
     """The checksum that goes to the ledger of read files; None where there is no ledger."""
+    rewriting: Rewriting | None = None
 
     def position(self, **place: Any) -> Position:
         ledger = {} if self.pieces is None else {"pieces": self.pieces}
@@ -42,13 +45,20 @@ class FileFacts(Struct, frozen=True):
 
     @property
     def is_plain(self) -> bool:
+        if self.rewriting is not None:
+            return False
         return self.compression == NONE and self.encoding.lower() in ("utf-8", "utf8", "ascii")
 
     def stream(self, offset: int) -> ByteStream:
         """The text from `offset` on. A plain file that grew since is read to its listed size."""
         limit = self.size if self.is_plain else None
         return open_stream(
-            self.path, self.compression, offset=offset, limit=limit, encoding=self.encoding
+            self.path,
+            self.compression,
+            offset=offset,
+            limit=limit,
+            encoding=self.encoding,
+            rewrite=partial(Rewritten, rewriting=self.rewriting) if self.rewriting else None,
         )
 
     def check_shrunk(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import re
+from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile
@@ -16,6 +18,10 @@ HEADER_BYTES = 16 << 10
 """What is read of a file that no sample is taken of."""
 OTHER_FILES = 31
 """Types are found on the first file and on the beginnings of this many others."""
+_LETTER = rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe"
+_BEYOND_CP1252 = re.compile(
+    rb"[\x81\x8d\x8f\x90\x9d\xd7\xf7\xff]|(?<![A-Za-z%b])[%b](?![A-Za-z%b])" % ((_LETTER,) * 3)
+)
 _EMPTY_BYTES = 64
 """A compressed file of nothing is smaller than this."""
 
@@ -52,16 +58,43 @@ def _is_empty(file: FoundFile, config: FileSourceConfig) -> bool:
         return False
     if file.size == 0:
         return True
-    head, _ = head_of(file, compression_of(file, config), config, _EMPTY_BYTES)
+    packed = compression_of(file, config)
+    head, _ = head_of(file.path, packed, text_encoding(file.path, packed, config), _EMPTY_BYTES)
     return not head.removeprefix(codecs.BOM_UTF8).strip()
 
 
-def head_of(
-    file: FoundFile, packed: str, config: FileSourceConfig, size: int
-) -> tuple[bytes, bool]:
+def is_utf8(encoding: str) -> bool:
+    return encoding == "auto" or codecs.lookup(encoding).name in ("utf-8", "ascii")
+
+
+def text_encoding(path: Path, packed: str, config: FileSourceConfig) -> str:
+    """The encoding of a text file: what is said, or UTF-16 by its first bytes, or UTF-8."""
+    if config.encoding != "auto":
+        return config.encoding
+    head, _ = head_of(path, packed, "utf-8", 4)
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_utf16 else "utf-8"
+
+
+def csv_encoding(file: FoundFile, packed: str, config: FileSourceConfig, size: int) -> str:
+    """As `text_encoding`; cp1252 too, for text whose bytes beyond ASCII read like that: letters beside
+    letters, and signs. Text that has some of them as UTF-8 has them is damaged UTF-8."""
+    encoding = text_encoding(file.path, packed, config)
+    if config.encoding != "auto" or encoding != "utf-8":
+        return encoding
+    head, _ = head_of(file.path, packed, encoding, size)
+    if head.isascii():
+        return encoding
+    readable = head.decode(errors="ignore")
+    if not readable.isascii():
+        return encoding
+    return "cp1252" if not _BEYOND_CP1252.search(head) else encoding
+
+
+def head_of(path: Path, packed: str, encoding: str, size: int) -> tuple[bytes, bool]:
     """The beginning of a file, at least one record of it, and whether that is all of it."""
-    with file_errors(file.path):
-        stream = open_stream(file.path, packed, encoding=config.encoding)
+    with file_errors(path):
+        stream = open_stream(path, packed, encoding=encoding)
         try:
             data = stream.read(size)
             ended = len(data) < size
@@ -74,11 +107,9 @@ def head_of(
             stream.close()
 
 
-def later_pieces(file: FoundFile, config: FileSourceConfig) -> list[bytes]:
+def later_pieces(file: FoundFile) -> list[bytes]:
     """Pieces from the middle and the end of a plain UTF-8 file, broken lines at both ends."""
     pieces: list[bytes] = []
-    if config.encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "ascii"):
-        return pieces
     with file_errors(file.path), file.path.open("rb") as opened:
         for place in (file.size // 2, file.size - PIECE_BYTES):
             if place > HEAD_BYTES:

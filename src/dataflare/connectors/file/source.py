@@ -73,6 +73,9 @@ orders:
             chunks=True,
         )
 
+    def doubts(self) -> Sequence[str]:
+        return self._survey.doubts if self._survey is not None else ()
+
     def reads_all(self) -> bool:
         return not self.config.watch and not self._new_only
 
@@ -123,7 +126,7 @@ orders:
         for name, value in dialect.items():
             if isinstance(value, str) and value and (name, value) != ("quote", '"'):
                 found[name] = "tab" if value == "\t" else value
-        return found
+        return found | seen.findings
 
     def reads(self, path: str) -> bool:
         listed = self._survey.files if self._survey is not None else []
@@ -195,8 +198,9 @@ orders:
             data["size"],
             data["mtime_ns"],
             data.get("compression", "none"),
-            self.config.encoding,
+            data.get("encoding", "utf-8"),
             data.get("pieces"),
+            CsvDialect.from_json(data["dialect"]).rewriting if "dialect" in data else None,
         )
         added: dict[str, pl.Expr] = {
             name: said(text, parse_type(type_))

@@ -7,7 +7,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dataflare.formats.csv_find import CsvSaid
 from dataflare.formats.excel_book import Area, BookOptions
+
+_FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
+    (
+        frozenset(
+            {"delimiter", "quote", "escape", "comment", "decimal", "thousands", "date_format"}
+            | {"null_values"}
+        ),
+        ("csv",),
+    ),
+    (frozenset({"has_header", "header_row", "skip_rows"}), ("csv", "excel")),
+    (frozenset({"sheet", "range", "header_rows", "sheet_column"}), ("excel",)),
+    (frozenset({"encoding"}), ("csv", "ndjson", "json")),
+)
+"""Options, and the formats that have them."""
 
 
 class FileSourceConfig(BaseModel):
@@ -27,7 +42,8 @@ class FileSourceConfig(BaseModel):
         description="How text files are compressed; auto goes by their first bytes, whatever their names say.",
     )
     delimiter: str | None = Field(
-        None, description="CSV: what stands between fields; a comma, or a tab for .tsv."
+        "auto",
+        description="CSV: what stands between fields; auto finds a comma, semicolon, tab or bar.",
     )
     has_header: bool = Field(
         True, description="CSV, Excel: whether the first line or row names the columns."
@@ -35,8 +51,37 @@ class FileSourceConfig(BaseModel):
     null_values: list[str] = Field(
         default_factory=list, description="CSV: texts that mean NULL, beside an empty cell."
     )
-    quote: str | None = Field('"', description="CSV: what encloses fields; null for nothing.")
-    encoding: str = Field("utf-8", description="How text files encode characters.")
+    quote: str | None = Field(
+        "auto", description="CSV: what encloses fields; auto finds it, null is nothing."
+    )
+    escape: str | None = Field(
+        "auto",
+        description="CSV: what stands before a quote inside a quoted field; auto finds a backslash, "
+        "null is nothing (a quote is then written twice).",
+    )
+    comment: str | None = Field(
+        "auto",
+        description="CSV: what begins a line that is not a row; auto finds # above the header, null is "
+        "nothing.",
+    )
+    decimal: Literal["auto", ".", ","] = Field(
+        "auto", description="CSV: the mark before the fraction of numbers; auto finds it."
+    )
+    thousands: str | None = Field(
+        "auto",
+        description="CSV: the mark between groups of three digits; auto finds it where numbers leave no "
+        "doubt, null is nothing.",
+    )
+    date_format: str | None = Field(
+        None,
+        description="CSV: how dates or timestamps are written, such as %d.%m.%Y; columns whose texts all "
+        "have it become dates or, with a time of day in it, timestamps.",
+    )
+    encoding: str = Field(
+        "auto",
+        description="How text files encode characters; auto is UTF-8, or UTF-16 by its first bytes, or "
+        "for CSV cp1252 where it is not UTF-8, with a warning.",
+    )
     columns: list[str] | None = Field(
         None, description="The columns to read, in this order; all when not given."
     )
@@ -53,8 +98,8 @@ class FileSourceConfig(BaseModel):
     header_row: int | None = Field(
         None,
         ge=1,
-        description="The row that names the columns, counted from 1 as Excel does; rows above it are "
-        "passed over. When not given, the first row with several cells.",
+        description="CSV, Excel: the line or row that names the columns, counted from 1; those above it "
+        "are passed over. When not given, the first that is not a title.",
     )
     header_rows: int = Field(
         1,
@@ -63,7 +108,9 @@ class FileSourceConfig(BaseModel):
         "blank, and a merged cell names all columns below it.",
     )
     skip_rows: int = Field(
-        0, ge=0, description="How many rows at the top to pass over, before the header."
+        0,
+        ge=0,
+        description="CSV, Excel: how many lines or rows at the top to pass over, before the header.",
     )
     sheet_column: str | None = Field(
         None, description="Excel: a column to add that holds the name of each row's sheet."
@@ -99,16 +146,20 @@ class FileSourceConfig(BaseModel):
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("delimiter", "quote")
+    @field_validator("delimiter", "quote", "escape", "comment", "thousands")
     @classmethod
     def _one_character(cls, value: str | None) -> str | None:
-        if value is not None and (len(value) != 1 or not value.isascii() or value in "\r\n"):
+        if value not in (None, "auto") and (
+            len(value) != 1 or not value.isascii() or value in "\r\n"
+        ):
             raise ValueError("must be one ASCII character")
         return value
 
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:
+        if value == "auto":
+            return value
         try:
             codecs.lookup(value)
         except LookupError as error:
@@ -135,6 +186,26 @@ class FileSourceConfig(BaseModel):
                 f"header_row {self.header_row} lies in the rows that skip_rows passes over"
             )
         return self
+
+    @model_validator(mode="after")
+    def _different_marks(self) -> FileSourceConfig:
+        if self.decimal != "auto" and self.decimal == self.thousands:
+            raise ValueError("decimal and thousands are the same mark")
+        return self
+
+    def unused_by(self, format_: str) -> list[str]:
+        """The options written that files of a format do not have."""
+        return sorted(
+            name
+            for names, formats in _FORMATS_OF
+            if format_ not in formats
+            for name in names & self.model_fields_set
+        )
+
+    @property
+    def csv(self) -> CsvSaid:
+        """What is said of the dialect of CSV."""
+        return CsvSaid(self.delimiter, self.quote, self.escape, self.comment, self.has_header)
 
     @property
     def book(self) -> BookOptions:

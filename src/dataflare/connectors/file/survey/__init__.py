@@ -15,6 +15,7 @@ from dataflare.connectors.file.survey.json import load_json, survey_json
 from dataflare.connectors.file.survey.ndjson import survey_ndjson
 from dataflare.connectors.file.survey.shared import Survey
 from dataflare.connectors.file.survey.tables import survey_tables
+from dataflare.errors import ConfigError
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
@@ -35,6 +36,7 @@ def survey(
     ConfigError for what cannot be read."""
     files = list_files(config.paths, context, config.format)
     format_ = one_format(files, config.format)
+    _check_options(config, format_)
     files = without_empty(files, config)
     match format_:
         case "csv":
@@ -47,3 +49,15 @@ def survey(
             return survey_excel(files, config, contract, adds_columns=adds_columns)
         case _:
             return survey_tables(files, format_, config, contract, adds_columns=adds_columns)
+
+
+def _check_options(config: FileSourceConfig, format_: str) -> None:
+    """Raises ConfigError (E0405) for an option that files of the format do not have."""
+    unused = config.unused_by(format_)
+    if unused:
+        names = " and ".join(f"'{name}'" for name in unused)
+        raise ConfigError(
+            f"{names} {'has' if len(unused) == 1 else 'have'} no meaning for {format_} files",
+            code="E0405",
+            help="leave it out, or set 'format' to what the files hold",
+        )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+from msgspec import Struct, structs
+
 from dataflare.connectors.file.listing import FoundFile
 from dataflare.connectors.file.sampling import (
     HEAD_BYTES,
     HEADER_BYTES,
     PIECE_BYTES,
     compression_of,
+    csv_encoding,
     first_rows,
     head_of,
+    is_utf8,
     later_pieces,
     sample_rows,
     tasters,
@@ -27,10 +32,24 @@ from dataflare.connectors.file.survey.shared import (
 from dataflare.errors import ConfigError
 from dataflare.formats import csv_sniff
 from dataflare.formats.compression import NONE, split_extension
+from dataflare.formats.csv_find import AUTO, CsvFound, CsvSaid, find_dialect
 from dataflare.formats.csv_read import CsvDialect
+from dataflare.formats.number_marks import marks_format, marks_of
 from dataflare.formats.records import cut
-from dataflare.formats.text_types import TextColumn, with_contract
+from dataflare.formats.text_types import Spelling, TextColumn, with_contract
 from dataflare.model.types import STRING, Schema
+
+
+class _Head(Struct, frozen=True):
+    """The beginning of a file as text, what was found in it, and where its rows begin."""
+
+    text: bytes
+    ended: bool
+    dialect: CsvDialect
+    found: CsvFound
+    names: list[str]
+    body: int
+    encoding: str
 
 
 def survey_csv(
@@ -45,46 +64,145 @@ def survey_csv(
     samples: list[csv_sniff.Sample] = []
     kinds: set[frozenset[str]] = set()
     chosen = tasters(len(files))
+    first: _Head | None = None
+    doubts: list[str] = []
     for number, file in enumerate(files):
-        dialect = CsvDialect(_delimiter(file.path, config), config.quote, tuple(config.null_values))
         packed = compression_of(file, config)
         size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else HEADER_BYTES
-        head, ended = head_of(file, packed, config, size)
-        names, body = _names(head, dialect, file.path, config, contract)
-        is_first = frozenset(names) not in kinds
-        kinds.add(frozenset(names))
-        headers.append(names)
-        if number in chosen or is_first:
-            rows = head[body:]
-            end = cut(rows, dialect.quote, dialect.delimiter, ended=ended).end
-            samples.append((names, first_rows(rows[:end], sample_rows(config, number))))
-            if number == 0 and packed == NONE and not ended:
+        head = _head(file, packed, config, contract, size, first)
+        first = first or head
+        doubts += _doubts(file, head, config)
+        is_new = frozenset(head.names) not in kinds
+        kinds.add(frozenset(head.names))
+        headers.append(head.names)
+        if number in chosen or is_new:
+            rows = head.text[head.body :]
+            dialect = head.dialect
+            end = cut(rows, dialect.quote, dialect.delimiter, ended=head.ended).end
+            samples.append(
+                (head.names, first_rows(rows[:end], sample_rows(config, number)), dialect)
+            )
+            plain = packed == NONE and is_utf8(head.encoding) and dialect.rewriting is None
+            if number == 0 and plain and not head.ended:
                 samples += [
-                    (names, csv_sniff.loose_lines(piece, dialect, len(names)))
-                    for piece in later_pieces(file, config)
+                    (head.names, csv_sniff.loose_lines(piece, dialect, len(head.names)), dialect)
+                    for piece in later_pieces(file)
                 ]
         facts[file.id] = {
             "compression": packed,
-            "body": body,
-            "dialect": dialect.to_json(),
-            "own": names,
+            "body": head.body,
+            "dialect": head.dialect.to_json(),
+            "own": head.names,
+            "encoding": head.encoding,
         }
-    dialect = CsvDialect.from_json(facts[files[0].id]["dialect"])
+    assert first is not None
     names = common_names([f.path for f in files], headers, contract, adds=adds_columns)
-    columns = csv_sniff.types_of(samples, names, dialect)
-    columns = _under_contract(columns, contract, files[0].path)
+    texts = csv_sniff.texts_of(samples, names)
+    spelling, marks = _spelling(texts, config)
+    columns = csv_sniff.types_of(texts, spelling)
+    columns = _under_contract(columns, contract, files[0].path, spelling)
     by_name = {column.name: column for column in columns}
     for file, own in zip(files, headers, strict=True):
         facts[file.id]["columns"] = [
             by_name.get(name, TextColumn(name, STRING)).to_json() for name in own
         ]
-    return Survey(files, "csv", schema_of(columns), facts)
+    findings = {**first.found.findings, **marks}
+    if config.encoding == AUTO and not is_utf8(first.encoding):
+        findings["encoding"] = first.encoding
+    return Survey(files, "csv", schema_of(columns), facts, findings, doubts)
 
 
-def _delimiter(path: Path, config: FileSourceConfig) -> str:
-    if config.delimiter is not None:
-        return config.delimiter
-    return "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
+def _head(
+    file: FoundFile,
+    packed: str,
+    config: FileSourceConfig,
+    contract: Schema | None,
+    size: int,
+    first: _Head | None,
+) -> _Head:
+    """The beginning of a file. first: the source's first file, whose dialect the others have too,
+    unless their columns only come out with one of their own."""
+    encoding = csv_encoding(file, packed, config, size)
+    raw, ended = head_of(file.path, packed, encoding, size)
+    if first is not None:
+        said = CsvSaid(
+            first.dialect.delimiter,
+            first.dialect.quote,
+            first.dialect.escape,
+            first.dialect.comment,
+            config.has_header and bool(first.found.titles),
+        )
+        head = _read(file.path, raw, ended, encoding, config, contract, said)
+        if set(head.names) == set(first.names) or config.csv == said:
+            return head
+        own = _read(file.path, raw, ended, encoding, config, contract, config.csv)
+        return own if set(own.names) == set(first.names) else head
+    return _read(file.path, raw, ended, encoding, config, contract, config.csv)
+
+
+def _read(
+    path: Path,
+    raw: bytes,
+    ended: bool,
+    encoding: str,
+    config: FileSourceConfig,
+    contract: Schema | None,
+    said: CsvSaid,
+) -> _Head:
+    start = len(csv_sniff.BOM) if raw.startswith(csv_sniff.BOM) else 0
+    titles = config.header_row - 1 if config.header_row is not None else config.skip_rows
+    start = _line(raw, start, titles)
+    if config.header_row is not None:
+        said = structs.replace(said, has_header=False)
+    default = "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
+    found = find_dialect(raw[start:], said, default)
+    dialect = CsvDialect(
+        found.delimiter, found.quote, tuple(config.null_values), found.escape, found.comment
+    )
+    if dialect.rewriting is not None:
+        raw = dialect.rewriting.whole(raw)
+        start = _line(raw, len(csv_sniff.BOM) if raw.startswith(csv_sniff.BOM) else 0, titles)
+    start = _line(raw, start, found.titles)
+    if titles and "header_row" in found.findings:
+        line = str(titles + found.titles + 1)
+        found = structs.replace(found, findings={**found.findings, "header_row": line})
+    names, body = _names(raw[start:], dialect, path, config, contract)
+    return _Head(raw, ended, dialect, found, names, start + body, encoding)
+
+
+def _line(text: bytes, start: int, lines: int) -> int:
+    """Where the line begins that comes so many lines after the one at `start`."""
+    for _ in range(lines):
+        newline = text.find(b"\n", start)
+        if newline < 0:
+            return len(text)
+        start = newline + 1
+    return start
+
+
+def _doubts(file: FoundFile, head: _Head, config: FileSourceConfig) -> list[str]:
+    doubts = []
+    if head.found.doubt is not None:
+        doubts.append(f"{file.id} {head.found.doubt}")
+    if config.encoding == AUTO and head.encoding == "cp1252":
+        doubts.append(f"{file.id} is not UTF-8 and is read as cp1252: set 'encoding' to what it is")
+    return doubts
+
+
+def _spelling(texts: pl.DataFrame, config: FileSourceConfig) -> tuple[Spelling, dict[str, str]]:
+    """How numbers and dates are written, and what of it was found."""
+    decimal: str | None = None if config.decimal == AUTO else config.decimal
+    thousands = None if config.thousands == AUTO else config.thousands
+    findings: dict[str, str] = {}
+    if AUTO in (config.decimal, config.thousands):
+        found = marks_of(texts.get_columns(), decimal, thousands)
+        if config.decimal == AUTO:
+            decimal = found[0]
+            findings |= {"decimal": decimal} if decimal != "." else {}
+        if config.thousands == AUTO and found[1] is not None:
+            thousands = found[1]
+            findings["thousands"] = thousands
+    return Spelling(marks_format(decimal or ".", thousands), config.date_format), findings
 
 
 def _names(
@@ -105,9 +223,9 @@ def _names(
 
 
 def _under_contract(
-    columns: list[TextColumn], contract: Schema | None, path: Path
+    columns: list[TextColumn], contract: Schema | None, path: Path, spelling: Spelling
 ) -> list[TextColumn]:
     if contract is None:
         return columns
     check_contract([column.name for column in columns], contract, path)
-    return with_contract(columns, contract)
+    return with_contract(columns, contract, spelling)

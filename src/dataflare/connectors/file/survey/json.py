@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.listing import FoundFile
-from dataflare.connectors.file.sampling import compression_of
+from dataflare.connectors.file.sampling import compression_of, text_encoding
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.ndjson import json_columns
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
@@ -43,7 +43,7 @@ def load_json(path: Path, packed: str, config: FileSourceConfig, bytes_max: int)
     """A whole JSON file as a line of text for each row. Raises DataError (E0560) for one of more than
     `bytes_max` bytes, inflated."""
     with file_errors(path):
-        stream = open_stream(path, packed, encoding=config.encoding)
+        stream = open_stream(path, packed, encoding=text_encoding(path, packed, config))
         try:
             data = stream.read(bytes_max + 1)
             if len(data) > bytes_max:

@@ -12,9 +12,11 @@ from dataflare.connectors.file.sampling import (
     compression_of,
     first_rows,
     head_of,
+    is_utf8,
     later_pieces,
     sample_rows,
     tasters,
+    text_encoding,
 )
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
@@ -37,19 +39,18 @@ def survey_ndjson(
     for number, file in enumerate(files):
         packed = compression_of(file, config)
         size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else 16
-        head, ended = head_of(file, packed, config, size)
+        encoding = text_encoding(file.path, packed, config)
+        head, ended = head_of(file.path, packed, encoding, size)
         body = len(csv_sniff.BOM) if head.startswith(csv_sniff.BOM) else 0
-        facts[file.id] = {"compression": packed, "body": body}
+        facts[file.id] = {"compression": packed, "body": body, "encoding": encoding}
         if number not in chosen:
             continue
         head = head[body:]
         samples.append(
             first_rows(head[: cut(head, None, ",", ended=ended).end], sample_rows(config, number))
         )
-        if number == 0 and packed == NONE and not ended:
-            samples += [
-                b"\n".join(piece.split(b"\n")[1:-1]) for piece in later_pieces(file, config)
-            ]
+        if number == 0 and packed == NONE and is_utf8(encoding) and not ended:
+            samples += [b"\n".join(piece.split(b"\n")[1:-1]) for piece in later_pieces(file)]
     columns = json_columns(samples, files[0].path, contract, learned)
     for file in files:
         facts[file.id]["columns"] = [column.to_json() for column in columns]

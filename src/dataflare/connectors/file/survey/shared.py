@@ -19,12 +19,14 @@ Facts = dict[str, Any]
 
 class Survey(Struct, frozen=True):
     """schema: the columns of the source. facts: for each file, by its id; `own` names the columns that a
-    file has itself, where it names them once for all rows."""
+    file has itself, where it names them once for all rows. findings and doubts: of the source."""
 
     files: list[FoundFile]
     format: str
     schema: Schema
     facts: dict[str, Facts] = field(default_factory=dict)
+    findings: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def common_names(
