@@ -28,7 +28,15 @@ PATHS = (
     "docs/design",
     "examples",
     "demo",
+    "src/dataflare/state",
+    "tests/checkpoint",
     "tests/docs",
+    "tests/engine",
+    "tests/model",
+    "tests/recovery",
+    "tests/resilience",
+    "tests/security",
+    "tests/state",
     "tests/test_plain_words.py",
 )
 """What is clean: files and folders, or globs. Pages under docs/connectors and docs/reference are made
