@@ -126,7 +126,8 @@ def count_newlines(data: bytes) -> int:
 
 
 def _is_newline(data: bytes) -> pl.Series:
-    return pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode() == _NEWLINE
+    code: pl.Series = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8))[0]
+    return code == _NEWLINE
 
 
 def layout_of(data: bytes, delimiter: str, quote: str | None, *, blank_rows: bool) -> Layout:
@@ -150,7 +151,7 @@ def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame 
     """Line ends and delimiters outside quotes, found and counted in columnar passes; None when a
     quote stands where it should not."""
     whole = data if data.endswith(b"\n") or not data else data + b"\n"
-    code = pl.Series([whole], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+    code = pl.Series([whole], dtype=pl.Binary).cast(pl.List(pl.UInt8))[0]
     wanted = (code == _NEWLINE) | (code == ord(delimiter))
     if quote is not None:
         wanted |= code == ord(quote)

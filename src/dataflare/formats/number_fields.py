@@ -7,10 +7,12 @@ of the time that parsing and writing the chunk take.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import polars as pl
 from msgspec import Struct
 
-_ZERO, _PLUS, _MINUS, _SPACE, _TAB, _NEWLINE = b"0+- \t\n"
+_ZERO, _PLUS, _MINUS, _SPACE, _TAB = b"0+- \t"
 
 
 class Separators(Struct, frozen=True):
@@ -28,51 +30,61 @@ def may_alter(text: Separators, columns: tuple[int, ...]) -> bool:
     """Whether a field of these columns begins with a plus, a space, or a zero before a digit."""
     if not columns:
         return False
-    first = _bytes_at(text, 0)
+    start = [int(text.code[place]) for place in range(min(3, len(text.code)))]
+    # Three bytes are there where the first field is not empty: a separator follows.
+    if 0 in columns and _begins(
+        *(pl.Series([code], dtype=pl.UInt8) for code in [*start, 10, 10][:3])
+    ):
+        return True
+    first = _after(text, 1)
     # Digits above zero, letters and most else is sorted out by one comparison.
-    fields = (first <= _ZERO).arg_true()
-    fields = fields.filter(_column_of(fields, text).is_in(columns))
-    if not len(fields):
+    fields = (first <= _ZERO) & _stand_in(text, columns, len(first))
+    if not fields.any():
         return False
-    code = first.gather(fields)
-    if ((code == _PLUS) | (code == _SPACE) | (code == _TAB)).any():
+    second = _after(text, 2)
+    # A field too short for a second byte is the last one, and empty.
+    fields = fields[: len(second)]
+    code = first[: len(second)].filter(fields)
+    if _begins(code, second.filter(fields), None):
         return True
-    zero, minus = code == _ZERO, code == _MINUS
-    if not (zero.any() or minus.any()):
+    if not (code == _MINUS).any():
         return False
-    second = _bytes_at(text, 1).gather(fields)
-    if (zero & _is_digit(second)).any():
+    third = _after(text, 3)
+    fields = fields[: len(third)]
+    return _begins(*(each[: len(third)].filter(fields) for each in (first, second, third)))
+
+
+def _begins(first: pl.Series, second: pl.Series, third: pl.Series | None) -> bool:
+    """Whether one of the fields that begin with these bytes has a plus, a space or such a zero."""
+    if ((first == _PLUS) | (first == _SPACE) | (first == _TAB)).any():
         return True
-    negative = minus & (second == _ZERO)
-    return bool(negative.any()) and bool(
-        (negative & _is_digit(_bytes_at(text, 2).gather(fields))).any()
-    )
+    if ((first == _ZERO) & _is_digit(second)).any():
+        return True
+    if third is None:
+        return False
+    return bool(((first == _MINUS) & (second == _ZERO) & _is_digit(third)).any())
 
 
-def _bytes_at(text: Separators, place: int) -> pl.Series:
-    """The byte at this place of each field, or whatever follows a shorter one. A field begins at the
-    start and after each separator."""
-    code, end = text.code, len(text.code) - 1 - place
-    ahead = code[1 + place :].filter(text.wanted[:end]) if end > 0 else code[:0]
-    start = code[place] if end >= 0 else _NEWLINE
-    missing = len(text.tokens) - len(ahead)
-    return pl.concat(
-        [
-            pl.Series([start], dtype=pl.UInt8),
-            ahead,
-            pl.Series([_NEWLINE] * missing, dtype=pl.UInt8),
-        ]
-    )
+def _after(text: Separators, place: int) -> pl.Series:
+    """The byte so many places after each separator, as far as the text goes."""
+    return text.code[place:].filter(text.wanted[:-place])
 
 
-def _column_of(fields: pl.Series, text: Separators) -> pl.Series:
-    """The columns in which these fields stand."""
+def _stand_in(text: Separators, columns: tuple[int, ...], count: int) -> pl.Series:
+    """Which of the first fields that follow a separator stand in these columns."""
     if text.mark is None:
-        return fields % text.width
+        size = 1 << (count + 1).bit_length()
+        return _pattern(text.width, columns, size)[1 : count + 1]
     quotes = text.tokens == text.mark
     outside = ~quotes & (quotes.cast(pl.UInt32).cum_sum() & 1 == 0)
-    passed = pl.concat([pl.Series([0], dtype=pl.UInt32), outside.cast(pl.UInt32).cum_sum()])
-    return passed.gather(fields) % text.width
+    return (outside.cast(pl.UInt32).cum_sum()[:count] % text.width).is_in(columns)
+
+
+@lru_cache(maxsize=8)
+def _pattern(width: int, columns: tuple[int, ...], size: int) -> pl.Series:
+    """For so many fields of rows, whether they stand in these columns."""
+    places = pl.int_range(size, dtype=pl.UInt32, eager=True)
+    return (places % width).is_in(columns)
 
 
 def _is_digit(code: pl.Series) -> pl.Series:

@@ -34,7 +34,8 @@ def is_unusual(text: pl.Expr, value: pl.Expr) -> pl.Expr:
     """Whether the text has many digits and is not the shortest one of its float: only such a text can
     lose digits. Never NULL."""
     long = text.str.len_bytes() >= _LONG_BYTES
-    return (long & (text != value.cast(pl.String))).fill_null(False)
+    shortest = pl.when(long).then(value).cast(pl.String)
+    return (text != shortest).fill_null(False)
 
 
 def loses_digits(text: pl.Expr, value: pl.Expr) -> pl.Expr:

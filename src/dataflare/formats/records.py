@@ -123,7 +123,7 @@ def regular(
     if not data.endswith(b"\n"):
         data += b"\n"
     mark = quote.encode() if quote is not None and quote.encode() in data else None
-    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
+    code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8))[0]
     wanted = (code == ord(delimiter)) | (code == _NEWLINE)
     if mark is not None:
         wanted |= code == mark[0]
