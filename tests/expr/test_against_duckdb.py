@@ -123,3 +123,22 @@ def test_a_batch_whose_column_is_null_keeps_its_rows(text: str, engine: Any) -> 
 def test_the_new_text_of_replace_may_be_null(text: str) -> None:
     data = frame([{"s": "a,a", "r": ""}, {"s": "aa", "r": "bb"}, {"s": "b", "r": None}, {"r": "x"}])
     assert differences(text, data) == []
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+@pytest.mark.parametrize("height", [1, 2, 900])
+def test_a_quotient_is_rounded_once(height: int, engine: Any) -> None:
+    """3 / 10 is 0.3 to the last digit, in a batch of any size. The oracle's `same` would not see it."""
+    wholes = list(range(3, 3 + height))
+    data = frame([{"f": float(n), "i64": n} for n in wholes])
+    for text, exact in {
+        "f / 10": [n / 10 for n in wholes],
+        "i64 / 100": [n / 100 for n in wholes],
+        "f / i64": [1.0 for _ in wholes],
+        "1 / f": [1 / n for n in wholes],
+        "f // 10.0e0": [n / 10 for n in wholes],
+        "round(f / 7, 1)": [round(n / 7, 1) for n in wholes],
+        "epoch(make_timestamp(i64 * 1001))": [n * 1001 / 1e6 for n in wholes],
+    }.items():
+        made = data.lazy().select(x=check(text, SCHEMA).lower().value).collect(engine=engine)
+        assert made["x"].to_list() == exact, text

@@ -36,6 +36,8 @@ MEASURES = {
     "some": "sum(n) FILTER (WHERE p)", "many": "count(*) FILTER (WHERE n > 0)", "ratio": "sum(n) / count(*) + 1",
     "mixed": "CASE WHEN count(*) > 2 THEN max(s) ELSE 'few' END",
 }  # fmt: skip
+_BY_ORDER = ("any_s", "first_s", "last_s", "most", "most_n")
+"""What goes by the order of the rows, which DuckDB does not promise."""
 ROWS = st.fixed_dictionaries(
     {
         "k": st.none() | st.integers(0, 2),
@@ -114,9 +116,7 @@ def test_the_mean_of_large_decimals_that_cancel_is_exact() -> None:
 def test_measures_mean_what_duckdb_means() -> None:
     made = check_measures(MEASURES, SCHEMA)
     database = duckdb.connect()
-    picked = {
-        name: text for name, text in MEASURES.items() if name not in ("any_s", "first_s", "last_s")
-    }
+    picked = {name: text for name, text in MEASURES.items() if name not in _BY_ORDER}
 
     @settings(settings.get_profile("expr"), max_examples=60)
     @given(st.lists(ROWS, min_size=1, max_size=12))
@@ -164,3 +164,15 @@ def test_nan_spread_is_an_error_and_not_a_number() -> None:
     error = made.finish()["dev"].error
     assert error is not None
     assert state.select(e=error)["e"].to_list() == [1]
+
+
+def test_of_the_most_frequent_values_the_one_that_came_first_is_taken() -> None:
+    made = check_measures({"most": "mode(s)"}, SCHEMA)
+    for texts, most in (
+        (["b", "a", "a", "b"], "b"),
+        (["x", None, None, "y", "y"], "y"),
+        ([None], None),
+    ):
+        data = frame([{"s": text} for text in texts])
+        parts = [reduce(made, data[:2], []), reduce(made, data[2:], [])]
+        assert finished(made, merged(made, parts, []), []) == [{"most": most}]

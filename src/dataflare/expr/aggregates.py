@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of
+from dataflare.expr.division import divide
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.model import types as t
 from dataflare.model.types import DataType
@@ -155,8 +156,8 @@ def _avg_finish(call: AggregateCall, s: Exprs) -> pl.Expr:
         near, exact = _joined(s)
         total = pl.when(near.abs() < 1.5e38).then(exact.cast(pl.Float64)).otherwise(near)
     if type_.name == "decimal":
-        total = total / 10.0 ** (type_.scale or 0)
-    return pl.when(s[-1] > 0).then(total / s[-1])
+        total = divide(total, pl.lit(10.0 ** (type_.scale or 0)))
+    return pl.when(s[-1] > 0).then(divide(total, s[-1]))
 
 
 def _extreme(largest: bool) -> Kind:
@@ -204,7 +205,7 @@ def _spread(sample: bool, root: bool) -> Kind:
     def end(call: AggregateCall, s: Exprs) -> Lowered:
         count, _, squares = s
         degrees = count - (1 if sample else 0)
-        variance = pl.when(degrees > 0).then(squares / degrees)
+        variance = pl.when(degrees > 0).then(divide(squares, degrees))
         value = variance.sqrt() if root else variance
         return Lowered(value, fail_where(~value.is_finite(), rowerrors.OVERFLOW))
 

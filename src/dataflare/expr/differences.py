@@ -54,6 +54,12 @@ DIFFERENCES = (
         "0.5000",
         "error",
     ),
+    Difference(
+        "A decimal as text has a digit before the point.",
+        "CAST(CAST(0.25 AS decimal(2, 2)) AS string)",
+        "0.25",
+        ".25",
+    ),
     Difference("A number has one sign.", "TRY_CAST('+-1' AS double) IS NULL", "True", "False"),
     Difference(
         "list_distinct() keeps the order of the elements.",

@@ -12,6 +12,7 @@ from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, meeting_type
+from dataflare.expr.division import divide
 from dataflare.expr.fmod import fmod
 from dataflare.expr.functions.times import add_times, negate_time, resolve_times
 from dataflare.expr.lowered import Lowered, fail_where
@@ -162,13 +163,13 @@ def _far(a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
 
 def _divide(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    return a / b
+    return divide(a, b, node.type.to_polars())
 
 
 def _divide_whole(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered:
     zero = fail_where((b == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
     if node.type.is_float:
-        return Lowered(a / b, _unless_literal(node, zero))
+        return Lowered(divide(a, b, node.type.to_polars()), _unless_literal(node, zero))
     result = a.truncdiv(b)
     if node.type.name.startswith("uint"):
         return Lowered(result, _unless_literal(node, zero))

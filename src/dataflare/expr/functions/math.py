@@ -10,6 +10,7 @@ from dataflare.expr import rowerrors
 from dataflare.expr.casts import as_scaled, physical_of, rescaled
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, meeting_type
+from dataflare.expr.division import divide
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import Example, register
 from dataflare.expr.sqltypes import RANGES, as_decimal
@@ -144,7 +145,7 @@ def _trunc_float(node: Node, x: pl.Expr) -> pl.Expr:
     unit = 10.0 ** max(-300, min(300, int(node.value)))
     scaled = x if node.value == 0 else x * unit
     cut = pl.when(scaled < 0).then(scaled.ceil()).otherwise(scaled.floor())
-    return (cut if node.value == 0 else cut / unit).cast(node.type.to_polars())
+    return (cut if node.value == 0 else divide(cut, pl.lit(unit))).cast(node.type.to_polars())
 
 
 def _trunc_int(node: Node, x: pl.Expr) -> pl.Expr:

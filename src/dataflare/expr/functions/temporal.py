@@ -16,6 +16,7 @@ from dataflare.expr import problems, rowerrors
 from dataflare.expr.calendar import TICKS, days_from_civil, local, localise
 from dataflare.expr.check import Call
 from dataflare.expr.conversions import convert, is_text_literal, meeting_type
+from dataflare.expr.division import divide
 from dataflare.expr.intervals import MICROSECONDS
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.expr.registry import Example, Resolver, register
@@ -141,7 +142,7 @@ def _epoch(per_second: int) -> Callable[[Node, pl.Expr], Lowered | pl.Expr]:
 
 def _epoch_seconds(node: Node, x: pl.Expr) -> pl.Expr:
     ticks, rate = _ticks(x, node.args[0].type)
-    return ticks.cast(pl.Float64) / float(rate)
+    return divide(ticks, pl.lit(float(rate)))
 
 
 _EVERY = {
