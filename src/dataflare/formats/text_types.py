@@ -272,7 +272,7 @@ def tolerant(column: TextColumn) -> pl.Expr | None:
 def loose(column: TextColumn) -> pl.Expr:
     """The expression that turns text into the column's type, NULL where it does not fit."""
     value = pl.col(column.name)
-    if not column.type.is_text:
+    if not column.type.is_text and column.type.name != "binary":
         value = pl.when(value != "").then(value)
     return converted(column, value, patient=True)
 

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
 from dataflare.connectors.file.watching import watched_lines, watched_records
+from dataflare.formats import line_chunks
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.csv_read import CsvPlan
 from dataflare.formats.line_chunks import (
-    CHUNK_BYTES,
     FIRST_BYTES,
     LineChunks,
     LineNumbers,
@@ -64,7 +64,7 @@ class LineReader(ChunkReader):
         with file_errors(facts.path):
             facts.check_shrunk()
             stream, seen, offset = self._start(body, position)
-        chunk_bytes = min(CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
+        chunk_bytes = min(line_chunks.CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
         self._record_max = record_max
         if isinstance(plan, CsvPlan):
             quote, delimiter = plan.dialect.quote, plan.dialect.delimiter
