@@ -95,7 +95,8 @@ def functions(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
     """The functions of expressions."""
     from dataflare.expr import registry
 
-    yield from ((row.name, row.summary) for row in registry.functions())
+    for row in registry.functions():
+        yield from ((name, row.summary) for name in (row.name, *row.aliases))
 
 
 @_quiet
