@@ -83,7 +83,13 @@ def test_fields_of_a_json_document(server: RedisServer, tmp_path: Path) -> None:
     )
     assert result.status == "finished", result.error
     first, second, third, _ = out(tmp_path)
-    assert first == {"id": 1, "customer": 7, "called": "Ada", "tags": ["a", "b"], "more": '{"x":1}'}
+    assert first == {
+        "id": 1,
+        "customer": 7,
+        "called": "Ada",
+        "tags": ["a", "b"],
+        "more": '{"x": 1}',
+    }
     assert (second["called"], second["tags"]) == (None, None)
     assert third["called"] is None
 
