@@ -42,6 +42,7 @@ destinations:
 def no_failures_left() -> Iterator[None]:
     yield
     flaky.FAILURES.clear()
+    flaky.MADE.clear()
     flaky.GATES.clear()
 
 

@@ -231,7 +231,7 @@ def test_a_table_that_may_not_grow_is_left_alone(database):
         assert caught.value.help == "did you mean 't'?"
         with pytest.raises(SystemError_) as caught:
             await database.destination(create_table=False, table="nowhere.t").validate(SCHEMA)
-        assert caught.value.message.startswith("no schema 'nowhere' in 127.0.0.1:")
+        assert caught.value.message.startswith("no table 'nowhere.t' in 127.0.0.1:")
 
     run(go())
 
