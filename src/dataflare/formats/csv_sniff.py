@@ -12,6 +12,7 @@ import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.formats.csv_read import CsvDialect
+from dataflare.formats.names import unique_names
 from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
 from dataflare.formats.text_types import Spelling, TextColumn, infer
 
@@ -51,7 +52,7 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
                 if body.startswith((b"\xff\xfe", b"\xfe\xff"))
                 else "set 'encoding' to the encoding of the file, such as latin-1",
             ) from error
-        return _unique(names), start + record.end
+        return unique_names(names), start + record.end
     raise DataError(
         f"{path} is empty: it has no header line",
         code="E0507",
@@ -127,17 +128,3 @@ def _fields(text: str, dialect: CsvDialect) -> list[str]:
         return line.split(dialect.delimiter)
     reader = csv.reader(io.StringIO(line), delimiter=dialect.delimiter, quotechar=dialect.quote)
     return next(reader)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    seen: set[str] = set()
-    found: list[str] = []
-    for number, raw in enumerate(names, 1):
-        base = name = raw.strip() or f"column_{number}"
-        copy = 1
-        while name in seen:
-            copy += 1
-            name = f"{base}_{copy}"
-        seen.add(name)
-        found.append(name)
-    return found
