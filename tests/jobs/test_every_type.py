@@ -27,10 +27,10 @@ from servers import postgres as servers
 from dataflare import Workflow
 from dataflare.connectors import memory
 from dataflare.errors import DataFlareError
-from dataflare.model.foreign import held
+from dataflare.model.foreign import to_held_types
 
 FRAME = pl.DataFrame({"id": [1, 2, 3], **{name: values for name, (values, _) in COLUMNS.items()}})
-HELD = held(FRAME)
+HELD = to_held_types(FRAME)
 
 
 @pytest.fixture(autouse=True)
@@ -238,7 +238,10 @@ def test_duckdb(tmp_path):
     assert [us for (us,) in spans] == HELD["span_us"].to_physical().to_list()
     for name in names:
         if name not in ("null", "span_us"):
-            assert (name, held(got.select(name))[name].cast(HELD[name].dtype).to_list()) == (
+            assert (
+                name,
+                to_held_types(got.select(name))[name].cast(HELD[name].dtype).to_list(),
+            ) == (
                 (name, HELD[name].to_list())
                 if name != "float32"
                 else (name, pytest.approx(HELD[name].to_list(), nan_ok=True))

@@ -36,7 +36,7 @@ class Calls:
 
     def run(self, policy: RetryPolicy | None) -> str:
         retrying = Retrying(
-            "orders", policy, said=self.said.append, sleep=self.sleep, chance=lambda: 0.0
+            "orders", policy, on_retry=self.said.append, sleep=self.sleep, chance=lambda: 0.0
         )
         return asyncio.run(retrying.call(self.call))
 

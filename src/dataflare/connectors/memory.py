@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dataflare.errors import CheckpointError, ConfigError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
-from dataflare.model.foreign import held
+from dataflare.model.foreign import to_held_types
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
@@ -77,7 +77,7 @@ def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
     if not several or any(frame.schema != several[0].schema for frame in several):
         raise ValueError("frames of one schema, at least one, are needed")
     with _lock:
-        _sources[name] = tuple(held(frame) for frame in several)
+        _sources[name] = tuple(to_held_types(frame) for frame in several)
 
 
 def committed(name: str) -> pl.DataFrame:

@@ -1,5 +1,5 @@
-"""The words every other room speaks: schema and types, batch, split, position, watermark, barrier.
+"""The data types that every other room uses: schema, types, batch, split, position, watermark, barrier.
 
-Never does I/O, never knows a connector or an operator. Leans on `errors` only.
-Import from the submodules; those that need Polars (`batch`) import it, the others do not.
+It does no I/O and does not import connectors or operators. It depends on `errors` only.
+Import from the submodules. Those that need Polars (`batch`) import it, the others do not.
 """

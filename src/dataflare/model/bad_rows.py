@@ -1,4 +1,4 @@
-"""Rows that could not be read, as a source tells them: one by one, or as columns."""
+"""Rows that could not be read, as a source reports them: one by one, or as columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class BadRow(Struct, frozen=True):
     """A row that could not be read. row: its index in the chunk; raw: its text or bytes as text;
-    place: where it stands, for people."""
+    place: where it is in the source, to show to the user."""
 
     row: int
     code: str
@@ -23,7 +23,7 @@ class BadRow(Struct, frozen=True):
 
 
 class BadRows(Sequence[BadRow]):
-    """Bad rows kept as columns, where there may be many of them: a hundredth of a file costs little."""
+    """Bad rows stored as columns. Use it where there may be many: 1 % of a file's rows then costs little."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         """frame: the columns row (Int64), code, message, raw and place (String)."""
@@ -31,7 +31,7 @@ class BadRows(Sequence[BadRow]):
 
     @classmethod
     def of(cls, rows: Sequence[BadRow]) -> BadRows:
-        """These rows; themselves when they are kept as columns already."""
+        """These rows as columns. Returns the same object when they already are."""
         if isinstance(rows, BadRows):
             return rows
         import polars as pl
@@ -39,11 +39,11 @@ class BadRows(Sequence[BadRow]):
         return cls(
             pl.DataFrame(
                 {
-                    "row": [bad.row for bad in rows],
-                    "code": [bad.code for bad in rows],
-                    "message": [bad.message for bad in rows],
-                    "raw": [bad.raw for bad in rows],
-                    "place": [bad.place for bad in rows],
+                    "row": [row.row for row in rows],
+                    "code": [row.code for row in rows],
+                    "message": [row.message for row in rows],
+                    "raw": [row.raw for row in rows],
+                    "place": [row.place for row in rows],
                 },
                 schema={
                     "row": pl.Int64,

@@ -1,10 +1,10 @@
-"""What travels: an immutable batch of rows in Arrow memory.
+"""An immutable batch of rows in Arrow memory, which tasks send to each other.
 
 Always true:
 - cloning and slicing copy no rows;
 - the rows of one batch all have the batch's schema;
-- in a changelog the two halves of an update stand side by side in one batch; `slice` and `filter` do
-  not look at kinds, so who cuts a changelog with them keeps halves together himself.
+- in a changelog the two halves of an update are adjacent rows of one batch. `slice` and `filter` do
+  not check row kinds, so a caller that cuts a changelog must keep the halves together.
 Reserved columns begin with RESERVED; users' columns may not.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from dataflare.model.foreign import held
+from dataflare.model.foreign import to_held_types
 from dataflare.model.progress import Watermark
 from dataflare.model.types import RESERVED, Schema
 
@@ -28,7 +28,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class RowKind(enum.IntEnum):
-    """What a row of a changelog says happened."""
+    """The kind of change that a row of a changelog describes."""
 
     INSERT = 0
     UPDATE_BEFORE = 1
@@ -37,7 +37,7 @@ class RowKind(enum.IntEnum):
 
 
 class SharedDataBatch:
-    """Rows that may be shared freely because nothing changes them.
+    """Rows that any number of tasks may share, because they never change.
 
     frame: the rows; with a KIND_COLUMN it is a changelog, without one all rows are inserts.
     metadata: small facts about the batch (split, file), never about single rows.
@@ -58,15 +58,15 @@ class SharedDataBatch:
         self._bytes: int | None = None
 
     @classmethod
-    def from_arrow(cls, source: Any, **more: Any) -> SharedDataBatch:
+    def from_arrow(cls, source: Any, **options: Any) -> SharedDataBatch:
         """Take any object with the Arrow C stream interface (or a pyarrow table), without a copy
-        where Polars can hold its layout. Types that DataFlare does not have become the nearest one
-        that holds their values; DataError (E0509) names a column without one."""
+        where Polars can hold its layout. A type that DataFlare does not have becomes the nearest type
+        that holds its values. Raises DataError (E0509) with the column's name if there is no such type."""
         frame = (
             pl.DataFrame(source) if hasattr(source, "__arrow_c_stream__") else pl.from_arrow(source)
         )
         assert isinstance(frame, pl.DataFrame)
-        return cls(held(frame), **more)
+        return cls(to_held_types(frame), **options)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.frame.__arrow_c_stream__(requested_schema)
@@ -75,8 +75,8 @@ class SharedDataBatch:
         return self.frame.height
 
     def __repr__(self) -> str:
-        what = "changelog" if self.is_changelog else "rows"
-        return f"SharedDataBatch({self.num_rows} {what}, {', '.join(self.schema.names)})"
+        content = "changelog" if self.is_changelog else "rows"
+        return f"SharedDataBatch({self.num_rows} {content}, {', '.join(self.schema.names)})"
 
     @property
     def num_rows(self) -> int:
@@ -134,8 +134,8 @@ class SharedDataBatch:
 
     @staticmethod
     def merge(batches: Sequence[SharedDataBatch]) -> SharedDataBatch:
-        """All rows in order, from at least one batch; their schemas must be equal. The watermark is
-        the greatest; of metadata with one name the last counts."""
+        """All rows in order. It takes at least one batch; the schemas must be equal. The watermark is
+        the greatest one. Of metadata with the same name, the last batch's value is used."""
         if len(batches) == 1:
             return batches[0]
         frames = [batch.frame for batch in batches]
@@ -161,10 +161,10 @@ class SharedDataBatch:
 
 
 def private(frame: pl.DataFrame) -> pl.DataFrame:
-    """The same rows in a frame object of one's own, to be written from a thread.
+    """The same rows in a new frame object, for a thread that writes them.
 
-    Polars locks a frame object while it writes it, and calls back into Python for every write to a
-    file object; another thread that merely asks the same object for its height then waits for that
-    lock while it holds the interpreter, and neither goes on. So whoever writes, writes a clone.
+    Avoids a deadlock: Polars locks a frame object while it writes it, and calls back into Python for
+    every write to a file object. Another thread that asks the same object for its height waits for
+    that lock while it holds the interpreter's lock. So a thread always writes a clone.
     """
     return frame.clone()

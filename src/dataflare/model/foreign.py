@@ -1,8 +1,8 @@
-"""Columns of the Polars types that have no DataFlare type of their own, as the nearest type that does.
+"""Convert columns of Polars types that DataFlare does not have to the nearest type that it has.
 
 Half floats become float32, categories text, 128-bit integers decimals of 38 digits, maps lists of
-entries, fixed-size lists lists, and extension types what they are stored as. No value changes; an
-integer beyond 38 digits raises a Polars error (strict) or becomes NULL.
+entries, fixed-size lists lists, and extension types their storage type. No value changes. An
+integer of more than 38 digits raises a Polars error (strict) or becomes NULL.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import polars as pl
 from dataflare.model.types import Schema, from_polars
 
 
-def held(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with every column in a type that DataFlare holds; itself where it is so already. Raises
-    DataError (E0509) for a column that cannot be held."""
+def to_held_types(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with every column in a type that DataFlare has; the same object if all columns already
+    are. Raises DataError (E0509) for a column that has no such type."""
     foreign = foreign_columns(frame.schema)
     return frame.with_columns(**foreign) if foreign else frame
 
 
 def foreign_columns(schema: Mapping[str, Any], *, strict: bool = True) -> dict[str, pl.Expr]:
-    """For each column of a foreign type: the expression that turns it into the type that holds it.
+    """For each column of a foreign type: the expression that converts it to its DataFlare type.
 
-    Raises DataError (E0509) for a column that cannot be held.
+    Raises DataError (E0509) for a column that has no such type.
     """
     types = Schema.from_polars(schema).to_polars()
     return {
@@ -36,12 +36,12 @@ def foreign_columns(schema: Mapping[str, Any], *, strict: bool = True) -> dict[s
 
 
 def as_held(value: pl.Expr, dtype: Any, *, strict: bool = True) -> pl.Expr:
-    """A value of this Polars type in the type that holds it."""
+    """A value of this Polars type, converted to its DataFlare type."""
     return _stored(value, dtype).cast(from_polars(dtype).to_polars(), strict=strict)
 
 
 def _stored(value: pl.Expr, dtype: Any) -> pl.Expr:
-    """The value without extension types, which Polars does not cast, at any depth."""
+    """The value with extension types, which Polars does not cast, replaced by their storage at any depth."""
     if not _has_extension(dtype):
         return value
     if isinstance(dtype, pl.BaseExtension):
@@ -71,7 +71,7 @@ def _has_extension(dtype: Any) -> bool:
 
 
 def has_wide_integers(dtype: Any) -> bool:
-    """Whether integers of 128 bits are inside, which a decimal of 38 digits may not hold."""
+    """Whether the type has 128-bit integers at any depth. A decimal of 38 digits may be too small for them."""
     if isinstance(dtype, pl.Struct):
         return any(has_wide_integers(f.dtype) for f in dtype.fields)
     if isinstance(dtype, pl.Map):

@@ -1,4 +1,4 @@
-"""The key hash: the same on every machine, process and version; pinned by test vectors.
+"""The key hash. It is the same on every machine, process and version; test vectors pin it.
 
 splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014) for
 fixed-width values, xxh3 for text and bytes, over canonical values: integers as int64, -0.0 as 0.0,
@@ -44,11 +44,11 @@ def hash_columns(
     return frame.drop("__dataflare_part", strict=False)
 
 
-def key_group(hashed: pl.Expr) -> pl.Expr:
+def key_group(hash_value: pl.Expr) -> pl.Expr:
     """The key group (0 to 127) of a hash."""
     import polars as pl
 
-    return (hashed // (1 << 57)).cast(pl.UInt8)
+    return (hash_value // (1 << 57)).cast(pl.UInt8)
 
 
 def _mixed(frame: pl.LazyFrame, name: str) -> pl.LazyFrame:
@@ -110,7 +110,7 @@ def _decimal_text(value: pl.Expr) -> pl.Expr:
 
 
 def _plain(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A nested value whose JSON is equal for equal values, and which JSON can hold."""
+    """A nested value that JSON can hold. Equal values give equal JSON."""
     import polars as pl
 
     if isinstance(dtype, pl.Struct):
@@ -143,11 +143,11 @@ def _text_hash(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def digest(value: pl.Expr, namespace: str, method: str, **options: Any) -> pl.Expr:
-    """A digest of texts or bytes, from the polars-hash plug-in, which is loaded when first needed.
+    """A digest of texts or bytes, by the polars-hash plug-in. The plug-in is loaded on the first call.
 
     `namespace` is 'chash' (cryptographic) or 'nchash'.
     """
     import polars_hash  # noqa: F401  registers the namespaces
 
-    made: pl.Expr = getattr(getattr(value, namespace), method)(**options)
-    return made
+    digested: pl.Expr = getattr(getattr(value, namespace), method)(**options)
+    return digested

@@ -1,4 +1,4 @@
-"""Fields that rows have and the columns of their source lack."""
+"""Fields that are in the rows but not in the columns of their source."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from msgspec import Struct
 
 Columns = Mapping[str, Any]
-"""Columns that were found in the rows, by name, as JSON that only the source's format reads."""
+"""New columns in the rows, by name. The JSON values are read by the source's format only."""
 
 
 class NewFields(Struct, frozen=True):
-    """What one chunk has beyond the columns. A field that is NULL wherever it stands is not new.
+    """The fields of one chunk that are not in the columns. A field that is always NULL is not new.
 
     rows: the numbers of the rows that have a value in some new field, ascending. fields: by path
-    (`late`, `address.zip`), the numbers of the rows that have a value there. raw: the text of row i, for
-    people. sample: what `columns` needs of this chunk. columns: from the samples of several chunks,
-    the columns that would hold the new fields; they are new, or wider than before. A field that
-    no column may hold, because the user gave the type of the column around it, is in `fields` only.
+    (`late`, `address.zip`), the numbers of the rows that have a value there. raw: the text of row i, to
+    show to the user. sample: what `columns` needs of this chunk. columns: a function from the samples
+    of several chunks to the columns that would hold the new fields; they are new, or wider than
+    before. A field inside a column whose type the user declared is in `fields` only.
     """
 
     rows: Sequence[int]
@@ -31,7 +31,7 @@ class NewFields(Struct, frozen=True):
 class FieldsAppeared(Exception):
     """Ends an attempt so that the workflow is planned again with more columns. Not a failure.
 
-    columns: by source and name. fields: by source, the paths of the new fields, for people.
+    columns: by source and name. fields: by source, the paths of the new fields, to show to the user.
     """
 
     def __init__(self, columns: Mapping[str, Columns], fields: Mapping[str, Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Splits, positions, watermarks and barriers: how far a stream has come. Plain data, no I/O."""
+"""Splits, positions, watermarks and barriers: the progress of a stream. Plain data, no I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Watermark(Struct, frozen=True, order=True):
 
 
 class Barrier(Struct, frozen=True):
-    """The mark in the stream that cuts epoch `epoch` from the next one. `final`: nothing follows."""
+    """The marker in the stream between epoch `epoch` and the next one. `final`: no rows follow."""
 
     epoch: int
     final: bool = False

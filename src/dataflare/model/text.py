@@ -1,7 +1,7 @@
-"""Strings that remember where in a workflow file they stand, and which variables they hold.
+"""Strings of a workflow file that carry their place in the file and their variables.
 
-Always true: `template` has the length of the text as written in the file, so a character of it has a
-place; each variable in it is replaced by an identifier of the same length (`__00______`).
+Always true: `template` is as long as the text in the file, so that each character of it has a place.
+In it, an identifier of the same length (`__00______`) replaces each variable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataflare.model.types import DataType
 
 
 class Variable(Discreet, frozen=True):
-    """A `${...}` in a string: what stands for it in the template, and its typed value."""
+    """A `${...}` in a string. placeholder: the identifier that replaces it in the template. shown: the
+    variable as the user wrote it."""
 
     hidden = ("placeholder", "value", "type", "secret")
 
@@ -31,8 +32,8 @@ class Variable(Discreet, frozen=True):
 class SourceText(str):
     """A string of a workflow file after substitution, with its template, variables and place.
 
-    `starts`: for each line of the template, the offset of its first character and that
-    character's place; empty when the place is unknown (text from Python).
+    starts: for each line of the template, the offset of its first character and the place of that
+    character. It is empty when the place is unknown (text from Python).
     """
 
     template: str
@@ -47,11 +48,11 @@ class SourceText(str):
         variables: tuple[Variable, ...] = (),
         starts: tuple[tuple[int, Spot], ...] = (),
     ) -> Self:
-        made = super().__new__(cls, text)
-        made.template = text if template is None else template
-        made.variables = variables
-        made.starts = starts
-        return made
+        instance = super().__new__(cls, text)
+        instance.template = text if template is None else template
+        instance.variables = variables
+        instance.starts = starts
+        return instance
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
         return (str(self),), {
@@ -75,28 +76,28 @@ class SourceText(str):
 
     def spot_of(self, start: int, end: int) -> Spot | None:
         """The place of characters `start` (included) to `end` (excluded) of the template."""
-        found: Spot | None = None
+        place: Spot | None = None
         for offset, spot in self.starts:
-            if offset > start and found is not None:
+            if offset > start and place is not None:
                 break
-            found = spot.shifted(max(0, start - offset), max(1, end - start))
-        return found
+            place = spot.shifted(max(0, start - offset), max(1, end - start))
+        return place
 
 
 class BoundInt(int):
-    """A number that one whole variable stood for; source: the variable with its place and type."""
+    """A number that was written as one variable. source: the variable with its place and type."""
 
     source: SourceText
 
 
 class BoundFloat(float):
-    """Likewise, with a fraction."""
+    """A float that was written as one variable. source: as in BoundInt."""
 
     source: SourceText
 
 
 def bound(value: int | float, source: SourceText) -> BoundInt | BoundFloat:
-    """A number that still knows which variable it was, for fields that are expressions."""
-    made = BoundInt(value) if isinstance(value, int) else BoundFloat(value)
-    made.source = source
-    return made
+    """The number with the variable that it was written as, for fields that are expressions."""
+    number = BoundInt(value) if isinstance(value, int) else BoundFloat(value)
+    number.source = source
+    return number

@@ -22,7 +22,7 @@ INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 FLOATS = ("float32", "float64")
 _PLAIN = (*INTEGERS, *FLOATS, "bool", "string", "binary", "date", "time", "json", "null")
 RESERVED = "__dataflare_"
-"""How the names of our own columns begin; no column of a user does."""
+"""Names of internal columns begin with this. A user's column must not."""
 
 DIGITS_MAX = 38
 """The most digits that a decimal has."""
@@ -100,7 +100,9 @@ class Schema(Struct, frozen=True, dict=True):
     @classmethod
     def from_polars(cls, schema: Mapping[str, Any]) -> Schema:
         """Raises DataError (E0509) that names the first column of a type that cannot be held."""
-        return cls(tuple(Field(name, _of_column(name, dtype)) for name, dtype in schema.items()))
+        return cls(
+            tuple(Field(name, _type_of_column(name, dtype)) for name, dtype in schema.items())
+        )
 
     def to_polars(self) -> pl.Schema:
         import polars as pl
@@ -119,7 +121,7 @@ class Schema(Struct, frozen=True, dict=True):
 
     @cached_property
     def _types(self) -> dict[str, DataType]:
-        # A table of 20,000 columns is looked through for each of them.
+        # A loop over `fields` would be quadratic: callers look up each column of tables with 20,000 columns.
         return {field.name: field.type for field in self.fields}
 
     def __contains__(self, name: object) -> bool:
@@ -178,7 +180,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _quoted(name: str) -> str:
-    """A field's name as a type's text has it."""
+    """A field's name as it is written in the text of a type."""
     if _PLAIN_NAME.fullmatch(name):
         return name
     return '"' + name.replace('"', '""') + '"'
@@ -191,14 +193,14 @@ def parse_type(text: str) -> DataType:
     A field's name may stand in quotes. Raises WorkflowError (E0112) naming the nearest type.
     """
     parser = _TypeParser(text)
-    found = parser.type()
+    type_ = parser.type()
     if parser.tokens:
         raise _unknown_type(text)
-    return found
+    return type_
 
 
 class _TypeParser:
-    """tokens: (kind, text) of what is not read yet; kinds are word, number, mark and quoted."""
+    """tokens: (kind, text) of each unread token; kinds are word, number, mark and quoted."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -208,11 +210,11 @@ class _TypeParser:
             match = _TOKEN.match(stripped, place)
             if match is None:
                 raise _unknown_type(text)
-            kind, found = match.lastgroup or "", match.group(match.lastgroup or 0)
+            kind, token = match.lastgroup or "", match.group(match.lastgroup or 0)
             if kind in ("single", "double"):
                 quote = "'" if kind == "single" else '"'
-                kind, found = "quoted", found.replace(quote * 2, quote)
-            self.tokens.append((kind, found))
+                kind, token = "quoted", token.replace(quote * 2, quote)
+            self.tokens.append((kind, token))
             place = match.end()
 
     def take(self, *kinds: str) -> str:
@@ -223,13 +225,13 @@ class _TypeParser:
 
     def mark(self, *expected: str) -> str:
         """The next token, which must be one of these marks."""
-        found = self.take("mark")
-        if found not in expected:
+        token = self.take("mark")
+        if token not in expected:
             raise _unknown_type(self.text)
-        return found
+        return token
 
     def skips(self, mark: str) -> bool:
-        """Whether the next token is this mark, which is then passed."""
+        """Whether the next token is this mark. If it is, it is taken."""
         if self.tokens[:1] == [("mark", mark)]:
             self.tokens.pop(0)
             return True
@@ -313,7 +315,7 @@ def _is_zone(name: str) -> bool:
 
 
 def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
-    known = [
+    type_names = [
         *_PLAIN,
         "timestamp[us]",
         "duration[us]",
@@ -325,18 +327,19 @@ def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
         f"unknown type '{text}'",
         code="E0112",
         notes=[
-            "types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."
+            "a type is written with its Arrow name: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."
         ],
-        help=did_you_mean(name or text, known),
+        help=did_you_mean(name or text, type_names),
     )
 
 
 def from_polars(dtype: Any) -> DataType:
-    """The type that holds what a Polars column holds.
+    """The DataFlare type of a Polars column.
 
-    Some Polars types have none of their own: `foreign.held` turns such columns into what is said here.
-    Categories are text, half floats float32, 128-bit integers decimals, maps lists of entries, and an
-    extension type is what it is stored as. Raises DataError (E0509) for a type that cannot be held.
+    Some Polars types have no counterpart. `foreign.to_held_types` converts such columns to the type that
+    this function returns: text for categories, float32 for half floats, decimals for 128-bit integers,
+    lists of entries for maps, the storage type for extension types. Raises DataError (E0509) for a type
+    that DataFlare cannot hold.
     """
     import polars as pl
 
@@ -367,17 +370,17 @@ _EXTENSIONS = {"arrow.json": JSON, "arrow.bool8": BOOL}
 
 
 def unheld(type_: str, column: str | None = None, file: object = None) -> DataError:
-    """The refusal of values that no DataFlare type holds. type_: as the other system calls it."""
+    """The error for values that no DataFlare type holds. type_: its name in the other system."""
     place = f"{file}: " if file is not None else ""
-    what = f"column '{column}' has" if column is not None else "a column has"
+    subject = f"column '{column}' has" if column is not None else "a column has"
     return DataError(
-        f"{place}{what} the type {type_}, which DataFlare cannot hold",
+        f"{place}{subject} the type {type_}, which DataFlare cannot hold",
         code="E0509",
-        help="leave the column out, or have it written as another type, such as text",
+        help="leave the column out, or store it as another type, such as text",
     )
 
 
-def _of_column(name: str, dtype: Any) -> DataType:
+def _type_of_column(name: str, dtype: Any) -> DataType:
     try:
         return from_polars(dtype)
     except DataError as error:
@@ -449,5 +452,5 @@ def _to_polars(type_: DataType) -> pl.DataType:
         "float32": pl.Float32,
         "float64": pl.Float64,
     }
-    found: pl.DataType = table[type_.name]()
-    return found
+    dtype: pl.DataType = table[type_.name]()
+    return dtype

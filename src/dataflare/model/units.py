@@ -2,7 +2,7 @@
 
 `Duration` (float seconds), `Size` (int bytes) and `Rate` (float per second) are field types for
 Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
-refused (0 excepted), for nobody can tell what it means; a value is never negative.
+refused because it is ambiguous (0 is allowed); a value is never negative.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RATE_EXPECTED = "a rate such as 10/s or 10000/s"
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration; parts may follow one another (`1h30m`). Raises ValueError."""
+    """Seconds of a duration. It may have several parts (`1h30m`). Raises ValueError."""
     stripped = text.strip()
     if stripped == "0":
         return 0.0
@@ -69,7 +69,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_rate(text: str) -> float:
-    """How many per second. Raises ValueError; no rate is 0, for that would never end."""
+    """Events per second. Raises ValueError, also for 0, because such a run would never end."""
     match = _RATE.fullmatch(text.strip())
     if match is None or not Decimal(match.group(1)):
         raise ValueError(f"expected {RATE_EXPECTED}")

@@ -1,5 +1,5 @@
-"""How often a failed call of a system is made again, and when.
+"""Retries of failed calls: how often, and when.
 
-Never decides what may be called twice: the engine does. Leans on `errors`, which say whether trying
-again helps.
+It does not decide which calls may be made twice; the engine does. It depends on `errors`, which say
+whether a retry can help.
 """

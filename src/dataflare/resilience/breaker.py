@@ -1,11 +1,11 @@
 """A circuit breaker: calls to a failing system stop for a while, then one of them tries.
 
-    closed      calls pass; their outcomes within the window are counted
-    open        the share of failed calls came to the limit: calls wait until `recovery_s` is over
-    half-open   one call passes, the others wait for its outcome: closed again, or open again
+    closed      calls pass; the outcomes within the window are counted
+    open        the share of failed calls reached the limit: calls wait until `recovery_s` has passed
+    half-open   one trial call passes and the others wait for it; the breaker then closes or opens again
 
-Always true: a call is never refused, only held back. So it needs no error of its own: whoever gives
-up is the retry policy around it.
+Always true: a call is delayed and never refused. So the breaker has no error of its own: the retry
+policy around it decides when to give up.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from dataflare.errors import DataFlareError, Retry
 T = TypeVar("T")
 
 CALLS_MIN = 5
-"""Fewer calls than this within the window say nothing of a system."""
+"""The breaker does not open after fewer calls than this within the window."""
 
 
 class CircuitBreaker:
     """For one system, shared by all tasks that call it, on one event loop.
 
-    failure_rate: share of failed calls, above 0 to 1, at which it opens. window_s: calls within this
-    time count. slow_s: a call that takes as long counts as failed, though its result is used; None
-    for never. recovery_s: how long it stays open. opened: told how long, each time it opens.
+    failure_rate: share of failed calls, above 0 up to 1, at which it opens. window_s: calls within this
+    time are counted. slow_s: a call that takes this long counts as failed, though its result is used;
+    None for never. recovery_s: how long it stays open. opened: called with that time each time it
+    opens.
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class CircuitBreaker:
         return self._open_until is not None
 
     async def call(self, call: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
-        """What `call` returns or raises, once it may be made. timed: a slow one counts as failed;
-        False for calls that wait for rows to come."""
+        """Make the call as soon as the breaker allows it; returns or raises what `call` does. timed: a slow
+        call counts as failed; False for calls that wait for new rows."""
         trial = await self._admitted()
         try:
             started = self._clock()
             try:
                 result = await call()
             except Exception as error:
-                lost = isinstance(error, DataFlareError) and error.retry is not Retry.NEVER
-                self._count(not lost, trial)
+                retryable = isinstance(error, DataFlareError) and error.retry is not Retry.NEVER
+                self._count(not retryable, trial)
                 raise
             slow = timed and self._slow_s is not None and self._clock() - started >= self._slow_s
             self._count(not slow, trial)
@@ -77,11 +78,11 @@ class CircuitBreaker:
                 self._trial = None
 
     async def _admitted(self) -> bool:
-        """Wait until a call may be made. Returns whether it is the one that tries."""
+        """Wait until a call may be made. Returns whether it is the trial call."""
         while self._open_until is not None:
-            left = self._open_until - self._clock()
-            if left > 0:
-                await self._sleep(left)
+            remaining_s = self._open_until - self._clock()
+            if remaining_s > 0:
+                await self._sleep(remaining_s)
             elif self._trial is not None:
                 await self._trial.wait()
             else:
@@ -98,7 +99,7 @@ class CircuitBreaker:
                 self._open(now)
             return
         if self._open_until is not None:
-            return  # begun before it opened
+            return  # the call began before the breaker opened
         self._outcomes.append((now, succeeded))
         self._failed += not succeeded
         while self._outcomes[0][0] <= now - self._window_s:

@@ -1,4 +1,4 @@
-"""What a workflow says about calls that fail: data, as it stands in the file."""
+"""The `retry` option of a workflow file, as data."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ class RetryPolicy(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _said_once(cls, given: Any) -> Any:
+    def _refuse_alias_and_name(cls, config: Any) -> Any:
         for alias, name in ALIASES.items():
-            if isinstance(given, Mapping) and alias in given and name in given:
+            if isinstance(config, Mapping) and alias in config and name in config:
                 raise ValueError(f"'{name}' and '{alias}' mean the same: give one of them")
-        return given
+        return config
 
     def wait_s(self, attempt: int, chance: float = 0.0) -> float:
-        """Seconds to wait after the `attempt`-th try (from 1) has failed.
+        """Seconds to wait after attempt number `attempt` (from 1) has failed.
 
-        chance: in [0, 1); the wait is shortened by that much of the jitter's share.
+        chance: in [0, 1); the wait is shorter by this part of `jitter`.
         """
         try:
-            grown = {
+            factor = {
                 "fixed": 1.0,
                 "linear": float(attempt),
                 "exponential": self.multiplier ** (attempt - 1),
             }[self.backoff]
         except OverflowError:
-            grown = float("inf") if self.initial_backoff else 0.0
-        return min(self.max_backoff, self.initial_backoff * grown) * (1 - self.jitter * chance)
+            factor = float("inf") if self.initial_backoff else 0.0
+        return min(self.max_backoff, self.initial_backoff * factor) * (1 - self.jitter * chance)

@@ -1,7 +1,7 @@
-"""Calls that failed are made again: how often, and after which wait.
+"""Make failed calls again: how often, and after which wait.
 
-Always true: only errors that say so (`Retry.LATER`) are tried again; the last error of a call that
-was given up is raised as it was, and says how many attempts there were.
+Always true: a call is retried only if its error says that this can help (`Retry.LATER`). When the
+attempts are used up, the last error is raised, with the number of attempts in its message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AFTER_MAX_S = 300.0
-"""Nobody waits longer for a system that says when to come again; then the error is final."""
+"""The longest wait that a system may ask for. If it asks for more, the error is final."""
 
 _ONCE = RetryPolicy.model_construct(max_attempts=1)
 
@@ -45,9 +45,9 @@ class Retried(Struct, frozen=True):
 class Retrying:
     """The policy of one step, for its calls.
 
-    breaker: what each try passes through. said: told of every retry. sleep and chance: the clock's wait and a random number in [0, 1), for
-    tests. A system that says itself when to come again (`retry_after_s`) is asked again also where
-    no policy is given.
+    breaker: each attempt goes through it. on_retry: called before each retry. sleep and chance: the wait
+    of the clock and a random number in [0, 1); tests replace them. A system that says when to retry
+    (`retry_after_s`) gets the default policy if the step has none.
     """
 
     def __init__(
@@ -56,70 +56,73 @@ class Retrying:
         policy: RetryPolicy | None = None,
         *,
         breaker: CircuitBreaker | None = None,
-        said: Callable[[Retried], None] | None = None,
+        on_retry: Callable[[Retried], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
-        self._said, self._sleep, self._chance = said, sleep, chance
+        self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
 
     async def call(
         self,
         attempt: Callable[[], Awaitable[T]],
-        came: Callable[[], int] = lambda: 0,
+        progress: Callable[[], int] = lambda: 0,
         *,
         timed: bool = True,
     ) -> T:
-        """The result of a call, made until it succeeds or the attempts are used up. `attempt` must
-        be safe to be made again after it raised. came: how far it has come; attempts that come no
-        further are counted. timed: see `CircuitBreaker.call`."""
+        """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
+        be safe to call again after it raised. progress: a number that grows with each step forward; only
+        attempts without progress are counted. timed: see `CircuitBreaker.call`."""
         if self._breaker is not None:
             attempt = partial(self._breaker.call, attempt, timed=timed)
         try:
             return await attempt()
         except DataFlareError as error:
-            failed = error
-        while self._worth(failed):
+            last_error = error
+        while self._may_retry(last_error):
             try:
-                return await self._again(attempt, failed, came)
-            except _Further as further:
-                failed = further.error
-        raise failed
+                return await self._again(attempt, last_error, progress)
+            except _FailedAfterProgress as failure:
+                last_error = failure.error
+        raise last_error
 
     async def once(self, attempt: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
-        """The result of a call that may not be made again; the breaker counts it all the same."""
+        """Make a call that must not be repeated; the breaker counts it like other calls."""
         if self._breaker is None:
             return await attempt()
         return await self._breaker.call(attempt, timed=timed)
 
     async def _again(
-        self, attempt: Callable[[], Awaitable[T]], first: DataFlareError, came: Callable[[], int]
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        first: DataFlareError,
+        progress: Callable[[], int],
     ) -> T:
         from tenacity import AsyncRetrying, retry_if_exception
 
-        failed: list[DataFlareError] = [first]
+        errors: list[DataFlareError] = [first]
 
         async def make() -> T:
-            if failed:
-                raise failed.pop()
-            before = came()
+            if errors:
+                raise errors.pop()
+            before = progress()
             try:
                 return await attempt()
             except DataFlareError as error:
-                if came() != before:
-                    raise _Further(error) from error
+                if progress() != before:
+                    raise _FailedAfterProgress(error) from error
                 raise
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(self._worth),
+            retry=retry_if_exception(self._may_retry),
             stop=lambda state: state.attempt_number >= self._attempts_max(_error(state)),
             wait=self._wait_s,
             before_sleep=self._tell,
             sleep=self._sleep,
             retry_error_callback=_give_up,
         )
-        made: T = await retrying(make)
-        return made
+        result: T = await retrying(make)
+        return result
 
     def _policy_for(self, error: DataFlareError) -> RetryPolicy:
         if self.policy is not None:
@@ -129,7 +132,7 @@ class Retrying:
     def _attempts_max(self, error: DataFlareError) -> int:
         return self._policy_for(error).max_attempts
 
-    def _worth(self, error: BaseException) -> bool:
+    def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, DataFlareError) or error.retry is not Retry.LATER:
             return False
         return self._attempts_max(error) > 1 and (error.retry_after_s or 0.0) <= AFTER_MAX_S
@@ -142,15 +145,15 @@ class Retrying:
         return max(wait_s, error.retry_after_s or 0.0)
 
     def _tell(self, state: RetryCallState) -> None:
-        if self._said is not None and state.next_action is not None:
+        if self._on_retry is not None and state.next_action is not None:
             error = _error(state)
-            most = self._attempts_max(error)
+            attempts_max = self._attempts_max(error)
             wait_s = state.next_action.sleep
-            self._said(Retried(self.step, error, state.attempt_number, most, wait_s))
+            self._on_retry(Retried(self.step, error, state.attempt_number, attempts_max, wait_s))
 
 
-class _Further(Exception):
-    """A call that failed, but came further than the one before."""
+class _FailedAfterProgress(Exception):
+    """A call that failed, but made progress since the attempt before."""
 
     def __init__(self, error: DataFlareError) -> None:
         super().__init__(str(error))
@@ -170,17 +173,17 @@ def _give_up(state: RetryCallState) -> Any:
 
 
 class Retries:
-    """The policies of a run, by step; a step without one is tried once. breakers: those of steps that
-    have one; they live as long as the run, over its restarts."""
+    """The policies of a run, by step. The calls of a step without a policy are made once. breakers: by step;
+    they live as long as the run, across its restarts."""
 
     def __init__(
         self,
         policies: Mapping[str, RetryPolicy | None] | None = None,
-        said: Callable[[Retried], None] | None = None,
+        on_retry: Callable[[Retried], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         breakers: Mapping[str, CircuitBreaker] | None = None,
     ) -> None:
-        self._policies, self._said, self._sleep = policies or {}, said, sleep
+        self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
         self._breakers = breakers or {}
 
     def of(self, step: str) -> Retrying:
@@ -188,6 +191,6 @@ class Retries:
             step,
             self._policies.get(step),
             breaker=self._breakers.get(step),
-            said=self._said,
+            on_retry=self._on_retry,
             sleep=self._sleep,
         )

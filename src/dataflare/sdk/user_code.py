@@ -36,14 +36,14 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
     Raises DataError (E0521)."""
     import polars as pl
 
-    from dataflare.model.foreign import held
+    from dataflare.model.foreign import to_held_types
 
     if isinstance(result, SharedDataBatch):
-        return held(result.frame)
+        return to_held_types(result.frame)
     if isinstance(result, pl.LazyFrame):
-        return held(result.collect())
+        return to_held_types(result.collect())
     if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
-        return held(pl.DataFrame(result))
+        return to_held_types(pl.DataFrame(result))
     if not isinstance(result, pl.DataFrame):
         raise DataError(
             f"step '{step}': {what} returned {named(result)}, not a DataFrame",
@@ -51,7 +51,7 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
             step=step,
             help="return a Polars DataFrame, a LazyFrame or an Arrow table",
         )
-    return held(result)
+    return to_held_types(result)
 
 
 def conformed(

@@ -1,5 +1,5 @@
-"""Secrets and who may see them: providers of secret values, and their removal from what is shown.
+"""Secrets: providers of their values, and the removal of these values from everything that is shown.
 
-Never writes a secret anywhere and never puts one in an error. Leans on `errors` only.
+It never writes a secret and never puts one into an error. It depends on `errors` only.
 Import from the submodules.
 """

@@ -1,7 +1,7 @@
-"""Find the secrets that are written in a workflow's config as they are, so that no text shows them.
+"""Find the secrets that are written literally in a workflow's config, so that no output shows them.
 
-Always true: a value is found by the name it stands under, or by its place in a URL or a connection
-string; a name alone never makes the rest of a text secret. Nothing here knows a connector.
+Always true: a value is a secret because of the name of its option, or because of its place in a URL or
+a connection string. The rules do not depend on a connector.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _CONNECTION = re.compile(r"connection|dsn|conninfo", re.I)
 _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.I)
 _PAIR = re.compile(r"(?P<name>[A-Za-z][\w .-]{0,40}?)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|[^\s;&]+)")
 _VARIABLES = re.compile(r"(\$\{[^}]*\})+")
-"""What has no value yet: the name of a variable is not a secret."""
+"""A variable without its value. The name of a variable is not a secret."""
 _LEAST = 4
-"""Parts of a password that are shorter are not looked for by themselves."""
+"""Shorter parts of a password are not hidden on their own."""
 
 
 def literal_secrets(config: Any, name: str = "") -> Iterator[str]:
-    """Every text in a config that has to be hidden, in all the forms in which it may come back.
+    """Every text in a config that must be hidden, in each form in which output may contain it.
 
-    config: maps, lists and scalars. name: the key that it stands under.
+    config: maps, lists and scalars. name: the key of this value.
     """
     if isinstance(config, Mapping):
         yield from _of_pairs(config)
@@ -61,7 +61,7 @@ def is_secret(name: str) -> bool:
 
 
 def _of_pairs(config: Mapping[Any, Any]) -> Iterator[str]:
-    """Where one option says what another one is: names and passwords, headers, keys by name."""
+    """Secrets that need two options to be recognised: user and password, header and value, key and value."""
     password = config.get("password")
     user = config.get("username", config.get("user"))
     if isinstance(password, str) and isinstance(user, str):
@@ -84,9 +84,9 @@ def _of_connection(text: str) -> Iterator[str]:
 
 def _of_url(text: str) -> Iterator[str]:
     rest = text.partition("://")[2]
-    who, at, _ = rest.rpartition("@")
+    user_info, at, _ = rest.rpartition("@")
     if at:
-        user, colon, password = who.partition(":")
+        user, colon, password = user_info.partition(":")
         if colon and password:
             yield from _forms(password)
             yield _basic(unquote(user), unquote(password))
@@ -97,14 +97,14 @@ def _of_url(text: str) -> Iterator[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """A secret, what it is when decoded, and its parts: a server may take a part of a password with
-    odd characters for something else, and name it in its message."""
+    """A secret, its decoded forms, and its parts. Parts, because a server may read a part of a password
+    with special characters as a host or a path, and show it in its message."""
     scheme, _, rest = value.partition(" ")
     values = {value, unquote(value), unquote_plus(value)}
     if scheme.lower() in ("bearer", "basic", "token", "apikey", "digest"):
         values.add(rest)
-    for each in tuple(values):
-        values |= {part for part in re.split(r"[\s/?#@:&=]+", each) if len(part) >= _LEAST}
+    for form in tuple(values):
+        values |= {part for part in re.split(r"[\s/?#@:&=]+", form) if len(part) >= _LEAST}
     yield from sorted(values - {"", scheme if rest else ""})
 
 

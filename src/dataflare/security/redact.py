@@ -1,7 +1,7 @@
-"""Take secrets and passwords out of text that people or files will see.
+"""Remove secrets and passwords from text that is shown or written.
 
-Always true: `redact` of a text without secrets or connection strings is the text itself; redacting
-twice is redacting once; a remembered value is found as it is, percent-encoded, JSON-escaped and as
+Always true: `redact` does not change a text without secrets or connection strings; to redact twice gives
+the same text as once; a remembered value is hidden as it is, percent-encoded, JSON-escaped and as
 base64.
 """
 
@@ -18,18 +18,18 @@ from urllib.parse import quote, quote_plus
 MASK = "***"
 
 _SHORT = 4
-"""Values shorter than this are hidden only where they stand as a word of their own: a secret `a`
-must not turn every text into asterisks."""
+"""Values shorter than this are hidden only as whole words: a secret `a` must not turn every text into
+asterisks."""
 
 _NAMES = (
     r"password|passwd|passphrase|pwd|secret|secret_key|client_secret|api_?key|access_?key"
     r"|secret_access_key|account_?key|private_key|access_token|auth_token|sasl_password|token|sig"
 )
 _NAMES_LIST = ("pass", "pwd", "secret", "key", "token", "sig")
-"""One of these is in each of the names."""
+"""Each of the names contains one of these."""
 
 _VALUE_MAX = 4000
-"""Longer passwords in URLs are not looked for: the search must stay linear on any text."""
+"""Longer passwords in URLs are not hidden: the search must stay linear on any text."""
 _URL = re.compile(
     r"(?P<head>\b[a-z][a-z0-9+.\-]{0,40}://[^\s/?#:'\"]{0,256}:)"
     rf"(?P<value>[^\s'\"]{{0,{_VALUE_MAX}}})(?=@)",
@@ -50,7 +50,7 @@ _NAME = re.compile(_NAMES, re.I)
 
 
 def is_secret_name(name: str) -> bool:
-    """Does a config key of this name hold a password, a token or the like?"""
+    """Whether a config key of this name holds a password, a token or another secret."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -64,8 +64,8 @@ def redact_connections(text: str) -> str:
 
 
 def mask_line(line: str) -> str:
-    """A line of a workflow file with passwords masked by as many asterisks, so that columns stay.
-    Variables are left: their names are no secret."""
+    """A line of a workflow file with each character of a password replaced by an asterisk, so that columns
+    stay the same. Variables are shown: their names are not secrets."""
     if _HINT.search(line) is None:
         return line
     for pattern in (_URL, _PAIR, _KEY):
@@ -78,12 +78,12 @@ def _same_length(match: re.Match[str]) -> str:
     quote = value[0] if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0] else ""
     inner = value[1:-1] if quote else value
     parts = re.split(r"(\$\{[^}]*\})", inner)
-    shown = "".join(part if part.startswith("${") else "*" * len(part) for part in parts)
-    return match["head"] + quote + shown + quote
+    masked = "".join(part if part.startswith("${") else "*" * len(part) for part in parts)
+    return match["head"] + quote + masked + quote
 
 
 class Redactor:
-    """Hides given values, and passwords in connection strings. Its repr shows none of them."""
+    """Hides the values it remembers, and passwords in connection strings. Its repr does not show them."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values: set[str] = set()
@@ -95,8 +95,8 @@ class Redactor:
         return f"Redactor({len(self._values)} values)"
 
     def remember(self, value: str) -> None:
-        """Hide this value from now on. The lines of a value of several lines are hidden one by one
-        too, for logs are cut into lines."""
+        """Hide this value from now on. Each line of a value is hidden on its own too, because logs are
+        split into lines."""
         for part in {value, *value.splitlines()}:
             if part.strip():
                 self._values.add(part)
@@ -111,12 +111,12 @@ class Redactor:
         return redact_connections(text)
 
     def suspects(self) -> list[str]:
-        """Texts without any of these are left as they are by `redact`, whatever their case."""
+        """`redact` does not change a text that contains none of these, in upper or lower case."""
         return sorted(_spellings(self._values) | {"://", *_NAMES_LIST})
 
 
 def _spellings(values: Iterable[str]) -> set[str]:
-    """Every form in which one of the values may stand in a text."""
+    """Every form in which a text may contain one of the values."""
     spellings: set[str] = set()
     for value in values:
         escaped = json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]
@@ -127,11 +127,13 @@ def _spellings(values: Iterable[str]) -> set[str]:
 
 
 def _pattern_of(values: Iterable[str]) -> re.Pattern[str]:
-    ordered = sorted(_spellings(values), key=lambda each: (-len(each), each))
+    ordered = sorted(_spellings(values), key=lambda spelling: (-len(spelling), spelling))
     return re.compile(
         "|".join(
-            re.escape(each) if len(each) >= _SHORT else rf"(?<!\w){re.escape(each)}(?!\w)"
-            for each in ordered
+            re.escape(spelling)
+            if len(spelling) >= _SHORT
+            else rf"(?<!\w){re.escape(spelling)}(?!\w)"
+            for spelling in ordered
         )
     )
 
@@ -147,8 +149,8 @@ def remember_secret(value: str) -> None:
 
 
 def redact(text: str) -> str:
-    """The text without any secret this process has seen, and without passwords in connection
-    strings. For errors, logs and API answers."""
+    """The text without any secret that this process remembers, and without passwords in connection
+    strings. For errors, logs and API responses."""
     return _process.redact(text)
 
 
@@ -164,5 +166,5 @@ def redact_all(value: Any) -> Any:
 
 
 def suspects() -> list[str]:
-    """A text that holds none of these, in any case of letters, is left as it is by `redact`."""
+    """`redact` does not change a text that contains none of these, in upper or lower case."""
     return _process.suspects()

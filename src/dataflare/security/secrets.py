@@ -1,7 +1,7 @@
-"""Where `${secret:NAME}` finds its value.
+"""The providers of the value of `${secret:NAME}`.
 
-Always true: a provider answers with the value or None and raises only when it could not look; a
-provider's repr shows where it looks, never what it found.
+Always true: a provider returns the value or None, and raises only when it could not look; its repr
+shows where it looks and never a value.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 class SecretProvider(Protocol):
-    """Anything that knows secrets by name: the environment, a folder, a keyring, a vault."""
+    """A store of secrets by name: the environment, a folder, a keyring, a vault."""
 
     @property
     def place(self) -> str:
-        """Where it looks, for the error that says nothing was found there."""
+        """Where it looks, for the error about a secret that is not there."""
         ...
 
     def get(self, name: str) -> str | None:
@@ -34,8 +34,8 @@ class SecretProvider(Protocol):
 
 
 class EnvironmentSecrets:
-    """The environment: `DATAFLARE_SECRET_NAME`, else `NAME`. The name is tried as it is written
-    and in capitals with underscores."""
+    """The environment: `DATAFLARE_SECRET_NAME`, else `NAME`. It looks for the name as it is written, then
+    in capitals with underscores."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
@@ -48,16 +48,16 @@ class EnvironmentSecrets:
         return "the environment (DATAFLARE_SECRET_<NAME>, then <NAME>)"
 
     def get(self, name: str) -> str | None:
-        shouted = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
-        for key in (f"DATAFLARE_SECRET_{name}", f"DATAFLARE_SECRET_{shouted}", name, shouted):
+        upper_name = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+        for key in (f"DATAFLARE_SECRET_{name}", f"DATAFLARE_SECRET_{upper_name}", name, upper_name):
             if key in self._environ:
                 return self._environ[key]
         return None
 
 
 class FileSecrets:
-    """A folder with one file per secret, as containers mount them. One line end at the end of a
-    file is not part of its secret."""
+    """A folder with one file per secret, as containers mount them. One line end at the end of the file
+    is not part of the secret."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class FileSecrets:
             raise WorkflowError(
                 f"the secret '{name}' cannot be read from {path}: {error.strerror}",
                 code="E0110",
-                help="give yourself the right to read it",
+                help="allow the user who runs DataFlare to read the file",
             ) from error
         if len(data) > _SECRET_BYTES_MAX:
             raise WorkflowError(
@@ -102,7 +102,7 @@ class FileSecrets:
 
 
 class ChainedSecrets:
-    """Several providers; the first that knows the name answers."""
+    """Several providers, asked in order. The first that has the secret returns it."""
 
     def __init__(self, providers: Sequence[SecretProvider]) -> None:
         self.providers = tuple(providers)
@@ -116,9 +116,9 @@ class ChainedSecrets:
 
     def get(self, name: str) -> str | None:
         for provider in self.providers:
-            found = provider.get(name)
-            if found is not None:
-                return found
+            secret = provider.get(name)
+            if secret is not None:
+                return secret
         return None
 
 

@@ -148,7 +148,7 @@ class Step:
         policy: RetryPolicy | None = None, **config: Any,
     ) -> None:  # fmt: skip
         self.retried: list[Retried] = []
-        self._retrying = Retrying(step, policy, said=self.retried.append)
+        self._retrying = Retrying(step, policy, on_retry=self.retried.append)
         self.destination = database.destination(step, **config)
         redo = database.folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)

@@ -311,7 +311,7 @@ def test_a_reader_makes_its_connection_again_where_nothing_is_lost(database):
         made = database.source(table="t")
         [split] = await made.splits()
         retried: list[Retried] = []
-        reader = ReopeningReader(made, split, None, Retrying("in", said=retried.append), 0.0)
+        reader = ReopeningReader(made, split, None, Retrying("in", on_retry=retried.append), 0.0)
         seen = (await reader.read_batch(500)).frame["id"].to_list()
         database.execute(
             "delete from t where id % 2 = 0",  # not in the snapshot
