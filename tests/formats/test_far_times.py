@@ -74,3 +74,19 @@ def test_near_values_are_left_alone():
     frame = pl.DataFrame({"a": [1, 2]}).cast(pl.Datetime("us"))
     assert for_python(frame) is not None
     assert for_python(frame).schema == frame.schema
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text"),
+    [
+        (pl.Datetime("ns"), "1970-01-01T00:00:00.000000001"),
+        (pl.Time(), "00:00:00.000000001"),
+        (pl.Duration("ns"), "PT0.000000001S"),
+        (pl.List(pl.Datetime("ns", "UTC")), ["1970-01-01T00:00:00.000000001Z"]),
+    ],
+)
+def test_nanoseconds_stay_in_a_row_for_python(dtype: pl.DataType, text: object):
+    frame = pl.DataFrame({"a": pl.Series([1]).cast(dtype.inner if dtype == pl.List else dtype)})
+    if dtype == pl.List:
+        frame = frame.select(pl.col("a").implode())
+    assert for_python(frame).row(0) == (text,)

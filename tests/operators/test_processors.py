@@ -240,7 +240,7 @@ class KeyedByNothing(Doubled):
         (GivesNumber, "E0521", "returned a value of the type int"),
         (GivesOther, "E0521", "left out the columns at"),
         (GivesMore, "E0521", "columns that output_schema does not name: more, and"),
-        (GivesText, "E0521", "returned values of another type"),
+        (GivesText, "E0521", "returned string in the column 'at', which is int64"),
         (KeepsUnkeyed, "E0416", "the state 'seen' lacks the key k"),
         (KeepsSpread, "E0416", "keys = None"),
         (EndsSpread, "E0417", "EndsSpread has an end"),

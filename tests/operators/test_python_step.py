@@ -103,7 +103,7 @@ def test_expressions_behind_it_still_know_the_time_and_the_row(base: Path):
     ("config", "code", "message"),
     [
         ('picky", mode: record', "E0520", "raised ValueError: no text"),
-        ('untyped", mode: record', "E0520", "raised TypeError"),
+        ('untyped", mode: record', "E0521", "returned 'many' in the column 'n'"),
         ('other", mode: record', "E0521", "int, not a dict"),
         ('late"', "E0520", "raised ColumnNotFoundError"),
         ('shape"', "E0521", "int, not a DataFrame"),
@@ -156,3 +156,145 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path):
         base=tmp_path,
     )
     assert block.startswith("error[E0408]: cannot import 'broken_steps:broken': SyntaxError")
+
+
+# -- types of what a function gives ----------------------------------------------------------------
+
+TYPED = """
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+import polars as pl
+
+VALUES = {values}
+
+def frame(rows):
+    name, dtype = {dtype}
+    return rows.select(pl.Series("v", VALUES, dtype=dtype, strict=True))
+
+def record(row):
+    return [{{"v": value}} for value in VALUES]
+"""
+
+
+def typed(
+    tmp_path: Path, mode: str, promised: str, values: str, dtype: str = "(None, None)"
+) -> str:
+    (tmp_path / "typed_steps.py").write_text(TYPED.format(values=values, dtype=dtype))
+    function = "frame" if mode == "batch" else "record"
+    return (
+        f'step: {{type: python, inputs: [s], config: {{function: "typed_steps:{function}", mode: {mode}, '
+        f'schema: {{v: "{promised}"}}}}}}'
+    )
+
+
+SAME = [
+    ("int64", "[1, -5, None]", "pl.Int8"),
+    ("int8", "[127, -128, None]", "pl.Int64"),
+    ("uint64", "[2**64 - 1, 0]", "pl.UInt64"),
+    ("float64", "[2**53, -1, None]", "pl.Int64"),
+    ("float64", "[0.1, float('inf'), None]", "pl.Float64"),
+    ("float32", "[0.5, None]", "pl.Float64"),
+    ("decimal(5, 2)", "[Decimal('1.500'), None]", "pl.Decimal(38, 3)"),
+    ("decimal(5, 2)", "[999, None]", "pl.Int64"),
+    ("timestamp[us]", "[datetime(2024, 1, 1, 5), None]", "pl.Datetime('ns')"),
+    ("timestamp[ns]", "[datetime(2024, 1, 1, 5), None]", "pl.Datetime('ms')"),
+    ("timestamp[us, UTC]", "[datetime(2024, 1, 1, 5, tzinfo=UTC)]", "pl.Datetime('us', 'Asia/Tokyo')"),
+    ("duration[us]", "[timedelta(seconds=1), None]", "pl.Duration('ms')"),
+    ("json", "['[1]', None]", "pl.String"),
+    ("list<float64>", "[[1, 2], [], None]", "pl.List(pl.Int64)"),
+    ("struct<a: int64, b: string>", "[{'a': 1, 'b': 'x'}, None]", "pl.Struct({'a': pl.Int8, 'b': pl.String})"),
+    ("date", "[date(2024, 2, 29), None]", "pl.Date"),
+    ("time", "[time(23, 59, 59, 999_999), None]", "pl.Time"),
+    ("binary", "[b'\\\\xff', None]", "pl.Binary"),
+    ("string", "[None, None]", "pl.Null"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["batch", "record"])
+@pytest.mark.parametrize(("promised", "values", "dtype"), SAME)
+def test_a_value_comes_in_another_width_of_its_kind_as_itself(
+    tmp_path: Path, mode: str, promised: str, values: str, dtype: str
+):
+    text = typed(tmp_path, mode, promised, values, f"('v', {dtype})")
+    names: dict[str, Any] = {}
+    exec("from datetime import *\nfrom decimal import Decimal", names)
+    wanted = eval(values, names)
+    assert [row["v"] for row in result_of(text, s=[{"n": 1}], base=tmp_path)] == wanted
+
+
+OTHER = [
+    ("date", "[1]", "pl.Int64"),
+    ("timestamp[us]", "[1]", "pl.Int64"),
+    ("time", "[1]", "pl.Int64"),
+    ("duration[us]", "[1]", "pl.Int64"),
+    ("bool", "[1]", "pl.Int64"),
+    ("string", "[1]", "pl.Int64"),
+    ("int64", "[True]", "pl.Boolean"),
+    ("int64", "['1']", "pl.String"),
+    ("int64", "[1.0]", "pl.Float64"),
+    ("int64", "[date(2024, 1, 1)]", "pl.Date"),
+    ("decimal(5, 2)", "[1.5]", "pl.Float64"),
+    ("float64", "[Decimal('1.5')]", "pl.Decimal(5, 2)"),
+    ("date", "[datetime(2024, 1, 1)]", "pl.Datetime('us')"),
+    ("timestamp[us]", "[date(2024, 1, 1)]", "pl.Date"),
+    ("timestamp[us]", "[datetime(2024, 1, 1, tzinfo=UTC)]", "pl.Datetime('us', 'UTC')"),
+    ("timestamp[us, UTC]", "[datetime(2024, 1, 1)]", "pl.Datetime('us')"),
+    ("time", "[datetime(2024, 1, 1, 5)]", "pl.Datetime('us')"),
+    ("string", "[b'x']", "pl.Binary"),
+    ("binary", "['x']", "pl.String"),
+    ("list<int64>", "[1]", "pl.Int64"),
+    ("list<int64>", "[['1']]", "pl.List(pl.String)"),
+    ("list<string>", "['ab']", "pl.String"),
+    ("struct<a: int64>", "[{'a': '1'}]", "pl.Struct({'a': pl.String})"),
+    ("struct<a: int64>", "[{'b': 1}]", "pl.Struct({'b': pl.Int64})"),
+    ("struct<a: int64>", "[{'a': 1, 'b': 1}]", "pl.Struct({'a': pl.Int64, 'b': pl.Int64})"),
+]  # fmt: skip
+LOST = [
+    ("int8", "[128]", "pl.Int64"),
+    ("uint8", "[-1]", "pl.Int64"),
+    ("float64", "[2**53 + 1]", "pl.Int64"),
+    ("float64", "[2**63 - 1]", "pl.Int64"),
+    ("float32", "[2**24 + 1]", "pl.Int64"),
+    ("float32", "[0.1]", "pl.Float64"),
+    ("float32", "[1e300]", "pl.Float64"),
+    ("decimal(5, 2)", "[Decimal('1.005')]", "pl.Decimal(38, 3)"),
+    ("decimal(5, 2)", "[Decimal('1000')]", "pl.Decimal(38, 3)"),
+    ("decimal(5, 2)", "[1000]", "pl.Int64"),
+    ("timestamp[ms]", "[datetime(2024, 1, 1, 5, 0, 0, 1)]", "pl.Datetime('us')"),
+    ("duration[s]", "[timedelta(microseconds=1)]", "pl.Duration('us')"),
+    ("list<int8>", "[[1, 128]]", "pl.List(pl.Int64)"),
+    ("struct<a: float64>", "[{'a': 2**53 + 1}]", "pl.Struct({'a': pl.Int64})"),
+]
+
+
+@pytest.mark.parametrize("mode", ["batch", "record"])
+@pytest.mark.parametrize(("promised", "values", "dtype"), [*OTHER, *LOST])
+def test_a_value_that_would_change_is_refused(
+    tmp_path: Path, mode: str, promised: str, values: str, dtype: str
+):
+    text = typed(tmp_path, mode, promised, values, f"('v', {dtype})")
+    error = failure(text, s=[{"n": 1}], base=tmp_path)
+    assert (error.code, error.step) == ("E0521", "step")
+    assert "column 'v'" in error.message
+    assert promised in error.message
+
+
+def test_times_too_far_for_another_unit_are_refused(tmp_path: Path):
+    text = typed(tmp_path, "batch", "timestamp[ns]", "[]", "('v', pl.Datetime('us'))")
+    code = (tmp_path / "typed_steps.py").read_text()
+    far = code.replace('"v", VALUES', '"v", [2**62]')
+    (tmp_path / "typed_steps.py").write_text(far)
+    assert failure(text, s=[{"n": 1}], base=tmp_path).code == "E0521"
+
+
+def test_a_row_does_not_lose_the_nanoseconds_that_python_cannot_hold(base: Path):
+    given = [{"n": 1, "t": "2024-01-01 00:00:00.000000001"}, {"n": 2, "t": "2024-01-01"}]
+    text = """
+early: {type: map, inputs: [s], config: {cast: {t: "timestamp[ns]"}}}
+step: {type: python, inputs: [early], config: {function: "own_steps:picky", mode: record}%s}
+"""
+    error = failure(text % "", s=given, base=base)
+    assert (error.code, error.step) == ("E0521", "step")
+    assert "'t'" in error.message
+    kept = result_of(text % ", error_handling: {on_error: skip}", s=given, base=base)
+    assert [row["n"] for row in kept] == [2]

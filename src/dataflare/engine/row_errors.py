@@ -19,6 +19,7 @@ from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
 from dataflare.operators.schema_change import UNFORESEEN
 from dataflare.operators.validate import RULE_BROKEN
+from dataflare.sdk.user_code import is_of_rows
 
 if TYPE_CHECKING:
     from dataflare.engine.segments import Given, Outcome
@@ -156,12 +157,12 @@ class RowErrors:
             outcome.failed.append(told)
 
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
-        """The result of a user's function; where rows may be left out, those that make it raise are
-        found by halving the batch."""
+        """The result of a user's function; where rows may be left out, those for which it raises
+        or gives a wrong value are found by halving the batch."""
         try:
             return call.run(frame)
         except DataError as error:
-            if self.policy(call.step) == "fail" or error.code != "E0520":
+            if self.policy(call.step) == "fail" or not is_of_rows(error):
                 raise
             if frame.height == 1:
                 outcome.count_errors(call.step, 1)

@@ -8,7 +8,8 @@ Always true: the text is ISO 8601; a year beyond 9999 has its sign, as in +29424
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import polars as pl
 
@@ -33,10 +34,27 @@ def beyond_python(frame: pl.DataFrame, schema: Schema) -> frozenset[str]:
     return _beyond(frame, schema, *_PYTHON_DAYS)
 
 
+def finer_than_python(frame: pl.DataFrame, schema: Schema) -> frozenset[str]:
+    """The columns with a value in nanoseconds that Python's microseconds would cut."""
+    return _with_any(frame, {field.name: _odd(pl.col(field.name), field.type) for field in schema})
+
+
+def _odd(value: pl.Expr, type_: DataType) -> pl.Expr | None:
+    """Where a value, or one inside it, is not in whole microseconds; None if it always is."""
+    if type_.name == "time" or (type_.name in _KINDS and type_.unit == "ns"):
+        return value.to_physical() % 1_000 != 0
+    return _inside(value, type_, _odd)
+
+
 def _beyond(frame: pl.DataFrame, schema: Schema, first: int, last: int) -> frozenset[str]:
-    masks: Mapping[str, pl.Expr | None] = {
-        field.name: _mask(pl.col(field.name), field.type, first, last) for field in schema
-    }
+    return _with_any(
+        frame,
+        {field.name: _mask(pl.col(field.name), field.type, first, last) for field in schema},
+    )
+
+
+def _with_any(frame: pl.DataFrame, masks: Mapping[str, pl.Expr | None]) -> frozenset[str]:
+    """The columns of which a mask is true somewhere."""
     checks = {name: mask.any() for name, mask in masks.items() if mask is not None}
     if not checks or not frame.height:
         return frozenset()
@@ -54,10 +72,17 @@ def _mask(value: pl.Expr, type_: DataType, first: int, last: int) -> pl.Expr | N
             most = _SPAN_DAYS * ticks if last == _PYTHON_DAYS[1] else 2**63 - 1
             return ~value.to_physical().is_between(-min(most, 2**63 - 1), min(most, 2**63 - 1))
         return ~value.to_physical().is_between(first * ticks, (last + 1) * ticks - 1)
+    return _inside(value, type_, partial(_mask, first=first, last=last))
+
+
+def _inside(
+    value: pl.Expr, type_: DataType, mask: Callable[[pl.Expr, DataType], pl.Expr | None]
+) -> pl.Expr | None:
+    """Where the mask of an item or a field is true."""
     if type_.item is not None:
-        inside = _mask(pl.element(), type_.item, first, last)
+        inside = mask(pl.element(), type_.item)
         return None if inside is None else value.list.eval(inside).list.any()
-    parts = [_mask(value.struct.field(f.name), f.type, first, last) for f in type_.fields]
+    parts = [mask(value.struct.field(f.name), f.type) for f in type_.fields]
     masks = [part for part in parts if part is not None]
     return pl.any_horizontal(masks) if masks else None
 

@@ -13,7 +13,13 @@ from typing import ClassVar
 import polars as pl
 from msgspec import Struct
 
-from dataflare.formats.far_times import beyond_python, far_columns, near_only, text_of
+from dataflare.formats.far_times import (
+    beyond_python,
+    far_columns,
+    finer_than_python,
+    near_only,
+    text_of,
+)
 from dataflare.model.batch import private
 from dataflare.model.types import RESERVED, DataType, Schema
 
@@ -127,12 +133,12 @@ def _formatted(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def for_python(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows as Python can hold them: columns with a date or time outside of the years 1 to 9999
-    become text."""
+    """The rows as Python can hold them: columns with a date or time outside of the years 1 to 9999,
+    or with nanoseconds, become text."""
     schema = Schema.from_polars(
         {name: dtype for name, dtype in frame.schema.items() if not name.startswith(RESERVED)}
     )
-    far = beyond_python(frame, schema)
+    far = beyond_python(frame, schema) | finer_than_python(frame, schema)
     return frame.with_columns(
         plain(pl.col(f.name), f.type, far=True).alias(f.name) for f in schema if f.name in far
     )

@@ -264,12 +264,12 @@ class LiveProcessor(LiveOperator):
         try:
             return self._called("process", lambda p: p.process(port, SharedDataBatch(rows)))
         except DataError as error:
-            if error.code != "E0520" or not self.sift:
+            if not user_code.is_of_rows(error) or not self.sift:
                 raise
             self.state.reset(before)
             del self.context.refused[refused:]
             if rows.height == 1:
-                self.context.refused.append(Refused(rows, error.message, "E0520"))
+                self.context.refused.append(Refused(rows, error.message, error.code))
                 return []
         half = rows.height // 2
         return [*self._processed(port, rows.head(half)), *self._processed(port, rows.slice(half))]

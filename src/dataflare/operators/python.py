@@ -15,7 +15,7 @@ from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import ByName, Name, not_empty, not_reserved, spot_of, types
-from dataflare.sdk import user_code
+from dataflare.sdk import user_code, user_values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,16 +95,17 @@ class PythonCall(RowOperator, StructABC, frozen=True):
             else:
                 result = function(shown)
             made = user_code.frame_of(self.step, self.function, result)
-        except DataError:
-            raise
+        except DataError as error:
+            raise error.at(step=self.step) from error.__cause__
         except Exception as error:
             raise user_code.raised(self.step, self.function, error) from error
         return user_code.conformed(self.step, self.function, made, self.output, "'schema'")
 
     def _records(self, function: Callable[..., Any], frame: pl.DataFrame) -> pl.DataFrame:
-        """Row by row. A column that a returned dict lacks is NULL; a value of another type raises."""
+        """Row by row. A column that a returned dict lacks is NULL. Raises DataError (E0521)."""
         import polars as pl
 
+        self._refuse_what_python_cuts(frame)
         made: list[dict[str, Any]] = []
         for row in frame.iter_rows(named=True):
             given = function(row)
@@ -118,11 +119,35 @@ class PythonCall(RowOperator, StructABC, frozen=True):
                     step=self.step,
                     help="return a dict, a list of dicts, or None to leave the row out",
                 )
-        columns = {name: [row.get(name) for row in made] for name in self.output.names}
-        return pl.DataFrame(columns, schema=self.output.to_polars())
+        what = f"step '{self.step}': {self.function}"
+        return pl.DataFrame(
+            [
+                user_values.column_of(f.name, [row.get(f.name) for row in made], f.type, what)
+                for f in self.output
+            ]
+        )
+
+    def _refuse_what_python_cuts(self, frame: pl.DataFrame) -> None:
+        """Raises WrongValue for times that Python's own classes would cut or do not reach."""
+        for name in self.input.names:
+            if (odd := _unlike_python(frame.select(name), self.input.select([name]))) is not None:
+                raise user_values.WrongValue(
+                    f"step '{self.step}': the column '{name}' has a time that Python's {odd}",
+                    help="use mode: batch, or make it text with map: derive: "
+                    f"{{{name}: CAST({name} AS string)}}",
+                )
 
     def describe(self) -> str:
         return f"python {self.function}"
+
+
+def _unlike_python(frame: pl.DataFrame, schema: Schema) -> str | None:
+    """What Python's dates and times lack for values of these columns; None where nothing."""
+    from dataflare.formats import far_times
+
+    if far_times.finer_than_python(frame, schema):
+        return "microseconds would cut"
+    return "years 1 to 9999 do not reach" if far_times.beyond_python(frame, schema) else None
 
 
 def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:

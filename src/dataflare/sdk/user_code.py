@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
+from dataflare.sdk.user_values import WrongValue, as_promised
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +30,11 @@ def raised(step: str, what: str, error: Exception) -> DataError:
         notes=_raised_at(error),
         help="mend the function or the data, or set error_handling: {on_error: skip}",
     )
+
+
+def is_of_rows(error: DataError) -> bool:
+    """Whether fewer rows might not have the error: the code raised, or gave a wrong value."""
+    return error.code == "E0520" or isinstance(error, WrongValue)
 
 
 def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
@@ -57,7 +63,8 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
 def conformed(
     step: str, what: str, frame: pl.DataFrame, output: Schema, promise: str
 ) -> pl.DataFrame:
-    """The frame with exactly the columns that `promise` names. Raises DataError (E0521)."""
+    """The frame with exactly the columns and types that `promise` names. Raises DataError (E0521);
+    a WrongValue where only some of the rows are wrong."""
     missing = [name for name in output.names if name not in frame.columns]
     if missing:
         raise DataError(
@@ -67,18 +74,18 @@ def conformed(
             notes=[f"it returned: {', '.join(frame.columns)}"],
             help=f"return all columns that {promise} names",
         )
-    try:
-        return frame.select(output.names).cast(dict(output.to_polars()))  # type: ignore[arg-type]
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        expected = ", ".join(f"{name}: {type_}" for name, type_ in output.to_json().items())
-        raise DataError(
-            f"step '{step}': {what} returned values of another type: {first}",
-            code="E0521",
-            step=step,
-            notes=[f"expected: {expected}"],
-            help=f"return those types, or change {promise}",
-        ) from error
+    columns = []
+    for field in output:
+        try:
+            columns.append(as_promised(frame[field.name], field.type, f"step '{step}': {what}"))
+        except DataError as error:
+            error.notes.append(f"{promise} names: {_shown(output)}")
+            raise error.at(step=step) from None
+    return frame.select(columns)
+
+
+def _shown(schema: Schema) -> str:
+    return ", ".join(f"{name}: {type_}" for name, type_ in schema.to_json().items())
 
 
 def nothing_beside(step: str, what: str, frame: pl.DataFrame, output: Schema, promise: str) -> None:
