@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -126,6 +129,42 @@ def test_a_polars_type_that_cannot_be_held_is_refused_with_its_column():
     with pytest.raises(DataError, match="column 'b' has the type Object") as caught:
         Schema.from_polars({"a": pl.Int8(), "b": pl.Object()})
     assert caught.value.code == "E0509"
+
+
+def nested(depth: int) -> DataType:
+    """Lists and structs inside each other."""
+    type_ = t.INT8
+    for level in range(depth):
+        type_ = t.struct_of({"a": type_}) if level % 2 else t.list_of(type_)
+    return type_
+
+
+@pytest.fixture(params=[1, 20], ids=["usual stack", "large stack"])
+def stack(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The bound does not depend on how many calls Python allows inside each other."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(request.param * usual)
+    yield
+    sys.setrecursionlimit(usual)
+
+
+@pytest.mark.usefixtures("stack")
+def test_types_are_nested_up_to_a_bound_of_their_own():
+    deepest, beyond = nested(t.NESTED_MAX), nested(t.NESTED_MAX + 1)
+    assert parse_type(str(deepest)) == from_polars(deepest.to_polars()) == deepest
+    with pytest.raises(WorkflowError, match=f"deeper than {t.NESTED_MAX}") as unread:
+        parse_type(str(beyond))
+    assert unread.value.code == "E0112"
+    assert len(unread.value.message) < 200
+    with pytest.raises(DataError, match="column 'deep'") as unheld:
+        Schema.from_polars({"deep": beyond.to_polars()})
+    assert unheld.value.code == "E0509"
+    assert len(unheld.value.message) < 200
+
+
+def test_a_struct_of_many_fields_has_no_bound():
+    many = t.struct_of({f"c{n}": t.INT8 for n in range(20_000)})
+    assert parse_type(str(many)) == many
 
 
 def test_a_schema_keeps_order_and_selects_by_name():

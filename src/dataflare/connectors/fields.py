@@ -21,7 +21,7 @@ def _types(written: dict[str, str]) -> dict[str, str]:
     for name, text in written.items():
         try:
             parse_type(text)
-        except (WorkflowError, KeyError, RecursionError) as error:
+        except WorkflowError as error:
             raise ValueError(f"'{name}' has no type that is known: {text}") from error
     return written
 

@@ -51,12 +51,13 @@ _SQL_NAMES = {
 }  # fmt: skip
 
 
-def type_named(text: str) -> DataType | None:
-    """The type of an SQL or Arrow name, or None. `int8` is 8 bits wide, as in Arrow."""
+def type_named(text: str, levels: int = t.NESTED_MAX) -> DataType | None:
+    """The type of an SQL or Arrow name, or None. `int8` is 8 bits wide, as in Arrow. levels: how many
+    brackets may follow it."""
     name = re.sub(r"\s+", " ", text.strip()).lower()
     array = re.fullmatch(r"(.*)\[\d*\]", name)
     if array is not None and not re.match(r"(timestamp|duration)\[", name):
-        item = type_named(text.strip()[: array.end(1)])
+        item = type_named(text.strip()[: array.end(1)], levels - 1) if levels else None
         return None if item is None else t.list_of(item)
     if name in _SQL_NAMES:
         return _SQL_NAMES[name]

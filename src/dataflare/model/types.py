@@ -7,6 +7,7 @@ Always true: `parse_type(str(t)) == t` for every type; two equal types have the 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,11 @@ RESERVED = "__dataflare_"
 
 DIGITS_MAX = 38
 """The most digits that a decimal has."""
+NESTED_MAX = 128
+"""The most lists and structs inside each other. Values of JSON have the same bound."""
 _UNITS = ("s", "ms", "us", "ns")
+_SHOWN = 70
+"""The most letters of a type that a message has."""
 
 
 class DataType(Struct, frozen=True):
@@ -190,7 +195,8 @@ def _quoted(name: str) -> str:
 def parse_type(text: str) -> DataType:
     """Read a type by its Arrow name, for example `list<struct<a: int64, at: timestamp[us, UTC]>>`.
 
-    A field's name may stand in quotes. Raises WorkflowError (E0112) naming the nearest type.
+    A field's name may stand in quotes. Raises WorkflowError (E0112) naming the nearest type, also for
+    a type that is nested deeper than NESTED_MAX.
     """
     parser = _TypeParser(text)
     type_ = parser.type()
@@ -200,11 +206,12 @@ def parse_type(text: str) -> DataType:
 
 
 class _TypeParser:
-    """tokens: (kind, text) of each unread token; kinds are word, number, mark and quoted."""
+    """tokens: (kind, text) of each unread token; kinds are word, number, mark and quoted. depth: how
+    many lists and structs are open."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens: list[tuple[str, str]] = []
+        self.text, self.depth = text, 0
+        self.tokens: deque[tuple[str, str]] = deque()
         stripped, place = text.strip(), 0
         while place < len(stripped):
             match = _TOKEN.match(stripped, place)
@@ -221,7 +228,7 @@ class _TypeParser:
         """The next token, which must be of one of these kinds."""
         if not self.tokens or self.tokens[0][0] not in kinds:
             raise _unknown_type(self.text)
-        return self.tokens.pop(0)[1]
+        return self.tokens.popleft()[1]
 
     def mark(self, *expected: str) -> str:
         """The next token, which must be one of these marks."""
@@ -232,8 +239,8 @@ class _TypeParser:
 
     def skips(self, mark: str) -> bool:
         """Whether the next token is this mark. If it is, it is taken."""
-        if self.tokens[:1] == [("mark", mark)]:
-            self.tokens.pop(0)
+        if self.tokens and self.tokens[0] == ("mark", mark):
+            self.tokens.popleft()
             return True
         return False
 
@@ -250,12 +257,25 @@ class _TypeParser:
                 return self.decimal()
             case "list":
                 self.mark("<")
-                item = self.type()
+                item = self.inner()
                 self.mark(">")
                 return list_of(item)
             case "struct":
                 return self.struct()
         raise _unknown_type(self.text, name)
+
+    def inner(self) -> DataType:
+        """The type of a list's items or of a struct's field."""
+        self.depth += 1
+        if self.depth > NESTED_MAX:
+            raise WorkflowError(
+                f"the type '{_shown(self.text)}' is nested deeper than {NESTED_MAX} lists and structs",
+                code="E0112",
+                help="type the column as json",
+            )
+        type_ = self.type()
+        self.depth -= 1
+        return type_
 
     def timestamp(self) -> DataType:
         if not self.skips("["):
@@ -299,7 +319,7 @@ class _TypeParser:
             self.mark(":")
             if name in fields:
                 raise _unknown_type(self.text)
-            fields[name] = self.type()
+            fields[name] = self.inner()
             if self.mark(",", ">") == ">":
                 return struct_of(fields)
 
@@ -314,6 +334,11 @@ def _is_zone(name: str) -> bool:
     return True
 
 
+def _shown(text: str) -> str:
+    """The beginning of a text that may be long, for a message."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
     type_names = [
         *_PLAIN,
@@ -324,7 +349,7 @@ def _unknown_type(text: str, name: str | None = None) -> WorkflowError:
         "struct<a: int64>",
     ]
     return WorkflowError(
-        f"unknown type '{text}'",
+        f"unknown type '{_shown(text)}'",
         code="E0112",
         notes=[
             "a type is written with its Arrow name: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ..."
@@ -339,10 +364,17 @@ def from_polars(dtype: Any) -> DataType:
     Some Polars types have no counterpart. `foreign.to_held_types` converts such columns to the type that
     this function returns: text for categories, float32 for half floats, decimals for 128-bit integers,
     lists of entries for maps, the storage type for extension types. Raises DataError (E0509) for a type
-    that DataFlare cannot hold.
+    that DataFlare cannot hold, such as one that is nested deeper than NESTED_MAX.
     """
+    return _from_polars(dtype, NESTED_MAX)
+
+
+def _from_polars(dtype: Any, levels: int) -> DataType:
+    """levels: how many more lists and structs there may be inside each other."""
     import polars as pl
 
+    if levels < 0:
+        raise unheld(str(dtype))
     simple = _simple_polars(pl)
     base = dtype.base_type() if hasattr(dtype, "base_type") else dtype
     if base in simple:
@@ -354,15 +386,14 @@ def from_polars(dtype: Any) -> DataType:
     if base is pl.Decimal and (dtype.precision or 38) <= DIGITS_MAX:
         return decimal(dtype.precision or DIGITS_MAX, dtype.scale or 0)
     if base in (pl.List, pl.Array):
-        return list_of(from_polars(dtype.inner))
+        return list_of(_from_polars(dtype.inner, levels - 1))
     if base is pl.Struct:
-        return struct_of({field.name: from_polars(field.dtype) for field in dtype.fields})
+        return struct_of({f.name: _from_polars(f.dtype, levels - 1) for f in dtype.fields})
     if base is pl.Map:
-        return list_of(
-            struct_of({"key": from_polars(dtype.key), "value": from_polars(dtype.value)})
-        )
+        key, value = _from_polars(dtype.key, levels - 2), _from_polars(dtype.value, levels - 2)
+        return list_of(struct_of({"key": key, "value": value}))
     if isinstance(dtype, pl.BaseExtension):
-        return _EXTENSIONS.get(dtype.ext_name()) or from_polars(dtype.ext_storage())
+        return _EXTENSIONS.get(dtype.ext_name()) or _from_polars(dtype.ext_storage(), levels)
     raise unheld(str(dtype))
 
 
@@ -374,8 +405,9 @@ def unheld(type_: str, column: str | None = None, file: object = None) -> DataEr
     place = f"{file}: " if file is not None else ""
     subject = f"column '{column}' has" if column is not None else "a column has"
     return DataError(
-        f"{place}{subject} the type {type_}, which DataFlare cannot hold",
+        f"{place}{subject} the type {_shown(type_)}, which DataFlare cannot hold",
         code="E0509",
+        notes=[f"types may be nested {NESTED_MAX} deep"] if len(type_) > _SHOWN else [],
         help="leave the column out, or store it as another type, such as text",
     )
 

@@ -162,15 +162,6 @@ def read_type(
         return parse_type(str(written))
     except WorkflowError as error:
         errors.append(error.at(spot=spot))
-    except (ValueError, KeyError, RecursionError):
-        errors.append(
-            WorkflowError(
-                f"unknown type '{written[:70]}'",
-                code="E0112",
-                spot=spot,
-                help="'dataflare schema' lists the types",
-            )
-        )
     return None
 
 
