@@ -26,8 +26,21 @@ sources:
 destinations:
   out: {type: TYPE, inputs: [numbers], config: CONFIG}
 """
-PACED = """\
-  numbers: {type: generate, config: {rows: 300, rate: 300/s, columns: {id: {sequence: 0}}}}"""
+HELD = """\
+  numbers: {type: python, config: {function: "held:rows"}}"""
+HELD_ROWS = """\
+import os
+import threading
+
+import polars as pl
+
+
+def rows(start):
+    for first in range(start or 0, 300, 20):
+        if first == 200 and "DATAFLARE_CRASH_AT" in os.environ:
+            threading.Event().wait()  # for the kill: the input has not ended at any checkpoint
+        yield pl.DataFrame({"id": range(first, first + 20)}), first + 20
+"""
 PLACES = {
     "sqlite": "{path: out.db, table: t}",
     "duckdb": "{path: out.duckdb, table: t}",
@@ -173,13 +186,25 @@ def test_fresh_takes_the_place_over_and_the_old_home_is_refused(project: Path) -
 @pytest.mark.parametrize("point", ["engine.after_commit:2", "engine.before_manifest:3"])
 def test_an_unfinished_run_is_adopted_where_it_stopped(project: Path, point: str) -> None:
     file = project / "w.yaml"
-    before, _, _ = file.read_text().partition("  numbers:")
-    _, _, after = file.read_text().partition("\n  numbers:")
-    file.write_text(before + PACED + after[after.index("\ndestinations") :])
+    before, _, after = file.read_text().partition("  numbers:")
+    file.write_text(before + HELD + after[after.index("\ndestinations") :])
+    (project / "held.py").write_text(HELD_ROWS)
     kill(project, "one", point)
+    assert written(project) <= once(200)
     result = go(project, "two", adopt=True)
     assert result.error is None
     assert written(project) == once(300)
+
+
+def test_a_run_killed_after_its_last_commit_counts_as_finished_where_it_is_adopted(
+    project: Path,
+) -> None:
+    file = project / "w.yaml"
+    file.write_text(file.read_text().replace("interval: 20ms", "interval: 1h"))
+    kill(project, "one", "engine.after_commit:1")
+    add_rows(project, 300, 310)
+    assert go(project, "two", adopt=True).error is None
+    assert written(project) == once(310)
 
 
 def test_two_copies_of_one_state_folder_never_both_write(project: Path) -> None:
