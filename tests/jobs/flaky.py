@@ -52,6 +52,7 @@ def fail(call: str) -> None:
 class FlakyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     rows: int = 1_000
+    replays: bool = True
 
 
 @register
@@ -62,6 +63,8 @@ class FlakySource(SourceConnector):
     Config = FlakyConfig
 
     def capabilities(self) -> SourceCapabilities:
+        if not self.config.replays:
+            return SourceCapabilities(Replay.NONE, "rows come once", local=True)
         return SourceCapabilities(Replay.EXACT, "a row is its number", local=True)
 
     async def schema(self) -> Schema:

@@ -29,7 +29,7 @@ settings:
   restart: {{attempts: {restarts}, delay: 0s}}
   error_handling: {{{handling}}}
 sources:
-  numbers: {{type: flaky, config: {{rows: 1000}}}}
+  numbers: {{type: flaky, config: {{rows: 1000, replays: {replays}}}}}
 destinations:
   out: {{type: flaky_memory, inputs: [numbers]}}
 """
@@ -50,9 +50,10 @@ def start(
     handling: str = f"retry_policy: {QUICK}",
     restarts: int = 0,
     interval: str = "2ms",
+    replays: str = "true",
     **more: Any,
 ) -> RunResult:
-    text = NUMBERS.format(handling=handling, restarts=restarts, interval=interval)
+    text = NUMBERS.format(handling=handling, restarts=restarts, interval=interval, replays=replays)
     return run(load_text(text, base=folder), RunOptions(folder / "home", **more))
 
 
@@ -71,6 +72,33 @@ def test_a_read_that_fails_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [w for w in result.warnings if w.startswith("step 'numbers': tried again 5 times")]
     again = "step 'numbers': the connection was lost; trying again in 0 s (2 of 4)"
     assert again in said
+
+
+def test_a_source_without_replay_is_opened_again_while_it_gave_no_rows(tmp_path: Path) -> None:
+    flaky.FAILURES.extend([(0, flaky.lost()), (0, flaky.lost())])
+    result = start(tmp_path, replays="false")
+    assert result.status == "finished", result.error
+    assert flaky.MADE["source.open"] == 3
+    assert arrived() == list(range(1000))
+
+
+def test_a_source_without_replay_is_not_opened_again_after_it_gave_rows(tmp_path: Path) -> None:
+    flaky.FAILURES.append((500, flaky.lost()))
+    result = start(tmp_path, replays="false")
+    assert result.status == "failed"
+    assert result.error is not None
+    assert result.error.message == "the connection was lost"
+    assert flaky.MADE["source.open"] == 1
+    assert not flaky.FAILURES
+    assert memory.committed("out").is_empty()
+
+
+def test_a_source_without_replay_is_read_from_its_beginning_by_a_restart(tmp_path: Path) -> None:
+    flaky.FAILURES.append((500, flaky.lost()))
+    result = start(tmp_path, replays="false", restarts=1)
+    assert result.status == "finished", result.error
+    assert flaky.MADE["source.open"] == 2
+    assert arrived() == list(range(1000))
 
 
 @pytest.mark.parametrize("call", ["source.open", "open", "begin", "recover"])

@@ -82,6 +82,24 @@ class Paired(Processor):
         return [left.join(right, on="k")]
 
 
+class Listed(Processor):
+    """Every row as a result of its own, at the end."""
+
+    type = "listed"
+    keys = ("k",)
+
+    def output_schema(self, inputs: Sequence[Schema]) -> Schema:
+        return inputs[0]
+
+    def process(self, port: int, batch: SharedDataBatch) -> list[pl.DataFrame]:
+        self.context.state.append("rows", batch)
+        return []
+
+    def end(self) -> list[pl.DataFrame]:
+        kept = self.context.state.get("rows")
+        return [] if kept is None else [kept.slice(n, 1) for n in range(kept.height)]
+
+
 def run(processor: Any, *rows: pl.DataFrame, parallelism: int = 1, **step: Any) -> Any:
     wf = Workflow("own", settings={"parallelism": parallelism})
     first, *more = [wf.frame(f"rows{i}", frame) for i, frame in enumerate(rows)]
@@ -139,8 +157,9 @@ def test_several_inputs_are_ports(parallelism: int):
         (lambda: processor_of(Gaps, {}, schema(GOOD)), lambda: [GOOD]),
         (lambda: processor_of(Doubled, {}, schema(GOOD)), lambda: [GOOD]),
         (lambda: processor_of(Paired, {}, schema(GOOD), schema(NAMES)), lambda: [GOOD, NAMES]),
+        (lambda: processor_of(Listed, {}, schema(GOOD)), lambda: [GOOD]),
     ],
-    ids=["Gaps", "Doubled", "Paired"],
+    ids=["Gaps", "Doubled", "Paired", "Listed"],
 )
 def test_the_suite_holds_for_these(made: Any, frames: Any):
     asyncio.run(check_processor(made(), *frames()))

@@ -150,6 +150,31 @@ async def parallelism_does_not_matter(run: Run) -> None:
         equal(law, joined(out), whole, f"{before} subtasks, then {after}", ordered=False)
 
 
+async def waiting_results_find_a_subtask(run: Run) -> None:
+    """Two subtasks, of which one or both hand out results at the end, then three (or one): what was
+    not handed out comes once."""
+    law, keys = "waiting_results_find_a_subtask", run.operator.keys
+    if not keys:
+        return
+    whole = run.whole()
+    for ended, after in (({0, 1}, 3), ({0, 1}, 1), ({0}, 3), ({1}, 1)):
+        snapshots, out = [], []
+        for subtask in range(2):
+            live = run.operator.open(subtask, 2)
+            out += list(live.process(own_rows(run.frame, keys, subtask, 2)))
+            if subtask in ended:
+                live.end()
+                first = live.drain()
+                out += [] if first is None else [first]
+            snapshots.append(stored(law, live.snapshot()))
+        for subtask in range(after):
+            live = run.operator.open(subtask, after)
+            live.restore(snapshots)
+            out += drained(live)
+        what = f"2 subtasks, of which {len(ended)} ended, then {after}"
+        equal(law, joined(out), whole, what, ordered=False)
+
+
 PROCESSOR_LAWS: Laws[Run] = {
     law.__name__: law
     for law in (
@@ -158,6 +183,7 @@ PROCESSOR_LAWS: Laws[Run] = {
         results_go_on,
         a_name_means_the_same_rows,
         parallelism_does_not_matter,
+        waiting_results_find_a_subtask,
     )
 }
 """By name; each is an async function of a `Run` that raises ContractBroken."""
