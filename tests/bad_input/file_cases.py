@@ -324,7 +324,7 @@ error[E0506]: step 'a': in.csv line 2: a quote is opened and never closed
         status=1,
         files={"in.csv": b"id,land\n1,D\0E\n2\0,FR\n"},
         says="""\
-error[E0504]: step 'a': in.csv line 2: holds a NUL byte
+error[E0504]: step 'a': in.csv line 2: contains a NUL byte
  --> w.yaml:4:20
   |
 4 |     config: {path: in.csv, columns: [id]}
@@ -499,7 +499,7 @@ error[E0505]: in.csv.gz is damaged: Compressed file ended before the end-of-stre
   |
 4 |     config: {path: in.csv.gz}
   |                    ^^^^^^^^^
-   = help: the file was cut short or changed on its way; fetch it again
+   = help: the file was truncated or changed while it was copied; fetch it again
 """,
     ),
     Case(
@@ -513,7 +513,7 @@ error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (st
   |
 4 |     config: {path: in.csv.gz}
   |                    ^^^^^^^^^
-   = help: the file was cut short or changed on its way; fetch it again
+   = help: the file was truncated or changed while it was copied; fetch it again
 """,
     ),
     Case(
@@ -527,7 +527,7 @@ error[E0505]: in.xlsx is not a sound workbook: invalid Zip archive: Could not fi
   |
 4 |     config: {path: in.xlsx}
   |                    ^^^^^^^
-   = help: save it as .xlsx again; if it holds something else, set 'format' to that
+   = help: save it as .xlsx again; if its content has another format, set 'format' to that
 """,
     ),
     Case(
@@ -642,7 +642,7 @@ destinations:
         status=1,
         files={"in.csv": "id,land\r1,DE\r"},
         says="""\
-error[E0506]: the header of in.csv cannot be read: it holds a carriage return outside quotes
+error[E0506]: the header of in.csv cannot be read: it contains a carriage return outside quotes
  --> w.yaml:3:34
   |
 3 |   a: {type: file, config: {path: in.csv}}

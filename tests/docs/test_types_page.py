@@ -46,7 +46,7 @@ def _read(type_: t.DataType, shown: str) -> pl.DataFrame:
     texts = pl.DataFrame({"v": [json.loads(shown)]})
     if type_.name == "duration":
         return pl.DataFrame({"v": [90_000]}).cast(pl.Duration("ms")).cast({"v": type_.to_polars()})
-    column: Any = converted(TextColumn("v", type_, declared=True), pl.col("v"), patient=True)
+    column: Any = converted(TextColumn("v", type_, declared=True), pl.col("v"), lenient=True)
     return texts.select(column)
 
 

@@ -1,4 +1,5 @@
-"""A type that the user declares reads text as CAST does, or the row is refused; in every way of reading."""
+"""A type that the user declares reads text as CAST does, or the row is refused, in every way of
+reading."""
 
 from __future__ import annotations
 
@@ -16,12 +17,13 @@ from dataflare.model.types import Schema, parse_type
 
 
 def read(column: TextColumn, texts: list[str]) -> list[object]:
-    """The values, "bad" where the row is refused. The quick way, where it does not raise, agrees."""
+    """The values, "bad" if the row is refused. Also checks that the quick way agrees, if it does
+    not raise."""
     plan = CsvPlan(CsvDialect(), (column,), (column.name,))
     data = "".join(f"{text}\n" for text in texts).encode()
-    found = plan.salvage(data, str)
+    result = plan.salvage(data, str)
     values: list[object] = ["bad"] * len(texts)
-    for row, value in zip(found.good_rows, found.good[column.name], strict=True):
+    for row, value in zip(result.good_rows, result.good[column.name], strict=True):
         values[row] = value
     try:
         assert plan.scan(data).collect()[column.name].to_list() == values
@@ -33,9 +35,9 @@ def read(column: TextColumn, texts: list[str]) -> list[object]:
 
 
 def declared(type_: str, sample: list[str]) -> TextColumn:
-    """The column, as a source makes it of a sample and the user's schema."""
-    seen = infer(pl.DataFrame({"a": sample}, schema={"a": pl.String}))
-    return with_contract(seen, Schema.of({"a": parse_type(type_)}))[0]
+    """The column that a source makes from a sample and the user's schema."""
+    inferred = infer(pl.DataFrame({"a": sample}, schema={"a": pl.String}))
+    return with_contract(inferred, Schema.of({"a": parse_type(type_)}))[0]
 
 
 @given(st.lists(st.decimals(-99_999, 99_999, places=4).map(str), min_size=1, max_size=20))
@@ -78,7 +80,7 @@ def test_a_decimal_is_rounded_half_away_from_zero(texts):
 )
 @pytest.mark.parametrize("sampled", [True, False])
 def test_a_declared_type_is_a_cast(type_, text, expected, sampled):
-    """Whether the sample showed such a text or not."""
+    """With and without such a text in the sample."""
     assert read(declared(type_, [text] if sampled else []), [text]) == [expected]
 
 

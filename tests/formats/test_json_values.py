@@ -1,4 +1,4 @@
-"""JSON comes through as it was written: digits, duplicate keys, halves of characters, depth."""
+"""JSON is read as it was written: digits, duplicate keys, halves of characters, depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEYOND_128_BITS = "9" * 45
 
 
 def read(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> Sorted:
-    """The lines of the sample and those that follow, with the types that the sample has."""
+    """The rows of the sample and of the later lines, with the types of the sample."""
     columns = sniff(["\n".join(sample).encode()])
     if contract:
         columns = with_contract(columns, Schema.of(contract))
@@ -35,11 +35,11 @@ def read(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> S
 
 
 def values(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> list[Any]:
-    found = read(
+    result = read(
         [f'{{"v": {text}}}' for text in sample], [f'{{"v":{text}}}' for text in later], **contract
     )
-    assert not found.bad, [bad.message for bad in found.bad]
-    return found.good["v"].to_list()
+    assert not result.bad, [bad.message for bad in result.bad]
+    return result.good["v"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -108,16 +108,16 @@ def test_a_number_in_a_column_of_text_stays_as_it_was_written(later: str, expect
 def test_a_later_value_that_does_not_fit_is_a_bad_row_that_names_schema(
     sample: str, later: str
 ) -> None:
-    found = read([f'{{"id": 1, "v": {sample}}}'], [f'{{"id": 2, "v": {later}}}', '{"id": 3}'])
-    assert found.good["id"].to_list() == [1, 3]
-    [bad] = found.bad
+    result = read([f'{{"id": 1, "v": {sample}}}'], [f'{{"id": 2, "v": {later}}}', '{"id": 3}'])
+    assert result.good["id"].to_list() == [1, 3]
+    [bad] = result.bad
     assert (bad.code, bad.raw) == ("E0501", f'{{"id": 2, "v": {later}}}')
     assert "'schema'" in bad.message
 
 
 def test_a_type_that_the_user_named_is_kept_to_without_that_advice() -> None:
-    found = read(['{"v": 1}', '{"v": 1.5}'], v="int64")
-    assert found.bad[0].message == "column 'v': 1.5 is not an int64"
+    result = read(['{"v": 1}', '{"v": 1.5}'], v="int64")
+    assert result.bad[0].message == "column 'v': 1.5 is not an int64"
 
 
 @pytest.mark.parametrize("number", ["12345678901234567890.12", HUGE, "0.01", '"7.25"', "1e-2"])
@@ -127,28 +127,28 @@ def test_decimals_are_exact(number: str) -> None:
 
 
 def test_the_first_of_two_equal_keys_counts() -> None:
-    found = read(['{"a": 1, "a": "x", "b": {"c": 1, "c": 2}}'], ['{"a": 2, "a": 1.5, "a": null}'])
-    assert found.good.rows() == [(1, {"c": 1}), (2, None)]
-    # The same where a bad row makes the chunk be read line by line.
-    found = read(['{"a": 1, "a": "x"}'], ['{"a": "bad"}', '{"a": 3, "a": "x"}'])
-    assert found.good["a"].to_list() == [1, 3]
+    result = read(['{"a": 1, "a": "x", "b": {"c": 1, "c": 2}}'], ['{"a": 2, "a": 1.5, "a": null}'])
+    assert result.good.rows() == [(1, {"c": 1}), (2, None)]
+    # The same if a bad row causes a read line by line.
+    result = read(['{"a": 1, "a": "x"}'], ['{"a": "bad"}', '{"a": 3, "a": "x"}'])
+    assert result.good["a"].to_list() == [1, 3]
 
 
 @pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"x\ud83d\ud83d\ude00", r"\ude00\ud83d"])
 def test_half_of_a_character_is_a_bad_row(half: str) -> None:
     good = r'{"v": "\ud83d\ude00 \\ud83d"}'
-    found = read([good, f'{{"v": "{half}"}}'])
-    assert found.good["v"].to_list() == ["\U0001f600 \\ud83d"]
-    [bad] = found.bad
+    result = read([good, f'{{"v": "{half}"}}'])
+    assert result.good["v"].to_list() == ["\U0001f600 \\ud83d"]
+    [bad] = result.bad
     assert (bad.code, "half of a character" in bad.message) == ("E0503", True)
 
 
 def test_a_row_that_is_nested_too_deep_is_a_bad_row() -> None:
     deep = '{"id": 2, "v": ' + "[" * 500 + "]" * 500 + "}"
     for sample in ('{"id": 1, "v": []}', '{"id": 1, "v": "x"}'):
-        found = read([sample], [deep])
-        assert found.good["id"].to_list() == [1]
-        assert "nested deeper" in found.bad[0].message
+        result = read([sample], [deep])
+        assert result.good["id"].to_list() == [1]
+        assert "nested deeper" in result.bad[0].message
 
 
 def test_a_number_that_no_type_holds_does_not_harm_the_other_columns() -> None:

@@ -1,4 +1,4 @@
-"""What is said of many fields at once is what is said of each."""
+"""The messages for many fields at once are the messages for each field."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)
 )
 def test_misfits_of_a_column_are_those_of_its_values(texts, type_):
     frame = pl.DataFrame({"x": texts}, schema={"x": pl.String})
-    said = frame.select(misfits("x", type_, pl.col("x"))).to_series().to_list()
-    assert said == [misfit("x", type_, text) for text in texts]
+    messages = frame.select(misfits("x", type_, pl.col("x"))).to_series().to_list()
+    assert messages == [misfit("x", type_, text) for text in texts]
 
 
 def test_bad_rows_are_a_sequence_of_rows():
@@ -30,8 +30,13 @@ def test_bad_rows_are_a_sequence_of_rows():
         BadRow(3, "E0501", "no", "x,y", "a.csv line 5"),
         BadRow(7, "E0502", "few", "x", "a.csv line 9"),
     ]
-    kept = BadRows.of(rows)
-    assert [*kept] == rows
-    assert (kept[0], kept[-1], len(kept), [*kept[1:]]) == (rows[0], rows[1], 2, rows[1:])
-    assert BadRows.of(kept) is kept
+    bad_rows = BadRows.of(rows)
+    assert [*bad_rows] == rows
+    assert (bad_rows[0], bad_rows[-1], len(bad_rows), [*bad_rows[1:]]) == (
+        rows[0],
+        rows[1],
+        2,
+        rows[1:],
+    )
+    assert BadRows.of(bad_rows) is bad_rows
     assert not BadRows.of([])

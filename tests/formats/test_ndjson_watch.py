@@ -1,4 +1,4 @@
-"""Fields of JSON lines that the columns lack: none is missed, whatever the text looks like."""
+"""Every field of JSON lines that is not among the columns is found, with any text around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNOWN = b'{"a": 1, "b": "x", "c": {"d": 1, "e": [{"f": 1}]}, "g": [{"h": "x"}]}'
 COLUMNS = tuple(sniff([KNOWN]))
 PLAN = NdjsonPlan(COLUMNS, tuple(column.name for column in COLUMNS))
 
-# Texts that look like what stands around keys.
+# Texts that look like the characters around keys.
 tricky = st.text(st.sampled_from('":\\ ,{}n\tulé!'), max_size=6)
 leaf = st.none() | st.integers(-9, 9)
 
@@ -42,20 +42,20 @@ rows = objects(
 spaces = st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : "), (",\t", "\t:  ")])
 
 
-def unknown(value: Any, known: Any, path: str = "") -> set[str]:
-    """By the plainest of models: the paths with a value that are not in the example."""
+def unknown(value: Any, example: Any, path: str = "") -> set[str]:
+    """A simple model: the paths with a value that are not in the example."""
     if isinstance(value, list):
-        return set().union(*(unknown(item, known, path) for item in value))
+        return set().union(*(unknown(item, example, path) for item in value))
     if not isinstance(value, dict):
         return set()
-    found: set[str] = set()
+    paths: set[str] = set()
     for name, item in value.items():
-        inside = known[0] if isinstance(known, list) else known
+        inside = example[0] if isinstance(example, list) else example
         if name not in inside:
-            found |= {path + name} if item is not None else set()
+            paths |= {path + name} if item is not None else set()
         else:
-            found |= unknown(item, inside[name], f"{path}{name}.")
-    return found
+            paths |= unknown(item, inside[name], f"{path}{name}.")
+    return paths
 
 
 @settings(max_examples=300, deadline=None)
@@ -67,18 +67,18 @@ def test_every_field_with_a_value_is_found(given_rows: list[Any], marks: Any, as
     data = "\n".join(lines).encode()
     expected = [unknown(row, json.loads(KNOWN)) for row in given_rows]
     try:
-        frame, found = watched(PLAN, data)
+        frame, fields = watched(PLAN, data)
     except pl.exceptions.ComputeError:
-        # Such a chunk is read line by line: Polars does not keep what the text column holds.
-        found = new_fields(PLAN.columns, data)
+        # Such a chunk is read line by line: Polars does not keep the values of the text column.
+        fields = new_fields(PLAN.columns, data)
     else:
         assert frame.collect().height == len(given_rows)
-    assert (found is None) == (not any(expected))
-    if found is not None:
-        assert list(found.rows) == [i for i, paths in enumerate(expected) if paths]
-        for path, numbers in found.fields.items():
+    assert (fields is None) == (not any(expected))
+    if fields is not None:
+        assert list(fields.rows) == [i for i, paths in enumerate(expected) if paths]
+        for path, numbers in fields.fields.items():
             assert list(numbers) == [i for i, paths in enumerate(expected) if path in paths]
-        assert set(found.fields) == set().union(*expected)
+        assert set(fields.fields) == set().union(*expected)
 
 
 def test_rows_without_new_fields_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch):
@@ -99,9 +99,9 @@ def test_rows_without_new_fields_are_not_looked_at_one_by_one(monkeypatch: pytes
 
 def test_the_columns_hold_the_new_fields_as_a_sample_would():
     data = b'{"a": 1, "at": "2024-05-01T10:00:00Z"}\n{"c": {"d": 1, "x": 2}, "n": null}\n{"zip": "02116"}'
-    found = new_fields(COLUMNS, data)
-    assert found is not None
-    columns = with_learned(COLUMNS, found.columns([found.sample]))
+    fields = new_fields(COLUMNS, data)
+    assert fields is not None
+    columns = with_learned(COLUMNS, fields.columns([fields.sample]))
     types = {column.name: str(column.type) for column in columns}
     assert types["at"] == "timestamp[us, UTC]"
     assert types["zip"] == "string"
@@ -117,11 +117,11 @@ def test_the_columns_hold_the_new_fields_as_a_sample_would():
 
 def test_samples_of_several_chunks_make_one_type():
     chunks = [b'{"v": []}', b'{"v": [1]}', b'{"v": [2.5]}', b'{"w": 1}']
-    found = [new_fields(COLUMNS, chunk) for chunk in chunks]
-    assert all(each is not None for each in found)
-    learned = found[0].columns([each.sample for each in found])
-    made = with_learned((), learned)
-    assert {column.name: str(column.type) for column in made} == {
+    fields = [new_fields(COLUMNS, chunk) for chunk in chunks]
+    assert all(each is not None for each in fields)
+    learned = fields[0].columns([each.sample for each in fields])
+    columns = with_learned((), learned)
+    assert {column.name: str(column.type) for column in columns} == {
         "v": "list<float64>",
         "w": "int64",
     }
@@ -129,15 +129,15 @@ def test_samples_of_several_chunks_make_one_type():
 
 def test_the_type_that_the_user_gave_stays():
     columns = (TextColumn("c", COLUMNS[2].type, declared=True),)
-    found = new_fields(columns, b'{"c": {"x": 1}}')
-    assert found is not None
-    assert list(found.fields) == ["c.x"]
-    assert found.columns([found.sample]) == {}
+    fields = new_fields(columns, b'{"c": {"x": 1}}')
+    assert fields is not None
+    assert list(fields.fields) == ["c.x"]
+    assert fields.columns([fields.sample]) == {}
 
 
 def test_what_the_parser_has_beyond_the_plan_does_not_count():
-    """The wanted columns may be fewer than those of the plan."""
+    """The output may have fewer columns than the plan."""
     plan = NdjsonPlan(COLUMNS, ("a",))
-    frame, found = watched(plan, KNOWN)
-    assert found is None
+    frame, fields = watched(plan, KNOWN)
+    assert fields is None
     assert frame.collect().equals(pl.DataFrame({"a": [1]}))

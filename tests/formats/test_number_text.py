@@ -1,4 +1,4 @@
-"""Numbers that come first after the sample: kept exactly, or refused with the way out."""
+"""Numbers of a kind that appears only after the sample: kept exactly, or refused with advice."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def model(text: str, *, is_float: bool) -> bool:
 @given(st.lists(NUMBERS, min_size=1, max_size=8), st.booleans())
 @example(["9007199254740993", "9007199254740992", "0.30000000000000004"], True)
 def test_a_number_is_altered_where_writing_it_again_gives_another(texts, is_float):
-    found = pl.DataFrame({"a": texts}).select(altered(pl.col("a"), is_float=is_float))["a"]
-    assert found.to_list() == [model(text, is_float=is_float) for text in texts]
+    is_altered = pl.DataFrame({"a": texts}).select(altered(pl.col("a"), is_float=is_float))["a"]
+    assert is_altered.to_list() == [model(text, is_float=is_float) for text in texts]
 
 
 @given(
@@ -57,7 +57,8 @@ def test_a_number_is_altered_where_writing_it_again_gives_another(texts, is_floa
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_a_chunk_keeps_each_number_or_refuses_its_row(rows, quoting, order, line_end):
-    """Wherever the columns of numbers stand, quoted or not, the quick way and the patient way alike."""
+    """For any places of the number columns, with and without quotes, in the quick and the slow
+    way."""
     types = [STRING, INT64, FLOAT64]
     columns = tuple(TextColumn("abc"[place], types[place]) for place in order)
     out = io.StringIO()
@@ -76,20 +77,20 @@ def test_a_chunk_keeps_each_number_or_refuses_its_row(rows, quoting, order, line
         )
 
     refused = [is_refused(row) for row in rows]
-    kept = [
+    good_rows = [
         (row[0], int(row[1]), float(row[2]))
         for row, no in zip(rows, refused, strict=True)
         if not no
     ]
-    found = plan.salvage(data, str)
-    assert [bad.row for bad in found.bad] == [i for i, no in enumerate(refused) if no]
-    assert [(a or "", b, c) for a, b, c in found.good.rows()] == kept
+    result = plan.salvage(data, str)
+    assert [bad.row for bad in result.bad] == [i for i, no in enumerate(refused) if no]
+    assert [(a or "", b, c) for a, b, c in result.good.rows()] == good_rows
     try:
         quick = plan.scan(data).collect()
     except pl.exceptions.PolarsError:
-        return  # The quick way may leave a sound chunk to the patient way.
+        return  # The quick way may leave a sound chunk to the slow way.
     assert not any(refused)
-    assert [(a or "", b, c) for a, b, c in quick.rows()] == kept
+    assert [(a or "", b, c) for a, b, c in quick.rows()] == good_rows
 
 
 @pytest.mark.parametrize("text", ["02116", "+4915112345678"])

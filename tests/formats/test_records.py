@@ -92,9 +92,9 @@ def test_a_plan_over_chunks_reads_what_the_csv_module_reads(tmp_path_factory, ro
     data = as_csv(rows)
     plan = CsvPlan(CsvDialect(), tuple(TextColumn(n, STRING) for n in "abc"), ("a", "b", "c"))
     chunks = chunks_of(data, tmp_path_factory.mktemp("plan") / "a.csv", size)
-    got = pl.concat([plan.scan(chunk).collect() for chunk in chunks])
+    frame = pl.concat([plan.scan(chunk).collect() for chunk in chunks])
     # The csv module cannot tell an empty cell from an empty string.
-    assert got.fill_null("").rows() == [tuple(row) for row in rows]
+    assert frame.fill_null("").rows() == [tuple(row) for row in rows]
 
 
 @given(st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=12), st.booleans())

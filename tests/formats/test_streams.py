@@ -49,15 +49,15 @@ def test_a_stream_from_an_offset_is_the_rest_of_the_whole(tmp_path, how, offset)
 def test_other_encodings_come_out_as_utf8(tmp_path, encoding, how):
     path = tmp_path / "a"
     path.write_bytes(pack(TEXT.encode(encoding), how))
-    found = all_of(open_stream(path, how, offset=7, encoding=encoding), 1_000)
-    assert found == TEXT.encode()[7:]
+    text = all_of(open_stream(path, how, offset=7, encoding=encoding), 1_000)
+    assert text == TEXT.encode()[7:]
 
 
 def test_latin_1_never_fails(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(bytes(range(256)))
-    found = all_of(open_stream(path, "none", encoding="latin-1"))
-    assert found.decode() == bytes(range(256)).decode("latin-1")
+    text = all_of(open_stream(path, "none", encoding="latin-1"))
+    assert text.decode() == bytes(range(256)).decode("latin-1")
 
 
 def test_bytes_of_another_encoding_are_named(tmp_path):
@@ -147,9 +147,9 @@ def test_a_checksum_notices_every_byte():
     for place in (0, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 9):
         changed = bytearray(data)
         changed[place] = 1
-        seen = ReadChecksum()
-        seen.update(bytes(changed))
-        values.add(seen.value)
+        checksum = ReadChecksum()
+        checksum.update(bytes(changed))
+        values.add(checksum.value)
     assert len(values) == 4
 
 

@@ -1,4 +1,4 @@
-"""Which types columns of text get, and that the quick and the patient reading agree."""
+"""The types of columns of text; the quick and the lenient reading agree."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def quick(column: TextColumn, text: str) -> object:
         return "error"
 
 
-def patient(column: TextColumn, text: str) -> object:
+def lenient(column: TextColumn, text: str) -> object:
     return pl.DataFrame({column.name: [text]}).select(loose(column)).item()
 
 
@@ -100,13 +100,13 @@ CELLS = st.one_of(
 
 
 @given(st.sampled_from(TYPES), st.sampled_from(STAMPS), CELLS)
-def test_what_the_quick_way_accepts_the_patient_way_reads_the_same(type_, format_, text):
+def test_what_the_quick_way_accepts_the_lenient_way_reads_the_same(type_, format_, text):
     if not type_.startswith("timestamp"):
         format_ = None
     column = TextColumn("a", parse_type(type_), format_, declared=True)
-    found = quick(column, text)
-    if found != "error":
-        assert pl.Series([patient(column, text)]).equals(pl.Series([found]))
+    value = quick(column, text)
+    if value != "error":
+        assert pl.Series([lenient(column, text)]).equals(pl.Series([value]))
 
 
 @given(
@@ -116,7 +116,7 @@ def test_what_the_quick_way_accepts_the_patient_way_reads_the_same(type_, format
     st.booleans(),
 )
 def test_a_chunk_salvaged_is_its_rows_read_one_by_one(rows, types, format_, last_ends):
-    """However few fields are looked at twice, whichever way the lines are found."""
+    """For any number of fields that are read twice, and for both ways to find the lines."""
     columns = tuple(
         TextColumn(name, parse_type(type_), format_ if type_.startswith("time") else None)
         for name, type_ in zip("abc", types, strict=True)
@@ -126,10 +126,10 @@ def test_a_chunk_salvaged_is_its_rows_read_one_by_one(rows, types, format_, last
     data = b"\n".join(lines) + (b"\n" if last_ends else b"")
     alone = [plan.salvage(line, str) for line in lines]
     for count in (None, len(rows)):
-        found = plan.salvage(data, str, count)
-        assert found.good.equals(pl.concat([each.good for each in alone]))
-        assert found.good_rows.to_list() == [i for i, each in enumerate(alone) if not each.bad]
-        assert [(bad.row, bad.place, bad.message, bad.raw) for bad in found.bad] == [
+        result = plan.salvage(data, str, count)
+        assert result.good.equals(pl.concat([each.good for each in alone]))
+        assert result.good_rows.to_list() == [i for i, each in enumerate(alone) if not each.bad]
+        assert [(bad.row, bad.place, bad.message, bad.raw) for bad in result.bad] == [
             (i, str(i), each.bad[0].message, each.bad[0].raw)
             for i, each in enumerate(alone)
             if each.bad
@@ -139,8 +139,8 @@ def test_a_chunk_salvaged_is_its_rows_read_one_by_one(rows, types, format_, last
 def test_an_overflowing_float_is_not_infinity():
     column = TextColumn("a", parse_type("float64"))
     assert quick(column, "1e999999") == "error"
-    assert patient(column, "1e999999") is None
-    assert patient(column, "-inf") == float("-inf")
+    assert lenient(column, "1e999999") is None
+    assert lenient(column, "-inf") == float("-inf")
 
 
 def test_a_negative_zero_keeps_its_sign():
@@ -165,17 +165,17 @@ def test_a_negative_zero_keeps_its_sign():
 )
 def test_a_contract_reads_every_usual_spelling(type_, text, expected):
     column = TextColumn("a", parse_type(type_), declared=True)
-    found = patient(column, text)
-    if isinstance(found, pl.Series):
-        found = found.to_list()
-    if isinstance(found, datetime) and found.tzinfo is not None:
-        assert found.utcoffset() == timedelta(0)
-        found = found.astimezone(UTC).replace(tzinfo=None)
-    assert found == expected
+    value = lenient(column, text)
+    if isinstance(value, pl.Series):
+        value = value.to_list()
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        assert value.utcoffset() == timedelta(0)
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    assert value == expected
 
 
 @pytest.mark.parametrize("type_", ["list<int64>", "struct<a: int64>", "binary", "time", "bool"])
-def test_the_patient_way_never_raises(type_):
+def test_the_lenient_way_never_raises(type_):
     column = TextColumn("a", parse_type(type_))
     frame = pl.DataFrame({"a": ["[1]", "nonsense", None, "", "{", '{"a": "x"}']})
     assert frame.select(loose(column))["a"].len() == 6
@@ -190,13 +190,13 @@ def test_the_patient_way_never_raises(type_):
     ],
 )
 def test_a_zone_is_neither_guessed_nor_dropped(type_, text):
-    assert patient(TextColumn("a", parse_type(type_)), text) is None
+    assert lenient(TextColumn("a", parse_type(type_)), text) is None
 
 
 def test_a_contract_keeps_what_the_sample_told():
-    seen = infer(pl.DataFrame({"a": ["2024-01-01T00:00:00Z"], "b": ["1"]}))
-    made = with_contract(seen, Schema.of({"a": "timestamp[ms, UTC]", "b": "string"}))
-    assert [(c.name, str(c.type), c.format) for c in made] == [
+    inferred = infer(pl.DataFrame({"a": ["2024-01-01T00:00:00Z"], "b": ["1"]}))
+    columns = with_contract(inferred, Schema.of({"a": "timestamp[ms, UTC]", "b": "string"}))
+    assert [(c.name, str(c.type), c.format) for c in columns] == [
         ("a", "timestamp[ms, UTC]", "%Y-%m-%dT%H:%M:%SZ"),
         ("b", "string", None),
     ]

@@ -1,4 +1,4 @@
-"""What CSV and NDJSON text looks like."""
+"""The text of CSV and NDJSON files."""
 
 from __future__ import annotations
 

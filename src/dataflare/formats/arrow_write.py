@@ -1,11 +1,11 @@
 """Rows to Arrow's IPC file format, piece by piece: each piece is a message of a file that grows.
 
 A file is the magic, a stream of messages (the schema, then record batches), and a footer that says
-where the batches stand. Messages tell their own length, so the footer is made from the file itself
-at the end, and what has been written can be cut back to the end of any message before.
+where the batches stand. Each message holds its own length. So the footer is made from the file
+itself at the end, and the file can be cut back to the end of any earlier message.
 
-Always true: `encode` keeps nothing; any Arrow reader knows the types (no string views).
-Field numbers are those of Message.fbs and File.fbs (Arrow columnar format 1.5).
+Always true: `encode` keeps no state; every Arrow reader supports the types (no string views). Field
+numbers are those of Message.fbs and File.fbs (Arrow columnar format 1.5).
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ _BODY_LENGTH, _RECORD_BATCHES = 3, 3
 
 
 class ArrowEncoder(Struct, frozen=True):
-    """compression of the columns inside: uncompressed, lz4 or zstd."""
+    """compression: of the columns inside; uncompressed, lz4 or zstd."""
 
     compression: str = "uncompressed"
 
     def start(self, empty: pl.DataFrame) -> bytes:
-        """What a file of such rows begins with."""
+        """The first bytes of a file of such rows."""
         stream, after_schema = self._stream(empty.clear())
         return _START + stream[:after_schema]
 
     def encode(self, frame: pl.DataFrame) -> memoryview:
-        """The rows as one record batch; nothing for no rows."""
+        """The rows as one record batch; empty if there are no rows."""
         if not frame.height:
             return memoryview(b"")
         stream, after_schema = self._stream(frame.rechunk())
         return memoryview(stream)[after_schema : -len(_END_OF_STREAM)]
 
     def end(self, empty: pl.DataFrame, fd: int, length: int) -> bytes:
-        """What closes a file of such rows, of which the first `length` bytes are written."""
+        """The last bytes of a file of such rows, after the `length` bytes that are already
+        written."""
         out = io.BytesIO()
         private(empty.clear()).write_ipc(out, **self._options())
         whole = out.getvalue()
@@ -83,7 +84,7 @@ def _batches(fd: int, length: int) -> bytes:
 
 
 def _with_batches(footer: bytes, blocks: bytes) -> bytes:
-    """The footer with these blocks: a vector of them is added, and the field made to point at it."""
+    """The footer with these blocks: their vector is added, and the field points at it."""
     field = Table.root(footer).field(_RECORD_BATCHES)
     if field is None:
         raise ValueError("an Arrow footer without a list of record batches")

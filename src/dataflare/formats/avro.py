@@ -1,4 +1,5 @@
-"""Avro values, one in each cell of a column: without a file around them, so with a schema from elsewhere."""
+"""Avro values, one in each cell of a column. There is no Avro file, so the caller gives the
+schema."""
 
 from __future__ import annotations
 
@@ -25,15 +26,15 @@ _NO_DATUM = (
 
 
 def as_json(data: pl.Series, schema: str) -> pl.Series:
-    """Each value as the text of a JSON object, NULL where the bytes are no record of the schema or
-    more than one. schema: the writer's, as JSON; `check_schema` has accepted it."""
+    """Each value as the text of a JSON object, NULL where the bytes are not exactly one record of
+    the schema. schema: the writer's, as JSON; `check_schema` has accepted it."""
     parsed = _parsed(schema)
     texts = [None if datum is None else _text(datum, parsed) for datum in data]
     return pl.Series(data.name, texts, dtype=pl.String)
 
 
 def check_schema(schema: str) -> None:
-    """Raises ValueError, in words for people, for what is no Avro schema of a record."""
+    """Raises ValueError, with a message for the user, if it is not an Avro schema of a record."""
     from fastavro.schema import SchemaParseException, UnknownType
 
     try:
@@ -45,7 +46,7 @@ def check_schema(schema: str) -> None:
     except (SchemaParseException, LookupError, TypeError) as error:
         raise ValueError(f"not an Avro schema: {error}") from error
     if not isinstance(parsed, dict) or parsed.get("type") != "record":
-        raise ValueError("an Avro schema, but not of a record")
+        raise ValueError("an Avro schema, but its type is not record")
 
 
 @cache

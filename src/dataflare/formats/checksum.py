@@ -1,4 +1,5 @@
-"""A checksum of everything read so far that fits into a position and can be carried on from there.
+"""A checksum of all bytes read so far. It is small enough for a position, and can be continued from
+it.
 
 Always true: it depends on the bytes alone, not on how they were divided into chunks.
 """
@@ -11,11 +12,12 @@ BLOCK_BYTES = 4 << 20
 
 
 class ReadChecksum:
-    """Whole blocks are folded into a chain; the unfinished block has a digest of its own. To carry
-    on from a position only the unfinished block is read again."""
+    """Each whole block is added to a chain of digests; the unfinished block has a separate digest.
+    To continue from a position, only the unfinished block is read again."""
 
     def __init__(self, value: str | None = None) -> None:
-        """value: of an earlier one, whose unfinished block must then be fed again."""
+        """value: of an earlier checksum; the caller then passes its unfinished block to `update`
+        again."""
         self._chain = value.partition(":")[0] if value else ""
         self._block = xxhash.xxh3_64()
         self._filled = 0
@@ -37,5 +39,5 @@ class ReadChecksum:
 
 
 def checksum(data: bytes) -> str:
-    """Of a few bytes at once."""
+    """The checksum of a few bytes."""
     return xxhash.xxh3_64_hexdigest(data)

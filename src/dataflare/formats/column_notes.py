@@ -1,11 +1,11 @@
-"""What the schema of a Parquet or Arrow file says about its columns that Polars does not say.
+"""Facts about columns that are in the schema of a Parquet or Arrow file, but not in Polars' schema.
 
-Polars panics on some types, and names no column then; it shows a UUID and Parquet's JSON as bytes. So
-the file's own schema is looked at first.
+Polars panics on some types and does not name the column; it shows a UUID and Parquet's JSON as
+bytes. So the file's own schema is read first.
 
-Always true: a damaged schema gives no notes; whoever reads the file says what is wrong with it.
-Parquet's numbers are those of parquet.thrift (parquet-format 2.11), Arrow's those of Schema.fbs and
-File.fbs (Arrow columnar format 1.5).
+Always true: a damaged schema gives no notes; the reader of the file reports the damage. Parquet's
+numbers are those of parquet.thrift (parquet-format 2.11), Arrow's those of Schema.fbs and File.fbs
+(Arrow columnar format 1.5).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Meaning = Literal["uuid", "json"]
 
 
 class ColumnNote(Struct, frozen=True):
-    """unreadable: the type, where no reader is there for it. meaning: what the column's bytes are."""
+    """unreadable: the type, if no reader supports it. meaning: what the column's bytes are."""
 
     unreadable: str | None = None
     meaning: Meaning | None = None
 
     @property
     def blocks(self) -> bool:
-        """Whether Polars reads no column of a file with such a column."""
+        """Whether Polars cannot read any column of a file that has such a column."""
         return self.unreadable is not None and not self.unreadable.startswith("decimal")
 
 
@@ -95,7 +95,7 @@ def _parquet(footer: bytes) -> Notes:
 
 
 def _elements(footer: bytes) -> list[Fields]:
-    """The schema's elements, without the row groups, which stand behind them."""
+    """The schema's elements, without the row groups that follow them."""
     reader, last = Reader(footer), 0
     while True:
         head = footer[reader.place]
@@ -111,11 +111,11 @@ def _elements(footer: bytes) -> list[Fields]:
 
 def _below(element: Fields, elements: Iterable[Fields]) -> Iterable[Fields]:
     """Everything inside an element, in order; takes it from `elements`."""
-    left = element.get(_ELEMENT_CHILDREN, (0, 0))[1]
+    remaining = element.get(_ELEMENT_CHILDREN, (0, 0))[1]
     following = iter(elements)
-    while left:
+    while remaining:
         inner = next(following)
-        left += inner.get(_ELEMENT_CHILDREN, (0, 0))[1] - 1
+        remaining += inner.get(_ELEMENT_CHILDREN, (0, 0))[1] - 1
         yield inner
 
 
@@ -142,10 +142,10 @@ def _arrow_schema_inside(footer: bytes) -> Notes:
     Its 256-bit decimals are stored as Parquet's decimals, so their digits count.
     """
     key = b"ARROW:schema"
-    found = footer.rfind(key)
-    if found < 0:
+    key_start = footer.rfind(key)
+    if key_start < 0:
         return {}
-    reader = Reader(footer, found + len(key))
+    reader = Reader(footer, key_start + len(key))
     if footer[reader.place] & 0x0F != BINARY:
         return {}
     reader.place += 1
@@ -212,7 +212,7 @@ def _arrow_unreadable(field: Table, bits_max: int) -> str | None:
 
 @lru_cache(maxsize=256)
 def _is_zone(name: str) -> bool:
-    """Whether it is empty, an offset such as +02:00, or a zone of the time zone database."""
+    """Whether the name is empty, an offset such as +02:00, or in the time zone database."""
     if not name or (name[0] in "+-" and name[1:].replace(":", "").isdigit()):
         return True
     try:

@@ -45,7 +45,7 @@ def split_extension(path: Path) -> tuple[str, str]:
 
 
 def detect(path: Path) -> str:
-    """How a file is compressed, by its first bytes: names lie."""
+    """How a file is compressed, by its first bytes: its name may be wrong."""
     with path.open("rb") as file:
         head = file.read(4)
     for magic, name in _MAGIC.items():
@@ -113,9 +113,9 @@ class _Plain:
         tail = min(size, _TAIL)
         if tail > 0:
             end = self._offset + size
-            found = os.pread(self._fd, tail, end - tail).rfind(b"\n")
-            if found >= 0:
-                size = end - tail + found + 1 - self._offset
+            line_end = os.pread(self._fd, tail, end - tail).rfind(b"\n")
+            if line_end >= 0:
+                size = end - tail + line_end + 1 - self._offset
         return self.read(size)
 
     def close(self) -> None:
@@ -133,22 +133,22 @@ class _Inflated:
 
     def read(self, size: int) -> bytes:
         parts: list[bytes] = []
-        left = size
-        while left > 0:
+        remaining = size
+        while remaining > 0:
             try:
-                part = self._read(left)
+                part = self._read(remaining)
             except (OSError, EOFError, zlib.error, _gzip_error(), _zstd_error()) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 raise DataError(
                     f"{self._path} is damaged: {error}",
                     code="E0505",
-                    help="the file was cut short or changed on its way; fetch it again",
+                    help="the file was truncated or changed while it was copied; fetch it again",
                 ) from error
             if not part:
                 break
             parts.append(part)
-            left -= len(part)
+            remaining -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_lines(self, size: int) -> bytes:
@@ -167,7 +167,8 @@ def _inflater(path: Path, compression: str) -> tuple[Callable[[int], bytes], IO[
 
 
 class _ZstdFrames:
-    """Frames one after another. (The library's own reader takes a file cut short for its end.)"""
+    """Frames one after another. (The library's own reader treats the end of a truncated file as a
+    normal end.)"""
 
     def __init__(self, raw: IO[Any]) -> None:
         import zstandard
@@ -206,10 +207,10 @@ def _gzip() -> Any:
 
 def _gzip_error() -> type[Exception]:
     try:
-        found: type[Exception] = importlib.import_module("isal.isal_zlib").error
+        error_type: type[Exception] = importlib.import_module("isal.isal_zlib").error
     except ImportError:
         return zlib.error
-    return found
+    return error_type
 
 
 def _zstd_error() -> type[Exception]:
@@ -217,8 +218,8 @@ def _zstd_error() -> type[Exception]:
         import zstandard
     except ImportError:
         return zlib.error
-    found: type[Exception] = zstandard.ZstdError
-    return found
+    error_type: type[Exception] = zstandard.ZstdError
+    return error_type
 
 
 class _Transcoded:
@@ -272,15 +273,15 @@ class Compressor:
             return data
         if self._member is None:
             self._member = _member(self._compression)
-        made: bytes = self._member.compress(data)
-        return made
+        compressed: bytes = self._member.compress(data)
+        return compressed
 
     def end_member(self) -> bytes:
         if self._member is None:
             return b""
-        made: bytes = self._member.flush()
+        compressed: bytes = self._member.flush()
         self._member = None
-        return made
+        return compressed
 
 
 def _member(compression: str) -> Any:

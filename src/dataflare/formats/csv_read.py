@@ -1,7 +1,7 @@
 """Delimited text to rows: one lazy query per chunk of whole records.
 
-Always true: a chunk that the quick query accepts has no row too short or too long and no field
-that does not fit, among the columns that are read.
+Always true: in a chunk that the quick query accepts, each row has the right number of fields, and
+each field of the columns read fits its type.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dataflare.model.bad_rows import BadRows
 
 
 class CsvDialect(Struct, frozen=True):
-    """How fields and rows are marked. quote None: quotes are ordinary characters. escape and comment:
-    rewritten before anything else sees the text, see `csv_rewrite`."""
+    """The characters that separate fields and rows. quote None: quotes are ordinary characters.
+    escape and comment: `csv_rewrite` replaces them before the text is parsed."""
 
     delimiter: str = ","
     quote: str | None = '"'
@@ -44,7 +44,7 @@ class CsvDialect(Struct, frozen=True):
 
     @property
     def rewriting(self) -> Rewriting | None:
-        """How the text is rewritten, if it must be."""
+        """How the text is rewritten; None if that is not needed."""
         if self.escape is None and self.comment is None:
             return None
         return Rewriting(self.delimiter, self.quote, self.escape, self.comment)
@@ -53,7 +53,7 @@ class CsvDialect(Struct, frozen=True):
         """Whether there is a quote in the text."""
         return self.quote is not None and self.quote.encode() in data
 
-    def scan(self, data: bytes, schema: Mapping[str, Any], **more: Any) -> pl.LazyFrame:
+    def scan(self, data: bytes, schema: Mapping[str, Any], **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(
             data,
             has_header=False,
@@ -62,12 +62,13 @@ class CsvDialect(Struct, frozen=True):
             quote_char=self.quote if self.quotes(data) else None,
             null_values=list(self.null_values) or None,
             glob=False,
-            **more,
+            **options,
         )
 
 
 class CsvPlan(Struct, frozen=True):
-    """columns: the file's, in the file's order. output: names wanted, in the order wanted."""
+    """columns: the file's, in the file's order. output: the names of the columns to return, in
+    order."""
 
     dialect: CsvDialect
     columns: tuple[TextColumn, ...]
@@ -75,32 +76,33 @@ class CsvPlan(Struct, frozen=True):
 
     @property
     def _read(self) -> list[TextColumn]:
-        wanted = set(self.output)
-        return [column for column in self.columns if column.name in wanted]
+        output_names = set(self.output)
+        return [column for column in self.columns if column.name in output_names]
 
     @property
     def blank_rows(self) -> bool:
-        """Whether a blank line is a row: where there is one column, and the line was not a comment."""
+        """Whether a blank line is a row: only if there is one column, and no comments (they become
+        blank)."""
         return len(self.columns) == 1 and self.dialect.comment is None
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The places of the columns read whose numbers must keep all that their texts say."""
-        wanted = set(self.output)
+        """The places of the columns read whose numbers must keep all characters of their texts."""
+        output_names = set(self.output)
         return tuple(
             place
             for place, column in enumerate(self.columns)
-            if column.name in wanted and column.checked and not has_marks(column.format)
+            if column.name in output_names and column.checked and not has_marks(column.format)
         )
 
     def scan(self, data: bytes, *, regular: Regular | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows.
 
-        regular: what is known of the chunk's records; it is found out where it is not given.
+        regular: of the chunk's records, if it was computed already.
         """
         dialect = self.dialect
         if b"\0" in data:
-            raise pl.exceptions.ComputeError("a row holds a NUL byte")
+            raise pl.exceptions.ComputeError("a row contains a NUL byte")
         regular = regular or self._regular(data)
         if regular is None:
             data = self._repaired(data)
@@ -108,8 +110,8 @@ class CsvPlan(Struct, frozen=True):
         if (regular is None or regular.doubtful) and self._has_marks(data):
             raise pl.exceptions.ComputeError("a number has a leading zero or plus")
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
-        made = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
-        return frame.with_columns(**made).select(self.output)
+        typed = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
+        return frame.with_columns(**typed).select(self.output)
 
     def _regular(self, data: bytes) -> Regular | None:
         dialect = self.dialect
@@ -121,7 +123,7 @@ class CsvPlan(Struct, frozen=True):
         return any(column.any() for column in self._marks(data).iter_columns())
 
     def _marks(self, data: bytes) -> pl.DataFrame:
-        """For each column of numbers that is checked, which fields have a leading zero or plus."""
+        """For each checked column of numbers: which fields have a leading zero or plus."""
         schema = {column.name: pl.String() for column in self.columns}
         return (
             self.dialect.scan(data, schema)
@@ -160,7 +162,7 @@ class CsvPlan(Struct, frozen=True):
     def salvage(
         self, data: bytes, place_of: Callable[[int], str], count: int | None = None
     ) -> Sorted:
-        """The patient way: every row that can be read, and every bad one named.
+        """The slow way: every row that can be read, and an error for every bad one.
 
         place_of: what a line of the chunk is called. count: how many rows there are, if all have the
         right number of fields.
@@ -185,17 +187,17 @@ class CsvPlan(Struct, frozen=True):
                 "code": [code for code, _ in bad.values()],
                 "message": [message for _, message in bad.values()],
             },
-            schema=_FOUND,
+            schema=_BAD_ROWS,
         )
-        found = pl.concat([misshapen, misfit]).sort("row") if bad else misfit
-        rows = found["row"].to_list()
+        bad_rows = pl.concat([misshapen, misfit]).sort("row") if bad else misfit
+        rows = bad_rows["row"].to_list()
         texts = [raw_text(text) for text in layout.texts(rows)]
         places = [place_of(line) for line in layout.lines(rows)]
-        told = (pl.Series("raw", texts, pl.String), pl.Series("place", places, pl.String))
+        sources = (pl.Series("raw", texts, pl.String), pl.Series("place", places, pl.String))
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],
-            bad=BadRows(found.with_columns(told)),
+            bad=BadRows(bad_rows.with_columns(sources)),
         )
 
     def _misshapen(self, layout: Layout, row: int) -> tuple[str, str]:
@@ -203,16 +205,16 @@ class CsvPlan(Struct, frozen=True):
         if problem is not None:
             return "E0506", problem
         fields = layout.records[FIELDS][row]
-        many = "field" if fields == 1 else "fields"
-        return "E0502", f"{fields} {many} where {len(self.columns)} were expected"
+        unit = "field" if fields == 1 else "fields"
+        return "E0502", f"{fields} {unit} where {len(self.columns)} were expected"
 
     def _sorted_out(
         self, layout: Layout | Lines, sound: pl.Series
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Sound records as typed rows, read at the quick way's speed, and those with a field that does
-        not fit; only fields that came out as NULL are looked at with patience."""
+        """Sound records as typed rows, and an error for each record with a field that does not fit.
+        The quick way reads them all; the slow way reads again only fields that became NULL."""
         text, rows, read = layout.joined(sound), sound.arg_true().cast(pl.Int64), self._read
-        rows, none = rows.alias(_ROW), pl.DataFrame(schema=_FOUND)
+        rows, none = rows.alias(_ROW), pl.DataFrame(schema=_BAD_ROWS)
         if not read:
             return rows.to_frame(), none
         tolerated = [expr for column in read if (expr := tolerant(column)) is not None]
@@ -234,45 +236,46 @@ class CsvPlan(Struct, frozen=True):
             pl.any_horizontal(pl.col(c.name).is_null() for c in doubted)
         ).to_series()
         some = pl.repeat(False, len(sound), eager=True).scatter(rows.filter(doubtful), True)
-        patient, misfit = self._cast(layout.joined(some), rows.filter(doubtful), doubted)
-        places = rows.search_sorted(patient[_ROW])
+        reread, misfit = self._cast(layout.joined(some), rows.filter(doubtful), doubted)
+        places = rows.search_sorted(reread[_ROW])
         for name in (column.name for column in doubted):
-            has_value = patient[name].is_not_null()
+            has_value = reread[name].is_not_null()
             if has_value.any():
-                values = patient[name].filter(has_value)
+                values = reread[name].filter(has_value)
                 quick = quick.with_columns(quick[name].scatter(places.filter(has_value), values))
         return quick.filter(~rows.is_in(misfit["row"].implode())), misfit
 
     def _cast(
         self, data: bytes, rows: pl.Series, columns: Sequence[TextColumn]
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """These columns of sound records, and their rows; and the rows with fields that do not fit."""
+        """These columns of sound records with their rows, and the rows with fields that do not
+        fit."""
         schema = {column.name: pl.String() for column in self.columns}
         typed = [loose(column).alias(f"{_TYPED}{i}") for i, column in enumerate(columns)]
         misses = [_missed(column, f"{_TYPED}{i}") for i, column in enumerate(columns)]
-        which = pl.coalesce(pl.when(miss).then(pl.lit(i)) for i, miss in enumerate(misses))
-        made = (
+        misfit_column = pl.coalesce(pl.when(miss).then(pl.lit(i)) for i, miss in enumerate(misses))
+        table = (
             self.dialect.scan(data, schema)
             .select(*(column.name for column in columns), *typed)
-            .with_columns(rows, which.alias(_MISSED))
+            .with_columns(rows, misfit_column.alias(_MISSED))
             .collect()
         )
-        said = pl.coalesce(
+        messages = pl.coalesce(
             pl.when(pl.col(_MISSED) == i).then(misfits(c.name, c.type, pl.col(c.name), _changed(c)))
             for i, c in enumerate(columns)
         )
-        failed = made.filter(pl.col(_MISSED).is_not_null()).select(
-            pl.col(_ROW).alias("row"), pl.lit("E0501").alias("code"), said.alias("message")
+        failed = table.filter(pl.col(_MISSED).is_not_null()).select(
+            pl.col(_ROW).alias("row"), pl.lit("E0501").alias("code"), messages.alias("message")
         )
         names = [column.name for column in columns]
-        good = made.filter(pl.col(_MISSED).is_null()).select(
+        good = table.filter(pl.col(_MISSED).is_null()).select(
             *(pl.col(f"{_TYPED}{i}").alias(name) for i, name in enumerate(names)), _ROW
         )
         return good, failed
 
 
 _BLANK = re.compile(rb"(?:^|\n)\r?\n")
-_FOUND = {"row": pl.Int64, "code": pl.String, "message": pl.String}
+_BAD_ROWS = {"row": pl.Int64, "code": pl.String, "message": pl.String}
 _ROW = "__dataflare_row"
 _TYPED = "__dataflare_typed"
 _MISSED = "__dataflare_missed"
@@ -286,7 +289,7 @@ def _missed(column: TextColumn, typed: str) -> pl.Expr:
 
 
 def _changed(column: TextColumn) -> pl.Expr | None:
-    """Which texts of a column that is checked are numbers that would come out as something else."""
+    """Which texts of a checked column are numbers that would change when parsed."""
     if not column.checked:
         return None
     text = pl.col(column.name)
@@ -295,7 +298,7 @@ def _changed(column: TextColumn) -> pl.Expr | None:
 
 
 def _is_clean(data: bytes) -> bool:
-    """Whether it is UTF-8 without NUL bytes."""
+    """Whether the data is UTF-8 without NUL bytes."""
     return b"\0" not in data and _utf8_error(data) is None
 
 
@@ -310,13 +313,14 @@ def _utf8_error(text: bytes) -> UnicodeDecodeError | None:
 
 
 def _unclean(layout: Layout, sound: pl.Series) -> dict[int, tuple[str, str]]:
-    """Which of the sound records are no text, one by one."""
+    """Which of the sound records are not UTF-8 text or contain a NUL byte. Slow: one record at a
+    time."""
     bad: dict[int, tuple[str, str]] = {}
     rows = sound.arg_true().to_list()
     for row, text in zip(rows, layout.texts(rows), strict=True):
         error = _utf8_error(text)
         if b"\0" in text:
-            bad[row] = "E0504", "holds a NUL byte"
+            bad[row] = "E0504", "contains a NUL byte"
         elif error is not None:
             bad[row] = "E0504", f"not valid UTF-8 at byte {error.start + 1} of the row"
     return bad

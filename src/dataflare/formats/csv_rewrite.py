@@ -1,5 +1,4 @@
-"""CSV with escaped quotes or comment lines, as the CSV that everything else reads: quotes doubled,
-comments blank.
+"""CSV with escaped quotes or comment lines, rewritten as plain CSV: quotes doubled, comments blank.
 
 Always true: line ends stay where they are, so line numbers are the file's; text between quotes is never
 a comment.
@@ -20,8 +19,8 @@ _START = b"\\A|(?<=\\A\xef\xbb\xbf)"
 
 
 class Rewriting:
-    """Which characters to rewrite. escape: stands before a quote that does not close its field, and
-    before itself. comment: begins a line that is not a row."""
+    """Which characters to rewrite. escape: precedes a quote that does not close its field; an
+    escape character is doubled. comment: begins a line that is not a row."""
 
     def __init__(
         self, delimiter: str, quote: str | None, escape: str | None, comment: str | None
@@ -33,7 +32,7 @@ class Rewriting:
         return self._rewrite(text)
 
     def whole_records(self, text: bytes) -> int:
-        """Where the last whole line ends that no open quote runs through."""
+        """Where the last whole line ends that is not inside a quoted field."""
         pattern, opening = _patterns(*self._marks)
         end = text.rfind(b"\n") + 1
         if opening is None or not end:
@@ -106,9 +105,9 @@ class Rewritten:
         parts = [self._ready]
         have = len(self._ready)
         while have < size and not self._ended:
-            more = self._stream.read(max(_READ_BYTES, len(self._raw)))
-            self._ended = not more
-            self._raw += more
+            data = self._stream.read(max(_READ_BYTES, len(self._raw)))
+            self._ended = not data
+            self._raw += data
             end = len(self._raw) if self._ended else self._rewriting.whole_records(self._raw)
             text = self._rewriting.whole(self._raw[:end])
             self._raw = self._raw[end:]

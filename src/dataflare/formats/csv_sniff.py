@@ -1,4 +1,4 @@
-"""What a delimited file holds, found on a sample: its columns' names and their types."""
+"""The names and types of a delimited file's columns, found in a sample."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
             names = _fields(text.decode(), dialect)
         except csv.Error as error:
             raise DataError(
-                f"the header of {path} cannot be read: it holds a carriage return outside quotes",
+                f"the header of {path} cannot be read: it contains a carriage return outside quotes",
                 code="E0506",
                 help="lines end in LF or CRLF: convert the line ends of the file",
             ) from error
@@ -71,12 +71,12 @@ def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
 
 
 Sample = tuple[Sequence[str], bytes, CsvDialect]
-"""Text that begins and ends between records, and the columns that it has."""
+"""Text that begins and ends between records, and its columns."""
 
 
 def texts_of(samples: Sequence[Sample], names: Sequence[str]) -> pl.DataFrame:
-    """The columns as text, of the samples that have them. Rows that are broken are passed over:
-    reading will name them."""
+    """The columns as text, of the samples that have them. Broken rows are skipped: reading will
+    report them."""
     frames = [_texts(sample, own, dialect) for own, sample, dialect in samples if sample]
     empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
     return pl.concat([empty, *frames], how="diagonal").select(names)
@@ -88,8 +88,8 @@ def types_of(texts: pl.DataFrame, spelling: Spelling) -> list[TextColumn]:
 
 
 def loose_lines(data: bytes, dialect: CsvDialect, width: int) -> bytes:
-    """Lines from the middle of a file that are surely whole records: the quotes before them are
-    unknown, so only lines that stand by themselves are taken."""
+    """Lines from the middle of a file that are certainly whole records. It is not known whether
+    they are inside quotes, so only lines that are complete records are returned."""
     lines = data.split(b"\n")[1:-1]
     comma = dialect.delimiter.encode()
     mark = dialect.quote.encode() if dialect.quote else None

@@ -2,8 +2,8 @@
 
 Excel, LibreOffice and others write .xlsx, .xlsm, .xlsb, .xls and .ods; python-calamine reads them all.
 
-Always true: a row without any value is not a row; rows keep the numbers that Excel shows; a cell with
-an error is NULL and is counted.
+Always true: a row without any value is left out; rows keep the numbers that Excel shows; a cell
+with an error is NULL and is counted.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Area(Struct, frozen=True):
 
 
 class BookOptions(Struct, frozen=True):
-    """What to read of a workbook, as the user says it: sheets by name or number from 1, or `all`;
-    header_row as Excel numbers the sheet's rows; header_rows: how many rows hold the names."""
+    """What to read of a workbook, from the user's options. sheet: names or numbers from 1, or
+    `all`. header_row: as Excel numbers the sheet's rows. header_rows: how many rows contain the
+    names."""
 
     sheet: str | int | tuple[str | int, ...] | None = None
     area: Area = Area()
@@ -68,9 +69,9 @@ class BookOptions(Struct, frozen=True):
 
 
 class SheetTable(Struct):
-    """names and cells of one sheet, a list of cells for each column. rows: the number of each row, as
-    Excel shows it. errors: what error cells show, by column name and index of the row. codes: the
-    formats of numbers that are shown with leading zeros, the same way."""
+    """The names and cells of one sheet, a list of cells for each column. rows: the number of each
+    row, as Excel shows it. errors: the texts of error cells, by column name and index of the row.
+    codes: the formats of numbers that are shown with leading zeros, the same way."""
 
     sheet: str
     names: list[str]
@@ -88,8 +89,8 @@ class SheetTable(Struct):
 
 
 def read_book(path: Path, options: BookOptions) -> list[SheetTable]:
-    """The tables of the sheets that the options name, without sheets that hold nothing. Raises
-    DataError (E0505) for what is not a workbook and for a sheet that is not there."""
+    """The tables of the sheets that the options name, without empty sheets. Raises DataError
+    (E0505) if the file is not a workbook or has no such sheet."""
     import python_calamine as calamine
 
     try:
@@ -121,7 +122,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} is not a sound workbook: {lines[0] if lines else type(error).__name__}",
         code="E0505",
-        help="save it as .xlsx again; if it holds something else, set 'format' to that",
+        help="save it as .xlsx again; if its content has another format, set 'format' to that",
     )
 
 
@@ -138,8 +139,8 @@ def _chosen(book: Any, path: Path, sheet: Any) -> list[str]:
     if sheet == ALL and ALL not in names:
         visible = calamine.SheetVisibleEnum.Visible
         return [each.name for each in worksheets if each.visible == visible]
-    wanted = sheet if isinstance(sheet, tuple) else (sheet,)
-    return [_named(each, names, path) for each in wanted]
+    sheets = sheet if isinstance(sheet, tuple) else (sheet,)
+    return [_named(each, names, path) for each in sheets]
 
 
 def _named(sheet: str | int, names: list[str], path: Path) -> str:
@@ -190,23 +191,23 @@ def _table(
 
 
 def _marks_of(grid: list[list[Any]], name: str, marks: XlsxMarks | None) -> SheetMarks:
-    """The sheet's marks, if it may have any that matter; finding them takes time."""
+    """The sheet's marks. They are read only if some may matter, because that takes time."""
     if marks is None:
         return SheetMarks()
     kinds = set(marks.formats.kinds.values())
-    needed = (
+    has_marks = (
         "digits" in kinds
         or marks.may_have_errors(name)
         or (
             bool(kinds & {"date", "timestamp"}) and any(map(_has_odd_days, zip(*grid, strict=True)))
         )
     )
-    return marks.marks(name) if needed else SheetMarks()
+    return marks.marks(name) if has_marks else SheetMarks()
 
 
 def _has_odd_days(cells: Sequence[Any]) -> bool:
-    """Whether a column may hold a day before March 1900: such a cell looks like a time, or like one
-    of the days then."""
+    """Whether a column may contain a day before March 1900: such a cell is read as a time, or as a
+    day before that date."""
     types = set(map(type, cells))
     if date in types and any(type(cell) is date and cell.year == 1900 for cell in cells):
         return True
@@ -216,7 +217,7 @@ def _has_odd_days(cells: Sequence[Any]) -> bool:
 
 
 def _put_times(grid: list[list[Any]], name: str, marks: XlsxMarks | None, area: Area) -> None:
-    """Dates are timestamps where the format of a column's first one shows a time of day."""
+    """Make a column's dates timestamps if the format of the first one shows a time of day."""
     if marks is None or "timestamp" not in marks.formats.kinds.values():
         return
     for column, cells in enumerate(zip(*grid, strict=True)):
@@ -232,7 +233,7 @@ def _put_times(grid: list[list[Any]], name: str, marks: XlsxMarks | None, area: 
 
 
 def _widen(grid: list[list[Any]], errors: Sequence[tuple[int, int]], area: Area) -> None:
-    """Make room for cells that hold an error, which lie outside of what holds values."""
+    """Make the grid larger for cells with an error that lie outside of the cells with values."""
     cells = _inside(dict.fromkeys(errors), area)
     height = max((row + 1 for row, _ in cells), default=0)
     width = max([*(column + 1 for _, column in cells), *map(len, grid[:1])], default=0)
@@ -242,7 +243,7 @@ def _widen(grid: list[list[Any]], errors: Sequence[tuple[int, int]], area: Area)
 
 
 def _put(grid: list[list[Any]], marks: SheetMarks, area: Area) -> None:
-    """Put what the marks say into the cells: right days, and no value where there is an error."""
+    """Put the marks into the cells: the right days, and None for an error."""
     for (row, column), day in _inside(marks.days, area).items():
         grid[row][column] = day
     for row, column in _inside(marks.errors, area):
@@ -269,7 +270,7 @@ def _header(
         first = options.header_row - 1 - options.area.top
         if not 0 <= first < len(grid) or not _values(grid[first]):
             raise DataError(
-                f"{label} has no names in row {options.header_row}, which 'header_row' names",
+                f"{label} has no names in row {options.header_row}, the row that 'header_row' names",
                 code="E0507",
                 help="'header_row' is the number that Excel shows beside the row",
             )
@@ -288,8 +289,8 @@ def _values(row: Sequence[Any]) -> int:
 
 
 def _below_titles(grid: list[list[Any]], filled: Sequence[int]) -> int:
-    """The row of the header: the first that has a value, or, below a title of one cell a row, the
-    first with several."""
+    """The row of the header: the first row with a value; below title rows of one cell, the first
+    row with several."""
     return next((n for n in filled if _values(grid[n]) > 1), filled[0])
 
 
@@ -305,7 +306,7 @@ def _fill_merged(grid: list[list[Any]], sheet: Any, top: int, below: int, area: 
 
 
 def _distinct(texts: Iterator[str | None] | Any) -> list[str]:
-    """The texts that are not blank, each once."""
+    """The texts that are not blank, without duplicates."""
     return list(dict.fromkeys(text.strip() for text in texts if text is not None and text.strip()))
 
 
@@ -319,26 +320,26 @@ def _assembled(
     *,
     has_header: bool,
 ) -> SheetTable | None:
-    """The table without columns that have neither a name nor a value; None where none is left."""
+    """The table without columns that have no name and no value; None if no column is left."""
     if names is None:
         names = [""] * len(columns)
     marked = {column for _, column in errors}
-    used = [
+    filled = [
         n for n, cells in enumerate(columns) if n in marked or any(c is not None for c in cells)
     ]
     if has_header:
-        kept = [n for n, name in enumerate(names) if name or n in used]
+        columns_kept = [n for n, name in enumerate(names) if name or n in filled]
     else:
-        kept = list(range(used[0], used[-1] + 1)) if used else []
-    if not kept:
+        columns_kept = list(range(filled[0], filled[-1] + 1)) if filled else []
+    if not columns_kept:
         return None
     index = {row: n for n, row in enumerate(rows)}
-    table.names = unique_names([names[n] for n in kept])
-    table.columns = [columns[n] for n in kept]
+    table.names = unique_names([names[n] for n in columns_kept])
+    table.columns = [columns[n] for n in columns_kept]
     if not has_header:
         table.header_row = None
     for place, marks in ((table.errors, errors), (table.codes, codes)):
         for (row, column), mark in marks.items():
-            if row in index and column in kept:
-                place.setdefault(table.names[kept.index(column)], {})[index[row]] = mark
+            if row in index and column in columns_kept:
+                place.setdefault(table.names[columns_kept.index(column)], {})[index[row]] = mark
     return table

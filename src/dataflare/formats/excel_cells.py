@@ -1,9 +1,9 @@
-"""Cells of a workbook as typed columns: which type a column has, and which cells do not fit one.
+"""Cells of a workbook as typed columns: the type of a column, and the cells that do not fit it.
 
-A cell has the type that Excel gave it: number, text, boolean, date, time, duration; a column has none.
-So a column's type is that of all its cells, and text where they differ.
+In Excel a cell has a type (number, text, boolean, date, time, duration) but a column has none. So a
+column has the type of all its cells, and text if they differ.
 
-Always true: numbers keep all their digits as text; a whole number has no point there.
+Always true: a number as text keeps all its digits; a whole number as text has no decimal point.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _EXACT_MAX = 2.0**53
 
 
 def kinds_of(cells: Sequence[Any]) -> frozenset[str]:
-    """The kinds of a column's cells. Numbers are `whole` where all of them are."""
+    """The kinds of a column's cells. Numbers are `whole` if all of them are."""
     kinds = {_KINDS[each] for each in set(map(type, cells)) - {type(None)}}
     if NUMBER in kinds and all(
         -_WHOLE_MAX <= cell < _WHOLE_MAX and cell == int(cell)
@@ -77,14 +77,14 @@ def kinds_of(cells: Sequence[Any]) -> frozenset[str]:
 
 
 def type_of(kinds: frozenset[str]) -> DataType:
-    """The type that holds cells of all these kinds; text where no other does."""
+    """The type that fits cells of all these kinds; text if no other does."""
     return _TYPES.get(kinds, STRING)
 
 
 def fit(
     cells: Sequence[Any], to: DataType, codes: Mapping[int, str]
 ) -> tuple[pl.Series, pl.Series | None]:
-    """The cells as a type, and which of them do not fit it (None where all do).
+    """The cells as the type `to`, and which of them do not fit it (None if all do).
 
     codes: the formats of numbers that are shown with leading zeros, by row.
     """
@@ -136,7 +136,7 @@ def _moment(cell: Any) -> datetime | None:
 
 
 def cell_text(cell: Any, code: str | None = None) -> str | None:
-    """What a cell shows: all digits of a number, and zeros before it where its format says so."""
+    """The text of a cell: all digits of a number, with leading zeros if its format has them."""
     match cell:
         case None | str():
             return cell
@@ -172,16 +172,16 @@ def _number_text(number: float, code: str | None) -> str:
 def _with_zeros(number: int, code: str) -> str:
     """The number in a format of zeros and characters between them: 2116 in 00000 is 02116."""
     digits = list(str(number).zfill(code.count("0")))
-    shown: list[str] = []
-    left = code.count("0")
+    characters: list[str] = []
+    zeros_left = code.count("0")
     for mark in reversed(code):
         if mark != "0":
-            shown.append(mark)
+            characters.append(mark)
             continue
-        left -= 1
-        # Digits beyond the format stand before its first one.
-        shown.extend(reversed(digits) if not left else digits.pop())
-    return "".join(reversed(shown))
+        zeros_left -= 1
+        # The first zero of the format takes all digits that remain.
+        characters.extend(reversed(digits) if not zeros_left else digits.pop())
+    return "".join(reversed(characters))
 
 
 def _span_text(span: timedelta) -> str:

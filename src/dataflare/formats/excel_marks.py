@@ -1,11 +1,11 @@
-"""What a sheet of an .xlsx file says about its cells beside their values: errors, and number formats.
+"""The errors and number formats of the cells in a sheet of an .xlsx file.
 
-The reader of values gives an error as an empty cell, and a number without its format. Both are looked
-for in the sheet's own XML, and only where the sheet can have them, because that takes longer than
+The reader of values returns an error as an empty cell, and a number without its format. So both are
+read from the sheet's XML, but only if the sheet may have them, because that takes longer than
 reading the values.
 
-Always true: days are those that Excel shows. It counts 1900-02-29, which never was: such a cell is an
-error, as is a day before 1900.
+Always true: days are those that Excel shows. Excel has a 1900-02-29, which did not exist: such a
+cell is an error, and so is a day before 1900.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Kind = Literal["date", "timestamp", "time", "duration", "digits"]
 
 
 class SheetMarks(Struct):
-    """errors: what error cells show. days: cells whose day the reader of values gets wrong. digits: the
-    formats of numbers that are shown with leading zeros, such as 00000."""
+    """errors: the texts of error cells. days: the right days of cells that the reader of values
+    gets wrong. digits: the formats of numbers that are shown with leading zeros, such as 00000."""
 
     errors: dict[Cell, str] = field(default_factory=dict)
     days: dict[Cell, date | datetime] = field(default_factory=dict)
@@ -36,7 +36,8 @@ class SheetMarks(Struct):
 
 
 class Formats(Struct, frozen=True):
-    """kinds: by number of a cell's style, where it has one. codes: the codes of kind `digits`."""
+    """kinds: by the number of a cell's style, if it has a kind. codes: the codes of kind
+    `digits`."""
 
     kinds: dict[int, Kind]
     codes: dict[int, str]
@@ -69,7 +70,7 @@ class XlsxMarks:
         return False
 
     def kind_at(self, sheet: str, cell: Cell) -> Kind | None:
-        """What the format of one cell shows."""
+        """The kind of value that the format of one cell shows."""
         if sheet not in self._sheets:
             return None
         if sheet not in self._data:
@@ -121,20 +122,19 @@ class XlsxMarks:
                 codes = {int(e.get("numFmtId", 0)): e.get("formatCode", "") for e in element}
             if _local(element.tag) == "cellXfs":
                 cells = [int(e.get("numFmtId", 0)) for e in element]
-        found = {
+        formats = {
             n: (kind_of(codes.get(id_, ""), id_), codes.get(id_, "")) for n, id_ in enumerate(cells)
         }
         return Formats(
-            {n: kind for n, (kind, _) in found.items() if kind is not None},
-            {n: _literal(code) for n, (kind, code) in found.items() if kind == "digits"},
+            {n: kind for n, (kind, _) in formats.items() if kind is not None},
+            {n: _literal(code) for n, (kind, code) in formats.items() if kind == "digits"},
             starts_1904,
         )
 
 
 class _SheetParser:
-    """Walks a sheet's XML, in which rows and cells may leave out where they stand.
-
-    It is called for each element, so that it does little for those that have no mark.
+    """Reads a sheet's XML, in which rows and cells may omit their positions. expat calls it for
+    each element, so it does little for elements without a mark.
     """
 
     def __init__(self, formats: Formats) -> None:
@@ -189,7 +189,7 @@ class _SheetParser:
                 self._note_day(serial)
 
     def _note_day(self, serial: float) -> None:
-        """The days that other readers get wrong: Excel's day 0 and 60, and those before."""
+        """Note the days that the reader of values gets wrong: days before 0, day 0, and day 60."""
         if serial < 0:
             self.marks.errors[self._cell()] = f"{serial:g} days before 1900"
         elif serial < 1:
@@ -211,21 +211,22 @@ _DIGITS = re.compile(r"[0 ()/-]*0[0 ()/-]*")
 
 
 def kind_of(code: str, number: int = 0) -> Kind | None:
-    """What a number format shows. number: of a built-in format, which has no code."""
+    """The kind of value that a number format shows. number: of a built-in format, which has no
+    code."""
     if not code:
         return _BUILT_IN.get(number)
     first = code.split(";")[0]
     if _DIGITS.fullmatch(_literal(first)) and _literal(first).count("0") > 1:
         return "digits"
-    shown = _NO_VALUE.sub("", first).lower()
-    if shown == "general":
+    letters = _NO_VALUE.sub("", first).lower()
+    if letters == "general":
         return None
-    if "[" in shown:
+    if "[" in letters:
         return "duration"
-    day, clock = bool(set(shown) & set("yd")), bool(set(shown) & set("hs"))
+    day, clock = bool(set(letters) & set("yd")), bool(set(letters) & set("hs"))
     if day or clock:
         return "timestamp" if day and clock else "date" if day else "time"
-    return "date" if "m" in shown else None
+    return "date" if "m" in letters else None
 
 
 def _literal(code: str) -> str:

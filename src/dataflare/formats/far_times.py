@@ -1,4 +1,4 @@
-"""Dates and times that are too far away for the formatters: their exact text all the same.
+"""The exact text of dates and times that the formatters cannot format.
 
 Polars panics beyond the year 262,142, and Python has no year above 9999. A timestamp goes to the year
 294,247 (microseconds) or 292 million (milliseconds), a date to the year 5,879,611.
@@ -30,7 +30,7 @@ def far_columns(frame: pl.DataFrame, schema: Schema) -> frozenset[str]:
 
 
 def beyond_python(frame: pl.DataFrame, schema: Schema) -> frozenset[str]:
-    """The columns with a value that Python's dates and times do not hold."""
+    """The columns with a value that Python's date and datetime cannot represent."""
     return _beyond(frame, schema, *_PYTHON_DAYS)
 
 
@@ -58,19 +58,22 @@ def _with_any(frame: pl.DataFrame, masks: Mapping[str, pl.Expr | None]) -> froze
     checks = {name: mask.any() for name, mask in masks.items() if mask is not None}
     if not checks or not frame.height:
         return frozenset()
-    seen = frame.select(**checks).row(0, named=True)
-    return frozenset(name for name, far in seen.items() if far)
+    is_beyond = frame.select(**checks).row(0, named=True)
+    return frozenset(name for name, far in is_beyond.items() if far)
 
 
 def _mask(value: pl.Expr, type_: DataType, first: int, last: int) -> pl.Expr | None:
-    """Where a value, or one inside it, lies outside of these days; None if no such type is inside."""
+    """Where a value, or one inside it, lies outside of these days; None if the type has no dates or
+    times."""
     if type_.name in _KINDS:
         ticks = _ticks_of_a_day(type_)
         if type_.unit == "ns":
             return None
         if type_.name == "duration":
-            most = _SPAN_DAYS * ticks if last == _PYTHON_DAYS[1] else 2**63 - 1
-            return ~value.to_physical().is_between(-min(most, 2**63 - 1), min(most, 2**63 - 1))
+            ticks_max = _SPAN_DAYS * ticks if last == _PYTHON_DAYS[1] else 2**63 - 1
+            return ~value.to_physical().is_between(
+                -min(ticks_max, 2**63 - 1), min(ticks_max, 2**63 - 1)
+            )
         return ~value.to_physical().is_between(first * ticks, (last + 1) * ticks - 1)
     return _inside(value, type_, partial(_mask, first=first, last=last))
 
@@ -92,7 +95,8 @@ def _ticks_of_a_day(type_: DataType) -> int:
 
 
 def text_of(value: pl.Expr, type_: DataType, near: pl.Expr) -> pl.Expr:
-    """The text of dates, times or durations. near: the formatter's, of values that it can take."""
+    """The text of dates, times or durations. near: the formatter's text, for values that it
+    supports."""
     far = _mask(value, type_, -_POLARS_DAYS, _POLARS_DAYS)
     if far is None:
         return near
@@ -103,7 +107,7 @@ def text_of(value: pl.Expr, type_: DataType, near: pl.Expr) -> pl.Expr:
 
 
 def near_only(value: pl.Expr, type_: DataType) -> pl.Expr:
-    """The value where the formatter can take it."""
+    """The value if the formatter supports it, else NULL."""
     far = _mask(value, type_, -_POLARS_DAYS, _POLARS_DAYS)
     return value if far is None else pl.when(~far).then(value)
 

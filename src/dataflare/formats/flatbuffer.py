@@ -1,4 +1,5 @@
-"""A reader of flatbuffers, as far as Arrow's metadata needs one. Numbers are field ids of a table."""
+"""A reader of the part of flatbuffers that Arrow's metadata uses. Numbers are field ids of a
+table."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class Table(Struct, frozen=True):
         return cls(data, struct.unpack_from("<I", data)[0])
 
     def field(self, number: int) -> int | None:
-        """Where the table has a field; None where it is left out."""
+        """The place of a field; None if the table does not have it."""
         fields = self.place - struct.unpack_from("<i", self.data, self.place)[0]
         slot = 4 + 2 * number
         if slot >= struct.unpack_from("<H", self.data, fields)[0]:
@@ -28,7 +29,7 @@ class Table(Struct, frozen=True):
         return self.place + offset if offset else None
 
     def integer(self, number: int, format_: str, default: int = 0) -> int:
-        """A number, in the spelling of `struct`: B, h, i or q."""
+        """A number. format_: as in `struct`: B, h, i or q."""
         place = self.field(number)
         return (
             default

@@ -1,6 +1,6 @@
-"""Which types the values of JSON objects have, over a sample of them.
+"""Infer column types from a sample of JSON objects.
 
-Always true: a type that is found holds every value of the sample. Values of several kinds under one key
+Always true: an inferred type fits every value of the sample. Values of several kinds under one key
 are text; so are whole numbers beyond 64 bits and, beside fractions, numbers that a float64 would
 round beyond 2^53. So no digit is lost.
 """
@@ -46,11 +46,11 @@ def _fields(rows: Iterable[Mapping[str, Any]]) -> dict[str, DataType]:
     values: dict[str, list[Any]] = {}
     for row in rows:
         for name, value in row.items():
-            found = values.get(name)
-            if found is None:
+            values_of_name = values.get(name)
+            if values_of_name is None:
                 values[name] = [value]
             else:
-                found.append(value)
+                values_of_name.append(value)
     return {name: _type(each) for name, each in values.items()}
 
 
@@ -73,7 +73,7 @@ def _type(values: list[Any]) -> DataType:
         return list_of(_type([item for value in _some(values) for item in value]))
     if kinds == {dict}:
         fields = _fields(_some(values))
-        # An object that is empty wherever it was seen has no columns to be.
+        # Objects that are empty in the whole sample have no fields for a struct.
         return struct_of(fields) if fields else STRING
     return STRING
 
@@ -83,7 +83,7 @@ def _some(values: list[Any]) -> list[Any]:
 
 
 def _filled(type_: DataType) -> DataType:
-    """The type with text where only NULL was seen."""
+    """The type, with text in place of types that are only NULL."""
     if type_.name == "null":
         return STRING
     if type_.name == "list":
@@ -96,7 +96,8 @@ def _filled(type_: DataType) -> DataType:
 
 @lru_cache(maxsize=1024)
 def fitting(type_: DataType) -> Callable[[Any], bool]:
-    """What tells whether a JSON value other than NULL can be of this type, as far as its kind tells."""
+    """A function that checks whether a JSON value other than NULL can have this type, by its
+    kind."""
     match type_.name:
         case "string" | "json":
             return lambda value: True
@@ -112,7 +113,9 @@ def fitting(type_: DataType) -> Callable[[Any], bool]:
             fields = [(field.name, fitting(field.type)) for field in type_.fields]
             return lambda value: (
                 type(value) is dict
-                and all((v := value.get(name)) is None or fits(v) for name, fits in fields)
+                and all(
+                    (v := value.get(name)) is None or fits_field(v) for name, fits_field in fields
+                )
             )
         case "float64":
             return lambda value: type(value) in _NUMBERS and keeps_digits(value)
@@ -138,9 +141,9 @@ def _range(type_: DataType) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def readable(type_: DataType) -> Callable[[Any], Any] | None:
-    """What turns a JSON value into one that Polars' parser reads exactly into this type: numbers in
-    columns of text and of decimals become texts. It gives the same object where nothing needs to
-    change; None for a type where nothing ever does."""
+    """A function that changes a JSON value into one that Polars' parser reads exactly as this type:
+    numbers in columns of text and of decimals become texts. It returns the same object if no change
+    is needed. None for a type that never needs a change."""
     if type_.is_text or type_.name == "decimal":
         return _readable_text
     if type_.name == "list":
@@ -169,14 +172,14 @@ def _readable_list(item: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _readable_struct(fields: Mapping[str, Callable[[Any], Any]], value: Any) -> Any:
-    made = {name: change(value.get(name)) for name, change in fields.items()} if value else {}
-    same = all(made[name] is value.get(name) for name in made)
-    return value if same else {**value, **made}
+    changed = {name: change(value.get(name)) for name, change in fields.items()} if value else {}
+    same = all(changed[name] is value.get(name) for name in changed)
+    return value if same else {**value, **changed}
 
 
 def _loses(value: Any) -> bool:
-    """Whether a list or an object has a number somewhere whose digits no float64 gives back, or a
-    character that Polars does not escape when it writes JSON."""
+    """Whether a list or an object contains, at any depth, a number that loses digits as a float64,
+    or a character that Polars does not escape when it writes JSON."""
     match value:
         case dict():
             return any(map(_loses, value)) or any(map(_loses, value.values()))

@@ -1,8 +1,9 @@
-"""JSON values as they were written: no digit of a number is lost, and every reader has the same rules.
+"""JSON values as they were written: no digit of a number is lost, and every reader follows the same
+rules.
 
 Always true: a whole number is an `int` of any size; a number with a fraction or an exponent is a
-`Number`, which keeps its text; the first of two equal keys of an object counts, as it does in DuckDB;
-half a surrogate pair is refused.
+`Number`, which keeps its text; the first of two equal keys of an object is used, as in DuckDB; half
+a surrogate pair is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Number(str):
 
 
 class BadJson(ValueError):
-    """A text that is not JSON, or JSON that no reader takes. The message says what is wrong with it."""
+    """A text that is not JSON, or JSON that no reader accepts. The message describes the
+    problem."""
 
 
 def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,8 +52,8 @@ _careful = json.JSONDecoder(object_pairs_hook=_first_of_each, parse_float=Number
 
 
 def decode(text: bytes, *, compact: bool = False) -> Any:
-    """The value of a JSON text. compact: no space stands before its colons, which need not be looked
-    for then. Raises BadJson."""
+    """The value of a JSON text. compact: there is no space before its colons, so no search for it
+    is needed. Raises BadJson."""
     try:
         value = _quick.decode(text)
         if (text.count(b'":') if compact else _keys_in(text)) != _keys(value):
@@ -68,8 +70,8 @@ class _TooDeep(Exception):
 
 
 def _keys_in(text: bytes) -> int:
-    """How many keys the objects in a text have: never too few. A value with fewer keys may have lost one
-    that stands twice, and is looked at with care."""
+    """The number of keys of all objects in a text, or more. A parsed value with fewer keys may have
+    lost a duplicate key, and is decoded again by the careful decoder."""
     count = text.count(b'":')
     for space in (b'" ', b'"\t', b'"\n', b'"\r'):
         if space in text:
@@ -79,7 +81,7 @@ def _keys_in(text: bytes) -> int:
 
 
 def _keys(value: Any, depth: int = 1) -> int:
-    """How many keys the objects in a value have."""
+    """The number of keys of all objects in a value."""
     if depth > DEPTH_MAX:
         raise _TooDeep
     count = 0
@@ -98,15 +100,15 @@ def _problem(text: bytes, error: ValueError) -> str:
         text.decode()
     except UnicodeDecodeError:
         return "not valid UTF-8"
-    if _SURROGATE.search(text) and "surrogate" in (said := _decode_error(text)):
-        return f"not valid JSON: {said} ({_HALF})"
+    if _SURROGATE.search(text) and "surrogate" in (message := _decode_error(text)):
+        return f"not valid JSON: {message} ({_HALF})"
     if "range" in str(error):
         return "not read: a number in it has thousands of digits"
     return f"not valid JSON: {_decode_error(text) or error}"
 
 
 def _decode_error(text: bytes) -> str:
-    """What is wrong and where, as orjson says it."""
+    """The error and its position, in orjson's words."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -115,8 +117,8 @@ def _decode_error(text: bytes) -> str:
 
 
 def keeps_digits(value: int | Number) -> bool:
-    """Whether a float64 can be this number: the nearest one up to 2^53 in size, beyond it only the
-    same one."""
+    """Whether a float64 can hold this number: up to 2^53 the nearest float64 is accepted, beyond
+    that only an equal one."""
     if type(value) is int:
         if -FLOAT_WHOLE_MAX <= value <= FLOAT_WHOLE_MAX:
             return True
@@ -131,7 +133,7 @@ def keeps_digits(value: int | Number) -> bool:
 
 
 def is_shortest(value: int | Number) -> bool:
-    """Whether the number comes back with all its digits from the nearest float64."""
+    """Whether the nearest float64, written as text, has all digits of the number."""
     nearest = float(value)
     if nearest in (float("inf"), float("-inf")):
         return False
@@ -195,14 +197,14 @@ def _parts(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
 
 
 def _first_fields(text: bytes) -> dict[str, bytes]:
-    """The fields of an object in which a key may stand twice."""
+    """The fields of an object that may have duplicate keys."""
     parts = list(_values_in(text))
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return _first_of_each([(json.loads(name), value) for name, value in pairs])
 
 
 def _values_in(text: bytes) -> Iterator[bytes]:
-    """The texts of the values in a list; of the keys and the values in an object, by turns."""
+    """The texts of the values in a list; for an object, of its keys and values alternately."""
     characters, text = text.decode("latin-1"), text.rstrip()
     place = _end_of_marks(text, _end_of_marks(text, 0) + 1)
     while place < len(text) - 1:
@@ -217,7 +219,7 @@ def _end_of_marks(text: bytes, place: int) -> int:
 
 
 def _on_one_line(text: bytes | msgspec.Raw) -> bytes:
-    # Line breaks stand between tokens only: inside a string they are escaped.
+    # Line breaks are between tokens only: inside a string they are escaped.
     return bytes(text).replace(b"\n", b" ").replace(b"\r", b" ")
 
 
@@ -234,8 +236,8 @@ def _raw_number(value: Any) -> orjson.Fragment:
 
 
 def sorted_text(value: Any) -> str:
-    """A text that is the same for equal values, whatever the order of keys and the spelling of numbers
-    that a float64 holds."""
+    """A text that is the same for equal values: it does not depend on the order of keys, or on the
+    spelling of numbers that a float64 holds."""
     option = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_SORT_KEYS
     try:
         return orjson.dumps(value, _plain_number, option).decode()

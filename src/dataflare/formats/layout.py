@@ -1,7 +1,7 @@
-"""Where each record of a chunk begins and ends, and what is wrong with it, as columns.
+"""Where each record of a chunk begins and ends, and its problem if it has one, as columns.
 
-Always true: records are in order and leave out only blank lines. Records are looked at one by one
-only where a quote stands in the wrong place.
+Always true: records are in order; only blank lines are left out. Records are scanned one by one
+only if a quote is in a wrong place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCHEMA = {
 
 
 class Lines:
-    """The records of `data`, where each line is a sound one. They are looked for when asked for."""
+    """The records of `data`, if each line is one sound record. They are found on demand."""
 
     def __init__(self, data: bytes, count: int) -> None:
         self._data, self._count = data, count
@@ -36,11 +36,11 @@ class Lines:
         """As `Layout.sound`."""
         return pl.repeat(True, self._count, dtype=pl.Boolean, eager=True)
 
-    def joined(self, kept: pl.Series) -> bytes:
+    def joined(self, mask: pl.Series) -> bytes:
         """As `Layout.joined`."""
-        if kept.all():
+        if mask.all():
             return self._data
-        return b"\n".join(self.texts(kept.arg_true())) + b"\n"
+        return b"\n".join(self.texts(mask.arg_true())) + b"\n"
 
     def texts(self, rows: Sequence[int] | pl.Series) -> list[bytes]:
         """As `Layout.texts`."""
@@ -72,12 +72,13 @@ class Layout(Struct, frozen=True, dict=True):
         """Which records can be read and have `width` fields."""
         return self.records[PROBLEM].is_null() & (self.records[FIELDS] == width)
 
-    def joined(self, kept: pl.Series) -> bytes:
-        """The text of the records kept, stray quotes quoted; neighbours are copied in one piece."""
+    def joined(self, mask: pl.Series) -> bytes:
+        """The text of the records in `mask`, with stray quotes quoted; adjacent records are copied
+        in one piece."""
         records = self.records
-        if kept.all() and not records[STRAY].any() and self._has_no_gaps():
+        if mask.all() and not records[STRAY].any() and self._has_no_gaps():
             return self.data
-        fresh = records.filter(kept).with_columns(
+        fresh = records.filter(mask).with_columns(
             run=(pl.col(START) != pl.col(END).shift(1)) | pl.col(STRAY) | pl.col(STRAY).shift(1)
         )
         runs = fresh.group_by(pl.col("run").fill_null(True).cum_sum(), maintain_order=True).agg(
@@ -93,8 +94,8 @@ class Layout(Struct, frozen=True, dict=True):
 
     def texts(self, rows: Sequence[int]) -> list[bytes]:
         """The text of each of these records, without its line end."""
-        found = self.records.select(START, END)[list(rows)]
-        return [self.data[start:end].rstrip(b"\r\n") for start, end in found.iter_rows()]
+        places = self.records.select(START, END)[list(rows)]
+        return [self.data[start:end].rstrip(b"\r\n") for start, end in places.iter_rows()]
 
     def lines(self, rows: Sequence[int]) -> Sequence[int]:
         """The line of the chunk in which each of these records begins; the first is 0."""
@@ -116,7 +117,7 @@ def line_ends(data: bytes) -> pl.Series:
 
 
 def _places(mask: pl.Series) -> pl.Series:
-    """Where the mask is true: in a third of the time that `arg_true` takes."""
+    """Where the mask is true. Takes a third of the time of `arg_true`."""
     return pl.int_range(len(mask), dtype=pl.UInt32, eager=True).filter(mask)
 
 
@@ -136,30 +137,30 @@ def layout_of(data: bytes, delimiter: str, quote: str | None, *, blank_rows: boo
     records = _in_columns(data, delimiter, mark)
     if records is None:
         assert quote is not None
-        found = [
+        rows = [
             (r.start, r.end, r.fields, r.problem, r.stray)
             for r in scan_records(data, delimiter, quote)
             if blank_rows or r.fields > 1 or not is_blank(data, r.start, r.end)
         ]
-        records = pl.DataFrame(found, schema=_SCHEMA, orient="row")
+        records = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
     elif not blank_rows:
         records = _without_blank(records, data)
     return Layout(data, records, delimiter, quote)
 
 
 def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame | None:
-    """Line ends and delimiters outside quotes, found and counted in columnar passes; None when a
-    quote stands where it should not."""
+    """Line ends and delimiters outside quotes, found and counted in columnar passes; None if a
+    quote is in a wrong place."""
     whole = data if data.endswith(b"\n") or not data else data + b"\n"
     code = pl.Series([whole], dtype=pl.Binary).cast(pl.List(pl.UInt8))[0]
-    wanted = (code == _NEWLINE) | (code == ord(delimiter))
+    is_token = (code == _NEWLINE) | (code == ord(delimiter))
     if quote is not None:
-        wanted |= code == ord(quote)
-    tokens = pl.DataFrame({"code": code.filter(wanted), "place": _places(wanted)})
+        is_token |= code == ord(quote)
+    tokens = pl.DataFrame({"code": code.filter(is_token), "place": _places(is_token)})
     if quote is not None:
         line_end = (code == _RETURN) & (code == _NEWLINE).shift(-1, fill_value=True)
-        after = (wanted | line_end).shift(-1, fill_value=True).filter(wanted)
-        before = wanted.shift(1, fill_value=True).filter(wanted)
+        after = (is_token | line_end).shift(-1, fill_value=True).filter(is_token)
+        before = is_token.shift(1, fill_value=True).filter(is_token)
         marks = tokens["code"] == ord(quote)
         opening, closing = (
             before.filter(marks).gather_every(2),
@@ -181,7 +182,7 @@ def _in_columns(data: bytes, delimiter: str, quote: str | None) -> pl.DataFrame 
 
 
 def _without_blank(records: pl.DataFrame, data: bytes) -> pl.DataFrame:
-    """Leave out records that are nothing but a line end."""
+    """Remove records that are only a line end."""
     short = records.select((pl.col(END) - pl.col(START) <= 2) & (pl.col(FIELDS) == 1)).to_series()
     if not short.any():
         return records

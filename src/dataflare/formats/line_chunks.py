@@ -1,8 +1,8 @@
 """A stream of text as chunks of whole records, each with its offset.
 
 Always true: chunks follow one another without a gap; a chunk begins and ends between records; the
-first is small, so that rows come out soon; a record that is too long is passed over piece by piece, so
-that memory has a bound whatever a file holds.
+first is small, so that rows arrive soon; a record that is too long is skipped piece by piece, so
+that memory is bounded for every file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _PASSED_BYTES = 1 << 20
 
 
 class LineChunks:
-    """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the
-    places of its columns of numbers. blank_rows: whether blank lines are rows of a single column.
-    chunk_bytes: about how large chunks are; a record that is larger makes a larger one. record_max: how many bytes a
-    record may have, at least as many as a chunk."""
+    """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the places of
+    its columns of numbers. blank_rows: whether blank lines are rows of a single column.
+    chunk_bytes: the approximate size of chunks; a larger record makes a larger chunk. record_max:
+    the most bytes that a record may have, not less than `chunk_bytes`."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class LineChunks:
         self._record_max = record_max
 
     def next(self) -> TextChunk | None:
-        """The next chunk, None at the end. `offset` and `checksum` then speak of its end."""
+        """The next chunk, None at the end. `offset` and `checksum` then are those of its end."""
         data = self._rest
         want = self._size
         while True:
             if not self._ended:
-                more = self._stream.read_lines(max(want - len(data), 1))
-                self._ended = not more
-                data = data + more if data else more
+                lines = self._stream.read_lines(max(want - len(data), 1))
+                self._ended = not lines
+                data = data + lines if data else lines
             end, records = cut(
                 data,
                 self._quote,
@@ -89,13 +89,14 @@ class LineChunks:
         if records is not None and self._blank_rows:
             return TextChunk(chunk, lambda: records)
         if not self._width or not self._blank_rows:
-            # Lines of JSON are not counted: looking for blank ones costs a quarter of their parse.
+            # Lines of JSON are not counted: searching for blank lines costs a quarter of the parse
+            # time.
             return TextChunk(chunk, lambda: None)
         quote, delimiter, width, numbers = self._quote, self._delimiter, self._width, self._numbers
         return TextChunk(chunk, lambda: regular(chunk, delimiter, quote, width, numbers))
 
     def _overlong(self, data: bytes) -> OverlongRecord:
-        """The record that `data` begins, passed over up to its line end."""
+        """The record that starts `data`, skipped up to its line end."""
         head, num_bytes = data[: RAW_MAX + 1], 0
         while True:
             end = data.find(b"\n") + 1
@@ -112,7 +113,7 @@ class LineChunks:
 
     @property
     def checksum(self) -> str:
-        """Of everything before `offset`."""
+        """The checksum of all bytes before `offset`."""
         return self._checksum.value
 
     def close(self) -> None:
@@ -120,31 +121,31 @@ class LineChunks:
 
 
 class LineNumbers:
-    """The line numbers of offsets, counted from the start of the file when someone asks, and from
-    the nearest place asked before after that. Any thread may ask."""
+    """The line numbers of offsets. Lines are counted on demand, from the nearest offset before that
+    was counted already. Any thread may call it."""
 
     def __init__(self, open_at: Callable[[int], ByteStream]) -> None:
         self._open_at = open_at
-        self._known: list[tuple[int, int]] = [(0, 1)]
+        self._line_starts: list[tuple[int, int]] = [(0, 1)]
         self._lock = threading.Lock()
 
     def at(self, offset: int) -> int:
         """The 1-based line in which the byte at `offset` stands."""
         with self._lock:
-            nearest = bisect.bisect_right(self._known, (offset, sys.maxsize)) - 1
-            place, line = self._known[nearest]
+            nearest = bisect.bisect_right(self._line_starts, (offset, sys.maxsize)) - 1
+            place, line = self._line_starts[nearest]
             if place < offset:
                 line = self._count(place, line, offset)
-                self._known.insert(nearest + 1, (offset, line))
+                self._line_starts.insert(nearest + 1, (offset, line))
             return line
 
     def pass_over(self, start: int, data: bytes) -> None:
-        """Note the lines of data that is at hand, where somebody has asked before: who asks of what
-        follows need not read it again."""
-        if len(self._known) > 1:
+        """Count the lines of data that was just read, if `at` was called before. A later call of
+        `at` then does not read the data again."""
+        if len(self._line_starts) > 1:
             line = self.at(start) + count_newlines(data)
             with self._lock:
-                bisect.insort(self._known, (start + len(data), line))
+                bisect.insort(self._line_starts, (start + len(data), line))
 
     def _count(self, place: int, line: int, offset: int) -> int:
         stream = self._open_at(place)
@@ -161,14 +162,15 @@ class LineNumbers:
 
 
 class TextChunk:
-    """Whole records, and what is found out about them when asked, once. look: passes over the data."""
+    """Whole records, and facts about them that are computed once, on demand. look: scans the
+    data."""
 
     def __init__(self, data: bytes, look: Callable[[], Regular | None]) -> None:
         self.data, self._look = data, look
 
     @cached_property
     def regular(self) -> Regular | None:
-        """How many records there are, if all are sound as far as delimiters tell."""
+        """The number of records, if all have the right number of delimiters."""
         return self._look()
 
     @property
@@ -177,8 +179,8 @@ class TextChunk:
 
 
 class OverlongRecord(TextChunk):
-    """A record that has more bytes than one may have. data: its beginning; num_bytes: of all of it, without
-    its line end."""
+    """A record that is longer than allowed. data: its beginning. num_bytes: of the whole record,
+    without its line end."""
 
     def __init__(self, data: bytes, num_bytes: int) -> None:
         super().__init__(data, lambda: None)

@@ -1,4 +1,5 @@
-"""What reading a failing chunk row by row finds: the good rows, and the bad ones by name."""
+"""The result of reading a failing chunk row by row: the good rows, and an error for each bad
+row."""
 
 from __future__ import annotations
 
@@ -17,11 +18,15 @@ _PLAIN = r"^[ -&(-\[\]-~]*$"
 
 
 def raw_text(text: bytes, num_bytes: int | None = None) -> str:
-    """The text of a bad row as a dead letter keeps it: whole up to `RAW_MAX` bytes, and else its
-    beginning and a note that says so. num_bytes: of the whole row, where `text` is only its beginning."""
+    """The text of a bad row as a dead letter keeps it: whole up to `RAW_MAX` bytes, otherwise its
+    beginning and a note. num_bytes: of the whole row, if `text` is only its beginning."""
     size = num_bytes or len(text)
-    kept = text[:RAW_MAX].decode(errors="replace")
-    return kept if size <= RAW_MAX else f"{kept}… (cut: the first {RAW_MAX:,} of {size:,} bytes)"
+    beginning = text[:RAW_MAX].decode(errors="replace")
+    return (
+        beginning
+        if size <= RAW_MAX
+        else f"{beginning}… (cut: the first {RAW_MAX:,} of {size:,} bytes)"
+    )
 
 
 class Sorted(Struct, frozen=True):
@@ -33,25 +38,27 @@ class Sorted(Struct, frozen=True):
 
 
 def misfit(name: str, type_: DataType, value: object) -> str:
-    """What is said of a field that is not of its column's type."""
-    shown = repr(value) if len(str(value)) <= _SHOWN_MAX else repr(str(value)[:_CUT] + "...")
-    return f"column '{name}': {shown} {_unlike(type_)}"
+    """The message for a field that does not fit its column's type."""
+    value_text = repr(value) if len(str(value)) <= _SHOWN_MAX else repr(str(value)[:_CUT] + "...")
+    return f"column '{name}': {value_text} {_unlike(type_)}"
 
 
 def misfits(name: str, type_: DataType, text: pl.Expr, altered: pl.Expr | None = None) -> pl.Expr:
-    """As `misfit`, of a column of texts. altered: which of them are numbers of that type, but would
-    not keep all that the text says."""
+    """Like `misfit`, for a column of texts. altered: the texts that are numbers of that type, but
+    would change when parsed."""
     whole = text.str.len_chars() <= _SHOWN_MAX
     short = pl.when(whole).then(text).otherwise(text.str.slice(0, _CUT) + "...")
     plain = short.str.contains(_PLAIN)
-    # repr() is Python's; it is asked only about the few texts that need it.
+    # repr() is a slow Python call, so it is used only for the few texts that need it.
     odd = pl.when(~plain).then(short).map_elements(repr, return_dtype=pl.String)
-    shown = pl.when(plain).then(pl.lit("'") + short + pl.lit("'")).otherwise(odd)
+    value_text = pl.when(plain).then(pl.lit("'") + short + pl.lit("'")).otherwise(odd)
     reason = pl.lit(f" {_unlike(type_)}")
     if altered is not None:
-        kept = f" would change as {_article(type_)} {type_}; 'schema: {{{name}: string}}' keeps it"
-        reason = pl.when(altered).then(pl.lit(kept)).otherwise(reason)
-    return pl.lit(f"column '{name}': ") + shown + reason
+        lossy_reason = (
+            f" would change as {_article(type_)} {type_}; 'schema: {{{name}: string}}' keeps it"
+        )
+        reason = pl.when(altered).then(pl.lit(lossy_reason)).otherwise(reason)
+    return pl.lit(f"column '{name}': ") + value_text + reason
 
 
 def _unlike(type_: DataType) -> str:

@@ -1,4 +1,4 @@
-"""Names of columns where a file gives none, or the same one twice."""
+"""Make column names unique and give names to columns without one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names without blanks around them: an empty one becomes `column_N`, and a name seen before
-    gets a number."""
+    """The names without blanks around them. An empty name becomes `column_N`, and a duplicate gets
+    a number."""
     seen: set[str] = set()
     unique: list[str] = []
     for number, raw in enumerate(names, 1):

@@ -1,8 +1,8 @@
 """Lines of JSON objects to rows: one lazy query per chunk of whole lines.
 
-Always true: a key a line lacks is NULL; a key that no sampled line had is left out; the first of
-two equal keys in a line counts; blank lines are not rows. Numbers in a column of text stay as they were
-written, and a number that its column would round is a bad row.
+Always true: a key that a line lacks is NULL; a key that no sampled line had is left out; the first
+of two equal keys in a line is used; blank lines are not rows. Numbers in a column of text stay as
+they were written, and a number that its column would round makes a bad row.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool":
 
 
 class NdjsonPlan(Struct, frozen=True):
-    """columns: the sample's. output: names wanted, in the order wanted."""
+    """columns: the sample's. output: the names of the columns to return, in order."""
 
     columns: tuple[TextColumn, ...]
     output: tuple[str, ...]
 
     @property
     def _read(self) -> list[TextColumn]:
-        wanted = set(self.output)
-        return [column for column in self.columns if column.name in wanted]
+        output_names = set(self.output)
+        return [column for column in self.columns if column.name in output_names]
 
     def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
-        """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows or
-        with values that only the patient way reads exactly."""
+        """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows
+        or with values that only the slow way reads exactly."""
         return self.converted(self._parsed(self._read, data))
 
     def parse(self, data: bytes) -> pl.DataFrame:
-        """All columns as the parser gives them; `converted` makes of them what `scan` gives. Raises
-        what `scan` raises."""
+        """All columns as the parser returns them; `converted` gives them the types that `scan`
+        returns. Raises what `scan` raises."""
         return self._parsed(self.columns, data).collect(engine="streaming")
 
     def _parsed(self, columns: Sequence[TextColumn], data: bytes) -> pl.LazyFrame:
@@ -51,15 +51,15 @@ class NdjsonPlan(Struct, frozen=True):
         return json_loss.checked(pl.scan_ndjson(data, schema=schema), self._read, data)
 
     def _exact(self, data: bytes) -> pl.DataFrame:
-        """The rows of lines that were looked at one by one."""
+        """The rows of lines that were checked one by one."""
         schema = {column.name: _parsed(column.type) for column in self._read}
-        return self.converted(pl.scan_ndjson(data, schema=schema), patient=True).collect()
+        return self.converted(pl.scan_ndjson(data, schema=schema), lenient=True).collect()
 
-    def converted(self, frame: pl.LazyFrame, *, patient: bool = False) -> pl.LazyFrame:
-        """The wanted columns with their types, from what the parser gave."""
-        pairs = [(column.name, _convert(column, patient)) for column in self._read]
-        made = {name: expr for name, expr in pairs if expr is not None}
-        return frame.with_columns(**made).select(self.output)
+    def converted(self, frame: pl.LazyFrame, *, lenient: bool = False) -> pl.LazyFrame:
+        """The output columns with their types, from the parser's columns."""
+        pairs = [(column.name, _convert(column, lenient)) for column in self._read]
+        typed = {name: expr for name, expr in pairs if expr is not None}
+        return frame.with_columns(**typed).select(self.output)
 
     def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
         """The line of the chunk in which each row stands; the first is 0."""
@@ -68,7 +68,7 @@ class NdjsonPlan(Struct, frozen=True):
     def salvage(
         self, data: bytes, place_of: Callable[[int], str], count: int | None = None
     ) -> Sorted:
-        """The patient way, line by line: every row that can be read, every bad one named.
+        """The slow way, line by line: every row that can be read, and an error for every bad one.
 
         place_of: what a line of the chunk is called.
         """
@@ -76,7 +76,7 @@ class NdjsonPlan(Struct, frozen=True):
         texts = [text for _, text in lines]
         bad: dict[int, tuple[str, str]] = {}
         rows: dict[int, dict[str, Any]] = {}
-        fits = [(column, column.name, fitting(column.type)) for column in self._read]
+        checks = [(column, column.name, fitting(column.type)) for column in self._read]
         names = [column.name for column in self._read]
         changes = [
             (column.name, change)
@@ -86,7 +86,7 @@ class NdjsonPlan(Struct, frozen=True):
         bytes_ = json_loss.ChunkBytes(data)
         compact, extreme = bytes_.is_compact, bytes_.has_extreme_number
         for place, text in enumerate(texts):
-            problem, row = _problem(text, fits, compact)
+            problem, row = _problem(text, checks, compact)
             if problem is not None:
                 bad[place] = problem
             else:
@@ -96,15 +96,15 @@ class NdjsonPlan(Struct, frozen=True):
                     for name, change in changes
                     if (value := change(was := row.get(name))) is not was
                 }
-                # A line is written anew, as Polars reads it without loss, where that is not the same.
+                # A line that Polars would not read exactly is written again in a form that it does.
                 if changed or extreme:
                     texts[place] = line_of({n: changed.get(n, row.get(n)) for n in names})
         bad |= self._misfits(rows)
-        kept = [place for place in rows if place not in bad]
-        good, kept = self._sort_out(texts, kept, bad)
+        good_places = [place for place in rows if place not in bad]
+        good, good_places = self._sort_out(texts, good_places, bad)
         return Sorted(
             good=good,
-            good_rows=pl.Series("row", kept, dtype=pl.Int64),
+            good_rows=pl.Series("row", good_places, dtype=pl.Int64),
             bad=BadRows.of(
                 [
                     BadRow(
@@ -119,7 +119,7 @@ class NdjsonPlan(Struct, frozen=True):
         )
 
     def _misfits(self, rows: dict[int, Any]) -> dict[int, tuple[str, str]]:
-        """Rows whose texts are no timestamps, dates or whatever their columns are."""
+        """Rows with texts that do not fit their columns, such as bad timestamps and dates."""
         bad: dict[int, tuple[str, str]] = {}
         for column in self._read:
             if column.type.is_text or _parsed(column.type) != pl.String():
@@ -127,41 +127,42 @@ class NdjsonPlan(Struct, frozen=True):
             values = [row.get(column.name) for row in rows.values()]
             texts = [None if value is None else text_of(value) for value in values]
             frame = pl.DataFrame({column.name: texts}, schema={column.name: pl.String})
-            made = frame.select(loose(column))[column.name]
-            missed = made.is_null() & (frame[column.name] != "").fill_null(False)
-            for number, text, is_bad in zip(rows, texts, missed, strict=True):
+            typed = frame.select(loose(column))[column.name]
+            is_misfit = typed.is_null() & (frame[column.name] != "").fill_null(False)
+            for number, text, is_bad in zip(rows, texts, is_misfit, strict=True):
                 if is_bad:
                     bad.setdefault(number, ("E0501", _misfit(column, text)))
         return bad
 
     def _sort_out(
-        self, texts: Sequence[bytes], kept: list[int], bad: dict[int, tuple[str, str]]
+        self, texts: Sequence[bytes], places: list[int], bad: dict[int, tuple[str, str]]
     ) -> tuple[pl.DataFrame, list[int]]:
-        """The kept lines as rows. Lines that pass our check and fail Polars' are found by halving."""
+        """The lines at these places as rows. Lines that pass our checks but fail in Polars are
+        found by halving."""
         try:
-            return self._exact(b"\n".join(texts[place] for place in kept)), kept
+            return self._exact(b"\n".join(texts[place] for place in places)), places
         except pl.exceptions.PolarsError as error:
-            if len(kept) == 1:
-                bad[kept[0]] = ("E0501", str(error).splitlines()[0])
+            if len(places) == 1:
+                bad[places[0]] = ("E0501", str(error).splitlines()[0])
                 return self._exact(b""), []
-        half = len(kept) // 2
-        first, first_kept = self._sort_out(texts, kept[:half], bad)
-        second, second_kept = self._sort_out(texts, kept[half:], bad)
-        return pl.concat([first, second]), first_kept + second_kept
+        half = len(places) // 2
+        first, first_places = self._sort_out(texts, places[:half], bad)
+        second, second_places = self._sort_out(texts, places[half:], bad)
+        return pl.concat([first, second]), first_places + second_places
 
 
 def _problem(
-    line: bytes, fits: Sequence[tuple[TextColumn, str, Callable[[Any], bool]]], compact: bool
+    line: bytes, checks: Sequence[tuple[TextColumn, str, Callable[[Any], bool]]], compact: bool
 ) -> tuple[tuple[str, str] | None, dict[str, Any]]:
-    """What is wrong with a line as far as its JSON tells, and what it holds."""
+    """The problem of a line, as far as its JSON shows it, and the line's object."""
     try:
         row = decode(line, compact=compact)
     except BadJson as error:
         message = str(error)
         return ("E0504" if "UTF-8" in message else "E0503", message), {}
     if type(row) is not dict:
-        return ("E0503", f"not a JSON object but {_said(row)}"), {}
-    for column, name, fit in fits:
+        return ("E0503", f"not a JSON object but {_description(row)}"), {}
+    for column, name, fit in checks:
         value = row.get(name)
         if value is not None and not fit(value):
             return ("E0501", _misfit(column, value)), {}
@@ -173,7 +174,7 @@ def _lines(data: bytes) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in enumerate(data.split(b"\n")) if line.strip()]
 
 
-def _said(value: object) -> str:
+def _description(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -182,15 +183,17 @@ def _said(value: object) -> str:
 
 
 def _misfit(column: TextColumn, value: Any) -> str:
-    """What is said of a value that does not fit, with the way out where the sample chose the type."""
-    said = misfit(column.name, column.type, value)
+    """The message for a value that does not fit, with advice if the type was inferred from the
+    sample."""
+    message = misfit(column.name, column.type, value)
     if column.declared:
-        return said
-    return f"{said}, the type found in the sample; 'schema' can name another, such as string"
+        return message
+    return f"{message}, the type found in the sample; 'schema' can name another, such as string"
 
 
 def _parsed(type_: DataType) -> pl.DataType:
-    """What the JSON parser is asked for: it knows few types, and fails badly on others."""
+    """The type to request from the JSON parser: it supports few types, and fails badly on
+    others."""
     if type_.name in _PLAIN:
         return _PLAIN[type_.name]()
     if type_.is_integer:
@@ -205,13 +208,13 @@ def _parsed(type_: DataType) -> pl.DataType:
     return pl.String()
 
 
-def _convert(column: TextColumn, patient: bool) -> pl.Expr | None:
-    """From what the parser gives to the column's type; None when that is it already."""
-    parsed, wanted = _parsed(column.type), column.type.to_polars()
-    if parsed == wanted:
+def _convert(column: TextColumn, lenient: bool) -> pl.Expr | None:
+    """Convert the parser's column to the column's type; None if the types are the same."""
+    parsed, dtype = _parsed(column.type), column.type.to_polars()
+    if parsed == dtype:
         return None
     if parsed == pl.String():
-        return loose(column) if patient else strict(column, native=False)
+        return loose(column) if lenient else strict(column, native=False)
     return _deep(pl.col(column.name), column.type)
 
 
@@ -229,12 +232,12 @@ def _deep(value: pl.Expr, type_: DataType) -> pl.Expr:
             _deep(pl.field(field.name), field.type).alias(field.name) for field in odd
         )
     if _parsed(type_) == pl.String():
-        return converted(TextColumn("", type_, declared=True), value, patient=False)
+        return converted(TextColumn("", type_, declared=True), value, lenient=False)
     return value.cast(type_.to_polars(), strict=True)
 
 
 def sniff(samples: Sequence[bytes]) -> list[TextColumn]:
-    """The columns of a sample of whole lines. Broken lines are passed over."""
+    """The columns of a sample of whole lines. Broken lines are skipped."""
     rows = [row for sample in samples for row in _objects(sample)]
     return [_column(name, type_, rows) for name, type_ in columns_of(rows).items()]
 
@@ -254,8 +257,8 @@ def _column(name: str, type_: DataType, rows: list[dict[str, Any]]) -> TextColum
     if type_.name == "string":
         values = [row.get(name) for row in rows]
         if all(value is None or type(value) is str for value in values):
-            found = infer(pl.DataFrame({name: values}, schema={name: pl.String}))[0]
-            # Numbers and truth in quotes stay the text that they are.
-            if found.type.is_temporal:
-                return found
+            inferred = infer(pl.DataFrame({name: values}, schema={name: pl.String}))[0]
+            # Numbers and booleans in quotes stay text.
+            if inferred.type.is_temporal:
+                return inferred
     return TextColumn(name, type_)

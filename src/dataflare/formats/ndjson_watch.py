@@ -1,13 +1,13 @@
-"""Find fields of JSON objects that the columns lack.
+"""Find fields of JSON objects that are not among the columns.
 
-Always true: no such field with a value is missed. The quick test may only raise a false alarm, and
-then the objects are looked at one by one.
+Always true: no such field with a value is missed. The quick test may give a false alarm; then the
+objects are checked one by one.
 
 The quick test compares two numbers. A value that the parser put into a column has exactly one colon
-behind its key. So where the text has as many colons behind keys as the columns have values (plus the
-keys whose value is NULL), there is no other key with a value. A colon counts as one behind a key when a
-quote or white space stands before it; inside a text that happens too, which makes the first number
-too large: a false alarm. The count takes 0.25 ms for a megabyte, a fifteenth of parsing.
+behind its key. So if the text has as many colons behind keys as the columns have values (plus the
+keys whose value is NULL), no other key has a value. A colon counts as a colon behind a key if a
+quote or white space precedes it. That happens inside texts too, and makes the first number too
+large: a false alarm. The count takes 0.25 ms for a megabyte, a fifteenth of parsing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _QUOTE, _COLON, _BACKSLASH, _N = 34, 58, 92, 110
 _SPACE = 32
 
 Tree = Mapping[str, "Tree | None"]
-"""The fields of an object; None for a value that is no object, or whose fields nobody asks for."""
+"""The fields of an object; None for a value that is not an object, or whose fields are not
+watched."""
 
 
 def watched(plan: NdjsonPlan, data: bytes) -> tuple[pl.LazyFrame, NewFields | None]:
-    """The rows as `plan.scan` gives them, and the fields that they have beyond the plan's columns.
+    """The rows as `plan.scan` returns them, and their fields that are not among the plan's columns.
     Raises a Polars error, now or when the rows are collected, for a chunk with bad rows."""
     parsed = plan.parse(data)
     rows = plan.converted(parsed.lazy())
@@ -47,7 +48,7 @@ def watched(plan: NdjsonPlan, data: bytes) -> tuple[pl.LazyFrame, NewFields | No
 
 
 def new_fields(columns: Sequence[TextColumn], data: bytes) -> NewFields | None:
-    """The slow and exact way: each line is looked at. Lines that are not objects are passed over."""
+    """The slow and exact way: it checks each line. Lines that are not objects are skipped."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     return new_fields_of(columns, ((i, _object(line)) for i, line in enumerate(lines)), lines)
 
@@ -55,7 +56,7 @@ def new_fields(columns: Sequence[TextColumn], data: bytes) -> NewFields | None:
 def new_fields_of(
     columns: Sequence[TextColumn], rows: Iterable[tuple[int, Any]], lines: Sequence[bytes]
 ) -> NewFields | None:
-    """The same for objects that are loaded. lines: the text of row i."""
+    """Like `new_fields`, for objects that are decoded already. lines: the text of row i."""
     tree: dict[str, Tree | None] = {column.name: _tree(column.type) for column in columns}
     nested = any(tree.values())
     fields: dict[str, list[int]] = {}
@@ -80,31 +81,31 @@ def new_fields_of(
 
 
 def with_learned(columns: Sequence[TextColumn], learned: Columns) -> list[TextColumn]:
-    """The columns of a sample, and those that were found later. A declared type stays as it is."""
+    """The columns of a sample, and the columns found later. A declared type does not change."""
     names = {column.name for column in columns}
-    made = [
+    merged = [
         TextColumn(column.name, widened(column.type, later.type), column.format, column.blanks)
         if (later := _read(learned, column.name)) is not None and not column.declared
         else column
         for column in columns
     ]
-    return made + [
+    return merged + [
         TextColumn.from_json(each) for name, each in learned.items() if name not in names
     ]
 
 
-def widened(known: DataType, seen: DataType) -> DataType:
-    """A type with the fields of objects that were seen beside its own."""
-    if known.name == "list" and seen.name == "list" and known.item and seen.item:
-        return list_of(widened(known.item, seen.item))
-    if known.name == "struct" and seen.name == "struct":
-        later = {field.name: field.type for field in seen.fields}
+def widened(type_: DataType, other: DataType) -> DataType:
+    """The type with the fields of the other type added, at every depth."""
+    if type_.name == "list" and other.name == "list" and type_.item and other.item:
+        return list_of(widened(type_.item, other.item))
+    if type_.name == "struct" and other.name == "struct":
+        later = {field.name: field.type for field in other.fields}
         own = {
             field.name: widened(field.type, later.get(field.name, field.type))
-            for field in known.fields
+            for field in type_.fields
         }
         return struct_of(own | {name: later[name] for name in later if name not in own})
-    return known
+    return type_
 
 
 def _read(learned: Columns, name: str) -> TextColumn | None:
@@ -112,19 +113,20 @@ def _read(learned: Columns, name: str) -> TextColumn | None:
 
 
 def _columns(columns: Sequence[TextColumn], samples: Sequence[bytes]) -> Columns:
-    """What the sampled lines make of the new fields, found as the columns of any sample are."""
-    known = {column.name: column for column in columns}
-    named = _names_with_values(samples)
-    found: dict[str, Any] = {}
-    for seen in sniff(samples):
-        column = known.get(seen.name)
+    """The new columns and wider types that these lines give. Their types are inferred as in any
+    sample."""
+    columns_by_name = {column.name: column for column in columns}
+    names = _names_with_values(samples)
+    changes: dict[str, Any] = {}
+    for sampled in sniff(samples):
+        column = columns_by_name.get(sampled.name)
         if column is None:
             # A line may have a value in one new field and NULL in another.
-            if seen.name in named:
-                found[seen.name] = seen.to_json()
-        elif not column.declared and (wide := widened(column.type, seen.type)) != column.type:
-            found[seen.name] = TextColumn(seen.name, wide).to_json()
-    return found
+            if sampled.name in names:
+                changes[sampled.name] = sampled.to_json()
+        elif not column.declared and (wide := widened(column.type, sampled.type)) != column.type:
+            changes[sampled.name] = TextColumn(sampled.name, wide).to_json()
+    return changes
 
 
 def _names_with_values(samples: Sequence[bytes]) -> set[str]:
@@ -138,7 +140,7 @@ def _object(line: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        # Such as half a surrogate pair, which other parsers take.
+        # orjson refuses some texts that other parsers accept, such as half a surrogate pair.
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
@@ -166,7 +168,7 @@ def _unknown(value: Mapping[str, Any], tree: Tree, prefix: str) -> Iterator[str]
 
 
 def _objects(item: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects that a value is, or has in its lists."""
+    """The objects in a value: itself, or the items of its lists."""
     if isinstance(item, dict):
         yield item
     elif isinstance(item, list):
@@ -175,24 +177,25 @@ def _objects(item: Any) -> Iterator[Mapping[str, Any]]:
 
 
 class _Codes:
-    """The bytes of a text. Each comparison and each shift of its result takes some 0.02 ms for a megabyte."""
+    """The bytes of a text. Each comparison and each shift of its result takes about 0.02 ms for a
+    megabyte."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8)).explode()
-        # One comparison for quote, white space and '!', which may only make the number larger.
+        # One comparison covers quote, white space and '!'. The '!' can only make the number larger.
         self._key_ends = (self._code <= _QUOTE).shift(1, fill_value=False) & self._at(_COLON)
 
     def keys(self) -> int:
-        """At least the number of keys."""
+        """The number of keys, or more."""
         return int(self._key_ends.sum())
 
     def keys_with_values(self) -> int:
-        """At least the number of keys whose value is not NULL, and nearer to it than `keys`."""
+        """The number of keys whose value is not NULL, or more, but closer than `keys`."""
         null = self._at(_N, -1) | (self._at(_SPACE, -1) & self._at(_N, -2))
         counted = self._key_ends & ~null
         if b'\\":' in self._data:
-            # Behind exactly one backslash a quote is part of a text, and so is its colon.
+            # After exactly one backslash a quote is part of a text, and so is its colon.
             quote, once, twice = (
                 self._at(_QUOTE, 1),
                 self._at(_BACKSLASH, 2),
@@ -202,13 +205,13 @@ class _Codes:
         return int(counted.sum())
 
     def _at(self, code: int, places: int = 0) -> pl.Series:
-        """Where the byte so many places before is this one."""
-        found = self._code == code
-        return found.shift(places, fill_value=False) if places else found
+        """Where the byte `places` positions earlier is `code`."""
+        mask = self._code == code
+        return mask.shift(places, fill_value=False) if places else mask
 
 
 def _values(values: pl.Series) -> int:
-    """How many values a column holds, those of fields of objects included."""
+    """The number of values in a column, including those in fields of objects."""
     count: int = values.len() - values.null_count()
     if isinstance(values.dtype, pl.Struct):
         return count + sum(_values(values.struct.field(f.name)) for f in values.dtype.fields)
@@ -218,7 +221,7 @@ def _values(values: pl.Series) -> int:
 
 
 def _items(values: pl.Series) -> int:
-    """How many values stand behind keys in the items of lists; an item itself has no key."""
+    """The number of values with keys in the items of lists; an item itself has no key."""
     own = values.len() - values.null_count()
     return _values(values) - own
 

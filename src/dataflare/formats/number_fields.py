@@ -1,8 +1,8 @@
-"""Whether a chunk of delimited text may hold a number with a leading zero or plus: a columnar pass over
-the bytes that follow delimiters, without parsing a field.
+"""Whether a chunk of delimited text may contain a number with a leading zero or plus. It is a
+columnar pass over the bytes after delimiters; no field is parsed.
 
-Always true: it may say yes to a sound chunk, never no to one with such a field. It takes a hundredth
-of the time that parsing and writing the chunk take.
+Always true: it may return true for a chunk without such a field, but never false for a chunk with
+one. It takes a hundredth of the time that parsing and writing the chunk take.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ZERO, _PLUS, _MINUS, _SPACE, _TAB = b"0+- \t"
 
 class Separators(Struct, frozen=True):
     """The bytes of regular text, as numbers, and which of them are delimiters, line ends or quotes.
-    tokens: those bytes alone. mark: the quote, if there is one in the text. width: fields in a row."""
+    tokens: only those bytes. mark: the quote, if the text has one. width: fields in a row."""
 
     code: pl.Series
-    wanted: pl.Series
+    is_token: pl.Series
     tokens: pl.Series
     mark: int | None
     width: int
@@ -31,13 +31,13 @@ def may_alter(text: Separators, columns: tuple[int, ...]) -> bool:
     if not columns:
         return False
     start = [int(text.code[place]) for place in range(min(3, len(text.code)))]
-    # Three bytes are there where the first field is not empty: a separator follows.
+    # There are three bytes if the first field is not empty: a separator follows it.
     if 0 in columns and _begins(
         *(pl.Series([code], dtype=pl.UInt8) for code in [*start, 10, 10][:3])
     ):
         return True
     first = _after(text, 1)
-    # Digits above zero, letters and most else is sorted out by one comparison.
+    # One comparison excludes digits above zero, letters and most other characters.
     fields = (first <= _ZERO) & _stand_in(text, columns, len(first))
     if not fields.any():
         return False
@@ -66,12 +66,12 @@ def _begins(first: pl.Series, second: pl.Series, third: pl.Series | None) -> boo
 
 
 def _after(text: Separators, place: int) -> pl.Series:
-    """The byte so many places after each separator, as far as the text goes."""
-    return text.code[place:].filter(text.wanted[:-place])
+    """The byte `place` positions after each separator, up to the end of the text."""
+    return text.code[place:].filter(text.is_token[:-place])
 
 
 def _stand_in(text: Separators, columns: tuple[int, ...], count: int) -> pl.Series:
-    """Which of the first fields that follow a separator stand in these columns."""
+    """Which of the first `count` fields after a separator are in these columns."""
     if text.mark is None:
         size = 1 << (count + 1).bit_length()
         return _pattern(text.width, columns, size)[1 : count + 1]
@@ -82,7 +82,7 @@ def _stand_in(text: Separators, columns: tuple[int, ...], count: int) -> pl.Seri
 
 @lru_cache(maxsize=8)
 def _pattern(width: int, columns: tuple[int, ...], size: int) -> pl.Series:
-    """For so many fields of rows, whether they stand in these columns."""
+    """For the first `size` fields of rows: whether they are in these columns."""
     places = pl.int_range(size, dtype=pl.UInt32, eager=True)
     return (places % width).is_in(columns)
 

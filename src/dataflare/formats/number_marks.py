@@ -1,7 +1,7 @@
 """Numbers written as `1.234,50` or `1,234.50`: which marks a file uses, and its texts as plain numbers.
 
-Always true: marks are found only where a text leaves no doubt (`1,234` alone does), and a text whose
-groups do not have three digits is not a number.
+Always true: other marks are chosen only if a text allows no other reading (`1,234` allows two); a
+text with groups that are not three digits is not a number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def has_marks(format_: str | None) -> bool:
 
 
 def plain(text: pl.Expr, format_: str) -> pl.Expr:
-    """Text with those marks as a plain number's text; NULL for what is not one."""
+    """The text of a number with those marks as the text of a plain number; NULL if it is not a
+    number."""
     marks = format_[len(_PREFIX) :]
     decimal, thousands = marks[0], marks[1:] or None
     number: pl.Expr = pl.when(text.str.contains(_pattern(decimal, thousands))).then(text)
@@ -50,9 +51,9 @@ def marks_of(
 ) -> tuple[str, str | None]:
     """The decimal and the thousands mark of a file, by all texts of its columns.
 
-    decimal and thousands: what is said already, None where it is to be found. Another mark than the
-    point is taken where a column has it in each number and one of them can be read in no other way,
-    and no column has plain numbers with a point.
+    decimal and thousands: from the user, or None if they are to be found. A mark other than the
+    point is chosen if a column has it in each number, one of those numbers can be read in no other
+    way, and no column has plain numbers with a point.
     """
     for mark, group in _PAIRS:
         if decimal not in (None, mark) or thousands not in (None, group):
@@ -65,12 +66,13 @@ def marks_of(
 
 
 def _certain(columns: Sequence[pl.Series], decimal: str, group: str) -> bool | None:
-    """Whether some number shows the marks without doubt, and then whether in groups of thousands."""
+    """None if no number shows these marks without doubt; otherwise whether one has groups of
+    thousands."""
     d, g = _escaped(decimal), _escaped(group)
-    fits = _pattern(decimal, group)
+    number = _pattern(decimal, group)
     both = rf"{g}\d{{3}}{d}\d|{g}\d{{3}}{g}\d{{3}}"
     single = rf"^[+-]?\d+{d}(\d{{1,2}}|\d{{4,}})$|^[+-]?\d{{4,}}{d}\d+$|^[+-]?0{d}\d+$"
-    found: bool | None = None
+    has_groups: bool | None = None
     for column in columns:
         text = column.drop_nulls()
         text = text.filter(text != "")
@@ -80,10 +82,10 @@ def _certain(columns: Sequence[pl.Series], decimal: str, group: str) -> bool | N
             if text.str.contains(r"\.(\d{1,2}|\d{4,})$").any():
                 return None
             continue
-        if not text.str.contains(fits).all():
+        if not text.str.contains(number).all():
             continue
         if text.str.contains(both).any():
-            found = True
-        elif decimal != "." and found is None and text.str.contains(single).any():
-            found = False
-    return found
+            has_groups = True
+        elif decimal != "." and has_groups is None and text.str.contains(single).any():
+            has_groups = False
+    return has_groups

@@ -1,9 +1,8 @@
-"""Whether a number written as text keeps all that was written once it is an integer or a float.
+"""Whether a number written as text keeps all its characters when it becomes an integer or a float.
 
-Always true: a leading zero and a leading plus are never dropped, because they tell a code or a
-telephone number from a number; a float is accepted only if writing it with as many digits gives the
-text again. This holds for columns whose type was found on a sample. A type that the user declares
-reads text as CAST does.
+Always true: a leading zero or plus is never dropped, because it marks a code or a telephone number;
+a float is accepted only if writing it with as many digits gives the text again. This is for columns
+whose type was inferred from a sample. A declared type reads text as CAST does.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ _DIGITS_KEPT = 15
 
 
 def altered(text: pl.Expr, *, is_float: bool) -> pl.Expr:
-    """Whether the text, which parses as a number, would come out as something else. Never NULL."""
+    """Whether the text, which is a number, would change when parsed and written again. Never
+    NULL."""
     if not is_float:
         return marked(text)
     return marked(text) | loses_digits(text, text.cast(pl.Float64, strict=False))
@@ -31,26 +31,26 @@ def marked(text: pl.Expr) -> pl.Expr:
 
 
 def is_unusual(text: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """Whether the text has many digits and is not the shortest one of its float: only such a text can
-    lose digits. Never NULL."""
+    """Whether the text has many digits and is not the shortest text of its float: only such a text
+    can lose digits. Never NULL."""
     long = text.str.len_bytes() >= _LONG_BYTES
     shortest = pl.when(long).then(value).cast(pl.String)
     return (text != shortest).fill_null(False)
 
 
 def loses_digits(text: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """Whether the float says less than its text. Never NULL. Texts that are unusual are looked at one
-    by one."""
+    """Whether the float has fewer digits than its text. Never NULL. Only unusual texts are checked
+    one by one."""
     unusual = pl.when(is_unusual(text, value)).then(text)
-    lost = unusual.map_batches(_each_loses_digits, return_dtype=pl.Boolean, is_elementwise=True)
-    return lost.fill_null(False)
+    is_lossy = unusual.map_batches(_each_loses_digits, return_dtype=pl.Boolean, is_elementwise=True)
+    return is_lossy.fill_null(False)
 
 
 def _each_loses_digits(texts: pl.Series) -> pl.Series:
     if texts.null_count() == len(texts):
         return pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True).alias(texts.name)
-    lost = [text is not None and _differs(text) for text in texts]
-    return pl.Series(texts.name, lost, dtype=pl.Boolean)
+    is_lossy = [text is not None and _differs(text) for text in texts]
+    return pl.Series(texts.name, is_lossy, dtype=pl.Boolean)
 
 
 def _differs(text: str) -> bool:

@@ -1,9 +1,9 @@
 """Parquet footers: what row groups a file has, and one file made of many encoded pieces.
 
-A piece is a whole little Parquet file made by Polars in memory. Its body is appended to the file
-that grows, its row groups keep their statistics, and their offsets are shifted; the footer comes
-once, at the end. That joins pieces without encoding anything again, and what has been written can
-be cut back to any piece's end.
+A piece is a whole little Parquet file made by Polars in memory. Its body is appended to the file,
+its row groups keep their statistics, and their offsets are shifted; the footer is written once, at
+the end. That joins pieces without encoding them again, and the file can be cut back to any piece's
+end.
 
 Always true: all pieces of a file have the same schema; a file without rows is valid.
 Numbers are the field ids of parquet.thrift (parquet-format 2.11).
@@ -31,14 +31,15 @@ _META_OFFSETS = (9, 10, 11, 14)
 
 
 class RowGroup(msgspec.Struct, frozen=True):
-    """rows, and the plain size of all its columns."""
+    """rows, and num_bytes: the uncompressed size of all its columns."""
 
     rows: int
     num_bytes: int
 
 
 def row_groups(path: Path) -> list[RowGroup]:
-    """The row groups of a file, from its footer. Raises DataError (E0505) for no Parquet file."""
+    """The row groups of a file, from its footer. Raises DataError (E0505) if it is not a Parquet
+    file."""
     footer = Reader(footer_bytes(path)).struct()
     groups = footer[_ROW_GROUPS][1][1] if _ROW_GROUPS in footer else []
     return [RowGroup(g[_GROUP_ROWS][1], g[_GROUP_BYTES][1]) for g in groups]
@@ -65,7 +66,7 @@ def _damaged(path: Path, why: str) -> DataError:
     return DataError(
         f"{path} is not a sound Parquet file: {why}",
         code="E0505",
-        help="write the file anew: what made it was cut short, or it was changed since",
+        help="write the file again: its writer did not finish, or the file was changed later",
     )
 
 
@@ -86,15 +87,15 @@ def take_apart(encoded: bytes) -> Piece:
 
 
 def shifted_groups(piece: Piece, at: int) -> list[bytes]:
-    """The piece's row groups, encoded, as they read when its body stands at offset `at`."""
+    """The piece's row groups, encoded, for a body at offset `at`."""
     delta = at - len(MAGIC)
-    found: list[bytes] = []
+    groups: list[bytes] = []
     for group in piece.footer[_ROW_GROUPS][1][1]:
         if group[_GROUP_ROWS][1]:
             out = bytearray()
             write_struct(_shift_group(group, delta), out)
-            found.append(bytes(out))
-    return found
+            groups.append(bytes(out))
+    return groups
 
 
 def _shift_group(group: Struct, delta: int) -> Struct:
@@ -122,11 +123,11 @@ def _plus(fields: Struct, numbers: Iterable[int], delta: int) -> Struct:
 
 
 def joined_footer(template: Struct, groups: Sequence[bytes]) -> bytes:
-    """The end of a file: footer, its length and the magic. template: the footer of any piece;
+    """The end of a file: footer, its length and the magic bytes. template: the footer of any piece;
     groups: encoded row groups, in order."""
     parsed = [Reader(group).struct() for group in groups]
     for ordinal, group in enumerate(parsed):
-        # A 16-bit field that is optional: left out where it cannot count that far.
+        # This 16-bit field is optional: it is left out when the number is too large for it.
         group.pop(_GROUP_ORDINAL, None)
         if ordinal < 1 << 15:
             group[_GROUP_ORDINAL] = (I16, ordinal)

@@ -1,6 +1,6 @@
 """Rows to Parquet, piece by piece: each piece becomes row groups of a file that grows.
 
-Always true: `encode` keeps nothing; what it returns may be written or thrown away.
+Always true: `encode` keeps no state; its result may be written or discarded.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ParquetFooter(msgspec.Struct):
     _schema: bytes = b""
 
     def add(self, piece: Piece, at: int) -> list[bytes]:
-        """Note a piece whose body stands at offset `at`. Returns what is new, encoded, for a
-        sidecar: the template if this is the first piece, and the row groups."""
+        """Add a piece whose body is at offset `at`. Returns what is new, encoded, for a sidecar:
+        the template if this is the first piece, and the row groups."""
         schema = schema_bytes(piece.footer)
         new: list[bytes] = []
         if self.template is None:
@@ -70,8 +70,10 @@ class ParquetFooter(msgspec.Struct):
         return new + groups
 
     def end(self) -> bytes:
-        """What closes the file."""
-        assert self.template is not None, "a Parquet file has at least one piece, maybe empty"
+        """The last bytes of the file."""
+        assert self.template is not None, (
+            "a Parquet file has at least one piece, possibly without rows"
+        )
         return joined_footer(Reader(self.template).struct(), self.groups)
 
 

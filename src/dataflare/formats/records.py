@@ -1,9 +1,9 @@
 """Where the rows of delimited text begin and end.
 
-Always true: a chunk is cut only where a record ends; a newline inside a quoted field ends nothing;
-a quote opens a field only as its first character, as in RFC 4180. `regular` is quick and may say
-no to a sound chunk, never yes to one with a row too short or too long; `scan_records` is slow and
-exact.
+Always true: a chunk is cut only where a record ends; a newline inside a quoted field does not end a
+record; a quote opens a field only as its first character, as in RFC 4180. `regular` is quick. It
+may return None for a sound chunk, but never accepts a row that is too short or too long.
+`scan_records` is slow and exact.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from msgspec import Struct
 from dataflare.formats.number_fields import Separators, may_alter
 
 RECORD_BYTES_MAX = 16 << 20
-"""A quoted field that runs on for longer than this counts as never closed, where no smaller bound is
+"""A quoted field that is longer than this counts as never closed, unless a smaller limit is
 given."""
 
 _NEWLINE = 10
 
 
 class Record(Struct, frozen=True):
-    """One row of text. end: after its line end. problem: why it cannot be read, or None.
-    stray: it has a quote inside an unquoted field."""
+    """One row of text. end: after its line end. problem: why it cannot be read, or None. stray:
+    there is a quote inside an unquoted field."""
 
     start: int
     end: int
@@ -41,8 +41,8 @@ AFTER_QUOTE = "text follows a closing quote"
 
 
 class Cut(NamedTuple):
-    """end: how many bytes are whole records; 0 asks for more. regular: what `regular` says of
-    them, where that was asked on the way; None says nothing."""
+    """end: how many bytes are whole records; 0 asks for more. regular: the result of `regular` for
+    them, if it was computed on the way; else None."""
 
     end: int
     regular: Regular | None = None
@@ -58,12 +58,12 @@ def cut(
     numbers: tuple[int, ...] = (),
     record_max: int = RECORD_BYTES_MAX,
 ) -> Cut:
-    """Where the whole records of `data`, which begins with a record, end.
+    """The end of the last whole record in `data`, which begins with a record.
 
     ended: nothing follows `data`, so its last record needs no line end. width: the number of fields
-    of a record, where known: then a cut that was found by counting quotes is checked, because a
-    quote inside an unquoted field makes the count wrong. record_max: a quoted field that runs on for
-    longer counts as never closed.
+    of a record, if known. Then a cut that was found by counting quotes is checked, because a quote
+    inside an unquoted field makes the count wrong. record_max: a quoted field that is longer counts
+    as never closed.
     """
     if ended:
         return Cut(len(data))
@@ -96,27 +96,27 @@ def _cut_exactly(data: bytes, quote: str, delimiter: str, record_max: int) -> in
 
 
 class Regular(NamedTuple):
-    """Text in which each record has the right number of fields. rows: how many there are. doubtful:
-    a field of a column of numbers may not be what it parses as."""
+    """Text in which each record has the right number of fields. rows: how many records. doubtful: a
+    field in a column of numbers may change when parsed."""
 
     rows: int
     doubtful: bool = False
 
 
 def regular_rows(data: bytes, delimiter: str, quote: str | None, width: int) -> int | None:
-    """How many records `regular` finds."""
-    found = regular(data, delimiter, quote, width)
-    return None if found is None else found.rows
+    """The number of records that `regular` finds."""
+    text = regular(data, delimiter, quote, width)
+    return None if text is None else text.rows
 
 
 def regular(
     data: bytes, delimiter: str, quote: str | None, width: int, numbers: tuple[int, ...] = ()
 ) -> Regular | None:
-    """How many records there are, if each has `width` fields and no quote stands inside an
-    unquoted one; else None. numbers: the places of the columns of numbers to look at.
+    """The number of records, if each has `width` fields and no quote is inside an unquoted field;
+    else None. numbers: the places of the columns of numbers to check.
 
-    Delimiters, line ends and quotes are filtered out in one columnar pass that holds no GIL; what
-    is left after taking out what stands between quotes must be one pattern over and over.
+    Delimiters, line ends and quotes are filtered out in one columnar pass that holds no GIL; after
+    quoted text is removed, the rest must be one repeated pattern.
     """
     if not data:
         return Regular(0)
@@ -124,18 +124,18 @@ def regular(
         data += b"\n"
     mark = quote.encode() if quote is not None and quote.encode() in data else None
     code = pl.Series([data], dtype=pl.Binary).cast(pl.List(pl.UInt8))[0]
-    wanted = (code == ord(delimiter)) | (code == _NEWLINE)
+    is_token = (code == ord(delimiter)) | (code == _NEWLINE)
     if mark is not None:
-        wanted |= code == mark[0]
-    found = code.filter(wanted)
+        is_token |= code == mark[0]
+    codes = code.filter(is_token)
     if mark is not None:
-        # A quote that opens stands at a field's start; one inside a field makes all counts wrong.
-        at_start = wanted.shift(1, fill_value=True).filter(wanted).filter(found == mark[0])
+        # An opening quote is at a field's start; a quote inside a field makes all counts wrong.
+        at_start = is_token.shift(1, fill_value=True).filter(is_token).filter(codes == mark[0])
         if not at_start.gather_every(2).all():
             return None
-    tokens: bytes = found.implode().cast(pl.Binary)[0]
+    tokens: bytes = codes.implode().cast(pl.Binary)[0]
     if mark is not None:
-        # Two quotes side by side enclose nothing that counts, and change no parity.
+        # Two adjacent quotes enclose no delimiter and do not change the parity.
         parts = tokens.replace(mark * 2, b"").split(mark)
         if len(parts) % 2 == 0:
             return None
@@ -144,7 +144,7 @@ def regular(
     rows, over = divmod(len(tokens), width)
     if over or tokens != pattern * rows:
         return None
-    separators = Separators(code, wanted, found, mark[0] if mark else None, width)
+    separators = Separators(code, is_token, codes, mark[0] if mark else None, width)
     return Regular(rows, may_alter(separators, numbers))
 
 
@@ -156,10 +156,10 @@ def scan_records(
     ended: bool = True,
     record_max: int = RECORD_BYTES_MAX,
 ) -> Iterator[Record]:
-    """The records of `data` one by one, in Python: for chunks where something is wrong.
+    """The records of `data` one by one, in Python: for chunks with an error.
 
-    A record whose quote never closes is its first line alone, with a problem, and reading goes on
-    with the next line. With `ended` false an unfinished last record is left out.
+    If a quote never closes, the record is only its first line, with a problem, and reading
+    continues with the next line. With `ended` false an unfinished last record is left out.
     """
     start, size, comma = 0, len(data), delimiter.encode()
     mark = quote.encode() if quote is not None else None
@@ -193,7 +193,7 @@ def _quoted_record(
     ended: bool,
     record_max: int,
 ) -> Record | None:
-    """The record that begins at `start`; None when it goes on beyond the data."""
+    """The record that begins at `start`; None if it does not end in the data."""
     place, fields, stray, size = start, 1, False, len(data)
     while True:
         if data[place : place + 1] == mark:
@@ -243,7 +243,7 @@ def _field_pattern(delimiter: str, quote: str) -> re.Pattern[bytes]:
 
 
 def is_blank(data: bytes, start: int, end: int) -> bool:
-    """Whether these bytes are a line end and nothing else."""
+    """Whether these bytes are only a line end."""
     return end - start <= 2 and data[start:end] in (b"", b"\n", b"\r", b"\r\n")
 
 

@@ -1,4 +1,4 @@
-"""One row as JSON, where rows are few and nothing of them may be lost."""
+"""One row as JSON without loss of information. Slow: for few rows only."""
 
 from __future__ import annotations
 

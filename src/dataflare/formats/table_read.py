@@ -1,4 +1,4 @@
-"""Files that are tables already: Parquet, Arrow IPC and JSON, as pieces of rows.
+"""Parquet, Arrow IPC and JSON files, as pieces of rows.
 
 Always true: pieces follow one another without a gap; a piece of a Parquet file never divides a
 row group unless that has over a million rows.
@@ -30,7 +30,7 @@ class TablePiece(Struct, frozen=True):
 
 
 def parquet_pieces(path: Path) -> list[TablePiece]:
-    """Row groups; small neighbours together, giants divided."""
+    """The row groups of a file: adjacent small ones are joined, very large ones are divided."""
     pieces: list[TablePiece] = []
     start = rows = num_bytes = 0
     for group in row_groups(path):
@@ -65,8 +65,8 @@ def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
 
 
 def json_rows(data: bytes, path: Path) -> list[bytes]:
-    """The objects of a JSON file, one line of text each, as they were written. The file is one array of
-    objects, or one object, which is a single row; an empty file has none."""
+    """The objects of a JSON file as they were written, one line of text each. The file is one array
+    of objects, or one object, which is a single row; an empty file has none."""
     if not data.strip():
         return []
     is_list = data.lstrip()[:1] == b"["
@@ -79,9 +79,9 @@ def json_rows(data: bytes, path: Path) -> list[bytes]:
     for number, row in enumerate(rows, 1):
         if row[:1] != b"{":
             where = f"{path}: item {number}" if is_list else str(path)
-            shown = row.decode(errors="replace")
+            text = row.decode(errors="replace")
             raise DataError(
-                f"{where} is not a JSON object but {shown if len(shown) <= 60 else shown[:57] + '...'}",
+                f"{where} is not a JSON object but {text if len(text) <= 60 else text[:57] + '...'}",
                 code="E0503",
                 help='a JSON file holds one list of objects: [{"id": 1}, {"id": 2}]',
             )
@@ -93,8 +93,8 @@ def _broken(data: bytes, path: Path, error: BadJson) -> DataError:
     where, reason = str(path), str(error)
     try:
         orjson.loads(data)
-    except orjson.JSONDecodeError as found:
-        where, reason = f"{path} line {found.lineno}", f"not valid JSON: {found.msg}"
+    except orjson.JSONDecodeError as problem:
+        where, reason = f"{path} line {problem.lineno}", f"not valid JSON: {problem.msg}"
     return DataError(
         f"{where} is {reason}",
         code="E0503",

@@ -1,9 +1,10 @@
-"""Columns that have types in their file, as the types that the source gives.
+"""Convert columns from their types in the file to the types of the source's schema.
 
-`schema` is a CAST: a value becomes the type that the contract names, with CAST's rounding, or its row
-is bad. Text is read as in CSV where CAST has no meaning for it (lists, structs, durations, base64).
+`schema` is a CAST: a value is converted to the contract's type, with CAST's rounding; if that
+fails, its row is bad. Text is read as in CSV if CAST does not define a conversion (lists, structs,
+durations, base64).
 
-Always true: `value` never raises; where `misfit` is true it means nothing, and elsewhere it is right.
+Always true: `value` never raises. It is undefined where `misfit` is true, and right elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _UUID_PARTS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
 
 
 class Fitted(Struct, frozen=True):
-    """misfit: where the value does not fit its type; None where every value does."""
+    """misfit: where the value does not fit its type; None if all values fit."""
 
     value: pl.Expr
     misfit: pl.Expr | None = None
@@ -34,35 +35,38 @@ class Fitted(Struct, frozen=True):
         """The value, raising a Polars error if any does not fit."""
         if self.misfit is None:
             return self.value
-        wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
-        guard = pl.when(self.misfit).then(wide).otherwise(fits).cast(pl.Int8, strict=True)
+        wide, narrow = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+        guard = pl.when(self.misfit).then(wide).otherwise(narrow).cast(pl.Int8, strict=True)
         return pl.when(guard == 0).then(self.value)
 
 
-def may_fit(given: DataType, to: DataType) -> bool:
-    """Whether values of the one type can become the other at all."""
-    return castable(given, to) or (given.is_text and to.name in _AS_CSV)
+def may_fit(type_: DataType, to: DataType) -> bool:
+    """Whether any values of one type can be converted to the other."""
+    return castable(type_, to) or (type_.is_text and to.name in _AS_CSV)
 
 
 def held_type(dtype: Any, meaning: Meaning | None = None) -> DataType:
-    """The type of a file's column. meaning: as the file's own schema says it."""
+    """The type of a file's column. meaning: from the file's own schema."""
     if meaning is not None and dtype in (pl.Binary, pl.String):
         return STRING if meaning == "uuid" else JSON
     return from_polars(dtype)
 
 
 def fitted(name: str, dtype: Any, to: DataType, meaning: Meaning | None = None) -> Fitted:
-    """The file's column `name`, which has this Polars type, as `to`. `may_fit` is true of them."""
-    given, raw = held_type(dtype, meaning), pl.col(name)
+    """The file's column `name`, which has this Polars type, as `to`. The caller checked
+    `may_fit`."""
+    type_, raw = held_type(dtype, meaning), pl.col(name)
     if dtype == to.to_polars():
         return Fitted(raw)
     if meaning is not None and dtype == pl.Binary:
-        return _cast(_uuid_text(raw) if meaning == "uuid" else raw.cast(pl.String), given, to)
+        return _cast(_uuid_text(raw) if meaning == "uuid" else raw.cast(pl.String), type_, to)
     value = as_held(raw, dtype, strict=False)
     misfits: list[pl.Expr] = []
     if has_wide_integers(dtype):
-        misfits.append(_changed(value, dtype, raw) if dtype.is_nested() else _lost(value, raw))
-    result = _cast(value, given, to)
+        misfits.append(
+            _is_changed(value, dtype, raw) if dtype.is_nested() else _is_lost(value, raw)
+        )
+    result = _cast(value, type_, to)
     if result.misfit is not None:
         misfits.append(result.misfit)
     return Fitted(result.value.alias(name), pl.any_horizontal(misfits) if misfits else None)
@@ -75,22 +79,22 @@ def _uuid_text(value: pl.Expr) -> pl.Expr:
     return pl.concat_str(parts, separator="-")
 
 
-def _cast(value: pl.Expr, given: DataType, to: DataType) -> Fitted:
-    if given.to_polars() == to.to_polars():
+def _cast(value: pl.Expr, type_: DataType, to: DataType) -> Fitted:
+    if type_.to_polars() == to.to_polars():
         return Fitted(value)
-    if given.is_text and to.name in _AS_CSV:
+    if type_.is_text and to.name in _AS_CSV:
         text = pl.when(value != "").then(value)
-        read = converted(TextColumn("text", to, declared=True), text, patient=True)
-        return Fitted(read, _lost(read, text))
-    if given.item is not None and to.item is not None:
-        item = _cast(pl.element(), given.item, to.item)
+        read = converted(TextColumn("text", to, declared=True), text, lenient=True)
+        return Fitted(read, _is_lost(read, text))
+    if type_.item is not None and to.item is not None:
+        item = _cast(pl.element(), type_.item, to.item)
         if item.misfit is None:
             return Fitted(value.list.eval(item.value))
         return Fitted(value.list.eval(item.value), value.list.eval(item.misfit).list.any())
-    if given.name == "struct" == to.name:
+    if type_.name == "struct" == to.name:
         parts = [
             (f.name, _cast(value.struct.field(f.name), f.type, into.type))
-            for f, into in zip(given.fields, to.fields, strict=True)
+            for f, into in zip(type_.fields, to.fields, strict=True)
         ]
         whole = pl.struct(part.value.alias(name) for name, part in parts)
         misfits = [part.misfit for _, part in parts if part.misfit is not None]
@@ -98,13 +102,13 @@ def _cast(value: pl.Expr, given: DataType, to: DataType) -> Fitted:
             pl.when(value.is_not_null()).then(whole),
             pl.any_horizontal(misfits) if misfits else None,
         )
-    lowered = lower_cast(value, given, to)
+    lowered = lower_cast(value, type_, to)
     return Fitted(lowered.value, None if lowered.error is None else lowered.error.is_not_null())
 
 
-def _lost(result: pl.Expr, value: pl.Expr) -> pl.Expr:
+def _is_lost(result: pl.Expr, value: pl.Expr) -> pl.Expr:
     return result.is_null() & value.is_not_null()
 
 
-def _changed(result: pl.Expr, dtype: Any, value: pl.Expr) -> pl.Expr:
+def _is_changed(result: pl.Expr, dtype: Any, value: pl.Expr) -> pl.Expr:
     return result.cast(dtype, strict=False).ne_missing(value)

@@ -1,8 +1,8 @@
-"""What type a column of text has, and how its text becomes that type.
+"""Infer the type of a column of text, and convert the text to that type.
 
-Always true: what the quick expression (`strict`) accepts, the patient one (`loose`) reads as the
-same value; the patient one never raises, it gives NULL. So a chunk is parsed the quick way, and the
-patient way decides which rows of a failing chunk are bad.
+Always true: a text that the quick expression (`strict`) accepts has the same value in the slow one
+(`loose`); the slow one never raises, it gives NULL. So a chunk is parsed the quick way, and the
+slow way decides which rows of a failing chunk are bad.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ _STAMP = (
     r"(?P<zone>Z|[+-]\d{2}:?\d{2})?$"
 )
 MANY_DIGITS = "many digits"
-"""The format of floats that have more digits than the shortest text of theirs."""
+"""The format of floats that have more digits than their shortest text."""
 WORDS = "words"
-"""The format of declared truth that is written in other words than true and false."""
+"""The format of declared booleans that are written in other words than true and false."""
 _NATIVE = ("int64", "int32", "uint64", "uint32", "float64", "float32", "bool", "string")
 _STAMP_SHAPES = tuple(f"%Y-%m-%d{sep}%H:%M{sec}" for sep in "T " for sec in (":%S%.f", ""))
 
 
 class TextColumn(Struct, frozen=True):
-    """A column of a text file. format: the one format its timestamps had in the sample, or that its
-    floats had many digits, for the quick way. blanks: the sample had quoted empty cells, which are NULL in all but text.
-    declared: the type is the user's; then timestamps may lack the zone or have one too many."""
+    """A column of a text file. format: of its timestamps in the sample, or `MANY_DIGITS` for its
+    floats; for the quick way. blanks: the sample had quoted empty cells, which are NULL in every
+    type except text. declared: the type is the user's; then timestamps may lack a zone, or have one
+    that the type lacks."""
 
     name: str
     type: DataType
@@ -70,20 +71,22 @@ class TextColumn(Struct, frozen=True):
 
     @property
     def checked(self) -> bool:
-        """Whether a number must keep all that its text says: its type was found, not declared."""
+        """Whether a number must keep all characters of its text: true if its type was inferred, not
+        declared."""
         return not self.declared and (self.type.is_integer or self.type.is_float)
 
     @property
     def native(self) -> pl.DataType:
-        """What the CSV parser itself should make of it: what it is quick and strict at."""
+        """The type to request from the CSV parser: types for which it is quick and strict, else
+        text."""
         if (self.checked and self.type.is_float) or self.format == WORDS or has_marks(self.format):
             return pl.String()
         return self.type.to_polars() if self.type.name in _NATIVE else pl.String()
 
 
 class Spelling(Struct, frozen=True):
-    """How a file writes what has several spellings. marks: the format of its numbers, see
-    `number_marks`. date_format: of its dates or timestamps, as `strptime` has it."""
+    """How a file writes numbers and dates. marks: the format of its numbers, see `number_marks`.
+    date_format: of its dates or timestamps, as `strptime` has it."""
 
     marks: str | None = None
     date_format: str | None = None
@@ -172,8 +175,7 @@ def _infer_stamp(name: str, text: pl.Series, blanks: bool) -> TextColumn:
 def stamp_format(text: pl.Series) -> tuple[str, bool] | None:
     """The one ISO format of these texts and whether it has a zone; None when they differ.
 
-    Formats that Polars reads on its quick path are preferred: `.%6f` takes a quarter of the time
-    that `%.f` takes.
+    Formats on Polars' quick path are preferred: `.%6f` takes a quarter of the time of `%.f`.
     """
     parts = text.str.extract_groups(_STAMP).struct.unnest()
     if parts["sep"].n_unique() > 1 or parts["sec"].is_null().n_unique() > 1:
@@ -198,11 +200,11 @@ def stamp_format(text: pl.Series) -> tuple[str, bool] | None:
 def with_contract(
     columns: Sequence[TextColumn], contract: Schema, spelling: Spelling = PLAIN
 ) -> list[TextColumn]:
-    """The columns, with the contract's types where it names them, and the sample's formats."""
-    made: list[TextColumn] = []
+    """The columns with the sample's formats, and the contract's types if it names them."""
+    typed_columns: list[TextColumn] = []
     for column in columns:
         if column.name not in contract:
-            made.append(column)
+            typed_columns.append(column)
             continue
         type_ = contract[column.name]
         format_ = column.format if type_.name == "timestamp" else None
@@ -212,14 +214,14 @@ def with_contract(
             format_ = spelling.marks
         if spelling.date_format and type_.name == ("timestamp" if spelling.has_time else "date"):
             format_ = spelling.date_format
-        made.append(TextColumn(column.name, type_, format_, column.blanks, declared=True))
-    return made
+        typed_columns.append(TextColumn(column.name, type_, format_, column.blanks, declared=True))
+    return typed_columns
 
 
 def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
     """The expression that turns the parsed column into its type, raising on the first text that
-    does not fit; None when the parser's own value is right. native: the parser made `native` of
-    it; else it is text."""
+    does not fit; None if the parser's own value is right. native: the parser returned the type
+    `native`; else text."""
     value = pl.col(column.name)
     if has_marks(column.format):
         read = loose(column)
@@ -236,26 +238,26 @@ def strict(column: TextColumn, *, native: bool = True) -> pl.Expr | None:
         return None
     if column.blanks:
         value = pl.when(value != "").then(value)
-    return converted(column, value, patient=False)
+    return converted(column, value, lenient=False)
 
 
-def _unless(column: TextColumn, wrong: pl.Expr, number: pl.Expr) -> pl.Expr:
-    """The floats, raising where something is wrong with one; at no cost when unread."""
-    wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
-    overflow = pl.when(wrong).then(wide).otherwise(fits).cast(pl.Int8, strict=True)
+def _unless(column: TextColumn, is_wrong: pl.Expr, number: pl.Expr) -> pl.Expr:
+    """The floats; raises if `is_wrong` is true for one. Costs nothing if the column is not read."""
+    wide, narrow = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+    overflow = pl.when(is_wrong).then(wide).otherwise(narrow).cast(pl.Int8, strict=True)
     return number - overflow.cast(value_type(column))
 
 
 def tolerant(column: TextColumn) -> pl.Expr | None:
-    """As `strict`, at its speed, but NULL where that would raise, and perhaps in a few rows more; None
-    where there is no such expression."""
+    """Like `strict`, and as fast, but NULL where that would raise, and perhaps in a few more rows;
+    None if there is no such expression."""
     value = pl.col(column.name)
     if has_marks(column.format):
         return loose(column)
     if column.checked and column.type.is_float:
         number = value.cast(value_type(column), strict=False)
-        wrong = number.is_infinite() | is_unusual(value, number)
-        return pl.when(~wrong).then(number).alias(column.name)
+        is_wrong = number.is_infinite() | is_unusual(value, number)
+        return pl.when(~is_wrong).then(number).alias(column.name)
     if column.type.is_float:
         return pl.when(~value.is_infinite()).then(value).alias(column.name)
     if column.format == WORDS:
@@ -265,7 +267,7 @@ def tolerant(column: TextColumn) -> pl.Expr | None:
     if column.type.name == "timestamp" and column.format is not None:
         return _read_stamp(column, value, column.format, must=False).alias(column.name)
     if column.type.name in ("date", "time", "binary"):
-        return converted(column, value, patient=True)
+        return converted(column, value, lenient=True)
     return None
 
 
@@ -274,42 +276,42 @@ def loose(column: TextColumn) -> pl.Expr:
     value = pl.col(column.name)
     if not column.type.is_text and column.type.name != "binary":
         value = pl.when(value != "").then(value)
-    return converted(column, value, patient=True)
+    return converted(column, value, lenient=True)
 
 
 def value_type(column: TextColumn) -> pl.DataType:
     return column.type.to_polars()
 
 
-def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
-    """Text as the column's type, whatever expression gives the text."""
+def converted(column: TextColumn, value: pl.Expr, *, lenient: bool) -> pl.Expr:
+    """Text as the column's type. value: any expression for the text."""
     name, kind = column.name, column.type.name
-    must = not patient
+    must = not lenient
     if column.type.is_text:
         return value.alias(name)
     if column.format is not None and has_marks(column.format):
         value = plain(value, column.format)
     if kind == "date":
         day = value.str.to_date(column.format or "%Y-%m-%d", strict=must)
-        if column.declared and patient:
-            left = pl.when(day.is_null()).then(value)
-            day = pl.coalesce(day, from_text(left, column.type).value)
+        if column.declared and lenient:
+            unread = pl.when(day.is_null()).then(value)
+            day = pl.coalesce(day, from_text(unread, column.type).value)
         return day.alias(name)
     if kind == "timestamp":
-        return _stamp(column, value, patient).alias(name)
+        return _stamp(column, value, lenient).alias(name)
     if kind == "time":
-        if column.declared and patient:
+        if column.declared and lenient:
             return from_text(value, column.type).value.alias(name)
         return value.str.to_time("%H:%M:%S%.f", strict=must).alias(name)
     if kind == "bool" and column.declared:
         truth = from_text(value, column.type).value
-        return (truth if patient else _refuse(truth.is_null() & value.is_not_null(), truth)).alias(
+        return (truth if lenient else _refuse(truth.is_null() & value.is_not_null(), truth)).alias(
             name
         )
     if kind == "bool":
         lower = value.str.to_lowercase()
         table: Mapping[str, bool] = {"true": True, "false": False}
-        if patient:
+        if lenient:
             return lower.replace_strict(table, default=None, return_dtype=pl.Boolean).alias(name)
         return lower.replace_strict(table, return_dtype=pl.Boolean).alias(name)
     if kind == "binary":
@@ -318,19 +320,19 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
         return value.cast(pl.Int64, strict=must).cast(value_type(column)).alias(name)
     if kind in ("list", "struct"):
         dtype = value_type(column)
-        if patient:
+        if lenient:
             value = value.map_batches(
                 lambda texts: _sound_json(texts, dtype), return_dtype=pl.String
             )
         return value.str.json_decode(dtype).alias(name)
-    if kind == "decimal" or (column.declared and patient and column.type.is_numeric):
+    if kind == "decimal" or (column.declared and lenient and column.type.is_numeric):
         number = from_text(value, column.type).value
         if column.type.is_float:
             number = pl.when(number.is_finite() | value.str.contains(_SPECIAL_FLOAT)).then(number)
         return (
-            number if patient else _refuse(number.is_null() & value.is_not_null(), number)
+            number if lenient else _refuse(number.is_null() & value.is_not_null(), number)
         ).alias(name)
-    if column.type.is_numeric and patient:
+    if column.type.is_numeric and lenient:
         number = value.str.strip_chars_start(" \t").cast(value_type(column), strict=False)
         if column.type.is_float:
             special = value.str.contains(_SPECIAL_FLOAT)
@@ -342,7 +344,8 @@ def converted(column: TextColumn, value: pl.Expr, *, patient: bool) -> pl.Expr:
 
 
 def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """NULL for texts that do not decode: Polars decodes all or none, so these are tried singly."""
+    """NULL for texts that do not decode. Polars decodes all or none, so each text is tried
+    separately."""
 
     def sound(text: str | None) -> str | None:
         try:
@@ -354,37 +357,37 @@ def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
     return pl.Series(texts.name, [sound(text) for text in texts], dtype=pl.String)
 
 
-def _stamp(column: TextColumn, value: pl.Expr, patient: bool) -> pl.Expr:
-    """Quick: the sample's format. Patient: every ISO spelling, one after the other."""
+def _stamp(column: TextColumn, value: pl.Expr, lenient: bool) -> pl.Expr:
+    """Quick: only the sample's format. Slow: every ISO format, one after the other."""
     zone = column.type.timezone
 
     def read(text: pl.Expr, format_: str, must: bool) -> pl.Expr:
         return _read_stamp(column, text, format_, must=must)
 
-    if not patient and column.format is not None:
+    if not lenient and column.format is not None:
         return read(value, column.format, True)
     formats: list[str] = []
     if zone is not None or column.declared:
         formats += [shape + "%#z" for shape in _STAMP_SHAPES]
     if zone is None or column.declared:
         formats += _STAMP_SHAPES
-    found = read(value, column.format or formats[0], False)
-    # The other spellings are tried on what is left, so they cost little where there is none.
-    left = pl.when(found.is_null()).then(value)
-    tries = [read(left, format_, False) for format_ in formats]
+    stamps = read(value, column.format or formats[0], False)
+    # The other formats are tried on unread texts only, so they cost little if all texts are read.
+    unread = pl.when(stamps.is_null()).then(value)
+    tries = [read(unread, format_, False) for format_ in formats]
     if zone is None or column.declared:
-        tries.append(_midnight(left, column.type))
-    found = pl.coalesce(found, *tries)
-    if patient:
-        return found
-    return pl.coalesce(found, read(pl.when(found.is_null()).then(value), _STAMP_SHAPES[0], True))
+        tries.append(_midnight(unread, column.type))
+    stamps = pl.coalesce(stamps, *tries)
+    if lenient:
+        return stamps
+    return pl.coalesce(stamps, read(pl.when(stamps.is_null()).then(value), _STAMP_SHAPES[0], True))
 
 
 def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) -> pl.Expr:
-    """Text of one format as the column's timestamps. must: raise for what does not fit."""
+    """Text of one format as the column's timestamps. must: raise if a text does not fit."""
     type_ = column.type
     zoned = format_.endswith(("%#z", "%z", "Z", "+00:00"))
-    # Distinct timestamps are the rule: the cache costs more than it saves on the quick path.
+    # Most timestamps are distinct, so on the quick path the cache costs more than it saves.
     quick = not format_.endswith("z") and "%.f" not in format_
 
     def read(unit: Any) -> pl.Expr:
@@ -393,36 +396,36 @@ def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) 
             format_, time_unit=unit, time_zone=zone, strict=must, cache=not quick
         )
 
-    made = read("ns" if type_.unit == "ns" else "us")
+    stamps = read("ns" if type_.unit == "ns" else "us")
     if type_.unit == "ns":
-        # Polars wraps around what nanoseconds cannot hold.
-        wrong = ~read("us").to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
-        made = _without(wrong, made, must)
+        # Polars wraps around if a time does not fit into nanoseconds.
+        is_wrong = ~read("us").to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
+        stamps = _without(is_wrong, stamps, must)
     elif not column.declared and "%.f" in format_:
-        made = _without(text.str.contains(_NANOSECONDS), made, must)
+        stamps = _without(text.str.contains(_NANOSECONDS), stamps, must)
     if zoned:
-        made = made.dt.convert_time_zone(type_.timezone or "UTC")
-        made = made if type_.timezone else made.dt.replace_time_zone(None)
+        stamps = stamps.dt.convert_time_zone(type_.timezone or "UTC")
+        stamps = stamps if type_.timezone else stamps.dt.replace_time_zone(None)
     elif type_.timezone is not None:
-        clock, made = made, existing(made, type_.timezone)
+        clock, stamps = stamps, existing(stamps, type_.timezone)
         if must and type_.timezone != "UTC":
-            made = _refuse(made.is_null() & clock.is_not_null(), made)
-    return rounded_unit(made, type_) if type_.unit in ("s", "ms") else made
+            stamps = _refuse(stamps.is_null() & clock.is_not_null(), stamps)
+    return rounded_unit(stamps, type_) if type_.unit in ("s", "ms") else stamps
 
 
-def _without(wrong: pl.Expr, value: pl.Expr, must: bool) -> pl.Expr:
-    return _refuse(wrong, value) if must else pl.when(~wrong).then(value)
+def _without(is_wrong: pl.Expr, value: pl.Expr, must: bool) -> pl.Expr:
+    return _refuse(is_wrong, value) if must else pl.when(~is_wrong).then(value)
 
 
-def _refuse(wrong: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """The values, raising where something is wrong with one."""
-    wide, fits = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
-    return pl.when(pl.when(wrong).then(wide).otherwise(fits).cast(pl.Int8, strict=True) == 0).then(
-        value
-    )
+def _refuse(is_wrong: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """The values; raises if `is_wrong` is true for one."""
+    wide, narrow = pl.lit(1000, dtype=pl.Int16), pl.lit(0, dtype=pl.Int16)
+    return pl.when(
+        pl.when(is_wrong).then(wide).otherwise(narrow).cast(pl.Int8, strict=True) == 0
+    ).then(value)
 
 
 def _midnight(value: pl.Expr, type_: DataType) -> pl.Expr:
     naive = timestamp("ms" if type_.unit == "s" else type_.unit or "us").to_polars()
-    made = value.str.to_date("%Y-%m-%d", strict=False).cast(naive, strict=False)
-    return made if type_.timezone is None else existing(made, type_.timezone)
+    stamps = value.str.to_date("%Y-%m-%d", strict=False).cast(naive, strict=False)
+    return stamps if type_.timezone is None else existing(stamps, type_.timezone)

@@ -1,8 +1,9 @@
 """Rows to CSV, NDJSON and JSON text, columnar.
 
-Always true: timestamps become RFC 3339 (those without zone, the same without offset; a year beyond
-9999 has its sign), decimals text, binary base64; NaN and NULL are null, and so is infinity in JSON, which has no word for it. In CSV
-an empty cell is NULL, `""` is the empty string, and lists and structs are JSON text.
+Always true: timestamps become RFC 3339 (without an offset if they have no zone; a year beyond 9999
+has a sign), decimals text, binary base64; NaN and NULL are null, and so is infinity in JSON, which
+cannot express it. In CSV an empty cell is NULL, `""` is the empty string, and lists and structs are
+JSON text.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class JsonText:
         return b"[\n"
 
     def encode(self, frame: pl.DataFrame) -> bytes:
-        # Inside a text a line feed is written \\n: each one here ends a row.
+        # Inside a text a line feed is escaped as \\n, so each line feed here ends a row.
         return NdjsonText().encode(frame)[:-1].replace(b"\n", self.between)
 
 
@@ -95,8 +96,8 @@ def json_text(value: pl.Expr) -> pl.Expr:
 
 
 def plain(value: pl.Expr, type_: DataType, *, far: bool = False) -> pl.Expr:
-    """The value in the few types that JSON has, at every depth. far: some dates or times in it are
-    beyond what Polars formats; without that it must not meet one."""
+    """The value in the few types that JSON has, at every depth. far: some dates or times are
+    outside of the range that Polars formats; if false, there must be none."""
     match type_.name:
         case "float64" | "float32":
             return value.fill_nan(None)
@@ -133,8 +134,8 @@ def _formatted(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def for_python(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows as Python can hold them: columns with a date or time outside of the years 1 to 9999,
-    or with nanoseconds, become text."""
+    """The rows with values that Python can represent: columns with nanoseconds, or with a date or time
+    outside of the years 1 to 9999, become text."""
     schema = Schema.from_polars(
         {name: dtype for name, dtype in frame.schema.items() if not name.startswith(RESERVED)}
     )
@@ -159,4 +160,4 @@ def _stamp_format(type_: DataType) -> str:
 
 
 TextFormat = CsvText | NdjsonText | JsonText
-"""between: what stands before rows that follow others; end: what closes a whole file."""
+"""between: the bytes before rows that are not the first; end: the last bytes of a file."""

@@ -1,7 +1,7 @@
 """Thrift's compact protocol, generically: structs become `{field id: (wire type, value)}`.
 
-Always true: `write_struct(read_struct(data))` gives the same bytes for what Parquet writers make,
-unknown fields included, so a footer can be changed without knowing all of it.
+Always true: `write_struct(read_struct(data))` gives the same bytes for all that Parquet writers
+write, including unknown fields. So a footer can be changed without knowledge of all its fields.
 """
 
 from __future__ import annotations

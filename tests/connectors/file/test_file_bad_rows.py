@@ -43,7 +43,7 @@ HEADER = b"id,at,x,t\n"
             "not valid UTF-8 at byte 28 of the row",
             "1,2024-01-01T00:00:00Z,1.5,\ufffd",
         ),
-        (b"1,2024-01-01T00:00:00Z,1.5,a\x00b", "E0504", "holds a NUL byte", None),
+        (b"1,2024-01-01T00:00:00Z,1.5,a\x00b", "E0504", "contains a NUL byte", None),
         (b"1,2024-01-01T00:00:00Z,1.5,\xff,", "E0502", "5 fields where 4 were expected", None),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.formats.csv_find import CsvSaid
+from dataflare.formats.csv_find import DialectOptions
 from dataflare.formats.excel_book import Area, BookOptions
 
 _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
@@ -203,9 +203,11 @@ class FileSourceConfig(BaseModel):
         )
 
     @property
-    def csv(self) -> CsvSaid:
+    def csv(self) -> DialectOptions:
         """What is said of the dialect of CSV."""
-        return CsvSaid(self.delimiter, self.quote, self.escape, self.comment, self.has_header)
+        return DialectOptions(
+            self.delimiter, self.quote, self.escape, self.comment, self.has_header
+        )
 
     @property
     def book(self) -> BookOptions:

@@ -1,4 +1,4 @@
-"""One server being asked: paced, patient when it says so, and with errors in our words.
+"""One server being asked: paced, lenient when it says so, and with errors in our words.
 
 Always true: no two requests begin closer together than the rate limit allows; the error for a server
 that answers 429, 503 or 403 and names a time (`Retry-After`, or a rate limit that is spent and when it is

@@ -32,7 +32,7 @@ from dataflare.connectors.file.survey.shared import (
 from dataflare.errors import ConfigError
 from dataflare.formats import csv_sniff
 from dataflare.formats.compression import NONE, split_extension
-from dataflare.formats.csv_find import AUTO, CsvFound, CsvSaid, find_dialect
+from dataflare.formats.csv_find import AUTO, DialectOptions, SniffedDialect, find_dialect
 from dataflare.formats.csv_read import CsvDialect
 from dataflare.formats.number_marks import marks_format, marks_of
 from dataflare.formats.records import cut
@@ -46,7 +46,7 @@ class _Head(Struct, frozen=True):
     text: bytes
     ended: bool
     dialect: CsvDialect
-    found: CsvFound
+    found: SniffedDialect
     names: list[str]
     body: int
     encoding: str
@@ -125,7 +125,7 @@ def _head(
     encoding = csv_encoding(file, packed, config, size)
     raw, ended = head_of(file.path, packed, encoding, size)
     if first is not None:
-        said = CsvSaid(
+        said = DialectOptions(
             first.dialect.delimiter,
             first.dialect.quote,
             first.dialect.escape,
@@ -147,7 +147,7 @@ def _read(
     encoding: str,
     config: FileSourceConfig,
     contract: Schema | None,
-    said: CsvSaid,
+    said: DialectOptions,
 ) -> _Head:
     start = len(csv_sniff.BOM) if raw.startswith(csv_sniff.BOM) else 0
     titles = config.header_row - 1 if config.header_row is not None else config.skip_rows
