@@ -110,13 +110,13 @@ error[E0801]: workflow 'w' is already running: run RUN, started TIME, process PI
         ENDLESS,
         before=all_of(command(SHORTLY), rewritten("% 2 = 0", "% 2 = 1")),
         says="""\
-error[E0803]: the unfinished run of 'w' cannot go on: step 'even' has changed
+error[E0803]: the unfinished run of 'w' cannot resume: step 'even' has changed
  --> w.yaml:6:3
   |
 6 |   even: {type: filter, inputs: [a], config: {condition: id % 2 = 1}}
   |   ^^^^
    = changed since checkpoint N: even
-   = help: undo the change, or use --accept-changes to go on, or --fresh to start over
+   = help: undo the change, or use --accept-changes to resume anyway, or --fresh to start over
 """,
     ),
     Case(
@@ -124,13 +124,13 @@ error[E0803]: the unfinished run of 'w' cannot go on: step 'even' has changed
         ENDLESS,
         before=all_of(command(SHORTLY), rewritten("even:", "odd:"), rewritten("[even]", "[odd]")),
         says="""\
-error[E0803]: the unfinished run of 'w' cannot go on: step 'z' has changed
+error[E0803]: the unfinished run of 'w' cannot resume: step 'z' has changed
  --> w.yaml:8:3
   |
 8 |   z: {type: blackhole, inputs: [odd]}
   |   ^
    = changed since checkpoint N: z, odd (new), even (gone)
-   = help: undo the change, or use --accept-changes to go on, or --fresh to start over
+   = help: undo the change, or use --accept-changes to resume anyway, or --fresh to start over
 """,
     ),
     Case(
@@ -138,13 +138,13 @@ error[E0803]: the unfinished run of 'w' cannot go on: step 'z' has changed
         ENDLESS,
         before=all_of(command(SHORTLY), rewritten("sequence: 0", "sequence: 1")),
         says="""\
-error[E0803]: the unfinished run of 'w' cannot go on: step 'a' has changed
+error[E0803]: the unfinished run of 'w' cannot resume: step 'a' has changed
  --> w.yaml:4:3
   |
 4 |   a: {type: generate, config: {columns: {id: {sequence: 1}}, rate: 500/s}}
   |   ^
    = changed since checkpoint N: a
-   = help: undo the change, or use --accept-changes to go on, or --fresh to start over
+   = help: undo the change, or use --accept-changes to resume anyway, or --fresh to start over
 """,
     ),
     Case(
@@ -224,7 +224,7 @@ error[E0701]: no checkpoint of the last run can be read
         status=1,
         before=all_of(command(SHORTLY), broken_current),
         says="""\
-error[E0701]: what the last run left cannot be read: current.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)
+error[E0701]: the state of the last run cannot be read: current.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)
    = help: restore the checkpoint folder from a backup, or start over with --fresh
 """,
     ),
@@ -258,7 +258,7 @@ error[E0604]: the state of the workflow cannot be kept in .dataflare/w: .datafla
         files={".dataflare/w/lock": folder},
         says="""\
 error[E0600]: cannot write the workflow's lock .dataflare/w/lock: Is a directory
-   = help: DATAFLARE_HOME says where state is kept
+   = help: state is stored in the folder that DATAFLARE_HOME names
 """,
     ),
     Case(

@@ -118,7 +118,7 @@ def test_no_other_text_is_taken_for_a_manifest(text):
         (lambda text: text + text, "its frame was changed|checksum"),
         (lambda text: reframed(text, hash_id="md5"), "hashed by 'md5'"),
         (lambda text: reframed(text, encryption={"key": 1}), "encrypted"),
-        (lambda text: reframed(text, sources=[]), "no manifest"),
+        (lambda text: reframed(text, sources=[]), "not a manifest"),
     ],
 )
 def test_the_error_says_what_is_wrong(damage, said):
@@ -128,12 +128,12 @@ def test_the_error_says_what_is_wrong(damage, said):
 
 def test_a_chunk_cannot_be_named_out_of_its_folder():
     for name in ("../x", "a/b", "", ".tmp-1", "a\n"):
-        with pytest.raises(ValueError, match="no chunk name"):
+        with pytest.raises(ValueError, match="not a chunk name"):
             StateChunk(name, 1, 1, "0" * 16)
     text = rich_manifest().to_text()
     chunk = {"name": "../../x", "rows": 1, "num_bytes": 1, "checksum": "0", "key_groups": None}
     step = [{"subtask": 0, "chunks": [chunk], "facts": None}]
-    with pytest.raises(Damaged, match="no chunk name"):
+    with pytest.raises(Damaged, match="not a chunk name"):
         Manifest.from_text(reframed(text, operators={"s": step}))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoint_samples import child
 
-from dataflare.checkpoint.lock import RunLock, look
+from dataflare.checkpoint.lock import RunLock, lock_state
 from dataflare.errors import RunError
 
 HOLD = """
@@ -43,7 +43,7 @@ def test_another_process_is_refused_and_told_who_runs(tmp_path):
             "workflow 'orders' is already running: run 01FIRST, "
             f"started 2024-01-31T12:00:00.000Z, process {process.pid}"
         )
-        state = look(folder)
+        state = lock_state(folder)
         assert state.held
         assert state.holder is not None
         assert state.holder.run_id == "01FIRST"
@@ -51,9 +51,9 @@ def test_another_process_is_refused_and_told_who_runs(tmp_path):
         process.kill()
         process.wait()
     # Killed, it let go, although the file still names it.
-    assert not look(folder).held
+    assert not lock_state(folder).held
     with lock(folder):
-        assert look(folder).held
+        assert lock_state(folder).held
 
 
 def test_the_same_process_is_refused_too(tmp_path):
@@ -66,9 +66,9 @@ def test_the_same_process_is_refused_too(tmp_path):
 def test_the_file_alone_means_nothing(tmp_path):
     holder = {"run_id": "01DEAD", "pid": os.getpid(), "host": "here", "started": "now"}
     (tmp_path / "lock").write_text(json.dumps(holder))
-    assert not look(tmp_path).held
+    assert not lock_state(tmp_path).held
     with lock(tmp_path):
-        holder_now = look(tmp_path).holder
+        holder_now = lock_state(tmp_path).holder
         assert holder_now is not None
         assert holder_now.run_id == "01SECOND"
 
@@ -76,7 +76,7 @@ def test_the_file_alone_means_nothing(tmp_path):
 def test_a_held_lock_that_says_nothing_yet_still_refuses(tmp_path):
     with lock(tmp_path):
         (tmp_path / "lock").write_text("")
-        assert look(tmp_path).held
+        assert lock_state(tmp_path).held
         with pytest.raises(RunError, match=f"'{tmp_path.name}' is already running$"):
             lock(tmp_path).acquire()
 
@@ -97,7 +97,7 @@ def test_looking_never_makes_a_run_fail(tmp_path):
 
     def watch() -> None:
         while not done.is_set():
-            look(tmp_path)
+            lock_state(tmp_path)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -115,9 +115,9 @@ def test_releasing_twice_does_nothing(tmp_path):
     held.acquire()
     held.release()
     held.release()
-    assert not look(tmp_path).held
+    assert not lock_state(tmp_path).held
 
 
 def test_looking_where_nothing_ran_makes_nothing(tmp_path):
-    assert not look(tmp_path / "orders").held
+    assert not lock_state(tmp_path / "orders").held
     assert list(tmp_path.iterdir()) == []

@@ -48,8 +48,8 @@ def test_what_cannot_be_read_again_is_committed_at_the_end():
     assert plan.stages.commits_wait
     assert plan.guarantees["out"].level is Delivery.TRANSACTIONAL
     assert plan.guarantees["out"].reason.startswith(
-        "s cannot be read again from a place: a plain query; "
-        "so everything is committed at the end of the run; "
+        "s cannot be read again from a position: a plain query; "
+        "so all rows are committed at the end of the run; "
     )
 
 
@@ -59,7 +59,7 @@ def test_what_has_no_end_and_cannot_be_read_again_may_be_lost():
         found = guarantees(plan.graph)["out"]
         assert not commits_wait(plan.graph)
     assert found.level is Delivery.FLEETING
-    assert "so rows that were read and not committed are lost in a crash" in found.reason
+    assert "so a crash loses rows that were read and not yet committed" in found.reason
 
 
 def test_every_source_above_a_destination_is_named_once():

@@ -47,7 +47,7 @@ class Evens(LookupConnector, KeyedLookup):
                 return pl.concat([found, pl.DataFrame({"id": [6], "name": ["n6"]})])
             case "a_key_alone_gives_the_same" if keys.height == 1:
                 return found.clear()
-            case "leaves_out_what_nobody_wants":
+            case "leaves_out_unrequested_fields":
                 return found if "name" in self.names else found.select("id").clear()
         return found.select(self.names)
 

@@ -1,5 +1,5 @@
-"""Remember how far a workflow has come: manifests, what to resume from, the store, the run history.
+"""The progress of a workflow: manifests, the decision what to resume from, the store, the run history.
 
-Never decides while it does I/O, and never knows an engine, a connector's insides or a state backend.
-Leans on `model` for splits and positions and on `sdk` for committables and markers.
+Code that decides does no I/O. The room does not import the engine, connectors or state backends. It
+depends on `model` for splits and positions, and on `sdk` for committables and markers.
 """

@@ -1,9 +1,9 @@
-"""Files that are there whole or not at all, and survive a power cut once written.
+"""Write files atomically and durably: each is complete or absent, and survives a power cut.
 
 Always true:
-- a reader sees the old content or the new one; an error leaves no half file behind;
-- what is made here is for its owner alone, whatever the umask (files are 0600, folders 0700), unless
-  the caller says otherwise.
+- a reader sees the old content or the new one; an error leaves no partial file;
+- files are created with mode 0600 and folders with 0700, whatever the umask, unless the caller passes
+  another mode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataflare.errors import Retry, SystemError_, WorkflowError
 from dataflare.sdk.crashpoints import crash_point
 
 TEMPORARY = ".tmp-"
-"""How the names of files begin that are not whole yet."""
+"""Names of files that are still being written begin with this."""
 
 _WORKFLOW = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
@@ -36,10 +36,10 @@ def write_whole(
     name_durable: bool = True,
     mode: int = 0o600,
 ) -> None:
-    """Put `data` at `path` in one act: a temporary file, fsync, rename, fsync of the folder.
+    """Write `data` to `path` atomically: a temporary file, fsync, rename, fsync of the folder.
 
     crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
-    leaves the fsync of the folder to somebody who comes later. mode: the file's rights. OSErrors pass.
+    if the caller syncs the folder later. mode: the file's permissions. Raises OSError.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
@@ -61,14 +61,14 @@ def write_whole(
 
 
 def open_private(path: Path, *, mode: int = 0o600) -> IO[bytes]:
-    """Open an empty file for writing that only its owner may read."""
+    """Open an empty file for writing. Only its owner may read it."""
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     os.fchmod(number, mode)
     return open(number, "wb")
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what writers that were killed left half written. Called while nobody writes there."""
+    """Remove the partial files of killed writers. Call it only while no process writes there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.name.startswith(TEMPORARY):
@@ -76,7 +76,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable (fsync)."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
@@ -85,8 +85,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, *, private: bool = True) -> Path:
-    """The folder, made with its parents if need be, durably. private: for its owner alone; else with
-    the rights that the umask leaves."""
+    """Create a folder and its parents durably, unless they exist; returns the folder. private: only the
+    owner gets permissions; otherwise the umask decides."""
     if folder.is_dir():
         return folder
     parent = make_folder(folder.parent, private=private)
@@ -98,10 +98,11 @@ def make_folder(folder: Path, *, private: bool = True) -> Path:
 
 
 @contextlib.contextmanager
-def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[None]:
-    """Make an OSError ours: E0603 for a full disk, E0602 for missing rights, else E0600.
+def writing(subject: str, *, intact: Callable[[], str] | None = None) -> Iterator[None]:
+    """Convert an OSError to a SystemError_: E0603 for a full disk, E0602 for missing rights, else E0600.
 
-    what: "a checkpoint". intact: says what is still good, asked when the disk is full.
+    subject: what is written, such as "a checkpoint". intact: called when the disk is full; returns the
+    part of the message that says what is still usable.
     """
     try:
         yield
@@ -111,24 +112,24 @@ def writing(what: str, *, intact: Callable[[], str] | None = None) -> Iterator[N
             where = f" {error.filename}" if error.filename else ""
             code = "E0602" if error.errno in _NO_RIGHT else "E0600"
             raise SystemError_(
-                f"cannot write {what}{where}: {reason}",
+                f"cannot write {subject}{where}: {reason}",
                 code=code,
-                help="set DATAFLARE_HOME to a folder that may be written: state is kept there"
+                help="set DATAFLARE_HOME to a folder that you may write to; state is stored there"
                 if code == "E0602"
-                else "DATAFLARE_HOME says where state is kept",
+                else "state is stored in the folder that DATAFLARE_HOME names",
             ) from error
         raise SystemError_(
-            f"disk full while writing {what}" + (f"; {intact()}" if intact else ""),
+            f"disk full while writing {subject}" + (f"; {intact()}" if intact else ""),
             code="E0603",
             notes=[reason],
-            help="make room on the disk of DATAFLARE_HOME; the run then goes on from its last checkpoint",
+            help="make room on the disk of DATAFLARE_HOME and run again; the run resumes from its last checkpoint",
             retry=Retry.LATER,
         ) from error
 
 
 def workflow_folder(home: Path, workflow: str) -> Path:
-    """Where a workflow's checkpoints and history lie. Raises WorkflowError (E0106) for a name that
-    is none and might leave `home`."""
+    """The folder of a workflow's checkpoints and history. Raises WorkflowError (E0106) for an invalid
+    name, which could lead outside of `home`."""
     if _WORKFLOW.fullmatch(workflow) is None:
         raise WorkflowError(
             f"'{workflow}' cannot name a workflow: small letters, digits, '_' and '-', "
@@ -140,8 +141,8 @@ def workflow_folder(home: Path, workflow: str) -> Path:
 
 
 def make_state_folder(folder: Path) -> None:
-    """Make a workflow's folder. Raises SystemError_ (E0604) where a file is in its way, E0602
-    without the right."""
+    """Create a workflow's folder. Raises SystemError_: E0604 if there is a file in its place, E0602
+    without permission."""
     for part in reversed((folder, *folder.parents)):
         if os.path.exists(part) and not os.path.isdir(part):
             raise SystemError_(
@@ -156,7 +157,7 @@ def make_state_folder(folder: Path) -> None:
 
 
 def check_step(step: str) -> str:
-    """The step's name, if it can name a folder. Raises WorkflowError (E0106)."""
+    """Return the step's name if it can be the name of a folder. Raises WorkflowError (E0106)."""
     if _STEP.fullmatch(step) is None or len(step) > 200:
         raise WorkflowError(
             f"'{step}' cannot name a step: letters, digits, '_' and '-', not beginning with a digit",

@@ -1,9 +1,9 @@
-"""One run of a workflow at a time: a lock of the operating system on a file.
+"""Allow one run of a workflow at a time, by a lock of the operating system on a file.
 
 Always true:
-- the kernel lets go when the process dies, however it dies: what the file says is only for people,
-  and only believed while somebody holds the lock;
-- the file is never deleted, or two runs could each lock one of the same name.
+- the kernel releases the lock when the process dies, for any reason; the content of the file is shown
+  to users and trusted only while the lock is held;
+- the file is never deleted, because two runs could then lock two files of the same name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRIES, _PAUSE_S = 50, 0.004
 
 
 class LockHolder(Struct, frozen=True):
-    """Who runs. started: RFC 3339, UTC."""
+    """The run that holds the lock. started: RFC 3339, UTC."""
 
     run_id: str
     pid: int
@@ -35,7 +35,7 @@ class LockHolder(Struct, frozen=True):
 
 
 class RunLock:
-    """The lock of the workflow whose folder this is. A context manager, or `acquire`, `release`."""
+    """The lock of a workflow, by its folder. Use it as a context manager, or call `acquire` and `release`."""
 
     def __init__(self, folder: Path, run_id: str, started: str) -> None:
         self.folder = folder
@@ -49,11 +49,11 @@ class RunLock:
             file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.fchmod(file, 0o600)
         try:
-            # `holder` below takes the lock for an instant to look: that is worth another try.
-            for left in reversed(range(_TRIES)):
+            # `lock_state` takes the lock for a moment, to test it. So one failed attempt means nothing.
+            for attempts_left in reversed(range(_TRIES)):
                 if _try_lock(file):
                     break
-                if left == 0:
+                if attempts_left == 0:
                     raise _already_running(self.folder.name, _read(file))
                 time.sleep(_PAUSE_S)
             with files.writing("the workflow's lock"):
@@ -65,7 +65,7 @@ class RunLock:
         self._file = file
 
     def release(self) -> None:
-        """Let go. Nothing happens when it is not held."""
+        """Release the lock, if it is held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -79,14 +79,14 @@ class RunLock:
 
 
 class LockState(Struct, frozen=True):
-    """Whether somebody runs, and who; the holder is unknown for an instant after it began."""
+    """Whether a run holds the lock, and which. The holder is None for a moment after the run began."""
 
     held: bool
     holder: LockHolder | None = None
 
 
-def look(folder: Path) -> LockState:
-    """Who runs the workflow of this folder now."""
+def lock_state(folder: Path) -> LockState:
+    """Whether a run of this folder's workflow is active now, and which."""
     try:
         file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -118,12 +118,14 @@ def _read(file: int) -> LockHolder | None:
 
 
 def _already_running(workflow: str, holder: LockHolder | None) -> RunError:
-    who = ""
+    holder_text = ""
     if holder is not None:
-        where = f" on {holder.host}" if holder.host != socket.gethostname() else ""
-        who = f": run {holder.run_id}, started {holder.started}, process {holder.pid}{where}"
+        host_text = f" on {holder.host}" if holder.host != socket.gethostname() else ""
+        holder_text = (
+            f": run {holder.run_id}, started {holder.started}, process {holder.pid}{host_text}"
+        )
     return RunError(
-        f"workflow '{workflow}' is already running{who}",
+        f"workflow '{workflow}' is already running{holder_text}",
         code="E0801",
         help="wait for it to end, or stop it",
     )

@@ -1,14 +1,14 @@
-"""A manifest: everything one checkpoint consists of, as text that proves it is whole.
+"""A manifest: the content of one checkpoint, as a text with a checksum.
 
-The text is one line of JSON in a fixed frame around a body whose keys are in order:
+The text is one line of JSON: a fixed frame around a body with sorted keys:
 
     {"format":"dataflare checkpoint","version":1,"checksum":"<xxh3_64 of the body>","body":{...}}
 
 Always true:
-- the frame is compared letter by letter and the body by checksum, so no truncation and no changed
-  bit passes unseen; nothing of a damaged text is used;
-- it is pure ASCII, so every database and file system gives it back as it was;
-- it holds names relative to the store, never a machine's paths, and no pickle.
+- the frame is compared letter by letter and the body by checksum, so each truncation and each changed
+  bit is detected; no part of a damaged text is used;
+- it is pure ASCII, so every database and file system returns it unchanged;
+- it has names relative to the store, no paths of a machine, and no pickle.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ T = TypeVar("T")
 
 
 class Damaged(CheckpointError):
-    """A text that is no whole manifest. what: how that shows."""
+    """A text that is not a complete manifest. problem: what is wrong with it."""
 
     default_code = "E0701"
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"a checkpoint cannot be read: {what}")
-        self.what = what
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"a checkpoint cannot be read: {problem}")
+        self.problem = problem
 
 
 class SplitState(Struct, frozen=True):
-    """How far one split has been read. position: None means its beginning."""
+    """The progress of reading one split. position: None means its beginning."""
 
     split: Split
     position: Position | None = None
@@ -58,9 +58,9 @@ class SplitState(Struct, frozen=True):
 class SourceSnapshot(Struct, frozen=True):
     """A source's queue of splits.
 
-    splits: as listed at the start of the run, in order. states: by split id, of the splits that
-    have been opened; a listed split without a state is unread, a split found later has only a
-    state. carried: what the run started from (see `SourceConnector.splits`).
+    splits: as listed at the start of the run, in order. states: by split id, of the splits that were
+    opened. A listed split without a state is unread; a split that was discovered later has only a
+    state. carried: the value that the run started from (see `SourceConnector.splits`).
     """
 
     splits: tuple[Split, ...] = ()
@@ -68,18 +68,18 @@ class SourceSnapshot(Struct, frozen=True):
     carried: Any = None
 
     def all_states(self) -> list[SplitState]:
-        """Every split with its state, in listing order, those found later at the end."""
+        """Every split with its state, in listing order. Splits that were discovered later come last."""
         listed = [self.states.get(split.id, SplitState(split)) for split in self.splits]
-        known = {split.id for split in self.splits}
-        return listed + [state for id_, state in self.states.items() if id_ not in known]
+        listed_ids = {split.id for split in self.splits}
+        return listed + [state for id_, state in self.states.items() if id_ not in listed_ids]
 
     def to_json(self) -> dict[str, Any]:
-        known = {split.id: split for split in self.splits}
+        listed = {split.id: split for split in self.splits}
         states: dict[str, Any] = {}
         for id_, state in self.states.items():
             position = state.position.to_json() if state.position is not None else None
             states[id_] = {"position": position, "done": state.done}
-            if known.get(id_) != state.split:
+            if listed.get(id_) != state.split:
                 states[id_]["split"] = state.split.to_json()
         return {
             "splits": [split.to_json() for split in self.splits],
@@ -90,10 +90,10 @@ class SourceSnapshot(Struct, frozen=True):
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SourceSnapshot:
         splits = tuple(Split.from_json(each) for each in value["splits"])
-        known = {split.id: split for split in splits}
+        listed = {split.id: split for split in splits}
         states = {}
         for id_, state in value["states"].items():
-            split = Split.from_json(state["split"]) if "split" in state else known[id_]
+            split = Split.from_json(state["split"]) if "split" in state else listed[id_]
             position = state["position"]
             states[id_] = SplitState(
                 split, None if position is None else Position(position), bool(state["done"])
@@ -113,7 +113,7 @@ class StateChunk(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if _CHUNK_NAME.fullmatch(self.name) is None:
-            raise ValueError(f"'{self.name}' is no chunk name")
+            raise ValueError(f"'{self.name}' is not a chunk name")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -137,7 +137,7 @@ class StateChunk(Struct, frozen=True):
 
 
 class OperatorSnapshot(Struct, frozen=True):
-    """One subtask's share of a step's state. facts: JSON, small: timers, watermarks, counts."""
+    """One subtask's share of a step's state. facts: small JSON such as timers, watermarks and counts."""
 
     subtask: int
     chunks: tuple[StateChunk, ...] = ()
@@ -159,9 +159,9 @@ class OperatorSnapshot(Struct, frozen=True):
 class Manifest(Struct, frozen=True):
     """One complete checkpoint.
 
-    lineage: UUID text; attempt: which start of the lineage wrote it; epoch: its number, from 1.
-    final: the run ended with it. created_at: RFC 3339, UTC. fingerprints: what each step was, to
-    notice a changed workflow. sources, operators, committables, counters: by step.
+    lineage: UUID text; attempt: the number of the lineage's attempt that wrote it; epoch: its number,
+    from 1. final: the run ended with it. created_at: RFC 3339, UTC. fingerprints: of each step, to
+    detect a changed workflow. sources, operators, committables, counters: by step.
     """
 
     lineage: str
@@ -181,7 +181,7 @@ class Manifest(Struct, frozen=True):
 
     @property
     def chunks(self) -> dict[str, StateChunk]:
-        """All state chunks it needs, by name."""
+        """All state chunks that it refers to, by name."""
         return {
             chunk.name: chunk
             for snapshots in self.operators.values()
@@ -190,7 +190,7 @@ class Manifest(Struct, frozen=True):
         }
 
     def to_text(self) -> str:
-        """The text to store; `from_text` gives the same manifest back."""
+        """The text to store. `from_text` reads the same manifest from it."""
         try:
             body = json.dumps(self._body(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -221,20 +221,20 @@ class Manifest(Struct, frozen=True):
 
     @classmethod
     def from_text(cls, text: str) -> Manifest:
-        """The manifest, if the text is whole. Raises CheckpointError (E0701) saying what is wrong."""
+        """Read a manifest from its text. Raises Damaged (E0701), which says what is wrong with it."""
         frame = _FRAME.fullmatch(text)
         if frame is None:
             raise Damaged(_why_unframed(text))
         if int(frame["version"]) != VERSION:
             raise Damaged(
-                f"its format has version {int(frame['version'])}, and this DataFlare reads {VERSION}"
+                f"its format has version {int(frame['version'])}, and this DataFlare reads version {VERSION}"
             )
         if frame["checksum"] != _checksum(frame["body"]):
             raise Damaged("its checksum does not match its content")
         try:
             return cls._from_body(json.loads(frame["body"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise Damaged(f"it is no manifest ({type(error).__name__}: {error})") from error
+            raise Damaged(f"it is not a manifest ({type(error).__name__}: {error})") from error
 
     @classmethod
     def _from_body(cls, body: Mapping[str, Any]) -> Manifest:
@@ -260,13 +260,13 @@ class Manifest(Struct, frozen=True):
 def _lists(
     values: Mapping[str, Sequence[T]], to_json: Callable[[T], dict[str, Any]]
 ) -> dict[str, Any]:
-    return {step: [to_json(each) for each in several] for step, several in values.items()}
+    return {step: [to_json(each) for each in items] for step, items in values.items()}
 
 
 def _tuples(
     values: Mapping[str, Any], from_json: Callable[[Mapping[str, Any]], T]
 ) -> dict[str, tuple[T, ...]]:
-    return {step: tuple(from_json(each) for each in several) for step, several in values.items()}
+    return {step: tuple(from_json(each) for each in items) for step, items in values.items()}
 
 
 def _checksum(body: str) -> str:

@@ -1,9 +1,10 @@
-"""Decide which checkpoint a run resumes from, and which files may go. Pure: no storage, no clock.
+"""Decide which checkpoint a run resumes from, and which files may be deleted. Pure: no I/O, no clock.
 
 Always true:
-- epochs grow by one inside a lineage; a manifest that cannot be trusted whole is not used at all;
-- nothing resumes behind a destination that cannot go back: it would write rows twice;
-- what a retained manifest names is never deletable.
+- epochs grow by one inside a lineage; a manifest with a damaged part is not used at all;
+- a run never resumes from an epoch before that of a destination that cannot rewind, because it would
+  write rows twice;
+- a file that a retained manifest refers to is never deletable.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from dataflare.errors import CheckpointError
 from dataflare.sdk.destination import Marker
 
 MISSING = "it is missing"
-"""The problem of a checkpoint that was published and is not there."""
+"""The problem of a checkpoint that was published and whose file is gone."""
 
 _MANIFEST = re.compile(r"manifest-([0-9]{10})\.json", re.ASCII)
 _REDO = re.compile(r"([0-9]{1,18})[-.].*", re.ASCII | re.DOTALL)
 
 
 class ManifestFact(Struct, frozen=True):
-    """What was found under one epoch. problem: why it cannot be used, for people, or None.
-    chunks_ok: every state chunk it names was there and whole."""
+    """What the store has for one epoch. problem: why it cannot be used, to show to the user, or None.
+    chunks_ok: every state chunk of the manifest exists and is complete."""
 
     epoch: int
     manifest: Manifest | None
@@ -40,8 +41,8 @@ class ManifestFact(Struct, frozen=True):
 
 
 class Resume(Struct, frozen=True):
-    """Go on from `manifest`. skipped: newer ones that cannot be used, and why.
-    from_destination: it was found beside a destination's rows, not in the store."""
+    """Resume from `manifest`. skipped: newer epochs that cannot be used, and why. from_destination: the
+    manifest comes from a destination's marker and not from the store."""
 
     manifest: Manifest
     skipped: tuple[tuple[int, str], ...] = ()
@@ -49,11 +50,11 @@ class Resume(Struct, frozen=True):
 
 
 class StartOver(Struct, frozen=True):
-    """Nothing is remembered: begin at the beginning."""
+    """There is no checkpoint: start from the beginning."""
 
 
 class Refuse(Struct, frozen=True):
-    """Going on would lose or double rows."""
+    """Do not run, because rows would be lost or written twice."""
 
     error: CheckpointError
 
@@ -62,28 +63,31 @@ Decision = Resume | StartOver | Refuse
 
 
 def decide_resume(
-    found: Sequence[ManifestFact],
+    stored: Sequence[ManifestFact],
     markers: Mapping[str, Marker | None],
-    kept: Mapping[str, ManifestFact] | None = None,
+    marker_facts: Mapping[str, ManifestFact] | None = None,
 ) -> Decision:
-    """What a run of an unfinished lineage starts from.
+    """Decide what a run of an unfinished lineage starts from.
 
-    found: what the store holds, in any order. markers: the last epoch each destination holds.
-    kept: the manifest that each marker carries, as the store judged it (`Storage.judge`); without
-    it those that need no state chunks are judged here, and others are not trusted.
+    stored: the manifests in the store, in any order. markers: by destination, its last epoch.
+    marker_facts: by destination, the manifest in its marker, as `Storage.judge` returned it. If it is
+    None, a manifest without state chunks is trusted, and others are not.
     """
-    if kept is None:
-        kept = {step: judge_marker(marker) for step, marker in markers.items() if marker}
-    beside = [
-        kept[step]
+    if marker_facts is None:
+        marker_facts = {step: judge_marker(marker) for step, marker in markers.items() if marker}
+    usable_markers = [
+        marker_facts[step]
         for step, marker in markers.items()
-        if marker and step in kept and kept[step].epoch == marker.epoch and kept[step].usable
+        if marker
+        and step in marker_facts
+        and marker_facts[step].epoch == marker.epoch
+        and marker_facts[step].usable
     ]
-    candidates = [(fact, False) for fact in found if fact.usable]
-    candidates += [(fact, True) for fact in beside]
+    candidates = [(fact, False) for fact in stored if fact.usable]
+    candidates += [(fact, True) for fact in usable_markers]
     best = max(candidates, key=lambda each: (each[0].epoch, not each[1]), default=None)
-    if best is None and found:
-        return Refuse(_none_usable(found))
+    if best is None and stored:
+        return Refuse(_none_usable(stored))
     epoch = best[0].epoch if best else 0
     ahead = {
         step: marker
@@ -91,39 +95,39 @@ def decide_resume(
         if marker and marker.epoch > epoch and not marker.can_rewind
     }
     if ahead:
-        return Refuse(_marker_ahead(ahead, epoch, found))
+        return Refuse(_marker_ahead(ahead, epoch, stored))
     if best is None:
         return StartOver()
     fact, from_destination = best
     assert fact.manifest is not None
     skipped = tuple(
         (other.epoch, _problem(other))
-        for other in sorted(found, key=lambda each: -each.epoch)
+        for other in sorted(stored, key=lambda each: -each.epoch)
         if other.epoch >= epoch and not other.usable
     )
     return Resume(fact.manifest, skipped, from_destination)
 
 
 def with_missing(
-    found: Sequence[ManifestFact], base_epoch: int, last_epoch: int
+    stored: Sequence[ManifestFact], base_epoch: int, last_epoch: int
 ) -> list[ManifestFact]:
-    """The checkpoints of the unfinished run: those after `base_epoch`, and the last one that was
-    published (`last_epoch`) as a fact of its own when it is not there."""
-    own = [fact for fact in found if fact.epoch > base_epoch]
-    if last_epoch > base_epoch and all(fact.epoch < last_epoch for fact in own):
-        own.append(ManifestFact(last_epoch, None, MISSING, False))
-    return sorted(own, key=lambda fact: -fact.epoch)
+    """The checkpoints of the unfinished run: those after `base_epoch`. If the last published one
+    (`last_epoch`) is not in the store, a fact with the problem MISSING is added for it."""
+    run_facts = [fact for fact in stored if fact.epoch > base_epoch]
+    if last_epoch > base_epoch and all(fact.epoch < last_epoch for fact in run_facts):
+        run_facts.append(ManifestFact(last_epoch, None, MISSING, False))
+    return sorted(run_facts, key=lambda fact: -fact.epoch)
 
 
 def judge_marker(marker: Marker) -> ManifestFact:
-    """The manifest that a marker carries, without looking at a store: one that needs state chunks
-    is not trusted."""
+    """Judge the manifest in a marker without a store. A manifest with state chunks is not trusted,
+    because only the store can check them."""
     if marker.manifest is None:
-        return ManifestFact(marker.epoch, None, "the destination keeps no manifest", False)
+        return ManifestFact(marker.epoch, None, "the destination stores no manifest", False)
     try:
         manifest = Manifest.from_text(marker.manifest)
     except Damaged as error:
-        return ManifestFact(marker.epoch, None, error.what, False)
+        return ManifestFact(marker.epoch, None, error.problem, False)
     return ManifestFact(manifest.epoch, manifest, None, not manifest.chunks)
 
 
@@ -140,48 +144,48 @@ def retained(manifests: Iterable[Manifest], count: int) -> list[Manifest]:
 def deletable(
     keep: Sequence[Manifest], names: Iterable[str], *, unpublished: Iterable[str] = ()
 ) -> set[str]:
-    """The names that no resume can need any more.
+    """The names of files that no resume can need.
 
-    keep: the retained manifests; with none, nothing may go. names: relative to the lineage's
-    folder: `manifest-N.json`, `chunks/NAME`, `redo/STEP/FILE`. unpublished: names of chunks written
-    for a manifest still to come.
+    keep: the retained manifests; if there are none, no file is deletable. names: relative to the
+    lineage's folder: `manifest-N.json`, `chunks/NAME`, `redo/STEP/FILE`. unpublished: names of chunks
+    that were written for the next manifest.
 
-    The name of a redo file begins with its epoch and '-'. It goes when that is older than all
-    retained manifests and none of them names it; one that says no epoch stays.
+    The name of a redo file begins with its epoch and '-'. The file is deletable if the epoch is older
+    than all retained manifests and none of them refers to it. A file without an epoch is kept.
     """
     if not keep:
         return set()
     oldest = min(manifest.epoch for manifest in keep)
-    named = {f"chunks/{name}" for name in unpublished}
+    referenced = {f"chunks/{name}" for name in unpublished}
     for manifest in keep:
-        named |= {f"chunks/{name}" for name in manifest.chunks}
-        named |= _redo_named(manifest)
-    return {name for name in names if name not in named and _is_past(name, oldest)}
+        referenced |= {f"chunks/{name}" for name in manifest.chunks}
+        referenced |= _redo_names(manifest)
+    return {name for name in names if name not in referenced and _is_past(name, oldest)}
 
 
 def _is_past(name: str, oldest: int) -> bool:
-    """Whether a file is useless unless a retained manifest names it."""
-    kind, _, rest = name.partition("/")
+    """Whether a file can be deleted unless a retained manifest refers to it."""
+    kind, _, path = name.partition("/")
     if kind == "chunks":
         return True
-    epoch = redo_epoch(rest.rpartition("/")[2]) if kind == "redo" else manifest_epoch(name)
+    epoch = redo_epoch(path.rpartition("/")[2]) if kind == "redo" else manifest_epoch(name)
     return epoch is not None and epoch < oldest
 
 
-def _redo_named(manifest: Manifest) -> set[str]:
-    """Every text in a committable might be the name of a redo file."""
-    named = set()
+def _redo_names(manifest: Manifest) -> set[str]:
+    """The redo files that a manifest may refer to: each text in a committable may be such a name."""
+    names = set()
     for step, committables in manifest.committables.items():
-        waiting: list[Any] = [committable.data for committable in committables]
-        while waiting:
-            value = waiting.pop()
+        unread: list[Any] = [committable.data for committable in committables]
+        while unread:
+            value = unread.pop()
             if isinstance(value, str):
-                named.add(f"redo/{step}/{value.rpartition('/')[2]}")
+                names.add(f"redo/{step}/{value.rpartition('/')[2]}")
             elif isinstance(value, Mapping):
-                waiting.extend(value.values())
+                unread.extend(value.values())
             elif isinstance(value, Sequence):
-                waiting.extend(value)
-    return named
+                unread.extend(value)
+    return names
 
 
 def manifest_name(epoch: int) -> str:
@@ -207,29 +211,29 @@ def _problem(fact: ManifestFact) -> str:
     return "a part of the state is missing or damaged"
 
 
-def _none_usable(found: Sequence[ManifestFact]) -> CheckpointError:
+def _none_usable(facts: Sequence[ManifestFact]) -> CheckpointError:
     return CheckpointError(
         "no checkpoint of the last run can be read",
         code="E0701",
-        notes=[f"epoch {each.epoch}: {_problem(each)}" for each in _newest_first(found)],
+        notes=[f"epoch {each.epoch}: {_problem(each)}" for each in _newest_first(facts)],
         help="restore the checkpoint folder from a backup, or start over with --fresh",
     )
 
 
 def _marker_ahead(
-    ahead: Mapping[str, Marker], epoch: int, found: Sequence[ManifestFact]
+    ahead: Mapping[str, Marker], epoch: int, stored: Sequence[ManifestFact]
 ) -> CheckpointError:
     newest = f"the newest usable checkpoint is epoch {epoch}" if epoch else "there is no checkpoint"
     steps = ", ".join(f"'{step}'" for step in ahead)
     return CheckpointError(
-        f"{newest}, but what destination {steps} holds is newer and cannot be taken back: "
-        "resuming would write rows twice",
+        f"{newest}, but destination {steps} holds newer rows, which cannot be undone: "
+        "to resume would write rows twice",
         code="E0702",
         notes=[
             *(f"destination '{step}' holds epoch {marker.epoch}" for step, marker in ahead.items()),
             *(
                 f"epoch {each.epoch}: {_problem(each)}"
-                for each in _newest_first(found)
+                for each in _newest_first(stored)
                 if not each.usable
             ),
         ],
@@ -238,5 +242,5 @@ def _marker_ahead(
     )
 
 
-def _newest_first(found: Sequence[ManifestFact]) -> list[ManifestFact]:
-    return sorted(found, key=lambda each: -each.epoch)
+def _newest_first(facts: Sequence[ManifestFact]) -> list[ManifestFact]:
+    return sorted(facts, key=lambda each: -each.epoch)

@@ -1,11 +1,11 @@
-"""The history of a workflow's runs, and which lineage its next run belongs to.
+"""The history of a workflow's runs, and the lineage of its next run.
 
 Always true:
-- `current.json` decides what a run continues, and whether the last one finished: it carries its
-  checksum and its workflow's name, so a damaged or foreign one is an error, never "no run yet";
-- the records in `runs/` are for people: one that cannot be read is left out;
-- a record that says "running" is believed only while its run holds the lock;
-- a record holds no secret that this process knows.
+- `current.json` decides what a run continues, and whether the last run finished. It has a checksum and
+  the workflow's name, so a damaged or foreign file is an error and never read as "no run yet";
+- the records in `runs/` are only shown to users; a record that cannot be read is left out;
+- the status "running" in a record is trusted only while its run holds the lock;
+- a record has no secret that this process knows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dataflare.security.redact import redact_all
 KEEP_RUNS = 500
 _CURRENT_VERSION = 2
 _UNCHECKED_VERSION = 1
-"""The version before it carried a checksum."""
+"""The version of files without a checksum."""
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -48,11 +48,11 @@ class RunFailure(Struct, frozen=True):
 
 
 class RunRecord(Struct, frozen=True):
-    """One run. status: running, finished, failed, stopped or killed (it ended without a word).
+    """One run. status: running, finished, failed, stopped or killed (it died without recording its end).
 
     file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
-    the beginning. counts, settings, fingerprints: by step or name. carried: by source, what the
-    next run starts from.
+    the beginning. counts, settings, fingerprints: by step or name. carried: by source, the value that
+    the next run starts from.
     """
 
     run_id: str
@@ -72,8 +72,8 @@ class RunRecord(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
-        known = cls.__struct_fields__
-        record = cls(**{name: each for name, each in value.items() if name in known})
+        field_names = cls.__struct_fields__
+        record = cls(**{name: each for name, each in value.items() if name in field_names})
         failure = value.get("error")
         return replace(record, error=RunFailure(**failure) if failure else None)
 
@@ -82,12 +82,15 @@ class RunRecord(Struct, frozen=True):
 
 
 class Current(Struct, frozen=True):
-    """What the next run continues. finished: the last run of this lineage came to its end;
-    attempt: the last one that began; carried: by source, from the last finished run; base_epoch:
-    the last epoch of that run, so that later ones are the unfinished run's; last_epoch: of the newest
-    checkpoint that was published, so that a missing one is noticed; learned: by source, the columns
-    that its rows have and its schema lacks; starts_over: the unfinished run begins again, because
-    what it wrote lacks columns that it has learned; targets: by destination, the place it writes to."""
+    """The state that the next run continues.
+
+    attempt: the last one that began. finished: the last run of this lineage finished. carried: by
+    source, from the last finished run. base_epoch: the last epoch of that run; later epochs belong to
+    the unfinished run. last_epoch: that of the newest published checkpoint, to detect that it is
+    missing. learned: by source, the columns that are in its rows and not in its schema. starts_over:
+    the unfinished run starts from the beginning, because the rows it wrote lack learned columns.
+    targets: by destination, the place it writes to.
+    """
 
     lineage: str
     attempt: int
@@ -108,7 +111,7 @@ class RunLog:
         self.folder = folder
 
     def start(self, record: RunRecord) -> None:
-        """Note that a run began. Called while it holds the lock."""
+        """Record that a run began. Call it while the run holds the lock."""
         with files.writing("the run history"):
             files.make_folder(self._runs)
             for folder in (self.folder, self._runs):
@@ -118,14 +121,16 @@ class RunLog:
         self._write(record)
 
     def finish(self, record: RunRecord) -> None:
-        """Note how a run ended: the record with its status, end, counts and error."""
+        """Record how a run ended: its status, end, counts and error."""
         self._write(record)
 
     def list(self, limit: int | None = None) -> Sequence[RunRecord]:
         """The runs, newest first."""
-        state, finished = lock.look(self.folder), self._last_finished()
+        state, finished = lock.lock_state(self.folder), self._last_finished()
         readable = (record for record in map(self._read, self._names()) if record)
-        return tuple(_as_it_is(record, state, finished) for record in islice(readable, limit))
+        return tuple(
+            _with_true_status(record, state, finished) for record in islice(readable, limit)
+        )
 
     def last(self) -> RunRecord | None:
         """The newest run."""
@@ -136,7 +141,7 @@ class RunLog:
         record = self.read(run_id)
         if record is None:
             return None
-        return _as_it_is(record, lock.look(self.folder), self._last_finished())
+        return _with_true_status(record, lock.lock_state(self.folder), self._last_finished())
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record of the run with this id, as it was written."""
@@ -152,7 +157,8 @@ class RunLog:
         return current.run_id if current is not None and current.finished else None
 
     def current(self) -> Current | None:
-        """What the next run continues; None before the first run. Raises CheckpointError (E0701)."""
+        """The state that the next run continues, None before the first run. Raises CheckpointError
+        (E0701) if it cannot be read."""
         path = self.folder / "current.json"
         try:
             value = json.loads(path.read_bytes())
@@ -180,13 +186,13 @@ class RunLog:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"what the last run left cannot be read: current.json: {error}",
+                f"the state of the last run cannot be read: current.json: {error}",
                 code="E0701",
                 help="restore the checkpoint folder from a backup, or start over with --fresh",
             ) from error
 
     def set_current(self, current: Current) -> None:
-        """Decide, durably, what the next run continues."""
+        """Store durably what the next run continues."""
         with files.writing("the run's lineage"):
             files.make_folder(self.folder)
             files.write_whole(
@@ -210,8 +216,10 @@ class RunLog:
             names = os.listdir(self._runs)
         except FileNotFoundError:
             return []
-        found = (n for n in names if n.endswith(".json") and not n.startswith(files.TEMPORARY))
-        return sorted(found, reverse=True)
+        record_names = (
+            n for n in names if n.endswith(".json") and not n.startswith(files.TEMPORARY)
+        )
+        return sorted(record_names, reverse=True)
 
     def _read(self, name: str) -> RunRecord | None:
         try:
@@ -221,13 +229,13 @@ class RunLog:
 
     def _write(self, record: RunRecord) -> None:
         with files.writing("the run history"):
-            shown = redact_all(record.to_json())
-            files.write_whole(self._runs / f"{record.run_id}.json", _json(shown))
+            redacted = redact_all(record.to_json())
+            files.write_whole(self._runs / f"{record.run_id}.json", _json(redacted))
 
 
 def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:
-    """By source, the columns that earlier runs of a workflow found in its rows and its schema lacks.
-    Nothing, where that cannot be read: the run itself says what is wrong there."""
+    """By source, the columns that earlier runs found in its rows and that its schema lacks. Empty if
+    the state cannot be read: the run then raises the error."""
     try:
         current = RunLog(files.workflow_folder(home, workflow)).current()
     except CheckpointError:
@@ -236,8 +244,8 @@ def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:
 
 
 def carried_by(home: Path, workflow: str) -> Mapping[str, Any]:
-    """By source, what the next run of a workflow starts from. Nothing, where that cannot be read, and
-    where a run is to be resumed from a checkpoint: that one has its listing already."""
+    """By source, the value that the next run of a workflow starts from. Empty if the state cannot be
+    read, or if the run will resume from a checkpoint, which has the source's listing already."""
     try:
         current = RunLog(files.workflow_folder(home, workflow)).current()
     except CheckpointError:
@@ -250,8 +258,8 @@ def carried_by(home: Path, workflow: str) -> Mapping[str, Any]:
 def new_run_id(
     clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom
 ) -> str:
-    """26 letters and digits whose order is the order of time (a ULID: 48 bits of milliseconds, 80
-    of chance)."""
+    """A new id of 26 letters and digits. Ids sort by time (a ULID: 48 bits of milliseconds, 80 random
+    bits)."""
     number = (int(clock() * 1000) << 80) | int.from_bytes(entropy(10), "big")
     return "".join(_DIGITS[(number >> shift) & 31] for shift in range(125, -1, -5))
 
@@ -262,8 +270,8 @@ def utc_text(seconds: float) -> str:
     return text.replace("+00:00", "Z")
 
 
-def _as_it_is(record: RunRecord, state: lock.LockState, finished: str | None) -> RunRecord:
-    """finished: the id of the last run, if it finished."""
+def _with_true_status(record: RunRecord, state: lock.LockState, finished: str | None) -> RunRecord:
+    """The record with its true status. finished: the id of the last run, if it finished."""
     if record.status != "running":
         return record
     if record.run_id == finished:

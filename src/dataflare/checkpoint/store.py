@@ -1,17 +1,17 @@
-"""Keep a lineage's checkpoints in a folder.
+"""Store a lineage's checkpoints in a folder.
 
     <home>/<workflow>/
        lock   current.json   runs/          see `lock` and `runs`
-       <lineage8>/manifest-<epoch>.json     a checkpoint exists when this name does
-       <lineage8>/chunks/<name>             operator state, never changed once written
+       <lineage8>/manifest-<epoch>.json     a checkpoint exists if this file exists
+       <lineage8>/chunks/<name>             operator state, immutable
        <lineage8>/redo/<step>/...           written by destinations
 
 Always true:
-- a manifest's name appears after everything it names is on disk;
-- a damaged file is a fact to decide on, not an exception;
-- nothing that a retained manifest names is deleted, nor a chunk written for the next one.
+- a manifest's name appears after every file that it refers to is on disk;
+- a damaged file is reported as a fact and not as an exception; `resolve` decides;
+- files that a retained manifest refers to are not deleted, and chunks for the next manifest are not.
 
-Plain blocking code, called on the engine's pool; one instance per run and process.
+The code blocks; the engine calls it on its thread pool. There is one instance per run and process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BLOCK = 1 << 20
 
 
 class StoreSizes(Struct, frozen=True):
-    """What a lineage occupies, in bytes, for people."""
+    """The bytes that a lineage occupies, to show to the user."""
 
     manifests: int
     chunks: int
@@ -58,38 +58,38 @@ class StoreSizes(Struct, frozen=True):
 
 
 class Storage(Protocol):
-    """Where a lineage's checkpoints are kept. All calls block."""
+    """A store of a lineage's checkpoints. All calls block."""
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the checkpoint exist, durably and at once, or not at all."""
+        """Make the checkpoint exist, durably and atomically."""
 
     def list_manifests(self, *, thorough: bool = False) -> list[ManifestFact]:
-        """What is there, newest first, damaged ones too. State chunks are verified down to the
-        newest checkpoint that is whole, or all of them."""
+        """All checkpoints, newest first, with damaged ones. State chunks are verified down to the newest
+        complete checkpoint; thorough: those of all checkpoints."""
 
     def judge(self, markers: Mapping[str, Marker | None]) -> dict[str, ManifestFact]:
-        """The manifests that destinations keep beside their rows, checked against this store."""
+        """The manifests that destinations store beside their rows, checked against this store."""
 
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
-        """Write state under a name never used before; durable once a manifest is published."""
+        """Write state under a new name. It is durable once a manifest with it is published."""
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
-        """The rows of a chunk. Raises CheckpointError (E0701) when it is not as it was written."""
+        """The rows of a chunk. Raises CheckpointError (E0701) if it is missing or changed."""
 
     def redo_folder(self, step: str) -> Path:
-        """The folder for a destination's redo files; it exists."""
+        """The folder for a destination's redo files. It is created if needed."""
 
     def rewind(self, epoch: int) -> None:
-        """Forget the manifests after `epoch` (0: all) and what interrupted writes left. Called at
-        each start, before anything is written."""
+        """Delete the manifests after `epoch` (0: all) and temporary files. Called at each start, before
+        the run writes anything."""
 
     def collect(self, retain: int = 3) -> int:
-        """Delete what no resume can need any more; how many files went."""
+        """Delete files that no resume can need. Returns how many were deleted."""
 
     def clear(self) -> None:
-        """Forget the workflow, for `--fresh`; the run history stays."""
+        """Delete the workflow's state, for `--fresh`. The run history is kept."""
 
 
 def chunk_name(step: str, subtask: int, attempt: int, epoch: int, number: int) -> str:
@@ -102,7 +102,7 @@ class LocalStore:
 
     def __init__(self, folder: Path, lineage: str) -> None:
         if _LINEAGE.fullmatch(lineage) is None:
-            raise InternalError(f"'{lineage}' is no lineage")
+            raise InternalError(f"'{lineage}' is not a lineage")
         self.folder = folder
         self.lineage = lineage
         self.home = folder / lineage.replace("-", "")[:8]
@@ -111,14 +111,16 @@ class LocalStore:
 
     def publish(self, manifest: Manifest) -> None:
         if manifest.lineage != self.lineage:
-            raise InternalError(f"a manifest of lineage {manifest.lineage} came to {self.lineage}")
+            raise InternalError(
+                f"a manifest of lineage {manifest.lineage} was given to the store of {self.lineage}"
+            )
         text = manifest.to_text()
         crash_point("checkpoint.before_publish")
         with files.writing("a checkpoint", intact=self._intact):
             files.make_folder(self.home)
-            for named in (self._chunks, *self._redo_folders()):
-                if named.is_dir():
-                    files.sync_folder(named)
+            for subfolder in (self._chunks, *self._redo_folders()):
+                if subfolder.is_dir():
+                    files.sync_folder(subfolder)
             path = self.home / resolve.manifest_name(manifest.epoch)
             files.write_whole(path, text.encode("ascii"), crash="checkpoint")
         with self._lock:
@@ -137,21 +139,21 @@ class LocalStore:
         return facts
 
     def judge(self, markers: Mapping[str, Marker | None]) -> dict[str, ManifestFact]:
-        judged = {}
+        facts = {}
         for step, marker in markers.items():
             if marker is None:
                 continue
             fact = resolve.judge_marker(marker)
             manifest = fact.manifest
             if manifest is not None:
-                wrong = self._misplaced(manifest, marker.epoch)
+                problem = self._misplaced(manifest, marker.epoch)
                 fact = (
-                    ManifestFact(marker.epoch, None, wrong, False)
-                    if wrong
+                    ManifestFact(marker.epoch, None, problem, False)
+                    if problem
                     else self._with_chunks(manifest, {})
                 )
-            judged[step] = fact
-        return judged
+            facts[step] = fact
+        return facts
 
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
@@ -209,8 +211,8 @@ class LocalStore:
         return None
 
     def release_chunk(self, name: str) -> None:
-        """Say that no manifest will name a chunk of this run (it was merged away), so that it may
-        be collected."""
+        """Allow `collect` to delete a chunk of this run to which no manifest will refer, because it was
+        merged into another."""
         with self._lock:
             self._unpublished.discard(name)
 
@@ -234,17 +236,17 @@ class LocalStore:
         keep = resolve.retained(readable, retain)
         with self._lock:
             unpublished = set(self._unpublished)
-        gone = resolve.deletable(keep, self._names(), unpublished=unpublished)
-        # Manifests first: should this process die here, none is left that lacks its chunks.
+        deletable = resolve.deletable(keep, self._names(), unpublished=unpublished)
+        # Manifests first: if this process dies here, no manifest remains without its chunks.
         count = 0
-        for name in sorted(gone, key=lambda each: (not each.startswith("manifest-"), each)):
+        for name in sorted(deletable, key=lambda each: (not each.startswith("manifest-"), each)):
             with contextlib.suppress(OSError):
                 (self.home / name).unlink()
                 count += 1
         return count
 
     def clear(self) -> None:
-        # The lineage is forgotten first: a crash after that leaves folders nobody refers to.
+        # current.json first: after a crash here, the folders that remain belong to no lineage in use.
         with files.writing("the workflow's folder"):
             (self.folder / "current.json").unlink(missing_ok=True)
             if self.folder.is_dir():
@@ -256,18 +258,18 @@ class LocalStore:
             self._unpublished.clear()
 
     def sizes(self) -> StoreSizes:
-        """What this lineage occupies on disk."""
+        """The size of this lineage on disk."""
         totals = {"manifest": 0, "chunks": 0, "redo": 0}
         for name in self._names():
             with contextlib.suppress(OSError):
                 kind = name.partition("/")[0].partition("-")[0]
                 totals[kind] += (self.home / name).stat().st_size
         newest = self._epochs()[:1]
-        last = None
+        last_bytes = None
         if newest:
             with contextlib.suppress(OSError):
-                last = (self.home / resolve.manifest_name(newest[0])).stat().st_size
-        return StoreSizes(totals["manifest"], totals["chunks"], totals["redo"], last)
+                last_bytes = (self.home / resolve.manifest_name(newest[0])).stat().st_size
+        return StoreSizes(totals["manifest"], totals["chunks"], totals["redo"], last_bytes)
 
     @property
     def _chunks(self) -> Path:
@@ -281,7 +283,7 @@ class LocalStore:
         return sorted((epoch for epoch in epochs if epoch is not None), reverse=True)
 
     def _names(self) -> list[str]:
-        """The whole files in the lineage's folder, as `resolve.deletable` names them."""
+        """The complete files in the lineage's folder, with the names that `resolve.deletable` uses."""
         names = [resolve.manifest_name(epoch) for epoch in self._epochs()]
         names += [
             f"chunks/{path.name}"
@@ -299,19 +301,19 @@ class LocalStore:
         except OSError as error:
             return ManifestFact(epoch, None, f"it cannot be read: {error.strerror or error}", False)
         except UnicodeDecodeError:
-            return ManifestFact(epoch, None, "it holds bytes that no checkpoint holds", False)
+            return ManifestFact(epoch, None, "it has bytes that are not ASCII", False)
         except Damaged as error:
-            return ManifestFact(epoch, None, error.what, False)
-        wrong = self._misplaced(manifest, epoch)
-        if wrong:
-            return ManifestFact(epoch, None, wrong, False)
+            return ManifestFact(epoch, None, error.problem, False)
+        problem = self._misplaced(manifest, epoch)
+        if problem:
+            return ManifestFact(epoch, None, problem, False)
         return ManifestFact(epoch, manifest)
 
     def _misplaced(self, manifest: Manifest, epoch: int) -> str | None:
         if manifest.lineage != self.lineage:
             return f"it belongs to another lineage, {manifest.lineage}"
         if manifest.epoch != epoch:
-            return f"it is the checkpoint of epoch {manifest.epoch} under another's name"
+            return f"it is the checkpoint of epoch {manifest.epoch} under the name of another"
         return None
 
     def _with_chunks(
@@ -330,7 +332,7 @@ class LocalStore:
 
 
 def lineages_in(folder: Path) -> list[Path]:
-    """The folders of lineages with a checkpoint, whole or damaged, in a workflow's folder."""
+    """The folders of lineages in a workflow's folder that have a checkpoint, complete or damaged."""
     return sorted(
         path
         for path in _entries(folder)
@@ -340,7 +342,7 @@ def lineages_in(folder: Path) -> list[Path]:
 
 
 def newest_manifest(folder: Path) -> Manifest | None:
-    """The newest checkpoint in a lineage's folder that is whole by itself, whoever's it is."""
+    """The newest readable manifest in a lineage's folder, of any lineage. Its chunks are not checked."""
     names = sorted((entry.name for entry in _entries(folder)), reverse=True)
     for name in names:
         if resolve.manifest_epoch(name) is not None:
@@ -356,9 +358,9 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _bad_chunk(chunk: StateChunk, what: str) -> CheckpointError:
+def _bad_chunk(chunk: StateChunk, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"state chunk {chunk.name} cannot be read: {what}",
+        f"state chunk {chunk.name} cannot be read: {problem}",
         code="E0701",
-        help="put the file back from a backup, or start over with --fresh",
+        help="restore the file from a backup, or start over with --fresh",
     )

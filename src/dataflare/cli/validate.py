@@ -38,7 +38,7 @@ class Outcome(Struct):
             "errors": [error.to_json() for error in self.errors],
             "warnings": _doubts(checked),
             "unchecked": [each.to_json() for each in checked.unchecked] if checked else [],
-            "found": checked.found if checked else {},
+            "found": checked.findings if checked else {},
         }
 
 
@@ -104,7 +104,7 @@ def _print(outcome: Outcome, *, json: bool) -> None:
         return
     steps = f"{outcome.steps} step{'s' * (outcome.steps != 1)}"
     print(f"ok  {outcome.file}  ({outcome.workflow}: {steps})")
-    for name, found in outcome.checked.found.items():
+    for name, found in outcome.checked.findings.items():
         print(f"    {name}: " + ", ".join(f"{what} {text}" for what, text in found.items()))
     for each in outcome.checked.unchecked:
         print(f"    not checked: {each.what}: {each.why}")

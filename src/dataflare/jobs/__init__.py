@@ -1,6 +1,6 @@
-"""The life of a run: which checkpoint it resumes, its attempts, its restarts, how it ends.
+"""The life of a run: the checkpoint that it resumes, its attempts, its restarts and its end.
 
-Never moves rows itself (that is `engine`) and prints nothing. Leans on `planner` for the plan and on
+It does not move rows (`engine` does) and prints nothing. It depends on `planner` for the plan and on
 `checkpoint` for the decision what to resume.
 """
 

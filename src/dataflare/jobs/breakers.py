@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def circuit_breakers(
     workflow: Workflow, opened: Callable[[str, float], None]
 ) -> dict[str, CircuitBreaker]:
-    """One for each step that asks for one. opened: told the step and for how many seconds no call
-    of its system is made."""
-    found = {}
+    """A breaker for each step whose config has one. opened: called with the step, and with the number of
+    seconds during which its system is not called."""
+    breakers = {}
     for step in workflow.steps():
         settings = error_handling(workflow, step.name).circuit_breaker
         if settings is not None:
-            found[step.name] = _made(settings, step.name, opened)
-    return found
+            breakers[step.name] = _made(settings, step.name, opened)
+    return breakers
 
 
 def _made(settings: Settings, step: str, opened: Callable[[str, float], None]) -> CircuitBreaker:

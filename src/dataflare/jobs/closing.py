@@ -1,4 +1,4 @@
-"""What is said and recorded at the end of a run. Pure."""
+"""The warnings and the record at the end of a run. Pure."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dataflare.sdk.destination import Delivery
 def closing_warnings(
     metrics: JobMetrics, retried: Mapping[str, Sequence[Retried]], held_back: Mapping[str, int]
 ) -> Iterator[str]:
-    """What a user should know of a run that is over: calls made again, rows left out.
+    """Warnings about a run that has ended: retried calls, rows that were left out.
 
-    retried, held_back: by step, the calls that were made again, and how often its circuit breaker
+    retried: by step, the calls that were retried. held_back: by step, how often its circuit breaker
     opened.
     """
     for name, calls in retried.items():
         times = "once" if len(calls) == 1 else f"{len(calls):,} times"
-        last = calls[-1].error
-        yield f"step '{name}': tried again {times} after {last.code}: {from_here(last.message)}"
+        last_error = calls[-1].error
+        yield f"step '{name}': tried again {times} after {last_error.code}: {from_here(last_error.message)}"
     for name, count in held_back.items():
         times = "once" if count == 1 else f"{count:,} times"
         yield f"step '{name}': its circuit breaker opened {times}"
@@ -41,12 +41,12 @@ def closing_warnings(
                 f"{in_words(left_out.rows)} with a value, the first at {left_out.place}"
             )
         if metric.errors:
-            were = "was" if metric.errors == 1 else "were"
-            yield f"step '{name}': {in_words(metric.errors)} failed and {were} left out"
+            verb = "was" if metric.errors == 1 else "were"
+            yield f"step '{name}': {in_words(metric.errors)} failed and {verb} left out"
 
 
 def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | None) -> RunRecord:
-    """The record of a run that is over. carried: by source, what the next run starts from."""
+    """The record of a run that has ended. carried: by source, the value that the next run starts from."""
     status = result.status
     return replace(
         record,
@@ -60,7 +60,7 @@ def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | Non
 
 
 def finished_before(record: RunRecord, counts: Mapping[str, Any]) -> RunResult:
-    """What a command returns that found the last run finished and untold of. counts: by step."""
+    """The result of a command that found the last run finished but not reported. counts: by step."""
     return RunResult(
         workflow=record.workflow,
         run_id=record.run_id,
@@ -71,14 +71,14 @@ def finished_before(record: RunRecord, counts: Mapping[str, Any]) -> RunResult:
         checkpoints=0,
         last_checkpoint_bytes=0,
         warnings=[
-            f"run {record.run_id} had finished: its process ended before it could say so. Nothing was "
-            "left to do now; the next run begins anew"
+            f"run {record.run_id} had finished, but its process ended before it reported this. There is "
+            "nothing to do now; the next command starts a new run"
         ],
     )
 
 
 def visible_at_once(plan: PhysicalPlan) -> frozenset[str]:
-    """The destinations whose rows are outside as soon as they are written, committed or not."""
+    """The destinations whose rows are visible when they are written, before they are committed."""
     return frozenset(
         stage.name
         for stage in plan.stages
@@ -88,8 +88,8 @@ def visible_at_once(plan: PhysicalPlan) -> frozenset[str]:
 
 
 def what_is_visible(plan: PhysicalPlan, metrics: JobMetrics) -> list[str]:
-    """Of a run that failed: what of it each destination shows; nothing, where none shows any row.
-    metrics: of what was committed."""
+    """For a failed run: a line for each destination with the number of visible rows. Empty if no row is
+    visible. metrics: of committed rows."""
     rows = {
         stage.name: 0
         if stage.destination.capabilities().bounded_only
@@ -112,5 +112,5 @@ def _shown(destination: str, rows: int) -> str:
 
 
 def in_words(rows: int) -> str:
-    """A number of rows, in words that fit it."""
+    """A number of rows as text, with `row` or `rows`."""
     return "1 row" if rows == 1 else f"{rows:,} rows"

@@ -1,4 +1,4 @@
-"""A destination that keeps the first rows in memory and then asks for an end. For `preview`."""
+"""A destination that stores the first rows in memory and then stops the run. For `preview` and tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CollectorDestination(DestinationConnector):
         return _Collector(self)
 
     def frame(self, schema: Schema) -> pl.DataFrame:
-        """What was collected."""
+        """The collected rows."""
         if not self.frames:
             return pl.DataFrame(schema=schema.to_polars())
         return pl.concat(self.frames).head(self.rows)
@@ -48,9 +48,9 @@ class _Collector(Writer):
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         destination = self.destination
-        held = sum(frame.height for frame in destination.frames)
-        if held < destination.rows:
+        stored_rows = sum(frame.height for frame in destination.frames)
+        if stored_rows < destination.rows:
             destination.frames.append(batch.frame)
-        if destination.rows and held + batch.num_rows >= destination.rows:
+        if destination.rows and stored_rows + batch.num_rows >= destination.rows:
             destination.stop.set()
         return WriteStats(batch.num_rows, batch.num_bytes)

@@ -1,7 +1,7 @@
-"""Compare expected rows with the rows that came. Pure.
+"""Compare expected rows with actual rows. Pure.
 
-Always true: each row is compared by the columns that its expectation names, and each actual row
-answers at most one expected row; a value is compared as a value of its column's type.
+Always true: a row is compared by the columns that its expectation names; each actual row matches at
+most one expected row; a value is compared as a value of its column's type.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Difference(Struct, frozen=True):
         return [c for c, value in self.expected.items() if not _same(value, self.actual[c])]
 
     def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = {"kind": self.kind}
+        value: dict[str, Any] = {"kind": self.kind}
         if self.expected is not None:
-            made["expected"] = dict(self.expected)
+            value["expected"] = dict(self.expected)
         if self.actual is not None:
-            made["actual"] = dict(self.actual)
-        return made | ({"columns": self.columns} if self.columns else {})
+            value["actual"] = dict(self.actual)
+        return value | ({"columns": self.columns} if self.columns else {})
 
 
 class Arrived(Struct, frozen=True):
-    """The rows that came. A changelog's have their kind in the column `_op`."""
+    """The actual rows. Those of a changelog have their kind in the column `_op`."""
 
     schema: Schema
     frame: pl.DataFrame
@@ -67,7 +67,7 @@ class Arrived(Struct, frozen=True):
         )
 
     def rows(self, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """As plain values, of these columns or of all."""
+        """The rows as plain values, with these columns or with all."""
         names = list(columns) or list(self.schema.names)
         return [
             {name: _normal(row[name], self.schema[name]) for name in names}
@@ -78,60 +78,59 @@ class Arrived(Struct, frozen=True):
 def compare(
     expected: Sequence[Mapping[str, Any]], arrived: Arrived, name: str, *, ordered: bool = False
 ) -> list[Difference]:
-    """What differs between expected rows and those that came; nothing when all is as expected.
+    """The differences between expected and actual rows; empty if there are none.
 
-    ordered: the rows must come in the expected order. Raises WorkflowError (E0203) for a column
-    that is not there.
+    ordered: the order of rows is compared too. Raises WorkflowError (E0203) for an unknown column.
     """
-    wanted = [_typed_row(row, arrived.schema, name) for row in expected]
-    actual = arrived.rows(list(dict.fromkeys(column for row in wanted for column in row)))
+    expected_rows = [_typed_row(row, arrived.schema, name) for row in expected]
+    actual = arrived.rows(list(dict.fromkeys(column for row in expected_rows for column in row)))
     if ordered:
-        return _in_order(wanted, actual)
-    missing, unexpected = _unmatched(wanted, actual)
-    return _differences([wanted[i] for i in missing], [actual[i] for i in unexpected])
+        return _in_order(expected_rows, actual)
+    missing, unexpected = _unmatched(expected_rows, actual)
+    return _differences([expected_rows[i] for i in missing], [actual[i] for i in unexpected])
 
 
 def _in_order(
-    wanted: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
 ) -> list[Difference]:
-    found = []
-    for index in range(max(len(wanted), len(actual))):
-        want = wanted[index] if index < len(wanted) else None
-        got = actual[index] if index < len(actual) else None
-        if want is None or got is None:
-            kind = "unexpected" if want is None else "missing"
-            found.append(Difference(kind, want, got))
-        elif not _matches(want, got):
-            found.append(Difference("different", want, got))
-    return found
+    differences = []
+    for index in range(max(len(expected), len(actual))):
+        expected_row = expected[index] if index < len(expected) else None
+        actual_row = actual[index] if index < len(actual) else None
+        if expected_row is None or actual_row is None:
+            kind = "unexpected" if expected_row is None else "missing"
+            differences.append(Difference(kind, expected_row, actual_row))
+        elif not _matches(expected_row, actual_row):
+            differences.append(Difference("different", expected_row, actual_row))
+    return differences
 
 
 def _differences(
     missing: list[Mapping[str, Any]], unexpected: list[Mapping[str, Any]]
 ) -> list[Difference]:
-    """Rows that are alike in at least half of their columns are told as one that differs."""
-    found = []
-    for want in missing:
-        best = _likest(want, unexpected)
+    """Rows that are equal in at least half of their columns are reported as one row that differs."""
+    differences = []
+    for expected_row in missing:
+        best = _likest(expected_row, unexpected)
         if best is not None:
-            found.append(Difference("different", want, unexpected.pop(best)))
+            differences.append(Difference("different", expected_row, unexpected.pop(best)))
         else:
-            found.append(Difference("missing", want, None))
-    return found + [Difference("unexpected", None, got) for got in unexpected]
+            differences.append(Difference("missing", expected_row, None))
+    return differences + [Difference("unexpected", None, actual_row) for actual_row in unexpected]
 
 
-def _likest(want: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """Which row has most columns in common with `want`, and at least half of them."""
-    alike = [sum(_same(value, got[c]) for c, value in want.items()) for got in rows]
+def _likest(expected: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The index of the row with the most values in common with `expected`, if these are at least half."""
+    alike = [sum(_same(value, row[c]) for c, value in expected.items()) for row in rows]
     best = max(alike, default=0)
-    return alike.index(best) if best and best * 2 >= len(want) else None
+    return alike.index(best) if best and best * 2 >= len(expected) else None
 
 
 class Revision(Struct, frozen=True):
-    """How an expectation's rows become those that came. changed: of an expected row, by its index,
-    the columns with another value. rows: all of them as they are then.
+    """The changes that turn expected rows into actual rows. changed: by index of an expected row, the
+    columns with another value. rows: all rows after the changes.
 
-    Always true: rows are taken away, or rows are added, never both.
+    Always true: rows are removed, or rows are added, never both.
     """
 
     changed: Mapping[int, Mapping[str, Any]]
@@ -143,40 +142,47 @@ class Revision(Struct, frozen=True):
 def revised(
     expected: Sequence[Mapping[str, Any]], arrived: Arrived, name: str, *, ordered: bool = False
 ) -> Revision:
-    """The revision that makes `compare` find nothing, with as few changes as there can be."""
-    wanted = [_typed_row(row, arrived.schema, name) for row in expected]
-    columns = list(dict.fromkeys(column for row in wanted for column in row))
+    """The revision after which `compare` finds no difference, with as few changes as possible."""
+    expected_rows = [_typed_row(row, arrived.schema, name) for row in expected]
+    columns = list(dict.fromkeys(column for row in expected_rows for column in row))
     actual = arrived.rows(columns)
     if ordered:
-        both = min(len(wanted), len(actual))
-        pairs = {i: i for i in range(both)}
-        missing, unexpected = list(range(both, len(wanted))), list(range(both, len(actual)))
+        common = min(len(expected_rows), len(actual))
+        pairs = {i: i for i in range(common)}
+        missing, unexpected = (
+            list(range(common, len(expected_rows))),
+            list(range(common, len(actual))),
+        )
     else:
-        missing, unexpected = _unmatched(wanted, actual)
-        pairs = _paired(wanted, actual, missing, unexpected)
+        missing, unexpected = _unmatched(expected_rows, actual)
+        pairs = _paired(expected_rows, actual, missing, unexpected)
     changed = {}
     for i, j in pairs.items():
-        other = {
-            c: actual[j][c] for c, value in wanted[i].items() if not _same(value, actual[j][c])
+        new_values = {
+            c: actual[j][c]
+            for c, value in expected_rows[i].items()
+            if not _same(value, actual[j][c])
         }
-        if other:
-            changed[i] = other
+        if new_values:
+            changed[i] = new_values
     added = [actual[j] for j in unexpected]
-    rows = [{**row, **changed.get(i, {})} for i, row in enumerate(wanted) if i not in missing]
+    rows = [
+        {**row, **changed.get(i, {})} for i, row in enumerate(expected_rows) if i not in missing
+    ]
     return Revision(changed, missing, added, [*rows, *added])
 
 
 def _paired(
-    wanted: Sequence[Mapping[str, Any]],
+    expected: Sequence[Mapping[str, Any]],
     actual: Sequence[Mapping[str, Any]],
     missing: list[int],
     unexpected: list[int],
 ) -> dict[int, int]:
-    """A row that came for each expected one that did not, those that are alike first. What is paired
-    leaves both lists."""
+    """Pair missing expected rows with unexpected actual rows, similar rows first. Paired rows are removed
+    from both lists."""
     pairs = {}
     for i in list(missing):
-        best = _likest(wanted[i], [actual[j] for j in unexpected])
+        best = _likest(expected[i], [actual[j] for j in unexpected])
         if best is not None:
             pairs[i] = unexpected.pop(best)
             missing.remove(i)
@@ -186,76 +192,79 @@ def _paired(
 
 
 def _unmatched(
-    wanted: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
 ) -> tuple[list[int], list[int]]:
-    """The expected rows that nothing answers and the actual rows that answer nothing."""
-    if len({tuple(row) for row in wanted}) <= 1:
-        return _unmatched_alike(wanted, actual)
-    taken: dict[int, int] = {}
-    candidates = [[a for a, got in enumerate(actual) if _matches(want, got)] for want in wanted]
-    missing = [w for w in range(len(wanted)) if not _placed(w, candidates, taken)]
-    return missing, [a for a in range(len(actual)) if a not in taken]
+    """The indexes of expected rows and of actual rows without a match."""
+    if len({tuple(row) for row in expected}) <= 1:
+        return _unmatched_alike(expected, actual)
+    matches: dict[int, int] = {}
+    candidates = [
+        [a for a, actual_row in enumerate(actual) if _matches(expected_row, actual_row)]
+        for expected_row in expected
+    ]
+    missing = [w for w in range(len(expected)) if not _placed(w, candidates, matches)]
+    return missing, [a for a in range(len(actual)) if a not in matches]
 
 
 def _unmatched_alike(
-    wanted: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
 ) -> tuple[list[int], list[int]]:
-    """All expected rows name the same columns: counting them is enough."""
-    names = list(wanted[0]) if wanted else []
-    left = Counter(_key(row, names) for row in wanted) if names else Counter()
+    """As `_unmatched`, if all expected rows name the same columns. Then it is enough to count rows."""
+    names = list(expected[0]) if expected else []
+    unmatched = Counter(_key(row, names) for row in expected) if names else Counter()
     unexpected = []
     for index, row in enumerate(actual):
         key = _key(row, names)
-        if left[key] > 0:
-            left[key] -= 1
+        if unmatched[key] > 0:
+            unmatched[key] -= 1
         else:
             unexpected.append(index)
     missing = []
-    for index in range(len(wanted) - 1, -1, -1):
-        key = _key(wanted[index], names)
-        if left[key] > 0:
-            left[key] -= 1
+    for index in range(len(expected) - 1, -1, -1):
+        key = _key(expected[index], names)
+        if unmatched[key] > 0:
+            unmatched[key] -= 1
             missing.append(index)
     return missing[::-1], unexpected
 
 
-def _placed(start: int, candidates: Sequence[Sequence[int]], taken: dict[int, int]) -> bool:
-    """Find an actual row for an expected one, moving others if need be: an augmenting path, breadth
-    first (Kuhn's algorithm)."""
-    came: dict[int, int] = {}
-    waiting = [start]
-    for want in waiting:
-        for got in candidates[want]:
-            if got in came:
+def _placed(start: int, candidates: Sequence[Sequence[int]], matches: dict[int, int]) -> bool:
+    """Find an actual row for an expected one, and move other matches if needed: an augmenting path,
+    breadth first (Kuhn's algorithm)."""
+    owner_of: dict[int, int] = {}
+    queue = [start]
+    for expected in queue:
+        for actual in candidates[expected]:
+            if actual in owner_of:
                 continue
-            came[got] = want
-            if got in taken:
-                waiting.append(taken[got])
+            owner_of[actual] = expected
+            if actual in matches:
+                queue.append(matches[actual])
                 continue
-            free: int | None = got
+            free: int | None = actual
             while free is not None:
-                owner = came[free]
-                before = next((g for g, w in taken.items() if w == owner), None)
-                taken[free] = owner
+                owner = owner_of[free]
+                before = next((g for g, w in matches.items() if w == owner), None)
+                matches[free] = owner
                 free = before if owner != start else None
             return True
     return False
 
 
-def _matches(want: Mapping[str, Any], got: Mapping[str, Any]) -> bool:
-    return all(_same(value, got[column]) for column, value in want.items())
+def _matches(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> bool:
+    return all(_same(value, actual[column]) for column, value in expected.items())
 
 
 def _key(row: Mapping[str, Any], names: Sequence[str]) -> Hashable:
     return tuple(_hashable(row[name]) for name in names)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return _hashable(one) == _hashable(other)
+def _same(value: Any, other: Any) -> bool:
+    return _hashable(value) == _hashable(other)
 
 
 def _hashable(value: Any) -> Hashable:
-    """A value that equals another just when they are the same value; floats to 12 digits."""
+    """A hashable form of a value. Two forms are equal if and only if the values are; floats to 12 digits."""
     match value:
         case bool():
             return ("bool", value)
@@ -265,15 +274,15 @@ def _hashable(value: Any) -> Hashable:
             return tuple((name, _hashable(each)) for name, each in sorted(value.items()))
         case list() | tuple():
             return tuple(_hashable(each) for each in value)
-    made: Hashable = value
-    return made
+    hashable: Hashable = value
+    return hashable
 
 
 # -- values --------------------------------------------------------------------------------------
 
 
 def _typed_row(row: Mapping[str, Any], schema: Schema, name: str) -> dict[str, Any]:
-    made = {}
+    typed_row = {}
     for column, value in row.items():
         if column not in schema:
             raise WorkflowError(
@@ -283,12 +292,12 @@ def _typed_row(row: Mapping[str, Any], schema: Schema, name: str) -> dict[str, A
                 notes=[f"its columns: {', '.join(schema.names)}"],
                 help=did_you_mean(column, schema.names),
             )
-        made[str(column)] = _normal(_typed(value, schema[column]), schema[column])
-    return made
+        typed_row[str(column)] = _normal(_typed(value, schema[column]), schema[column])
+    return typed_row
 
 
 def _typed(value: Any, type_: DataType) -> Any:
-    """An expected value as one of its column's type; itself if it cannot be one."""
+    """An expected value converted to its column's type. Unchanged if it cannot be converted."""
     schema = Schema((Field("value", type_),))
     for form in (value, _other_form(value, type_)):
         with contextlib.suppress(DataFlareError):
@@ -297,7 +306,7 @@ def _typed(value: Any, type_: DataType) -> Any:
 
 
 def _other_form(value: Any, type_: DataType) -> Any:
-    """What may be meant by a value of another kind: 1.0 for 1, "1.5" for 1.5, 7 for the text 7."""
+    """The probable meaning of a value of another kind: 1.0 for 1, "1.5" for 1.5, 7 for the text 7."""
     with contextlib.suppress(ValueError):
         if type_.is_integer and isinstance(value, str):
             return int(value)
@@ -315,7 +324,7 @@ def _other_form(value: Any, type_: DataType) -> Any:
 
 
 def _normal(value: Any, type_: DataType) -> Any:
-    """A value in the one form in which it is compared and shown."""
+    """A value in the form in which it is compared and shown."""
     match value:
         case str() if type_.name == "json":
             try:

@@ -1,4 +1,4 @@
-"""What a run raises, as an error that says whose fault it is and where it stands in the workflow file."""
+"""Convert exceptions of a run to errors that say whose fault it is, and the place in the workflow file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataflare.workflow.places import mentioned
 
 
 def place(workflow: Workflow, error: DataFlareError) -> DataFlareError:
-    """Fill in where in the workflow file the step stands that an error names. Without a step: the
-    only step whose path or query the error mentions."""
+    """Add to an error the place in the workflow file of its step. If the error has no step, use the only
+    step whose path or query it mentions."""
     if error.spot is not None or error.blame is Blame.INTERNAL:
         return error
     steps = {step.name: step for step in workflow.steps()}
@@ -25,7 +25,7 @@ def place(workflow: Workflow, error: DataFlareError) -> DataFlareError:
 
 
 def as_dataflare_error(raised: Exception) -> DataFlareError:
-    """Any exception as a DataFlareError. An unexpected one asks for a report."""
+    """Any exception as a DataFlareError. For an unexpected one the help asks the user to report it."""
     if isinstance(raised, DataFlareError):
         return raised
     if isinstance(raised, OSError):
@@ -33,12 +33,12 @@ def as_dataflare_error(raised: Exception) -> DataFlareError:
             return SystemError_(
                 f"disk full: {raised.filename or raised}",
                 code="E0603",
-                help="free some space and run again: it goes on from the last checkpoint",
+                help="free some space and run again; the run resumes from its last checkpoint",
             )
         return SystemError_(
             f"the system refused: {raised}",
             code="E0602",
-            help="see who may read and write there, and how many files may be open",
+            help="check the permissions there, and the limit of open files",
         )
     error = InternalError(
         f"{type(raised).__name__}: {raised}",

@@ -1,7 +1,7 @@
-"""Where the rows of dead letters go in again, and the workflow that begins there. Pure.
+"""Find the step where the rows of dead letters enter again, and the workflow that begins there. Pure.
 
-Always true: a letter holds the row as it entered its step's chain of row steps (the part that runs
-as one query), so it goes in at the head of that chain in today's plan.
+Always true: a letter has the row as it entered its step's chain of row steps (the part that runs as
+one query), so it enters at the head of that chain in the current plan.
 """
 
 from __future__ import annotations
@@ -41,39 +41,39 @@ SOURCE = reserved("_replay")
 
 
 class Feed(Struct, frozen=True):
-    """first: the step that the rows enter, with the columns of `schema`."""
+    """first: the step that the rows enter. schema: their columns."""
 
     first: str
     schema: Schema
 
 
 def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
-    """Where a letter of a step with these columns goes in; a text says why it cannot."""
+    """Where a letter of a step with these columns enters. A text says why it cannot be replayed."""
     node = graph.nodes.get(step)
-    found: Feed | str
+    feed: Feed | str
     if node is None:
         return f"the workflow has no step '{step}' any more"
     if isinstance(node, SourceNode):
-        return f"source '{step}' could not read them: mend the data, and run the workflow again"
+        return f"source '{step}' could not read them: fix the data, and run the workflow again"
     if isinstance(node, DestinationNode) and set(columns) == set(node.schema.names):
-        found = Feed(step, node.schema)
+        feed = Feed(step, node.schema)
     elif isinstance(node, RowsNode | BranchNode):
-        found = _head(graph, node)
+        feed = _head(graph, node)
     elif isinstance(node, StatefulNode) and node.operator.spread:
-        found = Feed(step, graph.schema(node.input))
+        feed = Feed(step, graph.schema(node.input))
     elif isinstance(node, DestinationNode) and len(node.ports) == 1:
-        found = _walk(graph, step, node.ports[0])
+        feed = _walk(graph, step, node.ports[0])
     else:
         return _whole(step)
-    if isinstance(found, str):
-        return found
-    for each in _behind(graph, found.first):
+    if isinstance(feed, str):
+        return feed
+    for each in _behind(graph, feed.first):
         behind = graph.nodes[each]
         if isinstance(behind, StatefulNode) and not behind.operator.spread:
             return _whole(behind.step)
-    if any(port.node in changelogs(graph) for port in graph.nodes[found.first].inputs):
-        return f"step '{step}' receives updates and deletes, and letters do not say which they were"
-    return found
+    if any(port.node in changelogs(graph) for port in graph.nodes[feed.first].inputs):
+        return f"step '{step}' receives updates and deletes, and letters do not say which of these they are"
+    return feed
 
 
 def _whole(step: str) -> str:
@@ -81,7 +81,7 @@ def _whole(step: str) -> str:
 
 
 def _head(graph: Graph, node: RowsNode | BranchNode) -> Feed | str:
-    """The head of the chain that a row step is part of. A Python function gets the row itself."""
+    """The head of the chain of a row step. A Python function receives the row directly."""
     if isinstance(node, RowsNode) and _is_python(node):
         return Feed(node.id, graph.schema(node.input))
     return _walk(graph, node.id, node.input)
@@ -93,7 +93,7 @@ def _walk(graph: Graph, first: str, port: Port) -> Feed | str:
         if len(graph.consumers(before.id)) != 1:
             break
         if isinstance(before, UnionNode) and any(_is_chained(graph, p) for p in before.ports):
-            return f"they come through the union '{before.step}', and letters do not say by which input"
+            return f"they come through the union '{before.step}', and letters do not say from which input"
         if not isinstance(before, RowsNode) or _is_python(before):
             break
         first, port = before.id, before.input
@@ -109,31 +109,31 @@ def _is_python(node: RowsNode) -> bool:
 
 
 def _behind(graph: Graph, first: str) -> set[str]:
-    """A node and all that its rows reach."""
-    found = {first}
+    """A node and all nodes that its rows reach."""
+    ids = {first}
     for node in graph:
-        if any(port.node in found for port in node.inputs):
-            found.add(node.id)
-    return found
+        if any(port.node in ids for port in node.inputs):
+            ids.add(node.id)
+    return ids
 
 
 def replaying(
     workflow: Workflow, graph: Graph, feed: Feed, rows: Path, *, letters: Path
 ) -> Workflow:
-    """The part of the workflow behind a feed, reading the rows from a file and adding to what its
-    destinations hold. Named by the file's folder. letters: where local dead letters lie."""
-    kept = {graph.nodes[each].step for each in _behind(graph, feed.first)}
+    """The part of the workflow behind a feed. It reads the rows from a file and adds them to the
+    destinations. Its name is that of the file's folder. letters: the folder of local dead letters."""
+    step_names = {graph.nodes[each].step for each in _behind(graph, feed.first)}
     local = DeadLetter(path=str(letters))
 
     def own(step: AnyStep) -> AnyStep:
-        inputs = tuple(ref for ref in step.inputs if ref.step in kept)
+        inputs = tuple(ref for ref in step.inputs if ref.step in step_names)
         if step.name == feed.first:
             inputs = (InputRef(SOURCE, None, step.spot),)
         more = {"max_errors": None, "dead_letter": step.error_handling.dead_letter or local}
         handling = step.error_handling.model_copy(update=more)
         return replace(step, inputs=inputs, error_handling=handling)
 
-    steps = [own(step) for step in workflow.steps() if step.name in kept]
+    steps = [own(step) for step in workflow.steps() if step.name in step_names]
     tables = [looked_up(step) for step in steps]
     config = SpotMap({"path": str(rows), "format": "parquet"})
     checkpoint = workflow.settings.checkpoint.model_copy(update={"storage": None})
@@ -160,7 +160,7 @@ def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
     assert isinstance(node, DestinationNode)
     config = step.config
     for statements in ("before_sql", "after_sql"):
-        # They belong to whole runs: one may empty the table.
+        # These statements are for whole runs; one may empty the table.
         config = config.without(statements)
     if _replaces(node):
         config = config.without("mode")

@@ -1,7 +1,7 @@
-"""Try every system that a workflow names, side by side, and say what was found. Writes nothing.
+"""Connect to every system of a workflow in parallel, and report what each has. It writes nothing.
 
-Always true: a system that does not answer takes no more than its time, for each is asked in a thread
-that nobody waits for longer.
+Always true: a system that does not answer delays the command by its timeout at most, because each is
+asked on its own thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLUMNS_SHOWN = 8
 
 
 class Found(Struct, frozen=True):
-    """What a step's system said. kind: source, lookup or destination. facts: what was found."""
+    """The answer of a step's system. kind: source, lookup or destination. facts: such as its version."""
 
     step: str
     kind: str
@@ -65,7 +65,7 @@ class Found(Struct, frozen=True):
 
 
 class _Probe(Struct, frozen=True):
-    """One system to ask. ask: gives its facts and, for a source, its schema."""
+    """One system to ask. ask: returns its facts and, for a source, its schema."""
 
     step: AnyStep
     kind: str
@@ -76,26 +76,26 @@ class _Probe(Struct, frozen=True):
 def inspect(
     workflow: Workflow, *, timeout_s: float = TIMEOUT_S, policy: Policy | None = None
 ) -> list[Found]:
-    """What each system of the workflow said: sources and lookups together, then the destinations
-    together, for what a destination says depends on the columns that reach it.
+    """The answer of each system: first sources and lookups together, then destinations together, because
+    the answer of a destination depends on the columns that reach it.
 
-    Raises what is wrong with a connector's config, before anything is asked.
+    Raises errors of a connector's config before it connects to any system.
     """
-    allowed = policy or Policy()
+    checked_policy = policy or Policy()
     errors: list[DataFlareError] = []
     sources: list[_Probe] = []
     ends: dict[str, DestinationConnector] = {}
     for step in workflow.steps():
         try:
             if step.name in workflow.destinations:
-                ends[step.name] = _destination(workflow, step, allowed)
+                ends[step.name] = _destination(workflow, step, checked_policy)
             else:
-                sources.extend(_source_probes(workflow, step, allowed))
+                sources.extend(_source_probes(workflow, step, checked_policy))
         except DataFlareError as error:
             errors.append(error.at(step=step.name, spot=step.place_of(error)))
     raise_all(errors)
-    found = _asked(sources, timeout_s)
-    schemas = _arriving(workflow, found, allowed)
+    answers = _asked(sources, timeout_s)
+    schemas = _arriving(workflow, answers, checked_policy)
     probes = [
         _Probe(
             workflow.destinations[name],
@@ -105,7 +105,7 @@ def inspect(
         )
         for name, connector in ends.items()
     ]
-    return found + _asked(probes, timeout_s)
+    return answers + _asked(probes, timeout_s)
 
 
 def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterable[_Probe]:
@@ -114,10 +114,10 @@ def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterabl
     if step.name not in workflow.sources:
         if step.type != "lookup" or not isinstance(step.config.get("source"), dict):
             return
-        type_, own = own_table(step.config["source"], step)  # type: ignore[arg-type]
-        config, kind = own, "lookup"  # type: ignore[assignment]
-        if (asked := registry.asked_by_key(type_, config)) is not None:
-            lookup = asked(bind_config(asked.Config, config, step=step.name), context)
+        type_, table_config = own_table(step.config["source"], step)  # type: ignore[arg-type]
+        config, kind = table_config, "lookup"  # type: ignore[assignment]
+        if (keyed_class := registry.asked_by_key(type_, config)) is not None:
+            lookup = keyed_class(bind_config(keyed_class.Config, config, step=step.name), context)
             yield _Probe(step, kind, type_, lambda: _lookup_asked(lookup))
             return
     class_ = registry.source(type_)
@@ -141,8 +141,10 @@ async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], 
     finally:
         await connector.aclose()
     names = list(schema.names)
-    shown = ", ".join(names[:_COLUMNS_SHOWN]) + (", ..." if len(names) > _COLUMNS_SHOWN else "")
-    return {**facts, "columns": f"{len(names)} ({shown})"}, schema
+    first_names = ", ".join(names[:_COLUMNS_SHOWN]) + (
+        ", ..." if len(names) > _COLUMNS_SHOWN else ""
+    )
+    return {**facts, "columns": f"{len(names)} ({first_names})"}, schema
 
 
 async def _lookup_asked(connector: LookupConnector) -> tuple[Mapping[str, str], Schema | None]:
@@ -160,24 +162,24 @@ def _destination_asked(
         if schema is not None:
             await connector.validate(schema)
         elif not hasattr(connector, "inspect"):
-            facts["columns"] = "not known, so it was not asked"
+            facts["columns"] = "not known, so they were not checked"
         return facts, None
 
     return ask
 
 
 async def _inspected(connector: object) -> Mapping[str, str]:
-    """What a connector that can look around has seen."""
-    look = getattr(connector, "inspect", None)
-    found: Mapping[str, str] = await look() if look is not None else {}
-    return found
+    """The facts from a connector that has a method `inspect`."""
+    inspect_method = getattr(connector, "inspect", None)
+    facts: Mapping[str, str] = await inspect_method() if inspect_method is not None else {}
+    return facts
 
 
-def _arriving(workflow: Workflow, found: Iterable[Found], policy: Policy) -> dict[str, Schema]:
-    """The columns that reach each destination, as far as the sources told theirs."""
-    told = {each.step: each.schema for each in found if each.kind == "source" and each.schema}
+def _arriving(workflow: Workflow, answers: Iterable[Found], policy: Policy) -> dict[str, Schema]:
+    """The columns that reach each destination, if the sources gave their schemas."""
+    schemas = {each.step: each.schema for each in answers if each.kind == "source" and each.schema}
     sources = {
-        name: replace(step, schema=step.schema or told.get(name))
+        name: replace(step, schema=step.schema or schemas.get(name))
         for name, step in workflow.sources.items()
     }
     settings = workflow.settings.model_copy(update={"guarantee": None})
@@ -189,7 +191,7 @@ def _arriving(workflow: Workflow, found: Iterable[Found], policy: Policy) -> dic
 
 
 def _asked(probes: list[_Probe], timeout_s: float) -> list[Found]:
-    """Ask all at once."""
+    """Ask all systems in parallel."""
     answers: dict[int, Found] = {}
     started = time.monotonic()
 
@@ -233,7 +235,7 @@ def _silent(probe: _Probe, timeout_s: float) -> DataFlareError:
         f"'{name}' did not answer within {timeout_s:g} s",
         code="E0610",
         step=name,
-        help="see whether the system runs and can be reached from here",
+        help="check that the system runs and can be reached from here",
     )
 
 
@@ -247,5 +249,5 @@ def _found(
     step = probe.step
     if error is not None and error.blame is not Blame.INTERNAL:
         error = error.at(step=step.name, spot=step.place_of(error))
-    took = time.monotonic() - started
-    return Found(step.name, probe.kind, probe.type, took, facts, schema, error)
+    duration_s = time.monotonic() - started
+    return Found(step.name, probe.kind, probe.type, duration_s, facts, schema, error)

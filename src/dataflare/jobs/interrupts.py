@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM stop a run after a checkpoint, the second one ends the process at once.
+"""SIGINT and SIGTERM stop a run after a checkpoint. A second signal ends the process at once.
 
-Always true: the second one works also while the main thread is inside a library for long, so a thread
-of its own listens, to what Python's signal handler writes before any Python code runs.
+Always true: the second signal also works while the main thread is inside a library for a long time. So
+another thread reads the bytes that Python's C signal handler writes to the wakeup descriptor.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop`, on this event loop, at the first signal while this is open. Does nothing outside
-    the main thread, where signals cannot be caught."""
+    """Call `stop` on this event loop at the first signal inside the `with` block. Does nothing outside of
+    the main thread, because signals cannot be caught there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    heard, written = socket.socketpair()
-    written.setblocking(False)
+    reading_end, writing_end = socket.socketpair()
+    writing_end.setblocking(False)
 
     def listen() -> None:
         count = 0
-        while numbers := heard.recv(16):
+        while numbers := reading_end.recv(16):
             signals = sum(number in _CAUGHT for number in numbers)
             count += signals
             if count > 1:
@@ -39,18 +39,18 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
             if signals:
                 loop.call_soon_threadsafe(stop)
 
-    before = {number: signal.getsignal(number) for number in _CAUGHT}
+    handlers = {number: signal.getsignal(number) for number in _CAUGHT}
     listener = threading.Thread(target=listen, name="dataflare-signals", daemon=True)
     listener.start()
-    old = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    old_descriptor = signal.set_wakeup_fd(writing_end.fileno(), warn_on_full_buffer=False)
     for each in _CAUGHT:
         signal.signal(each, lambda number, frame: None)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(old_descriptor)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        written.close()
+        writing_end.close()
         listener.join()
-        heard.close()
+        reading_end.close()

@@ -1,10 +1,10 @@
-"""Columns that a run learns on its way: fields that came after the sample, under `schema_change: evolve`.
+"""Columns that a run learns: fields that came after the sample, under `schema_change: evolve`.
 
 Always true:
-- what was learned is durable before the workflow is planned again, so a run that is killed then, its
-  resume and the next run of the lineage know the same columns;
-- a run that must take back what it wrote says so durably first (`Current.starts_over`), and does it
-  again after a kill.
+- learned columns are durable before the workflow is planned again, so after a kill the resumed run and
+  the next run of the lineage have the same columns;
+- a run that must undo what it wrote records this durably first (`Current.starts_over`), so that it is
+  done again after a kill.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from dataflare.planner.physical import PhysicalPlan
 from dataflare.sdk.destination import Marker
 
 REPLANS_MAX = 20
-"""Each is a look at 64 MB or 2 seconds of what follows, so more of them mean names without an end."""
+"""Each time, the next 64 MB or 2 seconds of data are searched for new fields. More than this many
+searches mean that the names never end."""
 
 
 def refuse_more(appeared: FieldsAppeared, replans: int) -> None:
-    """Raise DataError (E0546) when new fields do not come to an end."""
+    """Raise DataError (E0546) if new fields keep coming."""
     if replans < REPLANS_MAX:
         return
     step, fields = next(iter(appeared.fields.items()))
     raise DataError(
         f"step '{step}': new fields keep coming: {', '.join(fields[:8])}; the workflow was planned again "
-        f"{replans} times for others before",
+        f"{replans} times for earlier new fields",
         code="E0546",
         step=step,
         help="name the columns that you want in the source's 'schema', and set schema_change: ignore; "
@@ -40,15 +41,15 @@ def refuse_more(appeared: FieldsAppeared, replans: int) -> None:
 def with_more(
     learned: Mapping[str, Columns], appeared: FieldsAppeared
 ) -> dict[str, dict[str, Any]]:
-    """What was learned, and the columns of new fields."""
-    more = {step: dict(columns) for step, columns in learned.items()}
+    """The learned columns with the columns of new fields added."""
+    columns_by_step = {step: dict(columns) for step, columns in learned.items()}
     for step, columns in appeared.columns.items():
-        more.setdefault(step, {}).update(columns)
-    return more
+        columns_by_step.setdefault(step, {}).update(columns)
+    return columns_by_step
 
 
 def with_fields(current: Current, appeared: FieldsAppeared, plan: PhysicalPlan) -> dict[str, Any]:
-    """What changes in `current` for the next attempt: the columns, and whether the run begins again."""
+    """The changes to `current` for the next attempt: its columns, and whether the run starts over."""
     return {
         "attempt": current.attempt + 1,
         "learned": with_more(current.learned, appeared),
@@ -57,7 +58,7 @@ def with_fields(current: Current, appeared: FieldsAppeared, plan: PhysicalPlan) 
 
 
 def appeared_lines(appeared: FieldsAppeared) -> list[str]:
-    """For people: what became of the new fields."""
+    """Lines for the user about new fields that became columns."""
     return [
         f"step '{step}': new fields became columns: {', '.join(fields)}"
         for step, fields in appeared.fields.items()
@@ -65,13 +66,13 @@ def appeared_lines(appeared: FieldsAppeared) -> list[str]:
 
 
 def refuse_taking_back(markers: Mapping[str, Marker | None]) -> None:
-    """Raise RunError (E0547) when a run must begin again and a destination keeps its rows."""
+    """Raise RunError (E0547) if a run must start over but a destination cannot remove its rows."""
     ahead = [step for step, marker in markers.items() if marker and not marker.can_rewind]
     if not ahead:
         return
     raise RunError(
-        f"new fields came after rows were committed in destination '{ahead[0]}', which cannot be taken "
-        "back, and another destination is one file, which cannot get columns in the middle",
+        f"new fields came after rows were committed in destination '{ahead[0]}', which cannot undo them, "
+        "and another destination is one file, to which columns cannot be added in the middle",
         code="E0547",
         step=ahead[0],
         blame=Blame.USER,

@@ -1,8 +1,8 @@
-"""The dead letters of a workflow that lie on this machine: find, read, and take out for good.
+"""The dead letters of a workflow on this machine: find, read and delete them.
 
 Always true:
-- a letter is known by its id; one that was replayed is in the ledger, and is never replayed again;
-- taking letters out leaves a file as long as it was, so that a run that is resumed recognises it.
+- a letter is identified by its id; the ledger has the replayed ones, which are never replayed again;
+- a file keeps its length when letters are deleted, so that a resumed run recognises it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 REPLAY_FOLDER = "replay"
-"""In the workflow's folder: what replays remember."""
+"""The folder of replays, inside the workflow's folder."""
 _LEDGER = "replayed.json"
 _KEYS = {"id", "step", "code", "message", "failed_at", "row"}
 
 
 class Letter(Struct, frozen=True):
-    """One dead letter. failed_at: RFC 3339, UTC. row: the original row; position: where it stood."""
+    """One dead letter. failed_at: RFC 3339, UTC. row: the original row. position: its place in the source."""
 
     id: str
     step: str
@@ -51,7 +51,7 @@ class Letter(Struct, frozen=True):
 
 
 class Wanted(Struct, frozen=True):
-    """Which letters are meant. before: RFC 3339, UTC."""
+    """A condition for letters; None matches all. before: RFC 3339, UTC."""
 
     step: str | None = None
     code: str | None = None
@@ -66,60 +66,64 @@ class Wanted(Struct, frozen=True):
 
 
 class LetterBox:
-    """Where a workflow's dead letters lie. folder: the workflow's; places: folders or files."""
+    """The dead letters of a workflow. folder: the workflow's; places: more folders or files with letters."""
 
     def __init__(self, folder: Path, places: Iterable[Path] = ()) -> None:
         self.folder = folder
         self.places = list(dict.fromkeys((folder / STEP, *places)))
 
     def letters(self) -> list[Letter]:
-        """All of them, oldest first, replayed ones included."""
-        found = {
+        """All letters, oldest first, with replayed ones."""
+        letters = {
             letter.id: letter
             for file in self._files()
             for line in file.read_bytes().split(b"\n")
             if (letter := _letter(line)) is not None
         }
-        return sorted(found.values(), key=lambda letter: letter.failed_at)
+        return sorted(letters.values(), key=lambda letter: letter.failed_at)
 
     def waiting(self) -> list[Letter]:
-        """Those that have not been replayed."""
+        """The letters that have not been replayed."""
         replayed = self.replayed()
         return [letter for letter in self.letters() if letter.id not in replayed]
 
     def replayed(self) -> set[str]:
-        """The ids of the letters whose rows have been brought in."""
+        """The ids of replayed letters."""
         try:
             return set(json.loads((self.folder / REPLAY_FOLDER / _LEDGER).read_bytes())["ids"])
         except FileNotFoundError:
             return set()
 
     def mark_replayed(self, ids: Iterable[str]) -> None:
-        """Note, durably, that the rows of these letters have been brought in."""
+        """Record durably that these letters were replayed."""
         self._write_ledger(self.replayed().union(ids))
 
-    def purge(self, wanted: Callable[[Letter], bool]) -> int:
-        """Take letters out of their files for good. Returns how many there were."""
-        gone = 0
+    def purge(self, matches: Callable[[Letter], bool]) -> int:
+        """Delete letters from their files. Returns how many were deleted."""
+        deleted = 0
         current = RunLog(self.folder).current()
         ended = current is None or current.finished
         for file in self._files():
             lines = file.read_bytes().split(b"\n")
-            kept = [line if _stays(line, wanted) else b" " * len(line) for line in lines]
-            if kept == lines:
+            new_lines = [line if _stays(line, matches) else b" " * len(line) for line in lines]
+            if new_lines == lines:
                 continue
-            gone += sum(before != after for before, after in zip(lines, kept, strict=True))
+            deleted += sum(
+                old_line != new_line for old_line, new_line in zip(lines, new_lines, strict=True)
+            )
             with files.writing("dead letters"):
-                # The last epoch of an unfinished run is checked by the length of its files.
-                if ended and not any(line.strip() for line in kept):
+                # The next attempt of an unfinished run checks its files by their length.
+                if ended and not any(line.strip() for line in new_lines):
                     file.unlink()
                     files.sync_folder(file.parent)
                 else:
-                    files.write_whole(file, b"\n".join(kept), mode=S_IMODE(file.stat().st_mode))
+                    files.write_whole(
+                        file, b"\n".join(new_lines), mode=S_IMODE(file.stat().st_mode)
+                    )
         replayed = self.replayed()
         if replayed:
             self._write_ledger(replayed & {letter.id for letter in self.letters()})
-        return gone
+        return deleted
 
     def _write_ledger(self, ids: set[str]) -> None:
         with files.writing("the ledger of replayed letters"):
@@ -136,13 +140,12 @@ class LetterBox:
 
     @property
     def has_single_file(self) -> bool:
-        """Whether letters go to one file, which a run writes anew as a whole."""
+        """Whether letters are written to one file, which each run rewrites."""
         return any(place.is_file() for place in self.places)
 
 
 def letter_places(workflow: Workflow) -> tuple[list[Path], set[str]]:
-    """The places that the workflow itself names for its letters, and the types of destinations
-    that take them instead."""
+    """The paths that the workflow names for its letters, and the types of other destinations for them."""
     places, elsewhere = [], set()
     for step in workflow.steps():
         spec = error_handling(workflow, step.name).dead_letter
@@ -155,13 +158,13 @@ def letter_places(workflow: Workflow) -> tuple[list[Path], set[str]]:
     return places, elsewhere
 
 
-def _stays(line: bytes, wanted: Callable[[Letter], bool]) -> bool:
+def _stays(line: bytes, matches: Callable[[Letter], bool]) -> bool:
     letter = _letter(line)
-    return letter is None or not wanted(letter)
+    return letter is None or not matches(letter)
 
 
 def _letter(line: bytes) -> Letter | None:
-    """The letter in a line of NDJSON; None for anything else."""
+    """The letter in a line of NDJSON, or None."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         value = orjson.loads(line)
         if value.keys() >= _KEYS:
@@ -180,12 +183,12 @@ def _letter(line: bytes) -> Letter | None:
     return None
 
 
-def purge(box: LetterBox, wanted: Callable[[Letter], bool]) -> int:
-    """Take letters out for good, while nothing is replayed, and, where a run writes them into one
-    file, while the workflow does not run. Raises RunError (E0801) else."""
+def purge(box: LetterBox, matches: Callable[[Letter], bool]) -> int:
+    """Delete letters. Raises RunError (E0801) while letters are replayed and, if letters are in one
+    file that a run rewrites, while the workflow runs."""
     run_id, now = new_run_id(), utc_text(time.time())
     with contextlib.ExitStack() as locks:
         locks.enter_context(RunLock(box.folder / REPLAY_FOLDER, run_id, now))
         if box.has_single_file:
             locks.enter_context(RunLock(box.folder, run_id, now))
-        return box.purge(wanted)
+        return box.purge(matches)

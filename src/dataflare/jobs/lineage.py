@@ -1,8 +1,8 @@
-"""What the next run of a workflow continues: read at the start, kept up to date durably while a run
-goes on.
+"""The state that the next run of a workflow continues. A run reads it at its start and updates it
+durably.
 
-Always true: what is in the state folder is never passed over in silence. Only `--fresh` begins a new
-lineage where there is an old one.
+Always true: existing state is never ignored without an error. Only `--fresh` begins a new lineage if
+there is an old one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from dataflare.sdk.destination import Committer
 from dataflare.workflow.model import Workflow
 
 _UNCOUNTED_ATTEMPTS = 1000
-"""Attempts that left no checkpoint are not known any more; a number that is too high does no harm."""
+"""Added to the attempt number of an orphaned lineage: attempts without a checkpoint are unknown, and a
+number that is too high does no harm."""
 
 
 class Lineage:
-    """Of one workflow in its home. `current` is what the next run would continue."""
+    """The lineage of one workflow in its home. `current` is the state that the next run would continue."""
 
     def __init__(self, workflow: Workflow, options: RunOptions, run_id: str) -> None:
         self.workflow, self.options, self.run_id = workflow, options, run_id
@@ -56,7 +57,7 @@ class Lineage:
         self._writing = threading.Lock()
 
     def unreported(self) -> RunRecord | None:
-        """The record of the last run, when it finished and its process ended before it had said so.
+        """The record of the last run, if it finished but its process ended before it reported this.
         Blocking."""
         current = self._read()
         if current is None or not current.finished:
@@ -66,7 +67,7 @@ class Lineage:
         return record if record is not None and record.status == "running" else None
 
     def last_counts(self) -> Mapping[str, Any] | None:
-        """Rows by step of the run that `current` names, as its last checkpoint has them. Blocking."""
+        """By step, the counts of the run in `current`, from its last checkpoint. Blocking."""
         manifests = self.store_of(self.current).list_manifests()
         newest = manifests[0].manifest if manifests else None
         if newest is None or newest.run_id != self.current.run_id:
@@ -74,17 +75,17 @@ class Lineage:
         return newest.counters
 
     async def begin(self, plan: Plan) -> bool:
-        """Decide what this run continues. True when it resumes an unfinished run.
+        """Decide what this run continues. Returns True if it resumes an unfinished run.
 
-        Raises CheckpointError when the state folder is damaged, RunError (E0803) when a step has
-        changed since the checkpoint.
+        Raises CheckpointError if the state folder is damaged, RunError (E0803) if a step has changed
+        since the checkpoint.
         """
-        before = await asyncio.to_thread(self._read)
-        if self.options.fresh and before is not None:
-            await self._forget(plan, before)
-            before = None
-        resume = before is not None and not before.finished
-        current = before or Current(str(uuid.uuid4()), 0, self.run_id)
+        last_state = await asyncio.to_thread(self._read)
+        if self.options.fresh and last_state is not None:
+            await self._forget(plan, last_state)
+            last_state = None
+        resume = last_state is not None and not last_state.finished
+        current = last_state or Current(str(uuid.uuid4()), 0, self.run_id)
         store = self.store_of(current)
         if current.finished:
             epochs = [fact.epoch for fact in await asyncio.to_thread(store.list_manifests)]
@@ -105,16 +106,16 @@ class Lineage:
         return {} if self.options.fresh else learned_by(self.options.home, self.workflow.name)
 
     async def meet(self, plan: Plan, committers: Mapping[str, Committer]) -> bool:
-        """Look at whose destinations these are, before anything is written. True when another lineage
-        was taken over: then committers have to be opened for it.
+        """Check which lineage owns the destinations, before the run writes. Returns True if another
+        lineage was adopted: the caller must then open committers again.
 
-        Raises RunError (E0806, E0807) where this run must not write.
+        Raises RunError (E0806, E0807) if this run must not write to a destination.
         """
         owners = await owners_of(committers)
         if owners and self._adopts and not self.options.fresh:
-            taken = adoption(self.workflow, owners)
-            if taken is not None:
-                await self._adopt(taken.manifest, taken.attempt)
+            adopted = adoption(self.workflow, owners)
+            if adopted is not None:
+                await self._adopt(adopted.manifest, adopted.attempt)
                 return True
         if owners and not self.options.fresh:
             refuse_owned(self.workflow, owners)
@@ -123,8 +124,10 @@ class Lineage:
             steps = carried_to(self.workflow, used_of(plan.stages, current.carried))
             refuse_other_targets(self.workflow, current.targets, targets, steps)
             if current.last_epoch <= current.base_epoch:  # this run has written nothing yet
-                written = [step for step in steps if step in await asyncio.to_thread(self._written)]
-                await refuse_emptied(self.workflow, committers, written)
+                steps_with_rows = [
+                    step for step in steps if step in await asyncio.to_thread(self._written)
+                ]
+                await refuse_emptied(self.workflow, committers, steps_with_rows)
         for name in owners:
             await committers[name].supersede(current.base_epoch)
         if targets != current.targets:
@@ -132,7 +135,7 @@ class Lineage:
         return False
 
     def _written(self) -> set[str]:
-        """The steps that got rows in earlier runs of this lineage, as far as their records are kept.
+        """The steps that received rows in earlier runs of this lineage, by the records that still exist.
         Blocking."""
         return {
             name
@@ -144,7 +147,7 @@ class Lineage:
 
     @property
     def adopted_finished(self) -> bool:
-        """Whether the run that was taken over had finished."""
+        """Whether the adopted run had finished."""
         return self.adopted is not None and self.adopted.final
 
     @property
@@ -152,7 +155,7 @@ class Lineage:
         return self.options.adopt or self.workflow.settings.state.adopt == "auto"
 
     async def _adopt(self, manifest: Manifest, attempt: int) -> None:
-        """Take a lineage over at one of its checkpoints."""
+        """Adopt a lineage at one of its checkpoints."""
         refuse_lost_state(self.workflow, manifest)
         if not manifest.final:
             self._refuse_changed(manifest)
@@ -168,27 +171,27 @@ class Lineage:
         self.adopted = manifest
 
     def store_of(self, current: Current) -> LocalStore:
-        """Where the checkpoints of a lineage are."""
+        """The store of a lineage's checkpoints."""
         return LocalStore(self._storage(), current.lineage)
 
     async def keep(self, **changes: Any) -> None:
-        """Decide what the next run continues."""
+        """Store durably what the next run continues."""
         await asyncio.to_thread(self._write, **changes)
 
     def note_epoch(self, epoch: int) -> None:
-        """Remember the newest checkpoint, so that the next run notices when it is gone."""
+        """Record the newest checkpoint, so that the next run detects if it is missing."""
         if epoch != self.current.last_epoch:
             self._write(last_epoch=epoch)
 
     def _write(self, **changes: Any) -> None:
-        """Change what the next run continues, durably. A thread of an attempt that has failed may
-        still note its epoch while the next attempt begins."""
+        """Change durably what the next run continues. It needs a lock, because a thread of a failed
+        attempt may still record its epoch while the next attempt begins."""
         with self._writing:
             self.current = replace(self.current, **changes)
             self.log.set_current(self.current)
 
     def _read(self) -> Current | None:
-        """What the last run left. With `--fresh` what cannot be read is forgotten like the rest."""
+        """Read the state of the last run. With `--fresh`, state that cannot be read is deleted."""
         try:
             current = self.log.current()
             return current if current is not None else self._orphaned()
@@ -200,9 +203,9 @@ class Lineage:
             return None
 
     def _orphaned(self) -> Current | None:
-        """What to continue where `current.json` is gone: nothing, when there are no checkpoints.
+        """What to continue if `current.json` is gone. None if there are no checkpoints.
 
-        Raises CheckpointError (E0701) when there are; with `--adopt` they are taken over.
+        If there are, raises CheckpointError (E0701); with `--adopt` it adopts the newest of them.
         """
         for folder in (self.folder, self._storage()):
             orphans = lineages_in(folder)
@@ -222,7 +225,7 @@ class Lineage:
                 f"{self.folder / 'current.json'} is gone, which says what the next run continues, "
                 f"and checkpoints of an earlier run are in {orphans[0]}",
                 code="E0701",
-                help="use --adopt to go on from the newest of them, restore the file from a backup, or "
+                help="use --adopt to resume from the newest of them, restore the file from a backup, or "
                 "start over with --fresh",
             )
         return None
@@ -241,7 +244,7 @@ class Lineage:
         await asyncio.to_thread(store.clear)
 
     def _refuse_changes(self, store: LocalStore, current: Current) -> None:
-        """Raise RunError (E0803) when a step is not what it was when the checkpoint was taken."""
+        """Raise RunError (E0803) if a step has changed since the checkpoint."""
         if self.options.accept_changes:
             return
         manifests = [
@@ -263,11 +266,11 @@ class Lineage:
             name = changed[0].partition(" ")[0]
             spot = self.workflow.step(name).spot if name in now else None
             raise RunError(
-                f"the unfinished run of '{self.workflow.name}' cannot go on: step '{name}' has changed",
+                f"the unfinished run of '{self.workflow.name}' cannot resume: step '{name}' has changed",
                 code="E0803",
                 blame=Blame.USER,
                 step=name,
                 spot=spot,
                 notes=[f"changed since checkpoint {manifest.epoch}: {', '.join(changed)}"],
-                help="undo the change, or use --accept-changes to go on, or --fresh to start over",
+                help="undo the change, or use --accept-changes to resume anyway, or --fresh to start over",
             )

@@ -1,4 +1,4 @@
-"""A run without new rows leaves what a destination with mode overwrite holds."""
+"""A run without new rows does not replace the content of a destination with mode overwrite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataflare.planner import Plan
 
 
 async def nothing_to_replace_with(plan: Plan, carried: Mapping[str, Any]) -> bool:
-    """Whether the run would replace rows with none, because earlier runs have read all there is.
-    carried: by source, from the last finished run."""
+    """Whether the run would replace rows by nothing, because earlier runs have read all files. carried:
+    by source, from the last finished run."""
     stages = plan.stages.stages
     sources = {stage.name: stage.source for stage in stages if stage.source is not None}
     replaces = any(

@@ -1,4 +1,4 @@
-"""What a run is asked for, besides its workflow."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataflare.sdk.context import Policy
 
 
 class RunOptions(Struct, frozen=True):
-    """home: where state, checkpoints and history lie. adopt: take over what another home wrote to the
-    destinations. for_s: stop after this long. listener: takes news
-    while the run goes on. tell: says how it ended, before the run counts as told of."""
+    """home: the folder of state, checkpoints and history. adopt: continue a lineage that another home
+    wrote to the destinations. for_s: stop after this time. listener: receives the progress of the run.
+    tell: reports the result to the user; the run is recorded as reported after that."""
 
     home: Path
     fresh: bool = False

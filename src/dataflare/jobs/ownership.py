@@ -1,9 +1,9 @@
-"""Whose destinations these are: a run writes where its own lineage wrote, or where nobody did.
+"""The owner of a destination: a run writes only where its own lineage or no lineage wrote before.
 
 Always true:
-- a run never appends to what another lineage of its workflow and step wrote: it is refused, takes
-  that lineage over (`--adopt`), or begins a new one (`--fresh`);
-- cursors that were carried over belong to the destinations they were written to.
+- a run never appends to the rows of another lineage of its workflow and step: it is refused, adopts
+  that lineage (`--adopt`), or begins a new one (`--fresh`);
+- carried cursors belong to the destinations to which their rows were written.
 """
 
 from __future__ import annotations
@@ -22,80 +22,82 @@ from dataflare.workflow.model import Workflow
 
 _MARK = " #"
 _DIGEST = 8
-"""Hex digits: enough to notice a change, too few to find a secret by."""
+"""Hex digits: enough to detect a change, too few to guess a secret."""
 
-_ADOPT = "use --adopt to go on where that lineage stopped, or --fresh to begin a new one"
+_ADOPT = "use --adopt to continue where that lineage stopped, or --fresh to begin a new one"
 
 
 class Adoption(Struct, frozen=True):
-    """A lineage to take over. attempt: the newest that a destination has seen of it."""
+    """A lineage to adopt. attempt: its newest attempt that wrote to a destination."""
 
     manifest: Manifest
     attempt: int
 
 
 async def owners_of(committers: Mapping[str, Committer]) -> dict[str, Owner]:
-    """By step, the other lineages that wrote to the destinations last."""
-    found = {name: await committer.owner() for name, committer in committers.items()}
-    return {name: owner for name, owner in found.items() if owner is not None}
+    """By step, the other lineage that wrote to the destination last."""
+    owners = {name: await committer.owner() for name, committer in committers.items()}
+    return {name: owner for name, owner in owners.items() if owner is not None}
 
 
 def refuse_owned(workflow: Workflow, owners: Mapping[str, Owner]) -> None:
-    """Raise RunError (E0806) where another lineage wrote rows that this run would append to."""
+    """Raise RunError (E0806) if this run would append to rows of another lineage."""
     owned = {name: owner for name, owner in owners.items() if owner.rows}
     if not owned:
         return
     step, owner = next(iter(owned.items()))
     raise RunError(
         f"destination '{step}' holds {owner.rows:,} rows that this workflow wrote with another state "
-        f"folder (lineage {owner.lineage[:8]}), which is not here: going on would write rows twice",
+        f"folder (lineage {owner.lineage[:8]}), which is not here: this run would write rows twice",
         code="E0806",
         blame=Blame.USER,
         step=step,
         notes=[f"destination '{name}' holds epoch {each.epoch}" for name, each in owned.items()],
-        help=f"{_ADOPT}; or run with the DATAFLARE_HOME that wrote it",
+        help=f"{_ADOPT}; or run with the DATAFLARE_HOME of that state folder",
     )
 
 
 def adoption(workflow: Workflow, owners: Mapping[str, Owner]) -> Adoption | None:
-    """The lineage to take over; None where no destination holds rows of another one.
+    """The lineage to adopt. None if no destination has rows of another one.
 
-    Raises RunError (E0806) when it cannot be taken over.
+    Raises RunError (E0806) if it cannot be adopted.
     """
     owned = {name: owner for name, owner in owners.items() if owner.rows}
     if not owned:
         return None
     lineages = {owner.lineage for owner in owned.values()}
     if len(lineages) > 1:
-        told = ", ".join(f"'{name}': {owner.lineage[:8]}" for name, owner in owned.items())
-        raise _unadoptable(workflow, f"its destinations are of several lineages ({told})")
+        lineage_texts = ", ".join(f"'{name}': {owner.lineage[:8]}" for name, owner in owned.items())
+        raise _unadoptable(
+            workflow, f"its destinations have rows of several lineages ({lineage_texts})"
+        )
     newest = max(owned.values(), key=lambda owner: owner.epoch)
     if newest.manifest is None:
-        raise _unadoptable(workflow, "the destination keeps no checkpoint beside its rows")
+        raise _unadoptable(workflow, "the destination stores no checkpoint beside its rows")
     try:
         manifest = Manifest.from_text(newest.manifest)
     except Damaged as error:
-        raise _unadoptable(workflow, error.what) from error
+        raise _unadoptable(workflow, error.problem) from error
     return Adoption(manifest, max(owner.attempt for owner in owned.values()))
 
 
 def refuse_lost_state(workflow: Workflow, manifest: Manifest) -> None:
-    """Raise RunError (E0806) for an unfinished run whose operators' state lay in the lost home."""
+    """Raise RunError (E0806) for an unfinished run whose operator state is in the lost home."""
     if manifest.final or not manifest.chunks:
         return
     steps = sorted(manifest.operators)
     raise _unadoptable(
         workflow,
-        f"its run had not finished, and the state of {', '.join(steps)} lay in its state folder",
+        f"its run had not finished, and the state of {', '.join(steps)} is in its state folder",
     )
 
 
-def _unadoptable(workflow: Workflow, why: str) -> RunError:
+def _unadoptable(workflow: Workflow, reason: str) -> RunError:
     return RunError(
-        f"the lineage that wrote to the destinations of '{workflow.name}' cannot be taken over: {why}",
+        f"the lineage that wrote to the destinations of '{workflow.name}' cannot be taken over: {reason}",
         code="E0806",
         blame=Blame.USER,
-        help="put its state folder back (DATAFLARE_HOME), or clean the destinations and use --fresh",
+        help="restore its state folder (DATAFLARE_HOME), or clean the destinations and use --fresh",
     )
 
 
@@ -103,17 +105,17 @@ def _unadoptable(workflow: Workflow, why: str) -> RunError:
 
 
 def targets_of(plan: PhysicalPlan) -> dict[str, str]:
-    """By destination, the place that it writes to: without its secrets, and with a digest of the whole,
-    which alone says whether two places are the same."""
-    found = {}
+    """By destination, the place that it writes to, without secrets, and a digest of the complete place.
+    Two places are equal if and only if their digests are."""
+    targets = {}
     for stage in plan.stages:
         if stage.destination is not None:
             place = stage.destination.identity()
             if place is not None:
                 place = f"{stage.destination.type}: {place}"
                 digest = hashlib.sha256(place.encode()).hexdigest()[:_DIGEST]
-                found[stage.name] = f"{redact(place)}{_MARK}{digest}"
-    return found
+                targets[stage.name] = f"{redact(place)}{_MARK}{digest}"
+    return targets
 
 
 def _is_same(before: str, now: str) -> bool:
@@ -121,7 +123,7 @@ def _is_same(before: str, now: str) -> bool:
 
 
 def used_of(plan: PhysicalPlan, carried: Mapping[str, object]) -> dict[str, object]:
-    """What sources would go on from. One that reads all rows again does not use what it carried."""
+    """The carried values that sources use. A source that reads all rows again does not use its value."""
     sources = {stage.name: stage.source for stage in plan.stages if stage.source is not None}
     return {
         name: value
@@ -135,13 +137,13 @@ def carried_to(workflow: Workflow, carried: Mapping[str, object]) -> list[str]:
     reached = {name for name, value in carried.items() if value}
     changed = True
     while changed:
-        more = {
+        next_steps = {
             step.name
             for step in workflow.transformations.values()
             if step.name not in reached and any(ref.step in reached for ref in step.inputs)
         }
-        reached |= more
-        changed = bool(more)
+        reached |= next_steps
+        changed = bool(next_steps)
     return [
         step.name
         for step in workflow.destinations.values()
@@ -152,12 +154,16 @@ def carried_to(workflow: Workflow, carried: Mapping[str, object]) -> list[str]:
 def refuse_other_targets(
     workflow: Workflow, before: Mapping[str, str], now: Mapping[str, str], steps: list[str]
 ) -> None:
-    """Raise RunError (E0807) where rows that were read by earlier runs would not come to a
-    destination, because it is another one now. before, now: as `targets_of`."""
+    """Raise RunError (E0807) if a destination would not receive the rows that earlier runs read, because
+    its place has changed. before, now: from `targets_of`."""
     for step in steps:
         if step in before and step in now and not _is_same(before[step], now[step]):
-            here, there = (place.rpartition(_MARK)[0] for place in (now[step], before[step]))
-            raise _elsewhere(workflow, step, f"it is {here} now, and was {there} in the last run")
+            new_place, old_place = (
+                place.rpartition(_MARK)[0] for place in (now[step], before[step])
+            )
+            raise _elsewhere(
+                workflow, step, f"it is {new_place} now, and was {old_place} in the last run"
+            )
         if step not in before and before:
             raise _elsewhere(workflow, step, "it is new")
 
@@ -165,20 +171,20 @@ def refuse_other_targets(
 async def refuse_emptied(
     workflow: Workflow, committers: Mapping[str, Committer], steps: list[str]
 ) -> None:
-    """Raise RunError (E0807) where a destination has lost what earlier runs wrote."""
+    """Raise RunError (E0807) if a destination has lost the rows that earlier runs wrote."""
     for step in steps:
         if step in committers and await committers[step].is_empty():
-            raise _elsewhere(workflow, step, "it holds nothing of what earlier runs wrote")
+            raise _elsewhere(workflow, step, "it has no rows that earlier runs wrote")
 
 
-def _elsewhere(workflow: Workflow, step: str, what: str) -> RunError:
+def _elsewhere(workflow: Workflow, step: str, change: str) -> RunError:
     return RunError(
-        f"destination '{step}' is not as the last run left it: {what}; its sources would go on after "
+        f"destination '{step}' has changed since the last run: {change}; its sources would continue after "
         "the rows that earlier runs read, so these would be missing there",
         code="E0807",
         blame=Blame.USER,
         step=step,
         spot=workflow.step(step).spot,
-        help="use --fresh to read everything again, or --accept-changes to go on with new rows only; "
+        help="use --fresh to read everything again, or --accept-changes to continue with new rows only; "
         'for environments with a state of their own: name: "NAME_${param:env}"',
     )

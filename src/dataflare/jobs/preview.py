@@ -1,4 +1,4 @@
-"""The first rows that reach a step, writing nowhere."""
+"""The first rows that reach a step. It writes to no destination."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 END, LETTERS = reserved("_preview"), reserved("_preview_letters")
-"""The ends of what is run. No step of a file can have this name."""
+"""The destinations of a preview. No step of a file can have these names."""
 _LINEAGE = "00000000-0000-4000-8000-000000000000"
 
 
 def preview(
     workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None
 ) -> pl.DataFrame:
-    """The first `rows` rows that leave `step` (or `step.output`; for a destination: that reach it).
+    """The first `rows` rows that leave `step` or `step.output`, or that reach a destination.
 
-    Reads no more than it must: the run is stopped as soon as there are enough rows. Raises
-    PlanError (E0108) for an unknown step, and what a run would raise.
+    The run stops as soon as there are enough rows. Raises PlanError (E0108) for an unknown step, and
+    the errors that a run raises.
     """
     return look(workflow, step, rows, policy=policy).rows
 
 
 class Look(Struct, frozen=True):
-    """rows: the first ones. found: by source before the step, what it found out about its data;
-    doubts: what looks wrong there and is no error."""
+    """rows: the first ones. findings: by source before the step, facts about its data. doubts: by source,
+    what looks wrong but is not an error."""
 
     rows: pl.DataFrame
     found: dict[str, Mapping[str, str]]
@@ -61,7 +61,7 @@ class Look(Struct, frozen=True):
 
 
 def look(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None) -> Look:
-    """As `preview`, with what the sources found out."""
+    """As `preview`, with the findings of the sources."""
     learned: Mapping[str, Columns] = learned_by(home_of(workflow.file), workflow.name)
     for replans in itertools.count(1):
         try:
@@ -79,23 +79,23 @@ async def _look(
     policy: Policy | None,
     learned: Mapping[str, Columns],
 ) -> Look:
-    written = await bind_workflow(workflow, policy=policy, learned=learned)
-    port = _port(written, step)
+    bound = await bind_workflow(workflow, policy=policy, learned=learned)
+    port = _port(bound, step)
     stop = asyncio.Event()
     collector = CollectorDestination(rows, stop, END)
-    graph = _up_to(written, port, collector)
+    graph = _up_to(bound, port, collector)
     for rule in RULES:
         graph = rule(graph)
-    nowhere = CollectorDestination(0, asyncio.Event(), LETTERS)
+    unused = CollectorDestination(0, asyncio.Event(), LETTERS)
     plan = physical(
         graph,
         parallelism=1,
         bounded=True,
         commits_wait=True,
         changelogs=frozenset(),
-        letters={each.name: nowhere for each in workflow.steps()},
+        letters={each.name: unused for each in workflow.steps()},
     )
-    plan = watching(plan, watched(workflow, policy, end=written.nodes[port.node].step))
+    plan = watching(plan, watched(workflow, policy, end=bound.nodes[port.node].step))
     settings = workflow.settings.model_copy(update={"parallelism": 1})
     policies = {
         each.name: (each.error_handling or settings.error_handling).on_error
@@ -116,7 +116,7 @@ async def _look(
 
 
 def _port(graph: Graph, step: str) -> Port:
-    """The output that the user means."""
+    """The output with this name. Raises PlanError (E0108)."""
     ports: Mapping[str, Port] = {
         (f"{node.id}.{output}" if output else node.id): Port(node.id, output)
         for node in graph
@@ -134,18 +134,18 @@ def _port(graph: Graph, step: str) -> Port:
 
 
 def _up_to(graph: Graph, port: Port, collector: CollectorDestination) -> Graph:
-    """The part of the graph that leads to a port, ending in the collector."""
+    """The part of the graph before a port, with the collector as its destination."""
     node = graph.nodes[port.node]
-    kept: dict[str, Node] = {}
-    wanted = {*upstream(graph, node.id), node.id}
+    nodes: dict[str, Node] = {}
+    node_ids = {*upstream(graph, node.id), node.id}
     for id_, each in graph.nodes.items():
-        if id_ in wanted:
-            kept[id_] = each
+        if id_ in node_ids:
+            nodes[id_] = each
     schema = node.outputs[port.output]
     if isinstance(node, DestinationNode):
         end: Node = replace(node, id=END, step=END, connector=collector)
-        del kept[node.id]
+        del nodes[node.id]
     else:
         end = DestinationNode(END, END, "preview", {None: schema}, (port,), collector, ((),))
-    kept[END] = end
-    return Graph(kept)
+    nodes[END] = end
+    return Graph(nodes)

@@ -1,4 +1,4 @@
-"""What a run shows while it runs."""
+"""The progress that a run reports while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepProgress(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """rows_per_s: of all sources, lately. backlog_rows: on their way between tasks."""
+    """rows_per_s: the current rate of all sources. backlog_rows: rows in the channels between tasks."""
 
     elapsed_s: float
     steps: dict[str, StepProgress]
@@ -33,7 +33,7 @@ class Progress(Struct, frozen=True):
 
 
 class Reporter:
-    """Tells a listener, a few times a second and once at the end."""
+    """Calls a listener a few times a second, and once at the end."""
 
     def __init__(self, metrics: JobMetrics, listener: Callable[[Progress], None] | None) -> None:
         self.metrics, self.listener = metrics, listener
@@ -43,7 +43,7 @@ class Reporter:
         self.checkpoints = 0
 
     def say(self, message: str) -> None:
-        """A notice, such as what was resumed."""
+        """Report a notice, such as the checkpoint that was resumed."""
         self.report(None, message)
 
     def report(self, attempt: Attempt | None, message: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """Bring destinations to the state of the checkpoint that a run resumes from.
 
-Every case ends alike: what later epochs left is cleared, the resumed epoch is committed once more
-(which changes nothing where it was), and new rows follow.
+Every case ends in the same way: the rows of later epochs are cleared, the resumed epoch is committed
+again (which changes nothing if it was committed), and new rows follow.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dataflare.sdk.destination import Committer, Marker
 
 
 class Recovered(Struct, frozen=True):
-    """manifest: resumed from, None for a run from its beginning. epoch: the last one that counts.
-    notices: for the user, such as damaged checkpoints passed over."""
+    """manifest: the one that was resumed, None for a run from the beginning. epoch: the last valid one.
+    notices: for the user, such as skipped damaged checkpoints."""
 
     manifest: Manifest | None
     epoch: int
@@ -59,12 +59,12 @@ async def recover(
     resume: bool,
     starts_over: bool = False,
 ) -> Recovered:
-    """Decide what to resume and bring the destinations there.
+    """Decide what to resume, and bring the destinations to that state.
 
-    base_epoch: the last epoch of the finished run before; only what came after it is this run's.
-    last_epoch: the newest one that was published, 0 if none was. starts_over: what this run wrote so
-    far is taken back, and the run begins again.
-    Raises CheckpointError when going on would lose or double rows.
+    base_epoch: the last epoch of the previous finished run; only later epochs belong to this run.
+    last_epoch: the newest published one, 0 if there is none. starts_over: the rows that this run wrote
+    are removed, and the run starts from the beginning.
+    Raises CheckpointError if this would lose or double rows.
     """
     markers: dict[str, Marker | None] = {}
     for name, committer in committers.items():
@@ -74,19 +74,19 @@ async def recover(
         refuse_taking_back(markers)
         return await _begun(store, committers, base_epoch)
     listed = await asyncio.to_thread(store.list_manifests)
-    found = with_missing(listed, base_epoch, last_epoch) if resume else []
-    kept = await asyncio.to_thread(store.judge, markers)
-    decision = decide_resume(found, markers, kept)
+    stored = with_missing(listed, base_epoch, last_epoch) if resume else []
+    marker_facts = await asyncio.to_thread(store.judge, markers)
+    decision = decide_resume(stored, markers, marker_facts)
     if isinstance(decision, Refuse):
         raise decision.error
     if not isinstance(decision, Resume):
         return await _begun(store, committers, base_epoch)
     manifest = decision.manifest
-    notices = [_said(epoch, why) for epoch, why in decision.skipped]
+    notices = [_said(epoch, problem) for epoch, problem in decision.skipped]
     if notices:
         notices.append(f"checkpoint {manifest.epoch} is used instead")
     if decision.from_destination:
-        notices.append(f"checkpoint {manifest.epoch} was read back from where the rows are")
+        notices.append(f"checkpoint {manifest.epoch} was read from the destination")
         await asyncio.to_thread(store.rewind, manifest.epoch - 1)
         await asyncio.to_thread(store.publish, manifest)
     await asyncio.to_thread(store.rewind, manifest.epoch)
@@ -99,7 +99,7 @@ async def recover(
 async def _begun(
     store: LocalStore, committers: Mapping[str, Committer], base_epoch: int
 ) -> Recovered:
-    """The run's beginning: nothing of it is left anywhere."""
+    """Remove everything that this run wrote, and begin at the run's beginning."""
     await asyncio.to_thread(store.rewind, base_epoch)
     for committer in committers.values():
         await committer.recover(base_epoch, ())
@@ -107,16 +107,16 @@ async def _begun(
     return Recovered(None, base_epoch)
 
 
-def _said(epoch: int, why: str) -> str:
+def _said(epoch: int, problem: str) -> str:
     return (
         f"checkpoint {epoch} is missing"
-        if why == MISSING
-        else f"checkpoint {epoch} is damaged ({why})"
+        if problem == MISSING
+        else f"checkpoint {epoch} is damaged ({problem})"
     )
 
 
 async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> None:
-    """`--fresh`: clear what an unfinished run left unpublished; what is published stays."""
+    """For `--fresh`: remove the unpublished rows of an unfinished run. Published rows stay."""
     facts = await asyncio.to_thread(store.list_manifests)
     committers = await open_committers(plan, replace(identity, lineage=store.lineage), store)
     epoch = max((fact.epoch for fact in facts), default=0)
@@ -124,6 +124,6 @@ async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> N
         marker = await committer.marker()
         with contextlib.suppress(
             RunError
-        ):  # another lineage owns the place: nothing of ours is left
+        ):  # another lineage owns the place: there is nothing to clear
             await committer.recover(max(epoch, marker.epoch if marker else 0), ())
         await committer.aclose()

@@ -1,14 +1,14 @@
-"""Bring the rows of dead letters in again, each once.
+"""Replay the rows of dead letters, each exactly once.
 
-A replay takes the waiting letters, writes their rows into the folder of a batch, and runs the part
-of the workflow behind them as a run of its own, with its own lineage and checkpoints in that folder.
-The order of what becomes durable makes each row come in once:
+A replay takes the waiting letters, writes their rows to the folder of a batch, and runs the part of
+the workflow behind them. This is a separate run, with its own lineage and checkpoints in that folder.
+Each row is processed once because of the order of durable steps:
 
-1. the batch, with the ids of its letters, appears whole or not at all;
-2. while a batch is there, it is resumed before any other begins, from its last checkpoint;
-3. when its run has finished, its ids go into the ledger; then its folder is removed.
+1. the batch with the ids of its letters appears atomically;
+2. while there is a batch, it is resumed from its last checkpoint before another one begins;
+3. after its run has finished, its ids are added to the ledger; then its folder is removed.
 
-A row that fails again is a new letter, committed with the run; the old one counts as replayed.
+A row that fails again becomes a new letter, committed with the run. The old letter counts as replayed.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _BATCH, _ROWS = "batch.json", "rows.parquet"
 
 
 class Replayed(Struct):
-    """rows: of letters that were brought in; failed: those among them that became letters again.
-    left: why letters stay, and how many. results: of each run."""
+    """rows: the number of replayed letters. failed: those of them that became letters again. reasons: why
+    letters were not replayed, and how many. results: of each run."""
 
     rows: int = 0
     failed: int = 0
@@ -64,7 +64,7 @@ class Replayed(Struct):
 
     @property
     def error(self) -> DataFlareError | None:
-        """What ended it before its end."""
+        """The error that stopped the replay."""
         return next((each.error for each in self.results if each.error is not None), None)
 
     @property
@@ -72,17 +72,17 @@ class Replayed(Struct):
         return next((each.exit_status for each in self.results if each.exit_status), 0)
 
 
-def replay(workflow: Workflow, box: LetterBox, wanted: Callable[[Letter], bool]) -> Replayed:
-    """Replay the waiting letters that are wanted. A replay that was broken off is finished first,
-    whatever is wanted now.
+def replay(workflow: Workflow, box: LetterBox, matches: Callable[[Letter], bool]) -> Replayed:
+    """Replay the waiting letters that match `wanted`. An interrupted replay is finished first, whatever
+    its letters are.
 
-    Raises RunError (E0801) while the workflow runs or is replayed, and what is wrong with it.
+    Raises RunError (E0801) while the workflow runs or is replayed, and the errors of the workflow.
     """
     state = box.folder / REPLAY_FOLDER
     files.make_folder(state)
     run_id, now = new_run_id(), utc_text(time.time())
     with RunLock(state, run_id, now), RunLock(box.folder, run_id, now):
-        return _Replay(workflow, box, state).all(wanted)
+        return _Replay(workflow, box, state).all(matches)
 
 
 class _Replay:
@@ -90,12 +90,12 @@ class _Replay:
         self.workflow, self.box, self.state = workflow, box, state
         self.done = Replayed()
 
-    def all(self, wanted: Callable[[Letter], bool]) -> Replayed:
-        for left in self.state.glob(f"{files.TEMPORARY}*"):
-            shutil.rmtree(left, ignore_errors=True)
+    def all(self, matches: Callable[[Letter], bool]) -> Replayed:
+        for partial_folder in self.state.glob(f"{files.TEMPORARY}*"):
+            shutil.rmtree(partial_folder, ignore_errors=True)
         batches = sorted(path.parent for path in self.state.glob(f"*/{_BATCH}"))
         pending = [folder for folder in batches if not self._settled(folder)]
-        waiting = [letter for letter in self.box.waiting() if wanted(letter)]
+        waiting = [letter for letter in self.box.waiting() if matches(letter)]
         if not waiting and not pending:
             return self.done
         learned = learned_by(self.box.folder.parent, self.workflow.name)
@@ -103,14 +103,14 @@ class _Replay:
         for folder in pending:
             if not self._go_on(folder, graph):
                 return self.done
-        waiting = [letter for letter in self.box.waiting() if wanted(letter)]
+        waiting = [letter for letter in self.box.waiting() if matches(letter)]
         for feed, group in self._by_feed(graph, waiting):
             if not self._begin(graph, feed, group):
                 return self.done
         return self.done
 
     def _settled(self, folder: Path) -> bool:
-        """Whether a batch's run has finished: then it is entered in the ledger and removed."""
+        """Whether a batch's run has finished. If so, its ids are added to the ledger and it is removed."""
         current = RunLog(folder).current()
         ids = _ids(folder)
         if (current is None or not current.finished) and not self.box.replayed().issuperset(ids):
@@ -121,15 +121,15 @@ class _Replay:
         return True
 
     def _go_on(self, folder: Path, graph: Graph) -> bool:
-        """Go on with a batch that was broken off. One of which nothing was committed is given up, so
-        that its letters go in as today's workflow says. Returns whether it came to its end."""
+        """Continue an interrupted batch. A batch without a checkpoint is dropped, so that its letters are
+        replayed by the current workflow. Returns False if the replay must stop."""
         current, feed = RunLog(folder).current(), _feed_of(folder)
         if current is not None:
             store = LocalStore(folder, current.lineage)
             if store.list_manifests():
                 if feed.first not in graph.nodes:
                     raise RunError(
-                        f"a replay that was broken off goes on in step '{feed.first}', which is gone",
+                        f"an interrupted replay continues in step '{feed.first}', which is gone",
                         code="E0803",
                         blame=Blame.USER,
                         help="name the file that has the step with --file",
@@ -158,20 +158,22 @@ class _Replay:
         current = RunLog(self.box.folder).current()
         replaced = overwritten(graph, feed)
         if replaced and current is not None and not current.finished:
-            why = f"the unfinished run of the workflow will replace what '{replaced[0]}' holds"
-            self.done.left[f"{why}: let it finish first"] += len(letters)
+            reason = (
+                f"the unfinished run of the workflow will replace the content of '{replaced[0]}'"
+            )
+            self.done.left[f"{reason}: let it finish first"] += len(letters)
             return True
         rows = self._rows(graph, feed, letters)
         if rows is None:
             return True
         folder = self.state / f"batch_{new_run_id().lower()}"
-        made = self.state / f"{files.TEMPORARY}{folder.name}"
+        temporary = self.state / f"{files.TEMPORARY}{folder.name}"
         with files.writing("the letters to replay"):
-            files.make_folder(made)
-            files.write_whole(made / _ROWS, _parquet(rows[1]))
+            files.make_folder(temporary)
+            files.write_whole(temporary / _ROWS, _parquet(rows[1]))
             facts = {"first": feed.first, "ids": [letter.id for letter in rows[0]]}
-            files.write_whole(made / _BATCH, json.dumps(facts).encode())
-            os.rename(made, folder)
+            files.write_whole(temporary / _BATCH, json.dumps(facts).encode())
+            os.rename(temporary, folder)
             files.sync_folder(self.state)
         crash_point("replay.batch_written")
         return self._run(folder, graph, feed, len(rows[0]))
@@ -179,56 +181,56 @@ class _Replay:
     def _rows(
         self, graph: Graph, feed: Feed, letters: Sequence[Letter]
     ) -> tuple[list[Letter], pl.DataFrame] | None:
-        """The letters whose rows fit today's workflow, and their rows."""
-        known = []
+        """The letters whose rows fit the current workflow, and their rows."""
+        candidates = []
         for letter in letters:
             extra = [name for name in letter.row if name not in feed.schema]
             if extra:
                 self.done.left[f"'{feed.first}' receives no column '{extra[0]}' any more"] += 1
             else:
-                known.append(letter)
+                candidates.append(letter)
         fitting, frames = [], []
-        for letter in known:
+        for letter in candidates:
             try:
                 frames.append(frame_of([_row(letter.row, feed.schema)], feed.schema, feed.first))
                 fitting.append(letter)
             except ConfigError as error:
-                what = error.message.removeprefix("row 1 has ")
-                self.done.left[f"a row does not fit the step '{feed.first}': {what}"] += 1
+                problem = error.message.removeprefix("row 1 has ")
+                self.done.left[f"a row does not fit the step '{feed.first}': {problem}"] += 1
         if not frames:
             return None
-        needed = self._needed(graph, feed, frames[0])
-        whole = []
+        columns_read = self._needed(graph, feed, frames[0])
+        complete = []
         for letter, frame in zip(fitting, frames, strict=True):
-            lacking = [name for name in needed if name not in letter.row]
+            lacking = [name for name in columns_read if name not in letter.row]
             if lacking:
                 self.done.left[f"their rows lack the column '{lacking[0]}', which is read now"] += 1
             else:
-                whole.append((letter, frame))
-        if not whole:
+                complete.append((letter, frame))
+        if not complete:
             return None
-        return [letter for letter, _ in whole], pl.concat([frame for _, frame in whole])
+        return [letter for letter, _ in complete], pl.concat([frame for _, frame in complete])
 
     def _needed(self, graph: Graph, feed: Feed, sample: pl.DataFrame) -> tuple[str, ...]:
         """The columns that are read behind a feed."""
-        made = self.state / f"{files.TEMPORARY}sample"
-        files.make_folder(made)
+        temporary = self.state / f"{files.TEMPORARY}sample"
+        files.make_folder(temporary)
         try:
-            files.write_whole(made / _ROWS, _parquet(sample))
-            part = self._part(graph, feed, made)
+            files.write_whole(temporary / _ROWS, _parquet(sample))
+            part = self._part(graph, feed, temporary)
             bound = asyncio.run(bind_workflow(part))
             for rule in RULES:
                 bound = rule(bound)
             return bound.nodes[SOURCE].schema.names
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _part(self, graph: Graph, feed: Feed, folder: Path) -> Workflow:
         letters = self.box.folder / STEP
         return replaying(self.workflow, graph, feed, folder / _ROWS, letters=letters)
 
     def _run(self, folder: Path, graph: Graph, feed: Feed, rows: int) -> bool:
-        """Run a batch to its end. Returns whether it came there."""
+        """Run a batch. Returns whether it finished."""
         part = self._part(graph, feed, folder)
         result = run(part, RunOptions(self.state, accept_changes=True))
         self.done.results.append(result)
@@ -247,16 +249,16 @@ def _ids(folder: Path) -> list[str]:
 
 
 def _remove(folder: Path) -> None:
-    """Its list goes first: a folder without one is no batch."""
+    """Remove a batch. Its list is removed first: a folder without one is not a batch."""
     (folder / _BATCH).unlink()
     shutil.rmtree(folder)
 
 
 async def _clear(part: Workflow, home: Path, current: Current, store: LocalStore) -> None:
-    """Clear what a batch left in the destinations that was never committed."""
-    made = await plan_async(part, home=home)
+    """Remove the uncommitted rows of a batch from the destinations."""
+    plan = await plan_async(part, home=home)
     await forget(
-        made.stages, Identity(current.lineage, current.run_id, current.attempt + 1, {}), store
+        plan.stages, Identity(current.lineage, current.run_id, current.attempt + 1, {}), store
     )
 
 
@@ -266,7 +268,7 @@ def _feed_of(folder: Path) -> Feed:
 
 
 def _row(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """A letter's row with the numbers that JSON has no words for."""
+    """A letter's row with numbers that JSON can only write as text, such as infinity."""
     return {
         name: float(value)
         if isinstance(value, str) and schema[name].is_float

@@ -1,4 +1,4 @@
-"""How a run ended."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ UNREAD_STATUS = 141
 
 
 class RunResult(Struct, frozen=True):
-    """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (nobody read
-    standard output any more).
+    """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (the reader of
+    standard output is gone).
 
-    steps: counts by step, of this process. published: by destination, what lies where. notes: what a user
-    should know and is as it should be: '3 files were read by earlier runs'.
+    steps: counts by step, of this process. published: by destination, facts about what it has and where.
+    notes: facts for the user that are not warnings, such as '3 files were read by earlier runs'.
     """
 
     workflow: str

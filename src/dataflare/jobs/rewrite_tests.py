@@ -1,8 +1,8 @@
-"""Write the rows that came over the rows that a test expected, in the text of the workflow file.
+"""Replace the expected rows of a test by the actual rows, in the text of the workflow file.
 
-Always true: only the values that differ change, rows that came in addition stand behind the others,
-and rows that did not come leave with the comment on their line; all other text stays as it is, byte by
-byte. A list without comments is written anew where its line would get too long.
+Always true: only values that differ are changed; additional rows are appended; rows that did not come
+are removed with the comment on their line; all other text stays the same, byte by byte. A list without
+comments is rewritten if its line would be too long.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.@/-]*(?: [A-Za-z0-9_.@/-]+)*")
 _WORDS = {"null", "true", "false", "yes", "no", "on", "off"}
 
 Changes = Mapping[tuple[int, str], Revision]
-"""Revisions by the line on which their test begins (from 1) and the expectation's name."""
+"""Revisions by the first line of their test (from 1) and the expectation's name."""
 
 _Edit = tuple[int, int, str]
-"""From where to where, and what stands there then."""
+"""Start and end of the replaced text, and the new text."""
 
 
 def rewritten(text: str, changes: Changes) -> str:
-    """The file's text with these expectations revised. Raises WorkflowError (E0116) for one that
-    stands in another file or is made by an alias."""
+    """The file's text with these expectations revised. Raises WorkflowError (E0116) for an expectation
+    that is in another file or comes from an alias."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     tests = _child(root, "tests")
-    found: list[_Edit] = []
-    left = dict(changes)
+    edits: list[_Edit] = []
+    pending = dict(changes)
     for test in getattr(tests, "value", ()):
         expect = _child(test, "expect")
         for key, value in getattr(expect, "value", ()):
-            revision = left.pop((test.start_mark.line + 1, key.value), None)
+            revision = pending.pop((test.start_mark.line + 1, key.value), None)
             if revision is not None:
-                found += _edits(text, key, value, revision)
-    if left:
-        _, name = next(iter(left))
+                edits += _edits(text, key, value, revision)
+    if pending:
+        _, name = next(iter(pending))
         raise WorkflowError(
-            f"the expectation '{name}' does not stand in this file itself",
+            f"the expectation '{name}' is not in this file",
             code="E0116",
-            help="change it where it stands",
+            help="change it in the file that has it",
         )
-    for start, end, new in sorted(found, reverse=True):
+    for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
 
@@ -64,7 +64,7 @@ def _child(node: Any, name: str) -> Any:
 
 
 def _edits(text: str, key: Any, value: Any, revision: Revision) -> list[_Edit]:
-    """What changes in an expectation's list: row by row, or the whole of it."""
+    """The edits of an expectation's list: row by row, or of the complete list."""
     if value.start_mark.index < key.end_mark.index or text[value.start_mark.index] == "&":
         raise _shared(key.value)
     if not value.value or not revision.rows:
@@ -89,16 +89,16 @@ def _shared(name: str) -> WorkflowError:
 
 
 def _changed(text: str, name: str, value: Any, revision: Revision) -> Iterator[_Edit]:
-    """The values that differ, each in its place."""
-    began = value.start_mark.index
+    """The edits of values that differ."""
+    list_start = value.start_mark.index
     for i, columns in revision.changed.items():
         item = value.value[i]
-        own = {key.value: (key, each) for key, each in item.value}
+        values_by_name = {key.value: (key, each) for key, each in item.value}
         for column, new in columns.items():
-            key, old = own.get(column, (item, item))
+            key, old = values_by_name.get(column, (item, item))
             start = old.start_mark.index
             # An alias, or a merged key, has its text elsewhere.
-            if old is item or key.start_mark.index < began or start < key.end_mark.index:
+            if old is item or key.start_mark.index < list_start or start < key.end_mark.index:
                 raise _shared(name)
             if text[start : start + 1] == "&":
                 raise _shared(name)
@@ -109,7 +109,7 @@ def _changed(text: str, name: str, value: Any, revision: Revision) -> Iterator[_
 
 
 def _removed(text: str, value: Any, places: Sequence[int]) -> Iterator[_Edit]:
-    """Rows that leave; in a block with their lines."""
+    """The edits that remove rows. In a block list their lines are removed."""
     items = value.value
     for i in places:
         start, end = items[i].start_mark.index, _end(text, items[i])
@@ -124,12 +124,12 @@ def _removed(text: str, value: Any, places: Sequence[int]) -> Iterator[_Edit]:
         else:
             before = _end(text, items[i - 1])
             between = text[before:start]
-            # A comment behind the comma is that of the row before; YAML takes a comma at the end.
+            # A comment after the comma belongs to the row before. YAML allows a comma at the end.
             yield (start if "#" in between else before), end, ""
 
 
 def _added(text: str, value: Any, rows: Sequence[str]) -> Iterator[_Edit]:
-    """Rows that came in addition, behind the others and written like them."""
+    """The edits that append rows after the others, in the same style."""
     if not rows:
         return
     last = value.value[-1]
@@ -145,15 +145,15 @@ def _added(text: str, value: Any, rows: Sequence[str]) -> Iterator[_Edit]:
     else:
         comma = "" if text[end:].lstrip().startswith(",") else ","
         lines = ",".join(f"\n{pad}{row}" for row in rows)
-        rest = text[end:line_end].partition("#")[0]
-        if "]" in rest or not text[end:line_end].strip(" ,"):
+        line_rest = text[end:line_end].partition("#")[0]
+        if "]" in line_rest or not text[end:line_end].strip(" ,"):
             yield end, end, comma + lines
         else:
             yield from [(end, end, comma), (line_end, line_end, lines)]
 
 
 def _whole(text: str, key: Any, value: Any, rows: Sequence[Mapping[str, Any]]) -> _Edit:
-    """The whole list anew."""
+    """The edit that rewrites the complete list."""
     start, end = value.start_mark.index, _end(text, value)
     items = [_mapping(row) for row in rows]
     flow = f"[{', '.join(items)}]"
@@ -171,14 +171,13 @@ def _whole(text: str, key: Any, value: Any, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _in_flow(text: str, key: Any) -> bool:
-    """Whether the mapping that holds the key is written in braces: the key then does not begin its
-    line."""
+    """Whether the key's mapping is written in braces. The key is then not the first text of its line."""
     begin = text.rfind("\n", 0, key.start_mark.index) + 1
     return bool(text[begin : key.start_mark.index].strip(" -"))
 
 
 def _end(text: str, node: Any) -> int:
-    """Where a node's own text ends: a block's mark stands behind the blank lines that follow it."""
+    """The end of a node's text. PyYAML's end mark of a block is after the blank lines that follow it."""
     while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         node = last[1] if isinstance(last, tuple) else last
@@ -192,8 +191,8 @@ def _mapping(row: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any, quoted: bool | None = None) -> str:
-    """A value in YAML, so that reading it gives the same. quoted: whether the text in whose place it
-    stands has quotes; None where there is none."""
+    """A value as YAML that is read as the same value. quoted: whether the text that it replaces has quotes,
+    None if there is no such text."""
     match value:
         case None:
             return "null"
@@ -220,10 +219,10 @@ def _value(value: Any, quoted: bool | None = None) -> str:
 
 
 def _decimal(value: Decimal, quoted: bool | None) -> str:
-    """Without quotes, unless a number that is read from it would be another, or there were some."""
+    """The number without quotes. With quotes if it would be read as another number, or if it had quotes."""
     text = f"{value:f}"
-    read = plain_value(text)
-    same = isinstance(read, int | float) and Decimal(repr(read)) == value
+    parsed = plain_value(text)
+    same = isinstance(parsed, int | float) and Decimal(repr(parsed)) == value
     return text if same and not quoted else json.dumps(text)
 
 
@@ -237,12 +236,12 @@ def _float(value: float) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Text, plain where nothing else could be read from it."""
+    """Text, without quotes if it is then read as the same text."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     return _text(text)
 
 
 def _text(text: str) -> str:
-    """In quotes."""
+    """Text in quotes."""
     return json.dumps(text.replace("${", "$${"), ensure_ascii=False)

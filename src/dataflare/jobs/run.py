@@ -1,12 +1,12 @@
 """Run a workflow to its end, through as many attempts as its restart policy allows.
 
-What a run continues: an unfinished run of this workflow's name is resumed from its latest good
-checkpoint; after a finished one a new run begins in the same lineage, with what its sources carry
-over. `--fresh` begins a new lineage.
+What a run continues: an unfinished run of this workflow's name is resumed from its latest usable
+checkpoint. After a finished run a new one begins in the same lineage, with the values that its sources
+carry over. `--fresh` begins a new lineage.
 
-When a run has finished: when `current.json` says so, which is written after the last commit. Its
-record is written last, after the user was told. A run that was killed in between is told of by the
-next command, which does nothing else.
+When a run counts as finished: when `current.json` says so, which is written after the last commit. Its
+record is written last, after the result was reported to the user. If the process is killed in between,
+the next command reports the result and does nothing else.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ _REPORT_S = 0.25
 
 
 def run(workflow: Workflow, options: RunOptions) -> RunResult:
-    """Run it here and now, and say how it went.
+    """Run a workflow in this process and return the result.
 
-    Raises what is wrong with the workflow or forbids to begin; what goes wrong later is in the
-    result. SIGINT and SIGTERM take a checkpoint and end the run; a second one ends it at once.
+    Raises errors of the workflow and errors that prevent the start; a later error is in the result.
+    SIGINT and SIGTERM take a checkpoint and end the run; a second signal ends it at once.
     """
     return asyncio.run(_Run(workflow, options).run())
 
@@ -107,7 +107,7 @@ class _Run:
             plan = await self._plan(self.lineage.learned())
             if plan.stages.commits_wait:
                 self.reporter.say(
-                    "everything is committed at the end of the run: see `dataflare plan`"
+                    "all rows are committed at the end of the run: see `dataflare plan`"
                 )
             folder = self.lineage.folder
             make_state_folder(folder)
@@ -158,13 +158,13 @@ class _Run:
         return result
 
     async def _after_adopted(self, plan: Plan, carried: dict[str, Any]) -> tuple[Plan, bool]:
-        """The adopted run had finished: this is a new one of its lineage, with what it carried."""
+        """The adopted run had finished. Begin a new run of its lineage, with its carried values."""
         await self.lineage.keep(finished=True, carried=carried)
         return plan, await self.lineage.begin(plan)
 
     async def _tell(self, result: RunResult, record: RunRecord) -> None:
-        """Say how the run ended, then record that it was said: the last act of a run. A process that
-        is killed before that leaves it to the next command."""
+        """Report the result, then record that it was reported. This is the last step of a run. If the
+        process is killed before it, the next command does it."""
         try:
             if self.options.tell is not None:
                 self.options.tell(result)
@@ -173,7 +173,7 @@ class _Run:
             await asyncio.to_thread(self.lineage.log.finish, record)
 
     async def _tell_late(self, record: RunRecord) -> RunResult:
-        """Say that the last run had finished, which its process could not say any more."""
+        """Report that the last run had finished, because its process was killed before it could."""
         counts = await asyncio.to_thread(self.lineage.last_counts)
         result = finished_before(record, counts or self.metrics.to_json())
         carried = self.lineage.current.carried
@@ -185,7 +185,7 @@ class _Run:
     async def _attempts(
         self, plan: Plan, resume: bool
     ) -> tuple[str, DataFlareError | None, dict[str, Any] | None]:
-        """Run attempts until one ends for good. Returns status, error and what sources carry."""
+        """Run attempts until one is the last. Returns status, error and the values that sources carry."""
         policy = self.workflow.settings.restart
         failures: list[float] = []
         replans = 0
@@ -210,9 +210,9 @@ class _Run:
                         return "failed", error, None
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
                     delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
-                    said = from_here(error.message)
-                    self.warnings.append(f"restarted after {error.code}: {said}")
-                    self.reporter.say(f"{said}; restarting in {delay:g} s")
+                    reason = from_here(error.message)
+                    self.warnings.append(f"restarted after {error.code}: {reason}")
+                    self.reporter.say(f"{reason}; restarting in {delay:g} s")
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self.stop.wait(), delay)
                     if self.stop.is_set():
@@ -224,7 +224,7 @@ class _Run:
                 timer.cancel()
 
     async def _learn(self, plan: Plan, appeared: FieldsAppeared, replans: int) -> Plan:
-        """The plan with columns for new fields, after what was learned is durable."""
+        """Record the new fields durably, then make a plan with columns for them."""
         refuse_more(appeared, replans)
         crash_point("replan.before_learned")
         await self.lineage.keep(**with_fields(self.lineage.current, appeared, plan.stages))
@@ -242,7 +242,7 @@ class _Run:
         return asyncio.get_running_loop().call_later(self.options.for_s, self.stop.set)
 
     async def _open(self, plan: Plan) -> tuple[dict[str, Committer], Identity]:
-        """The committers of an attempt, and whose they are."""
+        """The committers of an attempt, and its identity."""
         current = self.lineage.current
         identity = Identity(
             current.lineage,
@@ -373,11 +373,15 @@ class _Run:
             error=error,
             warnings=self.warnings,
             published=self.published,
-            notes=[f"step '{name}': {note}" for name, told in self.notes.items() for note in told],
+            notes=[
+                f"step '{name}': {note}"
+                for name, step_notes in self.notes.items()
+                for note in step_notes
+            ],
         )
 
     def _stopped_by(self) -> str:
-        """The status of a run that was asked to stop."""
+        """The status of a run that was stopped."""
         return "interrupted" if self.interrupted else "unread" if self.unread else "stopped"
 
     def _nobody_reads(self) -> None:
@@ -396,8 +400,8 @@ async def _close(committers: Mapping[str, Committer]) -> None:
 
 
 def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:
-    """What each source gives the next run."""
-    found: dict[str, Any] = {}
+    """By source, the value that the next run starts from."""
+    carried_values: dict[str, Any] = {}
     for stage in plan.stages.stages:
         if stage.source is None or manifest is None or stage.name not in manifest.sources:
             continue
@@ -408,5 +412,5 @@ def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:
         stage.source.started_from = manifest.sources[stage.name].carried
         carried = stage.source.carry(positions)
         if carried is not None:
-            found[stage.name] = dict(carried)
-    return found
+            carried_values[stage.name] = dict(carried)
+    return carried_values

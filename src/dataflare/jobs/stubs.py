@@ -1,7 +1,7 @@
-"""The part of a workflow that a test needs, its given rows in place of systems. Pure but for files.
+"""The part of a workflow that a test needs, with given rows instead of systems. Pure except for files.
 
-Always true: what is left reaches no system: every source is given or stands in the workflow itself,
-and every destination keeps its rows in memory.
+Always true: the part connects to no system: the rows of every source are given or inline, and every
+destination stores its rows in memory.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 OPERATION_COLUMN = "_op"
 _ITSELF = "inline"
-"""The type of source that needs no stub: its rows stand in the workflow."""
+"""The type of source that needs no stub, because its rows are in the workflow."""
 
 
 async def stubbed(workflow: Workflow, test: WorkflowTest, policy: Policy) -> Workflow:
-    """The workflow of a test, one destination for each expectation, named by it (`collected_as`).
+    """The workflow of a test, with one destination for each expectation (see `collected_as`).
 
-    Raises WorkflowError: E0108 for a step that is not there, E0115 for a source without rows.
+    Raises WorkflowError: E0108 for an unknown step, E0115 for a source without rows.
     """
     return await _Stubs(workflow, test, policy).workflow()
 
 
 def collected_as(workflow: Workflow, test: WorkflowTest, expected: str) -> str:
-    """The destination that keeps what is compared with an expectation."""
+    """The name of the destination that stores the actual rows of an expectation."""
     if expected in workflow.destinations:
         return expected
     return reserved(f"_expected_{list(test.expect).index(expected)}")
@@ -55,8 +55,8 @@ class _Stubs:
         self.known: Mapping[str, Mapping[str | None, Schema]] | None = None
 
     async def workflow(self) -> Workflow:
-        for given in self.test.given:
-            self._check_name(given, self.test.given, destinations=False)
+        for given_name in self.test.given:
+            self._check_name(given_name, self.test.given, destinations=False)
         for expected in self.test.expect:
             self._check_name(expected, self.test.expect, destinations=True)
             await self._expect(expected, key_spot_of(self.test.expect, expected))
@@ -70,16 +70,16 @@ class _Stubs:
         )
 
     def _check_name(self, name: str, names: Any, *, destinations: bool) -> None:
-        known = [*self.written.sources, *self.written.transformations]
-        known += self.written.destinations if destinations else ()
-        if name in known or name.partition(".")[0] in self.written.transformations:
+        step_names = [*self.written.sources, *self.written.transformations]
+        step_names += self.written.destinations if destinations else ()
+        if name in step_names or name.partition(".")[0] in self.written.transformations:
             return
         raise WorkflowError(
             f"there is no step '{name}'",
             code="E0108",
             spot=key_spot_of(names, name),
-            notes=[f"steps: {', '.join(known)}"],
-            help=did_you_mean(name, known),
+            notes=[f"steps: {', '.join(step_names)}"],
+            help=did_you_mean(name, step_names),
         )
 
     async def _expect(self, expected: str, spot: Spot | None) -> None:
@@ -95,7 +95,7 @@ class _Stubs:
         )
 
     async def _read(self, ref: InputRef) -> InputRef:
-        """What stands for an input, put among the test's steps."""
+        """The test's step for an input. It is added if needed."""
         if str(ref) in self.test.given and not self._is_lookup(str(ref)):
             name = ref.step if ref.output is None else self._name_for("given", str(ref))
             if name not in self.sources:
@@ -108,8 +108,8 @@ class _Stubs:
             await self._keep(self.written.transformations[ref.step])
         return ref
 
-    def _name_for(self, what: str, given: str) -> str:
-        return reserved(f"_{what}_{list(self.test.given).index(given)}")
+    def _name_for(self, prefix: str, name: str) -> str:
+        return reserved(f"_{prefix}_{list(self.test.given).index(name)}")
 
     def _is_lookup(self, name: str) -> bool:
         step = self.written.transformations.get(name)
@@ -128,42 +128,44 @@ class _Stubs:
         self.sources[name] = step
 
     async def _with_table(self, step: TransformationStep) -> TransformationStep:
-        """A lookup whose table is given: under the lookup's own name or that of its source."""
+        """A lookup with a given table. The rows are given under the name of the lookup or of its source."""
         source = step.config.get("source")
-        named = isinstance(source, str) and source in self.written.sources
-        given = step.name if step.name in self.test.given else source if named else None
-        if given == source and given not in self.test.given:
+        is_source = isinstance(source, str) and source in self.written.sources
+        given_name = step.name if step.name in self.test.given else source if is_source else None
+        if given_name == source and given_name not in self.test.given:
             self._keep_source(str(source))
             return step
-        if given is None:
+        if given_name is None:
             if isinstance(source, dict) and source.get("type") != _ITSELF:
                 raise self._not_given(step.name, f"the table of the lookup '{step.name}'")
             return step
-        table = self._name_for("table", given)
+        table = self._name_for("table", given_name)
         if table not in self.sources:
             schema, whole = await self._table_schema(step)
-            self._add_source(given, table, schema, whole=whole)
+            self._add_source(given_name, table, schema, whole=whole)
         config = step.config.without("source").without("cache")
         config.put("source", table, None, step.spot_of("config", "source"))
         return replace(step, config=config)
 
-    def _not_given(self, name: str, what: str) -> WorkflowError:
+    def _not_given(self, name: str, subject: str) -> WorkflowError:
         return WorkflowError(
-            f"test '{self.test.name}' gives no rows for {what}",
+            f"test '{self.test.name}' gives no rows for {subject}",
             code="E0115",
             spot=self.test.spot,
-            help=f"a test reaches no system; add given: {{{name}: [...]}}",
+            help=f"a test does not connect to systems; add given: {{{name}: [...]}}",
         )
 
-    def _add_source(self, given: str, name: str, schema: Schema | None, *, whole: bool) -> None:
-        """The given rows as a source. whole: the schema has every column there is."""
-        rows = self.test.given[given]
+    def _add_source(
+        self, given_name: str, name: str, schema: Schema | None, *, whole: bool
+    ) -> None:
+        """Add the given rows as a source. whole: the schema is complete."""
+        rows = self.test.given[given_name]
         for row in rows:
             for column in row if schema is not None and whole else ():
                 assert schema is not None
                 if column != OPERATION_COLUMN and column not in schema:
                     raise WorkflowError(
-                        f"'{given}' has no column '{column}'",
+                        f"'{given_name}' has no column '{column}'",
                         code="E0203",
                         spot=key_spot_of(row, column),
                         notes=[f"its columns: {', '.join(schema.names)}"],
@@ -172,7 +174,7 @@ class _Stubs:
         config = SpotMap({"rows": rows})
         if any(OPERATION_COLUMN in row for row in rows):
             config["changelog"] = "columns"
-        spot = spot_of(self.test.given, given) or key_spot_of(self.test.given, given)
+        spot = spot_of(self.test.given, given_name) or key_spot_of(self.test.given, given_name)
         self.sources[name] = SourceStep(
             name=name, type=_ITSELF, config=config, schema=schema, spot=spot
         )
@@ -180,7 +182,7 @@ class _Stubs:
     # -- the types that given rows take ------------------------------------------------------------
 
     async def _schema(self, ref: InputRef) -> tuple[Schema | None, bool]:
-        """The schema of what is given, where that can be known here, and whether it is all of it."""
+        """The schema of given rows, if it can be known, and whether it is complete."""
         source = self.written.sources.get(ref.step)
         if source is not None:
             return await self._source_schema(source)
@@ -203,7 +205,7 @@ class _Stubs:
         return await self._local_schema(type_, config, step.name)
 
     async def _source_schema(self, step: SourceStep) -> tuple[Schema | None, bool]:
-        """A contract, which may be of some columns only, else what lies on this machine."""
+        """The step's declared schema, which may be incomplete, or else the schema of a local source."""
         if step.schema is not None:
             return step.schema, False
         return await self._local_schema(step.type, step.config, step.name)

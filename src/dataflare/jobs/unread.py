@@ -1,4 +1,4 @@
-"""End a run when nobody reads its standard output any more, as other programs in a pipe do."""
+"""End a run when the reader of its standard output is gone, as other programs in a pipe do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataflare.planner import Plan
 
 @contextlib.contextmanager
 def unread(plan: Plan, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop`, on this event loop, when the reader goes away while this is open: in a run that
-    would do nothing else, or that has no end. Another one goes on for its other destinations."""
+    """Call `stop` on this event loop if the reader goes away inside the `with` block. Only for a run that
+    has no other destination, or that has no end. Another run continues for its other destinations."""
     stages = plan.stages.stages
     endless = any(s.source is not None and not s.source.capabilities().bounded for s in stages)
-    others = any(s.destination is not None and s.destination.type != "stdout" for s in stages)
-    if others and not endless:
+    has_others = any(s.destination is not None and s.destination.type != "stdout" for s in stages)
+    if has_others and not endless:
         yield
         return
     loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""Run a test of a workflow file: given rows through the real plan and engine, and what came of them.
+"""Run a test of a workflow file: given rows through the real plan and engine, compared with expectations.
 
-Always true: nothing is written but a temporary folder, and no system is reached.
+Always true: only a temporary folder is written, and no system is connected.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _SHOWN_MAX = 5
 
 
 class CaseResult(Struct, frozen=True):
-    """How a test went. differences: by expectation; empty where it holds. error: what ended it.
+    """The result of a test. differences: by expectation; empty if it holds. error: what ended the test.
 
-    failed_rows: rows that a step refused, for people. actual: what was there instead, by expectation.
-    updated: the file expects since then what came.
+    failed_rows: rows that a step refused, to show to the user. actual: the actual rows, by expectation.
+    updated: the file was changed to expect the actual rows.
     """
 
     name: str
@@ -73,9 +73,9 @@ class CaseResult(Struct, frozen=True):
             "status": self.status,
             "duration_s": round(self.duration_s, 3),
             "differences": {
-                name: [each.to_json() for each in found]
-                for name, found in self.differences.items()
-                if found
+                name: [each.to_json() for each in differences]
+                for name, differences in self.differences.items()
+                if differences
             },
             "failed_rows": self.failed_rows,
             "error": error and error.to_json(),
@@ -83,8 +83,8 @@ class CaseResult(Struct, frozen=True):
 
 
 def run_test(workflow: Workflow, test: WorkflowTest, *, policy: Policy | None = None) -> CaseResult:
-    """Run one test. Raises what is wrong with the workflow or the test; what the data or the steps
-    do is in the result."""
+    """Run one test. Raises errors of the workflow or the test. An error of the data or of a step is in
+    the result."""
     started = time.perf_counter()
     try:
         arrived, failed = asyncio.run(_collected(workflow, test, policy or Policy()))
@@ -97,22 +97,22 @@ def run_test(workflow: Workflow, test: WorkflowTest, *, policy: Policy | None = 
         name: compare(rows, arrived[name], name, ordered=test.ordered)
         for name, rows in test.expect.items()
     }
-    took = time.perf_counter() - started
-    return CaseResult(test.name, took, differences, None, failed, arrived)
+    duration_s = time.perf_counter() - started
+    return CaseResult(test.name, duration_s, differences, None, failed, arrived)
 
 
 async def _collected(
     workflow: Workflow, test: WorkflowTest, policy: Policy
 ) -> tuple[dict[str, Arrived], list[str]]:
-    """The rows that reached each expectation, and the rows that failed on the way."""
+    """The actual rows of each expectation, and texts about failed rows."""
     reduced = await stubbed(workflow, test, policy)
-    written = await bind_workflow(reduced, policy=policy)
+    bound = await bind_workflow(reduced, policy=policy)
     # Never set: the collectors take all rows.
     unused = asyncio.Event()
     collectors = {
         name: CollectorDestination(_ROWS_MAX, unused, name) for name in reduced.destinations
     }
-    graph = _ending_in(written, collectors)
+    graph = _ending_in(bound, collectors)
     letters = CollectorDestination(_ROWS_MAX, unused, reserved("_letters"))
     for rule in RULES:
         graph = rule(graph)
@@ -140,12 +140,12 @@ async def _collected(
             spot=test.spot,
             help="give the test fewer rows",
         )
-    found = {}
+    actual = {}
     for expected in test.expect:
         name = collected_as(workflow, test, expected)
-        schema = written.nodes[name].schema
-        found[expected] = Arrived.of(collectors[name].frame(schema), schema)
-    return found, _told(letters)
+        schema = bound.nodes[name].schema
+        actual[expected] = Arrived.of(collectors[name].frame(schema), schema)
+    return actual, _told(letters)
 
 
 def _ending_in(graph: Graph, collectors: Mapping[str, CollectorDestination]) -> Graph:

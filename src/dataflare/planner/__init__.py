@@ -1,7 +1,7 @@
-"""From a workflow to a plan: bind, infer, check, optimise, cut into stages, say what is promised.
+"""Turn a workflow into a plan: bind, infer schemas, check, optimise, cut into stages, state guarantees.
 
-Never runs anything; opens sources only to learn their schemas. Leans on `workflow`, `operators` and,
-through `sdk.registry`, on the connectors. A plan is data: frozen, printable, picklable.
+It never runs a workflow, and opens sources only to read their schemas. It depends on `workflow`,
+`operators` and, through `sdk.registry`, on connectors. A plan is frozen data that pickles.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["RULES", "Checked", "Plan", "check", "physical", "plan", "plan_async"
 
 
 class Plan(Struct, frozen=True):
-    """written: as the user wrote it; graph: optimised; stages: what will run."""
+    """written: the graph as the user wrote it; graph: optimised; stages: what will run."""
 
     workflow: Workflow
     written: Graph
@@ -53,11 +53,11 @@ class Plan(Struct, frozen=True):
         splits: Mapping[str, int] | None = None,
         notes: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, Any]:
-        """The plan as JSON. splits: how many the sources have that were asked, by step. notes: as
+        """The plan as JSON. splits: by step, the numbers from `count_splits`. notes: from
         `listing_notes`."""
-        shown = view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
+        plan_view = view(self.workflow, self.written, self.graph, self.stages, self.guarantees)
         sources = {n.step: n.connector for n in self.graph if isinstance(n, SourceNode)}
-        for node in shown["nodes"]:
+        for node in plan_view["nodes"]:
             count = (splits or {}).get(node["id"])
             if count is not None:
                 by = sources[node["id"]].cut_by()
@@ -65,30 +65,30 @@ class Plan(Struct, frozen=True):
                 noun = "split" if count == 1 else "splits"
                 node["notes"] = [*node["notes"], f"{count:,} {noun} by {by}"]
             node["notes"] = [*node["notes"], *(notes or {}).get(node["id"], ())]
-        return shown
+        return plan_view
 
     def listing_notes(self, home: Path) -> dict[str, Sequence[str]]:
-        """By source, what the next run's listing would tell, such as files that earlier runs read."""
+        """By source, notes on what the next run will read, such as files that earlier runs have read."""
         return asyncio.run(_listing_notes(self.graph, carried_by(home, self.workflow.name)))
 
     def count_splits(self) -> dict[str, int]:
-        """How many splits each source has whose config asks for a cut, by step. Opens them."""
+        """By step, the number of splits of each source whose config asks for splits. Opens the sources."""
         return asyncio.run(_count_splits(self.graph))
 
 
 async def _count_splits(graph: Graph) -> dict[str, int]:
-    found = {}
+    counts = {}
     for node in graph:
         if isinstance(node, SourceNode) and node.connector.cut_by():
             try:
-                found[node.step] = len(await node.connector.splits())
+                counts[node.step] = len(await node.connector.splits())
             finally:
                 await node.connector.aclose()
-    return found
+    return counts
 
 
 async def _listing_notes(graph: Graph, carried: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    found: dict[str, Sequence[str]] = {}
+    notes: dict[str, Sequence[str]] = {}
     for node in graph:
         # Only a listing on this machine is quick and changes nothing.
         if not isinstance(node, SourceNode) or not node.connector.capabilities().local:
@@ -96,12 +96,12 @@ async def _listing_notes(graph: Graph, carried: Mapping[str, Any]) -> dict[str, 
         if node.step in carried and not node.connector.reads_all():
             try:
                 await node.connector.splits(carried[node.step])
-                found[node.step] = node.connector.notes()
+                notes[node.step] = node.connector.notes()
             except DataFlareError as error:
-                found[node.step] = [f"the run will fail ({error.code}): {error.message}"]
+                notes[node.step] = [f"the run will fail ({error.code}): {error.message}"]
             finally:
                 await node.connector.aclose()
-    return found
+    return notes
 
 
 def plan(
@@ -110,17 +110,16 @@ def plan(
     home: Path | None = None,
     policy: Policy | None = None,
 ) -> Plan:
-    """The plan of a workflow. Opens sources for their schemas. Raises what is wrong, all at once
-    where it is in the file."""
+    """The plan of a workflow. Opens sources for their schemas. Raises all errors of the file together."""
     return asyncio.run(plan_async(workflow, home=home, policy=policy))
 
 
 class Checked(Struct, frozen=True):
-    """What `check` has seen. unchecked: what it could not check; found: what it found out about each
-    source; doubts: what looks wrong in one and is no error."""
+    """The result of `check`. unchecked: what it could not check. findings: by source, facts such as the
+    delimiter. doubts: by source, what looks wrong but is not an error."""
 
     unchecked: list[Unchecked]
-    found: dict[str, dict[str, str]]
+    findings: dict[str, dict[str, str]]
     doubts: dict[str, list[str]]
 
 
@@ -131,8 +130,8 @@ def check(
     connect: bool = False,
     inputs: bool = True,
 ) -> Checked:
-    """Check all that can be checked without a network. connect: ask the systems too. inputs: a
-    missing input file is an error, and so is a place that cannot be written."""
+    """Check everything that can be checked without a network. connect: connect to systems too. inputs: a
+    missing input file and a place that cannot be written are errors."""
     refuse_unavailable(workflow)
     bound = asyncio.run(bind_and_note(workflow, policy=policy, offline=not connect, inputs=inputs))
     graph = bound.graph()
@@ -155,10 +154,9 @@ async def plan_async(
     retries: Retries | None = None,
     learned: Mapping[str, Columns] | None = None,
 ) -> Plan:
-    """The same inside a running event loop. home: where local dead letters lie. optimise: False
-    keeps the plan as written. retries: for the calls of the systems that are asked for schemas.
-    learned: by source, the columns that earlier runs found in its rows; what `home` says, when not
-    given."""
+    """`plan` inside a running event loop. home: the folder of local dead letters. optimise: False
+    keeps the plan as written. retries: for the calls that ask systems for schemas. learned: by source,
+    the columns that earlier runs found in its rows; read from `home` by default."""
     refuse_unavailable(workflow)
     home = home or home_of(workflow.file)
     if learned is None:
@@ -166,8 +164,8 @@ async def plan_async(
     written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
     tell_sources(written)
     check_changelogs(written)
-    found = guarantees(written)
-    demand(found, workflow.settings.guarantee)
+    levels = guarantees(written)
+    demand(levels, workflow.settings.guarantee)
     graph = written
     if optimise:
         for rule in RULES:
@@ -182,4 +180,4 @@ async def plan_async(
         letters=letter_destinations(workflow, home / workflow.name / STEP, policy),
     )
     stages = watching(stages, watched(workflow, policy))
-    return Plan(workflow, written, graph, stages, found)
+    return Plan(workflow, written, graph, stages, levels)

@@ -1,7 +1,7 @@
-"""From a workflow to a logical plan: find the step types, check configs, infer schemas.
+"""Turn a workflow into a logical plan: find the step types, check configs, infer schemas.
 
-Collects as many errors as it can in one pass: a step behind a faulty one is still checked as far as
-that is possible without a schema (syntax and function names of its expressions).
+It collects as many errors as possible in one pass. A step behind a faulty step is still checked for
+what needs no schema: syntax and function names of its expressions.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ async def bind_workflow(
     retries: Retries | None = None,
     learned: Mapping[str, Columns] | None = None,
 ) -> Graph:
-    """The unoptimised plan. offline: do not open what is not on this machine, and accept sources
-    whose schema is then unknown. learned: by source, the columns that earlier runs found in its
-    rows. Raises one error or ManyErrors."""
+    """The unoptimised plan. offline: do not connect to other machines, and accept sources whose schema
+    is then unknown. learned: by source, the columns that earlier runs found in its rows. Raises one
+    error or ManyErrors."""
     bound = await bind_and_note(
         workflow, policy=policy, offline=offline, retries=retries, learned=learned
     )
@@ -93,8 +93,8 @@ async def bind_and_note(
     retries: Retries | None = None,
     learned: Mapping[str, Columns] | None = None,
 ) -> Binder:
-    """The steps bound, with what could not be checked. inputs: an input on this machine that is
-    missing is an error, also offline. Raises one error or ManyErrors."""
+    """Bind the steps, and note what could not be checked. inputs: a missing input on this machine is an
+    error, also offline. Raises one error or ManyErrors."""
     retries = retries or Retries(retry_policies(workflow))
     binder = Binder(workflow, policy or Policy(), offline, retries, inputs, learned or {})
     await binder.sources()
@@ -105,9 +105,10 @@ async def bind_and_note(
 
 
 class Binder:
-    """Binds the steps of a workflow, one section after the other.
+    """Binds the steps of a workflow, section by section.
 
-    unchecked: what could not be checked offline, by step. connectors: the sources by step.
+    unchecked: what could not be checked offline. connectors: the sources, by step. outputs: by step;
+    None if they are unknown. outputs_read: the outputs that some step reads.
     """
 
     def __init__(
@@ -125,14 +126,16 @@ class Binder:
         self.nodes: dict[str, Node] = {}
         self.errors: list[DataFlareError] = []
         self.connectors: dict[str, SourceConnector] = {}
-        self.known: dict[str, Outputs | None] = {}
+        self.outputs: dict[str, Outputs | None] = {}
         self.outputs_of: dict[str, tuple[str, ...]] = {}
-        self.read = {(ref.step, ref.output) for step in workflow.steps() for ref in step.inputs}
+        self.outputs_read = {
+            (ref.step, ref.output) for step in workflow.steps() for ref in step.inputs
+        }
         self.endless: set[str] = set()
         self.tables: dict[str, LookupTable] = {}
 
     def graph(self) -> Graph:
-        """The nodes as a plan. Raises, at its place, what only the whole of it shows."""
+        """The nodes as a plan. Raises the errors that only the whole plan shows, with their place."""
         graph = joined_changelogs(Graph(self.nodes))
         settings = self.workflow.settings
         try:
@@ -146,16 +149,16 @@ class Binder:
         return graph
 
     def _all_sources(self) -> dict[str, SourceConnector]:
-        """The sources of the file, and those that a lookup describes itself, by step."""
-        found = dict(self.connectors)
+        """By step, the sources of the file and those that are described inside a lookup."""
+        sources = dict(self.connectors)
         for step, table in self.tables.items():
             if isinstance(table.source, SourceConnector) and table.name == step:
-                found[step] = table.source
-        return found
+                sources[step] = table.source
+        return sources
 
     async def sources(self) -> None:
         for name, step in self.workflow.sources.items():
-            self.known[name], self.outputs_of[name] = None, ()
+            self.outputs[name], self.outputs_of[name] = None, ()
             try:
                 connector = self._source(step.type, step.config, name, step.schema)
                 self.connectors[name] = connector
@@ -180,8 +183,8 @@ class Binder:
                 continue
             if schema is None:
                 continue
-            self.known[name] = {None: schema}
-            if (name, None) in self.read:
+            self.outputs[name] = {None: schema}
+            if (name, None) in self.outputs_read:
                 self.nodes[name] = SourceNode(
                     name, name, step.type, {None: schema}, connector, all_columns=len(schema)
                 )
@@ -220,22 +223,22 @@ class Binder:
             try:
                 return await connector.schema()
             except DataFlareError as error:
-                # A file that is not there yet leaves the schema unknown; a wrong config does not.
+                # A missing file may still appear, so the schema is only unknown. A wrong config is an error.
                 if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
                     self.unchecked.append(unread_source(step, error))
                     return step.schema
                 raise
-        return await self._asked(connector, step.name)
+        return await self._ask_schema(connector, step.name)
 
-    async def _asked(self, connector: SourceConnector, step: str) -> Schema:
-        """What a source's system says of its columns."""
+    async def _ask_schema(self, connector: SourceConnector, step: str) -> Schema:
+        """Ask a source's system for its columns."""
         retrying = self.retries.of(step)
         await retrying.call(connector.validate)
         return await retrying.call(connector.schema)
 
     async def transformations(self) -> None:
         for step in _ordered(self.workflow):
-            self.known[step.name] = None
+            self.outputs[step.name] = None
             try:
                 await self._transformation(step)
             except DataFlareError as error:
@@ -274,7 +277,7 @@ class Binder:
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
         for schema in bound.outputs.values():
             not_reserved(step.name, schema.names)
-        self.known[step.name] = bound.outputs
+        self.outputs[step.name] = bound.outputs
         self._add(step, bound)
 
     def _add(self, step: TransformationStep, bound: Bound) -> None:
@@ -286,7 +289,7 @@ class Binder:
             )
             return
         port = self._one_port(step, bound, ports)
-        extra_read = any((name, output) in self.read for output in bound.outputs if output)
+        extra_read = any((name, output) in self.outputs_read for output in bound.outputs if output)
         if bound.branch is not None and (extra_read or not bound.operators):
             self.nodes[name] = BranchNode(name, name, step.type, bound.outputs, port, bound.branch)
             return
@@ -308,22 +311,22 @@ class Binder:
         self.nodes[name] = RowsNode(name, name, step.type, outputs, port, bound.operators)
 
     def _one_port(self, step: TransformationStep, bound: Bound, ports: list[Port]) -> Port:
-        """Where the step's rows come from: for several inputs, a union behind what brings each of
-        them to common columns."""
+        """The port that the step reads. For several inputs this is a union; an operator before it gives
+        each input the common columns."""
         if not bound.ports:
             return ports[0]
-        name, shaped = step.name, []
+        name, shaped_ports = step.name, []
         for index, (port, operator) in enumerate(zip(ports, bound.ports, strict=True)):
             schema = operator.output_schema(self._port_schema(port))
             id_ = f"{name}/in{index}"
             self.nodes[id_] = RowsNode(id_, name, step.type, {None: schema}, port, (operator,))
-            shaped.append(Port(id_))
-        joined = f"{name}/in"
-        nothing: tuple[tuple[RowOperator, ...], ...] = ((),) * len(shaped)
-        self.nodes[joined] = UnionNode(
-            joined, name, step.type, {None: schema}, tuple(shaped), nothing
+            shaped_ports.append(Port(id_))
+        union_id = f"{name}/in"
+        no_operators: tuple[tuple[RowOperator, ...], ...] = ((),) * len(shaped_ports)
+        self.nodes[union_id] = UnionNode(
+            union_id, name, step.type, {None: schema}, tuple(shaped_ports), no_operators
         )
-        return Port(joined)
+        return Port(union_id)
 
     def _port_schema(self, port: Port) -> Schema:
         return self.nodes[port.node].outputs[port.output]
@@ -355,9 +358,9 @@ class Binder:
         if any(schema is None for schema in schemas):
             self.unchecked.append(unknown_columns(name, step.kind))
             return
-        known = [schema for schema in schemas if schema is not None]
-        target = known[0]
-        for other in known[1:]:
+        known_schemas = [schema for schema in schemas if schema is not None]
+        target = known_schemas[0]
+        for other in known_schemas[1:]:
             target = merged(target, other, name)
         lacking = await self._lacking(connector, target, name)
         if lacking:
@@ -367,7 +370,7 @@ class Binder:
             without(name, lacking, target, schema, letters=letters)
             if lacking
             else conformed(name, target, schema)
-            for schema in known
+            for schema in known_schemas
         )
         if not self.offline:
             await self.retries.of(name).call(lambda: connector.validate(target))
@@ -388,8 +391,8 @@ class Binder:
     async def _lacking(
         self, connector: DestinationConnector, schema: Schema, step: str
     ) -> Sequence[str]:
-        """The columns that may not be made where it writes, as `schema_change` says. Raises PlanError
-        (E0323) where it says fail."""
+        """The columns that are missing in the destination and that `schema_change` does not allow to
+        create. Raises PlanError (E0323) if `schema_change` is `fail`."""
         change = self.workflow.settings.schema_change
         if self.offline or change == "evolve":
             return ()
@@ -399,11 +402,11 @@ class Binder:
         return lacking
 
     async def _load_table(self, source: Any, step: TransformationStep) -> None:
-        """Open the description of a lookup's source and note its schema."""
+        """Open the source of a lookup and record its schema."""
         if isinstance(source, str):
             if source not in self.workflow.sources:
                 raise unknown_table(source, step, self.workflow.sources)
-            schemas = self.known.get(source)
+            schemas = self.outputs.get(source)
             if schemas is None:
                 self.unchecked.append(unknown_columns(step.name, step.kind))
                 raise _Unknown()
@@ -412,9 +415,9 @@ class Binder:
             self.tables[step.name] = LookupTable(source, connector, schemas[None], source)
             return
         type_, config = own_table(source, step)
-        asked = connectors.asked_by_key(type_, config)
-        if asked is not None:
-            await self._ask(asked, config, step)
+        keyed_class = connectors.asked_by_key(type_, config)
+        if keyed_class is not None:
+            await self._ask(keyed_class, config, step)
             return
         try:
             connector = self._source(type_, config, step.name)
@@ -424,15 +427,15 @@ class Binder:
         if self.offline and not connector.capabilities().local:
             self.unchecked.append(unasked_table(step, type_))
             raise _Unknown()
-        schema = await self._asked(connector, step.name)
+        schema = await self._ask_schema(connector, step.name)
         self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
 
     async def _ask(
         self, class_: type[LookupConnector], config: Any, step: TransformationStep
     ) -> None:
-        """The description of a system that is asked key by key."""
-        made: BaseModel = bind_config(class_.Config, config, step=step.name)
-        connector = class_(made, self._context(step.name))
+        """Record the description of a system that is asked key by key."""
+        bound: BaseModel = bind_config(class_.Config, config, step=step.name)
+        connector = class_(bound, self._context(step.name))
         if not self.offline:
             await self.retries.of(step.name).call(connector.validate)
         else:
@@ -440,27 +443,27 @@ class Binder:
         self.tables[step.name] = LookupTable(step.name, connector, Schema(()), class_.type)
 
     def _schema_of(self, ref: Any) -> Schema | None:
-        outputs = self.known.get(ref.step)
+        outputs = self.outputs.get(ref.step)
         return None if outputs is None else outputs.get(ref.output)
 
     def _check_refs(self, step: TransformationStep | DestinationStep) -> None:
         for ref in step.inputs:
-            outputs = self.known.get(ref.step)
-            named = self.outputs_of.get(ref.step)
-            if ref.step not in self.known or named is None:
+            outputs = self.outputs.get(ref.step)
+            extra_outputs = self.outputs_of.get(ref.step)
+            if ref.step not in self.outputs or extra_outputs is None:
                 continue
             main = outputs is None or None in outputs
-            if ref.output in named or (ref.output is None and main):
+            if ref.output in extra_outputs or (ref.output is None and main):
                 continue
-            all_names = [*([ref.step] if main else []), *(f"{ref.step}.{n}" for n in named)]
-            shown = f"{ref.step}.{ref.output}" if ref.output else ref.step
+            all_names = [*([ref.step] if main else []), *(f"{ref.step}.{n}" for n in extra_outputs)]
+            reference = f"{ref.step}.{ref.output}" if ref.output else ref.step
             raise PlanError(
-                f"step '{step.name}' reads '{shown}', which is not an output of '{ref.step}'",
+                f"step '{step.name}' reads '{reference}', which is not an output of '{ref.step}'",
                 code="E0108",
                 step=step.name,
                 spot=ref.spot,
                 notes=[f"its outputs: {', '.join(all_names)}"],
-                help=did_you_mean(shown, all_names),
+                help=did_you_mean(reference, all_names),
             )
 
     def _note(self, error: DataFlareError, step: Any) -> None:
@@ -472,24 +475,24 @@ class Binder:
 
 
 class _Unknown(DataFlareError):
-    """A schema that is not known offline; not an error."""
+    """Ends the binding of a step whose schema is unknown offline. It is not an error."""
 
     def __init__(self) -> None:
         super().__init__("the schema is not known")
 
 
 def _ordered(workflow: Workflow) -> list[TransformationStep]:
-    """The transformations, inputs first; else in the file's order."""
-    done: dict[str, TransformationStep] = {}
+    """The transformations in the file's order, but inputs before the steps that read them."""
+    ordered: dict[str, TransformationStep] = {}
 
     def visit(step: TransformationStep) -> None:
-        if step.name in done:
+        if step.name in ordered:
             return
         for ref in step.inputs:
             if ref.step in workflow.transformations:
                 visit(workflow.transformations[ref.step])
-        done[step.name] = step
+        ordered[step.name] = step
 
     for step in workflow.transformations.values():
         visit(step)
-    return list(done.values())
+    return list(ordered.values())

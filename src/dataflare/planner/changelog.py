@@ -1,5 +1,5 @@
-"""Which edges carry a changelog or all rows there are, and the refusal of steps that would get a changelog
-wrong. Pure."""
+"""Find the edges with a changelog and the destinations that receive all rows; refuse steps that cannot
+process a changelog. Pure."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from dataflare.planner.graph import (
 
 
 def changelogs(graph: Graph) -> set[str]:
-    """The nodes whose rows have row kinds."""
-    found: set[str] = set()
+    """The ids of nodes whose rows have row kinds."""
+    ids: set[str] = set()
     for node in graph:
         if isinstance(node, SourceNode):
             if node.connector.capabilities().changelog:
-                found.add(node.id)
-        elif any(port.node in found for port in node.inputs):
-            found.add(node.id)
-    return found
+                ids.add(node.id)
+        elif any(port.node in ids for port in node.inputs):
+            ids.add(node.id)
+    return ids
 
 
 def complete(graph: Graph) -> frozenset[str]:
-    """The destinations that get every row there is: by the end of a run, a row that did not come is gone."""
+    """The destinations that receive every row of their sources. At the end of a run, a row that did not
+    arrive is known to be deleted."""
     partial: set[str] = set()
-    found: set[str] = set()
+    complete_ids: set[str] = set()
     for node in graph:
         if _leaves_out(node) or any(port.node in partial for port in node.inputs):
             partial.add(node.id)
         elif isinstance(node, DestinationNode):
-            found.add(node.id)
-    return frozenset(found)
+            complete_ids.add(node.id)
+    return frozenset(complete_ids)
 
 
 def _leaves_out(node: Node) -> bool:
-    """Whether rows are missing behind it that its source has, though no condition says which."""
+    """Whether a node leaves out rows without a condition that says which."""
     match node:
         case SourceNode():
             capabilities = node.connector.capabilities()
@@ -61,15 +62,15 @@ def _leaves_out(node: Node) -> bool:
 
 
 def joined_changelogs(graph: Graph) -> Graph:
-    """The graph in which rows that join a changelog, in a union or a destination, say that they are
+    """The graph in which plain rows that join a changelog, in a union or a destination, are marked as
     inserts."""
-    found = changelogs(graph)
+    ids = changelogs(graph)
     changed: dict[str, Node | None] = {}
     for node in graph:
-        if isinstance(node, UnionNode | DestinationNode) and node.id in found:
+        if isinstance(node, UnionNode | DestinationNode) and node.id in ids:
             conform = tuple(
                 operators
-                if port.node in found
+                if port.node in ids
                 else conformed(node.step, node.schema, graph.schema(port), inserts=True)
                 for port, operators in zip(node.ports, node.conform, strict=True)
             )
@@ -78,10 +79,10 @@ def joined_changelogs(graph: Graph) -> Graph:
 
 
 def check_changelogs(graph: Graph) -> None:
-    """Raise PlanError (E0315) for a step that would answer a changelog with wrong rows."""
-    found = changelogs(graph)
+    """Raise PlanError (E0315) for a step that would give wrong rows for a changelog."""
+    ids = changelogs(graph)
     for node in graph:
-        if node.id in found and not isinstance(node, SourceNode):
+        if node.id in ids and not isinstance(node, SourceNode):
             reason = _trouble(node)
             if reason:
                 raise PlanError(
@@ -97,9 +98,9 @@ def _trouble(node: Node) -> str | None:
         case RowsNode():
             for operator in node.operators:
                 if not operator.changelog:
-                    return f"and {operator.describe()} cannot retract what it made of a row"
+                    return f"and {operator.describe()} cannot retract its results"
                 if operator.needs():
-                    return "and an expression of it changes from call to call"
+                    return "and one of its expressions changes from call to call"
         case BranchNode():
             return "and cannot split the two halves of an update"
         case StatefulNode():

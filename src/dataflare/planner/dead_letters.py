@@ -1,6 +1,6 @@
-"""Where rows that cannot be processed go: one more destination, committed with the checkpoint.
+"""The destinations of dead letters: rows that a step cannot process. They are committed like others.
 
-Always true: what goes there has one schema, LETTERS, whatever the step; the original row is JSON.
+Always true: dead letters of all steps have one schema, LETTERS, with the original row as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dataflare.workflow.settings import DeadLetter, ErrorHandling
 
 STEP = "dead_letters"
-"""The name of the stage; with a number where a workflow has several, or a step of that name."""
+"""The name of the stage. It gets a number if there are several stages or a step of that name."""
 
 LETTERS = Schema(
     (
@@ -39,7 +39,7 @@ LETTERS = Schema(
 
 
 def error_handling(workflow: Workflow, step: str) -> ErrorHandling:
-    """What a step does with errors."""
+    """The error handling of a step: its own, or that of the settings."""
     return workflow.step(step).error_handling or workflow.settings.error_handling
 
 
@@ -67,21 +67,21 @@ def letter_destinations(
 ) -> dict[str, DestinationConnector]:
     """The dead-letter destination of each step that may need one; steps with the same share it.
 
-    folder: where local dead letters lie when nothing else is said.
+    folder: the default place of dead letters.
     """
-    made: dict[str, DestinationConnector] = {}
-    found: dict[str, DestinationConnector] = {}
-    taken = {step.name for step in workflow.steps()}
-    names = (n for i in count(1) if (n := STEP if i == 1 else f"{STEP}_{i}") not in taken)
+    by_config: dict[str, DestinationConnector] = {}
+    by_step: dict[str, DestinationConnector] = {}
+    step_names = {step.name for step in workflow.steps()}
+    names = (n for i in count(1) if (n := STEP if i == 1 else f"{STEP}_{i}") not in step_names)
     for step in workflow.steps():
         if not may_fail_there(workflow, step.name):
             continue
         spec = error_handling(workflow, step.name).dead_letter
         key = spec.model_dump_json() if spec is not None else ""
-        if key not in made:
-            made[key] = _destination(spec, folder, workflow, next(names), policy or Policy())
-        found[step.name] = made[key]
-    return found
+        if key not in by_config:
+            by_config[key] = _destination(spec, folder, workflow, next(names), policy or Policy())
+        by_step[step.name] = by_config[key]
+    return by_step
 
 
 def _destination(

@@ -1,4 +1,4 @@
-"""What `plan` says of both ends: what was found in a source, and what a destination will do. Pure."""
+"""The facts that `plan` shows of sources and destinations: findings, and effects of a write. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DELETES = {
     "overwrite": "everything that is there, at the end of the run",
     "mirror": "rows that are gone from the source, at the end of the run",
 }
-"""What a mode takes away from the place."""
+"""By mode, what a run deletes in the destination."""
 _PARTIAL = "only what arrives as deleted: the run does not read all rows of its source"
 
 
 def of_source(connector: SourceConnector) -> dict[str, Any]:
-    """What was found: `findings` and `doubts` as the connector says them."""
+    """`findings`, `doubts` and `effects` of a source, without secrets."""
     return {
         "found": {name: redact(text) for name, text in connector.findings().items()},
         "doubts": [redact(text) for text in connector.doubts()],
@@ -32,18 +32,18 @@ def of_source(connector: SourceConnector) -> dict[str, Any]:
 
 
 def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterator[str]:
-    """The same in lines for people, with the columns."""
+    """The same facts as lines to show to the user, with the columns."""
     if facts["found"]:
         yield "found: " + ", ".join(f"{name} {text}" for name, text in facts["found"].items())
     yield from (f"look at this: {text}" for text in facts["doubts"])
     yield from facts["effects"]
-    shown = [f"{name} {type_}" for name, type_ in list(schema.items())[:_COLUMNS_SHOWN]]
+    columns = [f"{name} {type_}" for name, type_ in list(schema.items())[:_COLUMNS_SHOWN]]
     more = len(schema) - _COLUMNS_SHOWN
-    yield "columns: " + ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+    yield "columns: " + ", ".join([*columns, *([f"and {more} more"] if more > 0 else [])])
 
 
 def of_destination(connector: DestinationConnector, *, complete: bool) -> dict[str, Any]:
-    """Where it writes, how, by which key, and what it takes away. complete: it gets all rows there are."""
+    """Place, mode, key and deletes of a destination. complete: it receives all rows of its sources."""
     key = getattr(connector.config, "key", None)
     mode = connector.mode
     return {
@@ -56,7 +56,7 @@ def of_destination(connector: DestinationConnector, *, complete: bool) -> dict[s
 
 
 def place(connector: DestinationConnector) -> str | None:
-    """Where a destination writes, without secrets; None for one that keeps nothing."""
+    """Where a destination writes, without secrets. None if it stores no rows."""
     target = connector.writes_to()
     if target is not None:
         return redact(target.place)
@@ -69,7 +69,7 @@ def place(connector: DestinationConnector) -> str | None:
 
 
 def destination_notes(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The same in lines for people."""
+    """The same facts as lines to show to the user."""
     if facts["place"]:
         yield f"writes to {from_here(facts['place'])}"
     if facts["mode"]:
@@ -81,37 +81,37 @@ def destination_notes(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def dead_letters(plan: PhysicalPlan) -> list[dict[str, Any]]:
-    """Where dead letters go, and of which steps."""
+    """By place, the steps whose dead letters are written there."""
     places: dict[int, list[str]] = {}
     edges = {edge.id: edge.to_stage for edge in plan.edges}
     for stage in plan.stages:
         for step, edge in stage.letters.items():
             places.setdefault(edges[edge], []).append(step)
-    found = []
+    letter_places = []
     for number, steps in places.items():
         connector = plan.stages[number].destination
         assert connector is not None
-        found.append(
+        letter_places.append(
             {
                 "place": place(connector) or connector.type,
                 "type": connector.type,
                 "steps": list(dict.fromkeys(steps)),
             }
         )
-    return found
+    return letter_places
 
 
 def merged_into_scan(plan: PhysicalPlan, stage: int, members: Collection[str]) -> bool:
-    """Whether the first steps behind a source are one query with its scan: the source gives chunks,
-    and what follows is not a user's function and asks no system. members: the steps that are shown
-    in the stage; what a stateful step works out ahead of its exchange is shown with that step."""
-    own = plan.stages[stage]
-    if own.source is None or own.body is None or not own.source.capabilities().chunks:
+    """Whether the first steps behind a source are one query with its scan: the source gives chunks, and
+    the next operator is not a user's function and calls no system. members: the steps that are shown
+    in the stage; operators that a stateful step runs before its exchange are shown with that step."""
+    scan = plan.stages[stage]
+    if scan.source is None or scan.body is None or not scan.source.capabilities().chunks:
         return False
-    if own.body.operators:
-        first = own.body.operators[0]
+    if scan.body.operators:
+        first = scan.body.operators[0]
         return first.step in members and not first.runs_alone
-    return own.body.branch is not None and own.body.branch.step in members
+    return scan.body.branch is not None and scan.body.branch.step in members
 
 
 def stage_inputs(plan: PhysicalPlan, stage: int) -> Sequence[int]:

@@ -1,7 +1,7 @@
 """The logical plan: a graph of frozen nodes with schemas on the edges.
 
-Always true: nodes are in topological order; a port names a node and one of its outputs; every
-node but a destination is read by at least one other. Rules take a graph and return a graph.
+Always true: nodes are in topological order; a port names a node and one of its outputs; every node
+except a destination is read by at least one other. Rules take a graph and return a graph.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dataflare.sdk.source import SourceConnector
 
 
 class Port(NamedTuple):
-    """An output of a node; None is the node's own."""
+    """An output of a node. None is its main output."""
 
     node: str
     output: str | None = None
 
 
 class Node(Struct, frozen=True):
-    """id: the step's name, with a suffix for the parts of a step. step: the name users gave it."""
+    """id: the step's name, with a suffix for a part of a step. step: the name in the workflow file."""
 
     id: str
     step: str
@@ -51,7 +51,7 @@ class SourceNode(Node, frozen=True):
 
 
 class RowsNode(Node, frozen=True):
-    """Row operators in order, each with its own step's name."""
+    """Row operators in order. Each has the name of its step."""
 
     input: Port
     operators: tuple[RowOperator, ...]
@@ -99,7 +99,7 @@ class DestinationNode(Node, frozen=True):
 
 
 class Effect(Struct, frozen=True):
-    """What a rule did, for `plan`."""
+    """A change that a rule made, to show in `plan`."""
 
     rule: str
     effect: str
@@ -116,7 +116,7 @@ class Graph(Struct, frozen=True):
         return self.nodes[port.node].outputs[port.output]
 
     def consumers(self, node: str) -> list[tuple[Node, int, str | None]]:
-        """Who reads the node: the reader, the index of its input, and which output it reads."""
+        """The nodes that read a node: each with the index of its input, and the output that it reads."""
         return [
             (other, index, port.output)
             for other in self
@@ -125,21 +125,21 @@ class Graph(Struct, frozen=True):
         ]
 
     def only_consumer(self, node: str) -> Node | None:
-        """The one reader of a node, or None when there are several."""
+        """The only reader of a node, or None if there are several."""
         readers = self.consumers(node)
         return readers[0][0] if len(readers) == 1 else None
 
     def with_nodes(self, changed: Mapping[str, Node | None], *effects: Effect) -> Graph:
-        """A copy with nodes replaced, or left out where None."""
+        """A copy with some nodes replaced. A node with the value None is left out."""
         nodes = {}
         for id_, node in self.nodes.items():
-            kept = changed.get(id_, node)
-            if kept is not None:
-                nodes[id_] = kept
+            node_or_none = changed.get(id_, node)
+            if node_or_none is not None:
+                nodes[id_] = node_or_none
         return Graph(nodes, (*self.effects, *effects))
 
     def rewired(self, old: Port, new: Port) -> Graph:
-        """A copy in which who read `old` reads `new`."""
+        """A copy in which the readers of `old` read `new`."""
         nodes = {id_: moved(node, old, new) for id_, node in self.nodes.items()}
         return Graph(nodes, self.effects)
 
@@ -148,7 +148,7 @@ N = TypeVar("N", bound=Node)
 
 
 def moved(node: Node, old: Port, new: Port) -> Node:
-    """The node with its inputs on `old` put to `new`."""
+    """The node with its inputs from `old` changed to `new`."""
     if old not in node.inputs:
         return node
     match node:

@@ -1,4 +1,4 @@
-"""What each destination can promise, and why; and the refusal of what cannot hold. Pure."""
+"""The delivery guarantee of each destination with its reason, and the refusal of a higher demand. Pure."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def guarantees(graph: Graph) -> dict[str, Guarantee]:
 
 
 def commits_wait(graph: Graph) -> bool:
-    """Whether no epoch may be committed before the end: some source cannot replay at all, and has
-    an end to wait for."""
+    """Whether all epochs are committed at the end of the run, because a bounded source cannot replay."""
     return any(
         isinstance(node, SourceNode)
         and node.connector.capabilities().replay is Replay.NONE
@@ -45,15 +44,15 @@ def commits_wait(graph: Graph) -> bool:
     )
 
 
-def demand(found: dict[str, Guarantee], wanted: str | None) -> None:
-    """Raise PlanError (E0320) when a destination cannot hold what the settings demand."""
-    if wanted is None:
+def demand(levels: dict[str, Guarantee], demanded: str | None) -> None:
+    """Raise PlanError (E0320) if a destination cannot give the guarantee that the settings demand."""
+    if demanded is None:
         return
-    needed = _DEMANDS[wanted]
-    for name, guarantee in found.items():
-        if _RANK.index(guarantee.level) < _RANK.index(needed):
+    lowest = _DEMANDS[demanded]
+    for name, guarantee in levels.items():
+        if _RANK.index(guarantee.level) < _RANK.index(lowest):
             raise PlanError(
-                f"destination '{name}' cannot promise '{wanted}': it is {guarantee.level.value}",
+                f"destination '{name}' cannot promise '{demanded}': it is {guarantee.level.value}",
                 code="E0320",
                 step=name,
                 notes=[guarantee.reason],
@@ -68,31 +67,33 @@ def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
         source = graph.nodes[id_]
         if not isinstance(source, SourceNode):
             continue
-        able = source.connector.capabilities()
-        why = f": {able.replay_reason}" if able.replay_reason else ""
-        if able.replay is not Replay.NONE:
-            reasons.append(f"{source.id} {_REPLAYS[able.replay]}{why}")
-        elif able.bounded:
+        source_capabilities = source.connector.capabilities()
+        replay_reason = (
+            f": {source_capabilities.replay_reason}" if source_capabilities.replay_reason else ""
+        )
+        if source_capabilities.replay is not Replay.NONE:
+            reasons.append(f"{source.id} {_REPLAYS[source_capabilities.replay]}{replay_reason}")
+        elif source_capabilities.bounded:
             reasons.append(
-                f"{source.id} cannot be read again from a place{why}; "
-                "so everything is committed at the end of the run"
+                f"{source.id} cannot be read again from a position{replay_reason}; "
+                "so all rows are committed at the end of the run"
             )
         else:
             level = Delivery.FLEETING
             reasons.append(
-                f"{source.id} cannot be read again from a place{why}; "
-                "so rows that were read and not committed are lost in a crash"
+                f"{source.id} cannot be read again from a position{replay_reason}; "
+                "so a crash loses rows that were read and not yet committed"
             )
     return Guarantee(level, "; ".join([*reasons, capabilities.reason]))
 
 
 def upstream(graph: Graph, node: str) -> list[str]:
-    """All nodes that rows pass before `node`, in the graph's order."""
-    found: set[str] = set()
-    waiting = [node]
-    while waiting:
-        for port in graph.nodes[waiting.pop()].inputs:
-            if port.node not in found:
-                found.add(port.node)
-                waiting.append(port.node)
-    return [id_ for id_ in graph.nodes if id_ in found]
+    """All nodes before `node`, in the graph's order."""
+    ids: set[str] = set()
+    unvisited = [node]
+    while unvisited:
+        for port in graph.nodes[unvisited.pop()].inputs:
+            if port.node not in ids:
+                ids.add(port.node)
+                unvisited.append(port.node)
+    return [id_ for id_ in graph.nodes if id_ in ids]

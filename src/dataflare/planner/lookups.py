@@ -1,4 +1,4 @@
-"""Which table a `lookup` reads: a source of the file, or one described in the step itself. Pure."""
+"""The table of a `lookup`: a source of the file, or one that the step describes. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dataflare.workflow.nodes import SpotMap
 
 
 def unknown_table(name: str, step: TransformationStep, sources: Iterable[str]) -> PlanError:
-    """The error for a name that no source has (E0108)."""
-    known = list(sources)
+    """The error for a name that is not a source (E0108)."""
+    names = list(sources)
     return PlanError(
         f"step '{step.name}' looks up in '{name}', which is not a source of this file",
         code="E0108",
         step=step.name,
         spot=spot_of(name),
-        notes=[f"sources: {', '.join(known)}"],
-        help=did_you_mean(name, known),
+        notes=[f"sources: {', '.join(names)}"],
+        help=did_you_mean(name, names),
     )
 
 
 def own_table(source: Any, step: TransformationStep) -> tuple[str, Mapping[str, Any]]:
-    """Type and config of a table that the step describes itself. Raises ConfigError (E0409)."""
+    """Type and config of a table that the step describes. Raises ConfigError (E0409)."""
     if not isinstance(source, dict) or "type" not in source:
         raise ConfigError(
             f"step '{step.name}': `source` is the name of a source, or {{type: ..., ...}}",
@@ -39,11 +39,11 @@ def own_table(source: Any, step: TransformationStep) -> tuple[str, Mapping[str, 
     return str(source["type"]), places.without("type")
 
 
-def check_bounded(connector: SourceConnector, step: TransformationStep, shown: str) -> None:
-    """Raise for a table that never ends (E0317)."""
+def check_bounded(connector: SourceConnector, step: TransformationStep, table_name: str) -> None:
+    """Raise PlanError (E0317) for a table that has no end."""
     if not connector.capabilities().bounded:
         raise PlanError(
-            f"step '{step.name}' looks up in '{shown}', which has no end",
+            f"step '{step.name}' looks up in '{table_name}', which has no end",
             code="E0317",
             step=step.name,
             spot=step.spot_of("config", "source"),

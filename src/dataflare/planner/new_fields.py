@@ -1,4 +1,4 @@
-"""How far a field goes that a source's columns lack: which sources are worth watching for one."""
+"""Find which steps a new field of a source reaches, and so which sources to watch for new fields."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 
 def reached(workflow: Workflow, source: str, policy: Policy | None = None) -> frozenset[str]:
-    """The steps whose rows would have a field that is new in the source's, the source among them.
-    A step that names the columns that come out lets no other pass."""
+    """The steps whose rows would have a field that is new in the source, with the source itself. A step
+    that lists its output columns drops the field."""
     if not connectors.source(workflow.sources[source].type).finds_new_fields:
         return frozenset()
-    found, waiting = {source}, [source]
-    while waiting:
-        name = waiting.pop()
+    steps, unvisited = {source}, [source]
+    while unvisited:
+        name = unvisited.pop()
         for step in workflow.steps():
-            if step.name in found or all(ref.step != name for ref in step.inputs):
+            if step.name in steps or all(ref.step != name for ref in step.inputs):
                 continue
             if step.name in workflow.transformations:
                 class_ = operators.step(step.type, workflow.base, policy)
                 if class_.names_its_columns(bind(class_.Config, step.config, step=step.name)):
                     continue
-                waiting.append(step.name)
-            found.add(step.name)
-    return frozenset(found)
+                unvisited.append(step.name)
+            steps.add(step.name)
+    return frozenset(steps)
 
 
 def watched(
     workflow: Workflow, policy: Policy | None = None, end: str | None = None
 ) -> dict[str, frozenset[str]]:
-    """The sources whose new fields would get to a destination (or to the step `end`), and the steps
-    that they would reach."""
+    """The sources whose new fields reach a destination (or the step `end`), each with all the steps that
+    they reach."""
     ends = frozenset(workflow.destinations) if end is None else frozenset((end,))
     all_reached = {name: reached(workflow, name, policy) for name in workflow.sources}
     return {name: steps for name, steps in all_reached.items() if steps & ends}

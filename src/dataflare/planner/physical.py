@@ -1,8 +1,8 @@
-"""The physical plan: stages of tasks, and the edges rows travel on between them.
+"""The physical plan: stages of tasks, and the edges that carry rows between them.
 
-A stage begins at a source, at a stateful operator or at a destination, and carries along every
-row step up to the next of those: a tree of segments, each one lazy query per batch. A union is no
-stage: its inputs send to the same edge. Everything here is frozen and pickles.
+A stage begins at a source, a stateful operator or a destination. It has all row operators up to the
+next of those, as a tree of segments; each segment is one lazy query per batch. A union is not a
+stage: its inputs send to the same edge. All classes are frozen and pickle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dataflare.sdk.source import SourceConnector
 
 
 class Edge(Struct, frozen=True):
-    """Rows from a stage to another. exchange: forward, hash (by keys), gather (all to one task)."""
+    """Rows from one stage to another. exchange: forward, hash (by keys), gather (all to one task)."""
 
     id: int
     from_stage: int
@@ -43,7 +43,8 @@ class Edge(Struct, frozen=True):
 
 
 class Segment(Struct, frozen=True):
-    """One lazy query: operators, then perhaps a branch; then children per output, and edges."""
+    """One lazy query: operators, and an optional branch. children: for each output, its schema, its
+    segments and the edges to which it sends."""
 
     operators: tuple[RowOperator, ...]
     schema: Schema
@@ -51,16 +52,16 @@ class Segment(Struct, frozen=True):
     children: tuple[tuple[str | None, Schema, tuple[Segment, ...], tuple[int, ...]], ...] = ()
 
     def lookups(self) -> list[Lookup]:
-        found = [op for op in self.operators if isinstance(op, Lookup)]
+        lookups = [op for op in self.operators if isinstance(op, Lookup)]
         for _, _, segments, _ in self.children:
             for segment in segments:
-                found.extend(segment.lookups())
-        return found
+                lookups.extend(segment.lookups())
+        return lookups
 
 
 class Stage(Struct, frozen=True):
-    """Exactly one of source, operator and destination is set. body: what follows a source or an
-    operator; None for a destination. letters: by step, the edge its dead letters travel on."""
+    """Exactly one of source, operator and destination is set. body: the segments after a source or an
+    operator; None for a destination. letters: by step, the edge of its dead letters."""
 
     id: int
     name: str
@@ -80,9 +81,9 @@ class Stage(Struct, frozen=True):
 
 
 class PhysicalPlan(Struct, frozen=True):
-    """watched: the sources whose new fields could reach a destination. starts_over: a destination
-    that they reach cannot get more columns in the middle of a run. complete: the destinations that get all rows
-    there are, by the end of the run."""
+    """watched: the sources whose new fields can reach a destination. starts_over: one of these
+    destinations cannot add columns in the middle of a run. complete: the destinations that receive
+    all rows of their sources by the end of the run."""
 
     stages: tuple[Stage, ...]
     edges: tuple[Edge, ...]
@@ -116,8 +117,8 @@ def physical(
 
 
 def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]) -> PhysicalPlan:
-    """The plan with a stage for each dead-letter destination, reached from every stage that runs a
-    step of its."""
+    """The plan with a stage for each dead-letter destination. Every stage with a step that uses this
+    destination sends to it."""
     stages, edges = list(plan.stages), list(plan.edges)
     connectors = list(dict.fromkeys(letters.values()))
     ids = {connector: len(stages) + index for index, connector in enumerate(connectors)}
@@ -132,14 +133,14 @@ def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]
         stages[place] = replace(stage, letters=routes)
     for connector in connectors:
         name = connector.context.step
-        made = Stage(ids[connector], name, (name,), 1, LETTERS, destination=connector)
-        stages.append(made)
+        letter_stage = Stage(ids[connector], name, (name,), 1, LETTERS, destination=connector)
+        stages.append(letter_stage)
     return replace(plan, stages=tuple(stages), edges=tuple(edges))
 
 
 def watching(plan: PhysicalPlan, reached: Mapping[str, frozenset[str]]) -> PhysicalPlan:
-    """The plan that watches these sources for new fields. reached: by source, the steps that they
-    would get to."""
+    """The plan that watches these sources for new fields. reached: by source, the steps that new fields
+    reach."""
     steps = frozenset().union(*reached.values())
     rigid = any(
         stage.name in steps
@@ -188,7 +189,7 @@ class _Builder:
         return self.parallelism
 
     def _body(self, stage: int, port: Port, schema: Schema, steps: list[str]) -> Segment:
-        """The segment tree that begins behind `port`: without operators of its own."""
+        """The tree of segments behind `port`. Its root has no operators."""
         segments, edges = self._behind(stage, port, schema, steps)
         if len(segments) == 1 and not edges:
             return segments[0]
@@ -220,8 +221,8 @@ class _Builder:
                         edges.extend(more_edges)
                 case StatefulNode():
                     operator = node.operator
-                    alone = "forward" if operator.spread else "gather"
-                    kind = "hash" if operator.keys else alone
+                    unkeyed = "forward" if operator.spread else "gather"
+                    kind = "hash" if operator.keys else unkeyed
                     edges.append(self._edge(stage, node.id, kind, operator.keys, schema))
                 case DestinationNode():
                     conform = node.conform[index]
@@ -233,7 +234,9 @@ class _Builder:
                     else:
                         edges.append(edge)
                 case _:
-                    raise InternalError(f"{node.id} reads rows and is no reader")
+                    raise InternalError(
+                        f"a node of type {type(node).__name__} has inputs: {node.id}"
+                    )
         return segments, edges
 
     def _chain(
@@ -243,11 +246,16 @@ class _Builder:
         node: RowsNode | UnionNode,
         steps: list[str],
     ) -> Segment:
-        """A segment of operators; what follows alone is part of the same query."""
+        """A segment of operators. If only one segment follows, it is merged into the same query."""
         segments, edges = self._behind(stage, Port(node.id), node.schema, steps)
         if len(segments) == 1 and not edges:
-            only = segments[0]
-            return Segment((*operators, *only.operators), only.schema, only.branch, only.children)
+            follower = segments[0]
+            return Segment(
+                (*operators, *follower.operators),
+                follower.schema,
+                follower.branch,
+                follower.children,
+            )
         return Segment(
             operators, node.schema, None, ((None, node.schema, tuple(segments), tuple(edges)),)
         )

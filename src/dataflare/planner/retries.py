@@ -1,4 +1,4 @@
-"""How often the calls of each step are tried: what the workflow says, else the connector's default."""
+"""The retry policy of each step: that of the workflow, or else the connector's default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataflare.workflow.model import Workflow
 
 
 def retry_policies(workflow: Workflow) -> Mapping[str, RetryPolicy | None]:
-    """The policy of each step; None where a call is made once."""
+    """By step, its policy; None if its calls are made once."""
     return {
         step.name: error_handling(workflow, step.name).retries or _default(workflow, step.name)
         for step in workflow.steps()
@@ -23,6 +23,6 @@ def _default(workflow: Workflow, step: str) -> RetryPolicy | None:
     source = workflow.sources.get(step)
     try:
         tries_again = source is not None and connectors.source(source.type).tries_again
-    except DataFlareError:  # a type that does not exist is reported where the step is bound
+    except DataFlareError:  # an unknown type is reported when the step is bound
         tries_again = False
     return RetryPolicy() if tries_again else None

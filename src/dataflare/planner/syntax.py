@@ -1,4 +1,4 @@
-"""What can be checked of a config's expressions where the schema is not known. Pure."""
+"""Check the expressions of a config if the schema is unknown. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataflare.expr import ExprText, parse
 
 
 def syntax_only(config: BaseModel) -> None:
-    """Check what can be checked of a config's expressions without a schema."""
+    """Check the syntax of all expressions in a config. Raises one error or ManyErrors."""
     raise_all(list(_syntax_errors(config)))
 
 

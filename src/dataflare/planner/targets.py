@@ -1,6 +1,6 @@
-"""No destination writes where another one does, or where the workflow reads. Pure.
+"""Refuse a destination that writes where another one writes, or where the workflow reads. Pure.
 
-What is read and written at once would be lost, or doubled by the next run.
+Rows in such a place would be lost, or be read again and doubled by the next run.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def one_writer_each(graph: Graph, workflow: Workflow) -> None:
-    """Raise PlanError (E0321) for a destination that writes where another one does."""
-    seen: dict[str, tuple[str, Target]] = {}
+    """Raise PlanError (E0321) for a destination that writes to the place of another one."""
+    writers: dict[str, tuple[str, Target]] = {}
     for node in graph:
         target = node.connector.writes_to() if isinstance(node, DestinationNode) else None
         if target is None:
             continue
-        first, other = seen.setdefault(target.place, (node.id, target))
+        first, other = writers.setdefault(target.place, (node.id, target))
         if first == node.id or (target.shared and other.shared):
             continue
         spot = workflow.destinations[first].spot
@@ -41,8 +41,8 @@ def one_writer_each(graph: Graph, workflow: Workflow) -> None:
 def nothing_in_place(
     graph: Graph, workflow: Workflow, sources: Mapping[str, SourceConnector]
 ) -> None:
-    """Raise PlanError (E0322) for a destination whose files a source or a lookup reads, or that
-    swaps new rows into a table that one reads. sources: by the step that describes them."""
+    """Raise PlanError (E0322) for a destination that writes files, or replaces a table, that a source or
+    a lookup reads. sources: by the step that describes them."""
     for node in graph:
         if not isinstance(node, DestinationNode):
             continue
@@ -59,28 +59,28 @@ def nothing_in_place(
             else:
                 continue
             step = workflow.destinations.get(node.id)
-            read = _read(workflow, name, key)
+            read_spot = _read(workflow, name, key)
             kind = "source" if name in workflow.sources else "lookup"
             raise PlanError(
                 f"destination '{node.id}' writes to {place}, which {kind} '{name}' reads",
                 code="E0322",
                 step=node.id,
                 spot=step.spot_of("config", key) if step else None,
-                notes=[f"what '{name}' reads stands in line {read.line}"] if read else [],
+                notes=[f"what '{name}' reads stands in line {read_spot.line}"] if read_spot else [],
                 help=help_,
             )
 
 
 def _read(workflow: Workflow, name: str, key: str) -> Spot | None:
-    """Where it is said what a source or a lookup reads."""
+    """The place in the file that says what a source or a lookup reads."""
     if name in workflow.sources:
         return workflow.sources[name].spot_of("config", key)
     return workflow.transformations[name].spot_of("config", "source", key)
 
 
 def _table(connector: SourceConnector | DestinationConnector) -> tuple[str, str] | None:
-    """The database and the table that a config names; None where it names none. Upper and lower
-    case are one; two spellings of one server's address are not known to be the same."""
+    """The database and the table of a config, None without a table. Upper and lower case are equal. Two
+    spellings of the same server's address are not recognised as equal."""
     config = connector.config
     table = getattr(config, "table", None)
     path, server = (getattr(config, name, None) for name in ("path", "connection_string"))

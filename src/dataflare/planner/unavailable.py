@@ -1,4 +1,4 @@
-"""What the format has and this version cannot do yet is refused by name, never ignored."""
+"""Refuse settings that the format has and that this version does not support. They are never ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def refuse_unavailable(workflow: Workflow) -> None:
-    """Raise PlanError (E0314) for settings that nothing here would act on."""
+    """Raise PlanError (E0314) for settings that would have no effect."""
     raise_all(list(_unavailable(workflow)))
 
 
@@ -24,7 +24,9 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
         yield _error(workflow, "state.backend", settings.state.backend, "set it to memory")
     if settings.state.path is not None:
         path = redact(settings.state.path)
-        yield _error(workflow, "state.path", path, "say where state lies with $DATAFLARE_HOME")
+        yield _error(
+            workflow, "state.path", path, "set the folder of the state with $DATAFLARE_HOME"
+        )
     if not settings.checkpoint.incremental:
         yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage
@@ -42,7 +44,7 @@ def _error(workflow: Workflow, setting: str, value: str, instead: str) -> PlanEr
 
 
 def _spot(node: Any, path: list[str]) -> Spot | None:
-    """Where the value under a path stands; None for a workflow that was made in Python."""
+    """The place in the file of the value at a path. None for a workflow that was written in Python."""
     for key in path[:-1]:
         node = node.get(key)
         if not isinstance(node, SpotMap):

@@ -1,7 +1,6 @@
-"""What `validate` could not check, and why. Pure.
+"""The checks that `validate` could not make, and why. Pure.
 
-Always true: a step is named at most once for the same reason, so that the list is no longer than the
-workflow.
+Always true: the list names a step at most once for the same reason.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ASK = "--connect asks it"
 
 
 class Unchecked(Struct, frozen=True):
-    """step: whose. what: was not checked. why: so, with what can be done."""
+    """step: its name. what: the fact that was not checked. why: the reason, and what the user can do."""
 
     step: str
     what: str
@@ -31,7 +30,7 @@ class Unchecked(Struct, frozen=True):
 
 
 def unasked_source(step: SourceStep) -> Unchecked:
-    """A source of another machine."""
+    """A source on another machine."""
     if step.schema is not None:
         return Unchecked(
             step.name,
@@ -51,7 +50,7 @@ def unread_source(step: SourceStep, error: DataFlareError) -> Unchecked:
 
 
 def unasked_destination(step: DestinationStep) -> Unchecked:
-    """A destination of another machine."""
+    """A destination on another machine."""
     return Unchecked(
         step.name,
         f"whether '{step.name}' ({step.type}) can be reached and takes these columns",
@@ -60,7 +59,7 @@ def unasked_destination(step: DestinationStep) -> Unchecked:
 
 
 def unasked_table(step: TransformationStep, type_: str) -> Unchecked:
-    """The table of a lookup that lies on another machine."""
+    """The table of a lookup on another machine."""
     return Unchecked(
         step.name,
         f"the table of the lookup '{step.name}' ({type_})",
@@ -69,7 +68,7 @@ def unasked_table(step: TransformationStep, type_: str) -> Unchecked:
 
 
 def unknown_columns(step: str, kind: str) -> Unchecked:
-    """A step behind a schema that is not known."""
+    """A step whose input schema is unknown."""
     if kind == "destination":
         return Unchecked(step, f"the columns that reach '{step}'", "what it reads is not known")
     return Unchecked(
@@ -80,5 +79,5 @@ def unknown_columns(step: str, kind: str) -> Unchecked:
 
 
 def each_once(listed: Iterable[Unchecked]) -> list[Unchecked]:
-    """The first of each step and reason, in their order."""
+    """The entries without repetitions of the same step and check."""
     return list({(each.step, each.what): each for each in listed}.values())

@@ -1,4 +1,4 @@
-"""A plan as plain data, for `plan --format json` and for the pictures."""
+"""A plan as plain data, for `plan --format json` and for the drawings."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def view(
     written: Graph,
     graph: Graph,
     plan: PhysicalPlan,
-    found: dict[str, Guarantee],
+    levels: dict[str, Guarantee],
 ) -> dict[str, Any]:
     """written: the plan as the user wrote it, for the steps and their order; graph: optimised."""
     stages = {step: stage for stage in reversed(plan.stages) for step in stage.steps}
-    own = {stage.name: stage for stage in plan.stages}
+    stages_by_name = {stage.name: stage for stage in plan.stages}
     steps = [node for node in written if "/" not in node.id]
     tables = {
         table.name: table
@@ -53,7 +53,7 @@ def view(
         if table.name not in written.nodes
     }
     notes = _notes(graph)
-    known = {node.step: node.connector for node in graph if isinstance(node, SourceNode)}
+    sources = {node.step: node.connector for node in graph if isinstance(node, SourceNode)}
     nodes: list[dict[str, Any]] = [
         {
             "id": table.name,
@@ -68,8 +68,8 @@ def view(
         for index, table in enumerate(tables.values())
     ]
     for node in steps:
-        stage = own.get(node.step) or _stage_of(written, node, stages)
-        told, lines = _ends(node, known, plan.complete)
+        stage = stages_by_name.get(node.step) or _stage_of(written, node, stages)
+        facts, lines = _ends(node, sources, plan.complete)
         nodes.append(
             {
                 "id": node.id,
@@ -80,7 +80,7 @@ def view(
                 "notes": [*lines, *notes.get(node.id, [])],
                 "schema": _schema(node),
                 "on_error": error_handling(workflow, node.step).on_error,
-                **told,
+                **facts,
             }
         )
     placed = {entry["id"]: entry["stage"] for entry in nodes}
@@ -114,7 +114,7 @@ def view(
         "nodes": nodes,
         "edges": _edges(written, steps, plan, placed),
         "guarantees": {
-            name: {"level": g.level.value, "reason": g.reason} for name, g in found.items()
+            name: {"level": g.level.value, "reason": g.reason} for name, g in levels.items()
         },
         "dead_letters": dead_letters(plan),
         "rules": [{"rule": e.rule, "effect": e.effect} for e in graph.effects],
@@ -125,7 +125,7 @@ def view(
 def _ends(
     node: Node, sources: Mapping[str, SourceConnector], complete: frozenset[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What is said of a source or a destination: as keys, and in lines."""
+    """The facts of a source or a destination, as keys of the view and as lines to show."""
     if isinstance(node, SourceNode):
         facts = of_source(sources.get(node.step, node.connector))
         return facts, list(source_notes(facts, node.schema.to_json()))
@@ -136,8 +136,8 @@ def _ends(
 
 
 def _stage_of(written: Graph, node: Node, stages: Mapping[str, Stage]) -> Stage:
-    """Where a step runs. One that left the plan (a filter its source took over, a map of columns
-    that nobody reads) is shown where its input is."""
+    """The stage of a step. A step that an optimiser rule removed (a pushed filter, a map of unread
+    columns) is shown in the stage of its input."""
     while node.step not in stages:
         node = written.nodes[node.inputs[0].node]
     return stages[node.step]
@@ -162,11 +162,11 @@ def _notes(graph: Graph) -> dict[str, list[str]]:
             if node.read_columns is not None:
                 text = f"reads {len(node.read_columns)} of {node.all_columns} columns"
                 notes.setdefault(node.step, []).append(text)
-            for shown in node.pushed_filters:
-                notes.setdefault(node.step, []).append(f"filter pushed down: {shown}")
+            for condition in node.pushed_filters:
+                notes.setdefault(node.step, []).append(f"filter pushed down: {condition}")
         elif isinstance(node, RowsNode):
             for operator in node.operators:
-                # What a stateful step works out ahead of its exchange is a part of that step.
+                # Operators that a stateful step runs before its exchange are part of that step.
                 if operator.step not in stateful:
                     notes.setdefault(operator.step, []).append(operator.describe())
         elif isinstance(node, BranchNode):
@@ -180,7 +180,7 @@ def _edges(
     written: Graph, steps: list[Node], plan: PhysicalPlan, placed: dict[str, int]
 ) -> list[dict[str, Any]]:
     crossing = {(edge.from_stage, edge.to_stage): edge for edge in plan.edges}
-    made = []
+    edges = []
     for node in steps:
         for port in (_of_a_step(written, port) for port in node.inputs):
             edge = crossing.get((placed[port.node], placed[node.id]))
@@ -190,7 +190,7 @@ def _edges(
                 if edge is not None:
                     exchange = "rebalance" if edge.exchange == "gather" else edge.exchange
                     keys = list(edge.keys)
-            made.append(
+            edges.append(
                 {
                     "from": port.node,
                     "output": port.output,
@@ -199,21 +199,21 @@ def _edges(
                     "keys": keys,
                 }
             )
-        made.extend(
+        edges.extend(
             {"from": table.name, "output": None, "to": node.id, "exchange": "broadcast", "keys": []}
             for table in _tables(node)
         )
-    return made
+    return edges
 
 
 def _of_a_step(written: Graph, port: Port) -> Port:
-    """The port users know: a part of a step stands for what that step reads."""
+    """The port of a step of the file. A part of a step is replaced by the step's input."""
     while "/" in port.node:
         port = written.nodes[port.node].inputs[0]
     return port
 
 
 def _tables(node: Node) -> list[LookupTable]:
-    """The tables that are read whole, and sent to where they are looked up."""
+    """The lookup tables that are read completely and sent to all tasks."""
     lookups = [op for op in getattr(node, "operators", ()) if isinstance(op, Lookup)]
     return [op.table for op in lookups if not op.asked]

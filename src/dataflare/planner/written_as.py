@@ -1,4 +1,4 @@
-"""How the rows of each source are written in the end. Pure."""
+"""Tell each source how the destinations write its rows. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataflare.planner.graph import DestinationNode, Graph, SourceNode
 
 
 def tell_sources(graph: Graph) -> None:
-    """Tell each source which destinations its rows reach, and how these write them."""
-    found: dict[str, dict[str, str | None]] = {}
+    """Set `written_as` of each source: the destinations that its rows reach, with their modes."""
+    modes: dict[str, dict[str, str | None]] = {}
     for node in graph:
         if isinstance(node, DestinationNode):
             for name in _behind(graph, node.id):
-                found.setdefault(name, {})[node.id] = node.connector.mode
+                modes.setdefault(name, {})[node.id] = node.connector.mode
     for node in graph:
         if isinstance(node, SourceNode):
-            node.connector.written_as = found.get(node.id, {})
+            node.connector.written_as = modes.get(node.id, {})
 
 
 def _behind(graph: Graph, end: str) -> set[str]:
-    """All nodes that a node's rows come from."""
-    seen: set[str] = set()
-    waiting = [end]
-    while waiting:
-        for port in graph.nodes[waiting.pop()].inputs:
-            if port.node not in seen:
-                seen.add(port.node)
-                waiting.append(port.node)
-    return seen
+    """All nodes before a node."""
+    ids: set[str] = set()
+    unvisited = [end]
+    while unvisited:
+        for port in graph.nodes[unvisited.pop()].inputs:
+            if port.node not in ids:
+                ids.add(port.node)
+                unvisited.append(port.node)
+    return ids

@@ -1,8 +1,7 @@
-"""For tests of workflows and plugins: a source with crashes among its rows, faults, a virtual clock,
-and the suites that say what a source, a destination, a keyed lookup or a stateful step must keep.
+"""Tools for tests of workflows and plugins: a source with crashes among its rows, faults, a virtual
+clock, and conformance suites for sources, destinations, keyed lookups and stateful steps.
 
-Never used by a run outside of tests. Stands beside the ladder: it leans on any room, and no room
-leans on it.
+It is used in tests only. It may import any room, and no room imports it.
 """
 
 from __future__ import annotations

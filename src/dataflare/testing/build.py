@@ -1,4 +1,4 @@
-"""Connectors and steps out of their config, as a workflow would build them, for tests of one alone."""
+"""Build a single connector or step from its config, as a workflow would, to test it alone."""
 
 from __future__ import annotations
 
@@ -38,52 +38,52 @@ def description(
     base: Path | None = None,
     step: str = "tested",
 ) -> _Connector:
-    """A connector with checked config. base: the folder that relative paths start from."""
+    """A connector with checked config. base: the folder that relative paths are relative to."""
     checked = bind(connector.Config, config, step=step)
     return connector(checked, ConnectorContext(step, base or Path()))
 
 
-def source_of(type_: str, config: Mapping[str, Any], **more: Any) -> SourceConnector:
+def source_of(type_: str, config: Mapping[str, Any], **options: Any) -> SourceConnector:
     """`description` of a source, by the name of its type."""
-    return description(registry.source(type_), config, **more)
+    return description(registry.source(type_), config, **options)
 
 
-def destination_of(type_: str, config: Mapping[str, Any], **more: Any) -> DestinationConnector:
+def destination_of(type_: str, config: Mapping[str, Any], **options: Any) -> DestinationConnector:
     """`description` of a destination, by the name of its type."""
-    return description(registry.destination(type_), config, **more)
+    return description(registry.destination(type_), config, **options)
 
 
 class ProcessorUnderTest(Struct, frozen=True):
-    """A stateful step: its operator, and what prepares its rows. ports: the same by input, where there
-    are several."""
+    """A stateful step: its operator, and the operators that prepare its rows. ports: one more of these
+    for each input, if there are several inputs."""
 
     operator: StatefulOperator
     before: Sequence[RowOperator] = ()
     ports: Sequence[RowOperator] = ()
 
     def prepared(self, *frames: pl.DataFrame) -> pl.DataFrame:
-        """The rows of each input as the operator gets them."""
+        """The rows of all inputs as the operator receives them."""
         if len(frames) != max(1, len(self.ports)):
             raise ValueError(f"the step has {max(1, len(self.ports))} inputs, not {len(frames)}")
-        shaped = []
+        prepared = []
         for port, frame in enumerate(frames):
             lowering = Lowering(changelog=KIND_COLUMN in frame.columns)
             lazy = frame.lazy()
             for operator in [*self.before, *self.ports[port : port + 1]]:
                 lazy = operator.lower(lazy, lowering)
-            shaped.append(lazy.collect())
-        return pl.concat(shaped)
+            prepared.append(lazy.collect())
+        return pl.concat(prepared)
 
 
 def processor_of(
     type_: str | type[Processor], config: Mapping[str, Any], *inputs: Schema
 ) -> ProcessorUnderTest:
-    """A step that keeps state, over rows of some schemas: a processor class, or a step by its type."""
+    """A step with state, for inputs of these schemas. type_: a processor class, or a step's type."""
     step = operators.step(type_) if isinstance(type_, str) else step_of(type_)
     context = BindContext("tested", Path(), Policy(), True, 1, _no_table)
     bound = step.bind(bind(step.Config, config, step="tested"), inputs, context)
     if bound.stateful is None:
-        raise ValueError(f"a {type_} step keeps no state")
+        raise ValueError(f"a {type_} step has no state")
     return ProcessorUnderTest(bound.stateful, bound.operators, bound.ports)
 
 

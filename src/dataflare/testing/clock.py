@@ -1,4 +1,4 @@
-"""A clock that moves when the test says so."""
+"""A clock that the test moves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import itertools
 
 
 class VirtualClock:
-    """Seconds since it was made. Give it where a `clock` is asked for (it is called without
-    arguments), and its `sleep` where code waits.
+    """Seconds since it was created. Pass it as a `clock` (it is called without arguments), and its
+    `sleep` to code that waits.
 
         clock = VirtualClock()
         batcher = AdaptiveBatcher(clock=clock)
@@ -25,7 +25,7 @@ class VirtualClock:
         return self._now
 
     async def sleep(self, seconds: float) -> None:
-        """Return once the clock has moved on so far."""
+        """Return once the clock has moved by this time."""
         if seconds <= 0:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -33,7 +33,7 @@ class VirtualClock:
         await future
 
     def advance(self, seconds: float) -> None:
-        """Move on, waking sleepers in the order of their times."""
+        """Move the clock, and wake sleepers in the order of their times."""
         if seconds < 0:
             raise ValueError("time does not go back")
         until = self._now + seconds
@@ -45,5 +45,5 @@ class VirtualClock:
 
     @property
     def sleepers(self) -> int:
-        """How many wait for a time that has not come."""
+        """The number of waiting sleepers."""
         return sum(not future.done() for _, _, future in self._sleepers)

@@ -1,4 +1,4 @@
-"""What the conformance suites share: a broken law as an error, laws found by name, equal rows."""
+"""Shared parts of the conformance suites: the error for a broken law, laws by name, comparison of rows."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Laws = Mapping[str, Callable[[_Subject], Awaitable[None]]]
 
 
 class ContractBroken(AssertionError):
-    """A connector or step does not keep what the contract says. law: the name of the suite's part."""
+    """A connector or step breaks a law of its contract. law: its name in the suite."""
 
-    def __init__(self, law: str, said: str) -> None:
-        super().__init__(f"{law}: {said}")
+    def __init__(self, law: str, message: str) -> None:
+        super().__init__(f"{law}: {message}")
         self.law = law
 
 
-def hold(law: str, condition: bool, said: str) -> None:
-    """Raise ContractBroken where a condition of a law is not met."""
+def hold(law: str, condition: bool, message: str) -> None:
+    """Raise ContractBroken if the condition of a law is not true."""
     if not condition:
-        raise ContractBroken(law, said)
+        raise ContractBroken(law, message)
 
 
 async def check_laws(
     laws: Laws[_Subject], subject: _Subject, only: Sequence[str], skip: Iterable[str]
 ) -> None:
-    """Hold a subject to all laws, or to some of them. Raises ContractBroken for the first broken."""
+    """Check a subject against all laws, or against some. Raises ContractBroken for the first broken one."""
     unknown = {*only, *skip} - laws.keys()
     if unknown:
         raise ValueError(f"unknown laws {sorted(unknown)}; known: {', '.join(laws)}")
@@ -40,7 +40,7 @@ async def check_laws(
 
 
 def through_json(law: str, value: Any) -> Any:
-    """The value after a checkpoint: as JSON and back."""
+    """The value after it was written to a checkpoint as JSON and read from it."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -48,20 +48,20 @@ def through_json(law: str, value: Any) -> Any:
 
 
 def equal(
-    law: str, found: pl.DataFrame, wanted: pl.DataFrame, said: str, *, ordered: bool = True
+    law: str, actual: pl.DataFrame, expected: pl.DataFrame, message: str, *, ordered: bool = True
 ) -> None:
-    """Hold two frames to the same rows; in any order where `ordered` is False."""
+    """Check that two frames have the same rows. ordered: False if their order may differ."""
     try:
         if not ordered:
-            found, wanted = sorted_rows(found), sorted_rows(wanted)
-        assert_frame_equal(found, wanted, check_column_order=True)
+            actual, expected = sorted_rows(actual), sorted_rows(expected)
+        assert_frame_equal(actual, expected, check_column_order=True)
     except AssertionError as error:
-        counts = f"{found.height} rows instead of {wanted.height}"
-        raise ContractBroken(law, f"{said}: {counts}; {error}") from error
+        counts = f"{actual.height} rows instead of {expected.height}"
+        raise ContractBroken(law, f"{message}: {counts}; {error}") from error
 
 
 def sorted_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows in an order of their own, whatever their types."""
+    """The rows in a fixed order that depends on their values only, for any types."""
     if not frame.width or frame.height < 2:
         return frame
     keys = [repr(row) for row in frame.iter_rows()]

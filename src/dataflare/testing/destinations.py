@@ -1,9 +1,8 @@
-"""What a destination must keep, law by law: the protocol of `dataflare.sdk.destination`, cut short in
-every place.
+"""The laws of destinations: the protocol of `dataflare.sdk.destination`, interrupted at each point.
 
-    async def test_dbm(tmp_path):
-        make = lambda folder: description(DbmDestination, {"path": "kept", "key": "id"}, base=folder)
-        await check_destination(make, read_dbm, tmp_path)
+async def test_dbm(tmp_path):
+    make = lambda folder: description(DbmDestination, {"path": "kept", "key": "id"}, base=folder)
+    await check_destination(make, read_dbm, tmp_path)
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ROWS = pl.DataFrame(
 
 class DestinationUnderTest(Discreet, frozen=True):
     """make: a new description that writes below a folder. read: the rows that are visible there;
-    None where nothing can be read back. frame: rows to write, no two alike."""
+    None if they cannot be read. frame: the rows to write, all different."""
 
     hidden = ("frame",)
 
@@ -48,7 +47,7 @@ class DestinationUnderTest(Discreet, frozen=True):
         return self.make(self.folder).capabilities().delivery
 
     def play(self, law: str, part: str = "", subtasks: int = 1) -> Play:
-        """A lineage with a place of its own to write to."""
+        """A new lineage that writes to a folder of its own."""
         folder = self.place(law, part)
         redo = folder / "redo"
         redo.mkdir(parents=True, exist_ok=True)
@@ -58,14 +57,14 @@ class DestinationUnderTest(Discreet, frozen=True):
     def place(self, law: str, part: str = "") -> Path:
         return self.folder / law / (part or "whole")
 
-    def holds(self, law: str, wanted: pl.DataFrame, said: str, part: str = "") -> None:
-        """Each row once, and nothing else."""
+    def holds(self, law: str, expected: pl.DataFrame, message: str, part: str = "") -> None:
+        """Check that the destination has each expected row once, and no other rows."""
         if self.read is None or self.delivery is Delivery.FLEETING:
             return
-        found = self.read(self.place(law, part))
-        missing = [name for name in wanted.columns if name not in found.columns]
-        hold(law, not missing, f"{said}: the columns {missing} are not there")
-        equal(law, found.select(wanted.columns), wanted, said, ordered=False)
+        actual = self.read(self.place(law, part))
+        missing = [name for name in expected.columns if name not in actual.columns]
+        hold(law, not missing, f"{message}: the columns {missing} are not there")
+        equal(law, actual.select(expected.columns), expected, message, ordered=False)
 
 
 async def check_destination(
@@ -77,11 +76,12 @@ async def check_destination(
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
-    """Hold a destination to `DESTINATION_LAWS`. Raises ContractBroken, naming the law.
+    """Check a destination against `DESTINATION_LAWS`. Raises ContractBroken with the law's name.
 
-    make: gives a new description that writes into a folder; read: what is visible in that folder,
-    with at least the columns and types of `frame`; None if that cannot be read back. Each law has folders of its own below `folder`.
-    What a destination does not promise (see `capabilities`) is not asked of it.
+    make: returns a new description that writes into a folder. read: returns the rows that are visible
+    in that folder, with at least the columns and types of `frame`; None if they cannot be read. Each
+    law uses its own folders below `folder`. Laws that the destination does not promise (see
+    `capabilities`) are not checked.
     """
     tested = DestinationUnderTest(make, read, folder, frame)
     await check_laws(DESTINATION_LAWS, tested, only, skip)
@@ -97,9 +97,9 @@ async def each_row_arrives_once(tested: DestinationUnderTest) -> None:
 
 async def an_epoch_may_be_empty(tested: DestinationUnderTest) -> None:
     law = "an_epoch_may_be_empty"
-    none = tested.frame.clear()
+    no_rows = tested.frame.clear()
     attempt = await tested.play(law).attempt(resume=0)
-    await attempt.run({1: none, 2: tested.frame, LAST: none})
+    await attempt.run({1: no_rows, 2: tested.frame, LAST: no_rows})
     await attempt.close()
     tested.holds(law, tested.frame, "after an empty, a full and an empty epoch")
 
@@ -127,17 +127,17 @@ async def nothing_is_seen_before_its_commit(tested: DestinationUnderTest) -> Non
     _unseen(tested, law, "closed without a commit")
 
 
-def _unseen(tested: DestinationUnderTest, law: str, said: str) -> None:
-    assert tested.read is not None, "what is transactional can be read"
+def _unseen(tested: DestinationUnderTest, law: str, state: str) -> None:
+    assert tested.read is not None, "a transactional destination must be readable"
     try:
-        seen = tested.read(tested.place(law)).height
+        visible_rows = tested.read(tested.place(law)).height
     except Exception:
-        return  # There is nothing yet that could be read.
-    hold(law, seen == 0, f"{seen} rows are visible when they are {said}")
+        return  # There is no table or file yet.
+    hold(law, visible_rows == 0, f"{visible_rows} rows are visible when they are {state}")
 
 
 async def half_done_is_repaired(tested: DestinationUnderTest) -> None:
-    """An attempt ends in the middle of each epoch, at each point; the next one goes on."""
+    """An attempt ends in the middle of each epoch, at each point; the next attempt continues."""
     law = "half_done_is_repaired"
     if tested.delivery not in _KEEPING:
         return
@@ -150,25 +150,25 @@ async def half_done_is_repaired(tested: DestinationUnderTest) -> None:
                 attempt = await play.attempt(resume=LAST)
             else:
                 attempt = await play.attempt(resume=resumed)
-                rest = {n: f for n, f in epochs_of(tested.frame).items() if n > resumed}
-                await attempt.run(rest)
+                later_epochs = {n: f for n, f in epochs_of(tested.frame).items() if n > resumed}
+                await attempt.run(later_epochs)
             await attempt.close()
-            said = f"an attempt ended when epoch {epoch} was {point}"
-            tested.holds(law, tested.frame, said, part)
+            message = f"an attempt ended when epoch {epoch} was {point}"
+            tested.holds(law, tested.frame, message, part)
 
 
 async def _until(play: Play, epochs: dict[int, pl.DataFrame], epoch: int, point: str) -> int:
-    """An attempt that ends at a point of an epoch. Gives the epoch to resume from."""
+    """Run an attempt that ends at a point of an epoch. Returns the epoch to resume from."""
     attempt = await play.attempt(resume=0)
     await attempt.run({n: f for n, f in epochs.items() if n < epoch})
-    reached = POINTS.index(point)
-    if reached >= POINTS.index("written"):
+    end = POINTS.index(point)
+    if end >= POINTS.index("written"):
         await attempt.write(epochs[epoch])
-    if reached >= POINTS.index("prepared"):
+    if end >= POINTS.index("prepared"):
         committables = await attempt.prepare(epoch, final=epoch == LAST)
-        if reached >= POINTS.index("published"):
+        if end >= POINTS.index("published"):
             attempt.publish(epoch, committables)
-        if reached >= POINTS.index("committed"):
+        if end >= POINTS.index("committed"):
             await attempt.commit(epoch)
     await attempt.close()
     return epoch if epoch in play.published else epoch - 1
@@ -191,7 +191,7 @@ async def a_commit_twice_is_a_commit(tested: DestinationUnderTest) -> None:
 
 
 async def what_was_never_published_goes(tested: DestinationUnderTest) -> None:
-    """Rows that were prepared and in no manifest are not there in the end, nor in the way."""
+    """Rows that were prepared and are in no manifest do not appear, and do not block other rows."""
     law = "what_was_never_published_goes"
     if tested.delivery is not Delivery.TRANSACTIONAL:
         return
@@ -204,23 +204,23 @@ async def what_was_never_published_goes(tested: DestinationUnderTest) -> None:
     attempt = await play.attempt(resume=1)
     await attempt.run({2: epochs[3], LAST: tested.frame.clear()})
     await attempt.close()
-    wanted = pl.concat([epochs[1], epochs[3]])
-    tested.holds(law, wanted, "the rows of a dead attempt's epoch 2 were never published")
+    expected = pl.concat([epochs[1], epochs[3]])
+    tested.holds(law, expected, "the rows of a dead attempt's epoch 2 were never published")
 
 
 async def an_older_attempt_changes_nothing(tested: DestinationUnderTest) -> None:
-    """One that was taken for dead comes back and commits: its rows are not there, the others are."""
+    """An attempt commits after a newer one began: its rows do not appear, those of the newer one do."""
     law = "an_older_attempt_changes_nothing"
     if tested.delivery is Delivery.TRANSACTIONAL:
         await _come_back(tested, law)
 
 
 async def an_older_attempt_is_fenced(tested: DestinationUnderTest) -> None:
-    """The one that comes back is told so: E0804, a newer attempt has been here."""
+    """The commit of an attempt after a newer one began raises E0804."""
     law = "an_older_attempt_is_fenced"
     if tested.delivery is Delivery.TRANSACTIONAL:
         error = await _come_back(tested, law)
-        hold(law, error is not None, "its commit passes in silence")
+        hold(law, error is not None, "its commit raises no error")
         assert error is not None
         hold(law, error.code == "E0804", f"its commit raises {error.code}: {error}")
 
@@ -232,20 +232,20 @@ async def _come_back(tested: DestinationUnderTest, law: str) -> DataFlareError |
     await older.write(epochs[2])
     stale = await older.prepare(2)
     newer = await play.attempt(resume=1)
-    raised: DataFlareError | None = None
+    fence_error: DataFlareError | None = None
     try:
         await older.committer.commit(older.epoch(2), stale)
     except DataFlareError as error:
-        raised = error
+        fence_error = error
     await newer.run({2: epochs[3], LAST: tested.frame.clear()})
     await newer.close()
-    wanted = pl.concat([epochs[1], epochs[3]])
-    tested.holds(law, wanted, "an older attempt wanted to commit its epoch")
-    return raised
+    expected = pl.concat([epochs[1], epochs[3]])
+    tested.holds(law, expected, "an older attempt wanted to commit its epoch")
+    return fence_error
 
 
 async def markers_tell_the_epoch(tested: DestinationUnderTest) -> None:
-    """Where there is a marker at all: a destination may keep none and find out by itself."""
+    """A destination may have no marker and use another way; this law then has nothing to check."""
     law = "markers_tell_the_epoch"
     if tested.delivery is not Delivery.TRANSACTIONAL:
         return
@@ -253,9 +253,9 @@ async def markers_tell_the_epoch(tested: DestinationUnderTest) -> None:
     attempt = await play.attempt(resume=0)
     hold(law, attempt.marker_before is None, "a new lineage has a marker")
     await attempt.run({1: epochs[1]})
-    await _told(law, attempt, 1)
+    await _check_marker(law, attempt, 1)
     await attempt.run({2: epochs[2]})
-    await _told(law, attempt, 2)
+    await _check_marker(law, attempt, 2)
     await attempt.close()
     attempt = await play.attempt(resume=2)
     before = attempt.marker_before
@@ -266,22 +266,25 @@ async def markers_tell_the_epoch(tested: DestinationUnderTest) -> None:
     await other.close()
 
 
-async def _told(law: str, attempt: Attempt, epoch: int) -> None:
+async def _check_marker(law: str, attempt: Attempt, epoch: int) -> None:
     marker = await attempt.committer.marker()
     if marker is None:
         return
     hold(law, marker.epoch == epoch, f"it says {marker.epoch} after epoch {epoch}")
     hold(law, marker.attempt == attempt.number, f"it says attempt {marker.attempt}")
-    known = (None, attempt.epoch(epoch).manifest)
-    hold(law, marker.manifest in known, f"it holds another manifest: {marker.manifest}")
+    manifests = (None, attempt.epoch(epoch).manifest)
+    hold(law, marker.manifest in manifests, f"it holds another manifest: {marker.manifest}")
 
 
 async def a_description_pickles(tested: DestinationUnderTest) -> None:
     law = "a_description_pickles"
-    made = tested.make(tested.place(law))
-    again: DestinationConnector = pickle.loads(pickle.dumps(made))
-    same = again.capabilities() == made.capabilities() and again.config == made.config
-    hold(law, same, "it is another one after a pickle")
+    connector = tested.make(tested.place(law))
+    unpickled: DestinationConnector = pickle.loads(pickle.dumps(connector))
+    same = (
+        unpickled.capabilities() == connector.capabilities()
+        and unpickled.config == connector.config
+    )
+    hold(law, same, "it differs after it was pickled")
 
 
 DESTINATION_LAWS: Laws[DestinationUnderTest] = {
@@ -300,4 +303,4 @@ DESTINATION_LAWS: Laws[DestinationUnderTest] = {
         a_description_pickles,
     )
 }
-"""By name; each is an async function of a `DestinationUnderTest` that raises ContractBroken."""
+"""The laws by name. Each is an async function of a `DestinationUnderTest` that raises ContractBroken."""

@@ -1,4 +1,4 @@
-"""Stores and disks that fail when a test says so."""
+"""Stores and disks that fail where a test tells them to."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Call = Literal["fsync", "replace"]
 class FlakyStore(LocalStore):
     """A checkpoint store on a local disk, some of whose calls raise.
 
-    faults: by method (`publish`, `write_chunk`, `read_chunk`, `list_manifests`, `collect`), what its
-    next calls raise, one after the other; None lets a call pass. Shared by all stores of a test.
+    faults: by method (`publish`, `write_chunk`, `read_chunk`, `list_manifests`, `collect`), the errors
+    of its next calls, in order; a call with None succeeds. All stores of a test share it.
     """
 
     FAILING = ("publish", "write_chunk", "read_chunk", "list_manifests", "collect")
@@ -30,18 +30,18 @@ class FlakyStore(LocalStore):
     ) -> None:
         unknown = faults.keys() - set(self.FAILING)
         if unknown:
-            raise ValueError(f"no store fails at {sorted(unknown)}; known: {self.FAILING}")
+            raise ValueError(f"unknown methods {sorted(unknown)}; known: {self.FAILING}")
         super().__init__(folder, lineage)
-        for method, coming in faults.items():
-            setattr(self, method, _failing(getattr(self, method), coming))
+        for method, errors in faults.items():
+            setattr(self, method, _failing(getattr(self, method), errors))
 
 
-def _failing(method: Callable[..., Any], coming: list[Exception | None]) -> Callable[..., Any]:
-    def call(*args: Any, **more: Any) -> Any:
-        error = coming.pop(0) if coming else None
+def _failing(method: Callable[..., Any], errors: list[Exception | None]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        error = errors.pop(0) if errors else None
         if error is not None:
             raise error
-        return method(*args, **more)
+        return method(*args, **options)
 
     return call
 
@@ -50,20 +50,20 @@ def _failing(method: Callable[..., Any], coming: list[Exception | None]) -> Call
 def disk_faults(
     call: Call, *, at: int = 1, times: int = 1, errno: int = numbers.ENOSPC
 ) -> Iterator[Callable[[], int]]:
-    """Let `os.fsync` or `os.replace` fail at its `at`-th call and the `times - 1` after it, in any
-    thread. Gives a function that says how many calls there were."""
+    """Make call number `at` of `os.fsync` or `os.replace` fail, and the `times - 1` calls after it, in any
+    thread. Yields a function that returns the number of calls so far."""
     real = getattr(os, call)
     lock = threading.Lock()
     count = 0
 
-    def faulty(*args: Any, **more: Any) -> Any:
+    def faulty(*args: Any, **options: Any) -> Any:
         nonlocal count
         with lock:
             count += 1
-            now = count
-        if at <= now < at + times:
+            number = count
+        if at <= number < at + times:
             raise OSError(errno, os.strerror(errno))
-        return real(*args, **more)
+        return real(*args, **options)
 
     with mock.patch.object(os, call, faulty):
         yield lambda: count

@@ -1,4 +1,4 @@
-"""A place to run workflows in: a home of its own, quick checkpoints, faults, and an eye on commits."""
+"""Run workflows in tests: with a separate home, frequent checkpoints, faults, and observed commits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dataflare.workflow.model import Workflow
 
 
 class Lab:
-    """Runs workflows (models, or written in Python) with their state in `home`.
+    """Runs workflows (models or Python workflows) with their state in `home`.
 
         lab = Lab(tmp_path)
         lab.run_until_crash(workflow)
         lab.run(workflow, parallelism=3)
         assert lab.rows("out") == ...
 
-    checkpoint_s: how often checkpoints are cut. store_faults: see FlakyStore.
+    checkpoint_s: the interval of checkpoints. store_faults: see FlakyStore.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Lab:
         fresh: bool = False,
         for_s: float | None = None,
     ) -> RunResult:
-        """Run it to its end, restarted at once after each crash up to `restarts` times."""
+        """Run it to its end. After a crash it restarts at once, up to `restarts` times."""
         model = workflow.build() if isinstance(workflow, dsl.Workflow) else workflow
         settings = model.settings
         changes: dict[str, Any] = {
@@ -74,27 +74,27 @@ class Lab:
     def run_until_crash(
         self, workflow: Workflow | dsl.Workflow, *, parallelism: int | None = None
     ) -> RunResult:
-        """Run one attempt, which must fail; the next run resumes it."""
+        """Run one attempt, which must fail. The next run resumes it."""
         result = self.run(workflow, parallelism=parallelism, restarts=0)
         if result.error is None:
-            raise AssertionError(f"the run was to crash, and it {result.status}")
+            raise AssertionError(f"the run should crash, but its status is '{result.status}'")
         return result
 
     def start(self, workflow: Workflow | dsl.Workflow, **options: Any) -> Running:
-        """Run it beside the test, which then waits at pauses."""
+        """Run it on another thread, so that the test can wait for pauses."""
         return Running(lambda: self.run(workflow, **options))
 
     def frame(self, name: str) -> pl.DataFrame:
-        """The rows that a memory destination holds: those of committed epochs."""
+        """The rows of committed epochs in a memory destination."""
         return memory.committed(name)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The same as dicts, in an order of their own: which task is first is no promise."""
+        """The same rows as dicts, sorted, because the order of tasks is not defined."""
         return sorted(memory.committed(name).rows(named=True), key=repr)
 
 
 class Running:
-    """A run on a thread of its own."""
+    """A run on another thread."""
 
     def __init__(self, work: Any) -> None:
         self._work = work
@@ -110,12 +110,12 @@ class Running:
             self._raised = error
 
     def result(self, timeout_s: float = 30.0) -> RunResult:
-        """How it ended. Raises what it raised, or TimeoutError."""
+        """Wait for the run and return its result. Raises the run's exception, or TimeoutError."""
         self._thread.join(timeout_s)
         if self._raised is not None:
             raise self._raised
         if self._result is None:
-            raise TimeoutError(f"the run goes on after {timeout_s:g} s")
+            raise TimeoutError(f"the run has not ended after {timeout_s:g} s")
         return self._result
 
 
@@ -133,7 +133,7 @@ def _scripts_of(model: Workflow) -> dict[str, ScriptedSource]:
 
 @contextmanager
 def observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
-    """Tell scripts what was committed. The engine has no ear for it, so its commit is listened to."""
+    """Tell scripts what was committed. The engine has no hook for this, so its `commit` is patched."""
     if not scripts:
         yield
         return
@@ -141,12 +141,12 @@ def observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
 
     async def commit(self: Coordinator, manifest: Manifest) -> None:
         await real(self, manifest)
-        for step, known in scripts.items():
+        for step, scripted in scripts.items():
             if step not in manifest.sources:
                 continue
             for state in manifest.sources[step].all_states():
                 if state.position is not None:
-                    known.committed(state.split.data["split"], state.position.value["item"])
+                    scripted.committed(state.split.data["split"], state.position.value["item"])
 
     for each in scripts.values():
         each.observers += 1

@@ -1,4 +1,4 @@
-"""What a system that is asked key by key must keep, law by law.
+"""The laws of keyed lookups.
 
 async def test_names():
     lookup = description(NamesLookup, {"path": "names"}, base=tmp_path)
@@ -19,8 +19,8 @@ from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 from dataflare.testing.contract import ContractBroken, Laws, check_laws, equal, hold
 
 
-class Asking(Struct, frozen=True):
-    """A lookup and keys to ask it for. keys: distinct, without NULLs."""
+class LookupUnderTest(Struct, frozen=True):
+    """A lookup, and the keys to request from it. keys: distinct, without NULLs."""
 
     lookup: LookupConnector
     keys: pl.DataFrame
@@ -47,82 +47,93 @@ async def check_lookup(
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
-    """Hold a keyed lookup to `LOOKUP_LAWS`.
+    """Check a keyed lookup against `LOOKUP_LAWS`. Raises ContractBroken with the law's name.
 
-    keys: its key columns, some dozen keys, distinct and without NULLs; the system must know some of
-    them, and not others. fields: those to ask for; None for all. Raises ContractBroken, naming the
-    law.
+    keys: the key columns with some dozen keys, distinct and without NULLs. The system must have rows for
+    some of them and none for others. fields: the fields to request; None for all.
     """
-    wanted = None if fields is None else tuple(fields)
-    await check_laws(LOOKUP_LAWS, Asking(lookup, keys, wanted), only, skip)
+    requested = None if fields is None else tuple(fields)
+    await check_laws(LOOKUP_LAWS, LookupUnderTest(lookup, keys, requested), only, skip)
 
 
-async def _gives_its_columns(asking: Asking) -> None:
+async def _gives_its_columns(tested: LookupUnderTest) -> None:
     law = "gives_its_columns"
-    names = asking.schema.names
+    names = tested.schema.names
     hold(
-        law, names[: asking.keys.width] == tuple(asking.keys.columns), "its keys do not come first"
+        law, names[: tested.keys.width] == tuple(tested.keys.columns), "its keys do not come first"
     )
-    async with asking.live() as live:
-        for keys in (asking.keys, asking.keys.head(1), asking.keys.tail(1)):
-            found = (await live.get(keys)).schema
-            said = asking.schema.to_polars()
-            hold(law, found == said, f"it gives {dict(found)}, and said {dict(said)}")
+    async with tested.live() as live:
+        for keys in (tested.keys, tested.keys.head(1), tested.keys.tail(1)):
+            actual = (await live.get(keys)).schema
+            promised = tested.schema.to_polars()
+            hold(law, actual == promised, f"it gives {dict(actual)}, and said {dict(promised)}")
 
 
-async def _gives_what_is_asked(asking: Asking) -> None:
+async def _gives_what_is_asked(tested: LookupUnderTest) -> None:
     law = "gives_what_is_asked"
-    async with asking.live() as live:
-        found = await live.get(asking.keys)
-        strange = found.join(asking.keys, on=asking.keys.columns, how="anti")
-        hold(law, not strange.height, f"{strange.height} rows have keys that were not asked for")
-        missing = asking.keys.join(found, on=asking.keys.columns, how="anti").height
-        known = asking.keys.height - missing
+    async with tested.live() as live:
+        answered = await live.get(tested.keys)
+        unrequested = answered.join(tested.keys, on=tested.keys.columns, how="anti")
         hold(
-            law, bool(missing and known), f"{known} keys are known and {missing} are not: give both"
+            law,
+            not unrequested.height,
+            f"{unrequested.height} rows have keys that were not asked for",
+        )
+        missing = tested.keys.join(answered, on=tested.keys.columns, how="anti").height
+        present = tested.keys.height - missing
+        hold(
+            law,
+            bool(missing and present),
+            f"{present} keys have rows and {missing} have none: give both kinds",
         )
 
 
-async def _a_key_alone_gives_the_same(asking: Asking) -> None:
-    async with asking.live() as live:
-        whole = await live.get(asking.keys)
-        parts = [await live.get(asking.keys.slice(i, 1)) for i in range(asking.keys.height)]
-    said = "keys one by one give other rows than all at once"
-    equal("a_key_alone_gives_the_same", pl.concat(parts), whole, said, ordered=False)
+async def _a_key_alone_gives_the_same(tested: LookupUnderTest) -> None:
+    async with tested.live() as live:
+        whole = await live.get(tested.keys)
+        parts = [await live.get(tested.keys.slice(i, 1)) for i in range(tested.keys.height)]
+    message = "keys one by one give other rows than all at once"
+    equal("a_key_alone_gives_the_same", pl.concat(parts), whole, message, ordered=False)
 
 
-async def _is_asked_by_several_at_once(asking: Asking) -> None:
-    async with asking.live() as live:
-        whole = await live.get(asking.keys)
-        several = await asyncio.gather(
-            *(live.get(asking.keys.reverse().head(n)) for n in range(1, asking.keys.height + 1))
+async def _is_asked_by_several_at_once(tested: LookupUnderTest) -> None:
+    async with tested.live() as live:
+        whole = await live.get(tested.keys)
+        answers = await asyncio.gather(
+            *(live.get(tested.keys.reverse().head(n)) for n in range(1, tested.keys.height + 1))
         )
-    said = "it gives other rows when several ask at once"
-    equal("is_asked_by_several_at_once", several[-1], whole, said, ordered=False)
+    message = "it gives other rows when several ask at once"
+    equal("is_asked_by_several_at_once", answers[-1], whole, message, ordered=False)
 
 
-async def _leaves_out_what_nobody_wants(asking: Asking) -> None:
-    law = "leaves_out_what_nobody_wants"
-    whole = asking.schema
-    async with asking.live() as live:
-        every = await live.get(asking.keys)
-    for names in (asking.keys.columns, [*asking.keys.columns, whole.names[-1]]):
+async def _leaves_out_unrequested_fields(tested: LookupUnderTest) -> None:
+    law = "leaves_out_unrequested_fields"
+    whole = tested.schema
+    async with tested.live() as live:
+        all_fields = await live.get(tested.keys)
+    for names in (tested.keys.columns, [*tested.keys.columns, whole.names[-1]]):
         part = whole.select(dict.fromkeys(names))
-        async with asking.live(part) as live:
+        async with tested.live(part) as live:
             try:
-                found = await live.get(asking.keys)
+                answered = await live.get(tested.keys)
             except pl.exceptions.PolarsError as error:
                 raise ContractBroken(
                     law, f"it fails when asked for {part.names}: {error}"
                 ) from error
-        equal(law, found, every.select(part.names), "fewer fields give other rows", ordered=False)
+        equal(
+            law,
+            answered,
+            all_fields.select(part.names),
+            "fewer fields give other rows",
+            ordered=False,
+        )
 
 
-LOOKUP_LAWS: Laws[Asking] = {
+LOOKUP_LAWS: Laws[LookupUnderTest] = {
     "gives_its_columns": _gives_its_columns,
     "gives_what_is_asked": _gives_what_is_asked,
     "a_key_alone_gives_the_same": _a_key_alone_gives_the_same,
     "is_asked_by_several_at_once": _is_asked_by_several_at_once,
-    "leaves_out_what_nobody_wants": _leaves_out_what_nobody_wants,
+    "leaves_out_unrequested_fields": _leaves_out_unrequested_fields,
 }
-"""What each keyed lookup keeps, by name."""
+"""The laws by name. Each is an async function of a `LookupUnderTest` that raises ContractBroken."""

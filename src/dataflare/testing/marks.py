@@ -1,4 +1,4 @@
-"""What may stand among the rows of a scripted source."""
+"""Marks among the rows of a scripted source: crashes, checkpoints and pauses."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ def rows(start: int, end: int) -> list[dict[str, Any]]:
 
 
 class Crash:
-    """The read fails here, `times` times over all attempts; after that rows go on.
+    """The read fails here `times` times, over all attempts. After that, reading continues.
 
-    error: what is raised; by default a lost connection, which is worth retrying.
+    error: the exception to raise; by default a lost connection that may be retried.
     """
 
     def __init__(self, error: Exception | None = None, *, times: int = 1) -> None:
-        self.error, self.left = error, times
+        self.error, self.times_left = error, times
 
     def strike(self) -> None:
-        """Raise what is to be raised, if anything is left."""
-        if self.left > 0:
-            self.left -= 1
+        """Raise the error, unless it was raised `times` times already."""
+        if self.times_left > 0:
+            self.times_left -= 1
             raise self.error or SystemError_(
                 "the connection was lost", code="E0607", retry=Retry.LATER, help="run again"
             )
 
 
 class Checkpoint:
-    """Reading goes on once a checkpoint that includes all rows before it has been committed."""
+    """Reading continues once a checkpoint with all rows before this mark is committed."""
 
 
 class Pause:
-    """Reading waits here until the test lets it go on."""
+    """Reading waits here until the test calls `release`."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -52,10 +52,10 @@ class Pause:
     def wait_reached(self, timeout_s: float = 30.0) -> None:
         """Block until a reader waits here. Raises TimeoutError."""
         if not self._reached.wait(timeout_s):
-            raise TimeoutError(f"no reader came to the pause in {timeout_s:g} s")
+            raise TimeoutError(f"no reader reached the pause in {timeout_s:g} s")
 
     def release(self) -> None:
-        """Let readers go on, now and later. From any thread."""
+        """Let all readers continue, now and later. May be called from any thread."""
         with self._lock:
             self._released = True
             for loop, event in self._waiting:
@@ -64,7 +64,7 @@ class Pause:
             self._waiting.clear()
 
     async def hold(self) -> None:
-        """Called by the reader."""
+        """Wait for `release`. Called by the reader."""
         event = asyncio.Event()
         with self._lock:
             if self._released:

@@ -1,4 +1,4 @@
-"""What a step that keeps state must keep, law by law.
+"""The laws of steps with state.
 
 async def test_gaps():
     gaps = processor_of(Gaps, {"key": "k", "at": "at"}, Schema.of({"k": "string", "at": "int64"}))
@@ -32,7 +32,7 @@ class Run(Struct, frozen=True):
         return [self.frame.slice(at, size) for at in range(0, self.frame.height, size)]
 
     def whole(self) -> pl.DataFrame:
-        """What comes out of all rows at once."""
+        """The output for all rows in one batch."""
         live = self.operator.open(0, 1)
         return joined([*live.process(self.frame), *drained(live)])
 
@@ -43,8 +43,10 @@ async def check_processor(
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
-    """Hold a step that keeps state to `PROCESSOR_LAWS`. frames: rows of each input, a hundred or so,
-    with keys that come again. Raises ContractBroken, naming the law."""
+    """Check a step with state against `PROCESSOR_LAWS`. Raises ContractBroken with the law's name.
+
+    frames: the rows of each input, about a hundred, with repeated keys.
+    """
     if isinstance(processor, ProcessorUnderTest):
         run = Run(processor.operator, processor.prepared(*frames))
     else:
@@ -53,7 +55,7 @@ async def check_processor(
 
 
 def drained(live: LiveOperator) -> list[pl.DataFrame]:
-    """What follows from the end of the input."""
+    """The output after the end of the input."""
     live.end()
     frames = []
     while (frame := live.drain()) is not None:
@@ -66,7 +68,7 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def stored(law: str, snapshot: Snapshot) -> Snapshot:
-    """A snapshot after a checkpoint: frames as Arrow IPC, facts as JSON, and back."""
+    """The snapshot after it was written (frames as Arrow IPC, facts as JSON) and read again."""
     frames = {}
     for number, frame in enumerate(snapshot.frames.values()):
         buffer = io.BytesIO()
@@ -78,34 +80,34 @@ def stored(law: str, snapshot: Snapshot) -> Snapshot:
 
 async def batches_do_not_matter(run: Run) -> None:
     law, whole = "batches_do_not_matter", run.whole()
-    hold(law, whole.height > 0, "nothing comes out: give the suite rows that lead to some")
+    hold(law, whole.height > 0, "there is no output: give the suite rows that lead to some")
     for size in _SIZES:
         live = run.operator.open(0, 1)
         out = [frame for batch in run.batches(size) for frame in live.process(batch)]
-        found = joined([*out, *drained(live)])
-        equal(law, found, whole, f"batches of {size}", ordered=False)
+        actual = joined([*out, *drained(live)])
+        equal(law, actual, whole, f"batches of {size}", ordered=False)
 
 
 async def a_snapshot_goes_on(run: Run) -> None:
-    """Crash after each batch, and between the results at the end."""
+    """Crash after each batch."""
     law, whole, batches = "a_snapshot_goes_on", run.whole(), run.batches(5)
     step = max(1, len(batches) // _CUTS_MAX)
     for cut in range(0, len(batches) + 1, step):
         first = run.operator.open(0, 1)
         out = [frame for batch in batches[:cut] for frame in first.process(batch)]
         snapshot = stored(law, first.snapshot())
-        # What the dead one does afterwards must not reach the snapshot.
+        # Rows that the first one processes after the snapshot must not change the snapshot.
         for batch in batches[cut:]:
             list(first.process(batch))
         second = run.operator.open(0, 1)
         second.restore([snapshot])
         out += [frame for batch in batches[cut:] for frame in second.process(batch)]
-        found = joined([*out, *drained(second)])
-        equal(law, found, whole, f"restored after {cut} of {len(batches)} batches", ordered=False)
+        actual = joined([*out, *drained(second)])
+        equal(law, actual, whole, f"restored after {cut} of {len(batches)} batches", ordered=False)
 
 
 async def results_go_on(run: Run) -> None:
-    """Crash between two results handed out at the end."""
+    """Crash between two results after the end of the input."""
     law, whole = "results_go_on", run.whole()
     live = run.operator.open(0, 1)
     out = list(live.process(run.frame))
@@ -114,23 +116,23 @@ async def results_go_on(run: Run) -> None:
         out.append(frame)
         second = run.operator.open(0, 1)
         second.restore([stored(law, live.snapshot())])
-        found = joined([*out, *drained(second)])
-        equal(law, found, whole, f"restored after {len(out)} results", ordered=False)
+        actual = joined([*out, *drained(second)])
+        equal(law, actual, whole, f"restored after {len(out)} results", ordered=False)
 
 
 async def a_name_means_the_same_rows(run: Run) -> None:
     law, live = "a_name_means_the_same_rows", run.operator.open(0, 1)
-    known: dict[str, pl.DataFrame] = {}
+    earlier: dict[str, pl.DataFrame] = {}
     for batch in run.batches(5):
         list(live.process(batch))
         for name, frame in live.snapshot().frames.items():
-            if name in known:
-                equal(law, frame, known[name], f"the frame '{name}' in a later snapshot")
-            known[name] = frame.clone()
+            if name in earlier:
+                equal(law, frame, earlier[name], f"the frame '{name}' in a later snapshot")
+            earlier[name] = frame.clone()
 
 
 async def parallelism_does_not_matter(run: Run) -> None:
-    """Two subtasks up to the middle, then three (or one): the same rows come out."""
+    """The number of subtasks changes in the middle: the output is the same."""
     law, keys = "parallelism_does_not_matter", run.operator.keys
     if not keys:
         return
@@ -186,4 +188,4 @@ PROCESSOR_LAWS: Laws[Run] = {
         waiting_results_find_a_subtask,
     )
 }
-"""By name; each is an async function of a `Run` that raises ContractBroken."""
+"""The laws by name. Each is an async function of a `Run` that raises ContractBroken."""

@@ -1,4 +1,4 @@
-"""The engine's side of the delivery protocol, played by hand so that it can stop anywhere."""
+"""The engine's side of the delivery protocol, as functions that a test calls, so that it can stop anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Committables = list[Committable]
 
 
 class Play(Struct):
-    """One lineage that writes to one place, in as many attempts as it takes."""
+    """One lineage that writes to one place, in one or more attempts."""
 
     law: str
     make: Callable[[], DestinationConnector]
@@ -37,24 +37,24 @@ class Play(Struct):
     lineage: str = field(default_factory=lambda: str(uuid.uuid4()))
     attempts: int = 0
     published: dict[int, Committables] = field(default_factory=dict)
-    """By epoch, what its manifest names."""
+    """By epoch, the committables in its manifest."""
 
     async def attempt(self, *, resume: int) -> Attempt:
-        """Begin another attempt, as the engine does: the marker is read, what came after epoch
-        `resume` is cleared, that epoch is committed once more, writers are opened."""
+        """Begin another attempt as the engine does: read the marker, clear what was written after epoch
+        `resume`, commit that epoch again, open writers."""
         self.attempts += 1
         connector = self.make()
         await connector.validate(self.schema)
         committer = await connector.committer(self.context())
         attempt = Attempt(self, connector, committer, self.attempts)
         attempt.marker_before = await committer.marker()
-        kept = self.published.get(resume, [])
-        await committer.recover(resume, kept)
+        committables = self.published.get(resume, [])
+        await committer.recover(resume, committables)
         if resume == 0:
             await committer.begin(0)
         else:
             await attempt.commit(resume)
-        restored = {each.subtask: each for each in kept}
+        restored = {each.subtask: each for each in committables}
         for subtask in range(self.subtasks):
             context = self.context(subtask)
             attempt.writers.append(await connector.open(context, restored.get(subtask)))
@@ -83,26 +83,26 @@ class Attempt(Struct):
     marker_before: Marker | None = None
 
     async def write(self, frame: pl.DataFrame, size: int = 3) -> None:
-        """Hand out rows in batches, in turn to each writer."""
+        """Write rows in batches, to each writer in turn."""
         for turn, at in enumerate(range(0, frame.height, size)):
             batch = SharedDataBatch(frame.slice(at, size))
             stats = await self.writers[turn % len(self.writers)].write_batch(batch)
-            said = f"{stats.rows} rows said to be written of {batch.num_rows}"
-            hold(self.play.law, stats.rows == batch.num_rows, said)
+            message = f"{stats.rows} rows said to be written of {batch.num_rows}"
+            hold(self.play.law, stats.rows == batch.num_rows, message)
 
     async def prepare(self, epoch: int, *, final: bool = False) -> Committables:
-        """All writers' committables, as they come back from a manifest."""
-        made = []
+        """The committables of all writers, as they are read from a manifest."""
+        committables = []
         for writer in self.writers:
             await writer.flush()
             committable = await writer.prepare(epoch, final=final)
             if committable is not None:
                 value = through_json(self.play.law, committable.to_json())
-                made.append(Committable.from_json(value))
-        return made
+                committables.append(Committable.from_json(value))
+        return committables
 
     def publish(self, epoch: int, committables: Committables) -> None:
-        """From here on the epoch will happen."""
+        """Publish the epoch: from now on it must be committed."""
         self.play.published[epoch] = committables
 
     async def commit(self, epoch: int) -> None:
@@ -114,14 +114,14 @@ class Attempt(Struct):
         return Epoch(number, manifest, final=number == LAST)
 
     async def run(self, epochs: dict[int, pl.DataFrame]) -> None:
-        """Whole epochs, one after the other."""
+        """Write, publish and commit each epoch, in order."""
         for number, frame in epochs.items():
             await self.write(frame)
             self.publish(number, await self.prepare(number, final=number == LAST))
             await self.commit(number)
 
     async def close(self) -> None:
-        """As after an error that the engine survives."""
+        """Close writers and committer, as the engine does after an error."""
         for writer in self.writers:
             await writer.aclose()
         await self.committer.aclose()

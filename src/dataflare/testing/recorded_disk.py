@@ -1,15 +1,14 @@
-"""What a power cut could leave of a folder, at every moment of a run.
+"""Derive the states in which a power cut could leave a folder, at every moment of a run.
 
-A `RecordedDisk` watches the calls by which this process makes files and names durable, and derives
-from them the folders that a file system may show after the power was cut. The idea is ALICE's
-(Pillai et al., All File Systems Are Not Created Equal, OSDI 2014), with the weakest promises that
-POSIX makes:
+A `RecordedDisk` watches the calls by which this process makes files and names durable. From these it
+derives the folders that a file system may show after a power cut. The idea is from ALICE (Pillai et
+al., All File Systems Are Not Created Equal, OSDI 2014), with the weakest guarantees of POSIX:
 
 - the content of a file survives up to its last fsync;
 - a name (created, renamed, removed) survives once its folder was fsynced;
-- what was not synced may be there, may be missing, or may be there in part.
+- unsynced data may be there, may be missing, or may be there in part.
 
-Always true: an inode that was seen is held open while the disk records, so no number is used twice.
+Always true: each recorded inode is held open while the disk records, so that its number is not reused.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ Tree = Mapping[str, bytes | None]
 
 
 class DiskState(Struct, frozen=True):
-    """A folder after a power cut. moment: the call before which or after which the power was cut.
-    fate: what became of everything that was not synced (`lost`, `torn`, or `names only`)."""
+    """A folder after a power cut. moment: the call before or after which the power was cut. fate: what
+    happened to all unsynced data (`lost`, `torn`, or `names only`)."""
 
     moment: str
     fate: str
@@ -58,7 +57,7 @@ class DiskState(Struct, frozen=True):
         return whole.digest()
 
     def restore(self, root: Path) -> None:
-        """Make `root` hold exactly this."""
+        """Replace the content of `root` by this state."""
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
         for path in sorted(self.tree):
@@ -73,9 +72,9 @@ class DiskState(Struct, frozen=True):
 
 
 class _Moment(Struct, frozen=True):
-    """What is there now (entries: by path, its inode; contents: by inode), and what is durable.
+    """The current folder (entries: by path, its inode; contents: by inode), and what is durable of it.
 
-    folders: the inodes of all folders so far. Files that sync themselves have negative inodes.
+    folders: the inodes of all folders so far. Self-synced files have negative inodes.
     """
 
     label: str
@@ -87,7 +86,7 @@ class _Moment(Struct, frozen=True):
 
 
 class RecordedDisk:
-    """Records what happens below `root` while it is entered.
+    """Records what happens below `root` inside the `with` block.
 
         with RecordedDisk(root) as disk:
             run(workflow)
@@ -96,9 +95,9 @@ class RecordedDisk:
             run(workflow)
             assert contents(root) == expected
 
-    What is there on entering counts as durable. self_synced: patterns of file names that another
-    program writes and syncs by itself (a database's file and its journal); they are taken as they
-    are at each of `settled`, the crash points at which no transaction is open.
+    Files that exist when the block begins count as durable. self_synced: patterns of names of files that
+    another program writes and syncs (a database's file and its journal). They are recorded as they are
+    at the crash points in `settled`, at which no transaction is open.
     """
 
     def __init__(
@@ -144,9 +143,9 @@ class RecordedDisk:
         self._held.clear()
 
     def states(self, *, distinct: bool = True) -> Iterator[DiskState]:
-        """Every folder that a power cut could have left, in the order of moments. distinct: each
-        only once, however many moments and fates lead to it."""
-        seen: set[bytes] = set()
+        """Every state in which a power cut could leave the folder, in the order of moments. distinct: each
+        state only once, even if several moments and fates lead to it."""
+        digests: set[bytes] = set()
         for moment in self._moments:
             for fate, tree in (
                 ("lost", _lost(moment)),
@@ -155,27 +154,27 @@ class RecordedDisk:
             ):
                 state = DiskState(moment.label, fate, tree)
                 if distinct:
-                    if state.digest in seen:
+                    if state.digest in digests:
                         continue
-                    seen.add(state.digest)
+                    digests.add(state.digest)
                 yield state
 
     # -- recording
 
     def _watching(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             with self._lock:
-                what = f"{name} {self._said(args[0])}" if args else name
-                self._remember(f"before {what}")
-                result = real(*args, **more)
+                call_text = f"{name} {self._path_text(args[0])}" if args else name
+                self._remember(f"before {call_text}")
+                result = real(*args, **options)
                 if name in _SYNCING:
                     self._synced(args[0])
-                self._remember(f"after {what}")
+                self._remember(f"after {call_text}")
                 return result
 
         return call
 
-    def _said(self, place: Any) -> str:
+    def _path_text(self, place: Any) -> str:
         path = Path(os.readlink(f"/proc/self/fd/{place}")) if isinstance(place, int) else place
         text = os.fsdecode(path)
         return text.removeprefix(f"{self.root}/")
@@ -229,7 +228,7 @@ class RecordedDisk:
             )
 
     def _look(self) -> tuple[dict[str, int], dict[int, bytes | None]]:
-        """What is there: by path the inode, by inode the content; "" is the root."""
+        """The current folder: by path the inode, and by inode the content. "" is the root."""
         entries: dict[str, int] = {}
         contents: dict[int, bytes | None] = {}
         folders = [""]
@@ -249,7 +248,7 @@ class RecordedDisk:
         return entries, contents
 
     def _hold(self, path: str) -> int:
-        """The inode of a path; it is held open, so that its number stays its own."""
+        """The inode of a path. It is held open, so that its number is not reused."""
         inode = os.stat(path, follow_symlinks=False).st_ino
         if inode not in self._held:
             self._held[inode] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -271,7 +270,7 @@ def _children(folder: str, entries: Mapping[str, int]) -> dict[str, int]:
 
 
 def _lost(moment: _Moment) -> dict[str, bytes | None]:
-    """Only what was synced: names of synced folders, contents of synced files."""
+    """Only synced data survives: names of synced folders, contents of synced files."""
     tree: dict[str, bytes | None] = {}
     folders = [("", moment.entries[""])]
     while folders:
@@ -287,7 +286,7 @@ def _lost(moment: _Moment) -> dict[str, bytes | None]:
 
 
 def _names_only(moment: _Moment) -> dict[str, bytes | None]:
-    """Every name is there, and of the contents only what was synced."""
+    """Every name survives, and only the synced content of each file."""
     return {
         path: None
         if (content := moment.contents[inode]) is None
@@ -298,7 +297,7 @@ def _names_only(moment: _Moment) -> dict[str, bytes | None]:
 
 
 def _torn(moment: _Moment) -> dict[str, bytes | None]:
-    """Every name is there; of what was not synced the first half came through, the rest is zeros."""
+    """Every name survives. Of unsynced content the first half survives and the rest is zeros."""
     tree: dict[str, bytes | None] = {}
     for path, inode in moment.entries.items():
         if not path:
@@ -308,14 +307,14 @@ def _torn(moment: _Moment) -> dict[str, bytes | None]:
             tree[path] = content
             continue
         durable = moment.durable_contents.get(inode, b"")
-        same = _equal_bytes(durable, content)
-        half = same + (len(content) - same) // 2
+        equal_bytes = _equal_bytes(durable, content)
+        half = equal_bytes + (len(content) - equal_bytes) // 2
         tree[path] = content[:half] + bytes(len(content) - half)
     return tree
 
 
 def _equal_bytes(left: bytes, right: bytes) -> int:
-    """How many bytes at the beginning are equal."""
+    """The number of equal bytes at the beginning."""
     if right.startswith(left):
         return len(left)
     pairs = enumerate(zip(left, right, strict=False))

@@ -1,7 +1,7 @@
-"""A source whose rows are written down, with marks among them, and that remembers what happened.
+"""A source with fixed rows and with marks among them. It records how it was read.
 
-Always true: a position is the number of the first item not yet given, so a mark that was passed is
-not met again after a resume, and one that was not passed is.
+Always true: a position is the number of the first unread item. After a resume, a mark before it has no
+effect again, and a mark after it has.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ScriptedSource:
         orders = ScriptedSource([*rows(0, 900), Checkpoint(), *rows(900, 1_300), Crash()])
         orders.add_to(workflow, "orders")
 
-    splits: one list of items each. schema: column to type; that of the first split's rows if not
-    given. In YAML it is `{type: scripted, config: {script: NAME}}`, with `name`.
+    splits: one list of items each. schema: column to type; inferred from the rows by default. In YAML
+    the source is `{type: scripted, config: {script: NAME}}`, where NAME is `name`.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class ScriptedSource:
     ) -> None:
         self.name = name or f"script-{next(_numbers)}"
         self.items = [list(split) for split in splits]
-        self.schema = Schema.of(schema) if schema else self._found_schema()
+        self.schema = Schema.of(schema) if schema else self._inferred_schema()
         self.opened: list[int] = []
-        """The item that each reader began at, in the order of opening."""
+        """The first item of each reader, in the order in which they were opened."""
         self.observers = 0
         self._committed: dict[int, int] = {}
         self._changed: list[asyncio.Event] = []
@@ -67,16 +67,16 @@ class ScriptedSource:
         return workflow.source(step, "scripted", script=self.name)
 
     def committed(self, split: int, item: int) -> None:
-        """Items of a split before this one are in a committed checkpoint. Called by the lab."""
+        """Record that a committed checkpoint has the items of a split before this one. Called by the lab."""
         self._committed[split] = max(item, self._committed.get(split, 0))
         for event in self._changed:
             event.set()
 
     async def wait_committed(self, split: int, item: int) -> None:
-        """Return once items before this one are committed."""
+        """Return once all items before this one are committed."""
         if self._committed.get(split, 0) < item and not self.observers:
             raise ConfigError(
-                "Checkpoint() waits for commits that nobody observes", help="run it in a Lab"
+                "Checkpoint() waits for commits that are not observed", help="run it in a Lab"
             )
         event = asyncio.Event()
         self._changed.append(event)
@@ -87,11 +87,11 @@ class ScriptedSource:
         finally:
             self._changed.remove(event)
 
-    def _found_schema(self) -> Schema:
-        given = [item for split in self.items for item in split if isinstance(item, Mapping)]
-        if not given:
+    def _inferred_schema(self) -> Schema:
+        rows = [item for split in self.items for item in split if isinstance(item, Mapping)]
+        if not rows:
             raise ValueError("a script without rows needs a schema")
-        frame = pl.DataFrame(given, infer_schema_length=None)
+        frame = pl.DataFrame(rows, infer_schema_length=None)
         return Schema.from_polars(frame.schema)
 
 
@@ -101,7 +101,7 @@ def script(name: str) -> ScriptedSource:
         raise ConfigError(
             f"there is no script '{name}' in this process",
             code="E0405",
-            help="make the script in this process before",
+            help="create the ScriptedSource in this process first",
         )
     return _scripts[name]
 
@@ -153,13 +153,13 @@ class ScriptedReader(SplitReader):
             self._at += 1
         if self._at >= len(items):
             raise EndOfSplit
-        taken = []
+        rows = []
         for item in items[self._at : self._at + rows_max]:
             if not isinstance(item, Mapping):
                 break
-            taken.append(item)
-        self._at += len(taken)
-        frame = pl.DataFrame(taken, schema=self._script.schema.to_polars(), strict=False)
+            rows.append(item)
+        self._at += len(rows)
+        frame = pl.DataFrame(rows, schema=self._script.schema.to_polars(), strict=False)
         return SharedDataBatch(frame)
 
     async def _pass(self, mark: Any) -> None:
@@ -172,7 +172,7 @@ class ScriptedReader(SplitReader):
                 await self._script.wait_committed(self._split, self._after_rows())
 
     def _after_rows(self) -> int:
-        """Where the last row before this place ended: marks since then are in no position."""
+        """The position after the last row before this place. Marks since then are in no position."""
         items, at = self._script.items[self._split], self._at
         while at and not isinstance(items[at - 1], Mapping):
             at -= 1

@@ -1,4 +1,4 @@
-"""What a source must keep, law by law.
+"""The laws of sources.
 
 async def test_mailbox(tmp_path):
     make_mailbox(tmp_path)
@@ -30,12 +30,12 @@ from dataflare.testing.contract import Laws, check_laws, equal, hold, through_js
 
 _ROWS_MAX = (1, 7, 10_000)
 _POSITIONS_MAX = 12
-"""Positions of a split that are resumed; of more, some over the whole length."""
+"""The most positions of a split that are resumed. If there are more, they are spread over the split."""
 
 
 class SourceUnderTest(Struct, frozen=True):
-    """make: a new description each time, of data that does not change. conditions: expressions that
-    may be pushed down; some over each column if none are given."""
+    """make: returns a new description of data that does not change. conditions: expressions that may be
+    pushed down; by default some over each column."""
 
     make: Callable[[], SourceConnector]
     conditions: Sequence[str] = ()
@@ -57,16 +57,16 @@ async def check_source(
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
-    """Hold a source to `SOURCE_LAWS`. Raises ContractBroken, naming the law.
+    """Check a source against `SOURCE_LAWS`. Raises ContractBroken with the law's name.
 
-    make: gives a new description of a bounded source with some rows, ready to be read. only, skip:
+    make: returns a new description of a bounded source with some rows, ready to be read. only, skip:
     names of laws.
     """
     await check_laws(SOURCE_LAWS, SourceUnderTest(make, tuple(conditions)), only, skip)
 
 
 async def next_piece(reader: SplitReader, rows_max: int) -> Piece:
-    """What a reader gives next, whichever kind it is. Raises EndOfSplit."""
+    """The next batch or chunk of a reader, whichever kind of reader it is. Raises EndOfSplit."""
     if isinstance(reader, ChunkReader):
         chunk = await reader.read_chunk()
         return Piece(chunk.scan().collect(), chunk.position)
@@ -77,7 +77,7 @@ async def next_piece(reader: SplitReader, rows_max: int) -> Piece:
 async def read_split(
     source: SourceConnector, split: Split, position: Position | None = None, rows_max: int = 10_000
 ) -> list[Piece]:
-    """All that a split has from a position on."""
+    """All batches or chunks of a split from a position on."""
     reader = await source.open(split, position)
     pieces = []
     try:
@@ -100,28 +100,28 @@ async def read_source(source: SourceConnector, rows_max: int = 10_000) -> pl.Dat
 
 async def splits_are_stable(tested: SourceUnderTest) -> None:
     law, source, other = "splits_are_stable", tested.make(), tested.make()
-    first, again = await source.splits(), await source.splits()
-    ids = [split.id for split in first]
+    listed, second_listing = await source.splits(), await source.splits()
+    ids = [split.id for split in listed]
     hold(law, bool(ids), "there is no split: give the suite a source with rows")
-    hold(law, ids == [split.id for split in again], "a second listing has other ids")
+    hold(law, ids == [split.id for split in second_listing], "a second listing has other ids")
     hold(
         law, ids == [split.id for split in await other.splits()], "a second description has others"
     )
     hold(law, len(set(ids)) == len(ids), f"an id comes twice: {ids}")
-    for split in first:
-        back = Split.from_json(through_json(law, split.to_json()))
-        said = f"{split} is another one after JSON"
-        hold(law, back.to_json() == through_json(law, split.to_json()), said)
+    for split in listed:
+        decoded = Split.from_json(through_json(law, split.to_json()))
+        message = f"{split} differs after JSON"
+        hold(law, decoded.to_json() == through_json(law, split.to_json()), message)
 
 
 async def batches_have_the_schema(tested: SourceUnderTest) -> None:
     law, source = "batches_have_the_schema", tested.make()
     schema = await source.schema()
-    hold(law, schema == await source.schema(), "a second answer is another one")
+    hold(law, schema == await source.schema(), "a second call of `schema` gives another schema")
     for split in await source.splits():
         for piece in await read_split(source, split, rows_max=7):
-            found = {n: t for n, t in piece.frame.schema.items() if not n.startswith(RESERVED)}
-            hold(law, found == schema.to_polars(), f"{split.id} gives {found}, not {schema}")
+            actual = {n: t for n, t in piece.frame.schema.items() if not n.startswith(RESERVED)}
+            hold(law, actual == schema.to_polars(), f"{split.id} gives {actual}, not {schema}")
 
 
 async def batches_are_no_larger_than_asked(tested: SourceUnderTest) -> None:
@@ -145,8 +145,8 @@ async def rows_do_not_depend_on_batches(tested: SourceUnderTest) -> None:
     whole = await read_source(source)
     hold(law, whole.height > 0, "there is no row: give the suite a source with rows")
     for rows_max in _ROWS_MAX:
-        found = await read_source(tested.make(), rows_max)
-        equal(law, found, whole, f"read by {rows_max}", ordered=_exact(source))
+        actual = await read_source(tested.make(), rows_max)
+        equal(law, actual, whole, f"read by {rows_max}", ordered=_exact(source))
 
 
 async def an_end_stays(tested: SourceUnderTest) -> None:
@@ -166,9 +166,9 @@ async def an_end_stays(tested: SourceUnderTest) -> None:
             hold(law, False, f"{split.id} gives rows after its end")
         end = Position(through_json(law, reader.position().to_json()))
         await reader.aclose()
-        left = sum(piece.frame.height for piece in await read_split(source, split, end))
+        rows_after = sum(piece.frame.height for piece in await read_split(source, split, end))
         if source.capabilities().replay is not Replay.NONE:
-            hold(law, left == 0, f"{split.id} gives {left} rows when opened at its end")
+            hold(law, rows_after == 0, f"{split.id} gives {rows_after} rows when opened at its end")
 
 
 async def positions_resume(tested: SourceUnderTest) -> None:
@@ -181,13 +181,15 @@ async def positions_resume(tested: SourceUnderTest) -> None:
         step = max(1, len(pieces) // _POSITIONS_MAX)
         for at in range(0, len(pieces), step):
             position = Position(through_json(law, pieces[at].position.to_json()))
-            carried = Split.from_json(through_json(law, split.to_json()))
-            rest = await read_split(tested.make(), carried, position)
-            found = pl.concat([pl.DataFrame(schema=schema), *(piece.frame for piece in rest)])
+            stored_split = Split.from_json(through_json(law, split.to_json()))
+            later_pieces = await read_split(tested.make(), stored_split, position)
+            actual = pl.concat(
+                [pl.DataFrame(schema=schema), *(piece.frame for piece in later_pieces)]
+            )
             after = [piece.frame for piece in pieces[at + 1 :]]
-            wanted = pl.concat([pl.DataFrame(schema=schema), *after])
-            said = f"{split.id} opened at {position.to_json()}"
-            equal(law, found, wanted, said, ordered=_exact(source))
+            expected = pl.concat([pl.DataFrame(schema=schema), *after])
+            message = f"{split.id} opened at {position.to_json()}"
+            equal(law, actual, expected, message, ordered=_exact(source))
 
 
 async def readers_know_nothing_of_each_other(tested: SourceUnderTest) -> None:
@@ -225,8 +227,8 @@ async def a_projection_is_a_select(tested: SourceUnderTest) -> None:
     for chosen in {names[:1], names[::-1], names[1::2] or names}:
         fewer = source.with_columns(chosen)
         assert isinstance(fewer, SourceConnector)
-        said = (await fewer.schema()).names
-        hold(law, said == chosen, f"asked for {chosen}, its schema says {said}")
+        names_after = (await fewer.schema()).names
+        hold(law, names_after == chosen, f"asked for {chosen}, its schema says {names_after}")
         equal(law, await read_source(fewer), whole.select(chosen), f"columns {chosen}")
     equal(law, await read_source(source), whole, "the description it was copied from")
 
@@ -236,23 +238,23 @@ async def a_filter_is_a_filter(tested: SourceUnderTest) -> None:
     if not isinstance(source, SupportsFilter):
         return
     schema, whole = await source.schema(), await read_source(source)
-    taken = []
+    pushed_conditions = []
     for text in tested.conditions or list(_conditions(whole)):
         typed = check(text, schema)
         pushed = None if typed.can_fail else source.with_filter(typed)
         if pushed is None:
             continue
-        taken.append((text, typed))
+        pushed_conditions.append((text, typed))
         assert isinstance(pushed, SourceConnector)
-        wanted = whole.filter(typed.lower().value)
-        equal(law, await read_source(pushed), wanted, text, ordered=False)
-    hold(law, bool(taken), "it takes no condition: give the suite some that it does")
-    (one, first), (two, second) = taken[0], taken[-1]
+        expected = whole.filter(typed.lower().value)
+        equal(law, await read_source(pushed), expected, text, ordered=False)
+    hold(law, bool(pushed_conditions), "it takes no condition: give the suite some that it does")
+    (one, first), (two, second) = pushed_conditions[0], pushed_conditions[-1]
     both = source.with_filter(first)
     both = both.with_filter(second) if isinstance(both, SupportsFilter) else None
     if isinstance(both, SourceConnector):
-        wanted = whole.filter(first.lower().value & second.lower().value)
-        equal(law, await read_source(both), wanted, f"{one}, then {two}", ordered=False)
+        expected = whole.filter(first.lower().value & second.lower().value)
+        equal(law, await read_source(both), expected, f"{one}, then {two}", ordered=False)
     equal(
         law, await read_source(source), whole, "the description it was copied from", ordered=False
     )
@@ -289,10 +291,10 @@ async def chunks_are_promised(tested: SourceUnderTest) -> None:
     promised = source.capabilities().chunks
     for split in await source.splits():
         reader = await source.open(split, None)
-        given = isinstance(reader, ChunkReader)
+        gives_chunks = isinstance(reader, ChunkReader)
         await reader.aclose()
-        said = f"capabilities().chunks is {promised}, and the reader of {split.id} gives "
-        hold(law, given is promised, said + ("chunks" if given else "batches"))
+        message = f"capabilities().chunks is {promised}, and the reader of {split.id} gives "
+        hold(law, gives_chunks is promised, message + ("chunks" if gives_chunks else "batches"))
 
 
 SOURCE_LAWS: Laws[SourceUnderTest] = {
@@ -311,4 +313,4 @@ SOURCE_LAWS: Laws[SourceUnderTest] = {
         chunks_are_promised,
     )
 }
-"""By name; each is an async function of a `SourceUnderTest` that raises ContractBroken."""
+"""The laws by name. Each is an async function of a `SourceUnderTest` that raises ContractBroken."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflare.planner.render import dot, mermaid, text
-from dataflare.planner.render.graph import follow, read
+from dataflare.planner.render.graph import follow, graph_of
 from dataflare.planner.render.measure import ELLIPSIS, fit, text_width
 
 _PLAIN_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
@@ -79,7 +79,7 @@ def test_branches_inside_a_stage_are_told() -> None:
 
 
 def test_stages_that_follow_each_other_in_a_ring_are_taken_apart() -> None:
-    graph = read(plan_views.STAGES_IN_A_RING)
+    graph = graph_of(plan_views.STAGES_IN_A_RING)
     assert [stage.id for stage in graph.stages] == ["first", "aside", "last"]
 
 
@@ -121,7 +121,7 @@ def test_every_step_and_edge_is_in_the_text(view: dict[str, Any]) -> None:
     for node in view["nodes"]:
         assert any(re.match(rf"  [○◇●] {node['id']}(\s|$)", line) for line in lines)
     arrows = sum("─▶ " in line for line in lines if line.startswith(("  ├─▶", "  ╰─▶")))
-    graph = read(view)
+    graph = graph_of(view)
     follows = {
         (a.id, b.id)
         for stage in graph.stages
@@ -144,7 +144,7 @@ def test_every_step_and_edge_is_in_mermaid_and_no_name_can_break_it(view: dict[s
     edges = [line for line in body if re.fullmatch(r"""  n\d+ -->(\|"[^"]*"\|)? n\d+""", line)]
     assert len(nodes) == len(view["nodes"])
     assert len(edges) == len(view["edges"])
-    stages = len(read(view).stages)
+    stages = len(graph_of(view).stages)
     ends = sum(line == "  end" for line in body)
     classes = sum(line.startswith(("  class ", "  classDef ")) for line in body)
     assert ends == stages

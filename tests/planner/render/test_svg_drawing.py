@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from dataflare.planner.render import layers, svg
 from dataflare.planner.render.arrange import LABEL_HEIGHT, arrange
-from dataflare.planner.render.graph import read
+from dataflare.planner.render.graph import graph_of
 from dataflare.planner.render.layers import Box, Link
 from dataflare.planner.render.measure import text_width
 
@@ -102,7 +102,7 @@ def test_all_text_is_inside_its_box(view: dict[str, Any]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(plan_views.views())
 def test_no_edge_passes_through_a_card_it_does_not_belong_to(view: dict[str, Any]) -> None:
-    graph = read(view)
+    graph = graph_of(view)
     drawing = arrange(graph)
     home = graph.stage_of
     for route in drawing.routes:
@@ -118,7 +118,7 @@ def test_no_edge_passes_through_a_card_it_does_not_belong_to(view: dict[str, Any
 @settings(max_examples=50, deadline=None)
 @given(plan_views.views())
 def test_everything_is_inside_the_drawing_and_flows_to_the_right(view: dict[str, Any]) -> None:
-    drawing = arrange(read(view))
+    drawing = arrange(graph_of(view))
     for card, x, y in drawing.cards:
         assert x >= 0
         assert y >= -0.01
@@ -137,7 +137,7 @@ def test_the_same_plan_is_drawn_the_same_each_time() -> None:
 
 
 def test_a_chain_of_stages_runs_along_one_straight_line() -> None:
-    drawing = arrange(read(plan_views.LINEAR))
+    drawing = arrange(graph_of(plan_views.LINEAR))
     for route in drawing.routes:
         assert len({round(y, 3) for _, y in route.points}) == 1
 
@@ -152,7 +152,7 @@ def test_cards_that_stand_in_one_column_are_equally_wide() -> None:
         ],
         [plan_views.edge("s", "a", "rebalance"), plan_views.edge("s", "b", "rebalance")],
     )
-    _, a, b = sorted(arrange(read(view)).cards, key=lambda placed: placed[1])
+    _, a, b = sorted(arrange(graph_of(view)).cards, key=lambda placed: placed[1])
     assert a[1] == b[1]
     assert a[0].width == b[0].width
 

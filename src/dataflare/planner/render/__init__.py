@@ -1,5 +1,5 @@
 """Draw a plan: text, Mermaid, DOT and SVG, each a pure function from the plan's JSON view to text.
 
-Never looks at a plan's objects, a file or the terminal, so that a view from anywhere can be drawn.
-Leans on nothing but the standard library.
+It does not read the plan's objects, files or the terminal, so it can draw a view from anywhere. It
+depends on the standard library only.
 """

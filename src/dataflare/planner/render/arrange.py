@@ -1,7 +1,7 @@
-"""Where everything of the drawing lies: cards in columns, edges with their bends and labels.
+"""Place all elements of the drawing: cards in columns, edges with their bends and labels.
 
-Placed twice: once with edges at the middle of each step, then with a port for each of them, in the
-order in which the first try lets them arrive.
+Elements are placed twice: first with all edges at the middle of each step, then with a port for each
+edge, in the order in which the edges arrived in the first placement.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Arrivals = dict[int, tuple[float, float]]
 
 
 class Route(Struct):
-    """An edge between cards. points: where it runs, from port to port; between the points 2i and
-    2i+1 it is level, from 2i+1 to 2i+2 it bends. label_at: the middle of its label."""
+    """An edge between cards. points: its way from port to port; between the points 2i and 2i+1 it is
+    level, from 2i+1 to 2i+2 it bends. label_at: the middle of its label."""
 
     edge: Edge
     points: list[tuple[float, float]]
@@ -47,14 +47,14 @@ class Drawing(Struct):
 
 def arrange(graph: Graph) -> Drawing:
     """Place a graph."""
-    made = [cards.card(stage, graph) for stage in graph.stages]
-    steps = {box.step.id: box for each in made for box in each.steps}
+    stage_cards = [cards.card(stage, graph) for stage in graph.stages]
+    steps = {box.step.id: box for each in stage_cards for box in each.steps}
     home = graph.stage_of
     edges = [edge for edge in graph.edges if home[edge.source] != home[edge.target]]
     arrivals: Arrivals | None = None
     for _ in range(2):
         _ports(edges, steps, arrivals)
-        boxes = [Box(each.width, each.height) for each in made]
+        boxes = [Box(each.width, each.height) for each in stage_cards]
         links = [_link(index, edge, steps, home) for index, edge in enumerate(edges)]
         width, _ = layers.place(boxes, links, _COLUMN_GAP)
         arrivals = {
@@ -64,23 +64,23 @@ def arrange(graph: Graph) -> Drawing:
     for index, (edge, link) in enumerate(zip(edges, links, strict=True)):
         link.leaves, link.enters = _ends(index, edge, steps)
     layers.straighten(boxes, links)
-    _align(made, boxes)
+    _align(stage_cards, boxes)
     return _at_origin(
         Drawing(
             width,
             0.0,
-            [(each, box.x, box.y) for each, box in zip(made, boxes, strict=True)],
+            [(each, box.x, box.y) for each, box in zip(stage_cards, boxes, strict=True)],
             [_route(edge, link, boxes, steps) for edge, link in zip(edges, links, strict=True)],
         )
     )
 
 
-def _align(made: Sequence[Card], boxes: Sequence[Box]) -> None:
+def _align(stage_cards: Sequence[Card], boxes: Sequence[Box]) -> None:
     """Make the cards of one column equally wide."""
     widest: dict[int, float] = {}
     for box in boxes:
         widest[box.rank] = max(widest.get(box.rank, 0.0), box.width)
-    for card, box in zip(made, boxes, strict=True):
+    for card, box in zip(stage_cards, boxes, strict=True):
         card.widen(widest[box.rank] - card.width)
 
 
@@ -99,13 +99,13 @@ def _at_origin(drawing: Drawing) -> Drawing:
 
 
 def label(edge: Edge) -> str:
-    """What stands on an edge: the output it comes from and how rows are spread; may be empty."""
-    return fit(" · ".join(filter(None, [edge.output, edge.how])), LABEL, _LABEL_WIDEST)
+    """The text on an edge: the output that it leaves and the exchange of its rows. It may be empty."""
+    return fit(" · ".join(filter(None, [edge.output, edge.exchange_text])), LABEL, _LABEL_WIDEST)
 
 
 def _ports(edges: Sequence[Edge], steps: dict[str, StepBox], arrivals: Arrivals | None) -> None:
-    """Spread the ports of each step in the order in which its edges come and go; before that is
-    known they all are in the middle."""
+    """Spread the ports of each step in the order in which its edges arrive and leave. arrivals: None in
+    the first placement; all ports are then in the middle."""
     for name, box in steps.items():
         entering = [i for i, edge in enumerate(edges) if edge.target == name]
         leaving = [i for i, edge in enumerate(edges) if edge.source == name]

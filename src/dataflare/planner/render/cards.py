@@ -1,8 +1,8 @@
-"""What stands on the card of each stage, and where: sizes and texts, before anything is placed.
+"""The content of each stage's card: sizes and texts, before the cards are placed.
 
-A card shows its steps from top to bottom, in the order rows pass them. Edges to other cards leave a
-step at its right side and enter at its left side, so no edge crosses a step of its own card. Edges
-inside a card that skip steps run down a gutter at the left.
+A card shows its steps from top to bottom, in the order in which rows pass them. Edges to other cards
+leave a step at its right side and enter at its left side, so no edge crosses a step of the same card.
+Edges inside a card that skip steps run through a gutter at the left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PORT_GAP = 14.0
 
 
 class StepBox(Struct):
-    """A step's box. x, y: from the card's top left corner. notes: as they fit."""
+    """A step's box. x, y: from the card's top left corner. notes: cut to the box's width."""
 
     step: Step
     x: float
@@ -55,7 +55,7 @@ class StepBox(Struct):
 
 
 class Lane(Struct):
-    """An edge inside a card. lane: 0 straight down, else which line of the gutter."""
+    """An edge inside a card. lane: 0 for straight down, else the number of a line in the gutter."""
 
     edge: Edge
     source: StepBox
@@ -118,15 +118,15 @@ def _head(stage: Stage) -> str:
 
 
 def _inner_width(stage: Stage) -> float:
-    """As wide as the widest text asks for, within bounds."""
-    wishes = [text_width(_head(stage), HEAD, bold=True) + text_width(stage.tasks, HEAD) + 12]
+    """The width of the widest text, within bounds."""
+    widths = [text_width(_head(stage), HEAD, bold=True) + text_width(stage.tasks, HEAD) + 12]
     for step in stage.steps:
-        wishes.append(ICON + text_width(step.id, NAME, bold=True) + 26)
-        wishes.append(ICON + text_width(_type(step), TYPE) + 26)
-        wishes.extend(text_width(note, NOTE) + 24 for note in step.notes)
+        widths.append(ICON + text_width(step.id, NAME, bold=True) + 26)
+        widths.append(ICON + text_width(_type(step), TYPE) + 26)
+        widths.extend(text_width(note, NOTE) + 24 for note in step.notes)
         if step.level:
-            wishes.append(text_width(step.level, BADGE, bold=True) + 52)
-    return min(max(*wishes, NARROWEST), WIDEST)
+            widths.append(text_width(step.level, BADGE, bold=True) + 52)
+    return min(max(*widths, NARROWEST), WIDEST)
 
 
 def _step_box(step: Step, x: float, y: float, width: float) -> StepBox:

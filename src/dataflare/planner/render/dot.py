@@ -1,7 +1,7 @@
 """A plan in Graphviz' DOT language. Stages are clusters.
 
-Always true: names of steps stand in quotes with quotes and backslashes escaped, and nodes are known by
-number, so that every plan is a valid graph.
+Always true: names of steps are quoted, with quotes and backslashes escaped, and nodes are identified by
+number, so that every plan gives a valid graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Step, read
+from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Step, graph_of
 
 _SHAPES = {SOURCE: "cylinder", DESTINATION: "folder"}
 _COLOURS = {SOURCE: "#2563eb", DESTINATION: "#0b8457"}
@@ -17,7 +17,7 @@ _COLOURS = {SOURCE: "#2563eb", DESTINATION: "#0b8457"}
 
 def render(view: Mapping[str, Any]) -> str:
     """The digraph of a plan's view, ending with a newline."""
-    graph = read(view)
+    graph = graph_of(view)
     return "\n".join(_lines(graph)) + "\n"
 
 
@@ -52,8 +52,8 @@ def _looks(step: Step) -> str:
 
 
 def _label(edge: Edge) -> str:
-    said = [part for part in (edge.output, edge.how) if part]
-    return f" [label={_quoted([' · '.join(said)])}]" if said else ""
+    parts = [part for part in (edge.output, edge.exchange_text) if part]
+    return f" [label={_quoted([' · '.join(parts)])}]" if parts else ""
 
 
 def _quoted(lines: Iterable[str]) -> str:

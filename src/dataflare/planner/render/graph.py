@@ -1,7 +1,7 @@
 """A plan's JSON view as a graph that is easy to draw: typed, in a fixed order, cycles cut.
 
-Always true: every node of the view is in exactly one stage; stages follow their inputs; a view that
-lacks optional keys is read all the same.
+Always true: every node of the view is in exactly one stage; stages follow their inputs; a view may lack
+the optional keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step(Struct, frozen=True):
 
 
 class Edge(Struct, frozen=True):
-    """Rows on their way from a step, or one output of it, to another step."""
+    """Rows from a step, or from one of its outputs, to another step."""
 
     source: str
     target: str
@@ -39,12 +39,12 @@ class Edge(Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """What the target's `inputs` says: the step, or `step.output`."""
+        """The text in the target's `inputs`: the step, or `step.output`."""
         return f"{self.source}.{self.output}" if self.output else self.source
 
     @property
-    def how(self) -> str:
-        """The exchange in words; empty where rows just go on."""
+    def exchange_text(self) -> str:
+        """The exchange in words. Empty if rows stay in their task."""
         if self.exchange in ("chain", "forward"):
             return ""
         return f"{self.exchange} by {', '.join(self.keys)}" if self.keys else self.exchange
@@ -76,7 +76,7 @@ class Graph(Struct, frozen=True):
     rules: tuple[tuple[str, str], ...]
     commits: str = ""
     letters: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Where dead letters go, and the steps whose rows they are."""
+    """The places of dead letters, each with the steps whose rows are written there."""
 
     @property
     def steps(self) -> list[Step]:
@@ -89,14 +89,14 @@ class Graph(Struct, frozen=True):
 
     @property
     def letter_lines(self) -> list[str]:
-        """A line for each place of dead letters."""
+        """One line for each place of dead letters."""
         return [
             f"dead letters of {', '.join(steps)} go to {place}" for place, steps in self.letters
         ]
 
     @property
     def headline(self) -> str:
-        """The facts that belong to no step."""
+        """The facts about the whole plan."""
         stages, steps = len(self.stages), len(self.steps)
         return (
             f"{self.mode} · parallelism {self.parallelism}"
@@ -104,10 +104,10 @@ class Graph(Struct, frozen=True):
         )
 
 
-def read(view: Mapping[str, Any]) -> Graph:
+def graph_of(view: Mapping[str, Any]) -> Graph:
     """The graph of a view."""
-    promised = view.get("guarantees", {})
-    steps = {node["id"]: _step(node, promised.get(node["id"], {})) for node in view["nodes"]}
+    guarantees = view.get("guarantees", {})
+    steps = {node["id"]: _step(node, guarantees.get(node["id"], {})) for node in view["nodes"]}
     edges = tuple(_edge(edge) for edge in view["edges"])
     order = follow(steps, [(edge.source, edge.target) for edge in edges])
     return Graph(
@@ -126,8 +126,8 @@ def read(view: Mapping[str, Any]) -> Graph:
 
 
 def follow(items: Iterable[Any], links: Iterable[tuple[Any, Any]]) -> list[Any]:
-    """The items in an order in which every link leads forward, each as soon as possible after what
-    it follows, so that chains stay together. Items on a cycle are left out."""
+    """The items in an order in which every link leads forward. Each item comes as soon as possible after
+    its predecessor, so that chains stay together. Items on a cycle are left out."""
     after: dict[Any, list[Any]] = {item: [] for item in items}
     waiting = dict.fromkeys(after, 0)
     for source, target in links:
@@ -150,30 +150,30 @@ def follow(items: Iterable[Any], links: Iterable[tuple[Any, Any]]) -> list[Any]:
 def _stages(
     view: Mapping[str, Any], steps: dict[str, Step], edges: tuple[Edge, ...], order: list[str]
 ) -> tuple[Stage, ...]:
-    """The view's stages; each step by itself where the stages would follow each other in a ring."""
+    """The view's stages. If the stages form a cycle, each step becomes its own stage."""
     facts = {stage["id"]: stage for stage in view.get("stages", ())}
     homes = {node["id"]: node.get("stage", node["id"]) for node in view["nodes"]}
-    own = {node["id"]: int(node.get("parallelism", 1)) for node in view["nodes"]}
-    known = dict.fromkeys(homes[name] for name in order)
+    parallelism = {node["id"]: int(node.get("parallelism", 1)) for node in view["nodes"]}
+    stage_ids = dict.fromkeys(homes[name] for name in order)
     links = [(homes[e.source], homes[e.target]) for e in edges]
-    sequence = follow(known, [link for link in links if link[0] != link[1]])
-    if len(sequence) < len(known):
-        return tuple(Stage(name, (steps[name],), own[name], False) for name in order)
-    made = []
+    sequence = follow(stage_ids, [link for link in links if link[0] != link[1]])
+    if len(sequence) < len(stage_ids):
+        return tuple(Stage(name, (steps[name],), parallelism[name], False) for name in order)
+    stages = []
     feeding = {home: [s for s, t in dict.fromkeys(links) if t == home != s] for home in sequence}
     for home in sequence:
         members = [name for name in order if homes[name] == home]
         fact = facts.get(home, {})
-        made.append(
+        stages.append(
             Stage(
                 id=str(home),
                 steps=tuple(steps[name] for name in members),
-                parallelism=int(fact.get("parallelism", own[members[0]])),
+                parallelism=int(fact.get("parallelism", parallelism[members[0]])),
                 merged=bool(fact.get("merged_into_scan")) and len(members) > 1,
                 reads=tuple(str(other) for other in sequence if other in feeding[home]),
             )
         )
-    return tuple(made)
+    return tuple(stages)
 
 
 def _step(node: Mapping[str, Any], guarantee: Mapping[str, Any]) -> Step:

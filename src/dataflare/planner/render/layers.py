@@ -1,8 +1,8 @@
-"""Place boxes in columns so that edges are short, straight and cross little.
+"""Place boxes in columns so that edges are short and straight and have few crossings.
 
 The method of Sugiyama, Tagawa and Toda (IEEE Trans. SMC 11, 1981) in four passes: ranks, virtual
 nodes on long edges, order by barycentres, coordinates by isotonic regression. Pure geometry: boxes
-have sizes and ports, nothing here knows what is drawn.
+have sizes and ports only.
 
 Always true: boxes of one rank lie in one column and never overlap; an edge's way bends only between
 columns; the result depends on the input alone.
@@ -19,11 +19,11 @@ _SWEEPS = 12
 _SETTLE = 16
 _STEEP_MAX = 40.0
 _STRAIGHT = 6.0
-"""How much more a bend in a long edge counts than one at a box."""
+"""The weight of a bend in a long edge; a bend at a box has weight 1."""
 
 
 class Box(Struct):
-    """What is placed. x, y: the top left corner, filled in here; virtual: a bend or an edge's label."""
+    """A box to place. x, y: the top left corner, filled in here; virtual: a bend or an edge's label."""
 
     width: float
     height: float
@@ -35,8 +35,8 @@ class Box(Struct):
 
 
 class Link(Struct):
-    """An edge between boxes, given by their index. leaves, enters: how far below the top of the box
-    its ends are. label: width and height of what stands on it. way: boxes it passes, filled in."""
+    """An edge between boxes, by their index. leaves, enters: the distance of its ends from the top of
+    the box. label: width and height of its label. way: the virtual boxes it passes, filled in here."""
 
     source: int
     target: int
@@ -58,7 +58,7 @@ class _Piece(Struct):
 
 
 def place(boxes: Sequence[Box], links: Sequence[Link], column_gap: float) -> tuple[float, float]:
-    """Fill in where the boxes lie and which way the links take; the result is the whole size.
+    """Fill in the places of boxes and the ways of links. Returns the size of the drawing.
 
     boxes must be ordered so that links lead forward. Between two columns of boxes there is a narrow
     column for the labels of edges.
@@ -72,7 +72,7 @@ def place(boxes: Sequence[Box], links: Sequence[Link], column_gap: float) -> tup
 
 
 def _rank(boxes: Sequence[Box], links: Sequence[Link]) -> None:
-    """Longest path from the left; what nothing leads to moves next to what it leads to."""
+    """Rank by the longest path from the left. A box without incoming links is placed beside its target."""
     for link in sorted(links, key=lambda link: link.source):
         source, target = boxes[link.source], boxes[link.target]
         target.rank = max(target.rank, source.rank + 2)
@@ -115,8 +115,8 @@ def _columns(boxes: Sequence[Box], links: Sequence[Link]) -> list[list[Box]]:
 
 
 def _order(ranks: list[list[Box]], pieces: list[_Piece]) -> None:
-    """Sort each column by the mean place of its neighbours, there and back, and swap neighbours where
-    that helps; keep the best seen."""
+    """Sort each column by the mean place of its neighbours, forward and backward, and swap adjacent boxes
+    if this gives fewer crossings. Keep the best order."""
     into: dict[int, list[_Piece]] = {}
     out: dict[int, list[_Piece]] = {}
     between: list[list[_Piece]] = [[] for _ in ranks]
@@ -135,23 +135,23 @@ def _order(ranks: list[list[Box]], pieces: list[_Piece]) -> None:
         crossed = _crossings(between, _places(ranks))
         if crossed < fewest:
             best, fewest = [list(column) for column in ranks], crossed
-    for column, kept in zip(ranks, best, strict=True):
-        column[:] = kept
+    for column, ordered in zip(ranks, best, strict=True):
+        column[:] = ordered
 
 
 def _sort(
     column: list[Box], near: dict[int, list[_Piece]], places: dict[int, float], forward: bool
 ) -> None:
-    """By barycentre; a box without neighbours on that side keeps its place."""
-    wanted = {}
+    """Sort by barycentre. A box without neighbours on that side keeps its place."""
+    targets = {}
     for index, box in enumerate(column):
         ends = [_end(piece, places, left=forward) for piece in near.get(id(box), ())]
-        wanted[id(box)] = sum(ends) / len(ends) if ends else float(index)
-    column.sort(key=lambda box: wanted[id(box)])
+        targets[id(box)] = sum(ends) / len(ends) if ends else float(index)
+    column.sort(key=lambda box: targets[id(box)])
 
 
 def _swap(ranks: list[list[Box]], between: list[list[_Piece]]) -> None:
-    """Swap neighbours in a column wherever fewer edges cross then."""
+    """Swap adjacent boxes of a column if fewer edges cross then."""
     for rank, column in enumerate(ranks):
         touched = between[max(rank - 1, 0) : rank + 1]
         places = _places(ranks)
@@ -173,13 +173,13 @@ def _places(ranks: list[list[Box]]) -> dict[int, float]:
 
 
 def _end(piece: _Piece, places: dict[int, float], *, left: bool) -> float:
-    """Where a piece ends in its column, in boxes from the top, ports told apart."""
+    """The place of a piece's end in its column, in boxes from the top, with a fraction for the port."""
     box, port = (piece.left, piece.leaves) if left else (piece.right, piece.enters)
     return places[id(box)] + (port / box.height - 0.5 if box.height else 0.0) * 0.9
 
 
 def _crossings(between: list[list[_Piece]], places: dict[int, float]) -> int:
-    """How many pairs of pieces cross between two columns, over all of the given column pairs."""
+    """The number of crossings of pieces, over all the column pairs in `between`."""
     crossed = 0
     for pieces in between:
         ends = [(_end(p, places, left=True), _end(p, places, left=False)) for p in pieces]
@@ -193,7 +193,8 @@ def _crossings(between: list[list[_Piece]], places: dict[int, float]) -> int:
 
 
 def _settle(ranks: list[list[Box]], pieces: list[_Piece]) -> None:
-    """Move each column to where its edges are straightest, again and again, keeping its order."""
+    """Move the boxes of each column to where their edges are straightest, several times, in the same
+    order."""
     for column in ranks:
         _stack(column, [0.0] * len(column), [1.0] * len(column))
     near: dict[int, list[tuple[Box, float, float, bool]]] = {}
@@ -205,23 +206,23 @@ def _settle(ranks: list[list[Box]], pieces: list[_Piece]) -> None:
         last = turn >= _SETTLE - 2
         forward = turn % 2 == 0
         for column in ranks if forward else reversed(ranks):
-            wanted, weights = [], []
+            targets, weights = [], []
             for box in column:
                 pulls = near.get(id(box), [])
                 sided = [pull for pull in pulls if last or pull[3] is forward]
                 weight = sum(pull[2] for pull in sided)
                 spot = sum((p[0].y + p[1]) * p[2] for p in sided) / weight if weight else box.y
-                wanted.append(spot)
+                targets.append(spot)
                 weights.append(weight or 0.05)
-            _stack(column, wanted, weights)
+            _stack(column, targets, weights)
     top = min((box.y for column in ranks for box in column), default=0.0)
     for column in ranks:
         for box in column:
             box.y -= top
 
 
-def _stack(column: list[Box], wanted: list[float], weights: list[float]) -> None:
-    """Put the boxes of a column as near as can be to where they want to be, in order and apart.
+def _stack(column: list[Box], targets: list[float], weights: list[float]) -> None:
+    """Place the boxes of a column as near as possible to their targets, in order and without overlap.
 
     Least squares under order constraints: isotonic regression by pooling adjacent violators.
     """
@@ -231,7 +232,7 @@ def _stack(column: list[Box], wanted: list[float], weights: list[float]) -> None
         if index + 1 < len(column):
             offset += box.height + max(box.gap, column[index + 1].gap)
     pools: list[list[float]] = []  # mean, weight, how many
-    for spot, weight, shift in zip(wanted, weights, offsets, strict=True):
+    for spot, weight, shift in zip(targets, weights, offsets, strict=True):
         pools.append([spot - shift, weight, 1])
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             mean, heavy, count = pools.pop()
@@ -266,8 +267,8 @@ def _spread(ranks: list[list[Box]], pieces: list[_Piece], column_gap: float) -> 
 
 
 def straighten(boxes: Sequence[Box], links: Sequence[Link]) -> None:
-    """Give as many bends of each link as can be one height, that of one of its ends where there is
-    room. May be called after the ports of placed boxes have moved; moves no box but bends."""
+    """Give as many bends of each link as possible the same height, if possible that of one of its ends.
+    May be called after the ports of placed boxes have moved. Moves only bends."""
     columns: dict[int, list[Box]] = {}
     for box in [*boxes, *(bend for link in links for bend in link.way)]:
         columns.setdefault(box.rank, []).append(box)
@@ -289,7 +290,7 @@ def straighten(boxes: Sequence[Box], links: Sequence[Link]) -> None:
 
 
 def _room(bend: Box, column: list[Box]) -> tuple[float, float]:
-    """Between which heights the middle of a bend may lie without touching its neighbours."""
+    """The lowest and highest y of a bend's middle at which it does not touch its neighbours."""
     place = next(index for index, box in enumerate(column) if box is bend)
     half = bend.height / 2
     low, high = -math.inf, math.inf

@@ -1,7 +1,7 @@
-"""How wide a text will be, without its font.
+"""Estimate the width of a text without its font.
 
-The table holds DejaVu Sans, the widest of the fonts a browser may pick for `sans-serif`, rounded up;
-so a text that fits by this estimate fits in all of them.
+The table has the widths of DejaVu Sans, rounded up. It is the widest font that a browser may use for
+`sans-serif`, so a text that fits by this estimate fits in all of them.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def fit(text: str, size: float, width: float, *, bold: bool = False) -> str:
-    """`text` in one line, cut with an ellipsis where it would be wider than `width`."""
+    """`text` in one line, cut with an ellipsis if it is wider than `width`."""
     line = " ".join(text.split())
     if text_width(line, size, bold=bold) <= width:
         return line
     room = width - text_width(ELLIPSIS, size, bold=bold)
-    kept = 0
+    length = 0
     for char in line:
         room -= text_width(char, size, bold=bold)
         if room < 0:
             break
-        kept += 1
-    return line[:kept].rstrip() + ELLIPSIS
+        length += 1
+    return line[:length].rstrip() + ELLIPSIS
 
 
 def shortened(items: list[str], most: int) -> str:
-    """The first of some names, and how many more there are."""
+    """The first `most` items, and the number of the others."""
     more = len(items) - most
     return ", ".join(items[:most]) + (f" +{more}" if more > 0 else "")
 

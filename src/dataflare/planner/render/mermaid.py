@@ -1,7 +1,7 @@
 """A plan as a Mermaid flowchart, for Markdown that draws it. Stages are subgraphs.
 
-Names of steps are only ever labels: what identifies a node is its number, so that no name can be
-taken for syntax.
+Names of steps are used in labels only. A node is identified by its number, so that a name cannot be
+read as syntax.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Step, read
+from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Step, graph_of
 
 _SHAPES = {SOURCE: ("[(", ")]"), DESTINATION: ("[/", "/]")}
 _COLOURS = {SOURCE: "#2563eb", "transformation": "#7c3aed", DESTINATION: "#0b8457"}
@@ -17,7 +17,7 @@ _COLOURS = {SOURCE: "#2563eb", "transformation": "#7c3aed", DESTINATION: "#0b845
 
 def render(view: Mapping[str, Any]) -> str:
     """The flowchart of a plan's view, ending with a newline."""
-    graph = read(view)
+    graph = graph_of(view)
     return "\n".join(_lines(graph)) + "\n"
 
 
@@ -55,17 +55,17 @@ def _words(step: Step) -> Iterator[str]:
 
 
 def _arrow(edge: Edge) -> str:
-    said = [part for part in (edge.output, edge.how) if part]
-    return f'-->|"{_label([" · ".join(said)])}"|' if said else "-->"
+    parts = [part for part in (edge.output, edge.exchange_text) if part]
+    return f'-->|"{_label([" · ".join(parts)])}"|' if parts else "-->"
 
 
 def _label(lines: Iterable[str]) -> str:
-    """Text in quotes, where only entities and line breaks mean anything."""
+    """The text of a quoted label, in which only entities and line breaks have a meaning."""
     return "<br/>".join(_entities(" ".join(line.split())) for line in lines)
 
 
 def _entities(text: str) -> str:
-    """Everything but letters, digits and harmless marks as Mermaid's numeric entities."""
+    """Encode all characters except letters, digits and safe marks as Mermaid's numeric entities."""
     return "".join(
         char if char.isalnum() or char in " _-.,:()=/+*·" else f"#{ord(char)};" for char in text
     )

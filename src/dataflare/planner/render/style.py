@@ -1,4 +1,4 @@
-"""How the SVG looks: colours for light and dark, icons per kind of step."""
+"""The style of the SVG: colours for light and dark, icons for each kind of step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ LEVELS = {
 
 
 def style_sheet() -> str:
-    """The CSS of the drawing. Colours are spelled out twice because not every SVG reader knows CSS
+    """The CSS of the drawing. Colours are written twice because not every SVG reader supports CSS
     variables."""
     dark = "".join(f"  {rule}\n" for rule in _rules(_DARK))
     return (

@@ -1,7 +1,7 @@
-"""A plan as a drawing: SVG that stands alone, readable on light and dark, no scripts, no fonts.
+"""A plan as a self-contained SVG, readable on light and dark backgrounds, without scripts and fonts.
 
-Each stage is a card, its steps are boxes from top to bottom; rows go from left to right along edges
-that name their exchange. Pointing at a step shows its schema and all of its notes.
+Each stage is a card and its steps are boxes from top to bottom. Rows go from left to right along edges
+that name their exchange. The tooltip of a step shows its schema and all of its notes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 from dataflare.planner.render import cards
 from dataflare.planner.render.arrange import LABEL, LABEL_HEIGHT, Drawing, Route, arrange
 from dataflare.planner.render.cards import BADGE, HEAD, NAME, NOTE, PAD, TYPE, Card, Lane, StepBox
-from dataflare.planner.render.graph import Edge, Graph, Step, read
+from dataflare.planner.render.graph import Edge, Graph, Step, graph_of
 from dataflare.planner.render.measure import fit, text_width
 from dataflare.planner.render.style import ICONS, LEVELS, style_sheet
 
@@ -27,7 +27,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 def render(view: Mapping[str, Any]) -> str:
     """The drawing of a plan's view: an XML document that ends with a newline."""
-    graph = read(view)
+    graph = graph_of(view)
     drawing = arrange(graph)
     across = max(drawing.width, _NARROWEST)
     title = _TITLE_HEIGHT + _SUBTITLE_LINE * len(graph.letter_lines)
@@ -59,7 +59,7 @@ def _heading(graph: Graph, across: float) -> Iterator[str]:
 
 
 def _inside(drawing: Drawing) -> Iterator[str]:
-    """Cards below edges below steps below labels."""
+    """The elements in drawing order: cards, edges, steps, labels."""
     for card, x, y in drawing.cards:
         yield from _card(card, x, y)
     for route in drawing.routes:
@@ -130,20 +130,20 @@ def _tooltip(step: Step) -> str:
 
 
 def _route(route: Route) -> Iterator[str]:
-    """Level along boxes and labels, a soft S between the columns."""
+    """An edge: level along boxes and labels, an S curve between the columns."""
     points = route.points
-    (x, y), *rest = points
-    drawn = [f"M{_n(x)} {_n(y)}"]
-    for index, (to_x, to_y) in enumerate(rest):
+    (x, y), *later_points = points
+    commands = [f"M{_n(x)} {_n(y)}"]
+    for index, (to_x, to_y) in enumerate(later_points):
         if index % 2 == 0 or abs(to_y - y) < 0.05:
-            drawn.append(f"H{_n(to_x)}")
+            commands.append(f"H{_n(to_x)}")
         else:
             bend = (x + to_x) / 2
-            drawn.append(f"C{_n(bend)} {_n(y)} {_n(bend)} {_n(to_y)} {_n(to_x)} {_n(to_y)}")
+            commands.append(f"C{_n(bend)} {_n(y)} {_n(bend)} {_n(to_y)} {_n(to_x)} {_n(to_y)}")
         x, y = to_x, to_y
-    drawn[-1] = f"H{_n(x - _ARROW)}"
+    commands[-1] = f"H{_n(x - _ARROW)}"
     head = f"M{_n(x)} {_n(y)}l{_n(-_ARROW - 1)} -4v8z"
-    yield from _edge(route.edge, " ".join(drawn), head)
+    yield from _edge(route.edge, " ".join(commands), head)
 
 
 def _lane(lane: Lane, x: float, y: float) -> Iterator[str]:
@@ -170,8 +170,8 @@ def _lane(lane: Lane, x: float, y: float) -> Iterator[str]:
 
 
 def _edge(edge: Edge, way: str, head: str) -> Iterator[str]:
-    said = f"{edge.origin} to {edge.target}: {edge.how or edge.exchange}"
-    yield f"<g data-from={_attribute(edge.origin)} data-to={_attribute(edge.target)}>{_title(said)}"
+    title = f"{edge.origin} to {edge.target}: {edge.exchange_text or edge.exchange}"
+    yield f"<g data-from={_attribute(edge.origin)} data-to={_attribute(edge.target)}>{_title(title)}"
     yield f'<path class="edge" d="{way}"/><path class="head" d="{head}"/></g>'
 
 
@@ -196,9 +196,9 @@ def _rect(x: float, y: float, width: float, height: float, radius: float, style:
 
 
 def _text(x: float, y: float, text: str, size: float, style: str, anchor: str = "") -> str:
-    where = f' text-anchor="{anchor}"' if anchor else ""
+    anchor_attribute = f' text-anchor="{anchor}"' if anchor else ""
     return (
-        f'<text class="{style}" x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}"{where}>'
+        f'<text class="{style}" x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}"{anchor_attribute}>'
         f"{escape(_clean(text))}</text>"
     )
 
@@ -212,10 +212,10 @@ def _attribute(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold in any form."""
+    """The text without characters that XML cannot represent."""
     return _FORBIDDEN.sub("�", text)
 
 
 def _n(number: float) -> str:
-    """A coordinate, with no more digits than can be seen."""
+    """A coordinate with one decimal, because more cannot be seen."""
     return f"{number:.1f}".removesuffix(".0")

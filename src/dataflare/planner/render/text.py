@@ -1,7 +1,7 @@
 """A plan as text for a terminal or a log: stage by stage, each step under the one it follows.
 
-A bar at the left joins the steps of a stage; where rows leave it, an arrow names the step they go to
-and how they are spread.
+A bar at the left connects the steps of a stage. Where rows leave it, an arrow names their target step
+and the exchange.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Stage, Step, read
+from dataflare.planner.render.graph import DESTINATION, SOURCE, Edge, Graph, Stage, Step, graph_of
 
 _NARROWEST = 30
 _BEGINNING = re.compile(r"  [│ ]   |  \S+ +\w+(?: \w+)? once +|  \S+ +")
-"""Of a note; of a promise; of any other line with a name."""
+"""The beginning of a note, of a guarantee, or of another line with a name."""
 
 MARKS = {SOURCE: "○", DESTINATION: "●"}
-"""What stands before a step; transformations have a lozenge."""
+"""The mark before a step. Transformations have a lozenge."""
 
 
 def render(view: Mapping[str, Any], width: int | None = None) -> str:
-    """The text of a plan's view, ending with a newline. width: wrap what is longer."""
-    graph = read(view)
+    """The text of a plan's view, ending with a newline. width: longer lines are wrapped."""
+    graph = graph_of(view)
     lines = [f"{graph.workflow}: {graph.headline}"]
     for stage in graph.stages:
         lines += ["", *_stage(stage, graph)]
-    when = f", committed {graph.commits}" if graph.commits else ""
-    lines += _section(f"delivery{when}", list(_promises(graph)))
+    commits = f", committed {graph.commits}" if graph.commits else ""
+    lines += _section(f"delivery{commits}", list(_promises(graph)))
     lines += _section("dead letters", [_line(each) for each in _letters(graph)])
     lines += _section("optimised", _pairs(graph.rules))
     if width is not None:
@@ -37,7 +37,7 @@ def render(view: Mapping[str, Any], width: int | None = None) -> str:
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """A long line in pieces that stand under its beginning, the bar at the left going on."""
+    """A long line in pieces that are indented under its beginning. The bar at the left continues."""
     start = _BEGINNING.match(line)
     if len(line) <= width or start is None:
         return [line]
@@ -71,18 +71,18 @@ def _stage(stage: Stage, graph: Graph) -> Iterator[str]:
 
 
 def _kind(step: Step) -> str:
-    """What a step is: its type says it of a transformation, both ends are named."""
+    """The kind of a step: the type alone for a transformation, with the kind for source and destination."""
     if step.kind in (SOURCE, DESTINATION):
         return f"{step.type} {step.kind}".strip()
     return step.type or step.kind
 
 
 def _arrow(edge: Edge, neighbours: list[str]) -> str:
-    facts = [f"output {edge.output}" if edge.output else "", edge.how]
+    facts = [f"output {edge.output}" if edge.output else "", edge.exchange_text]
     if edge.target in neighbours:
         facts.append("same stage")
-    said = ", ".join(filter(None, facts))
-    return _line(edge.target) + (f"  ({_line(said)})" if said else "")
+    facts_text = ", ".join(filter(None, facts))
+    return _line(edge.target) + (f"  ({_line(facts_text)})" if facts_text else "")
 
 
 def _promises(graph: Graph) -> Iterator[str]:
@@ -109,5 +109,5 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """In one line, whatever was written."""
+    """The text in one line."""
     return " ".join(text.split())

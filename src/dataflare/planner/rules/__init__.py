@@ -1,4 +1,4 @@
-"""The rules that make a plan fast without changing its result, one file each, in this order."""
+"""The optimiser rules, one file each, in this order. They do not change the result of a plan."""
 
 from __future__ import annotations
 

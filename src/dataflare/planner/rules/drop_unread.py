@@ -1,4 +1,4 @@
-"""Drop columns that nobody reads: what is not read is not evaluated, and cannot fail."""
+"""Drop columns that no step reads. A dropped column is not computed, so it cannot fail."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ Needs = dict[Port, set[str]]
 
 
 def drop_unread(graph: Graph) -> Graph:
-    """Walk from the destinations to the sources, noting which columns of each port are read."""
+    """Walk from the destinations to the sources, and record which columns of each port are read."""
     needs: Needs = {}
     changed: dict[str, Node | None] = {}
     effects: list[Effect] = []
     for node in reversed(list(graph)):
-        wanted = {out: needs.get(Port(node.id, out), set()) for out in node.outputs}
+        names_read = {out: needs.get(Port(node.id, out), set()) for out in node.outputs}
         match node:
             case SourceNode():
                 continue
             case RowsNode():
                 incoming = graph.schema(node.input)
-                operators, required, dropped = narrowed(node.operators, wanted[None], incoming)
+                operators, required, dropped = narrowed(node.operators, names_read[None], incoming)
                 if dropped:
                     effects.append(Effect("drop_unread", f"{node.id}: {', '.join(dropped)}"))
                 changed[node.id] = replace(node, operators=operators)
                 _add(needs, node.input, required, incoming)
             case BranchNode():
-                read = set().union(*wanted.values()) | node.branch.reads
-                _add(needs, node.input, read, graph.schema(node.input))
+                needed = set().union(*names_read.values()) | node.branch.reads
+                _add(needs, node.input, needed, graph.schema(node.input))
             case StatefulNode() if node.operator.passes_rows:
-                read = wanted[None] | set(node.operator.keys)
-                _add(needs, node.input, read, graph.schema(node.input))
+                needed = names_read[None] | set(node.operator.keys)
+                _add(needs, node.input, needed, graph.schema(node.input))
             case UnionNode():
                 for port in node.ports:
-                    _add(needs, port, wanted[None], graph.schema(port))
+                    _add(needs, port, names_read[None], graph.schema(port))
             case _:
                 for port in node.inputs:
                     _add(needs, port, set(graph.schema(port).names), graph.schema(port))
@@ -57,34 +57,34 @@ def drop_unread(graph: Graph) -> Graph:
 
 
 def narrowed(
-    operators: tuple[RowOperator, ...], wanted: set[str], incoming: Schema
+    operators: tuple[RowOperator, ...], names_read: set[str], incoming: Schema
 ) -> tuple[tuple[RowOperator, ...], set[str], list[str]]:
-    """The chain without what nobody reads, the columns it then reads, and what was dropped."""
+    """The chain without unread columns, the columns that it then reads, and the dropped columns."""
     schemas = [incoming]
     for operator in operators:
         schemas.append(operator.output_schema(schemas[-1]))
-    needed = set(wanted) or set(schemas[-1].names[:1])
-    kept: list[RowOperator] = []
+    needed = set(names_read) or set(schemas[-1].names[:1])
+    narrowed_operators: list[RowOperator] = []
     dropped: list[str] = []
     for operator, before in zip(reversed(operators), reversed(schemas[:-1]), strict=True):
-        left = operator.only(frozenset(needed))
+        narrower = operator.only(frozenset(needed))
         if isinstance(operator, Derive):
-            made = {name for name, _ in operator.columns}
-            dropped.extend(sorted(made - needed))
-        if left is None:
+            derived = {name for name, _ in operator.columns}
+            dropped.extend(sorted(derived - needed))
+        if narrower is None:
             continue
-        kept.append(left)
-        needed = set(left.required(frozenset(needed), before)) or set(before.names[:1])
-    return tuple(reversed(kept)), needed, dropped
+        narrowed_operators.append(narrower)
+        needed = set(narrower.required(frozenset(needed), before)) or set(before.names[:1])
+    return tuple(reversed(narrowed_operators)), needed, dropped
 
 
 def _add(needs: Needs, port: Port, names: set[str], schema: Schema) -> None:
-    # A batch without columns would forget how many rows it has: one is kept.
+    # A batch without columns has no number of rows. So one column is kept.
     needs.setdefault(port, set()).update((names & set(schema.names)) or set(schema.names[:1]))
 
 
 def _narrow_union(node: UnionNode, names: set[str], graph: Graph) -> UnionNode:
-    """A union that brings its inputs, as they now are, to the columns that are read."""
+    """The union whose output has only the columns that are read."""
     target = node.schema.select([name for name in node.schema.names if name in names])
     conform = tuple(
         conformed(node.step, target, graph.schema(port), inserts=is_inserts(operators))
@@ -94,14 +94,14 @@ def _narrow_union(node: UnionNode, names: set[str], graph: Graph) -> UnionNode:
 
 
 def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
-    """Recompute the schemas on the edges, now that fewer columns are made."""
+    """Recompute the schemas on the edges after columns were dropped."""
     nodes: dict[str, Node] = {}
     for node in graph:
         current = Graph({**graph.nodes, **nodes})
         match node:
             case SourceNode():
-                wanted = needs.get(Port(node.id), set())
-                names = [name for name in node.schema.names if name in wanted]
+                names_read = needs.get(Port(node.id), set())
+                names = [name for name in node.schema.names if name in names_read]
                 nodes[node.id] = replace(
                     node, outputs={None: node.schema.select(names)}, all_columns=len(node.schema)
                 )
@@ -114,10 +114,10 @@ def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
                 arriving = current.schema(node.input)
                 outputs: dict[str | None, Schema] = {}
                 for out, schema in node.outputs.items():
-                    wanted = needs.get(Port(node.id, out), set())
-                    made = [n for n in schema.names if n not in graph.schema(node.input).names]
+                    names_read = needs.get(Port(node.id, out), set())
+                    added = [n for n in schema.names if n not in graph.schema(node.input).names]
                     names = [
-                        n for n in schema.names if (n in arriving or n in made) and n in wanted
+                        n for n in schema.names if (n in arriving or n in added) and n in names_read
                     ]
                     outputs[out] = schema.select(names)
                 nodes[node.id] = replace(node, outputs=outputs)

@@ -1,4 +1,4 @@
-"""Fuse neighbouring row steps into one chain, which becomes one lazy query per batch."""
+"""Fuse adjacent row steps into one chain. It becomes one lazy query per batch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataflare.planner.graph import Graph, Port, RowsNode
 
 
 def fuse(graph: Graph) -> Graph:
-    """Merge each row node into the row node before it, where nobody else reads that one."""
+    """Merge each row node into the row node before it, if that one has no other reader."""
     for node in list(graph):
         if not isinstance(node, RowsNode):
             continue
-        node_now = graph.nodes[node.id]
-        assert isinstance(node_now, RowsNode)
-        before = graph.nodes[node_now.input.node]
+        current = graph.nodes[node.id]
+        assert isinstance(current, RowsNode)
+        before = graph.nodes[current.input.node]
         if not isinstance(before, RowsNode) or graph.only_consumer(before.id) is None:
             continue
         merged = replace(
-            node_now, input=before.input, operators=(*before.operators, *node_now.operators)
+            current, input=before.input, operators=(*before.operators, *current.operators)
         )
-        graph = graph.with_nodes({before.id: None, node_now.id: merged})
-        graph = graph.rewired(Port(before.id), Port(node_now.id))
+        graph = graph.with_nodes({before.id: None, current.id: merged})
+        graph = graph.rewired(Port(before.id), Port(current.id))
     return graph

@@ -1,7 +1,8 @@
-"""Move filters ahead of what they do not depend on: lookups, derived columns, renames.
+"""Move filters before operators on which they do not depend: lookups, derived columns, renames.
 
-A filter never passes an operator that can fail: a row it removes might have been an error. One that
-can fail itself stays where it is, for there it may be asked about fewer rows.
+A filter never moves before an operator that can fail, because a row that it removes might have been an
+error. A filter that can fail does not move, because it might then fail for rows that an earlier
+step removes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataflare.planner.graph import Effect, Graph, RowsNode
 
 
 def move_filters(graph: Graph) -> Graph:
-    """Within each chain, let filters sink towards the source."""
+    """Move the filters of each chain towards the source."""
     for node in list(graph):
         if not isinstance(node, RowsNode):
             continue
@@ -28,7 +29,7 @@ def move_filters(graph: Graph) -> Graph:
 
 
 def sunk(operators: list[RowOperator]) -> tuple[list[RowOperator], list[Effect]]:
-    """The operators with each filter as early as it may be, and what was moved."""
+    """The operators with each filter as early as possible, and the moves as effects."""
     effects: list[Effect] = []
     for start in range(1, len(operators)):
         place = start
@@ -47,27 +48,27 @@ def sunk(operators: list[RowOperator]) -> tuple[list[RowOperator], list[Effect]]
 
 
 def may_pass(operator: RowOperator, before: RowOperator) -> bool:
-    """Whether a filter may run before the operator that stands before it."""
+    """Whether a filter may run before the operator that is now before it."""
     if not isinstance(operator, Filter) or operator.can_fail or operator.condition.needs:
         return False
     if before.can_fail:
         return False
     match before:
         case Derive():
-            made = {name for name, _ in before.columns}
+            added = {name for name, _ in before.columns}
         case Lookup():
             if before.on_many == "all":
                 return False
-            made = {name for name, _ in before.added}
+            added = {name for name, _ in before.added}
         case Select():
             return True
         case _:
             return False
-    return not (operator.reads & made)
+    return not (operator.reads & added)
 
 
 def ahead(operator: RowOperator, before: RowOperator) -> RowOperator:
-    """The filter as it reads before the operator: with the names that columns have there."""
+    """The filter with the names that columns have before the operator."""
     if not isinstance(operator, Filter) or not isinstance(before, Select):
         return operator
     names = dict(before.columns)

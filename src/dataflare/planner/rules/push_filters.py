@@ -1,7 +1,7 @@
-"""Push filters into sources that can leave rows unread by a condition of their own language.
+"""Push filters into sources that can filter rows in their own query language.
 
-Only conditions that cannot fail and whose meaning the source's language has exactly; never below
-`event_time`, for a row left out there would move no watermark.
+A condition is pushed only if it cannot fail and has exactly the same meaning in that language. It is
+never pushed below `event_time`, because a row that is filtered there does not move the watermark.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def push_filters(graph: Graph) -> Graph:
         source = graph.nodes[node.input.node]
         if not isinstance(source, SourceNode) or graph.only_consumer(source.id) is None:
             continue
-        connector, left, taken = _pushed(source, node)
-        if not taken:
+        connector, remaining, pushed = _pushed(source, node)
+        if not pushed:
             continue
-        texts = tuple(dict.fromkeys(taken))
+        texts = tuple(dict.fromkeys(pushed))
         effects = [Effect("push_filters", f"{source.id}: {text}") for text in texts]
         changed = replace(
             source, connector=connector, pushed_filters=(*source.pushed_filters, *texts)
         )
-        if left.operators:
-            graph = graph.with_nodes({source.id: changed, node.id: left}, *effects)
+        if remaining.operators:
+            graph = graph.with_nodes({source.id: changed, node.id: remaining}, *effects)
         else:
             graph = graph.with_nodes({source.id: changed, node.id: None}, *effects)
             graph = graph.rewired(Port(node.id), Port(source.id))
@@ -37,25 +37,25 @@ def push_filters(graph: Graph) -> Graph:
 
 
 def _pushed(source: SourceNode, node: RowsNode) -> tuple[SourceConnector, RowsNode, list[str]]:
-    """The connector with the leading filters it takes, the node without them, and their text."""
+    """The connector with the leading filters that it accepts, the node without them, and their texts."""
     connector: SourceConnector = source.connector
     operators = list(node.operators)
-    taken: list[str] = []
+    pushed: list[str] = []
     while operators and isinstance(connector, SupportsFilter):
         first = operators[0]
         if not isinstance(first, Filter) or first.can_fail or first.condition.needs:
             break
-        kept = []
+        remaining = []
         for part in first.condition.conjuncts():
             copy = connector.with_filter(part) if not part.can_fail else None
             if copy is None:
-                kept.append(part)
+                remaining.append(part)
             else:
                 connector = copy
-                taken.append(part.shown)
-        if kept:
-            # What is left of the condition stays a filter of its own, one per part.
-            operators[0:1] = [replace(first, condition=part) for part in kept]
+                pushed.append(part.shown)
+        if remaining:
+            # Each remaining part of the condition stays a filter.
+            operators[0:1] = [replace(first, condition=part) for part in remaining]
             break
         operators.pop(0)
-    return connector, replace(node, operators=tuple(operators)), taken
+    return connector, replace(node, operators=tuple(operators)), pushed

@@ -1,4 +1,4 @@
-"""Let sources leave unread the columns that nobody reads."""
+"""Let sources read only the columns that some step reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataflare.sdk.source import SupportsProjection
 
 
 def push_projection(graph: Graph) -> Graph:
-    """Give each source its columns; one that cannot leave any out is followed by a select."""
+    """Give each source its columns. A source that cannot leave out columns is followed by a select."""
     for node in list(graph):
         if not isinstance(node, SourceNode) or len(node.schema) == node.all_columns:
             continue
@@ -36,9 +36,9 @@ def _selected(graph: Graph, source: SourceNode, schema: Schema) -> Graph:
         input=Port(source.id),
         operators=(Select(source.step, tuple((n, n) for n in schema.names)),),
     )
-    moved = graph.rewired(Port(source.id), Port(select.id))
+    rewired = graph.rewired(Port(source.id), Port(select.id))
     nodes: dict[str, Node] = {}
-    for id_, node in moved.nodes.items():
+    for id_, node in rewired.nodes.items():
         nodes[id_] = node
         if id_ == source.id:
             nodes[select.id] = select
