@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dataflare.connectors import memory
 from dataflare.connectors.file.source import FileSource
 from dataflare.errors import DataError
 from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.jobs.progress import Progress
+from dataflare.sdk import crashpoints
 from dataflare.sdk.source import Chunk, ChunkReader
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource, rows
 from dataflare.workflow.load import load_text
@@ -39,7 +42,7 @@ destinations:
 def clean() -> Iterator[None]:
     memory.clear()
     yield
-    for left in (flaky.FAILURES, flaky.CALLS, flaky.MADE):
+    for left in (flaky.FAILURES, flaky.CALLS, flaky.MADE, flaky.GATES):
         left.clear()
     memory.clear()
 
@@ -130,6 +133,32 @@ def test_a_write_is_not_made_again_but_the_run_restarted(tmp_path: Path, call: s
     result = start(tmp_path, restarts=1)
     assert result.status == "finished"
     assert [w for w in result.warnings if w.startswith("restarted after E0607")]
+    assert arrived() == list(range(1000))
+
+
+def test_a_restart_waits_for_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    """Else the next attempt begins before it, and a later one goes on from a checkpoint whose rows
+    that attempt has thrown away."""
+    restarting = threading.Event()
+    order: list[str] = []
+
+    def at(point: str) -> None:
+        if point == "checkpoint.before_publish" and not order:
+            flaky.FAILURES.append((0, flaky.lost()))
+            restarting.wait(0.5)
+            order.append("written")
+
+    def listener(progress: Progress) -> None:
+        if progress.message and "restarting" in progress.message:
+            order.append("restarting")
+            restarting.set()
+
+    flaky.GATES.append((500, lambda: bool(flaky.FAILURES or order)))
+    with crashpoints.observed(at):
+        result = start(tmp_path, restarts=1, handling="on_error: fail", listener=listener)
+    assert result.status == "finished", result.error
+    assert order == ["written", "restarting"]
+    assert result.resumed_from == 1
     assert arrived() == list(range(1000))
 
 

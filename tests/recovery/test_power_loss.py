@@ -110,12 +110,9 @@ def test_whatever_a_power_cut_leaves_the_next_run_brings_each_row_once(
     states = [state for state in disk.states() if not reported(state)]
     assert len(states) > 40
     for state in states:
-        # Threads of the run before may still close files while the folder is put back: a fault of the
-        # state itself shows again at the second try.
-        for last_try in (False, True):
-            state.restore(root)
-            result = go()
-            if result.status == "finished" and contents() == expected:
-                break
-            assert not last_try, f"{state}: {result.error}"
+        state.restore(root)
+        result = go()
+        told = f"{state}: {result.error}, {result.warnings}"
+        assert result.status == "finished", told
+        assert contents() == expected, told
     shutil.rmtree(root)

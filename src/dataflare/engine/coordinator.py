@@ -100,6 +100,7 @@ class Coordinator:
         self._counters, self._judge, self._note = counters, judge, note
         self._published, self._committed = published, committed
         self._pending: _Pending | None = None
+        self._storing: asyncio.Future[None] | None = None
         self._committing: asyncio.Future[None] | None = None
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
@@ -165,8 +166,8 @@ class Coordinator:
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
         self._published(manifest.epoch)
-        await self.pool.submit(self.store.publish, manifest)
-        await self.pool.submit(self._note, manifest.epoch)
+        self._storing = self.pool.submit(self._store, manifest)
+        await asyncio.shield(self._storing)
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None
@@ -180,13 +181,20 @@ class Coordinator:
         await self.pool.submit(self._collect)
         return manifest
 
+    def _store(self, manifest: Manifest) -> None:
+        self.store.publish(manifest)
+        self._note(manifest.epoch)
+
     async def _commit(self, manifest: Manifest) -> None:
         await self.commit(manifest)
         self._committed(manifest.epoch)
 
     async def settle(self) -> None:
-        """Let a commit that has begun come to its end when the attempt fails meanwhile: its rows may be
-        visible, and are to be counted. One that is still tried again after a while is given up."""
+        """Wait for what has begun when the attempt fails: the storing of a manifest, because the next
+        attempt decides by the manifests that are there, and a commit, because its rows may be visible
+        and are counted. A commit that is still retried after a while is cancelled."""
+        if self._storing is not None:
+            await asyncio.gather(self._storing, return_exceptions=True)
         if self._committing is None:
             return
         await asyncio.wait([self._committing], timeout=_SETTLE_S)
