@@ -138,7 +138,8 @@ def test_letters_of_a_source_say_what_to_do(ran: Path) -> None:
     write(ran, "w.yaml", GOOD)
     assert cli("run", "w.yaml", cwd=ran).returncode == 0
     done = cli("dlq", "replay", "letters", "--step", "raw", cwd=ran)
-    assert "1 letter left: source 'raw' could not read them" in done.stderr
+    assert "1 letter left: source 'raw': they still cannot be read" in done.stderr
+    assert "raw.csv line 42" in done.stderr
 
 
 def test_a_workflow_that_never_ran_and_a_file_that_is_gone_are_named(ran: Path) -> None:

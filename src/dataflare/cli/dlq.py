@@ -132,6 +132,12 @@ def replay(
     done = bring_in(read, box, _wanted(step, code))
     for why, count in done.left.items():
         terminal.print_warning(f"{human.counted(count, 'letter')} left: {why}")
+    if done.replaced:
+        aside = human.counted(len(done.replaced), "letter")
+        terminal.print_warning(
+            f"{aside} set aside: a later run has read their rows again, and replaced what its "
+            "destinations held"
+        )
     if done.error is not None:
         terminal.print_error(done.error)
     waiting = len(box.waiting())
@@ -311,6 +317,7 @@ def _replayed_json(workflow: str, done: Replayed, waiting: int) -> dict[str, Any
         "workflow": workflow,
         "replayed": done.rows,
         "refused_again": done.failed,
+        "replaced": len(done.replaced),
         "waiting": waiting,
         "left": dict(done.left),
         "error": error and error.to_json(),

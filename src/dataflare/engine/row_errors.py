@@ -60,9 +60,10 @@ FAILED = {
     "message": pl.String,
     "position": pl.String,
     "row": pl.String,
+    "neighbours": pl.String,
 }
 """The columns of rows that failed: the row as JSON, as it reached the step's chain; position: where it
-stands, for people, or NULL."""
+stands, for people, or NULL; neighbours: of a row that a source could not read."""
 
 
 def failed_rows(
@@ -74,12 +75,18 @@ def failed_rows(
 ) -> pl.DataFrame:
     """Failed rows as FAILED says; what is the same for all of them may be given once."""
     texts = [row_text(row) for row in rows]
-    given = {"step": steps, "code": codes, "message": messages, "position": places}
+    given = {
+        "step": steps,
+        "code": codes,
+        "message": messages,
+        "position": places,
+        "neighbours": None,
+    }
     told = {
         name: [value] * len(texts) if value is None or isinstance(value, str) else value
         for name, value in given.items()
     }
-    return pl.DataFrame({**told, "row": texts}, schema=FAILED)
+    return pl.DataFrame({**told, "row": texts}, schema_overrides=FAILED).select(*FAILED)
 
 
 class RowErrors:
@@ -127,12 +134,15 @@ class RowErrors:
                 help=_UNREAD_HELP.get(first.code, f"fix the data, or {_SKIP}"),
             )
         if policy == "dead_letter":
-            told = BadRows.of(bad).frame.select(
+            rows = BadRows.of(bad).frame
+            known = "neighbours" in rows.columns
+            told = rows.select(
                 pl.lit(step).alias("step"),
                 "code",
                 "message",
                 pl.col("place").alias("position"),
                 pl.struct("raw").struct.json_encode().alias("row"),
+                pl.col("neighbours") if known else pl.lit(None, pl.String).alias("neighbours"),
             )
             outcome.failed.append(told)
         outcome.count_errors(step, len(bad))

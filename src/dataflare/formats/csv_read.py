@@ -17,6 +17,7 @@ from msgspec import Struct
 from dataflare.formats.csv_rewrite import Rewriting
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
 from dataflare.formats.misread import Sorted, misfits, raw_text
+from dataflare.formats.neighbours import neighbours
 from dataflare.formats.number_marks import has_marks
 from dataflare.formats.number_text import altered, marked
 from dataflare.formats.records import Regular
@@ -149,8 +150,12 @@ class CsvPlan(Struct, frozen=True):
 
     def text_of(self, data: bytes, row: int) -> str:
         """The text of one record of a chunk."""
-        (text,) = self._layout(data).texts([row])
+        (text,) = self.texts(data, [row])
         return raw_text(text)
+
+    def texts(self, data: bytes, rows: Sequence[int]) -> Sequence[bytes]:
+        """The texts of some records of a chunk."""
+        return self._layout(data).texts(rows)
 
     def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
         """The line of the chunk in which each row begins; the first is 0. count: as for `salvage`."""
@@ -193,7 +198,11 @@ class CsvPlan(Struct, frozen=True):
         rows = bad_rows["row"].to_list()
         texts = [raw_text(text) for text in layout.texts(rows)]
         places = [place_of(line) for line in layout.lines(rows)]
-        sources = (pl.Series("raw", texts, pl.String), pl.Series("place", places, pl.String))
+        sources = (
+            pl.Series("raw", texts, pl.String),
+            pl.Series("place", places, pl.String),
+            neighbours(bad_rows["row"], good[_ROW], layout.texts),
+        )
         return Sorted(
             good=good.select(self.output),
             good_rows=good[_ROW],

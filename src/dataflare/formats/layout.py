@@ -45,7 +45,8 @@ class Lines:
     def texts(self, rows: Sequence[int] | pl.Series) -> list[bytes]:
         """As `Layout.texts`."""
         index = pl.Series(rows, dtype=pl.Int64)
-        starts, ends = self._starts.gather(index), self._starts.gather(index + 1)
+        starts = self._starts.gather(index).to_list()
+        ends = self._starts.gather(index + 1).to_list()
         return [self._data[a:b].rstrip(b"\r\n") for a, b in zip(starts, ends, strict=True)]
 
     def lines(self, rows: Sequence[int]) -> Sequence[int]:

@@ -7,7 +7,7 @@ they were written, and a number that its column would round makes a bad row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,6 +17,7 @@ from dataflare.formats import json_loss
 from dataflare.formats.json_types import columns_of, fitting, readable
 from dataflare.formats.json_values import BadJson, decode, line_of, text_of
 from dataflare.formats.misread import Sorted, misfit, raw_text
+from dataflare.formats.neighbours import neighbours
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.types import DataType
@@ -102,21 +103,28 @@ class NdjsonPlan(Struct, frozen=True):
         bad |= self._misfits(rows)
         good_places = [place for place in rows if place not in bad]
         good, good_places = self._sort_out(texts, good_places, bad)
+        good_rows = pl.Series("row", good_places, dtype=pl.Int64)
+        bad_rows = pl.Series("row", sorted(bad), dtype=pl.Int64)
+
+        def rows_of(rows: Iterable[int]) -> list[bytes]:
+            return [_text(lines[row]) for row in rows]
+
+        beside = neighbours(bad_rows, good_rows, rows_of)
         return Sorted(
             good=good,
-            good_rows=pl.Series("row", good_places, dtype=pl.Int64),
+            good_rows=good_rows,
             bad=BadRows.of(
                 [
-                    BadRow(
-                        row,
-                        *bad[row],
-                        raw_text(lines[row][1].rstrip(b"\r")),
-                        place_of(lines[row][0]),
-                    )
-                    for row in sorted(bad)
+                    BadRow(row, *bad[row], raw_text(text), place_of(lines[row][0]), near)
+                    for row, text, near in zip(bad_rows, rows_of(bad_rows), beside, strict=True)
                 ]
             ),
         )
+
+    def texts(self, data: bytes, rows: Sequence[int]) -> Sequence[bytes]:
+        """The texts of some rows of a chunk."""
+        lines = _lines(data)
+        return [_text(lines[row]) for row in rows]
 
     def _misfits(self, rows: dict[int, Any]) -> dict[int, tuple[str, str]]:
         """Rows with texts that do not fit their columns, such as bad timestamps and dates."""
@@ -172,6 +180,10 @@ def _problem(
 def _lines(data: bytes) -> list[tuple[int, bytes]]:
     """Each line that is not blank, with its number; the first is 0."""
     return [(number, line) for number, line in enumerate(data.split(b"\n")) if line.strip()]
+
+
+def _text(line: tuple[int, bytes]) -> bytes:
+    return line[1].rstrip(b"\r")
 
 
 def _description(value: object) -> str:

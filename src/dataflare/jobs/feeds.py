@@ -1,7 +1,8 @@
 """Find the step where the rows of dead letters enter again, and the workflow that begins there. Pure.
 
 Always true: a letter has the row as it entered its step's chain of row steps (the part that runs as
-one query), so it enters at the head of that chain in the current plan.
+one query), so it enters at the head of that chain in the current plan. A source's letter has the text of
+its row: the row is read again, and goes to all steps that read the source.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SOURCE = reserved("_replay")
 
 
 class Feed(Struct, frozen=True):
-    """first: the step that the rows enter. schema: their columns."""
+    """first: the step that the rows enter, or the source that they come from. schema: their columns."""
 
     first: str
     schema: Schema
@@ -54,8 +55,10 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
     if node is None:
         return f"the workflow has no step '{step}' any more"
     if isinstance(node, SourceNode):
-        return f"source '{step}' could not read them: fix the data, and run the workflow again"
-    if isinstance(node, DestinationNode) and set(columns) == set(node.schema.names):
+        if set(columns) != {"raw"}:
+            return f"source '{step}' wrote them, and they have no text to compare with"
+        feed = Feed(step, node.schema)
+    elif isinstance(node, DestinationNode) and set(columns) == set(node.schema.names):
         feed = Feed(step, node.schema)
     elif isinstance(node, RowsNode | BranchNode):
         feed = _head(graph, node)
@@ -123,36 +126,76 @@ def replaying(
     """The part of the workflow behind a feed. It reads the rows from a file and adds them to the
     destinations. Its name is that of the file's folder. letters: the folder of local dead letters."""
     step_names = {graph.nodes[each].step for each in _behind(graph, feed.first)}
+    read_again = isinstance(graph.nodes[feed.first], SourceNode)
     local = DeadLetter(path=str(letters))
 
+    empty: dict[str, SourceStep] = {}
+
+    def own_input(ref: InputRef) -> InputRef:
+        if read_again and ref.step == feed.first:
+            return replace(ref, step=SOURCE)
+        if ref.step in step_names:
+            return ref
+        # No rows, and the columns that the steps behind it may name.
+        name = reserved(f"_empty_{len(empty) + 1}")
+        schema = graph.nodes[ref.step].outputs[ref.output]
+        config = SpotMap({"rows": []})
+        empty[name] = SourceStep(name=name, type="inline", config=config, schema=schema)
+        return InputRef(name, None, ref.spot)
+
     def own(step: AnyStep) -> AnyStep:
-        inputs = tuple(ref for ref in step.inputs if ref.step in step_names)
-        if step.name == feed.first:
-            inputs = (InputRef(SOURCE, None, step.spot),)
+        inputs = (
+            (InputRef(SOURCE, None, step.spot),)
+            if step.name == feed.first
+            else tuple(own_input(ref) for ref in step.inputs)
+        )
         more = {"max_errors": None, "dead_letter": step.error_handling.dead_letter or local}
         handling = step.error_handling.model_copy(update=more)
         return replace(step, inputs=inputs, error_handling=handling)
 
-    steps = [own(step) for step in workflow.steps() if step.name in step_names]
+    steps = [
+        own(step)
+        for step in workflow.steps()
+        if step.name in step_names and step.name not in workflow.sources
+    ]
     tables = [looked_up(step) for step in steps]
     config = SpotMap({"path": str(rows), "format": "parquet"})
     checkpoint = workflow.settings.checkpoint.model_copy(update={"storage": None})
+    source = SourceStep(name=SOURCE, type="file", config=config)
+    if read_again:
+        source = replace(source, event_time=workflow.sources[feed.first].event_time)
     more = {"mode": "auto", "guarantee": None, "checkpoint": checkpoint, "parallelism": 1}
     return replace(
         workflow,
         name=rows.parent.name,
         settings=workflow.settings.model_copy(update=more),
         sources={name: workflow.sources[name] for name in tables if name is not None}
-        | {SOURCE: SourceStep(name=SOURCE, type="file", config=config)},
+        | {SOURCE: source}
+        | empty,
         transformations={s.name: s for s in steps if s.name in workflow.transformations},
         destinations={s.name: _adding(s, graph) for s in steps if isinstance(s, DestinationStep)},
     )
 
 
+def destinations(graph: Graph, feed: Feed) -> list[DestinationNode]:
+    """Those behind a feed, in the plan's order."""
+    behind = _behind(graph, feed.first)
+    return [node for node in graph if isinstance(node, DestinationNode) and node.id in behind]
+
+
 def overwritten(graph: Graph, feed: Feed) -> list[str]:
     """The destinations behind a feed whose content each run replaces."""
-    nodes = [graph.nodes[each] for each in _behind(graph, feed.first)]
-    return [n.id for n in nodes if isinstance(n, DestinationNode) and _replaces(n)]
+    return [node.id for node in destinations(graph, feed) if _replaces(node)]
+
+
+def reads_all(graph: Graph, feed: Feed) -> bool:
+    """Whether each run reads all rows that may reach a feed."""
+    before = {feed.first}
+    for node in reversed(list(graph)):
+        if node.id in before:
+            before.update(port.node for port in node.inputs)
+    nodes = [graph.nodes[each] for each in before]
+    return all(node.connector.reads_all() for node in nodes if isinstance(node, SourceNode))
 
 
 def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
@@ -162,13 +205,18 @@ def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
     for statements in ("before_sql", "after_sql"):
         # These statements are for whole runs; one may empty the table.
         config = config.without(statements)
-    if _replaces(node):
-        config = config.without("mode")
-        config["mode"] = "append"
+    mode = _mode(node)
+    if mode in ("overwrite", "mirror"):
+        config = config.without("mode").without("delete_max")
+        # To a mirror, all rows that a replay does not bring would be gone.
+        config["mode"] = "append" if mode == "overwrite" else "upsert"
     return replace(step, config=config)
 
 
 def _replaces(node: DestinationNode) -> bool:
+    return _mode(node) == "overwrite"
+
+
+def _mode(node: DestinationNode) -> str | None:
     target = getattr(node.connector, "target", None)
-    mode = getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)
-    return mode == "overwrite"
+    return getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)

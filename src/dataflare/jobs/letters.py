@@ -34,7 +34,8 @@ _KEYS = {"id", "step", "code", "message", "failed_at", "row"}
 
 
 class Letter(Struct, frozen=True):
-    """One dead letter. failed_at: RFC 3339, UTC. row: the original row. position: its place in the source."""
+    """One dead letter. failed_at: RFC 3339, UTC. row: the original row. position: its place in the source.
+    neighbours: hashes of the rows beside it, by which its place in a file is found again."""
 
     id: str
     step: str
@@ -45,6 +46,7 @@ class Letter(Struct, frozen=True):
     run_id: str
     position: str | None
     row: Mapping[str, Any]
+    neighbours: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -179,6 +181,7 @@ def _letter(line: bytes) -> Letter | None:
                 value.get("run_id") or "",
                 value.get("position"),
                 row,
+                value.get("neighbours"),
             )
     return None
 

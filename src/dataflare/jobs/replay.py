@@ -21,6 +21,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,26 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.connectors.inline.values import frame_of
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, ConfigError, DataFlareError, RunError
-from dataflare.jobs.feeds import SOURCE, Feed, feed_of, overwritten, replaying
+from dataflare.jobs.feeds import (
+    SOURCE,
+    Feed,
+    destinations,
+    feed_of,
+    overwritten,
+    reads_all,
+    replaying,
+)
 from dataflare.jobs.letters import REPLAY_FOLDER, Letter, LetterBox
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import forget
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.run import run
+from dataflare.jobs.unread_rows import read_rows_again
 from dataflare.model.types import Schema
 from dataflare.planner import RULES, plan_async
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.dead_letters import STEP
-from dataflare.planner.graph import Graph
+from dataflare.planner.graph import Graph, SourceNode
 from dataflare.sdk.crashpoints import crash_point
 
 if TYPE_CHECKING:
@@ -54,12 +64,14 @@ _BATCH, _ROWS = "batch.json", "rows.parquet"
 
 
 class Replayed(Struct):
-    """rows: the number of replayed letters. failed: those of them that became letters again. reasons: why
-    letters were not replayed, and how many. results: of each run."""
+    """rows: the number of replayed letters. failed: those of them that became letters again. left: why
+    letters were not replayed, and how many. replaced: the ids of letters whose rows a later run has read
+    again, so that they count as replayed. results: of each run."""
 
     rows: int = 0
     failed: int = 0
     left: Counter[str] = field(default_factory=Counter)
+    replaced: list[str] = field(default_factory=list)
     results: list[RunResult] = field(default_factory=list)
 
     @property
@@ -104,7 +116,10 @@ class _Replay:
             if not self._go_on(folder, graph):
                 return self.done
         waiting = [letter for letter in self.box.waiting() if matches(letter)]
-        for feed, group in self._by_feed(graph, waiting):
+        groups = list(self._by_feed(graph, waiting))
+        if self.done.replaced:
+            self.box.mark_replayed(self.done.replaced)
+        for feed, group in groups:
             if not self._begin(graph, feed, group):
                 return self.done
         return self.done
@@ -134,7 +149,7 @@ class _Replay:
                         blame=Blame.USER,
                         help="name the file that has the step with --file",
                     )
-                return self._run(folder, graph, feed, len(_ids(folder)))
+                return self._run(folder, graph, feed)
             if feed.first in graph.nodes:
                 with contextlib.suppress(DataFlareError):
                     part = self._part(graph, feed, folder)
@@ -150,9 +165,37 @@ class _Replay:
             feed = feed_of(graph, letter.step, letter.row)
             if isinstance(feed, str):
                 self.done.left[feed] += 1
-            else:
+            elif not self._is_replaced(graph, feed, letter):
                 groups.setdefault(feed.first, (feed, []))[1].append(letter)
         yield from groups.values()
+
+    def _is_replaced(self, graph: Graph, feed: Feed, letter: Letter) -> bool:
+        """Whether a later run has read the letter's row once more, and replaced what a destination held:
+        then the row is there, or a letter of that run has it."""
+        replaced = overwritten(graph, feed)
+        if not replaced or letter.run_id >= self._last_run or not reads_all(graph, feed):
+            return False
+        if len(replaced) == len(destinations(graph, feed)):
+            self.done.replaced.append(letter.id)
+        else:
+            why = f"a later run has read their rows again, and replaced what '{replaced[0]}' holds"
+            self.done.left[why] += 1
+        return True
+
+    @cached_property
+    def _last_run(self) -> str:
+        """The id of the last run that finished; the first of its ids, if it was resumed."""
+        log = RunLog(self.box.folder)
+        current = log.current()
+        if current is None or not current.finished:
+            return ""
+        last = ""
+        for record in log.list():
+            if record.run_id <= current.run_id:
+                last = record.run_id
+                if record.resumed_from is None:
+                    break
+        return last
 
     def _begin(self, graph: Graph, feed: Feed, letters: Sequence[Letter]) -> bool:
         current = RunLog(self.box.folder).current()
@@ -163,7 +206,13 @@ class _Replay:
             )
             self.done.left[f"{reason}: let it finish first"] += len(letters)
             return True
-        rows = self._rows(graph, feed, letters)
+        node = graph.nodes[feed.first]
+        if isinstance(node, SourceNode):
+            again = asyncio.run(read_rows_again(node, letters))
+            self.done.left.update(again.left)
+            rows = (again.letters, again.rows) if again.letters else None
+        else:
+            rows = self._rows(graph, feed, letters)
         if rows is None:
             return True
         folder = self.state / f"batch_{new_run_id().lower()}"
@@ -171,12 +220,13 @@ class _Replay:
         with files.writing("the letters to replay"):
             files.make_folder(temporary)
             files.write_whole(temporary / _ROWS, _parquet(rows[1]))
-            facts = {"first": feed.first, "ids": [letter.id for letter in rows[0]]}
+            ids = [letter.id for letter in rows[0]]
+            facts = {"first": feed.first, "ids": ids, "rows": rows[1].height}
             files.write_whole(temporary / _BATCH, json.dumps(facts).encode())
             os.rename(temporary, folder)
             files.sync_folder(self.state)
         crash_point("replay.batch_written")
-        return self._run(folder, graph, feed, len(rows[0]))
+        return self._run(folder, graph, feed)
 
     def _rows(
         self, graph: Graph, feed: Feed, letters: Sequence[Letter]
@@ -229,9 +279,9 @@ class _Replay:
         letters = self.box.folder / STEP
         return replaying(self.workflow, graph, feed, folder / _ROWS, letters=letters)
 
-    def _run(self, folder: Path, graph: Graph, feed: Feed, rows: int) -> bool:
+    def _run(self, folder: Path, graph: Graph, feed: Feed) -> bool:
         """Run a batch. Returns whether it finished."""
-        part = self._part(graph, feed, folder)
+        part, rows = self._part(graph, feed, folder), _facts(folder)["rows"]
         result = run(part, RunOptions(self.state, accept_changes=True))
         self.done.results.append(result)
         if result.status != "finished":
@@ -243,8 +293,13 @@ class _Replay:
         return self._settled(folder)
 
 
+def _facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / _BATCH).read_bytes())
+    return facts
+
+
 def _ids(folder: Path) -> list[str]:
-    ids: list[str] = json.loads((folder / _BATCH).read_bytes())["ids"]
+    ids: list[str] = _facts(folder)["ids"]
     return ids
 
 
@@ -263,8 +318,7 @@ async def _clear(part: Workflow, home: Path, current: Current, store: LocalStore
 
 
 def _feed_of(folder: Path) -> Feed:
-    first = json.loads((folder / _BATCH).read_bytes())["first"]
-    return Feed(first, Schema.from_polars(pl.read_parquet_schema(folder / _ROWS)))
+    return Feed(_facts(folder)["first"], Schema.from_polars(pl.read_parquet_schema(folder / _ROWS)))
 
 
 def _row(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:

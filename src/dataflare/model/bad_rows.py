@@ -13,20 +13,23 @@ if TYPE_CHECKING:
 
 class BadRow(Struct, frozen=True):
     """A row that could not be read. row: its index in the chunk; raw: its text or bytes as text;
-    place: where it is in the source, to show to the user."""
+    place: where it is in the source, to show to the user; neighbours: hashes of the rows beside it, by
+    which its place is found again (see `formats.neighbours`), or None."""
 
     row: int
     code: str
     message: str
     raw: str
     place: str
+    neighbours: str | None = None
 
 
 class BadRows(Sequence[BadRow]):
     """Bad rows stored as columns. Use it where there may be many: 1 % of a file's rows then costs little."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
-        """frame: the columns row (Int64), code, message, raw and place (String)."""
+        """frame: the columns row (Int64), code, message, raw and place (String), and neighbours, where
+        there are any."""
         self.frame = frame
 
     @classmethod
@@ -44,10 +47,11 @@ class BadRows(Sequence[BadRow]):
                     "message": [row.message for row in rows],
                     "raw": [row.raw for row in rows],
                     "place": [row.place for row in rows],
+                    "neighbours": [row.neighbours for row in rows],
                 },
                 schema={
                     "row": pl.Int64,
-                    **dict.fromkeys(("code", "message", "raw", "place"), pl.String),
+                    **dict.fromkeys(("code", "message", "raw", "place", "neighbours"), pl.String),
                 },
             )
         )

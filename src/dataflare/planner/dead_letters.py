@@ -34,6 +34,7 @@ LETTERS = Schema(
         Field("run_id", STRING),
         Field("position", STRING),
         Field("row", STRING),
+        Field("neighbours", STRING),
     )
 )
 

@@ -218,6 +218,8 @@ class Chunk(Struct, frozen=True):
     cannot have any. Rows are numbered as `scan` and `salvage` number them. watched: the same rows as
     `scan` gives, and their new fields, found quickly; raises what `scan` raises.
 
+    texts: gives rows as they stand in the chunk, for a source whose rows are read again one by one.
+
     work_bytes: about how much memory it takes while it is worked on, where that is much more than
     num_bytes: the engine reads no more chunks than the budget has room for.
     """
@@ -231,6 +233,7 @@ class Chunk(Struct, frozen=True):
     place: Callable[[int], str] | None = None
     new_fields: Callable[[], NewFields | None] | None = None
     watched: Callable[[], tuple[pl.LazyFrame, NewFields | None]] | None = None
+    texts: Callable[[Sequence[int]], Sequence[bytes]] | None = None
     work_bytes: int | None = None
 
     def count(self) -> int | None:
@@ -248,6 +251,36 @@ class ChunkReader(SplitReader):
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         raise DataError("chunk readers are read by chunk", code="E0900", help="call 'read_chunk'")
+
+
+class UnreadRow(Struct, frozen=True):
+    """A row that a run could not read: where it stood, its text or bytes as text, and what stood beside
+    it, as its `BadRow` told it."""
+
+    place: str | None
+    raw: str
+    neighbours: str | None
+
+
+class Reread(Struct, frozen=True):
+    """What became of a row that was read again. row: it alone, with the columns of `schema`; else why
+    says of all such rows what stands in the way, and detail of this one. moved: its place is gone, or may
+    be another row's. source: names what was read, so that one row which was refused in two runs is told
+    from two rows."""
+
+    row: pl.DataFrame | None = None
+    why: str = ""
+    detail: str = ""
+    source: str = ""
+    moved: bool = False
+
+
+class SupportsReread(ABC):
+    """A source whose rows have places where they can be read again, as those of files."""
+
+    @abstractmethod
+    async def reread(self, rows: Sequence[UnreadRow]) -> Sequence[Reread]:
+        """What each row is now. Never another row that has come to its place since."""
 
 
 class SupportsProjection(ABC):

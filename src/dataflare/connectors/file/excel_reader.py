@@ -17,6 +17,7 @@ from dataflare.connectors.file.watching import watched_columns
 from dataflare.formats.excel_book import SheetTable
 from dataflare.formats.excel_cells import fit
 from dataflare.formats.misread import Sorted, misfit
+from dataflare.formats.neighbours import neighbours
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece, even_pieces
 from dataflare.model.progress import Position
@@ -70,6 +71,7 @@ class ExcelReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: self._salvage(piece),
             place=lambda row: self._place_of(piece.start + row),
+            texts=lambda rows: [self._text(piece.start + row) for row in rows],
             **self._watches(piece),
         )
 
@@ -140,9 +142,15 @@ class ExcelReader(PieceReader):
         bad = [self._bad_row(row, row - piece.start) for row in inside if row in self._bad]
         kept = [row for row in inside if row not in self._bad]
         numbers = pl.Series("row", [row - piece.start for row in kept], dtype=pl.Int64)
-        return salvaged(
-            Sorted(self._frame[kept], numbers, BadRows.of(bad)), self._added, self._output
+        rows = BadRows.of(bad).frame
+        beside = neighbours(
+            rows["row"], numbers, lambda some: [self._text(piece.start + row) for row in some]
         )
+        found = Sorted(self._frame[kept], numbers, BadRows(rows.with_columns(beside)))
+        return salvaged(found, self._added, self._output)
+
+    def _text(self, row: int) -> bytes:
+        return row_text(self._cells(row)).encode()
 
     def _bad_row(self, row: int, in_piece: int) -> BadRow:
         name, _, _ = self._bad[row]

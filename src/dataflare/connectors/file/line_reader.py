@@ -167,6 +167,7 @@ class LineReader(ChunkReader):
             rows=lambda: chunk.rows,
             salvage=salvage,
             place=lambda row: place_of(lines()[row]),
+            texts=lambda rows: plan.texts(data, rows),
             **watches,
         )
 
@@ -195,6 +196,7 @@ class LineReader(ChunkReader):
             rows=1,
             salvage=salvage,
             place=lambda row: place(),
+            texts=lambda rows: [record.data for _ in rows],
         )
 
     async def aclose(self) -> None:

@@ -22,6 +22,7 @@ from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
 from dataflare.connectors.file.reading import FileFacts, said
+from dataflare.connectors.file.reread import original, read_again
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, load_json, load_tables, survey
 from dataflare.connectors.file.table_reader import JsonReader, TableReader
@@ -35,14 +36,17 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import STRING, Schema, parse_type
 from dataflare.sdk.source import (
     Replay,
+    Reread,
     SourceCapabilities,
     SourceConnector,
     SplitReader,
     SupportsProjection,
+    SupportsReread,
+    UnreadRow,
 )
 
 
-class FileSource(SourceConnector, SupportsProjection):
+class FileSource(SourceConnector, SupportsProjection, SupportsReread):
     """Rows of CSV, NDJSON, JSON, Parquet, Arrow IPC or Excel files."""
 
     type = "file"
@@ -189,6 +193,19 @@ orders:
         if position is None and "start" in split.data:
             position = Position(split.data["start"])
         return await asyncio.to_thread(self._open, split, position, output)
+
+    async def reread(self, rows: Sequence[UnreadRow]) -> Sequence[Reread]:
+        answers, splits = await read_again(self, rows), await self.splits()
+        if not splits or splits[0].data["format"] not in ("ndjson", "json"):
+            return answers
+        schema, plan = await self.schema(), self._plan(splits[0], tuple(await self._output()))
+        assert isinstance(plan, NdjsonPlan)
+        if any(name not in splits[0].data["schema"] for name in schema.names):
+            return answers  # columns that only the file's path tells
+        return [
+            original(plan, row, answer, watch=self._watch) if answer.moved else answer
+            for row, answer in zip(rows, answers, strict=True)
+        ]
 
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
         data = split.data

@@ -111,8 +111,13 @@ class TableReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: self._salvage(piece),
             place=lambda row: self._place_of(piece.start + row),
+            texts=lambda rows: self._texts(raw, rows),
             **(watched_table(raw, rows, self._extra) if self._extra else {}),
         )
+
+    def _texts(self, raw: Callable[[], pl.LazyFrame], rows: Sequence[int]) -> list[bytes]:
+        frame = raw().select(list(self._columns)).collect()[list(rows)]
+        return [row_text(row).encode() for row in for_python(frame).iter_rows(named=True)]
 
     def _salvage(self, piece: TablePiece) -> Salvaged:
         """The rows whose values fit the contract's types, and the others. A file that cannot be
@@ -173,6 +178,7 @@ class JsonReader(PieceReader):
             rows=piece.rows,
             salvage=lambda: salvaged(plan.salvage(data, place_of), added, output),
             place=place_of,
+            texts=lambda rows: plan.texts(data, rows),
             **(watched_lines(plan, data, added, output) if self._watch else {}),
         )
 

@@ -1,0 +1,56 @@
+"""The rows of a source's letters, read again from where they stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.sdk.source import Reread, SupportsReread, UnreadRow
+
+if TYPE_CHECKING:
+    from dataflare.jobs.letters import Letter
+    from dataflare.planner.graph import SourceNode
+
+
+class RowsAgain(Struct):
+    """letters: those whose rows could be read now; several may be of one row. rows: each row once. left:
+    why the other letters stay, and how many."""
+
+    letters: Sequence[Letter]
+    rows: pl.DataFrame
+    left: Mapping[str, int]
+
+
+async def read_rows_again(node: SourceNode, letters: Sequence[Letter]) -> RowsAgain:
+    """Read the rows of a source's letters as the workflow says today."""
+    source, none = node.connector, pl.DataFrame(schema=node.schema.to_polars())
+    if not isinstance(source, SupportsReread):
+        why = (
+            f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file can: "
+            "fix the data or the workflow, and run the workflow again (with --fresh, where it reads "
+            "only new rows)"
+        )
+        return RowsAgain([], none, {why: len(letters)})
+    wanted = [UnreadRow(each.position, str(each.row["raw"]), each.neighbours) for each in letters]
+    answers = await source.reread(wanted)
+    unread: dict[str, list[Reread]] = {}
+    for each in answers:
+        if each.row is None:
+            unread.setdefault(each.why, []).append(each)
+    left = {
+        f"source '{node.step}': {why}; the first is {same[0].detail}": len(same)
+        for why, same in unread.items()
+    }
+    read = [letter for letter, each in zip(letters, answers, strict=True) if each.row is not None]
+    return RowsAgain(read, pl.concat([none, *_rows(answers)]).rechunk(), left)
+
+
+def _rows(answers: Sequence[Reread]) -> Iterator[pl.DataFrame]:
+    seen = set[str]()
+    for each in answers:
+        if each.row is not None and each.source not in seen:
+            seen.add(each.source)
+            yield each.row
