@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
@@ -180,6 +181,7 @@ _KINDS = {
     26: "large_list_view",
 }
 _DECIMAL, _TIMESTAMP = 7, 10
+_WHOLE_HOURS = re.compile(r"([+-]\d\d):?00", re.ASCII)
 
 
 def _arrow_schema(schema: Table, bits_max: int) -> Notes:
@@ -212,9 +214,14 @@ def _arrow_unreadable(field: Table, bits_max: int) -> str | None:
 
 @lru_cache(maxsize=256)
 def _is_zone(name: str) -> bool:
-    """Whether the name is empty, an offset such as +02:00, or in the time zone database."""
-    if not name or (name[0] in "+-" and name[1:].replace(":", "").isdigit()):
+    """Whether the name is empty, an offset that Polars knows, or in the time zone database.
+
+    Polars has a zone for whole hours from -12:00 to +14:00 only, and panics on +05:30 and -13:00.
+    """
+    if not name:
         return True
+    if offset := _WHOLE_HOURS.fullmatch(name):
+        return -12 <= int(offset[1]) <= 14
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from file_kit import read
 
+from dataflare.connectors.file.errors import file_errors
 from dataflare.errors import DataFlareError
 
 BERLIN = "Europe/Berlin"
@@ -29,6 +30,7 @@ LIMITS = {
         (f"uint{bits}", 0, 2**bits - 1),
     )
 }
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 ENTRIES = "list<struct<key: string, value: float32>>"
 SECOND = dt.datetime(2024, 1, 1, 10, 30, 15)
 UTC_SECOND = SECOND.replace(tzinfo=dt.UTC)
@@ -103,6 +105,10 @@ HELD: dict[str, tuple[pa.Array, str, list[Any]]] = {
         )
         for unit in ("s", "ms", "us", "ns")
     },
+    **{
+        f"offset {zone}": (pa.array([0, None], pa.timestamp("us", zone)), f"timestamp[us, {name}]", [EPOCH, None])
+        for zone, name in (("+02:00", "Etc/GMT-2"), ("-0800", "Etc/GMT+8"), ("+14:00", "Etc/GMT-14"), ("-12:00", "Etc/GMT+12"))
+    },
     "list": (pa.array([[1, None], [], None]), "list<int64>", [[1, None], [], None]),
     "large list": (pa.array([[1], None], pa.large_list(pa.int8())), "list<int8>", [[1], None]),
     "fixed list": (pa.array([[1, 2], None], pa.list_(pa.int8(), 2)), "list<int8>", [[1, 2], None]),
@@ -141,6 +147,11 @@ REFUSED: dict[str, tuple[pa.Array, str]] = {
     "run ends": (pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array([7])), "run_end_encoded"),
     "interval": (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "interval"),
     "unknown zone": (pa.array([5], pa.timestamp("us", "Nowhere/Land")), "Nowhere/Land"),
+    **{
+        f"offset {zone}": (pa.array([5], pa.timestamp("us", zone)), zone)
+        for zone in ("+05:30", "-03:30", "+05:45", "+0530", "+02", "-13:00", "+15:00", "+02:00:30", "+1:00")
+    },
+    "offset inside": (pa.array([[5]], pa.list_(pa.timestamp("us", "+05:30"))), "+05:30"),
 }  # fmt: skip
 
 
@@ -194,6 +205,15 @@ def test_another_type_is_refused_with_file_and_column(tmp_path, case, name):
     assert type_ in error.message
     if case == "decimal256":
         assert read({"path": name, "columns": ["other"]}, tmp_path).frame.rows() == [(1,)]
+
+
+def test_a_panic_of_polars_is_an_error_of_the_file(tmp_path):
+    file = tmp_path / "a.parquet"
+    write(file, pa.array([5], pa.timestamp("us", "+05:30")))
+    with pytest.raises(DataFlareError) as caught, file_errors(file):
+        pl.read_parquet_schema(file)
+    assert caught.value.code == "E0505"
+    assert "time zone: '+05:30'" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def missing(path: Path) -> SystemError_:
     return SystemError_(f"no such file: {path}", code="E0601", help=help_)
 
 
-def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
+def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
     """Ours for a foreign exception. doing: "reading" or "writing"."""
     if isinstance(error, DataFlareError):
         return error
@@ -90,10 +90,14 @@ def translated(error: Exception, path: Path, doing: str) -> DataFlareError:
 
 @contextmanager
 def file_errors(path: Path, doing: str = "reading") -> Iterator[None]:
-    """Whatever goes wrong inside becomes one of our errors."""
+    """Whatever goes wrong inside becomes a DataFlareError.
+
+    Polars panics where a file has what its Rust code does not expect; such an exception is not an
+    Exception in Python, so it is caught by its own name.
+    """
     import polars as pl
 
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise translated(error, path, doing) from error

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from dataflare.connectors.http.config import HttpSourceConfig, Pagination
 from dataflare.connectors.http.json_path import text_at
+from dataflare.connectors.http.link_header import next_url
 from dataflare.formats.json_values import decode
 
 Place = Mapping[str, Any]
@@ -96,8 +97,8 @@ def _following(
     if pages.type in ("page", "offset"):
         return _counted(pages, place, content, rows)
     if pages.type == "link":
-        url = answer.links.get("next", {}).get("url")
-        return {"number": number, "url": urljoin(str(answer.url), url)} if url else None
+        url = next_url(answer.headers.get_list("link"), str(answer.url))
+        return None if url is None else {"number": number, "url": url}
     assert pages.path is not None
     text = text_at(content, pages.path)
     if text is None and number == 1 and rows and pages.absent == "error":

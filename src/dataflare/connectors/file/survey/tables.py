@@ -108,7 +108,10 @@ def _is_wanted(name: str, config: FileSourceConfig) -> bool:
 
 def _refused(type_: str, column: str, file: FoundFile, *, can_skip: bool) -> DataError:
     error = unheld(type_, column, file.path)
-    if can_skip:
+    if "unknown zone" in type_:
+        error.help = "write the column in UTC or in a zone of the time zone database, as pandas' "
+        error.help += "tz_convert('UTC') does; the instants stay the same"
+    elif can_skip:
         error.help = "name the other columns in 'columns', or have it written as text"
     return error
 
