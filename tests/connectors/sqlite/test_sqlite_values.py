@@ -39,15 +39,10 @@ GOOD = {
         "2024-01-31 14:00:00+02:00": NOON,
         "2024-01-31 06:30:00-0530": NOON,
         "2024-01-31": dt.datetime(2024, 1, 31),
-        "2024-01-31 12:00:00.123456789": NOON.replace(microsecond=123456),
-        1706702400: NOON,
-        1706702400.5: NOON.replace(microsecond=500_000),
-        1706702400123: NOON.replace(microsecond=123_000),
-        1706702400123456: NOON.replace(microsecond=123_456),
-        -86400: dt.datetime(1969, 12, 31),
+        "2024-01-31 12:00:00.123456000+00:00": NOON.replace(microsecond=123456),
         None: None,
     },
-    "DATE": {"2024-01-31": NOON.date(), "2024-01-31T00:00:00": NOON.date(), 1706659200: NOON.date()},
+    "DATE": {"2024-01-31": NOON.date(), "2024-01-31T00:00:00": NOON.date(), "2024-01-31 00:00:00.0000000": NOON.date()},
     "TIME": {"12:00:00.5": dt.time(12, 0, 0, 500_000), "12:00": dt.time(12)},
     "BOOLEAN": {1: True, 0: False, "true": True, "F": False, None: None},
     "DECIMAL(10, 2)": {12.34: Decimal("12.34"), 5: Decimal(5), "7.100": Decimal("7.10"), 0.1 + 0.2 - 0.3 + 1: Decimal(1)},
@@ -62,9 +57,21 @@ GOOD = {
     "VARINT": {5: 5},
 }  # fmt: skip
 BAD = {
-    "TIMESTAMP": ["yesterday", "2024-02-30 00:00:00", b"\x01", "2024-01-31 25:00:00"],
-    "DATE": ["2024-01-31 12:00:00", "31.1.2024"],
-    "TIME": ["25:00", "noon"],
+    "TIMESTAMP": [
+        "yesterday",
+        "2024-02-30 00:00:00",
+        b"\x01",
+        "2024-01-31 25:00:00",
+        "2024-01-31 12:00:00.123456789",
+        "2024-01-31T12:00:00.0000001Z",
+        1706702400,
+        2460341.0,
+        "1706702400",
+    ],
+    "TIMESTAMP(3)": ["2024-01-31 12:00:00.1239"],
+    "TIMESTAMP(9)": ["1000-01-01 00:00:00", "2300-01-01", "2024-01-31 12:00:00.0000000001"],
+    "DATE": ["2024-01-31 12:00:00", "31.1.2024", "2024-01-31 00:00:00.0000001", 1706659200],
+    "TIME": ["25:00", "noon", "12:00:00.0000000001"],
     "BOOLEAN": [2, "maybe", 0.5],
     "DECIMAL(10, 2)": [12.345, "x", "1e30"],
     "INTEGER": ["seven", 1.5, b"\x07"],
@@ -117,9 +124,16 @@ def test_values_that_do_not_fit_are_named_and_the_others_kept_exactly(tmp_path, 
 def test_a_contract_reads_text_as_what_it_says(tmp_path):
     table(tmp_path, "TEXT", "2024-01-31T12:00:00+01:00", "1706702400")
     contract = Schema.of({"x": "timestamp[us, UTC]"})
-    found, _ = run(read("sqlite", tmp_path, table="t", contract=contract))
+    found, _ = run(read("sqlite", tmp_path, table="t", contract=contract, time_numbers="s"))
     eleven = NOON.replace(hour=11, tzinfo=dt.UTC)
     assert found["x"].to_list() == [eleven, NOON.replace(tzinfo=dt.UTC)]
+
+
+def test_nanoseconds_are_kept_under_a_type_that_has_them(tmp_path):
+    table(tmp_path, "DATETIME", "2024-01-31 12:00:00.123456789")
+    contract = Schema.of({"x": "timestamp[ns]"})
+    found, _ = run(read("sqlite", tmp_path, table="t", contract=contract))
+    assert found["x"].dt.nanosecond().to_list() == [123456789]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
-"""Stored values of a page back to our types, without raising: what does not fit becomes NULL.
+"""Stored values of a page as DataFlare types, without raising: what does not fit becomes NULL.
 
-Always true: a NULL out of a value that was not NULL means "does not fit", and never "rounded".
+SQLite has no type for times. Text is ISO 8601. A number has a unit that only the user knows: seconds,
+milliseconds and Julian days are all common. So a number in a column of times is read in the unit that
+the option `time_numbers` gives, the same in every row, and does not fit without it.
+
+Always true: a NULL out of a value that was not NULL means "does not fit". No digit is cut or rounded,
+except that a Julian day is read to the millisecond, as SQLite's own functions do.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import polars as pl
@@ -12,12 +18,18 @@ import polars as pl
 from dataflare.model.types import DataType
 
 _OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
-_EPOCH = r"^[+-]?\d+(?:\.\d+)?$"
-# An epoch in seconds stays below 1e11 until the year 5138; then milliseconds, then microseconds.
-_EPOCH_UNITS = ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000))
+_NUMBER = r"^[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$"
+TimeNumbers = Literal["s", "ms", "us", "ns", "julian_day"]
 _Unit = Literal["ms", "us", "ns"]
 _UNITS: dict[str, _Unit] = {"s": "ms", "ms": "ms", "us": "us", "ns": "ns"}
 _PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+NUMBERS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_DIGITS = {"ms": 3, "us": 6, "ns": 9}
+_INT64_MAX = 2**63 - 1
+# SQLite's own functions end at these Julian days: -4713-11-24 12:00 and 9999-12-31 24:00.
+_JULIAN_DAYS = (0.0, 5_373_484.5)
+_JULIAN_EPOCH_MS = 210_866_760_000_000
+_DAY_MS = 86_400_000
 
 
 def selected(column: str, type_: DataType, *, text_affinity: bool) -> str:
@@ -65,8 +77,14 @@ def is_doubtful(raw: pl.Series, type_: DataType) -> bool:
     return raw.dtype != pl.Int64 and not (type_.is_float and raw.dtype == pl.Float64)
 
 
-def decoded(raw: pl.Series, others: pl.Series | None, type_: DataType) -> pl.Series:
-    """raw: as fetched. others: the text of values that are no numbers, of a guarded column."""
+def decoded(
+    raw: pl.Series,
+    others: pl.Series | None,
+    type_: DataType,
+    time_numbers: TimeNumbers | None = None,
+) -> pl.Series:
+    """raw: as fetched. others: the text of values that are not numbers, of a guarded column.
+    time_numbers: the unit of numbers in a column of times."""
     if is_number(type_):
         found = _number(
             raw if raw.dtype.is_numeric() else raw.cast(pl.String).cast(pl.Int64), type_
@@ -83,18 +101,37 @@ def decoded(raw: pl.Series, others: pl.Series | None, type_: DataType) -> pl.Ser
         case "decimal":
             return _decimal(text, type_)
         case "date":
-            whole = _timestamp(text, "us")
+            whole = _timestamp(text, "us", time_numbers)
             midnight = whole.dt.time().cast(pl.Int64) == 0
             return whole.dt.date().zip_with(midnight.fill_null(True), _nulls(text, pl.Date()))
         case "time":
             padded = text.str.replace(r"^(\d{2}:\d{2})$", "$1:00")
-            return padded.str.to_time("%H:%M:%S%.f", strict=False)
+            return _whole(padded.str.to_time("%H:%M:%S%.f", strict=False), text, 9)
         case "timestamp":
-            found = _timestamp(text, type_.unit or "us")
+            found = _timestamp(text, type_.unit or "us", time_numbers)
             return found if type_.timezone is None else _zoned(found, type_.timezone)
         case "list" | "struct":
             return _json(text, type_)
     return text
+
+
+def first_number(seconds: int, time_numbers: TimeNumbers | None) -> float | None:
+    """The number of a moment, given in seconds since 1970; None if numbers have no unit."""
+    if time_numbers is None:
+        return None
+    if time_numbers == "julian_day":
+        return seconds / 86_400 + 2_440_587.5
+    return seconds * NUMBERS_PER_SECOND[time_numbers]
+
+
+def advice(text: str, type_: DataType, time_numbers: TimeNumbers | None) -> str:
+    """What to do about a value that is not a date or timestamp of the type; empty if nothing is known."""
+    if time_numbers is None and re.match(_NUMBER, text):
+        return "; say the unit of such numbers in 'time_numbers': s, ms, us, ns or julian_day"
+    if type_.name == "timestamp" and re.search(r"\.\d+", text) and type_.unit != "ns":
+        zone = "" if type_.timezone is None else f", {type_.timezone}"
+        return f"; for all its digits, say timestamp[ns{zone}] or string in 'schema'"
+    return ""
 
 
 def _nulls(like: pl.Series, dtype: pl.DataType) -> pl.Series:
@@ -157,25 +194,42 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
     return found.zip_with(exact, _nulls(text, type_.to_polars()))
 
 
-def _timestamp(text: pl.Series, unit: str) -> pl.Series:
-    """Naive in UTC. ISO text with a blank or a T, with or without time, fraction and offset; or an
-    epoch in seconds, milliseconds, microseconds or nanoseconds, told apart by its size."""
+def _timestamp(text: pl.Series, unit: str, time_numbers: TimeNumbers | None) -> pl.Series:
+    """Naive in UTC. ISO text with a blank or a T, with or without time, fraction and offset; or a
+    number in the unit `time_numbers`."""
     polars_unit = _UNITS[unit]
+    text = text.str.strip_chars()
+    times = _of_text(text, polars_unit)
+    if polars_unit == "ns":
+        # Polars wraps around beyond the years 1677 to 2262: 1000-01-01 would be 2169-02-08.
+        most = _INT64_MAX // 1_000
+        inside = _of_text(text, "us").to_physical().is_between(-most, most)
+        times = times.zip_with(inside.fill_null(False), _nulls(times, times.dtype))
+    times = _whole(times, text, _DIGITS[polars_unit])
+    if time_numbers is None:
+        return times
+    numbers = text.str.contains(_NUMBER).fill_null(False)
+    number_text = text.zip_with(numbers, _nulls(text, pl.String()))
+    return times.fill_null(_of_number(number_text, polars_unit, time_numbers))
+
+
+def _of_text(text: pl.Series, unit: _Unit) -> pl.Series:
     fast = text.str.strip_suffix("+00:00").str.to_datetime(
         "%Y-%m-%d %H:%M:%S%.f",
-        time_unit=polars_unit,
+        time_unit=unit,
         strict=False,
     )
     slow = fast.is_null() & text.is_not_null()
-    if not slow.any():
-        return fast
-    text = text.str.strip_chars()
-    epochs = text.str.contains(_EPOCH)
-    iso = _iso(text.zip_with(~epochs.fill_null(False), _nulls(text, pl.String())), polars_unit)
-    made = iso.fill_null(
-        _epoch(text.zip_with(epochs.fill_null(False), _nulls(text, pl.String())), polars_unit)
-    )
-    return fast.fill_null(made)
+    return fast.fill_null(_iso(text, unit)) if slow.any() else fast
+
+
+def _whole(times: pl.Series, text: pl.Series, digits: int) -> pl.Series:
+    """The times, NULL where the text has more digits after the point than the type: Polars cuts them."""
+    shortest = len("12:00:00.") + digits
+    if not (text.str.len_bytes() > shortest).any():
+        return times
+    is_cut = text.str.contains(rf"\.\d{{{digits}}}\d*[1-9]").fill_null(False)
+    return times.zip_with(~is_cut, _nulls(times, times.dtype)) if is_cut.any() else times
 
 
 def _iso(text: pl.Series, unit: _Unit) -> pl.Series:
@@ -199,26 +253,36 @@ def _iso(text: pl.Series, unit: _Unit) -> pl.Series:
     return (naive.to_physical() - shift).cast(naive.dtype)
 
 
-def _epoch(text: pl.Series, unit: _Unit) -> pl.Series:
-    whole = text.cast(pl.Int64, strict=False)
+def _of_number(text: pl.Series, unit: _Unit, time_numbers: TimeNumbers) -> pl.Series:
+    """Numbers as moments. A fraction fits if it is the double that is nearest to a moment of the type:
+    no double is exactly 0.1 s."""
     number = text.cast(pl.Float64, strict=False)
-    size = number.abs()
-    scale = pl.Series([1], dtype=pl.Int64).new_from_index(0, text.len())
-    for limit, ns in reversed(_EPOCH_UNITS):
-        scale = (
-            pl.Series([ns], dtype=pl.Int64)
-            .new_from_index(0, text.len())
-            .zip_with((size < limit).fill_null(False), scale)
-        )
-    per = 1_000_000_000 // _PER_SECOND[unit]
-    exact = _scaled(whole, scale, per)
-    rounded = (number * scale.cast(pl.Float64) / per).round(0).cast(pl.Int64, strict=False)
-    return exact.fill_null(rounded).cast(pl.Datetime(unit))
+    per_second = _PER_SECOND[unit]
+    if time_numbers == "julian_day":
+        inside = number.is_between(*_JULIAN_DAYS).fill_null(False)
+        number = number.zip_with(inside, _nulls(number, pl.Float64()))
+        milliseconds = (number * _DAY_MS + 0.5).floor().cast(pl.Int64) - _JULIAN_EPOCH_MS
+        return _scaled(milliseconds, per_second, 1_000).cast(pl.Datetime(unit))
+    per_number = NUMBERS_PER_SECOND[time_numbers]
+    whole = _scaled(text.cast(pl.Int64, strict=False), per_second, per_number)
+    # Polars multiplies by the reciprocal of a scalar, which is not the nearest double.
+    ratio = pl.Series([per_second / per_number]).new_from_index(0, text.len())
+    rounded = (number * ratio).round(0)
+    exact = (rounded / ratio == number) & text.str.contains(r"[.eE]")
+    fraction = rounded.zip_with(exact.fill_null(False), _nulls(number, pl.Float64()))
+    return whole.fill_null(fraction.cast(pl.Int64, strict=False)).cast(pl.Datetime(unit))
 
 
-def _scaled(whole: pl.Series, scale: pl.Series, per: int) -> pl.Series:
-    finer = scale >= per
-    return (whole * (scale // per)).zip_with(finer, whole // (per // scale.clip(1, per)))
+def _scaled(whole: pl.Series, per_second: int, per_number: int) -> pl.Series:
+    """Integers of one unit in another; NULL where that is not exact or not in 64 bits."""
+    if per_second >= per_number:
+        factor = per_second // per_number
+        fits = whole.is_between(-(_INT64_MAX // factor), _INT64_MAX // factor)
+        scaled = whole * factor
+    else:
+        divisor = per_number // per_second
+        fits, scaled = whole % divisor == 0, whole // divisor
+    return scaled.zip_with(fits.fill_null(False), _nulls(whole, pl.Int64()))
 
 
 def _zoned(naive: pl.Series, zone: str) -> pl.Series:

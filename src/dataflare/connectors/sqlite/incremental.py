@@ -32,7 +32,13 @@ from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.originals import original
 from dataflare.connectors.sql.pages import Page
 from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import decoded, selected
+from dataflare.connectors.sqlite.decode import (
+    NUMBERS_PER_SECOND,
+    TimeNumbers,
+    decoded,
+    first_number,
+    selected,
+)
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
 from dataflare.connectors.sqlite.relation import Column, Relation
@@ -50,6 +56,8 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
     if column.type.name == "decimal" and affinity(column.declared) != "NUMERIC":
         # Digits as text: 10 stands before 9.
         raise refuse_order(column.name, f"{column.type}, stored as text")
+    if column.time_numbers is not None and column.text_affinity:
+        raise refuse_order(column.name, "numbers stored as text")
     initial_cursor(column, config.initial_value)
 
 
@@ -60,7 +68,7 @@ def initial_cursor(column: Column, value: Any) -> Any:
     if column.type.name == "string":
         return with_blank(str(value))
     text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
-    found = cursor_values(decoded(text, None, column.type))[0]
+    found = cursor_values(decoded(text, None, column.type, column.time_numbers))[0]
     if found is None:
         raise ConfigError(
             f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
@@ -156,7 +164,7 @@ class IncrementalReader(SpoolPages):
         return ", ".join(parts)
 
     def _cursor(self, raw: pl.DataFrame) -> pl.Series:
-        typed = decoded(raw[CURSOR], None, self._column.type)
+        typed = decoded(raw[CURSOR], None, self._column.type, self._column.time_numbers)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
             value = original(raw[CURSOR].filter(unfit), 0)
@@ -176,7 +184,7 @@ class IncrementalReader(SpoolPages):
         output = self._spooled_columns()
         bound, params = self._bounds()
         times = column.type.is_temporal
-        order = f"{_chronological(name)}, " if times else ""
+        order = f"{_chronological(name, column.time_numbers)}, " if times else ""
         by = name
         if column.type.name == "string":
             sql = by = _blank_separated(_as_text(column))
@@ -209,8 +217,9 @@ class IncrementalReader(SpoolPages):
         # A day earlier, whatever the offset of the text; numbers stand below text in SQLite.
         day = stored(pl.lit((seconds // DAY_S) - 1, pl.Int64).cast(pl.Date), DATE)
         text = pl.select(day).item()
-        numbers = f"({name} >= ? and {name} < '')" if seconds > 0 else f"{name} < ''"
-        return f"{nulls}{name} >= ? or {numbers}", [text, *([seconds] if seconds > 0 else [])]
+        first = first_number(seconds, self._column.time_numbers)
+        numbers = f"{name} < ''" if first is None else f"({name} >= ? and {name} < '')"
+        return f"{nulls}{name} >= ? or {numbers}", [text, *([] if first is None else [first])]
 
 
 def _as_text(column: Column) -> str:
@@ -227,10 +236,14 @@ def _blank_separated(text: str) -> str:
     return f"case when {text} glob '{day}T[0-9][0-9]:*' then {blank} else {text} end"
 
 
-def _chronological(name: str) -> str:
-    """Orders text and epochs of any unit in time, to the millisecond."""
-    return (
-        f"case when typeof({name}) = 'text' then julianday({name}) else 2440587.5 + {name} / "
-        f"(86400.0 * case when abs({name}) < 1e11 then 1 when abs({name}) < 1e14 then 1000 "
-        f"when abs({name}) < 1e17 then 1000000 else 1000000000 end) end"
-    )
+def _chronological(name: str, time_numbers: TimeNumbers | None) -> str:
+    """Orders text and numbers in time, to the millisecond. Numbers without a unit are refused later."""
+    day = f"julianday({name}) - 2440587.5"
+    match time_numbers:
+        case None:
+            number = name
+        case "julian_day":
+            number = f"{name} - 2440587.5"
+        case unit:
+            number = f"{name} / {DAY_S * NUMBERS_PER_SECOND[unit]}.0"
+    return f"case when typeof({name}) = 'text' then {day} else {number} end"

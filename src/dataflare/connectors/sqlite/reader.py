@@ -13,7 +13,7 @@ from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.originals import original, original_row
 from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import decoded, guarded, is_doubtful, selected
+from dataflare.connectors.sqlite.decode import advice, decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.shards import condition
@@ -104,7 +104,7 @@ class SqlitePages(PageReader):
         for place, column in enumerate(columns):
             given = raw[f"c{place}"]
             others = raw[f"t{place}"] if f"t{place}" in raw.columns else None
-            found = decoded(given, others, column.type).alias(column.name)
+            found = decoded(given, others, column.type, column.time_numbers).alias(column.name)
             present = (
                 given.is_not_null()
                 if others is None
@@ -140,6 +140,8 @@ class SqlitePages(PageReader):
             values[other] = value
         shown = repr(values[name])
         message = f"column '{name}' is {column.type}, and {shown[:80]} does not fit"
+        if column.type.name in ("date", "timestamp"):
+            message += advice(str(values[name]), column.type, column.time_numbers)
         return BadRow(row, "E0501", message, original_row(values), place)
 
 

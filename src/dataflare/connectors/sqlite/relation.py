@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sql.names import listed, missing_column, missing_table, quoted
 from dataflare.connectors.sql.query import bind_query
 from dataflare.connectors.sqlite import types as sqlite_types
+from dataflare.connectors.sqlite.config import SqliteSourceConfig
 from dataflare.connectors.sqlite.connection import Connection
+from dataflare.connectors.sqlite.decode import TimeNumbers
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.tables import find_table, table_names
 from dataflare.errors import ConfigError, DataFlareError
@@ -25,12 +27,14 @@ _SAMPLE_ROWS = 1_000
 
 
 class Column(Struct, frozen=True):
-    """declared: as the table says. type: ours. exact: SQLite compares its values as we do."""
+    """declared: as the table says. type: in DataFlare. exact: SQLite compares its values as DataFlare
+    does. time_numbers: the unit of numbers, if the column is one of times."""
 
     name: str
     declared: str
     type: DataType
     exact: bool = False
+    time_numbers: TimeNumbers | None = None
 
     @property
     def text_affinity(self) -> bool:
@@ -64,7 +68,7 @@ class Relation(Struct, frozen=True):
 
 
 def find_relation(
-    db: Connection, path: Path, config: TableSourceConfig, contract: Schema | None
+    db: Connection, path: Path, config: SqliteSourceConfig, contract: Schema | None
 ) -> Relation:
     """What the config names. Raises what is wrong with it."""
     if config.query is not None:
@@ -72,7 +76,29 @@ def find_relation(
     else:
         assert config.table is not None
         relation = _table(db, path, config.table)
-    return _typed(db, relation, contract)
+    return _with_time_numbers(_typed(db, relation, contract), config.time_numbers)
+
+
+def _with_time_numbers(
+    relation: Relation, units: TimeNumbers | dict[str, TimeNumbers] | None
+) -> Relation:
+    """The relation whose columns of times know the unit of their numbers."""
+    if units is None:
+        return relation
+    if isinstance(units, str):
+        times = [c.name for c in relation.columns if c.type.name in ("timestamp", "date")]
+        named = dict.fromkeys(times, units)
+    else:
+        named = {relation.column(name).name: unit for name, unit in units.items()}
+    for name in named:
+        if (type_ := relation.column(name).type).name not in ("timestamp", "date"):
+            raise ConfigError(
+                f"'time_numbers' names column '{name}', which is {type_}",
+                code="E0413",
+                help="name a column of dates or timestamps, or say its type in 'schema'",
+            )
+    columns = [replace(c, time_numbers=named.get(c.name)) for c in relation.columns]
+    return replace(relation, columns=tuple(columns))
 
 
 def _table(db: Connection, path: Path, name: str) -> Relation:

@@ -14,9 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from dataflare.connectors.sql.config import FileSharding, TableSourceConfig
+from dataflare.connectors.sql.config import FileSharding
 from dataflare.connectors.sql.incremental import State
 from dataflare.connectors.sql.names import missing_file, quoted
+from dataflare.connectors.sqlite.config import SqliteSourceConfig
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.incremental import IncrementalReader, check_incremental
@@ -48,7 +49,7 @@ class SqliteSource(SourceConnector, SupportsProjection, SupportsFilter):
     """Rows of a table, view or query."""
 
     type = "sqlite"
-    Config = TableSourceConfig
+    Config = SqliteSourceConfig
     summary = "Reads a table or a query of an SQLite database file."
     example = """\
 orders:
@@ -58,9 +59,9 @@ orders:
     contract: Schema | None = None
     """The step's `schema`: the types its columns are read as."""
 
-    config: TableSourceConfig
+    config: SqliteSourceConfig
 
-    def __init__(self, config: TableSourceConfig, context: Any) -> None:
+    def __init__(self, config: SqliteSourceConfig, context: Any) -> None:
         super().__init__(config, context)
         self._relation: Relation | None = None
         self._columns: tuple[str, ...] | None = None
