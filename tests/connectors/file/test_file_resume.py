@@ -88,7 +88,7 @@ def test_a_changed_file_is_an_error(tmp_path, name):
     error = stale(tmp_path, name, split, position)
     assert isinstance(error, CheckpointError)
     assert error.code == "E0703"
-    assert str(error).startswith(f"{tmp_path}/{name} has changed since it was read: ")
+    assert str(error).startswith(f"{tmp_path}/{name} has changed since the run began: ")
 
 
 def test_a_change_long_before_the_position_is_noticed(tmp_path):
@@ -112,15 +112,78 @@ def test_a_copy_with_another_time_is_the_same_file(tmp_path, name):
     assert sum(f.height for f in rest.frames) == 3_000 - whole.frames[0].height
 
 
-def test_a_file_that_grew_is_read_to_the_size_it_had(tmp_path):
+@pytest.mark.parametrize("place", [None, 1, -1])
+def test_a_file_that_grew_is_read_to_its_end(tmp_path, place):
     put(tmp_path, "a.csv")
     whole = read("a.csv", tmp_path)
-    split, position = whole.positions[1]
+    split, position = whole.positions[0][0], None if place is None else whole.positions[place][1]
     with (tmp_path / "a.csv").open("ab") as file:
         file.write(b"3000,new\n")
     rest = resume("a.csv", tmp_path, split, position)
-    assert pl.concat([*whole.frames[:2], *rest.frames]).equals(FRAME)
-    assert read("a.csv", tmp_path).frame.height == 3_001
+    before = whole.frames[: 0 if place is None else place % len(whole.frames) + 1]
+    assert pl.concat([*before, *rest.frames]).equals(read("a.csv", tmp_path).frame)
+    assert rest.positions[-1][1].value["size"] == (tmp_path / "a.csv").stat().st_size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_was_rewritten_before_it_was_read_is_read_as_it_is_now(tmp_path, name):
+    put(tmp_path, name)
+    split = read(name, tmp_path).positions[0][0]
+    new = pl.concat([FRAME.with_columns(pl.col("text") + "x" * 50), FRAME])
+    put(tmp_path, name, new)
+    rest = resume(name, tmp_path, split, None)
+    assert pl.concat(rest.frames).equals(new)
+    for number, (_, position) in enumerate(rest.positions, 1):
+        got = resume(name, tmp_path, split, position).frames
+        height = sum(frame.height for frame in got)
+        assert height == new.height - sum(f.height for f in rest.frames[:number])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.ndjson"])
+def test_rows_after_the_position_may_have_been_rewritten(tmp_path, name):
+    """Nothing of them was read: what counts is what was before."""
+    put(tmp_path, name)
+    whole = read(name, tmp_path)
+    split, position = whole.positions[2]
+    kept = sum(frame.height for frame in whole.frames[:3])
+    tail = FRAME.slice(kept).with_columns(pl.col("text") + "y")
+    new = pl.concat([FRAME.head(kept), tail, FRAME.tail(40)])
+    put(tmp_path, name, new)
+    rest = resume(name, tmp_path, split, position)
+    assert pl.concat(rest.frames).equals(new.slice(kept))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "json" not in name])
+def test_a_rewritten_file_with_other_columns_is_an_error(tmp_path, name):
+    put(tmp_path, name)
+    split = read(name, tmp_path).positions[0][0]
+    put(tmp_path, name, pl.concat([FRAME, FRAME]).with_columns(more=pl.lit("and more")))
+    error = stale(tmp_path, name, split, None)
+    assert isinstance(error, CheckpointError)
+    assert error.code == "E0703"
+
+
+def test_a_last_line_that_was_not_complete_is_an_error(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,a\n2,b")
+    split, position = read("a.csv", tmp_path).positions[-1]
+    path.write_text("id,text\n1,a\n2,bcd\n3,e\n")
+    error = stale(tmp_path, "a.csv", split, position)
+    assert isinstance(error, CheckpointError)
+    path.write_text("id,text\n1,a\n2,b\n3,e\n")
+    assert resume("a.csv", tmp_path, split, position).frames[0].rows() == [(3, "e")]
+    path.write_text("id,text\n1,a\n2,b\n")
+    assert resume("a.csv", tmp_path, split, position).frames == []
+
+
+def test_a_change_in_the_middle_of_a_json_file_is_noticed(tmp_path):
+    path = tmp_path / "a.json"
+    FRAME.write_json(path)
+    split, position = read("a.json", tmp_path).positions[0]
+    text = path.read_text()
+    path.write_text(text.replace('"t100"', '"T100"'))
+    os.utime(path, ns=(1, 1))
+    assert isinstance(stale(tmp_path, "a.json", split, position), CheckpointError)
 
 
 @pytest.mark.parametrize("started", [True, False])

@@ -27,7 +27,7 @@ from dataflare.sdk.source import BadRow, BadRows, Chunk, Salvaged
 
 class ExcelReader(PieceReader):
     """A workbook that was loaded whole. schema: the types wanted, of the columns inside the sheets.
-    extra: columns of the sheets that the source lacks, to be told of."""
+    own: all columns of the sheets when the file was listed. extra: columns of the sheets that the source lacks, to be told of."""
 
     def __init__(
         self,
@@ -40,8 +40,12 @@ class ExcelReader(PieceReader):
         position: Position | None,
         sheet_column: str | None = None,
         *,
+        own: Sequence[str],
         extra: Sequence[str] = (),
     ) -> None:
+        if facts.now() is not facts:
+            here = [name for table in tables for name in table.names]
+            facts.check_columns([name for name in own if name != sheet_column], here)
         self._facts, self._tables, self._schema = facts, tables, schema
         self._added, self._output = added, tuple(output)
         self._inside = [name for name in output if name not in added]

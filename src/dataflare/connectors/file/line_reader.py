@@ -59,11 +59,13 @@ class LineReader(ChunkReader):
         """watch: look for new fields. extra: columns of delimited text that the source lacks. memory: the
         run's budget; small ones make small chunks. record_max: how many bytes a record may have."""
         self._label, self._watch, self._extra = label, watch, tuple(extra) if watch else ()
-        self._facts, self._plan, self._added, self._output = facts, plan, added, tuple(output)
-        self._lines = LineNumbers(facts.stream)
+        self._plan, self._added, self._output = plan, added, tuple(output)
         with file_errors(facts.path):
-            facts.check_shrunk()
+            self._facts = facts.now()
+            if position is None and self._facts is not facts:
+                self._facts.check_head(body)
             stream, seen, offset = self._start(body, position)
+        self._lines = LineNumbers(self._facts.stream)
         chunk_bytes = min(line_chunks.CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
         self._record_max = record_max
         if isinstance(plan, CsvPlan):
@@ -84,19 +86,20 @@ class LineReader(ChunkReader):
             self._chunks = LineChunks(
                 stream, offset, checksum=seen, chunk_bytes=chunk_bytes, record_max=record_max
             )
-        self._position = position or self._place()
+        self._position = self._place()
 
     def _start(self, body: int, position: Position | None) -> tuple[ByteStream, ReadChecksum, int]:
         """The stream at the place to read from, and the checksum of what is before it. A file with
         another size or time is read again from its start up to there, to see that it is the same."""
         if position is None:
-            offset, value, start = body, None, 0
+            offset, value, start, touched = body, None, 0, False
         else:
             offset, value = int(position.value["offset"]), str(position.value["check"])
-            start = offset - offset % BLOCK_BYTES if self._is_untouched(position) else 0
+            touched = not self._is_untouched(position)
+            start = 0 if touched else offset - offset % BLOCK_BYTES
         seen = ReadChecksum(value if start else None)
         stream = self._facts.stream(start)
-        left = offset - start
+        left, data = offset - start, b""
         while left:
             data = stream.read(min(left, BLOCK_BYTES))
             if not data:
@@ -105,7 +108,22 @@ class LineReader(ChunkReader):
             left -= len(data)
         if value is not None and seen.value != value:
             raise self._facts.changed("the rows that were read have other content")
+        if touched and offset > body and not data.endswith(b"\n"):
+            return self._after_last_line(stream, seen, offset)
         return stream, seen, offset
+
+    def _after_last_line(
+        self, stream: ByteStream, seen: ReadChecksum, offset: int
+    ) -> tuple[ByteStream, ReadChecksum, int]:
+        """The same where the last line that was read had no line break. It is whole only if a line break
+        or the end of the file is what comes next."""
+        following = stream.read(2)
+        end = following if following == b"\r\n" else following[:1]
+        if end not in (b"", b"\n", b"\r\n"):
+            raise self._facts.changed("the last line that was read was not complete, and has grown")
+        seen.update(end)
+        stream.close()
+        return self._facts.stream(offset + len(end)), seen, offset + len(end)
 
     def _is_untouched(self, position: Position) -> bool:
         now = os.stat(self._facts.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 from msgspec import Struct
+from msgspec.structs import replace
 
+from dataflare.connectors.file.ledger import pieces_of
 from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
@@ -28,7 +30,7 @@ Added = Mapping[str, pl.Expr]
 
 
 class FileFacts(Struct, frozen=True):
-    """One file of a split: what was seen of it when it was listed."""
+    """One file of a split: what was seen of it when it was listed, or when its reading began."""
 
     path: Path
     size: int
@@ -38,6 +40,37 @@ class FileFacts(Struct, frozen=True):
     pieces: str | None = None
     """The checksum that goes to the ledger of read files; None where there is no ledger."""
     rewriting: Rewriting | None = None
+    head: str | None = None
+    """The checksum of the text before the first row; None in listings that lack it."""
+
+    def now(self) -> FileFacts:
+        """The file as it is now: nobody has read it yet, or only rows that did not change. Raises
+        CheckpointError (E0703) for one that has become shorter than it was when it was listed."""
+        status = os.stat(self.path)
+        if status.st_size < self.size:
+            raise self.changed("it is shorter than when the run listed it")
+        if (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns):
+            return self
+        pieces = None if self.pieces is None else pieces_of(self.path, status.st_size)
+        return replace(self, size=status.st_size, mtime_ns=status.st_mtime_ns, pieces=pieces)
+
+    def check_head(self, body: int) -> None:
+        """Raises CheckpointError (E0703) where the text before the first row is not the listed one: the
+        columns may be others then."""
+        stream = self.stream(0)
+        try:
+            same = self.head is not None and checksum(stream.read(body)) == self.head
+        finally:
+            stream.close()
+        if not same:
+            raise self.changed("what stands before its first row is not what it was")
+
+    def check_columns(self, then: Iterable[str], now: Iterable[str]) -> None:
+        """Raises CheckpointError (E0703) where a file has other columns than when it was listed."""
+        then, now = set(then), set(now)
+        if then != now:
+            names = ", ".join(f"'{name}'" for name in sorted(then ^ now)[:4])
+            raise self.changed(f"its columns are others (see {names})")
 
     def position(self, **place: Any) -> Position:
         ledger = {} if self.pieces is None else {"pieces": self.pieces}
@@ -50,7 +83,7 @@ class FileFacts(Struct, frozen=True):
         return self.compression == NONE and self.encoding.lower() in ("utf-8", "utf8", "ascii")
 
     def stream(self, offset: int) -> ByteStream:
-        """The text from `offset` on. A plain file that grew since is read to its listed size."""
+        """The text from `offset` on. A plain file that grows while it is read is read to `size`."""
         limit = self.size if self.is_plain else None
         return open_stream(
             self.path,
@@ -61,13 +94,9 @@ class FileFacts(Struct, frozen=True):
             rewrite=partial(Rewritten, rewriting=self.rewriting) if self.rewriting else None,
         )
 
-    def check_shrunk(self) -> None:
-        if os.stat(self.path).st_size < self.size:
-            raise self.changed("it is shorter than when the run listed it")
-
     def changed(self, why: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.path} has changed since it was read: {why}",
+            f"{self.path} has changed since the run began: {why}",
             code="E0703",
             help="put the old file back, or start over with --fresh",
         )

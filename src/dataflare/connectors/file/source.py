@@ -1,7 +1,7 @@
 """The `file` source: one split per file, read in chunks that become lazy queries.
 
-Always true: the listing of a run is fixed when the run starts, and a file that grew since is read
-to the size it had then; what was read once can be read again, or the run says that it cannot.
+Always true: which files a run reads is fixed when it starts; a file is read as it is when its reading
+begins, or goes on; what was read once can be read again, or the run says that it cannot.
 """
 
 from __future__ import annotations
@@ -218,6 +218,7 @@ orders:
             data.get("encoding", "utf-8"),
             data.get("pieces"),
             CsvDialect.from_json(data["dialect"]).rewriting if "dialect" in data else None,
+            data.get("head"),
         )
         added: dict[str, pl.Expr] = {
             name: said(text, parse_type(type_))
@@ -277,6 +278,7 @@ orders:
                     split.id,
                     position,
                     self.config.sheet_column,
+                    own=[*own],
                     extra=extra,
                 )
         with file_errors(facts.path):
@@ -291,6 +293,7 @@ orders:
                 split.id,
                 position,
                 data.get("meanings"),
+                own=[*own],
                 extra=extra,
             )
 

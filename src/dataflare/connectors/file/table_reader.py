@@ -13,15 +13,17 @@ import polars as pl
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
 from dataflare.connectors.file.watching import watched_lines, watched_table
+from dataflare.errors import DataError
+from dataflare.formats.checksum import checksum
 from dataflare.formats.column_notes import Meaning
 from dataflare.formats.misread import Sorted, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
-from dataflare.formats.table_types import fitted
+from dataflare.formats.table_types import fitted, held_type, may_fit
 from dataflare.formats.text_write import for_python
 from dataflare.model.progress import Position
-from dataflare.model.types import Schema
+from dataflare.model.types import DataType, Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 
 
@@ -31,16 +33,21 @@ class PieceReader(ChunkReader):
     def __init__(
         self, facts: FileFacts, pieces: Sequence[TablePiece], label: str, position: Position | None
     ) -> None:
-        self._facts, self._label = facts, label
         with file_errors(facts.path):
-            self._check = tail_checksum(facts.path)
+            self._facts, self._label = facts.now(), label
+            self._check = self._checksum()
         start = 0
         if position is not None:
             start = int(position.value["row"])
-            if (position.value["check"], position.value["size"]) != (self._check, facts.size):
+            then = position.value["check"], position.value["size"]
+            if then != (self._check, self._facts.size):
                 raise facts.changed("it has other content")
         self._pieces = [p for p in (_from(piece, start) for piece in pieces) if p is not None]
         self._position = position or self._place(0)
+
+    def _checksum(self) -> str:
+        """What shows whether the file is still the same."""
+        return tail_checksum(self._facts.path)
 
     def position(self) -> Position:
         return self._position
@@ -74,17 +81,25 @@ class TableReader(PieceReader):
         position: Position | None,
         meanings: Mapping[str, Meaning] | None = None,
         *,
+        own: Sequence[str],
         extra: Sequence[str] = (),
     ) -> None:
-        """meanings: of columns of bytes, as the survey found them. extra: columns of the file that the
-        source lacks, to be told of."""
+        """meanings: of columns of bytes, as the survey found them. own: the columns of the file then.
+        extra: those that the source lacks, to be told of."""
         super().__init__(facts, pieces, label, position)
         meanings = meanings or {}
         self._scan, self._added, self._output = scan, added, tuple(output)
         self._extra = tuple(extra)
         inside = [name for name in output if name not in added]
         with file_errors(facts.path):
-            dtypes = scan().select(inside).collect_schema()
+            dtypes = scan().collect_schema()
+        if self._facts is not facts:
+            facts.check_columns(own, dtypes.names())
+        for name in inside:
+            if name not in dtypes or not _may_become(
+                dtypes[name], schema[name], meanings.get(name)
+            ):
+                raise facts.changed(f"it has no column '{name}' of its type any more")
         self._columns = {
             name: fitted(name, dtypes[name], schema[name], meanings.get(name)) for name in inside
         }
@@ -158,9 +173,13 @@ class JsonReader(PieceReader):
         *,
         watch: bool = True,
     ) -> None:
-        super().__init__(facts, pieces, label, position)
         self._lines, self._plan, self._watch = lines, plan, watch
+        super().__init__(facts, pieces, label, position)
         self._added, self._output = added, tuple(output)
+
+    def _checksum(self) -> str:
+        """Of all rows: a change may leave the size and the end of the file as they were."""
+        return checksum(b"\n".join(self._lines))
 
     async def read_chunk(self) -> Chunk:
         piece = self._next()
@@ -181,6 +200,16 @@ class JsonReader(PieceReader):
             texts=lambda rows: plan.texts(data, rows),
             **(watched_lines(plan, data, added, output) if self._watch else {}),
         )
+
+
+def _may_become(dtype: pl.DataType, to: DataType, meaning: Meaning | None) -> bool:
+    """Whether values of a file's column can be those of the source's."""
+    if dtype in (pl.Null, to.to_polars()):
+        return True
+    try:
+        return may_fit(held_type(dtype, meaning), to)
+    except DataError:
+        return False
 
 
 def _from(piece: TablePiece, start: int) -> TablePiece | None:

@@ -31,6 +31,7 @@ from dataflare.connectors.file.survey.shared import (
 )
 from dataflare.errors import ConfigError
 from dataflare.formats import csv_sniff
+from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.formats.csv_find import AUTO, DialectOptions, SniffedDialect, find_dialect
 from dataflare.formats.csv_read import CsvDialect
@@ -91,6 +92,7 @@ def survey_csv(
         facts[file.id] = {
             "compression": packed,
             "body": head.body,
+            "head": checksum(head.text[: head.body]),
             "dialect": head.dialect.to_json(),
             "own": head.names,
             "encoding": head.encoding,

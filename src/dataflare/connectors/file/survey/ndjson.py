@@ -22,6 +22,7 @@ from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
 from dataflare.errors import DataError
 from dataflare.formats import csv_sniff, ndjson_read
+from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE
 from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.records import cut
@@ -42,7 +43,12 @@ def survey_ndjson(
         encoding = text_encoding(file.path, packed, config)
         head, ended = head_of(file.path, packed, encoding, size)
         body = len(csv_sniff.BOM) if head.startswith(csv_sniff.BOM) else 0
-        facts[file.id] = {"compression": packed, "body": body, "encoding": encoding}
+        facts[file.id] = {
+            "compression": packed,
+            "body": body,
+            "head": checksum(head[:body]),
+            "encoding": encoding,
+        }
         if number not in chosen:
             continue
         head = head[body:]
