@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 import fuzz
+import generate
+import oracle
 import polars as pl
 import pytest
 from oracle import connection
@@ -11,7 +15,8 @@ from oracle import connection
 from dataflare.errors import ExpressionError
 from dataflare.expr import check
 from dataflare.expr.differences import DIFFERENCES, Difference
-from dataflare.model.types import Schema
+from dataflare.expr.registry import Function, functions
+from dataflare.model.types import _PLAIN, _UNITS, Schema, parse_type
 
 
 def here(text: str) -> str:
@@ -44,3 +49,39 @@ def test_each_documented_difference_is_one(each: Difference) -> None:
 def test_drawn_expressions_find_no_other_difference(seed: int) -> None:
     """`make fuzz` draws as many as you like."""
     assert list(fuzz.found(seed, 500)) == []
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+_OPERATORS = {
+    "case": "CASE ", "coalesce": "COALESCE(", "is_distinct": "IS <NOT ;>DISTINCT FROM", "struct_pack": "{'a':",
+    "is_not_distinct": "IS <NOT ;>DISTINCT FROM", "is_null": " IS NULL", "is_true": "IS <NOT ;><TRUE;FALSE>",
+    "is_false": "IS <NOT ;><TRUE;FALSE>", "make_interval": "INTERVAL (i8)", "negate": "(-(", "list_value": "[{int.}",
+    "list_slice": "[<1;2;-2>:", "between": " BETWEEN ", "in": " IN (", "and": " AND ", "or": " OR ", "not": "(NOT ",
+    "like": "LIKE ", "ilike": " ILIKE ", "<>": "<>", "<=": ";<=", ">=": ">=", "timezone": "AT TIME ZONE",
+}  # fmt: skip
+
+
+def test_every_function_is_drawn_or_left_out_for_a_reason() -> None:
+    texts = " ".join([*generate.SAFE.values(), *generate.RISKY.values(), generate.COMMON])
+
+    def is_drawn(function: Function) -> bool:
+        if function.name in _OPERATORS:
+            return _OPERATORS[function.name] in texts
+        if function.group == "operator":
+            return f" {function.name} " in texts or f"<{function.name};" in texts
+        names = (function.name, *function.aliases)
+        return any(re.search(rf"(?<![a-z_0-9]){re.escape(name)}\(", texts) for name in names)
+
+    scalar = [each for each in functions() if each.group != "aggregate"]
+    undrawn = {each.name for each in scalar if not is_drawn(each)}
+    assert undrawn == set(generate.LEFT_OUT) - {"aggregates"}
+
+
+def test_every_type_is_drawn_or_left_out_for_a_reason() -> None:
+    drawn = {parse_type(text) for text in oracle.COLUMNS.values()}
+    names = {type_.name for type_ in drawn}
+    assert names == {*_PLAIN, "timestamp", "duration", "decimal", "list", "struct"}
+    units = {f"{t.name}[{t.unit}]" for t in drawn if t.unit and not t.timezone}
+    every = {f"{name}[{unit}]" for name in ("timestamp", "duration") for unit in _UNITS}
+    assert every - units == set(generate.TYPES_LEFT_OUT)

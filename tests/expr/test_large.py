@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -15,9 +16,12 @@ from dataflare.model import types as t
 from dataflare.model.text import SourceText, Variable
 from dataflare.model.types import Schema
 
-SCHEMA = Schema.of({"i": "int64", "f": "float64", "s": "string", "p": "bool"})
+SCHEMA = Schema.of(
+    {"i": "int64", "f": "float64", "s": "string", "p": "bool", "at": "timestamp[us, UTC]"}
+)
 DATA = pl.DataFrame(
-    {"i": [1, None, 9_999], "f": [1.5, None, -1.0], "s": ["ab", None, ""], "p": [True, None, False]},
+    {"i": [1, None, 9_999], "f": [1.5, None, -1.0], "s": ["ab", None, ""], "p": [True, None, False],
+     "at": [datetime(2024, 5, 31, 10, 20, tzinfo=UTC), None, datetime(1969, 12, 31, tzinfo=UTC)]},
     schema=SCHEMA.to_polars(),
 )  # fmt: skip
 SECONDS = 4.0
@@ -133,3 +137,17 @@ def test_a_staged_expression_leaves_no_column_behind() -> None:
 def test_a_staged_expression_without_columns_is_a_scalar() -> None:
     lowered = check("1" + " + 1" * 900, SCHEMA).lower()
     assert DATA.select(lowered.value.alias("x"))["x"].to_list() == [901]
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["time_bucket(INTERVAL '1 month', {})", "time_bucket(INTERVAL '15 minutes', {})", "date_trunc('decade', {})",
+     "last_day({})", "CAST(substr(CAST({} AS string), 1, 19) AS timestamptz)", "({} + INTERVAL '1 month')"],
+)  # fmt: skip
+def test_a_function_that_reads_its_argument_often_may_be_nested(function: str) -> None:
+    """As one tree, three such functions take all memory."""
+    text = "at"
+    for _ in range(4):
+        text = function.format(text)
+    assert len(str(check(text, SCHEMA).lower().value)) < 10_000
+    assert len(values(text)) == 3

@@ -141,3 +141,20 @@ def test_what_the_parser_has_beyond_the_plan_does_not_count():
     frame, fields = watched(plan, KNOWN)
     assert fields is None
     assert frame.collect().equals(pl.DataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (b'{"a": 1, "new": 5, "new": null}', {"new"}),
+        (b'{"a": 1, "new": null, "new": 5}', set()),
+        (b'{"c": {"d": 1, "more": {"x": 1}, "more": null}}', {"c.more"}),
+        (b'{"c": {"d": 1}, "c": {"other": 1}}', set()),
+    ],
+)
+def test_the_first_of_equal_keys_counts(line: bytes, fields: set[str]):
+    found = new_fields(COLUMNS, line)
+    assert (set(found.fields) if found else set()) == fields
+    rows, quick = watched(PLAN, line)
+    assert rows.collect().height == 1
+    assert (set(quick.fields) if quick else set()) == fields

@@ -57,21 +57,37 @@ def existing(naive: pl.Expr, zone: str) -> pl.Expr:
     return naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
 
 
-def rounded_unit(moment: pl.Expr, to: DataType) -> pl.Expr:
-    """Microseconds as seconds or milliseconds, rounded as DuckDB does: a half goes away from 1970."""
-    step = 1_000_000 if to.unit == "s" else 1_000
+def rounded_unit(moment: pl.Expr, to: DataType, given: str = "us") -> pl.Expr:
+    """A time or span in a coarser unit, rounded as DuckDB does: a half goes away from 1970, or from 0.
+
+    given: the unit that it has; seconds are held as milliseconds.
+    """
+    step = TICKS[given] if to.unit == "s" else TICKS[given] // TICKS[to.unit or "us"]
     ticks = moment.to_physical()
-    half = pl.when(ticks < 0).then(-(step // 2)).otherwise(step // 2)
-    whole = (ticks + half).truncdiv(pl.lit(step, dtype=pl.Int64))
+    # The remainder first: half a step more might be beyond 64 bits.
+    rest = ticks - ticks.truncdiv(pl.lit(step, dtype=pl.Int64)) * step
+    away = pl.when(rest * 2 >= step).then(1).when(rest * 2 <= -step).then(-1).otherwise(0)
+    whole = ticks.truncdiv(pl.lit(step, dtype=pl.Int64)) + away
     return (whole * (1_000 if to.unit == "s" else 1)).cast(to.to_polars())
 
 
 def days_from_civil(year: pl.Expr, month: pl.Expr, day: pl.Expr) -> pl.Expr:
     """Days since 1970 of a date in the Gregorian calendar, null if there is no such date.
 
-    Hinnant, chrono-compatible low-level date algorithms, days_from_civil.
+    One operation, which computes in columns: as a tree it would use each part some hundred times.
     """
-    y, m, d = (part.cast(pl.Int64) for part in (year, month, day))
+    parts = [
+        part.cast(pl.Int64).alias(name)
+        for part, name in zip((year, month, day), "ymd", strict=True)
+    ]
+    return pl.struct(parts).map_batches(
+        _days_from_civil, return_dtype=pl.Int64, is_elementwise=True
+    )
+
+
+def _days_from_civil(dates: pl.Series) -> pl.Series:
+    """Hinnant, chrono-compatible low-level date algorithms, days_from_civil."""
+    y, m, d = (pl.col(name) for name in "ymd")
     leap = (y % 4 == 0) & ((y % 100 != 0) | (y % 400 == 0))
     longest = (
         pl.when(m == 2)
@@ -81,8 +97,12 @@ def days_from_civil(year: pl.Expr, month: pl.Expr, day: pl.Expr) -> pl.Expr:
         .otherwise(31)
     )
     real = m.is_between(1, 12) & (d >= 1) & (d <= longest) & y.is_between(-_YEARS, _YEARS)
-    shifted = pl.when(real).then(y - (m <= 2).cast(pl.Int64))
+    frame = dates.struct.unnest().with_columns(
+        shifted=pl.when(real).then(y - (m <= 2).cast(pl.Int64)),
+        of_year=(153 * (m + pl.when(m > 2).then(-3).otherwise(9)) + 2) // 5 + d - 1,
+    )
+    shifted, of_year = pl.col("shifted"), pl.col("of_year")
     era = shifted // 400
     of_era = shifted - era * 400
-    of_year = (153 * (m + pl.when(m > 2).then(-3).otherwise(9)) + 2) // 5 + d - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+    days = era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+    return frame.select(days.alias(dates.name)).to_series()

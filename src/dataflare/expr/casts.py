@@ -12,7 +12,7 @@ import polars as pl
 
 from dataflare.errors import InternalError
 from dataflare.expr import rowerrors
-from dataflare.expr.calendar import existing, in_range, local
+from dataflare.expr.calendar import existing, in_range, local, rounded_unit
 from dataflare.expr.casttext import from_text, is_json, to_text
 from dataflare.expr.lowered import Lowered, fail_where, first_error
 from dataflare.expr.sqltypes import RANGES, as_decimal
@@ -57,7 +57,8 @@ def checked(value: pl.Expr, result: pl.Expr, kind: int = rowerrors.CAST) -> Lowe
 def _to_json(value: pl.Expr, given: DataType) -> Lowered:
     """Text must be JSON already; a number or a bool is written as it is, all else as a JSON string."""
     if given.is_text:
-        return Lowered(value, fail_where(~is_json(value), rowerrors.JSON))
+        valid = is_json(value)
+        return Lowered(pl.when(valid).then(value), fail_where(~valid, rowerrors.JSON))
     text = to_text(value, given)
     if given.is_float:
         finite = pl.when(value.is_finite()).then(text)
@@ -166,10 +167,9 @@ def rescaled(value: pl.Expr, scale: int, to: int) -> pl.Expr:
 
 
 def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
-    dtype = to.to_polars()
     unit: Any = "ms" if to.unit == "s" else to.unit
     if given.name == "duration":
-        return checked(value, value.cast(dtype, strict=False))
+        return _unit(value, given, to)
     if to.name in ("date", "time"):
         moment = local(value, given)
         return Lowered(moment.dt.date() if to.name == "date" else moment.dt.time())
@@ -182,6 +182,17 @@ def _temporal(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
         moved = local(value, given)
     elif given.timezone != to.timezone:
         moved = value.dt.convert_time_zone(to.timezone or "UTC")
-    if given.to_polars().time_unit == unit:  # type: ignore[attr-defined]
-        return Lowered(moved)
-    return checked(moved, moved.cast(dtype, strict=False))
+    return _unit(moved, given, to)
+
+
+_UNITS = ("s", "ms", "us", "ns")
+
+
+def _unit(value: pl.Expr, given: DataType, to: DataType) -> Lowered:
+    """A time or span in another unit: rounded in a coarser one, an error beyond the range of a finer."""
+    have, want = given.unit or "us", to.unit or "us"
+    if _UNITS.index(want) < _UNITS.index(have):
+        return Lowered(rounded_unit(value, to, have))
+    if given.to_polars().time_unit == to.to_polars().time_unit:  # type: ignore[attr-defined]
+        return Lowered(value)
+    return checked(value, value.cast(to.to_polars(), strict=False))

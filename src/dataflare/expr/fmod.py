@@ -34,7 +34,9 @@ def _fmod(pairs: pl.Series) -> pl.Series:
     frame = frame.with_columns(rest=pl.when(rest * a < 0).then(rest + back).otherwise(rest))
     usual = (q.abs() < 2.0**53) & a.is_finite() & b.abs().is_between(2.0**-900, 2.0**900)
     sure = usual & (rest.abs() < b.abs()) & ((a == 0) | (a.abs() > 2.0**-900))
-    frame = frame.with_columns(rest=pl.when(sure).then(rest))
+    # A rest of 0 has the sign of what was divided.
+    signed = pl.when(rest == 0).then(a * 0.0).otherwise(rest)
+    frame = frame.with_columns(rest=pl.when(sure).then(signed))
     left = frame.with_row_index("place").filter(rest.is_null() & a.is_not_null() & b.is_not_null())
     if left.is_empty():
         return frame["rest"]

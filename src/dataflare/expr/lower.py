@@ -14,7 +14,7 @@ from dataflare.expr import aggregates, registry
 from dataflare.expr.casts import lower_cast
 from dataflare.expr.literals import literal
 from dataflare.expr.lowered import Lowered, first_error
-from dataflare.expr.stages import Stages
+from dataflare.expr.stages import TREE_MAX, Stages
 from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
 from dataflare.model.types import DataType
 
@@ -38,6 +38,12 @@ def _lower(node: Node, stages: Stages, done: dict[int, tuple[Lowered, int]]) -> 
         return done[id(node)]
     parts = [_lower(arg, stages, done) for arg in node.args]
     args = [part for part, _ in parts]
+    if node.op == CAST or registry.row(node.op).group != "operator":
+        # It may use an argument many times: two functions of a large tree make a huge one.
+        args = [
+            stages.bounded(part, TREE_MAX // 4) if 1 < size < _SMALL else part
+            for part, size in parts
+        ]
     made = _cast(node, args[0]) if node.op == CAST else _called(node, args)
     if _is_foldable(node, done):
         done[id(node)] = _folded(made, node.type), _CONSTANT
@@ -72,7 +78,7 @@ def _folded(made: Lowered, type_: DataType) -> Lowered:
 _CONSTANT = 0
 """The size of a part that is a literal now."""
 _SMALL = 4
-"""Parts of fewer operations are not large whatever they are."""
+"""Parts of fewer operations become a stage only as an argument."""
 
 
 def _called(node: Node, args: list[Lowered]) -> Lowered:

@@ -49,9 +49,10 @@ class Stages:
     def __exit__(self, *error: object) -> None:
         _active.reset(self.token)
 
-    def bounded(self, part: Lowered) -> Lowered:
+    def bounded(self, part: Lowered, most: int = TREE_MAX) -> Lowered:
+        """The part, or the column that it becomes because its tree is larger than `most`."""
         size = len(str(part.value)) + (0 if part.error is None else len(str(part.error)))
-        if size <= TREE_MAX:
+        if size <= most:
             return part
         step = Step(f"__dataflare_stage{len(self.steps)}", part)
         self.steps.append(step)

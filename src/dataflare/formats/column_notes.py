@@ -14,10 +14,10 @@ import base64
 import binascii
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -28,11 +28,13 @@ from dataflare.formats.parquet_footer import footer_bytes
 from dataflare.formats.thrift import BINARY, Reader
 from dataflare.formats.thrift import Struct as Fields
 
-Meaning = Literal["uuid", "json"]
+Meaning = str | dict[str, Any]
+"""What bytes are: "uuid" or "json"; {"item": meaning} of a list's items, {"fields": {name: meaning}} of
+a struct's fields. It is JSON."""
 
 
 class ColumnNote(Struct, frozen=True):
-    """unreadable: the type, if no reader supports it. meaning: what the column's bytes are."""
+    """unreadable: the type, if no reader supports it. meaning: what bytes in the column are."""
 
     unreadable: str | None = None
     meaning: Meaning | None = None
@@ -73,7 +75,8 @@ def column_notes(path: Path, format_: str) -> Notes:
 _ELEMENT_NAME, _ELEMENT_CHILDREN, _ELEMENT_CONVERTED = 4, 5, 6
 _ELEMENT_PRECISION, _ELEMENT_LOGICAL = 8, 10
 _INTERVAL, _CONVERTED_JSON = 21, 19
-_LOGICAL_JSON, _LOGICAL_UUID = 12, 14
+_LOGICAL_MAP, _LOGICAL_LIST, _LOGICAL_JSON, _LOGICAL_UUID = 2, 3, 12, 14
+_CONVERTED_MAPS, _CONVERTED_LIST = (1, 2), 3
 _LOGICAL_LATER = {16: "variant", 17: "geometry", 18: "geography"}
 _DIGITS_MAX = 38
 
@@ -83,15 +86,11 @@ def _parquet(footer: bytes) -> Notes:
     root = next(elements)
     notes: Notes = {}
     for _ in range(root[_ELEMENT_CHILDREN][1]):
-        top = next(elements)
-        name = top[_ELEMENT_NAME][1].decode()
-        note = _parquet_note(top)
-        for inner in _below(top, elements):
-            unreadable = _parquet_note(inner).unreadable
-            if unreadable is not None:
-                note = ColumnNote(unreadable)
+        top = _node(elements)
+        unreadable = next(filter(None, (_unreadable(node.element) for node in top.walk())), None)
+        note = ColumnNote(unreadable) if unreadable else ColumnNote(meaning=_meaning(top))
         if note != ColumnNote():
-            notes[name] = note
+            notes[top.name] = note
     return {**notes, **_arrow_schema_inside(footer)}
 
 
@@ -110,31 +109,76 @@ def _elements(footer: bytes) -> list[Fields]:
             return elements
 
 
-def _below(element: Fields, elements: Iterable[Fields]) -> Iterable[Fields]:
-    """Everything inside an element, in order; takes it from `elements`."""
-    remaining = element.get(_ELEMENT_CHILDREN, (0, 0))[1]
-    following = iter(elements)
-    while remaining:
-        inner = next(following)
-        remaining += inner.get(_ELEMENT_CHILDREN, (0, 0))[1] - 1
-        yield inner
+class _Node(Struct, frozen=True):
+    """A schema element with what is inside it."""
+
+    element: Fields
+    children: tuple[_Node, ...]
+
+    @property
+    def name(self) -> str:
+        name: str = self.element[_ELEMENT_NAME][1].decode()
+        return name
+
+    def walk(self) -> Iterator[_Node]:
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def is_a(self, *kinds: int) -> bool:
+        """Whether it is annotated with one of these converted types."""
+        return self.element.get(_ELEMENT_CONVERTED, (0, None))[1] in kinds
 
 
-def _parquet_note(element: Fields) -> ColumnNote:
-    converted = element.get(_ELEMENT_CONVERTED, (0, None))[1]
-    logical = next(iter(element.get(_ELEMENT_LOGICAL, (0, {}))[1]), None)
-    if converted == _INTERVAL:
-        return ColumnNote("interval")
+def _node(elements: Iterator[Fields]) -> _Node:
+    """The next element with what is inside it; takes it from `elements`."""
+    element = next(elements)
+    count = element.get(_ELEMENT_CHILDREN, (0, 0))[1]
+    return _Node(element, tuple(_node(elements) for _ in range(count)))
+
+
+def _logical(element: Fields) -> int | None:
+    return next(iter(element.get(_ELEMENT_LOGICAL, (0, {}))[1]), None)
+
+
+def _unreadable(element: Fields) -> str | None:
+    if element.get(_ELEMENT_CONVERTED, (0, None))[1] == _INTERVAL:
+        return "interval"
+    logical = _logical(element)
     if logical in _LOGICAL_LATER:
-        return ColumnNote(_LOGICAL_LATER[logical])
+        return _LOGICAL_LATER[logical]
     digits = element.get(_ELEMENT_PRECISION, (0, 0))[1]
     if digits > _DIGITS_MAX:
-        return ColumnNote(f"decimal({digits}, {element.get(7, (0, 0))[1]})")
+        return f"decimal({digits}, {element.get(7, (0, 0))[1]})"
+    return None
+
+
+def _meaning(node: _Node) -> Meaning | None:
+    logical = _logical(node.element)
     if logical == _LOGICAL_UUID:
-        return ColumnNote(meaning="uuid")
-    if logical == _LOGICAL_JSON or converted == _CONVERTED_JSON:
-        return ColumnNote(meaning="json")
-    return ColumnNote()
+        return "uuid"
+    if logical == _LOGICAL_JSON or node.is_a(_CONVERTED_JSON):
+        return "json"
+    if logical == _LOGICAL_LIST or node.is_a(_CONVERTED_LIST):
+        # Below a list stands a repeated group with the item in it; in old files it is the item.
+        (repeated,) = node.children
+        old = repeated.name == "array" or repeated.name == f"{node.name}_tuple"
+        is_item = old or len(repeated.children) != 1
+        return _of_item(_meaning(repeated if is_item else repeated.children[0]))
+    if logical == _LOGICAL_MAP or node.is_a(*_CONVERTED_MAPS):
+        (entries,) = node.children
+        parts = zip(("key", "value"), map(_meaning, entries.children), strict=False)
+        return _of_item(_of_fields(dict(parts)))
+    return _of_fields({child.name: _meaning(child) for child in node.children})
+
+
+def _of_item(meaning: Meaning | None) -> Meaning | None:
+    return None if meaning is None else {"item": meaning}
+
+
+def _of_fields(meanings: dict[str, Meaning | None]) -> Meaning | None:
+    named = {name: meaning for name, meaning in meanings.items() if meaning is not None}
+    return {"fields": named} if named else None
 
 
 def _arrow_schema_inside(footer: bytes) -> Notes:
@@ -182,6 +226,7 @@ _KINDS = {
 }
 _DECIMAL, _TIMESTAMP = 7, 10
 _WHOLE_HOURS = re.compile(r"([+-]\d\d):?00", re.ASCII)
+_LISTS, _MAP = (12, 16, 21), 17
 
 
 def _arrow_schema(schema: Table, bits_max: int) -> Notes:
@@ -194,10 +239,22 @@ def _arrow_note(field: Table, bits_max: int) -> ColumnNote:
     unreadable = _arrow_unreadable(field, bits_max)
     if unreadable is not None:
         return ColumnNote(unreadable)
+    return ColumnNote(meaning=_arrow_meaning(field))
+
+
+def _arrow_meaning(field: Table) -> Meaning | None:
     metadata = {pair.text(0): pair.text(1) for pair in field.tables(6)}
     if metadata.get("ARROW:extension:name") == "arrow.uuid":
-        return ColumnNote(meaning="uuid")
-    return ColumnNote()
+        return "uuid"
+    if field.field(4) is not None:  # a dictionary
+        return None
+    kind, inside = field.integer(2, "B"), list(field.tables(5))
+    if kind in _LISTS:
+        return _of_item(_arrow_meaning(inside[0]))
+    if kind == _MAP:
+        parts = zip(("key", "value"), map(_arrow_meaning, inside[0].tables(5)), strict=False)
+        return _of_item(_of_fields(dict(parts)))
+    return _of_fields({child.text(0): _arrow_meaning(child) for child in inside})
 
 
 def _arrow_unreadable(field: Table, bits_max: int) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -56,6 +57,14 @@ class Table(Struct, frozen=True):
         for index in range(struct.unpack_from("<I", self.data, start)[0]):
             item = start + 4 + 4 * index
             yield Table(self.data, item + struct.unpack_from("<I", self.data, item)[0])
+
+    def structs(self, number: int, shape: struct.Struct) -> Iterator[tuple[Any, ...]]:
+        """The structs of a vector, which stand in it one behind the other."""
+        start = self._target(number)
+        if start is None:
+            return
+        for index in range(struct.unpack_from("<I", self.data, start)[0]):
+            yield shape.unpack_from(self.data, start + 4 + shape.size * index)
 
     def _target(self, number: int) -> int | None:
         place = self.field(number)

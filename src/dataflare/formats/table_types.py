@@ -19,7 +19,7 @@ from dataflare.expr.conversions import castable
 from dataflare.formats.column_notes import Meaning
 from dataflare.formats.text_types import TextColumn, converted
 from dataflare.model.foreign import as_held, has_wide_integers
-from dataflare.model.types import JSON, STRING, DataType, from_polars
+from dataflare.model.types import JSON, STRING, DataType, from_polars, list_of, struct_of
 
 _AS_CSV = ("list", "struct", "duration", "binary")
 _UUID_PARTS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
@@ -47,9 +47,21 @@ def may_fit(type_: DataType, to: DataType) -> bool:
 
 def held_type(dtype: Any, meaning: Meaning | None = None) -> DataType:
     """The type of a file's column. meaning: from the file's own schema."""
-    if meaning is not None and dtype in (pl.Binary, pl.String):
+    if isinstance(meaning, str) and dtype in (pl.Binary, pl.String):
         return STRING if meaning == "uuid" else JSON
-    return from_polars(dtype)
+    if not isinstance(meaning, dict):
+        return from_polars(dtype)
+    if isinstance(dtype, pl.Struct):
+        inside = meaning["fields"]
+        return struct_of({f.name: held_type(f.dtype, inside.get(f.name)) for f in dtype.fields})
+    return list_of(held_type(_item(dtype), meaning["item"]))
+
+
+def _item(dtype: Any) -> Any:
+    """What a list holds; of a map its entries."""
+    if isinstance(dtype, pl.Map):
+        return pl.Struct({"key": dtype.key, "value": dtype.value})
+    return dtype.inner
 
 
 def fitted(name: str, dtype: Any, to: DataType, meaning: Meaning | None = None) -> Fitted:
@@ -58,8 +70,10 @@ def fitted(name: str, dtype: Any, to: DataType, meaning: Meaning | None = None) 
     type_, raw = held_type(dtype, meaning), pl.col(name)
     if dtype == to.to_polars():
         return Fitted(raw)
-    if meaning is not None and dtype == pl.Binary:
-        return _cast(_uuid_text(raw) if meaning == "uuid" else raw.cast(pl.String), type_, to)
+    if isinstance(meaning, str) and dtype == pl.Binary:
+        return _cast(_as_meant(raw, dtype, meaning), type_, to)
+    if isinstance(meaning, dict):
+        raw, dtype = _as_meant(raw, dtype, meaning), _meant_dtype(dtype, meaning)
     value = as_held(raw, dtype, strict=False)
     misfits: list[pl.Expr] = []
     if has_wide_integers(dtype):
@@ -70,6 +84,40 @@ def fitted(name: str, dtype: Any, to: DataType, meaning: Meaning | None = None) 
     if result.misfit is not None:
         misfits.append(result.misfit)
     return Fitted(result.value.alias(name), pl.any_horizontal(misfits) if misfits else None)
+
+
+def _as_meant(value: pl.Expr, dtype: Any, meaning: Meaning | None) -> pl.Expr:
+    """The value with text in place of bytes, at any depth."""
+    if meaning is None:
+        return value
+    if isinstance(meaning, str):
+        if dtype != pl.Binary:
+            return value
+        return _uuid_text(value) if meaning == "uuid" else value.cast(pl.String)
+    if isinstance(dtype, pl.Struct):
+        inside = meaning["fields"]
+        return value.struct.with_fields(
+            _as_meant(pl.field(f.name), f.dtype, inside[f.name]).alias(f.name)
+            for f in dtype.fields
+            if f.name in inside
+        )
+    if isinstance(dtype, pl.Map):
+        value = value.cast(pl.List(_item(dtype)))
+    elif isinstance(dtype, pl.Array):
+        value = value.arr.to_list()
+    return value.list.eval(_as_meant(pl.element(), _item(dtype), meaning["item"]))
+
+
+def _meant_dtype(dtype: Any, meaning: Meaning | None) -> Any:
+    """The Polars type of what `_as_meant` gives."""
+    if meaning is None:
+        return dtype
+    if isinstance(meaning, str):
+        return pl.String() if dtype == pl.Binary else dtype
+    if isinstance(dtype, pl.Struct):
+        inside = meaning["fields"]
+        return pl.Struct({f.name: _meant_dtype(f.dtype, inside.get(f.name)) for f in dtype.fields})
+    return pl.List(_meant_dtype(_item(dtype), meaning["item"]))
 
 
 def _uuid_text(value: pl.Expr) -> pl.Expr:

@@ -22,6 +22,7 @@ from dataflare.errors import DataFlareError
 
 BERLIN = "Europe/Berlin"
 ID = uuid.UUID("8ad90f12-5ece-45a6-8d29-9162958d78ea")
+IDS = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([ID.bytes, None, ID.bytes], pa.binary(16)))
 LIMITS = {
     name: [low, high, None]
     for bits in (8, 16, 32, 64)
@@ -129,6 +130,27 @@ HELD: dict[str, tuple[pa.Array, str, list[Any]]] = {
         [{"m": [{"key": "k", "value": 1.5}]}],
     ),
     "uuid": (pa.array([ID.bytes, None], pa.uuid()), "string", [str(ID), None]),
+    "uuid in a list": (pa.ListArray.from_arrays([0, 2, 3], IDS), "list<string>", [[str(ID), None], [str(ID)]]),
+    "uuid in a fixed list": (
+        pa.FixedSizeListArray.from_arrays(IDS[:2], 2),
+        "list<string>",
+        [[str(ID), None]],
+    ),
+    "uuid in a struct": (
+        pa.StructArray.from_arrays([IDS, pa.array([1, 2, 3])], ["u", "n"]),
+        "struct<u: string, n: int64>",
+        [{"u": str(ID), "n": 1}, {"u": None, "n": 2}, {"u": str(ID), "n": 3}],
+    ),
+    "uuid in a map": (
+        pa.MapArray.from_arrays([0, 1, 1], pa.array(["k"]), IDS[:1]),
+        "list<struct<key: string, value: string>>",
+        [[{"key": "k", "value": str(ID)}], []],
+    ),
+    "uuid in a list in a struct": (
+        pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 3], IDS)], ["l"]),
+        "struct<l: list<string>>",
+        [{"l": [str(ID), None, str(ID)]}],
+    ),
     "json": (pa.array(['{"a":1}', None], pa.json_()), "json", ['{"a":1}', None]),
     "bool8": (pa.array([1, None], pa.bool8()), "bool", [True, None]),
     "opaque": (pa.array([b"a", None], pa.opaque(pa.binary(), "t", "v")), "binary", [b"a", None]),
@@ -188,7 +210,7 @@ def _schema(frame: pl.DataFrame) -> Any:
 
 
 def _plain(type_: str) -> str:
-    return "string" if type_ == "json" else type_
+    return type_.replace("json", "string")
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
@@ -223,6 +245,18 @@ def test_a_panic_of_polars_is_an_error_of_the_file(tmp_path):
         ("'{\"a\": 1}'::json", "json", '{"a": 1}'),
         ("'a'::enum('a', 'b')", "string", "a"),
         ("'101'::bit", "string", "101"),
+        (f"['{ID}'::uuid, NULL]", "list<string>", [str(ID), None]),
+        (
+            f"{{'u': ['{ID}'::uuid], 'n': 1}}",
+            "struct<u: list<string>, n: int32>",
+            {"u": [str(ID)], "n": 1},
+        ),
+        (
+            f"map {{'{ID}'::uuid: '{ID}'::uuid}}",
+            "list<struct<key: string, value: string>>",
+            [{"key": str(ID), "value": str(ID)}],
+        ),
+        ("['[1]'::json]", "list<json>", ["[1]"]),
         ("map {'k': 1}", "list<struct<key: string, value: int32>>", [{"key": "k", "value": 1}]),
         ("[1, 2]::tinyint[2]", "list<int8>", [1, 2]),
         ("'10:00:00+02'::timetz", "time", dt.time(8)),
@@ -246,6 +280,47 @@ def test_a_uuid_may_stay_bytes(tmp_path):
     write(tmp_path / "a.parquet", pa.array([ID.bytes], pa.uuid()))
     found = read("a.parquet", tmp_path, contract={"c": "binary"})
     assert found.frame["c"].to_list() == [ID.bytes]
+
+
+DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("unit", DAY)
+@pytest.mark.parametrize("ticks", [0, -1])
+def test_a_time_that_no_day_has_is_refused(tmp_path, name, unit, ticks):
+    """Polars reads it as NULL."""
+    type_ = (pa.time32 if unit in ("s", "ms") else pa.time64)(unit)
+    odd = ticks or DAY[unit]
+    column = pa.array([None, 5, odd], pa.int32() if unit in ("s", "ms") else pa.int64()).view(type_)
+    more = {
+        "before": pa.array([{"a": 1}, None, None]),
+        "words": pa.array(["a"] * 3).dictionary_encode(),
+    }
+    table = pa.table({**more, "c": column})
+    if name == "a.parquet":
+        pa.parquet.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    error = refusal(name, tmp_path)
+    assert error.code == "E0509"
+    assert error.message.startswith(f"{tmp_path / name}: column 'c' has a time that no day has")
+    others = read({"path": name, "columns": ["words"]}, tmp_path)
+    assert others.frame.height == 3
+
+
+def test_the_last_time_of_a_day_is_read(tmp_path):
+    last = pa.array([DAY["ns"] - 1, None, 0], pa.int64()).view(pa.time64("ns"))
+    for name in ("a.parquet", "a.arrow"):
+        write(tmp_path / name, last)
+        assert read(name, tmp_path).frame["c"].to_physical().to_list() == [DAY["ns"] - 1, None, 0]
+
+
+def test_a_time_that_no_day_has_is_refused_inside_a_list_in_parquet(tmp_path):
+    items = pa.array([DAY["us"]], pa.int64()).view(pa.time64("us"))
+    write(tmp_path / "a.parquet", pa.ListArray.from_arrays([0, 1], items))
+    assert refusal("a.parquet", tmp_path).code == "E0509"
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])

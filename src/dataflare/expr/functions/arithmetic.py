@@ -41,6 +41,9 @@ def _resolve(call: Call) -> Node:
     name = call.function.name
     if type_.name == "null":
         return Node("literal", t.FLOAT64 if name in ("/", "//") else t.INT64)
+    whole = name == "//" and all(arg.type.is_integer for arg in call.args)
+    if whole and type_.name == "decimal":  # int64 and uint64 meet there
+        return call.node(type_, [convert(arg, type_) for arg in call.args])
     if name in ("/", "//") and not (name == "//" and type_.is_integer):
         type_ = t.FLOAT32 if type_.name == "float32" else t.FLOAT64
     elif type_.name == "decimal":
@@ -170,6 +173,10 @@ def _divide_whole(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered:
     zero = fail_where((b == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
     if node.type.is_float:
         return Lowered(divide(a, b, node.type.to_polars()), _unless_literal(node, zero))
+    if node.type.name == "decimal":
+        x, y = _digits(node, 0, a), _digits(node, 1, b)
+        zero = fail_where((y == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
+        return Lowered(as_scaled(x.truncdiv(y), *as_decimal(node.type)), zero)
     result = a.truncdiv(b)
     if node.type.name.startswith("uint"):
         return Lowered(result, _unless_literal(node, zero))

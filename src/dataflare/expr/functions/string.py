@@ -159,7 +159,9 @@ def _split_part(node: Node, text: pl.Expr, separator: pl.Expr, place: pl.Expr) -
 
 
 def _string_split(node: Node, text: pl.Expr, separator: pl.Expr) -> pl.Expr:
-    return text.str.split(str(node.args[1].value))
+    on = str(node.args[1].value)
+    parts = text.str.split(on)
+    return parts if on else pl.when(text == "").then(pl.concat_list(text)).otherwise(parts)
 
 
 def _ascii(node: Node, text: pl.Expr) -> pl.Expr:

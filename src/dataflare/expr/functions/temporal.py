@@ -142,7 +142,12 @@ def _epoch(per_second: int) -> Callable[[Node, pl.Expr], Lowered | pl.Expr]:
 
 def _epoch_seconds(node: Node, x: pl.Expr) -> pl.Expr:
     ticks, rate = _ticks(x, node.args[0].type)
-    return divide(ticks, pl.lit(float(rate)))
+    if rate < 1_000_000_000:
+        return divide(ticks, pl.lit(float(rate)))
+    # Nanoseconds of today are beyond 2^53: as one float they would lose digits before the division.
+    whole = divide(ticks // 1_000, pl.lit(1e6))
+    split = (ticks // rate).cast(pl.Float64) + divide(ticks % rate, pl.lit(1e9))
+    return pl.when(ticks % 1_000 == 0).then(whole).otherwise(split)
 
 
 _EVERY = {

@@ -55,6 +55,9 @@ def _moved(call: Call, left: Node, right: Node) -> Node | None:
         return call.node(t.DATE, [left, convert(right, t.INT64)])
     if left.type.name in ("date", "timestamp") and step in ("duration", "interval"):
         base = left if left.type.name == "timestamp" else convert(left, t.TIMESTAMP)
+        # A step has microseconds, so that a time in milliseconds may come to have them.
+        unit = finer(base.type.unit, "us" if step == "interval" else right.type.unit)
+        base = convert(base, t.timestamp(unit, base.type.timezone))
         if step == "interval":
             return call.node(base.type, [base, right])
         return call.node(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dataflare.connectors.file.survey.shared import (
 )
 from dataflare.errors import ConfigError, DataError, InternalError
 from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
+from dataflare.formats.day_times import beyond_a_day
 from dataflare.formats.table_types import held_type, may_fit
 from dataflare.model.types import DataType, Schema, unheld
 
@@ -37,6 +39,7 @@ def survey_tables(
         with file_errors(file.path):
             notes = column_notes(file.path, format_)
             schemas.append(_normal(_table_schema(file, format_, config, notes)))
+            _refuse_odd_times(file, format_, schemas[-1], config)
         meanings = {name: note.meaning for name, note in notes.items() if note.meaning is not None}
         facts[file.id] = {"own": schemas[-1].names}
         if meanings:
@@ -100,6 +103,21 @@ def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes
             if _is_wanted(name, config):
                 raise _refused(str(dtype), name, file, can_skip=True) from error
     return Schema.of(types)
+
+
+def _refuse_odd_times(
+    file: FoundFile, format_: str, schema: Schema, config: FileSourceConfig
+) -> None:
+    """Raises DataError (E0509) for a column with 24:00:00 in it, which Polars makes NULL."""
+    times = [f.name for f in schema if "time" in re.findall(r"\w+", str(f.type))]
+    wanted = [name for name in times if _is_wanted(name, config)]
+    name = beyond_a_day(file.path, format_, wanted) if wanted else None
+    if name is not None:
+        raise DataError(
+            f"{file.path}: column '{name}' has a time that no day has, such as 24:00:00",
+            code="E0509",
+            help="name the other columns in 'columns', or have it written as text",
+        )
 
 
 def _is_wanted(name: str, config: FileSourceConfig) -> bool:
