@@ -188,6 +188,20 @@ def overwritten(graph: Graph, feed: Feed) -> list[str]:
     return [node.id for node in destinations(graph, feed) if _replaces(node)]
 
 
+def cannot_grow(graph: Graph, feed: Feed) -> str | None:
+    """Why no row can be added to a destination behind a feed; None where rows can be added to all."""
+    for node in destinations(graph, feed):
+        target = getattr(node.connector, "target", None)
+        if target is None or node.type != "file" or target.is_folder:
+            continue
+        if target.format not in ("csv", "ndjson"):
+            return (
+                f"destination '{node.step}' is one {target.format} file, to which rows cannot be added: "
+                "run the workflow again"
+            )
+    return None
+
+
 def reads_all(graph: Graph, feed: Feed) -> bool:
     """Whether each run reads all rows that may reach a feed."""
     before = {feed.first}
@@ -205,18 +219,14 @@ def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
     for statements in ("before_sql", "after_sql"):
         # These statements are for whole runs; one may empty the table.
         config = config.without(statements)
-    mode = _mode(node)
-    if mode in ("overwrite", "mirror"):
-        config = config.without("mode").without("delete_max")
-        # To a mirror, all rows that a replay does not bring would be gone.
-        config["mode"] = "append" if mode == "overwrite" else "upsert"
+    if _replaces(node):
+        for option in ("mode", "key", "delete_max"):
+            config = config.without(option)
+        config["mode"] = "append"
     return replace(step, config=config)
 
 
 def _replaces(node: DestinationNode) -> bool:
-    return _mode(node) == "overwrite"
-
-
-def _mode(node: DestinationNode) -> str | None:
     target = getattr(node.connector, "target", None)
-    return getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)
+    mode = getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)
+    return mode == "overwrite" or (node.type == "file" and mode == "mirror")

@@ -38,6 +38,7 @@ from dataflare.errors import Blame, ConfigError, DataFlareError, RunError
 from dataflare.jobs.feeds import (
     SOURCE,
     Feed,
+    cannot_grow,
     destinations,
     feed_of,
     overwritten,
@@ -205,6 +206,10 @@ class _Replay:
                 f"the unfinished run of the workflow will replace the content of '{replaced[0]}'"
             )
             self.done.left[f"{reason}: let it finish first"] += len(letters)
+            return True
+        fixed = cannot_grow(graph, feed)
+        if fixed is not None:
+            self.done.left[fixed] += len(letters)
             return True
         node = graph.nodes[feed.first]
         if isinstance(node, SourceNode):

@@ -18,7 +18,7 @@ from dataflare.checkpoint.runs import carried_by, learned_by
 from dataflare.errors import DataFlareError
 from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
-from dataflare.planner.changelog import changelogs, check_changelogs, complete
+from dataflare.planner.changelog import changelogs, check_changelogs, complete, refuse_partial
 from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.facts import of_source
 from dataflare.planner.graph import Graph, SourceNode
@@ -164,6 +164,8 @@ async def plan_async(
     written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
     tell_sources(written)
     check_changelogs(written)
+    complete_ids = complete(written)
+    refuse_partial(written, complete_ids)
     levels = guarantees(written)
     demand(levels, workflow.settings.guarantee)
     graph = written
@@ -176,7 +178,7 @@ async def plan_async(
         bounded=all(n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)),
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
-        complete=complete(written),
+        complete=complete_ids,
         letters=letter_destinations(workflow, home / workflow.name / STEP, policy),
     )
     stages = watching(stages, watched(workflow, policy))

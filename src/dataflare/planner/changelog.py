@@ -46,6 +46,22 @@ def complete(graph: Graph) -> frozenset[str]:
     return frozenset(complete_ids)
 
 
+def refuse_partial(graph: Graph, complete_ids: frozenset[str]) -> None:
+    """Raise PlanError (E0324) for a destination that would delete the rows which a run does not read."""
+    for node in graph:
+        if not isinstance(node, DestinationNode) or node.id in complete_ids:
+            continue
+        if node.connector.capabilities().all_rows:
+            raise PlanError(
+                f"step '{node.step}' has mode mirror and is one file, which is written anew, and the run does "
+                "not read all rows of its source",
+                code="E0324",
+                step=node.step,
+                help="read the source as a whole (no incremental, new_only, limit or sample), or mirror it to "
+                "a database, which keeps the other rows",
+            )
+
+
 def _leaves_out(node: Node) -> bool:
     """Whether a node leaves out rows without a condition that says which."""
     match node:

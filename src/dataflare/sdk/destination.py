@@ -53,6 +53,7 @@ class DestinationCapabilities(Struct, frozen=True):
     changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
     bounded_only: refused in a run without end (overwrite, a single Parquet file).
     one_schema: what one run writes has the same columns from its first row to its last.
+    all_rows: refused in a run that does not read all rows of its sources (mirror of one file).
     local: `validate` needs no network, so `dataflare validate` may ask."""
 
     delivery: Delivery
@@ -62,6 +63,7 @@ class DestinationCapabilities(Struct, frozen=True):
     key: tuple[str, ...] = ()
     bounded_only: bool = False
     one_schema: bool = False
+    all_rows: bool = False
     local: bool = False
 
 

@@ -356,8 +356,8 @@ def refused(config, base, schema=SCHEMA) -> DataFlareError:
     ("config", "message"),
     [
         ({"path": "o.csv", "mode": "upsert", "key": ["id"]}, "mode 'upsert' is not for files"),
-        ({"path": "o.csv", "mode": "mirror"}, "mode 'mirror' is not for files"),
-        ({"path": "o.csv", "key": ["id"]}, "'key' is not for files"),
+        ({"path": "o.csv", "mode": "mirror"}, "mode 'mirror' needs 'key'"),
+        ({"path": "o.csv", "key": ["id"]}, "'key' is for mode 'mirror'"),
         ({"path": "o.xyz"}, "the name 'o.xyz' does not say a format that can be written"),
         ({"path": "o.xlsx"}, "the name 'o.xlsx' does not say a format that can be written"),
         ({"path": "o.parquet", "mode": "append"}, "a file of format parquet cannot be appended to"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from dataflare.checkpoint.files import make_folder
+from dataflare.connectors.delete_max import effect
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
@@ -22,6 +23,7 @@ from dataflare.connectors.file.growing import (
     GrowingText,
 )
 from dataflare.connectors.file.marker import FileMarker, NoMarker
+from dataflare.connectors.file.mirror import Mirror
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.single_file import (
     SingleFileCommitter,
@@ -78,12 +80,16 @@ archive:
             parallel=target.is_folder,
             bounded_only=not target.is_folder or target.mode == "overwrite",
             one_schema=not target.is_folder,
+            all_rows=target.mode == "mirror",
             local=True,
         )
 
     @property
     def mode(self) -> str:
         return self.target.mode
+
+    def effects(self) -> Sequence[str]:
+        return [effect(self.config.delete_max, "file")] if self.target.mode == "mirror" else []
 
     def writes_to(self) -> Place:
         target = self.target
@@ -98,21 +104,23 @@ archive:
 
     def _validate(self, schema: Schema) -> None:
         target = self.target
-        for name in self.config.partition_by:
+        named = [("partition_by", name) for name in self.config.partition_by]
+        for option, name in [*named, *(("key", name) for name in self.config.key)]:
             if name not in schema:
                 raise ConfigError(
-                    f"'partition_by' names '{name}', which does not reach this step",
+                    f"'{option}' names '{name}', which does not reach this step",
                     code="E0406",
                     step=self.context.step,
                     notes=[f"it receives: {', '.join(schema.names)}"],
                     help=did_you_mean(name, schema.names),
                 )
-            if schema[name].name in ("list", "struct", "binary"):
+            if schema[name].name in ("list", "struct", "binary", "json"):
+                use = "a folder" if option == "partition_by" else "a key"
                 raise ConfigError(
-                    f"'partition_by' names '{name}', whose type {schema[name]} cannot be a folder",
+                    f"'{option}' names '{name}', whose type {schema[name]} cannot be {use}",
                     code="E0406",
                     step=self.context.step,
-                    help="cast the column to string or date before, or partition by another",
+                    help="cast the column to string or date before, or name another",
                 )
         if len(self.config.partition_by) >= max(len(schema), 1):
             raise ConfigError(
@@ -163,9 +171,20 @@ archive:
                 def grow(path: Path, sidecar: Path, data: Mapping[str, Any]) -> GrowingFile:
                     return self._growing(context.schema, path, sidecar, data)
 
-                staging = self._staging(context)
+                mirror = None
+                if target.mode == "mirror":
+                    memory = self.context.memory
+                    key, step = self.config.key, context.step
+                    mirror = Mirror(target, self.config, key, context.schema, step, memory)
                 return SingleFileWriter(
-                    staging, self._encoder(), grow, restored, rows_max, bytes_max, context.step
+                    self._staging(context),
+                    self._encoder(),
+                    grow,
+                    restored,
+                    rows_max,
+                    bytes_max,
+                    context.step,
+                    check=mirror.check if mirror is not None else None,
                 )
             folder = self._parts(context)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from dataflare.connectors.delete_max import DeleteMax
 from dataflare.connectors.file.listing import format_of
 from dataflare.errors import ConfigError
 from dataflare.formats.compression import NONE, split_extension
@@ -29,6 +31,10 @@ _INSIDE = {
 _PACKED = {"gzip": ".gz", "zstd": ".zst"}
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class FileDestinationConfig(BaseModel):
     """Options of a `file` destination."""
 
@@ -46,9 +52,20 @@ class FileDestinationConfig(BaseModel):
         "Parquet has all of these, Arrow zstd and lz4, text gzip and zstd.",
     )
     mode: Literal["append", "overwrite", "upsert", "mirror"] | None = Field(
-        None, description="append or overwrite; one file is overwritten, a folder appended to."
+        None,
+        description="append, overwrite or mirror; one file is overwritten, a folder appended to. mirror is for "
+        "one file: it is overwritten too, a key may come only once, and delete_max limits what may be gone.",
     )
-    key: list[str] | None = Field(None, description="Not for files: they cannot be updated by key.")
+    key: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
+        Field(
+            default_factory=list, description="With mode mirror: the columns that tell rows apart."
+        )
+    )
+    delete_max: DeleteMax = Field(
+        0.2,
+        description="With mode mirror: how many rows a run may delete because its source does not have them "
+        "any more, as a share of the file (20%) or a count. More are an error, and the file stays.",
+    )
     partition_by: list[str] = Field(
         default_factory=list,
         description="For a folder: columns whose values become folders, such as country=DE/.",
@@ -101,14 +118,19 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
     def refuse(message: str, help_: str | None = None) -> ConfigError:
         return ConfigError(message, code="E0406", step=context.step, help=help_)
 
-    if config.mode in ("upsert", "mirror") or config.key:
-        what = f"mode '{config.mode}'" if config.mode in ("upsert", "mirror") else "'key'"
+    if config.mode == "upsert":
         raise refuse(
-            f"{what} is not for files, which cannot be updated by key",
-            "write to a database, or use mode overwrite or append",
+            "mode 'upsert' is not for files, which cannot be updated by key",
+            "write to a database; or use mode mirror for one file that is written anew from a full read",
         )
+    if config.mode != "mirror":
+        for option in ("key", "delete_max"):
+            if option in config.model_fields_set:
+                raise refuse(f"'{option}' is for mode 'mirror'", f"leave '{option}' out")
     path = context.path(config.path)
     is_folder = config.path.endswith("/") or not path.suffix
+    if config.mode == "mirror":
+        _check_mirror(config, is_folder, refuse)
     format_: str | None = config.format
     if format_ == "auto":
         named = "parquet" if is_folder else format_of(path)
@@ -134,6 +156,26 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
                 + (", or write ndjson" if format_ == "json" else ""),
             )
     return Target(path, is_folder, format_, _compression(config, path, format_, refuse), mode)
+
+
+def _check_mirror(
+    config: FileDestinationConfig, is_folder: bool, refuse: Callable[..., ConfigError]
+) -> None:
+    if is_folder:
+        raise refuse(
+            f"mode 'mirror' is for one file, and '{config.path}' is a folder of parts",
+            "give the path an extension to write one file, or use mode overwrite",
+        )
+    if not config.key:
+        raise refuse(
+            "mode 'mirror' needs 'key': the columns that tell rows apart",
+            "name these columns in 'key', or use mode overwrite",
+        )
+    if not config.header:
+        raise refuse(
+            "mode 'mirror' needs the names of the columns in the file, and 'header' is false",
+            "leave 'header' out, or use mode overwrite",
+        )
 
 
 def _compression(config: FileDestinationConfig, path: Path, format_: str, refuse: object) -> str:

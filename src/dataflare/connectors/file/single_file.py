@@ -89,8 +89,11 @@ class SingleFileWriter(Writer):
         rows_max: int,
         bytes_max: int,
         step: str,
+        *,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
-        self._step = step
+        """check: raises when the whole file must not be published."""
+        self._step, self._check = step, check
         self._staging, self._encoder, self._grow = staging, encoder, grow
         self._restored = dict(restored.data) if restored is not None else {}
         self._file: GrowingFile | None = None
@@ -125,6 +128,8 @@ class SingleFileWriter(Writer):
             file = self._opened()
             if final:
                 file.finish()
+                if self._check is not None:
+                    self._check(self._staging.path)
             else:
                 file.end_epoch()
             crash_point("file.prepare.before_fsync")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from dataflare.connectors.sql.sweeping import parse_delete_max
+from dataflare.connectors.delete_max import DeleteMax as DeleteMax
 from dataflare.model.units import Duration, parse_duration
 
 
@@ -41,9 +41,6 @@ def _span(value: Any) -> Any:
 Every = Annotated[float | str, BeforeValidator(_span, json_schema_input_type=str | float)]
 Query = Annotated[Any, BeforeValidator(_keep_text, json_schema_input_type=str)]
 Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
-DeleteMax = Annotated[
-    float | int, BeforeValidator(parse_delete_max, json_schema_input_type=str | int)
-]
 Lag = Annotated[float, BeforeValidator(_lag, json_schema_input_type=str | float)]
 
 

@@ -9,49 +9,24 @@ Always true:
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from dataflare.connectors.delete_max import effect, rows_allowed, shown
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 
-_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
-
-
-def parse_delete_max(value: Any) -> float | int:
-    """A share (`20%` is 0.2) or a count of rows. Raises ValueError."""
-    if isinstance(value, str) and (match := _SHARE.fullmatch(value)):
-        share = float(match.group(1)) / 100
-        if share <= 1:
-            return share
-    elif (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or (
-        isinstance(value, float) and 0 <= value < 1
-    ):
-        return value
-    raise ValueError("expected a share such as 20%, or a number of rows")
-
-
-def shown(delete_max: float | int) -> str:
-    return f"{delete_max:.4g}" if isinstance(delete_max, int) else f"{delete_max * 100:.4g}%"
-
 
 def effects(mode: str, delete_max: float | int) -> list[str]:
     """What `plan` says of a mirror."""
-    if mode != "mirror":
-        return []
-    many = "rows" if isinstance(delete_max, int) else "of the table's rows"
-    return [f"at most {shown(delete_max)} {many} may be gone from the source: more are an error"]
+    return [effect(delete_max, "table")] if mode == "mirror" else []
 
 
 def refuse_too_many(target: Target, gone: int, total: int) -> None:
     """Raises DataError (E0512). gone: rows that would go, of `total` in the table. A share of few rows is
     rounded up to whole ones."""
     limit = target.delete_max
-    allowed = limit if isinstance(limit, int) else math.ceil(total * limit - 1e-9)
-    if gone > allowed:
+    if gone > rows_allowed(limit, total):
         raise DataError(
             f"table '{target.table}' has {gone:,} of {total:,} rows that are not in the source any more, and "
             f"'delete_max' lets a run delete {shown(limit)}",

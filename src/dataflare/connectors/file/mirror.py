@@ -1,0 +1,123 @@
+"""`mode: mirror` of one file: the rows that a full read brings, each key once, and a bound on what may go.
+
+The file is written anew as with `overwrite`, so rows that are gone from the source are gone from the file.
+Before it is published, its keys are compared with those of the file that it replaces. Everything here
+blocks: call it on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.connectors.delete_max import rows_allowed, shown
+from dataflare.errors import DataError, DataFlareError
+from dataflare.model.types import Schema
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
+
+if TYPE_CHECKING:
+    from dataflare.connectors.file.destination_config import FileDestinationConfig, Target
+
+
+class Mirror(Struct, frozen=True):
+    """target: the file to replace. key: the columns that tell rows apart. schema: of all columns."""
+
+    target: Target
+    config: FileDestinationConfig
+    key: Sequence[str]
+    schema: Schema
+    step: str
+    memory: int
+
+    def check(self, staged: Path) -> None:
+        """Raise DataError when a key comes twice (E0549), or more rows than `delete_max` would be deleted
+        (E0512). staged: the whole new file."""
+        new, path = self._keys(staged), self.target.path
+        if new.is_duplicated().any():
+            twice = new.filter(new.is_duplicated()).row(0, named=True)
+            text = ", ".join(f"{name}={value}" for name, value in twice.items())
+            raise DataError(
+                f"{path} would have several rows with the key {text}: under mode mirror a key has one row",
+                code="E0549",
+                step=self.step,
+                help=f"put a step before it: {{type: deduplicate, config: {{key: [{', '.join(self.key)}], "
+                "keep: last}}",
+            )
+        if not path.exists():
+            return
+        old = self._old_keys(path)
+        gone = old.join(new, on=list(self.key), how="anti", nulls_equal=True).height
+        limit = self.config.delete_max
+        if gone > rows_allowed(limit, old.height):
+            raise DataError(
+                f"{path} has {gone:,} of {old.height:,} rows that are not in the source any more, and "
+                f"'delete_max' lets a run delete {shown(limit)}",
+                code="E0512",
+                step=self.step,
+                notes=["the file was not changed"],
+                help="if these rows are to go, raise 'delete_max' and run again; if the source lacked rows "
+                "by mistake, run with --fresh to read it again",
+            )
+
+    def _old_keys(self, path: Path) -> pl.DataFrame:
+        try:
+            return self._keys(path).unique()
+        except DataFlareError as error:
+            raise DataError(
+                f"{path} cannot be compared with the rows that replace it: {error.message}",
+                code="E0512",
+                step=self.step,
+                notes=["the file was not changed"],
+                help="delete the file, or set mode: overwrite, to write it without the comparison",
+            ) from error
+
+    def _keys(self, path: Path) -> pl.DataFrame:
+        return asyncio.run(self._read(path))
+
+    async def _read(self, path: Path) -> pl.DataFrame:
+        from dataflare.connectors.file.source import FileSource
+
+        target, config = self.target, self.config
+        options = {"path": str(path), "format": target.format, "new_only": False}
+        if target.is_text:
+            options["compression"] = target.compression
+        if target.format == "csv":
+            options |= {"delimiter": config.delimiter, "encoding": "utf-8", "decimal": "."}
+            options["null_values"] = [config.null_value] if config.null_value else []
+        context = ConnectorContext(self.step, path.parent, memory=self.memory)
+        source = FileSource(FileSource.Config.model_validate(options), context)
+        source.contract = self.schema.select(self.key)
+        await source.schema()
+        source = source.with_columns(self.key)
+        frames = [pl.DataFrame(schema=self.schema.select(self.key).to_polars())]
+        for split in await source.splits():
+            reader = await source.open(split, None)
+            assert isinstance(reader, ChunkReader)
+            try:
+                while True:
+                    frames.append(_rows(await reader.read_chunk()))
+            except EndOfSplit:
+                pass
+            finally:
+                await reader.aclose()
+        return pl.concat(frames)
+
+
+def _rows(chunk: Chunk) -> pl.DataFrame:
+    try:
+        return chunk.scan().collect()
+    except pl.exceptions.PolarsError:
+        if chunk.salvage is None:
+            raise
+        saved = chunk.salvage()
+        for bad in saved.bad:
+            raise DataError(
+                f"{bad.place}: {bad.message}", code=bad.code, help="fix the row in the file"
+            ) from None
+        return saved.good
