@@ -126,7 +126,7 @@ error[E0505]: shop.db is not an SQLite database (step 'a')
   |
 4 |     config: {path: shop.db, table: orders}
   |                    ^^^^^^^
-   = help: choose another path: the file holds something else
+   = help: choose another path: the file has another format
 """,
     ),
     Case(
@@ -178,7 +178,7 @@ error[E0605]: the database shop.db is locked: another program is writing to it (
         reading("path: shop.db, table: orders, query: SELECT 1"),
         files=SHOP,
         says="""\
-error[E0405]: step 'a': give 'table' or 'query', exactly one of them
+error[E0405]: step 'a': set either 'table' or 'query'
  --> w.yaml:4:29
   |
 4 |     config: {path: shop.db, table: orders, query: SELECT 1}
@@ -190,7 +190,7 @@ error[E0405]: step 'a': give 'table' or 'query', exactly one of them
         reading("path: shop.db"),
         files=SHOP,
         says="""\
-error[E0405]: step 'a': give 'table' or 'query', exactly one of them
+error[E0405]: step 'a': set either 'table' or 'query'
  --> w.yaml:4:5
   |
 4 |     config: {path: shop.db}
@@ -220,7 +220,7 @@ error[E0412]: the query is refused: the query failed in shop.db: Failed to step 
   |
 4 |     config: {path: shop.db, query: SELECT idd FROM orders}
   |                                    ^^^^^^^^^^^^^^^^^^^^^^
-   = help: mend the query: the database refuses it as it stands
+   = help: fix the query: the database refuses it
 """,
     ),
     Case(
@@ -306,7 +306,7 @@ error[E0510]: table 'orders' refuses a row: UNIQUE constraint failed: orders.id 
 6 |     config: {path: shop.db, table: orders}
   |                                    ^^^^^^
    = the row: id = 1, land = 'DE'
-   = help: mend the row, or set error_handling: {on_error: dead_letter}, or skip, to go on without it
+   = help: fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it
 """,
     ),
     Case(
@@ -320,7 +320,7 @@ error[E0510]: table 'orders' refuses a row: UNIQUE constraint failed: orders.id 
             )
         },
         says="""\
-error[E0510]: table 'other' has several rows for one key (id), so mode 'upsert' cannot tell them apart (step 'z')
+error[E0510]: table 'other' has several rows for one key (id), so mode 'upsert' cannot distinguish them (step 'z')
  --> w.yaml:6:36
   |
 6 |     config: {path: shop.db, table: other, mode: upsert, key: [id]}
@@ -353,7 +353,7 @@ error[E0505]: shop.duckdb is not a DuckDB database
   |
 4 |     config: {path: shop.duckdb, table: orders}
   |                    ^^^^^^^^^^^
-   = help: choose another path: the file holds something else
+   = help: choose another path: the file has another format
 """,
     ),
     Case(

@@ -279,7 +279,7 @@ destinations:
   z: {type: file, inputs: [a], config: {path: out.csv}}
 """,
         says="""\
-error[E0319]: destination 'z' needs a run that ends: the file grows out of sight and is renamed at the end
+error[E0319]: destination 'z' needs a run that ends: the file grows under a staging name and is renamed at the end
  --> w.yaml:5:3
   |
 5 |   z: {type: file, inputs: [a], config: {path: out.csv}}
@@ -303,7 +303,7 @@ error[E0320]: destination 'z' cannot promise 'exactly_once': it is at least once
   |
 6 |   z: {type: stdout, inputs: [a]}
   |             ^^^^^^
-   = a replays exactly: the rows stand in the workflow; rows are shown at once, and again after a crash
+   = a replays exactly: the rows are in the workflow file; rows are printed immediately, and again after a crash
    = help: choose another destination or mode, or lower settings.guarantee
 """,
     ),
@@ -338,7 +338,7 @@ destinations:
   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: upsert}}
 """,
         says="""\
-error[E0405]: step 'z': mode 'upsert' needs 'key': the columns that tell rows apart
+error[E0405]: step 'z': mode 'upsert' needs 'key': the columns that identify a row
  --> w.yaml:5:73
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: upsert}}
@@ -374,7 +374,7 @@ destinations:
   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t}}
 """,
         says="""\
-error[E0411]: step 'z': columns 'Name' and 'name' are one to sqlite, which takes upper and lower case for the same
+error[E0411]: step 'z': columns 'Name' and 'name' differ only in case; sqlite treats them as one column
  --> w.yaml:5:13
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t}}

@@ -276,7 +276,7 @@ error[E0603]: disk full while writing small/out.csv (step 'z')
   |
 8 |   z: {type: file, inputs: [even], config: {path: small/out.csv}}
   |                                                  ^^^^^^^^^^^^^
-   = help: free some space and run again: it goes on from the last checkpoint
+   = help: free some space and run again: the run continues from the last checkpoint
 """,
     ),
 ]

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from dataflare.formats.json_values import BadJson, decode, fields_of, list_items
-from dataflare.formats.misread import Sorted
+from dataflare.formats.misread import SortedRows
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.text_types import with_contract
 from dataflare.model.types import Schema
@@ -20,7 +20,7 @@ HUGE = "123456789012345678901234567890"
 BEYOND_128_BITS = "9" * 45
 
 
-def read(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> Sorted:
+def read(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> SortedRows:
     """The rows of the sample and of the later lines, with the types of the sample."""
     columns = sniff(["\n".join(sample).encode()])
     if contract:
@@ -31,7 +31,7 @@ def read(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> S
         good = plan.scan(data).collect()
     except pl.exceptions.PolarsError:
         return plan.salvage(data, str)
-    return Sorted(good, pl.Series(range(good.height)), plan.salvage(b"", str).bad)
+    return SortedRows(good, pl.Series(range(good.height)), plan.salvage(b"", str).bad)
 
 
 def values(sample: Sequence[str], later: Sequence[str] = (), **contract: str) -> list[Any]:

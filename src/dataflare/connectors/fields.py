@@ -1,5 +1,4 @@
-"""The fields that a system asked by key may give: what a workflow says of their types, and values
-made into columns of them."""
+"""The fields of a lookup by key: their types from the workflow, and their values as columns."""
 
 from __future__ import annotations
 
@@ -17,28 +16,27 @@ from dataflare.formats.text_types import TextColumn, loose
 from dataflare.model.types import STRING, DataType, Schema, parse_type
 
 
-def _types(written: dict[str, str]) -> dict[str, str]:
-    for name, text in written.items():
+def _types(type_texts: dict[str, str]) -> dict[str, str]:
+    for name, text in type_texts.items():
         try:
             parse_type(text)
         except WorkflowError as error:
-            raise ValueError(f"'{name}' has no type that is known: {text}") from error
-    return written
+            raise ValueError(f"'{name}' has an unknown type: {text}") from error
+    return type_texts
 
 
 FieldTypes = Annotated[
     dict[str, str],
     AfterValidator(_types),
-    Field(description="types of fields; those it does not name are string"),
+    Field(description="types of fields; a field without a type here is string"),
 ]
 
 
 def schema_of(
     keys: Schema, fields: Sequence[str] | None, types: Mapping[str, str], step: str
 ) -> Schema:
-    """The key columns and the fields, which are text where nothing else is said.
-
-    Raises ConfigError (E0404) where all fields are wanted and none is named.
+    """The key columns and the fields; a field without a type is text. Raises ConfigError (E0404) if
+    no fields are named.
     """
     if fields is None and not types:
         raise ConfigError(
@@ -48,34 +46,34 @@ def schema_of(
             help="name them: mapping: {fields: [...]}, or in `schema` of its source",
         )
     names = [name for name in (fields or types) if name not in keys]
-    made: dict[str, DataType] = {each.name: each.type for each in keys}
-    made |= {name: parse_type(types[name]) if name in types else STRING for name in names}
-    return Schema.of(made)
+    types_by_name: dict[str, DataType] = {each.name: each.type for each in keys}
+    types_by_name |= {name: parse_type(types[name]) if name in types else STRING for name in names}
+    return Schema.of(types_by_name)
 
 
 def of_texts(
     keys: pl.DataFrame, texts: Mapping[str, Sequence[str | None]], schema: Schema, system: str
 ) -> pl.DataFrame:
-    """Rows of fields that are text in the system. Raises DataError (E0501) for one that is not
-    what the schema says, naming its key."""
+    """Rows of fields that are text in the system. Raises DataError (E0501) for a field that does
+    not fit its type in the schema; the error names the key."""
     frame = keys.with_columns(
         pl.Series(name, values, dtype=pl.String) for name, values in texts.items()
     )
     columns = [TextColumn(name, schema[name], declared=True) for name in texts]
-    made = frame.with_columns(loose(column).alias(column.name) for column in columns)
+    table = frame.with_columns(loose(column).alias(column.name) for column in columns)
     for column in columns:
-        lost = made[column.name].is_null() & (frame[column.name] != "").fill_null(False)
-        if lost.any():
-            place = int(lost.arg_max() or 0)
-            said = misfit(column.name, column.type, frame[column.name][place])
-            raise _misread(said, keys.row(place), system)
-    return made.select(schema.names)
+        is_misfit = table[column.name].is_null() & (frame[column.name] != "").fill_null(False)
+        if is_misfit.any():
+            place = int(is_misfit.arg_max() or 0)
+            message = misfit(column.name, column.type, frame[column.name][place])
+            raise _misread(message, keys.row(place), system)
+    return table.select(schema.names)
 
 
 def of_objects(
     keys: pl.DataFrame, objects: Sequence[Mapping[str, Any]], schema: Schema, system: str
 ) -> pl.DataFrame:
-    """Rows of fields that are JSON values. Raises DataError as `of_texts` does."""
+    """Rows of fields that are JSON values. Raises DataError like `of_texts`."""
     fields = [name for name in schema.names if name not in keys.columns]
     if not fields:
         return keys.select(schema.names)
@@ -93,21 +91,21 @@ def of_objects(
 
 
 def _text_if(value: Any, type_: DataType) -> Any:
-    """Where text is wanted, other values as the JSON that they are."""
+    """For a column of text, the value's JSON text unless it is a text; otherwise the value."""
     if value is None or type(value) is str or not type_.is_text:
         return value
     return text_of(value)
 
 
-def _misread(what: str, key: tuple[Any, ...], system: str) -> DataError:
-    shown = ", ".join(str(part) for part in key)
+def _misread(problem: str, key: tuple[Any, ...], system: str) -> DataError:
+    key_text = ", ".join(str(part) for part in key)
     return DataError(
-        f"{system} has for the key {shown}: {what}",
+        f"{system} has for the key {key_text}: {problem}",
         code="E0501",
-        help="change its type in 'schema', or mend what is there",
+        help="change its type in 'schema', or fix the value",
     )
 
 
 def placed(keys: pl.DataFrame, places: Sequence[int]) -> pl.DataFrame:
-    """The keys at these places, repeated as often as they are named."""
+    """The keys at these places; a place may be repeated."""
     return keys[pl.Series(places, dtype=pl.UInt32)] if places else keys.clear()

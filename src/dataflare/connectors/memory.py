@@ -1,11 +1,9 @@
-"""The `memory` source and destination: rows that Python code puts in and takes out, by name.
+"""The `memory` source and destination: rows that Python code writes and reads, by name.
+put("orders", frame) the rows of a source named `orders` committed("totals") the rows of a
+destination named `totals` take("totals") the same, and empties it
 
-    put("orders", frame)      what a source named `orders` reads
-    committed("totals")       what a destination named `totals` holds
-    take("totals")            the same, and it is empty then
-
-Always true: the stores belong to the process and end with it; inside it rows become visible when
-their epoch is committed, once, however often the engine starts over.
+Always true: the stores are in the memory of the process; rows become visible once, when their epoch
+is committed, even if the engine starts over many times.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ OPERATION_COLUMN = "_op"
 
 
 class _Ledger(Struct):
-    """What one step of one lineage did here. attempt: the newest that began. staged: rows by epoch
+    """The state of one step of one lineage. attempt: the newest that began. staged: rows by epoch
     and subtask."""
 
     marker: Marker | None = None
@@ -69,9 +67,8 @@ _lock = threading.Lock()
 
 
 def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
-    """Make frames of one schema the rows of the source `name`, in place of earlier ones.
-
-    Columns of Polars types that DataFlare does not have become the nearest type that holds them.
+    """Set the rows of the source `name`: frames of one schema. They replace earlier ones. Columns
+    of Polars types that DataFlare does not have become the nearest type that fits.
     """
     several = (frames,) if isinstance(frames, pl.DataFrame) else tuple(frames)
     if not several or any(frame.schema != several[0].schema for frame in several):
@@ -81,14 +78,14 @@ def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
 
 
 def committed(name: str) -> pl.DataFrame:
-    """The rows that the destination `name` holds, in the order of their epochs. A changelog has its
-    row kinds in the column `_op`."""
+    """The rows of the destination `name`, in the order of their epochs. A changelog has its row
+    kinds in the column `_op`."""
     with _lock:
         return _content(_stores.get(name, _Store()))
 
 
 def take(name: str) -> pl.DataFrame:
-    """The rows of the destination `name`, which holds none of them afterwards."""
+    """The rows of the destination `name`; removes them from it."""
     with _lock:
         store = _stores.get(name, _Store())
         rows = _content(store)
@@ -97,7 +94,7 @@ def take(name: str) -> pl.DataFrame:
 
 
 def clear() -> None:
-    """Forget all sources and destinations."""
+    """Remove all sources and destinations."""
     with _lock:
         _sources.clear()
         _stores.clear()
@@ -143,7 +140,7 @@ orders:
         schema = Schema.from_polars(self._frames()[0].schema)
         if self.contract is not None and self.contract != schema:
             raise ConfigError(
-                f"the frames of '{self._name}' do not have the columns that 'schema' says",
+                f"the frames of '{self._name}' do not have the columns of 'schema'",
                 code="E0405",
                 step=self.context.step,
                 notes=[f"they have: {', '.join(f'{f.name} {f.type}' for f in schema)}"],
@@ -227,7 +224,7 @@ totals:
     async def open(self, context: DestinationContext, restored: Committable | None) -> MemoryWriter:
         if context.changelog and OPERATION_COLUMN in context.schema:
             raise ConfigError(
-                f"the kinds of rows go into the column '{OPERATION_COLUMN}', and the rows have one",
+                f"the column '{OPERATION_COLUMN}' is for the kinds of rows, and the rows have such a column",
                 code="E0411",
                 step=context.step,
                 help="rename that column in a map before",
@@ -267,7 +264,7 @@ class MemoryWriter(Writer):
 
 
 class MemoryCommitter(Committer):
-    """Moves the staged rows of an epoch among the visible ones."""
+    """Makes the staged rows of an epoch visible."""
 
     def __init__(self, store: _Store, ledger: _Ledger, context: DestinationContext) -> None:
         self._store, self._ledger, self._context = store, ledger, context
@@ -319,7 +316,7 @@ class MemoryCommitter(Committer):
 
 
 def _readable(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows with their kind as text in OPERATION_COLUMN, where they have one."""
+    """The rows with their kind as text in OPERATION_COLUMN, if they have a kind."""
     if KIND_COLUMN not in frame.columns:
         return frame
     names = {int(kind): kind.name.lower() for kind in RowKind}

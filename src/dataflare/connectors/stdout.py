@@ -1,7 +1,8 @@
-"""The `stdout` destination: rows for people and for the next program in a pipe.
+"""The `stdout` destination: rows for a terminal or for the next program in a pipe.
 
-Always true: rows are shown when they arrive, not when their epoch is committed, so after a crash some
-come twice; when nobody reads any more the rest is dropped, and who asked (`when_unread`) is told.
+Always true: rows are printed when they arrive, not when their epoch is committed, so after a crash
+some are printed twice; when the reader of the pipe has ended, the remaining rows are dropped and
+the callback of `when_unread` is called.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ OPERATION_COLUMN = "_op"
 _WIDTH_MAX = 40
 _INLINE_ROWS = 500
 _stream: IO[str] | None = None
-_unread: Callable[[], object] | None = None
+_on_unread: Callable[[], object] | None = None
 
 
 def set_stream(stream: IO[str] | None) -> None:
@@ -44,9 +45,10 @@ def set_stream(stream: IO[str] | None) -> None:
 
 
 def when_unread(callback: Callable[[], object] | None) -> None:
-    """Call `callback`, on any thread, when the reader of standard output goes away; None: nobody."""
-    global _unread
-    _unread = callback
+    """Call `callback`, on any thread, when the reader of standard output ends; None: no
+    callback."""
+    global _on_unread
+    _on_unread = callback
 
 
 class StdoutConfig(BaseModel):
@@ -57,7 +59,7 @@ class StdoutConfig(BaseModel):
     format: Literal["table", "ndjson", "csv"] = Field(
         "table", description="aligned columns, one JSON object a line, or CSV"
     )
-    limit: int | None = Field(None, ge=0, description="show so many rows and drop the others")
+    limit: int | None = Field(None, ge=0, description="print this many rows and drop the others")
 
 
 class StdoutDestination(DestinationConnector):
@@ -76,7 +78,7 @@ show:
     def capabilities(self) -> DestinationCapabilities:
         return DestinationCapabilities(
             Delivery.REPEATING,
-            "rows are shown at once, and again after a crash",
+            "rows are printed immediately, and again after a crash",
             changelog=True,
             local=True,
         )
@@ -86,7 +88,8 @@ show:
         if context.changelog:
             if OPERATION_COLUMN in context.schema:
                 raise ConfigError(
-                    f"the kinds of rows go into the column '{OPERATION_COLUMN}', and the rows have one",
+                    f"the column '{OPERATION_COLUMN}' is for the kinds of rows, and the rows "
+                    "have such a column",
                     code="E0411",
                     step=context.step,
                     help="rename that column in a map before",
@@ -97,10 +100,10 @@ show:
 
 
 class StdoutWriter(Writer):
-    """Prints batches as they come."""
+    """Prints batches as they arrive."""
 
     def __init__(self, text: Text, schema: Schema, changelog: bool, limit: int | None) -> None:
-        self._text, self._schema, self._changelog, self._left = text, schema, changelog, limit
+        self._text, self._schema, self._changelog, self._rows_left = text, schema, changelog, limit
         self._begun = self._closed = False
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
@@ -116,13 +119,13 @@ class StdoutWriter(Writer):
         return None
 
     def _show(self, frame: pl.DataFrame) -> int:
-        if self._closed or (self._left == 0 and self._begun):
+        if self._closed or (self._rows_left == 0 and self._begun):
             return 0
         rows = _with_operation(frame) if self._changelog else frame
         rows = rows.select(self._schema.names)
-        if self._left is not None:
-            rows = rows.head(self._left)
-            self._left -= rows.height
+        if self._rows_left is not None:
+            rows = rows.head(self._rows_left)
+            self._rows_left -= rows.height
         data = self._text.encode(rows)
         if not self._begun:
             data = self._text.header(self._schema) + data
@@ -139,13 +142,13 @@ class StdoutWriter(Writer):
             self._closed = True
             if stream is sys.stdout:
                 _drop_what_is_left()
-            if _unread is not None:
-                _unread()
+            if _on_unread is not None:
+                _on_unread()
 
 
 class TableText:
-    """Aligned columns: as wide as the first rows need, numbers to the right. Cells that come later
-    and are wider push their line."""
+    """Aligned columns, as wide as the cells of the first rows, numbers to the right. Wider cells in
+    later rows shift the rest of their line."""
 
     def __init__(self) -> None:
         self._widths: dict[str, int] = {}
@@ -209,8 +212,8 @@ def _with_operation(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _drop_what_is_left() -> None:
-    """Nobody reads standard output: let what Python still holds go nowhere, or it complains at its
-    end."""
+    """The reader of standard output has ended: send the data in Python's buffer to the null device,
+    because Python would report an error at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from dataflare.formats.csv_rewrite import Rewriting
 from dataflare.formats.layout import FIELDS, PROBLEM, Layout, Lines, layout_of
-from dataflare.formats.misread import Sorted, misfits, raw_text
+from dataflare.formats.misread import SortedRows, misfits, raw_text
 from dataflare.formats.neighbours import neighbours
 from dataflare.formats.number_marks import has_marks
 from dataflare.formats.number_text import altered, marked
@@ -166,7 +166,7 @@ class CsvPlan(Struct, frozen=True):
 
     def salvage(
         self, data: bytes, place_of: Callable[[int], str], count: int | None = None
-    ) -> Sorted:
+    ) -> SortedRows:
         """The slow way: every row that can be read, and an error for every bad one.
 
         place_of: what a line of the chunk is called. count: how many rows there are, if all have the
@@ -203,7 +203,7 @@ class CsvPlan(Struct, frozen=True):
             pl.Series("place", places, pl.String),
             neighbours(bad_rows["row"], good[_ROW], layout.texts),
         )
-        return Sorted(
+        return SortedRows(
             good=good.select(self.output),
             good_rows=good[_ROW],
             bad=BadRows(bad_rows.with_columns(sources)),

@@ -29,7 +29,7 @@ def raw_text(text: bytes, num_bytes: int | None = None) -> str:
     )
 
 
-class Sorted(Struct, frozen=True):
+class SortedRows(Struct, frozen=True):
     """good: the rows that could be read; good_rows: their index in the chunk."""
 
     good: pl.DataFrame

@@ -16,7 +16,7 @@ from msgspec import Struct
 from dataflare.formats import json_loss
 from dataflare.formats.json_types import columns_of, fitting, readable
 from dataflare.formats.json_values import BadJson, decode, line_of, text_of
-from dataflare.formats.misread import Sorted, misfit, raw_text
+from dataflare.formats.misread import SortedRows, misfit, raw_text
 from dataflare.formats.neighbours import neighbours
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
 from dataflare.model.bad_rows import BadRow, BadRows
@@ -68,7 +68,7 @@ class NdjsonPlan(Struct, frozen=True):
 
     def salvage(
         self, data: bytes, place_of: Callable[[int], str], count: int | None = None
-    ) -> Sorted:
+    ) -> SortedRows:
         """The slow way, line by line: every row that can be read, and an error for every bad one.
 
         place_of: what a line of the chunk is called.
@@ -110,7 +110,7 @@ class NdjsonPlan(Struct, frozen=True):
             return [_text(lines[row]) for row in rows]
 
         beside = neighbours(bad_rows, good_rows, rows_of)
-        return Sorted(
+        return SortedRows(
             good=good,
             good_rows=good_rows,
             bad=BadRows.of(

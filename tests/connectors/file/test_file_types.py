@@ -305,7 +305,7 @@ def test_a_time_that_no_day_has_is_refused(tmp_path, name, unit, ticks):
             writer.write_table(table, max_chunksize=2)
     error = refusal(name, tmp_path)
     assert error.code == "E0509"
-    assert error.message.startswith(f"{tmp_path / name}: column 'c' has a time that no day has")
+    assert error.message.startswith(f"{tmp_path / name}: column 'c' has a time outside of a day")
     others = read({"path": name, "columns": ["words"]}, tmp_path)
     assert others.frame.height == 3
 

@@ -142,11 +142,11 @@ def test_a_row_that_cannot_be_read_is_a_dead_letter_with_its_place(tmp_path: Pat
     ("incremental", "code", "said"),
     [
         ({"column": "att", "param": "since"}, "E0413", "no column 'att'"),
-        ({"column": "ok", "param": "since"}, "E0413", "cannot tell what is new"),
-        ({**SINCE, "initial_value": "soon"}, "E0413", "initial_value 'soon' is no timestamp"),
+        ({"column": "ok", "param": "since"}, "E0413", "cannot show which rows are new"),
+        ({**SINCE, "initial_value": "soon"}, "E0413", "initial_value 'soon' does not fit"),
         ({**SINCE, "key": ["no"]}, "E0413", "no column 'no'"),
         ({"column": "at"}, "E0404", "missing key 'incremental.param'"),
-        ({"column": "at", "param": "page_size"}, "E0405", "stands in 'params' and in 'incremental'"),
+        ({"column": "at", "param": "page_size"}, "E0405", "is in 'params' and in 'incremental'"),
     ],
 )  # fmt: skip
 def test_a_cursor_that_cannot_be_is_refused(

@@ -251,7 +251,7 @@ def test_a_rate_limit_that_is_reset_in_hours_is_said(tmp_path: Path) -> None:
         ran = run(tmp_path, reading({"url": server.url}, error_handling=AGAIN))
         assert len(server.asked) == 1
     assert (ran.status, ran.code) == (1, "E0611")
-    assert "wants to be asked again only in" in ran.errors
+    assert "accepts the next request only in" in ran.errors
 
 
 @pytest.mark.parametrize("where", ["first page", "later page"])

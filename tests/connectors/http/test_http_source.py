@@ -178,7 +178,7 @@ def bad_answer(kind: str) -> Answer:
         ("cut", 1, "E0607", "no connection to"),
         ("elsewhere", 2, "E0415", "redirects to another server: http://127.0.0.1:1/x (step"),
         ("in circles", 1, "E0611", "redirects without end"),
-        ("empty", 2, "E0405", "say the columns in 'schema'"),
+        ("empty", 2, "E0405", "list the columns in 'schema'"),
     ],
 )
 def test_what_goes_wrong_is_said(

@@ -171,7 +171,7 @@ def test_a_table_with_several_rows_for_a_key_is_refused(database):
             await step.prepare(1, batch([{"id": 1, "name": "a", "v": 1}]))
         assert caught.value.code == "E0510"
         assert caught.value.message == (
-            "table 't' has several rows for one key (id), so mode 'upsert' cannot tell them apart"
+            "table 't' has several rows for one key (id), so mode 'upsert' cannot distinguish them"
         )
 
     run(go())

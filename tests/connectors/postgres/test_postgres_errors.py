@@ -84,7 +84,7 @@ def test_nothing_shows_the_password(database, caplog):
     server = Server.of(source.config)
     shown = [
         repr(source.config), str(source.config), repr(destination.config), repr(server), str(server),
-        server.shown, caplog.text,
+        server.label, caplog.text,
     ]  # fmt: skip
     assert not [text for text in shown if PASSWORD in text or PASSWORD.replace("/", "%2F") in text]
 

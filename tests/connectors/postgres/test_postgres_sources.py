@@ -340,7 +340,7 @@ def test_a_variable_in_quotes_is_refused(filled):
         ({"table": "tt"}, "E0604", "no table 'tt' in 127.0.0.1", "did you mean 't'?"),
         ({"table": "t", "columns": ["nme"]}, "E0604", "no column 'nme' in table 't'", "did you mean 'name'?"),
         ({"table": "t", "incremental": {"column": "id", "initial_value": "x"}}, "E0413",
-         "initial_value 'x' is no int32, as column 'id' is", None),
+         "initial_value 'x' does not fit column 'id', which is int32", None),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named(filled, config, code, said, help_):

@@ -582,7 +582,7 @@ def test_looking_makes_nothing_and_says_what_stands_in_the_way(kind, tmp_path):
         key = await refusal(mode="upsert", key=["idd"])
         assert (key.code, key.help) == ("E0411", "did you mean 'id'?")
         folded = Schema.of({"id": "int64", "a": "int64", "A": "string"})
-        with pytest.raises(DataFlareError, match="'a' and 'A' are one to") as caught:
+        with pytest.raises(DataFlareError, match="'a' and 'A' differ only in case") as caught:
             await Step(kind, tmp_path, folded).destination.validate(folded)
         assert (caught.value.code, caught.value.step) == ("E0411", "out")
         accents = Schema.of({"ä": "int64", "Ä": "string"})

@@ -150,7 +150,7 @@ def test_a_table_is_cut_into_as_many_parts_as_are_said(kind, tmp_path, splits):
 
 def test_what_has_no_rowid_is_not_cut(kind, tmp_path):
     execute(kind, tmp_path / "data.db", *ORDERS, "create view seen as select * from orders")
-    with pytest.raises(ConfigError, match=r"has no rowid.* to be cut by") as caught:
+    with pytest.raises(ConfigError, match=r"has no rowid.* to divide by") as caught:
         run(source(kind, tmp_path, table="seen", sharding={"splits": 2}).splits())
     assert (caught.value.code, caught.value.step) == ("E0413", "in")
     with pytest.raises(ValueError, match="'sharding' is for a full read of a table"):
@@ -216,10 +216,10 @@ def test_each_row_is_in_one_part_however_a_table_is_cut(kind, tmp_path, sharding
     ("sharding", "code", "text"),
     [
         ({"column": "nn", "splits": 2}, "E0606", "nn"),
-        ({"column": "b", "splits": 2}, "E0413", "has no order to be cut by"),
+        ({"column": "b", "splits": 2}, "E0413", "has no order to divide by"),
         ({"by": "time", "column": "n", "splits": 2}, "E0413", "needs dates or timestamps"),
         ({"by": "time", "column": "seen", "every": "1s"}, "E0413", "would make"),
-        ({"column": "n", "boundaries": ["x"]}, "E0413", "is no value of column 'n'"),
+        ({"column": "n", "boundaries": ["x"]}, "E0413", "is not a value of column 'n'"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(kind, tmp_path, sharding, code, text):

@@ -199,6 +199,6 @@ def test_an_edge_that_a_checkpoint_could_not_keep_is_none(tmp_path):
 def test_a_boundary_that_the_database_has_not_is_refused(tmp_path, boundary):
     fill("sqlite", tmp_path, "f", [1.0], [])
     cut = {"by": "range", "column": "f", "boundaries": [0, boundary]}
-    with pytest.raises(ConfigError, match="is no value of column 'f'") as caught:
+    with pytest.raises(ConfigError, match="is not a value of column 'f'") as caught:
         asyncio.run(read_parts("sqlite", tmp_path, cut))
     assert caught.value.code == "E0413"

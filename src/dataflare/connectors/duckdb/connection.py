@@ -1,12 +1,12 @@
 """This process's connections to DuckDB files.
 
-A process opens a file once, for reading or for writing, and all its connections share that; other
-processes may read while all only read, and are shut out while one writes. So:
+A process opens a file once, for reading or for writing, and all its connections share that
+instance. Several processes may read at the same time, but a writing process excludes all others.
+So:
 
-- readers open the file for reading only, unless this process is to write it too (`will_write`);
+- readers open the file for reading only, unless this process will write it too (`will_write`);
 - writers open it from prepare to commit;
-- who finds the file open in the wrong way waits for its users to leave, then for other processes,
-  `busy_timeout` long.
+- if the file is open in the wrong mode, a caller waits until its users close it, then for other processes, up to `busy_timeout`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _POLL_S = 0.02
 
 
 class _Instance:
-    """An open file. users: connections given out and not closed."""
+    """An open file. users: the number of open connections."""
 
     def __init__(self, root: Any, writable: bool) -> None:
         self.root, self.writable, self.users = root, writable, 0
@@ -40,13 +40,13 @@ _writers: dict[str, WeakSet[Any]] = {}
 
 
 def will_write(path: Path, writer: object) -> None:
-    """Let readers know, as long as `writer` lives, that this process writes the file."""
+    """Tell readers that this process writes the file, as long as `writer` lives."""
     with _changed:
         _writers.setdefault(_key(path), WeakSet()).add(writer)
 
 
 class DuckConnection:
-    """A connection of its own on the process's open file. One thread at a time."""
+    """A separate connection to the process's open file. Used by one thread at a time."""
 
     def __init__(
         self, path: Path, *, write: bool, busy_timeout_s: float, outside: bool = True
@@ -57,7 +57,7 @@ class DuckConnection:
         try:
             with duckdb_errors(path, "opening"):
                 self.db.execute("set TimeZone = 'UTC'")
-                # A name that is no table must not find a variable of ours.
+                # A name that is not a table must not resolve to a Python variable of DataFlare.
                 self.db.execute("set python_enable_replacements = false")
                 if not outside:
                     self.db.execute("set enable_external_access = false")
@@ -66,8 +66,8 @@ class DuckConnection:
             raise
 
     def rows(self, sql: str, params: list[Any] | None = None) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = self.db.execute(sql, params or []).fetchall()
-        return found
+        rows: list[tuple[Any, ...]] = self.db.execute(sql, params or []).fetchall()
+        return rows
 
     def close(self) -> None:
         key, self._key = self._key, None
@@ -100,15 +100,16 @@ def _take(path: Path, write: bool, busy_timeout_s: float) -> Any:
             if instance is not None and time.monotonic() >= deadline:
                 raise locked(
                     path,
-                    "this process is still reading it, and DuckDB opens a file in one way at a time",
+                    "this process is still reading it, and DuckDB opens a file either for "
+                    "reading or for writing",
                     "raise 'busy_timeout', or write to another file",
                 )
             _changed.wait(_POLL_S)
 
 
 def _remove_empty(path: Path) -> None:
-    """Remove a file of 0 bytes, which DuckDB refuses to open, unless another process is making it now:
-    that one has locked it."""
+    """Remove a file of 0 bytes, which DuckDB refuses to open, unless another process is creating it
+    now and has locked it."""
     try:
         with open(path, "r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,17 +120,17 @@ def _remove_empty(path: Path) -> None:
 
 
 def _open(path: Path, write: bool, deadline: float) -> _Instance | None:
-    """Open the file; None while another process has it and there is time left."""
-    wanted = write or bool(_writers.get(_key(path)))
+    """Open the file; None if another process has locked it and the deadline is not over."""
+    writable = write or bool(_writers.get(_key(path)))
     if not holds_data(path):
         if not write:
             raise missing_file(path)
         _remove_empty(path)
     with duckdb_errors(path, "opening"):
         try:
-            instance = _Instance(duckdb.connect(str(path), read_only=not wanted), wanted)
+            instance = _Instance(duckdb.connect(str(path), read_only=not writable), writable)
         except duckdb.ConnectionException:
-            # The user's own connection in this process: join it.
+            # The user has a connection in this process: share its instance.
             instance = _Instance(duckdb.connect(str(path)), True)
         except duckdb.IOException as error:
             if not in_other_process(error) or time.monotonic() >= deadline:

@@ -41,9 +41,9 @@ warehouse:
         opened = DuckConnection(path, write=False, busy_timeout_s=self.config.busy_timeout)
         try:
             with duckdb_errors(path, f"table '{self.config.table}'"):
-                found = tables.require(opened, target, path)
-                if check and found is not None and self.config.mode != "overwrite":
-                    tables.widening(target, found, path)
-                return () if found is None else list(found.columns)
+                table = tables.require(opened, target, path)
+                if check and table is not None and self.config.mode != "overwrite":
+                    tables.widening(target, table, path)
+                return () if table is None else list(table.columns)
         finally:
             opened.close()

@@ -1,4 +1,4 @@
-"""What DuckDB says, in our words: the one place where it is translated."""
+"""Convert errors of DuckDB into DataFlare's errors. The connector converts them only here."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def in_other_process(error: Exception) -> bool:
     return "Could not set lock" in str(error)
 
 
-def translated(error: Exception, path: Path, what: str) -> DataFlareError:
-    """Ours for a foreign exception. what: the table, or what was done."""
+def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
+    """DataFlare's error for another exception. subject: the table or the operation."""
     text = str(error)
     first = re.sub(r"^[\w ]+ Error: ", "", text.splitlines()[0] if text else repr(error))
     if in_other_process(error):
         holder = _HOLDER.search(text)
-        who = f"process {holder.group(1)}" if holder else "another process"
+        process = f"process {holder.group(1)}" if holder else "another process"
         return locked(
-            path, f"{who} has it open", "close it there: a DuckDB file has one writing process"
+            path, f"{process} has it open", "close it there: a DuckDB file has one writing process"
         )
     if isinstance(error, duckdb.ConstraintException):
         return DataError(
-            f"{what} refuses a row: {first}",
+            f"{subject} refuses a row: {first}",
             code="E0510",
             help=MEND,
         )
     if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
         return DataError(
-            f"{what} refuses a value: {first}",
+            f"{subject} refuses a value: {first}",
             code="E0511",
             help=MEND,
         )
@@ -47,7 +47,7 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
         return SystemError_(
             f"{path} is not a DuckDB database",
             code="E0505",
-            help="choose another path: the file holds something else",
+            help="choose another path: the file has another format",
         )
     if "database does not exist" in text:
         return missing_file(path)
@@ -56,27 +56,27 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             f"disk full while writing {path}",
             code="E0603",
             retry=Retry.LATER,
-            help="free some space and run again: it goes on from the last checkpoint",
+            help="free some space and run again: the run continues from the last checkpoint",
         )
     if isinstance(error, PermissionError) or "Permission denied" in text or "read-only" in text:
         return SystemError_(
             f"permission denied: {path}",
             code="E0602",
-            help="give yourself the right to read and write it, and its folder",
+            help="get the permission to read and write it, and its folder",
         )
     if isinstance(error, duckdb.TransactionException) and "onflict" in text:
         return locked(path, f"another writer was faster: {first}", "run again")
     return SystemError_(
-        f"{what} failed in {path}: {first}",
+        f"{subject} failed in {path}: {first}",
         code="E0600",
-        help="look at what DuckDB says, mend it and run again",
+        help="fix the cause that DuckDB reports, and run again",
     )
 
 
 @contextmanager
-def duckdb_errors(path: Path, what: str) -> Iterator[None]:
-    """Whatever DuckDB raises inside becomes one of our errors."""
+def duckdb_errors(path: Path, subject: str) -> Iterator[None]:
+    """Convert DuckDB's exceptions inside into DataFlare's errors."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        raise translated(error, path, what) from error
+        raise translated(error, path, subject) from error

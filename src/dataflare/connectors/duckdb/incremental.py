@@ -45,21 +45,21 @@ def check_incremental(db: DuckConnection, relation: Relation, config: Incrementa
 
 
 def initial_cursor(db: DuckConnection, column: Column, value: Any) -> Any:
-    """The config's first value as cursors are compared."""
+    """The config's first value in the comparable form of cursors."""
     if value is None:
         return None
     text = value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
     type_ = declared(column.type)
     db.db.execute(f"set variable {_BOUND} = ?", [text])
     cast = selected(f"try_cast(getvariable('{_BOUND}') as {type_})", type_)
-    found = pl.from_arrow(db.db.sql(f"select {cast} as v").to_arrow_table())
-    assert isinstance(found, pl.DataFrame)
-    values = cursor_values(found["v"].cast(column.type.to_polars()))
+    result = pl.from_arrow(db.db.sql(f"select {cast} as v").to_arrow_table())
+    assert isinstance(result, pl.DataFrame)
+    values = cursor_values(result["v"].cast(column.type.to_polars()))
     if values[0] is None:
         raise ConfigError(
-            f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
+            f"initial_value {value!r} does not fit column '{column.name}', which is {column.type}",
             code="E0413",
-            help="write 'initial_value' as the column's type spells it",
+            help="write 'initial_value' as a value of the column's type",
         )
     return values[0]
 
@@ -77,10 +77,10 @@ class IncrementalReader(DuckPages):
         initial = initial_cursor(db, self._column, config.initial_value)
         self._window = Window(state, lag, initial)
         self._row = 0
-        self._said = False
+        self._reported = False
 
     def _identity(self) -> tuple[str, ...]:
-        """What tells rows with one cursor value apart."""
+        """The columns that distinguish rows with the same cursor value."""
         relation = self._reading.relation
         names = tuple(relation.column(n).name for n in self._config.key) or relation.key
         return (*(names or relation.names), self._column.name)
@@ -116,7 +116,7 @@ class IncrementalReader(DuckPages):
         return nulls + " or ".join(parts)
 
     def _variable(self, name: str, value: str, type_: str) -> str:
-        with duckdb_errors(self._reading.path, self._reading.relation.shown):
+        with duckdb_errors(self._reading.path, self._reading.relation.label):
             self._db.db.execute(f"set variable {_BOUND}{name} = ?", [value])
         return f"cast(getvariable('{_BOUND}{name}') as {type_})"
 
@@ -125,8 +125,8 @@ class IncrementalReader(DuckPages):
         if raw is None:
             return self._end()
         if _UNFIT in raw.columns and (unfit := raw[_UNFIT].drop_nulls()).len():
-            shown = self._reading.relation.shown
-            raise refuse_cursor(shown, self._column.name, self._column.type, unfit[0])
+            label = self._reading.relation.label
+            raise refuse_cursor(label, self._column.name, self._column.type, unfit[0])
         typed = raw[CURSOR].cast(self._column.type.to_polars())
         nulls_before = self._window.state().null_rows
         new = self._window.take(
@@ -140,17 +140,17 @@ class IncrementalReader(DuckPages):
         return Page(page.good, page.after, page.key, page.good_rows, page.bad, page.place, metadata)
 
     def _end(self) -> Page | None:
-        """Say once how far this run came, also when there was nothing new."""
-        if self._said:
+        """Return the state once, also if there were no new rows."""
+        if self._reported:
             return None
-        self._said = True
+        self._reported = True
         self._count_nulls()
         columns = {c.name: c.type.to_polars() for c in self._reading.columns}
         return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
 
     def _count_nulls(self) -> None:
         reading, name = self._reading, self._column.sql()
-        with duckdb_errors(reading.path, reading.relation.shown):
+        with duckdb_errors(reading.path, reading.relation.label):
             ((rows,),) = self._db.rows(
                 f"select count(*) from {reading.relation.source} "
                 f"where {reading.where(f'{name} is null')}"
@@ -160,7 +160,7 @@ class IncrementalReader(DuckPages):
 
 
 def _text_of(bound: Any, column: Column) -> str:
-    """A cursor value as DuckDB reads it."""
+    """A cursor value as text for DuckDB."""
     if column.type.name == "decimal":
         return decimal_text(bound, column.type.scale or 0)
     if not column.type.is_temporal:

@@ -1,5 +1,6 @@
-"""Values that have no place in DuckDB's own type for their column, and that it would change in silence:
-nanoseconds of a TIME or an INTERVAL are cut, and the last days and instants of a type mean infinity."""
+"""Find values that DuckDB's type for their column cannot represent and that it would change without
+an error: nanoseconds of a TIME or an INTERVAL are truncated, and the last days and instants of a
+type mean infinity."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from dataflare.model.types import DataType, Schema, from_polars
 _INT64_MAX, _INT32_MAX = 2**63 - 1, 2**31 - 1
 
 
-def shown(frame: pl.DataFrame, column: str) -> list[str]:
+def value_texts(frame: pl.DataFrame, column: str) -> list[str]:
     """The values of a column, exactly, as text."""
     type_ = from_polars(frame.schema[column])
     return frame.select(plain(pl.col(column), type_, far=True)).to_series().to_list()
 
 
 def beyond(frame: pl.DataFrame, schema: Schema) -> Iterator[tuple[str, pl.Series]]:
-    """The columns with such values, and the rows that have them."""
+    """The columns with such values, and a mask of their rows."""
     masks = {
         field.name: mask
         for field in schema

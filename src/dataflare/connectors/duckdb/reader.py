@@ -1,4 +1,4 @@
-"""Read a DuckDB relation as one Arrow stream, cut into pages."""
+"""Read a DuckDB relation as one Arrow stream, divided into pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROWID = "__dataflare_rowid"
 
 
 class Reading(Struct, frozen=True):
-    """What is read: the same for each split of a source."""
+    """The columns and rows to read: the same for each split of a source."""
 
     path: Path
     step: str
@@ -41,7 +41,7 @@ class Reading(Struct, frozen=True):
         return tuple(self.relation.column(name) for name in self.output)
 
     def bind(self, db: DuckConnection) -> None:
-        with duckdb_errors(self.path, self.relation.shown):
+        with duckdb_errors(self.path, self.relation.label):
             bind(db, "q", self.relation.params)
             bind(db, "f", tuple(param for f in self.filters for param in f.params))
 
@@ -56,7 +56,7 @@ class Reading(Struct, frozen=True):
         return " and ".join(parts) or "true"
 
     def selects(self) -> list[str]:
-        """Column i as `c<i>`; where values may not fit, their text as `t<i>`."""
+        """Column i as `c<i>`; if values may not fit, their text as `t<i>`."""
         parts = []
         for place, column in enumerate(self.columns):
             misfit = column.misfit_sql()
@@ -76,14 +76,14 @@ class Reading(Struct, frozen=True):
 
 
 class DuckPages(PageReader):
-    """A stream, held until a page is full; pages have the rows asked for, whatever DuckDB's
-    batches are."""
+    """A stream that is buffered until a page is full; the size of a page does not depend on
+    DuckDB's batches."""
 
     def __init__(self, reading: Reading, db: DuckConnection, start: Mapping[str, Any]) -> None:
         super().__init__(reading.step, start)
         self._reading, self._db = reading, db
         self._stream: Any = None
-        self._held: list[pl.DataFrame] = []
+        self._frames: list[pl.DataFrame] = []
         self._ended = False
         reading.bind(db)
 
@@ -97,15 +97,15 @@ class DuckPages(PageReader):
         raise NotImplementedError
 
     def _take(self, rows: int) -> pl.DataFrame | None:
-        """The next rows as they came, or None."""
+        """The next rows of the stream, or None."""
         reading = self._reading
         if reading.rows_max is not None:
             rows = min(rows, reading.rows_max)
-        with duckdb_errors(reading.path, reading.relation.shown):
+        with duckdb_errors(reading.path, reading.relation.label):
             if self._stream is None:
                 relation = self._db.db.sql(self._query())
                 self._stream = relation.to_arrow_reader(PAGE_ROWS)
-            while not self._ended and sum(frame.height for frame in self._held) < rows:
+            while not self._ended and sum(frame.height for frame in self._frames) < rows:
                 try:
                     batch = self._stream.read_next_batch()
                 except StopIteration:
@@ -113,11 +113,11 @@ class DuckPages(PageReader):
                     break
                 frame = pl.from_arrow(batch)
                 assert isinstance(frame, pl.DataFrame)
-                self._held.append(frame)
-        if not any(frame.height for frame in self._held):
+                self._frames.append(frame)
+        if not any(frame.height for frame in self._frames):
             return None
-        every = pl.concat(self._held, rechunk=False)
-        self._held = [every.slice(rows)] if every.height > rows else []
+        every = pl.concat(self._frames, rechunk=False)
+        self._frames = [every.slice(rows)] if every.height > rows else []
         return every.head(rows)
 
     def _page(
@@ -130,15 +130,15 @@ class DuckPages(PageReader):
             where = (
                 f" {place_name.removeprefix(RESERVED)} {raw[place_name][row]}" if place_name else ""
             )
-            return self._reading.relation.shown + where
+            return self._reading.relation.label + where
 
         if not misfits or all(raw[name].null_count() == raw.height for name in misfits):
             return Page(self._reading.typed(raw), after, key, place=place_of)
         unfit = raw.select(pl.any_horizontal(pl.col(name).is_not_null() for name in misfits))
-        lost = unfit.to_series()
-        bad = [self._bad(raw, row, place_of(row)) for row in lost.arg_true().to_list()]
-        typed = self._reading.typed(raw.filter(~lost))
-        return Page(typed, after, key, (~lost).arg_true(), bad, place_of)
+        is_misfit = unfit.to_series()
+        bad = [self._bad(raw, row, place_of(row)) for row in is_misfit.arg_true().to_list()]
+        typed = self._reading.typed(raw.filter(~is_misfit))
+        return Page(typed, after, key, (~is_misfit).arg_true(), bad, place_of)
 
     def _bad(self, raw: pl.DataFrame, row: int, place: str) -> BadRow:
         values: dict[str, Any] = {}
@@ -149,16 +149,16 @@ class DuckPages(PageReader):
             if text is not None:
                 first = first or column.name
         type_ = self._reading.relation.column(first).type
-        shown = repr(values[first])[:80]
-        message = f"column '{first}' is {type_}, and {shown} does not fit"
+        value_text = repr(values[first])[:80]
+        message = f"column '{first}' is {type_}, and {value_text} does not fit"
         return BadRow(row, "E0501", message, original_row(values), place)
 
 
 class RowidReader(DuckPages):
     """A range of a table in the order of its rowid.
 
-    DuckDB gives rowids anew when it rewrites a table after deletes, so the position has a hash of the
-    row it stands behind, and a resume looks at that row first.
+    DuckDB changes rowids when it rewrites a table after deletes. So the position has a hash of the
+    last row read, and a resume checks that row first.
     """
 
     def __init__(
@@ -188,11 +188,9 @@ class RowidReader(DuckPages):
         if raw is None:
             return None
         before, last = int(self._after["rows"]), int(raw[_ROWID][-1])
-        first, known = raw[_ROWID][0], self._after["after"]
-        if not raw[_ROWID].is_sorted() or (known is not None and first <= known):
-            raise InternalError(
-                f"{self._reading.relation.shown}: rows came out of order at {first}"
-            )
+        first, last_rowid = raw[_ROWID][0], self._after["after"]
+        if not raw[_ROWID].is_sorted() or (last_rowid is not None and first <= last_rowid):
+            raise InternalError(f"{self._reading.relation.label}: rows are not in order at {first}")
         after = {"after": last, "rows": before + raw.height, "hash": self._hash(raw.tail(1))}
         return self._page(raw, after, before, _ROWID)
 
@@ -202,22 +200,23 @@ class RowidReader(DuckPages):
     def _refuse_rewritten(self) -> None:
         reading = self._reading
         parts = ", ".join([f"rowid as {_ROWID}", *reading.selects()])
-        found = self._db.db.sql(
+        row = self._db.db.sql(
             f"select {parts} from {reading.relation.source} where rowid = {int(self._after['after'])}"
         ).to_arrow_table()
-        frame = pl.from_arrow(found)
+        frame = pl.from_arrow(row)
         assert isinstance(frame, pl.DataFrame)
         if frame.height != 1 or self._hash(frame) != self._after["hash"]:
             raise CheckpointError(
-                f"{reading.relation.shown} was changed since it was read up to rowid "
-                f"{self._after['after']}, so reading cannot go on from there",
+                f"{reading.relation.label} was changed since it was read up to rowid "
+                f"{self._after['after']}, so reading cannot continue from there",
                 code="E0704",
                 help="run with --fresh to read it from the start",
             )
 
 
 class StreamReader(DuckPages):
-    """The result of a query or view. A position counts rows, and is as good as the query's order."""
+    """The result of a query or view. A position counts rows, so it is valid only if the query's
+    order is stable."""
 
     def __init__(self, reading: Reading, db: DuckConnection, start: Mapping[str, Any]) -> None:
         super().__init__(reading, db, start or {"rows": 0})

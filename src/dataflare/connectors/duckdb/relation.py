@@ -1,4 +1,4 @@
-"""What a source reads: a table, a view or a query, with the types of its columns."""
+"""The relation that a source reads: a table, a view or a query, with the types of its columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors, translated
-from dataflare.connectors.duckdb.types import declared, meant, misfit, selected
+from dataflare.connectors.duckdb.types import declared, misfit, selected, type_of_declaration
 from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sql.names import missing_column, missing_table, quoted
 from dataflare.connectors.sql.query import bind_query
@@ -20,7 +20,8 @@ from dataflare.model.types import DataType, Schema
 
 
 class Column(Struct, frozen=True):
-    """declared: DuckDB's type. type: ours. cast: the step's `schema` asks for another type."""
+    """declared: DuckDB's type. type: DataFlare's type. cast: whether the step's `schema` has
+    another type."""
 
     name: str
     declared: str
@@ -28,35 +29,36 @@ class Column(Struct, frozen=True):
     cast: bool = False
 
     def sql(self) -> str:
-        """Fetches the value; for a cast, one that does not fit is NULL."""
+        """The SQL of the value; for a cast, a value that does not fit is NULL."""
         name = quoted(self.name)
         if self.cast:
             return selected(f"try_cast({name} as {declared(self.type)})", declared(self.type))
         sql = selected(name, self.declared)
-        if self.type.name in ("list", "struct") and (lost := misfit(name, self.declared)):
-            # Polars panics over a date inside a list that is out of its range.
-            return f"case when {lost} then null else {sql} end"
+        if self.type.name in ("list", "struct") and (is_misfit := misfit(name, self.declared)):
+            # Polars panics on a date inside a list that is out of its range.
+            return f"case when {is_misfit} then null else {sql} end"
         return sql
 
     def misfit_sql(self) -> str | None:
-        """The text of a value that has none of the column's type, else NULL; None where all have."""
+        """SQL for the text of a value that does not fit the column's type, else NULL; None if all
+        values fit."""
         name = quoted(self.name)
         if not self.cast:
-            lost = misfit(name, self.declared)
+            is_misfit = misfit(name, self.declared)
         else:
             type_ = declared(self.type)
-            made = f"try_cast({name} as {type_})"
-            lost = f"{name} is not null and {made} is null"
-            if more := misfit(made, type_):
-                lost = f"({lost}) or {more}"
-        return lost and f"case when {lost} then cast({name} as VARCHAR) end"
+            converted = f"try_cast({name} as {type_})"
+            is_misfit = f"{name} is not null and {converted} is null"
+            if converted_misfit := misfit(converted, type_):
+                is_misfit = f"({is_misfit}) or {converted_misfit}"
+        return is_misfit and f"case when {is_misfit} then cast({name} as VARCHAR) end"
 
 
 class Relation(Struct, frozen=True):
-    """source: what stands after FROM; its parameters are variables of the connection, see `bind`.
-    key: the primary key. rowid: it is a table and has one."""
+    """source: the SQL after FROM; its parameters are variables of the connection, see `bind`. key:
+    the primary key. rowid: whether it is a table with a rowid."""
 
-    shown: str
+    label: str
     source: str
     params: tuple[Any, ...]
     columns: tuple[Column, ...]
@@ -68,21 +70,21 @@ class Relation(Struct, frozen=True):
         return tuple(column.name for column in self.columns)
 
     def column(self, name: str) -> Column:
-        """The column; upper and lower case are one. Raises E0606 naming the nearest."""
+        """The column; the case of its name is ignored. Raises E0606 with the nearest name."""
         for column in self.columns:
             if column.name.casefold() == name.casefold():
                 return column
-        raise missing_column(name, self.shown, self.names)
+        raise missing_column(name, self.label, self.names)
 
 
 def mark(kind: str, place: int) -> str:
-    """How a bound value is written: a statement with parameters would be read into memory whole, one
-    with variables streams."""
+    """The SQL for a bound value. It is a variable, because the result of a statement with
+    parameters would be read into memory, and that of a statement with variables streams."""
     return f"getvariable('_dataflare_{kind}{place}')"
 
 
 def bind(db: DuckConnection, kind: str, params: tuple[Any, ...]) -> None:
-    """Give the values that `mark` stands for to the connection."""
+    """Set the variables of the connection that `mark` names."""
     for place, value in enumerate(params):
         db.db.execute(f"set variable _dataflare_{kind}{place} = ?", [value])
 
@@ -90,19 +92,21 @@ def bind(db: DuckConnection, kind: str, params: tuple[Any, ...]) -> None:
 def find_relation(
     db: DuckConnection, path: Path, config: TableSourceConfig, contract: Schema | None
 ) -> Relation:
-    """What the config names. Raises what is wrong with it."""
+    """The relation in the config. Raises an error if it cannot be read."""
     if config.query is not None:
         relation = _query(db, path, config.query)
     else:
         assert config.table is not None
-        found = tables.find_table(db, config.table)
-        if found is None:
+        table = tables.find_table(db, config.table)
+        if table is None:
             raise missing_table(config.table, path, tables.table_names(db))
-        columns = tuple(Column(n, d, meant(d)) for n, d in found.columns.items())
-        source = tables.spelled(f"{found.schema}.{found.name}")
-        shown = f"table '{config.table}'"
-        taken = "rowid" in {name.casefold() for name in found.columns}
-        relation = Relation(shown, source, (), columns, found.key, not found.view and not taken)
+        columns = tuple(Column(n, d, type_of_declaration(d)) for n, d in table.columns.items())
+        source = tables.spelled(f"{table.schema}.{table.name}")
+        label = f"table '{config.table}'"
+        has_rowid_column = "rowid" in {name.casefold() for name in table.columns}
+        relation = Relation(
+            label, source, (), columns, table.key, not table.view and not has_rowid_column
+        )
     return _cast(relation, contract)
 
 
@@ -112,7 +116,7 @@ def _query(db: DuckConnection, path: Path, query: str) -> Relation:
     with duckdb_errors(path, "the query"):
         bind(db, "q", bound.params)
     try:
-        found = db.rows(f"describe select * from ({bound.sql}\n)")
+        described = db.rows(f"describe select * from ({bound.sql}\n)")
     except duckdb.CatalogException as error:
         name = str(error).partition("Table with name ")[2].partition(" ")[0]
         if name:
@@ -122,7 +126,7 @@ def _query(db: DuckConnection, path: Path, query: str) -> Relation:
         raise _refused(error, spot) from error
     except duckdb.Error as error:
         raise translated(error, path, "the query").at(spot=spot) from error
-    columns = tuple(Column(row[0], row[1], meant(row[1])) for row in found)
+    columns = tuple(Column(row[0], row[1], type_of_declaration(row[1])) for row in described)
     return Relation("the query", f"({bound.sql}\n)", bound.params, columns)
 
 
@@ -135,14 +139,14 @@ def _refused(error: Exception, spot: Any) -> ConfigError:
 def _cast(relation: Relation, contract: Schema | None) -> Relation:
     for field in contract or ():
         relation.column(field.name)
-    wanted = {field.name.casefold(): field.type for field in contract or ()}
+    types = {field.name.casefold(): field.type for field in contract or ()}
     columns = []
     for column in relation.columns:
-        type_ = wanted.get(column.name.casefold(), column.type)
+        type_ = types.get(column.name.casefold(), column.type)
         same = type_ == column.type
         columns.append(Column(column.name, column.declared, type_, cast=not same))
     return Relation(
-        relation.shown,
+        relation.label,
         relation.source,
         relation.params,
         tuple(columns),

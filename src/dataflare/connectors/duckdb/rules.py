@@ -1,7 +1,8 @@
-"""Which rows a DuckDB table would refuse, asked before any is written: a refused statement ends the whole
-transaction there, and there are no savepoints.
+"""Find the rows that a DuckDB table would refuse before any row is written: in DuckDB a refused
+statement aborts the whole transaction, and there are no savepoints.
 
-Always true: a row is refused for what it says itself, or for a key that the table or an earlier row holds.
+Always true: a row is refused because of its own values, or because of a key that the table or an
+earlier row has.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from msgspec import Struct
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.exactness import loss
-from dataflare.connectors.duckdb.limits import beyond, shown
+from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.refusals import MEND, Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 
-_ROWS, _NUMBER, _GIVEN, _PART = (
+_ROWS, _NUMBER, _ORIGINAL, _PART = (
     "_dataflare_rows",
     "__dataflare_number",
     "__dataflare_given_",
@@ -37,8 +38,9 @@ class ForeignKey(Struct, frozen=True):
 
 
 class Rules(Struct, frozen=True):
-    """Of one table. columns: declared type and default by name. uniques: SQL of each column or
-    expression that is unique together, without the key that rows are written by."""
+    """The constraints of one table. columns: declared type and default by name. uniques: for each
+    unique constraint, the SQL of its columns or expressions; without the key that rows are written
+    by."""
 
     target: Target
     columns: dict[str, tuple[str, str | None]]
@@ -49,27 +51,27 @@ class Rules(Struct, frozen=True):
 
     @classmethod
     def of(cls, db: DuckConnection, target: Target) -> Rules:
-        found = tables.find_table(db, target.written)
-        assert found is not None
-        place = [found.schema, found.name]
-        here = "database_name = current_database() and schema_name = ? and table_name = ?"
+        table = tables.find_table(db, target.written)
+        assert table is not None
+        place = [table.schema, table.name]
+        this_table = "database_name = current_database() and schema_name = ? and table_name = ?"
         columns = db.rows(
-            f"select column_name, data_type, column_default from duckdb_columns() where {here} "
+            f"select column_name, data_type, column_default from duckdb_columns() where {this_table} "
             "order by column_index",
             place,
         )
         rules = db.rows(
             "select constraint_type, constraint_column_names, expression, referenced_table, "
-            f"referenced_column_names from duckdb_constraints() where {here}",
+            f"referenced_column_names from duckdb_constraints() where {this_table}",
             place,
         )
-        known = {name.casefold(): quoted(name) for name, _, _ in columns}
+        quoted_names = {name.casefold(): quoted(name) for name, _, _ in columns}
         key = {quoted(name).casefold() for name in target.key}
         uniques = [
-            tuple(known.get(part.casefold(), part) for part in parts)
+            tuple(quoted_names.get(part.casefold(), part) for part in parts)
             for parts in (
                 *(names for kind, names, *_ in rules if kind in ("PRIMARY KEY", "UNIQUE")),
-                *tables.unique_expressions(db, found),
+                *tables.unique_expressions(db, table),
             )
         ]
         return cls(
@@ -95,44 +97,50 @@ class Rules(Struct, frozen=True):
         cases = " ".join(f"when {broken} then {n}" for n, broken in enumerate(conditions))
         db.db.register(_ROWS, rows.to_arrow())
         try:
-            stored = self._stored(rows.columns)
+            rows_sql = self._stored_rows(rows.columns)
             hit = db.rows(
-                f"select {_NUMBER}, case {cases} end as hit from {stored} where hit is not null"
+                f"select {_NUMBER}, case {cases} end as hit from {rows_sql} where hit is not null"
             )
-            found: dict[int, DataError] = {row: errors[n] for row, n in hit}
+            errors_by_row: dict[int, DataError] = {row: errors[n] for row, n in hit}
             for name, mask in beyond(rows, self.target.schema):
                 picked = rows.filter(mask.fill_null(False)).select(_NUMBER, name)
-                for row, value in zip(picked[_NUMBER], shown(picked, name), strict=True):
-                    found.setdefault(row, refused_value(self.target.table, name, value))
+                for row, value in zip(picked[_NUMBER], value_texts(picked, name), strict=True):
+                    errors_by_row.setdefault(row, refused_value(self.target.table, name, value))
             for number, unique in enumerate(self.uniques):
                 error = self._error(f"an earlier row has the same {', '.join(unique)}")
                 doubles = db.rows(
-                    f"select {_NUMBER} from {stored} where {_NUMBER} not in "
-                    f"(select unnest(?::bigint[])) and {self._there(number)} "
-                    f"qualify {self._doubled(number)}",
-                    [list(found)],
+                    f"select {_NUMBER} from {rows_sql} where {_NUMBER} not in "
+                    f"(select unnest(?::bigint[])) and {self._is_set(number)} "
+                    f"qualify {self._is_duplicate(number)}",
+                    [list(errors_by_row)],
                 )
-                found |= {row: error for (row,) in doubles}
+                errors_by_row |= {row: error for (row,) in doubles}
         finally:
             db.db.unregister(_ROWS)
-        return [Refusal(row, found[row]) for row in sorted(found)]
+        return [Refusal(row, errors_by_row[row]) for row in sorted(errors_by_row)]
 
     def _conditions(self, arriving: Sequence[str]) -> Iterator[tuple[str, DataError]]:
-        """What a single row may break, over the columns of `_stored`."""
-        known = {field.name.casefold(): field.type for field in self.target.schema}
-        given = {name.casefold(): f'"{_GIVEN}{place}"' for place, name in enumerate(arriving)}
+        """The conditions that a single row may violate, over the columns of `_stored_rows`, and
+        their errors."""
+        types = {field.name.casefold(): field.type for field in self.target.schema}
+        originals = {
+            name.casefold(): f'"{_ORIGINAL}{place}"' for place, name in enumerate(arriving)
+        }
         for name in self.target.key:
-            yield f"{given[name.casefold()]} is null", self._error(f"it has no key: {name} is null")
+            yield (
+                f"{originals[name.casefold()]} is null",
+                self._error(f"it has no key: {name} is null"),
+            )
         for name, (type_, _) in self.columns.items():
-            value = given.get(name.casefold())
+            value = originals.get(name.casefold())
             if value is not None:
                 error = self._error(f"column '{name}' is {type_}", code="E0511")
                 yield f"{value} is not null and {quoted(name)} is null", error
-                ours = known.get(name.casefold())
-                lost = ours and loss(value, ours, type_)
-                if lost:
+                ours = types.get(name.casefold())
+                change = ours and loss(value, ours, type_)
+                if change:
                     error = self._error(f"column '{name}' is {type_}, and would change it", "E0511")
-                    yield lost, error
+                    yield change, error
         for name in self.not_null:
             yield f"{quoted(name)} is null", self._error(f"column '{name}' may not be null")
         for check in self.checks:
@@ -141,10 +149,10 @@ class Rules(Struct, frozen=True):
         for key in self.foreign_keys:
             pairs = zip(key.columns, key.theirs, strict=True)
             same = " and ".join(f"p.{quoted(theirs)} = n.{quoted(ours)}" for ours, theirs in pairs)
-            there = _all_there(map(quoted, key.columns))
+            is_set = _all_set(map(quoted, key.columns))
             parent = f"{quoted(folder)}.{quoted(key.parent)}"
             error = self._error(f"'{key.parent}' has no row for its {', '.join(key.columns)}")
-            yield f"({there} and not exists (select 1 from {parent} p where {same}))", error
+            yield f"({is_set} and not exists (select 1 from {parent} p where {same}))", error
         for number, unique in enumerate(self.uniques):
             same = " and ".join(
                 f"({part}) = n.{quoted(f'{_PART}{number}_{at}')}" for at, part in enumerate(unique)
@@ -156,13 +164,14 @@ class Rules(Struct, frozen=True):
             place = tables.spelled(self.target.written)
             yield f"exists (select 1 from {place} t where {same})", error
 
-    def _stored(self, arriving: Sequence[str]) -> str:
-        """The rows as the table would hold them: `n`, with what was given, and parts of unique keys."""
-        known = {name.casefold(): name for name in arriving}
+    def _stored_rows(self, arriving: Sequence[str]) -> str:
+        """The rows as the table would store them, as `n`, with the original values and the parts of
+        unique keys."""
+        names = {name.casefold(): name for name in arriving}
         columns = [_NUMBER]
-        columns += [f'{quoted(name)} as "{_GIVEN}{n}"' for n, name in enumerate(arriving)]
+        columns += [f'{quoted(name)} as "{_ORIGINAL}{n}"' for n, name in enumerate(arriving)]
         for name, (type_, default) in self.columns.items():
-            ours = known.get(name.casefold())
+            ours = names.get(name.casefold())
             cast = (
                 f"try_cast(r.{quoted(ours)} as {type_})"
                 if ours
@@ -177,11 +186,11 @@ class Rules(Struct, frozen=True):
         inner = f"(select {', '.join(columns)} from {_ROWS} r)"
         return f"(select {', '.join(['*', *parts])} from {inner}) n"
 
-    def _there(self, number: int) -> str:
-        return _all_there(self._parts(number))
+    def _is_set(self, number: int) -> str:
+        return _all_set(self._parts(number))
 
-    def _doubled(self, number: int) -> str:
-        """Whether an earlier row has the same key, and is not one that this row replaces."""
+    def _is_duplicate(self, number: int) -> str:
+        """Whether an earlier row has the same key, and this row does not replace it."""
         window = f"over (partition by {', '.join(self._parts(number))} order by {_NUMBER})"
         if not self.target.key:
             return f"row_number() {window} > 1"
@@ -200,12 +209,12 @@ class Rules(Struct, frozen=True):
         )
 
 
-def _all_there(columns: Iterable[str]) -> str:
+def _all_set(columns: Iterable[str]) -> str:
     return " and ".join(f"{column} is not null" for column in columns)
 
 
 def refused_value(table: str, column: str, value: str) -> DataError:
-    """The error for a value that DuckDB has no place for."""
+    """The error for a value that DuckDB cannot represent."""
     return DataError(
         f"column '{column}' of table '{table}' cannot hold {value}: DuckDB would change it",
         code="E0511",

@@ -1,4 +1,4 @@
-"""Cut a full read of a DuckDB table into parts by a column."""
+"""Divide a full read of a DuckDB table into parts by a column."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.relation import Column, Relation
-from dataflare.connectors.duckdb.types import meant
+from dataflare.connectors.duckdb.types import type_of_declaration
 from dataflare.connectors.sql.config import FileSharding
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.shards import (
-    edged,
-    hashed,
+    edge_splits,
+    hash_splits,
     moment_text,
     need_time,
     span_starts,
@@ -23,13 +23,13 @@ from dataflare.model.progress import Split
 
 
 def cut(db: DuckConnection, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
-    """The parts. Raises E0413, E0606 and foreign errors."""
+    """The parts. Raises E0413, E0606 and errors of the library."""
     if sharding.by == "hash":
         name = relation.column(sharding.column).name if sharding.column else None
-        return hashed(name, sharding.splits or 1)
+        return hash_splits(name, sharding.splits or 1)
     assert sharding.column is not None
     column = relation.column(sharding.column)
-    kind = meant(column.declared)
+    kind = type_of_declaration(column.declared)
     if sharding.by == "time":
         need_time(column.name, kind)
     if not (kind.is_numeric or kind.name in ("date", "timestamp") or column.declared == "VARCHAR"):
@@ -40,15 +40,15 @@ def cut(db: DuckConnection, relation: Relation, sharding: FileSharding) -> Seque
         edges = _spans(db, relation, column, sharding)
     else:
         edges = _even(db, relation, column, sharding.splits or 1)
-    return edged(column.name, edges)
+    return edge_splits(column.name, edges)
 
 
 def condition(data: Mapping[str, Any], relation: Relation) -> list[str]:
-    """The SQL that picks a part's rows."""
+    """The SQL condition for a part's rows."""
     if "hash" in data:
         place, count = data["hash"]
         name = quoted(data["column"]) if data["column"] else "rowid"
-        # `hash` may give other numbers in the next version of DuckDB, md5 does not.
+        # `hash` may return other numbers in the next version of DuckDB; md5 does not.
         number = f"md5_number_lower(cast({name} as varchar)) % {int(count)}"
         return [f"coalesce({number}, 0) = {int(place)}"]
     if "low" not in data:
@@ -58,12 +58,12 @@ def condition(data: Mapping[str, Any], relation: Relation) -> list[str]:
     for end, sign in (("low", ">="), ("high", "<")):
         if data[end] is not None:
             parts.append(f"{_ordered(column, name)} {sign} {_literal(column, data[end])}")
-    found = " and ".join(parts) or "true"
-    return [f"({found} or {name} is null)" if data["low"] is None else found]
+    bounds = " and ".join(parts) or "true"
+    return [f"({bounds} or {name} is null)" if data["low"] is None else bounds]
 
 
 def _ordered(column: Column, sql: str) -> str:
-    """Text goes by its bytes, whatever collation it was declared with."""
+    """The order of text is that of its bytes, for any declared collation."""
     return f"encode({sql})" if column.declared == "VARCHAR" else sql
 
 
@@ -79,31 +79,31 @@ def _sorted(db: DuckConnection, column: Column, values: Sequence[str]) -> list[s
     rows = db.rows(
         f"select t.v, try_cast(t.v as {column.declared}) is null from (values {listed}) t(v)"
     )
-    for value, lost in rows:
-        if lost:
+    for value, is_misfit in rows:
+        if is_misfit:
             raise ConfigError(
-                f"boundary {value!r} is no value of column '{column.name}', which is {column.type}",
+                f"boundary {value!r} is not a value of column '{column.name}', which is {column.type}",
                 code="E0413",
-                help="give boundaries of the column's type, none of them null",
+                help="set boundaries of the column's type, and not null",
             )
-    found = db.rows(
+    sorted_rows = db.rows(
         f"select cast(v as varchar) from (select distinct cast(t.v as {column.declared}) as v "
         f"from (values {listed}) t(v)) order by {_ordered(column, 'v')}"
     )
-    return [text for (text,) in found]
+    return [text for (text,) in sorted_rows]
 
 
 def _even(db: DuckConnection, relation: Relation, column: Column, count: int) -> list[str]:
-    """The values at equal steps of the rows in order."""
+    """The values at equal steps of the ordered rows."""
     name = quoted(column.name)
     if count < 2:
         return []
     fractions = ", ".join(str(i / count) for i in range(1, count))
-    (found,) = db.rows(
+    (quantiles,) = db.rows(
         f"select cast(quantile_disc({name}, [{fractions}]) as varchar[]) "
         f"from (select {name} from {relation.source} where {name} is not null)"
     )
-    return _sorted(db, column, found[0] or [])
+    return _sorted(db, column, quantiles[0] or [])
 
 
 def _spans(
@@ -116,5 +116,5 @@ def _spans(
     )
     if low is None:
         return []
-    starts = span_starts(low, high, sharding.every, sharding.splits or 1, relation.shown)
+    starts = span_starts(low, high, sharding.every, sharding.splits or 1, relation.label)
     return _sorted(db, column, sorted({moment_text(m, column.type) for m in starts}))

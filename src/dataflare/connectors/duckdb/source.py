@@ -1,4 +1,4 @@
-"""Read a table or a query of a DuckDB file as Arrow, without holding the file for writing."""
+"""Read a table or a query of a DuckDB file as Arrow; the file is not opened for writing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ orders:
         if self.config.query is not None:
             return Replay.NONE, "a query may give other rows, or another order, each time"
         if self._relation is not None and not self._relation.rowid:
-            return Replay.NONE, f"{self._relation.shown} has no rowid to go on from"
+            return Replay.NONE, f"{self._relation.label} has no rowid to continue from"
         return Replay.BY_KEY, "an unfinished range is read again from its last rowid"
 
     async def validate(self) -> None:
@@ -88,13 +88,13 @@ orders:
         return Schema.of([(name, relation.column(name).type) for name in self._output(relation)])
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._columns = tuple(columns)
-        return made
+        copy_ = copy.copy(self)
+        copy_._columns = tuple(columns)
+        return copy_
 
     def with_filter(self, condition: Typed) -> Self | None:
-        """Not over columns that the step's `schema` casts, for DuckDB would compare the uncast ones,
-        nor over those whose type we only read as text."""
+        """Not conditions on columns that the step's `schema` casts, because DuckDB would compare
+        the values before the cast, and not on columns that are read as text."""
         relation = self._relation
         if relation is None:
             return None
@@ -105,9 +105,9 @@ orders:
         spelled = condition.to_sql("duckdb")
         if spelled is None or spelled.text.count("?") != len(spelled.params):
             return None
-        made = copy.copy(self)
-        made._filters = (*self._filters, spelled)
-        return made
+        copy_ = copy.copy(self)
+        copy_._filters = (*self._filters, spelled)
+        return copy_
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         relation = await self._look()
@@ -117,7 +117,7 @@ orders:
         if not relation.rowid:
             if self.config.sharding is not None:
                 raise ConfigError(
-                    f"{relation.shown} has no rowid to be cut by",
+                    f"{relation.label} has no rowid to divide by",
                     code="E0413",
                     step=self.context.step,
                     help="leave 'sharding' out",
@@ -133,15 +133,15 @@ orders:
 
     def cut_by(self) -> str:
         sharding = self.config.sharding
-        return "" if sharding is None else sharding.shown("rowid")
+        return "" if sharding is None else sharding.label("rowid")
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
         return await asyncio.to_thread(self._open, relation, split, position)
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        found = positions.get(_INCREMENTAL)
-        return None if found is None else State.from_json(found.value).finished().to_json()
+        position = positions.get(_INCREMENTAL)
+        return None if position is None else State.from_json(position.value).finished().to_json()
 
     async def _look(self) -> Relation:
         if self._relation is None:
@@ -152,19 +152,19 @@ orders:
         try:
             db = self._connect()
             try:
-                with duckdb_errors(self.path, self._shown):
-                    found = find_relation(db, self.path, self.config, self.contract)
+                with duckdb_errors(self.path, self._label):
+                    relation = find_relation(db, self.path, self.config, self.contract)
                     if self.config.incremental is not None:
-                        check_incremental(db, found, self.config.incremental)
+                        check_incremental(db, relation, self.config.incremental)
             finally:
                 db.close()
-            self._output(found)
+            self._output(relation)
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
-        return found
+        return relation
 
     @property
-    def _shown(self) -> str:
+    def _label(self) -> str:
         return "the query" if self.config.table is None else f"table '{self.config.table}'"
 
     def _connect(self) -> DuckConnection:
@@ -179,7 +179,7 @@ orders:
             raise SystemError_(
                 f"permission denied: {path}",
                 code="E0602",
-                help="give yourself the right to read and write there, or choose another place",
+                help="get the permission to read and write there, or choose another place",
             )
         return DuckConnection(
             path,
@@ -189,16 +189,16 @@ orders:
         )
 
     def _output(self, relation: Relation) -> tuple[str, ...]:
-        """The columns to give: the config's, or what was pushed down."""
-        wanted = self._columns if self._columns is not None else self.config.columns
-        if wanted is None:
+        """The output columns: those of the config, or of the pushed projection."""
+        names = self._columns if self._columns is not None else self.config.columns
+        if names is None:
             return relation.names
-        return tuple(relation.column(name).name for name in wanted)
+        return tuple(relation.column(name).name for name in names)
 
     def _cut(self, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
         db = self._connect()
         try:
-            with duckdb_errors(self.path, relation.shown):
+            with duckdb_errors(self.path, relation.label):
                 return cut(db, relation, sharding)
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
@@ -208,7 +208,7 @@ orders:
     def _ranges(self, relation: Relation) -> Sequence[Split]:
         db = self._connect()
         try:
-            with duckdb_errors(self.path, relation.shown):
+            with duckdb_errors(self.path, relation.label):
                 (high,) = db.rows(f"select max(rowid) from {relation.source}")[0]
         finally:
             db.close()

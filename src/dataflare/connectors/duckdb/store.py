@@ -1,4 +1,4 @@
-"""The commit protocol's calls on a DuckDB file."""
+"""The commit protocol's operations on a DuckDB file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
-from dataflare.connectors.duckdb.limits import beyond, shown
+from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.duckdb.rules import Rules, refused_value
 from dataflare.connectors.duckdb.types import declared
 from dataflare.connectors.sql import marker, sweeping
-from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.fold import fold, rows_to_append
 from dataflare.connectors.sql.marker import (
     MARKER_COLUMNS,
     MARKER_DDL,
     MARKER_TABLE,
+    MarkerRow,
     MarkerRows,
-    Stored,
 )
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Refusal, rowwise, with_row
@@ -68,7 +68,7 @@ class DuckdbStore(TableStore):
             return
         try:
             self._opened.db.execute("rollback")
-        except duckdb.Error:  # there is none: it was committed, or begin failed
+        except duckdb.Error:  # there is no transaction: it was committed, or begin failed
             pass
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class DuckdbStore(TableStore):
             query, parameters = marker.selection(target, columns)
             return marker.marker_rows(target, self._db.rows(query, list(parameters)))
 
-    def write_marker(self, target: Target, stored: Stored) -> None:
+    def write_marker(self, target: Target, row: MarkerRow) -> None:
         with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
             self._db.db.execute(MARKER_DDL)
             for statement in marker.widening(self._marker_columns()):
@@ -105,7 +105,7 @@ class DuckdbStore(TableStore):
             marks = ", ".join("?" * len(MARKER_COLUMNS))
             self._db.db.execute(
                 f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                list(marker.values(target, stored, now_text())),
+                list(marker.values(target, row, now_text())),
             )
 
     def supersede(self, target: Target) -> None:
@@ -117,12 +117,12 @@ class DuckdbStore(TableStore):
             )
 
     def _marker_columns(self) -> set[str]:
-        found = self._db.rows(
+        rows = self._db.rows(
             "select column_name from duckdb_columns() where database_name = current_database() "
             "and schema_name = current_schema() and table_name = ?",
             [MARKER_TABLE],
         )
-        return {str(name) for (name,) in found}
+        return {str(name) for (name,) in rows}
 
     def is_missing(self, target: Target) -> bool:
         with duckdb_errors(self._path, f"table '{target.table}'"):
@@ -138,29 +138,29 @@ class DuckdbStore(TableStore):
     def make_ready(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):
             old = tables.require(self._db, target, self._path)
-            found = tables.find_table(self._db, target.written)
+            table = tables.find_table(self._db, target.written)
             indexes: list[str] = []
-            if found is None and old is not None:
+            if table is None and old is not None:
                 indexes = tables.unique_indexes_like(self._db, target, old)
                 for statement in tables.creation_like(self._db, target, old):
                     self._db.db.execute(statement)
-                found = tables.find_table(self._db, target.written)
-            if found is None:
+                table = tables.find_table(self._db, target.written)
+            if table is None:
                 statements = tables.creation(target)
             else:
-                statements = tables.widening(target, found, self._path)
-            # An index keeps a table from getting columns.
+                statements = tables.widening(target, table, self._path)
+            # Columns cannot be added to a table that has an index.
             for statement in [*statements, *indexes]:
                 self._db.db.execute(statement)
             if indexes:
-                found = tables.find_table(self._db, target.written)
+                table = tables.find_table(self._db, target.written)
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._rules.pop(target.written, None)
-            known = found.columns if found is not None else {}
-            self._columns[target.written] = {n.casefold(): type_ for n, type_ in known.items()}
+            columns = table.columns if table is not None else {}
+            self._columns[target.written] = {n.casefold(): type_ for n, type_ in columns.items()}
             self._ready[target.written] = {field.name for field in target.schema}
-            self._uniques[target.written] = found.uniques if found is not None else ()
+            self._uniques[target.written] = table.uniques if table is not None else ()
 
     def _make_unique(self, target: Target) -> None:
         table = tables.find_table(self._db, target.written)
@@ -173,7 +173,7 @@ class DuckdbStore(TableStore):
         except duckdb.ConstraintException as error:
             raise DataError(
                 f"table '{target.table}' has several rows for one key ({', '.join(target.key)}), "
-                f"so mode '{target.mode}' cannot tell them apart",
+                f"so mode '{target.mode}' cannot distinguish them",
                 code="E0510",
                 help="remove the duplicates, or choose other key columns",
             ) from error
@@ -182,7 +182,7 @@ class DuckdbStore(TableStore):
         types = self._types_of(target, frame)
         self._refuse_loss(target, types, frame)
         if target.mode in ("append", "overwrite"):
-            rows = appended(frame, op=target.op)
+            rows = rows_to_append(frame, op=target.op)
             self._insert(target, types, rows, "")
             return
         mirror = target.mode == "mirror"
@@ -194,14 +194,14 @@ class DuckdbStore(TableStore):
                 target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
             )
         if target.sweeps:
-            self._note_seen(target, types, changes.upserts, changes.deletes)
+            self._note_keys(target, types, changes.upserts, changes.deletes)
 
     def _refuse_loss(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
         """Raises DataError (E0511), with its row, for a value that the table would change."""
         for name, mask in beyond(frame, target.schema):
             row = frame.filter(mask.fill_null(False)).head(1)
             raise with_row(
-                refused_value(target.table, name, shown(row, name)[0]),
+                refused_value(target.table, name, value_texts(row, name)[0]),
                 for_python(row).row(0, named=True),
                 target.key,
             )
@@ -209,17 +209,19 @@ class DuckdbStore(TableStore):
         suspects = {}
         for name in frame.columns:
             into = columns.get(name.casefold())
-            lost = into and name in types and loss(f"s.{quoted(name)}", types[name], into)
-            if into and lost:
-                suspects[name] = (into, lost)
+            is_lossy = into and name in types and loss(f"s.{quoted(name)}", types[name], into)
+            if into and is_lossy:
+                suspects[name] = (into, is_lossy)
         if not suspects:
             return
         picked = frame.select(list(suspects)).with_row_index(_NUMBER)
         self._db.db.register(_STAGE, picked.to_arrow())
         try:
             with duckdb_errors(self._path, f"table '{target.table}'"):
-                for name, (into, lost) in suspects.items():
-                    ((at,),) = self._db.rows(f"select min({_NUMBER}) from {_STAGE} s where {lost}")
+                for name, (into, is_lossy) in suspects.items():
+                    ((at,),) = self._db.rows(
+                        f"select min({_NUMBER}) from {_STAGE} s where {is_lossy}"
+                    )
                     if at is not None:
                         error = DataError(
                             f"column '{name}' of table '{target.table}' is {into}, and would change "
@@ -243,28 +245,32 @@ class DuckdbStore(TableStore):
         if good.height:
             self.apply(target, good)
         if refused and target.sweeps:
-            # The source has them, so what the table holds of them stays.
-            lost = frame[[each.row for each in refused]].drop_nulls(list(target.key))
-            self._note_seen(target, self._types_of(target, frame), lost, lost.clear())
+            # The source has these rows, so the table's rows with their keys stay.
+            refused_rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
+            self._note_keys(
+                target, self._types_of(target, frame), refused_rows, refused_rows.clear()
+            )
         return refused
 
     def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
-        """The types of the frame's columns. Columns that came up since `open` are added."""
-        found = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
-        known = {field.name: field.type for field in target.schema}
-        types = known | {f.name: known.get(f.name, f.type) for f in Schema.from_polars(found)}
-        if not set(found) <= self._ready[target.written]:
+        """The types of the frame's columns. Adds columns that are new since `open`."""
+        dtypes = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
+        types_by_name = {field.name: field.type for field in target.schema}
+        types = types_by_name | {
+            f.name: types_by_name.get(f.name, f.type) for f in Schema.from_polars(dtypes)
+        }
+        if not set(dtypes) <= self._ready[target.written]:
             self.make_ready(replace(target, schema=Schema.of(types)))
         return types
 
     def _insert(
-        self, target: Target, types: dict[str, DataType], frame: pl.DataFrame, then: str
+        self, target: Target, types: dict[str, DataType], frame: pl.DataFrame, on_conflict: str
     ) -> None:
         values = ", ".join(_converted(name, types[name]) for name in frame.columns)
         self._run(
             target,
             f"insert into {tables.spelled(target.written)} ({listed(frame.columns)}) "
-            f"select {values} from {_STAGE} {then}",
+            f"select {values} from {_STAGE} {on_conflict}",
             frame,
         )
 
@@ -283,54 +289,67 @@ class DuckdbStore(TableStore):
 
     # -- mirror ------------------------------------------------------------------------------------
 
-    def _note_seen(
-        self, target: Target, types: dict[str, DataType], came: pl.DataFrame, gone: pl.DataFrame
+    def _note_keys(
+        self,
+        target: Target,
+        types: dict[str, DataType],
+        arrived: pl.DataFrame,
+        deleted: pl.DataFrame,
     ) -> None:
-        self._make_seen(target)
-        place, seen, key = tables.spelled(target.table), tables.spelled(target.seen), target.key
+        self._make_keys(target)
+        place, keys_table, key = (
+            tables.spelled(target.table),
+            tables.spelled(target.keys_table),
+            target.key,
+        )
         staged = {name: _converted(name, types[name], "s.") for name in key}
-        if came.height:
-            insert = f"insert into {seen} ({listed(key)})"
+        if arrived.height:
+            insert = f"insert into {keys_table} ({listed(key)})"
             keys = ", ".join(staged.values())
-            self._run(target, f"{insert} select {keys} from {_STAGE} as s", came.select(key))
-        if gone.height:
-            sql = sweeping.gone_keys(key, place, seen, _STAGE, staged)
-            self._run(target, sql, gone.select(key))
+            self._run(target, f"{insert} select {keys} from {_STAGE} as s", arrived.select(key))
+        if deleted.height:
+            sql = sweeping.deleted_keys(key, place, keys_table, _STAGE, staged)
+            self._run(target, sql, deleted.select(key))
 
-    def _make_seen(self, target: Target) -> None:
-        if tables.find_table(self._db, target.seen) is None:
-            place, seen = tables.spelled(target.table), tables.spelled(target.seen)
-            self._db.db.execute(sweeping.seen_creation(target.key, place, seen))
+    def _make_keys(self, target: Target) -> None:
+        if tables.find_table(self._db, target.keys_table) is None:
+            place, keys_table = tables.spelled(target.table), tables.spelled(target.keys_table)
+            self._db.db.execute(sweeping.keys_creation(target.key, place, keys_table))
 
     def sweep(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):
-            self._make_seen(target)
-            place, seen, key = tables.spelled(target.table), tables.spelled(target.seen), target.key
-            ((gone, total),) = self._db.rows(sweeping.counts(key, place, seen))
-            sweeping.refuse_too_many(target, gone, total)
-            if gone:
-                self._db.db.execute(sweeping.deletion(key, place, seen))
-            self._db.db.execute(f"drop table {seen}")
+            self._make_keys(target)
+            place, keys_table, key = (
+                tables.spelled(target.table),
+                tables.spelled(target.keys_table),
+                target.key,
+            )
+            ((missing, total),) = self._db.rows(sweeping.counts(key, place, keys_table))
+            sweeping.refuse_too_many(target, missing, total)
+            if missing:
+                self._db.db.execute(sweeping.deletion(key, place, keys_table))
+            self._db.db.execute(f"drop table {keys_table}")
 
-    def forget_seen(self, target: Target) -> None:
+    def clear_keys(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):
-            self._db.db.execute(f"drop table if exists {tables.spelled(target.seen)}")
+            self._db.db.execute(f"drop table if exists {tables.spelled(target.keys_table)}")
 
     def _run(self, target: Target, sql: str, frame: pl.DataFrame) -> None:
-        """A statement over the frame as table `_dataflare_stage`."""
+        """Run a statement with the frame as table `_dataflare_stage`."""
         self._db.db.register(_STAGE, frame.to_arrow())
         try:
             with duckdb_errors(self._path, f"table '{target.table}'"):
                 self._db.db.execute(sql)
         except DataError as error:
-            # The transaction is aborted, and the connection with its registered frame goes.
+            # The transaction is aborted, and the connection with its registered frame is closed
+            # later.
             uniques = self._uniques[target.written]
             raise _with_row(target, uniques, frame, error) from error.__cause__
         self._db.db.unregister(_STAGE)
 
     def publish(self, target: Target) -> None:
-        """Move the staged rows into the table, whose old ones go. It is never swapped for the staging
-        table: DuckDB 2.0 loses a foreign key's other end when its table is renamed."""
+        """Delete the table's rows and insert the staged rows. The staging table is not renamed in
+        its place: DuckDB 2.0 loses a foreign key that points to a renamed table."""
         with duckdb_errors(self._path, f"table '{target.table}'"):
             old = tables.find_table(self._db, target.table)
             staging = tables.spelled(target.written)
@@ -342,9 +361,9 @@ class DuckdbStore(TableStore):
             assert staged is not None
             names = listed(staged.columns)
             place = tables.spelled(f"{old.schema}.{old.name}")
-            known = {name.casefold() for name in old.columns}
+            columns = {name.casefold() for name in old.columns}
             for name, type_ in staged.columns.items():
-                if name.casefold() not in known:
+                if name.casefold() not in columns:
                     self._db.db.execute(f"alter table {place} add column {quoted(name)} {type_}")
             self._db.db.execute(f"delete from {place}")
             self._db.db.execute(
@@ -373,16 +392,16 @@ def _on_conflict(target: Target, columns: list[str]) -> str:
     if not others:
         return f"on conflict ({listed(target.key)}) do nothing"
     sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in others)
-    then = f"on conflict ({listed(target.key)}) do update set {sets}"
+    action = f"on conflict ({listed(target.key)}) do update set {sets}"
     if target.sequence is not None:
         _, table = tables.split_name(target.written)
         ours = f"{quoted(table)}.{quoted(target.sequence)}"
-        then += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
-    return then
+        action += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
+    return action
 
 
 def _converted(name: str, type_: DataType, prefix: str = "") -> str:
-    """A column of the frame; what Arrow has no type for is cast to ours."""
+    """A column of the frame; it is cast to the declared type if Arrow has no such type."""
     column = prefix + quoted(name)
     return f"cast({column} as {declared(type_)})" if type_.name in ("json", "null") else column
 
@@ -390,7 +409,7 @@ def _converted(name: str, type_: DataType, prefix: str = "") -> str:
 def _with_row(
     target: Target, uniques: tuple[frozenset[str], ...], frame: pl.DataFrame, error: DataError
 ) -> DataError:
-    """The refusal with the first row it is about, where the text tells which that is."""
+    """The error with the first row that caused it, if the message identifies it."""
     row = None
     if nulls := re.search(r"NOT NULL constraint failed: (?:[^\n.]*\.)?([^\n]+)", error.message):
         if nulls.group(1) in frame.columns:
@@ -402,33 +421,36 @@ def _with_row(
     if row is None or not row.height:
         return error
     names = target.key or frame.columns[:3]
-    shown = ", ".join(f"{name} = {row[name][0]!r}" for name in names)
-    return DataError(error.message, code=error.code, help=error.help, notes=[f"the row: {shown}"])
+    key_text = ", ".join(f"{name} = {row[name][0]!r}" for name in names)
+    return DataError(
+        error.message, code=error.code, help=error.help, notes=[f"the row: {key_text}"]
+    )
 
 
 def _first_double(
     frame: pl.DataFrame, uniques: tuple[frozenset[str], ...], message: str
 ) -> pl.DataFrame | None:
-    """The first row whose key came before in the frame, else the one whose key the text shows."""
+    """The first row whose key an earlier row of the frame has; else the row with the key in the
+    message."""
     for unique in uniques:
         names = [name for name in frame.columns if name in unique]
         if len(names) == len(unique):
-            again = frame.filter(~pl.struct(names).is_first_distinct())
-            if again.height:
-                return again.head(1)
-    shown = re.search(r'uplicate key "([^:"]+): ([^",]+)"', message)
-    if shown is None or shown.group(1) not in frame.columns:
+            duplicates = frame.filter(~pl.struct(names).is_first_distinct())
+            if duplicates.height:
+                return duplicates.head(1)
+    match = re.search(r'uplicate key "([^:"]+): ([^",]+)"', message)
+    if match is None or match.group(1) not in frame.columns:
         return None
-    return frame.filter(pl.col(shown.group(1)).cast(pl.String) == shown.group(2)).head(1)
+    return frame.filter(pl.col(match.group(1)).cast(pl.String) == match.group(2)).head(1)
 
 
 def _first_where(frame: pl.DataFrame, condition: str) -> pl.DataFrame | None:
     with duckdb.connect() as scratch:
         scratch.register(_STAGE, frame.with_row_index("__dataflare_row").to_arrow())
         try:
-            found = scratch.execute(
+            row = scratch.execute(
                 f"select min(__dataflare_row) from {_STAGE} where {condition}"
             ).fetchone()
         except duckdb.Error:
             return None
-    return None if found is None or found[0] is None else frame.slice(found[0], 1)
+    return None if row is None or row[0] is None else frame.slice(row[0], 1)

@@ -1,4 +1,4 @@
-"""Tables of a DuckDB file: what is there, and how one is made, widened or refused."""
+"""Tables of a DuckDB file: find, create, widen and check them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dataflare.errors import SystemError_, did_you_mean
 
 
 class Table(Struct, frozen=True):
-    """A table or view that exists. columns: declared type by name. generated: those whose values
-    the database computes, in lower case."""
+    """An existing table or view. columns: declared type by name. generated: the columns that the
+    database computes, in lower case."""
 
     schema: str
     name: str
@@ -40,18 +40,18 @@ def spelled(name: str) -> str:
 
 
 def table_names(db: DuckConnection) -> list[str]:
-    found = db.rows(
+    rows = db.rows(
         "select schema_name, table_name from duckdb_tables() where not internal "
         "and database_name = current_database() "
         "and not starts_with(table_name, '_dataflare_') union all "
         "select schema_name, view_name from duckdb_views() where not internal "
         "and database_name = current_database()"
     )
-    return sorted(name if schema == "main" else f"{schema}.{name}" for schema, name in found)
+    return sorted(name if schema == "main" else f"{schema}.{name}" for schema, name in rows)
 
 
 def find_table(db: DuckConnection, name: str) -> Table | None:
-    """The table or view of that name; upper and lower case are one, as DuckDB has it."""
+    """The table or view of that name; the case is ignored, as in DuckDB."""
     schema, table = split_name(name)
     columns = db.rows(
         "select schema_name, table_name, column_name, data_type from duckdb_columns() "
@@ -93,13 +93,13 @@ def find_table(db: DuckConnection, name: str) -> Table | None:
 
 
 def _expressions(text: object) -> list[str]:
-    """Column names out of `[a, '"b c"']`."""
+    """The column names in a text such as `[a, '"b c"']`."""
     parts = str(text).strip("[]").split(",")
     return [part.strip().strip("'").strip('"') for part in parts]
 
 
 def creation(target: Target) -> list[str]:
-    """The statements that make the table `target` writes."""
+    """The statements that create the table of the target."""
     schema, _ = split_name(target.table)
     columns = [f"{quoted(field.name)} {declared(field.type)}" for field in target.schema]
     if target.mode in ("upsert", "mirror"):
@@ -114,8 +114,9 @@ _NAMED = re.compile(
 
 
 def creation_like(db: DuckConnection, target: Target, table: Table) -> list[str]:
-    """The statements that make the staging table of an overwrite by the table's own text, so that it
-    has its types and rules; not where columns are generated, which nothing can be moved into."""
+    """The statements that create the staging table of an overwrite from the SQL of the table, so
+    that it has the same types and rules; none if the table has generated columns, because rows
+    cannot be inserted into these."""
     ((sql,),) = db.rows(
         "select sql from duckdb_tables() where database_name = current_database() "
         "and schema_name = ? and table_name = ?",
@@ -133,30 +134,31 @@ _INDEX = re.compile(
 
 
 def unique_indexes_like(db: DuckConnection, target: Target, table: Table) -> list[str]:
-    """The statements that give the staging table the table's unique indexes, so that it refuses what
-    the table would."""
-    found = db.rows(
+    """The statements that create the table's unique indexes on the staging table, so that it
+    refuses the same rows."""
+    rows = db.rows(
         "select sql from duckdb_indexes() where database_name = current_database() "
         "and schema_name = ? and table_name = ? and is_unique order by index_name",
         [table.schema, table.name],
     )
-    _, written = split_name(target.written)
+    _, table_name = split_name(target.written)
     statements: list[str] = []
-    for number, (sql,) in enumerate(found):
-        if (named := _INDEX.match(sql)) is not None:
-            name = quoted(f"{written}_unique_{number}")
-            what = sql[named.end() :]
-            statements.append(f"create unique index {name} on {spelled(target.written)}{what}")
+    for number, (sql,) in enumerate(rows):
+        if (match := _INDEX.match(sql)) is not None:
+            name = quoted(f"{table_name}_unique_{number}")
+            rest = sql[match.end() :]
+            statements.append(f"create unique index {name} on {spelled(target.written)}{rest}")
     return statements
 
 
 def widening(target: Target, table: Table, path: Path) -> list[str]:
-    """The statements that give the table the columns it lacks. Raises what cannot be."""
-    known = {name.casefold() for name in table.columns}
+    """The statements that add missing columns to the table. Raises an error if that is not
+    possible."""
+    columns = {name.casefold() for name in table.columns}
     for field in target.schema:
         if field.name.casefold() in table.generated:
             raise generated_column(field.name, f"table '{table.name}'")
-    missing = [field for field in target.schema if field.name.casefold() not in known]
+    missing = [field for field in target.schema if field.name.casefold() not in columns]
     if missing and not target.create_table:
         names = ", ".join(f"'{field.name}'" for field in missing)
         raise SystemError_(
@@ -174,34 +176,34 @@ def widening(target: Target, table: Table, path: Path) -> list[str]:
 
 
 def unique_index(target: Target, table: Table) -> str | None:
-    """The statement that makes the key unique, or None when it is."""
-    wanted = {name.casefold() for name in target.key}
+    """The statement that makes the key unique, or None if it is unique already."""
+    key = {name.casefold() for name in target.key}
     for unique in table.uniques:
-        if {name.casefold() for name in unique} == wanted:
+        if {name.casefold() for name in unique} == key:
             return None
     name = quoted("_dataflare_key_" + "_".join([table.name, *target.key]))
     return f"create unique index {name} on {spelled(target.written)} ({listed(target.key)})"
 
 
 def require(db: DuckConnection, target: Target, path: Path) -> Table | None:
-    """The table to write, or None when it is to be made. Raises E0604 when it may not be made."""
-    found = find_table(db, target.table)
-    if found is None and not target.create_table:
+    """The table to write, or None if it must be created. Raises E0604 if it may not be created."""
+    existing = find_table(db, target.table)
+    if existing is None and not target.create_table:
         raise missing_table(target.table, path, table_names(db))
-    if found is not None and found.view:
+    if existing is not None and existing.view:
         raise SystemError_(
             f"'{target.table}' in {path} is a view, not a table",
             code="E0604",
             help="write to a table, or choose another name",
         )
-    return found
+    return existing
 
 
 def unique_expressions(db: DuckConnection, table: Table) -> list[list[str]]:
-    """Of each unique index: its columns or expressions."""
-    found = db.rows(
+    """The columns or expressions of each unique index."""
+    rows = db.rows(
         "select expressions from duckdb_indexes() where database_name = current_database() "
         "and schema_name = ? and table_name = ? and is_unique",
         [table.schema, table.name],
     )
-    return [_expressions(text) for (text,) in found]
+    return [_expressions(text) for (text,) in rows]

@@ -1,6 +1,6 @@
-"""How our types are declared in DuckDB, and how DuckDB's come to us.
+"""How DataFlare's types are declared in DuckDB, and how DuckDB's types are read.
 
-| ours | declared | | DuckDB's | read as |
+| DataFlare | declared | | DuckDB's | read as |
 | --- | --- | --- | --- | --- |
 | bool, int*, uint*, float* | BOOLEAN, TINYINT ... UBIGINT, FLOAT, DOUBLE | | the same | |
 | decimal(p, s) | DECIMAL(p, s) | | HUGEINT, UHUGEINT | decimal(38, 0) |
@@ -12,9 +12,9 @@
 | list<T>, struct<..> | T[], STRUCT(..) | | T[n] | list<T> |
 | null | VARCHAR | | MAP | json |
 
-A row is a row error where it holds infinity as a date or time, a date beyond the years -262143 to 262142,
-the time 24:00:00, an interval with months, or a HUGEINT of more than 38 digits: they have no value here.
-An interval inside a list or a struct is read as text.
+A row is a row error if it contains infinity as a date or time, a date beyond the years -262143 to
+262142, the time 24:00:00, an interval with months, or a HUGEINT of more than 38 digits: DataFlare's
+types cannot represent them. An interval inside a list or a struct is read as text.
 """
 
 from __future__ import annotations
@@ -70,20 +70,22 @@ def declared(type_: DataType) -> str:
     return _DECLARED[type_.name]
 
 
-def meant(declaration: str, *, nested: bool = False) -> DataType:
-    """What a type of DuckDB's is to us; what we have no type for is read as text."""
+def type_of_declaration(declaration: str, *, nested: bool = False) -> DataType:
+    """The type for a type of DuckDB; types that DataFlare does not have are read as text."""
     text = declaration.strip()
     if nested and text == "INTERVAL":
         return types.STRING
     if text in _READ:
         return _READ[text]
     if array := _ARRAY.fullmatch(text):
-        return types.list_of(meant(array.group(1), nested=True))
+        return types.list_of(type_of_declaration(array.group(1), nested=True))
     if decimal := _DECIMAL.fullmatch(text):
         return types.decimal(int(decimal.group(1)), int(decimal.group(2)))
     if text.startswith("STRUCT("):
         parts = _parts(text[len("STRUCT(") : -1])
-        fields = {name: meant(type_, nested=True) for name, type_ in map(_named, parts)}
+        fields = {
+            name: type_of_declaration(type_, nested=True) for name, type_ in map(_named, parts)
+        }
         return types.struct_of(fields)
     if text.startswith("MAP("):
         return types.JSON
@@ -91,7 +93,7 @@ def meant(declaration: str, *, nested: bool = False) -> DataType:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes."""
+    """Split at the commas outside brackets and quotes."""
     parts, depth, quote, start = [], 0, "", 0
     for place, char in enumerate(text):
         if quote:
@@ -118,9 +120,9 @@ def _named(part: str) -> tuple[str, str]:
 
 
 def selected(column: str, declaration: str) -> str:
-    """The SQL that fetches a column (quoted name) of that type as what `meant` says."""
+    """The SQL that fetches a column (quoted name) as the type that `type_of_declaration` returns."""
     text = declaration.strip()
-    type_ = meant(text)
+    type_ = type_of_declaration(text)
     if text == "INTERVAL":
         return f"try(epoch_us({column}))"
     if text in ("HUGEINT", "UHUGEINT"):
@@ -146,7 +148,8 @@ _YEARS = {
 
 
 def misfit(value: str, declaration: str, depth: int = 0) -> str | None:
-    """SQL that is true for a value that has none here, and is not NULL; None where all have one."""
+    """SQL that is true for a value, other than NULL, that DataFlare's type cannot represent; None
+    if it can represent all values."""
     text = declaration.strip()
     if name := _YEARS.get(text):
         zone = "+00" if name == "TIMESTAMPTZ" else ""
@@ -158,8 +161,8 @@ def misfit(value: str, declaration: str, depth: int = 0) -> str | None:
         return item and f"len(list_filter({value}, lambda e{depth}: coalesce({item}, false))) > 0"
     if text.startswith("STRUCT("):
         parts = map(_named, _parts(text[len("STRUCT(") : -1]))
-        found = [misfit(f"{value}.{quoted(name)}", type_, depth) for name, type_ in parts]
-        return " or ".join(f"coalesce({each}, false)" for each in found if each) or None
+        conditions = [misfit(f"{value}.{quoted(name)}", type_, depth) for name, type_ in parts]
+        return " or ".join(f"coalesce({each}, false)" for each in conditions if each) or None
     match text:
         case "TIMESTAMP_NS":
             return f"not isfinite({value})"

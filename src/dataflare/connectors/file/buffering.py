@@ -1,8 +1,8 @@
-"""Small batches gathered until they are worth encoding; encoding on threads, appending in order.
+"""Collect small batches into pieces, encode the pieces on threads and append them in order.
 
-Always true: at most two pieces are being encoded or wait to be appended, and one more is gathered
-meanwhile, so memory has a bound; pieces are appended in the order in which their rows came, one
-at a time, and none after one that failed.
+Always true: at most two pieces are being encoded or wait to be appended, and one more is being
+filled, so memory is bounded; pieces are appended one at a time, in the order in which their rows
+arrived, and none after a failed piece.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import polars as pl
 
 BUFFER_BYTES_MAX = 64 << 20
 _IN_FLIGHT = 2
-"""A piece is mostly encoded by one thread, which shares the processors with those that read."""
+"""Mostly one thread encodes a piece; it shares the processors with the readers."""
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
 class EncodeBuffer(Generic[Piece]):
-    """encode: makes a piece of gathered rows, on any thread; keeps nothing. append: takes a piece,
-    on a thread. rows_max, bytes_max: when to stop gathering."""
+    """encode: makes a piece of the collected rows, on any thread, without state. append: writes a
+    piece, on a thread. rows_max, bytes_max: the size of a full piece."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class EncodeBuffer(Generic[Piece]):
         self._running: deque[asyncio.Future[Any]] = deque()
 
     async def add(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        """Take rows. Waits when enough is under way and the next piece is full."""
+        """Add rows. Waits while the next piece is full and two pieces are in progress."""
         while frame.height:
             room = self._rows_max - self._rows
             part = frame if frame.height <= room else frame.head(room)
@@ -53,14 +53,14 @@ class EncodeBuffer(Generic[Piece]):
                 await self._start()
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Encode and append all that is left, then do other work on the file, on a thread."""
+        """Encode and append all remaining rows, then do other work on the file, on a thread."""
         if self._frames:
             await self._start()
         await self._wait(0)
-        done = asyncio.ensure_future(asyncio.to_thread(work))
-        self._running.append(done)
+        result = asyncio.ensure_future(asyncio.to_thread(work))
+        self._running.append(result)
         await self._wait(0)
-        return done.result()
+        return result.result()
 
     async def _start(self) -> None:
         await self._wait(_IN_FLIGHT - 1)
@@ -80,18 +80,18 @@ class EncodeBuffer(Generic[Piece]):
             before.result()
         await asyncio.to_thread(self._append, piece)
 
-    async def _wait(self, left: int) -> None:
-        """Until no more than so many are under way. Who is cancelled here leaves them known: `aclose`
-        waits for them, so no thread of a dead attempt writes into a file that the next one has
-        opened."""
-        while len(self._running) > left:
+    async def _wait(self, running_max: int) -> None:
+        """Wait until at most `running_max` pieces are in progress. If the caller is cancelled here,
+        the pieces stay in `_running` and `aclose` waits for them. So a thread of a dead attempt
+        cannot write into a file that the next attempt has opened."""
+        while len(self._running) > running_max:
             first = self._running[0]
             await asyncio.wait([first])
             first.result()
             self._running.popleft()
 
     async def aclose(self) -> None:
-        """Wait for the threads, whatever became of their work."""
+        """Wait for the threads, and ignore their errors."""
         if self._running:
             await asyncio.wait(self._running)
         for task in self._running:

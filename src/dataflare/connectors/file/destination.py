@@ -1,4 +1,4 @@
-"""The `file` destination: one file that is swapped in at the end, or a folder that gets parts."""
+"""The `file` destination: one file that is renamed into place at the end, or a folder of parts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from dataflare.sdk.destination import (
 from dataflare.sdk.destination import Target as Place
 
 _TEXT_ROWS = 128_000
-"""Text is encoded in pieces of so many rows: half of that takes a tenth more processor time."""
+"""Text is encoded in pieces of this many rows; half of that takes 10 % more processor time."""
 
 
 class FileDestination(DestinationConnector):
@@ -73,7 +73,7 @@ archive:
         if target.is_folder:
             reason = "parts are staged and renamed with their epoch"
         else:
-            reason = "the file grows out of sight and is renamed at the end"
+            reason = "the file grows under a staging name and is renamed at the end"
         return DestinationCapabilities(
             delivery=Delivery.TRANSACTIONAL,
             reason=reason,
@@ -135,7 +135,7 @@ archive:
                 self._check_header(schema)
 
     def _check_header(self, schema: Schema) -> None:
-        """A CSV file that is appended to has the columns that come."""
+        """Raises an error if an existing CSV file has other columns than the rows to append."""
         target = self.target
         if target.format != "csv" or not self.config.header or not _has_content(target.path):
             return
@@ -270,7 +270,8 @@ archive:
         return SingleFileCommitter(self._staging(context), Fence(context), self._marker(context))
 
     def _marker(self, context: DestinationContext) -> FileMarker:
-        """Beside parts, and beside a file that is appended to; a file that is replaced needs none."""
+        """The marker beside a folder of parts or a file that is appended to; a replaced file needs
+        none."""
         target = self.target
         if target.is_folder:
             kind = FileMarker if context.workflow and not self.context.private else NoMarker
@@ -297,7 +298,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _check_place(target: Target) -> None:
-    """Whether the target can be made where it should be."""
+    """Raises an error if the target cannot be created at its place."""
     path = target.path
     if target.is_folder and path.exists() and not path.is_dir():
         raise SystemError_(

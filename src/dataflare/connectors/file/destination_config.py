@@ -1,4 +1,4 @@
-"""The options of the `file` destination, and what they come to for a path."""
+"""The options of the `file` destination, and the target that they give for a path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INSIDE = {
     "parquet": ("zstd", ("none", "gzip", "zstd", "snappy", "lz4")),
     "arrow": ("none", ("none", "lz4", "zstd")),
 }
-"""What these formats compress their columns with: what auto means, and what there is."""
+"""By format: the compression of columns for `auto`, and all that are supported."""
 _PACKED = {"gzip": ".gz", "zstd": ".zst"}
 
 
@@ -41,10 +41,12 @@ class FileDestinationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str = Field(
-        min_length=1, description="A name with an extension is one file, else a folder of parts."
+        min_length=1,
+        description="A name with an extension is one file; otherwise it is a folder of parts.",
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow"] = Field(
-        "auto", description="What to write; auto goes by the name, and is parquet for a folder."
+        "auto",
+        description="The format to write; auto: by the file's extension, and parquet for a folder.",
     )
     compression: Literal["auto", "none", "gzip", "zstd", "snappy", "lz4"] = Field(
         "auto",
@@ -53,12 +55,13 @@ class FileDestinationConfig(BaseModel):
     )
     mode: Literal["append", "overwrite", "upsert", "mirror"] | None = Field(
         None,
-        description="append, overwrite or mirror; one file is overwritten, a folder appended to. mirror is for "
-        "one file: it is overwritten too, a key may come only once, and delete_max limits what may be gone.",
+        description="append, overwrite or mirror; the default is overwrite for one file and "
+        "append for a folder. mirror is for one file: it is overwritten, keys must be unique, "
+        "and delete_max limits how many rows may disappear.",
     )
     key: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
         Field(
-            default_factory=list, description="With mode mirror: the columns that tell rows apart."
+            default_factory=list, description="With mode mirror: the columns that identify a row."
         )
     )
     delete_max: DeleteMax = Field(
@@ -70,19 +73,19 @@ class FileDestinationConfig(BaseModel):
         default_factory=list,
         description="For a folder: columns whose values become folders, such as country=DE/.",
     )
-    delimiter: str = Field(",", description="CSV: what stands between fields.")
+    delimiter: str = Field(",", description="CSV: the character between fields.")
     header: bool = Field(True, description="CSV: whether the first line names the columns.")
     null_value: str = Field("", description="CSV: the text of NULL.")
     row_group_rows: int = Field(
         250_000,
         ge=1,
-        description="Parquet, Arrow: how many rows a row group or record batch has, at most.",
+        description="Parquet, Arrow: the most rows in a row group or record batch.",
     )
     rows_per_part: int | None = Field(
-        None, ge=1, description="For a folder: begin a new part after about so many rows."
+        None, ge=1, description="For a folder: begin a new part after about this many rows."
     )
     part_bytes_max: int | None = Field(
-        None, ge=1, description="For a folder: begin a new part after about so many bytes."
+        None, ge=1, description="For a folder: begin a new part after about this many bytes."
     )
 
     @field_validator("delimiter")
@@ -113,7 +116,7 @@ class Target(Struct, frozen=True):
 
 
 def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Target:
-    """The target that a config means. Raises ConfigError for options that do not go together."""
+    """The target of a config. Raises ConfigError for options that contradict each other."""
 
     def refuse(message: str, help_: str | None = None) -> ConfigError:
         return ConfigError(message, code="E0406", step=context.step, help=help_)
@@ -133,13 +136,13 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
         _check_mirror(config, is_folder, refuse)
     format_: str | None = config.format
     if format_ == "auto":
-        named = "parquet" if is_folder else format_of(path)
-        if named not in _EXTENSIONS:
+        format_by_name = "parquet" if is_folder else format_of(path)
+        if format_by_name not in _EXTENSIONS:
             raise refuse(
                 f"the name '{path.name}' does not say a format that can be written",
                 "end it in .parquet, .arrow, .csv, .ndjson or .json, or set 'format'",
             )
-        format_ = named
+        format_ = format_by_name
     assert format_ is not None
     mode = config.mode or ("append" if is_folder else "overwrite")
     if not is_folder:
@@ -181,19 +184,19 @@ def _check_mirror(
 def _compression(config: FileDestinationConfig, path: Path, format_: str, refuse: object) -> str:
     assert callable(refuse)
     chosen: str = config.compression
-    named = split_extension(path)[1] if path.suffix else NONE
+    by_name = split_extension(path)[1] if path.suffix else NONE
     if format_ in _TEXTS:
         if chosen in ("snappy", "lz4"):
             raise refuse(f"compression '{chosen}' is for columns, not text", "use gzip or zstd")
-        return named if chosen == "auto" else chosen
-    default, known = _INSIDE[format_]
+        return by_name if chosen == "auto" else chosen
+    default, supported = _INSIDE[format_]
     if chosen == "auto":
         chosen = default
-    if chosen not in known:
+    if chosen not in supported:
         raise refuse(
-            f"compression '{chosen}' is not for {format_}", f"use one of: {', '.join(known)}"
+            f"compression '{chosen}' is not for {format_}", f"use one of: {', '.join(supported)}"
         )
-    if format_ == "arrow" and named != NONE:
+    if format_ == "arrow" and by_name != NONE:
         raise refuse(
             "an Arrow file is not compressed as a whole",
             f"name it {path.stem}, and set 'compression' to zstd or lz4",

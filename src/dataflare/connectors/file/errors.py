@@ -1,4 +1,5 @@
-"""What the operating system says about files, in our words: the one place where it is translated."""
+"""Convert errors of the operating system about files into DataFlare's errors. The file connector
+converts them only here."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def missing(path: Path) -> SystemError_:
 
 
 def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
-    """Ours for a foreign exception. doing: "reading" or "writing"."""
+    """DataFlare's error for another exception. doing: "reading" or "writing"."""
     if isinstance(error, DataFlareError):
         return error
     if isinstance(error, OSError):
@@ -52,7 +53,7 @@ def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
                 return SystemError_(
                     f"disk full while {doing} {path}",
                     code="E0603",
-                    help="free some space and run again: it goes on from the last checkpoint",
+                    help="free some space and run again: the run continues from the last checkpoint",
                     retry=Retry.LATER,
                 )
             case errno.EISDIR | errno.ENOTDIR:
@@ -80,9 +81,9 @@ def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
             help="see whether the disk and the folder are there, and run again",
         )
     lines = str(error).strip().splitlines()
-    said = lines[0].rpartition("out of specification: ")[2] if lines else type(error).__name__
+    message = lines[0].rpartition("out of specification: ")[2] if lines else type(error).__name__
     return DataError(
-        f"{path} cannot be read: {said}",
+        f"{path} cannot be read: {message}",
         code="E0505",
         help="if it is whole, set 'format' to what it holds; if not, fetch it again",
     )

@@ -1,4 +1,4 @@
-"""Excel files being read: the cells of the chosen sheets, as the types of the survey.
+"""Read Excel files: the cells of the chosen sheets, with the types of the survey.
 
 Always true: a chunk's position is the number of the row after its last one, over all sheets read.
 """
@@ -16,7 +16,7 @@ from dataflare.connectors.file.table_reader import PieceReader
 from dataflare.connectors.file.watching import watched_columns
 from dataflare.formats.excel_book import SheetTable
 from dataflare.formats.excel_cells import fit
-from dataflare.formats.misread import Sorted, misfit
+from dataflare.formats.misread import SortedRows, misfit
 from dataflare.formats.neighbours import neighbours
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece, even_pieces
@@ -26,8 +26,9 @@ from dataflare.sdk.source import BadRow, BadRows, Chunk, Salvaged
 
 
 class ExcelReader(PieceReader):
-    """A workbook that was loaded whole. schema: the types wanted, of the columns inside the sheets.
-    own: all columns of the sheets when the file was listed. extra: columns of the sheets that the source lacks, to be told of."""
+    """A workbook that is in memory. schema: the types of the columns inside the sheets. own: all
+    columns of the sheets when the file was listed. extra: columns of the sheets that are not in the
+    source, to be reported."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class ExcelReader(PieceReader):
 
     @cached_property
     def _extras(self) -> pl.DataFrame:
-        """The columns that the source lacks, as text."""
+        """The columns that are not in the source, as text."""
         return pl.concat(
             [
                 pl.DataFrame(
@@ -107,7 +108,7 @@ class ExcelReader(PieceReader):
         )
 
     def _cells(self, row: int) -> dict[str, Any]:
-        """A row as its cells show it."""
+        """A row with the values that its cells show."""
         for table in self._tables:
             if row < len(table.rows):
                 return {
@@ -125,8 +126,8 @@ class ExcelReader(PieceReader):
             if name == self._sheet_column:
                 columns[name] = pl.Series([table.sheet] * len(table.rows), dtype=pl.String)
                 continue
-            here = name in table.names
-            cells = table.cells(name) if here else [None] * len(table.rows)
+            is_in_sheet = name in table.names
+            cells = table.cells(name) if is_in_sheet else [None] * len(table.rows)
             values, mask = fit(cells, self._schema[name], table.codes.get(name, {}))
             columns[name] = values
             if mask is not None:
@@ -144,13 +145,13 @@ class ExcelReader(PieceReader):
     def _salvage(self, piece: TablePiece) -> Salvaged:
         inside = range(piece.start, piece.start + piece.rows)
         bad = [self._bad_row(row, row - piece.start) for row in inside if row in self._bad]
-        kept = [row for row in inside if row not in self._bad]
-        numbers = pl.Series("row", [row - piece.start for row in kept], dtype=pl.Int64)
+        good_rows = [row for row in inside if row not in self._bad]
+        numbers = pl.Series("row", [row - piece.start for row in good_rows], dtype=pl.Int64)
         rows = BadRows.of(bad).frame
         beside = neighbours(
             rows["row"], numbers, lambda some: [self._text(piece.start + row) for row in some]
         )
-        found = Sorted(self._frame[kept], numbers, BadRows(rows.with_columns(beside)))
+        found = SortedRows(self._frame[good_rows], numbers, BadRows(rows.with_columns(beside)))
         return salvaged(found, self._added, self._output)
 
     def _text(self, row: int) -> bytes:
@@ -170,22 +171,22 @@ class ExcelReader(PieceReader):
         return f"{self._label} row {row + 1}"
 
     def _errors_from(self, start: int) -> dict[str, int]:
-        """Cells with errors in the rows from `start` on, by column and what they show."""
+        """The number of cells with errors in the rows from `start` on, by column and error text."""
         counts: dict[tuple[str, str], int] = {}
         for table in self._tables:
             for name in self._inside:
-                for row, shown in table.errors.get(name, {}).items():
+                for row, error_text in table.errors.get(name, {}).items():
                     if row >= start:
-                        counts[name, shown] = counts.get((name, shown), 0) + 1
+                        counts[name, error_text] = counts.get((name, error_text), 0) + 1
             start -= len(table.rows)
         return {
-            f"column '{name}' shows {shown}, which is read as NULL,": rows
-            for (name, shown), rows in counts.items()
+            f"column '{name}' shows {error_text}, which is read as NULL,": rows
+            for (name, error_text), rows in counts.items()
         }
 
 
 def _plain(cell: Any) -> Any:
-    """A whole number without a point, as Excel shows it."""
+    """A whole number without a decimal point, as Excel shows it."""
     if type(cell) is float and abs(cell) < 2**53 and cell == int(cell):
         return int(cell)
     return cell

@@ -1,9 +1,9 @@
 """A folder of parts as a destination: parts are staged in a hidden folder; renames publish them.
 
-Always true: a published name says lineage, epoch, subtask and number, so the same rows never
+Always true: a published name contains lineage, epoch, subtask and number, so the same rows never
 appear under two names; staged names never end in a data extension. Under `overwrite` nothing is
-renamed before the last epoch: then the new parts come in first and the old files go after, so for
-a moment both are there, and at no moment neither.
+renamed before the last epoch: then the new parts are renamed first and the old files are removed
+after that. So for a moment both exist, but never none.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FolderWriter(Writer):
         self._part_rows_max, self._part_bytes_max = part_rows_max, part_bytes_max
         self._total_parts, self._total_rows = total_parts, total_rows
         self._open: dict[str, _Part] = {}
-        self._done: list[_Part] = []
+        self._finished_parts: list[_Part] = []
         self._opened = 0
         rows_max = min(rows_max, part_rows_max or rows_max)
         self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
@@ -85,7 +85,7 @@ class FolderWriter(Writer):
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     def _encode(self, frame: pl.DataFrame) -> list[tuple[str, Any, int]]:
-        """By partition: what is to be appended, and how many rows that is."""
+        """For each partition: its name, the encoded rows to append, and their number."""
         return [
             (partition, self._encoder.encode(rows), rows.height)
             for partition, rows in self._divided(frame)
@@ -102,7 +102,7 @@ class FolderWriter(Writer):
                     part.file.finish()
                     part.file.sync()
                     part.file.close()
-                    self._done.append(self._open.pop(partition))
+                    self._finished_parts.append(self._open.pop(partition))
 
     def _is_full(self, file: GrowingFile) -> bool:
         return (self._part_rows_max is not None and file.rows >= self._part_rows_max) or (
@@ -145,8 +145,8 @@ class FolderWriter(Writer):
             for part in self._open.values():
                 part.file.sync()
                 part.file.close()
-            done = [*self._done, *self._open.values()]
-            for number, part in enumerate(done):
+            finished = [*self._finished_parts, *self._open.values()]
+            for number, part in enumerate(finished):
                 name = self._folder.part_name(epoch, self._subtask, number)
                 name = f"{part.partition}/{name}" if part.partition else name
                 length, digest = part.file.length, part.file.digest
@@ -158,7 +158,7 @@ class FolderWriter(Writer):
             for each in folders:
                 sync_folder(each)
             crash_point("file.prepare.after_fsync")
-        self._open, self._done = {}, []
+        self._open, self._finished_parts = {}, []
         self._total_parts += len(parts)
         self._total_rows += sum(part[2] for part in parts)
         return Committable(
@@ -173,7 +173,7 @@ class FolderWriter(Writer):
 
 
 class FolderCommitter(Committer):
-    """Publishes parts by renaming them; under overwrite in the last epoch only."""
+    """Publishes parts by renaming them; under overwrite only in the last epoch."""
 
     def __init__(self, folder: PartsFolder, fence: Fence, marker: FileMarker) -> None:
         self._folder, self._fence, self._marker = folder, fence, marker
@@ -181,7 +181,7 @@ class FolderCommitter(Committer):
         self._thorough = False
 
     async def marker(self) -> Marker | None:
-        own = None if self._folder.overwrite else await asyncio.to_thread(self._marker.own)
+        own = None if self._folder.overwrite else await asyncio.to_thread(self._marker.own_record)
         if own is None or own.manifest is None:
             return None
         return Marker(own.epoch, own.attempt, own.manifest, can_rewind=True)
@@ -196,25 +196,25 @@ class FolderCommitter(Committer):
         return not self._folder.overwrite and await asyncio.to_thread(self._is_empty)
 
     def _is_empty(self) -> bool:
-        if self._marker.own() is not None:
+        if self._marker.own_record() is not None:
             return False
         return all(self._folder.epoch_of(file.name) is None for file in self._folder.data_files())
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        self._thorough = True  # another process may have prepared what is committed now
+        self._thorough = True  # another process may have prepared the parts that are committed now
         await asyncio.to_thread(self._recover, epoch, not committables)
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
         with (
             file_errors(folder.path, "writing"),
-            self._fence.held(begins=True),
-            self._marker.held(),
+            self._fence.lock(begins=True),
+            self._marker.lock(),
         ):
             self._marker.begin(epoch)
-            kept = {p.path for p in folder.waiting() if _upto(folder, p.name, epoch)}
-            kept |= set() if begins else set(folder.staging.glob("base-*"))
-            folder.clear_staging(kept)
+            paths = {p.path for p in folder.waiting() if _upto(folder, p.name, epoch)}
+            paths |= set() if begins else set(folder.staging.glob("base-*"))
+            folder.clear_staging(paths)
             if folder.path.is_dir():
                 for file in list(folder.data_files()):
                     number = folder.epoch_of(file.name)
@@ -232,8 +232,8 @@ class FolderCommitter(Committer):
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         folder = self._folder
-        with file_errors(folder.path, "writing"), self._fence.held(), self._marker.held():
-            own = self._marker.own()
+        with file_errors(folder.path, "writing"), self._fence.lock(), self._marker.lock():
+            own = self._marker.own_record()
             if own is not None and own.manifest is not None and own.epoch >= epoch.number:
                 self._rows = own.rows
                 return
@@ -250,21 +250,21 @@ class FolderCommitter(Committer):
                 self._marker.write(epoch.number, rows, epoch.manifest)
 
     def _publish(self, parts: Sequence[Sequence[Any]]) -> None:
-        """Rename each part to its name. One that has been renamed already is left as it is."""
+        """Rename each part to its name. A part that was renamed already is skipped."""
         folder = self._folder
         changed: set[Path] = set()
         waiting = {part.name: part.path for part in folder.waiting()}
         crash_point("file.commit.before_publish")
-        for number, (name, length, rows, *more) in enumerate(parts):
+        for number, (name, length, rows, *content) in enumerate(parts):
             if number:
                 crash_point("file.commit.between_parts")
             staged, published = waiting.get(name), folder.path / name
             if staged is not None:
-                _content(length, more).check(staged, thorough=self._thorough)
+                _content(length, content).check(staged, thorough=self._thorough)
                 folder.make(published.parent)
                 os.replace(staged, published)
                 changed.add(published.parent)
-            elif not _content(length, more).is_in(published):
+            elif not _content(length, content).is_in(published):
                 raise CheckpointError(
                     f"the staged rows of {published} are gone",
                     code="E0704",
@@ -280,21 +280,25 @@ class FolderCommitter(Committer):
         folder = self._folder
         base = folder.base()
         old: list[Path] = []
-        here: list[Path] = []
+        published: list[Path] = []
         for file in folder.data_files():
             number = folder.epoch_of(file.name)
             replaced = number is None or (base is not None and number <= base)
-            (old if replaced and base is not None else here).append(file)
+            (old if replaced and base is not None else published).append(file)
         waiting = [part for part in folder.waiting() if _upto(folder, part.name, epoch.number)]
         expected = sum(c.data["total_parts"] for c in committables)
-        if len(waiting) + len(here) < expected:
+        if len(waiting) + len(published) < expected:
             raise CheckpointError(
-                f"staged parts of {folder.path} are gone: {len(waiting) + len(here)} of {expected}",
+                f"staged parts of {folder.path} are gone: {len(waiting) + len(published)} of {expected}",
                 code="E0704",
                 help="someone removed them; start over with --fresh",
             )
         sizes = [[p.name, p.path.stat().st_size, 0, p.digest, None] for p in waiting]
-        self._files, self._rows, self._bytes = len(here), 0, sum(f.stat().st_size for f in here)
+        self._files, self._rows, self._bytes = (
+            len(published),
+            0,
+            sum(f.stat().st_size for f in published),
+        )
         self._publish(sizes)
         self._rows = sum(c.data["total_rows"] for c in committables)
         for file in old:
@@ -309,10 +313,11 @@ class FolderCommitter(Committer):
         }
 
 
-def _content(length: int, more: Sequence[Any]) -> StagedContent:
-    """Of a part's entry in a committable: after name, length and rows come digest and looks."""
-    digest, seen = more if more else (None, None)
-    return StagedContent(length, digest, seen=tuple(seen) if seen else None)
+def _content(length: int, fields: Sequence[Any]) -> StagedContent:
+    """The content of a part, from its entry in a committable. fields: digest and stat, which follow
+    name, length and rows; older entries do not have them."""
+    digest, stat = fields if fields else (None, None)
+    return StagedContent(length, digest, stat=tuple(stat) if stat else None)
 
 
 def _upto(folder: PartsFolder, name: str, epoch: int) -> bool:

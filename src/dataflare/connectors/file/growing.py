@@ -1,7 +1,7 @@
 """A file that grows under a staging name until it is published.
 
-Always true: between two epochs the file can be cut back to the length of any earlier epoch's end,
-and what then remains is what that epoch had. Everything here blocks: call it on a thread.
+Always true: between two epochs the file can be cut back to its length at the end of any earlier
+epoch; it then has the content of that epoch. Everything here blocks: call it on a thread.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _LENGTH = struct.Struct("<I")
 
 
 class Encoder(Protocol):
-    """A format's. Any number of threads may encode at once."""
+    """The encoder of a format. Several threads may encode at the same time."""
 
     def encode(self, frame: pl.DataFrame) -> Any:
-        """The rows as a piece of a file: what `GrowingFile.add` takes."""
+        """The rows as a piece of a file, for `GrowingFile.add`."""
 
 
 class GrowingFile(Protocol):
-    """rows, length and digest (a checksum): of all that was added so far."""
+    """rows, length and digest (a checksum): of everything added so far."""
 
     path: Path
     rows: int
@@ -44,16 +44,16 @@ class GrowingFile(Protocol):
     def digest(self) -> str: ...
 
     def add(self, encoded: Any, rows: int) -> None:
-        """Append what the file's encoder made of so many rows."""
+        """Append a piece of `rows` rows from the file's encoder."""
 
     def end_epoch(self) -> None:
-        """Make what was added complete up to here."""
+        """Complete the content added so far, so that the file can be cut back to here."""
 
     def finish(self) -> None:
-        """Make it a whole file of its format."""
+        """Write the end of the file."""
 
     def sync(self) -> None:
-        """To the disk."""
+        """Flush to the disk."""
 
     def close(self) -> None: ...
 
@@ -109,7 +109,8 @@ class GrowingText:
 
 
 class GrowingArrow:
-    """Arrow IPC. Its messages tell their lengths, so the file is its own list of batches."""
+    """Arrow IPC. Its messages contain their lengths, so the list of batches can be read from the
+    file."""
 
     def __init__(
         self,
@@ -153,8 +154,8 @@ class GrowingArrow:
 
 
 class GrowingParquet:
-    """Parquet. With a sidecar the row groups' entries are kept on disk too, so that another
-    process can go on with the file."""
+    """Parquet. With a sidecar the row groups' entries are kept on disk too, so that another process
+    can continue the file."""
 
     def __init__(
         self,
@@ -226,13 +227,13 @@ class GrowingParquet:
 
 
 def _entries(data: bytes, path: Path) -> list[bytes]:
-    found: list[bytes] = []
+    entries: list[bytes] = []
     place = 0
     while place < len(data):
         (size,) = _LENGTH.unpack_from(data, place)
         place += _LENGTH.size
-        found.append(data[place : place + size])
+        entries.append(data[place : place + size])
         place += size
-    if place != len(data) or not found:
+    if place != len(data) or not entries:
         raise CheckpointError(f"{path} is damaged", code="E0704", help="start over with --fresh")
-    return found
+    return entries

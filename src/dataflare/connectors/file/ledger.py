@@ -1,8 +1,8 @@
-"""Which files earlier runs have read, and what became of these files since.
+"""Remember which files earlier runs have read, and detect changes of these files.
 
-Always true: a file counts as read only while its beginning and its end are those that were read. A file
-of lines that has grown goes on after the last line that was read, once all bytes before it are seen to
-be the same.
+Always true: a file counts as read only while its beginning and its end are unchanged. If a file of
+lines has grown, reading continues after the last line that was read, after a check that all bytes
+before it are the same.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum, checksum
 from dataflare.model.progress import Position
 
 _PIECE_BYTES = 16 << 10
-"""The checksum of a file covers so much of its beginning and of its end."""
+"""The checksum of a file covers this many bytes of its beginning and of its end."""
 _GONE_MAX = 50_000
-"""Files that are not listed any more are remembered too, in case they come back: so many of them."""
+"""Files that are not listed any more are remembered too, in case they come back; at most this
+many."""
 
 Change = Literal["error", "read_again", "ignore"]
 
 
 class ReadFile(Struct, frozen=True):
-    """A file as it was when it was read. offset and check: how far a file of lines was read, and the
-    checksum of all bytes up to there; None for other files, which cannot go on."""
+    """A file as it was when it was read. offset and check: how far a file of lines was read, and
+    the checksum of all bytes up to there; None for other files, which cannot be continued."""
 
     size: int
     mtime_ns: int
@@ -42,7 +43,7 @@ class ReadFile(Struct, frozen=True):
 
     @classmethod
     def at(cls, position: Position) -> ReadFile | None:
-        """From the position that its reader ended at. None where the position has no checksum."""
+        """From the last position of its reader. None if the position has no checksum."""
         place = position.value
         if "pieces" not in place:
             return None
@@ -78,69 +79,73 @@ class Ledger(Struct, frozen=True):
         earlier = {id_: file for id_, file in self.files.items() if id_ not in read}
         surplus = len(earlier) - _GONE_MAX
         if surplus > 0:
-            gone = (id_ for id_ in earlier if not (base / id_).exists())
-            oldest = sorted(gone, key=lambda id_: earlier[id_].mtime_ns)[:surplus]
+            removed_ids = (id_ for id_ in earlier if not (base / id_).exists())
+            oldest = sorted(removed_ids, key=lambda id_: earlier[id_].mtime_ns)[:surplus]
             earlier = {id_: file for id_, file in earlier.items() if id_ not in set(oldest)}
         return Ledger({**earlier, **read})
 
 
-class Unread(Struct, frozen=True):
-    """A file to read. pieces: its checksum, for the ledger; start: the position to go on from."""
+class UnreadFile(Struct, frozen=True):
+    """A file to read. pieces: its checksum, for the ledger; start: the position to continue
+    from."""
 
     file: FoundFile
     pieces: str
     start: Mapping[str, Any] | None = None
 
 
-class Sorted(Struct):
-    """The files of a listing: those to read, how many earlier runs have read, and those that are other
-    files now and are ignored."""
+class ListingDiff(Struct):
+    """The difference between a listing and the ledger. unread: files to read. read: how many files
+    earlier runs have read. grown: how many have grown. ignored and reread: ids of rewritten
+    files."""
 
-    unread: list[Unread] = field(default_factory=list)
+    unread: list[UnreadFile] = field(default_factory=list)
     read: int = 0
     grown: int = 0
     ignored: list[str] = field(default_factory=list)
-    again: list[str] = field(default_factory=list)
+    reread: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What a user should know of it."""
-        said = []
+        """Messages for the user."""
+        notes = []
         if self.read:
-            were = "1 file was" if self.read == 1 else f"{self.read:,} files were"
-            said.append(f"{were} read by earlier runs")
+            files_were = "1 file was" if self.read == 1 else f"{self.read:,} files were"
+            notes.append(f"{files_were} read by earlier runs")
         if self.grown:
-            has = "1 file has" if self.grown == 1 else f"{self.grown:,} files have"
-            said.append(f"{has} grown, and what was added is read")
-        for names, what in ((self.ignored, "ignored"), (self.again, "read again")):
+            files_have = "1 file has" if self.grown == 1 else f"{self.grown:,} files have"
+            notes.append(f"{files_have} grown, and what was added is read")
+        for names, treatment in ((self.ignored, "ignored"), (self.reread, "read again")):
             if names:
-                more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-                said.append(f"rewritten since it was read, and {what}: {names[0]}{more}")
-        return said
+                others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+                notes.append(f"rewritten since it was read, and {treatment}: {names[0]}{others}")
+        return notes
 
 
-def sort_files(files: Iterable[FoundFile], ledger: Ledger, changed: Change, step: str) -> Sorted:
-    """Tell new files from those that were read. Raises RunError (E0808) for one that was read and has
-    been rewritten, unless `changed` says what to do with it. Blocking."""
-    found = Sorted()
+def sort_files(
+    files: Iterable[FoundFile], ledger: Ledger, changed: Change, step: str
+) -> ListingDiff:
+    """Compare files with the ledger. Raises RunError (E0808) for a file that was rewritten after it
+    was read, unless `changed` is another option than error. Blocking."""
+    diff = ListingDiff()
     for file in files:
         before = ledger.files.get(file.id)
         if before is None:
-            found.unread.append(Unread(file, pieces_of(file.path, file.size)))
+            diff.unread.append(UnreadFile(file, pieces_of(file.path, file.size)))
             continue
         trouble, start = _compare(file, before)
         if trouble is None and start is None:
-            found.read += 1
+            diff.read += 1
         elif trouble is None:
-            found.grown += 1
-            found.unread.append(Unread(file, pieces_of(file.path, file.size), start))
+            diff.grown += 1
+            diff.unread.append(UnreadFile(file, pieces_of(file.path, file.size), start))
         elif changed == "error":
             raise _rewritten(file, trouble, step)
         elif changed == "ignore":
-            found.ignored.append(file.id)
+            diff.ignored.append(file.id)
         else:
-            found.again.append(file.id)
-            found.unread.append(Unread(file, pieces_of(file.path, file.size)))
-    return found
+            diff.reread.append(file.id)
+            diff.unread.append(UnreadFile(file, pieces_of(file.path, file.size)))
+    return diff
 
 
 def pieces_of(path: Path, size: int) -> str:
@@ -155,8 +160,8 @@ def pieces_of(path: Path, size: int) -> str:
 
 
 def _compare(file: FoundFile, before: ReadFile) -> tuple[str | None, Mapping[str, Any] | None]:
-    """Why a file is another one than the one that was read, or None; and, where it has grown, the
-    position to go on from."""
+    """Why a file is not the one that was read, or None. Then, if it has grown, the position to
+    continue from."""
     if file.size < before.size:
         return f"it has {file.size:,} bytes, and had {before.size:,}", None
     if pieces_of(file.path, before.size) != before.pieces:
@@ -171,18 +176,18 @@ def _compare(file: FoundFile, before: ReadFile) -> tuple[str | None, Mapping[str
 
 
 def _after(file: FoundFile, offset: int, check: str) -> tuple[str | None, Mapping[str, Any] | None]:
-    """The position behind what was read, when all bytes before it are the same."""
-    seen, ends_line = ReadChecksum(), True
+    """The position after the rows that were read, if all bytes before it are the same."""
+    checksum, ends_line = ReadChecksum(), True
     with file_errors(file.path), file.path.open("rb") as opened:
-        left = offset
-        while left:
-            data = opened.read(min(left, BLOCK_BYTES))
+        remaining = offset
+        while remaining:
+            data = opened.read(min(remaining, BLOCK_BYTES))
             if not data:
                 return "it is shorter than what was read of it", None
-            seen.update(data)
-            left -= len(data)
+            checksum.update(data)
+            remaining -= len(data)
             ends_line = data.endswith(b"\n")
-        if seen.value != check:
+        if checksum.value != check:
             return "the rows that were read have other content", None
         if file.size == offset:
             return None, None
@@ -192,11 +197,11 @@ def _after(file: FoundFile, offset: int, check: str) -> tuple[str | None, Mappin
         end = b"\r\n" if following == b"\r\n" else following[:1]
         if end not in (b"\n", b"\r\n"):
             return "the last line that was read was not complete, and has grown", None
-        seen.update(end)
+        checksum.update(end)
         offset += len(end)
     place = {
         "offset": offset,
-        "check": seen.value,
+        "check": checksum.value,
         "size": file.size,
         "mtime_ns": file.mtime_ns,
     }
@@ -216,14 +221,14 @@ def _rewritten(file: FoundFile, why: str, step: str) -> RunError:
     )
 
 
-def reading_notes(new_only: bool | None, written: Mapping[str, str | None]) -> Sequence[str]:
-    """Which files a run reads and why, for `plan`. written: as `SourceConnector.written_as`."""
+def reading_notes(new_only: bool | None, modes: Mapping[str, str | None]) -> Sequence[str]:
+    """Which files a run reads and why, for `plan`. modes: as `SourceConnector.written_as`."""
     if new_only:
         return ("reads only files that earlier runs have not read: new_only is true",)
-    others = {name: mode for name, mode in written.items() if mode != "append"}
-    if new_only is None and written and not others:
+    others = {name: mode for name, mode in modes.items() if mode != "append"}
+    if new_only is None and modes and not others:
         return ("reads only files that earlier runs have not read: its rows are appended",)
-    appended = [name for name, mode in written.items() if mode == "append"]
+    appended = [name for name, mode in modes.items() if mode == "append"]
     if not appended:
         return ()
     names = ", ".join(f"'{name}'" for name in appended)

@@ -1,7 +1,7 @@
-"""CSV and NDJSON files being read: chunks of whole records.
+"""Read CSV and NDJSON files as chunks of whole records.
 
 Always true: a chunk's position is the place after its last row; reading from there gives exactly
-the rows that follow, or an error when the file is another one by now.
+the rows that follow, or an error if the file has changed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 
 _WORK_SHARE = 6
-"""Text, what is made of it on the way, and its rows take about so many times its bytes."""
+"""A text, its intermediate forms and its rows take about this many times the bytes of the text."""
 _CHUNKS = 32
-"""So many chunks and more fit into the budget: several are in work at once, each with its rows."""
+"""At least this many chunks fit into the budget: several are in progress at once, each with its
+rows."""
 
 
 class LineReader(ChunkReader):
-    """CSV and NDJSON. Chunks are cut in a thread; parsing is left to the chunk's query."""
+    """CSV and NDJSON. Chunks are cut in a thread; the chunk's query parses them."""
 
     def __init__(
         self,
@@ -56,15 +57,16 @@ class LineReader(ChunkReader):
         memory: int,
         record_max: int,
     ) -> None:
-        """watch: look for new fields. extra: columns of delimited text that the source lacks. memory: the
-        run's budget; small ones make small chunks. record_max: how many bytes a record may have."""
+        """watch: look for new fields. extra: columns of delimited text that are not in the source.
+        memory: the run's budget; a small one makes small chunks. record_max: how many bytes a
+        record may have."""
         self._label, self._watch, self._extra = label, watch, tuple(extra) if watch else ()
         self._plan, self._added, self._output = plan, added, tuple(output)
         with file_errors(facts.path):
             self._facts = facts.now()
             if position is None and self._facts is not facts:
                 self._facts.check_head(body)
-            stream, seen, offset = self._start(body, position)
+            stream, checksum, offset = self._start(body, position)
         self._lines = LineNumbers(self._facts.stream)
         chunk_bytes = min(line_chunks.CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
         self._record_max = record_max
@@ -78,45 +80,46 @@ class LineReader(ChunkReader):
                 width=len(plan.columns),
                 blank_rows=plan.blank_rows,
                 numbers=plan.numbers,
-                checksum=seen,
+                checksum=checksum,
                 chunk_bytes=chunk_bytes,
                 record_max=record_max,
             )
         else:
             self._chunks = LineChunks(
-                stream, offset, checksum=seen, chunk_bytes=chunk_bytes, record_max=record_max
+                stream, offset, checksum=checksum, chunk_bytes=chunk_bytes, record_max=record_max
             )
         self._position = self._place()
 
     def _start(self, body: int, position: Position | None) -> tuple[ByteStream, ReadChecksum, int]:
-        """The stream at the place to read from, and the checksum of what is before it. A file with
-        another size or time is read again from its start up to there, to see that it is the same."""
+        """The stream at the place to read from, the checksum of all bytes before it, and the place.
+        A file with another size or time is read again from its start up to there, to check that it
+        is the same."""
         if position is None:
             offset, value, start, touched = body, None, 0, False
         else:
             offset, value = int(position.value["offset"]), str(position.value["check"])
             touched = not self._is_untouched(position)
             start = 0 if touched else offset - offset % BLOCK_BYTES
-        seen = ReadChecksum(value if start else None)
+        checksum = ReadChecksum(value if start else None)
         stream = self._facts.stream(start)
-        left, data = offset - start, b""
-        while left:
-            data = stream.read(min(left, BLOCK_BYTES))
+        remaining, data = offset - start, b""
+        while remaining:
+            data = stream.read(min(remaining, BLOCK_BYTES))
             if not data:
                 raise self._facts.changed("it is shorter than what was read of it")
-            seen.update(data)
-            left -= len(data)
-        if value is not None and seen.value != value:
+            checksum.update(data)
+            remaining -= len(data)
+        if value is not None and checksum.value != value:
             raise self._facts.changed("the rows that were read have other content")
         if touched and offset > body and not data.endswith(b"\n"):
-            return self._after_last_line(stream, seen, offset)
-        return stream, seen, offset
+            return self._after_last_line(stream, checksum, offset)
+        return stream, checksum, offset
 
     def _after_last_line(
         self, stream: ByteStream, seen: ReadChecksum, offset: int
     ) -> tuple[ByteStream, ReadChecksum, int]:
-        """The same where the last line that was read had no line break. It is whole only if a line break
-        or the end of the file is what comes next."""
+        """The same if the last line that was read had no line break. It is complete only if a line
+        break or the end of the file follows."""
         following = stream.read(2)
         end = following if following == b"\r\n" else following[:1]
         if end not in (b"", b"\n", b"\r\n"):
@@ -126,9 +129,9 @@ class LineReader(ChunkReader):
         return self._facts.stream(offset + len(end)), seen, offset + len(end)
 
     def _is_untouched(self, position: Position) -> bool:
-        now = os.stat(self._facts.path)
-        then = position.value
-        return (now.st_size, now.st_mtime_ns) == (then["size"], then["mtime_ns"])
+        status = os.stat(self._facts.path)
+        recorded = position.value
+        return (status.st_size, status.st_mtime_ns) == (recorded["size"], recorded["mtime_ns"])
 
     def position(self) -> Position:
         return self._position
@@ -160,8 +163,8 @@ class LineReader(ChunkReader):
             return f"{self._label} line {first_line() + line}"
 
         def salvage() -> Salvaged:
-            found = plan.salvage(data, place_of, chunk.rows)
-            return salvaged(found, self._added, self._output)
+            result = plan.salvage(data, place_of, chunk.rows)
+            return salvaged(result, self._added, self._output)
 
         watches = {}
         if isinstance(plan, NdjsonPlan) and self._watch:
@@ -190,7 +193,7 @@ class LineReader(ChunkReader):
         )
 
     def _overlong(self, record: OverlongRecord, start: int) -> Chunk:
-        """A chunk whose only row is bad: it is longer than a record may be."""
+        """A chunk of one bad row: it is longer than a record may be."""
         place = cache(lambda: f"{self._label} line {self._lines.at(start)}")
 
         def scan() -> pl.LazyFrame:

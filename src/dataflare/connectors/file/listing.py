@@ -1,7 +1,7 @@
-"""Which files a path means: a file, a folder, a glob, or a list of those.
+"""List the files of a path: a file, a folder, a glob, or a list of those.
 
-Always true: the order is the same on every machine. Names that begin with `.` or `_`, and those that
-end in `.inprogress`, are passed over in folders and by `*`; they are read where `path` names them, or
+Always true: the order is the same on every machine. Names that begin with `.` or `_`, and those
+that end in `.inprogress`, are skipped in folders and by `*`; they are read if `path` names them, or
 has a pattern that begins with the same character, such as `_*.csv`.
 """
 
@@ -42,8 +42,8 @@ UNPUBLISHED = ".inprogress"
 
 
 class FoundFile(Struct, frozen=True):
-    """id: the path as seen from the workflow's folder, the same from listing to listing.
-    root: the folder it was found in, when it was found in one."""
+    """id: the path relative to the workflow's folder, the same in every listing. root: the folder
+    or glob root that it was found in; None if `path` names the file."""
 
     path: Path
     id: str
@@ -58,13 +58,14 @@ def format_of(path: Path) -> str | None:
 
 
 def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str) -> list[FoundFile]:
-    """All files that the patterns mean, each once, in the patterns' order and sorted inside."""
-    found: dict[Path, FoundFile] = {}
+    """All files of the patterns without duplicates, in the order of the patterns, sorted within
+    each."""
+    files: dict[Path, FoundFile] = {}
     for pattern in patterns:
         for path, root in _expand(pattern, context, format_):
-            if path not in found:
-                found[path] = _look(path, root, context)
-    return list(found.values())
+            if path not in files:
+                files[path] = _look(path, root, context)
+    return list(files.values())
 
 
 def would_list(pattern: str, file: str, context: ConnectorContext, format_: str) -> bool:
@@ -73,18 +74,18 @@ def would_list(pattern: str, file: str, context: ConnectorContext, format_: str)
     if glob.has_magic(pattern) and not path.exists():
         root = _root_of(path)
         parts = path.relative_to(root).parts
-        found = Path(os.path.relpath(file, os.path.realpath(root)))
-        return _fits(found.parts, parts)
+        relative = Path(os.path.relpath(file, os.path.realpath(root)))
+        return _fits(relative.parts, parts)
     real = os.path.realpath(path)
     if real == file:
         return True
-    found = Path(os.path.relpath(file, real))
-    known = format_ != "auto" or format_of(found) is not None
-    return found.parts[0] != ".." and known and not _hidden(found)
+    relative = Path(os.path.relpath(file, real))
+    has_format = format_ != "auto" or format_of(relative) is not None
+    return relative.parts[0] != ".." and has_format and not _hidden(relative)
 
 
 def _fits(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-    """Whether a relative path is what a glob means: `**` stands for any number of folders."""
+    """Whether a relative path matches a glob; `**` matches any number of folders."""
     if not patterns or not names:
         return not names and not [p for p in patterns if p != "**"]
     if patterns[0] == "**":
@@ -101,7 +102,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _root_of(path: Path) -> Path:
-    """The deepest folder above all magic characters of a glob."""
+    """The deepest folder of a glob without a pattern character in its path."""
     while any(glob.has_magic(part) for part in path.parts):
         path = path.parent
     return path
@@ -136,11 +137,11 @@ def _matching(
     root = _root_of(path)
     names = glob.glob(str(path), recursive=True)
     patterns, start = path.relative_to(root).parts, len(str(root).rstrip(os.sep)) + 1
-    kept = [name for name in names if _fits(tuple(name[start:].split(os.sep)), patterns)]
-    files = sorted(Path(name) for name in kept if os.path.isfile(name))
+    matches = [name for name in names if _fits(tuple(name[start:].split(os.sep)), patterns)]
+    files = sorted(Path(name) for name in matches if os.path.isfile(name))
     if not files:
         help_ = f"looked in {root}"
-        if len(names) > len(kept):
+        if len(names) > len(matches):
             help_ += (
                 "; names that begin with '_' or '.' are passed over: begin the pattern with that "
                 "character to read them"
@@ -154,24 +155,25 @@ def _hidden(relative: Path) -> bool:
 
 
 def _in_folder(folder: Path, format_: str) -> list[Path]:
-    """Data files of a folder and the folders in it. With `auto`, those whose names say a format."""
+    """Data files of a folder and its subfolders. With `auto`, those with the extension of a
+    format."""
     files = sorted(
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=_raise)
         for name in names
         if not _hidden(Path(parent, name).relative_to(folder))
     )
-    kept = [file for file in files if format_ != "auto" or format_of(file) is not None]
-    if not kept:
-        what = "has no files" if not files else "has no files of a known format"
+    data_files = [file for file in files if format_ != "auto" or format_of(file) is not None]
+    if not data_files:
+        problem = "has no files" if not files else "has no files of a known format"
         raise SystemError_(
-            f"the folder {folder} {what}",
+            f"the folder {folder} {problem}",
             code="E0601",
             help="set 'format' if their names do not say it"
             if files
             else "put files there, or choose another path",
         )
-    return kept
+    return data_files
 
 
 def _raise(error: OSError) -> None:
@@ -179,7 +181,8 @@ def _raise(error: OSError) -> None:
 
 
 def one_format(files: Sequence[FoundFile], format_: str) -> str:
-    """The format of all the files. Raises ConfigError (E0403) when names say none or several."""
+    """The format of all the files. Raises ConfigError (E0403) if the names have no known extension
+    or several."""
     if format_ != "auto":
         return format_
     kinds = {format_of(file.path) for file in files}

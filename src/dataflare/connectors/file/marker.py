@@ -1,11 +1,9 @@
-"""A hidden file beside what a step writes: which lineage of which workflow wrote it last.
-
-Beside a folder of parts and not in it, because Polars and others read every file of a folder.
+"""A hidden file beside a step's output that records which lineage of which workflow wrote it last.
+It is beside a folder of parts and not in it, because Polars and others read every file of a folder.
 
 Always true:
-- it is written after the rows of its epoch are in place, so what it says is there;
-- who publishes holds a lock on the folder and has looked at it: of two homes that write to one place
-  the older is fenced.
+- it is written after the rows of its epoch are in place;
+- a committer publishes only while it holds a lock on the folder, and reads the marker first: if two state folders write to one place, the older one is fenced.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from dataflare.sdk.destination import Owner, fenced_by_other, refuse_older
 _VERSION = 1
 
 
-class Written(Struct, frozen=True):
-    """What the file says. rows: that the lineage has written so far."""
+class MarkerRecord(Struct, frozen=True):
+    """The content of the file. rows: how many the lineage has written so far."""
 
     workflow: str
     step: str
@@ -43,8 +41,8 @@ class Written(Struct, frozen=True):
 
 
 class FileMarker:
-    """Of one step at one place. folder: of parts, or that of the single file whose name is `beside`.
-    Blocking."""
+    """The marker of one step at one place. folder: of the parts, or of the single file with the
+    name `beside`. Blocking."""
 
     def __init__(self, folder: Path, context: DestinationContext, beside: str = "") -> None:
         name = xxhash.xxh3_64_hexdigest(f"{context.workflow}/{context.step}".encode())[:8]
@@ -58,41 +56,42 @@ class FileMarker:
         if self._beside:
             return self._folder / f".{self._beside}.{self._name}"
         inside = self._folder / f".{self._name}"
-        # The folder may be a mounted disk, whose parent cannot be written.
+        # The folder may be a mounted disk, and its parent may be read-only.
         if inside.exists() or not os.access(self._folder.parent, os.W_OK):
             return inside
         return self._folder.parent / f".{self._folder.name}.{self._name}"
 
-    def read(self) -> Written | None:
-        """What it says; None where it is missing or damaged, or the folder is gone."""
+    def read(self) -> MarkerRecord | None:
+        """The record in the file; None if it is missing or damaged, or the folder is missing."""
         if not self._folder.is_dir():
             return None
         try:
             value = json.loads(self._path.read_bytes())
             if value["version"] != _VERSION or value["checksum"] != _checksum(value["marker"]):
                 return None
-            found = Written(**value["marker"])
+            record = MarkerRecord(**value["marker"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        same = (found.workflow, found.step) == (self._context.workflow, self._context.step)
-        return found if same else None
+        same = (record.workflow, record.step) == (self._context.workflow, self._context.step)
+        return record if same else None
 
-    def own(self) -> Written | None:
-        """What it says of this lineage."""
-        found = self.read()
-        return found if found is not None and found.lineage == self._context.lineage else None
+    def own_record(self) -> MarkerRecord | None:
+        """The record if this lineage wrote it, else None."""
+        record = self.read()
+        return record if record is not None and record.lineage == self._context.lineage else None
 
     def owner(self, *, replaces: bool) -> Owner | None:
         """The other lineage that wrote there last. replaces: the next run replaces its rows."""
-        found = self.read()
-        if found is None or found.lineage == self._context.lineage:
+        record = self.read()
+        if record is None or record.lineage == self._context.lineage:
             return None
-        rows = 0 if replaces else found.rows
-        return Owner(found.lineage, found.attempt, found.epoch, rows, found.manifest)
+        rows = 0 if replaces else record.rows
+        return Owner(record.lineage, record.attempt, record.epoch, rows, record.manifest)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Publish inside. Raises RunError (E0804) for an attempt that another one has taken over from."""
+    def lock(self) -> Iterator[None]:
+        """Hold a lock on the folder; the caller publishes inside. Raises RunError (E0804) if
+        another attempt has taken over."""
         folder = self._folder
         if not folder.is_dir():
             yield
@@ -101,7 +100,7 @@ class FileMarker:
         try:
             try:
                 fcntl.flock(number, fcntl.LOCK_EX)
-            except OSError:  # some network file systems lock no folders
+            except OSError:  # some network file systems cannot lock folders
                 pass
             self._refuse_fenced()
             yield
@@ -109,30 +108,31 @@ class FileMarker:
             os.close(number)
 
     def _refuse_fenced(self) -> None:
-        context, found = self._context, self.read()
-        if found is None:
+        context, record = self._context, self.read()
+        if record is None:
             return
-        if found.lineage != context.lineage:
+        if record.lineage != context.lineage:
             raise fenced_by_other(context.step, str(self._folder))
-        refuse_older(context.step, (context.attempt, context.token), (found.attempt, found.token))
+        refuse_older(context.step, (context.attempt, context.token), (record.attempt, record.token))
 
     def begin(self, epoch: int) -> None:
         """An attempt begins from `epoch`: older ones are fenced."""
-        own = self.own()
+        own = self.own_record()
         if own is not None:
             back = min(own.epoch, epoch)
             self.write(back, own.rows, own.manifest if back == own.epoch else None)
         elif self._folder.is_dir():
             self.write(epoch, 0, None)
         else:
-            # The folder is gone, and so are the rows that a marker beside it tells of.
+            # The folder was removed, so the rows in the record of the marker beside it were removed
+            # too.
             self._path.unlink(missing_ok=True)
 
     def write(self, epoch: int, rows: int, manifest: str | None) -> None:
-        """Say, durably, what is there now."""
+        """Write the record durably."""
         context = self._context
         marker: dict[str, Any] = asdict(
-            Written(
+            MarkerRecord(
                 context.workflow,
                 context.step,
                 context.lineage,
@@ -150,7 +150,7 @@ class FileMarker:
 class NoMarker(FileMarker):
     """For previews, tests and the state folder's own files."""
 
-    def read(self) -> Written | None:
+    def read(self) -> MarkerRecord | None:
         return None
 
     def begin(self, epoch: int) -> None:

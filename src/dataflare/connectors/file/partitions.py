@@ -1,7 +1,8 @@
-"""Hive-style folders: `country=DE/day=2024-01-01/` says the value of columns for all rows below.
+"""Hive-style folders: `country=DE/day=2024-01-01/` gives the values of columns for all rows below.
 
-Always true: a value written into a folder's name is read back as the same text, as an integer or a
-date when all values of the column are such; a column that the files have wins over the folders.
+Always true: a value written into a folder's name is read back as the same text, or as an integer or
+a date if all values of the column are such; a column inside the files has precedence over the
+folders.
 """
 
 from __future__ import annotations
@@ -23,33 +24,33 @@ _FOLDER = re.compile(r"([^=]+)=(.*)")
 
 
 def partition_values(file: FoundFile) -> dict[str, str | None]:
-    """What the folders between the listed folder and the file say, as text."""
+    """The values in the names of the folders between the listed folder and the file, as text."""
     if file.root is None or "=" not in str(file.path):
         return {}
-    found: dict[str, str | None] = {}
+    values: dict[str, str | None] = {}
     for part in file.path.parent.relative_to(file.root).parts:
         match = _FOLDER.fullmatch(part)
         if match is not None:
             value = match.group(2)
-            found[unquote(match.group(1))] = None if value == NULL_NAME else unquote(value)
-    return found
+            values[unquote(match.group(1))] = None if value == NULL_NAME else unquote(value)
+    return values
 
 
 def partition_schema(files: Sequence[FoundFile]) -> Schema:
-    """The columns that folders say, in order of appearance, and their types."""
+    """The columns from folder names, in order of appearance, and their types."""
     values = [partition_values(file) for file in files]
     names = list(dict.fromkeys(name for each in values for name in each))
     texts = {name: [each.get(name) for each in values] for name in names}
     columns = infer(pl.DataFrame(texts, schema=dict.fromkeys(names, pl.String)))
-    kept = ("int64", "date")
-    return Schema.of([(c.name, c.type if c.type.name in kept else STRING) for c in columns])
+    type_names = ("int64", "date")
+    return Schema.of([(c.name, c.type if c.type.name in type_names else STRING) for c in columns])
 
 
 def folder_name(column: str, value: str | None) -> str:
-    """One level of the path for a value: characters that a file system may refuse are escaped. Raises
-    SystemError_ (E0605) where that is too long for a name."""
-    shown = NULL_NAME if value is None else quote(value, safe=" +-,@!$()~")
-    name = f"{quote(column, safe=' ')}={shown}"
+    """One level of the path for a value: characters that a file system may refuse are escaped.
+    Raises SystemError_ (E0605) if the name is too long."""
+    text = NULL_NAME if value is None else quote(value, safe=" +-,@!$()~")
+    name = f"{quote(column, safe=' ')}={text}"
     if len(name) > _NAME_BYTES_MAX:
         raise SystemError_(
             f"the folder of partition_by '{column}' for the value {_short(value)} would have a name of "

@@ -1,7 +1,9 @@
-"""The names in a folder of parts: published parts, those that wait in staging, and what they say.
+"""The names in a folder of parts: published parts, waiting parts in staging, and the facts in
+names.
 
-Always true: a published name says lineage, epoch, subtask and number, so the same rows never appear
-under two names; a staged name never ends in a data extension, and says what its content must be.
+Always true: a published name contains lineage, epoch, subtask and number, so the same rows never
+appear under two names; a staged name never ends in a data extension, and contains the checksum of
+its content.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataflare.connectors.file.listing import UNPUBLISHED
 
 
 class WaitingPart(Struct, frozen=True):
-    """A part in staging. name: where it is to be published, relative to the folder. digest: of its
+    """A part in staging. name: its published path, relative to the folder. digest: of its
     content."""
 
     name: str
@@ -28,8 +30,8 @@ class WaitingPart(Struct, frozen=True):
 
 
 class PartsFolder(Struct, frozen=True):
-    """Names in the folder. extension: of published parts, with its dot. private: folders made here
-    are for their owner alone."""
+    """Names in the folder. extension: of published parts, with its dot. private: only the owner may
+    access folders made here."""
 
     path: Path
     lineage8: str
@@ -50,7 +52,7 @@ class PartsFolder(Struct, frozen=True):
 
     def staged(self, name: str, digest: str) -> Path:
         """Where a part waits. name: relative to the folder, with its partition. The name in staging
-        says what the content's checksum must be."""
+        contains the checksum of the content."""
         return self.staging / f"{name}~{digest.replace(':', '-')}{UNPUBLISHED}"
 
     def waiting(self) -> list[WaitingPart]:
@@ -72,7 +74,7 @@ class PartsFolder(Struct, frozen=True):
         return [Path(parent, name) for parent, _, names in walked for name in names]
 
     def clear_staging(self, keep: Set[Path] = frozenset()) -> None:
-        """Remove what waits in staging, and folders that are empty then."""
+        """Remove all files in staging except `keep`, and folders that are empty then."""
         for parent, _, names in os.walk(self.staging, topdown=False):
             for name in names:
                 if Path(parent, name) not in keep:
@@ -81,7 +83,8 @@ class PartsFolder(Struct, frozen=True):
                 os.rmdir(parent)
 
     def note_base(self, epoch: int) -> None:
-        """Remember, durably, the last epoch before this run: what overwrite replaces at its end."""
+        """Record, durably, the last epoch before this run: overwrite replaces parts up to it at the
+        end."""
         self.make(self.staging)
         (self.staging / f"base-{epoch}").touch()
         sync_folder(self.staging)
@@ -92,12 +95,12 @@ class PartsFolder(Struct, frozen=True):
         return int(names[0].removeprefix("base-")) if names else None
 
     def epoch_of(self, name: str) -> int | None:
-        """The epoch in a part's name, None if it is no part of this lineage."""
+        """The epoch in a part's name, None if it is not a part of this lineage."""
         match = re.match(rf"part-{self.lineage8}-(\d+)-\d+-\d+\.", name.rpartition("/")[2])
         return int(match.group(1)) if match else None
 
     def data_files(self) -> Iterator[Path]:
-        """Every published file of this extension, whoever made it."""
+        """Every published file of this extension, from all lineages and programs."""
         for parent, folders, names in os.walk(self.path):
             folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
             for name in sorted(names):

@@ -1,4 +1,4 @@
-"""What every reader of a file knows of it, and the columns that its path says."""
+"""What all readers of files share: facts about the file, and columns from its path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.csv_rewrite import Rewriting, Rewritten
-from dataflare.formats.misread import Sorted
+from dataflare.formats.misread import SortedRows
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
 from dataflare.sdk.source import Salvaged
@@ -26,7 +26,7 @@ from dataflare.sdk.source import Salvaged
 _CHECKED_BYTES = 64 << 10
 
 Added = Mapping[str, pl.Expr]
-"""Columns that say the same in all rows of a file: the file's path, its partition."""
+"""Columns with one value for all rows of a file: the file's path, its partition."""
 
 
 class FileFacts(Struct, frozen=True):
@@ -38,14 +38,15 @@ class FileFacts(Struct, frozen=True):
     compression: str = NONE
     encoding: str = "utf-8"
     pieces: str | None = None
-    """The checksum that goes to the ledger of read files; None where there is no ledger."""
+    """The checksum for the ledger of read files; None if there is no ledger."""
     rewriting: Rewriting | None = None
     head: str | None = None
     """The checksum of the text before the first row; None in listings that lack it."""
 
     def now(self) -> FileFacts:
-        """The file as it is now: nobody has read it yet, or only rows that did not change. Raises
-        CheckpointError (E0703) for one that has become shorter than it was when it was listed."""
+        """The facts of the file as it is now, for a file that was not read yet, or only up to rows
+        that did not change. Raises CheckpointError (E0703) if it is shorter than when it was
+        listed."""
         status = os.stat(self.path)
         if status.st_size < self.size:
             raise self.changed("it is shorter than when the run listed it")
@@ -55,18 +56,18 @@ class FileFacts(Struct, frozen=True):
         return replace(self, size=status.st_size, mtime_ns=status.st_mtime_ns, pieces=pieces)
 
     def check_head(self, body: int) -> None:
-        """Raises CheckpointError (E0703) where the text before the first row is not the listed one: the
-        columns may be others then."""
+        """Raises CheckpointError (E0703) if the text before the first row has changed since the
+        listing: the columns may have changed too."""
         stream = self.stream(0)
         try:
             same = self.head is not None and checksum(stream.read(body)) == self.head
         finally:
             stream.close()
         if not same:
-            raise self.changed("what stands before its first row is not what it was")
+            raise self.changed("the text before its first row has changed")
 
     def check_columns(self, then: Iterable[str], now: Iterable[str]) -> None:
-        """Raises CheckpointError (E0703) where a file has other columns than when it was listed."""
+        """Raises CheckpointError (E0703) if a file has other columns than when it was listed."""
         then, now = set(then), set(now)
         if then != now:
             names = ", ".join(f"'{name}'" for name in sorted(then ^ now)[:4])
@@ -103,14 +104,14 @@ class FileFacts(Struct, frozen=True):
 
 
 def with_added(frame: pl.LazyFrame, added: Added, output: Sequence[str]) -> pl.LazyFrame:
-    """The rows with the columns that the file itself says, in the order wanted."""
+    """The rows with the columns from the file's path added, in the order of `output`."""
     if not added:
         return frame
     return frame.with_columns(**added).select(output)
 
 
-def said(text: str | None, type_: DataType) -> pl.Expr:
-    """A value from a path: an integer, a date or text."""
+def path_literal(text: str | None, type_: DataType) -> pl.Expr:
+    """A value from a path as a literal: an integer, a date or text."""
     value: Any = text
     if text is not None and type_.name == "int64":
         value = int(text)
@@ -119,14 +120,14 @@ def said(text: str | None, type_: DataType) -> pl.Expr:
     return pl.lit(value, dtype=type_.to_polars())
 
 
-def salvaged(found: Sorted, added: Added, output: Sequence[str]) -> Salvaged:
-    """What a format found in a failing chunk, in the contract's words."""
-    good = with_added(found.good.lazy(), added, output).collect()
-    return Salvaged(good, found.good_rows, found.bad)
+def salvaged(rows: SortedRows, added: Added, output: Sequence[str]) -> Salvaged:
+    """The result of a format for a failing chunk, as the source contract's type."""
+    good = with_added(rows.good.lazy(), added, output).collect()
+    return Salvaged(good, rows.good_rows, rows.bad)
 
 
 def tail_checksum(path: Path) -> str:
-    """Of a file's last bytes, where the formats that are no text keep their directory."""
+    """The checksum of a file's last bytes: formats that are not text have their directory there."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _CHECKED_BYTES))

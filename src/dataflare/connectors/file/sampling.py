@@ -1,4 +1,4 @@
-"""The pieces of text files that types are found on: the beginning, the middle, the end."""
+"""The samples of text files for type inference: from the beginning, the middle and the end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dataflare.formats.records import RECORD_BYTES_MAX
 HEAD_BYTES = 1 << 20
 PIECE_BYTES = 256 << 10
 HEADER_BYTES = 16 << 10
-"""What is read of a file that no sample is taken of."""
+"""How much is read of a file that is not sampled."""
 OTHER_FILES = 31
-"""Types are found on the first file and on the beginnings of this many others."""
+"""Types are inferred from the first file and the beginnings of this many others."""
 _LETTER = rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe"
 _BEYOND_CP1252 = re.compile(
     rb"[\x81\x8d\x8f\x90\x9d\xd7\xf7\xff]|(?<![A-Za-z%b])[%b](?![A-Za-z%b])" % ((_LETTER,) * 3)
 )
 _EMPTY_BYTES = 64
-"""A compressed file of nothing is smaller than this."""
+"""A compressed empty file is smaller than this."""
 
 
 def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
@@ -32,28 +32,28 @@ def compression_of(file: FoundFile, config: FileSourceConfig) -> str:
 
 
 def tasters(count: int) -> set[int]:
-    """Which of `count` files to take samples of: the first, and others spread evenly."""
+    """Which of `count` files to sample: the first, and others spread evenly."""
     if count <= OTHER_FILES + 1:
         return set(range(count))
     return {0} | {(count - 1) * step // OTHER_FILES for step in range(1, OTHER_FILES + 1)}
 
 
 def sample_rows(config: FileSourceConfig, number: int) -> int:
-    """How many rows of a file to look at: fewer of the files after the first."""
+    """The number of rows to sample from a file: fewer for the files after the first."""
     rows = config.schema_sample_rows
     return rows if number == 0 else max(rows // 8, min(rows, 100))
 
 
 def without_empty(files: list[FoundFile], config: FileSourceConfig) -> list[FoundFile]:
-    """The files that hold something: an empty one among others has no rows, in every format. A
-    source whose files are all empty keeps the first."""
+    """The files without the empty ones: in every format, an empty file among others has no rows. If
+    all files are empty, the first stays."""
     if len(files) == 1:
         return files
     return [file for file in files if not _is_empty(file, config)] or files[:1]
 
 
 def _is_empty(file: FoundFile, config: FileSourceConfig) -> bool:
-    """Whether a file holds no bytes, or blank lines and a byte order mark alone."""
+    """Whether a file is empty, or has only blank lines and a byte order mark."""
     if file.size > _EMPTY_BYTES:
         return False
     if file.size == 0:
@@ -68,7 +68,7 @@ def is_utf8(encoding: str) -> bool:
 
 
 def text_encoding(path: Path, packed: str, config: FileSourceConfig) -> str:
-    """The encoding of a text file: what is said, or UTF-16 by its first bytes, or UTF-8."""
+    """The encoding of a text file: the option, or UTF-16 by its first bytes, or UTF-8."""
     if config.encoding != "auto":
         return config.encoding
     head, _ = head_of(path, packed, "utf-8", 4)
@@ -77,8 +77,9 @@ def text_encoding(path: Path, packed: str, config: FileSourceConfig) -> str:
 
 
 def csv_encoding(file: FoundFile, packed: str, config: FileSourceConfig, size: int) -> str:
-    """As `text_encoding`; cp1252 too, for text whose bytes beyond ASCII read like that: letters beside
-    letters, and signs. Text that has some of them as UTF-8 has them is damaged UTF-8."""
+    """Like `text_encoding`, but also cp1252: for text whose bytes beyond ASCII look like it
+    (letters beside letters, and signs). If some of these bytes are valid UTF-8, the text is damaged
+    UTF-8."""
     encoding = text_encoding(file.path, packed, config)
     if config.encoding != "auto" or encoding != "utf-8":
         return encoding
@@ -92,23 +93,24 @@ def csv_encoding(file: FoundFile, packed: str, config: FileSourceConfig, size: i
 
 
 def head_of(path: Path, packed: str, encoding: str, size: int) -> tuple[bytes, bool]:
-    """The beginning of a file, at least one record of it, and whether that is all of it."""
+    """The beginning of a file, with at least one record, and whether that is the whole file."""
     with file_errors(path):
         stream = open_stream(path, packed, encoding=encoding)
         try:
             data = stream.read(size)
             ended = len(data) < size
             while not ended and b"\n" not in data and len(data) < RECORD_BYTES_MAX:
-                more = stream.read(len(data))
-                ended = len(more) < len(data)
-                data += more
+                part = stream.read(len(data))
+                ended = len(part) < len(data)
+                data += part
             return data, ended
         finally:
             stream.close()
 
 
 def later_pieces(file: FoundFile) -> list[bytes]:
-    """Pieces from the middle and the end of a plain UTF-8 file, broken lines at both ends."""
+    """Pieces from the middle and the end of a plain UTF-8 file; their first and last lines are
+    incomplete."""
     pieces: list[bytes] = []
     with file_errors(file.path), file.path.open("rb") as opened:
         for place in (file.size // 2, file.size - PIECE_BYTES):
@@ -119,7 +121,7 @@ def later_pieces(file: FoundFile) -> list[bytes]:
 
 
 def first_rows(data: bytes, rows: int) -> bytes:
-    """About the first `rows` lines: a cut inside quotes costs the sample its last row."""
+    """About the first `rows` lines. If the cut is inside quotes, the sample loses its last row."""
     if data.count(b"\n") <= rows:
         return data
     place = 0

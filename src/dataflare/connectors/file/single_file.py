@@ -1,8 +1,8 @@
 """One file as a destination: it grows in staging and is published once, by a rename.
 
-Always true: until the last epoch is committed the published name holds what it held before; a
-crash leaves at most rows beyond the committed length, which are cut off. A second commit of the
-last epoch finds the staging name gone and the published one there, and is done.
+Always true: until the last epoch is committed the file under the published name does not change;
+after a crash, rows beyond the committed length are cut off. A second commit of the last epoch finds
+no staging file and the published content, and does nothing.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from dataflare.sdk.destination import (
 )
 
 Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]
-"""Opens the staging file (path, sidecar) as a committable's data left it."""
+"""Opens the staging file (path, sidecar) in the state that a committable's data describes."""
 
 
 class Staging(Struct, frozen=True):
-    """The names under which a file grows beside its target."""
+    """The names of the staging files beside a target."""
 
     target: Path
     lineage8: str
@@ -65,20 +65,20 @@ class Staging(Struct, frozen=True):
         return self.target.parent / f".{self.target.name}.{self.lineage8}.groups{UNPUBLISHED}"
 
     def others(self) -> list[Path]:
-        """Staging files of this target that other lineages left."""
+        """Staging files of this target from other lineages."""
         pattern = re.compile(
             rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{8}}(\.groups)?{re.escape(UNPUBLISHED)}"
         )
         if not self.target.parent.is_dir():
             return []
         ours = (self.path, self.sidecar)
-        found = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name)]
-        return sorted(p for p in found if p not in ours)
+        paths = [p for p in self.target.parent.iterdir() if pattern.fullmatch(p.name)]
+        return sorted(p for p in paths if p not in ours)
 
 
 class SingleFileWriter(Writer):
-    """The only writer of a file. The staging file is opened when the first rows come, or the first
-    epoch ends: a run that finds everything committed makes none."""
+    """The only writer of a file. It opens the staging file when the first rows arrive or the first
+    epoch ends, so a run that finds everything committed creates no file."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class SingleFileWriter(Writer):
             if self._restored and not staging.path.exists():
                 raise _gone(staging.path)
             self._file = self._grow(staging.path, staging.sidecar, self._restored)
-            self._hold = _held(staging.path, self._step)
+            self._hold = _hold(staging.path, self._step)
         return self._file
 
     def _encode(self, frame: pl.DataFrame) -> tuple[Any, int]:
@@ -156,26 +156,27 @@ class SingleFileWriter(Writer):
 
 
 _held_here: set[Path] = set()
-"""The staging files that this process holds or has held."""
+"""The staging files that this process has locked, now or earlier."""
 
 
-def _held(path: Path, step: str) -> IO[bytes]:
-    """Hold the staging file, so that no other run takes it for a leftover or writes to it."""
+def _hold(path: Path, step: str) -> IO[bytes]:
+    """Lock the staging file, so that no other run removes it as a leftover or writes to it."""
     file = path.open("rb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _held_here.add(path)
     except BlockingIOError:
-        if path not in _held_here:  # else by a writer of this process that has failed
+        if path not in _held_here:  # otherwise a failed writer of this process has the lock
             file.close()
             raise fenced_by_other(step, str(path)) from None
     return file
 
 
 def _refuse_held(path: Path, step: str) -> None:
-    """Raise RunError (E0804) when a run of a copy of this state folder writes to the staging file."""
+    """Raise RunError (E0804) if a run with a copy of this state folder writes to the staging
+    file."""
     with suppress(FileNotFoundError):
-        _held(path, step).close()
+        _hold(path, step).close()
 
 
 class SingleFileCommitter(Committer):
@@ -186,13 +187,13 @@ class SingleFileCommitter(Committer):
         self._rows: int | None = None
 
     async def marker(self) -> Marker | None:
-        own = await asyncio.to_thread(self._marker.own)
+        own = await asyncio.to_thread(self._marker.own_record)
         if own is None or own.manifest is None:
             return None
         return Marker(own.epoch, own.attempt, own.manifest, can_rewind=False)
 
     async def owner(self) -> Owner | None:
-        # Also where the file is gone: it may have been moved, and its rows with it.
+        # Also if the file does not exist: it may have been moved with its rows.
         return await asyncio.to_thread(self._marker.owner, replaces=False)
 
     async def supersede(self, epoch: int) -> None:
@@ -209,14 +210,14 @@ class SingleFileCommitter(Committer):
         staging = self._staging
         with (
             file_errors(staging.target, "writing"),
-            self._fence.held(begins=True),
-            self._marker.held(),
+            self._fence.lock(begins=True),
+            self._marker.lock(),
         ):
-            own = self._marker.own()
-            done = own is not None and own.manifest is not None and own.epoch >= epoch > 0
+            own = self._marker.own_record()
+            is_published = own is not None and own.manifest is not None and own.epoch >= epoch > 0
             self._marker.begin(epoch)
             _refuse_held(staging.path, self._fence.step)
-            if done and committables:
+            if is_published and committables:
                 return
             if not epoch or not committables:
                 staging.path.unlink(missing_ok=True)
@@ -245,9 +246,9 @@ class SingleFileCommitter(Committer):
         await asyncio.to_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        with self._fence.held(), self._marker.held():
+        with self._fence.lock(), self._marker.lock():
             if epoch.final and committables:
-                own = self._marker.own()
+                own = self._marker.own_record()
                 if own is not None and own.manifest is not None and own.epoch >= epoch.number:
                     return
                 self._publish(committables[0].data)
@@ -284,14 +285,15 @@ def _gone(path: Path) -> CheckpointError:
 
 
 def _remove_unless_held(path: Path) -> None:
-    """Remove what a dead run left; a living one holds its file."""
+    """Remove the file of a dead run; a running one has a lock on its file."""
     with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
 
 
 def copy_to_stage(source: Path, staged: Path, *, text: bool) -> int:
-    """Begin a staging file with the rows that the target has, ending in a line end. Its length."""
+    """Start a staging file with the rows of the target, ending in a line end. Returns its
+    length."""
     shutil.copyfile(source, staged)
     with staged.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)

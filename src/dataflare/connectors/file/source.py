@@ -1,7 +1,8 @@
 """The `file` source: one split per file, read in chunks that become lazy queries.
 
-Always true: which files a run reads is fixed when it starts; a file is read as it is when its reading
-begins, or goes on; what was read once can be read again, or the run says that it cannot.
+Always true: the list of files is fixed when a run starts; a file is read as it is when its reading
+begins or continues; rows that were read once can be read again, or the run reports that they
+cannot.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.excel_reader import ExcelReader
-from dataflare.connectors.file.ledger import Ledger, Unread, reading_notes, sort_files
+from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, sort_files
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
-from dataflare.connectors.file.reading import FileFacts, said
+from dataflare.connectors.file.reading import FileFacts, path_literal
 from dataflare.connectors.file.reread import original, read_again
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, load_json, load_tables, survey
@@ -110,7 +111,7 @@ orders:
                 "'watch' is not available yet",
                 code="E0405",
                 step=self.context.step,
-                help="leave it out, and run again when new files have come",
+                help="leave it out, and run again when there are new files",
             )
         await self.schema()
 
@@ -118,19 +119,19 @@ orders:
         return self._all_columns(await self._look()).select(await self._output())
 
     def findings(self) -> Mapping[str, str]:
-        seen = self._survey
-        if seen is None or not seen.files:
+        survey = self._survey
+        if survey is None or not survey.files:
             return {}
-        first = seen.facts[seen.files[0].id]
-        count = len(seen.files)
-        found = {"format": seen.format, "files": f"{count:,}"}
+        first = survey.facts[survey.files[0].id]
+        count = len(survey.files)
+        findings = {"format": survey.format, "files": f"{count:,}"}
         if first.get("compression", "none") != "none":
-            found["compression"] = first["compression"]
+            findings["compression"] = first["compression"]
         dialect = first.get("dialect") or {}
         for name, value in dialect.items():
             if isinstance(value, str) and value and (name, value) != ("quote", '"'):
-                found[name] = "tab" if value == "\t" else value
-        return found | seen.findings
+                findings[name] = "tab" if value == "\t" else value
+        return findings | survey.findings
 
     def reads(self, path: str) -> bool:
         listed = self._survey.files if self._survey is not None else []
@@ -142,51 +143,51 @@ orders:
         )
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._columns = tuple(columns)
+        copy_ = copy.copy(self)
+        copy_._columns = tuple(columns)
         if not columns and self._survey is not None:
-            # Without any column the rows could not be counted.
-            made._columns = self._survey.schema.names[:1]
-        return made
+            # Without a column the rows cannot be counted.
+            copy_._columns = self._survey.schema.names[:1]
+        return copy_
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
-        seen = await self._look()
-        return await asyncio.to_thread(self._splits, seen, carried)
+        survey = await self._look()
+        return await asyncio.to_thread(self._splits, survey, carried)
 
-    def _splits(self, seen: Survey, carried: Mapping[str, Any] | None) -> list[Split]:
-        added, schema = self._added_schema(seen), seen.schema.to_json()
+    def _splits(self, survey: Survey, carried: Mapping[str, Any] | None) -> list[Split]:
+        added, schema = self._added_schema(survey), survey.schema.to_json()
         if not self._new_only:
-            return [self._split(file, seen, added, schema) for file in seen.files]
+            return [self._split(file, survey, added, schema) for file in survey.files]
         ledger = Ledger.from_json(carried)
-        found = sort_files(seen.files, ledger, self.config.changed, self.context.step)
+        diff = sort_files(survey.files, ledger, self.config.changed, self.context.step)
         if carried is not None:
-            self._notes = found.notes()
-        return [self._split(each.file, seen, added, schema, each) for each in found.unread]
+            self._notes = diff.notes()
+        return [self._split(each.file, survey, added, schema, each) for each in diff.unread]
 
     def _split(
         self,
         file: FoundFile,
-        seen: Survey,
+        survey: Survey,
         added: Schema,
         schema: Any,
-        unread: Unread | None = None,
+        entry: UnreadFile | None = None,
     ) -> Split:
         data = {
-            **seen.facts[file.id],
+            **survey.facts[file.id],
             "path": file.id,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
-            "format": seen.format,
+            "format": survey.format,
             "added": self._added_of(file, added),
             "schema": schema,
         }
-        if unread is None:
+        if entry is None:
             return Split(file.id, data, file.size)
-        data["pieces"] = unread.pieces
-        if unread.start is None:
+        data["pieces"] = entry.pieces
+        if entry.start is None:
             return Split(file.id, data, file.size)
-        data["start"] = dict(unread.start)
-        return Split(file.id, data, file.size - unread.start["offset"])
+        data["start"] = dict(entry.start)
+        return Split(file.id, data, file.size - entry.start["offset"])
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         output = await self._output_of(split)
@@ -210,7 +211,8 @@ orders:
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
         data = split.data
         facts = FileFacts(
-            # Relative to the workflow's folder, so that both may be moved; an older listing is absolute.
+            # Relative to the workflow's folder, so that both can be moved; older listings have
+            # absolute paths.
             self.context.base.absolute() / data["path"],
             data["size"],
             data["mtime_ns"],
@@ -221,7 +223,7 @@ orders:
             data.get("head"),
         )
         added: dict[str, pl.Expr] = {
-            name: said(text, parse_type(type_))
+            name: path_literal(text, parse_type(type_))
             for name, text, type_ in data["added"]
             if name in output and name not in data["schema"]
         }
@@ -300,7 +302,7 @@ orders:
     def _table(
         self, facts: FileFacts, format_: str
     ) -> tuple[list[TablePiece], Callable[[], pl.LazyFrame]]:
-        """How a file that is a table divides, and the query over all of it."""
+        """The pieces of a table file, and the query for all its rows."""
         path = facts.path
         if format_ == "parquet":
             return parquet_pieces(path), lambda: pl.scan_parquet(
@@ -311,23 +313,23 @@ orders:
 
     async def _look(self) -> Survey:
         if self._survey is None:
-            seen = await asyncio.to_thread(
+            result = await asyncio.to_thread(
                 partial(survey, adds_columns=self.adds_columns),
                 self.config,
                 self.context,
                 self.contract,
                 self.learned,
             )
-            self._partitions = await asyncio.to_thread(partition_schema, seen.files)
-            self._survey = seen
+            self._partitions = await asyncio.to_thread(partition_schema, result.files)
+            self._survey = result
         return self._survey
 
-    def _added_schema(self, seen: Survey) -> Schema:
-        """Columns that a file's path says, beside those inside it."""
+    def _added_schema(self, survey: Survey) -> Schema:
+        """Columns from a file's path that are not inside the file."""
         pairs = [(f.name, f.type) for f in self._partitions or ()]
         if self.config.file_column is not None:
             pairs.append((self.config.file_column, STRING))
-        return Schema.of([(name, type_) for name, type_ in pairs if name not in seen.schema])
+        return Schema.of([(name, type_) for name, type_ in pairs if name not in survey.schema])
 
     def _added_of(self, file: FoundFile, added: Schema) -> list[list[str | None]]:
         values = partition_values(file)
@@ -335,24 +337,24 @@ orders:
             values[self.config.file_column] = file.id
         return [[f.name, values.get(f.name), str(f.type)] for f in added]
 
-    def _all_columns(self, seen: Survey) -> Schema:
-        return Schema((*seen.schema, *self._added_schema(seen)))
+    def _all_columns(self, survey: Survey) -> Schema:
+        return Schema((*survey.schema, *self._added_schema(survey)))
 
     async def _output(self) -> Sequence[str]:
         if self._columns is not None:
             return self._columns
-        known = self._all_columns(await self._look())
-        return self._wanted(known.names)
+        columns = self._all_columns(await self._look())
+        return self._selected(columns.names)
 
     async def _output_of(self, split: Split) -> Sequence[str]:
-        """What to read of a split, known without looking at the files again."""
+        """The columns to read of a split, without reading the files again."""
         if self._columns is not None:
             return self._columns
         inside = self._types(split.data).names
-        return self._wanted([*inside, *(name for name, _, _ in split.data["added"])])
+        return self._selected([*inside, *(name for name, _, _ in split.data["added"])])
 
     def _types(self, data: Mapping[str, Any]) -> Schema:
-        """The columns of a listed file, and those that were learned or found since it was listed."""
+        """The columns of a listed file, and those that were learned after it was listed."""
         types = Schema.of(data["schema"])
         if data["format"] in ("ndjson", "json"):
             columns = with_learned([TextColumn(f.name, f.type) for f in types], self.learned)
@@ -363,11 +365,11 @@ orders:
 
     @property
     def _watch(self) -> bool:
-        """Whether fields that the columns lack are looked for: not where the user lists the columns."""
+        """Whether to search for new fields: not if the user lists the columns."""
         return self.config.columns is None
 
     def _plan(self, split: Split, output: tuple[str, ...]) -> CsvPlan | NdjsonPlan:
-        """How to parse a text file, from what its split says, and what was learned since."""
+        """How to parse a text file: from its split, and from columns that were learned later."""
         columns = [TextColumn.from_json(column) for column in split.data["columns"]]
         if split.data["format"] == "csv":
             return CsvPlan(CsvDialect.from_json(split.data["dialect"]), tuple(columns), output)
@@ -376,17 +378,17 @@ orders:
         later = [TextColumn(f.name, f.type) for f in self._types(split.data) if f.name not in names]
         return NdjsonPlan((*columns, *later), output)
 
-    def _wanted(self, known: Sequence[str]) -> Sequence[str]:
+    def _selected(self, names: Sequence[str]) -> Sequence[str]:
         if self.config.columns is None:
-            return known
+            return names
         for name in self.config.columns:
-            if name not in known:
+            if name not in names:
                 raise ConfigError(
                     f"'columns' names '{name}', which the files do not have",
                     code="E0404",
                     step=self.context.step,
-                    notes=[f"they have: {', '.join(known)}"],
-                    help=did_you_mean(name, known),
+                    notes=[f"they have: {', '.join(names)}"],
+                    help=did_you_mean(name, names),
                 )
         columns: list[str] = self.config.columns
         return columns

@@ -22,7 +22,7 @@ _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset({"sheet", "range", "header_rows", "sheet_column"}), ("excel",)),
     (frozenset({"encoding"}), ("csv", "ndjson", "json")),
 )
-"""Options, and the formats that have them."""
+"""By option: the formats that have it."""
 
 
 class FileSourceConfig(BaseModel):
@@ -35,15 +35,15 @@ class FileSourceConfig(BaseModel):
         "A folder or glob leaves out names that begin with `.` or `_`, unless the glob begins so."
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow", "excel"] = Field(
-        "auto", description="What is in the files; auto goes by their names."
+        "auto", description="The format of the files; auto: by their names."
     )
     compression: Literal["auto", "none", "gzip", "zstd"] = Field(
         "auto",
-        description="How text files are compressed; auto goes by their first bytes, whatever their names say.",
+        description="The compression of text files; auto: by their first bytes, not by their names.",
     )
     delimiter: str | None = Field(
         "auto",
-        description="CSV: what stands between fields; auto finds a comma, semicolon, tab or bar.",
+        description="CSV: the character between fields; auto finds a comma, semicolon, tab or bar.",
     )
     has_header: bool = Field(
         True, description="CSV, Excel: whether the first line or row names the columns."
@@ -52,16 +52,16 @@ class FileSourceConfig(BaseModel):
         default_factory=list, description="CSV: texts that mean NULL, beside an empty cell."
     )
     quote: str | None = Field(
-        "auto", description="CSV: what encloses fields; auto finds it, null is nothing."
+        "auto", description="CSV: the character around fields; auto finds it, null: none."
     )
     escape: str | None = Field(
         "auto",
-        description="CSV: what stands before a quote inside a quoted field; auto finds a backslash, "
-        "null is nothing (a quote is then written twice).",
+        description="CSV: the character before a quote inside a quoted field; auto finds a backslash, "
+        "null: none (a quote is then written twice).",
     )
     comment: str | None = Field(
         "auto",
-        description="CSV: what begins a line that is not a row; auto finds # above the header, null is "
+        description="CSV: the character at the start of a line that is not a row; auto finds # above the header, null is "
         "nothing.",
     )
     decimal: Literal["auto", ".", ","] = Field(
@@ -70,7 +70,7 @@ class FileSourceConfig(BaseModel):
     thousands: str | None = Field(
         "auto",
         description="CSV: the mark between groups of three digits; auto finds it where numbers leave no "
-        "doubt, null is nothing.",
+        "doubt, null: none.",
     )
     date_format: str | None = Field(
         None,
@@ -99,7 +99,7 @@ class FileSourceConfig(BaseModel):
         None,
         ge=1,
         description="CSV, Excel: the line or row that names the columns, counted from 1; those above it "
-        "are passed over. When not given, the first that is not a title.",
+        "are skipped. When not given, the first that is not a title.",
     )
     header_rows: int = Field(
         1,
@@ -110,7 +110,7 @@ class FileSourceConfig(BaseModel):
     skip_rows: int = Field(
         0,
         ge=0,
-        description="CSV, Excel: how many lines or rows at the top to pass over, before the header.",
+        description="CSV, Excel: the number of lines or rows to skip at the top, before the header.",
     )
     sheet_column: str | None = Field(
         None, description="Excel: a column to add that holds the name of each row's sheet."
@@ -130,7 +130,7 @@ class FileSourceConfig(BaseModel):
     changed: Literal["error", "read_again", "ignore"] = Field(
         "error",
         description="With new_only: what to do with a file that was rewritten after it was read: end "
-        "the run with an error, read the whole file again, or pass it over.",
+        "the run with an error, read the whole file again, or skip it.",
     )
     watch: bool = Field(False, description="Wait for new files without end.")
 
@@ -182,9 +182,7 @@ class FileSourceConfig(BaseModel):
     @model_validator(mode="after")
     def _one_header(self) -> FileSourceConfig:
         if self.header_row is not None and self.header_row <= self.skip_rows:
-            raise ValueError(
-                f"header_row {self.header_row} lies in the rows that skip_rows passes over"
-            )
+            raise ValueError(f"header_row {self.header_row} lies in the rows that skip_rows skips")
         return self
 
     @model_validator(mode="after")
@@ -194,7 +192,7 @@ class FileSourceConfig(BaseModel):
         return self
 
     def unused_by(self, format_: str) -> list[str]:
-        """The options written that files of a format do not have."""
+        """The options in the workflow that files of the format do not have."""
         return sorted(
             name
             for names, formats in _FORMATS_OF
@@ -204,14 +202,14 @@ class FileSourceConfig(BaseModel):
 
     @property
     def csv(self) -> DialectOptions:
-        """What is said of the dialect of CSV."""
+        """The options for the dialect of CSV."""
         return DialectOptions(
             self.delimiter, self.quote, self.escape, self.comment, self.has_header
         )
 
     @property
     def book(self) -> BookOptions:
-        """What to read of a workbook."""
+        """The options for workbooks."""
         return BookOptions(
             tuple(self.sheet) if isinstance(self.sheet, list) else self.sheet,
             Area.parse(self.range) if self.range is not None else Area(),

@@ -1,6 +1,6 @@
-"""A file in staging: appended to, checksummed on the way, and checked before it is published.
+"""A file in staging. Its checksum is computed while it grows, and checked before it is published.
 
-Always true: what is published has the length and the checksum that `prepare` wrote into the
+Always true: the published file has the length and the checksum that `prepare` wrote into the
 checkpoint. Everything here blocks: call it on a thread.
 """
 
@@ -21,10 +21,10 @@ _TAIL_BYTES = 64 << 10
 
 
 class AppendedFile:
-    """Appends to a file and knows its length and checksum.
+    """Appends to a file and computes its length and checksum.
 
-    Its folder exists. length: where to go on; what lies behind it is cut off. digest: the checksum of what lies before
-    it, as `digest` gave it; without it the content is read once.
+    Its folder exists. length: where to continue; the rest is cut off. digest: the checksum of the
+    content before it, from an earlier `digest`; without it the content is read once.
     """
 
     def __init__(self, path: Path, length: int, digest: str | None = None) -> None:
@@ -54,9 +54,9 @@ class AppendedFile:
 
     def _write(self, view: memoryview) -> None:
         while view:
-            written = os.pwrite(self._file.fileno(), view, self.length)
-            self.length += written
-            view = view[written:]
+            num_bytes = os.pwrite(self._file.fileno(), view, self.length)
+            self.length += num_bytes
+            view = view[num_bytes:]
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -69,23 +69,24 @@ class AppendedFile:
 
 
 class StagedContent(Struct, frozen=True):
-    """What a staged file must hold: plain data of a checkpoint.
+    """The required content of a staged file, as plain data of a checkpoint.
 
-    digest: of the whole content; checkpoints of earlier versions have a checksum of its end alone
-    (`tail`), or none. seen: what `stat` said when the content was complete. A file that still looks
-    so was not touched, and is not read again by the process that wrote it.
+    digest: of the whole content; checkpoints of earlier versions have only a checksum of its end
+    (`tail`), or none. stat: of the file when the content was complete. If it is unchanged, the
+    process that wrote the file does not read it again.
     """
 
     length: int
     digest: str | None = None
     tail: str | None = None
-    seen: tuple[int, ...] | None = None
+    stat: tuple[int, ...] | None = None
 
     def check(self, path: Path, *, thorough: bool, whole: bool = True) -> None:
         """Raise CheckpointError (E0704) unless the file holds this content. thorough: read it even
-        if it looks untouched. whole: nothing may follow the content. A FileNotFoundError passes."""
+        if `stat` is unchanged. whole: nothing may follow the content. Also raises
+        FileNotFoundError."""
         status = path.stat()
-        if not thorough and self.seen is not None and self.seen == _look(status):
+        if not thorough and self.stat is not None and self.stat == _look(status):
             return
         longer = status.st_size - self.length
         if longer < 0 or (whole and longer) or not self._matches(path):
@@ -103,12 +104,12 @@ class StagedContent(Struct, frozen=True):
         return True
 
     def is_in(self, path: Path) -> bool:
-        """Whether the file holds exactly this."""
+        """Whether the file has exactly this content."""
         return path.exists() and path.stat().st_size == self.length and self._matches(path)
 
 
 def looks(path: Path) -> tuple[int, ...]:
-    """For `StagedContent.seen`."""
+    """The value for `StagedContent.stat`."""
     return _look(path.stat())
 
 
@@ -117,22 +118,22 @@ def _look(status: os.stat_result) -> tuple[int, ...]:
 
 
 def content_of(data: Mapping[str, Any]) -> StagedContent:
-    """Of a committable of one file."""
-    seen = data.get("seen")
+    """The content from a committable of one file."""
+    stat = data.get("seen")
     return StagedContent(
-        data["length"], data.get("digest"), data.get("check"), tuple(seen) if seen else None
+        data["length"], data.get("digest"), data.get("check"), tuple(stat) if stat else None
     )
 
 
 def _digest(path: Path, length: int) -> str:
     """The checksum of the first `length` bytes, as `AppendedFile.digest` gives it."""
-    found = ReadChecksum()
+    checksum = ReadChecksum()
     with path.open("rb") as file:
-        left = length
-        while left and (block := file.read(min(BLOCK_BYTES, left))):
-            found.update(block)
-            left -= len(block)
-    return found.value
+        remaining = length
+        while remaining and (block := file.read(min(BLOCK_BYTES, remaining))):
+            checksum.update(block)
+            remaining -= len(block)
+    return checksum.value
 
 
 def _tail(path: Path, length: int) -> str:

@@ -1,7 +1,7 @@
-"""Parquet, Arrow IPC, JSON and Excel files being read: pieces of rows.
+"""Read Parquet, Arrow IPC, JSON and Excel files as pieces of rows.
 
-Always true: a chunk's position is the number of the row after its last one, in a file that is
-still the same by its size and the checksum of its end.
+Always true: a chunk's position is the number of the row after its last one. It is valid while the
+file's size and the checksum of its end are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataflare.connectors.file.watching import watched_lines, watched_table
 from dataflare.errors import DataError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.column_notes import Meaning
-from dataflare.formats.misread import Sorted, misfit
+from dataflare.formats.misread import SortedRows, misfit
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
@@ -28,7 +28,7 @@ from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit
 
 
 class PieceReader(ChunkReader):
-    """Hands out pieces in order; subclasses say what a piece's chunk is."""
+    """Returns pieces in order; subclasses make the chunk of a piece."""
 
     def __init__(
         self, facts: FileFacts, pieces: Sequence[TablePiece], label: str, position: Position | None
@@ -67,7 +67,7 @@ class PieceReader(ChunkReader):
 
 
 class TableReader(PieceReader):
-    """Files whose columns have types. `schema`: the types wanted, where a contract has others."""
+    """Files whose columns have types. schema: the types of the source's columns."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class TableReader(PieceReader):
         own: Sequence[str],
         extra: Sequence[str] = (),
     ) -> None:
-        """meanings: of columns of bytes, as the survey found them. own: the columns of the file then.
-        extra: those that the source lacks, to be told of."""
+        """meanings: of columns of bytes, from the survey. own: the columns of the file at the
+        survey. extra: the columns that are not in the source, to be reported."""
         super().__init__(facts, pieces, label, position)
         meanings = meanings or {}
         self._scan, self._added, self._output = scan, added, tuple(output)
@@ -135,8 +135,8 @@ class TableReader(PieceReader):
         return [row_text(row).encode() for row in for_python(frame).iter_rows(named=True)]
 
     def _salvage(self, piece: TablePiece) -> Salvaged:
-        """The rows whose values fit the contract's types, and the others. A file that cannot be
-        decoded raises."""
+        """The rows whose values fit the contract's types, and the bad rows. Raises if the file
+        cannot be decoded."""
         with file_errors(self._facts.path):
             raw = self._scan().slice(piece.start, piece.rows).select(list(self._columns)).collect()
         good = raw.select(column.value.alias(name) for name, column in self._columns.items())
@@ -144,21 +144,23 @@ class TableReader(PieceReader):
         for name, column in self._columns.items():
             if column.misfit is None:
                 continue
-            # A condition that is NULL is not true.
+            # NULL counts as false.
             for row in raw.select(column.misfit.fill_null(False)).to_series().arg_true().to_list():
                 values = for_python(raw[row]).row(0, named=True)
                 message = misfit(name, self._types[name], values[name])
                 text = row_text(values)
                 place = self._place_of(piece.start + row)
                 bad.setdefault(row, BadRow(row, "E0501", message, text, place))
-        kept = [row for row in range(raw.height) if row not in bad]
+        good_rows = [row for row in range(raw.height) if row not in bad]
         rows = [bad[row] for row in sorted(bad)]
-        found = Sorted(good[kept], pl.Series("row", kept, dtype=pl.Int64), BadRows.of(rows))
-        return salvaged(found, self._added, self._output)
+        sorted_rows = SortedRows(
+            good[good_rows], pl.Series("row", good_rows, dtype=pl.Int64), BadRows.of(rows)
+        )
+        return salvaged(sorted_rows, self._added, self._output)
 
 
 class JsonReader(PieceReader):
-    """A JSON file that was loaded whole; its rows are parsed as lines of NDJSON are."""
+    """A JSON file that is in memory; its rows are parsed like lines of NDJSON."""
 
     def __init__(
         self,
@@ -213,7 +215,7 @@ def _may_become(dtype: pl.DataType, to: DataType, meaning: Meaning | None) -> bo
 
 
 def _from(piece: TablePiece, start: int) -> TablePiece | None:
-    """What of the piece lies at `start` and after it."""
+    """The rows of the piece from `start` on; None if there are none."""
     skip = max(0, start - piece.start)
     if skip >= piece.rows:
         return None

@@ -1,4 +1,4 @@
-"""How a chunk of a file tells its new fields: the arguments `new_fields` and `watched` of `Chunk`."""
+"""How a chunk of a file reports new fields: the arguments `new_fields` and `watched` of `Chunk`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dataflare.model.new_fields import NewFields
 def watched_lines(
     plan: NdjsonPlan, data: bytes, added: Added, output: Sequence[str]
 ) -> dict[str, Any]:
-    """Of lines of JSON."""
+    """The arguments for lines of JSON."""
 
     def watched() -> tuple[pl.LazyFrame, NewFields | None]:
-        rows, found = ndjson_watch.watched(plan, data)
-        return with_added(rows, added, output), found
+        rows, fields = ndjson_watch.watched(plan, data)
+        return with_added(rows, added, output), fields
 
     return {
         "new_fields": lambda: ndjson_watch.new_fields(plan.columns, data),
@@ -34,15 +34,15 @@ def watched_lines(
 def watched_records(
     plan: CsvPlan, extra: Sequence[str], data: bytes, added: Added, output: Sequence[str]
 ) -> dict[str, Any]:
-    """Of delimited text. extra: columns of the file that the source lacks."""
+    """The arguments for delimited text. extra: columns of the file that are not in the source."""
 
     def raw(row: int) -> str:
         return plan.text_of(data, row)
 
     def watched() -> tuple[pl.LazyFrame, NewFields | None]:
         rows = replace(plan, output=(*plan.output, *extra)).scan(data).collect()
-        found = columns_found(rows.select(extra), None, raw)
-        return with_added(rows.lazy().select(plan.output), added, output), found
+        fields = columns_found(rows.select(extra), None, raw)
+        return with_added(rows.lazy().select(plan.output), added, output), fields
 
     def new_fields() -> NewFields | None:
         saved = replace(plan, output=tuple(extra)).salvage(data, str)
@@ -54,8 +54,8 @@ def watched_records(
 def watched_table(
     scan: Callable[[], pl.LazyFrame], rows: Callable[[], pl.LazyFrame], extra: Sequence[str]
 ) -> dict[str, Any]:
-    """Of a piece of a table. scan: all columns as they are in the file; rows: as the source gives them;
-    extra: columns of the file that the source lacks."""
+    """The arguments for a piece of a table. scan: all columns of the file. rows: the columns of the
+    source. extra: columns of the file that are not in the source."""
     return watched_columns(
         rows,
         lambda: scan().select(extra).collect(),
@@ -68,7 +68,8 @@ def watched_columns(
     extras: Callable[[], pl.DataFrame],
     raw: Callable[[int], str],
 ) -> dict[str, Any]:
-    """The same where the columns that the source lacks are given: extras. raw: the text of a row."""
+    """The arguments for any rows. extras: the columns that are not in the source. raw: the text of
+    a row."""
 
     def new_fields() -> NewFields | None:
         return columns_found(extras(), None, raw)
@@ -79,15 +80,16 @@ def watched_columns(
 def columns_found(
     frame: pl.DataFrame, numbers: pl.Series | None, raw: Callable[[int], str]
 ) -> NewFields | None:
-    """The rows with a value in columns that the source lacks. numbers: of the frame's rows in the
-    chunk. Such columns are no part of what is learned: under `evolve` the survey has them."""
+    """The rows with a value in columns that are not in the source; None if there are none. numbers:
+    of the frame's rows in the chunk. Such columns are not learned: under `evolve` the survey has
+    them."""
     numbers = numbers if numbers is not None else pl.int_range(frame.height, eager=True)
-    fields = {
+    rows_by_column = {
         name: rows.to_list()
         for name in frame.columns
         if (rows := numbers.filter(frame[name].is_not_null())).len()
     }
-    if not fields:
+    if not rows_by_column:
         return None
-    every = sorted(set().union(*fields.values()))
-    return NewFields(every, fields, raw, None, lambda samples: {})
+    every = sorted(set().union(*rows_by_column.values()))
+    return NewFields(every, rows_by_column, raw, None, lambda samples: {})

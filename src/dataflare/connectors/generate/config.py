@@ -1,4 +1,4 @@
-"""The options of the `generate` source, and the types its columns have by themselves."""
+"""The options of the `generate` source, and the types of its columns without a contract."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _start(value: Any) -> Any:
 
 
 class TimeColumn(BaseModel):
-    """Event times that go on with the row number."""
+    """Event times that increase with the row number."""
 
     model_config = ConfigDict(extra="forbid")
 
     start: Annotated[Literal["now"] | datetime, BeforeValidator(_start)] = Field(
-        description="the time of row 0 (UTC unless it says otherwise), or now: when the row was due"
+        description="the time of row 0 (UTC unless it has a zone), or now: when the row was due"
     )
     step: Duration = Field(0.001, description="from one row to the next; not used by start: now")
     jitter: Duration = Field(
         0.0,
-        description="a uniform amount from 0 to this is taken off, so that rows are out of order",
+        description="a random amount from 0 to this is subtracted, so that rows are out of order",
     )
 
     @property
@@ -66,7 +66,7 @@ class TimeColumn(BaseModel):
 
 
 class GeneratedColumn(BaseModel):
-    """How one column is made: one of the kinds, and `nulls`."""
+    """How one column is generated: one of the kinds, and `nulls`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,13 +75,17 @@ class GeneratedColumn(BaseModel):
         None, alias="int", description="int64 between two numbers, both included"
     )
     float_: tuple[float, float] | None = Field(
-        None, alias="float", description="float64 from the first number up to, without, the second"
+        None,
+        alias="float",
+        description="float64 from the first number up to the second, which is not included",
     )
     bool_: float | None = Field(
         None, alias="bool", ge=0, le=1, description="true with this probability"
     )
     choice: list[Any] | None = Field(None, min_length=1, description="one of these values")
-    time: TimeColumn | None = Field(None, description="timestamp[us, UTC] that goes on row by row")
+    time: TimeColumn | None = Field(
+        None, description="timestamp[us, UTC] that increases row by row"
+    )
     nulls: float = Field(0.0, ge=0, le=1, description="the fraction of values that are NULL")
 
     @model_validator(mode="after")
@@ -109,10 +113,12 @@ class GenerateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     columns: dict[str, GeneratedColumn] = Field(
-        min_length=1, description="how each column is made, by its name"
+        min_length=1, description="how each column is generated, by its name"
     )
-    rows: int | None = Field(None, ge=0, lt=2**62, description="how many rows; none: without end")
-    rate: Rate | None = Field(None, description="how many rows become due, such as 10000/s")
+    rows: int | None = Field(
+        None, ge=0, lt=2**62, description="the number of rows; none: without end"
+    )
+    rate: Rate | None = Field(None, description="the rate of rows, such as 10000/s")
     seed: int = Field(0, description="another seed gives other values")
 
     @field_validator("columns")
@@ -120,24 +126,26 @@ class GenerateConfig(BaseModel):
     def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not name or name.startswith(RESERVED):
-                raise ValueError(f"column names are not empty and do not begin with '{RESERVED}'")
+                raise ValueError(f"column names must not be empty or begin with '{RESERVED}'")
         return value
 
 
 def choices(values: list[Any]) -> pl.Series:
-    """The values as a column. Raises ValueError when they have no type in common."""
-    given = [value for value in values if value is not None]
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
+    """The values as a column. Raises ValueError if they have no type in common."""
+    present = [value for value in values if value is not None]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in present)
     for plain in (bool, int, str, datetime, date):
-        if given and all(type(v) is plain or (plain is str and isinstance(v, str)) for v in given):
+        if present and all(
+            type(v) is plain or (plain is str and isinstance(v, str)) for v in present
+        ):
             return pl.Series([str(v) if isinstance(v, str) else v for v in values])
-    if given and numbers:
+    if present and numbers:
         return pl.Series([None if v is None else float(v) for v in values])
     raise ValueError("expected values of one type: texts, numbers, times, or true and false")
 
 
 def own_type(column: GeneratedColumn) -> DataType:
-    """The type a column has when no contract says otherwise."""
+    """The type of a column without a contract."""
     if column.choice is not None:
         return from_polars(choices(column.choice).dtype)
     if column.float_ is not None:

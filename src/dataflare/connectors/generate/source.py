@@ -31,8 +31,8 @@ _BLOCK_ROWS = 1_000_000
 _BLOCKS_MAX = 4096
 _INTERLEAVED = 8
 _INLINE_CELLS = 50_000
-"""So many values are made at once, some 0.5 ms of work, even where a batch is smaller: the rows that
-follow are then ready. Above that a thread makes them."""
+"""At least this many values are generated at once, about 0.5 ms of work, even if a batch is
+smaller: the next rows are then ready. More than that are generated on a thread."""
 
 
 class GenerateSource(SourceConnector, SupportsProjection):
@@ -65,7 +65,7 @@ clicks:
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
             replay=Replay.EXACT,
-            replay_reason="each row follows from its number",
+            replay_reason="each row is a function of its number",
             bounded=self.config.rows is not None,
             local=True,
         )
@@ -74,9 +74,9 @@ clicks:
         return self.config.rows is not None
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._names = tuple(columns)
-        return made
+        copy_ = copy.copy(self)
+        copy_._names = tuple(columns)
+        return copy_
 
     async def schema(self) -> Schema:
         return Schema.of([(name, type_) for name, type_ in self._types().items()])
@@ -104,12 +104,12 @@ clicks:
         return GenerateReader(rows, row, split.data["end"], stride, pace)
 
     def _types(self) -> dict[str, DataType]:
-        """The type of each wanted column: the contract's, if its values fit, else its own."""
+        """The type of each selected column: the contract's, if its values fit, else its own."""
         contract = self.contract or Schema(())
         for name in contract.names:
             if name not in self.config.columns:
                 raise ConfigError(
-                    f"'schema' names '{name}', which 'columns' does not make",
+                    f"'schema' names '{name}', which is not in 'columns'",
                     code="E0405",
                     step=self.context.step,
                     help=did_you_mean(name, self.config.columns),
@@ -130,7 +130,7 @@ clicks:
                 f"column '{name}' does not fit the type {type_} that 'schema' gives it",
                 code="E0405",
                 step=self.context.step,
-                help="change the type in 'schema', or how the column is made",
+                help="change the type in 'schema', or the column's values",
             ) from error
         return type_
 
@@ -138,38 +138,38 @@ clicks:
 class Pace:
     """When rows are due: row n at n / rate seconds after the pace began; without a rate, at once.
 
-    Deadlines are absolute, so a late answer is made up for and the rate does not drift.
+    Deadlines are absolute, so the reader catches up after a delay and the rate does not drift.
     """
 
     def __init__(self, source: GenerateSource, rate: float | None) -> None:
         self._source, self._rate = source, rate
         self._began = source.clock()
         self._began_us = int(source.wall() * 1e6)
-        self._given = 0
+        self._rows_given = 0
         self._last = -math.inf
 
     async def due(self, rows_max: int, hold_s: float) -> int:
-        """Wait until a row is due, and for at least `hold_s` after the last answer unless
-        `rows_max` rows are due before; return how many are."""
+        """Wait until a row is due, and for at least `hold_s` after the last call unless `rows_max`
+        rows are due earlier; return how many are due."""
         if self._rate is None:
             return rows_max
-        full = self._deadline(self._given + rows_max - 1)
-        wake = max(self._deadline(self._given), min(self._last + hold_s, full))
-        while (now := self._source.clock()) < wake:
-            await self._source.sleep(wake - now)
-        due = math.floor((now - self._began) * self._rate) + 1
-        due += self._deadline(due) <= now  # where the product was rounded down
-        count = max(1, min(due - self._given, rows_max))
-        self._given += count
-        self._last = now
+        full = self._deadline(self._rows_given + rows_max - 1)
+        wake = max(self._deadline(self._rows_given), min(self._last + hold_s, full))
+        while (time_now := self._source.clock()) < wake:
+            await self._source.sleep(wake - time_now)
+        due = math.floor((time_now - self._began) * self._rate) + 1
+        due += self._deadline(due) <= time_now  # if the product was rounded down
+        count = max(1, min(due - self._rows_given, rows_max))
+        self._rows_given += count
+        self._last = time_now
         return count
 
     def due_us(self, start: int, count: int) -> pl.Series:
-        """The wall clock, in microseconds, at which rows are due, from the `start`-th after the last
-        that was given (before it, where negative)."""
+        """The wall clock times, in microseconds, at which rows are due. start: of the first row,
+        counted from the last row returned (negative: before it)."""
         if self._rate is None:
             return pl.repeat(int(self._source.wall() * 1e6), count, dtype=pl.Int64, eager=True)
-        first = self._given + start
+        first = self._rows_given + start
         numbers = pl.int_range(first, first + count, eager=True)
         return (numbers * (1e6 / self._rate)).cast(pl.Int64) + self._began_us
 
@@ -183,8 +183,8 @@ class Pace:
 
 
 class GenerateReader(SplitReader):
-    """One range of row numbers, or every eighth row. hold_s: with a rate, how long rows that are
-    due are held together; the engine sets it."""
+    """One range of row numbers, or every eighth row. hold_s: with a rate, how long to collect due
+    rows into one batch; the engine sets it."""
 
     hold_s: float = 0.002
 
@@ -194,33 +194,33 @@ class GenerateReader(SplitReader):
         self._ahead = pace.rows_ahead(_INLINE_CELLS // max(1, len(rows.types)))
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        left = self._left(self._row)
-        if left <= 0:
+        rows_left = self._rows_left(self._row)
+        if rows_left <= 0:
             raise EndOfSplit
-        count = await self._pace.due(int(min(rows_max, left)), self.hold_s)
+        count = await self._pace.due(int(min(rows_max, rows_left)), self.hold_s)
         ready = self._ready
         if ready is None or ready.height < count:
-            ready = await self._more(ready, count)
+            ready = await self._extended(ready, count)
         self._ready = ready.slice(count)
         self._row += count * self._stride
         return SharedDataBatch(ready.head(count))
 
-    def _left(self, row: int) -> int | float:
-        """How many rows there are from `row` on."""
+    def _rows_left(self, row: int) -> int | float:
+        """The number of rows from `row` on."""
         return math.inf if self._end is None else -(-(self._end - row) // self._stride)
 
-    async def _more(self, ready: pl.DataFrame | None, count: int) -> pl.DataFrame:
-        """The rows that are ready, made up to at least `count`."""
+    async def _extended(self, ready: pl.DataFrame | None, count: int) -> pl.DataFrame:
+        """The ready rows, extended to at least `count`."""
         have = ready.height if ready is not None else 0
         row = self._row + have * self._stride
-        wanted = int(min(max(count - have, self._ahead), self._left(row)))
-        due_us = self._pace.due_us(have - count, wanted) if self._rows.reads_clock else None
-        args = (row, wanted, self._stride, due_us)
-        if wanted * len(self._rows.types) > _INLINE_CELLS:
-            made = await asyncio.to_thread(self._rows.frame, *args)
+        rows_needed = int(min(max(count - have, self._ahead), self._rows_left(row)))
+        due_us = self._pace.due_us(have - count, rows_needed) if self._rows.reads_clock else None
+        args = (row, rows_needed, self._stride, due_us)
+        if rows_needed * len(self._rows.types) > _INLINE_CELLS:
+            frame = await asyncio.to_thread(self._rows.frame, *args)
         else:
-            made = self._rows.frame(*args)
-        return made if ready is None or not have else pl.concat([ready, made])
+            frame = self._rows.frame(*args)
+        return frame if ready is None or not have else pl.concat([ready, frame])
 
     def position(self) -> Position:
         return Position({"row": self._row})

@@ -1,8 +1,8 @@
-"""What a row holds: a function of seed, column name and row number, over whole columns.
+"""The values of rows: functions of seed, column name and row number, over whole columns.
 
-Always true: nothing else goes into a value (only `start: now` also sees when the row was due), so any
-range of rows, in any order, gives the same rows. The numbers are splitmix64 (Steele, Lea, Flood,
-OOPSLA 2014), one stream per column: 100,000 of them take 0.35 ms.
+Always true: a value depends on nothing else (except `start: now`, which also depends on when the
+row was due), so any range of rows, in any order, gives the same rows. The numbers are splitmix64
+(Steele, Lea, Flood, OOPSLA 2014), one stream per column: 100,000 of them take 0.35 ms.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MASK = (1 << 64) - 1
 
 
 class Rows(Struct, frozen=True):
-    """Makes the wanted columns. types: by name, in order."""
+    """Generates the selected columns. types: by name, in order."""
 
     config: GenerateConfig
     types: Mapping[str, DataType]
 
     @property
     def reads_clock(self) -> bool:
-        """Whether a wanted column says when its row was due."""
+        """Whether a selected column depends on when its row was due."""
         return any(_is_now(self.config.columns[name]) for name in self.types)
 
     def frame(self, row: int, count: int, stride: int, due_us: pl.Series | None) -> pl.DataFrame:
@@ -54,15 +54,15 @@ class Rows(Struct, frozen=True):
         due_us: pl.Series | None,
     ) -> pl.Series:
         column = self.config.columns[name]
-        made = _values(column, numbers, _Stream(steps, self._salt(name, "value")), due_us)
+        values = _values(column, numbers, _Stream(steps, self._salt(name, "value")), due_us)
         if column.nulls:
             null = _below(_Stream(steps, self._salt(name, "null")).bits(), column.nulls)
-            made = made.zip_with(~null, pl.Series([None], dtype=made.dtype))
-        return made.cast(type_.to_polars()).alias(name)
+            values = values.zip_with(~null, pl.Series([None], dtype=values.dtype))
+        return values.cast(type_.to_polars()).alias(name)
 
     def _salt(self, name: str, purpose: str) -> int:
-        named = xxhash.xxh3_64_intdigest(f"{purpose}:{name}".encode("utf-8", "surrogatepass"))
-        return mix_int(mix_int(self.config.seed & _MASK) ^ named)
+        digest = xxhash.xxh3_64_intdigest(f"{purpose}:{name}".encode("utf-8", "surrogatepass"))
+        return mix_int(mix_int(self.config.seed & _MASK) ^ digest)
 
 
 class _Stream(Struct, frozen=True):
@@ -72,7 +72,8 @@ class _Stream(Struct, frozen=True):
     salt: int
 
     def bits(self) -> pl.Series:
-        """64 bits a row: splitmix64 begun at `salt`, its state after as many steps as the row."""
+        """64 bits a row: splitmix64 from the start `salt`, after as many steps as the row's
+        number."""
         value = self.steps + ((self.salt + _GOLDEN) & _MASK)
         value = (value ^ (value // (1 << 30))) * 0xBF58476D1CE4E5B9
         value = (value ^ (value // (1 << 27))) * 0x94D049BB133111EB
@@ -118,13 +119,14 @@ def _offset(bits: pl.Series, size: int, low: int) -> pl.Series:
 
 
 def _uniform(bits: pl.Series, low: float, high: float) -> pl.Series:
-    """53 bits of chance, scaled. Rounding may reach `high`, which is not included."""
+    """53 random bits, scaled. Rounding may give `high`, which is not included, so that is
+    replaced."""
     unit = (bits // (1 << 11)).cast(pl.Float64) * 2.0**-53
     return (unit * (high - low) + low).clip(None, math.nextafter(high, low))
 
 
 def _below(bits: pl.Series, probability: float) -> pl.Series:
-    """True with a probability: where the top 53 bits are below its share."""
+    """True with a probability: if the top 53 bits are below its share."""
     return (bits // (1 << 11)) < math.ceil(probability * 2**53)
 
 
@@ -133,7 +135,7 @@ def _is_now(column: GeneratedColumn) -> bool:
 
 
 def extremes(column: GeneratedColumn, rows: int | None) -> pl.Series:
-    """Values of a column between which all others lie, to see whether a type holds them."""
+    """The smallest and largest values of a column, to check whether a type can hold them."""
     if column.sequence is not None:
         return pl.Series([column.sequence, column.sequence + max(0, (rows or 1) - 1)])
     if column.choice is not None:

@@ -1,9 +1,10 @@
-"""One server being asked: paced, lenient when it says so, and with errors in our words.
+"""The HTTP client of a step: limits the rate, waits when the server asks for it, and converts
+errors.
 
-Always true: no two requests begin closer together than the rate limit allows; the error for a server
-that answers 429, 503 or 403 and names a time (`Retry-After`, or a rate limit that is spent and when it is
-reset) says when to come again; credentials go to no other server, because redirects are followed only to
-the same one.
+Always true: requests never begin faster than the rate limit allows; if a server answers 429, 503 or
+403 with a time (`Retry-After`, or a spent rate limit and its reset time), the error says when to
+try again; credentials are never sent to another server, because only redirects to the same server
+are followed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.retry import AFTER_MAX_S
 from dataflare.security.redact import redact
 
-_PATIENT = (403, 429, 503)
-"""What servers answer who were asked too often; 403 only where they say when to come again."""
+_TOO_MANY = (403, 429, 503)
+"""Statuses of servers that got too many requests; 403 only if the answer says when to try again."""
 _EPOCH_MIN = 1e9
 _REDIRECTS_MAX = 5
 _BODY_SHOWN = 200
@@ -32,10 +33,9 @@ _MOVED = (301, 302, 303, 307, 308)
 
 
 class HttpClient:
-    """The requests of one step. clock gives seconds, sleep waits for them; tests give their own.
-
-    waits_max: how often a request is made again after the time that the server says, before that
-    becomes an error: for one of many requests, which should not undo the others.
+    """The requests of one step. clock returns seconds, sleep waits for seconds; tests pass their
+    own. waits_max: how often a request is repeated after the time that the server names, before it
+    becomes an error. It is for one request among many, whose error would discard the others.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class HttpClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """The answer, of whatever status below 500 that is not about who asks. Raises SystemError_
-        (E0602, E0606 to E0608, E0611) and ConfigError (E0415)."""
+        """The answer, with any status below 500 that is not about credentials or rates. Raises
+        SystemError_ (E0602, E0606 to E0608, E0611) and ConfigError (E0415)."""
         target = httpx.URL(url)
-        asked = {**dict(target.params), **(params or {}), **self._key}
+        query = {**dict(target.params), **(params or {}), **self._key}
         for _ in range(_REDIRECTS_MAX):
-            answer = await self._patiently(
-                method, target, asked, json=json, content=content, headers=headers
+            answer = await self._request(
+                method, target, query, json=json, content=content, headers=headers
             )
             if answer.status_code not in _MOVED:
-                return self._judged(answer, url)
-            target, asked = self._moved(answer, target), {}
-        raise self._error(f"{shown(url)} redirects without end", "E0611")
+                return self._checked(answer, url)
+            target, query = self._redirect_target(answer, target), {}
+        raise self._error(f"{public_url(url)} redirects without end", "E0611")
 
-    async def _patiently(
+    async def _request(
         self, method: str, url: httpx.URL, params: Mapping[str, Any], **body: Any
     ) -> httpx.Response:
         waits = 0
@@ -97,19 +97,19 @@ class HttpClient:
                 )
             except httpx.TimeoutException as error:
                 raise self._error(
-                    f"{shown(str(url))} did not answer within {self._config.timeout:g} s",
+                    f"{public_url(str(url))} did not answer within {self._config.timeout:g} s",
                     "E0608",
-                    help="see whether the server is well, or raise 'timeout'",
+                    help="check whether the server works, or raise 'timeout'",
                     retry=Retry.LATER,
                 ) from error
             except httpx.HTTPError as error:
-                raise self._lost(str(url), error) from error
+                raise self._connection_error(str(url), error) from error
             wait = _wait_of(answer)
             if wait is None:
                 return answer
             if wait > AFTER_MAX_S:
                 raise self._error(
-                    f"{shown(str(url))} wants to be asked again only in {wait:.0f} s",
+                    f"{public_url(str(url))} accepts the next request only in {wait:.0f} s",
                     "E0611",
                     help="run again later, or set 'rate_limit'",
                     retry=Retry.LATER,
@@ -124,59 +124,59 @@ class HttpClient:
         rate = self._config.rate_limit
         if rate is None:
             return
-        now = self._clock()
-        turn = max(now, self._next_at)
+        time_now = self._clock()
+        turn = max(time_now, self._next_at)
         self._next_at = turn + 1 / rate
-        if turn > now:
-            await self._sleep(turn - now)
+        if turn > time_now:
+            await self._sleep(turn - time_now)
 
-    def _moved(self, answer: httpx.Response, url: httpx.URL) -> httpx.URL:
+    def _redirect_target(self, answer: httpx.Response, url: httpx.URL) -> httpx.URL:
         target = urljoin(str(url), answer.headers.get("location", ""))
         if origin_of(target) != origin_of(str(url)):
-            raise elsewhere(f"{shown(str(url))} redirects", target, self._step)
+            raise other_server(f"{public_url(str(url))} redirects", target, self._step)
         return httpx.URL(target)
 
-    def _judged(self, answer: httpx.Response, url: str) -> httpx.Response:
+    def _checked(self, answer: httpx.Response, url: str) -> httpx.Response:
         status = answer.status_code
-        said = f"{shown(url)} answered {status} {answer.reason_phrase}".rstrip()
+        message = f"{public_url(url)} answered {status} {answer.reason_phrase}".rstrip()
         notes = [f"it says: {text}"] if (text := excerpt(answer)) else []
         wait = _wait_of(answer)
         if status == 401:
-            raise self._error(f"{said}: it does not accept the credentials", "E0606", notes=notes,
+            raise self._error(f"{message}: it does not accept the credentials", "E0606", notes=notes,
                               help="look at 'auth' and 'headers'")  # fmt: skip
         if status == 403 and wait is None:
-            raise self._error(f"{said}: the credentials may not do this", "E0602", notes=notes)
-        if status >= 500 or status in _PATIENT:  # a 403 that says nothing was dealt with above
-            raise self._error(said, "E0611", notes=notes, retry=Retry.LATER, retry_after_s=wait)
+            raise self._error(f"{message}: the credentials may not do this", "E0602", notes=notes)
+        if status >= 500 or status in _TOO_MANY:  # a 403 without a time was handled above
+            raise self._error(message, "E0611", notes=notes, retry=Retry.LATER, retry_after_s=wait)
         return answer
 
-    def _lost(self, url: str, error: httpx.HTTPError) -> DataFlareError:
+    def _connection_error(self, url: str, error: httpx.HTTPError) -> DataFlareError:
         why = redact(str(error)) or type(error).__name__
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
             return ConfigError(
-                f"{shown(url)} cannot be asked: {why}",
+                f"{public_url(url)} cannot be requested: {why}",
                 code="E0415",
                 step=self._step,
-                help="mend the address: http://host/path or https://host/path",
+                help="fix the address: http://host/path or https://host/path",
             )
         if "CERTIFICATE" in why or "SSL" in why:
-            return self._error(f"no TLS connection to {shown(url)}: {why}", "E0609")
+            return self._error(f"no TLS connection to {public_url(url)}: {why}", "E0609")
         return self._error(
-            f"no connection to {shown(url)}: {why}",
+            f"no connection to {public_url(url)}: {why}",
             "E0607",
             help="see whether the server runs and the address is right",
             retry=Retry.LATER,
         )
 
-    def _error(self, message: str, code: str, **more: Any) -> SystemError_:
-        return SystemError_(message, code=code, step=self._step, **more)
+    def _error(self, message: str, code: str, **options: Any) -> SystemError_:
+        return SystemError_(message, code=code, step=self._step, **options)
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
 
-def shown(url: str) -> str:
-    """The address without what may be secret: credentials and the query."""
+def public_url(url: str) -> str:
+    """The address without its secret parts: credentials and the query."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""
@@ -189,10 +189,10 @@ def excerpt(answer: httpx.Response) -> str:
     return redact(text[:_BODY_SHOWN])
 
 
-def elsewhere(what: str, target: str, step: str) -> ConfigError:
-    """The error for what leads to another server than the configured one."""
+def other_server(subject: str, target: str, step: str) -> ConfigError:
+    """The error for an address of another server than the configured one."""
     return ConfigError(
-        f"{what} to another server: {shown(target)}",
+        f"{subject} to another server: {public_url(target)}",
         code="E0415",
         step=step,
         help="put that address into 'url', if you trust it with your credentials",
@@ -200,15 +200,15 @@ def elsewhere(what: str, target: str, step: str) -> ConfigError:
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
-    """The server that an address names: scheme, host and port."""
+    """The server in an address: scheme, host and port."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def _wait_of(answer: httpx.Response) -> float | None:
-    """Seconds that a server wants us to wait which answers that it was asked too often, if it says."""
-    if answer.status_code not in _PATIENT:
+    """The seconds to wait that a server names when it got too many requests, if it names them."""
+    if answer.status_code not in _TOO_MANY:
         return None
     wait = _retry_after(answer)
     if wait is not None:
@@ -217,14 +217,14 @@ def _wait_of(answer: httpx.Response) -> float | None:
         if answer.headers.get(f"{prefix}-remaining", "").strip() == "0":
             reset = answer.headers.get(f"{prefix}-reset", "").strip()
             if re.fullmatch(r"\d+(\.\d+)?", reset):
-                # A time of day, as GitHub has it, or seconds from now.
+                # Either seconds since 1970, as GitHub sends it, or seconds from now.
                 seconds = float(reset)
                 return max(0.0, seconds - time.time()) if seconds > _EPOCH_MIN else seconds
     return None
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds that the server wants us to wait, if it says."""
+    """The seconds in the header Retry-After, if there is one."""
     text = answer.headers.get("retry-after", "").strip()
     if text.isdigit():
         return float(text)

@@ -1,4 +1,4 @@
-"""What a workflow says about an HTTP API."""
+"""The options of an HTTP API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataflare.model.units import Duration, Rate
 
 
 class Auth(BaseModel):
-    """How to say who asks."""
+    """The credentials of requests."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -28,14 +28,16 @@ class Auth(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        needed = {"bearer": ("token",), "basic": ("username", "password")}.get(
+        required = {"bearer": ("token",), "basic": ("username", "password")}.get(
             self.type, ("name", "value")
         )
-        given = [n for n in ("token", "username", "password", "name", "value") if getattr(self, n)]
-        missing = [n for n in needed if getattr(self, n) is None]
+        options = [
+            n for n in ("token", "username", "password", "name", "value") if getattr(self, n)
+        ]
+        missing = [n for n in required if getattr(self, n) is None]
         if missing:
             raise ValueError(f"auth of type {self.type} needs '{missing[0]}'")
-        strange = [name for name in given if name not in needed]
+        strange = [name for name in options if name not in required]
         if strange:
             raise ValueError(f"auth of type {self.type} takes no '{strange[0]}'")
         return self
@@ -52,7 +54,7 @@ class HttpConfig(BaseModel):
     )
     auth: Auth | None = Field(None, description="who asks")
     timeout: Duration = Field(30.0, gt=0, description="how long to wait for one answer")
-    rate_limit: Rate | None = Field(None, description="at most so many requests, such as 10/s")
+    rate_limit: Rate | None = Field(None, description="the highest rate of requests, such as 10/s")
 
     @field_validator("url")
     @classmethod
@@ -66,44 +68,44 @@ class HttpConfig(BaseModel):
 
 
 class Pagination(BaseModel):
-    """How to ask for what follows."""
+    """How to request the next page."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["page", "offset", "cursor", "link", "next_url"] = Field(
-        description="page: pages have numbers; offset: rows are skipped; cursor: an answer holds the "
-        "mark of the next page; link: the header Link names it (rel=next); next_url: a field of the "
-        "answer does"
+        description="page: pages have numbers; offset: rows are skipped; cursor: an answer "
+        "contains the mark of the next page; link: the header Link names it (rel=next); "
+        "next_url: a field of the answer names it"
     )
     param: str | None = Field(
-        None, description="the parameter that says where: by default page, offset or cursor"
+        None, description="the parameter for the page: by default page, offset or cursor"
     )
     size_param: str | None = Field(
-        None, description="the parameter that says how many rows a page has; for page and offset"
+        None, description="the parameter for the number of rows of a page; for page and offset"
     )
     size: int | None = Field(
         None,
         ge=1,
-        description="rows to ask for in a page. A server may give fewer: reading ends at an empty page, "
-        "or where `total` says so",
+        description="rows to request in a page. A server may give fewer: reading ends at an "
+        "empty page, or when `total` rows were read",
     )
     total: JsonPath | None = Field(
         None,
-        description="where the answer says how many rows there are in all, such as $.total; for page "
-        "and offset",
+        description="where the answer has the number of all rows, such as $.total; for page and "
+        "offset",
     )
     start: int | None = Field(
         None, ge=0, description="the first page (1) or offset (0), for page and offset"
     )
     path: JsonPath | None = Field(
-        None, description="where the answer says the next cursor or URL, such as $.next"
+        None, description="where the answer has the next cursor or URL, such as $.next"
     )
     absent: Literal["error", "end"] = Field(
         "error",
         description="what it means when the first answer has rows, and nothing at `path`: a wrong path, "
         "or the only page",
     )
-    max_pages: int | None = Field(None, ge=1, description="stop after so many pages")
+    max_pages: int | None = Field(None, ge=1, description="stop after this many pages")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -136,15 +138,15 @@ class HttpSourceConfig(HttpConfig):
         "by default the answer itself is the list",
     )
     pagination: Pagination | None = Field(
-        None, description="how to ask for what follows; by default one answer is all"
+        None, description="how to request the next page; by default there is only one answer"
     )
     incremental: HttpIncremental | None = Field(
-        None, description="ask only for what is new since the last run"
+        None, description="request only rows that are new since the last run"
     )
     stable_pages: bool = Field(
         False,
-        description="asking again for a page gives the same rows, so a run may resume at a page; else "
-        "it starts over and commits once, at its end",
+        description="a page that is requested again has the same rows, so a run may resume at a "
+        "page; otherwise it starts over and commits once, at its end",
     )
 
     @model_validator(mode="after")
@@ -152,7 +154,7 @@ class HttpSourceConfig(HttpConfig):
         if self.body is not None and self.method != "POST":
             raise ValueError("'body' needs method: POST")
         if self.incremental is not None and self.incremental.param in self.params:
-            raise ValueError(f"'{self.incremental.param}' stands in 'params' and in 'incremental'")
+            raise ValueError(f"'{self.incremental.param}' is in 'params' and in 'incremental'")
         return self
 
 

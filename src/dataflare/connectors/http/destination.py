@@ -1,7 +1,7 @@
 """The `http` destination: rows as the bodies of requests, a webhook.
 
 Always true: rows go out in order, one request after the other; a batch that the server refuses
-(400, 409, 413, 422) is halved until the rows that it means are found, if they may be left out.
+(400, 409, 413, 422) is halved until the refused rows are found, if rows may be left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import polars as pl
 
-from dataflare.connectors.http.client import HttpClient, excerpt, shown
+from dataflare.connectors.http.client import HttpClient, excerpt, public_url
 from dataflare.connectors.http.config import HttpDestinationConfig
 from dataflare.errors import DataError, SystemError_
 from dataflare.formats.text_write import NdjsonText
@@ -54,7 +54,7 @@ hook:
 
     def capabilities(self) -> DestinationCapabilities:
         return DestinationCapabilities(
-            Delivery.REPEATING, "requests are sent at once, and again after a crash"
+            Delivery.REPEATING, "requests are sent immediately, and again after a crash"
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
@@ -62,13 +62,16 @@ hook:
         return WebhookWriter(client, self.config, context)
 
     async def inspect(self) -> Mapping[str, str]:
-        """For `check`: which server it is. It is sent nothing, for a webhook acts on what it gets."""
-        return {"server": urlsplit(self.config.url).netloc, "asked": "no: a request is an act"}
+        """For `check`: the server. No request is sent, because a webhook acts on each request."""
+        return {
+            "server": urlsplit(self.config.url).netloc,
+            "asked": "no: a request would have an effect",
+        }
 
 
 class WebhookWriter(Writer):
-    """Sends full batches when they are full, and the rest when the input pauses. A request keeps its
-    key when it is made again, so that a server that minds it takes its rows once."""
+    """Sends batches when they are full, and the remaining rows when the input pauses. A repeated
+    request has the same key, so that a server that checks keys accepts its rows once."""
 
     resumes = True
 
@@ -76,21 +79,21 @@ class WebhookWriter(Writer):
         self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
     ) -> None:
         self._client, self._config, self._context = client, config, context
-        self._held: list[pl.DataFrame] = []
+        self._frames: list[pl.DataFrame] = []
         self._rows = 0
-        self._taken: SharedDataBatch | None = None
+        self._last_batch: SharedDataBatch | None = None
         self._requests: deque[tuple[pl.DataFrame, str]] = deque()
         self._refused: list[RefusedRow] = []
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        if batch is not self._taken:
-            self._held.append(batch.frame.select(self._context.schema.names))
+        if batch is not self._last_batch:
+            self._frames.append(batch.frame.select(self._context.schema.names))
             self._rows += batch.num_rows
-            self._taken = batch
+            self._last_batch = batch
         if self._rows >= self._config.batch_size:
             self._cut(whole_only=True)
         await self._send_all()
-        self._taken = None
+        self._last_batch = None
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     async def flush(self) -> None:
@@ -103,18 +106,18 @@ class WebhookWriter(Writer):
         return refused
 
     def _cut(self, *, whole_only: bool) -> None:
-        """Make requests of the rows that are held."""
+        """Make requests from the buffered rows."""
         if not self._rows:
             return
         size = self._config.batch_size
-        frame = pl.concat(self._held)
+        frame = pl.concat(self._frames)
         whole = frame.height - frame.height % size if whole_only else frame.height
         rest = frame.slice(whole)
         self._requests.extend((part, _new_key()) for part in frame.head(whole).iter_slices(size))
-        self._held, self._rows = [rest] if rest.height else [], rest.height
+        self._frames, self._rows = [rest] if rest.height else [], rest.height
 
     async def _send_all(self) -> None:
-        """Send the requests in order. One that fails stays the first, with its key."""
+        """Send the requests in order. A failed request stays the first, with its key."""
         while self._requests:
             rows, key = self._requests[0]
             halves = await self._send(rows, key)
@@ -123,7 +126,8 @@ class WebhookWriter(Writer):
             self._requests.extendleft((half, _new_key()) for half in reversed(halves))
 
     async def _send(self, rows: pl.DataFrame, key: str) -> Sequence[pl.DataFrame]:
-        """Send a request; where some of its rows are refused, give the halves to send instead."""
+        """Send a request. If the server refuses some of its rows, return the halves to send
+        instead."""
         config = self._config
         content, kind = self._body(rows)
         headers = {"Content-Type": kind, "Idempotency-Key": key}
@@ -131,7 +135,7 @@ class WebhookWriter(Writer):
         if answer.status_code < 300:
             return ()
         if answer.status_code not in _ABOUT_ROWS:
-            raise _unwilling(answer, config.url)
+            raise _request_error(answer, config.url)
         if not self._context.sift:
             raise self._refusal(rows, answer)
         if rows.height == 1:
@@ -150,15 +154,15 @@ class WebhookWriter(Writer):
         return b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]", "application/json"
 
     def _refusal(self, rows: pl.DataFrame, answer: httpx.Response) -> DataError:
-        which = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
+        subject = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
         first: dict[str, Any] = rows.row(0, named=True)
         text = ", ".join(f"{name}={value!r}" for name, value in first.items())
         return DataError(
-            f"{shown(self._config.url)} refuses {which}: {_why(answer, self._config.url)}",
+            f"{public_url(self._config.url)} refuses {subject}: {_why(answer, self._config.url)}",
             code="E0510",
             step=self._context.step,
             notes=[f"{'the' if rows.height == 1 else 'the first'} row: {text[:400]}"],
-            help="mend the data, or set error_handling: {on_error: dead_letter}",
+            help="fix the data, or set error_handling: {on_error: dead_letter}",
         )
 
     async def aclose(self) -> None:
@@ -170,14 +174,14 @@ def _new_key() -> str:
 
 
 def _why(answer: httpx.Response, url: str) -> str:
-    said = excerpt(answer)
+    text = excerpt(answer)
     status = f"{answer.status_code} {answer.reason_phrase}".rstrip()
-    return f"{status}: {said}" if said else status
+    return f"{status}: {text}" if text else status
 
 
-def _unwilling(answer: httpx.Response, url: str) -> SystemError_:
+def _request_error(answer: httpx.Response, url: str) -> SystemError_:
     return SystemError_(
-        f"{shown(url)} answered {_why(answer, url)}",
+        f"{public_url(url)} answered {_why(answer, url)}",
         code="E0604" if answer.status_code in (404, 410) else "E0611",
         help="look at 'url' and 'method'",
     )

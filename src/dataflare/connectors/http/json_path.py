@@ -1,4 +1,5 @@
-"""Places in JSON, in the small part of JSONPath that names exactly one: `$`, `$.a.b`, `$.a[0].b`."""
+"""Places in JSON, in the part of JSONPath where a path names exactly one place: `$`, `$.a.b`,
+`$.a[0].b`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def parts_of(path: str) -> list[str | int]:
     while place < len(rest):
         match = _PART.match(rest, place)
         if match is None:
-            raise ValueError(f"'{path}' names no place in JSON: expected one such as $.data.items")
+            raise ValueError(f"'{path}' is not a path in JSON: expected one such as $.data.items")
         key, index, quoted = match.groups()
         parts.append(int(index) if index is not None else key or quoted)
         place = match.end()
@@ -28,8 +29,8 @@ def parts_of(path: str) -> list[str | int]:
 
 
 def text_at(text: bytes, path: str) -> bytes | None:
-    """The JSON text of what stands at the path in a JSON text, or None where there is nothing.
-    Raises BadJson."""
+    """The JSON text of the value at the path in a JSON text, or None if there is no value. Raises
+    BadJson."""
     for part in parts_of(path):
         first = text.lstrip()[:1]
         if isinstance(part, int):

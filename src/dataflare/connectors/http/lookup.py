@@ -1,7 +1,7 @@
 """The `http` lookup: one request for each key that a batch has.
 
-Always true: a key is put into the address percent-encoded, so it never changes what is asked; 404 and
-an empty answer mean that the key is not there.
+Always true: a key is percent-encoded in the address, so it cannot change other parts of the
+request; 404 and an empty answer mean that the key does not exist.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import ConfigDict, Field, model_validator
 
 from dataflare.connectors.fields import FieldTypes, of_objects, placed, schema_of
-from dataflare.connectors.http.client import HttpClient, excerpt, shown
+from dataflare.connectors.http.client import HttpClient, excerpt, public_url
 from dataflare.connectors.http.config import HttpConfig
 from dataflare.connectors.http.json_path import JsonPath, text_at
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
@@ -36,16 +36,17 @@ class HttpLookupConfig(HttpConfig):
 
     method: Literal["GET", "POST"] = Field("GET", description="POST sends `body`")
     params: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, repr=False, description="of the query string; may hold {key}"
+        default_factory=dict, repr=False, description="of the query string; may contain {key}"
     )
     body: dict[str, Any] | None = Field(
-        None, repr=False, description="the JSON that POST sends; may hold {key}"
+        None, repr=False, description="the JSON that POST sends; may contain {key}"
     )
     records: JsonPath | None = Field(
-        None, description="where the answer has the object, or a list of them; by default it is it"
+        None,
+        description="where the answer has the object, or a list of objects; by default the answer itself",
     )
     schema_: FieldTypes = Field(default_factory=dict, alias="schema")
-    concurrency: int = Field(8, ge=1, le=256, description="requests under way at once")
+    concurrency: int = Field(8, ge=1, le=256, description="concurrent requests")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -69,7 +70,7 @@ def slots_of(value: Any) -> set[str]:
 
 
 class HttpLookup(LookupConnector):
-    """A JSON API that is asked for one key at a time."""
+    """A JSON API that gets one request per key."""
 
     type = "http"
     Config = HttpLookupConfig
@@ -98,7 +99,7 @@ enriched:
         step = self.context.step
         for slot in sorted(self.config.slots - {*keys.names}):
             raise ConfigError(
-                f"step '{step}' asks with {{{slot}}}, which is no key of its mapping",
+                f"step '{step}' uses {{{slot}}}, which is not a key of its mapping",
                 code="E0407",
                 step=step,
                 notes=[f"its keys: {', '.join(keys.names)}"],
@@ -107,7 +108,7 @@ enriched:
         for key in keys.names:
             if key not in self.config.slots:
                 raise ConfigError(
-                    f"step '{step}' does not ask with its key '{key}'",
+                    f"step '{step}' does not use its key '{key}'",
                     code="E0407",
                     step=step,
                     help=f"put {{{key}}} into url, params or body",
@@ -115,7 +116,7 @@ enriched:
         return schema_of(keys, fields, self.config.schema_, step)
 
     async def inspect(self) -> Mapping[str, str]:
-        """For `check`: which server it is, and that it answers at all."""
+        """For `check`: the server, and its answer to one request."""
         client = self._client()
         parts = urlsplit(self.config.url)
         try:
@@ -139,20 +140,20 @@ class _Live(KeyedLookup):
         self._turns = asyncio.Semaphore(config.concurrency)
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
-        asked = [self._asked(row) for row in keys.iter_rows(named=True)]
-        asking = [asyncio.ensure_future(each) for each in asked]
+        requests = [self._objects_of(row) for row in keys.iter_rows(named=True)]
+        tasks = [asyncio.ensure_future(each) for each in requests]
         try:
-            answers = await asyncio.gather(*asking)
+            answers = await asyncio.gather(*tasks)
         finally:
-            for each in asking:
+            for each in tasks:
                 each.cancel()
-        places = [place for place, found in enumerate(answers) for _ in found]
-        objects = [each for found in answers for each in found]
-        where = shown(self._config.url)
+        places = [place for place, rows in enumerate(answers) for _ in rows]
+        objects = [each for rows in answers for each in rows]
+        where = public_url(self._config.url)
         return of_objects(placed(keys, places), objects, self._schema, where)
 
-    async def _asked(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The objects that the API has for a key."""
+    async def _objects_of(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The objects of the API for a key."""
         config = self._config
         url = _SLOT.sub(lambda slot: quote(_text(key[slot[1]]), safe=""), config.url)
         params = {name: _filled(value, key) for name, value in config.params.items()}
@@ -161,41 +162,42 @@ class _Live(KeyedLookup):
             answer = await self._client.ask(config.method, url, params=params, json=body)
         if answer.status_code in (204, 404):
             return []
-        where = shown(url)
+        where = public_url(url)
         if answer.status_code >= 400:
-            said = excerpt(answer)
+            text_of_answer = excerpt(answer)
             raise SystemError_(
                 f"{where} answered {answer.status_code} {answer.reason_phrase}".rstrip(),
                 code="E0611",
-                notes=[f"it says: {said}"] if said else [],
+                notes=[f"it says: {text_of_answer}"] if text_of_answer else [],
                 help="look at 'url', 'method' and 'params'",
             )
         try:
             text = text_at(answer.content, config.records or "$")
-            found = None if text is None else decode(text)
+            decoded = None if text is None else decode(text)
         except BadJson as error:
             raise DataError(
                 f"{where} is {error}",
                 code="E0503",
                 notes=[f"it begins: {excerpt(answer)[:80]}"],
-                help="see what the address answers; the lookup needs one that gives JSON",
+                help="check the answer of the address; the lookup needs JSON",
             ) from error
-        listed = found if isinstance(found, list) else [] if found is None else [found]
-        for each in listed:
+        objects = decoded if isinstance(decoded, list) else [] if decoded is None else [decoded]
+        for each in objects:
             if not isinstance(each, dict):
                 raise DataError(
                     f"{where} has no object at '{config.records or '$'}'",
                     code="E0503",
                     help="set 'records' to where the object is, such as $.data",
                 )
-        return listed
+        return objects
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
 
 def _filled(value: Any, key: Mapping[str, Any]) -> Any:
-    """The value with keys in place of their names; a text that is one name takes the key's type."""
+    """The value with keys in place of their names; a text that is only one name gets the key's
+    type."""
     if isinstance(value, str):
         whole = _SLOT.fullmatch(value)
         if whole and isinstance(key[whole[1]], int | bool):
@@ -207,7 +209,7 @@ def _filled(value: Any, key: Mapping[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A key as it stands in an address."""
+    """A key as text for an address."""
     if isinstance(value, bool):
         return json.dumps(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

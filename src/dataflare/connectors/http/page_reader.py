@@ -1,6 +1,6 @@
-"""The pages of an API being read, one ahead of what was let out.
+"""Read the pages of an API, one page ahead of the rows returned.
 
-Always true: a page that was read before does not come again: pages that lead in a circle are an error.
+Always true: no page is read twice: if the next page is an earlier one, that is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from dataflare.connectors.http.client import HttpClient, shown
+from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
 from dataflare.connectors.http.incremental import Cursor, Unordered
 from dataflare.connectors.http.pages import Page, fetched, name_of
@@ -22,11 +22,12 @@ from dataflare.model.progress import Position
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, NewFields, Salvaged
 
 _SAME_PAGES_MAX = 10
-"""So many pages in a row with the same rows: the server does not look at which one is asked for."""
+"""After this many equal pages in a row, the server is assumed to ignore the parameter of the
+page."""
 
 
 class PageReader(ChunkReader):
-    """sample: pages that were read already, from the first on. incremental: what tells new rows."""
+    """sample: pages that were read already, from the first on. incremental: finds the new rows."""
 
     resumes = True
 
@@ -62,7 +63,7 @@ class PageReader(ChunkReader):
             if self._incremental is not None:
                 cursor, window = self._incremental
                 rows = await asyncio.to_thread(cursor.new_rows, page.lines, window)
-            # The last page is let out also when it is empty: it has the position of the end.
+            # The last page is returned even if it is empty: it has the position of the end.
             if rows or (self._incremental is not None and self._place is None):
                 return self._chunk(page, rows, place["number"])
         raise EndOfSplit
@@ -74,8 +75,8 @@ class PageReader(ChunkReader):
         return await fetched(self._client, self._config, place, self._step)
 
     def _check_circle(self, place: Place, page: Page) -> None:
-        """Raises DataError (E0503) for a page that names one which was read before, and for pages by
-        number that are all the same."""
+        """Raises DataError (E0503) if the next page was read before, or if numbered pages are all
+        the same."""
         if page.following is None:
             return
         number = place["number"] + 1
@@ -96,20 +97,20 @@ class PageReader(ChunkReader):
             f"{name_of(self._config, place)} {problem}",
             code="E0503",
             step=self._step,
-            help="see 'pagination': the server must be told which page is wanted by the parameter "
-            "that it knows, and must name another page, or none at the end",
+            help="check 'pagination': 'param' must be the server's parameter for the page, and "
+            "the answer must name another page, or none at the end",
         )
 
     def _chunk(self, page: Page, rows: Sequence[int], number: int) -> Chunk:
-        """The rows of a page that are to be given."""
+        """The new rows of a page, as a chunk."""
         plan, lines = self._plan, b"\n".join(page.lines[row] for row in rows)
 
         def place_of(row: int) -> str:
-            return f"{shown(self._config.url)} page {number + 1} row {page.numbers[rows[row]]}"
+            return f"{public_url(self._config.url)} page {number + 1} row {page.numbers[rows[row]]}"
 
         def salvage() -> Salvaged:
-            found = plan.salvage(lines, place_of)
-            return Salvaged(found.good, found.good_rows, found.bad)
+            result = plan.salvage(lines, place_of)
+            return Salvaged(result.good, result.good_rows, result.bad)
 
         def new_fields() -> NewFields | None:
             return ndjson_watch.new_fields(plan.columns, lines)

@@ -1,7 +1,7 @@
-"""One page of an API: what is asked, and what its answer holds.
+"""One page of an API: the request, and the rows of the answer.
 
-Always true: rows are the texts of the answer's items, as they were written; an item that is null is not
-a row, and neither is an answer without content (204).
+Always true: rows are the texts of the answer's items, as they were written; a null item is not a
+row; an answer without content (204) has no rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
-from dataflare.connectors.http.client import HttpClient, elsewhere, excerpt, origin_of, shown
+from dataflare.connectors.http.client import (
+    HttpClient,
+    excerpt,
+    origin_of,
+    other_server,
+    public_url,
+)
 from dataflare.connectors.http.config import HttpSourceConfig
 from dataflare.connectors.http.json_path import text_at
 from dataflare.connectors.http.paging import BadPages, Place, ends_at, next_place, request_at
@@ -38,12 +44,12 @@ class Page(Struct, frozen=True):
 
 
 def name_of(config: HttpSourceConfig, place: Place) -> str:
-    return f"page {place['number'] + 1} of {shown(config.url)}"
+    return f"page {place['number'] + 1} of {public_url(config.url)}"
 
 
 async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place, step: str) -> Page:
-    """The page at a place. Raises SystemError_, ConfigError and, for what is not a page, DataError
-    (E0503)."""
+    """The page at a place. Raises SystemError_ and ConfigError, and DataError (E0503) if the answer
+    is not a page."""
     name = name_of(config, place)
     answer = await _answer(client, config, place, step)
     if answer.status_code == 204 or ends_at(config, place, answer.status_code):
@@ -60,7 +66,7 @@ async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place, st
             f"{name} is {error}",
             code="E0503",
             notes=[f"it is {kind}, and begins: {excerpt(answer)[:80]}"],
-            help="see whether 'url' is the address of the API, not of a page for people",
+            help="check whether 'url' is the address of the API, not of a web page",
         ) from error
     except BadPages as error:
         raise DataError(f"{name} {error}", code="E0503", help=error.help) from error
@@ -73,7 +79,7 @@ async def _answer(
     is_private = bool(config.auth or config.headers or config.body)
     if is_private and origin_of(request.url) != origin_of(config.url):
         before = {**place, "number": place["number"] - 1}
-        raise elsewhere(f"{name_of(config, before)} leads", request.url, step)
+        raise other_server(f"{name_of(config, before)} leads", request.url, step)
     if config.method == "POST":
         body = {**(config.body or {}), **request.params}
         return await client.ask("POST", request.url, json=body)
@@ -92,7 +98,7 @@ def _items(content: bytes, config: HttpSourceConfig, name: str) -> list[bytes]:
         return list_items(b"[" + records + b"]")
     fields = fields_of(content) if content.lstrip()[:1] == b"{" else {}
     if records is not None and not fields:
-        list_items(b"[" + records + b"]")  # for what is wrong with a text that is not JSON
+        list_items(b"[" + records + b"]")  # raises BadJson with the problem
     keys = ", ".join(sorted(fields)[:12])
     raise DataError(
         f"{name} has {_kind(first)} at '{config.records or '$'}' where a list of rows was expected",
@@ -103,7 +109,7 @@ def _items(content: bytes, config: HttpSourceConfig, name: str) -> list[bytes]:
 
 
 def check_rows(pages: Sequence[tuple[Place, Page]], config: HttpSourceConfig) -> None:
-    """Raises DataError (E0503) where pages have items and none of them is an object."""
+    """Raises DataError (E0503) if pages have items and none of them is an object."""
     for place, page in pages:
         if page.lines and not any(line[:1] == b"{" for line in page.lines):
             shown_item = page.lines[0][:60].decode(errors="replace")
@@ -115,17 +121,17 @@ def check_rows(pages: Sequence[tuple[Place, Page]], config: HttpSourceConfig) ->
 
 
 def _refused(answer: httpx.Response, name: str) -> SystemError_:
-    said = excerpt(answer)
+    text = excerpt(answer)
     return SystemError_(
         f"{name}: the server answered {answer.status_code} {answer.reason_phrase}".rstrip(),
         code="E0604" if answer.status_code in (404, 410) else "E0611",
-        notes=[f"it says: {said}"] if said else [],
+        notes=[f"it says: {text}"] if text else [],
         help="look at 'url', 'method' and 'params'",
     )
 
 
 def _text(answer: httpx.Response, name: str) -> bytes:
-    """The answer's text as UTF-8, without a mark of byte order."""
+    """The answer's text as UTF-8, without a byte order mark."""
     data, charset = answer.content, answer.charset_encoding or "utf-8"
     if data.startswith(codecs.BOM_UTF8):
         return data[len(codecs.BOM_UTF8) :]
@@ -139,7 +145,7 @@ def _text(answer: httpx.Response, name: str) -> bytes:
         raise DataError(
             f"{name} cannot be read as {charset}, which its header Content-Type names",
             code="E0504",
-            help="tell who runs the server: JSON is UTF-8",
+            help="report it to the operator of the server: JSON is UTF-8",
         ) from error
 
 

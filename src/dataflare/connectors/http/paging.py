@@ -1,7 +1,7 @@
-"""Which request follows an answer.
+"""Compute the next request from an answer.
 
-Always true: a place says all that the next request needs, as JSON; the request after an answer is a
-function of its place and the answer alone.
+Always true: a place has all that the next request needs, as JSON; the next request is a function of
+only the place and the answer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dataflare.connectors.http.link_header import next_url
 from dataflare.formats.json_values import decode
 
 Place = Mapping[str, Any]
-"""number: the pages before; and `at` (page, offset or cursor) or `url`, where paging has them.
-since: the value of the incremental parameter, where there is one. rows: those of the pages before, where
-a total is expected; short: the page before had fewer rows than were asked for."""
+"""number: of earlier pages. at (page, offset or cursor) or url: of the page, if the paging has it.
+since: the value of the incremental parameter, if there is one. rows: of earlier pages, if a total
+is expected. short: the page before had fewer rows than requested."""
 
 
 class Request(Struct, frozen=True):
-    """url, and the parameters beside those of the config."""
+    """url, and the parameters that are not in the config."""
 
     url: str
     params: Mapping[str, Any]
 
 
 def first_place(config: HttpSourceConfig, since: str | None = None) -> Place:
-    """Where reading begins. since: the value of the incremental parameter."""
+    """The first place. since: the value of the incremental parameter."""
     place: dict[str, Any] = {"number": 0}
     match config.pagination:
         case Pagination(type="page", start=start):
@@ -43,7 +43,7 @@ def first_place(config: HttpSourceConfig, since: str | None = None) -> Place:
 
 
 def request_at(config: HttpSourceConfig, place: Place) -> Request:
-    """What to ask for."""
+    """The request for a place."""
     pages = config.pagination
     if "url" in place:
         return Request(place["url"], {})
@@ -61,14 +61,18 @@ def request_at(config: HttpSourceConfig, place: Place) -> Request:
 def next_place(
     config: HttpSourceConfig, place: Place, answer: httpx.Response, content: bytes, rows: int
 ) -> Place | None:
-    """Where the next page is; None after the last. content: the answer's JSON text; rows: how many
-    items it has. Raises BadPages for an answer that does not say what the config expects of it."""
-    found = _following(config, place, answer, content, rows)
-    return found if found is None or "since" not in place else {**found, "since": place["since"]}
+    """The place of the next page; None after the last. content: the answer's JSON text; rows: the
+    number of its items. Raises BadPages if the answer lacks a field that the config names."""
+    place_after = _following(config, place, answer, content, rows)
+    return (
+        place_after
+        if place_after is None or "since" not in place
+        else {**place_after, "since": place["since"]}
+    )
 
 
 class BadPages(Exception):
-    """Pages that contradict what the config says of them. help: what the user can do."""
+    """The pages contradict the config. help: what the user can do."""
 
     def __init__(self, message: str, help: str) -> None:
         super().__init__(message)
@@ -76,7 +80,7 @@ class BadPages(Exception):
 
 
 def ends_at(config: HttpSourceConfig, place: Place, status: int) -> bool:
-    """Whether a refusal with this status only says that there are no more pages."""
+    """Whether a refusal with this status only means that there are no more pages."""
     pages = config.pagination
     if pages is None or pages.type not in ("page", "offset") or not place["number"]:
         return False
@@ -84,7 +88,7 @@ def ends_at(config: HttpSourceConfig, place: Place, status: int) -> bool:
 
 
 def mark_of(place: Place) -> Any:
-    """What tells a page from the others."""
+    """The mark that identifies a page."""
     return place.get("url", place.get("at"))
 
 
@@ -104,7 +108,7 @@ def _following(
     if text is None and number == 1 and rows and pages.absent == "error":
         raise BadPages(
             f"has nothing at '{pages.path}', where 'pagination' expects the next page",
-            "set its 'path' to where the answer names the next page, or, where the API leaves that "
+            "set its 'path' to where the answer names the next page, or, if the API leaves that "
             "out on the last page, 'absent: end'",
         )
     following = None if text is None else decode(text)
@@ -116,9 +120,9 @@ def _following(
 
 
 def _counted(pages: Pagination, place: Place, content: bytes, rows: int) -> Place | None:
-    """The next page by number or offset. A short page is not the last: a server may give fewer rows
-    than it was asked for."""
-    seen = place.get("rows", 0) + rows
+    """The next page by number or offset. A short page is not the last: a server may return fewer
+    rows than requested."""
+    rows_read = place.get("rows", 0) + rows
     total = None
     if pages.total is not None:
         text = text_at(content, pages.total)
@@ -126,23 +130,23 @@ def _counted(pages: Pagination, place: Place, content: bytes, rows: int) -> Plac
         if type(total) is not int:
             raise BadPages(
                 f"has no whole number at '{pages.total}', where 'pagination' expects the total",
-                "set 'total' to where the answer says how many rows there are in all",
+                "set 'total' to where the answer has the number of all rows",
             )
     if rows == 0:
-        if total is not None and seen < total:
+        if total is not None and rows_read < total:
             raise BadPages(
-                f"is empty after {seen} rows, and says that there are {total}",
-                "look at 'pagination': a parameter may have another name, or 'total' may count more",
+                f"is empty after {rows_read} rows, and says that there are {total}",
+                "check 'pagination': a parameter may have another name, or 'total' may count more",
             )
         return None
-    if total is not None and seen >= total:
+    if total is not None and rows_read >= total:
         return None
     following: dict[str, Any] = {
         "number": place["number"] + 1,
         "at": place["at"] + (rows if pages.type == "offset" else 1),
     }
     if pages.total is not None:
-        following["rows"] = seen
+        following["rows"] = rows_read
     if pages.size is not None and rows < pages.size:
         following["short"] = True
     return following

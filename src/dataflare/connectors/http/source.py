@@ -1,8 +1,8 @@
 """The `http` source: the pages of a JSON API, one after the other.
 
-Always true: a page's rows come out whole, then its position says where the next page is; types are
-found on the first pages, which are not asked for again, and rows that do not fit them are bad rows with
-their place.
+Always true: a page's rows are returned as one chunk, and its position has the place of the next
+page; types are inferred from the first pages, which are not requested again; rows that do not fit
+the types are bad rows with their place.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from dataflare.connectors.http.client import HttpClient, shown
+from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
-from dataflare.connectors.http.incremental import Cursor, first_asked
+from dataflare.connectors.http.incremental import Cursor, first_value
 from dataflare.connectors.http.page_reader import PageReader
 from dataflare.connectors.http.pages import Page, check_rows, fetched
 from dataflare.connectors.http.paging import Place, first_place
@@ -39,9 +39,9 @@ from dataflare.sdk.source import (
 
 _PAGES = "pages"
 _SAMPLE_PAGES, _SAMPLE_ROWS, _SAMPLE_S = 3, 10_000, 5.0
-"""Types are found on at most so many pages; no other one is asked for after so many rows or seconds."""
+"""The sample has at most this many pages; it ends after this many rows or seconds."""
 _FRESH_S = 60.0
-"""Pages of the sample that are older are asked for again."""
+"""Pages of the sample that are older than this are requested again."""
 
 
 class HttpSource(SourceConnector, SupportsProjection):
@@ -75,9 +75,11 @@ issues:
 
     def capabilities(self) -> SourceCapabilities:
         if self.config.stable_pages:
-            reason = "stable_pages says that a page asked for again has the same rows"
+            reason = "stable_pages: a page that is requested again has the same rows"
             return SourceCapabilities(replay=Replay.EXACT, replay_reason=reason, chunks=True)
-        reason = "an API may answer otherwise when asked again; set stable_pages if it does not"
+        reason = (
+            "an API may answer differently to a second request; set stable_pages if it does not"
+        )
         return SourceCapabilities(replay=Replay.NONE, replay_reason=reason, chunks=True)
 
     def reads_all(self) -> bool:
@@ -86,38 +88,41 @@ issues:
         )
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._output = tuple(columns)
-        return made
+        copy_ = copy.copy(self)
+        copy_._output = tuple(columns)
+        return copy_
 
     async def schema(self) -> Schema:
-        columns = {column.name: column.type for column in await self._found()}
+        columns = {column.name: column.type for column in await self._all_columns()}
         names = columns if self._output is None else self._output
         return Schema.of([(name, columns[name]) for name in names])
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
-        data: dict[str, Any] = {"columns": [c.to_json() for c in await self._found()]}
+        data: dict[str, Any] = {"columns": [c.to_json() for c in await self._all_columns()]}
         if self.config.incremental is not None:
             data["state"] = carried if carried is not None else State().to_json()
-            columns = {column.name: column for column in await self._found()}
-            found, before = columns[self.config.incremental.column].type, data["state"].get("type")
-            if before is not None and before != str(found):
+            columns = {column.name: column for column in await self._all_columns()}
+            type_, earlier_type = (
+                columns[self.config.incremental.column].type,
+                data["state"].get("type"),
+            )
+            if earlier_type is not None and earlier_type != str(type_):
                 raise DataError(
-                    f"column '{self.config.incremental.column}' is {found} in what the API answers "
-                    f"now, and was {before} in the run before",
+                    f"column '{self.config.incremental.column}' is {type_} in what the API answers "
+                    f"now, and was {earlier_type} in the run before",
                     code="E0508",
                     step=self.context.step,
-                    help=f"say its type in 'schema': {{{self.config.incremental.column}: "
-                    f'"{before}"}}',
+                    help=f"set its type in 'schema': {{{self.config.incremental.column}: "
+                    f'"{earlier_type}"}}',
                 )
         return [Split(_PAGES, data)]
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        found = positions.get(_PAGES)
-        if found is None or "window" not in found.value:
+        position = positions.get(_PAGES)
+        if position is None or "window" not in position.value:
             return None
-        state = State.from_json(found.value["window"]["state"]).finished()
-        return {**state.to_json(), "type": found.value["type"]}
+        state = State.from_json(position.value["window"]["state"]).finished()
+        return {**state.to_json(), "type": position.value["type"]}
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         listed = [TextColumn.from_json(each) for each in split.data["columns"]]
@@ -133,7 +138,7 @@ issues:
             window = cursor.window(state)
             incremental = (cursor, window)
             if position is None:
-                place = first_place(self.config, cursor.asked(state))
+                place = first_place(self.config, cursor.request_value(state))
             else:
                 place = position.value["next"]
                 window.restore(position.value["window"], cursor.column)
@@ -150,38 +155,39 @@ issues:
             self._sample.clear()
         return self._sample
 
-    async def _found(self) -> list[TextColumn]:
+    async def _all_columns(self) -> list[TextColumn]:
         """The columns of the first pages, and those of the contract."""
         if self._columns is None:
             incremental = self.config.incremental
             await self._take_sample()
-            found = sniff([b"\n".join(page.lines) for _, page in self._sample])
+            sampled = sniff([b"\n".join(page.lines) for _, page in self._sample])
             contract = self.contract or Schema(())
-            known = {column.name for column in found}
+            names = {column.name for column in sampled}
             absent = [
-                TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
+                TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in names
             ]
-            if not found:
+            if not sampled:
                 check_rows(self._sample, self.config)
-            if not found and not absent:
+            if not sampled and not absent:
                 raise ConfigError(
-                    f"{shown(self.config.url)} has no rows, so their columns are not known",
+                    f"{public_url(self.config.url)} has no rows, so their columns are not known",
                     code="E0405",
                     step=self.context.step,
-                    help="say the columns in 'schema'",
+                    help="list the columns in 'schema'",
                 )
-            columns = with_learned([*with_contract(found, contract), *absent], self.learned)
+            columns = with_learned([*with_contract(sampled, contract), *absent], self.learned)
             if incremental is not None:
                 Cursor(incremental, columns, self.context.step)
             self._columns = columns
         return self._columns
 
     async def _take_sample(self) -> None:
-        """Ask for the first pages. A page after the first that fails ends the sample: its reader asks
-        for it again, as often as the step says."""
+        """Request the first pages. If a page after the first fails, the sample ends there: the
+        reader requests it again, with the step's retries."""
         incremental = self.config.incremental
-        since = None if incremental is None else first_asked(incremental)
-        # Later runs of an incremental source ask otherwise: what they sample they do not read.
+        since = None if incremental is None else first_value(incremental)
+        # Later runs of an incremental source use other requests, so they do not read the pages of
+        # the sample.
         pages_max = _SAMPLE_PAGES if incremental is None else 1
         place: Place | None = first_place(self.config, since)
         self._sample, self._sampled_at = deque(), time.monotonic()
@@ -202,5 +208,5 @@ issues:
             await client.aclose()
 
     async def inspect(self) -> Mapping[str, str]:
-        """For `check`: which server it is."""
+        """For `check`: the server."""
         return {"server": urlsplit(self.config.url).netloc}

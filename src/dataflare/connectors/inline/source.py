@@ -1,4 +1,4 @@
-"""The `inline` source: rows that stand in the workflow's file, or come from Python."""
+"""The `inline` source: rows from the workflow file, or from Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InlineConfig(BaseModel):
     rows: list[dict[str, Any]] = Field(description="the rows, each a mapping of column to value")
     changelog: Literal["columns"] | None = Field(
         None,
-        description="columns: `_op` says what a row is: insert (also when it is missing), "
+        description="columns: `_op` is the kind of a row: insert (also when it is missing), "
         "update_before, update_after or delete",
     )
 
@@ -46,16 +46,16 @@ class InlineConfig(BaseModel):
         rows = plain_rows(value)
         for name in dict.fromkeys(name for row in rows for name in row):
             if not name or name.startswith(RESERVED):
-                raise ValueError(f"column names are not empty and do not begin with '{RESERVED}'")
+                raise ValueError(f"column names must not be empty or begin with '{RESERVED}'")
         return rows
 
 
 class InlineSource(SourceConnector, SupportsProjection):
-    """Rows in the workflow itself: one split."""
+    """Rows in the workflow file: one split."""
 
     type = "inline"
     Config = InlineConfig
-    summary = "Reads rows that stand in the workflow itself."
+    summary = "Reads rows from the workflow file."
     example = """\
 countries:
   type: inline
@@ -68,12 +68,12 @@ countries:
     def __init__(self, config: InlineConfig, context: ConnectorContext) -> None:
         super().__init__(config, context)
         self._columns: tuple[str, ...] | None = None
-        self._made: pl.DataFrame | None = None
+        self._frame_read: pl.DataFrame | None = None
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
             replay=Replay.EXACT,
-            replay_reason="the rows stand in the workflow",
+            replay_reason="the rows are in the workflow file",
             changelog=self.config.changelog is not None,
             local=True,
         )
@@ -89,9 +89,9 @@ countries:
         return Schema.from_polars({n: t for n, t in columns.items() if n != KIND_COLUMN})
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._columns, made._made = tuple(columns), None
-        return made
+        copy_ = copy.copy(self)
+        copy_._columns, copy_._frame_read = tuple(columns), None
+        return copy_
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         return [Split("rows", {}, int(self._frame().estimated_size()))]
@@ -100,13 +100,13 @@ countries:
         return InlineReader(self._frame(), position.value["row"] if position else 0)
 
     def _frame(self) -> pl.DataFrame:
-        if self._made is None:
+        if self._frame_read is None:
             frame = self._all_rows()
             if self._columns is not None:
                 kind = [KIND_COLUMN] if KIND_COLUMN in frame.columns else []
                 frame = frame.select(*self._columns, *kind)
-            self._made = frame
-        return self._made
+            self._frame_read = frame
+        return self._frame_read
 
     def _all_rows(self) -> pl.DataFrame:
         rows, step = self.config.rows, self.context.step
@@ -115,7 +115,7 @@ countries:
                 f"the rows of '{step}' have no columns",
                 code="E0405",
                 step=step,
-                help="say the columns in 'schema'",
+                help="list the columns in 'schema'",
             )
         if self.config.changelog is None:
             return frame_of(rows, self.contract, step)
@@ -125,17 +125,18 @@ countries:
 
 
 def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
-    """The kinds, if the two halves of each update stand together. Raises ConfigError (E0405)."""
+    """The kinds of the rows. Raises ConfigError (E0405) if the two halves of an update are not
+    adjacent."""
     names = ["insert" if each is None else str(each) for each in operations]
     for number, (name, before) in enumerate(zip(names, [None, *names], strict=False), 1):
-        wrong = None
+        problem = None
         if name not in _KINDS:
-            wrong = f"row {number} has no operation '{name}'"
+            problem = f"row {number} has no operation '{name}'"
         elif (name == "update_after") != (before == "update_before"):
-            wrong = f"row {number} is {name} after {before or 'nothing'}"
-        if wrong:
+            problem = f"row {number} is {name} after {before or 'nothing'}"
+        if problem:
             raise ConfigError(
-                wrong,
+                problem,
                 code="E0405",
                 step=step,
                 notes=["each update_before is followed by its update_after"],
@@ -146,13 +147,13 @@ def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
             "the last row is update_before, without its update_after",
             code="E0405",
             step=step,
-            help="add a row of the kind update_after behind it",
+            help="add a row of the kind update_after after it",
         )
     return pl.Series(KIND_COLUMN, [_KINDS[name] for name in names], dtype=pl.UInt8)
 
 
 class InlineReader(SplitReader):
-    """Slices of the rows; the two halves of an update are never parted."""
+    """Slices of the rows; the two halves of an update are never separated."""
 
     def __init__(self, frame: pl.DataFrame, row: int) -> None:
         self._frame, self._row = frame, row

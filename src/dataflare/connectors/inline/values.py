@@ -1,7 +1,7 @@
-"""Rows written by hand (mappings of plain values) to a frame.
+"""Convert rows written by hand (mappings of plain values) to a frame.
 
-Always true: a value becomes its column's type without loss, or the error names row and column.
-These rows are few and are looked at one by one, once.
+Always true: a value is converted to its column's type without loss, or the error names row and
+column. These rows are few; each is converted once, in Python.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _EXPECTED = {
 
 
 def frame_of(rows: Sequence[Mapping[str, Any]], contract: Schema | None, step: str) -> pl.DataFrame:
-    """The rows as a frame: the contract's columns first, then the others as they first appear, with
-    the types that their values have. A key that a row lacks is NULL. Raises ConfigError (E0405)."""
+    """The rows as a frame: the contract's columns first, then the others in order of appearance,
+    with the types of their values. A key that a row lacks is NULL. Raises ConfigError (E0405)."""
     names = dict.fromkeys(
         [*(contract.names if contract else ()), *(n for row in rows for n in row)]
     )
@@ -66,7 +66,7 @@ def frame_of(rows: Sequence[Mapping[str, Any]], contract: Schema | None, step: s
 
 
 def schema_of(rows: Sequence[Mapping[str, Any]], step: str) -> Schema:
-    """The types that the values have, text being text. Raises ConfigError (E0405) for a column whose
+    """The types of the values; text stays text. Raises ConfigError (E0405) for a column whose
     values have no type in common."""
     names = dict.fromkeys(name for row in rows for name in row)
     return Schema.of({n: _common_type(n, [row.get(n) for row in rows], step) for n in names})
@@ -76,29 +76,31 @@ def _column(name: str, values: list[Any], contract: Schema | None, step: str) ->
     type_ = contract[name] if contract and name in contract else None
     if type_ is None:
         type_ = _inferred(name, values, step)
-    made = []
+    converted = []
     for number, value in enumerate(values, 1):
         try:
-            made.append(_converted(value, type_))
+            converted.append(_converted(value, type_))
         except (ValueError, TypeError, OverflowError, InvalidOperation) as error:
-            shown = json.dumps(value, default=str, ensure_ascii=False)
+            value_text = json.dumps(value, default=str, ensure_ascii=False)
             raise ConfigError(
-                f"row {number} has {shown[:60]} in column '{name}', whose type is {type_}",
+                f"row {number} has {value_text[:60]} in column '{name}', whose type is {type_}",
                 code="E0405",
                 step=step,
                 notes=[f"expected: {_EXPECTED.get(type_.name, 'a number that fits')}"],
-                help="mend the value, or change the column's type in 'schema'",
+                help="fix the value, or change the column's type in 'schema'",
             ) from error
-    return pl.Series(name, made, dtype=type_.to_polars(), strict=True)
+    return pl.Series(name, converted, dtype=type_.to_polars(), strict=True)
 
 
 def _inferred(name: str, values: list[Any], step: str) -> DataType:
-    """The type that all values have; texts that are all dates or times, in one ISO format, are such,
+    """The type of all values. If all texts are dates or times in one ISO format, it is that type,
     as in NDJSON files."""
     type_ = _common_type(name, values, step)
     if type_ == STRING and "" not in values:
-        found = infer(pl.DataFrame({name: [None if v is None else str(v) for v in values]}))[0].type
-        return found if found.is_temporal else STRING
+        inferred = infer(pl.DataFrame({name: [None if v is None else str(v) for v in values]}))[
+            0
+        ].type
+        return inferred if inferred.is_temporal else STRING
     return type_
 
 
@@ -110,12 +112,12 @@ def _common_type(name: str, values: list[Any], step: str) -> DataType:
             f"the values of column '{name}' have no type in common: {error}",
             code="E0405",
             step=step,
-            help="say its type in 'schema', or write the values alike",
+            help="set its type in 'schema', or write values of one type",
         ) from error
 
 
 def _type_of(value: Any) -> DataType:
-    """The type of one value, as YAML and Python write it."""
+    """The type of one value from YAML or Python."""
     match value:
         case None:
             return NULL
@@ -143,11 +145,11 @@ def _type_of(value: Any) -> DataType:
             return struct_of({str(name): _type_of(each) for name, each in value.items()})
         case Sequence():
             return list_of(reduce(_common, map(_type_of, value), NULL))
-    raise ValueError(f"{type(value).__name__} is no value of a row")
+    raise ValueError(f"{type(value).__name__} is not a value of a row")
 
 
 def _common(one: DataType, other: DataType) -> DataType:
-    """The type that holds both; raises ValueError when there is none."""
+    """The type that fits both; raises ValueError if there is none."""
     if one == other or other == NULL:
         return one
     if one == NULL:
@@ -168,29 +170,30 @@ def _common(one: DataType, other: DataType) -> DataType:
 
 
 def _converted(value: Any, type_: DataType) -> Any:
-    """The value as Polars takes it for a column of the type. Raises ValueError or TypeError."""
+    """The value in the form that Polars accepts for a column of the type. Raises ValueError or
+    TypeError."""
     if value is None:
         return None
     if type_.is_integer:
         return _integer(value, type_)
     if type_.is_float:
-        return _float(_given(value, int, float, Decimal))
+        return _float(_checked(value, int, float, Decimal))
     if type_.name == "list":
         assert type_.item is not None
-        return [_converted(each, type_.item) for each in _given(value, list, tuple)]
+        return [_converted(each, type_.item) for each in _checked(value, list, tuple)]
     if type_.name == "struct":
-        return _struct(_given(value, Mapping), type_)
+        return _struct(_checked(value, Mapping), type_)
     return _SIMPLE[type_.name](value, type_)
 
 
-def _given(value: Any, *types: type[Any]) -> Any:
+def _checked(value: Any, *types: type[Any]) -> Any:
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise TypeError
     return value
 
 
 def _integer(value: Any, type_: DataType) -> int:
-    number: int = _given(value, int)
+    number: int = _checked(value, int)
     bits = int(type_.name.lstrip("uint"))
     low, high = (0, 1 << bits) if type_.name[0] == "u" else (-(1 << bits - 1), 1 << bits - 1)
     if not low <= number < high:
@@ -199,7 +202,7 @@ def _integer(value: Any, type_: DataType) -> int:
 
 
 def _float(value: Any) -> float:
-    """The number as a float; a whole one only where no digit is lost."""
+    """The number as a float; raises if a whole number would lose digits."""
     number = float(value)
     if isinstance(value, int) and number != value:
         raise ValueError
@@ -213,11 +216,12 @@ def _struct(value: Mapping[str, Any], type_: DataType) -> dict[str, Any]:
 
 
 def _timestamp(value: Any, type_: DataType) -> datetime:
-    """Without a zone of its own a time is in its column's zone; a column without one holds UTC."""
+    """A time without a zone is in its column's zone; a time with a zone becomes UTC in a column
+    without one."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value.strip())
     elif not isinstance(value, datetime):
-        value = datetime.combine(_given(value, date), time())
+        value = datetime.combine(_checked(value, date), time())
     moment: datetime = value
     if type_.timezone is None:
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
@@ -227,7 +231,7 @@ def _timestamp(value: Any, type_: DataType) -> datetime:
 
 
 def _decimal(value: Any, type_: DataType) -> Decimal:
-    number = Decimal(str(_given(value, str, int, float, Decimal)).strip())
+    number = Decimal(str(_checked(value, str, int, float, Decimal)).strip())
     exact = number.quantize(Decimal(1).scaleb(-(type_.scale or 0)))
     if exact != number or len(exact.as_tuple().digits) > (type_.precision or 38):
         raise ValueError
@@ -238,7 +242,7 @@ def _binary(value: Any, type_: DataType) -> bytes:
     if isinstance(value, bytes):
         return value
     try:
-        return base64.b64decode(_given(value, str), validate=True)
+        return base64.b64decode(_checked(value, str), validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
 
@@ -249,14 +253,14 @@ def _nothing(value: Any, type_: DataType) -> None:
 
 def _from_text(kind: type[Any], read: Callable[[str], Any]) -> Callable[[Any, DataType], Any]:
     return lambda value, type_: (
-        read(value.strip()) if isinstance(value, str) else _given(value, kind)
+        read(value.strip()) if isinstance(value, str) else _checked(value, kind)
     )
 
 
 _SIMPLE: Mapping[str, Callable[[Any, DataType], Any]] = {
     "null": _nothing,
-    "bool": lambda value, type_: _given(value, bool),
-    "string": lambda value, type_: str(_given(value, str)),
+    "bool": lambda value, type_: _checked(value, bool),
+    "string": lambda value, type_: str(_checked(value, str)),
     "json": lambda value, type_: str(value) if isinstance(value, str) else json.dumps(value),
     "binary": _binary,
     "date": _from_text(date, date.fromisoformat),
@@ -268,7 +272,7 @@ _SIMPLE: Mapping[str, Callable[[Any, DataType], Any]] = {
 
 
 def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without the places in a file that their texts remember, so that they pickle small."""
+    """The rows without the file positions of their texts, so that they are small when pickled."""
     return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
 
 

@@ -25,7 +25,7 @@ class PgColumn(Struct, frozen=True):
     name: str
     type: PgType
     modifier: int
-    shown: str
+    label: str
     not_null: bool
     generated: bool
     exact: bool = True
@@ -53,7 +53,7 @@ class Table(Struct, frozen=True):
         return f"{quoted(self.folder)}.{quoted(self.name)}"
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         return self.name if self.folder == "public" else f"{self.folder}.{self.name}"
 
     @property
@@ -165,8 +165,8 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     ).fetchall()
     types = find_types(db, {row[1] for row in listed})
     columns = {
-        name: PgColumn(name, types[type_], modifier, shown, not_null, generated, exact)
-        for name, type_, modifier, shown, not_null, generated, exact in listed
+        name: PgColumn(name, types[type_], modifier, label, not_null, generated, exact)
+        for name, type_, modifier, label, not_null, generated, exact in listed
     }
     indexes = db.execute(
         "select array(select a.attname::text from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality "
@@ -215,10 +215,10 @@ def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:
     by_oid = {row[0]: row for row in rows}
 
     def made(oid: int) -> PgType:
-        _, name, kind, shown, item, base, modifier = by_oid[oid]
+        _, name, kind, label, item, base, modifier = by_oid[oid]
         inner = made(item) if item in by_oid else None
         below = made(base) if base in by_oid else None
-        return PgType(oid, name, kind, shown, inner, below, modifier)
+        return PgType(oid, name, kind, label, inner, below, modifier)
 
     return {oid: made(oid) for oid in by_oid}
 

@@ -66,7 +66,7 @@ class PostgresSourceConfig(PostgresConfig):
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.table is None) == (self.query is None):
-            raise ValueError("give 'table' or 'query', exactly one of them")
+            raise ValueError("set either 'table' or 'query'")
         if self.incremental is not None and self.sharding is not None:
             raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
         if self.sharding is not None and self.query is not None:

@@ -43,12 +43,12 @@ _BATCH_BYTES = 4 * 2**20
 
 
 class Server(Discreet, frozen=True):
-    """A database and how long to wait for it. shown: host, port and database, for people."""
+    """A database and how long to wait for it. label: host, port and database, for people."""
 
     hidden = ("conninfo",)
 
     conninfo: str
-    shown: str
+    label: str
     statement_timeout_s: float | None = None
     lock_timeout_s: float | None = None
 
@@ -77,13 +77,13 @@ class Server(Discreet, frozen=True):
 
     def connect(self, name: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection in autocommit. name: of the application, as the server lists it."""
-        with postgres_errors(self.shown, "connecting"):
+        with postgres_errors(self.label, "connecting"):
             made = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
         made.prepare_threshold = None
         if made.info.server_version < _VERSION_MIN:
             made.close()
             raise SystemError_(
-                f"{self.shown} is PostgreSQL {made.info.server_version // 10_000}, and 12 or newer is "
+                f"{self.label} is PostgreSQL {made.info.server_version // 10_000}, and 12 or newer is "
                 "needed",
                 code="E0600",
                 help="use a newer server",
@@ -152,7 +152,7 @@ class ArrowConnection:
 
         conninfo = make_conninfo(server.conninfo, application_name=name[:63])
         self._server = server
-        with postgres_errors(server.shown, "connecting"):
+        with postgres_errors(server.label, "connecting"):
             self._connection = dbapi.connect(conninfo, autocommit=True)
         try:
             self._cursor = self._connection.cursor()

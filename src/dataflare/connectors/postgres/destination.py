@@ -81,7 +81,7 @@ config:
         ]
 
     def identity(self) -> str:
-        return f"table {self.config.table} in {Server.of(self.config).shown}"
+        return f"table {self.config.table} in {Server.of(self.config).label}"
 
     async def validate(self, schema: Schema) -> None:
         try:
@@ -119,7 +119,7 @@ config:
         server = Server.of(self.config)
         db = server.connect(f"dataflare {self.context.step}")
         try:
-            with postgres_errors(server.shown, f"table '{target.table}'"):
+            with postgres_errors(server.label, f"table '{target.table}'"):
                 server.begin(db, "read only")
                 found = tables.require(db, server, target)
                 if check and found is not None:
@@ -277,7 +277,7 @@ class PostgresCommitter(Committer):
 
     async def begin(self, epoch: int) -> None:
         if self._before:
-            with statements.named(self._context.step, "before_sql"):
+            with statements.user_statement(self._context.step, "before_sql"):
                 await asyncio.to_thread(self._session.execute, self._before)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
@@ -299,11 +299,11 @@ class PostgresCommitter(Committer):
         # The last file stays until the next commit is durable too; after the final one none is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
         if epoch.final and self._after:
-            with statements.named(self._context.step, "after_sql"):
+            with statements.user_statement(self._context.step, "after_sql"):
                 self._session.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
-        return {"database": self._server.shown, "table": self._target.table, "rows": self._rows}
+        return {"database": self._server.label, "table": self._target.table, "rows": self._rows}
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._session.release, self._target.step)

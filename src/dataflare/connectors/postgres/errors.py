@@ -45,7 +45,7 @@ _STATE_OF_TEXT = {
     "permission denied": "42501",
     "out of memory": "53200",
 }
-_RESTART = "it goes on from the last checkpoint when it is run again"
+_RESTART = "the run continues from the last checkpoint when it is run again"
 
 
 class Said(Struct, frozen=True):
@@ -170,7 +170,7 @@ def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError
                 f"disk full at {server}: {found.text}",
                 code="E0603",
                 retry=Retry.LATER,
-                help="free some space there and run again: it goes on from the last checkpoint",
+                help="free some space there and run again: the run continues from the last checkpoint",
             )
         case "55P03":
             return SystemError_(
@@ -212,7 +212,7 @@ def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError
             f"{server} has no room for it: {found.text}",
             code="E0600",
             retry=Retry.LATER,
-            help="free some space on the server and run again: it goes on from the last checkpoint",
+            help="free some space on the server and run again: the run continues from the last checkpoint",
         )
     return None
 

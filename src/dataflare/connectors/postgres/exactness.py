@@ -25,12 +25,12 @@ class Limit(Struct, frozen=True):
 
     kind: str
     digits: int
-    shown: str
+    label: str
 
 
 def limits(table: Table) -> dict[str, Limit]:
     """Of the columns that may round."""
-    found = {n: _limit(c.type, c.modifier, c.shown) for n, c in table.columns.items()}
+    found = {n: _limit(c.type, c.modifier, c.label) for n, c in table.columns.items()}
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
@@ -69,7 +69,7 @@ def refuse_loss(
             at = int(places[0])
             shown = values[[at]].cast(pl.String)[0] if values.dtype != pl.Duration else values[at]
             raise DataError(
-                f"column '{name}' is {limit.shown}, which would round {shown}",
+                f"column '{name}' is {limit.label}, which would round {shown}",
                 code="E0511",
                 help=f"round it with map: derive: {{{name}: round({name}, {max(limit.digits, 0)})}}, or "
                 "declare the column wider"

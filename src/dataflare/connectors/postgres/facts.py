@@ -32,11 +32,11 @@ def source_facts(server: Server, relation: Relation, replay: Replay) -> Mapping[
     """Of a source that was found. Blocking."""
     db = server.connect("dataflare check")
     try:
-        with postgres_errors(server.shown, relation.shown):
+        with postgres_errors(server.label, relation.label):
             found = server_facts(db)
     finally:
         db.close()
-    found["reads"] = relation.shown
+    found["reads"] = relation.label
     found["columns"] = str(len(relation.columns))
     if relation.table is not None:
         found["rows"] = f"about {relation.rows:,}"
@@ -49,7 +49,7 @@ def destination_facts(server: Server, name: str, mode: str) -> Mapping[str, Any]
     """Of the table that a destination writes, and what is missing. Blocking."""
     db = server.connect("dataflare check")
     try:
-        with postgres_errors(server.shown, f"table '{name}'"):
+        with postgres_errors(server.label, f"table '{name}'"):
             found = server_facts(db)
             table = catalog.find_table(db, name)
             if table is None:
@@ -57,7 +57,7 @@ def destination_facts(server: Server, name: str, mode: str) -> Mapping[str, Any]
                 found["table"] = "missing; it will be made"
                 missing = [] if _may_create(db, folder) else [f"the right to create in {folder}"]
             else:
-                found["table"] = table.shown
+                found["table"] = table.label
                 found["rows"] = f"about {table.rows:,}"
                 found["rights"] = ", ".join(sorted(table.rights)) or "none"
                 missing = [f"the right to {r}" for r in needed(mode) if r not in table.rights]

@@ -63,9 +63,9 @@ def initial_cursor(column: Column, value: Any) -> Any:
     found = cursor_values(decoded(text, column.type, as_text=True))[0]
     if found is None:
         raise ConfigError(
-            f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
+            f"initial_value {value!r} does not fit column '{column.name}', which is {column.type}",
             code="E0413",
-            help="write 'initial_value' as the column's type spells it",
+            help="write 'initial_value' as a value of the column's type",
         )
     return found
 
@@ -141,7 +141,7 @@ class IncrementalReader(PostgresPages):
         typed = decoded(raw[CURSOR], self._column.type, as_text=False)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
-            shown, value = self._reading.relation.shown, original(raw[CURSOR].filter(unfit), 0)
+            shown, value = self._reading.relation.label, original(raw[CURSOR].filter(unfit), 0)
             raise refuse_cursor(shown, self._column.name, self._column.type, value)
         return cursor_values(typed).alias(CURSOR)
 
@@ -161,7 +161,7 @@ class IncrementalReader(PostgresPages):
         values: dict[str, str] = {}
         where = reading.where(values, f"{name} is null")
         sql = f"select count(*) as n from {reading.relation.source} where {where}"
-        with postgres_errors(reading.server.shown, reading.relation.shown):
+        with postgres_errors(reading.server.label, reading.relation.label):
             rows = sum(int(frame["n"].sum()) for frame in self._db.stream(sql))
         if rows:
             self.warnings = {null_warning(self._column.name): rows}

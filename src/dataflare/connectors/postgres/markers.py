@@ -19,8 +19,8 @@ from dataflare.connectors.sql.marker import (
     MARKER_COLUMNS,
     MARKER_DDL,
     MARKER_TABLE,
+    MarkerRow,
     MarkerRows,
-    Stored,
 )
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.shared import now_text
@@ -40,7 +40,7 @@ class Markers:
         self.backend = db.info.backend_pid  # a broken connection does not tell any more
 
     def _errors(self, what: str) -> Any:
-        return postgres_errors(self._server.shown, what)
+        return postgres_errors(self._server.label, what)
 
     def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
         """What the marker table says of the target; nothing when there is no marker table. lock:
@@ -78,7 +78,7 @@ class Markers:
                 return True
             return self._db.execute(f"select 1 from {found.sql} limit 1").fetchone() is None
 
-    def write_marker(self, target: Target, stored: Stored) -> None:
+    def write_marker(self, target: Target, stored: MarkerRow) -> None:
         with self._errors(f"table {MARKER_TABLE}"):
             folder = quoted(self._folder(target) or "public")
             names = listed(MARKER_COLUMNS)
@@ -113,7 +113,7 @@ class Markers:
                     self._db.execute(statement)
                 except psycopg.errors.InsufficientPrivilege as error:
                     raise SystemError_(
-                        f"the user may not make table {MARKER_TABLE} in {self._server.shown}, which "
+                        f"the user may not make table {MARKER_TABLE} in {self._server.label}, which "
                         f"keeps what was committed: {said(error).text}",
                         code="E0602",
                         help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",

@@ -155,7 +155,7 @@ class PostgresPages(PageReader):
 
     def _pull(self) -> None:
         reading = self._reading
-        with postgres_errors(reading.server.shown, reading.relation.shown):
+        with postgres_errors(reading.server.label, reading.relation.label):
             if self._stream is None:
                 self._stream = self._open()
             frame = next(self._stream, None)
@@ -198,7 +198,7 @@ class PostgresPages(PageReader):
 
         def place_of(row: int) -> str:
             where = ", ".join(f"{shown} {raw[name][row]}" for name, shown in keys.items())
-            return f"{self._reading.relation.shown} {where}".rstrip()
+            return f"{self._reading.relation.label} {where}".rstrip()
 
         if not first_unfit:
             return Page(frame, after, key, place=place_of)

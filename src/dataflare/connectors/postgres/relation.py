@@ -47,7 +47,7 @@ class Relation(Struct, frozen=True):
     """source: what stands after FROM. values: settings that it reads. key: columns that order and
     identify its rows; empty when there are none. table: None for a query. rows: an estimate."""
 
-    shown: str
+    label: str
     source: str
     columns: tuple[Column, ...]
     values: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Relation(Struct, frozen=True):
         if len(folded) == 1:
             return folded[0]
         raise SystemError_(
-            f"no column '{name}' in {self.shown}",
+            f"no column '{name}' in {self.label}",
             code="E0604",
             notes=[f"it has: {', '.join(self.names)}"],
             help=did_you_mean(name, self.names),
@@ -93,7 +93,7 @@ def missing_table(db: Connection, server: Server, name: str) -> SystemError_:
         return hidden_schema(server, name, hidden)
     known = catalog.table_names(db)
     return SystemError_(
-        f"no table '{name}' in {server.shown}",
+        f"no table '{name}' in {server.label}",
         code="E0604",
         notes=[f"it has: {', '.join(known[:20])}"] if known else ["it has no tables you can see"],
         help=did_you_mean(name, known),
@@ -102,7 +102,7 @@ def missing_table(db: Connection, server: Server, name: str) -> SystemError_:
 
 def hidden_schema(server: Server, name: str, folder: str) -> SystemError_:
     return SystemError_(
-        f"the user may not look into schema '{folder}' of {server.shown}, where table '{name}' is",
+        f"the user may not look into schema '{folder}' of {server.label}, where table '{name}' is",
         code="E0602",
         help=f"grant usage on schema {quoted(folder)}",
     )
@@ -112,14 +112,14 @@ def _table(db: Connection, server: Server, name: str) -> Relation:
     found = catalog.find_table(db, name)
     if found is None:
         raise missing_table(db, server, name)
-    shown = f"table '{found.shown}'"
+    shown = f"table '{found.label}'"
     if (
         hidden := catalog.hidden_in(db, f"{quoted(found.folder)}.{quoted(found.name)}")
     ) is not None:
         raise hidden_schema(server, name, hidden)
     if "select" not in found.rights:
         raise SystemError_(
-            f"the user may not read {shown} in {server.shown}",
+            f"the user may not read {shown} in {server.label}",
             code="E0602",
             help=f"grant select on {found.sql}",
         )
@@ -143,7 +143,7 @@ def _query(db: Connection, server: Server, query: str) -> Relation:
         raise ConfigError(
             f"the query has two columns '{twice}'", code="E0412", spot=spot, help="name one with AS"
         )
-    sql, values = _bound(query, numbered, [type_.shown for type_ in described.params])
+    sql, values = _bound(query, numbered, [type_.label for type_ in described.params])
     columns = tuple(_column(n, t, m) for n, t, m in described.columns)
     return Relation("the query", f"({sql}\n) as q", columns, values)
 
@@ -167,21 +167,21 @@ def _refused(error: psycopg.Error, server: Server) -> DataFlareError:
     found = said(error)
     if found.state == "42P01":
         return SystemError_(
-            f"the query in {server.shown}: {found.text}",
+            f"the query in {server.label}: {found.text}",
             code="E0604",
             help="mend the query: the server refuses it as it stands",
         )
     if found.state.startswith(("42", "22", "0A")) and found.state != "42501":
         hint = getattr(error.diag, "message_hint", None)
         return ConfigError(f"the query is refused: {found.text}", code="E0412", help=hint)
-    return translated(error, server.shown, "the query")
+    return translated(error, server.label, "the query")
 
 
 def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> Column:
     meaning = meant(type_, modifier)
     return Column(
         name,
-        type_.shown,
+        type_.label,
         meaning.type,
         meaning.sql,
         exact=meaning.exact and exact,

@@ -28,12 +28,12 @@ from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import (
+    MarkerRow,
     MarkerRows,
-    Stored,
     Verdict,
     decide,
     first_marker,
-    rewound,
+    rewind_marker,
 )
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
@@ -259,7 +259,7 @@ class Session:
         stored = found.own
         if decide(found, target, epoch.number) is Verdict.DONE:
             raise CheckpointError(
-                f"epoch {epoch.number} of step '{target.step}' is in {self._server.shown} already, "
+                f"epoch {epoch.number} of step '{target.step}' is in {self._server.label} already, "
                 "by another writer",
                 code="E0705",
                 step=target.step,
@@ -267,14 +267,16 @@ class Session:
             )
         if stored is not None and stored.rows_total < share.rows_before:
             raise CheckpointError(
-                f"{self._server.shown} holds {stored.rows_total:,} rows of step '{target.step}', and "
+                f"{self._server.label} holds {stored.rows_total:,} rows of step '{target.step}', and "
                 f"{share.rows_before:,} were committed: it has gone back in time",
                 code="E0705",
                 step=target.step,
                 notes=["a backup was restored, or a standby took over that had not seen all"],
                 help="run with --fresh, after looking at what the table holds",
             )
-        moved = Stored(target.attempt, epoch.number, share.rows_total, epoch.manifest, target.token)
+        moved = MarkerRow(
+            target.attempt, epoch.number, share.rows_total, epoch.manifest, target.token
+        )
         store.write_marker(target, moved)
 
     def _end_epoch(self, step: str, epoch: int) -> None:
@@ -323,7 +325,7 @@ class Session:
                 store.make_marker_table(target)
                 stored = store.read_marker(target, lock=True).own
                 if rows_kept is None and target.mode == "mirror":
-                    store.forget_seen(target)
+                    store.clear_keys(target)
                 if stored is not None:
                     self._take_back(store, target, stored, epoch, rows_kept)
                 elif rows_kept is None:
@@ -341,7 +343,7 @@ class Session:
         """A user's statements, each on its own, outside of any transaction."""
         db = self._server.connect(f"{self._name}after")
         try:
-            with postgres_errors(self._server.shown, "the statement"):
+            with postgres_errors(self._server.label, "the statement"):
                 for statement in statements:
                     db.execute(statement.encode())
         finally:
@@ -351,12 +353,12 @@ class Session:
         self,
         store: PostgresStore,
         target: Target,
-        stored: Stored,
+        stored: MarkerRow,
         epoch: int,
         rows_kept: int | None,
     ) -> None:
         free = target.mode != "append" or stored.rows_total == 0
-        moved = rewound(stored, target, epoch, can_rewind=free)
+        moved = rewind_marker(stored, target, epoch, can_rewind=free)
         if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
             staging = store.staging(target)
             if rows_kept and staging is None:
@@ -376,7 +378,7 @@ class Session:
         elif stored.epoch > epoch:
             rows = rows_kept
         store.write_marker(
-            target, Stored(target.attempt, now.epoch, rows, now.manifest, target.token)
+            target, MarkerRow(target.attempt, now.epoch, rows, now.manifest, target.token)
         )
 
     def release(self, step: str) -> None:

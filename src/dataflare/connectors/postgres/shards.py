@@ -81,7 +81,7 @@ def _column(relation: Relation, sharding: Sharding) -> Column:
         return relation.column(sharding.column)
     if not relation.key:
         raise ConfigError(
-            f"{relation.shown} has no key, so 'sharding' needs 'column'",
+            f"{relation.label} has no key, so 'sharding' needs 'column'",
             code="E0413",
             help="name a column in 'sharding'",
         )
@@ -101,7 +101,7 @@ def _ranges(column: Column, boundaries: Sequence[str]) -> Sequence[Split]:
 def _blocks(relation: Relation, count: int) -> Sequence[Split]:
     if relation.table is None or relation.table.kind not in _BLOCKS:
         raise ConfigError(
-            f"{relation.shown} has no blocks to be cut by: it is no plain table",
+            f"{relation.label} has no blocks to be cut by: it is no plain table",
             code="E0413",
             help="use by: range or by: hash, with a column",
         )
@@ -169,7 +169,7 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
         return []
     low, high = row
     count = sharding.splits or _count(relation)
-    moments = span_starts(low, high, sharding.every, count, relation.shown)
+    moments = span_starts(low, high, sharding.every, count, relation.label)
     found = db.execute(
         "select array_agg(to_timestamp(t)::text) from unnest(%s::float8[]) t", (moments,)
     ).fetchone()

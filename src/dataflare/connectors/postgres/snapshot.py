@@ -39,7 +39,7 @@ class SharedSnapshot:
 
     def _open(self, server: Server, name: str) -> None:
         self._holder = server.connect(name)
-        with postgres_errors(server.shown, "taking a snapshot"):
+        with postgres_errors(server.label, "taking a snapshot"):
             server.begin(self._holder, "isolation level repeatable read read only")
             try:
                 row = self._holder.execute("select pg_export_snapshot()").fetchone()

@@ -77,7 +77,7 @@ config:
         if sharding is not None and sharding.by == "ctid":
             return Replay.NONE, "rows move between blocks"
         if self._relation is not None and not self._relation.key:
-            return Replay.NONE, f"{self._relation.shown} has no key to go on from"
+            return Replay.NONE, f"{self._relation.label} has no key to go on from"
         return Replay.BY_KEY, "an unfinished range is read again from its last key"
 
     async def validate(self) -> None:
@@ -120,7 +120,7 @@ config:
 
     def cut_by(self) -> str:
         sharding = self.config.sharding
-        return "" if sharding is None else sharding.shown("the key")
+        return "" if sharding is None else sharding.label("the key")
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
@@ -167,7 +167,7 @@ config:
             server = self._server
             db = server.connect(f"dataflare {self.context.step}")
             try:
-                with postgres_errors(server.shown, self._shown):
+                with postgres_errors(server.label, self._shown):
                     server.begin(db, "read only")
                     found = find_relation(db, server, self.config, self.contract)
             finally:
@@ -197,7 +197,7 @@ config:
             snapshot = self._snapshot.take(server, f"dataflare {self.context.step} (snapshot)")
             db = server.connect(f"dataflare {self.context.step}")
             try:
-                with postgres_errors(server.shown, relation.shown):
+                with postgres_errors(server.label, relation.label):
                     server.begin(db, "isolation level repeatable read read only", snapshot)
                     return make_splits(db, relation, self.config.sharding)
             finally:

@@ -29,7 +29,7 @@ from dataflare.connectors.postgres.merge import GONE, Keys, Merge
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.sql import sweeping
-from dataflare.connectors.sql.fold import appended, fold, refuse_null_keys
+from dataflare.connectors.sql.fold import fold, refuse_null_keys, rows_to_append
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Pace, Refusal
 from dataflare.connectors.sql.store import Target
@@ -184,8 +184,8 @@ class PostgresStore(Markers):
             self._db.execute(statement)
         except psycopg.errors.UniqueViolation as error:
             raise DataError(
-                f"table '{table.shown}' has several rows for one key ({', '.join(target.key)}), "
-                f"so mode '{target.mode}' cannot tell them apart",
+                f"table '{table.label}' has several rows for one key ({', '.join(target.key)}), "
+                f"so mode '{target.mode}' cannot distinguish them",
                 code="E0510",
                 notes=[said(error).detail],
                 help="remove the duplicates, or choose other key columns",
@@ -209,7 +209,7 @@ class PostgresStore(Markers):
         types = self._types(ready.target, frame)
         numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
         if ready.stage is None:
-            rows = appended(frame, op=target.op)
+            rows = rows_to_append(frame, op=target.op)
             if target.mode == "overwrite":
                 rows = rows.with_columns(pl.lit(rows_before, pl.Int64).alias(tables.BEFORE_COLUMN))
                 types = {**types, tables.BEFORE_COLUMN: DataType("int64")}
@@ -228,7 +228,7 @@ class PostgresStore(Markers):
         """The rows that go through the stage, with GONE. One for each key but where others of it may
         count in the end: by their sequence, or when the last one is refused."""
         if not target.key:
-            return appended(frame, op=target.op).with_columns(pl.lit(False).alias(GONE))
+            return rows_to_append(frame, op=target.op).with_columns(pl.lit(False).alias(GONE))
         mirror = target.mode == "mirror"
         if target.sift:
             events = Merge.events(frame, target.key, deletes=mirror)
@@ -355,7 +355,7 @@ class PostgresStore(Markers):
                 raise
             self._refused.setdefault(ready.target.step, []).extend(refused)
         if ready.target.sweeps:
-            self._note_seen(ready)
+            self._note_keys(ready)
         with self._errors("the stage"):
             self._db.execute(f"truncate {ready.stage}")
         ready.staged = 0
@@ -370,10 +370,10 @@ class PostgresStore(Markers):
         name = tables.seen_name(target, into.name)
         seen = f"{quoted(into.folder)}.{quoted(name)}"
         if catalog.find_exact(self._db, into.folder, name) is None:
-            self._db.execute(sweeping.seen_creation(target.key, into.sql, seen))
+            self._db.execute(sweeping.keys_creation(target.key, into.sql, seen))
         return seen
 
-    def _note_seen(self, ready: Ready) -> None:
+    def _note_keys(self, ready: Ready) -> None:
         """The keys that are staged. The source has those of refused rows too."""
         key, place, stage = ready.target.key, ready.into.sql, ready.stage or ""
         with self._errors(f"table '{ready.target.table}'"):
@@ -387,7 +387,7 @@ class PostgresStore(Markers):
             if self._db.execute(f"select exists (select from {stage} where {GONE})").fetchone() == (
                 True,
             ):
-                self._db.execute(sweeping.gone_keys(key, place, seen, gone, staged))
+                self._db.execute(sweeping.deleted_keys(key, place, seen, gone, staged))
 
     def _sweep(self, ready: Ready) -> None:
         target, place = ready.target, ready.into.sql
@@ -402,7 +402,7 @@ class PostgresStore(Markers):
                 self._db.execute(sweeping.deletion(target.key, place, seen))
             self._db.execute(f"drop table {seen}")
 
-    def forget_seen(self, target: Target) -> None:
+    def clear_keys(self, target: Target) -> None:
         with self._errors(f"table '{target.table}'"):
             found = catalog.find_table(self._db, target.table)
             if found is not None:
@@ -459,7 +459,7 @@ class PostgresStore(Markers):
 
     def trim(self, staging: Table, rows: int) -> None:
         """Leave what the run had written when it had written `rows`; 0 drops the table."""
-        with self._errors(f"table '{staging.shown}'"):
+        with self._errors(f"table '{staging.label}'"):
             if rows == 0:
                 self._db.execute(f"drop table {staging.sql}")
             else:

@@ -9,7 +9,7 @@ from dataflare.connectors.postgres.facts import needed
 from dataflare.connectors.postgres.relation import missing_table
 from dataflare.connectors.postgres.types import declared, fits
 from dataflare.connectors.sql.names import generated_column, listed, quoted
-from dataflare.connectors.sql.store import SEEN_PREFIX, STAGING_PREFIX, Target
+from dataflare.connectors.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 
 BEFORE_COLUMN = "_dataflare_rows_before"
@@ -30,23 +30,23 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
         if folder is None and catalog.new_schema(db, target.table) is None:
             wanted = target.table.partition(".")[0]
             raise SystemError_(
-                f"no schema '{wanted}' in {server.shown}"
+                f"no schema '{wanted}' in {server.label}"
                 if "." in target.table
-                else f"{server.shown} has no schema to make table '{target.table}' in",
+                else f"{server.label} has no schema to make table '{target.table}' in",
                 code="E0604",
                 help="create it, get the right to create schemas, or name another one: table: schema.name",
             )
         return None
     if not found.is_table:
         raise SystemError_(
-            f"'{found.shown}' in {server.shown} is a view, not a table",
+            f"'{found.label}' in {server.label} is a view, not a table",
             code="E0604",
             help="write to a table, or choose another name",
         )
     lacking = [right for right in needed(target.mode) if right not in found.rights]
     if lacking:
         raise SystemError_(
-            f"the user may not write table '{found.shown}' in {server.shown}: it lacks the right to "
+            f"the user may not write table '{found.label}' in {server.label}: it lacks the right to "
             f"{', '.join(lacking)}",
             code="E0602",
             help=f"grant {', '.join(lacking)} on {found.sql}",
@@ -88,10 +88,10 @@ def refuse_misfits(target: Target, table: Table) -> None:
         if column is None:
             continue
         if column.generated:
-            raise generated_column(field.name, f"table '{table.shown}'")
+            raise generated_column(field.name, f"table '{table.label}'")
         if not fits(field.type, column.type):
             raise DataError(
-                f"column '{field.name}' of table '{table.shown}' is {column.shown}, and {field.type} "
+                f"column '{field.name}' of table '{table.label}' is {column.label}, and {field.type} "
                 "values arrive",
                 code="E0511",
                 help=f"convert them with map: cast: {{{field.name}: ...}}",
@@ -114,7 +114,7 @@ def widening(target: Target, table: Table, server: Server) -> list[str]:
     for field in missing:
         if (other := folded.get(field.name.casefold())) is not None:
             raise ConfigError(
-                f"the rows have a column '{field.name}', and table '{table.shown}' has '{other}': for "
+                f"the rows have a column '{field.name}', and table '{table.label}' has '{other}': for "
                 "PostgreSQL these are two",
                 code="E0411",
                 step=target.step or None,
@@ -123,7 +123,7 @@ def widening(target: Target, table: Table, server: Server) -> list[str]:
     if missing and not target.create_table:
         names = ", ".join(f"'{field.name}'" for field in missing)
         raise SystemError_(
-            f"table '{table.shown}' in {server.shown} has no column {names}",
+            f"table '{table.label}' in {server.label} has no column {names}",
             code="E0604",
             notes=[f"it has: {', '.join(table.columns)}"],
             help=did_you_mean(missing[0].name, table.columns)
@@ -152,7 +152,7 @@ def staging_creation(target: Target, table: Table | None, place: str) -> str:
     columns = []
     for field in target.schema:
         known = table.columns.get(field.name) if table is not None else None
-        columns.append(f"{quoted(field.name)} {known.shown if known else declared(field.type)}")
+        columns.append(f"{quoted(field.name)} {known.label if known else declared(field.type)}")
     columns.append(f"{quoted(BEFORE_COLUMN)} bigint not null")
     return f"create table {place} ({', '.join(columns)})"
 
@@ -161,10 +161,10 @@ def taking_over(staging: Table, table: Table | None, name: str) -> list[str]:
     """The statements that give a table the columns of the staging table, or make it as `name`."""
     columns = [c for c in staging.columns.values() if c.name != BEFORE_COLUMN]
     if table is None:
-        listing = ", ".join(f"{quoted(c.name)} {c.shown}" for c in columns)
+        listing = ", ".join(f"{quoted(c.name)} {c.label}" for c in columns)
         return [f"create table {quoted(staging.folder)}.{quoted(name)} ({listing})"]
     return [
-        f"alter table {table.sql} add column {quoted(c.name)} {c.shown}"
+        f"alter table {table.sql} add column {quoted(c.name)} {c.label}"
         for c in columns
         if c.name not in table.columns
     ]
@@ -177,7 +177,7 @@ def staging_name(target: Target, table: str) -> str:
 
 def seen_name(target: Target, table: str) -> str:
     """Of the table of keys that have come in this run."""
-    return _short(f"{SEEN_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
+    return _short(f"{KEYS_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
 
 
 def _short(name: str) -> str:

@@ -65,12 +65,12 @@ UNBOUNDED = types.decimal(38, 9)
 
 
 class PgType(Struct, frozen=True):
-    """A row of pg_type. kind: typtype. shown: with schema and quotes, for casts."""
+    """A row of pg_type. kind: typtype. label: with schema and quotes, for casts."""
 
     oid: int
     name: str
     kind: str
-    shown: str
+    label: str
     item: PgType | None = None
     base: PgType | None = None
     modifier: int = -1
@@ -99,13 +99,13 @@ def meant(given: PgType, modifier: int) -> Meaning:
     type_, digits = given.resolved(modifier)
     cast = type_ is not given
     if type_.name in _PLAIN:
-        sql = f"{{}}::{type_.shown}" if cast else "{}"
+        sql = f"{{}}::{type_.label}" if cast else "{}"
         return Meaning(_PLAIN[type_.name], sql, exact=type_.name in _EXACT and not cast)
     match type_.name:
         case "time":
             # Polars makes NULL of it.
             midnight = "case when {0} = '24:00'::time then {0}::text end"
-            return Meaning(types.TIME, f"{{}}::{type_.shown}" if cast else "{}", guard=midnight)
+            return Meaning(types.TIME, f"{{}}::{type_.label}" if cast else "{}", guard=midnight)
         case "oid":
             return Meaning(types.INT64, "{}::bigint")
         case "numeric":

@@ -1,5 +1,4 @@
-"""What connectors of SQL databases share: config, redo files, markers, folding, the commit dance.
-
-Never speaks to a database itself: each connector brings a `TableStore` or a page query of its own.
+"""Shared by the connectors of SQL databases: config, redo files, markers, folding, the commit
+protocol. Never connects to a database itself: each connector has a `TableStore` or page queries.
 Leans on `sdk` for the contracts and on `model` for rows and types.
 """

@@ -1,4 +1,4 @@
-"""The config that sources and destinations of SQL databases have in common."""
+"""Options that the sources and destinations of SQL databases have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataflare.model.units import Duration, parse_duration
 
 
 def _keep_text(value: Any) -> Any:
-    """A query stays the SourceText it came as: its template and variables are still needed."""
+    """Keep a query as SourceText, because its template and variables are needed later."""
     if value is not None and not isinstance(value, str):
         raise ValueError("expected SQL text")
     return value
@@ -45,7 +45,7 @@ Lag = Annotated[float, BeforeValidator(_lag, json_schema_input_type=str | float)
 
 
 class Incremental(BaseModel):
-    """Read only what is new since the last run."""
+    """Read only rows that are new since the last run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,18 +57,18 @@ class Incremental(BaseModel):
     lag: Lag = Field(
         0.0,
         ge=0,
-        description="how far back to look again for rows that arrived late: 5m, or a number",
+        description="how far back to read again, for rows that arrived late: 5m, or a number",
     )
     key: Names = Field(
         default_factory=list,
-        description="what tells two rows with one cursor value apart; by default the primary key, "
-        "else the whole row",
+        description="the columns that distinguish rows with the same cursor value; by default "
+        "the primary key, else all columns",
     )
 
 
 class Cuts(BaseModel):
-    """How a full read is cut into parts that are read, and resumed, on their own: what each
-    database knows of it."""
+    """How a full read is divided into parts that are read and resumed separately: the options of
+    all databases."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +76,7 @@ class Cuts(BaseModel):
     column: str | None = Field(None, description="by default the first column of the key")
     splits: int | None = Field(None, ge=1, le=10_000, description="how many parts")
     boundaries: list[Any] | None = Field(
-        None, min_length=1, description="where parts begin: n values make n + 1 parts"
+        None, min_length=1, description="the starts of parts: n values make n + 1 parts"
     )
     every: Every | None = Field(
         None, description="the span of a part, for by: time: a duration, month or year (in UTC)"
@@ -84,9 +84,9 @@ class Cuts(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        given = [n for n in ("splits", "boundaries", "every") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of {' and '.join(repr(n) for n in given)}")
+        options = [n for n in ("splits", "boundaries", "every") if getattr(self, n) is not None]
+        if len(options) > 1:
+            raise ValueError(f"set only one of {' and '.join(repr(n) for n in options)}")
         if self.every is not None and self.by != "time":
             raise ValueError("'every' needs by: time")
         if self.boundaries is not None and self.by in ("hash", "ctid"):
@@ -95,8 +95,8 @@ class Cuts(BaseModel):
             raise ValueError("by: time needs 'column'")
         return self
 
-    def shown(self, default: str) -> str:
-        """What it cuts by, for people. default: what is cut when no column is named."""
+    def label(self, default: str) -> str:
+        """The basis of the parts, for the user. default: the text if no column is named."""
         name = self.column or default
         match self.by, self.every:
             case "time", None:
@@ -104,13 +104,13 @@ class Cuts(BaseModel):
             case "time", str(span):
                 return f"{span} of {name}"
             case "time", float(length):
-                named = {3_600.0: "hour", 86_400.0: "day", 604_800.0: "week"}
-                return f"{named.get(length, f'{length:g} s')} of {name}"
+                units = {3_600.0: "hour", 86_400.0: "day", 604_800.0: "week"}
+                return f"{units.get(length, f'{length:g} s')} of {name}"
         return "blocks (ctid)" if self.by == "ctid" else f"{self.by} of {name}"
 
 
 class FileSharding(Cuts):
-    """How a full read of a table of a database file is cut into parts."""
+    """How a full read of a table in a database file is divided into parts."""
 
     by: Literal["range", "hash", "time"] = Field(
         "range",
@@ -122,14 +122,14 @@ class FileSharding(Cuts):
     @model_validator(mode="after")
     def _counted(self) -> Self:
         if self.splits is None and self.boundaries is None and self.every is None:
-            raise ValueError("say how many 'splits'")
+            raise ValueError("set the number of 'splits'")
         if self.boundaries is not None and self.column is None:
             raise ValueError("'boundaries' needs 'column'")
         return self
 
 
 class TableSourceConfig(BaseModel):
-    """Of a source that reads a table or the result of a query from a database file."""
+    """Options of a source that reads a table or the result of a query from a database file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -143,57 +143,63 @@ class TableSourceConfig(BaseModel):
         None, description="read only what is new since the last run"
     )
     sharding: FileSharding | None = Field(
-        None, description="how a full read is cut into parts; by default a great table has eight"
+        None,
+        description="how a full read is divided into parts; by default a large table has eight",
     )
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
-    batch_size: int | None = Field(None, ge=1, description="at most so many rows in a batch")
+    batch_size: int | None = Field(None, ge=1, description="the most rows in a batch")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.table is None) == (self.query is None):
-            raise ValueError("give 'table' or 'query', exactly one of them")
+            raise ValueError("set either 'table' or 'query'")
         if self.sharding is not None and (self.query is not None or self.incremental is not None):
             raise ValueError("'sharding' is for a full read of a table")
         return self
 
 
 class TableDestinationConfig(BaseModel):
-    """Of a destination that writes a table of a database file."""
+    """Options of a destination that writes a table in a database file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="the database file; made when it is missing")
+    path: str = Field(description="the database file; created if it does not exist")
     table: str = Field(min_length=1, description="the table to write")
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
-        "last row of each key; mirror also deletes what is gone from the source, at the end of a run "
-        "that read it whole",
+        "last row of each key; mirror also deletes rows that are not in the source any more, at "
+        "the end of a run that read all of it",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
         None, description="apply a row only if this column is greater than in the stored row"
     )
     batch_size: int | None = Field(
-        None, ge=1, description="write at most so many rows with one statement"
+        None, ge=1, description="the most rows to write with one statement"
     )
     before_sql: Names = Field(
         default_factory=list,
-        description="a statement, or several, run when a run begins, before any row is written, in one "
-        "transaction; not when a run is resumed, but again when it was killed before its first checkpoint",
+        description="one or more statements that run in one transaction when a run begins, "
+        "before any row is written; not when a run is resumed, but again if it was killed "
+        "before its first checkpoint",
     )
     after_sql: Names = Field(
         default_factory=list,
-        description="a statement, or several, run after the last rows of a run are committed, each on its own; "
-        "again when the run was killed before it was recorded as finished, so write them to be repeatable",
+        description="one or more statements that run after the last rows of a run are committed, "
+        "each in its own transaction; they run again if the run was killed before it was "
+        "recorded as finished, so they must be repeatable",
     )
     delete_max: DeleteMax = Field(
         0.2,
-        description="with mode mirror: how many rows a run may delete because its source does not have them "
-        "any more, as a share of the table (20%) or a count; more are an error, and none is deleted",
+        description="with mode mirror: the most rows that a run may delete because its source "
+        "does not have them any more, as a share of the table (20%) or a count; if there are "
+        "more, that is an error and no row is deleted",
     )
     create_table: bool = Field(
-        True, description="make a missing table, and add columns that the rows have and it has not"
+        True,
+        description="create a missing table, and add columns that the rows have and the "
+        "table has not",
     )
     changelog: Literal["columns"] | None = Field(
         None, description="'columns' appends changes as rows, with their kind in the column _op"
@@ -201,14 +207,15 @@ class TableDestinationConfig(BaseModel):
     busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
     retry_policy: dict[str, Any] | None = Field(
         None,
-        description="how calls that fail for a moment, writes too, are made again; as in error_handling",
+        description="how to repeat calls, also writes, after a temporary error; as in "
+        "error_handling",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         keyed = self.mode in ("upsert", "mirror")
         if keyed and not self.key:
-            raise ValueError(f"mode '{self.mode}' needs 'key': the columns that tell rows apart")
+            raise ValueError(f"mode '{self.mode}' needs 'key': the columns that identify a row")
         if "delete_max" in self.model_fields_set and self.mode != "mirror":
             raise ValueError("'delete_max' needs mode 'mirror'")
         if self.sequence is not None and not keyed:

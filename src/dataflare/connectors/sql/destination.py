@@ -1,5 +1,5 @@
-"""The destination that every database file shares: redo file per epoch, then rows and marker in one
-transaction. A connector brings its `TableStore` and its look at what is there."""
+"""The destination for database files: a redo file per epoch, then rows and marker in one
+transaction. A connector adds its `TableStore` and its check of the existing table."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class TableDestination(DestinationConnector):
 
     @abstractmethod
     def _make_store(self) -> TableStore:
-        """A new connection, not yet opened."""
+        """A new store, not opened yet."""
 
     @abstractmethod
     def _look(self, schema: Schema, *, check: bool = True) -> Sequence[str]:
-        """Refuse what cannot be written, looking without changing or making anything. Blocking."""
+        """Refuse rows that cannot be written, by a check that changes nothing. Blocking."""
 
     @property
     def path(self) -> Path:
@@ -87,12 +87,12 @@ class TableDestination(DestinationConnector):
             raise error.at(step=self.context.step) from error.__cause__
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
-        known = await asyncio.to_thread(self._look, self._written(schema), check=False)
-        folded = {name.casefold() for name in known}
+        changes = await asyncio.to_thread(self._look, self._written(schema), check=False)
+        folded = {name.casefold() for name in changes}
         return [name for name in schema.names if folded and name.casefold() not in folded]
 
     def _is_there(self) -> bool:
-        """Whether the file exists and may be written. Raises what stands in the way of either."""
+        """Whether the file exists. Raises an error if it cannot be created or written."""
         path = self.path
         if not path.exists():
             if not self.config.create_table:
@@ -104,7 +104,7 @@ class TableDestination(DestinationConnector):
                 raise SystemError_(
                     f"permission denied: {folder}",
                     code="E0602",
-                    help="give yourself the right to read and write there, or choose another place",
+                    help="get the permission to read and write there, or choose another place",
                 )
             return False
         if path.is_dir():
@@ -115,7 +115,7 @@ class TableDestination(DestinationConnector):
             raise SystemError_(
                 f"{path} may not be written: it is read-only",
                 code="E0602",
-                help="give yourself the right to write it, or choose another file",
+                help="get the permission to write it, or choose another file",
             )
         if not holds_data(path):
             if not self.config.create_table:
@@ -148,10 +148,10 @@ class TableDestination(DestinationConnector):
     async def committer(self, context: DestinationContext) -> Committer:
         return TableCommitter(str(self.path), self._share_of(context), context, self.config)
 
-    def _share_of(self, context: DestinationContext) -> _Ours:
+    def _share_of(self, context: DestinationContext) -> StepOutput:
         self._check_columns(context.schema)
         target = self._target(context, self._written(context.schema))
-        return _Ours(shared_file(self.type, self.path, self._make_store), target)
+        return StepOutput(shared_file(self.type, self.path, self._make_store), target)
 
     def _written(self, schema: Schema) -> Schema:
         if self.config.changelog is None:
@@ -181,14 +181,15 @@ class TableDestination(DestinationConnector):
         self._check_case(self._written(schema))
 
     def _check_case(self, schema: Schema) -> None:
-        """Refuse names that are one to the database, which takes A to Z for a to z and no others."""
-        known: dict[bytes, str] = {}
+        """Refuse names that the database treats as equal: it ignores the case of A to Z, but not of
+        other letters."""
+        names: dict[bytes, str] = {}
         for name in schema.names:
-            other = known.setdefault(name.encode().lower(), name)
+            other = names.setdefault(name.encode().lower(), name)
             if other != name:
                 raise ConfigError(
-                    f"step '{self.context.step}': columns '{other}' and '{name}' are one to "
-                    f"{self.type}, which takes upper and lower case for the same",
+                    f"step '{self.context.step}': columns '{other}' and '{name}' differ only in "
+                    f"case; {self.type} treats them as one column",
                     code="E0411",
                     step=self.context.step,
                     notes=[f"it receives: {', '.join(schema.names)}"],
@@ -196,41 +197,42 @@ class TableDestination(DestinationConnector):
                 )
 
 
-class _Ours:
-    """The file's shared writer and what our step writes through it."""
+class StepOutput:
+    """The shared writer of the file, and the target of this step."""
 
     def __init__(self, shared: SharedFile, target: Target) -> None:
         self.shared, self.target = shared, target
 
 
 class TableWriter(RedoLogWriter):
-    """Appends batches to the epoch's redo file; `prepare` tries them on the database. rows_max: of one
-    statement."""
+    """Appends batches to the epoch's redo file; `prepare` applies them to the database. rows_max:
+    of one statement."""
 
     def __init__(
         self,
         type_: str,
-        ours: _Ours,
+        output: StepOutput,
         context: DestinationContext,
         restored: Committable | None,
         rows_max: int | None,
     ) -> None:
-        super().__init__(type_, ours.target.key, context, restored, rows_max)
-        self._ours = ours
+        super().__init__(type_, output.target.key, context, restored, rows_max)
+        self._output = output
         self._epoch = 0
         self._unused: asyncio.TimerHandle | None = None
 
     async def settle(self) -> Sequence[RefusedRow]:
-        found = await super().settle()
+        refused = await super().settle()
         if self._redo.rows:
-            # At the end of input the epoch's end may be far, and nobody else could write so long.
+            # After the end of the input, the end of the epoch may be far away. The timer releases
+            # the write lock, so that other writers need not wait that long.
             loop = asyncio.get_running_loop()
-            let_go, step = self._ours.shared.let_go, self._ours.target.step
+            let_go, step = self._output.shared.let_go, self._output.target.step
             self._unused = loop.call_later(_HOLD_S, loop.run_in_executor, None, let_go, step)
-        return found
+        return refused
 
     def _find_refused(self) -> list[Refusal]:
-        return self._ours.shared.settle(self._ours.target, self._redo.frames, self._epoch)
+        return self._output.shared.settle(self._output.target, self._redo.frames, self._epoch)
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable:
         self._forget_timer()
@@ -239,8 +241,8 @@ class TableWriter(RedoLogWriter):
     def _try(self, sealed: redo.RedoFile, epoch: int, *, final: bool) -> None:
         self._epoch = epoch
         if sealed.rows or final:
-            share = Share(self._ours.target, self._context.redo, sealed)
-            self._ours.shared.prepare(share, epoch, final=final)
+            share = Share(self._output.target, self._context.redo, sealed)
+            self._output.shared.prepare(share, epoch, final=final)
 
     async def aclose(self) -> None:
         self._forget_timer()
@@ -255,68 +257,74 @@ class TableCommitter(Committer):
     """Commits the shared transaction, or, after a crash, applies the redo file."""
 
     def __init__(
-        self, path: str, ours: _Ours, context: DestinationContext, config: TableDestinationConfig
+        self,
+        path: str,
+        output: StepOutput,
+        context: DestinationContext,
+        config: TableDestinationConfig,
     ) -> None:
-        self._path, self._ours, self._context = path, ours, context
+        self._path, self._output, self._context = path, output, context
         self._before, self._after = config.before_sql, config.after_sql
         self._rows = 0
-        self._found: MarkerRows | None = None
+        self._markers_read: MarkerRows | None = None
 
     async def marker(self) -> Marker | None:
-        target = self._ours.target
-        stored = (await self._markers()).own
-        if stored is None:
+        target = self._output.target
+        row = (await self._markers()).own
+        if row is None:
             return None
-        self._rows = stored.rows_total
-        can_rewind = target.mode != "append" or stored.rows_total == 0
-        return Marker(stored.epoch, stored.attempt, stored.manifest, can_rewind)
+        self._rows = row.rows_total
+        can_rewind = target.mode != "append" or row.rows_total == 0
+        return Marker(row.epoch, row.attempt, row.manifest, can_rewind)
 
     async def _markers(self) -> MarkerRows:
-        """What the marker table said before this attempt changed it."""
-        if self._found is None:
-            self._found = await asyncio.to_thread(self._ours.shared.markers, self._ours.target)
-        return self._found
+        """The rows of the marker table before this attempt changed it."""
+        if self._markers_read is None:
+            self._markers_read = await asyncio.to_thread(
+                self._output.shared.markers, self._output.target
+            )
+        return self._markers_read
 
     async def owner(self) -> Owner | None:
         other = (await self._markers()).other
         if other is not None and await asyncio.to_thread(
-            self._ours.shared.is_missing, self._ours.target
+            self._output.shared.is_missing, self._output.target
         ):
-            return replace(other, rows=0)  # the table was dropped, and its rows with it
+            return replace(other, rows=0)  # the table was dropped with its rows
         return other
 
     async def supersede(self, epoch: int) -> None:
-        self._found = None
-        await asyncio.to_thread(self._ours.shared.supersede, self._ours.target, epoch)
+        self._markers_read = None
+        await asyncio.to_thread(self._output.shared.supersede, self._output.target, epoch)
 
     async def is_empty(self) -> bool:
-        target, stored = (
-            self._ours.target,
+        target, row = (
+            self._output.target,
             (await self._markers()).own,
         )
-        if stored is None:
+        if row is None:
             return True
-        if not stored.rows_total or target.mode not in ("append", "upsert"):
+        if not row.rows_total or target.mode not in ("append", "upsert"):
             return False
-        return await asyncio.to_thread(self._ours.shared.is_empty, target)
+        return await asyncio.to_thread(self._output.shared.is_empty, target)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        self._found = None
-        kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
-        await asyncio.to_thread(self._recover, epoch, kept)
+        self._markers_read = None
+        rows_kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
+        await asyncio.to_thread(self._recover, epoch, rows_kept)
 
-    def _recover(self, epoch: int, kept: int | None) -> None:
+    def _recover(self, epoch: int, rows_kept: int | None) -> None:
         redo.clear_after(self._context.redo, epoch)
-        self._ours.shared.recover(self._ours.target, epoch, kept)
-        self._rows = kept or 0
+        self._output.shared.recover(self._output.target, epoch, rows_kept)
+        self._rows = rows_kept or 0
 
     async def begin(self, epoch: int) -> None:
         if self._before:
-            with statements.named(self._context.step, "before_sql"):
-                await asyncio.to_thread(self._ours.shared.execute, self._before)
+            with statements.user_statement(self._context.step, "before_sql"):
+                await asyncio.to_thread(self._output.shared.execute, self._before)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        self._found = None
+        self._markers_read = None
         await asyncio.to_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
@@ -325,20 +333,21 @@ class TableCommitter(Committer):
         for committable in committables:
             file = redo.RedoFile.from_json(committable.data)
             if file.rows or epoch.final:
-                share = Share(self._ours.target, self._context.redo, file)
+                share = Share(self._output.target, self._context.redo, file)
                 try:
-                    self._ours.shared.commit(share, epoch)
+                    self._output.shared.commit(share, epoch)
                 except DataFlareError as error:
                     raise error.at(step=self._context.step) from error.__cause__
             self._rows = int(committable.data["rows_total"])
-        # The last file stays until the next commit is durable too; after the final one none is needed.
+        # The last file stays until the next commit is durable too; after the final commit no file
+        # is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
         if epoch.final and self._after:
-            with statements.named(self._context.step, "after_sql"):
-                self._ours.shared.execute_alone(self._after)
+            with statements.user_statement(self._context.step, "after_sql"):
+                self._output.shared.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
-        return {"path": self._path, "table": self._ours.target.table, "rows": self._rows}
+        return {"path": self._path, "table": self._output.target.table, "rows": self._rows}
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._ours.shared.release, self._ours.target.step)
+        await asyncio.to_thread(self._output.shared.release, self._output.target.step)

@@ -1,7 +1,8 @@
-"""Fold the rows of a frame to one event per key: what must stand in the table afterwards. Pure.
+"""Fold the rows of a frame to one event per key: the state of the key in the table afterwards.
+Pure.
 
-Always true: applying the folds of successive frames in order gives what applying their rows one by
-one gives; in one fold no key is both written and deleted, and none is written twice.
+Always true: applying the folds of successive frames in order has the same result as applying their
+rows one by one; in one fold no key is both written and deleted, or written twice.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _PLACE, _LAST_DELETE = "__dataflare_place", "__dataflare_last_delete"
 
 
 class Changes(Struct, frozen=True):
-    """upserts: rows to write, without kinds. deletes: rows whose keys must go."""
+    """upserts: rows to write, without kinds. deletes: rows whose keys are deleted."""
 
     upserts: pl.DataFrame
     deletes: pl.DataFrame
 
 
-def appended(frame: pl.DataFrame, *, op: bool) -> pl.DataFrame:
-    """The rows to append; with `op` the kind stands in `_op` as text."""
+def rows_to_append(frame: pl.DataFrame, *, op: bool) -> pl.DataFrame:
+    """The rows to append; with `op` their kind is in `_op` as text."""
     if not op:
         if KIND_COLUMN in frame.columns and (frame[KIND_COLUMN] != RowKind.INSERT.value).any():
-            raise InternalError("changes reached a table that is only appended to")
+            raise InternalError("a table in append mode got changes")
         return frame.drop(KIND_COLUMN, strict=False)
     kinds = (
         pl.col(KIND_COLUMN).replace_strict(_NAMES, return_dtype=pl.String)
@@ -44,20 +45,21 @@ def appended(frame: pl.DataFrame, *, op: bool) -> pl.DataFrame:
 def fold(
     frame: pl.DataFrame, key: Sequence[str], *, deletes: bool, sequence: str | None = None
 ) -> Changes:
-    """One event per key. Without `sequence` the last row of a key wins, else the one with the
-    greatest sequence (a NULL is the least; of equals the first write after the last delete).
+    """One event per key. Without `sequence` the last row of a key wins, otherwise the row with the
+    greatest sequence (NULL is the smallest; among equal ones, the first write after the last
+    delete).
 
     deletes: whether deletes count (mirror) or are left out (upsert). An update_before is a delete
-    of its key, which a row for the same key that follows makes good.
+    of its key; a later row for the same key replaces the delete.
     """
     refuse_null_keys(frame, key)
     if KIND_COLUMN in frame.columns:
-        gone = pl.col(KIND_COLUMN).is_in(_GONE)
+        is_gone = pl.col(KIND_COLUMN).is_in(_GONE)
         if not deletes:
-            frame = frame.filter(~gone)
+            frame = frame.filter(~is_gone)
     else:
-        gone = pl.lit(False)
-    marked = frame.with_columns(gone.alias("__dataflare_gone"))
+        is_gone = pl.lit(False)
+    marked = frame.with_columns(is_gone.alias("__dataflare_gone"))
     if sequence is None:
         last = marked.unique(subset=list(key), keep="last", maintain_order=True)
     else:

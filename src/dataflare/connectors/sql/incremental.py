@@ -1,12 +1,12 @@
-"""Incremental reading: which rows are new since the last run. Pure; the reader brings sorted rows.
+"""Incremental reading: find the rows that are new since the last run. Pure; the reader passes
+sorted rows.
 
-Always true, for a table whose rows only arrive or get a greater cursor value:
-- a row is given once for each cursor value it has, also when it arrives late, inside `lag`;
-- rows with one cursor value, cut in two by the end of a run, are neither lost nor doubled: the rows
-  from the greatest value less `lag` on are remembered by a hash of key and cursor value;
+Always true, for a table in which rows are only added or get a greater cursor value:
+- a row is returned once for each cursor value that it has, also if it arrives late, inside `lag`;
+- if a run ends between rows with the same cursor value, they are not lost and not doubled: the rows from the greatest value less `lag` on are remembered by a hash of key and cursor value;
 - equal rows without a key are counted, so a second equal row is new.
 
-The hashes of a window stand in the position: eight bytes a row of the window.
+The position contains the hashes of the window: eight bytes for each row of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataflare.model.hashing import digest
 from dataflare.model.types import DataType
 
 CURSOR = "__dataflare_cursor"
-"""The cursor as it is compared: Int64 or Int128 for numbers and times, Float64 or String."""
+"""The cursor in comparable form: Int64 or Int128 for numbers and times, Float64 or String."""
 DAY_S = 86_400
 PER_SECOND = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _HASH, IDENTITY, _TIMES, _BEFORE = (
@@ -47,11 +47,12 @@ _MOMENT = re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}:")
 
 
 class State(Struct, frozen=True):
-    """last: greatest cursor value given, None when there was none. seen: what was given of the window
-    [last - lag, last]. nulls_done: the rows without a cursor value were given. null_rows: how many."""
+    """last: the greatest cursor value returned, None if there was none. hashes: of the rows
+    returned from the window [last - lag, last]. nulls_done: whether the rows without a cursor value
+    were returned. null_rows: how many these are."""
 
     last: Any = None
-    seen: frozenset[int] = field(default_factory=frozenset)
+    hashes: frozenset[int] = field(default_factory=frozenset)
     nulls_done: bool = False
     null_rows: int = 0
 
@@ -59,7 +60,7 @@ class State(Struct, frozen=True):
         great = isinstance(self.last, int) and abs(self.last) >= _JSON_MAX
         return {
             "last": {"int": str(self.last)} if great else self.last,
-            "seen": _pack(self.seen),
+            "seen": _pack(self.hashes),
             "nulls_done": self.nulls_done,
             "null_rows": self.null_rows,
         }
@@ -72,9 +73,9 @@ class State(Struct, frozen=True):
         return cls(last, _unpack(data["seen"]), data["nulls_done"], data["null_rows"])
 
     def finished(self) -> State:
-        """What the next run starts from."""
-        seen = self.seen if self.last is not None else frozenset()
-        return replace(self, seen=seen, nulls_done=True)
+        """The state from which the next run starts."""
+        hashes = self.hashes if self.last is not None else frozenset()
+        return replace(self, hashes=hashes, nulls_done=True)
 
 
 def _pack(hashes: frozenset[int]) -> str:
@@ -90,7 +91,7 @@ def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
     """Refuse a column that cannot grow, and a lag that does not fit it. Raises ConfigError (E0413)."""
     if not (type_.is_integer or type_.is_float or type_.name in _GROWING):
         raise ConfigError(
-            f"column '{name}' is {type_}, which cannot tell what is new",
+            f"column '{name}' is {type_}, which cannot show which rows are new",
             code="E0413",
             help="take a column of numbers or times that grows",
         )
@@ -106,30 +107,32 @@ def null_warning(name: str) -> str:
     return f"column '{name}' is NULL (such rows are read by the first run only)"
 
 
-def refuse_order(name: str, shown: str) -> ConfigError:
-    """Of a column whose own order, in the database, is not that of its text."""
+def refuse_order(name: str, type_text: str) -> ConfigError:
+    """The error for a column whose order in the database is not the order of its text."""
     return ConfigError(
-        f"column '{name}' is {shown}, whose order is not that of its text, so it cannot tell what is new",
+        f"column '{name}' is {type_text}, whose order is not that of its text, so it cannot show "
+        "which rows are new",
         code="E0413",
         help="take a column of numbers, times or plain text that grows, or a query that makes one",
     )
 
 
 def text_ranges(bound: str) -> list[tuple[str, str | None]]:
-    """Where text from `bound` on may stand, in the order of its bytes: from the first of each pair, up
-    to the second. A time with a blank in it stands before all those of its day that have a T; it
-    must be seen to be refused."""
+    """The ranges of text that may be at or after `bound`, in the order of its bytes: from the first
+    of each pair up to the second. A time with a blank sorts before all times of its day with a T;
+    it must be read so that it can be refused."""
     blank = with_blank(bound)
     return [(bound, None)] + ([] if blank == bound else [(blank, f"{bound[:10]}!")])
 
 
 def with_blank(text: str) -> str:
-    """A time that is written with a T, with a blank."""
+    """A time with a T, written with a blank instead."""
     return f"{text[:10]} {text[11:]}" if _MOMENT.match(text) else text
 
 
 def cursor_values(typed: pl.Series) -> pl.Series:
-    """Typed values as they are compared and kept in JSON; decimals as whole numbers of their last digit."""
+    """Typed values in the form in which they are compared and stored in JSON; decimals as whole
+    numbers of their last digit."""
     if isinstance(typed.dtype, pl.Decimal):
         return typed.to_physical().cast(pl.Int128)
     if typed.dtype == pl.String or typed.dtype.is_float():
@@ -151,23 +154,23 @@ def lag_of(type_: DataType, lag: float) -> float | int:
 
 
 def decimal_text(units: int, scale: int) -> str:
-    """A whole number of last digits, as `cursor_values` gives it for decimals, as digits with a point."""
+    """The decimal for a whole number of last digits from `cursor_values`, as text."""
     digits = str(abs(units)).zfill(scale + 1)
     sign, cut = "-" if units < 0 else "", len(digits) - scale
     return f"{sign}{digits[:cut]}.{digits[cut:]}" if scale else sign + digits
 
 
-def refuse_cursor(shown: str, name: str, type_: DataType, value: Any) -> DataError:
-    """Of a value of the cursor column that has none of its type here."""
+def refuse_cursor(place: str, name: str, type_: DataType, value: Any) -> DataError:
+    """The error for a value of the cursor column that does not fit the column's type."""
     return DataError(
-        f"{shown}: the cursor column '{name}' is {type_}, and {str(value)[:80]!r} does not fit",
+        f"{place}: the cursor column '{name}' is {type_}, and {str(value)[:80]!r} does not fit",
         code="E0501",
         help="leave such rows out with a query, or choose another column",
     )
 
 
 def lower_bound(state: State, lag: Any, initial: Any) -> Any:
-    """Rows from here on are read, itself included; None reads all."""
+    """The smallest cursor value to read; None reads all rows."""
     if state.last is None:
         return initial
     bound = state.last if isinstance(state.last, str) else state.last - lag
@@ -175,8 +178,8 @@ def lower_bound(state: State, lag: Any, initial: Any) -> Any:
 
 
 def _shapes(text: pl.Series) -> pl.Series:
-    """How each time among them is spelled, as far as that decides their order as text: the separator,
-    the offset, and the length where a Z follows the digits. NULL for other text."""
+    """The format of each time in the text, as far as it decides the order as text: the separator,
+    the offset, and the length if a Z follows the digits. NULL for other text."""
     parts = text.str.extract_groups(_MOMENT_TEXT).struct.unnest()
     separator, zone = parts.to_series(0), parts.to_series(1).fill_null("")
     length = text.str.len_bytes().cast(pl.String)
@@ -187,7 +190,8 @@ def _shapes(text: pl.Series) -> pl.Series:
 
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
-    """A hash a row over the text of all columns, the same in each version and on each machine."""
+    """A hash for each row over the text of all columns, the same in each version and on each
+    machine."""
     frame = frame.with_columns(
         pl.Series(
             name, [original_row({"v": original(frame[name], at)}) for at in range(frame.height)]
@@ -204,7 +208,7 @@ def row_hashes(frame: pl.DataFrame) -> pl.Series:
 
 
 def dtype_names(dtype: Any) -> set[Any]:
-    """The classes of a type and of all types in it. Polars writes no bytes as JSON."""
+    """The classes of a type and of all types in it. (Polars cannot write bytes as JSON.)"""
     inner = [dtype.inner] if isinstance(dtype, pl.List) else []
     if isinstance(dtype, pl.Struct):
         inner = [field.dtype for field in dtype.fields]
@@ -223,12 +227,12 @@ def _text_of(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 class Window:
-    """Tells new rows from given ones, page after page, in the order of the cursor, NULLs first."""
+    """Finds new rows page by page, in the order of the cursor, NULLs first."""
 
     def __init__(self, state: State, lag: Any, initial: Any) -> None:
         self._start, self._lag, self._initial = state, lag, initial
         self._last = state.last
-        self._old = state.seen
+        self._old = state.hashes
         self._null_rows = state.null_rows
         self._nulls_done = state.nulls_done
         self._recent: pl.DataFrame | None = None
@@ -242,11 +246,12 @@ class Window:
 
     def state(self) -> State:
         recent = [] if self._recent is None else self._recent[IDENTITY].to_list()
-        seen = self._old | frozenset(recent)
-        return State(self._last, seen, self._nulls_done, self._null_rows)
+        hashes = self._old | frozenset(recent)
+        return State(self._last, hashes, self._nulls_done, self._null_rows)
 
     def take(self, cursor: pl.Series, identity: pl.Series) -> pl.Series:
-        """Which rows of the next page are new. cursor: see CURSOR. identity: UInt64, the row's."""
+        """Which rows of the next page are new. cursor: see CURSOR. identity: of each row,
+        UInt64."""
         if cursor.dtype == pl.String:
             self._refuse_formats(cursor)
         page = pl.DataFrame({CURSOR: cursor, _HASH: identity})
@@ -263,10 +268,10 @@ class Window:
         return new
 
     def _identified(self, page: pl.DataFrame) -> pl.DataFrame:
-        """Number equal rows: the n-th of them has an identity of its own."""
-        known = page.clear() if self._recent is None else self._recent
-        before = known.group_by(_HASH).len(_BEFORE)
-        counted = page.join(before, on=_HASH, how="left", maintain_order="left").with_columns(
+        """Number equal rows, so that each of them has a different identity."""
+        recent = page.clear() if self._recent is None else self._recent
+        counts = recent.group_by(_HASH).len(_BEFORE)
+        counted = page.join(counts, on=_HASH, how="left", maintain_order="left").with_columns(
             (pl.int_range(pl.len()).over(_HASH) + pl.col(_BEFORE).fill_null(0))
             .cast(pl.UInt64)
             .alias(_TIMES)
@@ -278,7 +283,7 @@ class Window:
         )
 
     def _refuse_formats(self, cursor: pl.Series) -> None:
-        """Times that are spelled in several ways do not sort as text."""
+        """Refuse times in several formats: they do not sort as text."""
         shapes = pl.DataFrame({"shape": _shapes(cursor), "text": cursor}).drop_nulls()
         for shape, text in shapes.unique("shape", keep="first", maintain_order=True).rows():
             first = self._shape
@@ -294,8 +299,8 @@ class Window:
                 )
 
     def _refuse_disorder(self, cursor: pl.Series) -> None:
-        known = cursor.drop_nulls()
-        if known.len() and not known.is_sorted():
+        values = cursor.drop_nulls()
+        if values.len() and not values.is_sorted():
             raise DataError(
                 "the values of the incremental column are not in order: it seems to hold several "
                 "formats",
@@ -304,13 +309,14 @@ class Window:
             )
 
     def _remember(self, page: pl.DataFrame) -> None:
-        known = page[CURSOR].drop_nulls()
+        values = page[CURSOR].drop_nulls()
         recent = page if self._recent is None else pl.concat([self._recent, page])
-        if known.len():
+        if values.len():
             self._nulls_done = True
-            greatest = known[-1]
+            greatest = values[-1]
             if self._start.last is None or greatest > self._start.last:
-                # In order: what was remembered and did not come by now is gone.
+                # Rows arrive in cursor order, so a remembered row that was not read before this one
+                # was deleted.
                 self._old = frozenset()
             self._last = greatest if self._last is None else max(self._last, greatest)
             bound = self._last if isinstance(self._last, str) else self._last - self._lag

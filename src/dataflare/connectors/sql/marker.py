@@ -1,11 +1,11 @@
-"""The marker row: which epoch of which lineage a database holds. Pure decisions; SQL text only.
+"""The marker row: it records which epoch of which lineage a database contains. Pure decisions; SQL
+text only.
 
 Always true:
-- rows and marker move in one transaction;
-- the marker of a lineage and step never goes down, except by `rewound` before any writer opens;
-- an attempt that saw a newer one writes nothing any more;
-- a table has one owner: a lineage that finds another one of the same workflow and step in the marker
-  table writes nothing, unless it has taken the table over (`TableStore.supersede`).
+- rows and marker change in one transaction;
+- the epoch of a lineage and step never decreases, except by `rewind_marker` before any writer opens;
+- an attempt that has read the marker of a newer attempt does not write any more;
+- a table has one owner: a lineage that finds another lineage of the same workflow and step in the marker table does not write, unless it has taken the table over (`TableStore.supersede`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MARKER_TABLE = "_dataflare_epochs"
 ADDED_COLUMNS = ("token", "workflow", "place")
-"""Columns that marker tables of earlier versions lack."""
+"""Columns that marker tables of earlier versions do not have."""
 MARKER_COLUMNS = (
     *("lineage", "step", "attempt", "epoch", "rows_total", "manifest", "committed_at"),
     *ADDED_COLUMNS,
@@ -37,7 +37,7 @@ MARKER_DDL = (
 )
 
 
-class Stored(Struct, frozen=True):
+class MarkerRow(Struct, frozen=True):
     """A marker row. rows_total: rows this lineage and step have written so far. token: of the attempt."""
 
     attempt: int
@@ -48,22 +48,22 @@ class Stored(Struct, frozen=True):
 
 
 class MarkerRows(Struct, frozen=True):
-    """What a marker table says of a target: the row of its lineage, and the newest one of another
+    """The rows of a marker table for a target: own, of its lineage, and the newest one of another
     lineage of the same workflow, step and table."""
 
-    own: Stored | None = None
+    own: MarkerRow | None = None
     other: Owner | None = None
 
 
 def widening(columns: Collection[str], table: str = MARKER_TABLE) -> list[str]:
-    """The statements that give a marker table of an earlier version its newer columns."""
+    """The statements that add the newer columns to a marker table of an earlier version."""
     return [f"alter table {table} add column {n} text" for n in ADDED_COLUMNS if n not in columns]
 
 
 def selection(
     target: Target, columns: Set[str], table: str = MARKER_TABLE, mark: str = "?"
 ) -> tuple[str, list[str]]:
-    """The query for `marker_rows` and its parameters. columns: that the marker table has."""
+    """The query for `marker_rows` and its parameters. columns: of the marker table."""
     token = "token" if "token" in columns else "null"
     query = (
         f"select lineage, attempt, epoch, rows_total, cast(manifest as text), {token} "
@@ -79,12 +79,12 @@ def selection(
 
 
 def marker_rows(target: Target, rows: Iterable[tuple[Any, ...]]) -> MarkerRows:
-    """What the rows of a `selection` say."""
+    """The marker rows from the result of a `selection`."""
     own, other = None, None
     for lineage, attempt, epoch, rows_total, manifest, token in rows:
         text = None if manifest is None else str(manifest)
         if lineage == target.lineage:
-            own = Stored(attempt, epoch, rows_total, text, token or "")
+            own = MarkerRow(attempt, epoch, rows_total, text, token or "")
         elif other is None:
             replaced = target.mode == "overwrite"
             other = Owner(lineage, attempt, epoch, 0 if replaced else rows_total, text)
@@ -96,65 +96,66 @@ class Verdict(enum.Enum):
     DONE = "done"
 
 
-def decide(found: MarkerRows, target: Target, epoch: int) -> Verdict:
-    """Whether an epoch is to be applied. Raises RunError (E0804) for a fenced writer."""
-    _refuse_fenced(found, target)
-    if found.own is None:
+def decide(markers: MarkerRows, target: Target, epoch: int) -> Verdict:
+    """Whether to apply an epoch. Raises RunError (E0804) for a fenced writer."""
+    _refuse_fenced(markers, target)
+    if markers.own is None:
         return Verdict.APPLY
-    return Verdict.DONE if found.own.epoch >= epoch else Verdict.APPLY
+    return Verdict.DONE if markers.own.epoch >= epoch else Verdict.APPLY
 
 
-def _refuse_fenced(found: MarkerRows, target: Target) -> None:
-    if found.other is not None:
+def _refuse_fenced(markers: MarkerRows, target: Target) -> None:
+    if markers.other is not None:
         raise fenced_by_other(target.step, f"table '{target.table}'")
-    if found.own is not None:
-        newest = found.own.attempt, found.own.token
+    if markers.own is not None:
+        newest = markers.own.attempt, markers.own.token
         refuse_older(target.step, (target.attempt, target.token), newest)
 
 
-def rewound(stored: Stored, target: Target, epoch: int, *, can_rewind: bool) -> Stored | None:
-    """The marker as it must be before writers follow from `epoch`; None when it may stay.
-
-    Also takes the marker over for this attempt, so that a writer left over from an older one finds
-    itself fenced. Raises CheckpointError (E0705) when the rows cannot be taken back.
+def rewind_marker(
+    row: MarkerRow, target: Target, epoch: int, *, can_rewind: bool
+) -> MarkerRow | None:
+    """The marker that must be written before writers continue from `epoch`; None if it need not
+    change. It also takes the marker over for this attempt, so that a remaining writer of an older
+    attempt is fenced. Raises CheckpointError (E0705) if the rows cannot be removed.
     """
-    _refuse_fenced(MarkerRows(stored), target)
-    if stored.epoch > epoch and not can_rewind:
+    _refuse_fenced(MarkerRows(row), target)
+    if row.epoch > epoch and not can_rewind:
         raise CheckpointError(
-            f"the destination of step '{target.step}' holds epoch {stored.epoch}, and the run goes on "
-            f"from epoch {epoch}: its appended rows cannot be taken back",
+            f"the destination of step '{target.step}' contains epoch {row.epoch}, and the run "
+            f"continues from epoch {epoch}: the appended rows cannot be removed",
             code="E0705",
             step=target.step,
-            help="run with --fresh, after looking at what the table holds",
+            help="check the rows of the table, then run with --fresh",
         )
-    back = min(stored.epoch, epoch)
-    if (stored.attempt, stored.token, stored.epoch) == (target.attempt, target.token, back):
+    back = min(row.epoch, epoch)
+    if (row.attempt, row.token, row.epoch) == (target.attempt, target.token, back):
         return None
-    return Stored(
+    return MarkerRow(
         target.attempt,
         back,
-        stored.rows_total,
-        stored.manifest if back == stored.epoch else None,
+        row.rows_total,
+        row.manifest if back == row.epoch else None,
         target.token,
     )
 
 
-def first_marker(target: Target, epoch: int) -> Stored:
-    """The marker of a lineage that has written nothing yet."""
-    return Stored(target.attempt, epoch, 0, None, target.token)
+def first_marker(target: Target, epoch: int) -> MarkerRow:
+    """The marker of a lineage that has not written rows yet."""
+    return MarkerRow(target.attempt, epoch, 0, None, target.token)
 
 
-def values(target: Target, stored: Stored, now: str) -> tuple[Any, ...]:
-    """The marker row, as MARKER_COLUMNS are."""
+def values(target: Target, row: MarkerRow, time_text: str) -> tuple[Any, ...]:
+    """The values of the marker row, in the order of MARKER_COLUMNS."""
     return (
         target.lineage,
         target.step,
-        stored.attempt,
-        stored.epoch,
-        stored.rows_total,
-        stored.manifest,
-        now,
-        stored.token,
+        row.attempt,
+        row.epoch,
+        row.rows_total,
+        row.manifest,
+        time_text,
+        row.token,
         target.workflow,
         target.place,
     )

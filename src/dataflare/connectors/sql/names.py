@@ -9,11 +9,11 @@ from dataflare.errors import DataError, Retry, SystemError_, did_you_mean
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier, whatever characters it has. Raises DataError (E0504) for a NUL, at
-    which databases would cut the name."""
+    """A name as an SQL identifier; any characters are allowed except NUL. Raises DataError (E0504)
+    for a NUL, because databases would cut the name there."""
     if "\0" in name:
         raise DataError(
-            f"the name {name!r} holds a NUL character, which no database takes",
+            f"the name {name!r} contains a NUL character, which no database allows",
             code="E0504",
             help="rename the column or the table",
         )
@@ -30,8 +30,8 @@ def text_literal(value: str) -> str:
 
 
 def holds_data(path: Path) -> bool:
-    """Whether a database file is there and not empty. One of 0 bytes was left by a process that was
-    killed while it made the file."""
+    """Whether a database file exists and is not empty. A file of 0 bytes is left by a process that
+    was killed while it created the file."""
     try:
         return path.stat().st_size > 0
     except OSError:
@@ -51,10 +51,10 @@ def missing_file(path: Path) -> SystemError_:
     return SystemError_(f"no such file: {path}", code="E0601", help=did_you_mean(path.name, names))
 
 
-def missing_table(table: str, path: Path, known: Sequence[str]) -> SystemError_:
-    notes = [f"it has: {', '.join(sorted(known)[:20])}"] if known else ["it has no tables"]
+def missing_table(table: str, path: Path, tables: Sequence[str]) -> SystemError_:
+    notes = [f"it has: {', '.join(sorted(tables)[:20])}"] if tables else ["it has no tables"]
     return SystemError_(
-        f"no table '{table}' in {path}", code="E0604", notes=notes, help=did_you_mean(table, known)
+        f"no table '{table}' in {path}", code="E0604", notes=notes, help=did_you_mean(table, tables)
     )
 
 
@@ -66,12 +66,12 @@ def generated_column(column: str, table: str) -> DataError:
     )
 
 
-def missing_column(column: str, table: str, known: Sequence[str]) -> SystemError_:
+def missing_column(column: str, table: str, columns: Sequence[str]) -> SystemError_:
     return SystemError_(
         f"no column '{column}' in {table}",
         code="E0606",
-        notes=[f"it has: {', '.join(known)}"],
-        help=did_you_mean(column, known),
+        notes=[f"it has: {', '.join(columns)}"],
+        help=did_you_mean(column, columns),
     )
 
 

@@ -1,6 +1,6 @@
-"""A row that could not be read, as its database shows it: the text of a dead letter.
+"""A row that could not be read, as its database writes it: the text of a dead letter.
 
-Always true: a value that JSON has no form for stands as the text that the database itself writes.
+Always true: a value that JSON cannot express is the text that the database writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 def original(values: pl.Series, row: int) -> Any:
     """One value of a column, as JSON or text."""
     if values.dtype in (pl.String, pl.Binary):
-        # Text may not be UTF-8, and Python could not be given it.
+        # The text may not be UTF-8; then it cannot be a Python string.
         return text_or_hex(values[[row]].cast(pl.Binary)[0])
     value = values[row]
     if isinstance(value, pl.Series):
@@ -29,7 +29,7 @@ def original(values: pl.Series, row: int) -> Any:
 
 
 def text_or_hex(value: bytes | None) -> str | None:
-    """Text; bytes that are no UTF-8 as X'...', as SQL writes them."""
+    """The bytes as text; if they are not UTF-8, as an SQL literal X'...'."""
     if value is None:
         return None
     try:

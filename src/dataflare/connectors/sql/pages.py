@@ -1,8 +1,8 @@
-"""Readers that fetch a page of rows at a time, on a thread, and give it as a chunk or a batch.
+"""Readers that fetch one page of rows at a time, on a thread, and return it as a chunk or a batch.
 
-Always true: a page's rows are decoded when it is fetched; a row with a value that does not fit is
-left out of the good rows and told apart, never changed. Pages have a fixed number of rows, so that a
-replay cuts where the first reading cut.
+Always true: a page's rows are decoded when it is fetched; a row with a value that does not fit is a
+bad row and is never changed. Pages have a fixed number of rows, so that a replay has the same
+pages.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PAGE_ROWS = 25_000
 
 
 class Page(Struct, frozen=True):
-    """good: typed rows. good_rows: their indices in the page, None when all are good. after: JSON of
-    the place behind the page. key: rows before it in the split. place: where row i stands."""
+    """good: typed rows. good_rows: their indices in the page, None if all are good. after: JSON of
+    the place after the page. key: rows before it in the split. place: of row i."""
 
     good: pl.DataFrame
     after: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Page(Struct, frozen=True):
 
 
 class PageReader(ChunkReader):
-    """Blocking fetches by one thread at a time; closing waits for the one under way."""
+    """Fetches pages on one thread at a time; closing waits for a fetch in progress."""
 
     def __init__(self, step: str, start: Mapping[str, Any]) -> None:
         self._step = step
@@ -123,5 +123,5 @@ def _placed(bad: BadRow) -> str:
 
 
 def _failing(frame: pl.DataFrame, message: str) -> pl.LazyFrame:
-    """A query that raises a Polars error when collected, whatever columns are asked for."""
+    """A query that raises a Polars error when collected, for any columns."""
     return frame.lazy().filter(pl.lit(message).cast(pl.Int64, strict=True) == 0)

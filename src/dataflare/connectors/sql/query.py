@@ -1,4 +1,5 @@
-"""A user's query: one SELECT, its variables as bound values. Pure; looks at tokens, parses no SQL.
+"""A user's query: one SELECT, with its variables as bound values. Pure; it splits SQL into tokens,
+but does not parse it.
 
 Always true: a variable's value never becomes part of the SQL text.
 """
@@ -25,7 +26,7 @@ _FIRST = ("select", "with", "values", "from")
 
 
 class BoundQuery(Struct, frozen=True):
-    """SQL with a mark for each of `params`, in order. shown: as the user wrote it."""
+    """SQL with a mark for each of `params`, in order. shown: the query as the user wrote it."""
 
     sql: str
     params: tuple[Any, ...]
@@ -35,11 +36,11 @@ class BoundQuery(Struct, frozen=True):
 def bind_query(
     query: str, mark: Callable[[int], str] = lambda _: "?", *, operators: bool = False
 ) -> BoundQuery:
-    """The query with bound values. mark: how the database writes the n-th of them. operators: a
+    """The query with bound values. mark: the database's text for the n-th value. operators: a
     question mark belongs to an operator of the database, such as jsonb's `?|`.
 
-    Raises ExpressionError (E0207) for a variable in quotes, ConfigError (E0412) for what is not one
-    SELECT.
+    Raises ExpressionError (E0207) for a variable in quotes, ConfigError (E0412) if it is not
+    exactly one SELECT.
     """
     text = query if isinstance(query, SourceText) else SourceText(query)
     template = text.template
@@ -47,38 +48,38 @@ def bind_query(
     parts: list[str] = []
     params: list[Any] = []
     first = ended = None
-    done = 0
+    copied = 0
     for match in _PART.finditer(template):
-        kind, found = match.lastgroup, match.group()
+        kind, token = match.lastgroup, match.group()
         if kind == "comment":
             continue
         if ended is not None:
             raise _refused(text, ended, "a query is one statement, and this has several")
         if kind == "quoted":
-            inside = next((v for p, v in variables.items() if p in found), None)
+            inside = next((v for p, v in variables.items() if p in token), None)
             if inside is not None:
-                raise _in_quotes(text, found, match.start(), inside.placeholder, inside.shown)
-        elif found == ";":
+                raise _in_quotes(text, token, match.start(), inside.placeholder, inside.shown)
+        elif token == ";":
             ended = match.start()
-            parts.append(template[done:ended])
-            done = match.end()
-        elif found == "?" and operators:
+            parts.append(template[copied:ended])
+            copied = match.end()
+        elif token == "?" and operators:
             continue
-        elif found == "?":
+        elif token == "?":
             raise _refused(
-                text, match.start(), "'?' stands for nothing here: write a variable, ${param:NAME}"
+                text, match.start(), "'?' has no meaning here: write a variable, ${param:NAME}"
             )
-        elif found in variables:
-            parts.append(template[done : match.start()] + mark(len(params)))
-            params.append(variables[found].value)
-            done = match.end()
+        elif token in variables:
+            parts.append(template[copied : match.start()] + mark(len(params)))
+            params.append(variables[token].value)
+            copied = match.end()
         elif kind == "word" and first is None:
-            first = found
-            if found.lower() not in _FIRST:
-                raise _refused(text, match.start(), f"a query starts with SELECT, not {found}")
+            first = token
+            if token.lower() not in _FIRST:
+                raise _refused(text, match.start(), f"a query starts with SELECT, not {token}")
     if ended is None:
-        parts.append(template[done:])
-    elif _PART.sub("", template[done:]).strip():
+        parts.append(template[copied:])
+    elif _PART.sub("", template[copied:]).strip():
         raise _refused(text, ended, "a query is one statement, and this has several")
     if first is None:
         raise _refused(text, 0, "the query is empty")
@@ -92,18 +93,18 @@ def _refused(text: SourceText, place: int, message: str) -> DataFlareError:
 
 
 def _in_quotes(
-    text: SourceText, quoted: str, start: int, placeholder: str, shown: str
+    text: SourceText, quoted: str, start: int, placeholder: str, written: str
 ) -> DataFlareError:
     place = start + quoted.index(placeholder)
-    inside = quoted[1:-1].replace(placeholder, shown)
-    if inside == shown:
-        help_ = f"write it without quotes: {shown}"
+    inside = quoted[1:-1].replace(placeholder, written)
+    if inside == written:
+        help_ = f"write it without quotes: {written}"
     else:
-        before, _, after = inside.partition(shown)
-        pieces = [f"'{before}'" if before else "", shown, f"'{after}'" if after else ""]
+        before, _, after = inside.partition(written)
+        pieces = [f"'{before}'" if before else "", written, f"'{after}'" if after else ""]
         help_ = "write it without quotes: " + " || ".join(piece for piece in pieces if piece)
     return ExpressionError(
-        f"{shown} stands inside quotes, where it would be text",
+        f"{written} is inside quotes, where it would be text",
         code="E0207",
         spot=text.spot_of(place, place + len(placeholder)),
         help=help_,

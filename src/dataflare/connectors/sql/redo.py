@@ -1,11 +1,10 @@
-"""Redo files: the rows of one epoch, on disk before anybody may call the epoch complete.
+"""Redo files: the rows of one epoch, on disk before the epoch can be complete.
 
 Always true:
-- a file is a run of frames, each eight bytes of length and one Arrow IPC stream with a schema of its
-  own, so a batch is appended without reading or rewriting what is there;
-- while it grows it is called `open-...`; only a sealed, fsynced file has an epoch in its name;
-- its xxh3 checksum stands in the manifest, and a file that does not match is never applied;
-- rows that the destination refuses stay in it: their numbers are its last frame, and they are passed over.
+- a file is a sequence of frames, each with eight bytes of length and one Arrow IPC stream with its own schema, so a batch is appended without reading or rewriting the file;
+- a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name;
+- its xxh3 checksum is in the manifest, and a file that does not match is never applied;
+- rows that the destination refuses stay in it: their numbers are in its last frame, and they are skipped.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _HELD_BYTES = 4 * 2**20
 
 
 class RedoFile(Struct, frozen=True):
-    """A sealed redo file, as it stands in a committable. name: None when the epoch has no rows.
-    rows: without the refused ones."""
+    """A sealed redo file, as part of a committable. name: None if the epoch has no rows. rows:
+    without the refused ones."""
 
     name: str | None
     checksum: str
@@ -52,7 +51,7 @@ class RedoFile(Struct, frozen=True):
 
 
 class RedoWriter:
-    """The growing redo file of one writer. Blocking; called one at a time. rows_max: of a frame."""
+    """The growing redo file of one writer. Blocking; one call at a time. rows_max: of a frame."""
 
     def __init__(
         self, folder: Path, attempt: int, subtask: int, rows_max: int | None = None
@@ -62,35 +61,35 @@ class RedoWriter:
         self._open_name = f"open-{attempt}-{subtask}.arrow"
         self._file: IO[bytes] | None = None
         self._sum = xxhash.xxh3_64()
-        self._held: list[pl.DataFrame] = []
+        self._buffer: list[pl.DataFrame] = []
         self._held_rows = self._held_bytes = self.rows = 0
         self._refused: list[int] = []
 
     def append(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        """Take rows. Small batches are held until some thousand rows make a frame."""
-        if self._held and self._held[0].schema != frame.schema:
-            self._write_held()
-        self._held.append(frame)
+        """Add rows. Small batches are buffered until some thousand rows make a frame."""
+        if self._buffer and self._buffer[0].schema != frame.schema:
+            self._write_buffer()
+        self._buffer.append(frame)
         self.rows += frame.height
         self._held_rows += frame.height
         self._held_bytes += num_bytes
         if self._held_rows >= _HELD_ROWS or self._held_bytes >= _HELD_BYTES:
-            self._write_held()
+            self._write_buffer()
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """What was taken since the last `seal`."""
-        self._write_held()
+        """The rows added since the last `seal`."""
+        self._write_buffer()
         if self._file is not None:
             self._file.flush()
             yield from _read(self._folder / self._open_name)
 
     def refuse(self, rows: Sequence[int]) -> None:
-        """Leave these rows out of the epoch: numbers of rows taken since the last `seal`."""
+        """Leave these rows out of the epoch: numbers of rows added since the last `seal`."""
         self._refused += rows
 
     def seal(self, epoch: int) -> RedoFile:
-        """Make everything durable under the epoch's name, and start anew."""
-        self._write_held()
+        """Make all rows durable under the epoch's name, and start a new file."""
+        self._write_buffer()
         if self._file is None:
             return RedoFile(None, "", 0)
         refused = len(self._refused)
@@ -108,18 +107,20 @@ class RedoWriter:
         return sealed
 
     def close(self) -> None:
-        """Give up what was not sealed."""
-        self._held.clear()
+        """Discard the rows that were not sealed."""
+        self._buffer.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
             (self._folder / self._open_name).unlink(missing_ok=True)
 
-    def _write_held(self) -> None:
-        if not self._held:
+    def _write_buffer(self) -> None:
+        if not self._buffer:
             return
-        frame = self._held[0] if len(self._held) == 1 else pl.concat(self._held, rechunk=False)
-        self._held.clear()
+        frame = (
+            self._buffer[0] if len(self._buffer) == 1 else pl.concat(self._buffer, rechunk=False)
+        )
+        self._buffer.clear()
         self._held_rows = self._held_bytes = 0
         for part in frame.iter_slices(self._rows_max) if self._rows_max else (frame,):
             self._write(part)
@@ -137,9 +138,9 @@ class RedoWriter:
 
 
 def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
-    """The rows of a sealed file but the refused ones, frame by frame, after its checksum was found right.
-
-    Raises CheckpointError (E0703) for a file that is missing or not the one that was sealed.
+    """The rows of a sealed file without the refused ones, frame by frame, after its checksum was
+    verified. Raises CheckpointError (E0703) if the file is missing or is not the one that was
+    sealed.
     """
     if file.name is None:
         return
@@ -158,7 +159,7 @@ def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
             yield frame.filter(~numbers.is_in(refused.implode()))
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"the redo file {path} is gone, and the rows of its epoch were not committed yet",
+            f"the redo file {path} is missing, and the rows of its epoch were not committed yet",
             code="E0703",
             help="run with --fresh to start over",
         ) from error
@@ -181,13 +182,13 @@ def _last_frame(path: Path) -> pl.DataFrame:
 
 
 def _check(path: Path, file: RedoFile) -> None:
-    found = xxhash.xxh3_64()
+    digest = xxhash.xxh3_64()
     with open(path, "rb") as source:
         while block := source.read(2**20):
-            found.update(block)
-    if found.hexdigest() != file.checksum:
+            digest.update(block)
+    if digest.hexdigest() != file.checksum:
         raise CheckpointError(
-            f"the redo file {path} is damaged: its checksum is {found.hexdigest()}, "
+            f"the redo file {path} is damaged: its checksum is {digest.hexdigest()}, "
             f"the checkpoint says {file.checksum}",
             code="E0703",
             help="run with --fresh to start over",
@@ -195,7 +196,7 @@ def _check(path: Path, file: RedoFile) -> None:
 
 
 def clear_after(folder: Path, epoch: int) -> None:
-    """Remove unsealed files and those of later epochs: no manifest names them."""
+    """Remove unsealed files and files of later epochs: no manifest names them."""
     for path in _files(folder):
         match = _SEALED.match(path.name)
         if match is None or int(match.group(1)) > epoch:
@@ -203,7 +204,7 @@ def clear_after(folder: Path, epoch: int) -> None:
 
 
 def clear_before(folder: Path, epoch: int) -> None:
-    """Remove the files of epochs below `epoch`: the destination holds their rows."""
+    """Remove the files of epochs below `epoch`: the destination has their rows."""
     for path in _files(folder):
         match = _SEALED.match(path.name)
         if match is not None and int(match.group(1)) < epoch:

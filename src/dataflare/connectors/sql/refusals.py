@@ -1,7 +1,8 @@
-"""Find the rows that a database refuses, and keep the others. Pure but for what the caller's calls do.
+"""Find the rows that a database refuses, and keep the others. Pure, except for the caller's
+functions.
 
-Always true: the rows are tried in their order, and a row is refused only when it was tried alone on top of
-all kept rows before it. So what stays is what writing them one by one would have left.
+Always true: the rows are tried in their order, and a row is refused only if it failed alone, after
+all accepted rows before it were written. So the result is the same as writing the rows one by one.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 
 
 class Refusal(Struct, frozen=True):
-    """row: its number among those that were tried. error: what the database says."""
+    """row: its number among the tried rows. error: of the database."""
 
     row: int
     error: DataError
 
 
 class Pace(Struct):
-    """How many rows to try at once: fewer after a refusal, more after each success. Kept from batch to
-    batch, for bad rows come in swarms."""
+    """How many rows to try at once: fewer after a refusal, more after each success. It is kept from
+    batch to batch, because bad rows often come close together."""
 
     rows: int = 2**31
 
@@ -50,11 +51,11 @@ def sift(
     suspects: Callable[[DataError, int, int], Sequence[int]] = lambda error, first, behind: (),
     first_only: bool = False,
 ) -> list[Refusal]:
-    """Write rows 0 to `count`, but for those that are refused; these are returned, in order.
+    """Write rows 0 to `count`, except the refused ones; returns the refused ones in order.
 
-    attempt(first, behind): write these rows, or raise DataError and leave nothing of them.
-    suspects(error, first, behind): rows that an error of `attempt` may be about, in order, where that can
-    be told; wrong ones cost time only. first_only: stop at the first refused row.
+    attempt(first, behind): write these rows, or raise DataError and write none of them.
+    suspects(error, first, behind): rows that may be the cause of an error of `attempt`, in order,
+    if known; wrong ones only cost time. first_only: stop at the first refused row.
     """
     refused: list[Refusal] = []
     todo = [(0, count)] if count else []
@@ -81,13 +82,14 @@ def sift(
     return refused
 
 
-MEND = "mend the row, or set error_handling: {on_error: dead_letter}, or skip, to go on without it"
-"""What to do about a row that a table refuses."""
+MEND = "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue "
+"without it"
+"""The help for a row that a table refuses."""
 
 
 def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The rows of a changelog without the first half of each update that keeps its key, so that the
-    frame may be cut anywhere: an update that is refused leaves the old row."""
+    """The rows of a changelog without the first half of each update that does not change the key.
+    Such a frame can be divided anywhere; a refused update leaves the old row."""
     if KIND_COLUMN not in frame.columns or not key:
         return frame
     kind = pl.col(KIND_COLUMN)
@@ -98,24 +100,24 @@ def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
 
 
 def with_row(error: DataError, row: Mapping[str, Any], key: Sequence[str]) -> DataError:
-    """The error with the row it is about: its key, or its first columns."""
+    """The error with its row: the key, or the first columns."""
     names = key or [name for name in row if not name.startswith(RESERVED)][:3]
-    shown = ", ".join(f"{name} = {row[name]!r}" for name in names)
-    notes = [f"the row: {shown}", *error.notes]
+    key_text = ", ".join(f"{name} = {row[name]!r}" for name in names)
+    notes = [f"the row: {key_text}", *error.notes]
     return DataError(error.message, code=error.code, help=error.help or MEND, notes=notes)
 
 
-def left_out(
+def refused_rows(
     refusals: Sequence[Refusal], frames: Iterable[pl.DataFrame], key: Sequence[str]
 ) -> tuple[list[RefusedRow], list[int]]:
-    """What `Writer.settle` answers, and the numbers of all rows that go with them: the first half of an
-    update goes with its second.
+    """The result of `Writer.settle`, and the numbers of all rows to leave out: also the first half
+    of an update if its second half is refused.
 
-    refusals: with numbers of rows in all of `frames`, in order. Raises the error of a refused delete: as
-    a dead letter it would come in again as a row.
+    refusals: with numbers of rows in all of `frames`, in order. Raises the error of a refused
+    delete: a dead letter of it would be replayed as a row.
     """
     waiting = sorted(refusals, key=lambda refusal: refusal.row, reverse=True)
-    made: list[RefusedRow] = []
+    refused: list[RefusedRow] = []
     numbers: list[int] = []
     first = 0
     for frame in frames:
@@ -132,8 +134,8 @@ def left_out(
                 if paired and all(before[name] == row[name] for name in key):
                     numbers.append(refusal.row - 1)
             numbers.append(refusal.row)
-            more = "; ".join(note for note in error.notes if not note.startswith("the row:"))
-            text = f"{error.message}: {more}" if more else error.message
-            made.append(RefusedRow(row, error.code, text))
+            notes = "; ".join(note for note in error.notes if not note.startswith("the row:"))
+            text = f"{error.message}: {notes}" if notes else error.message
+            refused.append(RefusedRow(row, error.code, text))
         first += frame.height
-    return made, numbers
+    return refused, numbers

@@ -1,7 +1,7 @@
-"""Cut a full read of a table into parts by a column: what the databases have in common.
+"""Divide a full read of a table into parts by a column: shared by the databases.
 
-Always true: each row is in exactly one part. Rows without a value are in the first, which has no lower
-end; the last has no upper one.
+Always true: each row is in exactly one part. Rows without a value are in the first part, which has
+no lower bound; the last part has no upper bound.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _LAST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def span_starts(
-    low: float, high: float, every: float | str | None, count: int, shown: str
+    low: float, high: float, every: float | str | None, count: int, label: str
 ) -> list[float]:
-    """Where the parts behind the first begin, in seconds since 1970, for times from `low` to `high`:
-    `every` so many seconds, `month` or `year` (in UTC); or `count` of one length. No part begins
-    before the year 1 or after 9999: what the databases hold beyond is in the first and the last.
-    Raises E0413."""
+    """The starts of the parts after the first, in seconds since 1970, for times from `low` to
+    `high`. every: the length in seconds, `month` or `year` (in UTC); None: `count` parts of equal
+    length. No part begins before the year 1 or after 9999: rows outside are in the first and the
+    last part. Raises E0413."""
     low, high = max(low, _FIRST), min(high, _LAST)
     if low > high:
         return []
@@ -34,20 +34,20 @@ def span_starts(
     if isinstance(every, str):
         step = 12 if every == "year" else 1
         first, last = (_months(moment) // step for moment in (low, high))
-        _bounded(last - first, shown)
+        _bounded(last - first, label)
         return [_month_start(number * step) for number in range(first + 1, last + 1)]
     spans = int(high // every) - int(low // every)
-    _bounded(spans, shown)
+    _bounded(spans, label)
     start = int(low // every) + 1
     return [(start + i) * every for i in range(spans)]
 
 
-def _bounded(spans: int, shown: str) -> None:
+def _bounded(spans: int, label: str) -> None:
     if spans >= SPANS_MAX:
         raise ConfigError(
-            f"'every' would make {spans + 1:,} parts of {shown}",
+            f"'every' would make {spans + 1:,} parts of {label}",
             code="E0413",
-            help=f"choose a longer span: there may be {SPANS_MAX:,}",
+            help=f"choose a longer span: the limit is {SPANS_MAX:,} parts",
         )
 
 
@@ -62,8 +62,7 @@ def _month_start(months: int) -> float:
 
 
 def moment_text(moment: float, type_: DataType) -> str:
-    """A moment as the files' databases write it; a part that begins inside a day begins with it
-    where the column has dates."""
+    """A moment as database files write it; for a column of dates, the day that contains it."""
     when = datetime.fromtimestamp(moment, UTC)
     if type_.name == "date":
         return when.date().isoformat()
@@ -72,7 +71,7 @@ def moment_text(moment: float, type_: DataType) -> str:
 
 
 def need_time(name: str, type_: DataType) -> None:
-    """Raises E0413 for a column that has no times."""
+    """Raises E0413 if the column has no times."""
     if type_.name not in ("date", "timestamp"):
         raise ConfigError(
             f"column '{name}' is {type_}, and by: time needs dates or timestamps",
@@ -83,14 +82,15 @@ def need_time(name: str, type_: DataType) -> None:
 
 def uncuttable(name: str, type_: DataType) -> ConfigError:
     return ConfigError(
-        f"column '{name}' is {type_}, which has no order to be cut by",
+        f"column '{name}' is {type_}, which has no order to divide by",
         code="E0413",
         help="use by: hash, or name a column of numbers, text, dates or timestamps",
     )
 
 
-def edged(column: str, edges: Sequence[Any]) -> Sequence[Split]:
-    """A part below the first edge, between each two, and from the last on. Edges ascend."""
+def edge_splits(column: str, edges: Sequence[Any]) -> Sequence[Split]:
+    """A part below the first edge, one between each two edges, and one from the last edge on. Edges
+    ascend."""
     ends: list[Any] = [None, *edges, None]
     return [
         Split(f"rows-{i}", {"column": column, "low": ends[i], "high": ends[i + 1]})
@@ -98,6 +98,6 @@ def edged(column: str, edges: Sequence[Any]) -> Sequence[Split]:
     ]
 
 
-def hashed(column: str | None, count: int) -> Sequence[Split]:
+def hash_splits(column: str | None, count: int) -> Sequence[Split]:
     """column: None for the row's number."""
     return [Split(f"rows-{i}", {"hash": [i, count], "column": column}) for i in range(count)]

@@ -1,15 +1,11 @@
 """One writer per database file: the transaction that several steps of this process share.
 
 Always true:
-- the redo files are the truth, the open transaction only spares reading them again: it may be rolled
-  back at any time, and each step's `commit` then applies its own redo file;
-- a transaction is committed with the marker of every step whose rows are in it, so after a crash a
-  step's marker is at the epoch if and only if its rows are there;
-- a shared transaction holds the rows of one epoch of one lineage. Its first `commit` call commits all
-  of them, which is right because the engine calls `commit` only after the manifest that names all
+- the redo files are authoritative; the open transaction only avoids reading them again: it may be rolled back at any time, and each step's `commit` then applies its own redo file;
+- a transaction is committed with the marker of every step whose rows are in it, so after a crash a step's marker has the epoch if and only if the table has its rows;
+- a shared transaction contains the rows of one epoch of one lineage. The first `commit` call commits all of them; that is right because the engine calls `commit` only after the manifest that names all
   committables of the epoch was published: the epoch is decided for every step of the run;
-- rows of another epoch or lineage that are applied on top (to find out refusals while the first are
-  not committed yet) spoil it: it is rolled back, and everybody commits from the redo files.
+- if rows of another epoch or lineage are applied in it (to find refusals while the first ones are not committed yet), it is not committed: it is rolled back, and all steps commit from the redo files.
 """
 
 from __future__ import annotations
@@ -27,12 +23,12 @@ from msgspec import Struct
 
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.marker import (
+    MarkerRow,
     MarkerRows,
-    Stored,
     Verdict,
     decide,
     first_marker,
-    rewound,
+    rewind_marker,
 )
 from dataflare.connectors.sql.names import holds_data
 from dataflare.connectors.sql.refusals import Refusal
@@ -45,7 +41,7 @@ T = TypeVar("T")
 
 
 class Share(Struct, frozen=True):
-    """What one step has in an epoch: its sealed rows and where they go."""
+    """The part of one step in an epoch: its sealed rows and their target."""
 
     target: Target
     folder: Path
@@ -53,22 +49,22 @@ class Share(Struct, frozen=True):
 
 
 class SharedFile:
-    """All writing of this process to one database file. Blocking; any thread may call."""
+    """All writes of this process to one database file. Blocking; any thread may call it."""
 
     def __init__(self, type_: str, path: Path, make_store: Callable[[], TableStore]) -> None:
         self._type, self._path, self._make_store = type_, path, make_store
         self._lock = threading.RLock()
         self._store: TableStore | None = None
         self._group: tuple[str, int] | None = None
-        self._members: dict[str, tuple[Share, Stored | None]] = {}
+        self._members: dict[str, tuple[Share, MarkerRow | None]] = {}
         self._settled: set[str] = set()
         self._spoiled = False
 
     def settle(
         self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], last: int
     ) -> list[Refusal]:
-        """Apply rows that are not sealed yet, but for those that the database refuses; their numbers
-        are returned. frames: gives the rows. last: the last epoch that the step prepared, or 0."""
+        """Apply rows that are not sealed yet, except those that the database refuses; returns
+        these. frames: returns the rows. last: the last epoch that the step prepared, or 0."""
         with self._lock, self._abandoning_on_error():
             if self._store is None:
                 self._begin()
@@ -80,20 +76,21 @@ class SharedFile:
             self._store.make_ready(target)
             refused, first = [], 0
             for frame in frames():
-                found = self._store.sift(target, frame)
-                refused += [Refusal(first + each.row, each.error) for each in found]
+                more = self._store.sift(target, frame)
+                refused += [Refusal(first + each.row, each.error) for each in more]
                 first += frame.height
             self._settled.add(target.step)
             return refused
 
     def let_go(self, step: str) -> None:
-        """Others may write now: what `step` has settled and not prepared is applied again then."""
+        """Let other processes write: roll back the rows that `step` has settled but not prepared.
+        They are applied again later."""
         with self._lock:
             if step in self._settled and not self._members:
                 self._abandon()
 
     def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
-        """Apply the rows in the open transaction, so that whatever the database refuses is raised now."""
+        """Apply the rows in the open transaction, so that errors of the database are raised now."""
         target = share.target
         with self._lock, self._abandoning_on_error():
             group = (target.lineage, epoch)
@@ -105,12 +102,12 @@ class SharedFile:
                 self._spoiled = True
             crash_point(f"{self._type}.prepare.before_apply")
             assert self._store is not None
-            found = self._store.read_marker(target)
-            if decide(found, target, epoch) is Verdict.DONE:
+            markers = self._store.read_marker(target)
+            if decide(markers, target, epoch) is Verdict.DONE:
                 return
             self._apply(share, final=final)
             if self._group == group:
-                self._members[target.step] = (share, found.own)
+                self._members[target.step] = (share, markers.own)
 
     def commit(self, share: Share, epoch: Epoch) -> None:
         """Make the rows and the marker visible, once."""
@@ -122,28 +119,28 @@ class SharedFile:
             self._abandon()
             self._begin()
             assert self._store is not None
-            found = self._store.read_marker(target)
-            if decide(found, target, epoch.number) is Verdict.DONE:
+            markers = self._store.read_marker(target)
+            if decide(markers, target, epoch.number) is Verdict.DONE:
                 self._abandon()
                 return
             self._apply(share, final=epoch.final)
-            self._members[target.step] = (share, found.own)
+            self._members[target.step] = (share, markers.own)
             self._finish(epoch)
 
     def markers(self, target: Target) -> MarkerRows:
-        """What the marker table says of a step, without making a file."""
-        return self._looked_up(target, lambda store: store.read_marker(target), MarkerRows())
+        """The marker rows of a step; creates no file."""
+        return self._look_up(target, lambda store: store.read_marker(target), MarkerRows())
 
     def is_missing(self, target: Target) -> bool:
-        """Whether there is no table of the target's name."""
-        return self._looked_up(target, lambda store: store.is_missing(target), True)
+        """Whether the target's table does not exist."""
+        return self._look_up(target, lambda store: store.is_missing(target), True)
 
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
-        return self._looked_up(target, lambda store: store.is_empty(target), True)
+        return self._look_up(target, lambda store: store.is_empty(target), True)
 
-    def _looked_up(self, target: Target, look: Callable[[TableStore], T], missing: T) -> T:
-        """What a store tells; `missing` where there is no file."""
+    def _look_up(self, target: Target, look: Callable[[TableStore], T], missing: T) -> T:
+        """The result of `look` on a store; `missing` if there is no file."""
         if not holds_data(self._path):
             return missing
         with self._lock, self._abandoning_on_error():
@@ -158,7 +155,7 @@ class SharedFile:
             return answer
 
     def supersede(self, target: Target, epoch: int) -> None:
-        """Make the target's lineage the owner of its table: others are fenced."""
+        """Make the target's lineage the owner of its table; other lineages are fenced."""
         with self._lock, self._abandoning_on_error():
             self._abandon()
             self._begin()
@@ -170,10 +167,10 @@ class SharedFile:
             self._abandon()
 
     def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
-        """Take the table's leftovers and the marker back to `epoch`.
+        """Reset the marker to `epoch`, and remove rows of later epochs.
 
-        rows_kept: what the staging table held then; None when none of its rows count, for the run
-        has no checkpoint yet, or is forgotten.
+        rows_kept: the rows of the staging table at that epoch; None if none of its rows are valid,
+        because the run has no checkpoint yet or was removed.
         """
         if not holds_data(self._path):
             return
@@ -181,16 +178,16 @@ class SharedFile:
             self._abandon()
             self._begin()
             assert self._store is not None
-            stored = self._store.read_marker(target).own
-            if stored is not None:
-                self._take_back(self._store, target, stored, epoch, rows_kept)
+            row = self._store.read_marker(target).own
+            if row is not None:
+                self._take_back(self._store, target, row, epoch, rows_kept)
                 if rows_kept is None and target.mode == "mirror":
-                    self._store.forget_seen(target)
+                    self._store.clear_keys(target)
                 self._store.commit()
             self._abandon()
 
     def execute(self, statements: Sequence[str]) -> None:
-        """A user's statements, in a transaction of their own."""
+        """Run a user's statements in one separate transaction."""
         with self._lock, self._abandoning_on_error():
             self._abandon()
             self._begin()
@@ -201,26 +198,26 @@ class SharedFile:
             self._abandon()
 
     def execute_alone(self, statements: Sequence[str]) -> None:
-        """A user's statements, each on its own, outside of any transaction."""
+        """Run a user's statements one by one, without a transaction."""
         with self._lock:
             self._abandon()
             self._make_store().execute_alone(statements)
 
     def release(self, step: str) -> None:
-        """Give up what `step` has prepared and not committed."""
+        """Discard the rows that `step` has prepared and not committed."""
         with self._lock:
             self._abandon_if_member(step)
 
     def _take_back(
-        self, store: TableStore, target: Target, stored: Stored, epoch: int, rows_kept: int | None
+        self, store: TableStore, target: Target, row: MarkerRow, epoch: int, rows_kept: int | None
     ) -> None:
-        can_rewind = target.mode != "append" or stored.rows_total == 0
-        moved = rewound(stored, target, epoch, can_rewind=can_rewind)
-        if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
+        can_rewind = target.mode != "append" or row.rows_total == 0
+        moved = rewind_marker(row, target, epoch, can_rewind=can_rewind)
+        if target.mode == "overwrite" and (rows_kept is None or row.epoch > epoch):
             if rows_kept is not None and not store.has_staging(target):
                 raise CheckpointError(
-                    f"table '{target.table}' was already replaced by epoch {stored.epoch} and cannot "
-                    f"go back to epoch {epoch}",
+                    f"table '{target.table}' was already replaced by epoch {row.epoch} and "
+                    f"cannot be reset to epoch {epoch}",
                     code="E0705",
                     step=target.step,
                     help="run with --fresh to build it again",
@@ -255,10 +252,10 @@ class SharedFile:
     def _finish(self, epoch: Epoch) -> None:
         assert self._store is not None
         crash_point(f"{self._type}.commit.before_marker")
-        for share, stored in self._members.values():
-            before = stored.rows_total if stored is not None else 0
+        for share, row in self._members.values():
+            before = row.rows_total if row is not None else 0
             target, rows = share.target, before + share.file.rows
-            moved = Stored(target.attempt, epoch.number, rows, epoch.manifest, target.token)
+            moved = MarkerRow(target.attempt, epoch.number, rows, epoch.manifest, target.token)
             self._store.write_marker(target, moved)
         crash_point(f"{self._type}.commit.before_commit")
         self._store.commit()
@@ -295,13 +292,13 @@ _files_lock = threading.Lock()
 
 
 def shared_file(type_: str, path: Path, make_store: Callable[[], TableStore]) -> SharedFile:
-    """The one writer of this process for the file, found by its real path."""
+    """The only writer of this process for the file, by its real path."""
     where = (type_, str(path.resolve()))
     with _files_lock:
-        found = _files.get(where)
-        if found is None:
-            found = _files[where] = SharedFile(type_, path, make_store)
-        return found
+        file = _files.get(where)
+        if file is None:
+            file = _files[where] = SharedFile(type_, path, make_store)
+        return file
 
 
 def now_text() -> str:

@@ -1,4 +1,4 @@
-"""`before_sql` and `after_sql` of a destination: what `plan` says of them, and errors that name them. Pure."""
+"""`before_sql` and `after_sql` of a destination: their text in `plan`, and their errors. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def effects(before: Sequence[str], after: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def named(step: str, option: str) -> Iterator[None]:
-    """What a database says to a user's statement becomes ConfigError (E0412), unless trying again may help."""
+def user_statement(step: str, option: str) -> Iterator[None]:
+    """Convert a database's error about a user's statement into ConfigError (E0412), unless a retry
+    may help."""
     try:
         yield
     except DataFlareError as error:

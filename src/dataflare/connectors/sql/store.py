@@ -1,4 +1,5 @@
-"""What the commit protocol needs of a database: a handful of blocking calls, all in one transaction."""
+"""The database operations that the commit protocol uses: a few blocking calls, all in one
+transaction."""
 
 from __future__ import annotations
 
@@ -8,18 +9,19 @@ from collections.abc import Sequence
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.sql.marker import MarkerRows, Stored
+from dataflare.connectors.sql.marker import MarkerRow, MarkerRows
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
 
 STAGING_PREFIX = "_dataflare_new_"
-SEEN_PREFIX = "_dataflare_seen_"
+KEYS_PREFIX = "_dataflare_seen_"
 
 
 class Target(Struct, frozen=True):
-    """What one step writes where. schema: the columns that arrive, with `_op` where it is written.
-    sift: rows that are refused are left out. complete: of mirror, a row that has not come by the end of
-    the run is deleted, unless these are more than delete_max: a share of the table's rows, or a count."""
+    """The table that one step writes. schema: the columns of the rows, with `_op` if it is written.
+    sift: refused rows are left out. complete: with mirror, rows that did not arrive in the run are
+    deleted at its end, unless they are more than delete_max: a share of the table's rows, or a
+    count."""
 
     step: str
     lineage: str
@@ -39,23 +41,23 @@ class Target(Struct, frozen=True):
 
     @property
     def sweeps(self) -> bool:
-        """Whether rows that have not come by the end of the run are deleted."""
+        """Whether rows that did not arrive in the run are deleted at its end."""
         return self.mode == "mirror" and self.complete
 
     @property
-    def seen(self) -> str:
-        """The table of the keys that have come in this run."""
+    def keys_table(self) -> str:
+        """The table of the keys that have arrived in this run."""
         folder, dot, name = self.table.rpartition(".")
-        return f"{folder}{dot}{SEEN_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
+        return f"{folder}{dot}{KEYS_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
 
     @property
     def place(self) -> str:
-        """The table, as the marker tells it from others of its database."""
+        """The name of the table in the marker; unique in the database."""
         return self.table.casefold()
 
     @property
     def written(self) -> str:
-        """The table that takes the rows: under overwrite a staging table until the end."""
+        """The table into which rows are written: under overwrite a staging table until the end."""
         if self.mode != "overwrite":
             return self.table
         folder, dot, name = self.table.rpartition(".")
@@ -65,25 +67,25 @@ class Target(Struct, frozen=True):
 class TableStore(ABC):
     """One connection to a database file, for one transaction. Used by one thread at a time.
 
-    Order: `begin`, then any of the others, then `commit` or `rollback`, then `close`. All raise our
-    errors; after an error only `rollback` and `close` are called.
+    Order: `begin`, then any of the others, then `commit` or `rollback`, then `close`. All raise
+    DataFlare's errors; after an error only `rollback` and `close` are called.
     """
 
     @abstractmethod
     def begin(self) -> None:
-        """Open the file, making it if need be, and take the write lock."""
+        """Open the file, create it if needed, and take the write lock."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Make durable all since `begin`."""
+        """Commit all changes since `begin` durably."""
 
     @abstractmethod
     def rollback(self) -> None:
-        """Undo all since `begin`. Never raises."""
+        """Undo all changes since `begin`. Never raises."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file. Never raises."""
+        """Close the file. Never raises."""
 
     @abstractmethod
     def execute(self, statement: str) -> None:
@@ -95,11 +97,11 @@ class TableStore(ABC):
 
     @abstractmethod
     def read_marker(self, target: Target) -> MarkerRows:
-        """What the marker table says of the target; nothing when there is no marker table."""
+        """The marker rows of the target; none if there is no marker table."""
 
     @abstractmethod
-    def write_marker(self, target: Target, stored: Stored) -> None:
-        """Insert or replace the marker row, making or widening the table if need be."""
+    def write_marker(self, target: Target, stored: MarkerRow) -> None:
+        """Insert or replace the marker row; create or widen the marker table if needed."""
 
     @abstractmethod
     def supersede(self, target: Target) -> None:
@@ -107,7 +109,7 @@ class TableStore(ABC):
 
     @abstractmethod
     def is_missing(self, target: Target) -> bool:
-        """Whether there is no table of the target's name."""
+        """Whether the target's table does not exist."""
 
     @abstractmethod
     def is_empty(self, target: Target) -> bool:
@@ -115,32 +117,33 @@ class TableStore(ABC):
 
     @abstractmethod
     def make_ready(self, target: Target) -> None:
-        """Make or widen the table that `target` writes; for a key, a unique index."""
+        """Create or widen the target's table; for a key, create a unique index."""
 
     @abstractmethod
     def apply(self, target: Target, frame: pl.DataFrame) -> None:
-        """Write one frame of rows as the target's mode says."""
+        """Write one frame of rows in the target's mode."""
 
     @abstractmethod
     def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
-        """Write one frame of rows but for those that the database refuses, and return these."""
+        """Write one frame of rows, except those that the database refuses; returns the refused
+        ones."""
 
     @abstractmethod
     def publish(self, target: Target) -> None:
-        """Put the staging table in the table's place."""
+        """Replace the table by the staging table."""
 
     @abstractmethod
     def sweep(self, target: Target) -> None:
-        """Delete the rows whose key has not come in this run. Raises DataError (E0512) where these are too
-        many."""
+        """Delete the rows whose key did not arrive in this run. Raises DataError (E0512) if they
+        are too many."""
 
     @abstractmethod
-    def forget_seen(self, target: Target) -> None:
-        """A run begins: no key has come yet."""
+    def clear_keys(self, target: Target) -> None:
+        """A run begins: remove all keys of earlier runs."""
 
     @abstractmethod
     def trim(self, target: Target, rows: int) -> None:
-        """Leave the first `rows` rows in the staging table; 0 drops it."""
+        """Keep only the first `rows` rows of the staging table; 0 drops it."""
 
     @abstractmethod
     def has_staging(self, target: Target) -> bool:

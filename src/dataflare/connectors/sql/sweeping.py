@@ -1,10 +1,10 @@
-"""`mode: mirror` of a full read: rows that are gone from the source are deleted with the last epoch. Pure.
+"""`mode: mirror` of a full read: rows that are not in the source any more are deleted with the last
+epoch. Pure.
 
 Always true:
-- the keys that have come stand in a table of their own, written in the transactions of the rows; a resumed
-  run finds the keys of its committed epochs there;
-- only a run that gets every row there is deletes (see `DestinationContext.complete`), in its final epoch;
-- more rows than `delete_max` are an error, and then none is deleted.
+- the keys that have arrived are in a separate table, written in the transactions of the rows; a resumed run finds the keys of its committed epochs there;
+- only a run that gets every row of the source deletes (see `DestinationContext.complete`), in its final epoch;
+- more rows than `delete_max` are an error, and then no row is deleted.
 """
 
 from __future__ import annotations
@@ -22,51 +22,52 @@ def effects(mode: str, delete_max: float | int) -> list[str]:
     return [effect(delete_max, "table")] if mode == "mirror" else []
 
 
-def refuse_too_many(target: Target, gone: int, total: int) -> None:
-    """Raises DataError (E0512). gone: rows that would go, of `total` in the table. A share of few rows is
-    rounded up to whole ones."""
+def refuse_too_many(target: Target, missing: int, total: int) -> None:
+    """Raises DataError (E0512) if too many rows would be deleted. missing: how many, of `total` in
+    the table. A share is rounded up to whole rows."""
     limit = target.delete_max
-    if gone > rows_allowed(limit, total):
+    if missing > rows_allowed(limit, total):
         raise DataError(
-            f"table '{target.table}' has {gone:,} of {total:,} rows that are not in the source any more, and "
+            f"table '{target.table}' has {missing:,} of {total:,} rows that are not in the source any more, and "
             f"'delete_max' lets a run delete {shown(limit)}",
             code="E0512",
             step=target.step,
             notes=["no row was deleted"],
-            help="if these rows are to go, raise 'delete_max' and run again; if the source lacked rows by "
+            help="if these rows should be deleted, raise 'delete_max' and run again; if the source lacked rows by "
             "mistake, run with --fresh to read it again",
         )
 
 
-def seen_creation(key: Sequence[str], place: str, seen: str) -> str:
-    """The statement that makes the table of keys, with the types of the table."""
-    return f"create table {seen} as select {listed(key)} from {place} where false"
+def keys_creation(key: Sequence[str], place: str, keys_table: str) -> str:
+    """The statement that creates the table of keys, with the types of the target's table."""
+    return f"create table {keys_table} as select {listed(key)} from {place} where false"
 
 
-def counts(key: Sequence[str], place: str, seen: str) -> str:
-    """The query of how many rows would go, of how many."""
+def counts(key: Sequence[str], place: str, keys_table: str) -> str:
+    """The query for the number of rows that would be deleted, and of all rows."""
     return (
-        f"select (select count(*) from {place} as t where {_unseen(key, seen)}), "
+        f"select (select count(*) from {place} as t where {_not_arrived(key, keys_table)}), "
         f"(select count(*) from {place})"
     )
 
 
-def deletion(key: Sequence[str], place: str, seen: str) -> str:
-    return f"delete from {place} as t where {_unseen(key, seen)}"
+def deletion(key: Sequence[str], place: str, keys_table: str) -> str:
+    return f"delete from {place} as t where {_not_arrived(key, keys_table)}"
 
 
-def _unseen(key: Sequence[str], seen: str) -> str:
+def _not_arrived(key: Sequence[str], keys_table: str) -> str:
     same = " and ".join(f"t.{quoted(name)} = n.{quoted(name)}" for name in key)
-    return f"not exists (select 1 from {seen} as n where {same})"
+    return f"not exists (select 1 from {keys_table} as n where {same})"
 
 
-def gone_keys(
-    key: Sequence[str], place: str, seen: str, stage: str, staged: Mapping[str, str]
+def deleted_keys(
+    key: Sequence[str], place: str, keys_table: str, stage: str, staged: Mapping[str, str]
 ) -> str:
-    """The statement that forgets the keys of deleted rows. staged: by column, the key in `stage` as s."""
+    """The statement that removes the keys of deleted rows. staged: by column, the key in `stage` as
+    s."""
     same = " and ".join(f"{staged[name]} = n.{quoted(name)}" for name in key)
-    there = " and ".join(f"t.{quoted(name)} = n.{quoted(name)}" for name in key)
+    is_in_table = " and ".join(f"t.{quoted(name)} = n.{quoted(name)}" for name in key)
     return (
-        f"delete from {seen} as n where exists (select 1 from {stage} as s where {same}) "
-        f"and not exists (select 1 from {place} as t where {there})"
+        f"delete from {keys_table} as n where exists (select 1 from {stage} as s where {same}) "
+        f"and not exists (select 1 from {place} as t where {is_in_table})"
     )

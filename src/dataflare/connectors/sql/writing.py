@@ -1,8 +1,8 @@
-"""A writer whose calls may be made again: what it took is in its redo file before a database hears of it.
+"""A writer whose calls can be repeated: rows are in its redo file before the database gets them.
 
-Always true: a call that raised an error worth retrying, made again with the same batch or epoch, takes no
-row twice and seals no file twice; what the database had of the epoch is lost and written again from the
-redo file.
+Always true: if a call raised an error that can be retried and is repeated with the same batch or
+epoch, no row is added twice and no file is sealed twice; the database's rows of the epoch are lost
+and written again from the redo file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.refusals import Refusal, left_out
+from dataflare.connectors.sql.refusals import Refusal, refused_rows
 from dataflare.errors import DataFlareError
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class RedoLogWriter(Writer):
-    """The part that all databases share. type_: of the connector. key: the columns that tell refused
-    rows apart. rows_max: of a frame of the redo file, which a database takes with one statement."""
+    """The part that all databases share. type_: of the connector. key: the columns that identify
+    refused rows. rows_max: of a frame of the redo file, which is written with one statement."""
 
     resumes = True
 
@@ -43,26 +43,29 @@ class RedoLogWriter(Writer):
         self._type, self._key, self._context = type_, key, context
         self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask, rows_max)
         self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
-        self._taken: SharedDataBatch | None = None
+        self._last_batch: SharedDataBatch | None = None
         self._sealed: tuple[int, redo.RedoFile] | None = None
 
-    # -- what the database does --------------------------------------------------------------------
+    # -- for subclasses: the database
+    # --------------------------------------------------------------------
 
     def _send(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        """Rows that the redo file has, for a database that takes them before the epoch ends. Blocking."""
+        """Send rows that are in the redo file to a database that gets them before the epoch ends.
+        Blocking."""
         return
 
     def _send_again(self) -> None:
-        """`_send` raised: all rows of the epoch once more, from the redo file. Blocking."""
+        """After an error in `_send`: send all rows of the epoch again, from the redo file.
+        Blocking."""
         return
 
     @abstractmethod
     def _find_refused(self) -> list[Refusal]:
-        """Try the rows of the redo file, and leave out those that are refused. Blocking."""
+        """Try the rows of the redo file, and return those that are refused. Blocking."""
 
     @abstractmethod
     def _try(self, sealed: redo.RedoFile, epoch: int, *, final: bool) -> None:
-        """Have the epoch's rows in a transaction, so that whatever is refused is raised. Blocking."""
+        """Apply the epoch's rows in a transaction, so that errors are raised now. Blocking."""
 
     # -- the writer --------------------------------------------------------------------------------
 
@@ -74,24 +77,24 @@ class RedoLogWriter(Writer):
         return WriteStats(batch.num_rows, num_bytes)
 
     def _write(self, batch: SharedDataBatch, num_bytes: int) -> None:
-        with self._placed():
-            if self._taken is batch:
+        with self._with_step():
+            if self._last_batch is batch:
                 self._send_again()
             else:
                 self._redo.append(batch.frame, num_bytes)
-                self._taken = batch
+                self._last_batch = batch
                 self._send(batch.frame, num_bytes)
-        self._taken = None
+        self._last_batch = None
 
     async def settle(self) -> Sequence[RefusedRow]:
         return await asyncio.to_thread(self._settle) if self._redo.rows else ()
 
     def _settle(self) -> Sequence[RefusedRow]:
-        with self._placed():
+        with self._with_step():
             refused = self._find_refused()
             if not refused:
                 return ()
-            rows, numbers = left_out(refused, self._redo.frames(), self._key)
+            rows, numbers = refused_rows(refused, self._redo.frames(), self._key)
             self._redo.refuse(numbers)
             return rows
 
@@ -104,20 +107,20 @@ class RedoLogWriter(Writer):
             crash_point(f"{self._type}.prepare.after_fsync")
             self._rows_total += self._sealed[1].rows
         sealed = self._sealed[1]
-        with self._placed():
+        with self._with_step():
             self._try(sealed, epoch, final=final)
         return Committable(
             self._context.subtask, {**sealed.to_json(), "rows_total": self._rows_total}
         )
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Errors say which step they are of."""
+    def _with_step(self) -> Iterator[None]:
+        """Add the step to errors."""
         try:
             yield
         except DataFlareError as error:
             raise error.at(step=self._context.step) from error.__cause__
 
     async def aclose(self) -> None:
-        # What was prepared stays: the committer may still be asked to commit it.
+        # Prepared rows stay: the committer may still commit them.
         await asyncio.to_thread(self._redo.close)

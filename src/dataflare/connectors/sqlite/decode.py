@@ -33,8 +33,8 @@ _DAY_MS = 86_400_000
 
 
 def selected(column: str, type_: DataType, *, text_affinity: bool) -> str:
-    """The SQL that fetches a column (quoted name), so that a page holds one storage class where the
-    values fit. Blobs stay blobs, to be told apart from text."""
+    """The SQL that fetches a column (quoted name), so that a page has one storage class if the
+    values fit. Blobs stay blobs, so that they differ from text."""
     if type_.name == "binary":
         return f"cast({column} as blob)"
     if type_.is_integer and type_.name != "uint64":
@@ -50,8 +50,9 @@ def selected(column: str, type_: DataType, *, text_affinity: bool) -> str:
 
 
 def is_number(type_: DataType) -> bool:
-    """Whether a page of the type comes as numbers; another storage class among them turns the whole
-    page to text and loses digits of reals, so such a page is fetched `guarded`."""
+    """Whether a page of the type is fetched as numbers. A value of another storage class among them
+    would turn the whole page to text and lose digits of reals, so such a page is fetched
+    `guarded`."""
     return (
         type_.is_float
         or (type_.is_integer and type_.name != "uint64")
@@ -60,7 +61,8 @@ def is_number(type_: DataType) -> bool:
 
 
 def guarded(column: str, type_: DataType) -> tuple[str, str]:
-    """Two columns instead of one: the numbers, and the text of all else (of a blob, its digits)."""
+    """Two columns instead of one: the numbers, and the text of other values (for a blob, its hex
+    digits)."""
     kinds = "('integer', 'real')" if type_.is_float else "('integer')"
     numbers = f"case when typeof({column}) in {kinds} then {column} end"
     others = (
@@ -71,7 +73,7 @@ def guarded(column: str, type_: DataType) -> tuple[str, str]:
 
 
 def is_doubtful(raw: pl.Series, type_: DataType) -> bool:
-    """Whether a page of numbers has other values among them."""
+    """Whether a page of numbers contains other values."""
     if not is_number(type_):
         return False
     return raw.dtype != pl.Int64 and not (type_.is_float and raw.dtype == pl.Float64)
@@ -86,10 +88,10 @@ def decoded(
     """raw: as fetched. others: the text of values that are not numbers, of a guarded column.
     time_numbers: the unit of numbers in a column of times."""
     if is_number(type_):
-        found = _number(
+        values = _number(
             raw if raw.dtype.is_numeric() else raw.cast(pl.String).cast(pl.Int64), type_
         )
-        return found if others is None else found.fill_null(_number_of_text(others, type_))
+        return values if others is None else values.fill_null(_number_of_text(others, type_))
     if type_.name == "binary":
         return raw if raw.dtype == pl.Binary else raw.cast(pl.String).cast(pl.Binary)
     text = _text(raw)
@@ -108,8 +110,8 @@ def decoded(
             padded = text.str.replace(r"^(\d{2}:\d{2})$", "$1:00")
             return _whole(padded.str.to_time("%H:%M:%S%.f", strict=False), text, 9)
         case "timestamp":
-            found = _timestamp(text, type_.unit or "us", time_numbers)
-            return found if type_.timezone is None else _zoned(found, type_.timezone)
+            values = _timestamp(text, type_.unit or "us", time_numbers)
+            return values if type_.timezone is None else _zoned(values, type_.timezone)
         case "list" | "struct":
             return _json(text, type_)
     return text
@@ -125,7 +127,7 @@ def first_number(seconds: int, time_numbers: TimeNumbers | None) -> float | None
 
 
 def advice(text: str, type_: DataType, time_numbers: TimeNumbers | None) -> str:
-    """What to do about a value that is not a date or timestamp of the type; empty if nothing is known."""
+    """Advice for a value that is not a date or timestamp of the type; empty if there is none."""
     if time_numbers is None and re.match(_NUMBER, text):
         return "; say the unit of such numbers in 'time_numbers': s, ms, us, ns or julian_day"
     if type_.name == "timestamp" and re.search(r"\.\d+", text) and type_.unit != "ns":
@@ -134,8 +136,8 @@ def advice(text: str, type_: DataType, time_numbers: TimeNumbers | None) -> str:
     return ""
 
 
-def _nulls(like: pl.Series, dtype: pl.DataType) -> pl.Series:
-    return pl.Series([None], dtype=dtype).new_from_index(0, like.len())
+def _nulls(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return pl.Series([None], dtype=dtype).new_from_index(0, series.len())
 
 
 def _number(raw: pl.Series, type_: DataType) -> pl.Series:
@@ -160,9 +162,9 @@ def _number_of_text(text: pl.Series, type_: DataType) -> pl.Series:
 
 
 def _text(raw: pl.Series) -> pl.Series:
-    """As text. A page with a blob in it comes as bytes: those that are no text do not fit.
-
-    SQLite does not check that text is UTF-8, and Polars trusts it, so it is checked here."""
+    """The values as text. A page with a blob is fetched as bytes; bytes that are not text do not
+    fit. SQLite does not check that text is UTF-8, and Polars assumes that it is, so it is checked
+    here."""
     if raw.dtype == pl.String:
         raw = raw.cast(pl.Binary)
     elif raw.dtype != pl.Binary:
@@ -190,8 +192,8 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
         plain = number.zip_with(small, _nulls(text, pl.Float64())).cast(pl.Decimal(38, 15))
         text = text.zip_with(~powers.fill_null(False), plain.cast(pl.String))
     exact = text.str.contains(rf"^[+-]?\d*(?:\.\d{{0,{scale}}}0*)?$").fill_null(True)
-    found = text.cast(type_.to_polars(), strict=False)
-    return found.zip_with(exact, _nulls(text, type_.to_polars()))
+    values = text.cast(type_.to_polars(), strict=False)
+    return values.zip_with(exact, _nulls(text, type_.to_polars()))
 
 
 def _timestamp(text: pl.Series, unit: str, time_numbers: TimeNumbers | None) -> pl.Series:
@@ -224,7 +226,8 @@ def _of_text(text: pl.Series, unit: _Unit) -> pl.Series:
 
 
 def _whole(times: pl.Series, text: pl.Series, digits: int) -> pl.Series:
-    """The times, NULL where the text has more digits after the point than the type: Polars cuts them."""
+    """The times, NULL if the text has more digits after the point than the type: Polars truncates
+    them."""
     shortest = len("12:00:00.") + digits
     if not (text.str.len_bytes() > shortest).any():
         return times

@@ -35,10 +35,10 @@ warehouse:
         with sqlite_errors(path, f"table '{self.config.table}'"):
             opened = Opened(path, mode="ro", busy_timeout_s=self.config.busy_timeout)
             try:
-                found = tables.require(opened.db, target, path)
-                if check and found is not None and self.config.mode != "overwrite":
-                    tables.refuse_misfits(target, found)
-                    tables.widening(target, found, path)
-                return () if found is None else list(found.columns)
+                table = tables.require(opened.db, target, path)
+                if check and table is not None and self.config.mode != "overwrite":
+                    tables.refuse_misfits(target, table)
+                    tables.widening(target, table, path)
+                return () if table is None else list(table.columns)
             finally:
                 opened.close()

@@ -1,4 +1,4 @@
-"""What SQLite says, in our words: the one place where it is translated.
+"""Convert errors of SQLite into DataFlare's errors. The connector converts them only here.
 
 ADBC and the standard library raise different classes with the same text, so the text decides.
 """
@@ -20,8 +20,8 @@ _CONSTRAINT = re.compile(
 _STRICT = re.compile(r"cannot store (\w+) value in (\w+) column ([^\n]+)|datatype mismatch")
 
 
-def translated(error: Exception, path: Path, what: str) -> DataFlareError:
-    """Ours for a foreign exception. what: the table, or what was done."""
+def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
+    """DataFlare's error for another exception. subject: the table or the operation."""
     text = str(error)
     first = re.sub(r"^[A-Z_]+: (\[SQLite\] )?", "", text.splitlines()[0] if text else repr(error))
     if "database is locked" in text or "database table is locked" in text or "SQLITE_BUSY" in text:
@@ -30,19 +30,19 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
         )
     if constraint := _CONSTRAINT.search(text):
         return DataError(
-            f"{what} refuses a row: {constraint.group(0)}",
+            f"{subject} refuses a row: {constraint.group(0)}",
             code="E0510",
             help=MEND,
         )
     if strict := _STRICT.search(text):
         return DataError(
-            f"{what} refuses a value: {strict.group(0)}",
+            f"{subject} refuses a value: {strict.group(0)}",
             code="E0511",
             help=MEND,
         )
     if "too many columns" in text:
         return SystemError_(
-            f"{what} in {path} cannot have so many columns: {first}",
+            f"{subject} in {path} cannot have so many columns: {first}",
             code="E0604",
             help="SQLite takes 2,000 columns in a table: keep fewer with 'select', or write to "
             "several tables",
@@ -51,7 +51,7 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
         return SystemError_(
             f"{path} is not an SQLite database",
             code="E0505",
-            help="choose another path: the file holds something else",
+            help="choose another path: the file has another format",
         )
     if "malformed" in text:
         return SystemError_(
@@ -64,20 +64,20 @@ def translated(error: Exception, path: Path, what: str) -> DataFlareError:
             f"disk full while writing {path}",
             code="E0603",
             retry=Retry.LATER,
-            help="free some space and run again: it goes on from the last checkpoint",
+            help="free some space and run again: the run continues from the last checkpoint",
         )
     if "readonly database" in text or "attempt to write a readonly" in text:
         return SystemError_(
             f"{path} may not be written: it is read-only",
             code="E0602",
-            help="give yourself the right to write it, or choose another file",
+            help="get the permission to write it, or choose another file",
         )
     if "unable to open" in text or "failed to open" in text:
         return _cannot_open(path)
     return SystemError_(
-        f"{what} failed in {path}: {first}",
+        f"{subject} failed in {path}: {first}",
         code="E0600",
-        help="look at what SQLite says, mend it and run again",
+        help="fix the cause that SQLite reports, and run again",
     )
 
 
@@ -94,8 +94,8 @@ def _cannot_open(path: Path) -> DataFlareError:
 
 
 @contextmanager
-def sqlite_errors(path: Path, what: str) -> Iterator[None]:
-    """Whatever SQLite raises inside becomes one of our errors."""
+def sqlite_errors(path: Path, subject: str) -> Iterator[None]:
+    """Convert SQLite's exceptions inside into DataFlare's errors."""
     import sqlite3
 
     import adbc_driver_manager
@@ -103,4 +103,4 @@ def sqlite_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (adbc_driver_manager.Error, sqlite3.Error, OSError) as error:
-        raise translated(error, path, what) from error
+        raise translated(error, path, subject) from error

@@ -1,7 +1,7 @@
-"""Values that SQLite would change on their way into a column: refused before they are written.
+"""Refuse values that SQLite would change when it writes them into a column.
 
-SQLite makes a number of text that looks like one where the column has the affinity of numbers, and keeps
-15 digits of it; it makes text of numbers, with 15 digits, where the column has the affinity of text.
+If a column has a numeric affinity, SQLite converts text that looks like a number to a number with
+15 digits; if a column has the text affinity, it converts numbers to text with 15 digits.
 https://www.sqlite.org/datatype3.html, section 3
 """
 
@@ -15,17 +15,17 @@ from dataflare.model.types import DataType
 
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 _SAME = r"^(?:0|-?[1-9]\d{0,17})$"
-"""Text that comes back as it was, from a number."""
+"""Text that is the same after it was converted to a number and back."""
 _DIGITS = r"[^0-9]|^0+"
 
 
 def refuse_loss(values: pl.Series, type_: DataType, declaration: str, table: str) -> None:
-    """Raises DataError (E0511) for the first value that the column would change. values: as they are
-    stored."""
-    lost = _lost(pl.col(values.name), type_, affinity(declaration))
-    if lost is None:
+    """Raises DataError (E0511) for the first value that the column would change. values: in their
+    stored form."""
+    is_lossy = _is_lossy(pl.col(values.name), type_, affinity(declaration))
+    if is_lossy is None:
         return
-    places = values.to_frame().select(lost.alias("lost"))["lost"].arg_true()
+    places = values.to_frame().select(is_lossy.alias("lost"))["lost"].arg_true()
     if places.len():
         name = values.name
         raise DataError(
@@ -36,7 +36,7 @@ def refuse_loss(values: pl.Series, type_: DataType, declaration: str, table: str
         )
 
 
-def _lost(value: pl.Expr, type_: DataType, affinity: str) -> pl.Expr | None:
+def _is_lossy(value: pl.Expr, type_: DataType, affinity: str) -> pl.Expr | None:
     if affinity in ("TEXT", "BLOB"):
         return None
     if type_.is_text or type_.name in ("list", "struct"):

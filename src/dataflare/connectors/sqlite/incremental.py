@@ -1,7 +1,7 @@
 """Incremental reading of an SQLite table or query, in the order of its cursor column.
 
-SQLite keeps times as text or numbers, so the database narrows the rows down roughly, by what an index
-can serve, and the decoded cursor decides.
+SQLite stores times as text or numbers. So the database selects rows roughly, by conditions that an
+index supports, and the decoded cursor decides.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
         relation.column(name)
     check_cursor(column.name, column.type, config)
     if column.type.name == "decimal" and affinity(column.declared) != "NUMERIC":
-        # Digits as text: 10 stands before 9.
+        # Digits as text: 10 sorts before 9.
         raise refuse_order(column.name, f"{column.type}, stored as text")
     if column.time_numbers is not None and column.text_affinity:
         raise refuse_order(column.name, "numbers stored as text")
@@ -62,20 +62,20 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
 
 
 def initial_cursor(column: Column, value: Any) -> Any:
-    """The config's first value as cursors are compared."""
+    """The config's first value in the comparable form of cursors."""
     if value is None:
         return None
     if column.type.name == "string":
         return with_blank(str(value))
     text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
-    found = cursor_values(decoded(text, None, column.type, column.time_numbers))[0]
-    if found is None:
+    value_cursor = cursor_values(decoded(text, None, column.type, column.time_numbers))[0]
+    if value_cursor is None:
         raise ConfigError(
-            f"initial_value {value!r} is no {column.type}, as column '{column.name}' is",
+            f"initial_value {value!r} does not fit column '{column.name}', which is {column.type}",
             code="E0413",
-            help="write 'initial_value' as the column's type spells it",
+            help="write 'initial_value' as a value of the column's type",
         )
-    return found
+    return value_cursor
 
 
 def _plain(value: Any) -> str:
@@ -83,7 +83,8 @@ def _plain(value: Any) -> str:
 
 
 class IncrementalReader(SpoolPages):
-    """The rows since the last run, spooled in order; ends with an empty page that has the state."""
+    """The rows since the last run, copied in order to a temporary table; the last page is empty and
+    has the state."""
 
     def __init__(self, reading: Reading, opened: Opened, config: Incremental, state: State) -> None:
         if isinstance(state.last, str):
@@ -101,7 +102,7 @@ class IncrementalReader(SpoolPages):
         self._spooled = self._ended = False
 
     def _identity(self) -> tuple[str, ...]:
-        """What tells rows with one cursor value apart."""
+        """The columns that distinguish rows with the same cursor value."""
         relation = self._reading.relation
         names = tuple(relation.column(n).name for n in self._config.key) or relation.key
         return (*(names or relation.names), self._column.name)
@@ -136,7 +137,7 @@ class IncrementalReader(SpoolPages):
         )  # fmt: skip
 
     def _end(self) -> Page | None:
-        """Say once how far this run came, also when there was nothing new."""
+        """Return the state once, also if there were no new rows."""
         if self._ended:
             return None
         self._ended = True
@@ -146,16 +147,16 @@ class IncrementalReader(SpoolPages):
 
     def _count_nulls(self) -> None:
         relation = self._reading.relation
-        found = self._frame(
+        counts = self._frame(
             f"select count(*) as n from {relation.source} "
             f"where {self._reading.where(f'{quoted(self._column.name)} is null')}",
             [*relation.params, *self._reading.filter_params],
         )
-        if rows := int(found["n"][0]):
+        if rows := int(counts["n"][0]):
             self.warnings = {null_warning(self._column.name): rows}
 
     def _extras(self) -> str:
-        """The cursor, and as `i<n>` the text of what identifies a row."""
+        """The cursor, and as `i<n>` the text of the columns that identify a row."""
         parts = [
             f'"__dataflare_cursor" as "{CURSOR}"',
             'typeof("__dataflare_cursor") as "__dataflare_kind"',
@@ -168,8 +169,8 @@ class IncrementalReader(SpoolPages):
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
             value = original(raw[CURSOR].filter(unfit), 0)
-            shown = self._reading.relation.shown
-            raise refuse_cursor(shown, self._column.name, self._column.type, value)
+            label = self._reading.relation.label
+            raise refuse_cursor(label, self._column.name, self._column.type, value)
         return cursor_values(typed).alias(CURSOR)
 
     def _spool(self) -> None:
@@ -188,7 +189,7 @@ class IncrementalReader(SpoolPages):
         by = name
         if column.type.name == "string":
             sql = by = _blank_separated(_as_text(column))
-        with sqlite_errors(self._reading.path, relation.shown):
+        with sqlite_errors(self._reading.path, relation.label):
             self._opened.db.execute(
                 f"create temp table _dataflare_spool as "
                 f"select {', '.join([*output, f'{sql} as __dataflare_cursor', *identity])} "
@@ -198,7 +199,7 @@ class IncrementalReader(SpoolPages):
             )
 
     def _bounds(self) -> tuple[str, list[Any]]:
-        """A condition that lets through all new rows, and few others."""
+        """A condition that is true for all new rows, and for few others."""
         name = quoted(self._column.name)
         nulls = "" if self._nulls_done else f"{name} is null or "
         bound = self._window.bound
@@ -206,7 +207,7 @@ class IncrementalReader(SpoolPages):
             return ("true" if nulls else f"{name} is not null"), []
         type_ = self._column.type
         if type_.name == "string":
-            # Times with a T stand behind those with a blank, so none is left out.
+            # Times with a T sort after those with a blank, so none is left out.
             return f"{nulls}{_as_text(self._column)} >= ? collate binary", [bound]
         if type_.name == "decimal":
             return f"{nulls}{name} >= cast(? as numeric)", [decimal_text(bound, type_.scale or 0)]
@@ -214,7 +215,7 @@ class IncrementalReader(SpoolPages):
             return f"{nulls}{name} >= ?", [bound]
         per_second = PER_SECOND[type_.unit or "us"] if type_.name == "timestamp" else 1 / DAY_S
         seconds = int(bound / per_second) - 1
-        # A day earlier, whatever the offset of the text; numbers stand below text in SQLite.
+        # One day earlier, because the text may have any offset; numbers sort below text in SQLite.
         day = stored(pl.lit((seconds // DAY_S) - 1, pl.Int64).cast(pl.Date), DATE)
         text = pl.select(day).item()
         first = first_number(seconds, self._column.time_numbers)
@@ -223,14 +224,14 @@ class IncrementalReader(SpoolPages):
 
 
 def _as_text(column: Column) -> str:
-    """What is compared: a column without the affinity of text may hold numbers too."""
+    """The text to compare: a column without the text affinity may contain numbers too."""
     name = quoted(column.name)
     return name if column.text_affinity else f"cast({name} as text)"
 
 
 def _blank_separated(text: str) -> str:
-    """SQLite has no type for times, and its text is written with a T by some programs and with a blank
-    by others: compared with a blank."""
+    """SQLite has no type for times. Some programs write them with a T, others with a blank; they
+    are compared with a blank."""
     day = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
     blank = f"substr({text}, 1, 10) || ' ' || substr({text}, 12)"
     return f"case when {text} glob '{day}T[0-9][0-9]:*' then {blank} else {text} end"

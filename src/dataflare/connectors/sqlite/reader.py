@@ -1,4 +1,4 @@
-"""Pages of an SQLite table by key, or of anything by way of a temporary table."""
+"""Pages of an SQLite table by key, or of any relation through a temporary table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPOOL = "temp._dataflare_spool"
 
 
 class Reading(Struct, frozen=True):
-    """What is read: the same for each split of a source."""
+    """The columns and rows to read: the same for each split of a source."""
 
     path: Path
     step: str
@@ -42,8 +42,8 @@ class Reading(Struct, frozen=True):
     def columns(self) -> tuple[Column, ...]:
         return tuple(self.relation.column(name) for name in self.output)
 
-    def rows(self, wanted: int) -> int:
-        return wanted if self.rows_max is None else min(wanted, self.rows_max)
+    def rows(self, limit: int) -> int:
+        return limit if self.rows_max is None else min(limit, self.rows_max)
 
     def where(self, *conditions: str) -> str:
         every = [*conditions, *(f"({f.text})" for f in self.filters)]
@@ -55,7 +55,7 @@ class Reading(Struct, frozen=True):
 
 
 class SqlitePages(PageReader):
-    """What both readers have in common: a page as fetched becomes typed rows and bad rows."""
+    """The common part of all readers: it converts a fetched page to typed rows and bad rows."""
 
     def __init__(self, reading: Reading, opened: Opened, start: Mapping[str, Any]) -> None:
         super().__init__(reading.step, start)
@@ -65,15 +65,15 @@ class SqlitePages(PageReader):
         self._opened.close()
 
     def _frame(self, sql: str, params: Sequence[Any]) -> pl.DataFrame:
-        with sqlite_errors(self._reading.path, self._reading.relation.shown):
+        with sqlite_errors(self._reading.path, self._reading.relation.label):
             return self._opened.db.frame(sql, params)
 
     def _names(self) -> Sequence[str]:
-        """What the output columns are called where pages are fetched from."""
+        """The names of the output columns in the table that pages are fetched from."""
         return self._reading.output
 
     def _selects(self, doubtful: frozenset[int] = frozenset()) -> str:
-        """Column i as `c<i>`; a doubtful one as numbers, and as `t<i>` the text of all else."""
+        """Column i as `c<i>`; a doubtful one as numbers, and as `t<i>` the text of other values."""
         parts = []
         columns = zip(self._reading.columns, map(quoted, self._names()), strict=True)
         for place, (column, name) in enumerate(columns):
@@ -86,7 +86,7 @@ class SqlitePages(PageReader):
         return ", ".join(parts)
 
     def _doubtful(self, raw: pl.DataFrame) -> frozenset[int]:
-        """Columns of numbers in whose page something else was found."""
+        """Columns of numbers whose page contains other values."""
         return frozenset(
             place
             for place, column in enumerate(self._reading.columns)
@@ -96,33 +96,33 @@ class SqlitePages(PageReader):
     def _page(
         self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, keys: Sequence[str]
     ) -> Page:
-        """keys: columns of `raw` that say where a row stands."""
+        """keys: columns of `raw` for the place of a row in messages."""
         columns = self._reading.columns
-        made = []
+        series = []
         unfit = pl.Series([False]).new_from_index(0, raw.height)
         first_unfit: dict[int, str] = {}
         for place, column in enumerate(columns):
-            given = raw[f"c{place}"]
+            fetched = raw[f"c{place}"]
             others = raw[f"t{place}"] if f"t{place}" in raw.columns else None
-            found = decoded(given, others, column.type, column.time_numbers).alias(column.name)
+            values = decoded(fetched, others, column.type, column.time_numbers).alias(column.name)
             present = (
-                given.is_not_null()
+                fetched.is_not_null()
                 if others is None
-                else given.is_not_null() | others.is_not_null()
+                else fetched.is_not_null() | others.is_not_null()
             )
-            lost = found.is_null() & present
-            if lost.any():
-                for row in lost.arg_true().to_list():
+            is_misfit = values.is_null() & present
+            if is_misfit.any():
+                for row in is_misfit.arg_true().to_list():
                     first_unfit.setdefault(row, column.name)
-                unfit |= lost
-            made.append(found)
-        frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
+                unfit |= is_misfit
+            series.append(values)
+        frame = pl.DataFrame(series) if series else pl.DataFrame(height=raw.height)
 
         def place_of(row: int) -> str:
             where = ", ".join(
                 f"{name.removeprefix(RESERVED)} {original(raw[name], row)}" for name in keys
             )
-            return f"{self._reading.relation.shown} {where}".rstrip()
+            return f"{self._reading.relation.label} {where}".rstrip()
 
         if not first_unfit:
             return Page(frame, after, key, place=place_of)
@@ -138,8 +138,8 @@ class SqlitePages(PageReader):
             if value is None and f"t{number}" in raw.columns:
                 value = original(raw[f"t{number}"], row)
             values[other] = value
-        shown = repr(values[name])
-        message = f"column '{name}' is {column.type}, and {shown[:80]} does not fit"
+        value_text = repr(values[name])
+        message = f"column '{name}' is {column.type}, and {value_text[:80]} does not fit"
         if column.type.name in ("date", "timestamp"):
             message += advice(str(values[name]), column.type, column.time_numbers)
         return BadRow(row, "E0501", message, original_row(values), place)
@@ -172,18 +172,18 @@ class KeyReader(SqlitePages):
         return self._page(raw, after, before, keys)
 
     def _key_value(self, values: pl.Series) -> Any:
-        """The last one. Raises what stands in the way of going on behind it."""
+        """The last key of a page. Raises an error if reading cannot continue after it."""
         if values.dtype in (pl.String, pl.Binary):
-            found = decoded(values.tail(1), None, STRING)[0]
-            if found is None and values[[-1]].is_not_null()[0]:
+            key_text = decoded(values.tail(1), None, STRING)[0]
+            if key_text is None and values[[-1]].is_not_null()[0]:
                 relation, name = self._reading.relation, values.name.removeprefix(RESERVED)
                 raise DataError(
-                    f"{relation.shown}: the key column '{name}' holds text that is not UTF-8: "
+                    f"{relation.label}: the key column '{name}' contains text that is not UTF-8: "
                     f"{original(values, values.len() - 1)}",
                     code="E0501",
-                    help="read the table by a query that leaves such rows out",
+                    help="read the table with a query that leaves such rows out",
                 )
-            return found
+            return key_text
         return values[-1]
 
     def _read(self, rows: int, doubtful: frozenset[int]) -> pl.DataFrame:
@@ -207,7 +207,7 @@ class KeyReader(SqlitePages):
 
 
 class SpoolPages(SqlitePages):
-    """Pages of a temporary table, whose columns have names of ours: `v<i>` for output column i."""
+    """Pages of a temporary table with internal column names: `v<i>` for output column i."""
 
     def _names(self) -> Sequence[str]:
         return [f"v{place}" for place in range(len(self._reading.output))]
@@ -217,7 +217,7 @@ class SpoolPages(SqlitePages):
 
 
 class SpoolReader(SpoolPages):
-    """The whole result, copied once into a temporary table of this connection."""
+    """The whole result, copied once to a temporary table of this connection."""
 
     def __init__(self, reading: Reading, opened: Opened, start: Mapping[str, Any]) -> None:
         super().__init__(reading, opened, start or {"rows": 0})
@@ -240,7 +240,7 @@ class SpoolReader(SpoolPages):
     def _spool(self) -> None:
         relation = self._reading.relation
         columns = ", ".join(self._spooled_columns()) or "1 as v0"
-        with sqlite_errors(self._reading.path, relation.shown):
+        with sqlite_errors(self._reading.path, relation.label):
             self._opened.db.execute(
                 f"create temp table _dataflare_spool as select {columns} from {relation.source} "
                 f"where {self._reading.where()}",

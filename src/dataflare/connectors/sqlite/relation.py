@@ -1,4 +1,4 @@
-"""What a source reads: a table, a view or a query, with the types of its columns."""
+"""The relation that a source reads: a table, a view or a query, with the types of its columns."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Column(Struct, frozen=True):
 
     @property
     def text_affinity(self) -> bool:
-        found = sqlite_types.meant(self.declared)
+        type_ = sqlite_types.type_of_declaration(self.declared)
         upper = self.declared.upper()
         is_text = any(part in upper for part in ("CHAR", "CLOB", "TEXT")) and "INT" not in upper
-        return is_text and found is not None
+        return is_text and type_ is not None
 
 
 class Relation(Struct, frozen=True):
-    """source: what stands after FROM. key: columns that order and identify its rows, by rowid or by
-    a primary key; empty when there is none. rowid: that key is the rowid."""
+    """source: the SQL after FROM. key: columns that order and identify its rows, by rowid or by a
+    primary key; empty if there is none. rowid: whether the key is the rowid."""
 
-    shown: str
+    label: str
     source: str
     params: tuple[Any, ...]
     columns: tuple[Column, ...]
@@ -60,17 +60,17 @@ class Relation(Struct, frozen=True):
         return tuple(column.name for column in self.columns)
 
     def column(self, name: str) -> Column:
-        """The column; upper and lower case are one. Raises E0606 naming the nearest."""
+        """The column; the case of its name is ignored. Raises E0606 with the nearest name."""
         for column in self.columns:
             if column.name.casefold() == name.casefold():
                 return column
-        raise missing_column(name, self.shown, self.names)
+        raise missing_column(name, self.label, self.names)
 
 
 def find_relation(
     db: Connection, path: Path, config: SqliteSourceConfig, contract: Schema | None
 ) -> Relation:
-    """What the config names. Raises what is wrong with it."""
+    """The relation in the config. Raises an error if it cannot be read."""
     if config.query is not None:
         relation = _query(db, path, config.query)
     else:
@@ -102,25 +102,25 @@ def _with_time_numbers(
 
 
 def _table(db: Connection, path: Path, name: str) -> Relation:
-    found = find_table(db, name)
-    if found is None:
+    table = find_table(db, name)
+    if table is None:
         raise missing_table(name, path, table_names(db))
-    sql = db.frame("select sql from sqlite_master where name = ?", (found.name,))["sql"][0]
+    sql = db.frame("select sql from sqlite_master where name = ?", (table.name,))["sql"][0]
     collated = "collate" in str(sql).lower()
-    columns = tuple(_column(n, d, collated) for n, d in found.columns.items())
-    key, rowid = found.key, False
-    if found.rowid and found.rowid_column:
-        key, rowid = (found.rowid_column,), True
-    elif any("BLOB" in found.columns[name].upper() or not found.columns[name] for name in key):
+    columns = tuple(_column(n, d, collated) for n, d in table.columns.items())
+    key, rowid = table.key, False
+    if table.rowid and table.rowid_column:
+        key, rowid = (table.rowid_column,), True
+    elif any("BLOB" in table.columns[name].upper() or not table.columns[name] for name in key):
         key = ()
-    return Relation(f"table '{found.name}'", quoted(found.name), (), columns, key, rowid)
+    return Relation(f"table '{table.name}'", quoted(table.name), (), columns, key, rowid)
 
 
 def _query(db: Connection, path: Path, query: str) -> Relation:
     bound = bind_query(query)
     spot = getattr(query, "spot", None)
-    # A view tells the declared types of columns that come straight from a table; it takes no
-    # parameters, and NULL in their place changes no column.
+    # A view has the declared types of columns that come directly from a table. It cannot have
+    # parameters; NULL in their place does not change the columns.
     view = bind_query(query, lambda _: "NULL").sql
     try:
         with sqlite_errors(path, "the query"):
@@ -140,7 +140,7 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
             f"the query is refused: {error.message}",
             code="E0412",
             spot=spot,
-            help="mend the query: the database refuses it as it stands",
+            help="fix the query: the database refuses it",
         ) from error
     names = [str(name).casefold() for name, _ in info]
     twice = next((str(n) for n, _ in info if names.count(str(n).casefold()) > 1), None)
@@ -154,7 +154,7 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
 
 
 def _column(name: str, declared: str, collated: bool) -> Column:
-    type_ = sqlite_types.meant(declared)
+    type_ = sqlite_types.type_of_declaration(declared)
     exact = type_ is not None and (
         type_.name in ("int64", "float64") or (type_.name == "string" and not collated)
     )
@@ -173,15 +173,15 @@ def _typed(db: Connection, relation: Relation, contract: Schema | None) -> Relat
     sampled = _sampled(db, relation, unknown) if unknown else {}
     columns = []
     for column in relation.columns:
-        wanted = by_contract.get(column.name.casefold())
-        if wanted is not None and wanted != column.type:
-            columns.append(Column(column.name, column.declared, wanted))
+        contract_type = by_contract.get(column.name.casefold())
+        if contract_type is not None and contract_type != column.type:
+            columns.append(Column(column.name, column.declared, contract_type))
         elif column.name in sampled:
             columns.append(Column(column.name, column.declared, sampled[column.name]))
         else:
             columns.append(column)
     return Relation(
-        relation.shown,
+        relation.label,
         relation.source,
         relation.params,
         tuple(columns),
@@ -191,15 +191,16 @@ def _typed(db: Connection, relation: Relation, contract: Schema | None) -> Relat
 
 
 def _sampled(db: Connection, relation: Relation, names: list[str]) -> dict[str, DataType]:
-    """Types by the values of the first rows: numbers if all are, bytes if all are, else text."""
+    """Types by the values of the first rows: numbers if all are numbers, bytes if all are bytes,
+    else text."""
     kinds = ", ".join(
         f"group_concat(distinct typeof({quoted(name)})) as {quoted(name)}" for name in names
     )
-    found = db.frame(
+    kinds_by_name = db.frame(
         f"select {kinds} from (select {listed(names)} from {relation.source} limit {_SAMPLE_ROWS})",
         relation.params,
     )
-    return {name: _of_kinds(str(found[name][0] or "")) for name in names}
+    return {name: _of_kinds(str(kinds_by_name[name][0] or "")) for name in names}
 
 
 def _of_kinds(text: str) -> DataType:
@@ -214,7 +215,8 @@ def _of_kinds(text: str) -> DataType:
 
 
 def sql_value(value: Any) -> Any:
-    """A Python value as SQLite stores such values: times as text in UTC, with a blank between."""
+    """A Python value in SQLite's stored form: times are text in UTC, with a blank between date and
+    time."""
     match value:
         case datetime():
             naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value

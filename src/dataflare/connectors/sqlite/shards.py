@@ -1,4 +1,4 @@
-"""Cut a full read of an SQLite table into parts by a column."""
+"""Divide a full read of an SQLite table into parts by a column."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from dataflare.connectors.sql.config import FileSharding
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.shards import (
-    edged,
-    hashed,
+    edge_splits,
+    hash_splits,
     moment_text,
     need_time,
     span_starts,
@@ -19,7 +19,7 @@ from dataflare.connectors.sql.shards import (
 )
 from dataflare.connectors.sqlite.connection import Connection
 from dataflare.connectors.sqlite.relation import Column, Relation
-from dataflare.connectors.sqlite.types import meant
+from dataflare.connectors.sqlite.types import type_of_declaration
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
 
@@ -27,26 +27,26 @@ _ENDS = 12
 
 
 def cut(db: Connection, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
-    """The parts. Raises E0413, E0606 and foreign errors."""
+    """The parts. Raises E0413, E0606 and errors of the library."""
     if sharding.by == "hash":
         name = relation.column(sharding.column).name if sharding.column else None
-        return hashed(name, sharding.splits or 1)
+        return hash_splits(name, sharding.splits or 1)
     assert sharding.column is not None
     column = relation.column(sharding.column)
     if sharding.by == "time":
         need_time(column.name, column.type)
-    kind = meant(column.declared)
+    kind = type_of_declaration(column.declared)
     if kind is None or kind.name not in ("int64", "float64", "string", "date", "timestamp"):
         raise uncuttable(column.name, column.type)
     if sharding.boundaries is not None:
-        return edged(column.name, _given(db, column, sharding.boundaries))
+        return edge_splits(column.name, _boundaries(db, column, sharding.boundaries))
     if sharding.by == "time":
-        return edged(column.name, _spans(db, relation, column, sharding))
-    return edged(column.name, _even(db, relation, column, sharding.splits or 1))
+        return edge_splits(column.name, _spans(db, relation, column, sharding))
+    return edge_splits(column.name, _even(db, relation, column, sharding.splits or 1))
 
 
 def condition(data: Mapping[str, Any], relation: Relation) -> tuple[list[str], list[Any]]:
-    """The SQL that picks a part's rows, and its parameters."""
+    """The SQL condition for a part's rows, and its parameters."""
     if "hash" in data:
         place, count = data["hash"]
         name = quoted(data["column"] or relation.key[0])
@@ -70,31 +70,31 @@ def condition(data: Mapping[str, Any], relation: Relation) -> tuple[list[str], l
 
 
 def _ordered(column: Column) -> str:
-    """The column in the order of its bytes, whatever collation it was declared with."""
+    """The column in the order of its bytes, for any declared collation."""
     return f"{quoted(column.name)} collate binary"
 
 
-def _given(db: Connection, column: Column, boundaries: Sequence[Any]) -> list[Any]:
+def _boundaries(db: Connection, column: Column, boundaries: Sequence[Any]) -> list[Any]:
     number = column.type.is_numeric
     for value in boundaries:
         if value is None or (number and not _is_number(value)):
             raise ConfigError(
-                f"boundary {value!r} is no value of column '{column.name}', which is {column.type}",
+                f"boundary {value!r} is not a value of column '{column.name}', which is {column.type}",
                 code="E0413",
-                help="give boundaries of the column's type, none of them null",
+                help="set boundaries of the column's type, and not null",
             )
     if number:
         return sorted(set(boundaries))
     marks = ", ".join(["(?)"] * len(boundaries))
-    found = db.frame(
+    rows = db.frame(
         f"with t(v) as (values {marks}) select distinct v from t order by v",
         [str(value) for value in boundaries],
     )
-    return found["v"].to_list()
+    return rows["v"].to_list()
 
 
 def _is_number(value: Any) -> bool:
-    """Whether SQLite has the number, and JSON, by which a checkpoint keeps it."""
+    """Whether SQLite and JSON (for checkpoints) can represent the number."""
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
@@ -103,19 +103,19 @@ def _is_number(value: Any) -> bool:
 
 
 def _even(db: Connection, relation: Relation, column: Column, count: int) -> list[Any]:
-    """The values at equal steps of the rows in order; those of a column of numbers, or of text.
-    Infinity is in the first part or the last: no part begins with it, for JSON has it not."""
+    """The values at equal steps of the ordered rows, of a column of numbers or of text. Infinity is
+    in the first part or the last: no part begins with it, because JSON cannot express it."""
     name = _ordered(column)
     kinds = "'integer', 'real'" if column.type.is_numeric else "'text'"
-    most = repr(float_info.max)
-    finite = f" and {name} between -{most} and {most}" if column.type.is_numeric else ""
-    found = db.frame(
+    limit = repr(float_info.max)
+    finite = f" and {name} between -{limit} and {limit}" if column.type.is_numeric else ""
+    rows = db.frame(
         f"select distinct v from (select v, row_number() over (order by v collate binary) - 1 as i, "
         f"count(*) over () as n from (select {name} as v from {relation.source} "
         f"where typeof({quoted(column.name)}) in ({kinds}){finite})) "
         f"where i > 0 and i * {count} / n > (i - 1) * {count} / n order by v collate binary"
     )
-    return found["v"].to_list()
+    return rows["v"].to_list()
 
 
 def _spans(db: Connection, relation: Relation, column: Column, sharding: FileSharding) -> list[str]:
@@ -126,5 +126,5 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: FileSha
     ).row(0)
     if low is None:
         return []
-    starts = span_starts(int(low), int(high), sharding.every, sharding.splits or 1, relation.shown)
+    starts = span_starts(int(low), int(high), sharding.every, sharding.splits or 1, relation.label)
     return sorted({moment_text(moment, column.type) for moment in starts})

@@ -1,9 +1,9 @@
 """Read a table or a query of an SQLite file, page by page.
 
-Always true: no lock is held between two pages, so writers of other programs, or of the same run, are
-never kept waiting for longer than one page takes. A table is read by ranges of its rowid or in the
-order of its primary key; what has neither (a view, a query) is copied once into a temporary table of
-the connection, and read from there.
+Always true: no lock is held between two pages, so writers of other programs, or of the same run,
+never wait longer than one page takes. A table is read by ranges of its rowid or in the order of its
+primary key; a relation with neither (a view, a query) is copied once to a temporary table of the
+connection, and read from there.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ orders:
         if self.config.query is not None:
             return Replay.NONE, "a query may give other rows, or another order, each time"
         if self._relation is not None and not self._relation.key:
-            return Replay.NONE, f"{self._relation.shown} has no key to go on from"
+            return Replay.NONE, f"{self._relation.label} has no key to continue from"
         return Replay.BY_KEY, "an unfinished range is read again from its last rowid or key"
 
     async def validate(self) -> None:
@@ -91,21 +91,22 @@ orders:
         return Schema.of([(name, by_name[name]) for name in self._output(relation)])
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._columns = tuple(columns)
-        return made
+        copy_ = copy.copy(self)
+        copy_._columns = tuple(columns)
+        return copy_
 
     def with_filter(self, condition: Typed) -> Self | None:
-        """Only over columns that SQLite compares as we do: numbers and text declared as such."""
+        """Only conditions on columns that SQLite compares as DataFlare does: declared numbers and
+        text."""
         relation = self._relation
         if relation is None or not all(relation.column(name).exact for name in condition.columns):
             return None
         spelled = condition.to_sql("sqlite")
         if spelled is None:
             return None
-        made = copy.copy(self)
-        made._filters = (*self._filters, spelled)
-        return made
+        copy_ = copy.copy(self)
+        copy_._filters = (*self._filters, spelled)
+        return copy_
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         relation = await self._look()
@@ -119,7 +120,7 @@ orders:
         elif not relation.key or (sharding.column is None and not relation.rowid):
             lacks = "rowid" if relation.key else "rowid or key"
             raise ConfigError(
-                f"{relation.shown} has no {lacks} to be cut by",
+                f"{relation.label} has no {lacks} to divide by",
                 code="E0413",
                 step=self.context.step,
                 help="name a 'column' in 'sharding'" if relation.key else "leave 'sharding' out",
@@ -133,15 +134,15 @@ orders:
 
     def cut_by(self) -> str:
         sharding = self.config.sharding
-        return "" if sharding is None else sharding.shown("rowid")
+        return "" if sharding is None else sharding.label("rowid")
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
         return await asyncio.to_thread(self._open, relation, split, position)
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        found = positions.get(_INCREMENTAL)
-        return None if found is None else State.from_json(found.value).finished().to_json()
+        position = positions.get(_INCREMENTAL)
+        return None if position is None else State.from_json(position.value).finished().to_json()
 
     async def _look(self) -> Relation:
         if self._relation is None:
@@ -152,23 +153,23 @@ orders:
         try:
             opened = self._connect()
             try:
-                with sqlite_errors(self.path, self._shown):
-                    found = find_relation(opened.db, self.path, self.config, self.contract)
+                with sqlite_errors(self.path, self._label):
+                    relation = find_relation(opened.db, self.path, self.config, self.contract)
             finally:
                 opened.close()
-            self._output(found)
+            self._output(relation)
             if self.config.incremental is not None:
-                check_incremental(found, self.config.incremental)
+                check_incremental(relation, self.config.incremental)
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
-        return found
+        return relation
 
     @property
     def path(self) -> Any:
         return self.context.path(self.config.path)
 
     @property
-    def _shown(self) -> str:
+    def _label(self) -> str:
         return "the query" if self.config.table is None else f"table '{self.config.table}'"
 
     def _connect(self) -> Opened:
@@ -183,22 +184,22 @@ orders:
             raise SystemError_(
                 f"permission denied: {path}",
                 code="E0602",
-                help="give yourself the right to read and write there, or choose another place",
+                help="get the permission to read and write there, or choose another place",
             )
         with sqlite_errors(path, "opening"):
             return Opened(path, mode="ro", busy_timeout_s=self.config.busy_timeout)
 
     def _output(self, relation: Relation) -> tuple[str, ...]:
-        """The columns to give: the config's, or what was pushed down."""
-        wanted = self._columns if self._columns is not None else self.config.columns
-        if wanted is None:
+        """The output columns: those of the config, or of the pushed projection."""
+        names = self._columns if self._columns is not None else self.config.columns
+        if names is None:
             return relation.names
-        return tuple(relation.column(name).name for name in wanted)
+        return tuple(relation.column(name).name for name in names)
 
     def _cut(self, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
         opened = self._connect()
         try:
-            with sqlite_errors(self.path, relation.shown):
+            with sqlite_errors(self.path, relation.label):
                 return cut(opened.db, relation, sharding)
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
@@ -209,7 +210,7 @@ orders:
         opened = self._connect()
         try:
             rowid = quoted(relation.key[0])
-            with sqlite_errors(self.path, relation.shown):
+            with sqlite_errors(self.path, relation.label):
                 low, high = opened.db.frame(
                     f"select (select min({rowid}) from {relation.source}), "
                     f"(select max({rowid}) from {relation.source})"

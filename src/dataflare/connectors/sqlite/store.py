@@ -1,8 +1,6 @@
-"""The commit protocol's calls on an SQLite file.
-
-The journal mode of a database is left as it is: it belongs to whoever made the file, and a new file
-keeps SQLite's default, one file that can be copied. Foreign keys are not enforced, as SQLite's
-default is.
+"""The commit protocol's operations on an SQLite file. The journal mode of an existing database is
+not changed: the program that created the file has chosen it. A new file has SQLite's default, a
+single file that can be copied. Foreign keys are not enforced, as is SQLite's default.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ import polars as pl
 from msgspec.structs import replace
 
 from dataflare.connectors.sql import marker, sweeping
-from dataflare.connectors.sql.fold import appended, fold
+from dataflare.connectors.sql.fold import fold, rows_to_append
 from dataflare.connectors.sql.marker import (
     MARKER_COLUMNS,
     MARKER_DDL,
     MARKER_TABLE,
+    MarkerRow,
     MarkerRows,
-    Stored,
 )
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift, with_row
@@ -31,7 +29,7 @@ from dataflare.connectors.sqlite import tables
 from dataflare.connectors.sqlite.connection import Connection, Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.exactness import as_text, refuse_loss
-from dataflare.connectors.sqlite.types import meant, stored
+from dataflare.connectors.sqlite.types import stored, type_of_declaration
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
 
@@ -56,7 +54,7 @@ class SqliteStore(TableStore):
         with sqlite_errors(self._path, "opening"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._opened = Opened(self._path, mode="rwc", busy_timeout_s=self._busy_timeout_s)
-            # Swapping a table in must not fail because a view names it.
+            # Replacing a table must not fail because a view names it.
             self._db.execute("pragma legacy_alter_table = on")
             self._db.execute("pragma cache_size = -32768")
             self._db.execute("begin immediate")
@@ -70,7 +68,9 @@ class SqliteStore(TableStore):
             return
         try:
             self._db.execute("rollback")
-        except Exception:  # there is none: it was committed, or SQLite has rolled it back by itself
+        except (
+            Exception
+        ):  # there is no transaction: it was committed, or SQLite has rolled it back itself
             pass
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class SqliteStore(TableStore):
             query, parameters = marker.selection(target, columns)
             return marker.marker_rows(target, self._db.frame(query, tuple(parameters)).rows())
 
-    def write_marker(self, target: Target, stored: Stored) -> None:
+    def write_marker(self, target: Target, row: MarkerRow) -> None:
         with sqlite_errors(self._path, f"table {MARKER_TABLE}"):
             self._db.execute(MARKER_DDL)
             for statement in marker.widening(self._marker_columns()):
@@ -107,7 +107,7 @@ class SqliteStore(TableStore):
             marks = ", ".join("?" * len(MARKER_COLUMNS))
             self._db.execute(
                 f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                marker.values(target, stored, now_text()),
+                marker.values(target, row, now_text()),
             )
 
     def supersede(self, target: Target) -> None:
@@ -119,8 +119,8 @@ class SqliteStore(TableStore):
             )
 
     def _marker_columns(self) -> set[str]:
-        found = self._db.frame("select name from pragma_table_info(?)", (MARKER_TABLE,))
-        return {str(name) for (name,) in found.rows()}
+        columns = self._db.frame("select name from pragma_table_info(?)", (MARKER_TABLE,))
+        return {str(name) for (name,) in columns.rows()}
 
     def is_missing(self, target: Target) -> bool:
         with sqlite_errors(self._path, f"table '{target.table}'"):
@@ -136,28 +136,28 @@ class SqliteStore(TableStore):
     def make_ready(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
             old = tables.require(self._db, target, self._path)
-            found = tables.find_table(self._db, target.written)
-            if found is None and old is not None:
+            table = tables.find_table(self._db, target.written)
+            if table is None and old is not None:
                 for statement in tables.creation_like(self._db, target, old):
                     self._db.execute(statement)
                 if old.rowid:
                     for statement in tables.unique_indexes_like(self._db, target, old):
                         self._db.execute(statement)
-                found = tables.find_table(self._db, target.written)
+                table = tables.find_table(self._db, target.written)
             if old is not None:
                 tables.refuse_misfits(target, old)
-            if found is None:
+            if table is None:
                 statements = tables.creation(target)
             else:
-                tables.refuse_misfits(target, found)
-                statements = tables.widening(target, found, self._path)
+                tables.refuse_misfits(target, table)
+                statements = tables.widening(target, table, self._path)
             for statement in statements:
                 self._db.execute(statement)
             if target.mode in ("upsert", "mirror"):
                 self._make_unique(target)
             self._ready[target.written] = {field.name for field in target.schema}
-            made = tables.find_table(self._db, target.written)
-            columns = made.columns if made is not None else {}
+            ready_table = tables.find_table(self._db, target.written)
+            columns = ready_table.columns if ready_table is not None else {}
             self._declared[target.written] = {n.casefold(): t for n, t in columns.items()}
 
     def _make_unique(self, target: Target) -> None:
@@ -172,7 +172,7 @@ class SqliteStore(TableStore):
         except DataError as error:
             raise DataError(
                 f"table '{target.table}' has several rows for one key ({', '.join(target.key)}), "
-                f"so mode '{target.mode}' cannot tell them apart",
+                f"so mode '{target.mode}' cannot distinguish them",
                 code="E0510",
                 help="remove the duplicates, or choose other key columns",
             ) from error
@@ -185,9 +185,9 @@ class SqliteStore(TableStore):
     def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
         refused = self._sifted(target, frame)
         if refused and target.sweeps:
-            # The source has them, so what the table holds of them stays.
+            # The source has these rows, so the table's rows with their keys stay.
             rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
-            self._note_seen(target, self._schema_of(target, frame), rows, rows.clear())
+            self._note_keys(target, self._schema_of(target, frame), rows, rows.clear())
         return refused
 
     def _sifted(
@@ -209,12 +209,12 @@ class SqliteStore(TableStore):
             self._db.execute("release _dataflare_rows")
 
         pace = self._pace.setdefault(target.written, Pace())
-        found = sift(rows.height, attempt, pace, first_only=first_only)
-        return [Refusal(numbers[each.row], each.error) for each in found]
+        refused = sift(rows.height, attempt, pace, first_only=first_only)
+        return [Refusal(numbers[each.row], each.error) for each in refused]
 
     def _write(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
         if target.mode in ("append", "overwrite"):
-            self._append(target, schema, appended(frame, op=target.op))
+            self._append(target, schema, rows_to_append(frame, op=target.op))
             return
         mirror = target.mode == "mirror"
         changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
@@ -223,14 +223,16 @@ class SqliteStore(TableStore):
         if changes.upserts.height:
             self._upsert(target, schema, changes.upserts)
         if target.sweeps:
-            self._note_seen(target, schema, changes.upserts, changes.deletes)
+            self._note_keys(target, schema, changes.upserts, changes.deletes)
 
     def _schema_of(self, target: Target, frame: pl.DataFrame) -> Schema:
-        """The types of the frame's columns. Columns that came up since `open` are added."""
-        found = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
-        known = {field.name: field.type for field in target.schema}
-        schema = Schema.of([(f.name, known.get(f.name, f.type)) for f in Schema.from_polars(found)])
-        if not set(found) <= self._ready[target.written]:
+        """The types of the frame's columns. Adds columns that are new since `open`."""
+        types = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
+        types_by_name = {field.name: field.type for field in target.schema}
+        schema = Schema.of(
+            [(f.name, types_by_name.get(f.name, f.type)) for f in Schema.from_polars(types)]
+        )
+        if not set(types) <= self._ready[target.written]:
             ready = self._ready[target.written]
             wider = {f.name: f.type for f in (*target.schema, *schema)}
             self.make_ready(replace(target, schema=Schema.of(wider)))
@@ -249,15 +251,15 @@ class SqliteStore(TableStore):
     def _upsert(self, target: Target, schema: Schema, frame: pl.DataFrame) -> None:
         types = {name: schema[name] for name in frame.columns}
         others = [name for name in frame.columns if name not in target.key]
-        then = "do nothing"
+        action = "do nothing"
         if others:
-            then = "do update set " + ", ".join(
+            action = "do update set " + ", ".join(
                 f"{quoted(n)} = excluded.{quoted(n)}" for n in others
             )
             if target.sequence is not None:
                 ours = f"{quoted(target.written)}.{quoted(target.sequence)}"
-                then += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
-        sql = _insert(target, types, f"on conflict ({listed(target.key)}) {then}")
+                action += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
+        sql = _insert(target, types, f"on conflict ({listed(target.key)}) {action}")
         self._stage(self._encode(target, types, frame))
         self._db.execute(sql)
 
@@ -269,7 +271,7 @@ class SqliteStore(TableStore):
         if target.sequence is not None:
             s = target.sequence
             same.append(f"(s.{quoted(s)} >= t.{quoted(s)} or t.{quoted(s)} is null)")
-        # cross join fixes the order: for each staged key a look into the table's index.
+        # cross join fixes the order: for each staged key, a lookup in the table's index.
         keys = ", ".join(f"t.{quoted(n)}" for n in target.key)
         self._db.execute(
             f"delete from {quoted(target.written)} where ({listed(target.key)}) in (select {keys} "
@@ -279,49 +281,51 @@ class SqliteStore(TableStore):
 
     # -- mirror ------------------------------------------------------------------------------------
 
-    def _note_seen(
-        self, target: Target, schema: Schema, came: pl.DataFrame, gone: pl.DataFrame
+    def _note_keys(
+        self, target: Target, schema: Schema, arrived: pl.DataFrame, deleted: pl.DataFrame
     ) -> None:
-        self._make_seen(target)
-        place, seen, key = quoted(target.table), quoted(target.seen), target.key
+        self._make_keys(target)
+        place, keys_table, key = quoted(target.table), quoted(target.keys_table), target.key
         types = {name: schema[name] for name in key}
         staged = {name: _converted(name, type_) for name, type_ in types.items()}
-        if came.height:
-            self._stage(self._encode(target, types, came.select(key)))
+        if arrived.height:
+            self._stage(self._encode(target, types, arrived.select(key)))
             self._db.execute(
-                f"insert into {seen} ({listed(key)}) "
+                f"insert into {keys_table} ({listed(key)}) "
                 f"select {', '.join(staged.values())} from temp.{_STAGE} as s"
             )
-        if gone.height:
-            self._index_seen(target)
-            self._stage(self._encode(target, types, gone.select(key)))
-            self._db.execute(sweeping.gone_keys(key, place, seen, f"temp.{_STAGE}", staged))
+        if deleted.height:
+            self._index_keys(target)
+            self._stage(self._encode(target, types, deleted.select(key)))
+            self._db.execute(
+                sweeping.deleted_keys(key, place, keys_table, f"temp.{_STAGE}", staged)
+            )
 
-    def _make_seen(self, target: Target) -> None:
-        if tables.find_table(self._db, target.seen) is None:
-            place, seen = quoted(target.table), quoted(target.seen)
-            self._db.execute(sweeping.seen_creation(target.key, place, seen))
+    def _make_keys(self, target: Target) -> None:
+        if tables.find_table(self._db, target.keys_table) is None:
+            place, keys_table = quoted(target.table), quoted(target.keys_table)
+            self._db.execute(sweeping.keys_creation(target.key, place, keys_table))
 
-    def _index_seen(self, target: Target) -> None:
-        name = quoted(f"{target.seen}_key")
+    def _index_keys(self, target: Target) -> None:
+        name = quoted(f"{target.keys_table}_key")
         self._db.execute(
-            f"create index if not exists {name} on {quoted(target.seen)} ({listed(target.key)})"
+            f"create index if not exists {name} on {quoted(target.keys_table)} ({listed(target.key)})"
         )
 
     def sweep(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
-            self._make_seen(target)
-            self._index_seen(target)
-            place, seen, key = quoted(target.table), quoted(target.seen), target.key
-            gone, total = self._db.frame(sweeping.counts(key, place, seen)).row(0)
-            sweeping.refuse_too_many(target, int(gone), int(total))
-            if gone:
-                self._db.execute(sweeping.deletion(key, place, seen))
-            self._db.execute(f"drop table {seen}")
+            self._make_keys(target)
+            self._index_keys(target)
+            place, keys_table, key = quoted(target.table), quoted(target.keys_table), target.key
+            missing, total = self._db.frame(sweeping.counts(key, place, keys_table)).row(0)
+            sweeping.refuse_too_many(target, int(missing), int(total))
+            if missing:
+                self._db.execute(sweeping.deletion(key, place, keys_table))
+            self._db.execute(f"drop table {keys_table}")
 
-    def forget_seen(self, target: Target) -> None:
+    def clear_keys(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
-            self._db.execute(f"drop table if exists {quoted(target.seen)}")
+            self._db.execute(f"drop table if exists {quoted(target.keys_table)}")
 
     def _stage(self, encoded: pl.DataFrame) -> None:
         self._db.execute(f"drop table if exists temp.{_STAGE}")
@@ -334,13 +338,13 @@ class SqliteStore(TableStore):
             if type_.name == "uint64":
                 self._refuse_too_great(target, frame[name])
         declared = self._declared[target.written]
-        made = frame.select(
+        encoded = frame.select(
             as_text(stored(pl.col(n), t), t, declared.get(n.casefold(), "")).alias(n)
             for n, t in types.items()
         )
         for name, type_ in types.items():
-            refuse_loss(made[name], type_, declared.get(name.casefold(), ""), target.table)
-        return made
+            refuse_loss(encoded[name], type_, declared.get(name.casefold(), ""), target.table)
+        return encoded
 
     def _refuse_too_great(self, target: Target, column: pl.Series) -> None:
         greatest: Any = column.max()
@@ -348,11 +352,11 @@ class SqliteStore(TableStore):
             return
         table = tables.find_table(self._db, target.written)
         declaration = table.columns.get(column.name, "") if table is not None else ""
-        type_ = meant(declaration)
+        type_ = type_of_declaration(declaration)
         if type_ is not None and type_.name == "int64":
             raise DataError(
                 f"column '{column.name}' of table '{target.table}' is {declaration}, and "
-                f"{greatest} is too great for it",
+                f"{greatest} is too large for it",
                 code="E0511",
                 help="declare the column wider, or set error_handling: {on_error: dead_letter}",
             )
@@ -363,23 +367,24 @@ class SqliteStore(TableStore):
             if old is not None and not old.rowid:
                 self._move_over(target, old)
                 return
-            again: Sequence[str] = tables.dependents(self._db, target.table)
+            statements: Sequence[str] = tables.dependents(self._db, target.table)
             for index in tables.indexes(self._db, target.written):
                 self._db.execute(f"drop index {quoted(index)}")
             self._db.execute(f"drop table if exists {quoted(target.table)}")
             name = target.table if old is None else old.name
             self._db.execute(f"alter table {quoted(target.written)} rename to {quoted(name)}")
-            for statement in again:
+            for statement in statements:
                 self._db.execute(statement)
 
     def _move_over(self, target: Target, old: tables.Table) -> None:
-        """The staged rows into a table without rowids, which they cannot be staged in."""
+        """Move the staged rows into a table without rowids; such a table cannot be a staging
+        table."""
         staged = tables.find_table(self._db, target.written)
         assert staged is not None
         names, place = listed(staged.columns), quoted(old.name)
-        known = {name.casefold() for name in old.columns}
+        columns = {name.casefold() for name in old.columns}
         for name, type_ in staged.columns.items():
-            if name.casefold() not in known:
+            if name.casefold() not in columns:
                 self._db.execute(f"alter table {place} add column {quoted(name)} {type_}")
         self._db.execute(f"delete from {place}")
         self._db.execute(
@@ -403,15 +408,17 @@ class SqliteStore(TableStore):
         return tables.find_table(self._db, target.written) is not None
 
 
-def _insert(target: Target, types: dict[str, DataType], then: str) -> str:
-    """Insert from the stage. The condition keeps `on conflict` from being read as part of a join."""
+def _insert(target: Target, types: dict[str, DataType], on_conflict: str) -> str:
+    """Insert from the stage. Without the condition, `on conflict` would be parsed as part of a
+    join."""
     values = ", ".join(_converted(name, type_) for name, type_ in types.items())
     into = f"insert into {quoted(target.written)} ({listed(types)})"
-    return f"{into} select {values} from temp.{_STAGE} as s where true {then}"
+    return f"{into} select {values} from temp.{_STAGE} as s where true {on_conflict}"
 
 
 def _converted(name: str, type_: DataType) -> str:
-    """A staged column as it is stored: numbers beyond int64 stay text, the others become integers."""
+    """A staged column in its stored form: numbers beyond int64 stay text, others become
+    integers."""
     column = f"s.{quoted(name)}"
     if type_.name != "uint64":
         return column

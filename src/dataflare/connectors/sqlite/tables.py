@@ -1,4 +1,4 @@
-"""Tables of an SQLite file: what is there, and how one is made, widened or refused."""
+"""Tables of an SQLite file: find, create, widen and check them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dataflare.errors import DataError, SystemError_, did_you_mean
 
 
 class Table(Struct, frozen=True):
-    """A table or view that exists. columns: declared type by name. key: its primary key.
-    rowid: whether it has one. uniques: the column sets that are unique. generated: the columns whose
-    values the database computes."""
+    """An existing table or view. columns: declared type by name. key: its primary key. rowid:
+    whether it has one. uniques: the sets of columns that are unique. generated: the columns that
+    the database computes."""
 
     name: str
     view: bool
@@ -30,30 +30,31 @@ class Table(Struct, frozen=True):
 
     @property
     def rowid_column(self) -> str:
-        """A name for the rowid that no column has taken."""
-        taken = {name.casefold() for name in self.columns}
-        return next((n for n in ("rowid", "_rowid_", "oid") if n not in taken), "")
+        """A name of the rowid that no column has."""
+        names = {name.casefold() for name in self.columns}
+        return next((n for n in ("rowid", "_rowid_", "oid") if n not in names), "")
 
 
 def table_names(db: Connection) -> list[str]:
-    found = db.frame(
+    rows = db.frame(
         "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%' "
         "and name not like '\\_dataflare\\_%' escape '\\' order by name"
     )
-    return [str(name) for name in found["name"]]
+    return [str(name) for name in rows["name"]]
 
 
 def find_table(db: Connection, name: str) -> Table | None:
-    """The table or view of that name; upper and lower case are one, as SQLite has it."""
-    found = db.frame(
+    """The table or view of that name; the case is ignored, as in SQLite."""
+    rows = db.frame(
         "select name, type, sql from sqlite_master where type in ('table', 'view') "
         "and lower(name) = lower(?)",
         (name,),
     )
-    if not found.height:
+    if not rows.height:
         return None
-    real, kind, sql = found.row(0)
-    # Not those that a virtual table hides (1); with generated ones, virtual (2) and stored (3).
+    real, kind, sql = rows.row(0)
+    # Without hidden columns of virtual tables (1); with generated columns, virtual (2) and stored
+    # (3).
     info = db.frame(
         "select name, type, pk, hidden from pragma_table_xinfo(?) where hidden <> 1 order by cid",
         (real,),
@@ -76,7 +77,7 @@ def find_table(db: Connection, name: str) -> Table | None:
 
 
 def _bare(declared: str) -> str:
-    """SQLite counts GENERATED ALWAYS to the declared type."""
+    """The declared type without GENERATED ALWAYS, which SQLite includes."""
     return re.sub(r"\s*GENERATED ALWAYS\s*$", "", declared, flags=re.I)
 
 
@@ -86,7 +87,7 @@ def _without_rowid(sql: str) -> bool:
 
 
 def creation(target: Target) -> list[str]:
-    """The statements that make the table `target` writes."""
+    """The statements that create the table of the target."""
     key = target.key if target.mode in ("upsert", "mirror") else ()
     columns = [f"{quoted(field.name)} {declared(field.type)}" for field in target.schema]
     if key:
@@ -101,8 +102,9 @@ _NAMED = re.compile(
 
 
 def creation_like(db: Connection, target: Target, table: Table) -> list[str]:
-    """The statements that make the staging table of an overwrite by the table's own text, so that it
-    has its types and rules; a table without rowids is staged in one that has them."""
+    """The statements that create the staging table of an overwrite from the SQL of the table, so
+    that it has the same types and rules; for a table without rowids, the staging table has
+    rowids."""
     sql = db.frame("select sql from sqlite_master where name = ?", (table.name,)).item()
     if not table.rowid or _NAMED.match(sql) is None:
         return creation(target)
@@ -117,36 +119,38 @@ _INDEX = re.compile(
 
 
 def unique_indexes_like(db: Connection, target: Target, table: Table) -> list[str]:
-    """The statements that give the staging table the table's unique indexes, so that it refuses what
-    the table would; names of ours, for those of the table are taken until it goes."""
-    found = db.frame(
+    """The statements that create the table's unique indexes on the staging table, so that it
+    refuses the same rows. They have internal names, because the table's indexes still have
+    theirs."""
+    rows = db.frame(
         "select sql from sqlite_master where type = 'index' and sql is not null "
         "and lower(tbl_name) = lower(?) order by name",
         (table.name,),
     )
     statements: list[str] = []
-    for number, sql in enumerate(found["sql"]):
-        if (named := _INDEX.match(sql)) is not None:
+    for number, sql in enumerate(rows["sql"]):
+        if (match := _INDEX.match(sql)) is not None:
             name = quoted(f"{target.written}_unique_{number}")
-            what = sql[named.end() :]
-            statements.append(f"create unique index {name} on {quoted(target.written)}{what}")
+            rest = sql[match.end() :]
+            statements.append(f"create unique index {name} on {quoted(target.written)}{rest}")
     return statements
 
 
 def indexes(db: Connection, table: str) -> list[str]:
-    """The names of a table's indexes that were made by a statement of their own."""
-    found = db.frame(
+    """The names of a table's indexes that were created by separate statements."""
+    rows = db.frame(
         "select name from sqlite_master where type = 'index' and sql is not null "
         "and lower(tbl_name) = lower(?)",
         (table,),
     )
-    return [str(name) for name in found["name"]]
+    return [str(name) for name in rows["name"]]
 
 
 def widening(target: Target, table: Table, path: Path) -> list[str]:
-    """The statements that give the table the columns it lacks. Raises what cannot be."""
-    known = {name.casefold() for name in table.columns}
-    missing = [field for field in target.schema if field.name.casefold() not in known]
+    """The statements that add missing columns to the table. Raises an error if that is not
+    possible."""
+    columns = {name.casefold() for name in table.columns}
+    missing = [field for field in target.schema if field.name.casefold() not in columns]
     if missing and not target.create_table:
         names = ", ".join(f"'{field.name}'" for field in missing)
         raise SystemError_(
@@ -163,18 +167,20 @@ def widening(target: Target, table: Table, path: Path) -> list[str]:
 
 
 def refuse_bytes_in_json(target: Target) -> None:
-    """Raise DataError (E0511) for bytes inside a list or a struct: these are stored as JSON."""
+    """Raise DataError (E0511) for bytes inside a list or a struct: lists and structs are stored as
+    JSON."""
     for field in target.schema:
         if field.type.name in ("list", "struct") and "binary" in str(field.type):
             raise DataError(
-                f"column '{field.name}' is {field.type}, and JSON, as which SQLite stores it, has no bytes",
+                f"column '{field.name}' is {field.type}, and SQLite stores it as JSON, which has "
+                "no bytes",
                 code="E0511",
                 help=f"leave it out with map: drop: [{field.name}]",
             )
 
 
 def refuse_misfits(target: Target, table: Table) -> None:
-    """Raise DataError (E0511) for a column whose values the existing column cannot hold."""
+    """Raise DataError (E0511) if the existing column cannot hold the values of a column."""
     by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
     for field in target.schema:
         name, declaration = by_name.get(field.name.casefold(), ("", ""))
@@ -190,35 +196,36 @@ def refuse_misfits(target: Target, table: Table) -> None:
 
 
 def unique_index(target: Target, table: Table) -> str | None:
-    """The statement that makes the key unique, or None when it is."""
-    wanted = {name.casefold() for name in target.key}
+    """The statement that makes the key unique, or None if it is unique already."""
+    key = {name.casefold() for name in target.key}
     for unique in table.uniques:
-        if {name.casefold() for name in unique} == wanted:
+        if {name.casefold() for name in unique} == key:
             return None
     name = "_dataflare_key_" + "_".join([table.name, *target.key])
     return f"create unique index {quoted(name)} on {quoted(table.name)} ({listed(target.key)})"
 
 
 def require(db: Connection, target: Target, path: Path) -> Table | None:
-    """The table to write, or None when it is to be made. Raises E0604 when it may not be made."""
+    """The table to write, or None if it must be created. Raises E0604 if it may not be created."""
     refuse_bytes_in_json(target)
-    found = find_table(db, target.table)
-    if found is None and not target.create_table:
+    existing = find_table(db, target.table)
+    if existing is None and not target.create_table:
         raise missing_table(target.table, path, table_names(db))
-    if found is not None and found.view:
+    if existing is not None and existing.view:
         raise SystemError_(
             f"'{target.table}' in {path} is a view, not a table",
             code="E0604",
             help="write to a table, or choose another name",
         )
-    return found
+    return existing
 
 
 def dependents(db: Connection, table: str) -> Sequence[str]:
-    """The SQL of the table's indexes and triggers, to be made again after it was replaced."""
-    found = db.frame(
+    """The SQL of the table's indexes and triggers, to create them again after the table was
+    replaced."""
+    rows = db.frame(
         "select sql from sqlite_master where type in ('index', 'trigger') and sql is not null "
         "and lower(tbl_name) = lower(?)",
         (table,),
     )
-    return [str(sql) for sql in found["sql"]]
+    return [str(sql) for sql in rows["sql"]]

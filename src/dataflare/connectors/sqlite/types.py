@@ -1,11 +1,11 @@
-"""How our types are declared and stored in SQLite, and what a declared type means to us.
+"""How DataFlare's types are declared and stored in SQLite, and how declared types are read.
 
-| ours | declared | stored |
+| DataFlare | declared | stored |
 | --- | --- | --- |
 | bool | BOOLEAN | 0, 1 |
 | int8 ... int64, uint8 ... uint32 | INTEGER | integer; read back as int64 |
 | uint64 | UNSIGNED_BLOB | integer; text from 2^63 on, where SQLite has no integers |
-| float32, float64 | REAL | real; NaN is stored as NULL, for SQLite has none; infinity is kept |
+| float32, float64 | REAL | real; NaN is stored as NULL, because SQLite has none; infinity is kept |
 | decimal(p, s), p <= 15 | DECIMAL(p, s) | number, exact to 15 digits |
 | decimal(p, s) | DECIMAL_TEXT(p, s) | text, all digits; a NUMERIC column would lose some |
 | string | TEXT | text |
@@ -39,7 +39,7 @@ _FRACTION = {"s": "", "ms": "%.3f", "us": "%.6f", "ns": "%.9f"}
 
 
 def declared(type_: DataType, *, key: bool = False) -> str:
-    """The declaration of a new column. key: it is part of a primary key."""
+    """The declaration of a new column. key: whether it is part of a primary key."""
     match type_.name:
         case "bool":
             return "BOOLEAN"
@@ -70,8 +70,8 @@ def _digits(unit: str | None) -> str:
     return "" if unit in (None, "us") else f"({_DIGITS_OF_UNIT[unit or 'us']})"
 
 
-def meant(declaration: str) -> DataType | None:
-    """What a declared type means; None when only the values can tell."""
+def type_of_declaration(declaration: str) -> DataType | None:
+    """The type for a declared type; None if it depends on the values."""
     match = _DECLARED.match(declaration)
     name, first, second = match.groups() if match else (declaration, None, None)
     name = name.upper()
@@ -102,7 +102,7 @@ def meant(declaration: str) -> DataType | None:
 
 
 def affinity(declaration: str) -> str:
-    """What SQLite makes of values in a column: https://www.sqlite.org/datatype3.html, section 3.1"""
+    """How SQLite converts values in a column: https://www.sqlite.org/datatype3.html, section 3.1"""
     name = declaration.upper()
     if "INT" in name:
         return "INTEGER"
@@ -126,7 +126,7 @@ def _by_affinity(name: str) -> DataType | None:
 
 
 def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
-    """A column of ours as Int64, Float64, String or Binary, the way the table above says."""
+    """A column as Int64, Float64, String or Binary, as in the table above."""
     match type_.name:
         case "float32" | "float64":
             return column.cast(pl.Float64)
@@ -142,16 +142,19 @@ def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
         case "time":
             return column.dt.to_string("%H:%M:%S%.9f")
         case "timestamp":
-            # Chrono writes years beyond 9999 with a sign; SQLite's own functions end there too.
+            # Chrono writes years beyond 9999 with a sign; SQLite's functions support no such years
+            # either.
             text = f"%Y-%m-%d %H:%M:%S{_FRACTION[type_.unit or 'us']}"
             near = far_times.near_only(column, type_)
             if type_.timezone is None:
-                shown = far_times.text_of(column, type_, near.dt.to_string(text))
+                text_value = far_times.text_of(column, type_, near.dt.to_string(text))
             else:
                 moment = near.dt.convert_time_zone("UTC")
                 elsewhere = DataType("timestamp", unit=type_.unit, timezone="+00:00")
-                shown = far_times.text_of(column, elsewhere, moment.dt.to_string(text + "+00:00"))
-            return shown.str.replace("T", " ", literal=True)
+                text_value = far_times.text_of(
+                    column, elsewhere, moment.dt.to_string(text + "+00:00")
+                )
+            return text_value.str.replace("T", " ", literal=True)
         case "duration":
             return column.to_physical().cast(pl.Int64)
         case "struct":
@@ -160,7 +163,7 @@ def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
             items = column.list.eval(pl.element().fill_null("null")).list.join(",")
             return pl.when(column.is_not_null()).then(pl.lit("[") + items + pl.lit("]"))
         case "list":
-            # Polars encodes only structs: the list goes in and out of one.
+            # Polars encodes only structs, so the list is wrapped in one.
             text_of = pl.struct(column.alias("v")).struct.json_encode()
             inner = text_of.str.slice(5).str.strip_suffix("}")
             return pl.when(column.is_not_null()).then(inner)
@@ -168,9 +171,9 @@ def stored(column: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def fits(type_: DataType, declaration: str) -> bool:
-    """Whether values of a type may go into a column declared so. Text goes only where text may
-    stand, for SQLite would store it in a column of numbers without a word."""
-    target = meant(declaration)
+    """Whether values of a type may be written to a column with this declaration. Text needs a
+    column for text: SQLite would store it in a column of numbers without an error."""
+    target = type_of_declaration(declaration)
     if target is None and type_.name == "string":
         return _NUMBERS.match(declaration) is None
     if target is None or type_.name == "null" or target.name in ("string", "json", "binary"):

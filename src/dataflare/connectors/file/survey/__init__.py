@@ -1,4 +1,4 @@
-"""What the files of a source hold, found before anything runs: columns, types, dialect.
+"""Examine the files of a source before the run: columns, types, dialect.
 
 Always true: a column that a file lacks is NULL in its rows; a file's own columns and their order are
 kept with its split.
@@ -31,9 +31,9 @@ def survey(
     *,
     adds_columns: bool,
 ) -> Survey:
-    """Look at the files. learned: columns that earlier reads found beyond the samples. adds_columns:
-    whether those that only later files have belong to the source. Raises SystemError_, DataError or
-    ConfigError for what cannot be read."""
+    """Examine the files. learned: columns that earlier reads found after the samples. adds_columns:
+    whether columns that only later files have belong to the source. Raises SystemError_, DataError
+    or ConfigError if a file cannot be read."""
     files = list_files(config.paths, context, config.format)
     format_ = one_format(files, config.format)
     _check_options(config, format_)
@@ -59,5 +59,5 @@ def _check_options(config: FileSourceConfig, format_: str) -> None:
         raise ConfigError(
             f"{names} {'has' if len(unused) == 1 else 'have'} no meaning for {format_} files",
             code="E0405",
-            help="leave it out, or set 'format' to what the files hold",
+            help="leave it out, or set 'format' to the format of the files",
         )

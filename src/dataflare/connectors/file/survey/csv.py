@@ -1,4 +1,4 @@
-"""Delimited text: each file's header and dialect, and types that hold for samples of all files."""
+"""Delimited text: each file's header and dialect, and types that fit samples of all files."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from dataflare.model.types import STRING, Schema
 
 
 class _Head(Struct, frozen=True):
-    """The beginning of a file as text, what was found in it, and where its rows begin."""
+    """The beginning of a file as text, its dialect and names, and where its rows begin."""
 
     text: bytes
     ended: bool
     dialect: CsvDialect
-    found: SniffedDialect
+    sniffed: SniffedDialect
     names: list[str]
     body: int
     encoding: str
@@ -108,7 +108,7 @@ def survey_csv(
         facts[file.id]["columns"] = [
             by_name.get(name, TextColumn(name, STRING)).to_json() for name in own
         ]
-    findings = {**first.found.findings, **marks}
+    findings = {**first.sniffed.findings, **marks}
     if config.encoding == AUTO and not is_utf8(first.encoding):
         findings["encoding"] = first.encoding
     return Survey(files, "csv", schema_of(columns), facts, findings, doubts)
@@ -122,20 +122,20 @@ def _head(
     size: int,
     first: _Head | None,
 ) -> _Head:
-    """The beginning of a file. first: the source's first file, whose dialect the others have too,
-    unless their columns only come out with one of their own."""
+    """The beginning of a file. first: of the source's first file. The others have its dialect too,
+    unless their columns match its columns only with another dialect."""
     encoding = csv_encoding(file, packed, config, size)
     raw, ended = head_of(file.path, packed, encoding, size)
     if first is not None:
-        said = DialectOptions(
+        options = DialectOptions(
             first.dialect.delimiter,
             first.dialect.quote,
             first.dialect.escape,
             first.dialect.comment,
-            config.has_header and bool(first.found.titles),
+            config.has_header and bool(first.sniffed.titles),
         )
-        head = _read(file.path, raw, ended, encoding, config, contract, said)
-        if set(head.names) == set(first.names) or config.csv == said:
+        head = _read(file.path, raw, ended, encoding, config, contract, options)
+        if set(head.names) == set(first.names) or config.csv == options:
             return head
         own = _read(file.path, raw, ended, encoding, config, contract, config.csv)
         return own if set(own.names) == set(first.names) else head
@@ -149,31 +149,31 @@ def _read(
     encoding: str,
     config: FileSourceConfig,
     contract: Schema | None,
-    said: DialectOptions,
+    options: DialectOptions,
 ) -> _Head:
     start = len(csv_sniff.BOM) if raw.startswith(csv_sniff.BOM) else 0
     titles = config.header_row - 1 if config.header_row is not None else config.skip_rows
     start = _line(raw, start, titles)
     if config.header_row is not None:
-        said = structs.replace(said, has_header=False)
+        options = structs.replace(options, has_header=False)
     default = "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
-    found = find_dialect(raw[start:], said, default)
+    sniffed = find_dialect(raw[start:], options, default)
     dialect = CsvDialect(
-        found.delimiter, found.quote, tuple(config.null_values), found.escape, found.comment
+        sniffed.delimiter, sniffed.quote, tuple(config.null_values), sniffed.escape, sniffed.comment
     )
     if dialect.rewriting is not None:
         raw = dialect.rewriting.whole(raw)
         start = _line(raw, len(csv_sniff.BOM) if raw.startswith(csv_sniff.BOM) else 0, titles)
-    start = _line(raw, start, found.titles)
-    if titles and "header_row" in found.findings:
-        line = str(titles + found.titles + 1)
-        found = structs.replace(found, findings={**found.findings, "header_row": line})
+    start = _line(raw, start, sniffed.titles)
+    if titles and "header_row" in sniffed.findings:
+        line = str(titles + sniffed.titles + 1)
+        sniffed = structs.replace(sniffed, findings={**sniffed.findings, "header_row": line})
     names, body = _names(raw[start:], dialect, path, config, contract)
-    return _Head(raw, ended, dialect, found, names, start + body, encoding)
+    return _Head(raw, ended, dialect, sniffed, names, start + body, encoding)
 
 
 def _line(text: bytes, start: int, lines: int) -> int:
-    """Where the line begins that comes so many lines after the one at `start`."""
+    """Where the line begins that is `lines` lines after the one at `start`."""
     for _ in range(lines):
         newline = text.find(b"\n", start)
         if newline < 0:
@@ -184,25 +184,25 @@ def _line(text: bytes, start: int, lines: int) -> int:
 
 def _doubts(file: FoundFile, head: _Head, config: FileSourceConfig) -> list[str]:
     doubts = []
-    if head.found.doubt is not None:
-        doubts.append(f"{file.id} {head.found.doubt}")
+    if head.sniffed.doubt is not None:
+        doubts.append(f"{file.id} {head.sniffed.doubt}")
     if config.encoding == AUTO and head.encoding == "cp1252":
         doubts.append(f"{file.id} is not UTF-8 and is read as cp1252: set 'encoding' to what it is")
     return doubts
 
 
 def _spelling(texts: pl.DataFrame, config: FileSourceConfig) -> tuple[Spelling, dict[str, str]]:
-    """How numbers and dates are written, and what of it was found."""
+    """How numbers and dates are written, and which of it was detected."""
     decimal: str | None = None if config.decimal == AUTO else config.decimal
     thousands = None if config.thousands == AUTO else config.thousands
     findings: dict[str, str] = {}
     if AUTO in (config.decimal, config.thousands):
-        found = marks_of(texts.get_columns(), decimal, thousands)
+        marks = marks_of(texts.get_columns(), decimal, thousands)
         if config.decimal == AUTO:
-            decimal = found[0]
+            decimal = marks[0]
             findings |= {"decimal": decimal} if decimal != "." else {}
-        if config.thousands == AUTO and found[1] is not None:
-            thousands = found[1]
+        if config.thousands == AUTO and marks[1] is not None:
+            thousands = marks[1]
             findings["thousands"] = thousands
     return Spelling(marks_format(decimal or ".", thousands), config.date_format), findings
 

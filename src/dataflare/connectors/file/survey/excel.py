@@ -1,4 +1,4 @@
-"""Workbooks: the names in the sheets' headers, and the types that all cells of a column have."""
+"""Workbooks: the names in the sheets' headers, and types that fit all cells of a column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def survey_excel(
     *,
     adds_columns: bool,
 ) -> Survey:
-    """All cells are looked at: what a column holds shows only at its end."""
+    """All cells are checked: a sample cannot give the type of a column."""
     kinds: dict[str, frozenset[str]] = {}
     headers: list[list[str]] = []
     labels: list[Path] = []
@@ -35,8 +35,8 @@ def survey_excel(
             labels.append(Path(f"{file.path} sheet '{table.sheet}'"))
             headers.append(table.names)
             own |= dict.fromkeys(table.names)
-            for name, more in table.kinds().items():
-                kinds[name] = kinds.get(name, frozenset()) | more
+            for name, more_kinds in table.kinds().items():
+                kinds[name] = kinds.get(name, frozenset()) | more_kinds
         facts[file.id] = {"own": _added([*own], config)}
     names = _added(common_names(labels, headers, contract, adds=adds_columns), config)
     if contract is not None:
@@ -45,8 +45,7 @@ def survey_excel(
 
 
 def load_tables(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
-    """The tables of a workbook, at least one, with the names that the contract gives columns without
-    a header."""
+    """The tables of a workbook, at least one. Without a header, the contract names the columns."""
     key = _key(path, config, contract)
     tables = _recent.pop(key, None)
     if tables is None:
@@ -57,7 +56,7 @@ def load_tables(path: Path, config: FileSourceConfig, contract: Schema | None) -
 
 
 _recent: dict[tuple[Any, ...], list[SheetTable]] = {}
-"""The workbook that was loaded last and not taken since: a run reads it right after its survey."""
+"""A cache of one workbook, the last that was loaded: a run reads it right after its survey."""
 
 
 def _key(path: Path, config: FileSourceConfig, contract: Schema | None) -> tuple[Any, ...]:

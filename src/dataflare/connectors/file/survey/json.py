@@ -1,4 +1,4 @@
-"""JSON files that are loaded whole: keys and types of all their rows."""
+"""JSON files, which are loaded whole: keys and types of all their rows."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def survey_json(
 
 
 def load_json(path: Path, packed: str, config: FileSourceConfig, bytes_max: int) -> list[bytes]:
-    """A whole JSON file as a line of text for each row. Raises DataError (E0560) for one of more than
-    `bytes_max` bytes, inflated."""
+    """A whole JSON file as a line of text for each row. Raises DataError (E0560) if it has more
+    than `bytes_max` bytes, inflated."""
     with file_errors(path):
         stream = open_stream(path, packed, encoding=text_encoding(path, packed, config))
         try:

@@ -1,4 +1,4 @@
-"""JSON objects a line each: keys and types that hold for samples of the files."""
+"""Files with one JSON object a line: keys and types that fit samples of the files."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def survey_ndjson(
 def json_columns(
     samples: Sequence[bytes], path: Path, contract: Schema | None, learned: Columns
 ) -> list[TextColumn]:
-    """What the samples have; after that what only the contract names, for keys may be absent, and
-    what earlier reads found."""
+    """The columns of the samples, then those of the contract (a sample may lack a key), then those
+    that earlier reads found."""
     columns = ndjson_read.sniff(samples)
     if not columns:
         check_lines(samples, path)
     if contract is not None:
-        known = {column.name for column in columns}
+        names = {column.name for column in columns}
         absent = [
-            TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in known
+            TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in names
         ]
         columns = with_contract([*columns, *absent], contract)
     columns = with_learned(columns, learned)
@@ -88,24 +88,28 @@ def json_columns(
 
 
 def check_lines(samples: Sequence[bytes], path: Path) -> None:
-    """Raises DataError (E0503) for text of which no line is an object, naming what it seems to be."""
+    """Raises DataError (E0503) if no line of the text is an object; the error names the probable
+    format."""
     line = next(
         (line.strip() for each in samples for line in each.split(b"\n") if line.strip()), b""
     )
     if not line or line == b"{}":
         return
-    shown = line[:60].decode(errors="replace")
+    text = line[:60].decode(errors="replace")
     if line.startswith(b"["):
-        problem, help_ = "holds a list, not an object a line", "set 'format: json' to read the list"
+        problem, help_ = (
+            "contains a list, not an object a line",
+            "set 'format: json' to read the list",
+        )
     elif line.startswith(b"{"):
-        problem = f"has no whole object on its first line: {shown}"
+        problem = f"has no whole object on its first line: {text}"
         help_ = (
             "ndjson has each object on a line of its own; objects written over several lines are "
             "'format: json' where they stand in one list, and `jq -c . FILE` writes them a line each"
         )
     else:
         problem, help_ = (
-            f"has lines that are not JSON objects: {shown}",
-            "set 'format' to what it is",
+            f"has lines that are not JSON objects: {text}",
+            "set 'format' to the format of the file",
         )
     raise DataError(f"{path} {problem}", code="E0503", help=help_)

@@ -1,4 +1,4 @@
-"""What every format's survey uses: its result, and the checks of names against files and contract."""
+"""Shared by the surveys of all formats: the result, and the checks of column names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import Schema
 
 Facts = dict[str, Any]
-"""What `open` must know about a file: JSON, part of its split."""
+"""The facts about a file that `open` needs: JSON, part of its split."""
 
 
 class Survey(Struct, frozen=True):
-    """schema: the columns of the source. facts: for each file, by its id; `own` names the columns that a
-    file has itself, where it names them once for all rows. findings and doubts: of the source."""
+    """schema: the columns of the source. facts: of each file, by its id; `own` has the names of the
+    file's columns, if the file names them once for all rows. findings and doubts: of the source."""
 
     files: list[FoundFile]
     format: str
@@ -36,15 +36,15 @@ def common_names(
     *,
     adds: bool,
 ) -> list[str]:
-    """The columns of a source whose files (or sheets) have these: those of the first file, and of the others what
-    the contract names; all of theirs too, where files may add columns.
+    """The columns of a source, from the names in each file (or sheet): those of the first file, and
+    of later files those in the contract. With `adds`, all columns of later files.
 
-    Raises DataError (E0508) for a file that shares no column with the first: it is of another kind, or
-    has no line with names.
+    Raises DataError (E0508) for a file that has no column in common with the first: it has another
+    content, or no line with names.
     """
-    wanted = dict.fromkeys(names[0])
+    columns = dict.fromkeys(names[0])
     for place, own in zip(places[1:], names[1:], strict=True):
-        if own and wanted and not any(name in wanted for name in own):
+        if own and columns and not any(name in columns for name in own):
             raise DataError(
                 f"{place} has none of the columns of {places[0]}",
                 code="E0508",
@@ -53,8 +53,8 @@ def common_names(
                 "has_header: false",
             )
         if adds or contract is not None:
-            wanted |= dict.fromkeys(n for n in own if adds or (contract and n in contract))
-    return [*wanted]
+            columns |= dict.fromkeys(n for n in own if adds or (contract and n in contract))
+    return [*columns]
 
 
 def check_contract(names: Sequence[str], contract: Schema, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: the types that the files themselves name."""
+"""Parquet and Arrow files: the types in the files' own schemas."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def survey_tables(
 def _joined(
     names: Sequence[str], schemas: Sequence[Schema], files: Sequence[FoundFile], contract: Schema
 ) -> Schema:
-    """The columns with the types that the files that have them agree on, or the contract's. Raises
-    DataError (E0508) where they do not agree."""
+    """The columns with the type that they have in all files, or the contract's. Raises DataError
+    (E0508) if the types in the files differ."""
     types: dict[str, DataType] = {}
     places: dict[str, Path] = {}
     for schema, file in zip(schemas, files, strict=True):
@@ -70,15 +70,15 @@ def _joined(
                 raise DataError(
                     f"column '{column.name}' is {type_} in {first} and {column.type} in {file.path}",
                     code="E0508",
-                    help="say the column's type in 'schema', or read the files in two sources",
+                    help="set the column's type in 'schema', or read the files in two sources",
                 )
     return Schema.of({name: types[name] for name in names})
 
 
 def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:
-    named = {field.name: field.type for field in contract}
+    types = {field.name: field.type for field in contract}
     for field in schema:
-        to = named.get(field.name, field.type)
+        to = types.get(field.name, field.type)
         if not may_fit(field.type, to):
             raise ConfigError(
                 f"column '{field.name}' is {field.type} in {path}, and 'schema' says {to}",
@@ -86,21 +86,21 @@ def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:
                 notes=[f"a value of the type {field.type} cannot be cast to {to}"],
                 help="give the column's own type in 'schema', and derive the other in a step 'map'",
             )
-    return Schema.of({f.name: named.get(f.name, f.type) for f in schema})
+    return Schema.of({f.name: types.get(f.name, f.type) for f in schema})
 
 
 def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes: Notes) -> Schema:
-    """The columns that can be held. Raises DataError (E0509) for another one, unless the option
-    `columns` leaves it out and Polars can read the rest."""
+    """The columns of supported types. Raises DataError (E0509) for an unsupported one, unless the
+    option `columns` leaves it out and Polars can read the rest."""
     for name, note in notes.items():
-        if note.unreadable is not None and (note.blocks or _is_wanted(name, config)):
+        if note.unreadable is not None and (note.blocks or _is_selected(name, config)):
             raise _refused(note.unreadable, name, file, can_skip=not note.blocks)
     types: dict[str, DataType] = {}
     for name, dtype in _polars_schema(file.path, format_).items():
         try:
             types[name] = held_type(dtype, notes.get(name, ColumnNote()).meaning)
         except DataError as error:
-            if _is_wanted(name, config):
+            if _is_selected(name, config):
                 raise _refused(str(dtype), name, file, can_skip=True) from error
     return Schema.of(types)
 
@@ -110,17 +110,17 @@ def _refuse_odd_times(
 ) -> None:
     """Raises DataError (E0509) for a column with 24:00:00 in it, which Polars makes NULL."""
     times = [f.name for f in schema if "time" in re.findall(r"\w+", str(f.type))]
-    wanted = [name for name in times if _is_wanted(name, config)]
+    wanted = [name for name in times if _is_selected(name, config)]
     name = beyond_a_day(file.path, format_, wanted) if wanted else None
     if name is not None:
         raise DataError(
-            f"{file.path}: column '{name}' has a time that no day has, such as 24:00:00",
+            f"{file.path}: column '{name}' has a time outside of a day, such as 24:00:00",
             code="E0509",
             help="name the other columns in 'columns', or have it written as text",
         )
 
 
-def _is_wanted(name: str, config: FileSourceConfig) -> bool:
+def _is_selected(name: str, config: FileSourceConfig) -> bool:
     return config.columns is None or name in config.columns
 
 
@@ -144,5 +144,5 @@ def _polars_schema(path: Path, format_: str) -> Mapping[str, Any]:
 
 
 def _normal(schema: Schema) -> Schema:
-    """Columns that hold nothing but NULL are text: other files may have values there."""
+    """Columns with only NULL are text: other files may have values there."""
     return Schema.of({f.name: "string" if f.type.name == "null" else f.type for f in schema})
