@@ -42,7 +42,7 @@ error[E0120]: no such option '--fersh'
         "run",
         says="""\
 error[E0120]: missing argument 'FILE'
-   = help: 'dataflare run --help' shows what can be said
+   = help: see 'dataflare run --help'
 """,
     ),
     Case(
@@ -69,7 +69,7 @@ error[E0114]: '.' is a folder, not a workflow file
         "run w.yaml w.yaml",
         says="""\
 error[E0120]: got unexpected extra argument(s) (w.yaml)
-   = help: 'dataflare run --help' shows what can be said
+   = help: see 'dataflare run --help'
 """,
     ),
     Case(
@@ -97,7 +97,7 @@ error[E0110]: the value of parameter 'day' is not of the type date
 1 | day=tomorrow
   |     ^^^^^^^^
    = expected: a date such as 2023-01-31
-   = help: say it again: --param day=VALUE
+   = help: change it: --param day=VALUE
 """,
     ),
     Case(
@@ -111,7 +111,7 @@ error[E0110]: the value of parameter 'n' is not of the type int64
 1 | n=99999999999999999999
   |   ^^^^^^^^^^^^^^^^^^^^
    = expected: a whole number from -9223372036854775808 to 9223372036854775807
-   = help: say it again: --param n=VALUE
+   = help: change it: --param n=VALUE
 """,
     ),
     Case(
@@ -120,7 +120,7 @@ error[E0110]: the value of parameter 'n' is not of the type int64
         "run w.yaml --param day",
         says="""\
 error[E0120]: --param takes NAME=VALUE, not 'day'
-   = help: 'dataflare --help' shows what can be said
+   = help: see 'dataflare --help'
 """,
     ),
     Case(
@@ -235,7 +235,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
         "run w.yaml --for soon",
         says="""\
 error[E0120]: --for takes a duration such as 30s, 5m or 1h, not 'soon'
-   = help: 'dataflare --help' shows what can be said
+   = help: see 'dataflare --help'
 """,
     ),
     Case(
@@ -244,7 +244,7 @@ error[E0120]: --for takes a duration such as 30s, 5m or 1h, not 'soon'
         "run w.yaml --for -5s",
         says="""\
 error[E0120]: --for takes a duration such as 30s, 5m or 1h, not '-5s'
-   = help: 'dataflare --help' shows what can be said
+   = help: see 'dataflare --help'
 """,
     ),
     Case(
@@ -263,7 +263,7 @@ error[E0108]: there is no step 'kepe'
         "preview w.yaml keep --rows 0",
         says="""\
 error[E0120]: invalid value for '--rows' / '-n': Input should be greater than or equal to 1
-   = help: 'dataflare preview --help' shows what can be said
+   = help: see 'dataflare preview --help'
 """,
     ),
     Case(
@@ -272,7 +272,7 @@ error[E0120]: invalid value for '--rows' / '-n': Input should be greater than or
         "plan w.yaml --format pdf",
         says="""\
 error[E0120]: invalid value for '--format' / '-f': 'pdf' is not one of 'text', 'mermaid', 'dot', 'svg', 'json'
-   = help: 'dataflare plan --help' shows what can be said
+   = help: see 'dataflare plan --help'
 """,
     ),
     Case(
@@ -301,7 +301,7 @@ error[E0202]: unknown function 'lenght'
         says="""\
 error[E0121]: no workflow 'v' has run here
    = looked in .dataflare
-   = help: change to the folder of the workflow's file: its state lies there in .dataflare
+   = help: change to the folder of the workflow's file; its state is there in .dataflare
 """,
     ),
     Case(
@@ -311,7 +311,7 @@ error[E0121]: no workflow 'v' has run here
         says="""\
 error[E0121]: no workflow '../../etc' has run here
    = looked in .dataflare
-   = help: change to the folder of the workflow's file: its state lies there in .dataflare
+   = help: change to the folder of the workflow's file; its state is there in .dataflare
 """,
     ),
 ]

@@ -413,7 +413,7 @@ error[E0202]: unknown function 'summ' (step 'keep')
         .replace("filter", "aggregate")
         .replace('condition: "id > 1"', 'measures: {n: "id + 1"}'),
         says="""\
-error[E0205]: column 'id' must stand inside an aggregate function (step 'keep')
+error[E0205]: column 'id' must be inside of an aggregate function (step 'keep')
  --> w.yaml:6:29
   |
 6 |     config: {measures: {n: "id + 1"}}

@@ -154,7 +154,7 @@ error[E0112]: unknown type 'int65' (step 's')
   |
 6 |     config: {cast: {id: int65}}
   |                         ^^^^^
-   = types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
+   = a type is written with its Arrow name: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
    = help: did you mean 'int64'?
 """,
     ),
@@ -373,7 +373,7 @@ error[E0203]: unknown column 'lnad' in step 's'
         looked_up(MAPPING).replace("source: lands", "source: landes"),
         files=LANDS,
         says="""\
-error[E0108]: step 's' looks up in 'landes', which is no source of this workflow
+error[E0108]: step 's' looks up in 'landes', which is not a source of this workflow
   --> w.yaml:11:15
    |
 11 |       source: landes

@@ -219,7 +219,7 @@ error[E0105]: wrong value for 'checkpoint.interval' in 'settings'
         "a version from the future",
         GOOD.replace("sources:", 'version: "7"\nsources:'),
         says="""\
-error[E0107]: version '7' of the file format is not known here
+error[E0107]: version '7' of the file format is not known
  --> w.yaml:2:10
   |
 2 | version: "7"
@@ -355,7 +355,7 @@ error[E0110]: '${' is not a variable
 3 |   a: {type: inline, config: {rows: [{id: "${HOME"}]}}
   |                                           ^^
    = variables are ${NAME}, ${NAME:-default}, ${param:NAME} and ${secret:NAME}
-   = help: write $${ for the characters ${ themselves
+   = help: write $${ for the characters ${
 """,
     ),
     Case(
@@ -398,7 +398,7 @@ error[E0105]: the value of parameter 'day' is not of the type date
 2 | params: {day: {type: date, default: soon}}
   |                                     ^^^^
    = expected: a date such as 2023-01-31
-   = help: mend the default, or the type
+   = help: fix the default, or the type
 """,
     ),
     Case(
@@ -437,7 +437,7 @@ error[E0111]: files include one another in a circle
 1 | include: [w.yaml]
   |           ^^^^^^
    = w.yaml -> b.yaml -> w.yaml
-   = help: take the include out of one of them
+   = help: remove the include from one of them
 """,
     ),
 ]

@@ -117,7 +117,7 @@ def test_a_step_that_needs_all_rows_is_not_given_some(ran: Path) -> None:
     text = GOOD.replace("destinations:", total + "destinations:")
     write(ran, "w.yaml", text + "  n: {type: stdout, inputs: [total], config: {}}\n")
     done = cli("dlq", "replay", "letters", cwd=ran)
-    assert "10 letters left: step 'total' needs all of its rows" in done.stderr
+    assert "10 letters not replayed: step 'total' needs all of its rows" in done.stderr
     assert len(arrived(ran)) == 30
     assert waiting(ran) == 10
 
@@ -138,7 +138,7 @@ def test_letters_of_a_source_say_what_to_do(ran: Path) -> None:
     write(ran, "w.yaml", GOOD)
     assert cli("run", "w.yaml", cwd=ran).returncode == 0
     done = cli("dlq", "replay", "letters", "--step", "raw", cwd=ran)
-    assert "1 letter left: source 'raw': they still cannot be read" in done.stderr
+    assert "1 letter not replayed: source 'raw': they still cannot be read" in done.stderr
     assert "raw.csv line 42" in done.stderr
 
 

@@ -79,7 +79,7 @@ def test_update_rewrites_what_did_not_hold_and_nothing_else(tmp_path: Path) -> N
     assert [line.split()[0] for line in lines if line.endswith("s)")] == ["ok", "updated"]
     assert lines[-2:] == [
         "2 tests: 1 passed, 1 updated, 0 failed",
-        "w.yaml now expects what came; look at the difference before you keep it",
+        "w.yaml now expects the actual rows; check the changes before you keep them",
     ]
     assert "FAIL" not in done.stdout
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]

@@ -212,7 +212,7 @@ def test_a_summary_in_one_line() -> None:
 def test_a_stopped_run_says_how_to_go_on() -> None:
     said = summary.one_line(result("stopped"), workflow(), result().to_json()["steps"])
     assert said.startswith("flights: stopped after 2.00 s")
-    assert said.endswith("the same command goes on from the last checkpoint")
+    assert said.endswith("the same command resumes from the last checkpoint")
 
 
 def test_a_count_that_nobody_knows_is_no_zero() -> None:

@@ -20,7 +20,7 @@ from dataflare.cli import app, common
         (["state", "list", "w"], "the command 'state' is not available in this version", ""),
         (["run", "w.yaml", "--fersh"], "no such option '--fersh'", "did you mean '--fresh'?"),
         (["run", "w.yaml", "--from", "s1"], "the option '--from' is not available in this version", "leave it out: an unfinished run resumes from its latest checkpoint by itself"),
-        (["run"], "missing argument 'FILE'", "'dataflare run --help' shows what can be said"),
+        (["run"], "missing argument 'FILE'", "see 'dataflare run --help'"),
         (["run", "w.yaml", "--for", "soon"], "--for takes a duration such as 30s, 5m or 1h, not 'soon'", ""),
         (["run", "w.yaml", "--param", "least"], "--param takes NAME=VALUE, not 'least'", ""),
         (["plan", "w.yaml", "--format", "pdf"], "'pdf' is not one of 'text', 'mermaid'", ""),
@@ -147,7 +147,7 @@ def test_what_nobody_expected_is_a_bug_and_says_so(
     assert app.execute(["runs"]) == 1
     assert capsys.readouterr().err == (
         "error[E0900]: ZeroDivisionError: division by zero\n"
-        "   = this is a bug in DataFlare; please report it, with what --debug shows\n"
+        "   = this is a bug in DataFlare; please report it, with the output of --debug\n"
     )
     assert app.execute(["runs", "--debug"]) == 1
     assert "in broken\n" in capsys.readouterr().err

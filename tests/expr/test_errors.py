@@ -84,7 +84,7 @@ def test_an_unknown_column_is_the_block_of_the_format_page() -> None:
         ("CASE WHEN flag THEN 1 ELSE 'x' END", "E0204", "'x'", "the results do not fit together: int32 and string"),
         ("CAST(status AS itn)", "E0204", "itn", "unknown type 'itn'"),
         ("CAST(flag AS date)", "E0204", "date", "cannot cast bool to date"),
-        ("INTERVAL '1 month'", "E0204", "INTERVAL '1 month'", "an interval with months is no value"),
+        ("INTERVAL '1 month'", "E0204", "INTERVAL '1 month'", "an interval with months is not a value"),
         # E0205: not allowed
         ("SELECT 1", "E0205", "SELECT", "a statement is not allowed here"),
         ("DROP TABLE x", "E0205", "DROP", "a statement is not allowed here"),
@@ -112,7 +112,7 @@ def test_an_unknown_column_is_the_block_of_the_format_page() -> None:
         ("local AT TIME ZONE 'Europe/Pari'", "E0208", "'Europe/Pari'", "unknown time zone 'Europe/Pari'"),
         ("status LIKE 'a!' ESCAPE '!'", "E0208", "'a!'", "the pattern ends with its escape character"),
         ("INTERVAL '3 moons'", "E0208", "INTERVAL '3 moons'", "cannot read the interval '3 moons'"),
-        ("json_extract(status, '$.a[')", "E0208", "'$.a['", "'$.a[' is no JSON path"),
+        ("json_extract(status, '$.a[')", "E0208", "'$.a['", "'$.a[' is not a JSON path"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_pointed_to(text: str, code: str, place: str, message: str) -> None:
@@ -240,8 +240,8 @@ def test_a_checked_expression_pickles_and_an_expression_text_too() -> None:
 @pytest.mark.parametrize(
     ("measure", "code", "place", "message"),
     [
-        ("sum(sum(amount))", "E0205", "sum", "the aggregate function sum() cannot stand inside another"),
-        ("amount", "E0205", "amount", "column 'amount' must stand inside an aggregate function"),
+        ("sum(sum(amount))", "E0205", "sum", "the aggregate function sum() cannot be inside of another"),
+        ("amount", "E0205", "amount", "column 'amount' must be inside of an aggregate function"),
         ("sum(amout)", "E0203", "amout", "unknown column 'amout' in step 'totals'"),
         ("sum(status)", "E0204", "status", "sum() expects number, not string"),
         ("median(DISTINCT amount)", "E0205", "median", "DISTINCT is possible in avg, count, list, max, min, string_agg, sum, not in median()"),

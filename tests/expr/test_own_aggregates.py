@@ -148,7 +148,7 @@ class Untyped(OwnAvg):
         ("own_above(v, NULL)", "E0206", "an option of own_above() is NULL"),
         ("own_avg(DISTINCT v)", "E0205", "DISTINCT is possible in"),
         ("own_av(v)", "E0202", "unknown function 'own_av'"),
-        ("own_avg(own_avg(v))", "E0205", "cannot stand inside another"),
+        ("own_avg(own_avg(v))", "E0205", "cannot be inside of another"),
         ("uneven(v)", "E0205", "the aggregate Uneven does not work here: ValueError"),
         ("untyped(v)", "E0205", "the aggregate Untyped does not work here"),
     ],

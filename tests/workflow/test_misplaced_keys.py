@@ -28,10 +28,10 @@ def refused(text: str, folder: Path) -> DataFlareError:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("schema: {id: int64}", "'schema' belongs to a source itself: write it beside 'config', not in it"),
-        ("event_time: {column: at}", "'event_time' belongs to a source itself: write it beside 'config', not in it"),
-        ("description: the rows", "'description' belongs to the step itself: write it beside 'config', not in it"),
-        ("error_handling: {on_error: skip}", "'error_handling' belongs to the step itself: write it beside 'config', not in it"),
+        ("schema: {id: int64}", "'schema' belongs to the source: write it beside 'config', not in it"),
+        ("event_time: {column: at}", "'event_time' belongs to the source: write it beside 'config', not in it"),
+        ("description: the rows", "'description' belongs to the step: write it beside 'config', not in it"),
+        ("error_handling: {on_error: skip}", "'error_handling' belongs to the step: write it beside 'config', not in it"),
         ("on_error: skip", "'on_error' belongs in 'error_handling', beside 'config': error_handling: {on_error: ...}"),
         ("retry_count: 3", "'retry_count' belongs in 'error_handling', beside 'config': error_handling: {retry_count: ...}"),
         ("parallelism: 2", "'parallelism' is a setting of the whole workflow: write it in 'settings'"),

@@ -135,7 +135,7 @@ def test_a_circle_of_includes_is_drawn(write):
         "1 | include: [main.yaml]\n"
         "  |           ^^^^^^^^^\n"
         "   = main.yaml -> one.yaml -> two.yaml -> main.yaml\n"
-        "   = help: take the include out of one of them"
+        "   = help: remove the include from one of them"
     )
 
 
@@ -252,7 +252,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
         (
             "destinations.z.inputs.1",
             "x",
-            "error[E0105]: '1' is no item of this list\n"
+            "error[E0105]: '1' is not an item of this list\n"
             " --> --set:1:23\n"
             "  |\n"
             "1 | destinations.z.inputs.1=x\n"

@@ -84,7 +84,7 @@ def test_the_command_line_is_shown_like_a_file():
         "1 | count=many\n"
         "  |       ^^^^\n"
         "   = expected: a whole number\n"
-        "   = help: say it again: --param count=VALUE"
+        "   = help: change it: --param count=VALUE"
     )
 
 

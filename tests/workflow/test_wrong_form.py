@@ -71,7 +71,7 @@ destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         """\
-error[E0107]: version '2.0' of the file format is not known here
+error[E0107]: version '2.0' of the file format is not known
  --> w.yaml:4:10
   |
 4 | version: "2.0"
@@ -90,7 +90,7 @@ destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         """\
-error[E0107]: version '1' of the file format is not known here
+error[E0107]: version '1' of the file format is not known
  --> w.yaml:4:10
   |
 4 | version: 1

@@ -180,7 +180,7 @@ destinations:
   z: {type: blackhole, inputs: [b]}
 """,
         """\
-error[E0108]: step 'b' looks up in 'tabel', which is no source of this workflow
+error[E0108]: step 'b' looks up in 'tabel', which is not a source of this workflow
  --> w.yaml:5:51
   |
 5 |   b: {type: lookup, inputs: [a], config: {source: tabel}}

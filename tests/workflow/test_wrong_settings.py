@@ -144,7 +144,7 @@ error[E0112]: unknown type 'int46'
   |
 3 |   a: {type: inline, schema: {a: int46, b: [x]}, config: {rows: []}}
   |                                 ^^^^^
-   = types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
+   = a type is written with its Arrow name: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
    = help: did you mean 'int64'?
 
 error[E0105]: the type of the column 'b' must be text
@@ -233,7 +233,7 @@ destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         """\
-error[E0105]: step 'a' says twice how to retry: in 'config' and in 'error_handling'
+error[E0105]: step 'a' has two retry policies: in 'config' and in 'error_handling'
  --> w.yaml:3:64
   |
 3 |   a: {type: inline, error_handling: {retry_count: 3}, config: {retry_policy: {max_attempts: 3}, rows: []}}
@@ -272,7 +272,7 @@ tests:
   - 7
 """,
         """\
-error[E0108]: test 't' names 'b', which is no step of this workflow
+error[E0108]: test 't' names 'b', which is not a step of this workflow
  --> w.yaml:7:23
   |
 7 |   - {name: t, given: {b: []}, expect: {z: [5]}}

@@ -96,14 +96,14 @@ error[E0105]: the value of parameter 'n' is not of the type int8
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |                                                             ^^^
    = expected: a whole number from -128 to 127
-   = help: mend the default, or the type
+   = help: fix the default, or the type
 
 error[E0112]: unknown type 'strin'
  --> w.yaml:4:77
   |
 4 | params: {since: {type: timestamp}, n: {type: int8, default: 300}, x: {type: strin}}
   |                                                                             ^^^^^
-   = types have their Arrow names: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
+   = a type is written with its Arrow name: int64, string, timestamp[us, UTC], decimal(10, 2), list<string>, ...
    = help: did you mean 'string'?
 
 error[E0110]: unknown parameter 'sinse'
@@ -131,7 +131,7 @@ error[E0110]: '${foo bar}' is not a variable
 4 | description: 'x ${foo bar} ${'
   |                 ^^^^^^^^^^
    = variables are ${NAME}, ${NAME:-default}, ${param:NAME} and ${secret:NAME}
-   = help: write $${ for the characters ${ themselves
+   = help: write $${ for the characters ${
 
 error[E0110]: '${' is not a variable
  --> w.yaml:4:28
@@ -139,7 +139,7 @@ error[E0110]: '${' is not a variable
 4 | description: 'x ${foo bar} ${'
   |                            ^^
    = variables are ${NAME}, ${NAME:-default}, ${param:NAME} and ${secret:NAME}
-   = help: write $${ for the characters ${ themselves
+   = help: write $${ for the characters ${
 """,
     ),
     "a variable in a variable": (
@@ -158,7 +158,7 @@ error[E0110]: a variable inside a variable
 4 | description: 'x ${A:-${B}}'
   |                 ^^^^^^^^^^
    = variables are ${NAME}, ${NAME:-default}, ${param:NAME} and ${secret:NAME}
-   = help: write $${ for the characters ${ themselves
+   = help: write $${ for the characters ${
 """,
     ),
     "a misspelt kind": (

@@ -76,7 +76,7 @@ error[E0101]: not valid YAML: mapping values are not allowed in this context
   |
 2 | description: this: that
   |                  ^
-   = help: put text that holds ': ' in quotes
+   = help: put text with ': ' in quotes
 """,
     ),
     "a reserved character": (
@@ -99,12 +99,12 @@ name: w
 name: v
 """,
         """\
-error[E0101]: a workflow file holds one document, and a second begins here
+error[E0101]: a workflow file has one document, and a second begins here
  --> w.yaml:2:1
   |
 2 | ---
   | ^^^
-   = help: mend the text there
+   = help: fix the text there
 """,
     ),
     "a step given twice": (
@@ -262,7 +262,7 @@ error[E0113]: the aliases of this file expand to more than 100,000 values
 name: &a [*a]
 """,
         """\
-error[E0113]: the alias '*a' stands inside what it names
+error[E0113]: the alias '*a' is inside its own anchor
  --> w.yaml:1:11
   |
 1 | name: &a [*a]
@@ -275,12 +275,12 @@ error[E0113]: the alias '*a' stands inside what it names
 name: *a
 """,
         """\
-error[E0101]: the alias '*a' names no anchor before it
+error[E0101]: the alias '*a' has no anchor before it
  --> w.yaml:1:7
   |
 1 | name: *a
   |       ^^
-   = help: mend the text there
+   = help: fix the text there
 """,
     ),
     "nesting without end": (
@@ -307,7 +307,7 @@ error[E0101]: a key must be text, not a mapping or a list
   |
 1 | ? [a, b]
   |   ^
-   = help: mend the text there
+   = help: fix the text there
 """,
     ),
     "a merge of a number": (

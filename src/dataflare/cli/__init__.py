@@ -1,5 +1,5 @@
-"""The command `dataflare`: one file a command, thin over the rooms that do the work.
+"""The command `dataflare`: one file for each command, a thin layer over the rooms that do the work.
 
-Never decides what a workflow means and never shows a traceback unless asked. Leans on `workflow`,
-`planner` and `jobs`, each imported only by the command that needs it, so that answers come fast.
+It does not decide what a workflow means, and shows a traceback only with `--debug`. It depends on
+`workflow`, `planner` and `jobs`. A command imports only the rooms that it needs, so that it starts fast.
 """

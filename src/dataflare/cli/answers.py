@@ -1,7 +1,7 @@
-"""What a command prints on standard output for programs: one JSON value, also when it failed.
+"""The JSON output of commands on standard output: one value, also when the command failed.
 
-Always true: an error has the same keys in every answer (`DataFlareError.to_json`), and nothing that
-is printed here holds a secret.
+Always true: an error has the same keys in every output (`DataFlareError.to_json`), and no secret is
+printed.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ _answered = False
 
 
 def begin() -> None:
-    """A command begins; it has printed nothing yet."""
+    """Record that a command begins and has printed no JSON yet."""
     global _answered
     _answered = False
 
 
 def is_given() -> bool:
-    """Whether the command has printed its answer."""
+    """Whether the command has printed its JSON."""
     return _answered
 
 
 def print_json(value: Any, *, indent: bool = True) -> None:
-    """A value as JSON on standard output, without secrets, ending with a newline."""
+    """Print a value as JSON on standard output, without secrets, and a newline."""
     global _answered
     _answered = True
-    shown = redact_all(value)
-    print(json.dumps(shown, indent=2 if indent else None, ensure_ascii=False, default=str))
+    redacted = redact_all(value)
+    print(json.dumps(redacted, indent=2 if indent else None, ensure_ascii=False, default=str))
 
 
 def is_wanted(args: Sequence[str]) -> bool:
     """Whether a command line asks for JSON."""
     until = args.index("--") if "--" in args else len(args)
-    named = list(args[:until])
-    spelled = {"--format=json", "-fjson"} & set(named)
-    asked = any(
+    words = list(args[:until])
+    joined_options = {"--format=json", "-fjson"} & set(words)
+    is_json_value = any(
         option in ("--format", "-f") and value == "json"
-        for option, value in itertools.pairwise(named)
+        for option, value in itertools.pairwise(words)
     )
-    return "--json" in named or bool(spelled) or asked
+    return "--json" in words or bool(joined_options) or is_json_value
 
 
 def print_failure(error: DataFlareError) -> None:
-    """What a command that failed prints, unless it has printed its own answer."""
+    """Print the JSON of a failed command, unless it has printed its own."""
     if not _answered:
         print_json(failure(error), indent=False)
 
 
 def failure(error: DataFlareError) -> dict[str, Any]:
-    """The keys that say what went wrong: `error` is the first, `errors` has all."""
+    """The keys of a failure: `error` is the first error, `errors` has all."""
     return {"error": error.to_json(), "errors": [each.to_json() for each in error.each]}
 
 
 def as_error(raised: BaseException) -> DataFlareError:
-    """Any exception as an error that can be printed."""
+    """Any exception as a DataFlareError."""
     if isinstance(raised, DataFlareError):
         return raised
     if isinstance(raised, KeyboardInterrupt):
@@ -70,7 +70,7 @@ def as_error(raised: BaseException) -> DataFlareError:
     text = str(raised).strip().replace("\n", " ")
     error = InternalError(
         f"{type(raised).__name__}: {text}" if text else type(raised).__name__,
-        notes=["this is a bug in DataFlare; please report it, with what --debug shows"],
+        notes=["this is a bug in DataFlare; please report it, with the output of --debug"],
     )
     error.__cause__ = raised
     return error

@@ -1,8 +1,8 @@
-"""Find the command, run it, and turn whatever it raises into an error block and an exit status.
+"""Find the command, run it, and turn each exception into an error block and an exit status.
 
-Always true: standard error gets one block per error and no traceback unless `--debug`; the status is
-0, 1, 2, 3 or 130; a command that is asked for JSON prints JSON also when it fails, even when the
-command line is wrong.
+Always true: standard error gets one block for each error, and a traceback only with `--debug`; the
+status is 0, 1, 2, 3 or 130; with `--json` a command prints JSON also when it fails, even if the command
+line is wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataflare.cli.usage import usage_error
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 _PIPE_CLOSED = 141
-"""What a shell reports for a program ended by SIGPIPE."""
+"""The status that a shell reports for a program that was ended by SIGPIPE."""
 
 _RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
 _COMMANDS = {
@@ -39,35 +39,35 @@ _COMMANDS = {
     "checkpoints": _LOOK_BACK,
     "dlq": _LOOK_BACK,
 }
-"""Each command, a module of this room, and its panel in the help."""
+"""Each command (a module of this room), with its panel in the help."""
 _ENTRIES = {"test": "run_tests", "dlq": "app"}
-"""What a module has for the command line, where it is no function named like the command."""
+"""The entry point of a module, if it is not a function with the command's name."""
 
 
-def app(wanted: Iterable[str] = _COMMANDS) -> typer.Typer:
-    """The command line with these commands: to make all of them takes 20 ms."""
-    made = typer.Typer(
+def app(names: Iterable[str] = _COMMANDS) -> typer.Typer:
+    """The command line with these commands. To create all of them takes 20 ms."""
+    command_line = typer.Typer(
         name=_NAME,
         help="Data integration from one YAML file: batch and streaming on one engine, exactly once.",
-        epilog="dataflare COMMAND --help says more about a command.",
+        epilog="dataflare COMMAND --help shows more about a command.",
         add_completion=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(everywhere)
-    for name in wanted:
+    command_line.callback()(everywhere)
+    for name in names:
         module, panel = importlib.import_module(f"dataflare.cli.{name}"), _COMMANDS[name]
         entry = getattr(module, _ENTRIES.get(name, name))
         if isinstance(entry, typer.Typer):
-            made.add_typer(entry, name=name, rich_help_panel=panel)
+            command_line.add_typer(entry, name=name, rich_help_panel=panel)
         else:
-            made.command(name, rich_help_panel=panel)(entry)
-    return made
+            command_line.command(name, rich_help_panel=panel)(entry)
+    return command_line
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         from dataflare import __version__
 
         print(f"dataflare {__version__}")
@@ -85,14 +85,14 @@ def everywhere(
         ),
     ] = False,
 ) -> None:
-    """Options of every command; `--debug` is taken off before parsing, so that it works anywhere."""
+    """Options of every command. `--debug` is removed before parsing, so that it works anywhere."""
 
 
 def run_process(args: list[str]) -> int:
-    """Run a command line as this process's only work, and end the process.
+    """Run a command line as the only work of this process, and end the process.
 
-    Ends by `os._exit`: taking the interpreter apart costs 50 ms that nobody needs. Returns only
-    under a debugger or profiler, which want an orderly end.
+    It ends with `os._exit`, because the interpreter's shutdown takes 50 ms and is not needed. It returns
+    only under a debugger or profiler, which need the shutdown.
     """
     _prepare_streams()
     status = _flush(execute(args))
@@ -102,17 +102,17 @@ def run_process(args: list[str]) -> int:
 
 
 def _prepare_streams() -> None:
-    """Let a closed stream swallow what is written, and a narrow encoding spell what it lacks."""
+    """Discard text for a closed stream, and escape characters that a stream's encoding does not have."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as we do
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the process ends
         else:
             stream.reconfigure(errors="backslashreplace")
 
 
 def execute(args: list[str]) -> int:
-    """Run one command line; the result is its exit status. Raises nothing."""
+    """Run one command line and return its exit status. Raises no exception."""
     terminal.show_tracebacks, args = _take_debug(args)
     answers.begin()
     try:
@@ -131,9 +131,9 @@ def execute(args: list[str]) -> int:
 
 
 def _invoke(args: list[str]) -> int:
-    """Parse and call, without Typer's own way of ending: it says nothing of a closed pipe."""
-    wanted = args[:1] if args[0] in _COMMANDS and _COMPLETION not in os.environ else _COMMANDS
-    command = typer.main.get_command(app(wanted))
+    """Parse and call the command, without Typer's handling of the end, which hides a closed pipe."""
+    names = args[:1] if args[0] in _COMMANDS and _COMPLETION not in os.environ else _COMMANDS
+    command = typer.main.get_command(app(names))
     if _COMPLETION in os.environ:
         command.main(args, prog_name=_NAME)
     with command.make_context(_NAME, args) as context:
@@ -142,9 +142,9 @@ def _invoke(args: list[str]) -> int:
 
 
 def _report(raised: BaseException, args: list[str]) -> int:
-    """Show what was raised as an error block; the result is the exit status."""
-    misused = usage_error(raised, args)
-    error = misused or answers.as_error(raised)
+    """Print an exception as an error block and return the exit status."""
+    usage = usage_error(raised, args)
+    error = usage or answers.as_error(raised)
     terminal.print_error(error)
     if answers.is_wanted(args):
         if args[:1] == ["run"]:
@@ -158,12 +158,12 @@ def _report(raised: BaseException, args: list[str]) -> int:
 
 def _take_debug(args: list[str]) -> tuple[bool, list[str]]:
     end = args.index("--") if "--" in args else len(args)
-    kept = [arg for place, arg in enumerate(args) if place >= end or arg != "--debug"]
-    return len(kept) < len(args), kept
+    other_args = [arg for place, arg in enumerate(args) if place >= end or arg != "--debug"]
+    return len(other_args) < len(args), other_args
 
 
 def _flush(status: int) -> int:
-    """Write out what is buffered; a reader that has gone away is no error to shout about."""
+    """Flush the streams and return the status. A reader that is gone is not reported as an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""`dataflare check`: can every system that the workflow names be reached."""
+"""`dataflare check`: connect to every system of a workflow."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ def check(
     env: common.Env = None,
     json: common.Json = False,
 ) -> int:
-    """Try every system that a workflow names, 10 s each. Nothing is written anywhere."""
+    """Connect to every system of a workflow, with a timeout of 10 s each. Nothing is written."""
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.jobs.inspect import inspect
     from dataflare.planner import check as check_file
 
     check_file(workflow, inputs=False)
-    found = inspect(workflow)
+    systems = inspect(workflow)
     if json:
-        made = {"workflow": workflow.name, "steps": [each.to_json() for each in found]}
-        answers.print_json(made, indent=False)
+        value = {"workflow": workflow.name, "steps": [each.to_json() for each in systems]}
+        answers.print_json(value, indent=False)
     else:
-        rows = [_row(each) for each in found]
+        rows = [_row(each) for each in systems]
         tables.print_table(("", "step", "kind", "type", "took", "found"), rows, right=("took",))
-    for each in found:
+    for each in systems:
         if each.error is not None:
             terminal.print_error(each.error)
-    return _status(found)
+    return _status(systems)
 
 
-def _status(found: list[Found]) -> int:
-    """3 when a system could not be reached, 2 when it could and the workflow does not fit it."""
-    errors = [each.error for each in found if each.error is not None]
+def _status(systems: list[Found]) -> int:
+    """3 if a system cannot be reached, 2 if the workflow does not fit a system, else 0."""
+    errors = [each.error for each in systems if each.error is not None]
     if any(error.blame is not Blame.USER for error in errors):
         return _UNREACHED
     return 2 if errors else 0
 
 
-def _row(found: Found) -> tuple[str, ...]:
-    said = ", ".join(f"{name}: {value}" for name, value in found.facts.items())
-    if found.error is not None:
-        said = found.error.message
-    sign = "ok" if found.reached else "FAIL"
-    return sign, found.step, found.kind, found.type, human.span(found.duration_s), redact(said)
+def _row(system: Found) -> tuple[str, ...]:
+    text = ", ".join(f"{name}: {value}" for name, value in system.facts.items())
+    if system.error is not None:
+        text = system.error.message
+    sign = "ok" if system.reached else "FAIL"
+    return sign, system.step, system.kind, system.type, human.span(system.duration_s), redact(text)

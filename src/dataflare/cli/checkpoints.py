@@ -1,4 +1,4 @@
-"""`dataflare checkpoints`: what a workflow would resume from, and whether it is whole."""
+"""`dataflare checkpoints`: the checkpoints of a workflow, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ def checkpoints(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """List checkpoints: when they were taken, how large they are, where sources stood."""
+    """List checkpoints: their time, their size, and the positions of sources."""
     if workflow is None:
         return _list_workflows(json)
-    kept = _look(workflow, thorough=verify or epoch is not None)
-    shown = [fact for fact in kept.facts if epoch in (None, fact.epoch)]
-    if epoch is not None and not shown:
-        known = ", ".join(str(fact.epoch) for fact in kept.facts) or "none"
+    history = _history_of(workflow, thorough=verify or epoch is not None)
+    facts = [fact for fact in history.facts if epoch in (None, fact.epoch)]
+    if epoch is not None and not facts:
+        epochs = ", ".join(str(fact.epoch) for fact in history.facts) or "none"
         raise WorkflowError(
             f"workflow '{workflow}' has no checkpoint {epoch}",
             code="E0122",
-            notes=[f"its checkpoints: {known}"],
+            notes=[f"its checkpoints: {epochs}"],
             help="name one of these, or leave the number out to list them",
         )
     if json:
-        listed = [kept.to_json(fact) for fact in shown]
+        listed = [history.to_json(fact) for fact in facts]
         answers.print_json(listed if epoch is None else listed[0])
     elif epoch is None:
-        _print_list(workflow, kept)
+        _print_list(workflow, history)
     else:
-        _print_one(shown[0], kept)
-    return int(verify and any(not fact.usable for fact in shown))
+        _print_one(facts[0], history)
+    return int(verify and any(not fact.usable for fact in facts))
 
 
-class Kept(Struct, frozen=True):
-    """The checkpoints of a workflow's present lineage, newest first. store: None before its first."""
+class History(Struct, frozen=True):
+    """The checkpoints of a workflow's current lineage, newest first. store: None before its first run."""
 
     store: LocalStore | None
     facts: list[ManifestFact]
@@ -74,113 +74,124 @@ class Kept(Struct, frozen=True):
     """Epochs up to this one belong to runs that finished."""
 
     def num_bytes(self, fact: ManifestFact) -> int | None:
-        """What a checkpoint takes, with the state that it shares with others."""
+        """The size of a checkpoint, with the state that it shares with others."""
         if self.store is None:
             return None
         from dataflare.checkpoint.resolve import manifest_name
 
         try:
-            own = (self.store.home / manifest_name(fact.epoch)).stat().st_size
+            manifest_bytes = (self.store.home / manifest_name(fact.epoch)).stat().st_size
         except OSError:
             return None
         chunks = fact.manifest.chunks.values() if fact.manifest else ()
-        return own + sum(chunk.num_bytes for chunk in chunks)
+        return manifest_bytes + sum(chunk.num_bytes for chunk in chunks)
 
     def to_json(self, fact: ManifestFact) -> dict[str, Any]:
-        """A checkpoint for programs."""
-        made = fact.manifest
+        """A checkpoint as JSON."""
+        manifest = fact.manifest
         return {
             "epoch": fact.epoch,
             "usable": fact.usable,
             "problem": fact.problem,
-            "created_at": made.created_at if made else None,
-            "final": made.final if made else None,
-            "run_id": made.run_id if made else None,
-            "lineage": made.lineage if made else None,
+            "created_at": manifest.created_at if manifest else None,
+            "final": manifest.final if manifest else None,
+            "run_id": manifest.run_id if manifest else None,
+            "lineage": manifest.lineage if manifest else None,
             "bytes": self.num_bytes(fact),
-            "sources": {n: s.to_json() for n, s in made.sources.items()} if made else {},
-            "state": _state(made) if made else {},
-            "counters": dict(made.counters) if made else {},
+            "sources": {n: s.to_json() for n, s in manifest.sources.items()} if manifest else {},
+            "state": _state(manifest) if manifest else {},
+            "counters": dict(manifest.counters) if manifest else {},
         }
 
 
-def _look(workflow: str, *, thorough: bool) -> Kept:
-    return _kept(common.workflow_folder(workflow), thorough)
+def _history_of(workflow: str, *, thorough: bool) -> History:
+    return _history_in(common.workflow_folder(workflow), thorough)
 
 
-def _kept(folder: Path, thorough: bool) -> Kept:
+def _history_in(folder: Path, thorough: bool) -> History:
     from dataflare.checkpoint.runs import RunLog
     from dataflare.checkpoint.store import LocalStore
 
     current = RunLog(folder).current()
     if current is None:
-        return Kept(None, [])
+        return History(None, [])
     store = LocalStore(folder, current.lineage)
-    return Kept(
+    return History(
         store, store.list_manifests(thorough=thorough), current.finished, current.base_epoch
     )
 
 
 def _list_workflows(json: bool) -> int:
     """One line for each workflow that has run here."""
-    found = {name: _kept(common.home() / name, False) for name in common.known_workflows()}
+    histories = {
+        name: _history_in(common.home() / name, False) for name in common.known_workflows()
+    }
     if json:
         answers.print_json(
-            {name: [kept.to_json(fact) for fact in kept.facts] for name, kept in found.items()}
+            {
+                name: [history.to_json(fact) for fact in history.facts]
+                for name, history in histories.items()
+            }
         )
         return 0
-    if not found:
+    if not histories:
         print(f"nothing has run here yet ({common.home()})")
         return 0
     rows = []
-    for name, kept in found.items():
-        newest = kept.facts[0] if kept.facts else None
-        taken = newest.manifest.created_at if newest and newest.manifest else None
-        total = kept.store.sizes().total if kept.store else None
+    for name, history in histories.items():
+        newest = history.facts[0] if history.facts else None
+        created_at = newest.manifest.created_at if newest and newest.manifest else None
+        total = history.store.sizes().total if history.store else None
         rows.append(
-            (name, len(kept.facts), human.moment(taken), human.size(total), _state_of(kept))
+            (
+                name,
+                len(history.facts),
+                human.moment(created_at),
+                human.size(total),
+                _state_of(history),
+            )
         )
     columns = ("workflow", "checkpoints", "newest", "size on disk", "next run")
     tables.print_table(columns, rows, right=("checkpoints", "size on disk"))
     return 0
 
 
-def _state_of(kept: Kept) -> str:
-    if kept.finished:
+def _state_of(history: History) -> str:
+    if history.finished:
         return "starts anew: the last one finished"
-    own = [fact for fact in kept.facts if fact.epoch > kept.base_epoch]
-    usable = next((fact.epoch for fact in own if fact.usable), None)
+    run_facts = [fact for fact in history.facts if fact.epoch > history.base_epoch]
+    usable = next((fact.epoch for fact in run_facts if fact.usable), None)
     return "starts from the beginning" if usable is None else f"resumes from checkpoint {usable}"
 
 
-def _print_list(workflow: str, kept: Kept) -> None:
-    if not kept.facts:
-        print(f"workflow '{workflow}' has no checkpoint; its next run {_state_of(kept)}")
+def _print_list(workflow: str, history: History) -> None:
+    if not history.facts:
+        print(f"workflow '{workflow}' has no checkpoint; its next run {_state_of(history)}")
         return
     rows = []
-    for fact in kept.facts:
-        made = fact.manifest
+    for fact in history.facts:
+        manifest = fact.manifest
         rows.append(
             (
                 fact.epoch,
-                human.moment(made.created_at if made else None),
-                human.size(kept.num_bytes(fact)),
+                human.moment(manifest.created_at if manifest else None),
+                human.size(history.num_bytes(fact)),
                 "good" if fact.usable else f"damaged: {fact.problem or 'state is missing'}",
-                "\n".join(_progress(made)) if made else "",
+                "\n".join(_progress(manifest)) if manifest else "",
             )
         )
     columns = ("epoch", "taken", "size", "state", "sources")
     tables.print_table(columns, rows, right=("epoch", "size"))
     print()
-    print(f"the next run {_state_of(kept)}")
+    print(f"the next run {_state_of(history)}")
 
 
 def _progress(manifest: Manifest) -> Iterator[str]:
-    """A line for each source: how many of its splits are read, and where in an open one."""
+    """A line for each source: how many of its splits are read, and the position in an open one."""
     for name, source in manifest.sources.items():
         states = source.all_states()
-        done = sum(state.done for state in states)
-        line = f"{name}: {done} of {human.counted(len(states), 'split')} read"
+        read_splits = sum(state.done for state in states)
+        line = f"{name}: {read_splits} of {human.counted(len(states), 'split')} read"
         opened = [state for state in states if state.position is not None and not state.done]
         if opened:
             line += f", {opened[0].split.id} at {_position(opened[0].position)}"
@@ -188,7 +199,7 @@ def _progress(manifest: Manifest) -> Iterator[str]:
 
 
 def _position(position: Position | None) -> str:
-    """Where a split has come to, its short facts first."""
+    """The position in a split, short facts first."""
     if position is None:
         return "its beginning"
     facts = sorted(position.to_json().items(), key=lambda fact: len(str(fact[1])))
@@ -198,38 +209,42 @@ def _position(position: Position | None) -> str:
 
 def _state(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Rows and bytes of state by step."""
-    made = {}
+    state = {}
     for step, snapshots in manifest.operators.items():
         chunks = [chunk for snapshot in snapshots for chunk in snapshot.chunks]
         rows, num_bytes = sum(c.rows for c in chunks), sum(c.num_bytes for c in chunks)
-        made[step] = {"subtasks": len(snapshots), "rows": rows, "bytes": num_bytes}
-    return made
+        state[step] = {"subtasks": len(snapshots), "rows": rows, "bytes": num_bytes}
+    return state
 
 
-def _print_one(fact: ManifestFact, kept: Kept) -> None:
-    made = fact.manifest
+def _print_one(fact: ManifestFact, history: History) -> None:
+    manifest = fact.manifest
     terminal.print_heading(f"checkpoint {fact.epoch}")
     print(f"state    {'good' if fact.usable else f'damaged: {fact.problem}'}")
-    if made is None:
+    if manifest is None:
         return
-    print(f"taken    {human.moment(made.created_at)} by run {made.run_id}, attempt {made.attempt}")
-    print(f"size     {human.size(kept.num_bytes(fact))}")
-    for name, source in made.sources.items():
+    print(
+        f"taken    {human.moment(manifest.created_at)} by run {manifest.run_id}, attempt {manifest.attempt}"
+    )
+    print(f"size     {human.size(history.num_bytes(fact))}")
+    for name, source in manifest.sources.items():
         print()
         terminal.print_heading(f"source {name}")
         tables.print_table(("split", "read", "position"), _splits(source))
-    if made.operators:
+    if manifest.operators:
         print()
-        rows = [(step, *map(human.count, facts.values())) for step, facts in _state(made).items()]
+        rows = [
+            (step, *map(human.count, facts.values())) for step, facts in _state(manifest).items()
+        ]
         columns = ("state of step", "subtasks", "rows", "bytes")
         tables.print_table(columns, rows, right=columns[1:])
-    if made.committables:
+    if manifest.committables:
         print()
-        rows_ = [(step, len(each)) for step, each in made.committables.items()]
+        rows_ = [(step, len(each)) for step, each in manifest.committables.items()]
         tables.print_table(("destination", "parts to publish"), rows_, right=("parts to publish",))
 
 
 def _splits(source: SourceSnapshot) -> Iterator[tuple[str, str, str]]:
     for state in source.all_states():
-        read = "whole" if state.done else ("in part" if state.position else "no")
+        read = "completely" if state.done else ("partly" if state.position else "no")
         yield state.split.id, read, _position(state.position) if state.position else ""

@@ -25,12 +25,12 @@ _STYLES = (
 )
 
 
-def coloured_plan(drawn: str) -> Text:
+def coloured_plan(plan_text: str) -> Text:
     """The text, styled line by line."""
     from rich.text import Text
 
-    text = Text(drawn.rstrip("\n"), no_wrap=True, overflow="ignore")
+    text = Text(plan_text.rstrip("\n"), no_wrap=True, overflow="ignore")
     for pattern, style in _STYLES:
-        for match in re.finditer(pattern, drawn, re.MULTILINE):
+        for match in re.finditer(pattern, plan_text, re.MULTILINE):
             text.stylize(style, match.start(), match.end())
     return text

@@ -1,4 +1,4 @@
-"""What the commands that take a workflow share: its options, its home folder, reading the file.
+"""Shared code of the commands that take a workflow: options, home folder, reading the file.
 
 A command that takes a workflow's file looks in the home of that file. One that takes a name looks in
 the homes of the working directory and of its parents, nearest first.
@@ -69,8 +69,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also 
 
 
 def home() -> Path:
-    """The home that a command without a file looks in: $DATAFLARE_HOME, or the nearest `.dataflare`
-    in the working directory and its parents."""
+    """The home of a command without a file: $DATAFLARE_HOME, or the nearest `.dataflare` in the working
+    directory and its parents."""
     from dataflare.checkpoint.home import homes_from_here
 
     return homes_from_here()[0]
@@ -90,7 +90,7 @@ def read_workflow(
     overlays: list[Path] | None = None,
     environment: str | None = None,
 ) -> Workflow:
-    """Read a workflow file as the command line says, and size Polars' pool by its settings.
+    """Read a workflow file with the options of the command line, and set the size of Polars' thread pool.
 
     Polars fixes its number of threads when it is imported, so no command may import it earlier.
     """
@@ -112,7 +112,7 @@ def read_workflow(
 
 
 def require_file(path: Path) -> None:
-    """Raise WorkflowError (E0114) unless there is such a file, naming its nearest neighbour."""
+    """Raise WorkflowError (E0114) unless the file exists. Its help names the most similar file."""
     if path.is_file():
         return
     if path.is_dir():
@@ -129,18 +129,18 @@ def require_file(path: Path) -> None:
 
 
 def pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
-    """`K=V` arguments, in order. Raises a usage error for one without a name or a sign."""
-    made = []
+    """`K=V` arguments, in order. Raises a usage error for an argument without a name or `=`."""
+    named_values = []
     for value in values or ():
         name, sign, text = value.partition("=")
         if not name.strip() or not sign:
             raise bad_usage(f"{option} takes NAME=VALUE, not '{value}'")
-        made.append((name.strip(), text))
-    return made
+        named_values.append((name.strip(), text))
+    return named_values
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """A duration such as `30s` or `1h30m` in seconds; None for none."""
+    """The seconds of a duration such as `30s` or `1h30m`. None for None."""
     if text is None:
         return None
     from dataflare.model.units import parse_duration
@@ -152,8 +152,8 @@ def seconds(option: str, text: str | None) -> float | None:
 
 
 def workflow_folder(workflow: str, file: Path | None = None) -> Path:
-    """The folder of a workflow that has run: in the home of `file`, else in the nearest home that
-    knows it. Raises WorkflowError (E0121) for any other name."""
+    """The folder of a workflow that has run: in the home of `file`, else in the nearest home that has
+    it. Raises WorkflowError (E0121) for any other name."""
     from dataflare.checkpoint.home import homes_from_here
 
     homes = homes_from_here()
@@ -167,7 +167,7 @@ def workflow_folder(workflow: str, file: Path | None = None) -> Path:
         code=NEVER_RAN,
         notes=[f"looked in {', '.join(map(str, homes))}"],
         help=did_you_mean(workflow, known_workflows())
-        or "change to the folder of the workflow's file: its state lies there in .dataflare",
+        or "change to the folder of the workflow's file; its state is there in .dataflare",
     )
 
 
@@ -184,6 +184,6 @@ def _workflows_in(home: Path) -> list[str]:
 
 
 def streamed_sources(workflow: Workflow) -> list[str]:
-    """The sources whose rows flow through the workflow; the others are only looked up in."""
-    read = {ref.step for step in workflow.steps() for ref in step.inputs}
-    return [name for name in workflow.sources if name in read]
+    """The sources whose rows are processed. Other sources are only tables of lookups."""
+    names_read = {ref.step for step in workflow.steps() for ref in step.inputs}
+    return [name for name in workflow.sources if name in names_read]

@@ -1,6 +1,6 @@
-"""What the shell offers when Tab is pressed: files, steps, types, functions, workflows that ran.
+"""Shell completion: files, steps, types, functions, workflows that ran.
 
-Always true: a completion opens no system, and whatever goes wrong, it offers nothing and says nothing.
+Always true: a completion connects to no system. After any error it offers nothing and prints nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import typer
 
 _Offer = tuple[str, str]
-"""A word, and what stands beside it."""
+"""A word, and its description."""
 _SECTIONS = ("sources", "transformations", "destinations")
 _LOOKED_AT = 1 << 16
 _WORKFLOW = re.compile(rb"^(sources|destinations|include):", re.MULTILINE)
 
 
 def _quiet(offers: Callable[..., Iterable[_Offer]]) -> Callable[[typer.Context, str], list[_Offer]]:
-    """The offers that begin as what was typed; none where they cannot be found out."""
+    """The offers that begin with the typed text. None after an error."""
 
     @wraps(offers)
     def offered(ctx: typer.Context, incomplete: str) -> list[_Offer]:
@@ -37,7 +37,7 @@ def _quiet(offers: Callable[..., Iterable[_Offer]]) -> Callable[[typer.Context, 
 
 @_quiet
 def files(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
-    """Workflow files below the folder that was typed, and folders to look further in."""
+    """Workflow files in the typed folder, and its subfolders."""
     head, slash, _ = incomplete.rpartition("/")
     for path in sorted(Path(f"{head}{slash}" or ".").iterdir()):
         name = f"{head}{slash}{path.name}"
@@ -56,7 +56,7 @@ def _is_workflow(path: Path) -> bool:
 
 @_quiet
 def steps(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
-    """The steps of the file, with their types; outputs of a route as step.output."""
+    """The steps of the file, with their types. Outputs of a route are offered as step.output."""
     tree = _tree(ctx)
     for section in _SECTIONS:
         for name, step in (tree.get(section) or {}).items():
@@ -73,7 +73,7 @@ def environments(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
 
 @_quiet
 def params(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
-    """The parameters of the file, ready for their value."""
+    """The parameters of the file, each with `=`."""
     for name, declared in (_tree(ctx).get("params") or {}).items():
         yield f"{name}=", str((declared or {}).get("type", "string"))
 
@@ -108,11 +108,11 @@ def workflows(ctx: typer.Context, incomplete: str) -> Iterator[_Offer]:
 
 
 def _tree(ctx: typer.Context) -> dict[str, Any]:
-    """The file that was typed, its includes merged in, nothing else looked at."""
+    """The typed file with its includes. It is not checked otherwise."""
     from dataflare.errors import DataFlareError
     from dataflare.workflow.merge import FileReader
 
     errors: list[DataFlareError] = []
-    # Where an option lacks its value, which is being typed, arguments have not been taken in yet.
+    # While the value of an option is being typed, Click has not parsed the arguments yet.
     file = ctx.params.get("file") or next(arg for arg in ctx.args if not arg.startswith("-"))
     return FileReader(errors, lambda value: value).read(Path(file))

@@ -1,5 +1,4 @@
-"""`dataflare connectors`: what there is to read from and write to, installed processors, and the options
-of each type."""
+"""`dataflare connectors`: the types of connectors and installed processors, and the options of each."""
 
 from __future__ import annotations
 
@@ -51,17 +50,17 @@ def _list_all() -> None:
     roles = _roles()
     rows = []
     for name in sorted({name for _, names, _ in roles for name in names}):
-        plays, summaries = [], []
+        roles_of_type, summaries = [], []
         for role, names, find in roles:
             if name in names:
-                plays.append(role)
+                roles_of_type.append(role)
                 summaries.append(_summary(name, find))
-        rows.append((name, ", ".join(plays), "\n".join(dict.fromkeys(summaries))))
+        rows.append((name, ", ".join(roles_of_type), "\n".join(dict.fromkeys(summaries))))
     tables.print_table(("type", "as", "what it does"), rows)
 
 
 def _summary(name: str, find: Callable[[str], Any]) -> str:
-    """One line; for a type whose library is missing, what to install."""
+    """One line about a type. If its library is missing, the line says what to install."""
     try:
         return str(find(name).summary).rstrip(".")
     except ConfigError as error:
@@ -69,18 +68,20 @@ def _summary(name: str, find: Callable[[str], Any]) -> str:
 
 
 def _as_json(type_: str | None) -> dict[str, Any]:
-    """Types with what they can be; of one type, its options too."""
+    """The types with their roles. For one type also its options."""
     if type_ is not None:
-        found = _found(type_)
+        type_roles = _roles_of(type_)
         return {
             "type": type_,
-            "roles": {role: _role_json(find(type_)) for role, find in found},
+            "roles": {role: _role_json(find(type_)) for role, find in type_roles},
         }
-    made: dict[str, dict[str, str]] = {}
+    roles_by_type: dict[str, dict[str, str]] = {}
     for role, names, find in _roles():
         for name in names:
-            made.setdefault(name, {})[role] = _summary(name, find)
-    return {"types": [{"type": name, "roles": roles} for name, roles in sorted(made.items())]}
+            roles_by_type.setdefault(name, {})[role] = _summary(name, find)
+    return {
+        "types": [{"type": name, "roles": roles} for name, roles in sorted(roles_by_type.items())]
+    }
 
 
 def _role_json(connector: type[Any]) -> dict[str, Any]:
@@ -103,25 +104,25 @@ def _role_json(connector: type[Any]) -> dict[str, Any]:
 
 
 def _document(type_: str) -> None:
-    for place, (role, find) in enumerate(_found(type_)):
+    for place, (role, find) in enumerate(_roles_of(type_)):
         if place:
             print()
         _document_role(type_, role, find(type_))
 
 
-def _found(type_: str) -> list[tuple[str, Callable[[str], Any]]]:
-    """What a type can be, with where its class is found. Raises ConfigError (E0401)."""
+def _roles_of(type_: str) -> list[tuple[str, Callable[[str], Any]]]:
+    """The roles of a type, each with the function that returns its class. Raises ConfigError (E0401)."""
     roles = _roles()
-    found = [(role, find) for role, names, find in roles if type_ in names]
-    if not found:
-        known = sorted({name for _, names, _ in roles for name in names})
+    roles_of_type = [(role, find) for role, names, find in roles if type_ in names]
+    if not roles_of_type:
+        types = sorted({name for _, names, _ in roles for name in names})
         raise ConfigError(
             f"unknown connector type '{type_}'",
             code="E0401",
-            notes=[f"known types: {', '.join(known)}"],
-            help=did_you_mean(type_, known),
+            notes=[f"known types: {', '.join(types)}"],
+            help=did_you_mean(type_, types),
         )
-    return found
+    return roles_of_type
 
 
 def _document_role(type_: str, role: str, connector: type[Any]) -> None:
@@ -150,10 +151,10 @@ def _document_role(type_: str, role: str, connector: type[Any]) -> None:
 
 
 def _example(text: str, role: str) -> Iterator[str]:
-    """A step's YAML in its section; with a name, if it comes without one."""
-    given = text.strip("\n").splitlines()
-    named = not given[0].startswith("type:")
+    """A step's YAML in its section. A name is added if the step has none."""
+    lines = text.strip("\n").splitlines()
+    has_name = not lines[0].startswith("type:")
     yield "transformations:" if role in ("lookup", "processor") else f"{role}s:"
-    if not named:
+    if not has_name:
         yield f"  my_{role}:"
-    yield from (f"{'  ' if named else '    '}{line}".rstrip() for line in given)
+    yield from (f"{'  ' if has_name else '    '}{line}".rstrip() for line in lines)

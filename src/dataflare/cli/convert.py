@@ -29,19 +29,17 @@ def convert(
             "--output", "-o", metavar="PATH", help="Write there; by default it is printed."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over a file that is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
     """Turn a workflow file into Python that builds the same workflow, or such Python into a file.
 
-    A Python file is run to see what it builds; what stands under `if __name__ == "__main__"` is not.
-    Relative paths are kept as they are, so write the result beside the original. A function of the
-    script itself cannot be named in a file: it belongs in a module beside it.
+    A Python file is run to build its workflow, without the code under `if __name__ == "__main__"`.
+    Relative paths are not changed, so write the result beside the original. A workflow file cannot name
+    a function of the script: move the function to a module beside it.
     """
     common.require_file(file)
     if output is not None and output.exists() and not force:
-        raise bad_usage(f"'{output}' is there already: --force writes over it")
+        raise bad_usage(f"'{output}' exists already: --force overwrites it")
     text = _as_yaml(file) if file.suffix == ".py" else _as_python(file)
     if output is None:
         print(text, end="")
@@ -62,12 +60,12 @@ def _as_yaml(file: Path) -> str:
 
 
 def _built_by(file: Path) -> Workflow:
-    """The one workflow among a script's names. Raises WorkflowError (E0126)."""
+    """The only workflow among a script's variables. Raises WorkflowError (E0126)."""
     from dataflare.workflow.dsl import Workflow
 
     sys.path.insert(0, str(file.parent.absolute()))
     try:
-        # What the script prints must not stand in the file that is printed.
+        # The script's output must not be in the printed file.
         with contextlib.redirect_stdout(sys.stderr):
             names = runpy.run_path(str(file), run_name=_RUN_NAME)
     except DataFlareError:
@@ -76,18 +74,18 @@ def _built_by(file: Path) -> Workflow:
         raise _broken(file, error) from error
     finally:
         sys.path.pop(0)
-    found = {id(each): each for each in names.values() if isinstance(each, Workflow)}
-    if len(found) != 1:
-        shown = ", ".join(sorted(each.name for each in found.values()))
+    workflows = {id(each): each for each in names.values() if isinstance(each, Workflow)}
+    if len(workflows) != 1:
+        names_found = ", ".join(sorted(each.name for each in workflows.values()))
         raise WorkflowError(
-            f"'{file}' builds {len(found)} workflows where one was expected",
+            f"'{file}' builds {len(workflows)} workflows where one was expected",
             code="E0126",
-            notes=[f"it builds: {shown}"] if found else [],
+            notes=[f"it builds: {names_found}"] if workflows else [],
             help="keep the workflow in a variable of the module, outside of any function"
-            if not found
-            else "write each into a file of its own",
+            if not workflows
+            else "write each into a separate file",
         )
-    return next(iter(found.values()))
+    return next(iter(workflows.values()))
 
 
 def _broken(file: Path, error: Exception) -> WorkflowError:
@@ -101,5 +99,5 @@ def _broken(file: Path, error: Exception) -> WorkflowError:
         f"'{file}' raised {type(error).__name__}: {error}",
         code="E0126",
         spot=spot,
-        help="see that python runs it",
+        help="check that python runs it",
     )

@@ -1,4 +1,4 @@
-"""How a test's rows differ from what was expected: as a table for people, as JUnit XML for programs."""
+"""The differences of a test: as a table to read, as JUnit XML for programs."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _SHOWN_MAX = 50
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def counted(found: Sequence[Difference]) -> str:
-    counts = {kind: sum(each.kind == kind for each in found) for kind in _SIGNS}
+def counted(differences: Sequence[Difference]) -> str:
+    counts = {kind: sum(each.kind == kind for each in differences) for kind in _SIGNS}
     return ", ".join(f"{human.counted(n, 'row')} {kind}" for kind, n in counts.items() if n)
 
 
 _SIGNS = {"missing": "-", "unexpected": "+", "different": "≠"}
 
 
-def table(found: Sequence[Difference]) -> Iterator[str]:
-    """A line for each row, the columns that differ with both values."""
-    rows = [each.actual or each.expected or {} for each in found]
+def table(differences: Sequence[Difference]) -> Iterator[str]:
+    """A line for each row. A cell that differs shows both values."""
+    rows = [each.actual or each.expected or {} for each in differences]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [
         [f"{_SIGNS[each.kind]} {each.kind}", *(_cell(each, name) for name in columns)]
-        for each in found[:_SHOWN_MAX]
+        for each in differences[:_SHOWN_MAX]
     ]
     yield from tables.lines(("", *columns), cells)
-    if len(found) > _SHOWN_MAX:
-        yield f"and {human.count(len(found) - _SHOWN_MAX)} more"
+    if len(differences) > _SHOWN_MAX:
+        yield f"and {human.count(len(differences) - _SHOWN_MAX)} more"
 
 
 def _cell(difference: Difference, column: str) -> str:
@@ -56,7 +56,7 @@ def _shown(value: object) -> str:
 
 
 def write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> None:
-    """JUnit's XML, as continuous integration systems read it."""
+    """Write JUnit XML, as continuous integration systems read it."""
     total = sum(each.duration_s for each in results)
     counts = {
         "tests": str(len(results)),
@@ -70,14 +70,18 @@ def write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> Non
         facts = {"classname": workflow, "name": _xml(each.name), "time": f"{each.duration_s:.3f}"}
         case = ElementTree.SubElement(suite, "testcase", facts)
         if each.error is not None:
-            more = {"message": _xml(each.error.message), "type": each.error.code}
-            failure = ElementTree.SubElement(case, "error", more)
+            attributes = {"message": _xml(each.error.message), "type": each.error.code}
+            failure = ElementTree.SubElement(case, "error", attributes)
             failure.text = _xml(render(each.error))
         elif each.status == "failed":
-            parts = {name: found for name, found in each.differences.items() if found}
-            said = "; ".join(f"{name}: {counted(found)}" for name, found in parts.items())
-            failure = ElementTree.SubElement(case, "failure", {"message": _xml(said)})
-            lines = [line for found in parts.values() for line in table(found)]
+            parts = {
+                name: differences for name, differences in each.differences.items() if differences
+            }
+            message = "; ".join(
+                f"{name}: {counted(differences)}" for name, differences in parts.items()
+            )
+            failure = ElementTree.SubElement(case, "failure", {"message": _xml(message)})
+            lines = [line for differences in parts.values() for line in table(differences)]
             failure.text = _xml("\n".join([*lines, *each.failed_rows]))
     from dataflare.checkpoint.files import make_folder, write_whole, writing
 
@@ -87,5 +91,5 @@ def write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> Non
 
 
 def _xml(text: str) -> str:
-    """The text without secrets and without characters that XML cannot hold."""
+    """The text without secrets and without characters that XML cannot represent."""
     return _NOT_XML.sub("\ufffd", redact(text))

@@ -1,4 +1,4 @@
-"""`dataflare dlq`: look at rows that were refused, bring them in again, or throw them away."""
+"""`dataflare dlq`: show dead letters, replay them, or delete them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dataflare.jobs.replay import Replayed
     from dataflare.workflow.model import Workflow
 
-_HELP = """Dead letters: rows that a workflow refused, kept with the reason.
+_HELP = """Dead letters: rows that a workflow refused, stored with the reason.
 
-A step with `error_handling: {on_error: dead_letter}` puts rows there that it cannot process, instead of
-failing the run. Look at them with `list` and `show`, fix the workflow or the data, bring them in again
-with `replay`, throw them away with `purge`.
+A step with `error_handling: {on_error: dead_letter}` stores rows there that it cannot process, instead
+of failing the run. Read them with `list` and `show`, fix the workflow or the data, then process them
+again with `replay`, or delete them with `purge`.
 """
 app = typer.Typer(name="dlq", help=_HELP)
 _CELL_MAX = 60
@@ -48,14 +48,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def explain(context: typer.Context) -> None:
-    """Without a command: what there is, and for which workflows."""
+    """Without a command: print the help, and the workflows that ran here."""
     if context.invoked_subcommand is not None:
         return
     print(context.get_help())
-    known = common.known_workflows()
-    if known:
-        print(f"Workflows that ran here: {', '.join(known)}")
-        print(f"Begin with: dataflare dlq list {known[0]}")
+    workflows = common.known_workflows()
+    if workflows:
+        print(f"Workflows that ran here: {', '.join(workflows)}")
+        print(f"Begin with: dataflare dlq list {workflows[0]}")
     else:
         print(f"No workflow has run here yet ({common.home()}).")
 
@@ -89,23 +89,23 @@ def show(
     file: File = None,
     step: Step = None,
     code: Code = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most rows to show.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> int:
-    """Show the rows that wait, with why they were refused, oldest first."""
+    """Show the waiting rows with the reason of each, oldest first."""
     box, _ = _box(workflow, file)
-    found = [letter for letter in box.waiting() if _wanted(step, code)(letter)]
-    for letter in found[:limit]:
+    letters = [letter for letter in box.waiting() if _wanted(step, code)(letter)]
+    for letter in letters[:limit]:
         if json:
             answers.print_json(letter.to_json(), indent=False)
         else:
             _print_letter(letter)
     if not json:
-        more = len(found) - limit
+        more = len(letters) - limit
         print(
             f"and {human.counted(more, 'more letter')}"
             if more > 0
-            else human.counted(len(found), "letter")
+            else human.counted(len(letters), "letter")
         )
     return 0
 
@@ -122,31 +122,31 @@ def replay(
     env: common.Env = None,
     json: Json = False,
 ) -> int:
-    """Bring rows in again, with the workflow's file as it is today. Each comes in once."""
+    """Process rows again, with the current file of the workflow. Each row is replayed once."""
     common.workflow_folder(workflow, file)
-    read = common.read_workflow(_file(workflow, file), param, sets, overlay, env)
-    _same_name(workflow, read)
+    workflow_now = common.read_workflow(_file(workflow, file), param, sets, overlay, env)
+    _same_name(workflow, workflow_now)
     from dataflare.jobs.replay import replay as bring_in
 
-    box = _box_of(workflow, read, file)
-    done = bring_in(read, box, _wanted(step, code))
-    for why, count in done.left.items():
-        terminal.print_warning(f"{human.counted(count, 'letter')} left: {why}")
-    if done.replaced:
-        aside = human.counted(len(done.replaced), "letter")
+    box = _box_of(workflow, workflow_now, file)
+    outcome = bring_in(workflow_now, box, _wanted(step, code))
+    for reason, count in outcome.reasons.items():
+        terminal.print_warning(f"{human.counted(count, 'letter')} not replayed: {reason}")
+    if outcome.replaced:
+        letters = human.counted(len(outcome.replaced), "letter")
         terminal.print_warning(
-            f"{aside} set aside: a later run has read their rows again, and replaced what its "
-            "destinations held"
+            f"{letters} set aside: a later run has read their rows again, and replaced the content "
+            "of its destinations"
         )
-    if done.error is not None:
-        terminal.print_error(done.error)
+    if outcome.error is not None:
+        terminal.print_error(outcome.error)
     waiting = len(box.waiting())
     if json:
-        answers.print_json(_replayed_json(workflow, done, waiting), indent=False)
+        answers.print_json(_replayed_json(workflow, outcome, waiting), indent=False)
     else:
-        again = f", {done.failed:,} of them were refused again" if done.failed else ""
-        print(f"{human.counted(done.rows, 'row')} replayed{again}; {waiting:,} waiting")
-    return done.exit_status
+        again = f", {outcome.failed:,} of them were refused again" if outcome.failed else ""
+        print(f"{human.counted(outcome.rows, 'row')} replayed{again}; {waiting:,} waiting")
+    return outcome.exit_status
 
 
 @app.command("purge")
@@ -163,18 +163,18 @@ def purge(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Throw dead letters away, replayed ones included."""
+    """Delete dead letters, also replayed ones."""
     box, _ = _box(workflow, file)
-    wanted = _wanted(step, code, before)
-    count = sum(map(wanted, box.letters()))
+    matches = _wanted(step, code, before)
+    count = sum(map(matches, box.letters()))
     if not count:
         print("nothing to purge")
         return 0
     if not yes:
-        _ask(f"throw {human.counted(count, 'dead letter')} of '{workflow}' away for good?")
-    from dataflare.jobs.letters import purge as throw_away
+        _ask(f"delete {human.counted(count, 'dead letter')} of '{workflow}' for ever?")
+    from dataflare.jobs.letters import purge as delete
 
-    print(f"{human.counted(throw_away(box, wanted), 'letter')} purged")
+    print(f"{human.counted(delete(box, matches), 'letter')} purged")
     return 0
 
 
@@ -182,59 +182,59 @@ def purge(
 
 
 def _box(workflow: str, file: Path | None) -> tuple[LetterBox, Workflow | None]:
-    """Where the letters lie: as the workflow's file says, as far as it can be read."""
+    """The letters of a workflow, in the places that its file names, if the file can be read."""
     from dataflare.jobs.letters import LetterBox
 
     folder = common.workflow_folder(workflow, file)
     try:
-        read = common.read_workflow(_file(workflow, file))
+        workflow_now = common.read_workflow(_file(workflow, file))
     except DataFlareError as error:
         box = LetterBox(folder)
         if file is not None or not box.letters():
             raise
-        terminal.print_warning(f"only {box.places[0]} is looked at: {error.message}")
+        terminal.print_warning(f"only letters in {box.places[0]} are read: {error.message}")
         return box, None
-    _same_name(workflow, read)
-    return _box_of(workflow, read, file), read
+    _same_name(workflow, workflow_now)
+    return _box_of(workflow, workflow_now, file), workflow_now
 
 
-def _box_of(workflow: str, read: Workflow, file: Path | None) -> LetterBox:
-    """The letters in local files. Raises WorkflowError (E0123) where there are none and there never
-    will be, for they go elsewhere."""
+def _box_of(workflow: str, workflow_now: Workflow, file: Path | None) -> LetterBox:
+    """The letters in local files. Raises WorkflowError (E0123) if there are none because they go to
+    another destination."""
     from dataflare.jobs.letters import LetterBox, letter_places
 
-    places, elsewhere = letter_places(read)
+    places, elsewhere = letter_places(workflow_now)
     box = LetterBox(common.workflow_folder(workflow, file), places)
     if elsewhere and not box.letters():
         raise WorkflowError(
             f"the dead letters of '{workflow}' go to a destination of type {', '.join(elsewhere)}",
             code="E0123",
-            help="look at them there; only letters in local files can be shown and replayed",
+            help="read them there; only letters in local files can be shown and replayed",
         )
     return box
 
 
 def _file(workflow: str, file: Path | None) -> Path:
-    """The workflow's file: the one named, else that of its last run."""
+    """The workflow's file: the one of the command line, else that of its last run."""
     if file is not None:
         return file
     from dataflare.checkpoint.runs import RunLog
 
-    last = RunLog(common.workflow_folder(workflow)).last()
-    if last is None or last.file is None or not Path(last.file).is_file():
-        where = f" (it was {last.file})" if last is not None and last.file else ""
+    last_run = RunLog(common.workflow_folder(workflow)).last()
+    if last_run is None or last_run.file is None or not Path(last_run.file).is_file():
+        last_file = f" (it was {last_run.file})" if last_run is not None and last_run.file else ""
         raise WorkflowError(
-            f"the file of workflow '{workflow}' is not known{where}",
+            f"the file of workflow '{workflow}' is not known{last_file}",
             code="E0124",
             help="name it with --file",
         )
-    return Path(last.file)
+    return Path(last_run.file)
 
 
-def _same_name(workflow: str, read: Workflow) -> None:
-    if read.name != workflow:
+def _same_name(workflow: str, workflow_now: Workflow) -> None:
+    if workflow_now.name != workflow:
         raise WorkflowError(
-            f"{read.file} holds the workflow '{read.name}', not '{workflow}'",
+            f"{workflow_now.file} has the workflow '{workflow_now.name}', not '{workflow}'",
             code="E0124",
             help="name the right file with --file",
         )
@@ -247,7 +247,7 @@ def _wanted(step: str | None, code: str | None, before: str | None = None) -> Wa
 
 
 def _moment(text: str) -> str:
-    """A date, a time, or how long ago, as RFC 3339 in UTC."""
+    """A date, a time, or a duration before now, as RFC 3339 in UTC."""
     from datetime import UTC, datetime, timedelta
 
     from dataflare.model.units import parse_duration
@@ -272,12 +272,12 @@ def _groups(box: LetterBox) -> Iterator[dict[str, Any]]:
     for letter in box.letters():
         groups.setdefault((letter.step, letter.code), []).append(letter)
     for (step, code), letters in groups.items():
-        done = sum(letter.id in replayed for letter in letters)
+        replayed_count = sum(letter.id in replayed for letter in letters)
         yield {
             "step": step,
             "code": code,
-            "waiting": len(letters) - done,
-            "replayed": done,
+            "waiting": len(letters) - replayed_count,
+            "replayed": replayed_count,
             "first": letters[0].failed_at,
             "last": letters[-1].failed_at,
             "message": letters[-1].message,
@@ -306,19 +306,19 @@ def _ask(question: str) -> None:
     import sys
 
     if not terminal.is_terminal(sys.stdin):
-        raise bad_usage(f"{question} add --yes to do it", "dataflare dlq purge")
+        raise bad_usage(f"{question} add --yes to confirm", "dataflare dlq purge")
     if not typer.confirm(question):
         raise typer.Exit(1)
 
 
-def _replayed_json(workflow: str, done: Replayed, waiting: int) -> dict[str, Any]:
-    error = done.error
+def _replayed_json(workflow: str, outcome: Replayed, waiting: int) -> dict[str, Any]:
+    error = outcome.error
     return {
         "workflow": workflow,
-        "replayed": done.rows,
-        "refused_again": done.failed,
-        "replaced": len(done.replaced),
+        "replayed": outcome.rows,
+        "refused_again": outcome.failed,
+        "replaced": len(outcome.replaced),
         "waiting": waiting,
-        "left": dict(done.left),
+        "left": dict(outcome.reasons),
         "error": error and error.to_json(),
     }

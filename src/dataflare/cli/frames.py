@@ -1,6 +1,6 @@
 """Print the rows of a frame: a table for people, NDJSON for programs.
 
-A value that a table's column cuts short ends with an ellipsis; NDJSON shows it all.
+A value that is cut to fit a table's column ends with an ellipsis. NDJSON shows it completely.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _CELL_MAX = 40
 
 
 def write_ndjson(frame: pl.DataFrame) -> None:
-    """One JSON object a line, spelled as in the NDJSON files we write."""
+    """Print one JSON object a line, as in the NDJSON files of destinations."""
     from dataflare.formats.text_write import NdjsonText
 
     sys.stdout.write(NdjsonText().encode(frame).decode())
 
 
 def print_frame(frame: pl.DataFrame) -> None:
-    """A table with the type of each column under its name; turned on its side where it is wider than
+    """Print a table with the type of each column under its name. It is transposed if it is wider than
     the terminal."""
     from dataflare.formats.text_write import for_python
 
@@ -43,12 +43,12 @@ def print_frame(frame: pl.DataFrame) -> None:
 
 
 def _print_turned(types: dict[str, str], rows: list[list[str]], width: int) -> None:
-    """A line for each column, as many rows side by side as fit."""
+    """Print a line for each column, with as many rows side by side as fit."""
     names = [[name, type_] for name, type_ in types.items()]
-    left = sum(max(tables.cell_width(each[i]) for each in names) + 2 for i in (0, 1))
+    heading_width = sum(max(tables.cell_width(each[i]) for each in names) + 2 for i in (0, 1))
     start = 0
     while start < len(rows):
-        room, end = width - left, start
+        room, end = width - heading_width, start
         while end < len(rows) and (end == start or room >= _widest(rows[end])):
             room -= _widest(rows[end]) + 2
             end += 1

@@ -1,4 +1,4 @@
-"""`dataflare functions`: what expressions can call, and one function's signature and examples."""
+"""`dataflare functions`: the functions of expressions, and one function's signature and examples."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _document(row: Any) -> None:
 
 
 def spelled(value: Any) -> str:
-    """A value as the language writes it."""
+    """A value as a literal of the expression language."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):

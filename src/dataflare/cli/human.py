@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them."""
+"""Numbers, sizes and times as text to read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _SIZES = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
 def count(number: float | None) -> str:
-    """`1,234,567`; a dash for what is not known."""
+    """`1,234,567`; a dash for an unknown number."""
     return "–" if number is None else f"{round(number):,}"
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def size(num_bytes: float | None) -> str:
@@ -61,14 +61,14 @@ def span(seconds: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:07`, `1:02:03`: a time that runs, of a width that does not jump."""
+    """`0:07`, `1:02:03`: a running time whose width seldom changes."""
     minutes, second = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{second:02}" if hours else f"{minutes}:{second:02}"
 
 
 def moment(rfc3339: str | None) -> str:
-    """A time of the history in the local zone, to the second."""
+    """A time of the run history in the local zone, to the second."""
     if not rfc3339:
         return "–"
     try:
@@ -78,7 +78,7 @@ def moment(rfc3339: str | None) -> str:
 
 
 def between(start: str | None, end: str | None) -> float | None:
-    """Seconds from one time of the history to another; to now when there is no end."""
+    """Seconds from one time of the run history to another, or to now if there is no end."""
     try:
         begun = datetime.fromisoformat(start or "")
         ended = datetime.fromisoformat(end) if end else datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""`dataflare init`: a small project that runs, with data and a test."""
+"""`dataflare init`: create a small project that runs, with data and tests."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ Reads `data/orders.csv`, keeps paid orders, adds the names of their countries, a
 {steps}
 ```
 
-`workflow.yaml` says all of it, its tests included. `dataflare connectors` and `dataflare functions` list
-what else it could say. State and history lie in `.dataflare/`.
+`workflow.yaml` has the whole workflow and its tests. `dataflare connectors` and `dataflare functions`
+list what else it can use. State and history are in `.dataflare/`.
 """
 
 _GITIGNORE = """\
@@ -138,18 +138,18 @@ def init(
         Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
     ],
 ) -> int:
-    """Make a project that runs: a workflow, data, a test."""
+    """Create a project that runs: a workflow, data, tests."""
     name = workflow_name(folder.resolve().name)
     from dataflare.checkpoint.files import make_folder, writing
 
     with writing("the project"):
         if folder.exists() and not folder.is_dir():
             raise bad_usage(f"'{folder}' is a file", "dataflare init")
-        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        if found:
-            more = ", ..." if len(found) > 3 else ""
+        content = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if content:
+            more = ", ..." if len(content) > 3 else ""
             raise bad_usage(
-                f"'{folder}' is not empty: it has {', '.join(found[:3])}{more}", "dataflare init"
+                f"'{folder}' is not empty: it has {', '.join(content[:3])}{more}", "dataflare init"
             )
         make_folder(folder.absolute())
         for path, text in project(name).items():
@@ -161,7 +161,7 @@ def init(
 
 def project(name: str) -> dict[str, str]:
     """The files of a new project, by path."""
-    steps = "\n".join(f"{line:<40} # {what}" for line, what in _STEPS)
+    steps = "\n".join(f"{line:<40} # {comment}" for line, comment in _STEPS)
     return {
         "workflow.yaml": _WORKFLOW.format(name=name),
         "data/orders.csv": _ORDERS,
@@ -172,7 +172,7 @@ def project(name: str) -> dict[str, str]:
 
 
 def workflow_name(text: str) -> str:
-    """A folder's name as a workflow's."""
+    """A workflow's name from a folder's name."""
     name = re.sub(r"[^a-z0-9_-]+", "_", text.lower()).lstrip("0123456789_-").rstrip("_-")
     return name[:63] or "orders"
 
@@ -182,5 +182,5 @@ def _print_next(folder: Path, name: str) -> None:
     print()
     if folder.resolve() != Path.cwd():
         print(f"  cd {shlex.quote(str(folder))}")
-    for line, what in _STEPS:
-        print(f"  {line:<40} # {what}")
+    for line, comment in _STEPS:
+        print(f"  {line:<40} # {comment}")

@@ -1,6 +1,6 @@
-"""The live view of a run: a line for the whole, a line for each source and destination.
+"""The live view of a run: a line for the run, and a line for each source and destination.
 
-Gone when the run ends: the summary takes its place.
+It is removed when the run ends. The summary replaces it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Meter:
         self.seen: deque[tuple[float, float]] = deque()
 
     def add(self, at_s: float, count: float) -> None:
-        """Take a count; those older than the window are forgotten, but for one."""
+        """Add a count. Of the counts older than the window, only the newest is kept."""
         self.seen.append((at_s, count))
         while len(self.seen) > 2 and at_s - self.seen[1][0] >= self.window_s:
             self.seen.popleft()
 
     @property
     def per_s(self) -> float | None:
-        """The speed; None until two counts are some time apart."""
+        """The speed. None until there are two counts at different times."""
         if len(self.seen) < 2:
             return None
         (start, first), (end, last) = self.seen[0], self.seen[-1]
@@ -54,8 +54,8 @@ class Meter:
 
 
 class LiveView(Notices):
-    """Draws the latest progress it was given, until rows of a `stdout` destination come to the same
-    terminal: then the rows have it to themselves."""
+    """Draws the latest progress. It ends when a `stdout` destination writes the first rows to the same
+    terminal."""
 
     def __init__(self, workflow: Workflow) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LiveView(Notices):
             sys.stdout = self.rows_to
 
     def make_room(self) -> None:
-        """Take the view off the terminal, for good. Called by any thread, any number of times."""
+        """Remove the view from the terminal. May be called by any thread, any number of times."""
         with self.lock:
             if not self.over:
                 self.over = True
@@ -107,7 +107,7 @@ class LiveView(Notices):
             self.live.console.print(redact(message))
 
     def draw(self) -> Group:
-        """What is on the terminal now."""
+        """The current content of the view."""
         progress = self.latest
         if progress is None:
             return Group(Text.assemble((self.name, "bold"), "  starting"))
@@ -116,8 +116,8 @@ class LiveView(Notices):
     def _head(self, progress: Any) -> Text:
         facts = [human.clock(progress.elapsed_s), human.rate(progress.rows_per_s)]
         if progress.checkpoints:
-            took = progress.last_checkpoint_s
-            last = f", the last took {human.span(took)}" if took is not None else ""
+            duration_s = progress.last_checkpoint_s
+            last = f", the last took {human.span(duration_s)}" if duration_s is not None else ""
             facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{last}")
         if progress.backlog_rows:
             facts.append(f"{human.count(progress.backlog_rows)} rows behind")
@@ -128,11 +128,11 @@ class LiveView(Notices):
         columns: tuple[JustifyMethod, ...] = ("left", "right", "right", "right", "left")
         for justify in columns:
             table.add_column(justify=justify, no_wrap=True)
-        shown = [name for name in self.kinds if name in progress.steps]
-        for name in shown[:_STEPS_MAX]:
+        names = [name for name in self.kinds if name in progress.steps]
+        for name in names[:_STEPS_MAX]:
             table.add_row(*self._step(name, progress.steps[name]))
-        if len(shown) > _STEPS_MAX:
-            table.add_row(Text(f"  and {len(shown) - _STEPS_MAX} more", "dim"))
+        if len(names) > _STEPS_MAX:
+            table.add_row(Text(f"  and {len(names) - _STEPS_MAX} more", "dim"))
         return table
 
     def _step(self, name: str, step: Any) -> list[Any]:
@@ -150,7 +150,7 @@ class LiveView(Notices):
 
 
 class _Rows(io.TextIOBase):
-    """Standard output that takes the view off the terminal before the first row."""
+    """Standard output that removes the view from the terminal before the first row."""
 
     def __init__(self, stream: TextIO, make_room: Callable[[], None]) -> None:
         self._stream, self._make_room = stream, make_room
@@ -175,7 +175,7 @@ def _rows(kind: str, step: Any) -> float:
 
 
 def _last(step: Any, moved: float | None) -> Any:
-    """A bar where the whole is known, else the number of errors, else nothing."""
+    """A bar if the total size is known, else the number of errors, else nothing."""
     total = getattr(step, "bytes_total", None)
     if total and moved is not None and not step.done:
         return ProgressBar(

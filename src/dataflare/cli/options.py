@@ -1,6 +1,6 @@
 """The options of a connector or step, read from its config model: names, types in words, defaults.
 
-Always true: what is shown comes from the model that validates the config, so it cannot go stale.
+Always true: the options come from the model that validates the config, so they cannot be out of date.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ _DEPTH_MAX = 4
 
 
 class Option(Struct, frozen=True):
-    """name: dotted where it is inside another option. default: as one would write it in YAML; None
-    for an option that has none."""
+    """name: with dots if it is inside another option. default: as it is written in YAML, or None."""
 
     name: str
     type: str
@@ -41,7 +40,7 @@ class Option(Struct, frozen=True):
 
 
 def options(model: type[BaseModel]) -> list[Option]:
-    """All options of a config model, nested ones after the option that holds them."""
+    """All options of a config model. Nested options follow the option that contains them."""
     schema = model.model_json_schema(mode="validation")
     return list(_options(schema, schema.get("$defs", {}), "", _defaults(model)))
 
@@ -68,7 +67,7 @@ def _options(
 
 
 def _nested(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
-    """The models inside an option, with how one gets at them: `.key`, `[].key`, `.NAME.key`."""
+    """The models inside an option, with the path to them: `.key`, `[].key`, `.NAME.key`."""
     if "$ref" in schema:
         yield defs[schema["$ref"].rpartition("/")[2]], ""
     for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
@@ -76,12 +75,12 @@ def _nested(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[tupl
     if isinstance(schema.get("items"), dict):
         yield from ((inner, f"[]{suffix}") for inner, suffix in _nested(schema["items"], defs))
     if isinstance(schema.get("additionalProperties"), dict):
-        found = _nested(schema["additionalProperties"], defs)
-        yield from ((inner, f".NAME{suffix}") for inner, suffix in found)
+        inner_models = _nested(schema["additionalProperties"], defs)
+        yield from ((inner, f".NAME{suffix}") for inner, suffix in inner_models)
 
 
 def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
-    """A JSON Schema's type in words that a user of YAML knows."""
+    """A type of JSON Schema in the words of YAML."""
     unit = _unit(schema)
     if unit:
         return unit
@@ -106,8 +105,8 @@ def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 
 def _unit(schema: Mapping[str, Any]) -> str | None:
-    """Whether it is a duration, a size or a rate: those say so in the schema of their text. An
-    option's own description hides that of its type, the pattern stays."""
+    """`duration`, `size` or `rate`, if the option is one. The schema of these types has a description and
+    a pattern; if the option has its own description, only the pattern remains."""
     for choice in (schema, *schema.get("anyOf", ())):
         if choice.get("description") in _UNITS:
             return _UNITS[choice["description"]]
@@ -119,19 +118,19 @@ def _unit(schema: Mapping[str, Any]) -> str | None:
 
 
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
-    """Python defaults by the name in YAML; those of factories too."""
-    made = {}
+    """Python defaults by the name in YAML, also those of factories."""
+    defaults = {}
     for name, field in model.model_fields.items():
         if not field.is_required():
             try:
-                made[field.alias or name] = field.get_default(call_default_factory=True)
-            except TypeError:  # A factory that wants the other fields.
+                defaults[field.alias or name] = field.get_default(call_default_factory=True)
+            except TypeError:  # A factory that takes the other fields.
                 continue
-    return made
+    return defaults
 
 
 def written(value: Any, type_: str) -> str | None:
-    """A default as one would write it; None for nothing worth writing."""
+    """A default as it is written in YAML. None for an empty default."""
     if value is None or value in ([], {}, ()):
         return None
     if isinstance(value, BaseModel):

@@ -1,4 +1,4 @@
-"""`dataflare plan`: the graph as it will run."""
+"""`dataflare plan`: show the plan of a workflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataflare.cli import answers, common, tables, terminal
 
 
 class Format(enum.StrEnum):
-    """How the plan is shown; each but `json` is a module of `planner.render`."""
+    """The format of the plan. Each except `json` is a module of `planner.render`."""
 
     TEXT = "text"
     MERMAID = "mermaid"
@@ -38,26 +38,26 @@ def plan(
     from dataflare.planner import plan as make_plan
 
     home = common.home_of(file)
-    made = make_plan(workflow, home=home)
-    view = made.view(made.count_splits(), made.listing_notes(home))
+    workflow_plan = make_plan(workflow, home=home)
+    view = workflow_plan.view(workflow_plan.count_splits(), workflow_plan.listing_notes(home))
     if json or format_ is Format.JSON:
         answers.print_json(view)
         return 0
     if format_ is Format.TEXT:
         _print_text(view)
     else:
-        drawn: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
-        print(drawn, end="")
+        drawing: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
+        print(drawing, end="")
     return 0
 
 
 def _print_text(view: dict[str, Any]) -> None:
     from dataflare.planner.render import text
 
-    drawn = text.render(view, width=tables.terminal_width())
+    plan_text = text.render(view, width=tables.terminal_width())
     if terminal.has_colour(sys.stdout):
         from dataflare.cli.colours import coloured_plan
 
-        terminal.console().print(coloured_plan(drawn), soft_wrap=True)
+        terminal.console().print(coloured_plan(plan_text), soft_wrap=True)
     else:
-        print(drawn, end="")
+        print(plan_text, end="")

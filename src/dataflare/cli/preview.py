@@ -1,4 +1,4 @@
-"""`dataflare preview`: the first rows that reach a step, writing nowhere."""
+"""`dataflare preview`: show the first rows that reach a step."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def preview(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> int:
-    """Show the first rows that reach a step. Nothing is written anywhere."""
+    """Show the first rows that reach a step. Nothing is written."""
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.cli import frames
     from dataflare.jobs.preview import look
 
-    seen = look(workflow, step, rows)
-    for name, doubts in seen.doubts.items():
+    result = look(workflow, step, rows)
+    for name, doubts in result.doubts.items():
         for doubt in doubts:
             terminal.print_warning(f"step '{name}': {doubt}")
     if json:
-        frames.write_ndjson(seen.rows)
+        frames.write_ndjson(result.rows)
         return 0
-    frames.print_frame(seen.rows)
-    for name, found in seen.found.items():
-        if found:
-            print(f"{name}: " + ", ".join(f"{what} {text}" for what, text in found.items()))
+    frames.print_frame(result.rows)
+    for name, findings in result.findings.items():
+        if findings:
+            print(f"{name}: " + ", ".join(f"{fact} {text}" for fact, text in findings.items()))
     return 0

@@ -1,8 +1,8 @@
-"""How this process treats memory while batches flow through it.
+"""Settings of memory allocators and of garbage collection for a run.
 
-Buffers of megabytes come and go at the same sizes. By default each one is handed back to the kernel
-and asked for again, and clearing the fresh pages takes a tenth of a run's processor time. Kept by
-each thread for itself they would add up instead: a tenth more memory, and again fresh pages.
+A run allocates and frees many buffers of several megabytes. By default each freed buffer is returned
+to the kernel, and clearing the new pages takes a tenth of a run's processor time. If each thread kept
+its own freed buffers, a run would need a tenth more memory, and again new pages.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_KEPT_BYTES = 32 << 20  # the most that glibc takes for a threshold
+_KEPT_BYTES = 32 << 20  # the highest threshold that glibc accepts
 _POLARS_ALLOCATOR = "_RJEM_MALLOC_CONF"
 _KEPT_BY_POLARS = "dirty_decay_ms:5000,muzzy_decay_ms:-1,oversize_threshold:0,narenas:{arenas}"
 
 
 def collect_seldom() -> None:
-    """Starting makes 150,000 objects and no garbage; looking for some takes a twentieth of the start."""
+    """Collect garbage less often. The start creates 150,000 objects and no garbage; with the default
+    thresholds the collections take 5 % of the start."""
     gc.set_threshold(200_000, 20, 20)
 
 
 def keep_freed_memory() -> None:
-    """Keep freed buffers for a few seconds, for the next batch. Before Polars is imported, whose
-    allocator reads its settings then; what the user has set is left as it is."""
+    """Keep freed buffers for a few seconds, for the next batch. Call it before Polars is imported, because
+    its allocator reads its settings then. Settings of the user are not changed."""
     arenas = max(1, (os.cpu_count() or 1) // 2)
     os.environ.setdefault(_POLARS_ALLOCATOR, _KEPT_BY_POLARS.format(arenas=arenas))
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):

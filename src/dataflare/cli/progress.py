@@ -1,7 +1,7 @@
-"""Show a run while it runs: a live view on a terminal, notices elsewhere, nothing with `--quiet`.
+"""Show the progress of a run: a live view on a terminal, notices elsewhere, nothing with `--quiet`.
 
-The engine's thread hands over a progress object a few times a second; drawing it happens in Rich's
-own thread, so that the engine never waits for a terminal.
+The engine's thread passes a progress object a few times a second. Rich draws it on another thread, so
+that the engine never waits for a terminal.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Says nothing: `--quiet`. said: the notices that have been shown."""
+    """Shows nothing, for `--quiet`. shown_notices: the notices that were shown."""
 
     def __init__(self) -> None:
-        self.said: set[str] = set()
+        self.shown_notices: set[str] = set()
 
     @staticmethod
     def of(workflow: Workflow, *, quiet: bool) -> Progress:
-        """The view that fits this terminal and this workflow."""
+        """The view for this terminal and this workflow."""
         if quiet:
             return Progress()
         if not terminal.is_terminal(sys.stderr):
@@ -39,15 +39,15 @@ class Progress:
         return None
 
     def listen(self, progress: Any) -> None:
-        """Take news of the run. Called by the engine's thread; must not wait."""
+        """Receive progress. Called by the engine's thread, so it must not wait."""
 
 
 class Notices(Progress):
     """One line for each notice, for logs."""
 
     def listen(self, progress: Any) -> None:
-        if progress.message and progress.message not in self.said:
-            self.said.add(progress.message)
+        if progress.message and progress.message not in self.shown_notices:
+            self.shown_notices.add(progress.message)
             self.note(progress.message)
 
     def note(self, message: str) -> None:

@@ -1,7 +1,7 @@
-"""`dataflare run`: run a workflow here and now, and say how it went.
+"""`dataflare run`: run a workflow in this process and report the result.
 
-Always true: with `--json` standard output is exactly one JSON object, whatever happened and whoever
-prints what during the run.
+Always true: with `--json` standard output is exactly one JSON object, whatever happens and whatever
+code prints during the run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(
     adopt: Annotated[
         bool,
         typer.Option(
-            "--adopt", help="Go on where another state folder stopped that wrote the destinations."
+            "--adopt", help="Continue the run of another state folder that wrote the destinations."
         ),
     ] = False,
     for_: Annotated[
@@ -67,8 +67,8 @@ def run(
 
 
 class Request(Struct):
-    """The command line of a run. workflow: what the file says, once it has been read; said: the
-    notices that were shown while it ran."""
+    """The command line of a run. workflow: None until the file has been read. shown_notices: the notices
+    that were shown during the run."""
 
     file: Path
     params: list[str] | None
@@ -81,11 +81,11 @@ class Request(Struct):
     quiet: bool
     adopt: bool = False
     workflow: Workflow | None = None
-    said: set[str] = field(default_factory=set)
+    shown_notices: set[str] = field(default_factory=set)
 
     def run(self, tell: Callable[[RunResult], None]) -> RunResult:
-        """Read the workflow and run it, showing progress as asked. tell: says how the run ended,
-        while it still holds its lock."""
+        """Read the workflow, run it and show its progress. tell: reports the result, while the run still
+        holds its lock."""
         for_s = common.seconds("--for", self.for_)
         keep_freed_memory()
         self.workflow = common.read_workflow(
@@ -97,12 +97,12 @@ class Request(Struct):
         home = common.home_of(self.file)
         for warning in move_old_state(home, self.workflow.name, self.file):
             terminal.print_warning(warning)
-        with ExitStack() as showing:
-            progress = showing.enter_context(Progress.of(self.workflow, quiet=self.quiet))
-            self.said = progress.said
+        with ExitStack() as view_stack:
+            progress = view_stack.enter_context(Progress.of(self.workflow, quiet=self.quiet))
+            self.shown_notices = progress.shown_notices
 
             def tell_alone(result: RunResult) -> None:
-                showing.close()
+                view_stack.close()
                 tell(result)
 
             options = RunOptions(
@@ -118,7 +118,7 @@ class Request(Struct):
 
 
 def _tell_people(request: Request, result: RunResult) -> None:
-    _report(result, request.said)
+    _report(result, request.shown_notices)
     if not request.quiet and result.status != "unread":
         from dataflare.cli import summary
 
@@ -128,28 +128,28 @@ def _tell_people(request: Request, result: RunResult) -> None:
 
 def _run_as_json(request: Request) -> int:
     started = time.monotonic()
-    with _stdout_kept() as answer:
-        told = False
+    with _stdout_redirected() as answer:
+        has_answered = False
 
         def tell(result: RunResult) -> None:
-            nonlocal told
-            _report(result, request.said)
-            told = True
+            nonlocal has_answered
+            _report(result, request.shown_notices)
+            has_answered = True
             answer(result.to_json())
 
         try:
             return request.run(tell).exit_status
         except BaseException as raised:
-            if not told:
+            if not has_answered:
                 name = request.workflow.name if request.workflow else None
                 answer(failure(answers.as_error(raised), name, time.monotonic() - started))
             raise
 
 
-def _report(result: RunResult, said: set[str]) -> None:
-    """Warnings not said yet, and the error, on standard error."""
+def _report(result: RunResult, shown_notices: set[str]) -> None:
+    """Print the error, and the warnings that were not shown yet, on standard error."""
     for warning in result.warnings:
-        if warning not in said:
+        if warning not in shown_notices:
             terminal.print_warning(warning)
     if result.error is not None:
         terminal.print_error(result.error)
@@ -158,7 +158,7 @@ def _report(result: RunResult, said: set[str]) -> None:
 def failure(
     error: DataFlareError, workflow: str | None = None, duration_s: float = 0.0
 ) -> dict[str, Any]:
-    """What `run --json` prints when there was no run to speak of."""
+    """The JSON of `run --json` if the run did not start."""
     return {
         "workflow": workflow,
         "run_id": None,
@@ -175,15 +175,15 @@ def failure(
 
 
 def print_failure(error: DataFlareError) -> None:
-    """The answer to a command line that is wrong."""
+    """Print the JSON for a wrong command line."""
     if not answers.is_given():
         answers.print_json(failure(error), indent=False)
 
 
 @contextmanager
-def _stdout_kept() -> Iterator[Any]:
-    """Send all that is written to standard output, by anybody, to standard error; give a function
-    that prints what came of the run to the real one."""
+def _stdout_redirected() -> Iterator[Any]:
+    """Redirect standard output to standard error, also for code of libraries. Yields a function that
+    prints the result to the real standard output."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

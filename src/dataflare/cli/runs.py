@@ -1,4 +1,4 @@
-"""`dataflare runs`: what ran here, and how it ended."""
+"""`dataflare runs`: the history of runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def runs(
             autocompletion=complete.workflows,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="Print the whole records as JSON.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most runs to list.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print complete records as JSON.")] = False,
 ) -> int:
-    """List what ran here, newest first."""
+    """List the runs of workflows, newest first."""
     records = _records(workflow, limit)
     if json:
         answers.print_json([record.to_json() for record in records])
@@ -34,9 +34,9 @@ def runs(
     if not records:
         print(f"nothing has run here yet ({common.home()})")
         return 0
-    named = () if workflow else ("workflow",)
-    columns = ("run", *named, "started", "took", "status", "rows read", "what happened")
-    rows = [_row(record, named=not workflow) for record in records]
+    name_column = () if workflow else ("workflow",)
+    columns = ("run", *name_column, "started", "took", "status", "rows read", "what happened")
+    rows = [_row(record, with_name=not workflow) for record in records]
     tables.print_table(columns, rows, right=("took", "rows read"))
     return 0
 
@@ -47,24 +47,24 @@ def _records(workflow: str | None, limit: int) -> list[RunRecord]:
 
     if workflow is not None:
         return list(RunLog(common.workflow_folder(workflow)).list(limit))
-    found = [
+    records = [
         record
         for name in common.known_workflows()
         for record in RunLog(common.home() / name).list(limit)
     ]
-    return sorted(found, key=lambda record: record.run_id, reverse=True)[:limit]
+    return sorted(records, key=lambda record: record.run_id, reverse=True)[:limit]
 
 
-def _row(record: RunRecord, *, named: bool) -> list[str]:
-    name = [record.workflow] if named else []
-    took = None
+def _row(record: RunRecord, *, with_name: bool) -> list[str]:
+    name = [record.workflow] if with_name else []
+    duration_s = None
     if record.ended_at or record.status == "running":
-        took = human.between(record.started_at, record.ended_at)
+        duration_s = human.between(record.started_at, record.ended_at)
     return [
         record.run_id,
         *name,
         human.moment(record.started_at),
-        human.span(took),
+        human.span(duration_s),
         record.status,
         human.count(rows_read(record.counts)),
         _story(record),
@@ -72,18 +72,18 @@ def _row(record: RunRecord, *, named: bool) -> list[str]:
 
 
 def rows_read(counts: Mapping[str, Any]) -> int | None:
-    """How many rows the sources gave: the steps into which none went. None when that is unknown."""
-    given = [
+    """The number of rows from sources, which are the steps without input rows. None if it is unknown."""
+    rows_out = [
         step.get("rows_out")
         for step in counts.values()
         if isinstance(step, Mapping) and step.get("rows_in") == 0
     ]
-    known = [rows for rows in given if isinstance(rows, int)]
-    return sum(known) if known else None
+    row_counts = [rows for rows in rows_out if isinstance(rows, int)]
+    return sum(row_counts) if row_counts else None
 
 
 def _story(record: RunRecord) -> str:
-    """What is worth a word: where it began, why it failed."""
+    """The checkpoint that the run resumed, and the error that ended it."""
     parts = []
     if record.resumed_from is not None:
         parts.append(f"resumed from checkpoint {record.resumed_from}")

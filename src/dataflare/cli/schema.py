@@ -27,10 +27,10 @@ def schema() -> int:
 
 def _configs(types: Iterable[str], find: Callable[[str], type[Any]]) -> dict[str, Any]:
     """Config models by type, without the types whose library is not installed."""
-    made = {}
+    configs = {}
     for type_ in types:
         try:
-            made[type_] = find(type_).Config
+            configs[type_] = find(type_).Config
         except ConfigError:
             continue
-    return made
+    return configs

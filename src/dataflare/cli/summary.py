@@ -1,6 +1,7 @@
-"""What a run did, for people, on standard error when it is over.
+"""The summary of a run, on standard error when it ends.
 
-On a terminal a few lines: what was read and written, how fast, where to look next. In a log one line.
+On a terminal it has a few lines: rows read and written, speed, and what to do next. In a log it is one
+line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ENDINGS = {
 
 
 def print_summary(result: RunResult, workflow: Workflow) -> None:
-    """Say how the run went."""
+    """Print the summary."""
     steps = result.to_json()["steps"]
     if terminal.is_terminal(sys.stderr):
         _print_lines(result, workflow, steps)
@@ -44,18 +45,18 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
         facts.append(f"{human.counted(rows_read, 'row')} read")
     for name in list(workflow.destinations)[:_NAMED_MAX]:
         rows = _count(steps, name, "rows_in")
-        what = "written" if rows is None else f"{human.counted(rows, 'row')} written"
-        facts.append(f"{what} to {where(name, result.published.get(name, {}))}")
+        written = "written" if rows is None else f"{human.counted(rows, 'row')} written"
+        facts.append(f"{written} to {where(name, result.published.get(name, {}))}")
     more = len(workflow.destinations) - _NAMED_MAX
     if more > 0:
         facts.append(f"and {human.counted(more, 'more destination')}")
     facts += [
-        f"{human.count(rows)} {what[:-1] if rows == 1 and what.endswith('s') else what}"
-        for what, rows in _losses(steps).items()
+        f"{human.count(rows)} {written[:-1] if rows == 1 and written.endswith('s') else written}"
+        for written, rows in _losses(steps).items()
     ]
     facts += result.notes
     if result.status in ("stopped", "interrupted"):
-        facts.append("the same command goes on from the last checkpoint")
+        facts.append("the same command resumes from the last checkpoint")
     return f"{workflow.name}: {', '.join(facts)}"
 
 
@@ -90,33 +91,33 @@ def _rows(
         published = result.published.get(name, {})
         size = f" ({human.size(published['bytes'])})" if published.get("bytes") else ""
         place = where(name, published)
-        told = "" if place == name else f"{place}{size}"
-        yield "wrote", name, human.count(_count(steps, name, "rows_in")), told
+        place_text = "" if place == name else f"{place}{size}"
+        yield "wrote", name, human.count(_count(steps, name, "rows_in")), place_text
     for name, counts in steps.items():
-        for what, rows in _losses({name: counts}).items():
-            yield what, name, human.count(rows), ""
+        for loss, rows in _losses({name: counts}).items():
+            yield loss, name, human.count(rows), ""
 
 
 def _next(result: RunResult, workflow: Workflow) -> Iterator[str]:
-    """Where to look, and what the same command would do now."""
+    """Lines about what the user can do next."""
     if result.status in ("stopped", "interrupted"):
-        yield "run the same command again to go on from the last checkpoint"
+        yield "run the same command again to resume from the last checkpoint"
     elif result.status == "failed":
-        yield f"when the cause is gone, the same command goes on; dataflare checkpoints {workflow.name}"
+        yield f"fix the cause, then the same command resumes the run; see dataflare checkpoints {workflow.name}"
     yield f"see also: dataflare runs {workflow.name}"
 
 
 def where(name: str, published: Mapping[str, Any]) -> str:
-    """Where a destination's rows lie: `table t in shop.db`, a path as seen from here, its name."""
+    """Where a destination's rows are: `table t in shop.db`, a path, or the destination's name."""
     path, table = published.get("path"), published.get("table")
-    shown = _near(str(path)) if path else None
+    shown_path = _near(str(path)) if path else None
     if table:
-        return f"table {table} in {shown}" if shown else f"table {table}"
-    return shown or name
+        return f"table {table} in {shown_path}" if shown_path else f"table {table}"
+    return shown_path or name
 
 
 def _near(path: str) -> str:
-    """A path relative to the working directory when it lies in it."""
+    """A path, relative to the working directory if it is inside of it."""
     try:
         return str(Path(path).relative_to(os.getcwd()))
     except (ValueError, OSError):
@@ -128,21 +129,21 @@ def _ending(result: RunResult) -> str:
     return ending.format(human.span(result.duration_s))
 
 
-def _count(steps: Mapping[str, Any], name: str, what: str) -> int | None:
-    count = steps.get(name, {}).get(what)
+def _count(steps: Mapping[str, Any], name: str, counter: str) -> int | None:
+    count = steps.get(name, {}).get(counter)
     return count if isinstance(count, int) else None
 
 
 def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
-    """Rows that did not arrive, by what became of them."""
-    made = {}
-    for what in ("errors", "dead_letters", "late"):
-        counts = [_count(steps, name, what) or 0 for name in steps]
+    """Rows that were not written, by the reason."""
+    losses = {}
+    for counter in ("errors", "dead_letters", "late"):
+        counts = [_count(steps, name, counter) or 0 for name in steps]
         if sum(counts):
-            made[what.replace("_", " ")] = sum(counts)
-    return made
+            losses[counter.replace("_", " ")] = sum(counts)
+    return losses
 
 
-def _total(names: Iterable[str], steps: Mapping[str, Any], what: str) -> int | None:
-    counts = [_count(steps, name, what) for name in names]
+def _total(names: Iterable[str], steps: Mapping[str, Any], counter: str) -> int | None:
+    counts = [_count(steps, name, counter) for name in names]
     return None if None in counts else sum(count for count in counts if count is not None)

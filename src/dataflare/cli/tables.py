@@ -1,7 +1,7 @@
 """Tables without frames, on standard output.
 
-Into a pipe each row is one line, however long. On a terminal the last column wraps, for that is where
-sentences stand; the others keep their lines, so that what belongs together can be read and copied.
+In a pipe each row is one line of any length. On a terminal the last column is wrapped, because it has
+the long texts. Other columns are not wrapped, so that their values can be copied.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NARROWEST = 24
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[str] = ()
 ) -> None:
-    """columns: the headings; none for none. right: the headings of columns of numbers. A heading or
-    a cell may have several lines."""
-    made = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    for line in lines(columns, made, right, width=terminal_width(), heading=terminal.bold):
+    """Print a table. columns: the headings; may be empty. right: the headings of columns of numbers. A
+    heading or a cell may have several lines."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    for line in lines(columns, cells, right, width=terminal_width(), heading=terminal.bold):
         print(line)
 
 
 def terminal_width() -> int | None:
-    """How wide a line may be; None where nobody looks at it."""
+    """The width of the terminal. None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if terminal.is_terminal(sys.stdout) else None
 
 
@@ -46,29 +46,31 @@ def lines(
     count = len(columns) or max(map(len, rows), default=0)
     cells = [*([columns] if columns else []), *rows]
     widths = [max((cell_width(row[i]) for row in cells), default=0) for i in range(count)]
-    last = None
+    last_width = None
     if width is not None and count:
-        last = max(_NARROWEST, width - sum(widths[:-1]) - len(_GAP) * (count - 1))
-        widths[-1] = min(widths[-1], last)
+        last_width = max(_NARROWEST, width - sum(widths[:-1]) - len(_GAP) * (count - 1))
+        widths[-1] = min(widths[-1], last_width)
     to_right = [bool(columns) and columns[i] in right for i in range(count)]
     if columns:
-        yield from (heading(line) for line in _row(columns, widths, to_right, last))
+        yield from (heading(line) for line in _row(columns, widths, to_right, last_width))
         yield "─" * (sum(widths) + len(_GAP) * (count - 1))
     for row in rows:
-        yield from _row(row, widths, to_right, last)
+        yield from _row(row, widths, to_right, last_width)
 
 
 def cell_width(text: str) -> int:
-    """How many places of a terminal the widest line of a text takes."""
+    """The width of a text's widest line, in character cells of a terminal."""
     return max((sum(map(_places, line)) for line in text.split("\n")), default=0)
 
 
 def _row(
-    cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], last: int | None
+    cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], last_width: int | None
 ) -> Iterator[str]:
     parts = [cell.split("\n") for cell in cells]
-    if last is not None:
-        parts[-1] = [piece for line in parts[-1] for piece in textwrap.wrap(line, last) or [""]]
+    if last_width is not None:
+        parts[-1] = [
+            piece for line in parts[-1] for piece in textwrap.wrap(line, last_width) or [""]
+        ]
     for number in range(max(map(len, parts))):
         line = (part[number] if number < len(part) else "" for part in parts)
         padded = [

@@ -1,7 +1,7 @@
-"""Where the command line writes: rows and answers to standard output, all else to standard error.
+"""Output of the command line: results go to standard output, everything else to standard error.
 
-Rich takes 40 ms to import, so the error block is coloured by hand and Rich comes only with tables
-and live views.
+The import of Rich takes 40 ms. So error blocks are coloured without it, and only live views and
+summaries import it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 show_tracebacks = False
-"""`--debug`."""
+"""Whether `--debug` is set."""
 
 _RED, _BLUE, _CYAN, _YELLOW, _BOLD, _OFF = (
     f"\x1b[{code}m" for code in ("1;31", "1;34", "36", "1;33", "1", "0")
@@ -27,7 +27,7 @@ _GUTTER = re.compile(r"^(\s*\d* (?:\||-->))")
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody is looking at this stream."""
+    """Whether this stream is a terminal."""
     try:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:
@@ -35,12 +35,12 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether to colour what is written there (https://no-color.org)."""
+    """Whether to colour text for this stream (https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def print_error(error: DataFlareError) -> None:
-    """The error's block, or blocks, on standard error; the traceback before it if asked for."""
+    """Print the error's block or blocks on standard error, with `--debug` after its traceback."""
     if show_tracebacks:
         import traceback
 
@@ -50,14 +50,14 @@ def print_error(error: DataFlareError) -> None:
 
 
 def print_warning(text: str) -> None:
-    """One line of warning on standard error."""
+    """Print a warning as one line on standard error."""
     colour = has_colour(sys.stderr)
     say(f"{_YELLOW}warning{_OFF}: {text}" if colour else f"warning: {text}")
 
 
 def say(text: str) -> None:
-    """A line on standard error, without secrets. One that cannot be written is lost: there is
-    nowhere to say so."""
+    """Print a line on standard error, without secrets. If it cannot be written, it is lost, because
+    there is no other place for it."""
     try:
         print(redact(text), file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -80,29 +80,29 @@ def _colour_line(line: str) -> str:
     gutter = _GUTTER.match(line)
     if gutter is None:
         return line
-    rest = line[gutter.end() :]
-    if rest.strip() and set(rest) <= {" ", "^"}:
-        rest = f"{_RED}{rest}{_OFF}"
-    return f"{_BLUE}{gutter.group()}{_OFF}{rest}"
+    text = line[gutter.end() :]
+    if text.strip() and set(text) <= {" ", "^"}:
+        text = f"{_RED}{text}{_OFF}"
+    return f"{_BLUE}{gutter.group()}{_OFF}{text}"
 
 
 def bold(text: str) -> str:
-    """A heading on standard output, in bold where that can be seen."""
+    """A heading for standard output, in bold if it is a terminal with colours."""
     return f"{_BOLD}{text}{_OFF}" if has_colour(sys.stdout) else text
 
 
 def print_heading(text: str) -> None:
-    """A heading's line."""
+    """Print a heading."""
     print(bold(text))
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A Rich console that marks up and highlights only what it is told to."""
+    """A Rich console without automatic markup and highlighting."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def point_stdout_nowhere() -> None:
-    """After a broken pipe: let whatever is still buffered vanish without a word."""
+    """After a broken pipe: discard the text that is still in the buffer."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`dataflare test`: run the tests that stand in a workflow file, writing nothing and reaching nothing."""
+"""`dataflare test`: run the tests in a workflow file, without connecting to systems."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ def run_tests(
     overlay: common.Overlays = None,
     env: common.Env = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Write what came over what was expected, in the file.")
+        bool, typer.Option("--update", help="Replace expected rows in the file by the actual rows.")
     ] = False,
     junit: Annotated[
         Path | None,
-        typer.Option("--junit", metavar="FILE", help="Write the outcome as JUnit XML."),
+        typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML."),
     ] = None,
     json: common.Json = False,
 ) -> int:
-    """Run a workflow's tests: given rows in, expected rows out. No system is reached.
+    """Run a workflow's tests: given rows in, expected rows out. It connects to no system.
 
     A file that `validate` refuses is refused here too. A test whose rows are wrong fails, and the
-    others run.
+    other tests run.
     """
-    done = _Tests(file, param, sets, overlay, env)
+    tests = _Tests(file, param, sets, overlay, env)
     try:
-        done.run(quiet=json or update)
+        tests.run(quiet=json or update)
         if update:
             try:
-                done.results = _update(file, done.workflow.tests, done.results)
+                tests.results = _update(file, tests.workflow.tests, tests.results)
             finally:
-                for result in done.results if not json else ():
+                for result in tests.results if not json else ():
                     _print_result(result)
     except DataFlareError as error:
         if junit is not None:
             from dataflare.jobs.workflow_test import CaseResult
 
             whole = CaseResult(f"{file} as a whole", 0.0, error=error)
-            write_junit(junit, done.name, [*done.results, whole])
+            write_junit(junit, tests.name, [*tests.results, whole])
         raise
     if junit is not None:
-        write_junit(junit, done.name, done.results)
+        write_junit(junit, tests.name, tests.results)
     if json:
-        _print_json(done.name, done.results)
+        _print_json(tests.name, tests.results)
     else:
-        _print_end(file, done.results)
-    return done.exit_status
+        _print_end(file, tests.results)
+    return tests.exit_status
 
 
 class _Tests:
-    """The tests of a file, run one after the other, and how they went."""
+    """Runs the tests of a file one after the other, and collects the results."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class _Tests:
 
     @property
     def exit_status(self) -> int:
-        """2 where the file is wrong, 1 where a test failed."""
+        """2 if the file is wrong, 1 if a test failed, else 0."""
         errors = [each.error for each in self.results if each.error is not None]
         worst = max((error.exit_status for error in errors), default=0)
         return max(worst, int(any(each.status == "failed" for each in self.results)))
 
     def run(self, *, quiet: bool) -> None:
-        """Run them all. Raises what is wrong with the file itself."""
+        """Run all tests. Raises the errors of the file."""
         from dataflare.jobs.workflow_test import CaseResult, run_test
 
         self.workflow = self._read(self.params)
@@ -111,25 +111,25 @@ class _Tests:
     def _read_for(self, case: WorkflowTest) -> Workflow:
         if not case.params:
             return self.workflow
-        own = [f"{name}={value}" for name, value in case.params.items()]
-        return self._read([*(self.params or ()), *own])
+        case_params = [f"{name}={value}" for name, value in case.params.items()]
+        return self._read([*(self.params or ()), *case_params])
 
     def _read(self, params: list[str] | None) -> Workflow:
-        """The workflow. Environment variables that only sources and destinations need may be missing:
-        those steps are replaced."""
+        """Read the workflow. Environment variables that only sources and destinations use may be missing,
+        because tests replace these steps."""
         try:
             workflow = self._loaded(params)
         except DataFlareError as error:
             missing = _missing(error)
             if not missing:
                 raise
-            before = dict(os.environ)
+            old_environment = dict(os.environ)
             os.environ.update(dict.fromkeys(missing, _STAND_IN))
             try:
                 workflow = self._loaded(params)
             finally:
                 os.environ.clear()
-                os.environ.update(before)
+                os.environ.update(old_environment)
             steps = [*(step.config for step in workflow.transformations.values())]
             steps += [test.node for test in workflow.tests]
             if any(_STAND_IN in text for step in steps for text in _texts(step)):
@@ -142,25 +142,25 @@ class _Tests:
 
 
 def _check(workflow: Workflow) -> None:
-    """Raise what is wrong with the file, except in steps that lack an environment variable: their
-    systems are not reached."""
+    """Raise the errors of the file, except those of steps whose environment variable is missing, because
+    tests do not connect to their systems."""
     from dataflare.planner import check
 
     try:
         check(workflow, inputs=False)
     except DataFlareError as error:
-        standing_in = {
+        incomplete_steps = {
             step.name
             for step in workflow.steps()
             if any(_STAND_IN in text for text in _texts(step.config))
         }
-        raise_all([each for each in error.each if each.step not in standing_in])
+        raise_all([each for each in error.each if each.step not in incomplete_steps])
 
 
 def _missing(error: DataFlareError) -> list[str]:
-    """The environment variables that are missing, if nothing else is wrong."""
-    found = [_NOT_SET.fullmatch(each.message) for each in error.each]
-    return [match.group(1) for match in found if match] if all(found) else []
+    """The missing environment variables, if there are no other errors."""
+    matches = [_NOT_SET.fullmatch(each.message) for each in error.each]
+    return [match.group(1) for match in matches if match] if all(matches) else []
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -168,7 +168,7 @@ def _texts(node: Any) -> Iterator[str]:
         yield node
     elif isinstance(node, Mapping):
         for name, each in node.items():
-            # The table of a lookup is given, too.
+            # The test also gives the table of a lookup.
             if name != "source":
                 yield from _texts(each)
     elif isinstance(node, list):
@@ -179,26 +179,26 @@ def _texts(node: Any) -> Iterator[str]:
 def _update(
     file: Path, tests: Sequence[WorkflowTest], results: Sequence[CaseResult]
 ) -> list[CaseResult]:
-    """Rewrite the expectations that did not hold. Returns the results as they are then."""
+    """Rewrite the expectations that did not hold. Returns the results after this."""
     from dataflare.jobs.compare import revised
     from dataflare.jobs.rewrite_tests import rewritten
 
     changes = {}
-    made = []
+    updated_results = []
     for case, result in zip(tests, results, strict=True):
-        wrong = [name for name, found in result.differences.items() if found]
-        for name in wrong:
+        failed_names = [name for name, differences in result.differences.items() if differences]
+        for name in failed_names:
             if case.spot is None or Path(case.spot.file) != file:
                 raise WorkflowError(
-                    f"test '{case.name}' does not stand in '{file}' itself",
+                    f"test '{case.name}' is not in '{file}'",
                     code="E0116",
                     spot=case.spot,
-                    help="run dataflare test --update on the file in which it stands",
+                    help="run dataflare test --update on the file that has it",
                 )
             changes[case.spot.line, name] = revised(
                 case.expect[name], result.actual[name], name, ordered=case.ordered
             )
-        made.append(replace(result, updated=bool(wrong)))
+        updated_results.append(replace(result, updated=bool(failed_names)))
     if changes:
         from dataflare.checkpoint.files import write_whole, writing
 
@@ -211,7 +211,7 @@ def _update(
         with writing("the workflow file"):
             write_whole(file.resolve(), mark + text.encode())
             file.chmod(mode)
-    return made
+    return updated_results
 
 
 _WORDS = {"passed": "ok     ", "updated": "updated", "failed": "FAIL   ", "error": "FAIL   "}
@@ -221,11 +221,11 @@ def _print_result(result: CaseResult) -> None:
     print(f"{_WORDS[result.status]} {result.name}  ({human.span(result.duration_s)})")
     if result.error is not None:
         terminal.print_error(result.error)
-    for name, found in result.differences.items():
-        if found:
+    for name, differences in result.differences.items():
+        if differences:
             print()
-            print(f"  {name}: {counted(found)}")
-            for line in table(found):
+            print(f"  {name}: {counted(differences)}")
+            for line in table(differences):
                 print(f"    {line}")
     for line in result.failed_rows if result.status != "passed" else ():
         print(f"  {redact(line)}")
@@ -240,10 +240,10 @@ def _print_end(file: Path, results: Sequence[CaseResult]) -> None:
     counts = {status: sum(each.status == status for each in results) for status in _WORDS}
     updated = counts["updated"]
     failed = counts["failed"] + counts["error"]
-    said = [f"{counts['passed']} passed", *([f"{updated} updated"] if updated else ())]
-    print(f"{human.counted(len(results), 'test')}: {', '.join(said)}, {failed} failed")
+    texts = [f"{counts['passed']} passed", *([f"{updated} updated"] if updated else ())]
+    print(f"{human.counted(len(results), 'test')}: {', '.join(texts)}, {failed} failed")
     if updated:
-        print(f"{file} now expects what came; look at the difference before you keep it")
+        print(f"{file} now expects the actual rows; check the changes before you keep them")
 
 
 def _print_json(name: str, results: Sequence[CaseResult]) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, said like any other error of ours (E0120)."""
+"""Errors of the command line as DataFlare errors (E0120)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _LATER = {
     *("deploy", "logs", "pause", "resume", "savepoint", "server", "start", "state", "status"),
     *("stop", "top"),
 }
-"""Commands of the format that this version has not got yet; they are refused by name."""
+"""Commands of the format that this version does not have yet. They are refused by name."""
 _LATER_OPTIONS = {
     "--from": "leave it out: an unfinished run resumes from its latest checkpoint by itself"
 }
-"""Options likewise, and what to do instead."""
+"""Options that this version does not have yet, and what to do instead."""
 
 
 def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
-    """Typer's complaint about the command line as our error; None for any other exception.
+    """Typer's error about the command line as a WorkflowError. None for any other exception.
 
-    Typer's exception classes are private and have moved between versions, so they are known by what
-    they can do: each formats its message.
+    Typer's exception classes are private and have moved between versions, so they are recognised by
+    their method `format_message`.
     """
     if not hasattr(raised, "format_message"):
         return None
@@ -48,13 +48,13 @@ def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
 
 
 def bad_usage(
-    message: str, path: str = "dataflare", typed: str = "", known: Iterable[str] = ()
+    message: str, path: str = "dataflare", typed: str = "", valid_words: Iterable[str] = ()
 ) -> WorkflowError:
-    """A usage error. typed: the word that is wrong; known: the words that would be right."""
+    """A usage error. typed: the wrong word. known: the valid words."""
     return WorkflowError(
         message,
         code=USAGE,
-        help=did_you_mean(typed, known) or f"'{path} --help' shows what can be said",
+        help=did_you_mean(typed, valid_words) or f"see '{path} --help'",
     )
 
 

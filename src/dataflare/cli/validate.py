@@ -1,7 +1,7 @@
-"""`dataflare validate`: is the file right, as far as can be known without a network.
+"""`dataflare validate`: check a file, as far as this is possible without a network.
 
-Always true: what could not be checked is said, with the reason, so that `ok` never means more than it
-says.
+Always true: everything that could not be checked is listed with the reason, so that the meaning of `ok`
+is exact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(Struct):
-    """How it went with one file. workflow, steps: its name and how many it has, once read."""
+    """The result for one file. workflow, steps: its name and its number of steps, after it was read."""
 
     file: Path
     workflow: str | None = None
@@ -57,13 +57,13 @@ def validate(
     overlay: common.Overlays = None,
     env: common.Env = None,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Ask the systems too, for what only they know.")
+        bool, typer.Option("--connect", help="Connect to systems too, for checks that need them.")
     ] = False,
     json: common.Json = False,
 ) -> int:
     """Check workflow files: syntax, names, types, expressions, connector config. No network.
 
-    Says what could not be checked, and why.
+    It lists what could not be checked, and why.
     """
     outcomes, worst = [], 0
     for file in files:
@@ -97,15 +97,15 @@ def _answer(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _print(outcome: Outcome, *, json: bool) -> None:
-    """A line for the file, one for each thing that was found or could not be checked."""
+    """Print a line for the file, and a line for each finding and for each check that was not possible."""
     for doubt in _doubts(outcome.checked):
         terminal.print_warning(doubt)
     if json or outcome.checked is None:
         return
     steps = f"{outcome.steps} step{'s' * (outcome.steps != 1)}"
     print(f"ok  {outcome.file}  ({outcome.workflow}: {steps})")
-    for name, found in outcome.checked.findings.items():
-        print(f"    {name}: " + ", ".join(f"{what} {text}" for what, text in found.items()))
+    for name, findings in outcome.checked.findings.items():
+        print(f"    {name}: " + ", ".join(f"{fact} {text}" for fact, text in findings.items()))
     for each in outcome.checked.unchecked:
         print(f"    not checked: {each.what}: {each.why}")
 

@@ -1,8 +1,8 @@
 """The expression language: SQL expressions in workflow files, parsed, typed, and lowered to Polars.
 
-Never reads a row itself, never runs Python per row, never raises for one: a lowered expression gives
-a value and an error mask.
-Leans on model (types, text with places) and sqlglot; the meaning is DuckDB's.
+It does not read rows, does not run Python for each row, and does not raise for a row: a lowered
+expression has a value and an error mask. It depends on `model` (types, text with places) and sqlglot.
+Expressions mean the same as in DuckDB.
 """
 
 from dataflare.expr.lowered import Lowered

@@ -1,6 +1,6 @@
-"""How each aggregate keeps its state: from rows to a partial, from partials to one, to the result.
+"""The state of each aggregate: rows become a partial, partials become one partial, this becomes the result.
 
-Always true: merging partials of any split of the rows gives what one partial of all gives (first,
+Always true: partials of any parts of the rows merge to the same state as one partial of all rows (first,
 last and list: in the order of the partials); a state's columns survive Arrow IPC.
 """
 
@@ -24,7 +24,7 @@ _LIMB = 10**19
 
 
 class AggregateCall(Struct, frozen=True):
-    """One aggregate in the measures: which, over which input columns, its state columns."""
+    """One aggregate in the measures: its name, its input columns, its state columns."""
 
     name: str
     inputs: tuple[str, ...]
@@ -34,7 +34,7 @@ class AggregateCall(Struct, frozen=True):
     options: tuple[Any, ...] = ()
     distinct: bool = False
     directions: tuple[tuple[bool, bool], ...] = ()
-    """Of an ORDER BY, whose values are the inputs behind the first one: descending, NULLs first."""
+    """For each value of an ORDER BY: descending, NULLs first. The values are the inputs after the first."""
 
 
 Exprs = Sequence[pl.Expr]
@@ -62,22 +62,22 @@ def state_types(call: AggregateCall) -> Sequence[DataType]:
 
 
 def partial(call: AggregateCall) -> list[pl.Expr]:
-    made = kind_of(call).partial(call, [pl.col(name) for name in call.inputs])
-    return [expr.alias(name) for expr, name in zip(made, call.state, strict=True)]
+    expressions = kind_of(call).partial(call, [pl.col(name) for name in call.inputs])
+    return [expr.alias(name) for expr, name in zip(expressions, call.state, strict=True)]
 
 
 def merge(call: AggregateCall) -> list[pl.Expr]:
-    made = kind_of(call).merge(call, [pl.col(name) for name in call.state])
-    return [expr.alias(name) for expr, name in zip(made, call.state, strict=True)]
+    expressions = kind_of(call).merge(call, [pl.col(name) for name in call.state])
+    return [expr.alias(name) for expr, name in zip(expressions, call.state, strict=True)]
 
 
 def finish(call: AggregateCall) -> Lowered:
-    made = kind_of(call).finish(call, [pl.col(name) for name in call.state])
-    return made if isinstance(made, Lowered) else Lowered(made)
+    finished = kind_of(call).finish(call, [pl.col(name) for name in call.state])
+    return finished if isinstance(finished, Lowered) else Lowered(finished)
 
 
 def _some(x: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """The value, null where the group has none that is not null."""
+    """The value, null if all values of the group are null."""
     return pl.when(x.count() > 0).then(value)
 
 
@@ -143,7 +143,7 @@ def _sum_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
 
 
 def _joined(s: Exprs) -> tuple[pl.Expr, pl.Expr]:
-    """The two halves as one number: near it, and exactly where it is below 1.5e38."""
+    """The two halves as one number: approximately, and exactly if it is below 1.5e38."""
     near = s[0].cast(pl.Float64) * float(_LIMB) + s[1].cast(pl.Float64)
     return near, s[0].to_physical() * pl.lit(_LIMB, dtype=pl.Int128) + s[1].to_physical()
 
@@ -192,7 +192,7 @@ def _moments_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
 
 
 def _moments_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
-    """Chan, Golub and LeVeque, 1979: the mean by weights, the squares plus what the means differ."""
+    """Weighted mean, and squares plus the differences of the means (Chan, Golub and LeVeque, 1979)."""
     count, mean, squares = s
     some = count > 0
     total = count.sum()
@@ -253,16 +253,16 @@ def _quantile_disc(call: AggregateCall, s: Exprs) -> pl.Expr:
 
 def _ordered(call: AggregateCall, s: Exprs) -> tuple[pl.Expr, pl.Expr]:
     ordered = s[0].list.sort()
-    last = s[0].list.len().cast(pl.Int64) - 1
-    return ordered, last.clip(lower_bound=0).cast(pl.Float64) * float(call.options[0])
+    last_index = s[0].list.len().cast(pl.Int64) - 1
+    return ordered, last_index.clip(lower_bound=0).cast(pl.Float64) * float(call.options[0])
 
 
 def _arg_best(largest: bool) -> Kind:
-    """arg_max, arg_min: the value and what it goes by; rows where one is NULL are left out."""
+    """arg_max, arg_min: the value and its key. Rows with a NULL in either are left out."""
 
     def step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
-        known = x[0].is_not_null() & x[1].is_not_null()
-        value, key = x[0].filter(known), x[1].filter(known)
+        both_set = x[0].is_not_null() & x[1].is_not_null()
+        value, key = x[0].filter(both_set), x[1].filter(both_set)
         ordered = value.sort_by(key, descending=largest, maintain_order=True)
         if call.types[1].is_float:  # max_by does not take NaN for the greatest
             return [ordered.first(), key.nan_max() if largest else key.min()]
@@ -281,7 +281,7 @@ def _truth(every: bool) -> Kind:
 
 
 def _distinct_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
-    """In the order of their first rows; a list has a NULL too."""
+    """Distinct values in the order of their first rows. A list also has NULL."""
     values = x[0] if call.name == "list" else x[0].drop_nulls()
     return [values.unique(maintain_order=True).implode()]
 
@@ -295,7 +295,7 @@ def _distinct_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
     if call.name == "count":
         return s[0].list.len().cast(pl.Int64).fill_null(0)
     if call.name in ("sum", "avg"):
-        # In one order, so that floats add up to the same in every split of the rows.
+        # In a fixed order, so that a sum of floats does not depend on how rows were split.
         values = s[0].list.sort()
         parts = [values.list.eval(x).list.first() for x in _sum_partial(call, [pl.element()])]
         if call.name == "sum":

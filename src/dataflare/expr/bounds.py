@@ -1,7 +1,7 @@
-"""How large an expression may be, and what is said when it is larger.
+"""The bounds of an expression's size, and the errors for larger ones.
 
-Reading takes time for each token, and everything after it goes through the tree by recursion, so both
-are bounded. What is inside of the bounds is read within about a second.
+Parsing takes time for each token, and later steps walk the tree by recursion. So the length and the depth
+are bounded. An expression within the bounds is parsed within about a second.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 CHARACTERS_MAX = 100_000
 BRACKETS_MAX = 200
-"""Brackets, CASE and prefixes, one inside of the other."""
+"""Nested brackets, CASE and prefixes."""
 DEPTH_MAX = 1_000
-"""Operations, each over the result of the one before. AND and OR do not count: they are balanced."""
+"""Nested operations. AND and OR are not counted, because they are balanced."""
 
 _SPLIT = "derive parts of it as columns in a `map` step, and use those"
 _OPENING, _CLOSING = {"(", "[", "{", "case"}, {")", "]", "}", "end"}
@@ -43,7 +43,7 @@ def check_length(source: SourceText) -> None:
 
 
 def check_brackets(source: SourceText, tokens: Sequence[Token]) -> None:
-    """Raises ExpressionError (E0209). Lets Python go as deep as these tokens need."""
+    """Raises ExpressionError (E0209). Raises Python's recursion limit as these tokens need."""
     depth = prefixes = deepest = 0
     for token in tokens:
         word = token.text.lower() if len(token.text) <= 4 else ""
@@ -74,13 +74,15 @@ def check_depth(source: SourceText, ast: Ast) -> None:
 
 
 def allow(frames: int) -> None:
-    """Raise Python's limit of nested calls where an expression needs more; it is never lowered, since
-    another thread may be that deep."""
+    """Raise Python's recursion limit if an expression needs more. It is never lowered, because another
+    thread may be that deep."""
     if frames > 500 and sys.getrecursionlimit() < frames + 1_000:
         sys.setrecursionlimit(frames + 1_000)
 
 
-def _too_deep(source: SourceText, span: tuple[int, int], what: str, most: int) -> ExpressionError:
+def _too_deep(
+    source: SourceText, span: tuple[int, int], nested: str, maximum: int
+) -> ExpressionError:
     return problem(
-        source, span, problems.TOO_LARGE, f"more than {most:,} {what}, one inside of the other", help=_SPLIT
+        source, span, problems.TOO_LARGE, f"more than {maximum:,} {nested}, one inside of the other", help=_SPLIT
     )  # fmt: skip

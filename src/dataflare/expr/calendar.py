@@ -1,6 +1,6 @@
-"""Calendar arithmetic that never panics: times far outside of history are null, not exceptions.
+"""Calendar arithmetic that never panics: times beyond 200,000 years are null and raise no exception.
 
-Always true: Polars' calendar functions are only given what `in_range` let through.
+Always true: Polars' calendar functions receive only values that `in_range` allows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _YEARS = 200_000
 _DAYS = _YEARS * 365
 _SECONDS = _DAYS * 86_400
 TICKS = {"s": 1_000, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-"""Ticks in a second of a column; seconds are held as milliseconds."""
+"""Ticks per second of a column. Seconds are stored as milliseconds."""
 
 
 NS_RANGE_US = 9_223_372_036_854_774
-"""The farthest microsecond from 1970 that nanoseconds in 64 bits can name."""
+"""The largest distance from 1970, in microseconds, that 64 bits of nanoseconds can represent."""
 
 
 def in_range(value: pl.Expr, type_: DataType) -> pl.Expr:
@@ -32,13 +32,13 @@ def in_range(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 def local(value: pl.Expr, type_: DataType) -> pl.Expr:
     """The wall clock of the type's zone, as a naive value in range."""
-    kept = in_range(value, type_)
-    return kept if type_.timezone is None else kept.dt.replace_time_zone(None)
+    bounded = in_range(value, type_)
+    return bounded if type_.timezone is None else bounded.dt.replace_time_zone(None)
 
 
 def localise(naive: pl.Expr, zone: str) -> pl.Expr:
-    """The wall clock of a zone as an instant, after arithmetic on the calendar: the later one of two,
-    as in DuckDB; a time that the clock skipped is read with the offset from before."""
+    """The instant of a wall clock time in a zone, after calendar arithmetic. As in DuckDB: the later of
+    two instants; a time that the clock skipped gets the offset from before."""
     if zone == "UTC":
         return naive.dt.replace_time_zone("UTC")
     direct = naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
@@ -50,8 +50,8 @@ def localise(naive: pl.Expr, zone: str) -> pl.Expr:
 
 
 def existing(naive: pl.Expr, zone: str) -> pl.Expr:
-    """The wall clock of a zone as an instant: the later one of two; null for a time that the clock
-    skipped, since no instant has it."""
+    """The instant of a wall clock time in a zone: the later of two. Null for a time that the clock
+    skipped, because no instant has it."""
     if zone == "UTC":
         return naive.dt.replace_time_zone("UTC")
     return naive.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
@@ -96,9 +96,9 @@ def _days_from_civil(dates: pl.Series) -> pl.Series:
         .then(30)
         .otherwise(31)
     )
-    real = m.is_between(1, 12) & (d >= 1) & (d <= longest) & y.is_between(-_YEARS, _YEARS)
+    exists = m.is_between(1, 12) & (d >= 1) & (d <= longest) & y.is_between(-_YEARS, _YEARS)
     frame = dates.struct.unnest().with_columns(
-        shifted=pl.when(real).then(y - (m <= 2).cast(pl.Int64)),
+        shifted=pl.when(exists).then(y - (m <= 2).cast(pl.Int64)),
         of_year=(153 * (m + pl.when(m > 2).then(-3).otherwise(9)) + 2) // 5 + d - 1,
     )
     shifted, of_year = pl.col("shifted"), pl.col("of_year")

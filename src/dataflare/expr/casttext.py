@@ -1,8 +1,8 @@
-"""Text to values and back, in DuckDB's spelling. CAST, `map: cast` and the `schema` of a source share it.
+"""Convert text to values and back, in DuckDB's notation. CAST, `map: cast` and `schema` of sources use it.
 
-Always true: text that is not a value of the type becomes null, never an exception; offsets in text
-for a timestamp without a zone are dropped, as DuckDB drops them; a time that its zone's clock skipped
-is not a value.
+Always true: text that is not a value of the type becomes null and raises no exception; an offset in text
+for a timestamp without a zone is dropped, as in DuckDB; a time that the zone's clock skipped is not a
+value.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _OFFSET = r"\s*(?i:(Z|UTC|[+-]\d{1,2}(?::?\d{2})?))$"
 
 
 def from_text(value: pl.Expr, to: DataType) -> Lowered:
-    """Text as that type: the value is null, and the mask is set, where the text is not one.
+    """Text as that type. Where the text is not a value, the value is null and the mask is set.
 
-    Any scalar type. Lists and structs have no text form here.
+    to: any scalar type. Lists and structs have no text form.
     """
     if to.is_text:
         return Lowered(value)
@@ -36,7 +36,7 @@ def from_text(value: pl.Expr, to: DataType) -> Lowered:
 
 
 def is_json(text: pl.Expr) -> pl.Expr:
-    """Whether it is JSON; Polars gives null both for what is not and for the document `null`."""
+    """Whether a text is JSON. Polars gives null for invalid text and for the document `null`."""
     document = text.str.json_path_match("$")
     return document.is_not_null() | (text.str.strip_chars() == "null")
 
@@ -66,18 +66,18 @@ def _parsed(value: pl.Expr, to: DataType) -> pl.Expr:
 
 def _date(text: pl.Expr) -> pl.Expr:
     plain = text.str.to_date("%Y-%m-%d", strict=False)
-    rest = seldom(rest_of(text, plain), pl.Date(), lambda rare: _naive(rare, "us").dt.date())
-    return pl.coalesce(plain, rest)
+    rare_dates = seldom(rest_of(text, plain), pl.Date(), lambda rare: _naive(rare, "us").dt.date())
+    return pl.coalesce(plain, rare_dates)
 
 
 def _naive(text: pl.Expr, unit: Any) -> pl.Expr:
-    """ISO text, the time of day and its seconds optional, an offset ignored.
+    """Read ISO text. The time of day and its seconds are optional; an offset is ignored.
 
-    Most text has one shape, so the rarer shapes are looked for only where the first is not found.
+    Most text has one form, so the rarer forms are tried only where that one does not match.
     """
     plain = _read(text.str.replace("T", " ", literal=True).str.strip_suffix("Z"), unit)
-    rest = seldom(rest_of(text, plain), pl.Datetime(unit), lambda rare: _rare(rare, unit))
-    return pl.coalesce(plain, rest)
+    rare_times = seldom(rest_of(text, plain), pl.Datetime(unit), lambda rare: _rare(rare, unit))
+    return pl.coalesce(plain, rare_times)
 
 
 def _rare(text: pl.Expr, unit: Any) -> pl.Expr:
@@ -95,20 +95,21 @@ def _rare(text: pl.Expr, unit: Any) -> pl.Expr:
 
 
 def _read(text: pl.Expr, unit: str) -> pl.Expr:
-    """Polars takes second 60, and wraps around what nanoseconds cannot hold."""
-    real = pl.when(~text.str.contains(":60", literal=True)).then(text)
+    """Read the common form. Avoids two faults of Polars: it accepts second 60, and overflows for times
+    that nanoseconds cannot represent."""
+    possible = pl.when(~text.str.contains(":60", literal=True)).then(text)
     pattern = "%Y-%m-%d %H:%M:%S%.f"
-    moment = real.str.to_datetime(pattern, strict=False, time_unit="us")
+    moment = possible.str.to_datetime(pattern, strict=False, time_unit="us")
     if unit == "ns":
         fits = moment.to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
-        return real.str.to_datetime(pattern, strict=False, time_unit="ns").pipe(
-            lambda made: pl.when(fits).then(made)
+        return possible.str.to_datetime(pattern, strict=False, time_unit="ns").pipe(
+            lambda parsed: pl.when(fits).then(parsed)
         )
     return moment
 
 
 def _timestamp(text: pl.Expr, to: DataType) -> pl.Expr:
-    """DuckDB's rule for units: nanoseconds and microseconds are cut, milliseconds and seconds rounded."""
+    """As in DuckDB, nanoseconds and microseconds are truncated, milliseconds and seconds rounded."""
     if to.unit not in ("us", "ns"):
         return rounded_unit(_timestamp(text, timestamp("us", to.timezone)), to)
     unit: Any = to.unit
@@ -125,33 +126,33 @@ def _timestamp(text: pl.Expr, to: DataType) -> pl.Expr:
     return pl.when(offset.is_null()).then(wall).otherwise(instant)
 
 
-def to_text(value: pl.Expr, given: DataType) -> pl.Expr:
-    """The value in DuckDB's spelling: `1.0`, `1e-07`, `2024-12-31 23:59:59.5`."""
-    if given.is_float:
+def to_text(value: pl.Expr, source: DataType) -> pl.Expr:
+    """The value as DuckDB writes it: `1.0`, `1e-07`, `2024-12-31 23:59:59.5`."""
+    if source.is_float:
         return _float_text(value)
-    if given.name == "date":
-        return in_range(value, given).cast(pl.String)
-    if given.name == "timestamp":
-        digits = 9 if given.unit == "ns" else 6
-        moment = in_range(value, given)
+    if source.name == "date":
+        return in_range(value, source).cast(pl.String)
+    if source.name == "timestamp":
+        digits = 9 if source.unit == "ns" else 6
+        moment = in_range(value, source)
         text = _trimmed(moment.dt.strftime(f"%Y-%m-%d %H:%M:%S%.{digits}f"))
-        if given.timezone is None:
+        if source.timezone is None:
             return text
         return text + moment.dt.strftime("%:z").str.replace(":00", "", literal=True)
-    if given.name == "time":
+    if source.name == "time":
         return _trimmed(value.dt.strftime("%H:%M:%S%.6f"))
-    if given.name == "binary":
+    if source.name == "binary":
         return value.bin.encode("hex")
     return value.cast(pl.String)
 
 
 def _trimmed(text: pl.Expr) -> pl.Expr:
-    """Without the zeros that end a fraction, and without its point if there is nothing left."""
+    """The text without zeros at the end of a fraction, and without its point if no digit remains."""
     return text.str.strip_chars_end("0").str.strip_suffix(".")
 
 
 def _float_text(value: pl.Expr) -> pl.Expr:
-    """As C++ writes the shortest digits: two digits in the exponent, and one below 1e-4."""
+    """The shortest digits as C++ writes them: an exponent below 1e-4, with at least two digits."""
     plain = value.cast(pl.String)
     usual = value.is_null() | (value == 0) | value.abs().is_between(1e-4, 1e15)
     rare = pl.when(~usual).then(plain).str.replace(r"e([+-]?)(\d)$", "e${1}0${2}")

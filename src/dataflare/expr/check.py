@@ -1,7 +1,7 @@
-"""From `Ast` to `Node`: columns and types, by the registry's signatures.
+"""Turn an `Ast` into a `Node`: resolve columns and types, by the registry's signatures.
 
-Always true: a node's type is what its lowering gives in Polars; conversions that were not written
-are nodes too, so that lowering never guesses.
+Always true: a node's type is the type of its lowering in Polars; implicit conversions are nodes too, so
+that lowering never guesses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataflare.model.types import DataType, Schema
 
 
 class Call(Struct):
-    """A call being typed: what a function's `resolve` is given."""
+    """A call that is being typed, for a function's `resolve`."""
 
     function: registry.Function
     ast: Ast
@@ -41,15 +41,15 @@ class Call(Struct):
         notes: Iterable[str] = (),
         help: str | None = None,
     ) -> ExpressionError:
-        """The error, at an argument or at the function itself."""
+        """The error, with the place of an argument or of the function's name."""
         span = (
             self.ast.point if arg is None or arg >= len(self.ast.args) else self.ast.args[arg].span
         )
         return self.checker.fail(span, message, code=code, notes=notes, help=help)
 
     def arity(self, least: int, most: int | None = None) -> None:
-        given = len(self.args)
-        if given < least or (most is not None and given > most):
+        count = len(self.args)
+        if count < least or (most is not None and count > most):
             raise self.wrong_count(least, most)
 
     def wrong_count(self, least: int, most: int | None) -> ExpressionError:
@@ -66,14 +66,14 @@ class Call(Struct):
         )
 
     def cast(self, place: int, to: DataType) -> Node:
-        """The argument as that type, converted without being asked."""
+        """The argument as that type, by an implicit conversion."""
         return convert(self.args[place], to)
 
-    def const(self, place: int, what: str) -> Any:
-        """The argument's literal value. Raises if it is no literal."""
+    def const(self, place: int, subject: str) -> Any:
+        """The argument's literal value. Raises ExpressionError if it is not a literal."""
         node = self.args[place]
         if not node.is_literal:
-            raise self.fail(f"{what} of {self.function.name}() must be a literal", arg=place)
+            raise self.fail(f"{subject} of {self.function.name}() must be a literal", arg=place)
         return node.value
 
     def node(self, type_: DataType, args: Sequence[Node], value: Any = None) -> Node:
@@ -81,7 +81,7 @@ class Call(Struct):
 
 
 class Checker:
-    """Types one expression against one schema. `aggregate`: what to do with an aggregate call."""
+    """Types one expression against one schema. aggregate: types an aggregate call; None refuses it."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Checker:
         self.subjects: dict[int, Node] = {}
 
     def salt(self) -> str:
-        """What tells one uuid() from the next, in this run and in its replay."""
+        """A text that is different for each uuid() of a step, and the same in a replay."""
         self.salts += 1
         return f"{self.step or ''}/{self.name}/{self.salts}"
 
@@ -134,7 +134,7 @@ class Checker:
         return resolve_call(call)
 
     def _arg(self, ast: Ast) -> Node:
-        """The argument; the subject of a CASE, which stands in each branch, is typed once."""
+        """Type an argument. The subject of a CASE is in each branch and is typed once."""
         if not ast.args:
             return self.node(ast)
         node = self.subjects.get(id(ast))
@@ -146,12 +146,12 @@ class Checker:
         type_ = ast.type or t.NULL
         value = ast.value
         if type_.name in ("timestamp", "date") and isinstance(value, str):
-            found = literal_as(value, type_)
-            if found is None:
+            constant = literal_as(value, type_)
+            if constant is None:
                 raise self.fail(
                     ast.span, f"{ast.shown or 'this'} is not a {type_}", code=problems.BAD_LITERAL
                 )
-            value = found.value
+            value = constant.value
         if type_.name == "json" and not isinstance(value, str):
             raise self.fail(ast.span, f"{ast.shown or 'this'} cannot stand in an expression")
         return Node(LITERAL, type_, value=value, shown=ast.shown)
@@ -162,9 +162,9 @@ class Checker:
         if ast.shown == "literal" or (
             ast.value is False and is_text_literal(arg) and ast.type.is_temporal
         ):
-            found = literal_as(arg.value, ast.type)
-            if found is not None:
-                return replace(found, shown=arg.shown)
+            constant = literal_as(arg.value, ast.type)
+            if constant is not None:
+                return replace(constant, shown=arg.shown)
             if ast.shown == "literal":
                 raise self.fail(
                     ast.args[0].span,
@@ -181,22 +181,22 @@ class Checker:
 
 
 def resolve_call(call: Call) -> Node:
-    """Type a call by its function's own rule, or by the signature that fits best."""
+    """Type a call by its function's `resolve`, or by the signature that fits best."""
     if call.function.resolve is not None:
         return call.function.resolve(call)
     signatures = call.function.signatures
     counted = [s for s in signatures if s.takes(len(call.args))]
     if not counted:
-        most = [s.most for s in signatures]
+        limits = [s.most for s in signatures]
         raise call.wrong_count(
             min(s.least for s in signatures),
-            None if None in most else max(m for m in most if m is not None),
+            None if None in limits else max(m for m in limits if m is not None),
         )
     best: tuple[int, Signature, list[str]] | None = None
     for signature in counted:
-        found = _match(signature, call.args)
-        if found is not None and (best is None or found[0] < best[0]):
-            best = (found[0], signature, found[1])
+        match = _match(signature, call.args)
+        if match is not None and (best is None or match[0] < best[0]):
+            best = (match[0], signature, match[1])
     if best is None:
         raise _mismatch(call, counted)
     return _apply(call, best[1], best[2])
@@ -206,26 +206,26 @@ def _match(signature: Signature, args: Sequence[Node]) -> tuple[int, list[str]] 
     total, kinds = 0, []
     for place, arg in enumerate(args):
         options = [
-            (found, kind)
+            (distance, kind)
             for kind in signature.parameter(place).alternatives
-            if (found := _cost_of(kind, arg)) is not None
+            if (distance := _cost_of(kind, arg)) is not None
         ]
         if not options:
             return None
-        found, kind = min(options, key=lambda option: option[0])
-        total += found
+        distance, kind = min(options, key=lambda option: option[0])
+        total += distance
         kinds.append(kind)
     return total, kinds
 
 
 def _cost_of(kind: str, arg: Node) -> int | None:
-    found = cost(kind, arg.type)
-    if found is None and is_text_literal(arg):
+    distance = cost(kind, arg.type)
+    if distance is None and is_text_literal(arg):
         target = {"date": t.DATE, "naive": t.TIMESTAMP, "timestamp": t.TIMESTAMP, "temporal": t.TIMESTAMP,
                   "timestamp[us]": t.TIMESTAMP, "timestamp[us, UTC]": t.TIMESTAMP_UTC, "time": t.TIME}.get(kind)  # fmt: skip
         if target is not None and literal_as(arg.value, target) is not None:
             return 5
-    return found
+    return distance
 
 
 def _mismatch(call: Call, signatures: Sequence[Signature]) -> ExpressionError:
@@ -235,39 +235,39 @@ def _mismatch(call: Call, signatures: Sequence[Signature]) -> ExpressionError:
             all(_cost_of(kind, arg) is None for kind in s.parameter(place).alternatives)
             for s in signatures
         ):
-            wanted = " or ".join(
+            expected = " or ".join(
                 dict.fromkeys(kind for s in signatures for kind in s.parameter(place).alternatives)
             )
             return call.fail(
-                f"{call.function.name}() expects {wanted}, not {arg.type}",
+                f"{call.function.name}() expects {expected}, not {arg.type}",
                 arg=place,
                 notes=call.function.signature.splitlines(),
-                help=_cast_help(call, place, wanted),
+                help=_cast_help(call, place, expected),
             )
-    given = ", ".join(str(arg.type) for arg in call.args)
+    type_names = ", ".join(str(arg.type) for arg in call.args)
     return call.fail(
-        f"{call.function.name}() does not take ({given})",
+        f"{call.function.name}() does not take ({type_names})",
         notes=[s.text for s in signatures] or [signature.text],
     )
 
 
-def _cast_help(call: Call, place: int, wanted: str) -> str | None:
-    target = wanted.split(" or ")[0]
+def _cast_help(call: Call, place: int, expected: str) -> str | None:
+    target = expected.split(" or ")[0]
     name = {"string": "string", "number": "float64", "int64": "int64", "float64": "float64",
             "timestamp": "timestamp", "temporal": "timestamp", "date": "date"}.get(target)  # fmt: skip
     if name is None or place >= len(call.ast.args):
         return None
     start, end = call.ast.args[place].span
-    written = shown_text(call.checker.source, start, end)
+    text = shown_text(call.checker.source, start, end)
     return (
-        f"write CAST({written} AS {name})"
+        f"write CAST({text} AS {name})"
         if castable(call.args[place].type, sqltypes.type_named(name) or t.STRING)
         else None
     )
 
 
 def shown_text(source: SourceText, start: int, end: int) -> str:
-    """A piece of the text as the user wrote it: variables by name."""
+    """A part of the text as the user wrote it: variables by name."""
     text = source.template[start:end]
     for variable in source.variables:
         text = text.replace(variable.placeholder, variable.shown)
@@ -282,8 +282,8 @@ def _apply(call: Call, signature: Signature, kinds: Sequence[str]) -> Node:
     ]
     bound = meeting_type(shared) if shared else None
     if shared and bound is None:
-        given = " and ".join(dict.fromkeys(str(n.type) for n in shared))
-        raise call.fail(f"the arguments of {call.function.name}() do not fit together: {given}",
+        type_names = " and ".join(dict.fromkeys(str(n.type) for n in shared))
+        raise call.fail(f"the arguments of {call.function.name}() do not fit together: {type_names}",
                         help="write CAST(... AS ...) around one of them")  # fmt: skip
     args = []
     for place, (arg, kind) in enumerate(zip(call.args, kinds, strict=True)):

@@ -1,7 +1,7 @@
-"""Conversions that nobody wrote, and those that CAST allows.
+"""Implicit conversions, and the conversions that CAST allows.
 
-Always true: an implicit conversion keeps the value, or its failure is an error of the row; literals
-are converted here, once, and not on each row.
+Always true: an implicit conversion keeps the value, or its failure is an error of the row; literals are
+converted here once, and not for each row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataflare.expr.tree import CAST, Node
 from dataflare.model.types import DataType
 
 IMPLICIT = "implicit"
-"""A cast's value where nobody wrote it."""
+"""The value of an implicit cast."""
 
 
 def is_text_literal(node: Node) -> bool:
@@ -25,7 +25,7 @@ def is_text_literal(node: Node) -> bool:
 
 
 def convert(node: Node, to: DataType) -> Node:
-    """The node as that type. Literals are converted here, the rest when it runs."""
+    """The node as that type. Literals are converted here, other nodes when they run."""
     if node.type == to:
         return node
     if node.is_literal:
@@ -45,9 +45,9 @@ def convert(node: Node, to: DataType) -> Node:
         if to.is_text and type_.is_text:
             return replace(node, type=to)
         if is_text_literal(node) and to.is_temporal:
-            found = literal_as(value, to)
-            if found is not None:
-                return replace(found, shown=node.shown)
+            constant = literal_as(value, to)
+            if constant is not None:
+                return replace(constant, shown=node.shown)
         if to.name == "timestamp" == type_.name and to.timezone is None and type_.timezone is None:
             return (
                 replace(node, type=to)
@@ -57,36 +57,36 @@ def convert(node: Node, to: DataType) -> Node:
     return Node(CAST, to, (node,), value=IMPLICIT)
 
 
-def castable(one: DataType, to: DataType) -> bool:
-    """Whether CAST may turn the one into the other."""
-    if one.name == "null" or one == to:
+def castable(source: DataType, to: DataType) -> bool:
+    """Whether CAST can convert this type to the other."""
+    if source.name == "null" or source == to:
         return True
-    if one.is_text:
+    if source.is_text:
         return to.name not in ("struct", "list", "duration", "interval", "null")
     if to.is_text:
-        return one.name not in ("interval", "list", "struct", "duration")
-    if one.is_numeric and (to.is_numeric or to.name == "bool"):
+        return source.name not in ("interval", "list", "struct", "duration")
+    if source.is_numeric and (to.is_numeric or to.name == "bool"):
         return True
-    if one.name == "bool" and to.is_numeric:
+    if source.name == "bool" and to.is_numeric:
         return True
-    if one.name in ("date", "timestamp") and to.name in ("date", "timestamp"):
+    if source.name in ("date", "timestamp") and to.name in ("date", "timestamp"):
         return True
-    if one.name == "timestamp" and to.name == "time":
+    if source.name == "timestamp" and to.name == "time":
         return True
-    if one.name == "duration" == to.name:
+    if source.name == "duration" == to.name:
         return True
-    if one.name == "list" == to.name and one.item is not None and to.item is not None:
-        return castable(one.item, to.item)
-    if one.name == "struct" == to.name and len(one.fields) == len(to.fields):
+    if source.name == "list" == to.name and source.item is not None and to.item is not None:
+        return castable(source.item, to.item)
+    if source.name == "struct" == to.name and len(source.fields) == len(to.fields):
         return all(
             a.name == b.name and castable(a.type, b.type)
-            for a, b in zip(one.fields, to.fields, strict=True)
+            for a, b in zip(source.fields, to.fields, strict=True)
         )
-    return one.name == "binary" == to.name
+    return source.name == "binary" == to.name
 
 
 def meeting_type(nodes: Sequence[Node]) -> DataType | None:
-    """The type that the nodes meet in; integer literals take that of the others where they fit."""
+    """The common type of the nodes. An integer literal takes the type of the others if it fits."""
     fixed = [n for n in nodes if not _adapts(n)]
     base = sqltypes.unify_all(n.type for n in fixed)
     if base is None:
@@ -101,10 +101,10 @@ def meeting_type(nodes: Sequence[Node]) -> DataType | None:
                 continue
         elif base.is_integer and sqltypes.fits(node.value, base):
             continue
-        found = sqltypes.unify(base, node.type)
-        if found is None:
+        common = sqltypes.unify(base, node.type)
+        if common is None:
             return None
-        base = found
+        base = common
     return base
 
 

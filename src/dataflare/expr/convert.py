@@ -1,7 +1,7 @@
-"""From sqlglot's tree to ours: the whitelist of what an expression may hold.
+"""Convert sqlglot's tree to an `Ast`, by a list of the allowed nodes.
 
-Always true: a sqlglot node without a rule here is refused, so a new version of sqlglot cannot add
-to the language.
+Always true: a sqlglot node without a rule here is refused, so a new version of sqlglot cannot extend
+the language.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OPERATORS: dict[type[Any], str] = {
     exp.StartsWith: "starts_with",
 }
 _SHORT = 8
-"""A chain of AND or OR up to this length stays as it was written."""
+"""A chain of AND or OR up to this length is not balanced."""
 _ORDERED = ("list", "string_agg")
 _NO_PARENS = {"current_date", "current_timestamp"}
 _REFUSED: tuple[tuple[tuple[type[Any], ...], str], ...] = (
@@ -61,7 +61,7 @@ _REFUSED: tuple[tuple[tuple[type[Any], ...], str], ...] = (
 
 
 class Converter:
-    """One conversion. Holds the text for the places of errors."""
+    """One conversion, with the text for the places of errors."""
 
     def __init__(self, source: SourceText, tokens: list[Token]) -> None:
         self.source = source
@@ -87,13 +87,13 @@ class Converter:
             span = (marks[0].start, marks[-1].end + 1) if marks else span
         if isinstance(tree, (exp.Subquery, exp.Select, exp.SetOperation, exp.Exists)):
             span = self.from_select(span)
-        for kinds, what in _REFUSED:
+        for kinds, construct in _REFUSED:
             if isinstance(tree, kinds):
                 raise problem(
                     self.source,
                     span,
                     problems.NOT_ALLOWED,
-                    f"{what} is not allowed in an expression",
+                    f"{construct} is not allowed in an expression",
                 )
         raise problem(
             self.source,
@@ -103,7 +103,7 @@ class Converter:
         )
 
     def chain(self, tree: Any) -> Ast:
-        """`a + b - c`: from left to right. A long chain is a deep tree, so it is not gone down by
+        """`a + b - c`, from left to right. A long chain is a deep tree, so it is walked without
         recursion."""
         outer = []
         while type(tree) in OPERATORS and type(tree) not in (exp.And, exp.Or):
@@ -116,8 +116,8 @@ class Converter:
         return left
 
     def balanced(self, tree: Any) -> Ast:
-        """A chain of AND or of OR as a tree of little depth: which pairs come first changes nothing,
-        and what stands to the left is still evaluated first."""
+        """A chain of AND or of OR as a balanced tree. The grouping does not change the result, and left
+        terms are still evaluated first."""
         kind, name = type(tree), OPERATORS[type(tree)]
         parts = []
         while type(tree) is kind:
@@ -179,7 +179,7 @@ class Converter:
         return start, self.closed(start, end)
 
     def closed(self, start: int, end: int) -> int:
-        """Take in the brackets that what stands from `start` to `end` opens."""
+        """The end of the text from `start` to `end`, with the closing brackets of all brackets in it."""
         depth = 0
         for place in range(bisect_left(self.starts, start), len(self.tokens)):
             token = self.tokens[place]
@@ -190,7 +190,7 @@ class Converter:
         return end
 
     def from_select(self, span: Span) -> Span:
-        """From the SELECT before what sqlglot knows the place of, to the end of its brackets."""
+        """The span from the SELECT before `span` to the end of its brackets."""
         for token in reversed(self.tokens):
             if token.start <= span[0] and token.text.lower() in ("select", "with", "from"):
                 return token.start, self.closed(token.start, span[1])
@@ -210,10 +210,10 @@ class Converter:
                 problems.NOT_ALLOWED,
                 f"'{tree.sql()}' is not allowed in an expression",
             )
-        found = self.leaf(parts[0])
+        column = self.leaf(parts[0])
         for part in parts[1:]:
-            found = self.field(found, part)
-        return found
+            column = self.field(column, part)
+        return column
 
     def leaf(self, name: Any) -> Ast:
         span = (name.meta["start"], name.meta["end"] + 1)
@@ -275,8 +275,8 @@ class Converter:
     def function(self, tree: Any) -> Ast:
         at = (tree.meta["start"], tree.meta["end"] + 1)
         name = str(tree.this)
-        found = registry.lookup(name)
-        if found is None:
+        called = registry.lookup(name)
+        if called is None:
             raise problem(
                 self.source,
                 at,
@@ -294,10 +294,10 @@ class Converter:
                 order, arg = arg.expressions, arg.this
             if isinstance(arg, exp.Distinct):
                 distinct = True
-                for one in arg.expressions:
-                    args.append(self.convert(one))
+                for value in arg.expressions:
+                    args.append(self.convert(value))
                 continue
-            if isinstance(arg, exp.Star) and found.name == "count":
+            if isinstance(arg, exp.Star) and called.name == "count":
                 args.append(Ast(STAR, self.span_of(arg)))
                 continue
             if isinstance(arg, exp.PropertyEQ | exp.IgnoreNulls | exp.RespectNulls):
@@ -307,27 +307,27 @@ class Converter:
                     problems.NOT_ALLOWED,
                     f"'{self.source.template[span[0] : span[1]]}' is not allowed in an expression",
                 )
-            if found.name == "position" and isinstance(arg, exp.In) and arg.args.get("field"):
+            if called.name == "position" and isinstance(arg, exp.In) and arg.args.get("field"):
                 args.extend([self.convert(arg.args["field"]), self.convert(arg.this)])
                 continue
             args.append(self.convert(arg))
-        if distinct and found.group != "aggregate":
+        if distinct and called.group != "aggregate":
             raise problem(
                 self.source,
                 span,
                 problems.NOT_ALLOWED,
-                f"DISTINCT is for aggregate functions, {found.name}() is none",
+                f"DISTINCT is for aggregate functions, and {called.name}() is not one",
             )
-        if order and found.name not in _ORDERED:
+        if order and called.name not in _ORDERED:
             raise problem(
                 self.source,
                 span,
                 problems.NOT_ALLOWED,
-                f"ORDER BY is possible in {' and '.join(_ORDERED)}, not in {found.name}()",
+                f"ORDER BY is possible in {' and '.join(_ORDERED)}, not in {called.name}()",
                 notes=["rows are aggregated in the order in which they arrive"],
             )
         return Ast(
-            found.name, span, tuple(args), at=at, distinct=distinct,
+            called.name, span, tuple(args), at=at, distinct=distinct,
             order=tuple(self.convert(each.this) for each in order),
             directions=tuple((bool(e.args.get("desc")), bool(e.args.get("nulls_first"))) for e in order),
         )  # fmt: skip
@@ -340,7 +340,7 @@ class Converter:
                 self.source,
                 inner.point,
                 problems.NOT_ALLOWED,
-                f"FILTER is for aggregate functions, {inner.op}() is none",
+                f"FILTER is for aggregate functions, and {inner.op}() is not one",
             )
         return replace(inner, where=where)
 

@@ -1,7 +1,7 @@
-"""sqlglot's DuckDB dialect, narrowed: functions stay as written, types are taken as text.
+"""A subset of sqlglot's DuckDB dialect: functions stay as written, types are kept as text.
 
-Always true: a function call parses to `Anonymous` with the name that was typed; a cast's type is a
-`Var` holding the text of its tokens; whatever does not parse raises `Rejected` with the token.
+Always true: a function call parses to `Anonymous` with the name as written; a cast's type is a `Var` with
+the text of its tokens; text that does not parse raises `Rejected` with the token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 
 class Rejected(Exception):
-    """The parser stopped: what it said, the token it stopped at, the one before it."""
+    """The parser stopped: its message, the token at which it stopped, and the token before."""
 
     def __init__(self, message: str, token: Token | None, before: Token | None) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class Rejected(Exception):
 
 
 def _real(token: Any) -> Any:
-    """The token, or None for the mark behind the last one."""
+    """The token, or None for the sentinel after the last one."""
     return None if token is None or token.token_type == TokenType.SENTINEL else token
 
 
@@ -31,11 +31,11 @@ def _json(name: str) -> Any:
     def build(self: Any, this: Any, path: Any) -> Any:
         if not isinstance(path, exp.Literal):
             return exp.Lambda(this=path, expressions=[this])
-        made = exp.Anonymous(this=name, expressions=[this, path])
+        call = exp.Anonymous(this=name, expressions=[this, path])
         starts = [n.meta for n in this.walk() if "start" in n.meta]
         if starts:
-            made.meta.update(start=starts[0]["start"], end=starts[0]["end"])
-        return made
+            call.meta.update(start=starts[0]["start"], end=starts[0]["end"])
+        return call
 
     return build
 
@@ -96,9 +96,9 @@ class Expressions(DuckDB):
                 self._advance()
             last = self._prev
             text = self.sql[first.start : last.end + 1]
-            made = exp.Var(this=text)
-            made.meta.update(start=first.start, end=last.end)
-            return made
+            type_text = exp.Var(this=text)
+            type_text.meta.update(start=first.start, end=last.end)
+            return type_text
 
         def _take_group(self, opening: Any, closing: Any) -> None:
             if self._curr.token_type != opening:

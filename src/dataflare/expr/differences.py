@@ -1,6 +1,6 @@
-"""Where an expression means something else than in DuckDB, each with an example. Plain data.
+"""The differences between our expressions and DuckDB's, each with an example. Plain data.
 
-Always true: the functions' page lists these, and the tests run each example here and there.
+Always true: the page of functions lists them, and the tests run each example in both.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ DIFFERENCES = (
         "[1, 3, 2] in any order",
     ),
     Difference(
-        "list_position() does not look for NULL.", "list_position([1, NULL], NULL)", "None", "2"
+        "list_position() does not find NULL.", "list_position([1, NULL], NULL)", "None", "2"
     ),
     Difference(
         "A pattern, format or path is a literal.",

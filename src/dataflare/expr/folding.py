@@ -1,4 +1,4 @@
-"""Text literals that stand for a date, time or timestamp, read when the workflow is planned."""
+"""Text literals as dates, times or timestamps, converted when the workflow is planned."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _ONLY_TIME = re.compile(rf"\s*{_TIME}\s*")
 def literal_as(text: str, type_: DataType) -> Node | None:
     """The literal of that temporal type, or None if the text is not one.
 
-    Zoned timestamps hold an aware datetime in UTC; text without an offset is local time of the
-    type's zone: the later of two instants, and no literal where the clock skipped it. An offset in text for a naive timestamp is refused, since it would be dropped.
+    A zoned timestamp is an aware datetime in UTC. Text without an offset is local time of the type's
+    zone: the later of two instants; None if the clock skipped it. Text with an offset is refused for a
+    naive timestamp, because the offset would be lost.
     """
     if type_.name == "time":
         match = _ONLY_TIME.fullmatch(text)
-        found = None if match is None else _time(match.groups())
-        return None if found is None else Node(LITERAL, type_, value=found)
+        clock_time = None if match is None else _time(match.groups())
+        return None if clock_time is None else Node(LITERAL, type_, value=clock_time)
     match = _TIMESTAMP.fullmatch(text)
     if match is None or type_.name not in ("date", "timestamp"):
         return None

@@ -1,7 +1,6 @@
-"""The forms of SQL that are not calls: CASE, CAST, IN, BETWEEN, LIKE, INTERVAL, brackets, and so on.
+"""The forms of SQL that are not calls: CASE, CAST, IN, BETWEEN, LIKE, INTERVAL, brackets, and others.
 
-Always true: each becomes a call of a registry row, or a cast; what it cannot be is refused with the
-characters that are wrong.
+Always true: each becomes a call of a registry row, or a cast. Other forms are refused with their place.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ def case(c: Converter, tree: Any) -> Ast:
     args: list[Ast] = []
     subject = c.convert(tree.this) if tree.this is not None else None
     for branch in tree.args["ifs"]:
-        when = c.convert(branch.this)
+        condition = c.convert(branch.this)
         if subject is not None:
-            when = c.call("=", (subject, when), when.span)
-        args += [when, c.convert(branch.args["true"])]
+            condition = c.call("=", (subject, condition), condition.span)
+        args += [condition, c.convert(branch.args["true"])]
     default = tree.args.get("default")
     if default is not None:
         args.append(c.convert(default))
@@ -47,8 +46,8 @@ def cast(c: Converter, tree: Any, attempt: bool) -> Ast:
         text = str(to.this)
     else:  # DATE '2020-01-01'
         at, text = c.with_prefix(arg.span), to.sql(dialect="duckdb")
-    wanted = type_named(text)
-    if wanted is None:
+    target = type_named(text)
+    if target is None:
         raise problem(
             c.source,
             at,
@@ -80,7 +79,7 @@ def cast(c: Converter, tree: Any, attempt: bool) -> Ast:
         span,
         (arg,),
         value=attempt,
-        type=wanted,
+        type=target,
         at=at,
         shown="literal" if typed_literal else None,
     )
@@ -110,7 +109,7 @@ def is_in(c: Converter, tree: Any) -> Ast:
 
 
 def _with_suffix(c: Converter, span: Span) -> Span:
-    """With the brackets that come next."""
+    """The span with the brackets that follow it."""
     after = next((t for t in c.tokens if t.start >= span[1] and t.text == "("), None)
     end = c.closed(after.start, after.end + 1) if after else span[1]
     return span[0], end
@@ -131,7 +130,7 @@ def is_(c: Converter, tree: Any) -> Ast:
         c.source,
         c.span_of(tree),
         problems.SYNTAX,
-        "after IS stands NULL, NOT NULL, TRUE, FALSE or [NOT] DISTINCT FROM",
+        "IS is followed by NULL, NOT NULL, TRUE, FALSE or [NOT] DISTINCT FROM",
     )
 
 
@@ -163,8 +162,8 @@ def interval(c: Converter, tree: Any) -> Ast:
     inner = tree.this
     if isinstance(inner, exp.Literal):
         span = _interval_span(c, inner)
-        found = literal_interval(str(inner.this), unit)
-        if found is None:
+        constant = literal_interval(str(inner.this), unit)
+        if constant is None:
             raise problem(
                 c.source,
                 span,
@@ -172,14 +171,14 @@ def interval(c: Converter, tree: Any) -> Ast:
                 "cannot read the interval " + c.source.template[span[0] + 8 : span[1]].strip(),
                 help="write INTERVAL '1 day', INTERVAL '90 minutes', INTERVAL '1 month 2 days'",
             )
-        return Ast(LITERAL, span, value=found[0], type=found[1])
+        return Ast(LITERAL, span, value=constant[0], type=constant[1])
     arg = c.convert(inner)
     part = Ast(LITERAL, arg.span, value=unit or "second", type=t.STRING)
     return c.call("make_interval", (arg, part), arg.span)
 
 
 def _interval_span(c: Converter, inner: Any) -> Span:
-    """sqlglot splits the literal and forgets its place: take the next INTERVAL not yet taken."""
+    """The place of an interval. sqlglot loses it, so take the next INTERVAL that is not used yet."""
     for place, word in enumerate(c.intervals):
         after = c.tokens[word + 1] if word + 1 < len(c.tokens) else c.tokens[word]
         if str(inner.this) in after.text:

@@ -41,17 +41,17 @@ def unit_named(name: str) -> str | None:
 
 
 def literal_interval(text: str, unit: str | None) -> tuple[Any, DataType] | None:
-    """Value and type: a timedelta as duration[us], or (months, microseconds) with months in it."""
-    written = f"{text} {unit}" if unit else text
+    """Value and type: a timedelta as duration[us], or (months, microseconds) if it has months."""
+    full_text = f"{text} {unit}" if unit else text
     months, us = 0, Fraction(0)
-    rest = written.strip()
-    if not rest:
+    unread = full_text.strip()
+    if not unread:
         return None
     part = re.compile(
         r"([+-]?)\s*(?:(\d+):(\d+)(?::(\d+(?:\.\d+)?))?|(\d+(?:\.\d+)?)\s*([A-Za-z]+))\s*"
     )
-    while rest:
-        match = part.match(rest)
+    while unread:
+        match = part.match(unread)
         if match is None:
             return None
         sign = -1 if match[1] == "-" else 1
@@ -69,7 +69,7 @@ def literal_interval(text: str, unit: str | None) -> tuple[Any, DataType] | None
                 months += int(amount * MONTHS[name])
             else:
                 us += amount * MICROSECONDS[name]
-        rest = rest[match.end() :]
+        unread = unread[match.end() :]
     if months:
         return (months, int(us)), INTERVAL
     try:

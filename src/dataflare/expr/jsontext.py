@@ -1,7 +1,7 @@
-"""One JSON document as Python values, for the functions that look into it.
+"""One JSON document as Python values, for the JSON functions.
 
-Always true: no digit is lost, a number that neither a float nor 64 bits hold keeps its text; of equal
-keys in an object the first counts, and all of them are written back.
+Always true: no digit is lost: a number that fits neither a float nor 64 bits is stored as text; of equal
+keys in an object the first is used, and all of them are written back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 
 
 class RepeatedKeys:
-    """An object in which a key stands more than once."""
+    """An object with a repeated key."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         self.pairs = pairs
@@ -31,7 +31,7 @@ class RepeatedKeys:
 
 
 class LongNumber:
-    """A number with more digits than a float keeps."""
+    """A number with more digits than a float has."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -40,8 +40,8 @@ class LongNumber:
 def read(text: str) -> Any:
     """The document. Raises orjson.JSONDecodeError for text that is not JSON (RFC 8259).
 
-    orjson drops digits and repeated keys without a word. It did neither where the value is written
-    back as the same text; the rest is read again by the slower reader.
+    orjson drops digits and repeated keys silently. It dropped none if it writes the value as the same
+    text. Other documents are read again by the slower decoder of Python.
     """
     value = orjson.loads(text)
     try:
@@ -73,7 +73,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse
 
 
 def follow(value: Any, path: Path) -> Any:
-    """What the path leads to, or MISSING."""
+    """The value at the path, or MISSING."""
     for step in path:
         if isinstance(step, str):
             if isinstance(value, RepeatedKeys):

@@ -35,8 +35,8 @@ def literals(values: Sequence[Any], type_: DataType) -> pl.Series:
 
 
 def literal(value: Any, type_: DataType) -> pl.Expr:
-    """The literal as a Polars expression of exactly that type; an interval has none, only its
-    operator reads it."""
+    """The literal as a Polars expression of exactly that type. An interval has no such expression; only
+    its operator reads the value."""
     if type_ == INTERVAL:
         return pl.lit(None)
     dtype = type_.to_polars()

@@ -33,7 +33,7 @@ _KEEPS_NULLS = ("first", "last", "list")
 
 
 class Aggregation(Discreet, frozen=True):
-    """What `check_measures` gives. Pickles.
+    """The result of `check_measures`. It pickles.
 
     Use: derive `inputs`; `df.group_by(keys).agg(*partial())`; concatenate partials in order and
     `group_by(keys).agg(*merge())`, any number of times; `finish()` over the merged state. Without
@@ -62,7 +62,7 @@ class Aggregation(Discreet, frozen=True):
 
 
 class _Collector(Struct):
-    """The aggregates and inputs found so far."""
+    """Collects the aggregates and their inputs."""
 
     inputs: dict[Node, str] = field(default_factory=dict)
     calls: dict[tuple[object, ...], AggregateCall] = field(default_factory=dict)
@@ -118,8 +118,8 @@ class _Collector(Struct):
         self, node: Node, distinct: bool, directions: tuple[tuple[bool, bool], ...]
     ) -> Node:
         key = (node.op, node.args, tuple(node.value or ()), distinct, directions)
-        found = self.calls.get(key)
-        if found is None:
+        call = self.calls.get(key)
+        if call is None:
             names = tuple(
                 self.inputs.setdefault(arg, f"__dataflare_m{len(self.inputs)}") for arg in node.args
             )
@@ -128,30 +128,30 @@ class _Collector(Struct):
                 tuple(node.value or ()), distinct, directions,
             )  # fmt: skip
             count = len(state_types(draft))
-            found = replace(
+            call = replace(
                 draft, state=tuple(f"__dataflare_s{self.states + i}" for i in range(count))
             )
             self.states += count
-            self.calls[key] = found
-        return Node(AGGREGATE, node.type, value=found)
+            self.calls[key] = call
+        return Node(AGGREGATE, node.type, value=call)
 
 
 def _nested(checker: Checker, ast: Ast) -> Node:
     raise checker.fail(
         ast.point,
-        f"the aggregate function {ast.op}() cannot stand inside another",
+        f"the aggregate function {ast.op}() cannot be inside of another",
         code=problems.NOT_ALLOWED,
     )
 
 
 class _MeasureChecker(Checker):
-    """Columns are seen by the aggregates only."""
+    """Allows columns only inside of aggregates."""
 
     def node(self, ast: Ast) -> Node:
         if ast.op == COLUMN and ast.value in self.types:
             raise self.fail(
                 ast.span,
-                f"column '{ast.value}' must stand inside an aggregate function",
+                f"column '{ast.value}' must be inside of an aggregate function",
                 code=problems.NOT_ALLOWED,
                 help=f"write first({ast.value}), or add it to group_by",
             )
@@ -161,14 +161,14 @@ class _MeasureChecker(Checker):
 def check_measures(
     measures: Mapping[str, ExprText | SourceText | str], schema: Schema, *, step: str | None = None
 ) -> Aggregation:
-    """Type the measures. Raises ExpressionError at the first that is wrong."""
+    """Type the measures. Raises ExpressionError for the first wrong one."""
     collector = _Collector()
-    done: list[tuple[str, Typed]] = []
+    typed_measures: list[tuple[str, Typed]] = []
     for name, text in measures.items():
         parsed = parsed_in(text, step)
         checker = _MeasureChecker(parsed.source, schema, step, aggregate=collector.aggregate)
         node = result(parsed, checker.node(parsed.ast), step)
-        done.append((name, typed(node, parsed.source.shown)))
+        typed_measures.append((name, typed(node, parsed.source.shown)))
     calls = tuple(collector.calls.values())
     state = [
         Field(name, type_)
@@ -178,7 +178,7 @@ def check_measures(
     return Aggregation(
         inputs=tuple((name, typed(node, name)) for node, name in collector.inputs.items()),
         state=Schema(tuple(state)),
-        output=Schema(tuple(Field(name, measure.type) for name, measure in done)),
+        output=Schema(tuple(Field(name, measure.type) for name, measure in typed_measures)),
         calls=calls,
-        measures=tuple(done),
+        measures=tuple(typed_measures),
     )

@@ -1,6 +1,6 @@
-"""Aggregate functions of users' own: rows of the registry beside the built-in ones.
+"""Aggregate functions of users: rows of the registry beside the built-in ones.
 
-Always true: they are functions like any other to the checker; none replaces a built-in one.
+Always true: the checker treats them like built-in functions; none of them replaces a built-in one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Aggregate(ABC):
     """
 
     signature: ClassVar[str]
-    """How it is called, as in "weighted_mean(value: number, weight: number) -> float64". Types are those of
-    the expression language, or number, integer, any, T. A `const` parameter is a literal, given as an
-    option; parameters in [brackets] may be left out."""
+    """Its name and parameters, as in "weighted_mean(value: number, weight: number) -> float64". Types are
+    those of the expression language, or number, integer, any, T. A `const` parameter is a literal and is
+    passed as an option. Parameters in [brackets] are optional."""
     summary: ClassVar[str] = ""
     examples: ClassVar[Sequence[tuple[str, Any]]] = ()
-    """Calls over a few rows and what they give, for `dataflare functions`."""
+    """Calls over a few rows with their results, for `dataflare functions`."""
 
     @abstractmethod
     def state(self, types: Sequence[DataType]) -> Sequence[DataType | str]:
@@ -51,21 +51,21 @@ class Aggregate(ABC):
 
     @abstractmethod
     def partial(self, values: Sequence[pl.Expr], options: Sequence[Any]) -> Sequence[pl.Expr]:
-        """From rows to the columns of a partial: aggregating expressions over the arguments."""
+        """The columns of a partial from rows: aggregating expressions over the arguments."""
 
     @abstractmethod
     def merge(self, state: Sequence[pl.Expr], options: Sequence[Any]) -> Sequence[pl.Expr]:
-        """From partials to one: aggregating expressions over the partials' columns. A group may have
-        partials of no rows."""
+        """One partial from several: aggregating expressions over the partials' columns. A group may have
+        partials without rows."""
 
     @abstractmethod
     def finish(self, state: Sequence[pl.Expr], options: Sequence[Any]) -> pl.Expr:
-        """From the last partial's columns to the result: row by row."""
+        """The result from the last partial's columns: an expression that is not aggregating."""
 
 
 def register_aggregate(aggregate: type[Aggregate]) -> None:
-    """Make it a function of this process. Raises ConfigError (E0418) for half a class, a signature that
-    cannot be read, or a name that is taken."""
+    """Add it to the functions of this process. Raises ConfigError (E0418) for a missing method, a signature
+    that cannot be read, or a name that exists already."""
     name = _name(aggregate)
     lacking = sorted(getattr(aggregate, "__abstractmethods__", ()))
     if lacking:
@@ -92,18 +92,18 @@ _SIGNATURE = 'write it as "name(value: number, share: const float64) -> float64"
 
 
 def _name(aggregate: type[Aggregate]) -> str:
-    found = re.match(r"[a-z_][a-z0-9_]*(?=\()", getattr(aggregate, "signature", ""))
-    if found is None:
+    match = re.match(r"[a-z_][a-z0-9_]*(?=\()", getattr(aggregate, "signature", ""))
+    if match is None:
         raise _unfit(aggregate, "has no signature", _SIGNATURE)
-    return found[0]
+    return match[0]
 
 
-def _unfit(aggregate: type[Aggregate], why: str, help: str) -> ConfigError:
-    return ConfigError(f"the aggregate {aggregate.__name__} {why}", code="E0418", help=help)
+def _unfit(aggregate: type[Aggregate], problem: str, help: str) -> ConfigError:
+    return ConfigError(f"the aggregate {aggregate.__name__} {problem}", code="E0418", help=help)
 
 
 def installed(name: str | None = None) -> None:
-    """Load the aggregates that installed packages bring: the one of a name, or all."""
+    """Load the aggregates of installed packages: one by name, or all."""
     from importlib.metadata import entry_points
 
     for point in entry_points(group=_GROUP):
@@ -113,19 +113,19 @@ def installed(name: str | None = None) -> None:
 
 def _loaded(point: EntryPoint) -> type[Aggregate]:
     try:
-        found: type[Aggregate] = point.load()
+        aggregate: type[Aggregate] = point.load()
     except Exception as error:
         raise ConfigError(
             f"the aggregate '{point.name}' cannot be loaded: {type(error).__name__}: {error}",
             code="E0418",
             notes=[f"its entry point: {point.value}"],
-            help="mend or remove the package that brings it",
+            help="fix or remove the package that has it",
         ) from error
-    return found
+    return aggregate
 
 
 def resolved(call: Call) -> Node:
-    """The typed call of one: literals of `const` parameters are its options."""
+    """Type a call of such an aggregate. Literals of `const` parameters are its options."""
     node = resolve_call(call)
     if node.op == LITERAL:
         raise call.fail(f"an option of {call.function.name}() is NULL", code=problems.ARGUMENTS)
@@ -133,13 +133,13 @@ def resolved(call: Call) -> Node:
     is_option = [places(place).const for place in range(len(node.args))]
     options = tuple(a.value for a, const in zip(node.args, is_option, strict=True) if const)
     values = tuple(a for a, const in zip(node.args, is_option, strict=True) if not const)
-    made = replace(node, args=values, value=options)
-    _rehearsed(call, made)
-    return made
+    aggregate_node = replace(node, args=values, value=options)
+    _rehearsed(call, aggregate_node)
+    return aggregate_node
 
 
 def _rehearsed(call: Call, node: Node) -> None:
-    """Go through all its steps over no rows, so that what is wrong is told before a run."""
+    """Run all its steps without rows, so that errors are found before a run."""
     draft = AggregateCall(
         node.op,
         tuple(f"a{i}" for i in range(len(node.args))),
@@ -156,8 +156,8 @@ def _rehearsed(call: Call, node: Node) -> None:
         )
         columns = [f"s{i}" for i in range(len(types))]
         for step, read in ((kind.partial, draft.inputs), (kind.merge, columns)):
-            made = step(draft, [pl.col(column) for column in read])
-            rows = rows.select(e.alias(c) for e, c in zip(made, columns, strict=True))
+            expressions = step(draft, [pl.col(column) for column in read])
+            rows = rows.select(e.alias(c) for e, c in zip(expressions, columns, strict=True))
         finished = kind.finish(draft, [pl.col(column) for column in columns])
         assert isinstance(finished, pl.Expr)
         rows.select(finished)
@@ -174,26 +174,29 @@ def _rehearsed(call: Call, node: Node) -> None:
 
 
 def _kind(aggregate: type[Aggregate]) -> Kind:
-    """Its steps, with each column brought to the type that was promised."""
-    own = aggregate()
+    """Its steps, with each column cast to its declared type."""
+    instance = aggregate()
 
     def state(call: AggregateCall) -> Sequence[DataType]:
-        return [_type(each) for each in own.state(call.types)]
+        return [_type(each) for each in instance.state(call.types)]
 
-    def kept(call: AggregateCall, made: Sequence[Any]) -> Sequence[pl.Expr]:
-        return [expr.cast(type_.to_polars()) for expr, type_ in zip(made, state(call), strict=True)]
+    def kept(call: AggregateCall, expressions: Sequence[Any]) -> Sequence[pl.Expr]:
+        return [
+            expr.cast(type_.to_polars())
+            for expr, type_ in zip(expressions, state(call), strict=True)
+        ]
 
     def partial(call: AggregateCall, values: Exprs) -> Sequence[pl.Expr]:
-        return kept(call, own.partial(values, call.options))
+        return kept(call, instance.partial(values, call.options))
 
     def merge(call: AggregateCall, columns: Exprs) -> Sequence[pl.Expr]:
-        return kept(call, own.merge(columns, call.options))
+        return kept(call, instance.merge(columns, call.options))
 
     def finish(call: AggregateCall, columns: Exprs) -> pl.Expr:
-        return own.finish(columns, call.options).cast(call.result.to_polars())
+        return instance.finish(columns, call.options).cast(call.result.to_polars())
 
     return Kind(state, partial, merge, finish)
 
 
-def _type(said: DataType | str) -> DataType:
-    return said if isinstance(said, DataType) else parse_type(said)
+def _type(type_: DataType | str) -> DataType:
+    return type_ if isinstance(type_, DataType) else parse_type(type_)

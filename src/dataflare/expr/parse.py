@@ -1,4 +1,4 @@
-"""An expression that was read. The reader itself is loaded with the first one: it takes its time."""
+"""Parse an expression. The parser is loaded with the first one, because the import is slow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataflare.model.text import SourceText
 
 
 class Parsed(Struct, frozen=True, dict=True):
-    """An expression whose syntax and function names are right."""
+    """An expression with correct syntax and function names."""
 
     source: SourceText
     ast: Ast
 
     @cached_property
     def columns(self) -> frozenset[str]:
-        """The columns it reads, as far as names tell: `a` of `a.b`."""
+        """The names of columns it reads: `a` for `a.b`."""
         return frozenset(str(node.value) for node in self.ast.walk() if node.op == COLUMN)
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Parsed(Struct, frozen=True, dict=True):
 
 
 def parse(text: ExprText | SourceText | str) -> Parsed:
-    """Read one expression. Raises ExpressionError: E0201, E0202, E0205, E0206, E0207, E0208."""
+    """Parse one expression. Raises ExpressionError: E0201, E0202, E0205, E0206, E0207, E0208."""
     from dataflare.expr.syntax import ast_of
 
     source = as_source(text)

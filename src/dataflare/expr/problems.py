@@ -1,4 +1,4 @@
-"""Errors in what was written: which code, and the characters they point to."""
+"""Errors in expressions: their codes and places."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def problem(
 
 
 def unknown_column(
-    source: SourceText, span: Span, name: str, known: Iterable[str], step: str | None
+    source: SourceText, span: Span, name: str, names_known: Iterable[str], step: str | None
 ) -> ExpressionError:
-    names = list(known)
-    where = f" in step '{step}'" if step else ""
+    names = list(names_known)
+    step_text = f" in step '{step}'" if step else ""
     return problem(
         source,
         span,
         UNKNOWN_COLUMN,
-        f"unknown column '{name}'{where}",
+        f"unknown column '{name}'{step_text}",
         notes=[f"it receives: {', '.join(names) if names else 'no columns'}"],
         help=did_you_mean(name, names) or "name one of these, or add the column before",
         step=step,

@@ -30,9 +30,9 @@ Spelling = Callable[["Speller", Node], "str | None"]
 class Function(Struct, frozen=True):
     """One function of the language.
 
-    `examples`: expression and value, each run as a test. `pushdown`: per database `exact`,
-    `guarded` (for some types or arguments) or `never`. `lower(node, *values)` gives the value or a
-    Lowered; with `lazy` it is given the arguments' Lowered and combines their errors itself.
+    examples: expression and value; the tests run each. pushdown: by database, `exact`, `guarded` (for
+    some types or arguments) or `never`. lower(node, *values): returns the value or a Lowered; if `lazy`
+    is set, it receives the arguments' Lowered and combines their errors.
     """
 
     name: str
@@ -67,8 +67,8 @@ def register(
     needs: Iterable[str] = (),
     sql: Mapping[str, Spelling | str] | None = None,
 ) -> None:
-    """Add a row. `signature`: one or several, a line each. `sql`: database to a template with {0},
-    or a function of the speller and the node; a database left out is never pushed down to."""
+    """Add a row. signature: one or several, a line each. sql: by database, a template with {0}, or a
+    function of the speller and the node. Without an entry the function is never pushed down."""
     spellings = dict(sql or {})
     pushdown = {
         database: "never"
@@ -115,7 +115,7 @@ def is_known(name: str) -> bool:
 
 
 def forget(name: str) -> None:
-    """Take out a function that has no aliases, to be registered anew."""
+    """Remove a function without aliases, so that it can be registered again."""
     del REGISTRY[name], _NAMES[name]
 
 
@@ -124,12 +124,12 @@ def lookup(name: str) -> Function | None:
     load()
     if name.lower() not in _NAMES:
         _installed(name.lower())
-    found = _NAMES.get(name.lower())
-    return None if found is None else REGISTRY[found]
+    row = _NAMES.get(name.lower())
+    return None if row is None else REGISTRY[row]
 
 
 def _installed(name: str | None = None) -> None:
-    """Load what other packages bring: one function, or all."""
+    """Load functions of other packages: one by name, or all."""
     from dataflare.expr import own
 
     own.installed(name)
@@ -152,7 +152,7 @@ _ELSEWHERE = {
 
 
 def suggestion(name: str) -> str | None:
-    """A help line for a name that is no function."""
+    """The help for an unknown function name."""
     other = _ELSEWHERE.get(name.lower()) or nearest(name, names())
     return f"did you mean '{other}'?" if other else "'dataflare functions' lists them"
 
@@ -166,7 +166,7 @@ def functions() -> Sequence[Function]:
 
 def function(name: str) -> Function:
     """The row of a name or alias. Raises ExpressionError (E0202) with the nearest name."""
-    found = lookup(name)
-    if found is None:
+    row = lookup(name)
+    if row is None:
         raise ExpressionError(f"unknown function '{name}'", code="E0202", help=suggestion(name))
-    return found
+    return row

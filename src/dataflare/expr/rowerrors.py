@@ -1,6 +1,6 @@
-"""What can be wrong with a row: the kinds in an error column, and how they are told.
+"""The kinds of row errors in an error column, and their messages.
 
-Always true: a kind's number never changes its meaning, since dead letters keep it.
+Always true: a kind's number never changes its meaning, because dead letters store it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Signatures as text, `substr(text: string, start: int64, [length: int64]) -> string`, and matching.
 
-A parameter is a type's name, or one of: `any`; `number`, `integer`; `T` (all of them meet in one
-type); `list<T>`, `list`, `struct`; `timestamp` (any unit and zone), `temporal` (date or timestamp);
-alternatives with `|`. `const` before it asks for a literal, `...` after it for any number of them,
-brackets make it optional.
+A parameter is a type's name, or one of: `any`; `number`, `integer`; `T` (all of them get a common type);
+`list<T>`, `list`, `struct`; `timestamp` (any unit and zone), `temporal` (date or timestamp); alternatives
+with `|`. `const` before it means a literal, `...` after it any number of arguments, and brackets mean that
+it is optional.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Signature(Struct, frozen=True):
 
 
 def read_signature(text: str) -> Signature:
-    """The signature a line of text describes."""
+    """The signature from a line of text."""
     match = re.fullmatch(r"\S+?\((.*)\) -> (.+)", text)
     assert match is not None, f"not a signature: {text}"
     parameters = []
@@ -78,90 +78,90 @@ def read_signature(text: str) -> Signature:
 
 def _parts(text: str) -> list[str]:
     """Split at commas outside of <> and of a type's brackets."""
-    found, depth, current = [], 0, ""
+    parts, depth, current = [], 0, ""
     for place, char in enumerate(text):
         opens_type = char == "[" and place > 0 and text[place - 1].isalpha()
         depth += (char == "<" or opens_type) - (char == ">")
         if char == "]" and depth and "[" in current.rpartition(":")[2]:
             depth -= 1
         if char == "," and depth == 0:
-            found.append(current)
+            parts.append(current)
             current = ""
         else:
             current += char
-    return [*found, current] if current.strip() else found
+    return [*parts, current] if current.strip() else parts
 
 
-def cost(kind: str, given: DataType) -> int | None:
-    """How far the type is from what the parameter asks for: 0 exact, None refused."""
-    if given.name == "null":
+def cost(kind: str, type_: DataType) -> int | None:
+    """The distance of a type from the parameter's kind: 0 if it is exact, None if it is refused."""
+    if type_.name == "null":
         return 1
     plain = _PLAIN.get(kind)
     if plain is not None:
-        return _plain_cost(plain, given)
+        return _plain_cost(plain, type_)
     accepted = {
         "any": True,
         "T": True,
-        "number": given.is_numeric,
-        "integer": given.is_integer,
-        "float": given.is_float,
-        "decimal": given.name == "decimal",
-        "list": given.name == "list",
-        "list<T>": given.name == "list",
-        "list<string>": given.name == "list"
-        and given.item is not None
-        and (given.item.is_text or given.item.name == "null"),
-        "list<number>": given.name == "list" and given.item is not None and given.item.is_numeric,
-        "struct": given.name == "struct",
-        "timestamp": given.name == "timestamp",
-        "zoned": given.name == "timestamp" and given.timezone is not None,
-        "naive": given.name == "timestamp" and given.timezone is None,
-        "temporal": given.name in ("date", "timestamp"),
+        "number": type_.is_numeric,
+        "integer": type_.is_integer,
+        "float": type_.is_float,
+        "decimal": type_.name == "decimal",
+        "list": type_.name == "list",
+        "list<T>": type_.name == "list",
+        "list<string>": type_.name == "list"
+        and type_.item is not None
+        and (type_.item.is_text or type_.item.name == "null"),
+        "list<number>": type_.name == "list" and type_.item is not None and type_.item.is_numeric,
+        "struct": type_.name == "struct",
+        "timestamp": type_.name == "timestamp",
+        "zoned": type_.name == "timestamp" and type_.timezone is not None,
+        "naive": type_.name == "timestamp" and type_.timezone is None,
+        "temporal": type_.name in ("date", "timestamp"),
     }
     assert kind in accepted, f"unknown parameter kind {kind}"
-    if kind == "naive" and given.name == "date":
+    if kind == "naive" and type_.name == "date":
         return 2
     return 0 if accepted[kind] else None
 
 
-def _plain_cost(wanted: DataType, given: DataType) -> int | None:
-    if wanted == given:
+def _plain_cost(target: DataType, type_: DataType) -> int | None:
+    if target == type_:
         return 0
-    if wanted.is_integer and given.is_integer:
+    if target.is_integer and type_.is_integer:
         return 1
-    if wanted.is_float and given.is_numeric:
-        return 2 if given.is_float else 3
-    if wanted.name == "string" and given.is_text:
+    if target.is_float and type_.is_numeric:
+        return 2 if type_.is_float else 3
+    if target.name == "string" and type_.is_text:
         return 1
-    if wanted.name == "json" and given.is_text:
+    if target.name == "json" and type_.is_text:
         return 1
-    if wanted.name == given.name in ("timestamp", "duration"):
-        return 1 if wanted.timezone == given.timezone else None
-    if wanted.name == "timestamp" and wanted.timezone is None and given.name == "date":
+    if target.name == type_.name in ("timestamp", "duration"):
+        return 1 if target.timezone == type_.timezone else None
+    if target.name == "timestamp" and target.timezone is None and type_.name == "date":
         return 2
     return None
 
 
-def wanted_type(kind: str, given: DataType, bound: DataType | None) -> DataType:
-    """What the argument is cast to."""
+def wanted_type(kind: str, type_: DataType, bound: DataType | None) -> DataType:
+    """The type to which the argument is cast."""
     plain = _PLAIN.get(kind)
     if plain is not None:
         return plain
     if kind == "T":
-        return bound or given
+        return bound or type_
     if kind == "list<T>":
-        return t.list_of(bound) if bound is not None else given
-    if kind == "list" and given.name == "null":
+        return t.list_of(bound) if bound is not None else type_
+    if kind == "list" and type_.name == "null":
         return t.list_of(t.NULL)
     if kind == "list<string>":
         return t.list_of(t.STRING)
-    if kind == "naive" and given.name == "date":
+    if kind == "naive" and type_.name == "date":
         return t.TIMESTAMP
-    return given
+    return type_
 
 
 def result_type(text: str, bound: DataType | None, first: DataType) -> DataType:
-    """The type that the signature's result says: a type, T, list<T>, or that of the argument."""
+    """The result type of a signature: a type, T, list<T>, or that of the argument."""
     if text in _PLAIN:
         return _PLAIN[text]
     if text == "T":

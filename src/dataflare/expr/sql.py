@@ -1,7 +1,8 @@
-"""Spell an expression as SQL for a source, where the source answers exactly as we do.
+"""Write an expression as SQL for a source, if the source gives exactly the same results.
 
-Always true: what can fail on a row is never pushed down; text and values from variables are bound,
-never part of the SQL; a column's name is quoted. What is not known to be exact is not spelled.
+Always true: an expression that can fail on a row is never pushed down; text and values from variables are
+bound parameters and not part of the SQL; column names are quoted. An expression that may differ in the
+database is not pushed down.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from dataflare.model.types import DataType
 
 
 class SqlText(Struct, frozen=True):
-    """A condition or value in SQL: `?` stands for each of `params`, in order."""
+    """A condition or value in SQL. Each `?` is one of `params`, in order."""
 
     text: str
     params: tuple[Any, ...] = ()
 
 
 class Speller(Struct):
-    """One spelling. `spell` gives None where the database would answer differently."""
+    """Writes one expression. `spell` returns None if the database would give another result."""
 
     dialect: str
     params: list[Any] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Speller(Struct):
         return '"' + name.replace('"', '""') + '"'
 
     def holds(self, type_: DataType) -> bool:
-        """Whether a column of the type is compared there as here."""
+        """Whether the database compares a column of this type as we do."""
         if type_.is_integer or type_.name in ("string", "float64"):
             return True
         if self.dialect == "sqlite":
@@ -87,15 +88,15 @@ class Speller(Struct):
         )
 
     def _cast(self, node: Node) -> str | None:
-        """Only what loses nothing and is the same everywhere: a wider number, to be compared."""
-        given, to = node.args[0].type, node.type
+        """An implicit cast, if it loses no value and is the same everywhere: to a wider number."""
+        source, to = node.args[0].type, node.type
         if self.dialect == "duckdb" and node.value == "implicit":
             name = _DUCKDB.get(str(to))
             inner = self.spell(node.args[0])
-            if name is None or inner is None or not (given.is_numeric and to.is_numeric):
+            if name is None or inner is None or not (source.is_numeric and to.is_numeric):
                 return None
             return f"CAST({inner} AS {name})"
-        if given.is_integer and to.is_integer and self.dialect != "duckdb":
+        if source.is_integer and to.is_integer and self.dialect != "duckdb":
             return self.spell(node.args[0])
         return None
 
@@ -112,8 +113,8 @@ OPERATIONS_MAX = 900
 
 
 def to_sql(node: Node, dialect: str) -> SqlText | None:
-    """The node in that database's SQL, or None. Databases bound the size of a statement and how deep
-    it is nested, SQLite at 1,000; a larger expression is evaluated here."""
+    """The node in that database's SQL, or None. Databases limit the size and the depth of a statement
+    (SQLite: 1,000). A larger expression is not pushed down."""
     operations = (each for each in node.walk() if each.op != LITERAL)
     if sum(1 for _ in islice(operations, OPERATIONS_MAX + 1)) > OPERATIONS_MAX:
         return None
@@ -123,7 +124,7 @@ def to_sql(node: Node, dialect: str) -> SqlText | None:
 
 
 def operator(speller: Speller, node: Node) -> str | None:
-    """Arithmetic, where it is the same: on DuckDB."""
+    """Arithmetic. It is the same on DuckDB only."""
     if speller.dialect != "duckdb" or not node.type.is_numeric:
         return None
     if node.op == "/":

@@ -1,7 +1,7 @@
-"""Type names as SQL writes them, and which types meet in which.
+"""Type names as SQL writes them, and the common type of two types.
 
-Always true: `unify` is symmetric up to the zone of zoned timestamps, and what it gives holds every
-value of both sides.
+Always true: `unify` is symmetric except for the zone of zoned timestamps, and its result holds every value
+of both types.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataflare.model import types as t
 from dataflare.model.types import DataType, Field
 
 INTERVAL = DataType("interval")
-"""A literal with months in it: only ever added to or taken from a date or timestamp."""
+"""A literal with months. It can only be added to or subtracted from a date or timestamp."""
 
 RANGES = {
     "int8": (-(2**7), 2**7 - 1),
@@ -52,8 +52,8 @@ _SQL_NAMES = {
 
 
 def type_named(text: str, levels: int = t.NESTED_MAX) -> DataType | None:
-    """The type of an SQL or Arrow name, or None. `int8` is 8 bits wide, as in Arrow. levels: how many
-    brackets may follow it."""
+    """The type of an SQL or Arrow name, or None. `int8` has 8 bits, as in Arrow. levels: how many brackets
+    may follow the name."""
     name = re.sub(r"\s+", " ", text.strip()).lower()
     array = re.fullmatch(r"(.*)\[\d*\]", name)
     if array is not None and not re.match(r"(timestamp|duration)\[", name):
@@ -80,67 +80,69 @@ def as_decimal(type_: DataType) -> tuple[int, int]:
     return DIGITS[type_.name], 0
 
 
-def unify(one: DataType, two: DataType) -> DataType | None:
-    """The type that values of both become side by side, or None."""
-    if one == two or two.name == "null":
-        return one
-    if one.name == "null":
-        return two
-    if one.is_numeric and two.is_numeric:
-        return _unify_numbers(one, two)
-    if one.is_text and two.is_text:
+def unify(left: DataType, right: DataType) -> DataType | None:
+    """The common type for values of both types, or None."""
+    if left == right or right.name == "null":
+        return left
+    if left.name == "null":
+        return right
+    if left.is_numeric and right.is_numeric:
+        return _unify_numbers(left, right)
+    if left.is_text and right.is_text:
         return t.STRING
-    if one.name == "duration" == two.name:
-        return t.duration(finer(one.unit, two.unit))
-    if one.name in ("date", "timestamp") and two.name in ("date", "timestamp"):
-        return _unify_times(one, two)
-    if one.name == "list" == two.name and one.item is not None and two.item is not None:
-        item = unify(one.item, two.item)
+    if left.name == "duration" == right.name:
+        return t.duration(finer(left.unit, right.unit))
+    if left.name in ("date", "timestamp") and right.name in ("date", "timestamp"):
+        return _unify_times(left, right)
+    if left.name == "list" == right.name and left.item is not None and right.item is not None:
+        item = unify(left.item, right.item)
         return None if item is None else t.list_of(item)
-    if one.name == "struct" == two.name and [f.name for f in one.fields] == [
-        f.name for f in two.fields
+    if left.name == "struct" == right.name and [f.name for f in left.fields] == [
+        f.name for f in right.fields
     ]:
         fields = [
-            (a.name, unify(a.type, b.type)) for a, b in zip(one.fields, two.fields, strict=True)
+            (a.name, unify(a.type, b.type)) for a, b in zip(left.fields, right.fields, strict=True)
         ]
-        found = tuple(Field(name, type_) for name, type_ in fields if type_ is not None)
-        return DataType("struct", fields=found) if len(found) == len(fields) else None
+        common_fields = tuple(Field(name, type_) for name, type_ in fields if type_ is not None)
+        return (
+            DataType("struct", fields=common_fields) if len(common_fields) == len(fields) else None
+        )
     return None
 
 
 def unify_all(types: Iterable[DataType]) -> DataType | None:
-    """`unify` over any number of types; of none it is null."""
-    found: DataType | None = t.NULL
+    """`unify` over any number of types. Null for no types."""
+    common: DataType | None = t.NULL
     for each in types:
-        if found is None:
+        if common is None:
             return None
-        found = unify(found, each)
-    return found
+        common = unify(common, each)
+    return common
 
 
-def _unify_numbers(one: DataType, two: DataType) -> DataType:
-    if one.is_float or two.is_float:
-        return t.FLOAT64 if "float64" in (one.name, two.name) else t.FLOAT32
-    if one.is_integer and two.is_integer:
-        low = min(RANGES[one.name][0], RANGES[two.name][0])
-        high = max(RANGES[one.name][1], RANGES[two.name][1])
+def _unify_numbers(left: DataType, right: DataType) -> DataType:
+    if left.is_float or right.is_float:
+        return t.FLOAT64 if "float64" in (left.name, right.name) else t.FLOAT32
+    if left.is_integer and right.is_integer:
+        low = min(RANGES[left.name][0], RANGES[right.name][0])
+        high = max(RANGES[left.name][1], RANGES[right.name][1])
         for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"):
             if RANGES[name][0] <= low and high <= RANGES[name][1]:
                 return DataType(name)
         return t.decimal(20, 0)
-    (digits, scale), (digits2, scale2) = as_decimal(one), as_decimal(two)
-    most = max(scale, scale2)
-    return t.decimal(min(38, max(digits - scale, digits2 - scale2) + most), most)
+    (digits, scale), (digits2, scale2) = as_decimal(left), as_decimal(right)
+    scale_max = max(scale, scale2)
+    return t.decimal(min(38, max(digits - scale, digits2 - scale2) + scale_max), scale_max)
 
 
-def _unify_times(one: DataType, two: DataType) -> DataType | None:
-    if one.name == "date":
-        return two if two.timezone is None else None
-    if two.name == "date":
-        return one if one.timezone is None else None
-    if (one.timezone is None) != (two.timezone is None):
+def _unify_times(left: DataType, right: DataType) -> DataType | None:
+    if left.name == "date":
+        return right if right.timezone is None else None
+    if right.name == "date":
+        return left if left.timezone is None else None
+    if (left.timezone is None) != (right.timezone is None):
         return None
-    return t.timestamp(finer(one.unit, two.unit), one.timezone)
+    return t.timestamp(finer(left.unit, right.unit), left.timezone)
 
 
 def finer(one: str | None, two: str | None) -> str:

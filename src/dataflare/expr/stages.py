@@ -1,11 +1,11 @@
-"""Large expressions are evaluated in stages, since Polars takes each as one tree.
+"""Evaluate large expressions in stages, because Polars treats each expression as one tree.
 
-Polars copies a part that is used twice, and walks trees by recursion: nesting a function that reads
-its argument twice takes 2^n steps, and a chain of ten thousand terms overflows its stack. So a part
-whose tree has grown to `TREE_MAX` becomes a column, and what stands around it reads that column.
+Polars copies a part that is used twice, and walks trees by recursion. So n nested calls of a function
+that reads its argument twice take 2^n steps, and a chain of ten thousand terms overflows its stack. A
+part whose tree has grown to `TREE_MAX` therefore becomes a column, and the outer part reads that column.
 
-Always true: an expression below that size is left as it is; stages see only columns that the
-expression reads, and leave nothing behind.
+Always true: an expression below that size does not change; stages read only columns that the expression
+reads, and their own columns are removed at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataflare.expr.lowered import Lowered
 from dataflare.model.types import DataType
 
 TREE_MAX = 2_000
-"""Characters of a tree when it is printed: some dozen operations. Polars takes a second for 20,000."""
+"""Characters of a printed tree: some dozen operations. Polars takes a second for 20,000."""
 
 _active: ContextVar[Stages | None] = ContextVar("stages", default=None)
 
@@ -30,10 +30,10 @@ class Step(Struct, frozen=True):
 
     @property
     def outputs(self) -> list[pl.Expr]:
-        made = [self.part.value.alias(self.name)]
+        columns = [self.part.value.alias(self.name)]
         if self.part.error is not None:
-            made.append(self.part.error.alias(f"{self.name}_error"))
-        return made
+            columns.append(self.part.error.alias(f"{self.name}_error"))
+        return columns
 
 
 class Stages:
@@ -60,7 +60,7 @@ class Stages:
         return Lowered(pl.col(step.name), error)
 
     def whole(self, last: Lowered, type_: DataType) -> Lowered:
-        """The expression that runs the stages, and then `last`."""
+        """The expression that evaluates the stages and then the last part."""
         if not self.steps:
             return last
         plan = _Plan(tuple(self.steps), last, type_.to_polars())
@@ -78,13 +78,13 @@ class Stages:
 
 
 def bounded(part: Lowered) -> Lowered:
-    """The part, or the column that it becomes because it is large. For functions that nest parts."""
+    """The part, or its column if it is large. For functions that nest parts."""
     stages = _active.get()
     return part if stages is None else stages.bounded(part)
 
 
 class _Plan:
-    """The stages in order, and after which of them a column is not read any more."""
+    """The stages in order, and for each column the stage that reads it last."""
 
     def __init__(self, steps: tuple[Step, ...], last: Lowered, value: pl.DataType) -> None:
         none = pl.lit(None, dtype=pl.UInt8)
@@ -94,12 +94,14 @@ class _Plan:
         ]
         self.outputs = [*(step.outputs for step in steps), final]
         self.dtype = pl.Struct({"value": value, "error": pl.UInt8()})
-        made = {name for exprs in self.outputs for name in map(_name, exprs)}
+        stage_columns = {name for exprs in self.outputs for name in map(_name, exprs)}
         roots = [
             {name for expr in exprs for name in expr.meta.root_names()} for exprs in self.outputs
         ]
-        self.reads = sorted(set().union(*roots) - made)
-        last_use = {name: place for place, names in enumerate(roots) for name in names & made}
+        self.reads = sorted(set().union(*roots) - stage_columns)
+        last_use = {
+            name: place for place, names in enumerate(roots) for name in names & stage_columns
+        }
         self.drops: list[list[str]] = [[] for _ in self.outputs]
         for name, place in last_use.items():
             self.drops[place].append(name)

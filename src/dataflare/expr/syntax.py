@@ -1,7 +1,7 @@
-"""From text to `Ast`. Names of functions are checked here, columns and types are not.
+"""Parse text to an `Ast`. Names of functions are checked here; columns and types are checked later.
 
-Always true: what comes out holds only operations of the registry; what is refused points to the
-characters that are wrong; a variable's value is never looked at, only carried.
+Always true: the result has only operations of the registry; an error points to the wrong characters; the
+value of a variable is passed on without being read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STATEMENTS = {
 
 
 def ast_of(source: SourceText) -> Ast:
-    """Raises what `parse` does."""
+    """Raises the same errors as `parse`."""
     template = source.template
     if not template.strip():
         raise problem(source, (0, len(template)), problems.SYNTAX, "the expression is empty")
@@ -75,8 +75,8 @@ _POWER = re.compile(rf"(?:{_TEXTS})|((?:\d[\d_]*\.?[\d_]*|\.\d+)[eE]\d+)(?=[+-])
 
 
 def _tokenized(template: str) -> list[Token]:
-    """sqlglot reads `1e3+1` as one number, so a space is put behind the 3; the places of the tokens
-    are those in the template."""
+    """The tokens, with their places in the template. sqlglot reads `1e3+1` as one number, so a space is
+    inserted after the 3."""
     cuts = [match.end(1) for match in _POWER.finditer(template) if match[1] is not None]
     if not cuts:
         return list(Expressions().tokenize(template))
@@ -90,7 +90,7 @@ def _tokenized(template: str) -> list[Token]:
 
 
 def _unclosed(text: str) -> tuple[int, str]:
-    """Where the quote or comment that does not end begins, and its first character."""
+    """The beginning of an unclosed quote or comment, and its first character."""
     place = 0
     whole = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
     while place < len(text):
@@ -118,10 +118,10 @@ def _check_tokens(source: SourceText, tokens: list[Token]) -> None:
                 help=None if more else "remove the ';'",
             )
         text = source.template[token.start : token.end + 1]
-        found = None if text in placeholders else inside.search(text)
-        if found is not None:
-            shown = placeholders[found[0]].shown
-            raise _quoted_variable(source, token, text, found[0], shown)
+        match = None if text in placeholders else inside.search(text)
+        if match is not None:
+            variable_text = placeholders[match[0]].shown
+            raise _quoted_variable(source, token, text, match[0], variable_text)
 
 
 def _quoted_variable(
@@ -179,7 +179,7 @@ def _rejected(source: SourceText, tokens: list[Token], stopped: Rejected) -> Exp
 
 
 def _operand_missing(source: SourceText, tokens: list[Token], stopped: Rejected) -> ExpressionError:
-    """After an operator at the end, or before the first one."""
+    """The error for a missing operand after an operator at the end, or before the first operator."""
     at = stopped.before or tokens[-1]
     if "'this' missing" in stopped.message and stopped.token is not None:
         at = stopped.token
@@ -222,10 +222,12 @@ def _unexpected(
 ) -> ExpressionError:
     at = token or before or tokens[-1]
     span = (at.start, at.end + 1)
-    written = source.template[at.start : at.end + 1]
+    token_text = source.template[at.start : at.end + 1]
     if token is None:
-        what = message[:1].lower() + message[1:]
-        return problem(source, span, problems.SYNTAX, f"the expression ends too early: {what}")
+        problem_text = message[:1].lower() + message[1:]
+        return problem(
+            source, span, problems.SYNTAX, f"the expression ends too early: {problem_text}"
+        )
     kind = token.token_type
     if kind == TokenType.ALIAS:
         return problem(
@@ -242,13 +244,15 @@ def _unexpected(
             source,
             span,
             problems.SYNTAX,
-            f"unexpected '{written}'",
+            f"unexpected '{token_text}'",
             notes=["an operator is expected here; an alias is not allowed"],
         )
     if kind == TokenType.EQ:
-        return problem(source, span, problems.SYNTAX, f"unexpected '{written}'")
-    return problem(source, span, problems.SYNTAX, f"unexpected '{written}'")
+        return problem(source, span, problems.SYNTAX, f"unexpected '{token_text}'")
+    return problem(source, span, problems.SYNTAX, f"unexpected '{token_text}'")
 
 
-def _not_allowed(source: SourceText, span: tuple[int, int], what: str) -> ExpressionError:
-    return problem(source, span, problems.NOT_ALLOWED, f"{what} is not allowed in an expression")
+def _not_allowed(source: SourceText, span: tuple[int, int], construct: str) -> ExpressionError:
+    return problem(
+        source, span, problems.NOT_ALLOWED, f"{construct} is not allowed in an expression"
+    )

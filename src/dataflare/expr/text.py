@@ -1,4 +1,4 @@
-"""The text of an expression as a config field holds it."""
+"""The text of an expression in a config field."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class ExprText:
     """An expression in a config model, with its place in the file and its variables.
 
-    As a pydantic field it takes a string, or a scalar that YAML made of one (`condition: true`).
-    `str()` shows it as it was written, variables by name. Equal when text and variables are.
+    A pydantic field of this type accepts a string, or another scalar of YAML (`condition: true`). `str()`
+    shows it as it was written, variables by name. Two are equal if their text and variables are.
     """
 
     __slots__ = ("source",)
@@ -69,7 +69,7 @@ class ExprText:
 
 
 def as_source(text: ExprText | str | bool | int | float) -> SourceText:
-    """The text with its place, made of whatever a config field may hold."""
+    """The text with its place, from any value that a config field may have."""
     if isinstance(text, ExprText):
         return text.source
     if isinstance(text, SourceText):

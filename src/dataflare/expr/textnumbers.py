@@ -1,7 +1,7 @@
-"""Numbers from text, in the spellings that DuckDB reads.
+"""Numbers from text, in the forms that DuckDB reads.
 
-Always true: no digit passes through a float on its way to an integer or a decimal; what is left over
-is rounded half away from zero; text that is not a number, or one that does not fit, becomes null.
+Always true: text is never converted to an integer or a decimal through a float; digits beyond the scale
+are rounded half away from zero; text that is not a number, or a number that does not fit, becomes null.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ _NUMBER = rf"^[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGIT
 _HEX = r"^0[xX]([0-9a-fA-F]+(?:_[0-9a-fA-F]+)*)$"
 _BINARY = r"^0[bB]([01]+(?:_[01]+)*)$"
 _EXPONENT_MAX = 2_000
-"""Of a number whose exponent is larger, only its size matters."""
+"""Larger exponents are clipped to this: the number is then too large or 0."""
 
 
 def float_of(text: pl.Expr, to: DataType) -> pl.Expr:
     """The text, without space around it, as a float."""
     dtype = to.to_polars()
     plain = text.cast(dtype, strict=False)
-    rest = seldom(rest_of(text, plain), dtype, lambda rare: _number(rare).cast(dtype, strict=False))
-    return pl.coalesce(plain, rest)
+    rare_numbers = seldom(
+        rest_of(text, plain), dtype, lambda rare: _number(rare).cast(dtype, strict=False)
+    )
+    return pl.coalesce(plain, rare_numbers)
 
 
 def integer_of(text: pl.Expr, to: DataType) -> pl.Expr:
-    """Plain digits are read as they are. A fraction or an exponent is rounded; `0x1F` and `0b101` are
+    """The text as an integer. A number with a fraction or an exponent is rounded; `0x1F` and `0b101` are
     read in their base."""
     dtype = to.to_polars()
     plain = text.cast(dtype, strict=False)
 
-    def rare(rest: pl.Expr) -> pl.Expr:
-        whole = _rounded(_number(rest), 0).cast(dtype, strict=False)
+    def rare(rare_text: pl.Expr) -> pl.Expr:
+        whole = _rounded(_number(rare_text), 0).cast(dtype, strict=False)
         if to.name.startswith("uint"):  # DuckDB takes -0 and refuses -0.0
-            whole = pl.when(rest.str.contains(r"^[^-]|^-[0_]+$")).then(whole)
+            whole = pl.when(rare_text.str.contains(r"^[^-]|^-[0_]+$")).then(whole)
         return pl.coalesce(
-            whole, _in_base(rest, _HEX, 16, dtype), _in_base(rest, _BINARY, 2, dtype)
+            whole, _in_base(rare_text, _HEX, 16, dtype), _in_base(rare_text, _BINARY, 2, dtype)
         )
 
     return pl.coalesce(plain, seldom(rest_of(text, plain), dtype, rare))
 
 
 def decimal_of(text: pl.Expr, to: DataType) -> pl.Expr:
-    """The text as a decimal. Polars' own reading rounds half to even, so it counts only where the next
-    digit is not a 5."""
+    """The text as a decimal. Polars rounds half to even, so its result is used only if the next digit is
+    not a 5."""
     precision, scale = as_decimal(to)
     dtype = to.to_polars()
     plain = text.cast(dtype, strict=False)
@@ -59,24 +61,24 @@ def decimal_of(text: pl.Expr, to: DataType) -> pl.Expr:
         sure = (finer % five != 0) | (finer % ten == 0)
         sure = (plain.is_not_null() & sure).fill_null(False)
 
-    def rare(rest: pl.Expr) -> pl.Expr:
-        digits = _rounded(_number(rest), scale)
+    def rare(rare_numbers: pl.Expr) -> pl.Expr:
+        digits = _rounded(_number(rare_numbers), scale)
         fitting = pl.when(digits.abs() < pl.lit(10**precision, dtype=pl.Int128)).then(digits)
         return fitting.reinterpret(dtype=dtype)
 
-    rest = seldom(pl.when(~sure).then(text), dtype, rare)
-    return pl.when(sure).then(plain).otherwise(rest)
+    rare_numbers = seldom(pl.when(~sure).then(text), dtype, rare)
+    return pl.when(sure).then(plain).otherwise(rare_numbers)
 
 
 def rest_of(text: pl.Expr, plain: pl.Expr) -> pl.Expr:
-    """The text where the plain reading failed."""
+    """The text where the common form did not match."""
     return pl.when(plain.is_null()).then(text)
 
 
-def seldom(rest: pl.Expr, dtype: pl.DataType, read: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
-    """What `read` makes of the few texts that are left; nothing is done where there are none.
+def seldom(rare_text: pl.Expr, dtype: pl.DataType, read: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """The result of `read` for the few remaining texts. `read` is not called if there are none.
 
-    The expression stays small: `read` is built and evaluated only inside of the batch.
+    The expression stays small, because `read` is built and evaluated inside of the batch.
     """
 
     def batch(column: pl.Series) -> pl.Series:
@@ -84,11 +86,11 @@ def seldom(rest: pl.Expr, dtype: pl.DataType, read: Callable[[pl.Expr], pl.Expr]
             return pl.Series(column.name, [], dtype=dtype).extend_constant(None, column.len())
         return column.to_frame("text").select(read(pl.col("text")).alias(column.name)).to_series()
 
-    return rest.map_batches(batch, return_dtype=dtype, is_elementwise=True)
+    return rare_text.map_batches(batch, return_dtype=dtype, is_elementwise=True)
 
 
 def _number(text: pl.Expr) -> pl.Expr:
-    """Numbers as DuckDB writes them, without the underscores between digits; else null."""
+    """Numbers in DuckDB's form without underscores between digits. Other text becomes null."""
     return text.str.extract(f"({_NUMBER})", 1).str.replace_all("_", "", literal=True)
 
 
@@ -99,7 +101,7 @@ def _in_base(text: pl.Expr, pattern: str, base: int, dtype: pl.DataType) -> pl.E
 
 
 def _rounded(number: pl.Expr, scale: int) -> pl.Expr:
-    """The number's digits with `scale` of them behind the point, as Int128."""
+    """The number's digits as Int128, with `scale` of them after the point."""
     exponent = number.str.extract(r"[eE]([+-]?\d+)$", 1)
     huge = pl.when(exponent.str.starts_with("-")).then(-_EXPONENT_MAX).otherwise(_EXPONENT_MAX)
     shift = (

@@ -1,8 +1,8 @@
-"""The two trees: `Ast`, what was written and where; `Node`, what it means, typed.
+"""The two trees: `Ast` is the text with places, `Node` is its typed meaning.
 
-Always true: an `Ast` holds half-open spans into the template; a `Node` is plain data that pickles
-and holds neither text positions nor Polars objects. Every name of an operation, in both, is a
-function's name in the registry or one of COLUMN, LITERAL and CAST.
+Always true: an `Ast` has half-open spans of the template; a `Node` is plain data that pickles, without text
+positions and Polars objects. The name of an operation in both is a function's name in the registry or one
+of COLUMN, LITERAL and CAST.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Span = tuple[int, int]
 COLUMN, LITERAL, CAST, STAR = "column", "literal", "cast", "star"
 
 AGGREGATE = "aggregate"
-"""The operation of a node that stands for an aggregate's result; its value is the AggregateCall."""
+"""The operation of a node for an aggregate's result. Its value is the AggregateCall."""
 
 NOW_COLUMN = "__dataflare_now"
 ROWKEY_COLUMN = "__dataflare_rowkey"
 
 
 class Ast(Struct, frozen=True):
-    """One piece of what was written.
+    """One part of the text.
 
     `op`: a function's name, or COLUMN (value: its name), LITERAL (value: the Python value; type:
     its type), CAST (value: whether it is TRY_CAST; type: the target), STAR.
-    `at`: the characters to point to when this very operation is wrong (a function's name); `span`:
-    all of it. order, directions: of an aggregate's ORDER BY, whether descending and whether NULLs are
-    first.
+    `at`: the characters for an error of this operation (a function's name); `span`: all its characters.
+    order: the values of an aggregate's ORDER BY; directions: of each, whether it is descending and whether
+    NULLs are first.
     """
 
     op: str
@@ -53,14 +53,14 @@ class Ast(Struct, frozen=True):
 
     def walk(self) -> Iterator[Ast]:
         """Each part once, also one that stands in several places: the subject of a CASE."""
-        left, seen = [self], set[int]()
-        while left:
-            ast = left.pop()
-            if id(ast) not in seen:
-                seen.add(id(ast))
+        unvisited, visited = [self], set[int]()
+        while unvisited:
+            ast = unvisited.pop()
+            if id(ast) not in visited:
+                visited.add(id(ast))
                 yield ast
-                left += [*ast.order, *([ast.where] if ast.where is not None else [])]
-                left += ast.args[::-1]
+                unvisited += [*ast.order, *([ast.where] if ast.where is not None else [])]
+                unvisited += ast.args[::-1]
 
 
 Flat = tuple[str, DataType, tuple[int, ...], Any, str | None]
@@ -69,7 +69,7 @@ Flat = tuple[str, DataType, tuple[int, ...], Any, str | None]
 class Node(Struct, frozen=True):
     """One typed operation. `value`: a column's name, a literal's value, whether a cast is TRY_CAST.
 
-    `shown`: for a literal that came from a variable, what to print in its place.
+    `shown`: for a literal from a variable, the text to show instead of its value.
     """
 
     op: str
@@ -80,27 +80,27 @@ class Node(Struct, frozen=True):
 
     def walk(self) -> Iterator[Node]:
         """Each part once, also one that stands in several places."""
-        left, seen = [self], set[int]()
-        while left:
-            node = left.pop()
-            if id(node) not in seen:
-                seen.add(id(node))
+        unvisited, visited = [self], set[int]()
+        while unvisited:
+            node = unvisited.pop()
+            if id(node) not in visited:
+                visited.add(id(node))
                 yield node
-                left += node.args[::-1]
+                unvisited += node.args[::-1]
 
     def flat(self) -> list[Flat]:
-        """The nodes, each after its arguments, which are told by their places: pickle goes down a tree
-        by recursion, and not as far as an expression may."""
+        """The nodes, each after its arguments, which are stored by index. Otherwise pickle would walk the
+        tree by recursion, and an expression may be deeper than its limit."""
         places: dict[int, int] = {}
         nodes: list[Flat] = []
-        left = [self]
-        while left:
-            node = left[-1]
+        unvisited = [self]
+        while unvisited:
+            node = unvisited[-1]
             waiting = [arg for arg in node.args if id(arg) not in places]
             if id(node) in places or not waiting:
-                left.pop()
+                unvisited.pop()
             else:
-                left += waiting[::-1]
+                unvisited += waiting[::-1]
             if id(node) not in places and not waiting:
                 places[id(node)] = len(nodes)
                 args = tuple(places[id(arg)] for arg in node.args)
@@ -109,10 +109,10 @@ class Node(Struct, frozen=True):
 
     @classmethod
     def from_flat(cls, nodes: list[Flat]) -> Node:
-        done: list[Node] = []
+        built: list[Node] = []
         for op, type_, places, value, shown in nodes:
-            done.append(cls(op, type_, tuple(done[place] for place in places), value, shown))
-        return done[-1]
+            built.append(cls(op, type_, tuple(built[place] for place in places), value, shown))
+        return built[-1]
 
     @property
     def is_literal(self) -> bool:

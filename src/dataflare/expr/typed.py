@@ -1,4 +1,4 @@
-"""A checked expression: plain data that travels, and gives Polars or SQL when asked."""
+"""A checked expression: plain data that pickles and can be lowered to Polars or written as SQL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Dialect = Literal["duckdb", "sqlite", "postgres"]
 
 
 class Typed(Discreet, frozen=True, dict=True):
-    """What an expression means over one schema. Pickles; equal when the meaning is.
+    """The meaning of an expression over one schema. It pickles; two are equal if their meaning is.
 
     `needs`: which of NOW_COLUMN and ROWKEY_COLUMN the rows must have beside their own columns.
     """
@@ -45,7 +45,7 @@ class Typed(Discreet, frozen=True, dict=True):
 
     @property
     def is_column(self) -> str | None:
-        """The column's name, if the expression is just that column."""
+        """The column's name, if the expression is only a column."""
         return str(self.node.value) if self.node.op == COLUMN else None
 
     @property
@@ -57,11 +57,11 @@ class Typed(Discreet, frozen=True, dict=True):
 
     @property
     def can_fail(self) -> bool:
-        """Whether there may be a row for which it is an error."""
+        """Whether a row can have an error."""
         return self.lower().error is not None
 
     def lower(self) -> Lowered:
-        """The Polars expressions for value and error; they raise for no row. Built once."""
+        """The Polars expressions for value and error. They raise for no row. They are built once."""
         return self._lowered
 
     @cached_property
@@ -71,19 +71,19 @@ class Typed(Discreet, frozen=True, dict=True):
         return lower_constant(self.node) if self.is_literal else lower(self.node)
 
     def to_sql(self, dialect: Dialect) -> SqlText | None:
-        """The same in a database's SQL, or None where it would not be exactly the same."""
+        """The expression in a database's SQL. None if the result would not be exactly the same."""
         from dataflare.expr.sql import to_sql
 
         return None if self.needs or self.can_fail else to_sql(self.node, dialect)
 
     def conjuncts(self) -> tuple[Typed, ...]:
-        """The conditions that are joined by AND at the top, from left to right; of very many the
-        condition as a whole, since no database takes them."""
-        parts, left = [], [self.node]
-        while left:
-            node = left.pop()
+        """The conditions joined by AND at the top, from left to right. If they are very many, the whole
+        condition, because no database accepts them."""
+        parts, unvisited = [], [self.node]
+        while unvisited:
+            node = unvisited.pop()
             if node.op == "and":
-                left += node.args[::-1]
+                unvisited += node.args[::-1]
             else:
                 parts.append(node)
         if len(parts) == 1 or len(parts) > OPERATIONS_MAX // 2:
@@ -97,7 +97,7 @@ def _unpickled(nodes: list[Any], *rest: Any) -> Typed:
 
 
 def typed(node: Node, shown: str) -> Typed:
-    """A node with what there is to know about it."""
+    """The `Typed` of a node."""
     nodes = list(node.walk())
     return Typed(
         node=node,
@@ -122,7 +122,7 @@ def check(
 ) -> Typed:
     """Type an expression against the columns that reach it. Raises ExpressionError with its place.
 
-    name: of the result, where a step has several expressions; two uuid() of one row differ by it.
+    name: of the result, if a step has several expressions; it makes two uuid() of one row different.
     """
     parsed = parsed_in(text, step)
     node = Checker(parsed.source, schema, step, name=name).node(parsed.ast)
@@ -130,7 +130,7 @@ def check(
 
 
 def parsed_in(text: Parsed | ExprText | SourceText | str, step: str | None) -> Parsed:
-    """`parse`, whose errors say which step they are in."""
+    """`parse`, with the step in its errors."""
     if isinstance(text, Parsed):
         return text
     try:
@@ -140,13 +140,13 @@ def parsed_in(text: Parsed | ExprText | SourceText | str, step: str | None) -> P
 
 
 def result(parsed: Parsed, node: Node, step: str | None) -> Node:
-    """The node as a column may hold it. Raises for an interval of months, which none does."""
+    """The node of a result. Raises ExpressionError for an interval with months, which no column can hold."""
     if node.type == sqltypes.INTERVAL:
         raise problem(
             parsed.source,
             parsed.ast.span,
             problems.TYPE_MISMATCH,
-            "an interval with months is no value, only a step to add to a date or timestamp",
+            "an interval with months is not a value: add it to a date or timestamp",
             step=step,
         )
     return node
@@ -155,20 +155,22 @@ def result(parsed: Parsed, node: Node, step: str | None) -> Node:
 def check_condition(
     text: Parsed | ExprText | SourceText | str, schema: Schema, *, step: str | None = None
 ) -> Typed:
-    """`check`, for where a condition is expected: raises ExpressionError (E0204) if it is no bool."""
+    """`check` for a condition. Raises ExpressionError (E0204) if the result is not a bool."""
     parsed = parsed_in(text, step)
-    found = check(parsed, schema, step=step)
-    if found.type.name == "null":
-        return typed(convert(found.node, t.BOOL), found.shown)
-    if found.type.name != "bool":
+    condition = check(parsed, schema, step=step)
+    if condition.type.name == "null":
+        return typed(convert(condition.node, t.BOOL), condition.shown)
+    if condition.type.name != "bool":
         helps = {"string": f"{parsed} = '...'"}
-        help = f"write {parsed} <> 0" if found.type.is_numeric else helps.get(found.type.name)
+        help = (
+            f"write {parsed} <> 0" if condition.type.is_numeric else helps.get(condition.type.name)
+        )
         raise problem(
             parsed.source,
             parsed.ast.span,
             problems.TYPE_MISMATCH,
-            f"a condition is expected, this is {found.type}",
+            f"a condition is expected, this is {condition.type}",
             step=step,
             help=help if help is None or help.startswith("write") else f"write {help}",
         )
-    return found
+    return condition

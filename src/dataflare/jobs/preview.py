@@ -56,7 +56,7 @@ class Look(Struct, frozen=True):
     what looks wrong but is not an error."""
 
     rows: pl.DataFrame
-    found: dict[str, Mapping[str, str]]
+    findings: dict[str, Mapping[str, str]]
     doubts: dict[str, Sequence[str]]
 
 

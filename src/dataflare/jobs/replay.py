@@ -65,13 +65,13 @@ _BATCH, _ROWS = "batch.json", "rows.parquet"
 
 
 class Replayed(Struct):
-    """rows: the number of replayed letters. failed: those of them that became letters again. left: why
+    """rows: the number of replayed letters. failed: those of them that became letters again. reasons: why
     letters were not replayed, and how many. replaced: the ids of letters whose rows a later run has read
     again, so that they count as replayed. results: of each run."""
 
     rows: int = 0
     failed: int = 0
-    left: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     replaced: list[str] = field(default_factory=list)
     results: list[RunResult] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ def replay(workflow: Workflow, box: LetterBox, matches: Callable[[Letter], bool]
 class _Replay:
     def __init__(self, workflow: Workflow, box: LetterBox, state: Path) -> None:
         self.workflow, self.box, self.state = workflow, box, state
-        self.done = Replayed()
+        self.outcome = Replayed()
 
     def all(self, matches: Callable[[Letter], bool]) -> Replayed:
         for partial_folder in self.state.glob(f"{files.TEMPORARY}*"):
@@ -110,20 +110,20 @@ class _Replay:
         pending = [folder for folder in batches if not self._settled(folder)]
         waiting = [letter for letter in self.box.waiting() if matches(letter)]
         if not waiting and not pending:
-            return self.done
+            return self.outcome
         learned = learned_by(self.box.folder.parent, self.workflow.name)
         graph = asyncio.run(bind_workflow(self.workflow, learned=learned))
         for folder in pending:
             if not self._go_on(folder, graph):
-                return self.done
+                return self.outcome
         waiting = [letter for letter in self.box.waiting() if matches(letter)]
         groups = list(self._by_feed(graph, waiting))
-        if self.done.replaced:
-            self.box.mark_replayed(self.done.replaced)
+        if self.outcome.replaced:
+            self.box.mark_replayed(self.outcome.replaced)
         for feed, group in groups:
             if not self._begin(graph, feed, group):
-                return self.done
-        return self.done
+                return self.outcome
+        return self.outcome
 
     def _settled(self, folder: Path) -> bool:
         """Whether a batch's run has finished. If so, its ids are added to the ledger and it is removed."""
@@ -165,7 +165,7 @@ class _Replay:
         for letter in letters:
             feed = feed_of(graph, letter.step, letter.row)
             if isinstance(feed, str):
-                self.done.left[feed] += 1
+                self.outcome.reasons[feed] += 1
             elif not self._is_replaced(graph, feed, letter):
                 groups.setdefault(feed.first, (feed, []))[1].append(letter)
         yield from groups.values()
@@ -177,10 +177,10 @@ class _Replay:
         if not replaced or letter.run_id >= self._last_run or not reads_all(graph, feed):
             return False
         if len(replaced) == len(destinations(graph, feed)):
-            self.done.replaced.append(letter.id)
+            self.outcome.replaced.append(letter.id)
         else:
             why = f"a later run has read their rows again, and replaced what '{replaced[0]}' holds"
-            self.done.left[why] += 1
+            self.outcome.reasons[why] += 1
         return True
 
     @cached_property
@@ -205,7 +205,7 @@ class _Replay:
             reason = (
                 f"the unfinished run of the workflow will replace the content of '{replaced[0]}'"
             )
-            self.done.left[f"{reason}: let it finish first"] += len(letters)
+            self.outcome.reasons[f"{reason}: let it finish first"] += len(letters)
             return True
         fixed = cannot_grow(graph, feed)
         if fixed is not None:
@@ -214,7 +214,7 @@ class _Replay:
         node = graph.nodes[feed.first]
         if isinstance(node, SourceNode):
             again = asyncio.run(read_rows_again(node, letters))
-            self.done.left.update(again.left)
+            self.outcome.reasons.update(again.left)
             rows = (again.letters, again.rows) if again.letters else None
         else:
             rows = self._rows(graph, feed, letters)
@@ -241,7 +241,9 @@ class _Replay:
         for letter in letters:
             extra = [name for name in letter.row if name not in feed.schema]
             if extra:
-                self.done.left[f"'{feed.first}' receives no column '{extra[0]}' any more"] += 1
+                self.outcome.reasons[
+                    f"'{feed.first}' receives no column '{extra[0]}' any more"
+                ] += 1
             else:
                 candidates.append(letter)
         fitting, frames = [], []
@@ -251,7 +253,7 @@ class _Replay:
                 fitting.append(letter)
             except ConfigError as error:
                 problem = error.message.removeprefix("row 1 has ")
-                self.done.left[f"a row does not fit the step '{feed.first}': {problem}"] += 1
+                self.outcome.reasons[f"a row does not fit the step '{feed.first}': {problem}"] += 1
         if not frames:
             return None
         columns_read = self._needed(graph, feed, frames[0])
@@ -259,7 +261,9 @@ class _Replay:
         for letter, frame in zip(fitting, frames, strict=True):
             lacking = [name for name in columns_read if name not in letter.row]
             if lacking:
-                self.done.left[f"their rows lack the column '{lacking[0]}', which is read now"] += 1
+                self.outcome.reasons[
+                    f"their rows lack the column '{lacking[0]}', which is read now"
+                ] += 1
             else:
                 complete.append((letter, frame))
         if not complete:
@@ -288,13 +292,13 @@ class _Replay:
         """Run a batch. Returns whether it finished."""
         part, rows = self._part(graph, feed, folder), _facts(folder)["rows"]
         result = run(part, RunOptions(self.state, accept_changes=True))
-        self.done.results.append(result)
+        self.outcome.results.append(result)
         if result.status != "finished":
             return False
         crash_point("replay.finished")
         steps: Mapping[str, Mapping[str, Any]] = result.steps
-        self.done.rows += rows
-        self.done.failed += sum(step.get("dead_letters") or 0 for step in steps.values())
+        self.outcome.rows += rows
+        self.outcome.failed += sum(step.get("dead_letters") or 0 for step in steps.values())
         return self._settled(folder)
 
 

@@ -1,7 +1,7 @@
 """The workflow file: YAML with places, variables, includes and overlays, settings, and its JSON Schema.
 
-Never opens a system the workflow names, never imports a connector, an operator or Polars. Leans on
-`errors`, `model` and `security`; `load` is the door, `Workflow` what comes out of it.
+It connects to no system and imports no connector, operator or Polars. It depends on `errors`, `model`
+and `security`. `load` is the entry point and returns a `Workflow`.
 """
 
 from dataflare.workflow.bind import bind

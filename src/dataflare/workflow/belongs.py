@@ -1,4 +1,4 @@
-"""Where a key that stands in the wrong place belongs. Pure, but for asking which options a type has."""
+"""Help for a key in the wrong place: where it belongs. Pure, except that it imports a type's options."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ _SOURCE = ("schema", "event_time")
 
 
 def help_in_config(key: str, known: Iterable[str]) -> str | None:
-    """The help for a key that a step's config does not know."""
+    """The help for an unknown key in a step's config."""
     if key in _STEP:
-        return f"'{key}' belongs to the step itself: write it beside 'config', not in it"
+        return f"'{key}' belongs to the step: write it beside 'config', not in it"
     if key in _SOURCE:
-        return f"'{key}' belongs to a source itself: write it beside 'config', not in it"
+        return f"'{key}' belongs to the source: write it beside 'config', not in it"
     if key in ErrorHandling.model_fields:
         return f"'{key}' belongs in 'error_handling', beside 'config': {_handling(key)}"
     return did_you_mean(key, known) or _in_settings(key)
 
 
 def help_in_step(key: str, known: Iterable[str], kind: str, type_: object) -> str | None:
-    """The help for a key that a step does not know. kind: source, transformation or destination."""
+    """The help for an unknown key in a step. kind: source, transformation or destination."""
     if key in ErrorHandling.model_fields:
         return f"'{key}' belongs in 'error_handling': {_handling(key)}"
     options = _options(kind, type_) if isinstance(type_, str) else ()
     if key in options:
         return f"'{key}' is an option of '{type_}': write it in 'config'"
-    if said := did_you_mean(key, known):
-        return said
+    if similar_key := did_you_mean(key, known):
+        return similar_key
     if near := nearest(key, options):
         return f"did you mean '{near}'? It is an option of '{type_}': write it in 'config'"
     return _in_settings(key)
 
 
 def help_in_workflow(key: str, known: Iterable[str]) -> str | None:
-    """The help for a key that the workflow does not know."""
+    """The help for an unknown key of the workflow."""
     if key in ErrorHandling.model_fields:
         return f"'{key}' belongs in 'settings': error_handling: {{{key}: ...}}"
     if key in Settings.model_fields:
@@ -57,15 +57,15 @@ def _in_settings(key: str) -> str | None:
 
 
 def _options(kind: str, type_: str) -> set[str]:
-    """The keys of a type's config; none for a type that is not known or not installed here, which is
-    said elsewhere."""
+    """The keys of a type's config. Empty for a type that is unknown or not installed; another check
+    reports that."""
     try:
         if kind == "transformation":
-            found = importlib.import_module("dataflare.operators.registry").step(type_)
+            type_class = importlib.import_module("dataflare.operators.registry").step(type_)
         else:
             registry = importlib.import_module("dataflare.sdk.registry")
-            found = getattr(registry, kind)(type_)
+            type_class = getattr(registry, kind)(type_)
     except DataFlareError:
         return set()
-    fields = found.Config.model_fields
+    fields = type_class.Config.model_fields
     return {info.alias if isinstance(info.alias, str) else name for name, info in fields.items()}

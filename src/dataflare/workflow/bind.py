@@ -1,7 +1,7 @@
-"""Mappings of the file to Pydantic models, and Pydantic's complaints to error blocks with places.
+"""Convert mappings of the file to Pydantic models, and Pydantic's errors to error blocks with places.
 
-Always true: every wrong key or value of one mapping is reported, each once, at its exact place; an
-unknown key is refused whatever the model says, unless the model allows extra keys.
+Always true: every wrong key or value of one mapping is reported once, at its exact place; an unknown
+key is refused unless the model allows extra keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Place = tuple[str | int, ...]
 
 
 class Dialect(Struct, frozen=True):
-    """Which errors come out: their class and codes."""
+    """The class and the codes of the errors."""
 
     error: type[DataFlareError]
     unknown: str
@@ -49,16 +49,16 @@ WORKFLOW = Dialect(WorkflowError, "E0103", "E0104", "E0105")
 
 
 def bind(Config: type[Model], step_config: Mapping[str, Any], *, step: str) -> Model:  # noqa: N803
-    """A step's config as the model that its connector or operator asks for.
+    """A step's config as the model of its connector or operator.
 
     step_config: `Step.config`, or plain values. Raises ConfigError (E0403 unknown key, E0404
-    missing key, E0405 wrong value), or ManyErrors when there are several.
+    missing key, E0405 wrong value), or ManyErrors if there are several.
     """
     errors: list[DataFlareError] = []
-    made = validated(Config, step_config, f"step '{step}'", CONFIG, errors, step=step)
+    bound = validated(Config, step_config, f"step '{step}'", CONFIG, errors, step=step)
     raise_all(errors)
-    assert made is not None
-    return made
+    assert bound is not None
+    return bound
 
 
 def validated(
@@ -70,25 +70,25 @@ def validated(
     *,
     step: str | None = None,
 ) -> Model | None:
-    """The mapping as a model; or None, and then `errors` has grown (or a variable is missing, and
-    that was said before)."""
-    complaints = _Complaints(model, node, owner, dialect, step)
-    made: Model | None = None
+    """The mapping as a model. None if it is wrong: then errors were added to `errors`, or the only
+    problem is a missing variable, which was reported before."""
+    complaints = _Errors(model, node, owner, dialect, step)
+    bound: Model | None = None
     try:
-        made = model.model_validate(dict(node))
+        bound = model.model_validate(dict(node))
     except ValidationError as error:
         for each in error.errors(include_url=False):
             complaints.add(each)
     except ManyErrors as error:
-        complaints.found.extend(each.at(step=step) for each in error.errors)
+        complaints.errors.extend(each.at(step=step) for each in error.errors)
     except DataFlareError as error:
-        complaints.found.append(error.at(step=step, spot=getattr(node, "spot", None)))
-    complaints.extra(model, made, node, ())
+        complaints.errors.append(error.at(step=step, spot=getattr(node, "spot", None)))
+    complaints.extra(model, bound, node, ())
     errors.extend(complaints.result())
-    return None if complaints.failed else made
+    return None if complaints.failed else bound
 
 
-class _Complaints:
+class _Errors:
     def __init__(
         self,
         model: type[BaseModel],
@@ -99,15 +99,15 @@ class _Complaints:
     ) -> None:
         self.model, self.node, self.owner = model, node, owner
         self.dialect, self.step = dialect, step
-        self.found: list[DataFlareError] = []
-        self.wrong: dict[Place, list[str]] = {}
+        self.errors: list[DataFlareError] = []
+        self.wrong_values: dict[Place, list[str]] = {}
         self.failed = False
         self.unknown: set[Place] = set()
-        self.meant: set[Place] = set()
+        self.misspelled: set[Place] = set()
         self.missing: dict[Place, DataFlareError] = {}
 
     def add(self, complaint: Any) -> None:
-        """Take in one of Pydantic's errors."""
+        """Add one of Pydantic's errors."""
         self.failed = True
         place, value = self._walk(complaint["loc"])
         if isinstance(value, Unresolved):
@@ -118,49 +118,49 @@ class _Complaints:
                 self._missing(place, str(complaint["loc"][-1]), models)
             case "extra_forbidden":
                 self._unknown(place[:-1], str(place[-1]), list(_models_at(self.model, place[:-1])))
-            case _ if (said := statement(complaint)) is not None:
-                self._said(place, said)
+            case _ if (message := statement(complaint)) is not None:
+                self._add_statement(place, message)
             case _:
                 words = expected_words(complaint)
-                known = self.wrong.setdefault(place, [])
-                if words not in known:
-                    known.append(words)
+                reported = self.wrong_values.setdefault(place, [])
+                if words not in reported:
+                    reported.append(words)
 
     def result(self) -> Iterator[DataFlareError]:
-        """All errors, in the order of the file. A missing key that an unknown one nearly spells is
-        not said to be missing."""
-        self.found += [each for key, each in self.missing.items() if key not in self.meant]
-        for place, words in self.wrong.items():
-            self.found.append(self._wrong(place, words))
-        if self.found:
+        """All errors, in the order of the file. A missing key is not reported if an unknown key is
+        similar to it."""
+        self.errors += [each for key, each in self.missing.items() if key not in self.misspelled]
+        for place, words in self.wrong_values.items():
+            self.errors.append(self._wrong_value(place, words))
+        if self.errors:
             self.failed = True
-        yield from sorted(self.found, key=_order)
+        yield from sorted(self.errors, key=_order)
 
-    def extra(self, model: type[BaseModel], made: Any, node: Any, place: Place) -> None:
-        """Find keys that the model ignores. made: the validated value, where there is one."""
-        if isinstance(made, BaseModel):
-            model = type(made)
+    def extra(self, model: type[BaseModel], bound: Any, node: Any, place: Place) -> None:
+        """Find keys that the model ignores. bound: the validated value, or None."""
+        if isinstance(bound, BaseModel):
+            model = type(bound)
         if isinstance(node, Mapping) and model.model_config.get("extra") != "allow":
-            known = _keys(model)
+            keys = _keys(model)
             for key in node:
-                if key not in known:
+                if key not in keys:
                     self._unknown(place, str(key), [model])
-        if not isinstance(made, BaseModel) or not isinstance(node, Mapping):
+        if not isinstance(bound, BaseModel) or not isinstance(node, Mapping):
             return
         for name, info in model.model_fields.items():
-            for key in (spelt for spelt in _spellings(name, info) if spelt in node):
-                if isinstance(node[key], bool) and type(getattr(made, name)) in (int, float):
-                    self.wrong[*place, key] = ["a number"]  # Pydantic takes true for 1.
-                self._extra_below(getattr(made, name), node[key], (*place, key))
+            for key in (spelling for spelling in _spellings(name, info) if spelling in node):
+                if isinstance(node[key], bool) and type(getattr(bound, name)) in (int, float):
+                    self.wrong_values[*place, key] = ["a number"]  # Pydantic takes true for 1.
+                self._extra_below(getattr(bound, name), node[key], (*place, key))
 
-    def _extra_below(self, made: Any, node: Any, place: Place) -> None:
-        if isinstance(made, BaseModel):
-            self.extra(type(made), made, node, place)
-        elif isinstance(made, Mapping) and isinstance(node, Mapping):
-            for key, value in made.items():
+    def _extra_below(self, bound: Any, node: Any, place: Place) -> None:
+        if isinstance(bound, BaseModel):
+            self.extra(type(bound), bound, node, place)
+        elif isinstance(bound, Mapping) and isinstance(node, Mapping):
+            for key, value in bound.items():
                 self._extra_below(value, node.get(key), (*place, key))
-        elif isinstance(made, Sequence) and isinstance(node, list):
-            for i, (value, item) in enumerate(zip(made, node, strict=False)):
+        elif isinstance(bound, Sequence) and isinstance(node, list):
+            for i, (value, item) in enumerate(zip(bound, node, strict=False)):
                 self._extra_below(value, item, (*place, i))
 
     # -- errors
@@ -182,40 +182,40 @@ class _Complaints:
         if (*place, key) in self.unknown:
             return
         self.unknown.add((*place, key))
-        known = sorted({name for model in models for name in _keys(model)})
-        later = {k: v for model in models for k, v in getattr(model, "later", {}).items()}
-        if key in later:
-            self.found.append(
+        keys = sorted({name for model in models for name in _keys(model)})
+        later_keys = {k: v for model in models for k, v in getattr(model, "later", {}).items()}
+        if key in later_keys:
+            self.errors.append(
                 PlanError(
                     f"'{key}' in {self.owner} is not available in this version",
                     code="E0314",
                     step=self.step,
                     spot=key_spot_of(self._value(place), key),
-                    help=later[key],
+                    help=later_keys[key],
                 )
             )
             return
-        if near := nearest(key, known):
-            self.meant.add((*place, near))
-        self.found.append(
+        if near := nearest(key, keys):
+            self.misspelled.add((*place, near))
+        self.errors.append(
             self.dialect.error(
                 f"unknown key '{_dotted((*place, key))}' in {self.owner}",
                 code=self.dialect.unknown,
                 step=self.step,
                 spot=key_spot_of(self._value(place), key),
-                notes=[f"known keys: {', '.join(known)}"] if known else [],
-                help=(help_in_config(key, known) or "take it out")
+                notes=[f"known keys: {', '.join(keys)}"] if keys else [],
+                help=(help_in_config(key, keys) or "take it out")
                 if not place and self.dialect is CONFIG
-                else did_you_mean(key, known) or "take it out",
+                else did_you_mean(key, keys) or "take it out",
             )
         )
 
-    def _said(self, place: Place, said: str) -> None:
-        spot = None if place else quoted(self.node, said) or quoted_key(self.node, said)
-        joined = " " if said.startswith(("is ", "must ", "needs ")) else ": "
-        self.found.append(
+    def _add_statement(self, place: Place, message: str) -> None:
+        spot = None if place else quoted(self.node, message) or quoted_key(self.node, message)
+        separator = " " if message.startswith(("is ", "must ", "needs ")) else ": "
+        self.errors.append(
             self.dialect.error(
-                f"{self._subject(place)}{joined}{said}",
+                f"{self._subject(place)}{separator}{message}",
                 code=self.dialect.wrong,
                 step=self.step,
                 spot=spot or self._spot(place),
@@ -225,7 +225,7 @@ class _Complaints:
     def _subject(self, place: Place) -> str:
         return f"'{_dotted(place)}' in {self.owner}" if place else self.owner
 
-    def _wrong(self, place: Place, words: list[str]) -> DataFlareError:
+    def _wrong_value(self, place: Place, words: list[str]) -> DataFlareError:
         value = self._value(place)
         literals = [word for each in words for word in each.split("'")[1::2]]
         near = did_you_mean(str(value), literals) if isinstance(value, str) and literals else None
@@ -249,10 +249,10 @@ class _Complaints:
         value: Any = self.node
         for part in loc:
             if isinstance(value, Mapping):
-                known = part in value
+                exists = part in value
             else:
-                known = isinstance(value, list) and isinstance(part, int) and part < len(value)
-            if known:
+                exists = isinstance(value, list) and isinstance(part, int) and part < len(value)
+            if exists:
                 value = value[part]
                 place.append(part)
         return tuple(place), value
@@ -270,20 +270,20 @@ class _Complaints:
 
 
 def found_words(value: Any, key: str = "") -> str:
-    """A value as an error may show it: as it was written, short, and without secrets."""
+    """A value as an error shows it: as it was written, short, and without secrets."""
     if isinstance(value, str):
         if is_secret_name(key):
             return "text"
-        shown = redact(_written(value))
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        return f"text '{shown}'" if "\n" not in shown else "text of several lines"
+        text = redact(_as_written(value))
+        text = text if len(text) <= 60 else text[:57] + "..."
+        return f"text '{text}'" if "\n" not in text else "text of several lines"
     if value is None or isinstance(value, SpotMap | SpotList | dict | list):
         return kind_of(value)
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
-def _written(value: str) -> str:
-    """Text with its variables by name; parameters, which are no secret, by value."""
+def _as_written(value: str) -> str:
+    """Text with its variables by name. Parameters are shown by value, because they are not secrets."""
     if not isinstance(value, SourceText):
         return value
     if all(variable.shown.startswith("${param:") for variable in value.variables):
@@ -306,7 +306,7 @@ def _dotted(place: Place) -> str:
     return ".".join(str(part) for part in place)
 
 
-# -- what a model knows about itself
+# -- the fields of a model
 
 
 def _key(name: str, info: Any) -> str:
@@ -315,7 +315,7 @@ def _key(name: str, info: Any) -> str:
 
 
 def _spellings(name: str, info: Any) -> list[str]:
-    """How a file may write a key, the usual name first."""
+    """The names of a key in a file, the usual name first."""
     if isinstance(info.validation_alias, AliasChoices):
         return [each for each in info.validation_alias.choices if isinstance(each, str)]
     return [_key(name, info)]
@@ -333,7 +333,7 @@ def _description(model: type[BaseModel], key: str) -> str | None:
 
 
 def _models_at(model: type[BaseModel], place: Place) -> Iterator[type[BaseModel]]:
-    """The models that a mapping at this place may be of."""
+    """The possible models of a mapping at this place."""
     if not place:
         yield model
         return

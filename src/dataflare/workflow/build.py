@@ -1,4 +1,4 @@
-"""The file's mapping, variables filled in, made a Workflow. All errors of the form are collected."""
+"""Build a Workflow from the file's mapping with its variables replaced. Collects all errors of the form."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(
     secrets: frozenset[str],
     errors: list[DataFlareError],
 ) -> Workflow | None:
-    """The workflow; None when `errors` is not empty at the end."""
+    """The workflow. None if `errors` is not empty at the end."""
     head, reader = _Head(errors), StepReader(errors)
     head.keys(root, TOP_KEYS, "the workflow", extensions=True, help=help_in_workflow)
     name = head.name(root)
@@ -85,7 +85,7 @@ def build(
 
 
 class _Head(Form):
-    """Reads what is not a step: the name, the settings, the tests."""
+    """Reads the parts that are not steps: the name, the settings, the tests."""
 
     def name(self, root: SpotMap) -> str:
         if "name" not in root:
@@ -116,12 +116,12 @@ class _Head(Form):
         if "version" not in root:
             return
         value = root["version"]
-        written = value if isinstance(value, str) else found_words(value)
-        if isinstance(value, Unresolved) or written == VERSION:
+        version_text = value if isinstance(value, str) else found_words(value)
+        if isinstance(value, Unresolved) or version_text == VERSION:
             return
         self.errors.append(
             WorkflowError(
-                f"version '{short(written)}' of the file format is not known here",
+                f"version '{short(version_text)}' of the file format is not known",
                 code="E0107",
                 spot=spot_of(root, "version"),
                 notes=[f'known versions: "{VERSION}"'],
@@ -142,8 +142,8 @@ class _Head(Form):
         if not isinstance(value, SpotList):
             self.wrong("'tests' must be a list", spot_of(root, "tests"), value)
             return ()
-        made = (self._test(item, i, spot_of(value, i)) for i, item in enumerate(value))
-        return tuple(test for test in made if test is not None)
+        tests = (self._test(item, i, spot_of(value, i)) for i, item in enumerate(value))
+        return tuple(test for test in tests if test is not None)
 
     def _test(self, node: Any, index: int, spot: Spot | None) -> WorkflowTest | None:
         if not isinstance(node, SpotMap):

@@ -1,7 +1,7 @@
-"""What may not change between a stopped run and its resume, as a hash.
+"""A hash of the parts of a step that must not change between a stopped run and its resume.
 
-Always true: the same step in the same words gives the same hash on every machine and in every
-version; passwords and the values of secrets do not enter, so they may be rotated.
+Always true: the same text of a step gives the same hash on every machine and in every version;
+passwords and values of secrets are not part of it, so they may be rotated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def fingerprint(step: AnyStep) -> str:
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a config in one order; what lies below keeps its own, which may have a meaning."""
+    """The sorted keys of a config. Inner mappings keep their order, because it may have a meaning."""
     return {key: _plain(config[key], key) for key in sorted(config) if key not in _MAY_CHANGE}
 
 
@@ -65,8 +65,8 @@ def _plain(value: Any, key: str) -> Any:
 
 def _without_secrets(text: SourceText) -> str:
     """The text with its secrets by name and its other variables by value."""
-    made = text.template
+    text_now = text.template
     for variable in text.variables:
-        known = variable.shown if variable.secret else str(variable.value)
-        made = made.replace(variable.placeholder, known, 1)
-    return redact_connections(made)
+        replacement = variable.shown if variable.secret else str(variable.value)
+        text_now = text_now.replace(variable.placeholder, replacement, 1)
+    return redact_connections(text_now)

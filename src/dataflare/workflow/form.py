@@ -1,4 +1,4 @@
-"""What every part of the file's form is checked with. Collects errors, never raises."""
+"""Checks for all parts of the file's form. They collect errors and never raise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reserved(name: str) -> str:
 
 
 class Form:
-    """Reads parts of one file. A value whose variables are missing is not complained about again."""
+    """Reads parts of one file. No error is added for a value whose variables are missing."""
 
     def __init__(self, errors: list[DataFlareError]) -> None:
         self.errors = errors
@@ -26,7 +26,7 @@ class Form:
     def mapping(
         self, node: SpotMap, key: str, *, owner: str = "the workflow", spot: Spot | None = None
     ) -> SpotMap:
-        """The mapping under a key; an empty one, placed at `spot`, when there is none."""
+        """The mapping under a key. An empty one with the place `spot` if there is none."""
         value = node.get(key)
         if isinstance(value, SpotMap):
             return value
@@ -43,8 +43,8 @@ class Form:
         extensions: bool = False,
         help: Callable[[str, Iterable[str]], str | None] = did_you_mean,
     ) -> None:
-        """Refuse keys that are not known. extensions: `x-...` may hold what anchors are made of.
-        help: what to say of a key that is not known."""
+        """Add an error for each unknown key. extensions: keys `x-...` are allowed, for values with
+        anchors. help: returns the help for an unknown key."""
         for key in node:
             if key in known or (extensions and key.startswith("x-")):
                 continue
@@ -65,13 +65,13 @@ class Form:
     def wrong(self, message: str, spot: Spot | None, value: Any) -> None:
         if isinstance(value, Unresolved):
             return
-        found = kind_of(value) if value != "" else "empty text"
+        kind = kind_of(value) if value != "" else "empty text"
         self.errors.append(
             WorkflowError(
                 message,
                 code="E0105",
                 spot=spot,
-                notes=[f"found: {found}"],
+                notes=[f"found: {kind}"],
                 help="write it in that form",
             )
         )
@@ -88,8 +88,12 @@ class Form:
 
 
 def short(text: str) -> str:
-    shown = text if len(text) <= 70 else text[:67] + "..."
-    return shown.encode("unicode_escape").decode() if not shown.isprintable() else str(shown)
+    shortened = text if len(text) <= 70 else text[:67] + "..."
+    return (
+        shortened.encode("unicode_escape").decode()
+        if not shortened.isprintable()
+        else str(shortened)
+    )
 
 
 def better_name(text: str) -> str | None:

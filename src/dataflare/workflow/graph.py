@@ -1,7 +1,6 @@
-"""Is the graph of steps one that can run? Pure: takes a workflow, adds errors.
+"""Check that the graph of steps can run. Pure: takes a workflow, adds errors.
 
-Whether a step has the output that an input names is the planner's to say; that the step exists, is
-said here.
+It checks that the step of each input exists. The planner checks that this step has the output.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_graph(workflow: Workflow, errors: list[DataFlareError], *, whole: bool) -> None:
-    """whole: every step could be read; if not, it is not asked what leads where."""
+    """Add the errors of the graph. whole: every step could be read. If not, unused steps are not reported."""
     steps = {step.name: step for step in workflow.steps()}
     for section in ("sources", "destinations"):
         if not getattr(workflow, section):
@@ -47,15 +46,15 @@ def looked_up(step: AnyStep) -> str | None:
 
 
 def _unknown_inputs(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareError]:
-    found: list[DataFlareError] = []
+    errors: list[DataFlareError] = []
     readable = [name for name in steps if name not in workflow.destinations]
     for step in steps.values():
         for ref in step.inputs:
             if ref.step in readable:
                 continue
-            known = [name for name in readable if name != step.name]
+            names = [name for name in readable if name != step.name]
             is_destination = ref.step in workflow.destinations
-            found.append(
+            errors.append(
                 WorkflowError(
                     f"step '{step.name}' reads '{ref}', which is a destination"
                     if is_destination
@@ -63,22 +62,22 @@ def _unknown_inputs(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataF
                     code="E0108",
                     step=step.name,
                     spot=ref.spot,
-                    notes=[f"it can read: {', '.join(known)}"],
-                    help=None if is_destination else did_you_mean(ref.step, known),
+                    notes=[f"it can read: {', '.join(names)}"],
+                    help=None if is_destination else did_you_mean(ref.step, names),
                 )
             )
-    return found
+    return errors
 
 
 def _unknown_lookups(workflow: Workflow) -> list[DataFlareError]:
-    found: list[DataFlareError] = []
+    errors: list[DataFlareError] = []
     for step in workflow.transformations.values():
         name = looked_up(step)
         if name is None or name in workflow.sources:
             continue
-        found.append(
+        errors.append(
             WorkflowError(
-                f"step '{step.name}' looks up in '{name}', which is no source of this workflow",
+                f"step '{step.name}' looks up in '{name}', which is not a source of this workflow",
                 code="E0108",
                 step=step.name,
                 spot=step.spot_of("config", "source"),
@@ -86,54 +85,54 @@ def _unknown_lookups(workflow: Workflow) -> list[DataFlareError]:
                 help=did_you_mean(name, workflow.sources),
             )
         )
-    return found
+    return errors
 
 
 def _unknown_in_tests(workflow: Workflow, steps: dict[str, Any]) -> list[DataFlareError]:
-    found: list[DataFlareError] = []
+    errors: list[DataFlareError] = []
     for test in workflow.tests:
-        for key, names, what in (
+        for key, names, noun in (
             ("given", {**workflow.sources, **workflow.transformations}, "step"),
             ("expect", steps, "step"),
         ):
             part = getattr(test, key)
             for name in part:
                 if name.partition(".")[0] not in names:
-                    found.append(
+                    errors.append(
                         WorkflowError(
-                            f"test '{test.name}' names '{name}', which is no {what} of this workflow",
+                            f"test '{test.name}' names '{name}', which is not a {noun} of this workflow",
                             code="E0108",
                             spot=key_spot_of(part, name) or spot_of(test.node, key),
-                            notes=[f"its {what}s: {', '.join(names)}"],
+                            notes=[f"its {noun}s: {', '.join(names)}"],
                             help=did_you_mean(name, names),
                         )
                     )
-    return found
+    return errors
 
 
 def _cycles(steps: dict[str, AnyStep]) -> list[DataFlareError]:
-    """One error for each circle, found by walking the inputs; no recursion."""
-    found: list[DataFlareError] = []
-    done: set[str] = set()
+    """One error for each cycle. The inputs are walked without recursion."""
+    errors: list[DataFlareError] = []
+    visited: set[str] = set()
     for first in steps:
         path: list[str] = []
         work = [(first, 0)]
         while work:
             name, turn = work.pop()
             if turn == 0:
-                if name in done:
+                if name in visited:
                     continue
                 path.append(name)
             inputs = steps[name].inputs
             if turn == len(inputs):
                 path.pop()
-                done.add(name)
+                visited.add(name)
                 continue
             work.append((name, turn + 1))
             ref = inputs[turn]
             if ref.step in path:
                 circle = [ref.step, *reversed(path[path.index(ref.step) :])]
-                found.append(
+                errors.append(
                     PlanError(
                         "the steps form a circle: " + " -> ".join(circle),
                         code="E0301",
@@ -142,9 +141,9 @@ def _cycles(steps: dict[str, AnyStep]) -> list[DataFlareError]:
                         help="remove one of these inputs: rows must come from a source",
                     )
                 )
-            elif ref.step in steps and ref.step not in done:
+            elif ref.step in steps and ref.step not in visited:
                 work.append((ref.step, 0))
-    return found
+    return errors
 
 
 def _unused(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareError]:
@@ -160,11 +159,11 @@ def _unused(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareErro
         lookup = looked_up(step)
         if lookup is not None:
             work.append(lookup)
-    found: list[DataFlareError] = []
+    errors: list[DataFlareError] = []
     for step in steps.values():
         if step.name not in used:
             is_source = step.kind == "source"
-            found.append(
+            errors.append(
                 PlanError(
                     f"the {step.kind} '{step.name}' leads to no destination",
                     code="E0302",
@@ -175,4 +174,4 @@ def _unused(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataFlareErro
                     + " or remove it",
                 )
             )
-    return found
+    return errors

@@ -1,7 +1,8 @@
 """The JSON Schema of the whole file, for editors: keys, values, descriptions, each type's config.
 
-Always true: what `load` and `bind` accept, the schema accepts, variables and durations included (but
-not a number or a boolean written as text); it may accept more: it knows no graph, no expressions.
+Always true: the schema accepts everything that `load` and `bind` accept, also variables and durations
+(except a number or a boolean written as text). It accepts more, because it does not check the graph and
+expressions.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _top() -> Json:
             "anyOf": [text, {"type": "array", "items": text}],
         },
         "environments": {
-            "description": "What is merged over this file by --env NAME.",
+            "description": "Parts that --env NAME merges over this file.",
             "type": "object",
             "additionalProperties": _environment(),
         },
@@ -99,7 +100,7 @@ def _top() -> Json:
 
 
 def _environment() -> Json:
-    """A part of a workflow: steps may lack what the file itself says of them."""
+    """A part of a workflow. Its steps may lack keys that the file has."""
     part = {"type": "object"}
     sections = ("params", "sources", "transformations", "destinations")
     return {
@@ -177,17 +178,17 @@ def _test() -> Json:
 def _step(
     kind: str, description: str, types: Mapping[str, type[BaseModel]], defs: Json, more: Json
 ) -> Json:
-    """One step: its keys, and for each type what its config is."""
+    """One step: its keys, and for each type its config."""
     choices = []
     for name, model in sorted(types.items()):
         defs[f"{kind}.{name}"] = _config(model, f"{kind}.{name}", defs)
-        needed = ["config"] if defs[f"{kind}.{name}"].get("required") else []
+        required = ["config"] if defs[f"{kind}.{name}"].get("required") else []
         choices.append(
             {
                 "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
                 "then": {
                     "properties": {"config": {"$ref": f"#/$defs/{kind}.{name}"}},
-                    "required": needed,
+                    "required": required,
                 },
             }
         )
@@ -197,7 +198,7 @@ def _step(
             "anyOf": [{"enum": sorted(types)}, {"type": "string"}],
         },
         "description": {"type": "string"},
-        "config": {"type": ["object", "null"], "description": "What this type needs to know."},
+        "config": {"type": ["object", "null"], "description": "The options of this type."},
         **more,
         "error_handling": {"$ref": "#/$defs/ErrorHandling"},
     }
@@ -213,53 +214,53 @@ def _step(
 
 
 def _config(model: type[BaseModel], name: str, defs: Json) -> Json:
-    made = _model(model, name, defs)
-    made.setdefault("properties", {}).setdefault("retry_policy", {"$ref": "#/$defs/RetryPolicy"})
-    return made
+    schema = _model(model, name, defs)
+    schema.setdefault("properties", {}).setdefault("retry_policy", {"$ref": "#/$defs/RetryPolicy"})
+    return schema
 
 
 def _model(model: type[BaseModel], name: str, defs: Json) -> Json:
-    """A model's schema; its nested models go to `defs` under names of their own."""
-    made = copy.deepcopy(
+    """A model's schema. Its nested models are added to `defs` under unique names."""
+    model_schema = copy.deepcopy(
         model.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}", mode="validation")
     )
-    for inner, schema in made.pop("$defs", {}).items():
+    for inner, schema in model_schema.pop("$defs", {}).items():
         defs[f"{name}.{inner}"] = _strict(_everywhere(schema, _or_variable))
-    return _strict(_everywhere(made, _or_variable))
+    return _strict(_everywhere(model_schema, _or_variable))
 
 
 def _strict(schema: Json) -> Json:
-    """Unknown keys are refused, as `bind` does, unless the model allows them."""
+    """Refuse unknown keys, as `bind` does, unless the model allows them."""
     if schema.get("type") == "object" and "properties" in schema:
         schema.setdefault("additionalProperties", False)
     return schema
 
 
 def _everywhere(schema: Any, change: Callable[[Json], Json]) -> Any:
-    """The schema with every schema in it changed, from the inside out."""
+    """The schema with `change` applied to every inner schema and then to itself."""
     if isinstance(schema, list):
         return [_everywhere(item, change) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made: Json = {}
+    changed: Json = {}
     for key, value in schema.items():
         if key in ("properties", "patternProperties"):
-            made[key] = {name: _everywhere(item, change) for name, item in value.items()}
+            changed[key] = {name: _everywhere(item, change) for name, item in value.items()}
         elif key in ("anyOf", "allOf", "oneOf", "items", "prefixItems", "additionalProperties"):
-            made[key] = _everywhere(value, change)
+            changed[key] = _everywhere(value, change)
         else:
-            made[key] = value
-    return change(made)
+            changed[key] = value
+    return change(changed)
 
 
 def _or_variable(schema: Json) -> Json:
-    """A number, a boolean or one of some words may be written as a variable instead."""
+    """Allow a variable instead of a number, a boolean or a word of a list."""
     types = schema.get("type", [])
     types = {types} if isinstance(types, str) else set(types)
     takes_text = "string" in types and "pattern" not in schema
     if takes_text or not (types & _OWN_TYPES or schema.keys() & {"enum", "const", "pattern"}):
         return schema
     outside = ("title", "description", "default", "examples")
-    kept = {key: schema[key] for key in outside if key in schema}
+    outer = {key: schema[key] for key in outside if key in schema}
     inner = {key: value for key, value in schema.items() if key not in outside}
-    return {**kept, "anyOf": [inner, _VARIABLE]}
+    return {**outer, "anyOf": [inner, _VARIABLE]}

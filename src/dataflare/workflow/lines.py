@@ -1,7 +1,7 @@
-"""The bytes of a workflow file made text, and its lines for the pictures in errors.
+"""Decode the bytes of a workflow file, and keep its lines to show them in errors.
 
-Always true: a file is refused quickly when it is too large; a line shown in an error has a
-password in it masked, character by character, so that columns stay right.
+Always true: a file that is too large is refused quickly; in a line that an error shows, each character
+of a password is masked, so that columns stay correct.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 class Lines:
-    """A file's lines. `raw` is what the parser saw; `spot` shows them masked."""
+    """A file's lines. raw: the text that the parser reads. Lines in a `spot` are masked."""
 
     def __init__(self, file: str, text: str, shown: str | None = None) -> None:
         self.file = file
@@ -44,13 +44,13 @@ class Lines:
 
 
 def showable(line: str) -> str:
-    """A line as an error may show it, as long as before; nothing for a line that nobody could read."""
+    """A line as an error shows it, with the same length. Empty for a line that is too long to read."""
     return _CONTROL.sub("\ufffd", mask_line(line)) if len(line) <= SHOWN_MAX else ""
 
 
 def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:
-    """The text of a workflow file. Raises WorkflowError: E0114 for the file that the command line
-    names, E0111 for one that another file includes (then `spot` is there)."""
+    """The text of a workflow file. Raises WorkflowError: E0114 for a file of the command line, E0111 for
+    an included file (then `spot` is not None)."""
     code = "E0111" if spot is not None else "E0114"
     try:
         if path.is_dir():
@@ -60,8 +60,8 @@ def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:
         with path.open("rb") as stream:
             data = stream.read(BYTES_MAX + 1)
     except OSError as error:
-        why = {FileNotFoundError: "there is no such file", PermissionError: "permission denied"}
-        reason = why.get(type(error), error.strerror or str(error))
+        reasons = {FileNotFoundError: "there is no such file", PermissionError: "permission denied"}
+        reason = reasons.get(type(error), error.strerror or str(error))
         raise WorkflowError(
             f"cannot read '{shown}': {reason}",
             code=code,
@@ -79,7 +79,7 @@ def read_file(path: Path, *, shown: str, spot: Spot | None = None) -> str:
 
 
 def decode(data: bytes, shown: str) -> str:
-    """UTF-8 text, without its byte order mark, no larger than a workflow can sensibly be."""
+    """Decode UTF-8 text without its byte order mark. Refuses text that is too large for a workflow."""
     if len(data) > BYTES_MAX:
         raise WorkflowError(
             f"'{shown}' is too large for a workflow file",
@@ -105,7 +105,7 @@ def decode(data: bytes, shown: str) -> str:
 
 
 def check_lines(text: str, shown: str) -> None:
-    """Refuse text with more lines than any workflow has."""
+    """Refuse text with too many lines for a workflow."""
     if text.count("\n") > LINES_MAX or len(text) > BYTES_MAX:
         raise WorkflowError(
             f"'{shown}' is too long for a workflow file",

@@ -1,7 +1,7 @@
-"""The door: a workflow file, and what comes with it on the command line, to a Workflow.
+"""The entry point: load a Workflow from a file and the options of the command line.
 
-Order: read and include, environment, overlays, `--set`; parameters; variables; the form; the graph. All errors
-that can be found in one pass are raised together.
+Order: read and include, environment, overlays, `--set`; parameters; variables; the form; the graph. All
+errors that can be found in one pass are raised together.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ def load(
 ) -> Workflow:
     """The workflow in a file. Raises WorkflowError, PlanError, or ManyErrors.
 
-    params: values by name, as text or typed. sets: (dotted path, YAML text) or
-    `path=text`, put in last.
-    overlays: files merged over this one, in order; their paths are the command line's.
-    environment: the one of the file's `environments` that is merged over it, before the overlays.
+    params: values by name, as text or typed. sets: (dotted path, YAML text) or `path=text`, set after
+    all merging. overlays: files merged over this one, in order; their paths are relative to the working
+    directory. environment: the one of the file's `environments` that is merged over the file, before
+    the overlays.
     """
     loader = _Loader(environ, secrets)
-    where = Path(path)
-    tree = loader.reader.read(where, shown=str(path))
-    return loader.finish(tree, params, sets, overlays, environment, file=where, base=where.parent)
+    file_path = Path(path)
+    tree = loader.reader.read(file_path, shown=str(path))
+    return loader.finish(
+        tree, params, sets, overlays, environment, file=file_path, base=file_path.parent
+    )
 
 
 def load_text(
@@ -67,7 +69,7 @@ def load_text(
     environ: Mapping[str, str] | None = None,
     secrets: SecretProvider | None = None,
 ) -> Workflow:
-    """The workflow in a text. file: what errors call it. base: where relative paths start."""
+    """The workflow in a text. file: its name in errors. base: the folder of relative paths."""
     loader = _Loader(environ, secrets)
     tree = loader.reader.tree(text, file, Path(base))
     return loader.finish(tree, params, sets, overlays, environment, file=None, base=Path(base))
@@ -79,7 +81,7 @@ class _Loader:
         self.secrets = default_secrets(self.environ) if secrets is None else secrets
         self.errors: list[DataFlareError] = []
         self.early = Substitution(self.environ, self.secrets, self.errors)
-        """For what must be known before the parameters are: their defaults, and includes."""
+        """For values that are needed before the parameters: their defaults, and includes."""
         self.reader = FileReader(self.errors, self.early)
 
     def finish(
@@ -97,20 +99,20 @@ class _Loader:
         tree = apply_sets(tree, sets, self.errors)
         declared = self.early(tree.get("params"))
         place = key_spot_of(tree, "params")
-        known = parameters(declared, place, params or {}, self.errors)
-        late = Substitution(self.environ, self.secrets, self.errors, known)
+        known_params = parameters(declared, place, params or {}, self.errors)
+        late = Substitution(self.environ, self.secrets, self.errors, known_params)
         values = late(tree.without("params"))
         if "params" in tree:
             values.put("params", declared, place, None)
-        seen = frozenset(self.early.secrets | late.secrets)
-        for secret in (*seen, *literal_secrets(values)):
+        secrets_seen = frozenset(self.early.secrets | late.secrets)
+        for secret in (*secrets_seen, *literal_secrets(values)):
             remember_secret(secret)
         workflow = build(
             values,
-            params={name: param for name, param in known.items() if param is not None},
+            params={name: param for name, param in known_params.items() if param is not None},
             file=file,
             base=base,
-            secrets=seen,
+            secrets=secrets_seen,
             errors=self.errors,
         )
         raise_all(sorted(self.errors, key=_order))
@@ -120,26 +122,27 @@ class _Loader:
     def over(
         self, tree: SpotMap, overlays: Sequence[str | Path], environment: str | None
     ) -> SpotMap:
-        """The tree with an environment of its file and other files merged over it. An overlay may
-        bring environments too."""
-        read = [self.reader.read(Path(overlay), shown=str(overlay)) for overlay in overlays]
-        for each in [tree, *read]:
+        """The tree with an environment and overlays merged over it. An overlay may add environments."""
+        overlay_trees = [
+            self.reader.read(Path(overlay), shown=str(overlay)) for overlay in overlays
+        ]
+        for each in [tree, *overlay_trees]:
             check_environments(each, TOP_KEYS, self.errors)
-            if (own := each.get("environments")) is not None and each is not tree:
-                below = tree.get("environments")
-                joined = own
-                if isinstance(below, SpotMap) and isinstance(own, SpotMap):
-                    joined = merged(below, own)
+            if (environments := each.get("environments")) is not None and each is not tree:
+                lower_environments = tree.get("environments")
+                joined = environments
+                if isinstance(lower_environments, SpotMap) and isinstance(environments, SpotMap):
+                    joined = merged(lower_environments, environments)
                 tree = tree.without()
                 tree.take(each, "environments", joined)
-        made = with_environment(tree, environment)
-        for each in read:
-            made = merged(made, each.without("environments"))
-        made.spot = tree.spot
-        return made
+        merged_tree = with_environment(tree, environment)
+        for each in overlay_trees:
+            merged_tree = merged(merged_tree, each.without("environments"))
+        merged_tree.spot = tree.spot
+        return merged_tree
 
 
 def _order(error: DataFlareError) -> tuple[str, int, int]:
-    """Errors in the order of the file; those of the command line come first."""
+    """The sort key for errors in the order of the file. Errors of the command line come first."""
     spot = error.spot
     return (spot.file, spot.line, spot.column) if spot else ("", 0, 0)

@@ -1,8 +1,8 @@
-"""Several files made one: includes, overlays and `--set`.
+"""Merge several files into one: includes, overlays and `--set`.
 
 Always true: maps are merged key by key, unless the later one is of another type or is written
-`!replace`; anything else is replaced by what comes later; what a file says itself wins over what it
-includes; merging nothing changes nothing.
+`!replace`; any other value is replaced by the later one; a file wins over its includes; without other
+files the tree does not change.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataflare.workflow.parse import DEPTH_MAX, parse
 INCLUDES_MAX = 100
 STEP_SECTIONS = ("sources", "transformations", "destinations")
 TYPED = ("source", "auth", "pagination", "dead_letter")
-"""Options whose value is a mapping with a `type` that says which other keys it has."""
+"""Options whose value is a mapping with a `type`, on which its other keys depend."""
 Substitute = Callable[[Any], Any]
 
 
 def merged(low: SpotMap, high: SpotMap, path: tuple[str, ...] = ()) -> SpotMap:
-    """Both maps as one; `high` wins. Keys keep the order of `low`, new ones follow.
+    """Merge two maps; `high` wins. Keys keep the order of `low`, and new ones follow.
 
-    A map written `!replace` takes the place of the one below it. A step that names another type keeps
-    nothing of the old one's `config`, and a table, a pagination, an authentication or a place for
-    dead letters that names another type keeps nothing at all. path: the keys that lead here.
+    A map written `!replace` replaces the one below it. If `high` gives a step another type, the old
+    `config` is dropped. If it gives a table, a pagination, an authentication or a dead letter place
+    another type, the old map is dropped. path: the keys that lead here.
     """
     if high.replaces:
         return high
@@ -47,7 +47,7 @@ def merged(low: SpotMap, high: SpotMap, path: tuple[str, ...] = ()) -> SpotMap:
 
 
 def _of_one_type(low: SpotMap, high: SpotMap, path: tuple[str, ...]) -> tuple[SpotMap, SpotMap]:
-    """Both maps without what belongs to the type that `high` replaces."""
+    """Both maps without the keys of the type that `high` replaces."""
     step = len(path) == 2 and path[0] in STEP_SECTIONS
     if not step and (len(path) < 3 or path[-1] not in TYPED):
         return low, high
@@ -59,11 +59,11 @@ def _of_one_type(low: SpotMap, high: SpotMap, path: tuple[str, ...]) -> tuple[Sp
         return SpotMap(spot=low.spot), high
     config = high.get("config")
     if isinstance(config, SpotMap):
-        # A null takes a key of the old type out, which is gone already.
+        # A null removes a key of the old type, which is dropped already.
         nulls = [key for key, value in config.items() if value is None]
-        kept = high.without()
-        kept.take(high, "config", config.without(*nulls))
-        high = kept
+        without_nulls = high.without()
+        without_nulls.take(high, "config", config.without(*nulls))
+        high = without_nulls
     return low.without("config"), high
 
 
@@ -72,30 +72,30 @@ def with_environment(tree: SpotMap, name: str | None) -> SpotMap:
     `environments`. name: None merges none. Raises WorkflowError (E0127) for a name that the file
     does not have."""
     section = tree.get("environments")
-    rest = tree.without("environments")
+    file_tree = tree.without("environments")
     if name is None:
-        return rest
-    known = list(section) if isinstance(section, SpotMap) else []
-    own = section.get(name) if isinstance(section, SpotMap) else None
-    if name not in known:
+        return file_tree
+    names = list(section) if isinstance(section, SpotMap) else []
+    environment = section.get(name) if isinstance(section, SpotMap) else None
+    if name not in names:
         raise WorkflowError(
             f"there is no environment '{name}' in the file",
             code="E0127",
             spot=key_spot_of(tree, "environments"),
-            notes=[f"its environments: {', '.join(known)}"] if known else [],
-            help=did_you_mean(name, known)
-            or ("name one of these" if known else f"add it: environments: {{{name}: {{...}}}}"),
+            notes=[f"its environments: {', '.join(names)}"] if names else [],
+            help=did_you_mean(name, names)
+            or ("name one of these" if names else f"add it: environments: {{{name}: {{...}}}}"),
         )
-    if not isinstance(own, SpotMap):
-        return rest
-    made = merged(rest, own)
-    made.spot = tree.spot
-    return made
+    if not isinstance(environment, SpotMap):
+        return file_tree
+    merged_tree = merged(file_tree, environment)
+    merged_tree.spot = tree.spot
+    return merged_tree
 
 
 def check_environments(tree: SpotMap, known: Iterable[str], errors: list[DataFlareError]) -> None:
-    """Note what is wrong with the form of the section `environments`: it maps names to mappings, and
-    these have keys of the workflow."""
+    """Add the errors of the section `environments`: it must map names to mappings with keys of the
+    workflow."""
     section = tree.get("environments")
     if section is None:
         return
@@ -103,29 +103,29 @@ def check_environments(tree: SpotMap, known: Iterable[str], errors: list[DataFla
     if not isinstance(section, SpotMap):
         errors.append(_not_a_mapping("'environments'", spot_of(tree, "environments"), section))
     allowed = [key for key in known if key not in ("environments", "include", "version")]
-    for name, own in environments.items():
-        if own is None:
+    for name, environment in environments.items():
+        if environment is None:
             continue
-        if not isinstance(own, SpotMap):
+        if not isinstance(environment, SpotMap):
             owner = f"the environment '{short(name)}'"
-            errors.append(_not_a_mapping(owner, spot_of(environments, name), own))
+            errors.append(_not_a_mapping(owner, spot_of(environments, name), environment))
             continue
         errors.extend(
             WorkflowError(
                 f"unknown key '{short(key)}' in the environment '{short(name)}'",
                 code="E0103",
-                spot=key_spot_of(own, key),
+                spot=key_spot_of(environment, key),
                 notes=[f"known keys: {', '.join(allowed)}"],
                 help=did_you_mean(key, allowed) or "take it out",
             )
-            for key in own
+            for key in environment
             if key not in allowed and not key.startswith("x-")
         )
 
 
-def _not_a_mapping(what: str, spot: Spot | None, value: Any) -> WorkflowError:
+def _not_a_mapping(subject: str, spot: Spot | None, value: Any) -> WorkflowError:
     return WorkflowError(
-        f"{what} must be a mapping",
+        f"{subject} must be a mapping",
         code="E0105",
         spot=spot,
         notes=[f"found: {kind_of(value)}"],
@@ -134,8 +134,8 @@ def _not_a_mapping(what: str, spot: Spot | None, value: Any) -> WorkflowError:
 
 
 class FileReader:
-    """Reads a file together with what it includes. Errors that leave something to go on with are
-    collected in `errors`. substitute: puts variables into the paths of includes."""
+    """Reads a file with its includes. An error after which reading can continue is added to `errors`.
+    substitute: replaces variables in the paths of includes."""
 
     def __init__(self, errors: list[DataFlareError], substitute: Substitute) -> None:
         self.errors = errors
@@ -143,7 +143,7 @@ class FileReader:
         self.files = 0
 
     def read(self, path: Path, *, shown: str | None = None) -> SpotMap:
-        """A file that the command line names."""
+        """Read a file of the command line."""
         shown = str(path) if shown is None else shown
         return self.tree(read_file(path, shown=shown), shown, path.parent, (path.resolve(),))
 
@@ -172,7 +172,7 @@ class FileReader:
             return []
         whole = root.value_spots.get("include")
         listed = value if isinstance(value, SpotList) else SpotList([value])
-        found = []
+        includes = []
         for i, item in enumerate(listed):
             place = listed.spots[i] if i < len(listed.spots) else whole
             if not isinstance(item, str) or not item:
@@ -186,13 +186,13 @@ class FileReader:
                     )
                 )
                 continue
-            found.append((str(self.substitute(item)), place))
-        return found
+            includes.append((str(self.substitute(item)), place))
+        return includes
 
     def _included(
-        self, written: str, place: Spot | None, folder: Path, within: tuple[Path, ...]
+        self, file_name: str, place: Spot | None, folder: Path, within: tuple[Path, ...]
     ) -> SpotMap:
-        path = folder / Path(written).expanduser()
+        path = folder / Path(file_name).expanduser()
         try:
             real = path.resolve()
             if real in within:
@@ -202,7 +202,7 @@ class FileReader:
                     code="E0111",
                     spot=place,
                     notes=[" -> ".join(names)],
-                    help="take the include out of one of them",
+                    help="remove the include from one of them",
                 )
             self.files += 1
             if self.files > INCLUDES_MAX:
@@ -213,12 +213,12 @@ class FileReader:
                     help="include fewer files, or join some",
                 )
             shown = str(path)
-            text = read_file(path, shown=shown, spot=place or Spot(written, 1, 1))
+            text = read_file(path, shown=shown, spot=place or Spot(file_name, 1, 1))
             return self.tree(text, shown, path.parent, (*within, real))
         except (OSError, ValueError) as error:
             self.errors.append(
                 WorkflowError(
-                    f"cannot read '{short(written)}': {error}",
+                    f"cannot read '{short(file_name)}': {error}",
                     code="E0111",
                     spot=place,
                     help="see whether the file is there and may be read",
@@ -232,7 +232,7 @@ class FileReader:
 def apply_sets(
     tree: SpotMap, sets: Sequence[tuple[str, str] | str], errors: list[DataFlareError]
 ) -> SpotMap:
-    """The tree with each `--set PATH=VALUE` put in. The value is read as YAML."""
+    """The tree with the value of each `--set PATH=VALUE`. The value is read as YAML."""
     for each in sets:
         path, _, text = each.partition("=") if isinstance(each, str) else (each[0], "=", each[1])
         try:
@@ -259,12 +259,12 @@ def _with_set(tree: SpotMap, path: str, text: str, errors: list[DataFlareError])
     for key in keys:
         spots.append(lines.spot(0, column, len(key)))
         column += len(key) + 1
-    made: SpotMap = _put(tree, keys, spots, value, place)
-    return made
+    changed_tree: SpotMap = _put(tree, keys, spots, value, place)
+    return changed_tree
 
 
 def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot) -> Any:
-    """A copy of `node` in which the path leads to `value`; missing maps are made."""
+    """A copy of `node` in which the path leads to `value`. Missing maps are created."""
     if not keys:
         if isinstance(value, SpotMap | SpotList):
             value.spot = place
@@ -275,7 +275,7 @@ def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot)
         copied.spots = list(node.spots)
         if not key.isdigit() or int(key) >= len(node):
             raise WorkflowError(
-                f"'{key}' is no item of this list",
+                f"'{key}' is not an item of this list",
                 code="E0105",
                 spot=spot,
                 notes=[f"it has {len(node)} items, counted from 0"],
@@ -294,8 +294,8 @@ def _put(node: Any, keys: list[str], spots: list[Spot], value: Any, place: Spot)
             notes=[f"found: {kind_of(node)}"],
             help="set the whole value instead",
         )
-    made = SpotMap(spot=spot) if node is None else node.without()
-    inner = _put(made.get(key), keys[1:], spots[1:], value, place)
-    fresh = key not in made or len(keys) == 1
-    made.put(key, inner, spot if fresh else None, place if fresh else None)
-    return made
+    copied_map = SpotMap(spot=spot) if node is None else node.without()
+    inner = _put(copied_map.get(key), keys[1:], spots[1:], value, place)
+    fresh = key not in copied_map or len(keys) == 1
+    copied_map.put(key, inner, spot if fresh else None, place if fresh else None)
+    return copied_map

@@ -1,7 +1,7 @@
-"""A workflow as it was written: validated, variables filled in, every part with its place.
+"""A validated workflow with its variables replaced. Every part has its place in the file.
 
-Always true: names are unique, every input names a step that exists, the graph is acyclic and all of
-it is used; secret values are in the config and in `secrets_seen`, and in nothing that is shown.
+Always true: names are unique, every input names an existing step, the graph is acyclic and all steps
+are used; secret values are in the config and in `secrets_seen`, and in no repr or JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataflare.workflow.shown import shown
 
 
 class InputRef(Struct, frozen=True):
-    """What a step reads: a step, or one of its named outputs."""
+    """An input of a step: another step, or one of its named outputs."""
 
     step: str
     output: str | None = None
@@ -38,8 +38,8 @@ class InputRef(Struct, frozen=True):
 class Step(Discreet, frozen=True, kw_only=True):
     """One step. config: plain values; its strings are SourceText. spot: of the step's key.
 
-    error_handling: the step's own over the settings' default, a `retry_policy` of its config
-    included. node: the whole step as it was written, for places.
+    error_handling: the step's own merged over that of the settings, with a `retry_policy` of its config.
+    node: the step as it was written, for places.
     """
 
     hidden = ("config", "node")
@@ -62,8 +62,8 @@ class Step(Discreet, frozen=True, kw_only=True):
         return self.spot_of("type")
 
     def spot_of(self, *path: str | int) -> Spot | None:
-        """The place of the value under a path such as ("config", "table"); else of the deepest
-        part that exists, else of the step."""
+        """The place of the value at a path such as ("config", "table"); else of the deepest part that
+        exists, else of the step."""
         return self._find(path, spot_of)
 
     def key_spot_of(self, *path: str | int) -> Spot | None:
@@ -71,22 +71,22 @@ class Step(Discreet, frozen=True, kw_only=True):
         return self._find(path, key_spot_of)
 
     def place_of(self, error: DataFlareError) -> Spot | None:
-        """Where in this step an error belongs that does not know its place."""
+        """The place in this step for an error without a place."""
         return place_of(self, error)
 
     def _find(self, path: tuple[str | int, ...], last: Any) -> Spot | None:
         node: Any = self.node
         best = self.spot
         for i, part in enumerate(path):
-            found = (last if i == len(path) - 1 else spot_of)(node, part)
-            if found is None:
+            spot = (last if i == len(path) - 1 else spot_of)(node, part)
+            if spot is None:
                 return best
-            best, node = found, node[part]
+            best, node = spot, node[part]
         return best
 
 
 class SourceStep(Step, frozen=True, kw_only=True):
-    """Where rows come from. schema: the user's contract, or None."""
+    """A source. schema: the columns that the user declared, or None."""
 
     schema: Schema | None = None
     event_time: EventTime | None = None
@@ -98,7 +98,7 @@ class SourceStep(Step, frozen=True, kw_only=True):
 
 
 class TransformationStep(Step, frozen=True, kw_only=True):
-    """What happens to rows on the way."""
+    """A transformation."""
 
     inputs: tuple[InputRef, ...] = ()
 
@@ -108,7 +108,7 @@ class TransformationStep(Step, frozen=True, kw_only=True):
 
 
 class DestinationStep(Step, frozen=True, kw_only=True):
-    """Where rows go."""
+    """A destination."""
 
     inputs: tuple[InputRef, ...] = ()
 
@@ -140,9 +140,9 @@ class WorkflowTest(Discreet, frozen=True, kw_only=True):
 
 
 class Workflow(Discreet, frozen=True, kw_only=True):
-    """base: the folder that relative paths start from. file: None for text and Python.
+    """base: the folder of relative paths. file: None for text and Python.
 
-    params: the declared parameters with their values. secrets_seen: what must never be shown.
+    params: the declared parameters with their values. secrets_seen: values that must never be shown.
     """
 
     hidden = ("secrets_seen", "node")
@@ -173,18 +173,18 @@ class Workflow(Discreet, frozen=True, kw_only=True):
         for step in self.steps():
             if step.name == name:
                 return step
-        known = [step.name for step in self.steps()]
+        names = [step.name for step in self.steps()]
         raise WorkflowError(
             f"there is no step '{name}' in the workflow '{self.name}'",
             code="E0108",
-            notes=[f"its steps: {', '.join(known)}"],
-            help=did_you_mean(name, known),
+            notes=[f"its steps: {', '.join(names)}"],
+            help=did_you_mean(name, names),
         )
 
     def fingerprint_of(self, name: str) -> str:
-        """A hash of what may not change between a stopped run and its resume: the step's type,
-        inputs, config, schema, event time and treatment of bad rows. Retries, `rate` and
-        descriptions stay out of it, and so do secret values (their names are in)."""
+        """A hash of the parts that must not change between a stopped run and its resume: the step's
+        type, inputs, config, schema, event time and handling of bad rows. Retries, `rate`,
+        descriptions and values of secrets are not part of it; names of secrets are."""
         return fingerprint(self.step(name))
 
     def fingerprints(self) -> dict[str, str]:
@@ -192,7 +192,7 @@ class Workflow(Discreet, frozen=True, kw_only=True):
         return {step.name: fingerprint(step) for step in self.steps()}
 
     def to_json(self) -> dict[str, Any]:
-        """The workflow as plain data, for people and APIs: secrets by name, passwords hidden."""
+        """The workflow as plain data, to show or to send: secrets by name, passwords hidden."""
         return {
             "name": self.name,
             "version": self.version,
@@ -216,17 +216,17 @@ class Workflow(Discreet, frozen=True, kw_only=True):
 
 
 def _step_json(step: AnyStep) -> dict[str, Any]:
-    made: dict[str, Any] = {"type": step.type}
+    value: dict[str, Any] = {"type": step.type}
     if step.description is not None:
-        made["description"] = step.description
+        value["description"] = step.description
     if step.inputs:
-        made["inputs"] = [str(ref) for ref in step.inputs]
-    made["config"] = shown(step.config)
+        value["inputs"] = [str(ref) for ref in step.inputs]
+    value["config"] = shown(step.config)
     if isinstance(step, SourceStep):
         if step.schema is not None:
-            made["schema"] = step.schema.to_json()
+            value["schema"] = step.schema.to_json()
         if step.event_time is not None:
-            made["event_time"] = step.event_time.model_dump(mode="json")
+            value["event_time"] = step.event_time.model_dump(mode="json")
     if "error_handling" in step.node:
-        made["error_handling"] = shown(step.node["error_handling"])
-    return made
+        value["error_handling"] = shown(step.node["error_handling"])
+    return value

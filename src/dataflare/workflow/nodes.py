@@ -1,7 +1,7 @@
-"""Maps and lists of a workflow file that remember where each key and value stands.
+"""Maps and lists of a workflow file with the places of their keys and values.
 
-Always true: they are a `dict` and a `list` in every other respect, so whoever takes plain values
-takes them; a place may be missing (built in Python), and then it is None.
+Always true: they are subclasses of `dict` and `list`, so code for plain values accepts them; a place is
+None if it is unknown (for example in a workflow built in Python).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataflare.model.text import SourceText
 
 
 class SpotMap(dict[str, Any]):
-    """A mapping. `spot` is the place that names it: its key, or its beginning.
+    """A mapping. spot: the place of its key, or else of its beginning.
 
     replaces: it was written `!replace`, so it is not merged into a map below it.
     """
@@ -41,7 +41,7 @@ class SpotMap(dict[str, Any]):
         self.put(key, value, other.key_spots.get(key), other.value_spots.get(key))
 
     def without(self, *keys: str) -> SpotMap:
-        """A copy that lacks some keys."""
+        """A copy without some keys."""
         copy = SpotMap(spot=self.spot)
         for key, value in self.items():
             if key not in keys:
@@ -67,12 +67,11 @@ class SpotList(list[Any]):
 
 
 class Unresolved(SourceText):
-    """A string whose variables could not all be found. That is an error already; nothing more is
-    said about it."""
+    """A string with a missing variable. The error was added already, so other checks skip the string."""
 
 
 def spot_of(node: Any, key: str | int) -> Spot | None:
-    """The place of the value under a key or index; None when not known."""
+    """The place of the value under a key or index, or None."""
     if isinstance(node, SpotMap) and isinstance(key, str):
         return node.value_spots.get(key)
     if isinstance(node, SpotList) and isinstance(key, int) and 0 <= key < len(node.spots):
@@ -81,14 +80,14 @@ def spot_of(node: Any, key: str | int) -> Spot | None:
 
 
 def key_spot_of(node: Any, key: str | int) -> Spot | None:
-    """The place of a key itself; for a list, of the item."""
+    """The place of a key. For a list, the place of the item."""
     if isinstance(node, SpotMap) and isinstance(key, str):
         return node.key_spots.get(key)
     return spot_of(node, key)
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the user's words."""
+    """The kind of a value, in words for the user."""
     match value:
         case None:
             return "nothing (null)"

@@ -1,7 +1,7 @@
-"""Parameters: what a workflow declares, what was given, and both made typed values.
+"""Parameters: the declarations of a workflow and the given values, converted to typed values.
 
 Always true: the same text gives the same value from `--param`, the API and a default; a declared
-parameter without a value is an error, an undeclared one that was given is too.
+parameter without a value is an error, and a value for an undeclared one too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MISSING = object()
 
 
 class Parameter(Discreet, frozen=True):
-    """A declared parameter with its value. type: what the value has, with its zone if it has one.
-    text: how it reads inside a longer text. secret: its default was made of a secret."""
+    """A declared parameter with its value. type: that of the value, with its time zone. text: the value
+    inside a longer text. secret: its default has a secret."""
 
     hidden = ("value", "text")
 
@@ -42,13 +42,13 @@ class Parameter(Discreet, frozen=True):
 def parameters(
     declared: Any, spot: Spot | None, given: Mapping[str, Any], errors: list[DataFlareError]
 ) -> dict[str, Parameter | None]:
-    """The parameters by name; None for one that has no right value, and then `errors` says why."""
+    """The parameters by name. None for a parameter without a valid value; `errors` then has the reason."""
     if declared is None:
         declared = SpotMap()
     if not isinstance(declared, SpotMap):
         errors.append(_wrong("'params' must be a mapping of names to types", spot, declared))
         declared = SpotMap()
-    found = {name: _parameter(declared, name, given, errors) for name in declared}
+    params = {name: _parameter(declared, name, given, errors) for name in declared}
     for name, text in given.items():
         if name not in declared:
             shown = showable(f"{name}={text}")
@@ -61,7 +61,7 @@ def parameters(
                     help=did_you_mean(name, declared),
                 )
             )
-    return found
+    return params
 
 
 def _parameter(
@@ -106,12 +106,12 @@ def _parameter(
             max(1, len(str(given[name]))),
             showable(f"{name}={given[name]}"),
         )
-        value, help_ = given[name], f"say it again: --param {name}=VALUE"
+        value, help_ = given[name], f"change it: --param {name}=VALUE"
     elif "default" in node:
         place, value, help_ = (
             spot_of(node, "default"),
             node["default"],
-            "mend the default, or the type",
+            "fix the default, or the type",
         )
     else:
         errors.append(
@@ -127,7 +127,7 @@ def _parameter(
     if isinstance(value, Unresolved):
         return None
     try:
-        made, exact = typed(value, type_)
+        typed_value, exact = typed(value, type_)
     except ValueError as error:
         errors.append(
             WorkflowError(
@@ -143,8 +143,8 @@ def _parameter(
     return Parameter(
         name,
         exact,
-        made,
-        as_text(made),
+        typed_value,
+        as_text(typed_value),
         None if description is None else str(description),
         name in given,
         any(variable.secret for variable in getattr(value, "variables", ())),
@@ -152,14 +152,14 @@ def _parameter(
 
 
 def read_type(
-    written: Any, spot: Spot | None, what: str, errors: list[DataFlareError]
+    text: Any, spot: Spot | None, subject: str, errors: list[DataFlareError]
 ) -> DataType | None:
-    """A type from the file, or None and one error more."""
-    if not isinstance(written, str):
-        errors.append(_wrong(f"{what} must be text", spot, written))
+    """Read a type from the file. None if it is wrong; then an error was added."""
+    if not isinstance(text, str):
+        errors.append(_wrong(f"{subject} must be text", spot, text))
         return None
     try:
-        return parse_type(str(written))
+        return parse_type(str(text))
     except WorkflowError as error:
         errors.append(error.at(spot=spot))
     return None
@@ -182,7 +182,7 @@ def _declared(declared: SpotMap) -> str:
 
 
 def as_text(value: Any) -> str:
-    """How a value reads inside a longer text."""
+    """A value as it is written inside a longer text."""
     match value:
         case None:
             return ""
@@ -204,11 +204,10 @@ def as_text(value: Any) -> str:
 
 
 def typed(value: Any, type_: DataType) -> tuple[Any, DataType]:
-    """A value, given as text or as YAML, made one of the type; and the exact type it has.
+    """Convert a value, given as text or as YAML, to the type. Returns the value and its exact type.
 
-    A timestamp written with `Z` or an offset is a moment in UTC, whatever the type's zone; written
-    without, it is in the type's zone if that is UTC, else it has none. Raises ValueError that says
-    what was expected.
+    A timestamp with `Z` or an offset is a moment in UTC, whatever the type's zone. Without one it is in
+    the type's zone, if the type has one. Raises ValueError with the expected form.
     """
     if value is None:
         return None, type_
@@ -306,7 +305,7 @@ def _zone(name: str) -> datetime.tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
-        raise ValueError(f"a time zone known here, which '{name}' is not") from None
+        raise ValueError(f"a known time zone, and '{name}' is not") from None
 
 
 def _decimal(value: Any, type_: DataType) -> Decimal:
@@ -314,17 +313,17 @@ def _decimal(value: Any, type_: DataType) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(expected)
     try:
-        made = Decimal(str(value).strip())
+        number = Decimal(str(value).strip())
     except InvalidOperation:
         raise ValueError(expected) from None
-    scaled = made.scaleb(type_.scale or 0) if made.is_finite() else None
+    scaled = number.scaleb(type_.scale or 0) if number.is_finite() else None
     if (
         scaled is None
         or scaled != scaled.to_integral_value()
         or abs(scaled) >= 10 ** (type_.precision or 38)
     ):
         raise ValueError(expected)
-    return made
+    return number
 
 
 def _nested(value: Any, type_: DataType) -> Any:

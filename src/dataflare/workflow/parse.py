@@ -1,7 +1,7 @@
-"""YAML text to maps, lists and scalars with their places. No variables, no meaning yet.
+"""Parse YAML text to maps, lists and scalars with their places. Variables are replaced later.
 
-Always true: nothing is ever built but maps, lists, text, numbers, booleans and null; there is no
-recursion over the text, and depth, nodes and what aliases expand to are bounded; keys are text.
+Always true: the result has only maps, lists, text, numbers, booleans and null; the parser is not
+recursive, and depth, number of nodes and expanded aliases are bounded; keys are text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NODES_MAX = 500_000
 ALIASED_MAX = 100_000
 DEPTH_MAX = 100
 REPLACE = "!replace"
-"""The one tag that a mapping may have: it replaces the mapping below it instead of being merged."""
+"""The only tag of a mapping: the mapping replaces the one below it and is not merged."""
 
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None)}
@@ -30,7 +30,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Open(Struct):
-    """A collection being read. size, height: of the tree below it, aliases expanded."""
+    """A collection that is being read. size, height: of the tree below it, with aliases expanded."""
 
     node: SpotMap | SpotList
     spot: Spot
@@ -53,8 +53,8 @@ class _Anchored(Struct):
 def parse(
     text: str, file: str, errors: list[DataFlareError], *, lines: Lines | None = None
 ) -> tuple[Any, Spot]:
-    """The file's value and where it begins. Duplicate keys are added to `errors`, the first value
-    is kept; what leaves nothing to go on with raises WorkflowError (E0101, E0113)."""
+    """The file's value and its place. An error for a duplicate key is added to `errors`, and its first
+    value is kept. Raises WorkflowError (E0101, E0113) if parsing cannot continue."""
     check_lines(text, file)
     return _Parser(text.removeprefix("\ufeff"), file, errors, lines).run()
 
@@ -87,7 +87,7 @@ class _Parser:
                     if self.documents > 1:
                         raise self._error(
                             "E0101",
-                            "a workflow file holds one document, and a second begins here",
+                            "a workflow file has one document, and a second begins here",
                             event,
                         )
         return self.root, self.root_spot
@@ -101,7 +101,7 @@ class _Parser:
             raise self._unreadable(error) from error
         except yaml.YAMLError as error:
             raise WorkflowError(
-                f"not valid YAML: {error}", code="E0101", help="mend the text there"
+                f"not valid YAML: {error}", code="E0101", help="fix the text there"
             ) from error
 
     # -- nodes
@@ -129,29 +129,29 @@ class _Parser:
 
     def _tagged(self, event: Any, text: str, spot: Spot) -> Any:
         tag: str = event.tag.removeprefix(_CORE)
-        wanted = _SCALAR_TAGS.get(tag)
-        if wanted is None or not event.tag.startswith(_CORE):
+        tag_type = _SCALAR_TAGS.get(tag)
+        if tag_type is None or not event.tag.startswith(_CORE):
             raise self._foreign_tag(event)
-        if wanted is str:
+        if tag_type is str:
             return text
         value = plain_value(text)
-        if wanted is float and type(value) is int:
+        if tag_type is float and type(value) is int:
             value = float(value)
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        if not isinstance(value, tag_type) or (tag_type is int and isinstance(value, bool)):
             self.errors.append(
                 WorkflowError(
                     f"'{text}' is not a value of the tag !!{tag}",
                     code="E0105",
                     spot=spot,
-                    help="leave the tag out, or mend the value",
+                    help="leave the tag out, or fix the value",
                 )
             )
         return value
 
     def _open(self, event: Any) -> None:
-        wanted = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
-        replaces = event.tag == REPLACE and wanted == "map"
-        if event.tag is not None and event.tag not in ("!", _CORE + wanted) and not replaces:
+        kind = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
+        replaces = event.tag == REPLACE and kind == "map"
+        if event.tag is not None and event.tag not in ("!", _CORE + kind) and not replaces:
             raise self._foreign_tag(event)
         top = self.stack[-1] if self.stack else None
         if top is not None and top.key is None and isinstance(top.node, SpotMap):
@@ -162,36 +162,43 @@ class _Parser:
             )
         begin = event.start_mark.line, event.start_mark.column
         spot = self.lines.spot(*begin)
-        node: SpotMap | SpotList = SpotMap(spot=spot) if wanted == "map" else SpotList(spot=spot)
+        node: SpotMap | SpotList = SpotMap(spot=spot) if kind == "map" else SpotList(spot=spot)
         if isinstance(node, SpotMap):
             node.replaces = replaces
         self.stack.append(_Open(node, spot, event.anchor, begin))
 
     def _close(self, event: Any) -> None:
-        done = self.stack.pop()
+        collection = self.stack.pop()
         end = event.end_mark.line, event.end_mark.column
         flow = end[1] > 0 and self.lines.raw[end[0]][end[1] - 1 : end[1]] in ("}", "]")
-        if flow and done.node.spot is not None:
-            done.spot = self.lines.token(done.begin, end)
+        if flow and collection.node.spot is not None:
+            collection.spot = self.lines.token(collection.begin, end)
         else:
-            width = len(self.lines.raw[done.begin[0]].rstrip()) if self.lines.raw else 1
-            done.spot = self.lines.spot(*done.begin, width - done.begin[1])
-        if isinstance(done.node, SpotMap):
-            for merged, spot in done.merges:
-                self._merge(done.node, merged, spot)
-        self._place(done.node, done.spot, done.anchor, done.size, done.height, event)
+            width = len(self.lines.raw[collection.begin[0]].rstrip()) if self.lines.raw else 1
+            collection.spot = self.lines.spot(*collection.begin, width - collection.begin[1])
+        if isinstance(collection.node, SpotMap):
+            for merged, spot in collection.merges:
+                self._merge(collection.node, merged, spot)
+        self._place(
+            collection.node,
+            collection.spot,
+            collection.anchor,
+            collection.size,
+            collection.height,
+            event,
+        )
 
     def _alias(self, event: Any) -> None:
         top = self.stack[-1] if self.stack else None
-        found = self.anchors.get(event.anchor)
-        if found is None:
+        anchored = self.anchors.get(event.anchor)
+        if anchored is None:
             inside = any(each.anchor == event.anchor for each in self.stack)
-            what = "stands inside what it names" if inside else "names no anchor before it"
+            problem = "is inside its own anchor" if inside else "has no anchor before it"
             raise self._error(
-                "E0113" if inside else "E0101", f"the alias '*{event.anchor}' {what}", event
+                "E0113" if inside else "E0101", f"the alias '*{event.anchor}' {problem}", event
             )
-        self.aliased += found.size
-        if self.aliased > ALIASED_MAX or len(self.stack) + found.height > DEPTH_MAX:
+        self.aliased += anchored.size
+        if self.aliased > ALIASED_MAX or len(self.stack) + anchored.height > DEPTH_MAX:
             raise self._error(
                 "E0113",
                 f"the aliases of this file expand to more than {ALIASED_MAX:,} values"
@@ -202,11 +209,11 @@ class _Parser:
         start, end = event.start_mark, event.end_mark
         spot = self.lines.token((start.line, start.column), (end.line, end.column))
         if top is not None and top.key is None and isinstance(top.node, SpotMap):
-            if not isinstance(found.value, str):
+            if not isinstance(anchored.value, str):
                 raise self._error("E0101", "a key must be text", event)
-            self._set_key(top, str(found.value), spot)
+            self._set_key(top, str(anchored.value), spot)
             return
-        self._place(found.value, spot, None, found.size, found.height, event)
+        self._place(anchored.value, spot, None, anchored.size, anchored.height, event)
 
     # -- putting them together
 
@@ -257,7 +264,7 @@ class _Parser:
             top.merges.append((value, spot))
         elif not top.skip:
             if isinstance(value, SpotMap | SpotList) and value.spot is not None and anchor is None:
-                # A collection is named by its key; one behind an anchor has several names.
+                # The place of a collection is its key. With an anchor it has several keys.
                 value.spot = top.key_spot
             top.node.put(top.key, value, top.key_spot, spot)
         top.key = None
@@ -283,7 +290,7 @@ class _Parser:
     def _error(self, code: str, message: str, event: Any) -> WorkflowError:
         start, end = event.start_mark, event.end_mark
         spot = self.lines.token((start.line, start.column), (end.line, end.column))
-        help = "mend the text there"
+        help = "fix the text there"
         if code == "E0113":
             help = "keep data out of the file, or split it with 'include'"
         return WorkflowError(message, code=code, spot=spot, help=help)
@@ -291,12 +298,12 @@ class _Parser:
     def _foreign_tag(self, event: Any) -> WorkflowError:
         start = event.start_mark
         line = self.lines.raw[start.line][start.column :]
-        written = next((word for word in line.split() if word.startswith("!")), event.tag)
-        column = start.column + max(0, line.find(written))
+        tag_text = next((word for word in line.split() if word.startswith("!")), event.tag)
+        column = start.column + max(0, line.find(tag_text))
         return WorkflowError(
-            f"the tag '{written}' is not allowed",
+            f"the tag '{tag_text}' is not allowed",
             code="E0113",
-            spot=self.lines.spot(start.line, column, len(written)),
+            spot=self.lines.spot(start.line, column, len(tag_text)),
             notes=[
                 "a workflow holds plain data: text, numbers, true, false, null, lists, mappings"
             ],
@@ -305,15 +312,15 @@ class _Parser:
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> WorkflowError:
         problem = error.problem or error.context or "it cannot be read"
-        mark, begun = error.problem_mark or error.context_mark, error.context_mark
-        place = self._written(mark.line, mark.column) if mark is not None else None
+        mark, context_mark = error.problem_mark or error.context_mark, error.context_mark
+        place = self._place_in_text(mark.line, mark.column) if mark is not None else None
         notes = []
-        if begun is not None and error.context and error.problem:
-            began = self._written(begun.line, begun.column)
+        if context_mark is not None and error.context and error.problem:
+            context_place = self._place_in_text(context_mark.line, context_mark.column)
             if "end of stream" in problem:
-                place, problem = began, f"the file ends {error.context} that begins here"
-            elif began != place:
-                notes.append(f"{error.context} that begins in line {began[0] + 1}")
+                place, problem = context_place, f"the file ends {error.context} that begins here"
+            elif context_place != place:
+                notes.append(f"{error.context} that begins in line {context_place[0] + 1}")
         spot = self.lines.spot(*place) if place is not None else None
         return WorkflowError(
             f"not valid YAML: {problem}",
@@ -323,12 +330,12 @@ class _Parser:
             help=self._syntax_help(problem, spot),
         )
 
-    def _written(self, line: int, column: int) -> tuple[int, int]:
-        """The place of a mark; behind the last character for one that lies beyond the text."""
+    def _place_in_text(self, line: int, column: int) -> tuple[int, int]:
+        """The place of a mark. For a mark after the text, the place after the last character."""
         raw = self.lines.raw
-        last = max((i for i, each in enumerate(raw) if each.strip()), default=0)
-        if line > last:
-            return last, len(raw[last].rstrip())
+        last_line = max((i for i, each in enumerate(raw) if each.strip()), default=0)
+        if line > last_line:
+            return last_line, len(raw[last_line].rstrip())
         return line, min(column, len(raw[line]))
 
     def _syntax_help(self, problem: str, spot: Spot | None) -> str | None:
@@ -338,17 +345,17 @@ class _Parser:
         if line.startswith("\t"):
             return "indent with spaces, not with tabs"
         if "mapping values are not allowed" in problem:
-            return "put text that holds ': ' in quotes"
+            return "put text with ': ' in quotes"
         if "cannot start any token" in problem:
             return "put text that begins with this character in quotes"
         return None
 
     def _unreadable(self, error: Any) -> WorkflowError:
         code_point = error.character if isinstance(error.character, int) else ord(error.character)
-        found = self.text.find(chr(code_point))
+        offset = self.text.find(chr(code_point))
         spot = None
-        if found >= 0:
-            before = Lines(self.file, self.text[:found]).raw
+        if offset >= 0:
+            before = Lines(self.file, self.text[:offset]).raw
             spot = self.lines.spot(len(before) - 1, len(before[-1]))
         return WorkflowError(
             f"not valid YAML: the character U+{code_point:04X} is not allowed in a file",

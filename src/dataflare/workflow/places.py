@@ -1,7 +1,7 @@
-"""Where in a step an error belongs that was raised without its place.
+"""Find the place in a step for an error that was raised without one.
 
-Whoever raised it named what is wrong: a path, a table, an expression, an option. That text is
-looked for in the step's config. Pure, and only for the picture in an error.
+The error's message names what is wrong: a path, a table, an expression, an option. This text is searched
+in the step's config. Pure. The place is only used to show the line in the error.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _PATHS = ("path", "paths")
 _OUTSIDE = ("E05", "E06")
-"""Codes of what is read from files and systems: without a better place, it belongs to the path."""
+"""Codes of errors of files and systems. If there is no better place, they point to the path."""
 
 
 def place_of(step: Step, error: DataFlareError) -> Spot | None:
-    """The place an error of this step points to: what it quotes, else the path or expression that
-    it mentions, else the option that it quotes, else the step's type."""
+    """The place for an error of this step: the value that it quotes, else the path or expression that it
+    mentions, else the option that it quotes, else the step's type."""
     config = step.node.get("config")
-    found = quoted(config, error.message) or mentioned(step, error)
-    found = found or quoted_key(config, error.message)
-    if found is not None:
-        return found
+    best_spot = quoted(config, error.message) or mentioned(step, error)
+    best_spot = best_spot or quoted_key(config, error.message)
+    if best_spot is not None:
+        return best_spot
     if error.code.startswith(_OUTSIDE):
         for key, _, spot in _leaves(config):
             if key in _PATHS:
@@ -38,39 +38,41 @@ def place_of(step: Step, error: DataFlareError) -> Spot | None:
     return step.type_spot or step.spot
 
 
-def quoted(config: Any, said: str) -> Spot | None:
-    """The place of the value in a config that a message quotes first, or None."""
+def quoted(config: Any, message: str) -> Spot | None:
+    """The place of the config's value that a message quotes first, or None."""
     leaves = _leaves(config)
-    found = [(said.find(f"'{text}'"), spot) for _, text, spot in leaves if f"'{text}'" in said]
-    return min(found, key=lambda each: each[0])[1] if found else None
+    matches = [
+        (message.find(f"'{text}'"), spot) for _, text, spot in leaves if f"'{text}'" in message
+    ]
+    return min(matches, key=lambda each: each[0])[1] if matches else None
 
 
-def quoted_key(config: Any, said: str) -> Spot | None:
+def quoted_key(config: Any, message: str) -> Spot | None:
     """The place of the first option of a config that a message quotes, or None."""
     keys = config if isinstance(config, dict) else ()
-    return next((key_spot_of(config, key) for key in keys if f"'{key}'" in said), None)
+    return next((key_spot_of(config, key) for key in keys if f"'{key}'" in message), None)
 
 
 def mentioned(step: Step, error: DataFlareError) -> Spot | None:
     """The place of the longest path or expression of a step that an error mentions, or None."""
-    named = [
+    matches = [
         (len(text), spot)
         for key, text, spot in _leaves(step.node.get("config"))
         if _mentions(error.message, key, text)
     ]
-    return max(named, key=lambda each: each[0])[1] if named else None
+    return max(matches, key=lambda each: each[0])[1] if matches else None
 
 
-def _mentions(said: str, key: str, text: str) -> bool:
-    """Whether a message holds a text that cannot be meant otherwise: a path, or more than a word."""
+def _mentions(message: str, key: str, text: str) -> bool:
+    """Whether a message has a text that is not ambiguous: a path, or more than one word."""
     if key not in _PATHS and re.search(r"\W", text) is None:
         return False
-    wanted = os.path.normpath(text) if key in _PATHS else text
-    return re.search(rf"(?<![\w.]){re.escape(wanted)}(?![\w])", said) is not None
+    searched = os.path.normpath(text) if key in _PATHS else text
+    return re.search(rf"(?<![\w.]){re.escape(searched)}(?![\w])", message) is not None
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str, Spot]]:
-    """The texts of a config, each with the key it stands under and its place."""
+    """The texts of a config, each with its key and its place."""
     if isinstance(node, dict):
         parts: Iterator[tuple[Any, Any]] = iter(node.items())
     elif isinstance(node, list):
@@ -78,11 +80,11 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str, Spot]]:
     else:
         return
     for part, value in parts:
-        below = part if isinstance(part, str) else key
+        value_key = part if isinstance(part, str) else key
         spot = spot_of(node, part)
         if isinstance(value, SourceText):
             spot = value.spot_of(0, len(value.template)) or spot
         if isinstance(value, str) and value and spot is not None:
-            yield below, str(value), spot
+            yield value_key, str(value), spot
         else:
-            yield from _leaves(value, below)
+            yield from _leaves(value, value_key)

@@ -1,11 +1,11 @@
-"""What a scalar of the file means, and where each of its characters stands.
+"""The value of a scalar of the file, and the places of its characters.
 
 Plain scalars follow YAML 1.2's core schema: only `true` and `false` are booleans, so `no`, `on`,
-`1:30`, dates and `1_000` stay text; so do digits with a leading zero, as in CSV.
+`1:30`, dates and `1_000` stay text; digits with a leading zero also stay text, as in CSV.
 
-Always true: the places of a scalar's characters are exact for everything YAML can spell on one
-line and for block scalars; where a spelling is not understood, they are those of its line or of
-its beginning, never an exception.
+Always true: the places of a scalar's characters are exact for scalars on one line and for block scalars.
+For another form the places may be those of the line or of the scalar's beginning; no exception is
+raised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataflare.workflow.lines import Lines
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _DIGITS_MAX = 1000
-"""Longer numbers stay text: Python refuses to read much longer ones."""
+"""Longer numbers stay text, because Python refuses to parse very long ones."""
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -29,7 +29,7 @@ _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
 
 
 def plain_value(text: str) -> Any:
-    """None, a bool, an int or a float; or the text itself, when it is nothing else."""
+    """The text as None, bool, int or float. The text itself if it is none of these."""
     if text in _NULLS:
         return None
     first = text[0]
@@ -54,7 +54,7 @@ def _number(text: str) -> Any:
 def located(value: str, style: str, lines: Lines, start: Any, end: Any, bare: bool) -> SourceText:
     """The text of a scalar with its places.
 
-    start, end: the parser's marks. bare: no anchor or tag stands before it.
+    start, end: the parser's marks. bare: there is no anchor or tag before it.
     """
     line, column = start.line, start.column
     if not bare:
@@ -79,7 +79,7 @@ def located(value: str, style: str, lines: Lines, start: Any, end: Any, bare: bo
 
 
 Run = tuple[int, int, int]
-"""Offset in the value, and the line and column (from 0) where the text from there on stands."""
+"""Offset in the value, and the line and column (from 0) of the text from there on."""
 
 
 def _block(value: str, style: str, raw: list[str], header: int, end: int) -> list[Run]:
@@ -102,7 +102,7 @@ def _literal(value: str, raw: list[str], lines: range) -> list[Run]:
         if indent is None:
             indent = len(line) - len(line.lstrip(" "))
             if not value.startswith(line[indent:], position):
-                # The header says how far the text is indented, and this line is further.
+                # The header gives the indentation of the text, and this line is indented more.
                 indent = max(0, line.find(value[position:].partition("\n")[0]))
         if not value.startswith(line[indent:], position):
             break
@@ -140,32 +140,32 @@ def _flow(
         if column >= last:
             continue
         runs.append((position, number, column))
-        reached = _spelled(value, style, line[column:last], (position, number, column), runs)
-        if reached is None:
+        next_position = _spelled(value, style, line[column:last], (position, number, column), runs)
+        if next_position is None:
             break
-        position = reached
+        position = next_position
     return runs
 
 
 def _spelled(value: str, style: str, piece: str, at: Run, runs: list[Run]) -> int | None:
-    """Follow one line of a flow scalar; adds a run after each escape. The offset reached, or None
-    when value and spelling have come apart."""
+    """Read one line of a flow scalar, and add a run after each escape. Returns the offset after it, or
+    None if the line does not match the value."""
     position, number, column = at
-    done = 0
+    consumed = 0
     escapes = re.finditer("''", piece) if style == "'" else _ESCAPE.finditer(piece)
     for match in () if style == "" else escapes:
-        chunk = piece[done : match.start()]
+        chunk = piece[consumed : match.start()]
         if not value.startswith(chunk, position):
             return None
         position += len(chunk) + 1
-        done = match.end()
-        runs.append((position, number, column + done))
-    rest = piece[done:]
-    if style == '"' and rest.endswith("\\"):
-        rest = rest[:-1]  # The line goes on without a space.
-    if not value.startswith(rest, position):
+        consumed = match.end()
+        runs.append((position, number, column + consumed))
+    remaining = piece[consumed:]
+    if style == '"' and remaining.endswith("\\"):
+        remaining = remaining[:-1]  # The next line follows without a space.
+    if not value.startswith(remaining, position):
         return None
-    return position + len(rest)
+    return position + len(remaining)
 
 
 def _past_breaks(value: str, position: int) -> int:

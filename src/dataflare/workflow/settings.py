@@ -1,7 +1,7 @@
 """The settings of a workflow and of a step, with their defaults.
 
-Always true: what is not written has the value that the format page shows; durations are float
-seconds, sizes are bytes. These are data: who acts on them is the engine and the jobs.
+Always true: a missing setting has the default of the format page; durations are float seconds, sizes
+are bytes. These classes are only data; the engine and the jobs use them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Model(BaseModel):
 
 
 class Checkpoint(_Model):
-    """When a checkpoint is taken and where it is kept."""
+    """When checkpoints are taken, and where they are stored."""
 
     interval: Duration = Field(default=10.0, gt=0, description="time between two checkpoints")
     retain: int = Field(default=3, ge=1, description="how many checkpoints are kept")
@@ -33,7 +33,7 @@ class Checkpoint(_Model):
 
 
 class Restart(_Model):
-    """How often a job is restarted after an error worth retrying."""
+    """How often a job is restarted after an error that may be retried."""
 
     attempts: int = Field(default=3, ge=0, description="restarts within the window")
     delay: Duration = Field(default=1.0, description="wait before the first restart; doubles")
@@ -42,19 +42,19 @@ class Restart(_Model):
 
 
 class State(_Model):
-    """Where operators keep their state."""
+    """Where operators store their state."""
 
     backend: Literal["memory", "rocksdb", "sqlite"] = Field(default="memory")
     path: str | None = Field(default=None, description="a folder; null: under $DATAFLARE_HOME")
     adopt: Literal["refuse", "auto"] = Field(
         default="refuse",
-        description="what a run does that finds destinations written by a state folder it does not "
-        "have: auto goes on from there, as `run --adopt`",
+        description="what a run does if another state folder wrote the destinations: auto continues "
+        "that run, as `run --adopt`",
     )
 
 
 class Batch(_Model):
-    """How many rows travel together, and how that number adapts."""
+    """The number of rows in a batch, and how it adapts."""
 
     initial: int = Field(default=1000, ge=1, description="rows in the first batches")
     min: int = Field(default=100, ge=1, description="never fewer rows are asked for")
@@ -75,7 +75,7 @@ class Batch(_Model):
 
 
 class Backpressure(_Model):
-    """How much may be on its way between two tasks."""
+    """The limit of rows between two tasks."""
 
     mode: Literal["fixed", "dynamic", "adaptive"] = Field(default="adaptive")
     initial_credits: int = Field(
@@ -106,14 +106,14 @@ def cpu_count() -> int:
 
 
 class Resources(_Model):
-    """What a job may take of the machine."""
+    """The memory and threads that a job may use."""
 
     memory: Size = Field(default=2**30, gt=0, description="budget for rows and state")
     threads: int = Field(default_factory=cpu_count, ge=1, description="threads for computing")
 
 
 class DeadLetter(_Model):
-    """Where refused rows go: a folder, or any destination."""
+    """Where dead letters are written: a folder, or any destination."""
 
     path: str | None = Field(default=None, description="a folder for dead letters")
     type: str | None = Field(default=None, description="a destination's type")
@@ -173,7 +173,7 @@ MaxErrors = Annotated[
 
 
 class ErrorHandling(_Model):
-    """What happens to rows and calls that fail. Fields not written come from the settings."""
+    """What happens to rows and calls that fail. Missing fields are taken from the settings."""
 
     retry_count: int | None = Field(default=None, ge=0, description="tries after the first one")
     retry_policy: RetryPolicy | None = Field(default=None)
@@ -193,28 +193,30 @@ class ErrorHandling(_Model):
 
     @property
     def retries(self) -> RetryPolicy | None:
-        """How calls of the step's system are tried again; None where nothing is said."""
+        """The retry policy for calls of the step's system. None if it is not set."""
         if self.retry_policy is not None:
-            said = self.backoff if "backoff" in self.model_fields_set else self.retry_policy.backoff
-            return self.retry_policy.model_copy(update={"backoff": said})
+            backoff = (
+                self.backoff if "backoff" in self.model_fields_set else self.retry_policy.backoff
+            )
+            return self.retry_policy.model_copy(update={"backoff": backoff})
         if self.retry_count is None:
             return None
         return RetryPolicy(max_attempts=self.retry_count + 1, backoff=self.backoff)
 
     def over(self, default: ErrorHandling) -> ErrorHandling:
-        """This one, with what it does not say taken from `default`."""
-        said = self.model_fields_set
+        """This error handling, with missing fields taken from `default`."""
+        fields_set = self.model_fields_set
         retries = {"retry_count", "retry_policy"}
         merged = {
             name: getattr(default, name)
-            for name in default.model_fields_set - said
-            if not (name in retries and said & retries)
+            for name in default.model_fields_set - fields_set
+            if not (name in retries and fields_set & retries)
         }
         return self.model_copy(update=merged)
 
 
 class EventTime(_Model):
-    """Which column of a source says when a row happened."""
+    """The column of a source with the event time of a row."""
 
     column: str = Field(description="a timestamp column")
     out_of_orderness: Duration = Field(default=0.0, description="how late a row may come in order")
@@ -236,7 +238,7 @@ class Settings(_Model):
         description="subtasks of each keyed or splittable step",
     )
     guarantee: Guarantee | None = Field(
-        default=None, description="refuse to start when it cannot be held"
+        default=None, description="refuse to start if a destination cannot give it"
     )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     restart: Restart = Field(default_factory=Restart)

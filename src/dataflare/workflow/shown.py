@@ -1,4 +1,4 @@
-"""Config as people may see it: secrets by name, passwords hidden."""
+"""Config as it may be shown: secrets by name, passwords hidden."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataflare.security.redact import MASK, is_secret_name, redact_connections
 
 
 def shown(value: Any, *, key: str = "") -> Any:
-    """Plain JSON values. key: the name the value stands under, which may say it is a secret."""
+    """The value as plain JSON. key: its name, which may mean that it is a secret."""
     match value:
         case SourceText():
             if any(variable.secret for variable in value.variables):

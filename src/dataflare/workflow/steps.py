@@ -22,13 +22,12 @@ STEP_KEYS = {
     "destination": ("type", "inputs", "config", "error_handling", "description"),
 }
 _STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_Made = TypeVar("_Made", SourceStep, TransformationStep, DestinationStep)
+_Step = TypeVar("_Step", SourceStep, TransformationStep, DestinationStep)
 
 
 class StepReader(Form):
     """Reads the sections one after the other. unread: a section could not be read, or two steps have
-    one name; broken: a step could not, so that what the graph lacks is not the user's second
-    error."""
+    one name. broken: a step could not be read, so gaps in the graph are not reported as more errors."""
 
     def __init__(self, errors: list[DataFlareError]) -> None:
         super().__init__(errors)
@@ -36,9 +35,9 @@ class StepReader(Form):
         self.places: dict[str, tuple[str, Spot | None]] = {}
 
     def steps(
-        self, root: SpotMap, section: str, kind: type[_Made], default: ErrorHandling
-    ) -> dict[str, _Made]:
-        """A section's steps by name. One that is wrong is there, as far as it could be read."""
+        self, root: SpotMap, section: str, kind: type[_Step], default: ErrorHandling
+    ) -> dict[str, _Step]:
+        """A section's steps by name. A wrong step is included, with the parts that could be read."""
         node = self.mapping(root, section)
         self.unread |= not isinstance(root.get(section), SpotMap | None)
         for name in node:
@@ -61,21 +60,21 @@ class StepReader(Form):
             )
         first = self.places.setdefault(name, (section, spot))
         if first[1] is not spot:
-            where = f", line {first[1].line}" if first[1] else ""
+            first_line = f", line {first[1].line}" if first[1] else ""
             self.errors.append(
                 WorkflowError(
                     f"two steps have the name '{name}'",
                     code="E0109",
                     spot=spot,
-                    notes=[f"the first is in '{first[0]}'{where}"],
+                    notes=[f"the first is in '{first[0]}'{first_line}"],
                     help="a name is unique over the whole file: rename one of them",
                 )
             )
             self.unread = True
 
     def _step(
-        self, section: SpotMap, name: str, kind: type[_Made], default: ErrorHandling
-    ) -> _Made:
+        self, section: SpotMap, name: str, kind: type[_Step], default: ErrorHandling
+    ) -> _Step:
         node, spot = section[name], key_spot_of(section, name)
         owner = f"step '{name}'"
         if not isinstance(node, SpotMap):
@@ -97,7 +96,7 @@ class StepReader(Form):
         config = self.mapping(node, "config", owner=owner, spot=spot)
         handling = self._handling(node, config, owner, name)
         if config.get("mode") == "mirror" and "on_error" not in handling.model_fields_set:
-            # A mirror that lacks rows is none: the step itself must say so.
+            # A mirror must not lack rows, so only the step can allow it, and the settings cannot.
             handling = handling.model_copy(update={"on_error": "fail"})
         handling = handling.over(default)
         more: dict[str, Any] = {}
@@ -118,47 +117,52 @@ class StepReader(Form):
         )
 
     def _handling(self, node: SpotMap, config: SpotMap, owner: str, step: str) -> ErrorHandling:
-        own = self.mapping(node, "error_handling", owner=owner)
-        made = ErrorHandling()
-        if own:
-            where = f"'error_handling' of {owner}"
-            made = validated(ErrorHandling, own, where, WORKFLOW, self.errors, step=step) or made
+        node_handling = self.mapping(node, "error_handling", owner=owner)
+        handling = ErrorHandling()
+        if node_handling:
+            handling_owner = f"'error_handling' of {owner}"
+            handling = (
+                validated(
+                    ErrorHandling, node_handling, handling_owner, WORKFLOW, self.errors, step=step
+                )
+                or handling
+            )
         if "retry_policy" not in config:
-            return made
-        if own.keys() & {"retry_count", "retry_policy"}:
+            return handling
+        if node_handling.keys() & {"retry_count", "retry_policy"}:
             self.errors.append(
                 WorkflowError(
-                    f"{owner} says twice how to retry: in 'config' and in 'error_handling'",
+                    f"{owner} has two retry policies: in 'config' and in 'error_handling'",
                     code="E0105",
                     step=step,
                     spot=key_spot_of(config, "retry_policy"),
                     help="give one of them",
                 )
             )
-            return made
+            return handling
         policy = self.mapping(config, "retry_policy", owner=owner)
-        where = f"'retry_policy' of {owner}"
-        retry = validated(RetryPolicy, policy, where, WORKFLOW, self.errors, step=step)
-        return made.model_copy(update={"retry_policy": retry})
+        handling_owner = f"'retry_policy' of {owner}"
+        retry = validated(RetryPolicy, policy, handling_owner, WORKFLOW, self.errors, step=step)
+        return handling.model_copy(update={"retry_policy": retry})
 
     def _schema(self, node: SpotMap, owner: str) -> Schema | None:
         if node.get("schema") is None:
             return None
         columns = self.mapping(node, "schema", owner=owner)
-        found = {}
-        for column, written in columns.items():
-            what = f"the type of the column '{column}'"
-            type_ = read_type(written, spot_of(columns, column), what, self.errors)
+        types = {}
+        for column, type_text in columns.items():
+            subject = f"the type of the column '{column}'"
+            type_ = read_type(type_text, spot_of(columns, column), subject, self.errors)
             if type_ is not None:
-                found[column] = type_
-        return Schema.of(found)
+                types[column] = type_
+        return Schema.of(types)
 
     def _event_time(self, node: SpotMap, owner: str, step: str) -> EventTime | None:
         if node.get("event_time") is None:
             return None
-        own = self.mapping(node, "event_time", owner=owner)
-        where = f"'event_time' of {owner}"
-        return validated(EventTime, own, where, WORKFLOW, self.errors, step=step)
+        event_time = self.mapping(node, "event_time", owner=owner)
+        event_time_owner = f"'event_time' of {owner}"
+        return validated(EventTime, event_time, event_time_owner, WORKFLOW, self.errors, step=step)
 
     def _inputs(self, node: SpotMap, owner: str, spot: Spot | None) -> tuple[InputRef, ...]:
         value, place = node.get("inputs"), spot_of(node, "inputs")
@@ -178,11 +182,13 @@ class StepReader(Form):
             listed.spots = [place] * len(listed)
         refs = []
         for i, item in enumerate(listed):
-            where = spot_of(listed, i)
+            item_spot = spot_of(listed, i)
             if isinstance(item, str) and item and not isinstance(item, Unresolved):
                 step, _, output = (item, "", "") if item in self.places else item.partition(".")
-                refs.append(InputRef(step, output or None, getattr(item, "spot", None) or where))
+                refs.append(
+                    InputRef(step, output or None, getattr(item, "spot", None) or item_spot)
+                )
                 continue
             self.broken = True
-            self.wrong(f"'inputs' of {owner} must be a list of step names", where, item)
+            self.wrong(f"'inputs' of {owner} must be a list of step names", item_spot, item)
         return tuple(refs)

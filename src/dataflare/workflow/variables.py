@@ -1,8 +1,8 @@
 """`${NAME}`, `${NAME:-default}`, `${param:NAME}`, `${secret:NAME}` and `$${` in the file's strings.
 
-Always true: substitution happens on parsed values, once, so a value can never add structure and is
-never itself looked through for variables; keys hold no variables; what is missing is reported
-all at once.
+Always true: substitution happens once, on parsed values, so a value can never add structure, and
+variables in a value are not replaced; keys have no variables; all missing variables are reported
+together.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved
 from dataflare.workflow.params import Parameter
 
 VARIABLES_MAX = 1000
-"""In one string."""
+"""The most variables in one string."""
 
 _OPENING = re.compile(r"\$\$\{|\$\{")
 _ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-)(.*))?", re.DOTALL)
-_NAMED = re.compile(r"(param|secret):([A-Za-z_][A-Za-z0-9_./\-]*)")
+_KIND_AND_NAME = re.compile(r"(param|secret):([A-Za-z_][A-Za-z0-9_./\-]*)")
 _KINDS = ("param", "secret")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class _Piece(Struct, frozen=True):
-    """A `${...}` or `$${` of a string. body: None for the latter."""
+    """A `${...}` or `$${` of a string. body: the text in the braces; None for `$${`."""
 
     start: int
     end: int
@@ -39,7 +39,7 @@ class _Piece(Struct, frozen=True):
 
 
 class Substitution:
-    """Puts variables into values. Collects `errors`, and the `secrets` it has met."""
+    """Replaces variables by their values. Collects `errors`, and the values of secrets in `secrets`."""
 
     def __init__(
         self,
@@ -51,19 +51,19 @@ class Substitution:
         self.environ, self.provider, self.errors = environ, secrets, errors
         self.params = params
         self.secrets: set[str] = set()
-        self._asked: dict[str, str | None] = {}
+        self._secret_values: dict[str, str | None] = {}
         self._missing: dict[str, WorkflowError] = {}
 
     def __call__(self, value: Any) -> Any:
-        """The value with all variables in it replaced; containers are copied, the rest is kept."""
+        """The value with all its variables replaced. Containers are copied; other values are the same."""
         match value:
             case SourceText():
                 return self._text(value) if "${" in value else value
             case SpotMap():
-                made = SpotMap(spot=value.spot)
+                copied_map = SpotMap(spot=value.spot)
                 for key, item in value.items():
-                    made.take(value, key, self(item))
-                return made
+                    copied_map.take(value, key, self(item))
+                return copied_map
             case SpotList():
                 copied = SpotList([self(item) for item in value], spot=value.spot)
                 copied.spots = list(value.spots)
@@ -84,11 +84,11 @@ class Substitution:
             if piece.body is None:
                 builder.literal(piece)
                 continue
-            found = self._look_up(raw, piece)
-            if found is None:
+            resolved = self._look_up(raw, piece)
+            if resolved is None:
                 unresolved = True
                 continue
-            variable, text = found
+            variable, text = resolved
             builder.variable(piece, variable, text)
             if piece.end - piece.start == len(raw):
                 whole = variable
@@ -98,8 +98,8 @@ class Substitution:
             if whole.value is None or isinstance(whole.value, bool | list | dict):
                 return whole.value
             if isinstance(whole.value, int | float):
-                return bound(whole.value, builder.done())
-        return builder.done()
+                return bound(whole.value, builder.source_text())
+        return builder.source_text()
 
     def _pieces(self, raw: SourceText) -> Iterator[_Piece]:
         position = 0
@@ -122,12 +122,12 @@ class Substitution:
         shown = str(raw[piece.start : piece.end])
         if "${" in body:
             return self._malformed(raw, piece, "a variable inside a variable", None)
-        if (named := _NAMED.fullmatch(body)) is not None:
-            if named.group(1) == "param":
-                return self._parameter(raw, piece, named.group(2), shown)
-            return self._secret(raw, piece, named.group(2), shown)
-        if (plain := _ENVIRONMENT.fullmatch(body)) is not None:
-            return self._environment(raw, piece, plain, shown)
+        if (named_match := _KIND_AND_NAME.fullmatch(body)) is not None:
+            if named_match.group(1) == "param":
+                return self._parameter(raw, piece, named_match.group(2), shown)
+            return self._secret(raw, piece, named_match.group(2), shown)
+        if (environment_match := _ENVIRONMENT.fullmatch(body)) is not None:
+            return self._environment(raw, piece, environment_match, shown)
         return self._malformed(raw, piece, f"'{shown}' is not a variable", _better(body))
 
     def _environment(
@@ -152,13 +152,13 @@ class Substitution:
         if self.params is None:
             return self._lacking(raw, piece, f"the parameter '{name}' cannot be used here")
         if name not in self.params:
-            known = list(self.params)
+            names = list(self.params)
             note = (
-                f"declared parameters: {', '.join(known)}"
-                if known
+                f"declared parameters: {', '.join(names)}"
+                if names
                 else "no parameters are declared"
             )
-            near = did_you_mean(name, known)
+            near = did_you_mean(name, names)
             return self._lacking(
                 raw,
                 piece,
@@ -169,19 +169,19 @@ class Substitution:
         parameter = self.params[name]
         if parameter is None:
             return None
-        found = Variable("", shown, parameter.value, parameter.type, parameter.secret)
-        return found, parameter.text
+        variable = Variable("", shown, parameter.value, parameter.type, parameter.secret)
+        return variable, parameter.text
 
     def _secret(
         self, raw: SourceText, piece: _Piece, name: str, shown: str
     ) -> tuple[Variable, str] | None:
-        if name not in self._asked:
+        if name not in self._secret_values:
             try:
-                self._asked[name] = self.provider.get(name)
+                self._secret_values[name] = self.provider.get(name)
             except WorkflowError as error:
                 self.errors.append(error.at(spot=raw.spot_of(piece.start, piece.end)))
                 return None
-        value = self._asked[name]
+        value = self._secret_values[name]
         if value is None:
             return self._lacking(
                 raw,
@@ -203,11 +203,11 @@ class Substitution:
         help: str | None = None,
     ) -> tuple[Variable, str] | None:
         spot = raw.spot_of(piece.start, piece.end)
-        known = self._missing.get(message)
-        if known is not None:
-            if spot is not None and spot != known.spot:
-                known.notes.append(f"also at {spot}")
-                known.more_spots.append(spot)
+        earlier_error = self._missing.get(message)
+        if earlier_error is not None:
+            if spot is not None and spot != earlier_error.spot:
+                earlier_error.notes.append(f"also at {spot}")
+                earlier_error.more_spots.append(spot)
             return None
         error = WorkflowError(message, code="E0110", spot=spot, notes=notes or (), help=help)
         self._missing[message] = error
@@ -224,24 +224,24 @@ class Substitution:
                 code="E0110",
                 spot=spot,
                 notes=["variables are ${NAME}, ${NAME:-default}, ${param:NAME} and ${secret:NAME}"],
-                help=help or "write $${ for the characters ${ themselves",
+                help=help or "write $${ for the characters ${",
             )
         )
         return None
 
 
 def _better(body: str) -> str | None:
-    """What may have been meant by the inside of a `${...}` that is none."""
-    kind, colon, rest = body.partition(":")
+    """A help for an invalid `${...}`, from the text in its braces."""
+    kind, colon, name = body.partition(":")
     if not colon:
         return None
-    if kind == "param" and ":-" in rest:
+    if kind == "param" and ":-" in name:
         return "give the default where the parameter is declared"
     return None if kind in _KINDS else did_you_mean(kind, _KINDS)
 
 
 class _Builder:
-    """Makes the text, the template and its places, piece by piece."""
+    """Builds the text, the template and its places, piece by piece."""
 
     def __init__(self, raw: SourceText) -> None:
         self.raw = raw
@@ -250,7 +250,7 @@ class _Builder:
         self.length = self.at = self.pieces = 0
         self.variables: list[Variable] = []
         self.moved: list[tuple[int, int]] = []
-        """Where template and raw text fall out of step: (raw offset, template offset)."""
+        """Where the distance of template and raw text changes: (raw offset, template offset)."""
 
     def literal(self, piece: _Piece) -> None:
         self._plain(piece.start)
@@ -271,7 +271,7 @@ class _Builder:
         self.at = piece.end
         self.pieces += 1
 
-    def done(self) -> SourceText:
+    def source_text(self) -> SourceText:
         self._plain(len(self.raw))
         return SourceText(
             "".join(self.text),
@@ -292,20 +292,20 @@ class _Builder:
         number = len(self.variables)
         while True:
             mark = f"__{_DIGITS[number // 36 % 36]}{_DIGITS[number % 36]}"
-            taken = mark in self.raw or any(v.placeholder.startswith(mark) for v in self.variables)
-            if not taken or number >= 36 * 36:
+            in_use = mark in self.raw or any(v.placeholder.startswith(mark) for v in self.variables)
+            if not in_use or number >= 36 * 36:
                 return mark.ljust(length, "_")
             number += 1
 
     def _starts(self) -> Iterator[tuple[int, Spot]]:
-        """The places of the raw text, moved to where their characters are in the template."""
+        """The places of the raw text, moved to the offsets of their characters in the template."""
         moved = [(0, 0), *self.moved]
-        found: dict[int, Spot] = {}
+        places: dict[int, Spot] = {}
         for offset, spot in self.raw.starts:
             raw_from, template_from = [each for each in moved if each[0] <= offset][-1]
-            found[offset - raw_from + template_from] = spot
+            places[offset - raw_from + template_from] = spot
         for raw_from, template_from in self.moved:
             spot_here = self.raw.spot_of(raw_from, raw_from + 1)
             if spot_here is not None:
-                found.setdefault(template_from, spot_here)
-        yield from sorted(found.items(), key=lambda each: each[0])
+                places.setdefault(template_from, spot_here)
+        yield from sorted(places.items(), key=lambda each: each[0])

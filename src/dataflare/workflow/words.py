@@ -1,4 +1,4 @@
-"""What Pydantic expected, in the words of this project's users."""
+"""Pydantic's errors in words for the user."""
 
 from __future__ import annotations
 
@@ -33,27 +33,26 @@ _TYPES = {
 
 
 def statement(complaint: Any) -> str | None:
-    """What a validator of ours or of a connector says is wrong; None where it (or Pydantic) says
-    what was expected."""
+    """The message of a validator that says what is wrong. None if the error says what was expected."""
     if complaint["type"] not in ("value_error", "assertion_error"):
         return None
-    said = _said(complaint)
-    return None if said.startswith("expected ") else said
+    message = _message(complaint)
+    return None if message.startswith("expected ") else message
 
 
-def _said(complaint: Any) -> str:
+def _message(complaint: Any) -> str:
     return str(complaint.get("ctx", {}).get("error", complaint["msg"]))
 
 
 def expected_words(complaint: Any) -> str:
-    """What should have been there. complaint: one of `ValidationError.errors()`."""
+    """The expected value, in words. complaint: one of `ValidationError.errors()`."""
     kind: str = complaint["type"]
     context: dict[str, Any] = complaint.get("ctx", {})
     if kind in _TYPES:
         return _TYPES[kind]
     match kind:
         case "value_error" | "assertion_error":
-            return _said(complaint).removeprefix("expected ")
+            return _message(complaint).removeprefix("expected ")
         case "literal_error" | "enum":
             return f"one of {context['expected'].replace(' or ', ', ')}"
         case "greater_than":

@@ -1,4 +1,4 @@
-"""One file per group of functions; importing this fills the registry."""
+"""One file for each group of functions. Importing this package fills the registry."""
 
 from dataflare.expr.functions import (  # noqa: F401
     aggregate,

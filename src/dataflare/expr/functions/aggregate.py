@@ -1,4 +1,4 @@
-"""The aggregate functions' rows: their types. Their states are in `aggregates`."""
+"""The rows of the aggregate functions, with their types. Their states are in `aggregates`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from dataflare.model import types as t
 from dataflare.model.types import DataType
 
 
-def _typed(call: Call, result: DataType, given: DataType | None = None, *options: object) -> Node:
+def _typed(
+    call: Call, result: DataType, argument_type: DataType | None = None, *options: object
+) -> Node:
     arg = call.args[0]
-    return call.node(result, [arg if given is None else convert(arg, given)], options)
+    return call.node(
+        result, [arg if argument_type is None else convert(arg, argument_type)], options
+    )
 
 
 def _number(call: Call) -> DataType:
@@ -33,7 +37,7 @@ def _count(call: Call) -> Node:
 
 
 def _count_if(call: Call) -> Node:
-    """As DuckDB has it, a sum of ones and zeros: NULL where the condition always is."""
+    """A sum of ones and zeros, as in DuckDB: NULL if the condition is NULL in all rows."""
     call.arity(1, 1)
     if call.args[0].type.name not in ("bool", "null"):
         raise call.fail(f"count_if() expects a condition, not {call.args[0].type}", arg=0)
@@ -142,7 +146,7 @@ def _add(
 _add(
     "count",
     "count(*) -> int64\ncount([DISTINCT] x: any) -> int64",
-    "The number of rows; of values that are not NULL; of different ones.",
+    "The number of rows, of values that are not NULL, or of distinct values.",
     _count,
 )
 _add(
@@ -155,13 +159,13 @@ _add(
 _add(
     "sum",
     "sum([DISTINCT] x: number) -> int64 | float64 | decimal",
-    "The sum, or that of the different values; NULL of no rows. Overflow is an error.",
+    "The sum, or the sum of distinct values; NULL if there are no rows. Overflow is an error.",
     _sum,
 )
 _add(
     "avg",
     "avg([DISTINCT] x: number) -> float64",
-    "The mean, or that of the different values; NULL of no rows.",
+    "The mean, or the mean of distinct values; NULL if there are no rows.",
     _avg,
     aliases=("mean",),
 )
@@ -241,7 +245,7 @@ _add(
 _add(
     "list",
     "list([DISTINCT] x: T [ORDER BY ...]) -> list<T>",
-    "The values as a list, NULLs too, in the order of the rows or of ORDER BY; the different ones, sorted.",
+    "The values as a list, with NULLs, in the order of the rows or of ORDER BY; distinct values are sorted.",
     _list,
     aliases=("array_agg",),
 )

@@ -1,7 +1,7 @@
 """`+ - * / // %` and the minus sign, over integers, floats, decimals and times.
 
-Always true: integers keep the wider side's type and overflow is an error of the row; `/` is a float;
-`%` and `//` truncate towards zero.
+Always true: a result of integers has the wider type, and overflow is an error of the row; `/` gives a
+float; `%` and `//` truncate towards zero.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dataflare.model.types import DataType
 
 def _resolve(call: Call) -> Node:
     call.arity(2, 2)
-    found = resolve_times(call)
-    if found is not None:
-        return found
+    time_node = resolve_times(call)
+    if time_node is not None:
+        return time_node
     for place, arg in enumerate(call.args):
         if not (arg.type.is_numeric or arg.type.name == "null"):
             other = call.args[1 - place].type
@@ -63,7 +63,7 @@ def _help(call: Call, place: int, other: DataType) -> str | None:
 
 
 def _decimals(call: Call) -> Node:
-    """Digits and scale of the result as in DuckDB; the operands are put on that scale first."""
+    """Digits and scale of the result as in DuckDB. The operands are brought to that scale first."""
     (p1, s1), (p2, s2) = (
         as_decimal(arg.type if arg.type.name != "null" else t.INT32) for arg in call.args
     )
@@ -83,11 +83,11 @@ def _decimals(call: Call) -> Node:
     return call.node(type_, [convert(arg, type_) for arg in call.args])
 
 
-def _digits_kept(wanted: int, one: int, two: int, scale: int) -> int:
-    """DuckDB keeps products of 64-bit decimals in 64 bits, 18 digits, where the scale allows it."""
-    if wanted > 18 and max(one, two) <= 18 and scale < 18:
+def _digits_kept(digits: int, one: int, two: int, scale: int) -> int:
+    """DuckDB computes products of 64-bit decimals in 64 bits (18 digits) if the scale allows it."""
+    if digits > 18 and max(one, two) <= 18 and scale < 18:
         return 18
-    return min(38, wanted)
+    return min(38, digits)
 
 
 def _add(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
@@ -104,7 +104,7 @@ def _add(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
 
 
 def _wrapped(node: Node, a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
-    """Whether a signed sum wrapped around: its sign is neither operand's."""
+    """Whether a signed sum overflowed: its sign differs from that of both operands."""
     for arg, other in zip(node.args, (b, a), strict=True):
         if arg.is_literal and isinstance(arg.value, int):
             return result < other if arg.value >= 0 else result > other
@@ -159,8 +159,8 @@ def _multiply(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
 
 
 def _far(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    """A 64-bit product that wrapped is at least 2**64 away from the product of the floats, whose
-    own error is below 2**-51 of it; so any bound between tells them apart."""
+    """Whether a 64-bit product overflowed. It then differs from the product of the floats by at least
+    2**64, and that product's relative error is below 2**-51. So any bound between them works."""
     apart = a.cast(pl.Float64) * b.cast(pl.Float64) - (a * b).cast(pl.Float64)
     return fail_where(apart.abs() > 2.0**60, rowerrors.OVERFLOW)
 
@@ -201,8 +201,8 @@ def _remainder(node: Node, a: pl.Expr, b: pl.Expr) -> Lowered | pl.Expr:
         x, y = _digits(node, 0, a), _digits(node, 1, b)
         precision, scale = as_decimal(node.type)
         zero = fail_where((y == 0) & a.is_not_null(), rowerrors.DIVISION_BY_ZERO)
-        rest = x - y * x.truncdiv(y)
-        return Lowered(as_scaled(rest, precision, scale), _unless_literal(node, zero))
+        remainder = x - y * x.truncdiv(y)
+        return Lowered(as_scaled(remainder, precision, scale), _unless_literal(node, zero))
     return Lowered(a - b * a.truncdiv(b), _unless_literal(node, zero))
 
 
@@ -211,7 +211,7 @@ def _digits(node: Node, place: int, value: pl.Expr) -> pl.Expr:
 
 
 def _bounded(node: Node, digits: pl.Expr) -> Lowered | pl.Expr:
-    """A sum's digits as its decimal; only at 38 digits can it be too large."""
+    """A sum's digits as a decimal. Only with 38 digits can it be too large."""
     precision, scale = as_decimal(node.type)
     if precision < 38:
         return as_scaled(digits, precision, scale)

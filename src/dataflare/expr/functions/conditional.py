@@ -1,4 +1,4 @@
-"""CASE, COALESCE and their kin. What is not evaluated cannot fail."""
+"""CASE, COALESCE and similar functions. A branch that is not evaluated cannot fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataflare.expr.tree import Node
 from dataflare.model import types as t
 
 _NESTED = 16
-"""After so many branches, one in the other, their size is looked at."""
+"""After this many nested branches their size is checked."""
 
 
 def _resolve_case(call: Call) -> Node:
@@ -30,10 +30,10 @@ def _resolve_case(call: Call) -> Node:
     type_ = meeting_type(values)
     if type_ is None:
         raise _apart(call, values, [*range(1, len(call.args), 2), len(call.args) - 1])
-    made: list[Node] = []
+    nodes: list[Node] = []
     for condition, value in zip(conditions, values, strict=False):
-        made += [convert(condition, t.BOOL), convert(value, type_)]
-    return call.node(type_, [*made, convert(values[-1], type_)])
+        nodes += [convert(condition, t.BOOL), convert(value, type_)]
+    return call.node(type_, [*nodes, convert(values[-1], type_)])
 
 
 def _apart(call: Call, values: list[Node], places: list[int]) -> Exception:
@@ -54,8 +54,12 @@ def _case(node: Node, *args: Lowered) -> Lowered:
         value = pl.when(condition.value).then(result.value).otherwise(value)
         if error is not None or result.error is not None:
             none = pl.lit(None, dtype=pl.UInt8)
-            taken = none if result.error is None else result.error
-            error = pl.when(condition.value).then(taken).otherwise(none if error is None else error)
+            branch_error = none if result.error is None else result.error
+            error = (
+                pl.when(condition.value)
+                .then(branch_error)
+                .otherwise(none if error is None else error)
+            )
         error = first_error([condition.error, error])
         if count % _NESTED == 0:
             value, error = (part := bounded(Lowered(value, error))).value, part.error
@@ -84,17 +88,17 @@ def _resolve_nullif(call: Call) -> Node:
     if both is None:
         raise unorderable(call, 0, 1)
     first = call.args[0]
-    own = both if first.type.name == "null" else first.type
-    return call.node(own, [convert(first, own), convert(call.args[1], both)])
+    result_type = both if first.type.name == "null" else first.type
+    return call.node(result_type, [convert(first, result_type), convert(call.args[1], both)])
 
 
-def _nullif(node: Node, own: pl.Expr, right: pl.Expr) -> Lowered:
-    """Both are compared in the type they meet in; the result has the first one's."""
-    left = lower_cast(own, node.type, node.args[1].type)
+def _nullif(node: Node, first_value: pl.Expr, right: pl.Expr) -> Lowered:
+    """Both are compared in their common type. The result has the type of the first."""
+    left = lower_cast(first_value, node.type, node.args[1].type)
     first, second = node.args
     equal = compared("=", first, second, left.value, right).fill_null(False)
     none = pl.lit(None, dtype=node.type.to_polars())
-    return Lowered(pl.when(equal).then(none).otherwise(own), left.error)
+    return Lowered(pl.when(equal).then(none).otherwise(first_value), left.error)
 
 
 register("case", "CASE WHEN condition THEN x [ELSE y] END", "The first value whose condition is true.",

@@ -31,20 +31,20 @@ _DIRECTIVE = re.compile(r"%-?.|%$", re.DOTALL)
 
 
 def _translated(call: Call, place: int, table: dict[str, str], zoned: bool) -> str:
-    """The literal format in Polars' directives. Raises E0208 for one that is not known."""
+    """The literal format in Polars' directives. Raises ExpressionError (E0208) for an unknown one."""
     text = call.const(place, "the format")
     if not isinstance(text, str):
         raise call.fail("the format is a text", arg=place)
 
     def one(match: re.Match[str]) -> str:
-        found = table.get(match[0])
-        if found is None or (match[0] in ("%z", "%Z") and not zoned):
-            why = "needs a timestamp with a zone" if found else "is not known"
+        directive = table.get(match[0])
+        if directive is None or (match[0] in ("%z", "%Z") and not zoned):
+            problem = "needs a timestamp with a zone" if directive else "is not known"
             raise call.fail(
-                f"the directive '{match[0]}' {why}", arg=place, code=problems.BAD_LITERAL,
+                f"the directive '{match[0]}' {problem}", arg=place, code=problems.BAD_LITERAL,
                 notes=["for example: %Y-%m-%d %H:%M:%S.%f, %d/%m/%y, %I:%M %p, %b, %z"],
             )  # fmt: skip
-        return found
+        return directive
 
     return _DIRECTIVE.sub(one, text)
 
@@ -72,7 +72,7 @@ def _resolve_strptime(call: Call) -> Node:
         return Node("literal", t.TIMESTAMP)
     pattern = _translated(call, 1, _READ, True).replace(".%f", "%.f").replace("%f", "%6f")
     if not re.search(r"%[dj]", pattern) or ("%Y" not in pattern and "%y" not in pattern):
-        raise call.fail("the format must hold a whole date: year, month and day", arg=1,
+        raise call.fail("the format must have a complete date: year, month and day", arg=1,
                         code=problems.BAD_LITERAL)  # fmt: skip
     zoned = "%z" in pattern
     return call.node(
@@ -81,14 +81,16 @@ def _resolve_strptime(call: Call) -> Node:
 
 
 def _strptime(node: Node, text: pl.Expr) -> Lowered | pl.Expr:
-    made = text.str.strip_chars_start(" ").str.to_datetime(
+    moment = text.str.strip_chars_start(" ").str.to_datetime(
         str(node.value), strict=False, time_unit="us", time_zone=node.type.timezone
     )
-    if "%y" in str(node.value):  # POSIX and DuckDB begin with 69, which is 2069 to Polars
-        made = pl.when(made.dt.year() == 2069).then(made.dt.offset_by("-100y")).otherwise(made)
+    if "%y" in str(node.value):  # In POSIX and DuckDB, %y 69 is 1969; in Polars it is 2069
+        moment = (
+            pl.when(moment.dt.year() == 2069).then(moment.dt.offset_by("-100y")).otherwise(moment)
+        )
     if node.op == "try_strptime":
-        return made
-    return Lowered(made, fail_where(made.is_null() & text.is_not_null(), rowerrors.DATE))
+        return moment
+    return Lowered(moment, fail_where(moment.is_null() & text.is_not_null(), rowerrors.DATE))
 
 
 def _resolve_to_date(call: Call) -> Node:

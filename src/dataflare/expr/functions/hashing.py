@@ -1,7 +1,7 @@
 """Digests, encodings and identifiers. Digests are computed in the polars-hash plug-in.
 
-Always true: a digest of a text is that of its UTF-8; the numbers and texts never change from one
-version to the next, since people join on them.
+Always true: the digest of a text is that of its UTF-8 bytes; results never change between versions,
+because users join on them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def _unhex(node: Node, text: pl.Expr) -> Lowered:
 
 
 def _decode(node: Node, raw: pl.Expr) -> Lowered:
-    """Polars refuses a whole column for one broken byte, even one behind a null, so the bytes are
-    looked at as text first and the broken ones emptied."""
+    """Polars refuses a whole column because of one invalid byte, even of a null row. So invalid values
+    are found first and emptied."""
     valid = raw.bin.encode("hex").str.contains(_UTF8)
     text = pl.when(valid).then(raw).otherwise(pl.lit(b"")).cast(pl.String)
     return Lowered(pl.when(valid).then(text), fail_where(~valid, rowerrors.ENCODING))
@@ -73,7 +73,7 @@ def _resolve_uuid(call: Call) -> Node:
 
 
 def _uuid(node: Node) -> pl.Expr:
-    """RFC 9562, version 8: the digest of the row's key and of the call's place."""
+    """A UUID of RFC 9562, version 8, from a digest of the row's key and of the call's salt."""
     seed = pl.col(ROWKEY_COLUMN).cast(pl.String) + pl.lit("/" + str(node.value))
     hexadecimal = digest(seed, "nchash", "md5")
     variant = hexadecimal.str.slice(16, 1).replace_strict(

@@ -1,7 +1,7 @@
-"""Instants made of parts, moved, put into zones and into buckets.
+"""Instants: from parts, moved by intervals, in time zones and in buckets.
 
-Always true: a wall clock that a zone shows twice means the later instant, one that it skips is read
-with the offset from before, as in DuckDB.
+Always true, as in DuckDB: a wall clock time that occurs twice means the later instant, and a time that the
+clock skips gets the offset from before.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ def _resolve_add(call: Call) -> Node:
     call.arity(2, 2)
     call.args[0] = moment_of(call, 0)
     plus = Call(registry.row("+"), call.ast, call.args, call.checker)
-    found = resolve_times(plus)
-    assert found is not None
-    return found
+    time_node = resolve_times(plus)
+    assert time_node is not None
+    return time_node
 
 
 def _make_date(node: Node, year: pl.Expr, month: pl.Expr, day: pl.Expr) -> Lowered:
     days = days_from_civil(year, month, day)
-    given = year.is_not_null() & month.is_not_null() & day.is_not_null()
+    all_set = year.is_not_null() & month.is_not_null() & day.is_not_null()
     return Lowered(
         days.cast(pl.Int32, strict=False).cast(pl.Date),
-        fail_where(given & days.is_null(), rowerrors.DATE),
+        fail_where(all_set & days.is_null(), rowerrors.DATE),
     )
 
 
 def _make_timestamp(node: Node, *parts: pl.Expr) -> Lowered | pl.Expr:
     if len(parts) == 1:
         factor = int(node.value or 1)
-        made = parts[0] * factor
-        mask = None if factor == 1 else fail_where(made // factor != parts[0], rowerrors.OVERFLOW)
-        return Lowered(made.cast(pl.Datetime("us")), mask)
+        ticks = parts[0] * factor
+        mask = None if factor == 1 else fail_where(ticks // factor != parts[0], rowerrors.OVERFLOW)
+        return Lowered(ticks.cast(pl.Datetime("us")), mask)
     year, month, day, hour, minute, second = parts
     days = days_from_civil(year, month, day)
     fits = hour.is_between(0, 23) & minute.is_between(0, 59) & (second >= 0) & (second <= 60)
     micros = (second * 1e6).round(0).cast(pl.Int64, strict=False)
     total = days * 86_400_000_000 + hour * 3_600_000_000 + minute * 60_000_000 + micros
-    given = pl.all_horizontal(part.is_not_null() for part in parts)
+    all_set = pl.all_horizontal(part.is_not_null() for part in parts)
     good = fits & days.is_not_null()
     return Lowered(
         pl.when(good).then(total).cast(pl.Datetime("us")),
-        fail_where(given & ~good.fill_null(False), rowerrors.DATE),
+        fail_where(all_set & ~good.fill_null(False), rowerrors.DATE),
     )
 
 
@@ -74,7 +74,7 @@ def _to_timestamp(node: Node, seconds: pl.Expr) -> Lowered:
 
 
 def zone_named(call: Call, place: int) -> str | None:
-    """The literal time zone. Raises with the nearest name if there is none."""
+    """The literal time zone. Raises ExpressionError with the most similar name if it is unknown."""
     zone = call.const(place, "the time zone")
     if zone is None:
         return None
@@ -103,13 +103,13 @@ def _resolve_timezone(call: Call) -> Node:
 
 
 def _timezone(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
-    """A wall clock that its zone skipped is an error of the row: no instant has it."""
-    zone, given = str(node.value), node.args[0].type
-    kept = in_range(x, given)
-    if given.timezone is None:
-        instant = existing(kept, zone).dt.convert_time_zone("UTC")
+    """A wall clock time that the zone skipped is an error of the row, because no instant has it."""
+    zone, type_ = str(node.value), node.args[0].type
+    bounded = in_range(x, type_)
+    if type_.timezone is None:
+        instant = existing(bounded, zone).dt.convert_time_zone("UTC")
         return Lowered(instant, fail_where(instant.is_null() & x.is_not_null(), rowerrors.DATE))
-    return kept.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    return bounded.dt.convert_time_zone(zone).dt.replace_time_zone(None)
 
 
 def _resolve_to_utc(call: Call) -> Node:
@@ -141,17 +141,17 @@ def _resolve_interval(call: Call) -> Node:
 
 
 def _interval(node: Node, count: pl.Expr) -> Lowered:
-    made = count * int(node.value)
+    length = count * int(node.value)
     return Lowered(
-        made.cast(pl.Duration("us")),
-        fail_where(made // int(node.value) != count, rowerrors.OVERFLOW),
+        length.cast(pl.Duration("us")),
+        fail_where(length // int(node.value) != count, rowerrors.OVERFLOW),
     )
 
 
 _ORIGIN_US, _ORIGIN_MONTHS = 946_857_600_000_000, 360
 
 
-"""2000-01-03, a Monday; and the month of 2000-01-01: where DuckDB's buckets begin."""
+"""The origin of DuckDB's buckets: 2000-01-03, a Monday; for months, 2000-01-01."""
 
 
 def _resolve_bucket(call: Call) -> Node:

@@ -1,7 +1,7 @@
-"""JSON in text columns. A document that is not valid is an error of the row, a path that leads nowhere NULL.
+"""JSON in text columns. An invalid document is an error of the row; a path without a value gives NULL.
 
-Always true: paths are literals. Polars' own reader answers where it gives what DuckDB gives; what
-needs to tell the text "1" from the number 1 is read value by value, and is the slower.
+Always true: paths are literals. Polars' reader is used where it gives the same result as DuckDB. Functions
+that must distinguish the text "1" from the number 1 read value by value, which is slower.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _STEP = re.compile(
     r"\.([A-Za-z_][A-Za-z0-9_\-]*)|\.\"([^\"]+)\"|\[(\d+)\]|\[#-(\d+)\]|\['([^']+)'\]|\[\"([^\"]+)\"\]|\.(\d+[A-Za-z_][A-Za-z0-9_\-]*)"
 )
 _DOUBTFUL = r"\\u|\d[\d.]{15}|-0|\d[eE][+-]?\d"
-"""Escaped names, and numbers that Polars' reader writes in another way."""
+"""Escaped names, and numbers that Polars' reader writes in another form."""
 
 
 def read_path(text: str | int) -> Path | None:
-    """The steps of `$.a.b[0]`, `$."a b"`, `/a/0`, a bare key or an index; None if it is no path."""
+    """The steps of `$.a.b[0]`, `$."a b"`, `/a/0`, a bare key or an index. None if it is not a path."""
     if isinstance(text, int):
         return (text,)
     if text.startswith("/"):
@@ -62,12 +62,12 @@ def _resolve(result: DataType, optional: bool = False) -> Callable[[Call], Node]
             )  # fmt: skip
         path: Path | None = ()
         if len(call.args) == 2:
-            written = call.const(1, "the path")
-            if written is None:
+            path_text = call.const(1, "the path")
+            if path_text is None:
                 return Node("literal", result)
-            path = read_path(written) if isinstance(written, str | int) else None
+            path = read_path(path_text) if isinstance(path_text, str | int) else None
             if path is None:
-                raise call.fail(f"'{written}' is no JSON path", arg=1, code=problems.BAD_LITERAL,
+                raise call.fail(f"'{path_text}' is not a JSON path", arg=1, code=problems.BAD_LITERAL,
                                 help="write '$.name', '$.list[0]' or '$.\"a name\"'")  # fmt: skip
         return call.node(result, [convert(call.args[0], t.STRING)], path)
 
@@ -75,7 +75,7 @@ def _resolve(result: DataType, optional: bool = False) -> Callable[[Call], Node]
 
 
 def _native(path: Path) -> str | None:
-    """The path for Polars, or None where a name would have to be escaped."""
+    """The path for Polars. None if a name needs escapes."""
     if any(isinstance(step, str) and re.search(r"['\"\\\x00-\x1f]", step) for step in path):
         return None
     return "$" + "".join(f"['{s}']" if isinstance(s, str) else f"[{s}]" for s in path)
@@ -88,11 +88,11 @@ def _extract_string(node: Node, text: pl.Expr) -> Lowered:
     quick = text.str.json_path_match(path)
     doubt = text.str.contains(_DOUBTFUL) | quick.str.contains(r"^[\[{]")
     for step in node.value:
-        if isinstance(step, str):  # of equal keys Polars takes the last
+        if isinstance(step, str):  # Polars uses the last of equal keys
             doubt = doubt | (text.str.count_matches(f'"{step}"', literal=True) > 1)
     sure = _by_value(_string)(node, pl.when(doubt).then(text)).value
-    found = pl.when(doubt).then(sure).otherwise(quick)
-    return Lowered(found, fail_where(found.is_null() & ~is_json(text), rowerrors.JSON))
+    extracted = pl.when(doubt).then(sure).otherwise(quick)
+    return Lowered(extracted, fail_where(extracted.is_null() & ~is_json(text), rowerrors.JSON))
 
 
 def _by_value(answer: Callable[[Any], Any]) -> Callable[[Node, pl.Expr], Lowered]:
@@ -107,8 +107,8 @@ def _by_value(answer: Callable[[Any], Any]) -> Callable[[Node, pl.Expr], Lowered
                 column.name, [_one(text, path, answer) for text in column.to_list()], dtype=dtype
             )
 
-        made = text.map_batches(batch, return_dtype=dtype, is_elementwise=True)
-        return Lowered(made, fail_where(made.is_null() & ~is_json(text), rowerrors.JSON))
+        result = text.map_batches(batch, return_dtype=dtype, is_elementwise=True)
+        return Lowered(result, fail_where(result.is_null() & ~is_json(text), rowerrors.JSON))
 
     return lower
 
@@ -158,7 +158,7 @@ register("json_extract_string", "json_extract_string(doc: string | json, path: c
          group="json", resolve=_resolve(t.STRING), lower=_extract_string, aliases=["json_extract_path_text", "json_value"])  # fmt: skip
 register("json_valid", "json_valid(text: string | json) -> bool", "Whether the text is JSON.", ("json_valid('{a: 1}')", False),
          group="json", resolve=_resolve(t.BOOL, True), lower=lambda node, x: _valid(x))  # fmt: skip
-register("json_array_length", "json_array_length(doc: string | json, [path: const string]) -> uint64", "The number of elements; 0 of what is no array.",
+register("json_array_length", "json_array_length(doc: string | json, [path: const string]) -> uint64", "The number of elements; 0 if it is not an array.",
          ("json_array_length('[1, 2]')", 2), group="json", resolve=_resolve(t.UINT64, True),
          lower=_by_value(lambda value: len(value) if isinstance(value, list) else 0))  # fmt: skip
 register("json_type", "json_type(doc: string | json, [path: const string]) -> string", "OBJECT, ARRAY, VARCHAR, UBIGINT, BIGINT, DOUBLE, BOOLEAN or NULL.",
@@ -172,15 +172,15 @@ register("json_exists", "json_exists(doc: string | json, path: const string) -> 
 
 
 def _exists(node: Node, text: pl.Expr) -> Lowered:
-    made = _by_value(lambda value: True)(node, text)
+    exists = _by_value(lambda value: True)(node, text)
     return Lowered(
-        pl.when(text.is_not_null()).then(made.value.fill_null(False)),
+        pl.when(text.is_not_null()).then(exists.value.fill_null(False)),
         fail_where(text.is_not_null() & ~is_json(text), rowerrors.JSON),
     )
 
 
 def _valid(text: pl.Expr) -> Lowered:
-    """Polars gives no value for what is nested deeper than 128, and that may be JSON."""
+    """Polars gives no value for a document with more than 128 levels, which may still be valid."""
     brackets = text.str.count_matches(r"[\[{]")
     doubted = pl.when(~is_json(text) & (brackets >= _DEPTH_MAX)).then(text)
     return Lowered(
@@ -190,7 +190,7 @@ def _valid(text: pl.Expr) -> Lowered:
 
 
 def _may_be_deep(text: str) -> bool:
-    """Whether it is JSON, or nested too deep to be known as such."""
+    """Whether a text is JSON, or too deeply nested to be checked."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Comparison, AND OR NOT, IS, IN, BETWEEN, LIKE: three-valued, and lazy where SQL is."""
+"""Comparison, AND OR NOT, IS, IN, BETWEEN, LIKE: with three-valued logic, and lazy as in SQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dataflare.model import types as t
 
 
 def unorderable(call: Call, left: int, right: int) -> ExpressionError:
-    """Two arguments that cannot be compared: say why, and how to."""
+    """The error for two arguments that cannot be compared, with a help."""
     one, two = call.args[left].type, call.args[right].type
     for place in (left, right):
         arg, other = call.args[place], call.args[left if place == right else right]
@@ -35,8 +35,8 @@ def unorderable(call: Call, left: int, right: int) -> ExpressionError:
     if "timestamp" in (one.name, two.name) and one.is_temporal and two.is_temporal:
         naive = left if one.timezone is None else right
         zone = (one.timezone or two.timezone) or "UTC"
-        written = _written(call, naive)
-        help = f"say which zone the naive one is in: {written} AT TIME ZONE '{zone}'"
+        naive_text = _written(call, naive)
+        help = f"say which zone the naive one is in: {naive_text} AT TIME ZONE '{zone}'"
     elif one.is_text or two.is_text:
         text = left if one.is_text else right
         other_type = two if text == left else one
@@ -103,16 +103,18 @@ def _resolve_in(call: Call) -> Node:
 def _in(node: Node, value: Lowered, *items: Lowered) -> Lowered:
     raw = node.args[1:]
     if all(item.is_literal for item in raw):
-        known = [item for item in raw if not item.is_null]
+        constants = [item for item in raw if not item.is_null]
         type_ = raw[0].type
-        if len(known) > 2 and type_.name not in ("list", "struct"):
-            found = value.value.is_in(literals([item.value for item in known], type_).implode())
+        if len(constants) > 2 and type_.name not in ("list", "struct"):
+            contained = value.value.is_in(
+                literals([item.value for item in constants], type_).implode()
+            )
         else:
             known_items = [i for i, r in zip(items, raw, strict=True) if not r.is_null]
-            found = _any_equal(node.args[0], known, value, known_items)
-        if len(known) < len(raw):
-            found = found | pl.lit(None, dtype=pl.Boolean)
-        return Lowered(found, value.error)
+            contained = _any_equal(node.args[0], constants, value, known_items)
+        if len(constants) < len(raw):
+            contained = contained | pl.lit(None, dtype=pl.Boolean)
+        return Lowered(contained, value.error)
     return Lowered(
         _any_equal(node.args[0], raw, value, items),
         first_error([value.error, *(item.error for item in items)]),
@@ -122,7 +124,7 @@ def _in(node: Node, value: Lowered, *items: Lowered) -> Lowered:
 def _any_equal(
     of: Node, nodes: Sequence[Node], value: Lowered, items: Sequence[Lowered]
 ) -> pl.Expr:
-    """Whether one of the items is equal; NULL where the value is, even if there are none."""
+    """Whether one of the items is equal. NULL where the value is NULL, even without items."""
     if not items:
         return pl.lit(False) & (value.value.is_not_null() | pl.lit(None, dtype=pl.Boolean))
     pairs_of = zip(nodes, items, strict=True)
@@ -207,8 +209,8 @@ Compare = Callable[[pl.Expr, pl.Expr], pl.Expr]
 
 
 def compared(op: str, a: Node, b: Node, x: pl.Expr, y: pl.Expr) -> pl.Expr:
-    """A comparison with what reads columns on its left: Polars 2.1 gives one row for a literal
-    compared with an expression that is NULL in all rows."""
+    """A comparison with the side that reads columns on the left. Avoids a fault of Polars 2.1: it gives
+    one row for a literal compared with an expression that is NULL in all rows."""
     if is_constant(a) and not is_constant(b):
         return _COMPARE[_FLIPPED.get(op, op)](y, x)
     return _COMPARE[op](x, y)

@@ -1,4 +1,4 @@
-"""Masking: what stays readable is what the function's name says, and nothing if that would be all.
+"""Masking: the function's name says which part stays readable. If this would be all, nothing stays readable.
 
 Always true: each hidden character becomes one `*`, so lengths stay; NULL stays NULL.
 """
@@ -25,30 +25,30 @@ def _resolve_keep(call: Call) -> Node:
     if not (type_.is_text or type_.name == "null"):
         raise call.fail(f"{call.function.name}() expects string, not {type_}", arg=0,
                         help="write CAST(... AS string)")  # fmt: skip
-    kept = call.const(1, "the number of characters")
-    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
+    count = call.const(1, "the number of characters")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise call.fail(
             "the number of characters is a whole number from 0", arg=1, code=problems.BAD_LITERAL
         )
-    return call.node(t.STRING, [convert(call.args[0], t.STRING)], kept)
+    return call.node(t.STRING, [convert(call.args[0], t.STRING)], count)
 
 
 def _keep(node: Node, text: pl.Expr) -> pl.Expr:
-    """A text that is not longer than what may stay is hidden whole."""
-    kept = int(node.value)
-    if kept == 0:
+    """Hide the whole text if it is not longer than the part that stays readable."""
+    count = int(node.value)
+    if count == 0:
         return _stars(text)
     if node.op == "mask_keep_last":
-        shown = _stars(text.str.head(-kept)) + text.str.tail(kept)
+        masked = _stars(text.str.head(-count)) + text.str.tail(count)
     else:
-        shown = text.str.head(kept) + _stars(text.str.tail(-kept))
-    return pl.when(text.str.len_chars() > kept).then(shown).otherwise(_stars(text))
+        masked = text.str.head(count) + _stars(text.str.tail(-count))
+    return pl.when(text.str.len_chars() > count).then(masked).otherwise(_stars(text))
 
 
 def _email(node: Node, text: pl.Expr) -> pl.Expr:
     name, domain = text.str.extract(r"(?s)^(.*)@", 1), text.str.extract(r"(?s)(@[^@]*)$", 1)
-    shown = name.str.head(1) + _stars(name.str.tail(-1)) + domain
-    whole = pl.when(name.str.len_chars() > 1).then(shown).otherwise(_stars(name) + domain)
+    masked = name.str.head(1) + _stars(name.str.tail(-1)) + domain
+    whole = pl.when(name.str.len_chars() > 1).then(masked).otherwise(_stars(name) + domain)
     return pl.coalesce(whole, _stars(text))
 
 

@@ -26,7 +26,7 @@ def _float(
 
 
 def _domain(make: Any, outside: Any) -> Any:
-    """A function whose arguments outside of its domain are errors, as DuckDB has it."""
+    """A function for which arguments outside of its domain are errors, as in DuckDB."""
     return lambda node, *args: Lowered(make(*args), fail_where(outside(*args), rowerrors.DOMAIN))
 
 
@@ -37,7 +37,8 @@ def _abs(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
 
 
 def _whole(call: Call) -> Node:
-    """ceil, floor, trunc, round(x): of integers a float64 (round: the integer), of decimals without places."""
+    """ceil, floor, trunc, round(x). The result is float64 for integers (round: the integer), and a decimal
+    without places for decimals."""
     call.arity(1, 2 if call.function.name in ("round", "trunc") else 1)
     if call.function.name == "round" and call.args[0].type.name.startswith("uint"):
         wide = t.decimal(20, 0) if call.args[0].type.name == "uint64" else t.INT64
@@ -56,8 +57,8 @@ def _whole(call: Call) -> Node:
     result = type_
     if type_.name == "decimal":
         precision, scale = as_decimal(type_)
-        kept = max(0, min(digits, scale))
-        result = t.decimal(precision, kept)
+        result_scale = max(0, min(digits, scale))
+        result = t.decimal(precision, result_scale)
     elif type_.is_integer and call.function.name in ("ceil", "floor"):
         return call.node(t.FLOAT64, [convert(call.args[0], t.FLOAT64)], 0)
     elif type_.name == "null":
@@ -67,20 +68,20 @@ def _whole(call: Call) -> Node:
 
 def _round(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
     digits = int(node.value)
-    given = node.args[0].type
-    if given.is_float:
+    type_ = node.args[0].type
+    if type_.is_float:
         if digits >= 0:
             return x.round(min(digits, 300), mode="half_away_from_zero")
         step = 10.0 ** min(-digits, 300)
         return (x / step).round(0, mode="half_away_from_zero") * step
-    if given.name == "decimal":
+    if type_.name == "decimal":
         precision, scale = as_decimal(node.type)
-        from_scale = given.scale or 0
+        from_scale = type_.scale or 0
         if digits >= 0:
             return _fitted(node, rescaled(x, from_scale, scale))
         unit_digits = from_scale - digits
         if unit_digits > 37:
-            return as_scaled(physical_of(x, given) * 0, precision, scale)
+            return as_scaled(physical_of(x, type_) * 0, precision, scale)
         return _fitted(node, rescaled(x, unit_digits, 0) * pl.lit(10**-digits, dtype=pl.Int128))
     if digits >= 0:
         return x
@@ -92,10 +93,10 @@ def _round(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
         pl.lit(each, dtype=pl.Int128) for each in (half, -half)
     )  # Polars negates no Int128.
     wide = x.cast(pl.Int128)
-    made = ((wide + pl.when(wide < 0).then(down).otherwise(up)).truncdiv(unit) * unit).cast(
+    rounded = ((wide + pl.when(wide < 0).then(down).otherwise(up)).truncdiv(unit) * unit).cast(
         node.type.to_polars(), strict=False
     )
-    return Lowered(made, fail_where(made.is_null() & x.is_not_null(), rowerrors.OVERFLOW))
+    return Lowered(rounded, fail_where(rounded.is_null() & x.is_not_null(), rowerrors.OVERFLOW))
 
 
 def _fitted(node: Node, digits: pl.Expr) -> Lowered | pl.Expr:
@@ -112,28 +113,28 @@ def _fitted(node: Node, digits: pl.Expr) -> Lowered | pl.Expr:
 
 def _toward(kind: str) -> Any:
     def lower(node: Node, x: pl.Expr) -> Lowered | pl.Expr:
-        given = node.args[0].type
-        if given.is_float:
+        type_ = node.args[0].type
+        if type_.is_float:
             return (
                 {"ceil": x.ceil, "floor": x.floor}[kind]()
                 if kind != "trunc"
                 else _trunc_float(node, x)
             )
-        if given.name != "decimal":
+        if type_.name != "decimal":
             return x if int(node.value) >= 0 else _trunc_int(node, x)
-        _, scale = as_decimal(given)
-        kept = node.type.scale or 0
-        drop = scale - kept
+        _, scale = as_decimal(type_)
+        result_scale = node.type.scale or 0
+        drop = scale - result_scale
         if int(node.value) < 0:
             drop = scale - int(node.value)
         unit = pl.lit(10 ** min(drop, 38), dtype=pl.Int128)
         digits = x.to_physical()
         quotient = digits.truncdiv(unit)
-        rest = digits - quotient * unit
+        remainder = digits - quotient * unit
         if kind == "ceil":
-            quotient = quotient + (rest > 0).cast(pl.Int128)
+            quotient = quotient + (remainder > 0).cast(pl.Int128)
         elif kind == "floor":
-            quotient = quotient - (rest < 0).cast(pl.Int128)
+            quotient = quotient - (remainder < 0).cast(pl.Int128)
         if int(node.value) < 0:
             quotient = quotient * pl.lit(10 ** min(-int(node.value), 38), dtype=pl.Int128)
         return _fitted(node, quotient)
@@ -191,15 +192,15 @@ def _sign(node: Node, x: pl.Expr) -> pl.Expr:
 
 
 def _power(node: Node, x: pl.Expr, y: pl.Expr) -> pl.Expr:
-    """Polars takes the square root for an exponent of 0.5, and that of -inf is NaN."""
+    """Avoids a fault of Polars: for an exponent of 0.5 it takes the square root, which is NaN for -inf."""
     root = (y == 0.5) & (x == float("-inf"))
     return pl.when(root).then(pl.lit(float("inf"))).otherwise(x.pow(y))
 
 
-def _exact_log(found: pl.Expr, x: pl.Expr, base: float) -> pl.Expr:
-    """Polars' logarithm of 1000 is 2.9999999999999996: whole powers are made exact."""
-    whole = found.round(0)
-    return pl.when(pl.lit(base).pow(whole) == x).then(whole).otherwise(found)
+def _exact_log(logarithm: pl.Expr, x: pl.Expr, base: float) -> pl.Expr:
+    """Polars' logarithm of 1000 is 2.9999999999999996, so whole powers are corrected."""
+    whole = logarithm.round(0)
+    return pl.when(pl.lit(base).pow(whole) == x).then(whole).otherwise(logarithm)
 
 
 register("abs", "abs(x: number) -> number", "The value without its sign.", ("abs(-3)", 3), ("abs(-1.5)", "1.5"),

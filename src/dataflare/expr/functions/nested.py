@@ -1,4 +1,4 @@
-"""Lists and structs. Places in lists count from 1; behind the end is NULL."""
+"""Lists and structs. Places in lists count from 1. A place after the end gives NULL."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def list_contains(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 
 def _position(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
-    """Polars finds no place of a value that differs from row to row but by looking at each."""
+    """The place of a value that differs from row to row. Polars has no faster way than to test each element."""
     if node.args[1].is_null:
         place = of.list.eval(pl.element().is_null().arg_max() + 1).list.first().cast(pl.Int32)
         return pl.when(of.list.eval(pl.element().is_null()).list.any()).then(place)
@@ -87,7 +87,7 @@ def _position(node: Node, of: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 
 def _concat(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    """A NULL is no elements."""
+    """A NULL list counts as an empty list."""
     empty = pl.lit(pl.Series([[]], dtype=node.type.to_polars())).first()
     return pl.concat_list([a.fill_null(empty), b.fill_null(empty)])
 
@@ -98,7 +98,7 @@ def _append(node: Node, a: pl.Expr, b: pl.Expr) -> pl.Expr:
 
 
 def _join(node: Node, of: pl.Expr) -> pl.Expr:
-    """NULL of elements that are all NULL, as in DuckDB; an empty text of none."""
+    """NULL if all elements are NULL, as in DuckDB. An empty text if there are no elements."""
     some = (of.list.len() == 0) | (of.list.drop_nulls().list.len() > 0)
     return pl.when(some).then(of.list.join(node.value, ignore_nulls=True))
 
@@ -107,7 +107,7 @@ def _resolve_slice(call: Call) -> Node:
     call.arity(3, 3)
     of = call.args[0]
     if of.type.is_text:
-        raise call.fail("a piece of a text is substr(text, start, length)")
+        raise call.fail("a part of a text is substr(text, start, length)")
     if of.type.name == "null":
         return Node("literal", t.NULL)
     if of.type.name != "list":
@@ -131,7 +131,7 @@ def _slice(node: Node, of: pl.Expr, first: pl.Expr, last: pl.Expr) -> pl.Expr:
 
 
 def _some(fold: Callable[[pl.Expr], pl.Expr]) -> Callable[[Node, pl.Expr], pl.Expr]:
-    """An aggregate of a list's elements: NULL if none is not NULL."""
+    """An aggregate of a list's elements. NULL if all of them are NULL."""
 
     def lower(node: Node, of: pl.Expr) -> pl.Expr:
         values = of.list.drop_nulls()
@@ -151,7 +151,7 @@ def _resolve_extreme(call: Call) -> Node:
 
 
 def _extreme(largest: bool) -> Callable[[Node, pl.Expr], pl.Expr]:
-    """Sorting puts NaN last, where it belongs as the greatest."""
+    """The greatest or least element by sorting, because a sort treats NaN as the greatest number."""
     return lambda node, of: of.list.drop_nulls().list.sort(descending=largest).list.first()
 
 

@@ -1,7 +1,7 @@
-"""Regular expressions, as RE2 reads them: no lookaround, no backreferences in the pattern.
+"""Regular expressions as in RE2: no lookaround, no backreferences in the pattern.
 
-Always true: a pattern is a literal and is compiled when the workflow is planned, so none can fail on
-a row; `\\d \\w \\s \\b` mean ASCII, as in RE2.
+Always true: a pattern is a literal and is compiled when the workflow is planned, so it cannot fail on a
+row; `\\d \\w \\s \\b` mean ASCII, as in RE2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\f\r "}
 
 
 def ascii_classes(pattern: str) -> str:
-    """The pattern with the classes that Polars' engine reads as Unicode written out."""
+    """The pattern with ASCII classes, because Polars' engine reads `\\d` and others as Unicode."""
     out: list[str] = []
     place, inside = 0, False
     while place < len(pattern):
@@ -67,7 +67,7 @@ def _escape(letter: str, inside: bool) -> str:
 
 
 def compiled(call: Call, place: int, options: str) -> str:
-    """The literal pattern with its options in front. Raises if it is no pattern that RE2 takes."""
+    """The literal pattern with its options in front. Raises ExpressionError if RE2 would refuse it."""
     pattern = call.const(place, "the pattern")
     flags = "".join(dict.fromkeys(flag for flag in options if flag in "ism"))
     text = re.escape(pattern) if "l" in options else ascii_classes(pattern)
@@ -83,8 +83,8 @@ def compiled(call: Call, place: int, options: str) -> str:
 
 
 def _reason(message: str) -> str:
-    found = re.search(r"error: ([^\n]+)(?:\n|$)(?!.*error: )", message, re.DOTALL)
-    return found[1].split(", including")[0] if found else message.splitlines()[0]
+    match = re.search(r"error: ([^\n]+)(?:\n|$)(?!.*error: )", message, re.DOTALL)
+    return match[1].split(", including")[0] if match else message.splitlines()[0]
 
 
 def _help(pattern: str) -> str | None:
@@ -146,8 +146,8 @@ def _resolve_extract(call: Call) -> Node:
 
 def _extract(node: Node, text: pl.Expr) -> pl.Expr:
     pattern, group = node.value
-    found = text.str.extract(pattern, group).fill_null("")
-    return pl.when(text.is_not_null()).then(found)
+    extracted = text.str.extract(pattern, group).fill_null("")
+    return pl.when(text.is_not_null()).then(extracted)
 
 
 def _resolve_replace(call: Call) -> Node:
@@ -170,16 +170,16 @@ register("regexp_matches", "regexp_matches(text: string, pattern: const string, 
          "Whether the pattern is found in it; also text ~ pattern.", ("regexp_matches('order-7', '[0-9]+$')", True),
          group="regex", resolve=_resolve, lower=lambda node, x: x.str.contains(node.value))  # fmt: skip
 register("regexp_full_match", "regexp_full_match(text: string, pattern: const string, [options: const string]) -> bool",
-         "Whether the whole text fits.", ("regexp_full_match('order-7', '[0-9]+')", False),
+         "Whether the whole text matches.", ("regexp_full_match('order-7', '[0-9]+')", False),
          group="regex", resolve=_resolve, lower=lambda node, x: x.str.contains(node.value))  # fmt: skip
 register("regexp_count", "regexp_count(text: string, pattern: const string, [options: const string]) -> int64",
          "How often the pattern is found.", ("regexp_count('a1b22', '[0-9]+')", 2), group="regex", resolve=_resolve,
          lower=lambda node, x: x.str.count_matches(node.value).cast(pl.Int64))  # fmt: skip
 register("regexp_extract", "regexp_extract(text: string, pattern: const string, [group: const int64], [options: const string]) -> string",
-         "What the pattern, or its group, fits; empty if it is not found.", ("regexp_extract('order-7', '([a-z]+)-([0-9]+)', 2)", "7"),
+         "The text that the pattern, or its group, matches; empty if there is no match.", ("regexp_extract('order-7', '([a-z]+)-([0-9]+)', 2)", "7"),
          group="regex", resolve=_resolve_extract, lower=_extract)  # fmt: skip
 register("regexp_extract_all", "regexp_extract_all(text: string, pattern: const string) -> list<string>",
-         "All that the pattern fits.", ("regexp_extract_all('a1b22', '[0-9]+')", ["1", "22"]),
+         "All texts that the pattern matches.", ("regexp_extract_all('a1b22', '[0-9]+')", ["1", "22"]),
          group="regex", resolve=_resolve, lower=lambda node, x: x.str.extract_all(node.value))  # fmt: skip
 register("regexp_replace", "regexp_replace(text: string, pattern: const string, new: const string, [options: const string]) -> string",
          r"With the first match replaced, or with option g all; \1 is the first group.", ("regexp_replace('a-b-c', '-', '', 'g')", "abc"),

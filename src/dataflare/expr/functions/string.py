@@ -1,6 +1,7 @@
 """Text. Places count from 1, lengths count characters, and comparing is by code point.
 
-Always true: upper and lower follow Unicode's full mapping, but `ß` becomes `ẞ` as in DuckDB; a repeated or padded text is at most 64 MiB long, else it is an error of the row.
+Always true: upper and lower follow Unicode's full mapping, except that `ß` becomes `ẞ` as in DuckDB; a
+repeated or padded text is at most 64 MiB long, otherwise it is an error of the row.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataflare.model import types as t
 
 _BYTES_MAX = 64 * 1024 * 1024
 _SPACES = "".join(map(chr, (32, 160, 5760, *range(8192, 8203), 8239, 8287, 12288)))
-"""What Unicode calls space separators: all that trim takes off when it is not told."""
+"""Unicode's space separators. `trim` removes them by default."""
 
 
 def _duckdb(template: str) -> dict[str, str]:
@@ -31,7 +32,7 @@ def _length(node: Node, x: pl.Expr) -> pl.Expr:
 
 
 def _substr(node: Node, text: pl.Expr, start: pl.Expr, length: pl.Expr | None = None) -> pl.Expr:
-    """0 is the place before the first; a negative length goes back from the start."""
+    """Place 0 is before the first character. A negative length counts back from the start."""
     far = 2**40
     size = text.str.len_chars().cast(pl.Int64)
     place = start.clip(-far, far)
@@ -42,8 +43,8 @@ def _substr(node: Node, text: pl.Expr, start: pl.Expr, length: pl.Expr | None = 
         last = first + length.clip(-far, far)
         first, end = pl.min_horizontal(first, last), pl.max_horizontal(first, last)
     low, high = first.clip(lower_bound=0), end.clip(lower_bound=0)
-    known = start.is_not_null() if length is None else start.is_not_null() & length.is_not_null()
-    return pl.when(known).then(text.str.slice(low, (high - low).clip(lower_bound=0)))
+    all_set = start.is_not_null() if length is None else start.is_not_null() & length.is_not_null()
+    return pl.when(all_set).then(text.str.slice(low, (high - low).clip(lower_bound=0)))
 
 
 def _repeat(node: Node, text: pl.Expr, count: pl.Expr) -> Lowered:
@@ -51,9 +52,9 @@ def _repeat(node: Node, text: pl.Expr, count: pl.Expr) -> Lowered:
     fits = (times <= _BYTES_MAX) & (
         text.str.len_bytes().cast(pl.Float64) * times.cast(pl.Float64) <= _BYTES_MAX
     )
-    kept = pl.when(fits & text.is_not_null()).then(times)
-    made = text.repeat_by(kept.fill_null(0).cast(pl.UInt32)).list.join("")
-    value = pl.when(kept.is_not_null()).then(made)
+    repeats = pl.when(fits & text.is_not_null()).then(times)
+    repeated = text.repeat_by(repeats.fill_null(0).cast(pl.UInt32)).list.join("")
+    value = pl.when(repeats.is_not_null()).then(repeated)
     return Lowered(value, fail_where(~fits, rowerrors.LENGTH))
 
 
@@ -134,19 +135,19 @@ def _replace(node: Node, text: pl.Expr, old: pl.Expr, new: pl.Expr) -> pl.Expr:
         if value is None:
             return pl.when(pl.lit(False)).then(text)
         return text.str.replace_all(old_text, str(value), literal=True)
-    # Polars' own replacement fails for a NULL as the new text, also where its result is not used.
+    # Polars' replacement fails for NULL as the new text, even where its result is not used.
     return text.str.split(old_text).list.join(new)
 
 
 def _find(node: Node, text: pl.Expr, part: pl.Expr) -> pl.Expr:
     before = text.str.splitn(part, 2).struct.field("field_0").str.len_chars().cast(pl.Int64)
-    found = text.str.contains(part, literal=True)
+    contained = text.str.contains(part, literal=True)
     return (
         pl.when(part == "")
         .then(pl.when(text.is_not_null()).then(pl.lit(1, dtype=pl.Int64)))
-        .when(found)
+        .when(contained)
         .then(before + 1)
-        .when(~found)
+        .when(~contained)
         .then(pl.lit(0, dtype=pl.Int64))
     )
 
@@ -165,7 +166,7 @@ def _string_split(node: Node, text: pl.Expr, separator: pl.Expr) -> pl.Expr:
 
 
 def _ascii(node: Node, text: pl.Expr) -> pl.Expr:
-    """The first code point, put together from the bytes of its UTF-8."""
+    """The first code point, computed from its UTF-8 bytes."""
     raw = text.str.head(1).cast(pl.Binary)
     size = raw.bin.size()
 
@@ -193,7 +194,7 @@ def _resolve_chr(call: Call) -> Node:
     if code is None:
         return Node("literal", t.STRING)
     if not isinstance(code, int) or not 0 <= code < 0x110000 or 0xD800 <= code < 0xE000:
-        raise call.fail(f"{code} is no code point", arg=0, code=problems.BAD_LITERAL)
+        raise call.fail(f"{code} is not a code point", arg=0, code=problems.BAD_LITERAL)
     return Node("literal", t.STRING, value=chr(code))
 
 

@@ -1,7 +1,7 @@
 """Dates and times: their parts, truncation, differences and names.
 
-Always true: the parts of a zoned timestamp are those of its own zone's clock; what lies beyond
-200,000 years is NULL; weeks are ISO weeks, dayofweek counts from Sunday as 0, isodow from Monday as 1.
+Always true: the parts of a zoned timestamp are those of its zone's clock; values beyond 200,000 years give
+NULL; weeks are ISO weeks, dayofweek counts from Sunday as 0, isodow from Monday as 1.
 """
 
 from __future__ import annotations
@@ -56,31 +56,32 @@ _PART_NAMES = {
 }  # fmt: skip
 
 
-def part_named(call: Call, place: int, known: list[str]) -> str:
-    """The literal part of a date, without plural and abbreviation. Raises with the nearest."""
+def part_named(call: Call, place: int, names: list[str]) -> str:
+    """The literal part of a date, without plural and abbreviation. Raises ExpressionError with the most
+    similar part if it is unknown."""
     name = str(call.const(place, "the part")).lower()
-    found = _PART_NAMES.get(name, name)
-    if found not in known:
+    part = _PART_NAMES.get(name, name)
+    if part not in names:
         raise call.fail(
             f"unknown part '{name}'", arg=place, code=problems.BAD_LITERAL,
-            notes=[f"known are: {', '.join(known)}"], help=did_you_mean(name, known),
+            notes=[f"known are: {', '.join(names)}"], help=did_you_mean(name, names),
         )  # fmt: skip
-    return found
+    return part
 
 
 def moment_of(call: Call, place: int, *, time: bool = False) -> Node:
-    """The argument as a date, timestamp or, if allowed, time; a text literal is read as one."""
+    """The argument as a date, timestamp or, if allowed, time. A text literal is converted."""
     arg = call.args[place]
     if arg.type.name in ("date", "timestamp") or (time and arg.type.name == "time"):
         return arg
     if is_text_literal(arg):
-        found = convert(arg, t.TIMESTAMP)
-        if found.is_literal and found.type == t.TIMESTAMP:
-            return found
+        converted = convert(arg, t.TIMESTAMP)
+        if converted.is_literal and converted.type == t.TIMESTAMP:
+            return converted
     if arg.type.name == "null":
         return convert(arg, t.TIMESTAMP)
-    written = call.ast.args[place].span if place < len(call.ast.args) else call.ast.span
-    text = call.checker.source.template[slice(*written)]
+    span = call.ast.args[place].span if place < len(call.ast.args) else call.ast.span
+    text = call.checker.source.template[slice(*span)]
     raise call.fail(
         f"{call.function.name}() expects date or timestamp, not {arg.type}", arg=place,
         help=f"write CAST({text} AS timestamp)" if arg.type.is_text else None,
@@ -88,7 +89,7 @@ def moment_of(call: Call, place: int, *, time: bool = False) -> Node:
 
 
 def _resolve_part(call: Call) -> Node:
-    """year(x) and the like, and date_part('year', x)."""
+    """year(x) and similar functions, and date_part('year', x)."""
     if call.function.name != "date_part":
         call.arity(1, 1)
         part, place = call.function.name, 0
@@ -102,18 +103,18 @@ def _resolve_part(call: Call) -> Node:
 
 
 def _part(node: Node, x: pl.Expr) -> pl.Expr:
-    part, given = str(node.value), node.args[0].type
-    if part in _CLOCK_PARTS and given.name == "date":
+    part, type_ = str(node.value), node.args[0].type
+    if part in _CLOCK_PARTS and type_.name == "date":
         return pl.when(x.is_not_null()).then(pl.lit(0, dtype=pl.Int64))
-    clock = x if given.name == "time" else local(x, given)
+    clock = x if type_.name == "time" else local(x, type_)
     return (_DATE_PARTS.get(part) or _CLOCK_PARTS[part])(clock).cast(pl.Int64)
 
 
-def _ticks(x: pl.Expr, given: DataType) -> tuple[pl.Expr, int]:
-    """Ticks since 1970 and how many a second has."""
-    if given.name == "date":
+def _ticks(x: pl.Expr, type_: DataType) -> tuple[pl.Expr, int]:
+    """Ticks since 1970, and ticks per second."""
+    if type_.name == "date":
         return x.to_physical().cast(pl.Int64) * 86_400, 1
-    return x.to_physical(), TICKS[given.unit or "us"]
+    return x.to_physical(), TICKS[type_.unit or "us"]
 
 
 def _resolve_epoch(call: Call) -> Node:
@@ -129,10 +130,10 @@ def _epoch(per_second: int) -> Callable[[Node, pl.Expr], Lowered | pl.Expr]:
         ticks, rate = _ticks(x, node.args[0].type)
         if per_second >= rate:
             factor = per_second // rate
-            made = ticks * factor
+            result = ticks * factor
             if factor == 1:
-                return made
-            return Lowered(made, fail_where(made // factor != ticks, rowerrors.OVERFLOW))
+                return result
+            return Lowered(result, fail_where(result // factor != ticks, rowerrors.OVERFLOW))
         step = rate // per_second
         half = pl.when(ticks < 0).then(-(step // 2)).otherwise(step // 2)
         return (ticks + half).truncdiv(pl.lit(step, dtype=pl.Int64))
@@ -173,10 +174,10 @@ def _trunc(node: Node, x: pl.Expr) -> pl.Expr:
         first = year // 10 * 10 if part == "decade" else year // 100 * 100
         days = days_from_civil(first, pl.lit(1), pl.lit(1))
         unit: Any = "ms" if type_.unit == "s" else type_.unit
-        made = (days * 86_400 * TICKS[type_.unit or "us"]).cast(pl.Datetime(unit))
+        truncated = (days * 86_400 * TICKS[type_.unit or "us"]).cast(pl.Datetime(unit))
     else:
-        made = clock.dt.truncate(_EVERY[part])
-    return made if type_.timezone is None else localise(made, type_.timezone)
+        truncated = clock.dt.truncate(_EVERY[part])
+    return truncated if type_.timezone is None else localise(truncated, type_.timezone)
 
 
 def _resolve_diff(call: Call) -> Node:
@@ -201,25 +202,25 @@ _DIFFERENCES: dict[str, Part] = {
 
 
 def _diff(node: Node, start: pl.Expr, end: pl.Expr) -> Lowered | pl.Expr:
-    """How many boundaries of the part lie between; weeks are whole weeks, as in DuckDB."""
-    part, given = str(node.value), node.args[0].type
+    """The number of boundaries of the part in between. Weeks are whole weeks, as in DuckDB."""
+    part, type_ = str(node.value), node.args[0].type
     if part in _DIFFERENCES or part == "week":
         count = _DIFFERENCES["day" if part == "week" else part]
-        apart = count(local(end, given)) - count(local(start, given))
+        apart = count(local(end, type_)) - count(local(start, type_))
         return apart.truncdiv(pl.lit(7, dtype=pl.Int64)) if part == "week" else apart
     micros = MICROSECONDS[part]
-    (first, rate), (last, _) = _ticks(start, given), _ticks(end, given)
+    (first, rate), (last, _) = _ticks(start, type_), _ticks(end, type_)
     if rate * micros >= 1_000_000:
         step = rate * micros // 1_000_000
         return last // step - first // step
     apart = last - first
     factor = 1_000_000 // (rate * micros)
-    made = apart * factor
-    return Lowered(made, fail_where(made // factor != apart, rowerrors.OVERFLOW))
+    ticks = apart * factor
+    return Lowered(ticks, fail_where(ticks // factor != apart, rowerrors.OVERFLOW))
 
 
 def _ofmoment_of(result: DataType) -> Resolver:
-    """One date or timestamp, and a result of that type."""
+    """For a function of one date or timestamp whose result has the same type."""
 
     def resolve(call: Call) -> Node:
         call.arity(1, 1)

@@ -1,6 +1,7 @@
 """Arithmetic of dates, timestamps, durations and intervals.
 
-Always true: months move the calendar (and end on its last day), all else moves the instant.
+Always true: months move the calendar date (at most to the last day of the month), and other intervals move
+the instant.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PER_SECOND = {"ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def resolve_times(call: Call) -> Node | None:
-    """The typed node if a side is a time, else None. Raises for pairs that make no sense."""
+    """The typed node if a side is a time, else None. Raises ExpressionError for an invalid pair."""
     left, right = call.args
     name = call.function.name
     kinds = (left.type.name, right.type.name)
@@ -35,9 +36,9 @@ def resolve_times(call: Call) -> Node | None:
     if name in "+-" and len(name) == 1:
         if name == "+" and kinds[1] in ("date", "timestamp"):
             left, right = right, left
-        found = _moved(call, left, right)
-        if found is not None:
-            return found
+        moved = _moved(call, left, right)
+        if moved is not None:
+            return moved
     hint = None
     if "date" in kinds or "timestamp" in kinds:
         hint = "write x + INTERVAL '1 day' or x - INTERVAL '2 hours'"
@@ -82,7 +83,7 @@ def _moved(call: Call, left: Node, right: Node) -> Node | None:
 
 
 def add_times(node: Node, a: pl.Expr, b: pl.Expr, sign: int) -> Lowered:
-    """`a` moved by `b`, forward or back; or the difference of two."""
+    """`a` moved by `b`, forward or backward, or the difference of both."""
     left, right = node.args
     if right.type == INTERVAL:
         months, microseconds = right.value
@@ -95,17 +96,17 @@ def add_times(node: Node, a: pl.Expr, b: pl.Expr, sign: int) -> Lowered:
         return Lowered(result)
     if node.type.name == "date":
         days = pl.when(y.abs() < 2**40).then(result)
-        made = days.cast(pl.Int32, strict=False)
-        inside = made.is_between(-719_162, 2_932_896)
+        date = days.cast(pl.Int32, strict=False)
+        inside = date.is_between(-719_162, 2_932_896)
         return Lowered(
-            pl.when(inside).then(made).cast(pl.Date),
+            pl.when(inside).then(date).cast(pl.Date),
             fail_where(~inside.fill_null(False) & result.is_not_null(), rowerrors.DATE),
         )
     return Lowered(result.cast(node.type.to_polars()), fail_where(crossed < 0, rowerrors.OVERFLOW))
 
 
 def add_months(node: Node, a: pl.Expr, months: int, microseconds: int) -> Lowered:
-    """Months on the calendar of the column's zone, then the rest on the clock."""
+    """Add months on the calendar of the column's zone, then the rest to the instant."""
     type_ = node.type
     unit = local_unit(type_)
     seconds = a.to_physical() // _PER_SECOND[unit]
@@ -118,7 +119,7 @@ def add_months(node: Node, a: pl.Expr, months: int, microseconds: int) -> Lowere
 
 
 def local_unit(type_: DataType) -> str:
-    """The unit that Polars holds it in."""
+    """The unit in which Polars stores it."""
     return "ms" if type_.unit == "s" else type_.unit or "us"
 
 

@@ -1,7 +1,7 @@
 """The Python DSL: a workflow written in Python, step by step, with completion in editors.
 
-Builds the same model as a YAML file, through the same loader, and turns into one and back. Never
-runs anything itself: it asks the public names of `dataflare` for plans and runs.
+It builds the same model as a YAML file, with the same loader, and can be converted to a file and back.
+Plans and runs are made by the public functions of `dataflare`.
 """
 
 from __future__ import annotations

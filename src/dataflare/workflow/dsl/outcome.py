@@ -1,4 +1,4 @@
-"""What comes back from a workflow written in Python: a plan that draws itself, a run's outcome."""
+"""The results of a Python workflow: a plan with its drawing, and the outcome of a run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class DrawnPlan(Struct, frozen=True):
-    """A plan. In a notebook it is its drawing, printed it is its text."""
+    """A plan. A notebook shows its drawing, and `print` its text."""
 
     plan: Plan
 
     @property
     def guarantees(self) -> dict[str, str]:
-        """What each destination is promised: `exactly once`, `effectively once`, ..."""
-        promised = self.view()["guarantees"]
-        return {name: str(each["level"]) for name, each in promised.items()}
+        """The guarantee of each destination: `exactly once`, `effectively once`, ..."""
+        guarantees = self.view()["guarantees"]
+        return {name: str(each["level"]) for name, each in guarantees.items()}
 
     def view(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -51,7 +51,7 @@ class DrawnPlan(Struct, frozen=True):
 
 
 class Outcome(Discreet, frozen=True):
-    """How a run went. kept: by `memory` destination, the rows that this run added."""
+    """The outcome of a run. kept: by `memory` destination, the rows that this run added."""
 
     hidden = ("kept",)
 
@@ -65,27 +65,27 @@ class Outcome(Discreet, frozen=True):
 
     @property
     def error(self) -> DataFlareError | None:
-        """Why it failed, if it did."""
+        """The error of a failed run, or None."""
         return self.result.error
 
     @property
     def duration_s(self) -> float:
-        """How long it took, in seconds."""
+        """The duration of the run, in seconds."""
         return self.result.duration_s
 
     @property
     def errors(self) -> dict[str, int]:
-        """By step, how many rows failed and were left out; steps without any are not named."""
+        """By step, the number of failed rows that were left out. Steps without such rows are left out."""
         return self._counted("errors")
 
     @property
     def dead_letters(self) -> dict[str, int]:
-        """By step, how many rows became dead letters; steps without any are not named."""
+        """By step, the number of dead letters. Steps without dead letters are left out."""
         return self._counted("dead_letters")
 
-    def _counted(self, what: str) -> dict[str, int]:
-        counted = {name: int(each[what] or 0) for name, each in self.result.steps.items()}
-        return {name: rows for name, rows in counted.items() if rows}
+    def _counted(self, counter: str) -> dict[str, int]:
+        counts = {name: int(each[counter] or 0) for name, each in self.result.steps.items()}
+        return {name: rows for name, rows in counts.items() if rows}
 
     @property
     def warnings(self) -> list[str]:
@@ -98,13 +98,13 @@ class Outcome(Discreet, frozen=True):
 
     @property
     def published(self) -> Mapping[str, Mapping[str, Any]]:
-        """By destination, what lies where."""
+        """By destination, facts about its rows and their place."""
         return self.result.published
 
     def frame(self, name: str) -> pl.DataFrame:
-        """The rows that a `memory` destination took in this run. Raises ConfigError (E0405).
+        """The rows that this run wrote to a `memory` destination. Raises ConfigError (E0405).
 
-        The Polars DataFrame is also an Arrow stream, which any Arrow library takes without a copy.
+        The Polars DataFrame is also an Arrow stream, which any Arrow library reads without a copy.
         """
         if name in self.kept:
             return self.kept[name]

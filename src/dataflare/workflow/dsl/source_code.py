@@ -1,7 +1,7 @@
-"""A workflow's tree as the Python that builds it.
+"""A workflow's tree as Python code that builds it.
 
-Always true: what is written builds the same tree, variables as they were written; a step is written
-after those that it reads.
+Always true: the code builds the same tree, with variables as they were written; a step comes after the
+steps that it reads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataflare.workflow.dsl.workflow import Workflow
 
 _LINE_MAX = 100
 _STEP_KEYS = ("description", "error_handling")
-_OWN = {"config", "description", "on_error", "error_handling", "schema", "event_time"}
+_PARAMETERS = {"config", "description", "on_error", "error_handling", "schema", "event_time"}
 
 
 def to_python(workflow: Workflow) -> str:
-    """The text of a script that builds the workflow and runs it when it is started.
+    """The text of a script that builds the workflow and, when it is started, runs it.
 
-    Raises WorkflowError (E0125) for what the methods of `Workflow` cannot say.
+    Raises WorkflowError (E0125) for parts that the methods of `Workflow` cannot express.
     """
     return "\n".join(_Writer(workflow.to_tree()).lines()) + "\n"
 
@@ -72,15 +72,17 @@ class _Writer:
         return self._names[step]
 
     def _in_order(self, steps: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-        """In the order of the file, but each step after those it reads."""
-        known, left = set(self._tree.get("sources") or {}), dict(steps)
-        while left:
-            ready = (n for n, step in left.items() if {r[0] for r in _inputs(step)} <= known)
+        """The steps in the order of the file, but each one after the steps that it reads."""
+        written, remaining = set(self._tree.get("sources") or {}), dict(steps)
+        while remaining:
+            ready = (n for n, step in remaining.items() if {r[0] for r in _inputs(step)} <= written)
             name = next(ready, None)
             if name is None:
-                raise _unsayable(f"step '{next(iter(left))}'", "it reads steps that are not there")
-            known.add(name)
-            yield name, left.pop(name)
+                raise _not_expressible(
+                    f"step '{next(iter(remaining))}'", "it reads steps that do not exist"
+                )
+            written.add(name)
+            yield name, remaining.pop(name)
 
     def _stream(self, ref: tuple[str, str | None]) -> _Code:
         step, output = ref
@@ -101,31 +103,39 @@ class _Writer:
             return _call(f"{first}.process", [name, step.get("type"), *others], _connected(step))
         method = getattr(Stream, step["type"])
         config = dict(step.get("config") or {})
-        more = _said_by_step(step)
+        step_options = _step_options(step)
         if "retry_policy" in config:
-            handling = dict(more.get("error_handling") or {})
-            more["error_handling"] = {**handling, "retry_policy": config.pop("retry_policy")}
+            handling = dict(step_options.get("error_handling") or {})
+            step_options["error_handling"] = {
+                **handling,
+                "retry_policy": config.pop("retry_policy"),
+            }
         if step["type"] == "lookup":
             config |= config.pop("mapping", None) or {}
-        # An option that is None was not given; a null of the file stays one.
+        # In Python, None means that an option is not set. So a null of the file goes into `config`.
         nulls = {key: config.pop(key) for key in list(config) if config[key] is None}
-        known = set(inspect.signature(method).parameters) - {"self", "name", "others", "step"}
-        strange = [key for key in (*config, *nulls) if key not in known]
-        if strange:
-            raise _unsayable(f"step '{name}'", f"its method has no option '{strange[0]}'")
+        method_options = set(inspect.signature(method).parameters) - {
+            "self",
+            "name",
+            "others",
+            "step",
+        }
+        unknown = [key for key in (*config, *nulls) if key not in method_options]
+        if unknown:
+            raise _not_expressible(f"step '{name}'", f"its method has no option '{unknown[0]}'")
         if nulls.keys() & {"remote_key", "fields"} and step["type"] == "lookup":
             nulls["mapping"] = dict(step["config"]["mapping"])
             nulls = {key: nulls[key] for key in nulls if key not in nulls["mapping"]}
         if nulls:
-            more["config"] = nulls
-        return _call(f"{first}.{step['type']}", [name, *others], config | more)
+            step_options["config"] = nulls
+        return _call(f"{first}.{step['type']}", [name, *others], config | step_options)
 
 
 def _step_methods() -> set[str]:
     """The methods that add a step."""
-    made = inspect.getmembers(Stream, inspect.isfunction)
+    methods = inspect.getmembers(Stream, inspect.isfunction)
     return {
-        n for n, f in made if not n.startswith("_") and "step" in inspect.signature(f).parameters
+        n for n, f in methods if not n.startswith("_") and "step" in inspect.signature(f).parameters
     }
 
 
@@ -136,26 +146,32 @@ def _inputs(step: Mapping[str, Any]) -> list[tuple[str, str | None]]:
 
 
 def _connected(step: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a source or destination; those whose names are taken go into `config`."""
+    """The options of a source or destination. Options with the name of a parameter go into `config`."""
     config = dict(step.get("config") or {})
-    own = {k: config.pop(k) for k in list(config) if not k.isidentifier() or keyword.iskeyword(k)}
-    own |= {k: config.pop(k) for k in list(config) if k in _OWN or k == "also"}
-    return {**config, **({"config": own} if own else {}), **_said_by_step(step)}
+    config_options = {
+        k: config.pop(k) for k in list(config) if not k.isidentifier() or keyword.iskeyword(k)
+    }
+    config_options |= {k: config.pop(k) for k in list(config) if k in _PARAMETERS or k == "also"}
+    return {
+        **config,
+        **({"config": config_options} if config_options else {}),
+        **_step_options(step),
+    }
 
 
-def _said_by_step(step: Mapping[str, Any]) -> dict[str, Any]:
-    said = {key: step[key] for key in _STEP_KEYS if key in step}
-    handling = said.get("error_handling")
+def _step_options(step: Mapping[str, Any]) -> dict[str, Any]:
+    options = {key: step[key] for key in _STEP_KEYS if key in step}
+    handling = options.get("error_handling")
     if isinstance(handling, Mapping) and list(handling) == ["on_error"]:
-        said["on_error"] = said.pop("error_handling")["on_error"]
-    return said
+        options["on_error"] = options.pop("error_handling")["on_error"]
+    return options
 
 
-def _unsayable(what: str, why: str) -> WorkflowError:
+def _not_expressible(subject: str, reason: str) -> WorkflowError:
     return WorkflowError(
-        f"{what} cannot be written in Python: {why}",
+        f"{subject} cannot be written in Python: {reason}",
         code="E0125",
-        help="see that `dataflare validate` accepts the file",
+        help="check that `dataflare validate` accepts the file",
     )
 
 
@@ -170,7 +186,7 @@ def _call(function: str, args: Sequence[Any], options: Mapping[str, Any]) -> str
 
 
 def _value(value: Any, depth: int) -> str:
-    """A literal; on several lines where one would be too long."""
+    """A literal, on several lines if one line would be too long."""
     match value:
         case _Code():
             return str(value)
@@ -185,11 +201,11 @@ def _value(value: Any, depth: int) -> str:
 
 
 def _text(value: str) -> str:
-    """In double quotes, unless that needs escapes which single ones do not."""
-    shown = repr(value)
-    if shown.startswith("'") and '"' not in value and "\\" not in shown:
+    """Text in double quotes, or in single quotes if double quotes would need escapes."""
+    literal = repr(value)
+    if literal.startswith("'") and '"' not in value and "\\" not in literal:
         return f'"{value}"'
-    return shown
+    return literal
 
 
 def _bracketed(opening: str, parts: Sequence[str], closing: str, depth: int) -> str:

@@ -1,7 +1,7 @@
-"""What a step gives, ready to be read by the next step: one method for each step type.
+"""The rows that leave a step, with one method for each step type.
 
-A method's options are the keys of the step's `config`, with the same names and defaults; the page of
-the steps says what they mean. `description=` and `on_error=` go with any step.
+A method's options are the keys of the step's `config`, with the same names and defaults; the reference
+of steps documents them. Every step accepts `description=` and `on_error=`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from dataflare.workflow.dsl.functions import name_of
-from dataflare.workflow.dsl.values import given
+from dataflare.workflow.dsl.values import set_options
 
 if TYPE_CHECKING:
     from dataflare.sdk.destination import DestinationConnector
@@ -26,7 +26,7 @@ Method = Literal["email", "keep_last", "redact", "null", "hash", "hmac"]
 
 
 class StepOptions(TypedDict, total=False):
-    """What any step may be given besides its own options. config: more of them, as in the file."""
+    """Options of every step. config: more options of the step, as in the file."""
 
     config: Mapping[str, Any]
     description: str
@@ -42,7 +42,7 @@ class Stream:
 
     @property
     def ref(self) -> str:
-        """As `inputs` name it: `step` or `step.output`."""
+        """The name for `inputs`: `step` or `step.output`."""
         return self.step if self.output_name is None else f"{self.step}.{self.output_name}"
 
     def __repr__(self) -> str:
@@ -67,13 +67,15 @@ class Stream:
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Workflow:
-        """Write the rows to a destination; options are its config.
+        """Write the rows to a destination; options are its config. Returns the workflow.
 
-        type: a name that `dataflare connectors` lists, or a connector class of your own, which is
-        registered. also: other streams that go there. config: options whose names this method has
-        itself. Gives the workflow back.
+        type: a name that `dataflare connectors` lists, or your own connector class, which is then
+        registered. also: other streams to write there. config: options with the same names as
+        parameters of this method.
         """
-        step = given(description=description, on_error=on_error, error_handling=error_handling)
+        step = set_options(
+            description=description, on_error=on_error, error_handling=error_handling
+        )
         self.workflow._connect(
             "destinations", name, type, {**(config or {}), **options}, step, [self, *also]
         )
@@ -93,12 +95,12 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Derive, rename, cast, drop and select columns, in that order."""
-        config = given(derive=derive, rename=rename, cast=cast, drop=drop, select=select)
-        return self._then("map", name, config, step)
+        config = set_options(derive=derive, rename=rename, cast=cast, drop=drop, select=select)
+        return self._add_step("map", name, config, step)
 
     def filter(self, name: str, condition: Expr, **step: Unpack[StepOptions]) -> Stream:
         """Keep the rows where a condition is true; `["rejected"]` has the others."""
-        return self._then("filter", name, {"condition": condition}, step)
+        return self._add_step("filter", name, {"condition": condition}, step)
 
     def route(
         self,
@@ -110,7 +112,9 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Send rows to outputs by condition: `["eu"]`, `["us"]`, ..."""
-        return self._then("route", name, given(routes=routes, default=default, match=match), step)
+        return self._add_step(
+            "route", name, set_options(routes=routes, default=default, match=match), step
+        )
 
     def validate(
         self, name: str, rules: Sequence[Mapping[str, Expr]], **step: Unpack[StepOptions]
@@ -119,7 +123,7 @@ class Stream:
 
         rules: {"name": ..., "expect": EXPR, "on_fail": drop, dead_letter, fail, tag or warn}.
         """
-        return self._then("validate", name, {"rules": rules}, step)
+        return self._add_step("validate", name, {"rules": rules}, step)
 
     def flatten(
         self,
@@ -131,8 +135,8 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Turn the fields of struct columns into columns."""
-        config = given(columns=columns, separator=separator, depth=depth)
-        return self._then("flatten", name, config, step)
+        config = set_options(columns=columns, separator=separator, depth=depth)
+        return self._add_step("flatten", name, config, step)
 
     def explode(
         self,
@@ -144,8 +148,8 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """One row for each item of a list column."""
-        config = given(column=column, keep_empty=keep_empty, index=index)
-        return self._then("explode", name, config, step)
+        config = set_options(column=column, keep_empty=keep_empty, index=index)
+        return self._add_step("explode", name, config, step)
 
     def parse(
         self,
@@ -160,8 +164,8 @@ class Stream:
         avro_schema: str | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
-        """Read columns out of a text column that holds JSON, CSV or a pattern, or a binary one of Avro."""
-        config = given(
+        """Parse a text column of JSON, CSV or a pattern, or a binary column of Avro, into columns."""
+        config = set_options(
             column=column,
             format=format,
             schema=schema,
@@ -170,7 +174,7 @@ class Stream:
             keep=keep,
             avro_schema=avro_schema,
         )
-        return self._then("parse", name, config, step)
+        return self._add_step("parse", name, config, step)
 
     def mask(
         self,
@@ -180,7 +184,7 @@ class Stream:
     ) -> Stream:
         """Hide personal data. columns: column to method, as {"email": "email"}, or
         {"card": {"method": "keep_last", "keep": 4}}."""
-        return self._then("mask", name, {"columns": columns}, step)
+        return self._add_step("mask", name, {"columns": columns}, step)
 
     def sample(
         self,
@@ -191,8 +195,10 @@ class Stream:
         seed: int | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
-        """Keep a share of the rows; rows with the same key stay or go together."""
-        return self._then("sample", name, given(fraction=fraction, key=key, seed=seed), step)
+        """Keep a share of the rows. Rows with the same key are all kept or all dropped."""
+        return self._add_step(
+            "sample", name, set_options(fraction=fraction, key=key, seed=seed), step
+        )
 
     def python(
         self,
@@ -206,12 +212,12 @@ class Stream:
     ) -> Stream:
         """Run a function over batches (a Polars DataFrame in and out) or rows (dicts).
 
-        function: itself, or "package.module:name". One that stands in a script or a notebook is
-        known to this process only, and a workflow with it cannot be written as YAML.
+        function: a function, or "package.module:name". A function of a script or a notebook is known to
+        this process only, and a workflow with it cannot be written as YAML.
         """
         target = function if isinstance(function, str) else name_of(function)
-        config = given(function=target, mode=mode, schema=schema, execution=execution)
-        return self._then("python", name, config, step)
+        config = set_options(function=target, mode=mode, schema=schema, execution=execution)
+        return self._add_step("python", name, config, step)
 
     def process(
         self,
@@ -225,24 +231,26 @@ class Stream:
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Stream:
-        """Run a processor of your own; options are its config.
+        """Run your own processor; options are its config.
 
-        type: its class, which is registered, or the name of one that is known. others: its further
-        inputs, as ports 1, 2, ... config: options whose names this method has itself.
+        type: its class, which is then registered, or the name of a registered one. others: its other
+        inputs, as ports 1, 2, ... config: options with the same names as parameters of this method.
         """
         if not isinstance(type, str):
             from dataflare.sdk.registry import register
 
             type = register(type).type
-        step = given(description=description, on_error=on_error, error_handling=error_handling)
+        step = set_options(
+            description=description, on_error=on_error, error_handling=error_handling
+        )
         inputs = [self, *others]
         return self.workflow._transform(type, name, {**(config or {}), **options}, step, inputs)
 
     # -- over several rows
 
     def limit(self, name: str, rows: int, **step: Unpack[StepOptions]) -> Stream:
-        """Let the first rows pass, over the whole run."""
-        return self._then("limit", name, {"rows": rows}, step)
+        """Keep only the first rows of the whole run."""
+        return self._add_step("limit", name, {"rows": rows}, step)
 
     def deduplicate(
         self,
@@ -256,15 +264,15 @@ class Stream:
     ) -> Stream:
         """One row of each key. keep: `first` or `last`, of the order in which rows come or of order_by.
         within: a duration as text or a timedelta."""
-        config = given(key=key, within=within, keep=keep, order_by=order_by)
-        return self._then("deduplicate", name, config, step)
+        config = set_options(key=key, within=within, keep=keep, order_by=order_by)
+        return self._add_step("deduplicate", name, config, step)
 
     def sort(
         self, name: str, by: Any, *, memory: str | None = None, **step: Unpack[StepOptions]
     ) -> Stream:
         """All rows in one order, at the end of a bounded input. by: columns, each a name or
         `{"column": ..., "descending": True, "nulls": "first"}`."""
-        return self._then("sort", name, given(by=by, memory=memory), step)
+        return self._add_step("sort", name, set_options(by=by, memory=memory), step)
 
     def union(
         self,
@@ -274,7 +282,7 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """All rows of this and the other streams; missing columns are NULL, types widen."""
-        return self._then("union", name, given(strict=strict), step, others)
+        return self._add_step("union", name, set_options(strict=strict), step, others)
 
     def lookup(
         self,
@@ -294,11 +302,11 @@ class Stream:
         source: a source of this workflow, or {"type": ..., and that connector's config}.
         fields: columns of the table to add, or {new name: the table's}; all when not given.
         """
-        mapping = given(key=key, remote_key=remote_key, fields=fields)
-        config = given(
+        mapping = set_options(key=key, remote_key=remote_key, fields=fields)
+        config = set_options(
             source=source, mapping=mapping, cache=cache, on_miss=on_miss, on_many=on_many
         )
-        return self._then("lookup", name, config, step)
+        return self._add_step("lookup", name, config, step)
 
     def aggregate(
         self,
@@ -310,10 +318,10 @@ class Stream:
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Totals by group. measures: {"total": "sum(amount)"}; group_by: columns or expressions."""
-        config = given(group_by=group_by, measures=measures, emit=emit)
-        return self._then("aggregate", name, config, step)
+        config = set_options(group_by=group_by, measures=measures, emit=emit)
+        return self._add_step("aggregate", name, config, step)
 
-    def _then(
+    def _add_step(
         self,
         type_: str,
         name: str,
@@ -322,6 +330,8 @@ class Stream:
         others: Sequence[Stream] = (),
     ) -> Stream:
         inputs = [self, *others]
-        more = dict(step)
-        written: Any = more.pop("config", {})
-        return self.workflow._transform(type_, name, {**config, **written}, more, inputs)
+        step_options = dict(step)
+        config_options: Any = step_options.pop("config", {})
+        return self.workflow._transform(
+            type_, name, {**config, **config_options}, step_options, inputs
+        )

@@ -1,7 +1,7 @@
-"""Python values as the loader wants them: maps, lists and texts that know their places.
+"""Convert Python values to the maps, lists and texts with places that the loader reads.
 
-Always true: what comes out holds nothing that YAML could not, so that a workflow can be written as
-a file; an option that is None was not given.
+Always true: the result has only values that YAML has, so that a workflow can be written as a file; an
+option that is None counts as not set.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from dataflare.workflow.nodes import SpotList, SpotMap
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000))
 
 
-def given(**options: Any) -> dict[str, Any]:
+def set_options(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def written(value: Any, site: CallSite | None) -> Any:
-    """The value as part of a workflow. site: the call that it was given in.
+def as_tree(value: Any, site: CallSite | None) -> Any:
+    """The value as part of a workflow. site: the call that has the value.
 
-    Raises ConfigError (E0405) for what has no place in a workflow file.
+    Raises ConfigError (E0405) for a value that a workflow file cannot have.
     """
     match value:
         case SpotMap() | SpotList() | SourceText() | None | bool():
@@ -44,24 +44,24 @@ def written(value: Any, site: CallSite | None) -> Any:
             return _mapping(value.to_json(), site)
         case list() | tuple() | set() | frozenset():
             return _sequence(sorted(value) if isinstance(value, set | frozenset) else value, site)
-    return written(_as_text(value, site), site)
+    return as_tree(_as_text(value, site), site)
 
 
 def _mapping(value: Mapping[Any, Any], site: CallSite | None) -> SpotMap:
-    made = SpotMap(spot=site.spot if site else None)
+    spot_map = SpotMap(spot=site.spot if site else None)
     for key, item in value.items():
-        inner = written(item, site)
+        inner = as_tree(item, site)
         place = getattr(inner, "spot", None) or (site.key(str(key)) if site else None)
-        made.put(str(key), inner, site.key(str(key)) if site else None, place)
-    return made
+        spot_map.put(str(key), inner, site.key(str(key)) if site else None, place)
+    return spot_map
 
 
 def _sequence(value: Sequence[Any], site: CallSite | None) -> SpotList:
-    made = SpotList(spot=site.spot if site else None)
+    spot_list = SpotList(spot=site.spot if site else None)
     for item in value:
-        inner = written(item, site)
-        made.put(inner, getattr(inner, "spot", None) or (site.spot if site else None))
-    return made
+        inner = as_tree(item, site)
+        spot_list.put(inner, getattr(inner, "spot", None) or (site.spot if site else None))
+    return spot_list
 
 
 def _as_text(value: Any, site: CallSite | None) -> str:
@@ -82,12 +82,12 @@ def _as_text(value: Any, site: CallSite | None) -> str:
         code="E0405",
         spot=site.spot if site else None,
         notes=["a workflow holds text, numbers, booleans, times, paths, lists and mappings"],
-        help="give rows of your own to `Workflow.frame`, and code to a `python` step",
+        help="pass your own rows to `Workflow.frame`, and code to a `python` step",
     )
 
 
 def duration(value: datetime.timedelta) -> str:
-    """As the format spells it: the greatest unit that gives a whole number."""
+    """A duration as the file format writes it, in the greatest unit that gives a whole number."""
     micros = value // datetime.timedelta(microseconds=1)
     for unit, size in _UNITS:
         if micros and micros % size == 0:

@@ -1,7 +1,8 @@
-"""A workflow being written: a tree like that of a YAML file, and the loader's door for it.
+"""A workflow in Python: a tree like that of a YAML file, which the loader reads.
 
-Always true: the tree is what a YAML file's would be, so the loader checks it, fills in variables and
-builds the model; nothing here knows what a step means. Every part knows the Python line that made it.
+Always true: the tree is the same as that of a YAML file, so the loader checks it, replaces variables and
+builds the model; this file has no knowledge of single steps. Every part has the place of the Python line
+that created it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dataflare.errors import ConfigError, WorkflowError, did_you_mean, raise_all
 from dataflare.workflow.dsl.call_site import CallSite, call_site, pointing_out
-from dataflare.workflow.dsl.functions import is_kept_here
+from dataflare.workflow.dsl.functions import is_local_name
 from dataflare.workflow.dsl.outcome import DrawnPlan, Outcome
 from dataflare.workflow.dsl.streams import OnError, Schema, Stream
-from dataflare.workflow.dsl.values import given, written
+from dataflare.workflow.dsl.values import as_tree, set_options
 from dataflare.workflow.dsl.yaml_text import to_yaml
 from dataflare.workflow.load import _Loader
 from dataflare.workflow.merge import apply_sets
@@ -66,9 +67,9 @@ class Workflow:
         self._put(self._tree, "version", "1.0", site)
         if description is not None:
             self._put(self._tree, "description", description, site)
-        own = given(parallelism=parallelism, mode=mode, guarantee=guarantee)
-        if own or settings:
-            self._put(self._tree, "settings", {**(settings or {}), **own}, site)
+        common_settings = set_options(parallelism=parallelism, mode=mode, guarantee=guarantee)
+        if common_settings or settings:
+            self._put(self._tree, "settings", {**(settings or {}), **common_settings}, site)
 
     @classmethod
     def from_yaml(
@@ -79,16 +80,16 @@ class Workflow:
         sets: Sequence[tuple[str, str] | str] = (),
         environment: str | None = None,
     ) -> Self:
-        """A workflow file, its includes, environment and overlays merged in and its variables still
-        as written, to be looked at, extended and run. Raises WorkflowError for what cannot be read."""
-        where = Path(path)
+        """Read a workflow file to inspect, extend and run it. Includes, environment and overlays are
+        merged; variables stay as they are written. Raises WorkflowError if it cannot be read."""
+        file_path = Path(path)
         loader = _Loader(None, None)
-        tree = loader.reader.read(where, shown=str(path))
+        tree = loader.reader.read(file_path, shown=str(path))
         tree = apply_sets(loader.over(tree, overlays, environment), sets, loader.errors)
         raise_all(loader.errors)
-        made = cls.__new__(cls)
-        made._tree, made.base, made.file = tree, where.parent, where
-        return made
+        workflow = cls.__new__(cls)
+        workflow._tree, workflow.base, workflow.file = tree, file_path.parent, file_path
+        return workflow
 
     @property
     def name(self) -> str:
@@ -100,14 +101,14 @@ class Workflow:
 
     @pointing_out
     def __getitem__(self, step: str) -> Stream:
-        """The rows that leave a step made before, by its name."""
-        known = [name for section in SECTIONS[:2] for name in self._tree.get(section) or ()]
-        if step not in known:
+        """The rows that leave an existing step, by its name."""
+        step_names = [name for section in SECTIONS[:2] for name in self._tree.get(section) or ()]
+        if step not in step_names:
             raise WorkflowError(
                 f"there is no step '{step}' to read in the workflow '{self.name}'",
                 code="E0108",
-                notes=[f"its steps: {', '.join(known)}"],
-                help=did_you_mean(step, known),
+                notes=[f"its steps: {', '.join(step_names)}"],
+                help=did_you_mean(step, step_names),
             )
         return Stream(self, step)
 
@@ -127,12 +128,13 @@ class Workflow:
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Stream:
-        """Where rows come from; options are the connector's config.
+        """Add a source; options are the connector's config.
 
-        type: a name that `dataflare connectors` lists, or a connector class of your own, which is
-        registered. schema: column to type, a contract. config: options whose names this method has.
+        type: a name that `dataflare connectors` lists, or your own connector class, which is then
+        registered. schema: column to type. config: options with the same names as parameters of this
+        method.
         """
-        step = given(
+        step = set_options(
             schema=schema,
             event_time=event_time,
             description=description,
@@ -143,7 +145,7 @@ class Workflow:
         return Stream(self, name)
 
     def frame(self, name: str, rows: pl.DataFrame | Sequence[pl.DataFrame]) -> Stream:
-        """Rows that are already here: a Polars DataFrame, or several of one schema, one per split.
+        """Add a source of rows in memory: a Polars DataFrame, or several of one schema, one per split.
         They stay in this process, under the name `WORKFLOW.NAME`."""
         from dataflare.connectors import memory
 
@@ -152,8 +154,8 @@ class Workflow:
         return self.source(name, "memory", config={"name": store})
 
     def param(self, name: str, type: str = "string", **options: Any) -> str:
-        """Declare a parameter (options: default, description, ...) and get it as a variable, to be
-        put where its value is wanted."""
+        """Declare a parameter (options: default, description, ...). Returns it as a variable, to use in
+        place of its value."""
         site = call_site()
         self._put(self._section("params", site), name, {"type": type, **options}, site)
         return f"${{param:{name}}}"
@@ -173,7 +175,7 @@ class Workflow:
         more = {"params": params, "description": description, "ordered": ordered}
         body |= {key: value for key, value in more.items() if value is not None}
         site = call_site()
-        self._put(self._tree, "tests", [*self._tree.get("tests", ()), written(body, site)], site)
+        self._put(self._tree, "tests", [*self._tree.get("tests", ()), as_tree(body, site)], site)
 
     def _connect(
         self,
@@ -236,27 +238,32 @@ class Workflow:
 
     @staticmethod
     def _put(node: SpotMap, key: str, value: Any, site: CallSite | None) -> None:
-        made = written(value, site)
+        node_value = as_tree(value, site)
         place = site.literal(key) or site.spot if site else None
-        if isinstance(made, SpotMap):
-            made.spot = place
-        node.put(key, made, place, getattr(made, "spot", None) or (site.spot if site else None))
+        if isinstance(node_value, SpotMap):
+            node_value.spot = place
+        node.put(
+            key,
+            node_value,
+            place,
+            getattr(node_value, "spot", None) or (site.spot if site else None),
+        )
 
     # -- using it
 
     @pointing_out
     def build(self, params: Mapping[str, Any] | None = None) -> Model:
-        """The validated model, the same that the YAML gives. Raises what is wrong, all at once."""
+        """The validated model, the same as that of the YAML. Raises all errors together."""
         loader = _Loader(None, None)
         return loader.finish(self._tree, params, (), (), file=self.file, base=self.base)
 
     def to_json(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The model as plain data, for people and APIs: secrets by name, passwords hidden."""
+        """The model as plain data, to show or to send: secrets by name, passwords hidden."""
         return self.build(params).to_json()
 
     @pointing_out
     def to_yaml(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The workflow as the text of a file, which is also written to `path` if one is given.
+        """The workflow as the text of a file. It is also written to `path`, if that is not None.
 
         Variables and secrets are as written, never their values. Raises ConfigError (E0408) for a
         function that only this process knows.
@@ -264,12 +271,12 @@ class Workflow:
         self._refuse_own_connectors()
         for name, step in (self._tree.get("transformations") or {}).items():
             function = str((step.get("config") or {}).get("function", ""))
-            if step.get("type") == "python" and is_kept_here(function):
+            if step.get("type") == "python" and is_local_name(function):
                 raise ConfigError(
                     f"the function of step '{name}' is known to this process only",
                     code="E0408",
                     step=name,
-                    help="put it into a module of its own, and import it from there",
+                    help="move it to a module, and import it from there",
                 )
         text = to_yaml(self.to_tree())
         if path is not None:
@@ -280,8 +287,11 @@ class Workflow:
         """Raise ConfigError (E0408) for a connector class that only this process has registered."""
         from dataflare.sdk import registry
 
-        known = {"sources": registry.source_types(), "destinations": registry.destination_types()}
-        for section, types in known.items():
+        type_names = {
+            "sources": registry.source_types(),
+            "destinations": registry.destination_types(),
+        }
+        for section, types in type_names.items():
             for name, step in (self._tree.get(section) or {}).items():
                 type_ = str(step.get("type"))
                 if type_ not in types and registry.is_registered(section[:-1], type_):
@@ -299,7 +309,7 @@ class Workflow:
 
     @pointing_out
     def plan(self, params: Mapping[str, Any] | None = None) -> DrawnPlan:
-        """What would run: opens sources for their schemas, checks everything, runs nothing."""
+        """The plan. Opens sources for their schemas and checks everything; does not run the workflow."""
         from dataflare import plan
 
         model = self.build(params)
@@ -309,7 +319,7 @@ class Workflow:
     def preview(
         self, step: str | Stream, rows: int = 20, params: Mapping[str, Any] | None = None
     ) -> pl.DataFrame:
-        """The first rows that leave a step, writing nowhere."""
+        """The first rows that leave a step. Nothing is written."""
         from dataflare import preview
 
         model = self.build(params)
@@ -327,13 +337,12 @@ class Workflow:
         for_s: float | None = None,
         check: bool = True,
     ) -> Outcome:
-        """Run it here and now, to its end or for `for_s` seconds.
+        """Run it in this process, to its end or for `for_s` seconds.
 
-        home: where state and history lie; if not given $DATAFLARE_HOME, else `.dataflare` in the
-        working directory, or beside the file of a workflow that was loaded from one. fresh: start
-        over instead of resuming an unfinished run. adopt: go on where another home stopped that wrote
-        the destinations. check: raise the error of a run that failed; else
-        it is in the outcome.
+        home: the folder of state and history; by default $DATAFLARE_HOME, else `.dataflare` beside the
+        workflow's file, or in the working directory if there is no file. fresh: start over instead of
+        resuming an unfinished run. adopt: continue the run of another home that wrote the destinations.
+        check: raise the error of a failed run; otherwise it is in the outcome.
         """
         from dataflare import RunOptions, run
         from dataflare.checkpoint.home import home_of
@@ -345,7 +354,7 @@ class Workflow:
             for name, step in model.destinations.items()
             if step.type == "memory"
         }
-        before = {name: memory.committed(store).height for name, store in stores.items()}
+        heights = {name: memory.committed(store).height for name, store in stores.items()}
         options = RunOptions(
             home=Path(home).absolute() if home else home_of(self.file),
             fresh=fresh,
@@ -355,29 +364,31 @@ class Workflow:
         result = _outside_of_loops(lambda: run(model, options))
         if check and result.error is not None:
             raise result.error
-        kept = {name: memory.committed(store).slice(before[name]) for name, store in stores.items()}
-        return Outcome(result, kept)
+        new_rows = {
+            name: memory.committed(store).slice(heights[name]) for name, store in stores.items()
+        }
+        return Outcome(result, new_rows)
 
 
 def _outside_of_loops(work: Callable[[], _Result]) -> _Result:
-    """The result of work that starts an event loop; on a thread of its own where one runs already,
-    as in a notebook."""
+    """The result of a function that starts an event loop. If a loop runs already, as in a notebook, the
+    function runs on another thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return work()
-    done: list[_Result] = []
-    failed: list[BaseException] = []
+    results: list[_Result] = []
+    errors: list[BaseException] = []
 
     def on_thread() -> None:
         try:
-            done.append(work())
+            results.append(work())
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=on_thread, name="dataflare-workflow")
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    if errors:
+        raise errors[0]
+    return results[0]

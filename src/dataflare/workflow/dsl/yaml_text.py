@@ -1,7 +1,7 @@
-"""A workflow's tree as YAML text that reads back as the same tree.
+"""A workflow's tree as YAML text that is read as the same tree.
 
-Always true: what is text stays text and what is a number stays that, by our reader's rules (YAML
-1.2's core schema), which are not those of the library that writes.
+Always true: text stays text and a number stays a number by the rules of our reader (YAML 1.2's core
+schema), which differ from those of the library that writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 from dataflare.workflow.scalars import plain_value
 
 _BLOCK_DEPTH = 3
-"""Sections, steps and their keys stand on lines of their own; what is below fits on one line."""
+"""Sections, steps and their keys have separate lines. Values below may share a line."""
 
 _LINE_MAX = 80
 
@@ -30,7 +30,7 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same without places; every text and map an object of its own, so nothing is aliased."""
+    """The same value without places. Every text and map is a new object, so there are no aliases."""
     match value:
         case Mapping():
             return {_text(key): _plain(item) for key, item in value.items()}
@@ -54,7 +54,7 @@ class _Writer(yaml.representer.SafeRepresenter):
 
 
 def _represent_text(writer: _Writer, value: str) -> yaml.ScalarNode:
-    """In quotes whatever our reader would take for something else."""
+    """Text, in quotes if our reader would read it as another type."""
     style: str | None = None
     if not isinstance(plain_value(value), str) or value in ("<<", "="):
         style = '"'
@@ -74,7 +74,7 @@ _Writer.add_representer(float, _represent_float)
 
 
 def _shape(node: yaml.Node, depth: int) -> None:
-    """Block style above, one line for a small value below."""
+    """Use block style for the upper levels, and one line for a small value below them."""
     if isinstance(node, yaml.MappingNode):
         node.flow_style = not node.value or (depth >= _BLOCK_DEPTH and _length(node) <= _LINE_MAX)
         for key, value in node.value:
@@ -87,7 +87,7 @@ def _shape(node: yaml.Node, depth: int) -> None:
 
 
 def _length(node: yaml.Node) -> int:
-    """About how long a value is on one line; very long when it holds several lines."""
+    """The approximate length of a value on one line. Very large if the value has several lines."""
     if isinstance(node, yaml.ScalarNode):
         return len(node.value) + 2 if "\n" not in node.value else 10**6
     if isinstance(node, yaml.MappingNode):
