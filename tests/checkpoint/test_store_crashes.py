@@ -14,6 +14,7 @@ from checkpoint_samples import LINEAGE, child, manifest
 
 from dataflare.checkpoint.store import LocalStore
 from dataflare.errors import SystemError_
+from dataflare.testing import RecordedDisk
 
 PUBLISH = """
 import sys
@@ -128,6 +129,26 @@ def test_a_disk_that_is_really_full_leaves_the_last_checkpoint_and_no_half_file(
     assert [fact.usable for fact in store.list_manifests()] == [True]
     store.publish(manifest(2))
     assert store.list_manifests()[0].epoch == 2
+
+
+def test_each_checkpoint_that_a_power_cut_leaves_has_its_state(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    store = LocalStore(root, LINEAGE)
+    with RecordedDisk(root) as disk:
+        for epoch in range(1, 6):
+            chunk = store.write_chunk(f"{epoch}.arrow", pl.DataFrame({"a": [epoch]}))
+            store.publish(manifest(epoch, [chunk]))
+            store.collect(retain=2)
+    states = list(disk.states(distinct=False))
+    for number, state in enumerate(states):
+        state.restore(tmp_path / "after")
+        facts = LocalStore(tmp_path / "after", LINEAGE).list_manifests(thorough=True)
+        assert all(fact.usable for fact in facts[:2]), str(state)
+        if state.fate == "names only":  # as where only the process dies
+            assert all(fact.usable for fact in facts), str(state)
+        if len(states) - number <= 3:  # what was published is durable, whatever was not synced
+            assert facts[0].epoch == 5, str(state)
 
 
 def files_below(folder: Path) -> set[str]:

@@ -25,6 +25,7 @@ def lines(frame: pl.DataFrame) -> list[dict[str, object]]:
     ("value", "dtype", "text"),
     [
         (2**63 - 1, pl.Datetime("us"), "+294247-01-10T04:00:54.775807"),
+        (2**63 - 775_807, pl.Datetime("us"), "+294247-01-10T04:00:54.000001"),
         (2**63 - 1, pl.Datetime("us", "UTC"), "+294247-01-10T04:00:54.775807Z"),
         (2**63 - 1, pl.Datetime("us", "Europe/Berlin"), "+294247-01-10T04:00:54.775807+00:00"),
         (-(2**63), pl.Datetime("us"), "-290308-12-21T19:59:05.224192"),

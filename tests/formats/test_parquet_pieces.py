@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from polars.testing.parametric import dataframes
 
 from dataflare.errors import DataError
-from dataflare.formats.parquet_footer import MAGIC, row_groups, take_apart
+from dataflare.formats.parquet_footer import MAGIC, row_groups, shifted_groups, take_apart
 from dataflare.formats.parquet_write import ParquetEncoder, ParquetFooter
 from dataflare.formats.table_read import parquet_pieces
 from dataflare.formats.thrift import Reader, write_struct
@@ -108,6 +110,38 @@ def test_any_frame_survives(tmp_path_factory, frames, copies):
 def test_pieces_with_other_columns_are_refused(tmp_path):
     with pytest.raises(ValueError, match="different schemas"):
         join(tmp_path / "a.parquet", [pl.DataFrame({"a": [1]}), pl.DataFrame({"a": ["x"]})])
+
+
+@pytest.mark.parametrize("chunks_start", [True, False], ids=["chunks start", "no chunk start"])
+def test_page_indexes_are_where_the_footer_says(chunks_start: bool) -> None:
+    """Writers may leave out where a column chunk starts, as 0: its indexes are moved all the same."""
+    chunk_start, offset_index, offset_length, column_index, column_length = 2, 4, 5, 6, 7
+    buffer = io.BytesIO()
+    pl.DataFrame({"n": range(50_000), "t": ["x", "y"] * 25_000}).write_parquet(buffer)
+    encoded = buffer.getvalue()
+    piece = take_apart(encoded)
+    first_group = chunks(piece.footer[4][1][1][0])
+    for chunk in first_group:
+        assert at(chunk, chunk_start)
+        if not chunks_start:
+            chunk[chunk_start] = (chunk[chunk_start][0], 0)
+    before = 1_234
+    (group,) = shifted_groups(piece, before)
+    file = bytes(before) + bytes(piece.body)
+    for old, new in zip(first_group, chunks(Reader(group).struct()), strict=True):
+        for place, length in ((offset_index, offset_length), (column_index, column_length)):
+            there = file[at(new, place) :][: at(new, length)]
+            assert there == encoded[at(old, place) :][: at(old, length)] != b""
+        moved = before - len(MAGIC) if chunks_start else 0
+        assert at(new, chunk_start) == at(old, chunk_start) + moved
+
+
+def chunks(group: Any) -> list[Any]:
+    return group[1][1][1]
+
+
+def at(fields: Any, number: int) -> int:
+    return fields[number][1]
 
 
 def test_a_footer_survives_reading_and_writing():

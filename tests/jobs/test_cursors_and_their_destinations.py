@@ -85,6 +85,22 @@ def test_accepted_the_new_destination_gets_new_rows_only(project: Path) -> None:
     assert rows(project, "prod") == 3
 
 
+def test_a_destination_that_is_new_in_the_file_is_refused_until_it_is_said_how(
+    project: Path,
+) -> None:
+    go(project)
+    added = "  copy: {type: sqlite, inputs: [priced], config: {path: copy.db, table: o}}\n"
+    file = project / "w.yaml"
+    file.write_text(file.read_text() + added)
+    error = go(project).error
+    assert error is not None
+    assert (error.code, error.step) == ("E0807", "copy")
+    assert not (project / "copy.db").exists()
+    add_rows(project, 10, 12)
+    assert go(project, accept_changes=True).error is None
+    assert rows(project) == 12
+
+
 @pytest.mark.parametrize("damage", ["drop table o", "delete from o", None])
 def test_a_destination_that_lost_its_rows_is_noticed(project: Path, damage: str | None) -> None:
     go(project)

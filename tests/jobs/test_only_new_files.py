@@ -155,11 +155,13 @@ def test_a_change_far_from_both_ends_of_a_grown_file_is_found(project: Project) 
     assert (result.error.code, "other content" in result.error.message) == ("E0808", True)
 
 
-def test_a_file_that_was_only_touched_is_the_same(project: Project) -> None:
+@pytest.mark.parametrize("name", ["1.csv", "3.csv.gz"])
+def test_a_file_that_was_only_touched_is_the_same(project: Project, name: str) -> None:
+    (project.folder / "in" / "3.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"4,x\n" * 50))
     project.finish()
-    os.utime(project.folder / "in" / "1.csv", ns=(1, 1))
-    assert "2 files were read" in project.finish().notes[0]
-    assert project.rows() == [1, 2, 3]
+    os.utime(project.folder / "in" / name, ns=(1, 1))
+    assert "3 files were read" in project.finish().notes[0]
+    assert project.rows() == [1, 2, 3, *[4] * 50]
 
 
 def test_a_grown_gzip_file_is_a_changed_one(project: Project) -> None:

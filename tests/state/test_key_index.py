@@ -50,12 +50,19 @@ def firsts(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
 
 
 @st.composite
-def tables(draw: Any) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
+def tables(
+    draw: Any, rows_min: int = 0
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
+    """rows_min: so many different rows at least, of two columns and more and mostly without NULL."""
+    columns_min = 2 if rows_min else 1
     kinds = [
-        KINDS[k] for k in draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3))
+        KINDS[k]
+        for k in draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=columns_min, max_size=3))
     ]
     row = st.tuples(*(st.none() | values for values, _ in kinds))
     rows = draw(st.lists(row, max_size=40))
+    whole = st.tuples(*(values for values, _ in kinds))
+    rows += draw(st.lists(whole, min_size=rows_min, max_size=40, unique=True)) if rows_min else []
     probe = draw(st.lists(st.one_of(row, *([st.sampled_from(rows)] if rows else [])), max_size=40))
     return rows, probe, [dtype for _, dtype in kinds]
 
@@ -84,7 +91,7 @@ def test_an_index_is_a_dict(drawn):
     check(*drawn)
 
 
-@given(tables())
+@given(tables(rows_min=8))
 @BOUNDED
 def test_an_index_is_a_dict_when_hashes_collide(drawn):
     def poor(frame: pl.LazyFrame, columns: Any, name: str, **more: Any) -> pl.LazyFrame:

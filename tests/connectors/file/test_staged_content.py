@@ -120,6 +120,20 @@ def test_a_file_goes_on_with_the_checksum_of_what_it_has(tmp_path: Path) -> None
     whole.close()
 
 
+def test_nothing_may_follow_the_content_of_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    file = AppendedFile(path, 0)
+    file.append(b"rows")
+    content = StagedContent(4, file.digest)
+    file.append(b" of another program")
+    file.close()
+    content.check(path, thorough=True, whole=False)
+    with pytest.raises(CheckpointError) as caught:
+        content.check(path, thorough=True)
+    assert caught.value.code == "E0704"
+    assert not content.is_in(path)
+
+
 def test_checkpoints_of_earlier_versions_are_compared_as_far_as_they_tell(tmp_path: Path) -> None:
     """They hold a checksum of the last 64 KiB, or only a length."""
     path = tmp_path / "file"

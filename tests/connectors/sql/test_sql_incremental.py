@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from databases import execute, read, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflare.connectors.sql.incremental import State, Window, row_hashes
+from dataflare.connectors.sql.incremental import State, Window, lag_of, row_hashes
+from dataflare.model.types import parse_type
 
 ARRIVALS = st.lists(
     st.lists(st.tuples(st.none() | st.integers(0, 8), st.integers(0, 3)), max_size=8),
@@ -27,9 +29,10 @@ def one_run(
     lag: int,
     page_rows: int,
     stop_after: int | None = None,
+    initial: int | None = None,
 ) -> tuple[list[tuple[Any, int]], State, bool]:
     """Rows given by a run that reads pages; it may be interrupted after some pages."""
-    window = Window(state, lag, None)
+    window = Window(state, lag, initial)
     order = sorted(table, key=lambda row: (row[0] is not None, row[0] or 0))
     if window.bound is not None:
         order = [row for row in order if row[0] is None or row[0] >= window.bound]
@@ -49,8 +52,9 @@ def one_run(
 @settings(max_examples=150, deadline=None)
 @given(
     arrivals=ARRIVALS, lag=st.integers(0, 3), page_rows=st.integers(1, 4), stops=st.lists(st.integers(0, 3)),
+    initial=st.none() | st.integers(0, 8),
 )  # fmt: skip
-def test_each_row_inside_the_lag_is_given_once(arrivals, lag, page_rows, stops):
+def test_each_row_inside_the_lag_is_given_once(arrivals, lag, page_rows, stops, initial):
     state, table, got = State(), [], []
     wanted: list[tuple[Any, int]] = []
     interruptions = iter(stops)
@@ -60,16 +64,34 @@ def test_each_row_inside_the_lag_is_given_once(arrivals, lag, page_rows, stops):
             table.append(row)
             if row[0] is None:
                 wanted += [row] if number == 0 else []
-            elif bound is None or row[0] >= bound:
+            elif (bound is None or row[0] >= bound) and (initial is None or row[0] >= initial):
                 wanted.append(row)
         done = False
         while not done:
-            rows, state, done = one_run(table, state, lag, page_rows, next(interruptions, None))
+            stop_after = next(interruptions, None)
+            rows, state, done = one_run(table, state, lag, page_rows, stop_after, initial)
             got += rows
             state = State.from_json(state.to_json())
         state = State.from_json(state.finished().to_json())
     assert sorted(got, key=str) == sorted(wanted, key=str)
     assert state.null_rows == sum(row[0] is None for row in wanted)
+
+
+@pytest.mark.parametrize(
+    ("type_", "seconds", "units"),
+    [
+        ("date", 1, 1),
+        ("date", 86_400, 1),
+        ("date", 86_401, 2),
+        ("timestamp[ms]", 1.5, 1_500),
+        ("timestamp[ns, UTC]", 1.5, 1_500_000_000),
+        ("decimal(10, 2)", 1.5, 150),
+        ("int64", 3, 3),
+        ("float64", 1.5, 1.5),
+    ],
+)
+def test_a_lag_covers_at_least_what_is_said(type_: str, seconds: float, units: float) -> None:
+    assert lag_of(parse_type(type_), seconds) == units
 
 
 @settings(max_examples=10, deadline=None)

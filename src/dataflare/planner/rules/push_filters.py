@@ -47,7 +47,7 @@ def _pushed(source: SourceNode, node: RowsNode) -> tuple[SourceConnector, RowsNo
             break
         remaining = []
         for part in first.condition.conjuncts():
-            copy = connector.with_filter(part) if not part.can_fail else None
+            copy = connector.with_filter(part)
             if copy is None:
                 remaining.append(part)
             else:
