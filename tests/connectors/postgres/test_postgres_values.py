@@ -259,7 +259,7 @@ def test_a_contract_gives_other_types(database):
 def test_rows_go_into_columns_of_other_types_as_an_insert_has_it(database):
     database.execute(
         "create table t (u uuid, j jsonb, n numeric(10, 2), s smallint, i inet, a int[], v varchar(3), "
-        "at timestamptz, f real)"
+        "at timestamp, f real)"
     )
     schema = Schema.of({
         "u": "string", "j": "string", "n": "float64", "s": "int64", "i": "string", "a": "list<int64>",
@@ -273,7 +273,7 @@ def test_rows_go_into_columns_of_other_types_as_an_insert_has_it(database):
     async def go():
         step = await database.step(schema).start()
         first = await step.epoch(1, batch([row], **schema.to_polars()))
-        assert database.rows("select u::text, j, n, s, host(i), a, v, at at time zone 'utc', f from t") == [
+        assert database.rows("select u::text, j, n, s, host(i), a, v, at, f from t") == [
             (row["u"], {"a": 1}, Decimal("1.25"), 3, "10.0.0.1", [1, None], "abc", row["at"], 2.0)
         ]  # fmt: skip
         for name, value, said in [
@@ -300,7 +300,9 @@ def test_rows_go_into_columns_of_other_types_as_an_insert_has_it(database):
 @pytest.mark.parametrize(
     ("pg", "type_"),
     [("date", "timestamp[us]"), ("int", "float64"), ("int", "bool"), ("boolean", "int64"),
-     ("bytea", "int64"), ("text", "binary"), ("int[]", "list<string>"), ("time", "date")],
+     ("bytea", "int64"), ("text", "binary"), ("int[]", "list<string>"), ("time", "date"),
+     ("timestamptz", "timestamp[us]"), ("timestamptz", "date"), ("timestamp", "timestamp[us, UTC]"),
+     ("timestamptz[]", "list<timestamp[us]>")],
 )  # fmt: skip
 def test_what_would_be_cut_or_cannot_fit_is_refused_before_the_run(database, pg, type_):
     database.execute(f"create table t (v {pg})")
@@ -311,14 +313,58 @@ def test_what_would_be_cut_or_cannot_fit_is_refused_before_the_run(database, pg,
         with pytest.raises(DataError) as caught:
             await database.destination().validate(Schema.of({"v": type_}))
         assert caught.value.code == "E0511"
-        shown = {"int": "integer", "int[]": "integer[]", "time": "time without time zone"}.get(
-            pg, pg
-        )
+        shown = {
+            "int": "integer",
+            "int[]": "integer[]",
+            "time": "time without time zone",
+            "timestamp": "timestamp without time zone",
+            "timestamptz": "timestamp with time zone",
+            "timestamptz[]": "timestamp with time zone[]",
+        }.get(pg, pg)
         assert caught.value.message == (
             f"column 'v' of table 't' is {shown}, and {type_} values arrive"
         )
 
     run(go())
+
+
+@pytest.mark.parametrize(
+    ("pg", "good", "bad"),
+    [
+        ("varchar(3)", ["abc", "ab ", "", "äöü", None], ["abc  ", "ä    "]),
+        ("varchar(3)[]", [["abc", None]], [["abc "]]),
+        ("char(3)", ["ab "], []),
+        ("name", ["a" * 63], ["a" * 64, "ä" * 32]),
+        ('"char"', ["a"], ["ab"]),
+        ("date", ["2024-01-01", "2024-01-01 00:00:00", "Jan 3 2024"], ["2024-01-01 10:00", "2024-01-01T00:00:01"]),
+        (
+            "timestamp",
+            ["2024-01-01", "2024-01-01 10:00:00.123456000", "2024-01-01 10:00 PM", "0044-03-15 10:00:00 BC"],
+            ["2024-01-01T00:00:00+02:00", "2024-01-01 10:00Z", "2024-01-01 10:00:00.5 CET",
+             "2024-01-01 10:00:00 Europe/Paris", "2024-01-01 10:00:00.1234567"],
+        ),
+        ("timestamp(3)", ["2024-01-01 10:00:00.123"], ["2024-01-01 10:00:00.1234"]),
+        ("timestamptz", ["2024-01-01 10:00:00+02:00"], ["2024-01-01 10:00:00.0000001+02:00"]),
+        ("time", ["10:00:00.123456"], ["10:00:00.1234567"]),
+    ],
+)  # fmt: skip
+def test_text_that_the_server_would_cut_is_refused(database, pg, good, bad):
+    database.execute(f"create table t (v {pg})")
+    type_ = "list<string>" if pg.endswith("[]") else "string"
+    schema = Schema.of({"v": type_})
+
+    async def go():
+        step = await database.step(schema).start()
+        await step.epoch(1, batch([{"v": value} for value in good], v=schema["v"].to_polars()))
+        for number, value in enumerate(bad, 2):
+            with pytest.raises(DataError) as caught:
+                await step.prepare(number, batch([{"v": value}], v=schema["v"].to_polars()))
+            assert caught.value.code == "E0511"
+            assert "cut" in caught.value.message
+        step.die()
+
+    run(go())
+    assert database.rows("select count(*) from t") == [(len(good),)]
 
 
 def test_nanoseconds_are_kept_or_refused(database):

@@ -43,6 +43,7 @@ warehouse:
             with duckdb_errors(path, f"table '{self.config.table}'"):
                 table = tables.require(opened, target, path)
                 if check and table is not None and self.config.mode != "overwrite":
+                    tables.refuse_other_clocks(target, table)
                     tables.widening(target, table, path)
                 return () if table is None else list(table.columns)
         finally:

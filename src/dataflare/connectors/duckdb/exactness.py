@@ -10,6 +10,14 @@ from dataflare.model.types import DataType
 
 _DECIMAL = re.compile(r"DECIMAL\(\d+,\s*(\d+)\)")
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")  # fmt: skip
+_FRACTION_DIGITS = {
+    "TIMESTAMP_S": 0,
+    "TIMESTAMP_MS": 3,
+    "TIMESTAMP": 6,
+    "TIMESTAMP WITH TIME ZONE": 6,
+    "TIMESTAMP_NS": 9,
+}
+_OFFSET = r":\d{2}(?:\.\d*)?\s*(?:[zZ]|[+-]\d{1,2}(?::?\d{2})*|[A-Za-z]{3,}\S*)\s*$"
 
 
 def loss(value: str, type_: DataType, into: str) -> str | None:
@@ -29,6 +37,10 @@ def loss(value: str, type_: DataType, into: str) -> str | None:
         if match or into in _WHOLE:
             scale = int(match.group(1)) if match else 0
             return f"regexp_matches({value}, '^\\s*[+-]?\\d*\\.\\d{{{scale}}}\\d*[1-9]')"
+        if into in _FRACTION_DIGITS:
+            cut = rf":\d{{2}}\.\d{{{_FRACTION_DIGITS[into]}}}\d*[1-9]"
+            lost = cut if into == "TIMESTAMP WITH TIME ZONE" else f"{cut}|{_OFFSET}"
+            return f"regexp_matches({value}, '{lost}')"
         if into == "DATE":
             return f"try_cast({value} as TIMESTAMP) <> cast(try_cast({value} as DATE) as TIMESTAMP)"
         return None

@@ -148,6 +148,7 @@ class DuckdbStore(TableStore):
             if table is None:
                 statements = tables.creation(target)
             else:
+                tables.refuse_other_clocks(target, table)
                 statements = tables.widening(target, table, self._path)
             # Columns cannot be added to a table that has an index.
             for statement in [*statements, *indexes]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from dataflare.connectors.duckdb.connection import DuckConnection
-from dataflare.connectors.duckdb.types import declared
+from dataflare.connectors.duckdb.types import declared, type_of_declaration
+from dataflare.connectors.sql.clocks import has_other_clock, other_clock
 from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import SystemError_, did_you_mean
@@ -149,6 +150,16 @@ def unique_indexes_like(db: DuckConnection, target: Target, table: Table) -> lis
             rest = sql[match.end() :]
             statements.append(f"create unique index {name} on {spelled(target.written)}{rest}")
     return statements
+
+
+def refuse_other_clocks(target: Target, table: Table) -> None:
+    """Raise DataError (E0511) for wall clocks that meet a column of instants, and the reverse: DuckDB
+    would make one of the other by the zone of the session."""
+    by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
+    for field in target.schema:
+        name, declaration = by_name.get(field.name.casefold(), ("", ""))
+        if name and has_other_clock(field.type, type_of_declaration(declaration)):
+            raise other_clock(name, field.type, table.name, declaration)
 
 
 def widening(target: Target, table: Table, path: Path) -> list[str]:

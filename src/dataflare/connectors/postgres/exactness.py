@@ -1,4 +1,4 @@
-"""Values that a column of PostgreSQL would round without a word: refused before they are sent.
+"""Values that a column of PostgreSQL would round or cut without an error: refused before they are sent.
 
 Always true: a value that passes here, and that the server takes, stands in the table with all its digits.
 """
@@ -18,10 +18,17 @@ from dataflare.model.types import DataType
 _PER_SECOND = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _WHOLE = {"float4": 2**24, "float8": 2**53}
 _DIGITS = {"float4": 6, "float8": 15}
+_OFFSET = r":\d{2}(?:\.\d*)?\s*(?:[zZ]|[+-]\d{1,2}(?::?\d{2})*|[A-Za-z]{3,}\S*)\s*$"
+"""An offset or the name of a zone; AM, PM, BC and AD have two letters."""
+_TIME_OF_DAY = r"[T\s]\d*[1-9]\d*:|:\d*[1-9]|:\d{2}\.\d*[1-9]"
 
 
 class Limit(Struct, frozen=True):
-    """What a column keeps. kind: numeric, time, float4 or float8. digits: behind the point."""
+    """What a column keeps.
+
+    kind: numeric, timestamp, time, date, float4, float8, varchar or name. digits: after the point; of a
+    varchar, its characters; of a name, its bytes.
+    """
 
     kind: str
     digits: int
@@ -29,7 +36,7 @@ class Limit(Struct, frozen=True):
 
 
 def limits(table: Table) -> dict[str, Limit]:
-    """Of the columns that may round."""
+    """Of the columns that may round or cut."""
     found = {n: _limit(c.type, c.modifier, c.label) for n, c in table.columns.items()}
     return {name: limit for name, limit in found.items() if limit is not None}
 
@@ -41,8 +48,15 @@ def _limit(type_: PgType, modifier: int, shown: str) -> Limit | None:
         case "numeric" if digits >= 4:
             scale = (digits - 4) & 0x7FF
             return Limit("numeric", scale - 2048 if scale >= 1024 else scale, shown)
-        case "timestamp" | "timestamptz" | "time" | "timetz" if digits >= 0:
-            return Limit("time", digits, shown)
+        case "timestamp" | "timestamptz" | "time" | "timetz":
+            kind = "timestamp" if name == "timestamp" else "time"
+            return Limit(kind, digits if digits >= 0 else 6, shown)
+        case "date":
+            return Limit("date", 0, shown)
+        case "varchar" if digits >= 4:
+            return Limit("varchar", digits - 4, shown)
+        case "name" | "char":
+            return Limit("name", 63 if name == "name" else 1, shown)
         case "interval" if digits >= 0 and digits & 0xFFFF <= 6:
             return Limit("time", digits & 0xFFFF, shown)
         case "float4" | "float8":
@@ -53,7 +67,7 @@ def _limit(type_: PgType, modifier: int, shown: str) -> Limit | None:
 def refuse_loss(
     frame: pl.DataFrame, types: Mapping[str, DataType], limits: Mapping[str, Limit]
 ) -> None:
-    """Raises DataError (E0511) for the first value that would be rounded."""
+    """Raises DataError (E0511) for the first value that would be rounded or cut."""
     for name, type_ in types.items():
         limit = limits.get(name)
         if limit is None:
@@ -68,8 +82,10 @@ def refuse_loss(
         if places.len():
             at = int(places[0])
             shown = values[[at]].cast(pl.String)[0] if values.dtype != pl.Duration else values[at]
+            verb = "cut" if type_.is_text and limit.kind != "numeric" else "round"
+            shown = repr(shown) if verb == "cut" else shown
             raise DataError(
-                f"column '{name}' is {limit.label}, which would round {shown}",
+                f"column '{name}' is {limit.label}, which would {verb} {shown}",
                 code="E0511",
                 help=f"round it with map: derive: {{{name}: round({name}, {max(limit.digits, 0)})}}, or "
                 "declare the column wider"
@@ -79,13 +95,15 @@ def refuse_loss(
 
 
 def _lost(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
-    """Which values would be rounded; None where none can be."""
+    """Which values would be rounded or cut; None where none can be."""
+    if type_.is_text and limit.kind != "numeric":
+        return _cut(value, limit)
     match limit.kind:
         case "numeric":
             return _rounded(value, type_, limit.digits)
-        case "time" if type_.is_temporal and type_.name != "date":
+        case "time" | "timestamp" if type_.is_temporal and type_.name != "date":
             unit = 9 if type_.name == "time" else _PER_SECOND[type_.unit or "us"]
-            if unit <= limit.digits:
+            if unit <= limit.digits or limit.digits >= 6:  # `encode` refuses nanoseconds
                 return None
             return value.to_physical() % int(10 ** (unit - limit.digits)) != 0
         case "float4" if type_.name == "float64":
@@ -101,6 +119,22 @@ def _lost(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
             if (type_.precision or 38) <= _DIGITS[limit.kind]:
                 return None
             return value.to_physical().abs() >= pl.lit(10 ** _DIGITS[limit.kind], pl.Int128)
+    return None
+
+
+def _cut(value: pl.Expr, limit: Limit) -> pl.Expr | None:
+    """Which text would lose a part: the server reads it as the column's type, and drops the rest."""
+    match limit.kind:
+        case "varchar":  # longer text is an error of the server, except for blanks at its end
+            bare = value.str.strip_chars_end(" ").str.len_chars()
+            return (value.str.len_chars() > limit.digits) & (bare <= limit.digits)
+        case "name":
+            return value.str.len_bytes() > limit.digits
+        case "date":
+            return value.str.contains(_TIME_OF_DAY)
+        case "time" | "timestamp":
+            cut = value.str.contains(rf":\d{{2}}\.\d{{{limit.digits}}}\d*[1-9]")
+            return cut | value.str.contains(_OFFSET) if limit.kind == "timestamp" else cut
     return None
 
 

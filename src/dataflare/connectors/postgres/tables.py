@@ -7,7 +7,8 @@ from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.facts import needed
 from dataflare.connectors.postgres.relation import missing_table
-from dataflare.connectors.postgres.types import declared, fits
+from dataflare.connectors.postgres.types import declared, fits, meant
+from dataflare.connectors.sql.clocks import has_other_clock, other_clock
 from dataflare.connectors.sql.names import generated_column, listed, quoted
 from dataflare.connectors.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
@@ -96,6 +97,8 @@ def refuse_misfits(target: Target, table: Table) -> None:
                 code="E0511",
                 help=f"convert them with map: cast: {{{field.name}: ...}}",
             )
+        if has_other_clock(field.type, meant(column.type, column.modifier).type):
+            raise other_clock(field.name, field.type, table.label, column.label)
 
 
 def creation(target: Target, folder: str, name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from dataflare.connectors.sqlite.types import affinity
+from dataflare.connectors.sqlite.types import affinity, fits
 from dataflare.errors import DataError
 from dataflare.model.types import DataType
 
@@ -22,6 +22,8 @@ _DIGITS = r"[^0-9]|^0+"
 def refuse_loss(values: pl.Series, type_: DataType, declaration: str, table: str) -> None:
     """Raises DataError (E0511) for the first value that the column would change. values: in their
     stored form."""
+    if type_.is_text and not fits(type_, declaration) and values.null_count() < values.len():
+        raise misfit(values.name, type_, declaration, table)
     is_lossy = _is_lossy(pl.col(values.name), type_, affinity(declaration))
     if is_lossy is None:
         return
@@ -34,6 +36,15 @@ def refuse_loss(values: pl.Series, type_: DataType, declaration: str, table: str
             code="E0511",
             help=f"convert it with map: cast: {{{name}: ...}}, or declare the column as TEXT",
         )
+
+
+def misfit(column: str, type_: DataType, declaration: str, table: str) -> DataError:
+    """The error for values of a type that the column cannot hold."""
+    return DataError(
+        f"column '{column}' of table '{table}' is {declaration}, and {type_} values arrive",
+        code="E0511",
+        help=f"convert them with map: cast: {{{column}: ...}}",
+    )
 
 
 def _is_lossy(value: pl.Expr, type_: DataType, affinity: str) -> pl.Expr | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from dataflare.connectors.sql.clocks import has_other_clock, other_clock
 from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.connectors.sqlite.connection import Connection
-from dataflare.connectors.sqlite.types import declared, fits
+from dataflare.connectors.sqlite.exactness import misfit
+from dataflare.connectors.sqlite.types import declared, fits, type_of_declaration
 from dataflare.errors import DataError, SystemError_, did_you_mean
 
 
@@ -180,19 +182,20 @@ def refuse_bytes_in_json(target: Target) -> None:
 
 
 def refuse_misfits(target: Target, table: Table) -> None:
-    """Raise DataError (E0511) if the existing column cannot hold the values of a column."""
+    """Raise DataError (E0511) if the existing column cannot hold the values of a column.
+
+    Text is refused later, at its first value: a column of a CSV file that has no value today is text too.
+    """
     by_name = {name.casefold(): (name, type_) for name, type_ in table.columns.items()}
     for field in target.schema:
         name, declaration = by_name.get(field.name.casefold(), ("", ""))
         if name in table.generated:
             raise generated_column(name, f"table '{table.name}'")
-        if name and not fits(field.type, declaration):
-            raise DataError(
-                f"column '{name}' of table '{table.name}' is {declaration}, and {field.type} "
-                f"values arrive",
-                code="E0511",
-                help=f"convert them with map: cast: {{{field.name}: ...}}",
-            )
+        if name and not field.type.is_text and not fits(field.type, declaration):
+            raise misfit(name, field.type, declaration, table.name)
+        column = type_of_declaration(declaration) if name else None
+        if column is not None and has_other_clock(field.type, column):
+            raise other_clock(name, field.type, table.name, declaration)
 
 
 def unique_index(target: Target, table: Table) -> str | None:
