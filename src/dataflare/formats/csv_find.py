@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.formats.csv_rewrite import Rewriting
 from dataflare.formats.records import is_blank, scan_records
@@ -25,6 +26,8 @@ _LOOKED_AT = 200
 _BYTES = 256 << 10
 _TITLES_MAX = 20
 _SHARE = 0.9
+_EXCEL_MARK = re.compile(rb"""\A"?sep=(?P<delimiter>[^\r\n"'\x80-\xff])"?\r?\n""", re.IGNORECASE)
+"""The first line of a file for Excel; Excel takes the delimiter from it and shows the rest."""
 AUTO = "auto"
 
 
@@ -63,20 +66,33 @@ class _Reading(Struct, frozen=True):
         return self.width > 1 and self.share >= _SHARE
 
 
-def find_dialect(head: bytes, options: DialectOptions, default: str) -> SniffedDialect:
+def find_dialect(
+    head: bytes, options: DialectOptions, default: str, *, at_start: bool = True
+) -> SniffedDialect:
     """The dialect of a text, by its beginning. default: the delimiter, unless another one fits
-    better."""
+    better. at_start: whether the text begins where the file does; Excel's mark is only there."""
     head = head[:_BYTES]
     if len(head) == _BYTES:
         head = head[: head.rfind(b"\n") + 1]
-    best = _best(head, options, default)
+    mark = _EXCEL_MARK.match(head) if at_start else None
+    tried = options
+    if mark is not None:
+        head = head[mark.end() :]
+        if options.delimiter == AUTO:
+            tried = replace(options, delimiter=mark["delimiter"].decode())
+    best = _best(head, tried, default)
     findings = _findings(best, options, default)
+    titles = best.dialect.titles
+    if mark is not None:
+        titles += 1
+        if options.has_header:
+            findings["header_row"] = str(titles + 1)
     return SniffedDialect(
         best.dialect.delimiter,
         best.dialect.quote,
         best.dialect.escape,
         best.dialect.comment,
-        best.dialect.titles,
+        titles,
         findings,
         _doubt(head, best),
     )

@@ -252,3 +252,36 @@ def test_the_csv_module_agrees(tmp_path):
     csv.writer(out, delimiter=";", quotechar="'", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
     (tmp_path / "a.csv").write_text(out.getvalue())
     assert read({"path": "a.csv"}, tmp_path).frame.rows() == [(1, 'x"y'), (2, "z;\n")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_line_for_excel_says_the_delimiter(tmp_path, line, end, mark):
+    (tmp_path / "a.csv").write_bytes((mark + end.join([line, "a;b,c", "1;2,5", ""])).encode())
+    assert read("a.csv", tmp_path).frame.to_dicts() == [{"a": 1, "b,c": 2.5}]
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "rows"),
+    [
+        ("sep=|\n1|2\n", {"has_header": False}, [{"column_1": 1, "column_2": 2}]),
+        ("sep=;\na,b\n1,2\n", {"delimiter": ","}, [{"a": 1, "b": 2}]),
+        ("sep=;\nreport\na;b\n1;2\n3;4\n", {}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
+        ("sep=;\na;b\n1;2\n", {"header_row": 2, "delimiter": ";"}, [{"a": 1, "b": 2}]),
+        ("sep=\n1\n", {}, [{"sep=": 1}]),
+        ("sep=;x\n1\n", {"delimiter": ","}, [{"sep=;x": 1}]),
+        ("a\nsep=;\n", {}, [{"a": "sep=;"}]),
+    ],
+)
+def test_only_a_whole_first_line_is_for_excel(tmp_path, text, config, rows):
+    (tmp_path / "a.csv").write_text(text)
+    assert read({"path": "a.csv", **config}, tmp_path).frame.to_dicts() == rows
+
+
+def test_files_for_excel_beside_others(tmp_path):
+    (tmp_path / "1.csv").write_text("sep=;\na;b\n1;2\n")
+    (tmp_path / "2.csv").write_text("a;b\n3;4\n")
+    (tmp_path / "3.csv").write_text("sep=;\nb;a\n6;5\n")
+    found = read("*.csv", tmp_path).frame.sort("a")
+    assert found.select("a", "b").rows() == [(1, 2), (3, 4), (5, 6)]

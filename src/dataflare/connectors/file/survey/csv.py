@@ -157,7 +157,8 @@ def _read(
     if config.header_row is not None:
         options = structs.replace(options, has_header=False)
     default = "\t" if split_extension(path)[0] in (".tsv", ".tab") else ","
-    sniffed = find_dialect(raw[start:], options, default)
+    at_start = config.header_row is None and not titles
+    sniffed = find_dialect(raw[start:], options, default, at_start=at_start)
     dialect = CsvDialect(
         sniffed.delimiter, sniffed.quote, tuple(config.null_values), sniffed.escape, sniffed.comment
     )
