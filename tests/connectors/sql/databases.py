@@ -88,7 +88,7 @@ class Step:
 
     def die(self) -> None:
         """Lose what is in memory, as at a crash: the open transaction, the unsealed file."""
-        shared = self.writer._ours.shared  # type: ignore[attr-defined]
+        shared = self.writer._output.shared  # type: ignore[attr-defined]
         shared._abandon()
 
 

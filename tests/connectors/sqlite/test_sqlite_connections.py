@@ -156,7 +156,7 @@ def test_the_journal_mode_of_a_database_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("ddl", "schema"),
     [
-        ("create table t (id integer, v integer)", {"id": "int64", "v": "string"}),
+        ("create table t (id integer, v integer)", {"id": "int64", "v": "binary"}),
         ("create table t (id integer, v real)", {"id": "int64", "v": "date"}),
         ("create table t (id timestamp, v text)", {"id": "bool", "v": "string"}),
     ],

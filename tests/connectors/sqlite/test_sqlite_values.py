@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sql"))
 from databases import read, run
 
 from dataflare.connectors.sqlite.decode import decoded
-from dataflare.connectors.sqlite.types import declared, meant
+from dataflare.connectors.sqlite.types import declared, type_of_declaration
 from dataflare.errors import DataError
 from dataflare.model.types import Schema, parse_type
 
@@ -141,7 +141,7 @@ def test_nanoseconds_are_kept_under_a_type_that_has_them(tmp_path):
               "date", "time", "timestamp[us]", "timestamp[ms]", "timestamp[ns, UTC]", "duration[ms]", "json"],
 )  # fmt: skip
 def test_a_declaration_of_ours_means_the_type_it_was_made_from(type_):
-    assert meant(declared(parse_type(type_))) == parse_type(type_)
+    assert type_of_declaration(declared(parse_type(type_))) == parse_type(type_)
 
 
 def test_a_blob_among_text_does_not_hide_the_text():
