@@ -209,7 +209,7 @@ class _Replay:
             return True
         fixed = cannot_grow(graph, feed)
         if fixed is not None:
-            self.done.left[fixed] += len(letters)
+            self.outcome.reasons[fixed] += len(letters)
             return True
         node = graph.nodes[feed.first]
         if isinstance(node, SourceNode):
