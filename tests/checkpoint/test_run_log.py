@@ -113,6 +113,28 @@ def test_a_damaged_lineage_is_an_error_and_not_a_new_beginning(log, text):
     assert "--fresh" in str(raised.value.help)
 
 
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        ('"attempt": 4', '"attempt": 5'),
+        ('"last_epoch": 17', '"last_epoch": 1'),
+        ('"finished": true', '"finished": false'),
+        ('"cursor": 12', '"cursor": 13'),
+        ('"workflow": "orders"', '"workflow": "others"'),
+    ],
+)
+def test_a_lineage_that_says_something_else_than_was_written_is_an_error(log, written, instead):
+    log.set_current(
+        Current("0f8fad5b", 4, "01A", finished=True, carried={"o": {"cursor": 12}}, last_epoch=17)
+    )
+    path = log.folder / "current.json"
+    assert path.read_text().count(written) == 1
+    path.write_text(path.read_text().replace(written, instead))
+    with pytest.raises(CheckpointError) as raised:
+        log.current()
+    assert raised.value.code == "E0701"
+
+
 @given(st.lists(st.tuples(st.floats(0, 2**40), st.binary(min_size=10, max_size=10)), min_size=2))
 def test_run_ids_are_in_the_order_of_time(moments):
     ids = [new_run_id(lambda at=at: at, lambda _, chance=chance: chance) for at, chance in moments]

@@ -128,6 +128,21 @@ def test_a_newer_delete_counts_and_an_older_one_does_not(database):
     run(go())
 
 
+@pytest.mark.parametrize("copy_rows", [1, 50_000])
+def test_a_unique_value_moves_from_a_deleted_row_to_a_new_one(database, copy_rows, monkeypatch):
+    monkeypatch.setattr(session, "_COPY_ROWS", copy_rows)
+    database.execute("create table t (id bigint primary key, name text unique, v bigint)")
+
+    async def go():
+        step = await database.step(SCHEMA, mode="mirror", key=["id"], is_changelog=True).start()
+        await step.epoch(1, frame_of([(INSERT, 1, "a", 1)]))
+        await step.epoch(2, frame_of([(DELETE, 1, "a", 1), (INSERT, 2, "a", 2)]), final=True)
+        assert database.rows("select id, name from t") == [(2, "a")]
+        await step.close()
+
+    run(go())
+
+
 def test_rows_without_a_key_are_refused(database):
     async def go():
         for sequence in (None, "v"):
