@@ -91,14 +91,14 @@ def _values(column: pl.Series) -> list[Any]:
     """The values; of times that Python does not reach, the ticks."""
     try:
         return column.to_list()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, pl.exceptions.PanicException):
         return [_value(column[[row]]) for row in range(column.len())]
 
 
 def _value(one: pl.Series) -> Any:
     try:
         return one.item()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, pl.exceptions.PanicException):
         return one.to_physical().item()
 
 

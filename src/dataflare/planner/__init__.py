@@ -20,6 +20,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
 from dataflare.planner.changelog import changelogs, check_changelogs, complete, refuse_partial
 from dataflare.planner.dead_letters import STEP, letter_destinations
+from dataflare.planner.declared import tell_destinations
 from dataflare.planner.facts import of_source
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
@@ -163,6 +164,7 @@ async def plan_async(
         learned = learned_by(home, workflow.name)
     written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
     tell_sources(written)
+    tell_destinations(written)
     check_changelogs(written)
     complete_ids = complete(written)
     refuse_partial(written, complete_ids)

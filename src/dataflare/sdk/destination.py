@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from dataflare.errors import RunError
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
+from dataflare.sdk.declarations import Declarations
 
 ConfigClass = type[BaseModel]
 
@@ -150,6 +151,10 @@ class DestinationConnector(ABC):
     Config: ClassVar[ConfigClass]
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
+
+    declarations: Declarations | None = None
+    """What the catalogue of the source says of columns that arrive as they were read, set by the
+    planner. For a table that the destination makes in the same kind of system."""
 
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config

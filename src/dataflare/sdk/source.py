@@ -23,6 +23,7 @@ from dataflare.model.new_fields import NewFields as NewFields
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.declarations import Declarations
 
 ConfigClass = type[BaseModel]
 
@@ -112,6 +113,11 @@ class SourceConnector(ABC):
 
         carried: what `carry` returned at the end of the last finished run, or None.
         """
+
+    def declarations(self) -> Declarations | None:
+        """What its system's catalogue says of its columns beyond their types. Called after `schema`.
+        No I/O."""
+        return None
 
     def cut_by(self) -> str:
         """What the splits are cut by where the config asks for a cut: 'month of created_at'. Else

@@ -47,6 +47,7 @@ class Table(Struct, frozen=True):
     pages: int
     rights: frozenset[str]
     row_security: bool
+    primary: tuple[str, ...] = ()
 
     @property
     def sql(self) -> str:
@@ -170,20 +171,21 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     }
     indexes = db.execute(
         "select array(select a.attname::text from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality "
-        "k(n, o) join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n order by k.o) "
-        "from pg_index i where i.indrelid = %s and i.indisunique and i.indisvalid and i.indimmediate "
+        "k(n, o) join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n order by k.o), "
+        "i.indisprimary from pg_index i where i.indrelid = %s and i.indisunique and i.indisvalid and i.indimmediate "
         "and i.indpred is null and i.indexprs is null order by i.indisprimary desc, i.indnkeyatts, "
         "i.indexrelid",
         (oid,),
     ).fetchall()
-    uniques = [tuple(names) for (names,) in indexes]
+    uniques = [tuple(names) for names, _ in indexes]
+    primary = next((tuple(names) for names, is_primary in indexes if is_primary), ())
     keys = tuple(names for names in uniques if all(columns[n].not_null for n in names))
     if has_heirs:  # their rows are read too, and may have the same keys
         keys = ()
     estimate = rows if rows and rows > 0 else pages * 60
     return Table(
         oid, folder, name, kind, columns, keys, tuple(map(frozenset, uniques)), int(estimate), int(pages),
-        frozenset(rights), bool(row_security),
+        frozenset(rights), bool(row_security), () if has_heirs else primary,
     )  # fmt: skip
 
 

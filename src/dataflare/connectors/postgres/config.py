@@ -105,7 +105,10 @@ class PostgresDestinationConfig(PostgresConfig):
         "any more, as a share of the table (20%) or a count; more are an error, and none is deleted",
     )
     create_table: bool = Field(
-        True, description="make a missing table, and add columns that the rows have and it has not"
+        True,
+        description="make a missing table, and add columns that the rows have and it has not; a table copied "
+        "from PostgreSQL keeps types such as uuid and varchar(n), NOT NULL and the primary key, and loses "
+        "enums, defaults, checks, foreign keys and indexes (see the page on types)",
     )
     changelog: Literal["columns"] | None = Field(
         None, description="'columns' appends changes as rows, with their kind in the column _op"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from dataflare.connectors.postgres import tables
+from dataflare.connectors.postgres import kept, tables
 from dataflare.connectors.postgres.config import PostgresDestinationConfig
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
@@ -24,6 +24,7 @@ from dataflare.connectors.sql.writing import RedoLogWriter
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.destination import (
     Committable,
     Committer,
@@ -78,6 +79,7 @@ config:
         return [
             *statements.effects(self.config.before_sql, self.config.after_sql),
             *sweeping.effects(self.config.mode, self.config.delete_max),
+            *kept.effects(self._declarations(), self.config.mode, self.config.table),
         ]
 
     def identity(self) -> str:
@@ -158,7 +160,12 @@ config:
             op=self.config.changelog == "columns",
             create_table=self.config.create_table,
             delete_max=self.config.delete_max,
+            declarations=self._declarations(),
         )
+
+    def _declarations(self) -> Declarations | None:
+        known = self.declarations
+        return known if known is not None and known.system == self.type else None
 
     def _check_columns(self, schema: Schema) -> None:
         if not schema.names:

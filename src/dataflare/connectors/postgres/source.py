@@ -16,6 +16,7 @@ from dataflare.connectors.postgres.connection import Server, load_driver
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import source_facts
 from dataflare.connectors.postgres.incremental import IncrementalReader, check_incremental
+from dataflare.connectors.postgres.kept import declarations_of
 from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReader
 from dataflare.connectors.postgres.relation import Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
@@ -24,6 +25,7 @@ from dataflare.connectors.sql.incremental import State
 from dataflare.errors import DataFlareError
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
+from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.source import (
     Replay,
     SourceCapabilities,
@@ -117,6 +119,12 @@ config:
 
     def reads_all(self) -> bool:
         return self.config.incremental is None
+
+    def declarations(self) -> Declarations | None:
+        relation = self._relation
+        if relation is None:
+            return None
+        return declarations_of(relation, self._output(relation), full=self.reads_all())
 
     def cut_by(self) -> str:
         sharding = self.config.sharding

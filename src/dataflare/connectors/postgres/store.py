@@ -422,7 +422,7 @@ class PostgresStore(Markers):
             if found is None:
                 self._db.execute(MAKING)
                 found = catalog.find_table(self._db, target.table)
-            for statement in tables.taking_over(ready.into, found, name):
+            for statement in tables.taking_over(target, ready.into, found, name):
                 self._db.execute(statement)
             found = self._found(target)
             names = listed(name for name in ready.into.columns if name != tables.BEFORE_COLUMN)

@@ -6,6 +6,7 @@ from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.facts import needed
+from dataflare.connectors.postgres.kept import column_rule, column_type, primary_key
 from dataflare.connectors.postgres.relation import missing_table
 from dataflare.connectors.postgres.types import declared, fits, meant
 from dataflare.connectors.sql.clocks import has_other_clock, other_clock
@@ -103,10 +104,12 @@ def refuse_misfits(target: Target, table: Table) -> None:
 
 def creation(target: Target, folder: str, name: str) -> str:
     """The statement that makes a table for the rows."""
-    key = target.key if target.mode in ("upsert", "mirror") else ()
-    columns = [f"{quoted(field.name)} {declared(field.type)}" for field in target.schema]
-    if key:
-        columns.append(f"primary key ({listed(key)})")
+    columns = [
+        f"{quoted(field.name)} {column_type(target, field)}{column_rule(target, field.name)}"
+        for field in target.schema
+    ]
+    if (key := primary_key(target)) is not None:
+        columns.append(key)
     return f"create table {quoted(folder)}.{quoted(name)} ({', '.join(columns)})"
 
 
@@ -133,7 +136,7 @@ def widening(target: Target, table: Table, server: Server) -> list[str]:
             or "set create_table: true to let it grow",
         )
     return [
-        f"alter table {table.sql} add column if not exists {quoted(field.name)} {declared(field.type)}"
+        f"alter table {table.sql} add column if not exists {quoted(field.name)} {column_type(target, field)}"
         for field in missing
     ]
 
@@ -155,17 +158,21 @@ def staging_creation(target: Target, table: Table | None, place: str) -> str:
     columns = []
     for field in target.schema:
         known = table.columns.get(field.name) if table is not None else None
-        columns.append(f"{quoted(field.name)} {known.label if known else declared(field.type)}")
+        columns.append(
+            f"{quoted(field.name)} {known.label if known else column_type(target, field)}"
+        )
     columns.append(f"{quoted(BEFORE_COLUMN)} bigint not null")
     return f"create table {place} ({', '.join(columns)})"
 
 
-def taking_over(staging: Table, table: Table | None, name: str) -> list[str]:
+def taking_over(target: Target, staging: Table, table: Table | None, name: str) -> list[str]:
     """The statements that give a table the columns of the staging table, or make it as `name`."""
     columns = [c for c in staging.columns.values() if c.name != BEFORE_COLUMN]
     if table is None:
-        listing = ", ".join(f"{quoted(c.name)} {c.label}" for c in columns)
-        return [f"create table {quoted(staging.folder)}.{quoted(name)} ({listing})"]
+        parts = [f"{quoted(c.name)} {c.label}{column_rule(target, c.name)}" for c in columns]
+        if (key := primary_key(target)) is not None:
+            parts.append(key)
+        return [f"create table {quoted(staging.folder)}.{quoted(name)} ({', '.join(parts)})"]
     return [
         f"alter table {table.sql} add column {quoted(c.name)} {c.label}"
         for c in columns

@@ -12,6 +12,7 @@ from msgspec import Struct
 from dataflare.connectors.sql.marker import MarkerRow, MarkerRows
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
+from dataflare.sdk.declarations import Declarations
 
 STAGING_PREFIX = "_dataflare_new_"
 KEYS_PREFIX = "_dataflare_seen_"
@@ -21,7 +22,7 @@ class Target(Struct, frozen=True):
     """The table that one step writes. schema: the columns of the rows, with `_op` if it is written.
     sift: refused rows are left out. complete: with mirror, rows that did not arrive in the run are
     deleted at its end, unless they are more than delete_max: a share of the table's rows, or a
-    count."""
+    count. declarations: of the source's columns, for a new table."""
 
     step: str
     lineage: str
@@ -38,6 +39,7 @@ class Target(Struct, frozen=True):
     delete_max: float | int = 0.2
     token: str = ""
     workflow: str = ""
+    declarations: Declarations | None = None
 
     @property
     def sweeps(self) -> bool:
