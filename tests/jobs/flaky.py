@@ -70,6 +70,9 @@ class FlakySource(SourceConnector):
     async def schema(self) -> Schema:
         return Schema.of({"n": "int64"})
 
+    def reads_all(self) -> bool:
+        return True
+
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         return [Split("all")]
 

@@ -175,6 +175,7 @@ class Manifest(Struct, frozen=True):
     operators: Mapping[str, Sequence[OperatorSnapshot]] = field(default_factory=dict)
     committables: Mapping[str, Sequence[Committable]] = field(default_factory=dict)
     counters: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     hash_id: str = HASH_ID
     encryption: None = None
     version: int = VERSION
@@ -217,7 +218,7 @@ class Manifest(Struct, frozen=True):
             "committables": _lists(self.committables, Committable.to_json),
             "counters": dict(self.counters),
             "encryption": self.encryption,
-        }
+        } | ({"left_out": dict(self.left_out)} if self.left_out else {})
 
     @classmethod
     def from_text(cls, text: str) -> Manifest:
@@ -254,6 +255,7 @@ class Manifest(Struct, frozen=True):
             operators=_tuples(body["operators"], OperatorSnapshot.from_json),
             committables=_tuples(body["committables"], Committable.from_json),
             counters=body["counters"],
+            left_out=body.get("left_out", {}),
         )
 
 

@@ -170,8 +170,9 @@ class _Rows(io.TextIOBase):
 
 
 def _rows(kind: str, step: Any) -> float:
-    rows = step.rows_out if kind == "source" else step.rows_in
-    return float(rows or 0)
+    if kind == "source":
+        return float((step.rows_out or 0) + step.errors)
+    return float(step.rows_in or 0)
 
 
 def _last(step: Any, moved: float | None) -> Any:

@@ -72,14 +72,20 @@ def _row(record: RunRecord, *, with_name: bool) -> list[str]:
 
 
 def rows_read(counts: Mapping[str, Any]) -> int | None:
-    """The number of rows from sources, which are the steps without input rows. None if it is unknown."""
-    rows_out = [
-        step.get("rows_out")
+    """The number of rows that the sources read, failed ones included. A source is a step without input
+    rows. None if it is unknown."""
+    rows_read = [
+        step["rows_out"] + int(step.get("errors") or 0)
         for step in counts.values()
-        if isinstance(step, Mapping) and step.get("rows_in") == 0
+        if isinstance(step, Mapping)
+        and step.get("rows_in") == 0
+        and isinstance(step.get("rows_out"), int)
     ]
-    row_counts = [rows for rows in rows_out if isinstance(rows, int)]
-    return sum(row_counts) if row_counts else None
+    return sum(rows_read) if rows_read else None
+
+
+def _total(counts: Mapping[str, Any], counter: str) -> int:
+    return sum(int(step.get(counter) or 0) for step in counts.values() if isinstance(step, Mapping))
 
 
 def _story(record: RunRecord) -> str:
@@ -87,6 +93,10 @@ def _story(record: RunRecord) -> str:
     parts = []
     if record.resumed_from is not None:
         parts.append(f"resumed from checkpoint {record.resumed_from}")
+    if failed := _total(record.counts, "errors"):
+        parts.append(f"{human.counted(failed, 'row')} failed")
+    if deleted := _total(record.counts, "deleted"):
+        parts.append(f"{human.counted(deleted, 'row')} deleted")
     if record.error is not None:
         parts.append(f"{record.error.code}: {record.error.message}")
     return "; ".join(parts)

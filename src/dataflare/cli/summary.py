@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +40,16 @@ def print_summary(result: RunResult, workflow: Workflow) -> None:
 def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> str:
     """`flights: finished in 1.93 s, 336,776 rows read, 16 rows written to out.parquet`."""
     facts = [_ending(result)]
-    rows_read = _total(common.streamed_sources(workflow), steps, "rows_out")
-    if rows_read is not None:
+    counts = [rows_read_of(steps, name) for name in common.streamed_sources(workflow)]
+    if None not in counts:
+        rows_read = sum(rows for rows in counts if rows is not None)
         facts.append(f"{human.counted(rows_read, 'row')} read")
     for name in list(workflow.destinations)[:_NAMED_MAX]:
-        rows = _count(steps, name, "rows_in")
+        rows = rows_written_of(steps, name)
         written = "written" if rows is None else f"{human.counted(rows, 'row')} written"
         facts.append(f"{written} to {where(name, result.published.get(name, {}))}")
+        if deleted := _count(steps, name, "deleted"):
+            facts.append(f"{human.counted(deleted, 'row')} deleted there")
     more = len(workflow.destinations) - _NAMED_MAX
     if more > 0:
         facts.append(f"and {human.counted(more, 'more destination')}")
@@ -84,7 +87,7 @@ def _rows(
     result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str, str]]:
     for name in common.streamed_sources(workflow):
-        rows = _count(steps, name, "rows_out")
+        rows = rows_read_of(steps, name)
         speed = rows / result.duration_s if rows and result.duration_s else None
         yield "read", name, human.count(rows), human.rate(speed) if speed else ""
     for name in workflow.destinations:
@@ -92,7 +95,9 @@ def _rows(
         size = f" ({human.size(published['bytes'])})" if published.get("bytes") else ""
         place = where(name, published)
         place_text = "" if place == name else f"{place}{size}"
-        yield "wrote", name, human.count(_count(steps, name, "rows_in")), place_text
+        yield "wrote", name, human.count(rows_written_of(steps, name)), place_text
+        if deleted := _count(steps, name, "deleted"):
+            yield "deleted", name, human.count(deleted), ""
     for name, counts in steps.items():
         for loss, rows in _losses({name: counts}).items():
             yield loss, name, human.count(rows), ""
@@ -144,6 +149,13 @@ def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
     return losses
 
 
-def _total(names: Iterable[str], steps: Mapping[str, Any], counter: str) -> int | None:
-    counts = [_count(steps, name, counter) for name in names]
-    return None if None in counts else sum(count for count in counts if count is not None)
+def rows_read_of(steps: Mapping[str, Any], name: str) -> int | None:
+    """The number of rows that a source read: those that went on, and those that failed."""
+    rows = _count(steps, name, "rows_out")
+    return None if rows is None else rows + (_count(steps, name, "errors") or 0)
+
+
+def rows_written_of(steps: Mapping[str, Any], name: str) -> int | None:
+    """The number of rows that a destination took: without those that its system refused."""
+    rows = _count(steps, name, "rows_out")
+    return _count(steps, name, "rows_in") if rows is None else rows

@@ -190,6 +190,7 @@ class Attempt:
             timeout_s=checkpoint.timeout,
             counters=self.metrics.to_json,
             judge=self.metrics.check_errors,
+            left_out=self.metrics.left_out,
             note=self.start.note,
             published=self.metrics.publish,
             committed=self.metrics.commit,
@@ -198,7 +199,9 @@ class Attempt:
             for subtask in range(stage.parallelism):
                 inbox = Inbox(f"{stage.name}[{subtask}]", self.controller, self.budget)
                 self._inboxes[stage.id, subtask] = inbox
-        self.metrics.begin(self.start.epoch)
+        self.metrics.begin(
+            self.start.epoch, self.start.manifest.left_out if self.start.manifest else {}
+        )
         outputs = self._outputs()
         tables: dict[int, Tables] = {}
         for stage in self.plan.stages:
@@ -379,6 +382,7 @@ def destination_context(
         subtasks=stage.parallelism,
         token=identity.token,
         complete=stage.name in plan.complete,
+        before=plan.complete.get(stage.name, frozenset()),
         workflow=identity.workflow,
     )
 

@@ -68,7 +68,8 @@ class _Pending(Struct):
 
 class Coordinator:
     """Of one attempt. Tasks are registered before anything runs. counters: what a manifest says of
-    the rows so far; judge: raises when too many of them have failed. note: remembers,
+    the rows so far; judge: raises when too many of them have failed. left_out: by step, how many
+    rows of the run have failed by the end of an epoch. note: remembers,
     durably, that an epoch was published; published and committed: told of
     each epoch that is to happen, and that every destination has."""
 
@@ -85,6 +86,7 @@ class Coordinator:
         timeout_s: float,
         counters: Callable[[], Mapping[str, object]],
         judge: Callable[[], None],
+        left_out: Callable[[int], Mapping[str, int]] = lambda epoch: {},
         note: Callable[[int], None],
         published: Callable[[int], None],
         committed: Callable[[int], None],
@@ -98,6 +100,7 @@ class Coordinator:
         self.stopping = False
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
+        self._left_out = left_out
         self._published, self._committed = published, committed
         self._pending: _Pending | None = None
         self._storing: asyncio.Future[None] | None = None
@@ -146,7 +149,7 @@ class Coordinator:
     async def checkpoint(self, *, final: bool = False) -> Manifest:
         """Cut, publish and commit one epoch. Raises CheckpointError (E0705) when it takes too long."""
         started = asyncio.get_running_loop().time()
-        barrier = Barrier(self.epoch + 1, final)
+        barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
         for task in self.tasks:
             task.request(barrier)
@@ -163,9 +166,9 @@ class Coordinator:
                 retry=Retry.LATER,
             ) from None
         self._judge()
+        self._published(barrier.epoch)
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
-        self._published(manifest.epoch)
         self._storing = self.pool.submit(self._store, manifest)
         await asyncio.shield(self._storing)
         crash_point("engine.after_manifest")
@@ -239,6 +242,7 @@ class Coordinator:
             operators={name: tuple(shares) for name, shares in operators.items()},
             committables={name: tuple(shares) for name, shares in committables.items()},
             counters=self._counters(),
+            left_out=self._left_out(pending.barrier.epoch),
         )
 
 

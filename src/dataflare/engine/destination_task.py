@@ -93,6 +93,7 @@ class DestinationTask(Task):
             return
         metric = self.metrics.step(self.name)
         metric.errors += len(refused)
+        metric.refused += len(refused)
         metric.add_out(-len(refused))
         if self._on_error == "dead_letter":
             metric.dead_letters += len(refused)
@@ -108,6 +109,8 @@ class DestinationTask(Task):
         if not self.has_ended:
             await self._settle()
             await self.broadcast(barrier)
+        if barrier.left_out:
+            self.writer.note_left_out(barrier.left_out)
         crash_point("engine.before_prepare")
         committable = await self._call(
             lambda: self.writer.prepare(barrier.epoch, final=barrier.final)

@@ -24,14 +24,16 @@ class LeftOut(Struct):
 
 
 class StepMetrics(Struct):
-    """rows_in and rows_out: None once unknowable. tasks and ended: its parallel copies. left_out: by
-    path, the fields that its columns lack."""
+    """rows_in and rows_out: None once unknowable. refused: those errors that a
+    destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
+    its columns lack."""
 
     kind: str = "transformation"
     rows_in: int | None = 0
     rows_out: int | None = 0
     bytes_out: int = 0
     errors: int = 0
+    refused: int = 0
     dead_letters: int = 0
     late: int = 0
     seconds: float = 0.0
@@ -48,7 +50,7 @@ class StepMetrics(Struct):
         """Add the counts of another task."""
         self.add_in(other.rows_in)
         self.add_out(other.rows_out, other.bytes_out)
-        for name in ("errors", "dead_letters", "late", "seconds", "tasks", "ended"):
+        for name in ("errors", "refused", "dead_letters", "late", "seconds", "tasks", "ended"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for warning, rows in other.warnings.items():
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
@@ -117,6 +119,7 @@ class JobMetrics:
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
         self._own = TaskMetrics(kinds)
         self._tasks = [self._own]
+        self._left_out_before: dict[str, int] = {}
 
     @property
     def steps(self) -> dict[str, StepMetrics]:
@@ -142,10 +145,24 @@ class JobMetrics:
         if self._published is not None and self._published[0] == epoch:
             self._committed = self._published[1]
 
-    def begin(self, epoch: int) -> None:
-        """An attempt begins after this epoch."""
+    def begin(self, epoch: int, left_out: Mapping[str, int] | None = None) -> None:
+        """An attempt begins after this epoch. left_out: what the manifest of the epoch says."""
         self.commit(epoch)
         self.rewind()
+        counted = _left_out(self._base)
+        self._left_out_before = {
+            name: rows - counted.get(name, 0) for name, rows in (left_out or {}).items()
+        }
+
+    def left_out(self, epoch: int) -> dict[str, int]:
+        """By step, how many rows of the run failed before they came to a destination's system, by the end
+        of this epoch: a resumed run counts those of its earlier processes too."""
+        published = self._published
+        steps = published[1] if published is not None and published[0] == epoch else self.steps
+        total = _left_out(steps)
+        for name, rows in self._left_out_before.items():
+            total[name] = total.get(name, 0) + rows
+        return {name: rows for name, rows in total.items() if rows > 0}
 
     def rewind(self, keep: Collection[str] = ()) -> None:
         """An attempt has ended: forget what it did not commit. keep: the steps whose rows are outside
@@ -193,3 +210,7 @@ class JobMetrics:
 
     def to_json(self) -> dict[str, Any]:
         return {name: step.to_json() for name, step in self.steps.items()}
+
+
+def _left_out(steps: Mapping[str, StepMetrics]) -> dict[str, int]:
+    return {name: step.errors - step.refused for name, step in steps.items()}

@@ -18,12 +18,15 @@ from dataflare.sdk.destination import Delivery
 
 
 def closing_warnings(
-    metrics: JobMetrics, retried: Mapping[str, Sequence[Retried]], held_back: Mapping[str, int]
+    metrics: JobMetrics,
+    retried: Mapping[str, Sequence[Retried]],
+    held_back: Mapping[str, int],
+    published: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[str]:
     """Warnings about a run that has ended: retried calls, rows that were left out.
 
     retried: by step, the calls that were retried. held_back: by step, how often its circuit breaker
-    opened.
+    opened. published: by destination, what it has.
     """
     for name, calls in retried.items():
         times = "once" if len(calls) == 1 else f"{len(calls):,} times"
@@ -43,6 +46,15 @@ def closing_warnings(
         if metric.errors:
             verb = "was" if metric.errors == 1 else "were"
             yield f"step '{name}': {in_words(metric.errors)} failed and {verb} left out"
+    for name, facts in published.items():
+        rows = int(facts.get("not_deleted", 0))
+        if rows:
+            verb = "was" if rows == 1 else "were"
+            yield (
+                f"destination '{name}': {in_words(rows)} did not come from the source and {verb} not "
+                "deleted, because the rows that failed may be among them; a run in which no row fails "
+                "deletes what is gone"
+            )
 
 
 def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | None) -> RunRecord:
@@ -109,6 +121,17 @@ def _shown(destination: str, rows: int) -> str:
         return f"destination '{destination}' shows nothing of this run"
     verb = "is" if rows == 1 else "are"
     return f"destination '{destination}': {in_words(rows)} of this run {verb} there"
+
+
+def with_deleted(
+    steps: Mapping[str, dict[str, Any]], published: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The counts by step, with the rows that a mirror deleted."""
+    return {
+        name: counts | ({"deleted": facts["deleted"]} if "deleted" in facts else {})
+        for name, counts in steps.items()
+        for facts in (published.get(name, {}),)
+    }
 
 
 def in_words(rows: int) -> str:

@@ -37,6 +37,7 @@ from dataflare.jobs.closing import (
     finished_before,
     visible_at_once,
     what_is_visible,
+    with_deleted,
 )
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
@@ -360,14 +361,16 @@ class _Run:
     # -- the end -----------------------------------------------------------------------------------
 
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
-        self.warnings.extend(closing_warnings(self.metrics, self.retried, self.held_back))
+        self.warnings.extend(
+            closing_warnings(self.metrics, self.retried, self.held_back, self.published)
+        )
         return RunResult(
             workflow=self.workflow.name,
             run_id=self.run_id,
             status=status,
             resumed_from=self.resumed_from,
             duration_s=time.monotonic() - self.started,
-            steps=self.metrics.to_json(),
+            steps=with_deleted(self.metrics.to_json(), self.published),
             checkpoints=self.checkpoints,
             last_checkpoint_bytes=self.last_bytes,
             error=error,

@@ -43,7 +43,9 @@ class Watermark(Struct, frozen=True, order=True):
 
 
 class Barrier(Struct, frozen=True):
-    """The marker in the stream between epoch `epoch` and the next one. `final`: no rows follow."""
+    """The marker in the stream between epoch `epoch` and the next one. final: no rows follow.
+    left_out: of the final one, by step, how many rows of the run failed and were left out."""
 
     epoch: int
     final: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)

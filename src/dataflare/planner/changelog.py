@@ -3,10 +3,13 @@ process a changelog. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
 from dataflare.operators.limit import Limit
+from dataflare.operators.lookup import Lookup
 from dataflare.operators.primitives import conformed
 from dataflare.operators.sample import Sample
 from dataflare.planner.graph import (
@@ -33,20 +36,32 @@ def changelogs(graph: Graph) -> set[str]:
     return ids
 
 
-def complete(graph: Graph) -> frozenset[str]:
-    """The destinations that receive every row of their sources. At the end of a run, a row that did not
-    arrive is known to be deleted."""
+def complete(graph: Graph) -> dict[str, frozenset[str]]:
+    """The destinations that receive every row of their sources, and the steps that these rows depend on.
+    At the end of a run in which none of these steps left out a row, a row that did not arrive is known to
+    be deleted."""
     partial: set[str] = set()
-    complete_ids: set[str] = set()
+    steps: dict[str, frozenset[str]] = {}
     for node in graph:
+        steps[node.id] = frozenset({node.step, *_tables(node)}).union(
+            *(steps[port.node] for port in node.inputs)
+        )
         if _leaves_out(node) or any(port.node in partial for port in node.inputs):
             partial.add(node.id)
-        elif isinstance(node, DestinationNode):
-            complete_ids.add(node.id)
-    return frozenset(complete_ids)
+    return {
+        node.id: steps[node.id]
+        for node in graph
+        if isinstance(node, DestinationNode) and node.id not in partial
+    }
 
 
-def refuse_partial(graph: Graph, complete_ids: frozenset[str]) -> None:
+def _tables(node: Node) -> list[str]:
+    """The tables that a node looks up in."""
+    operators = node.operators if isinstance(node, RowsNode) else ()
+    return [each.table.name for each in operators if isinstance(each, Lookup)]
+
+
+def refuse_partial(graph: Graph, complete_ids: Container[str]) -> None:
     """Raise PlanError (E0324) for a destination that would delete the rows which a run does not read."""
     for node in graph:
         if not isinstance(node, DestinationNode) or node.id in complete_ids:

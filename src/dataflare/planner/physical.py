@@ -83,14 +83,14 @@ class Stage(Struct, frozen=True):
 class PhysicalPlan(Struct, frozen=True):
     """watched: the sources whose new fields can reach a destination. starts_over: one of these
     destinations cannot add columns in the middle of a run. complete: the destinations that receive
-    all rows of their sources by the end of the run."""
+    all rows of their sources by the end of the run, and the steps that their rows depend on."""
 
     stages: tuple[Stage, ...]
     edges: tuple[Edge, ...]
     bounded: bool
     commits_wait: bool = False
     changelogs: frozenset[str] = frozenset()
-    complete: frozenset[str] = frozenset()
+    complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
     watched: frozenset[str] = frozenset()
     starts_over: bool = False
 
@@ -108,12 +108,14 @@ def physical(
     bounded: bool,
     commits_wait: bool,
     changelogs: frozenset[str],
-    complete: frozenset[str] = frozenset(),
+    complete: Mapping[str, frozenset[str]] | None = None,
     letters: Mapping[str, DestinationConnector] | None = None,
 ) -> PhysicalPlan:
     """Cut a logical plan into stages. letters: the dead-letter destination of steps that need one."""
     built = _Builder(graph, parallelism).build(bounded, commits_wait)
-    return with_letters(replace(built, changelogs=changelogs, complete=complete), letters or {})
+    return with_letters(
+        replace(built, changelogs=changelogs, complete=complete or {}), letters or {}
+    )
 
 
 def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]) -> PhysicalPlan:

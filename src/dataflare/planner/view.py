@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dataflare.operators.base import LookupTable
@@ -123,7 +123,7 @@ def view(
 
 
 def _ends(
-    node: Node, sources: Mapping[str, SourceConnector], complete: frozenset[str]
+    node: Node, sources: Mapping[str, SourceConnector], complete: Container[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The facts of a source or a destination, as keys of the view and as lines to show."""
     if isinstance(node, SourceNode):

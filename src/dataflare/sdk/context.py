@@ -114,7 +114,8 @@ class DestinationContext(Struct, frozen=True):
     redo: an existing folder of ours in checkpoint storage for this step's redo files.
     subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
     refuses are left out and given to `Writer.settle`; else the first of them is raised. complete: by
-    the final epoch all rows that there are have arrived; a row that did not is gone.
+    the final epoch all rows that there are have arrived; a row that did not is gone. before: then, the
+    steps that its rows depend on.
     """
 
     step: str
@@ -130,6 +131,7 @@ class DestinationContext(Struct, frozen=True):
     token: str = ""
     complete: bool = False
     workflow: str = ""
+    before: frozenset[str] = frozenset()
 
     @property
     def lineage8(self) -> str:

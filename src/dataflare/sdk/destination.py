@@ -248,6 +248,12 @@ class Writer(ABC):
         """
         return ()
 
+    def note_left_out(self, rows: Mapping[str, int]) -> None:
+        """Rows failed, and did not come here. Called before the final `prepare`, and before a call of it
+        that is made again. rows: by step, how many of the whole run. What did not come is not known to
+        be gone then."""
+        return
+
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         """Make all rows since the last prepare durable, and answer with their committable.
         None when this destination has nothing to commit, ever."""

@@ -132,3 +132,16 @@ def test_a_source_that_is_not_read_as_a_whole_is_refused(tmp_path: Path):
     with pytest.raises(DataFlareError) as caught:
         run(workflow, RunOptions(tmp_path / "home"))
     assert caught.value.code == "E0324"
+
+
+def test_a_run_that_left_out_rows_deletes_none(tmp_path: Path):
+    lenient = "delimiter: ','}, schema: {id: int64}, error_handling: {on_error: skip"
+    assert copy(tmp_path, "id,n\n1,a\n2,b\n3,c\n", lenient).status == "finished"
+    failed = copy(tmp_path, "id,n\n1,a\n2x,b\n3,c\n", lenient)
+    assert failed.error is not None
+    assert failed.error.code == "E0512"
+    assert (tmp_path / "out.csv").read_text() == "id,n\n1,a\n2,b\n3,c\n"
+    # Every row is there, and another one fails.
+    told = copy(tmp_path, "id,n\n1,a\n2,b\n3,c\n4x,d\n", lenient)
+    assert told.steps["out"]["deleted"] == 0
+    assert copy(tmp_path, "id,n\n2,b\n3,c\n4,d\n5,e\n", lenient).steps["out"]["deleted"] == 1

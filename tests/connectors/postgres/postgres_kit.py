@@ -144,7 +144,7 @@ class Step:
 
     def __init__(
         self, database: Database, schema: Schema, *, step: str = "out", attempt: int = 1,
-        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, complete: bool = False,
+        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, complete: bool = False, before: Sequence[str] = (),
         policy: RetryPolicy | None = None, **config: Any,
     ) -> None:  # fmt: skip
         self.retried: list[Retried] = []
@@ -153,7 +153,15 @@ class Step:
         redo = database.folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)
         self.context = DestinationContext(
-            step, lineage, attempt, schema, redo, is_changelog, sift=sift, complete=complete
+            step,
+            lineage,
+            attempt,
+            schema,
+            redo,
+            is_changelog,
+            sift=sift,
+            complete=complete,
+            before=frozenset(before),
         )
         self.committer: Committer
         self.writer: Writer

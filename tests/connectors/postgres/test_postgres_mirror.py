@@ -118,3 +118,25 @@ def test_what_the_table_holds_of_a_refused_row_stays(database):
 
     run(go())
     assert database.rows("select * from t order by id") == [(1, "new"), (2, "old")]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_where_rows_failed_before_it_nothing_is_deleted(database, is_lost):
+    filled(database)
+
+    async def go() -> Any:
+        out = await step(database, before=["in", "cast"]).start()
+        await out.epoch(1, some(1, 2))
+        out.writer.note_left_out({"cast": 2, "another": 7})
+        share = await out.prepare(2, some(11), final=True)
+        if is_lost:
+            out.die()  # and the epoch is applied from its redo file
+        await out.commit(2, [share], final=True)
+        published = await out.committer.published()
+        await out.close()
+        return published
+
+    published = run(go())
+    assert ids(database) == [*range(1, 12)]
+    assert (published["deleted"], published["not_deleted"]) == (0, 8)
+    assert database.rows("select 1 from pg_class where relname like '%seen%'") == []

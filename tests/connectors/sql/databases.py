@@ -34,7 +34,8 @@ class Step:
 
     def __init__(
         self, kind: str, folder: Path, schema: Schema, *, step: str = "out", attempt: int = 1,
-        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, complete: bool = False, **config: Any,
+        lineage: str = LINEAGE, is_changelog: bool = False, sift: bool = False, complete: bool = False,
+        before: Sequence[str] = (), **config: Any,
     ) -> None:  # fmt: skip
         class_ = registry.destination(kind)
         self.destination = class_(
@@ -44,8 +45,9 @@ class Step:
         redo = folder / f"redo-{step}"
         redo.mkdir(exist_ok=True)
         self.context = DestinationContext(
-            step, lineage, attempt, schema, redo, is_changelog, sift=sift, complete=complete
-        )
+            step, lineage, attempt, schema, redo, is_changelog, sift=sift, complete=complete,
+            before=frozenset(before),
+        )  # fmt: skip
         self.committer: Committer
         self.writer: Writer
 

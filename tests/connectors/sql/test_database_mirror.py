@@ -203,3 +203,43 @@ def test_a_row_without_a_key_is_refused_and_nothing_is_deleted(kind, tmp_path):
         run(go())
     assert caught.value.code == "E0510"
     assert len(ids(kind, tmp_path)) == 10
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_where_rows_failed_before_it_nothing_is_deleted(kind, tmp_path, is_lost):
+    filled(kind, tmp_path)
+    failed = {"cast": 2, "another": 7}
+
+    async def go() -> Any:
+        out = await step(kind, tmp_path, before=["in", "cast"]).start()
+        await out.epoch(1, some(1, 2))
+        out.writer.note_left_out(failed)
+        share = await out.prepare(2, some(11), final=True)
+        if is_lost:
+            out.die()  # and the epoch is applied from its redo file
+        await out.commit(2, [share], final=True)
+        published = await out.committer.published()
+        await out.close()
+        return published
+
+    published = run(go())
+    assert ids(kind, tmp_path) == [*range(1, 11), 11]
+    assert (published["deleted"], published["not_deleted"]) == (0, 8)
+    assert tables(kind, tmp_path) == []
+
+
+def test_rows_that_failed_elsewhere_do_not_hold_the_deletes_back(kind, tmp_path):
+    filled(kind, tmp_path)
+
+    async def go() -> Any:
+        out = await step(kind, tmp_path, before=["in"]).start()
+        out.writer.note_left_out({"another": 7})
+        await out.epoch(1, some(1, 2), final=True)
+        published = await out.committer.published()
+        await out.close()
+        return published
+
+    published = run(go())
+    assert ids(kind, tmp_path) == [1, 2]
+    assert published["deleted"] == 8
+    assert "not_deleted" not in published

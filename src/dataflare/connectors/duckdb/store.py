@@ -317,7 +317,7 @@ class DuckdbStore(TableStore):
             place, keys_table = tables.spelled(target.table), tables.spelled(target.keys_table)
             self._db.db.execute(sweeping.keys_creation(target.key, place, keys_table))
 
-    def sweep(self, target: Target) -> None:
+    def sweep(self, target: Target, *, delete: bool) -> int:
         with duckdb_errors(self._path, f"table '{target.table}'"):
             self._make_keys(target)
             place, keys_table, key = (
@@ -326,10 +326,12 @@ class DuckdbStore(TableStore):
                 target.key,
             )
             ((missing, total),) = self._db.rows(sweeping.counts(key, place, keys_table))
-            sweeping.refuse_too_many(target, missing, total)
-            if missing:
+            if delete:
+                sweeping.refuse_too_many(target, missing, total)
+            if missing and delete:
                 self._db.db.execute(sweeping.deletion(key, place, keys_table))
             self._db.db.execute(f"drop table {keys_table}")
+        return int(missing)
 
     def clear_keys(self, target: Target) -> None:
         with duckdb_errors(self._path, f"table '{target.table}'"):

@@ -185,6 +185,7 @@ archive:
                     bytes_max,
                     context.step,
                     check=mirror.check if mirror is not None else None,
+                    before=context.before,
                 )
             folder = self._parts(context)
             inside = [n for n in context.schema.names if n not in self.config.partition_by]

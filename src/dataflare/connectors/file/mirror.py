@@ -35,9 +35,10 @@ class Mirror(Struct, frozen=True):
     step: str
     memory: int
 
-    def check(self, staged: Path) -> None:
-        """Raise DataError when a key comes twice (E0549), or more rows than `delete_max` would be deleted
-        (E0512). staged: the whole new file."""
+    def check(self, staged: Path, left_out: int) -> int:
+        """Raise DataError when a key comes twice (E0549), more rows than `delete_max` would be deleted
+        (E0512), or any row would be and rows of the run failed before they came here (E0512). staged: the
+        whole new file; left_out: how many failed. Returns how many rows are deleted."""
         new, path = self._keys(staged), self.target.path
         if new.is_duplicated().any():
             twice = new.filter(new.is_duplicated()).row(0, named=True)
@@ -50,9 +51,19 @@ class Mirror(Struct, frozen=True):
                 "keep: last}}",
             )
         if not path.exists():
-            return
+            return 0
         old = self._old_keys(path)
         gone = old.join(new, on=list(self.key), how="anti", nulls_equal=True).height
+        if gone and left_out:
+            raise DataError(
+                f"{path} has {gone:,} rows that did not come from the source, and {left_out:,} rows of "
+                "this run failed and were left out: these may be the same",
+                code="E0512",
+                step=self.step,
+                notes=["the file was not changed"],
+                help="fix the rows that failed and run again; or set mode: overwrite, to have only the rows "
+                "that come",
+            )
         limit = self.config.delete_max
         if gone > rows_allowed(limit, old.height):
             raise DataError(
@@ -64,6 +75,8 @@ class Mirror(Struct, frozen=True):
                 help="if these rows are to go, raise 'delete_max' and run again; if the source lacked rows "
                 "by mistake, run with --fresh to read it again",
             )
+
+        return gone
 
     def _old_keys(self, path: Path) -> pl.DataFrame:
         try:

@@ -90,10 +90,13 @@ class SingleFileWriter(Writer):
         bytes_max: int,
         step: str,
         *,
-        check: Callable[[Path], None] | None = None,
+        check: Callable[[Path, int], int] | None = None,
+        before: frozenset[str] = frozenset(),
     ) -> None:
-        """check: raises when the whole file must not be published."""
-        self._step, self._check = step, check
+        """check: of a mirror: raises when the whole file must not be published; given how many rows of
+        the steps `before` failed; returns how many rows are deleted."""
+        self._step, self._check, self._before = step, check, before
+        self._left_out = 0
         self._staging, self._encoder, self._grow = staging, encoder, grow
         self._restored = dict(restored.data) if restored is not None else {}
         self._file: GrowingFile | None = None
@@ -120,16 +123,20 @@ class SingleFileWriter(Writer):
         await self._buffer.add(batch.frame, batch.num_bytes)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
+    def note_left_out(self, rows: Mapping[str, int]) -> None:
+        self._left_out = sum(rows.get(step, 0) for step in self._before)
+
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         return await self._buffer.call(lambda: self._prepare(final))
 
     def _prepare(self, final: bool) -> Committable:
         with file_errors(self._staging.target, "writing"):
             file = self._opened()
+            deletes: dict[str, Any] = {}
             if final:
                 file.finish()
                 if self._check is not None:
-                    self._check(self._staging.path)
+                    deletes = {"deleted": self._check(self._staging.path, self._left_out)}
             else:
                 file.end_epoch()
             crash_point("file.prepare.before_fsync")
@@ -142,6 +149,7 @@ class SingleFileWriter(Writer):
                 "rows": file.rows,
                 "digest": file.digest,
                 "seen": looks(file.path),
+                **deletes,
             }
         if isinstance(file, GrowingParquet):
             data["sidecar_length"] = file.sidecar_length
@@ -185,6 +193,7 @@ class SingleFileCommitter(Committer):
     def __init__(self, staging: Staging, fence: Fence, marker: FileMarker) -> None:
         self._staging, self._fence, self._marker = staging, fence, marker
         self._rows: int | None = None
+        self._deletes: Mapping[str, Any] = {}
 
     async def marker(self) -> Marker | None:
         own = await asyncio.to_thread(self._marker.own_record)
@@ -242,7 +251,9 @@ class SingleFileCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if committables:
-            self._rows = committables[0].data["rows"]
+            data = committables[0].data
+            self._rows = data["rows"]
+            self._deletes = {name: data[name] for name in ("deleted",) if name in data}
         await asyncio.to_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
@@ -273,7 +284,7 @@ class SingleFileCommitter(Committer):
             return {}
         path = self._staging.target
         size = path.stat().st_size if path.exists() else 0
-        return {"path": str(path), "rows": self._rows, "bytes": size, "files": 1}
+        return {"path": str(path), "rows": self._rows, "bytes": size, "files": 1, **self._deletes}
 
 
 def _gone(path: Path) -> CheckpointError:

@@ -83,7 +83,7 @@ class PostgresDestinationConfig(PostgresConfig):
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
         "last row of each key; mirror also deletes what is gone from the source, at the end of a run "
-        "that read it whole",
+        "that read it whole and in which no row failed",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(

@@ -310,7 +310,10 @@ class PostgresCommitter(Committer):
                 self._session.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
-        return {"database": self._server.label, "table": self._target.table, "rows": self._rows}
+        sweep = self._session.sweeps.get(self._target.step)
+        deletes = sweep.to_json() if sweep is not None else {}
+        place = {"database": self._server.label, "table": self._target.table}
+        return {**place, "rows": self._rows, **deletes}
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._session.release, self._target.step)

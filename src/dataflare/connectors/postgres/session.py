@@ -37,6 +37,7 @@ from dataflare.connectors.sql.marker import (
 )
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import Target
+from dataflare.connectors.sql.sweeping import Sweep
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
@@ -57,6 +58,8 @@ class Session:
         self._begun = False
         self._broken: int | None = None
         self._members: dict[str, Member] = {}
+        self.sweeps: dict[str, Sweep] = {}
+        """By step, how the deletes of a mirror ended."""
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class Session:
                 self._apply(share, final=final)
             else:
                 with self._abandoning_on_error():
-                    self._opened().settle(share.target, final=final)
+                    self._settle(share, final=final)
             self._refuse_fenced(share, epoch)
             member.prepared[epoch] = share
             member.inside = epoch
@@ -188,9 +191,14 @@ class Session:
             for frame in redo.frames(share.folder, share.file):
                 store.copy(target, frame, share.rows_before, taken)
                 taken += frame.height
-            store.settle(target, final=final)
+            self._settle(replace(share, target=target), final=final)
             for refusal in store.refused(target.step):
                 raise refusal.error
+
+    def _settle(self, share: Share, *, final: bool) -> None:
+        sweep = self._opened().settle(share.target, final=final, left_out=share.file.left_out)
+        if sweep is not None:
+            self.sweeps[share.target.step] = sweep
 
     def _refuse_fenced(self, share: Share, epoch: int) -> None:
         with self._abandoning_on_error():

@@ -33,6 +33,7 @@ from dataflare.connectors.sql.fold import fold, refuse_null_keys, rows_to_append
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.refusals import Pace, Refusal
 from dataflare.connectors.sql.store import Target
+from dataflare.connectors.sql.sweeping import Sweep
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
@@ -301,8 +302,10 @@ class PostgresStore(Markers):
         names = target.key or target.schema.names[:3]
         self._sender.send(copier, rows, names, target.step)
 
-    def settle(self, target: Target, *, final: bool) -> None:
-        """Bring all rows of the epoch where they belong, and find out every refusal."""
+    def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
+        """Bring all rows of the epoch where they belong, and find out every refusal. left_out: as the
+        epoch's redo file says. Returns how the deletes of a mirror ended."""
+        sweep = None
         ready = self._ready.get(target.step)
         if ready is None and final:
             ready = self._ready[target.step] = self.make_ready(target)
@@ -310,11 +313,12 @@ class PostgresStore(Markers):
             self._merge(ready)
             self._send_orphans(target.step)
             if final and target.sweeps:
-                self._sweep(ready)
+                sweep = Sweep(self._sweep(ready, delete=not left_out), left_out)
             if final and target.mode == "overwrite":
                 self._publish(ready)
         with self._errors(f"table '{target.table}'"):
             self._db.execute("set constraints all immediate")
+        return sweep
 
     def refused(self, step: str) -> list[Refusal]:
         """The rows that were left out since this was last asked, by their number in the epoch."""
@@ -389,7 +393,7 @@ class PostgresStore(Markers):
             ):
                 self._db.execute(sweeping.deleted_keys(key, place, seen, gone, staged))
 
-    def _sweep(self, ready: Ready) -> None:
+    def _sweep(self, ready: Ready, *, delete: bool) -> int:
         target, place = ready.target, ready.into.sql
         with self._errors(f"table '{target.table}'"):
             seen = self._seen(ready)
@@ -397,10 +401,12 @@ class PostgresStore(Markers):
             row = self._db.execute(sweeping.counts(target.key, place, seen)).fetchone()
             assert row is not None
             gone, total = row
-            sweeping.refuse_too_many(target, gone, total)
-            if gone:
+            if delete:
+                sweeping.refuse_too_many(target, gone, total)
+            if gone and delete:
                 self._db.execute(sweeping.deletion(target.key, place, seen))
             self._db.execute(f"drop table {seen}")
+        return int(gone)
 
     def clear_keys(self, target: Target) -> None:
         with self._errors(f"table '{target.table}'"):

@@ -169,7 +169,7 @@ class TableDestinationConfig(BaseModel):
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
         "last row of each key; mirror also deletes rows that are not in the source any more, at "
-        "the end of a run that read all of it",
+        "the end of a run that read all of it and in which no row failed",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(

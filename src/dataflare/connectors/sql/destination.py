@@ -347,7 +347,10 @@ class TableCommitter(Committer):
                 self._output.shared.execute_alone(self._after)
 
     async def published(self) -> Mapping[str, Any]:
-        return {"path": self._path, "table": self._output.target.table, "rows": self._rows}
+        target = self._output.target
+        sweep = self._output.shared.sweeps.get(target.step) if target.sweeps else None
+        deletes = sweep.to_json() if sweep is not None else {}
+        return {"path": self._path, "table": target.table, "rows": self._rows, **deletes}
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._output.shared.release, self._output.target.step)

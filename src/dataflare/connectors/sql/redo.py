@@ -34,20 +34,24 @@ _HELD_BYTES = 4 * 2**20
 
 class RedoFile(Struct, frozen=True):
     """A sealed redo file, as part of a committable. name: None if the epoch has no rows. rows:
-    without the refused ones."""
+    without the refused ones. left_out: of the final epoch, how many rows of the run failed before they
+    arrived."""
 
     name: str | None
     checksum: str
     rows: int
     refused: int = 0
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         data = {"file": self.name, "checksum": self.checksum, "rows": self.rows}
-        return data | ({"refused": self.refused} if self.refused else {})
+        more = {"refused": self.refused, "left_out": self.left_out}
+        return data | {name: rows for name, rows in more.items() if rows}
 
     @classmethod
     def from_json(cls, data: Any) -> RedoFile:
-        return cls(data["file"], data["checksum"], data["rows"], data.get("refused", 0))
+        more = data.get("refused", 0), data.get("left_out", 0)
+        return cls(data["file"], data["checksum"], data["rows"], *more)
 
 
 class RedoWriter:

@@ -33,6 +33,7 @@ from dataflare.connectors.sql.marker import (
 from dataflare.connectors.sql.names import holds_data
 from dataflare.connectors.sql.refusals import Refusal
 from dataflare.connectors.sql.store import TableStore, Target
+from dataflare.connectors.sql.sweeping import Sweep
 from dataflare.errors import CheckpointError
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
@@ -59,6 +60,8 @@ class SharedFile:
         self._members: dict[str, tuple[Share, MarkerRow | None]] = {}
         self._settled: set[str] = set()
         self._spoiled = False
+        self.sweeps: dict[str, Sweep] = {}
+        """By step, how its last run's deletes ended."""
 
     def settle(
         self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], last: int
@@ -247,7 +250,9 @@ class SharedFile:
             self._store.publish(share.target)
         if final and share.target.sweeps:
             self._store.make_ready(share.target)
-            self._store.sweep(share.target)
+            left_out = share.file.left_out
+            gone = self._store.sweep(share.target, delete=not left_out)
+            self.sweeps[share.target.step] = Sweep(gone, left_out)
 
     def _finish(self, epoch: Epoch) -> None:
         assert self._store is not None

@@ -135,9 +135,9 @@ class TableStore(ABC):
         """Replace the table by the staging table."""
 
     @abstractmethod
-    def sweep(self, target: Target) -> None:
-        """Delete the rows whose key did not arrive in this run. Raises DataError (E0512) if they
-        are too many."""
+    def sweep(self, target: Target, *, delete: bool) -> int:
+        """Count the rows whose key did not arrive in this run, and with `delete` delete them. Raises
+        DataError (E0512) if it would delete too many."""
 
     @abstractmethod
     def clear_keys(self, target: Target) -> None:

@@ -4,6 +4,7 @@ epoch. Pure.
 Always true:
 - the keys that have arrived are in a separate table, written in the transactions of the rows; a resumed run finds the keys of its committed epochs there;
 - only a run that gets every row of the source deletes (see `DestinationContext.complete`), in its final epoch;
+- if rows of the run failed before they arrived, no row is deleted: the missing key may be theirs;
 - more rows than `delete_max` are an error, and then no row is deleted.
 """
 
@@ -11,10 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from dataflare.connectors.delete_max import effect, rows_allowed, shown
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
+
+
+class Sweep(Struct, frozen=True):
+    """How it ended. gone: the rows whose key did not come. left_out: how many rows of the run failed
+    before they came here; if any, no row was deleted."""
+
+    gone: int
+    left_out: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """As `Committer.published` tells it."""
+        if self.left_out:
+            return {"deleted": 0, "not_deleted": self.gone}
+        return {"deleted": self.gone}
 
 
 def effects(mode: str, delete_max: float | int) -> list[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from dataflare.connectors.sql import redo
 from dataflare.connectors.sql.refusals import Refusal, refused_rows
@@ -45,6 +47,7 @@ class RedoLogWriter(Writer):
         self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
         self._last_batch: SharedDataBatch | None = None
         self._sealed: tuple[int, redo.RedoFile] | None = None
+        self._left_out = 0
 
     # -- for subclasses: the database
     # --------------------------------------------------------------------
@@ -98,12 +101,15 @@ class RedoLogWriter(Writer):
             self._redo.refuse(numbers)
             return rows
 
+    def note_left_out(self, rows: Mapping[str, int]) -> None:
+        self._left_out = sum(rows.get(step, 0) for step in self._context.before)
+
     async def prepare(self, epoch: int, *, final: bool) -> Committable:
         return await asyncio.to_thread(self._prepare, epoch, final)
 
     def _prepare(self, epoch: int, final: bool) -> Committable:
         if self._sealed is None or self._sealed[0] != epoch:
-            self._sealed = epoch, self._redo.seal(epoch)
+            self._sealed = epoch, replace(self._redo.seal(epoch), left_out=self._left_out)
             crash_point(f"{self._type}.prepare.after_fsync")
             self._rows_total += self._sealed[1].rows
         sealed = self._sealed[1]

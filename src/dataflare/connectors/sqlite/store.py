@@ -312,16 +312,18 @@ class SqliteStore(TableStore):
             f"create index if not exists {name} on {quoted(target.keys_table)} ({listed(target.key)})"
         )
 
-    def sweep(self, target: Target) -> None:
+    def sweep(self, target: Target, *, delete: bool) -> int:
         with sqlite_errors(self._path, f"table '{target.table}'"):
             self._make_keys(target)
             self._index_keys(target)
             place, keys_table, key = quoted(target.table), quoted(target.keys_table), target.key
             missing, total = self._db.frame(sweeping.counts(key, place, keys_table)).row(0)
-            sweeping.refuse_too_many(target, int(missing), int(total))
-            if missing:
+            if delete:
+                sweeping.refuse_too_many(target, int(missing), int(total))
+            if missing and delete:
                 self._db.execute(sweeping.deletion(key, place, keys_table))
             self._db.execute(f"drop table {keys_table}")
+        return int(missing)
 
     def clear_keys(self, target: Target) -> None:
         with sqlite_errors(self._path, f"table '{target.table}'"):
