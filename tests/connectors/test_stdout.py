@@ -1,4 +1,5 @@
-"""Rows on standard output: three formats, at once, and calm when nobody reads."""
+"""Rows on standard output: three formats, printed immediately; the run goes on when the reader has
+ended."""
 
 from __future__ import annotations
 

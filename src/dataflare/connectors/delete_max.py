@@ -34,11 +34,11 @@ def shown(delete_max: float | int) -> str:
 
 
 def effect(delete_max: float | int, place: str) -> str:
-    """What `plan` says of a mirror. place: table or file."""
+    """The text in `plan` for a mirror. place: table or file."""
     many = "rows" if isinstance(delete_max, int) else f"of the {place}'s rows"
     return f"at most {shown(delete_max)} {many} may be gone from the source: more are an error"
 
 
 def rows_allowed(delete_max: float | int, total: int) -> int:
-    """How many of `total` rows may go. A share of few rows is rounded up to whole ones."""
+    """How many of `total` rows may be deleted. A share is rounded up to whole rows."""
     return delete_max if isinstance(delete_max, int) else math.ceil(total * delete_max - 1e-9)

@@ -45,7 +45,7 @@ def flow(source: dict[str, Any], rows: list[dict[str, Any]] = ROWS, **more: Any)
 def people(asked: Asked) -> Answer:
     name = unquote(asked.path.rpartition("/")[2])
     if name != "a/b":
-        return Answer({"error": "nobody"}, 404)
+        return Answer({"error": "unknown"}, 404)
     return Answer({"data": {"name": f"<{name}>", "level": 3, "other": []}})
 
 

@@ -219,7 +219,7 @@ class Step:
         session._members.clear()
 
     def lose_connection(self) -> None:
-        """The connection breaks, and nobody has noticed yet."""
+        """The connection breaks, and the session has not noticed it yet."""
         session = self.writer._session  # type: ignore[attr-defined]
         if session._store is not None:
             session._store._sender.stop()

@@ -10,10 +10,10 @@ import time
 
 class Proxy:
     """port: where it listens. delay_s: before each piece that the server sends. closes: how many
-    connections it still breaks, each after `close_after` bytes from the client. going: cleared to hang.
-    commit_fate: of the next COMMIT: 'lost' on its way with both ends of the connection; 'unanswered', done
-    but the client does not hear of it; 'half open', lost, and the server does not hear that the client is
-    gone. commits_failed: how many met one."""
+    connections it still breaks, each after `close_after` bytes from the client. going: cleared to
+    hang. commit_fate: of the next COMMIT: 'lost': both ends of the connection break before it;
+    'unanswered': it is done, but the client gets no answer; 'half open': it is lost, and the server
+    does not notice that the client has gone. commits_failed: how many met one."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port

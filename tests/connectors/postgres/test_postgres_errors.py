@@ -57,7 +57,7 @@ def test_a_server_that_is_not_there_is_worth_waiting_for(database, form):
     ("change", "code", "said"),
     [
         (lambda dsn: dsn.rpartition("/")[0] + "/nowhere", "E0604", 'database "nowhere" does not exist'),
-        (lambda dsn: dsn.replace("tester", "nobody"), "E0606", "refuses the login"),
+        (lambda dsn: dsn.replace("tester", "stranger"), "E0606", "refuses the login"),
         (lambda dsn: dsn + "?sslmode=require", "E0609", "server does not support SSL, but SSL was required"),
         (lambda dsn: dsn.replace("127.0.0.1", "no-such-host.invalid"), "E0607", "cannot be found"),
         (lambda dsn: dsn + "?sslmode=verify-full&sslrootcert=/nowhere.crt", "E0609", "no TLS connection to"),
@@ -144,7 +144,7 @@ def test_a_look_tells_what_is_there(database):
         facts = await database.destination().inspect()
         assert (facts["table"], facts["missing"]) == ("t", "nothing")
         facts = await database.destination(table="new").inspect()
-        assert (facts["table"], facts["missing"]) == ("missing; it will be made", "nothing")
+        assert (facts["table"], facts["missing"]) == ("missing; it will be created", "nothing")
 
     run(go())
 

@@ -24,7 +24,7 @@ def test_a_run_that_dies_again_and_again_loses_and_doubles_nothing(database, tmp
 
 @pytest.fixture
 def doomed() -> Iterator[servers.PostgresServer]:
-    """A server of one's own, to be killed."""
+    """A separate server for this test, to be killed."""
     with servers.server() as made:
         yield made
 

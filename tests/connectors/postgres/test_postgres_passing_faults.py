@@ -98,7 +98,7 @@ def test_a_commit_of_which_nobody_knows_whether_it_was_done(
 
 @pytest.fixture(scope="module")
 def doomed() -> Iterator[servers.PostgresServer]:
-    """A server of one's own, to be killed."""
+    """A separate server for these tests, to be killed."""
     with servers.server() as made:
         yield made
 
@@ -271,8 +271,8 @@ def read_and_fail(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, who: str, *, handling: str,
     restarts: int = 0,
 ) -> RunResult:  # fmt: skip
-    """A run over a table whose readers' sessions (and whoever else `who` matches) end when it has read
-    some pages; what the table holds changes at the same time."""
+    """A run over a table. The sessions of its readers (and others that `who` matches) end after
+    some pages, and the rows of the table change at the same time."""
     memory.clear()
     database.execute(
         "create table given (id int primary key, v text)",

@@ -273,7 +273,7 @@ def test_a_database_that_went_back_in_time_is_noticed(database):
         with pytest.raises(CheckpointError) as caught:
             await step.epoch(3, THREE)
         assert caught.value.code == "E0705"
-        assert "it has gone back in time" in caught.value.message
+        assert "was reset to an earlier state" in caught.value.message
 
     run(go())
 
@@ -427,7 +427,8 @@ def test_the_frame_that_was_written_is_what_the_redo_file_holds(database):
 
 
 def test_an_error_of_rows_under_way_names_their_row_and_step(database):
-    """They are sent while those of another step are encoded, and the other step may hear of it first."""
+    """They are sent while those of another step are encoded, and the other step may get the error
+    first."""
     database.execute("create table a (id bigint check (id <> 7))", "create table b (id bigint)")
     schema = Schema.of({"id": "int64"})
 

@@ -40,7 +40,7 @@ INSERT, BEFORE, AFTER, DELETE = 0, 1, 2, 3
 
 
 def given(changed: dict[int, dict[str, Any]], count: int = 3_000) -> pl.DataFrame:
-    """Rows 0 to count, each with a unique value, but for what is changed in some. One value is that
+    """Rows 0 to count, each with a unique value, except for changes in some rows. One value is that
     of row 100."""
     made = [{"id": i, "v": "a\nb" if i % 7 else "x", "n": 1, "u": i, "p": 1} for i in range(count)]
     for at, values in changed.items():

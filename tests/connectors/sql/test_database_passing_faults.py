@@ -38,7 +38,7 @@ class Holder:
         return self._process.stdout.readline() == "held\n"
 
     def read(self) -> bool:
-        """SQLite: a reader that is in the middle of its rows, so that nobody can commit."""
+        """SQLite: a reader that is in the middle of its rows, so that no writer can commit."""
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         self._db.execute("begin")
         self._db.execute("select * from t").fetchone()

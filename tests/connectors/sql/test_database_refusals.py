@@ -22,7 +22,7 @@ INSERT, BEFORE, AFTER, DELETE = 0, 1, 2, 3
 
 
 def given(*changed: dict[str, Any], count: int = 3_000) -> pl.DataFrame:
-    """Rows 0 to count, but for what is changed in some."""
+    """Rows 0 to count, except for changes in some rows."""
     made = [{"id": i, **GOOD} for i in range(count)]
     for row in changed:
         made[row["at"]] |= {name: value for name, value in row.items() if name != "at"}

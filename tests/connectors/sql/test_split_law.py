@@ -187,7 +187,7 @@ def test_parts_by_time_begin_in_order_and_within_the_calendar(every, ends):
 
 
 def test_an_edge_that_a_checkpoint_could_not_keep_is_none(tmp_path):
-    """Infinity is no JSON, and as null it would leave a part without its end."""
+    """Infinity is not valid JSON, and as null it would leave a part without its end."""
     values = [-9e999, 1.5, 9e999, 9e999, 9e999]
     fill("sqlite", tmp_path, "f", values, [])
     cut = {"by": "range", "column": "f", "splits": 3}

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from dataflare.connectors.sql.names import locked, missing_file
-from dataflare.connectors.sql.refusals import MEND
+from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")
@@ -35,13 +35,13 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
         return DataError(
             f"{subject} refuses a row: {first}",
             code="E0510",
-            help=MEND,
+            help=HELP,
         )
     if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
         return DataError(
             f"{subject} refuses a value: {first}",
             code="E0511",
-            help=MEND,
+            help=HELP,
         )
     if "not a valid DuckDB database" in text:
         return SystemError_(

@@ -17,7 +17,7 @@ from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.refusals import MEND, Refusal
+from dataflare.connectors.sql.refusals import HELP, Refusal
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
@@ -205,7 +205,7 @@ class Rules(Struct, frozen=True):
         return DataError(
             f"table '{self.target.table}' refuses a {kind}: {text}",
             code=code,
-            help=MEND,
+            help=HELP,
         )
 
 

@@ -1,4 +1,4 @@
-"""`mode: mirror` of one file: the rows that a full read brings, each key once, and a bound on what may go.
+"""`mode: mirror` of one file: the rows of a full read, each key once, and a limit on deleted rows.
 
 The file is written anew as with `overwrite`, so rows that are gone from the source are gone from the file.
 Before it is published, its keys are compared with those of the file that it replaces. Everything here
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Mirror(Struct, frozen=True):
-    """target: the file to replace. key: the columns that tell rows apart. schema: of all columns."""
+    """target: the file to replace. key: the columns that identify a row. schema: of all columns."""
 
     target: Target
     config: FileDestinationConfig

@@ -1,8 +1,8 @@
 """Rows that a run could not read, read again from their places in the files.
 
-Always true: what stands at a row's place counts only when it is the row that was refused, by its text, or
-when the rows beside it are those that were beside it then. So a row that moved up into the place of a
-deleted one is never taken for it.
+Always true: the row at a place is used only if it is the row that was refused, by its text, or if
+its adjacent rows are the same as then. So a row that moved up into the place of a deleted row is
+never used in its place.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from dataflare.sdk.source import (
 )
 
 _TEXTS = ("csv", "ndjson", "json")
-"""Formats whose rows have texts of their own. A row of the others is told by the values of its columns."""
+"""Formats whose rows have texts. A row of other formats is identified by the values of its
+columns."""
 
 Wanted = dict[str, list[int]]
-"""By place, the indexes of the rows that stood there."""
+"""By place: the indexes of the rows there."""
 
 
 async def read_again(source: SourceConnector, rows: Sequence[UnreadRow]) -> list[Reread]:
-    """What each row is now. Reads the files that hold one, up to the last place wanted."""
+    """The current state of each row. Reads the files with these rows, up to the last place."""
     why = "their files are not among those that the source reads now"
     answers = [Reread(why=why, detail=str(row.place), moved=True) for row in rows]
     for split in await source.splits():
@@ -74,8 +75,8 @@ def _number(place: str) -> int:
 
 
 def original(plan: NdjsonPlan, was: UnreadRow, answer: Reread, *, watch: bool) -> Reread:
-    """The row from its own text, which says by itself what its fields are, where its place is gone.
-    answer: what is said where that does not read either. watch: look for new fields."""
+    """The row from its own text, which contains its fields, if its place does not exist any more.
+    answer: the result if that cannot be read either. watch: look for new fields."""
     data = was.raw.encode()
     if "\N{REPLACEMENT CHARACTER}" in was.raw or len(data) > RAW_MAX:
         return answer
@@ -94,7 +95,8 @@ def _unforeseen(place: str, fields: Sequence[str]) -> Reread:
 
 
 def _moved(was: UnreadRow) -> Reread:
-    """For a place that is gone, or where neither the row nor the rows beside it are those of then."""
+    """The result for a place that does not exist any more, or whose row and adjacent rows have
+    changed."""
     return Reread(
         why="their places hold other rows now, because lines before them came or went; put the file back "
         "as it was, and change only the rows themselves",
@@ -135,7 +137,7 @@ async def _next(reader: ChunkReader) -> Chunk | None:
 
 
 def _may_hold(chunk: Chunk, places: set[str]) -> bool:
-    """Whether one of the places may be in the chunk, as far as its first and its last row tell."""
+    """Whether one of the places may be in the chunk, by its first and last row."""
     count = chunk.count()
     if not count or chunk.place is None:
         return True
@@ -147,7 +149,7 @@ def _may_hold(chunk: Chunk, places: set[str]) -> bool:
 
 
 class _View:
-    """A chunk whose rows are found by their places."""
+    """A chunk with a lookup of rows by place."""
 
     def __init__(self, chunk: Chunk, ends: bool, is_table: bool) -> None:
         assert chunk.salvage is not None
@@ -162,7 +164,7 @@ class _View:
         self.places = {chunk.place(row): row for row in range(self._rows)}
 
     def answer(self, place: str, was: UnreadRow) -> Reread:
-        """What stands at a place, if it is the row that was refused."""
+        """The row at a place, if it is the row that was refused."""
         row, texts = self.places[place], self._chunk.texts
         if texts is None:
             return Reread(why="their texts cannot be compared with those of then", detail=place)
@@ -180,7 +182,8 @@ class _View:
         return Reread(row=frame, source=place)
 
     def _is_same_row(self, was: str, now: bytes) -> bool:
-        """Whether a row has the text that it had; one of a table, in the columns that were read then."""
+        """Whether a row has the same text as before; for a row of a table, in the columns that were
+        read before."""
         if raw_text(now) == was:
             return True
         if not self._is_table:

@@ -1,8 +1,8 @@
-"""Rows as the binary form that COPY reads: columnar, for the types whose bytes we know.
+"""Encode rows in the binary form of COPY: columnar, for the types whose byte format is implemented.
 
-Always true: what is sent means the same as the CSV of the same rows would; where that is not sure
-(another type, a value that may be out of PostgreSQL's range) there is no binary form, and CSV is sent.
-The server takes half the time over it, for it parses no text.
+Always true: the binary form has the same meaning as the CSV of the same rows; if that is not
+certain (another type, a value that may be out of PostgreSQL's range), CSV is sent. The server needs
+half the time for the binary form, because it parses no text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataflare.model.types import DataType
 _HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TAIL = b"\xff\xff"
 _EPOCH_DAYS = 10_957
-"""From 1970, where our dates begin, to 2000, where PostgreSQL's do."""
+"""From 1970, the start of Polars' dates, to 2000, the start of PostgreSQL's."""
 _AD_DAYS = (-719_162, 2_932_896)
 _DAY_US = 86_400_000_000
 _DIGITS_MAX = 18
 _LENGTH_MAX = 2**30
 _BUILT_IN = 16_384
-"""Types from this number on are somebody's own, whatever they are called."""
+"""Types from this number on are user-defined, with any name."""
 _UUID = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 _INTEGERS = {"smallint": 2, "integer": 4, "bigint": 8}
 _WIDTHS = {"int8": 2, "int16": 2, "uint8": 2, "int32": 4, "uint16": 4, "int64": 8, "uint32": 8}
@@ -39,8 +39,8 @@ _NAMES = {
 def binary(
     frame: pl.DataFrame, types: Mapping[str, DataType], targets: Mapping[str, PgType]
 ) -> memoryview | None:
-    """The columns of `types` as COPY takes them with `format binary`; None where CSV is to be sent.
-    types: what each column holds. targets: what it goes into."""
+    """The columns of `types` for COPY with `format binary`; None if CSV must be sent. types: of the
+    columns. targets: the types of the table's columns."""
     import pyarrow.compute as pc
 
     if not frame.height or not types:
@@ -51,25 +51,25 @@ def binary(
         values = private(frame.select(name))[name]
         if values.dtype != type_.to_polars():  # categories, arrays, narrower numbers
             values = values.cast(type_.to_polars())
-        made = _field(values, type_, _into(type_, targets.get(name)))
-        if made is None:
+        field = _field(values, type_, _into(type_, targets.get(name)))
+        if field is None:
             return None
-        pieces += made
+        pieces += field
     rows = pc.binary_join_element_wise(*pieces, _scalar(b""))
     data = memoryview(rows.buffers()[2])[: _ends(rows)]
     return memoryview(b"".join((_HEAD, data, _TAIL)))
 
 
 def _into(type_: DataType, target: PgType | None) -> str:
-    """The type that the server reads, as SQL calls it."""
+    """The SQL name of the type that the server reads."""
     if target is None:
         return declared(type_)
-    found, _ = target.resolved(-1)
-    return _NAMES.get(found.name, found.name) if found.oid < _BUILT_IN else ""
+    resolved, _ = target.resolved(-1)
+    return _NAMES.get(resolved.name, resolved.name) if resolved.oid < _BUILT_IN else ""
 
 
 def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
-    """What stands in a row for the column, piece by piece; None where CSV is to be sent."""
+    """The bytes of the column in a row, piece by piece; None if CSV must be sent."""
     match type_.name:
         case "bool" if into == "boolean":
             bits = values.to_frame("v").select(
@@ -94,7 +94,7 @@ def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
         case "string" | "json" if into in ("text", "varchar", "bpchar", "json"):
             return _varying(values.cast(pl.Binary))
         case "string" | "json" if into == "jsonb":
-            # Its version stands before the text.
+            # The version of jsonb precedes the text.
             return _varying(("\1" + values).cast(pl.Binary))
         case "string" if into == "uuid":
             return _uuid(values)
@@ -107,16 +107,16 @@ def _field(values: pl.Series, type_: DataType, into: str) -> list[Any] | None:
 
 
 def _moments(values: pl.Series, type_: DataType) -> list[Any] | None:
-    given = values.to_physical()
+    ticks = values.to_physical()
     if type_.unit == "us":
-        return _since_2000(given, _DAY_US, 8)
-    if _beyond(given, _DAY_US // 1_000):
+        return _since_2000(ticks, _DAY_US, 8)
+    if _beyond(ticks, _DAY_US // 1_000):
         return None
-    return _words((given - _EPOCH_DAYS * _DAY_US // 1_000) * 1_000, 8)
+    return _words((ticks - _EPOCH_DAYS * _DAY_US // 1_000) * 1_000, 8)
 
 
 def _uuid(values: pl.Series) -> list[Any] | None:
-    """PostgreSQL knows other spellings too: those are left to it."""
+    """PostgreSQL accepts other formats too: these are sent as CSV."""
     if values.str.contains(_UUID).all():
         return _varying(values.str.replace_all("-", "", literal=True).str.decode("hex"))
     return None
@@ -129,15 +129,16 @@ def _since_2000(values: pl.Series, day: int, width: int) -> list[Any] | None:
 
 
 def _beyond(values: pl.Series, day: int) -> bool:
-    """Outside the years 1 to 9999 the greatest and least numbers would mean infinity: CSV tells."""
+    """Whether a value is outside the years 1 to 9999. There the largest and smallest numbers would
+    mean infinity, so CSV is sent."""
     low, high = values.min(), values.max()
     first, behind = _AD_DAYS[0] * day, (_AD_DAYS[1] + 1) * day
     return isinstance(low, int) and isinstance(high, int) and (low < first or high >= behind)
 
 
 def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
-    """Digits to the base of 10,000, four in a word, as many words for each row: the server drops
-    zeros at both ends."""
+    """Digits in base 10,000, four decimal digits in a word, the same number of words for each row:
+    the server removes zeros at both ends."""
     precision, scale = type_.precision or 38, type_.scale or 0
     behind = -(-scale // 4)
     before = -(-(precision - scale) // 4)
@@ -156,10 +157,12 @@ def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
         fill = -(before + -(-scale // 4)) % 4
     count = before + behind
     v = pl.col("v")
-    left = v.abs() * 10**shift
-    # The last `fill` digits are zeros that the number itself has no room for.
+    digits_left = v.abs() * 10**shift
+    # The last `fill` digits are zeros that do not fit into the number.
     digits = [
-        left // 10_000 ** (count - fill - 1 - place) % 10_000 if place < count - fill else pl.lit(0)
+        digits_left // 10_000 ** (count - fill - 1 - place) % 10_000
+        if place < count - fill
+        else pl.lit(0)
         for place in range(count)
     ]
     head = (count << 48) + ((before - 1 & 0xFFFF) << 32) + scale
@@ -168,14 +171,14 @@ def _numeric(values: pl.Series, type_: DataType) -> list[Any] | None:
         words.append(
             pl.sum_horizontal(d * 2 ** (48 - 16 * i) for i, d in enumerate(digits[at : at + 4]))
         )
-    given = whole.cast(pl.Int64).to_frame("v")
-    made = given.select(
+    wide = whole.cast(pl.Int64).to_frame("v")
+    pieces = wide.select(
         pl.when(v.is_not_null()).then(word.cast(pl.Int64)).alias(str(i))
         for i, word in enumerate(words)
     )
     return [
-        _lengths(given["v"], 8 * len(words)),
-        *(_swapped(made[name], 8) for name in made.columns),
+        _lengths(wide["v"], 8 * len(words)),
+        *(_swapped(pieces[name], 8) for name in pieces.columns),
     ]
 
 
@@ -186,9 +189,9 @@ def _words(values: pl.Series, width: int) -> list[Any]:
 def _lengths(values: pl.Series, width: int) -> Any:
     if not values.null_count():
         return _scalar(width.to_bytes(4, "big"))
-    known = values.is_not_null().to_frame("v")
+    is_set = values.is_not_null().to_frame("v")
     return _swapped(
-        known.select(pl.when("v").then(width).otherwise(-1).cast(pl.Int32)).to_series(), 4
+        is_set.select(pl.when("v").then(width).otherwise(-1).cast(pl.Int32)).to_series(), 4
     )
 
 
@@ -198,10 +201,10 @@ def _varying(values: pl.Series) -> list[Any] | None:
     sizes = values.bin.size()
     longest = sizes.max()
     if isinstance(longest, int) and longest > _LENGTH_MAX:
-        return None  # the server tells of it better than a length that is cut
+        return None  # the server's error is clearer than one for a truncated length
     lengths = sizes.cast(pl.Int32).fill_null(-1)
-    found = values.fill_null(b"").to_arrow(compat_level=pl.CompatLevel.oldest())
-    return [_swapped(lengths, 4), found.cast(pa.large_binary())]
+    array = values.fill_null(b"").to_arrow(compat_level=pl.CompatLevel.oldest())
+    return [_swapped(lengths, 4), array.cast(pa.large_binary())]
 
 
 def _scalar(data: bytes) -> Any:
@@ -211,23 +214,23 @@ def _scalar(data: bytes) -> Any:
 
 
 def _swapped(values: pl.Series, width: int) -> Any:
-    """Numbers as their bytes, the high one first; NULL as none."""
+    """The bytes of numbers, the high byte first; no bytes for NULL."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    known = values.is_not_null()
+    is_set = values.is_not_null()
     type_ = {2: pa.uint16(), 4: pa.uint32(), 8: pa.uint64()}[width]
-    if not known.any():
-        return pa.repeat(_scalar(b""), len(known))
-    found = values.drop_nulls().to_arrow().view(type_)
-    # Halves change places, then quarters of each, down to bytes.
+    if not is_set.any():
+        return pa.repeat(_scalar(b""), len(is_set))
+    bytes_ = values.drop_nulls().to_arrow().view(type_)
+    # Swap the halves, then the halves of each half, down to bytes.
     for bits, low in ((32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)):
         if bits < 8 * width:
             mask, by = pa.scalar(low & (1 << 8 * width) - 1, type_), pa.scalar(bits, type_)
-            up = pc.shift_left(pc.bit_wise_and(found, mask), by)
-            found = pc.bit_wise_or(up, pc.bit_wise_and(pc.shift_right(found, by), mask))
-    ends = pl.concat([pl.Series([0], dtype=pl.Int64), known.cast(pl.Int64).cum_sum() * width])
-    data = found.buffers()[1]
+            up = pc.shift_left(pc.bit_wise_and(bytes_, mask), by)
+            bytes_ = pc.bit_wise_or(up, pc.bit_wise_and(pc.shift_right(bytes_, by), mask))
+    ends = pl.concat([pl.Series([0], dtype=pl.Int64), is_set.cast(pl.Int64).cum_sum() * width])
+    data = bytes_.buffers()[1]
     return pa.Array.from_buffers(
         pa.large_binary(), values.len(), [None, ends.rechunk().to_arrow().buffers()[1], data]
     )

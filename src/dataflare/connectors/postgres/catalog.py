@@ -1,4 +1,5 @@
-"""What a database has: its types, tables, keys and rights. Asked over psycopg; raises foreign errors."""
+"""The catalog of a database: its types, tables, keys and rights. Queried with psycopg; raises
+psycopg's errors."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _SHOWN_MAX = 200
 
 
 class PgColumn(Struct, frozen=True):
-    """not_null: declared so. generated: its value is computed. exact: its collation tells apart what
-    differs."""
+    """not_null: declared so. generated: its value is computed. exact: its collation distinguishes
+    all different texts."""
 
     name: str
     type: PgType
@@ -77,24 +78,24 @@ _LOOK = (
 
 
 def find_table(db: Connection, name: str) -> Table | None:
-    """The table or view of that name, `schema.name` or as the search path has it. Upper and lower
-    case count first, and are one where nothing else is found."""
+    """The table or view of that name, `schema.name` or by the search path. The exact case is tried
+    first, then the case is ignored."""
     for same in ("=", "ilike"):
         for folder, table in _readings(name):
-            found = db.execute(
+            rows = db.execute(
                 f"{_LOOK} c.relname {same} %s and (n.nspname {same} %s or "
                 "(%s::text is null and pg_table_is_visible(c.oid))) limit 2",
                 (_like(table, same), _like(folder, same), folder),
             ).fetchall()
-            if len(found) == 1:
-                return _table(db, found[0])
+            if len(rows) == 1:
+                return _table(db, rows[0])
     return None
 
 
 def find_exact(db: Connection, folder: str, name: str) -> Table | None:
     """The table of exactly that schema and name."""
-    found = db.execute(f"{_LOOK} n.nspname = %s and c.relname = %s", (folder, name)).fetchone()
-    return None if found is None else _table(db, found)
+    row = db.execute(f"{_LOOK} n.nspname = %s and c.relname = %s", (folder, name)).fetchone()
+    return None if row is None else _table(db, row)
 
 
 def _like(text: str | None, same: str) -> str | None:
@@ -104,7 +105,7 @@ def _like(text: str | None, same: str) -> str | None:
 
 
 def _readings(name: str) -> Iterable[tuple[str | None, str]]:
-    """(schema, table) that a name may stand for."""
+    """The pairs (schema, table) that a name may mean."""
     folder, dot, table = name.partition(".")
     if dot and folder and table:
         yield _bare(folder), _bare(table)
@@ -123,21 +124,21 @@ def bare_name(name: str) -> str:
 
 
 def hidden_in(db: Connection, name: str) -> str | None:
-    """A schema that has the table and that the user may not look into."""
+    """A schema with the table that the user has no right to use."""
     for folder, table in _readings(name):
-        found = db.execute(
+        row = db.execute(
             "select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
             "where c.relname = %s and (%s::text is null or n.nspname = %s) "
             "and not has_schema_privilege(n.oid, 'usage') limit 1",
             (table, folder, folder),
         ).fetchone()
-        if found is not None:
-            return str(found[0])
+        if row is not None:
+            return str(row[0])
     return None
 
 
 def new_schema(db: Connection, name: str) -> str | None:
-    """The schema that the table's name wants, which is missing and which the user may make."""
+    """The schema in the table's name, if it is missing and the user may create it."""
     folder, _ = next(iter(_readings(name)))
     if folder is None:
         return None
@@ -146,11 +147,11 @@ def new_schema(db: Connection, name: str) -> str | None:
 
 
 def new_place(db: Connection, name: str) -> tuple[str | None, str]:
-    """(schema, name) of a table to be made; no schema where the search path has none."""
+    """(schema, name) of a table to be created; None if the search path has no schema."""
     folder, table = next(iter(_readings(name)))
     if folder is not None:
-        found = db.execute("select nspname from pg_namespace where nspname = %s", (folder,))
-        return (folder, table) if found.fetchone() else (None, table)
+        rows = db.execute("select nspname from pg_namespace where nspname = %s", (folder,))
+        return (folder, table) if rows.fetchone() else (None, table)
     current = db.execute("select current_schema()").fetchone()
     return (current[0] if current else None), table
 
@@ -180,7 +181,7 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     uniques = [tuple(names) for names, _ in indexes]
     primary = next((tuple(names) for names, is_primary in indexes if is_primary), ())
     keys = tuple(names for names in uniques if all(columns[n].not_null for n in names))
-    if has_heirs:  # their rows are read too, and may have the same keys
+    if has_heirs:  # their rows are read too, and may have equal keys
         keys = ()
     estimate = rows if rows and rows > 0 else pages * 60
     return Table(
@@ -190,15 +191,15 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
 
 
 def table_names(db: Connection) -> list[str]:
-    """The tables and views a user can see, without the server's own and ours."""
-    found = db.execute(
+    """The tables and views that the user can see, without the server's and DataFlare's own."""
+    rows = db.execute(
         "select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end "
         "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
         "where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' "
         "and n.nspname <> 'information_schema' and c.relname !~ '^_dataflare_' order by 1 limit %s",
         (_SHOWN_MAX,),
     ).fetchall()
-    return [str(name) for (name,) in found]
+    return [str(name) for (name,) in rows]
 
 
 def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:
@@ -216,24 +217,24 @@ def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:
     ).fetchall()
     by_oid = {row[0]: row for row in rows}
 
-    def made(oid: int) -> PgType:
+    def type_of_oid(oid: int) -> PgType:
         _, name, kind, label, item, base, modifier = by_oid[oid]
-        inner = made(item) if item in by_oid else None
-        below = made(base) if base in by_oid else None
+        inner = type_of_oid(item) if item in by_oid else None
+        below = type_of_oid(base) if base in by_oid else None
         return PgType(oid, name, kind, label, inner, below, modifier)
 
-    return {oid: made(oid) for oid in by_oid}
+    return {oid: type_of_oid(oid) for oid in by_oid}
 
 
 class Described(Struct, frozen=True):
-    """What a statement gives and takes. columns: name, type, modifier."""
+    """The result columns and parameters of a statement. columns: name, type, modifier."""
 
     columns: tuple[tuple[str, PgType, int], ...]
     params: tuple[PgType, ...]
 
 
 def describe(db: Connection, sql: str) -> Described:
-    """Ask the server what a statement with $1, $2 ... gives and takes, without running it."""
+    """Let the server describe a statement with $1, $2 ... without running it."""
     low = db.pgconn
     for step in (low.prepare, low.describe_prepared):
         result = step(b"", sql.encode()) if step == low.prepare else step(b"")  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""What a workflow says about a PostgreSQL source or destination."""
+"""The options of a PostgreSQL source or destination."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataflare.model.units import Duration
 
 
 class PostgresConfig(BaseModel):
-    """How to reach the database; the same for sources and destinations."""
+    """How to connect to the database; the same for sources and destinations."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -19,7 +19,8 @@ class PostgresConfig(BaseModel):
         min_length=1,
         repr=False,
         description="postgresql://user:password@host:5432/database?sslmode=require, or the same as "
-        "'host=... dbname=...'; what it leaves out comes from PGHOST and its like, as with psql",
+        "'host=... dbname=...'; missing parts are taken from PGHOST and similar variables, as "
+        "with psql",
     )
     connect_timeout: Duration = Field(10.0, description="how long to wait for the server's answer")
     statement_timeout: Duration | None = Field(
@@ -28,7 +29,7 @@ class PostgresConfig(BaseModel):
 
 
 class Sharding(Cuts):
-    """How a full read is cut into parts that are read, and resumed, on their own."""
+    """How a full read is divided into parts that are read and resumed separately."""
 
     by: Literal["range", "hash", "time", "ctid"] = Field(
         description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
@@ -59,9 +60,9 @@ class PostgresSourceConfig(PostgresConfig):
         None, description="read only what is new since the last run"
     )
     sharding: Sharding | None = Field(
-        None, description="cut the read into parts by other rules than ranges of the key"
+        None, description="divide the read into parts by other rules than ranges of the key"
     )
-    batch_size: int | None = Field(None, ge=1, description="at most so many rows in a batch")
+    batch_size: int | None = Field(None, ge=1, description="the most rows in a batch")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -82,8 +83,8 @@ class PostgresDestinationConfig(PostgresConfig):
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
-        "last row of each key; mirror also deletes what is gone from the source, at the end of a run "
-        "that read it whole and in which no row failed",
+        "last row of each key; mirror also deletes rows that are not in the source any more, at "
+        "the end of a run that read all of it and in which no row failed",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
@@ -91,22 +92,26 @@ class PostgresDestinationConfig(PostgresConfig):
     )
     before_sql: Names = Field(
         default_factory=list,
-        description="a statement, or several, run when a run begins, before any row is written, in one "
-        "transaction; not when a run is resumed, but again when it was killed before its first checkpoint",
+        description="one or more statements that run in one transaction when a run begins, "
+        "before any row is written; not when a run is resumed, but again if it was killed "
+        "before its first checkpoint",
     )
     after_sql: Names = Field(
         default_factory=list,
-        description="a statement, or several, run after the last rows of a run are committed, each on its own; "
-        "again when the run was killed before it was recorded as finished, so write them to be repeatable",
+        description="one or more statements that run after the last rows of a run are committed, "
+        "each in its own transaction; they run again if the run was killed before it was "
+        "recorded as finished, so they must be repeatable",
     )
     delete_max: DeleteMax = Field(
         0.2,
-        description="with mode mirror: how many rows a run may delete because its source does not have them "
-        "any more, as a share of the table (20%) or a count; more are an error, and none is deleted",
+        description="with mode mirror: the most rows that a run may delete because its source "
+        "does not have them any more, as a share of the table (20%) or a count; if there are "
+        "more, that is an error and no row is deleted",
     )
     create_table: bool = Field(
         True,
-        description="make a missing table, and add columns that the rows have and it has not; a table copied "
+        description="create a missing table, and add columns that the rows have and the table "
+        "has not; a table copied "
         "from PostgreSQL keeps types such as uuid and varchar(n), NOT NULL and the primary key, and loses "
         "enums, defaults, checks, foreign keys and indexes (see the page on types)",
     )
@@ -114,14 +119,15 @@ class PostgresDestinationConfig(PostgresConfig):
         None, description="'columns' appends changes as rows, with their kind in the column _op"
     )
     batch_size: int | None = Field(
-        None, ge=1, description="at most so many rows in one COPY; by default 50,000"
+        None, ge=1, description="the most rows in one COPY; by default 50,000"
     )
     lock_timeout: Duration = Field(
         30.0, description="how long to wait for rows or a table that another program has locked"
     )
     retry_policy: dict[str, Any] | None = Field(
         None,
-        description="how calls that fail for a moment, writes too, are made again; as in error_handling",
+        description="how to repeat calls, also writes, after a temporary error; as in "
+        "error_handling",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""How to reach a server: psycopg for statements, ADBC for columns; both with the same settings.
+"""Connections to a server: psycopg for statements, ADBC for columns; both with the same settings.
 
-Always true: a password stands only in `Server.conninfo`, which no repr shows. What a session needs is set inside each transaction, so
-that a pooler between us and the server may give every transaction another session.
+Always true: a password is only in `Server.conninfo`, which no repr shows. The settings of a session are
+set inside each transaction, so that a pooler may give every transaction another session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataflare.errors import ConfigError, SystemError_
 from dataflare.model.record import Discreet
 from dataflare.sdk.registry import missing_library
 
-# A server that is gone is noticed within about a minute, also while nothing is sent.
+# A server that has disappeared is noticed within about a minute, also while nothing is sent.
 _KEEPALIVE = {
     "keepalives": "1",
     "keepalives_idle": "30",
@@ -28,7 +28,8 @@ _KEEPALIVE = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-# Text of values is the same for every user and server, and an idle transaction of ours is left alone.
+# The text of values is the same for every user and server, and the server does not end DataFlare's
+# idle transactions.
 _SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -43,7 +44,7 @@ _BATCH_BYTES = 4 * 2**20
 
 
 class Server(Discreet, frozen=True):
-    """A database and how long to wait for it. label: host, port and database, for people."""
+    """A database and how long to wait for it. label: host, port and database, for messages."""
 
     hidden = ("conninfo",)
 
@@ -54,23 +55,23 @@ class Server(Discreet, frozen=True):
 
     @classmethod
     def of(cls, config: PostgresConfig) -> Server:
-        """Raises ConfigError (E0414) for a text that is no connection string, without showing it."""
+        """Raises ConfigError (E0414) if the text is not a connection string, without showing it."""
         try:
-            given = conninfo_to_dict(config.connection_string)
+            options = conninfo_to_dict(config.connection_string)
         except psycopg.ProgrammingError:
-            # libpq quotes a part of the text, which may be a part of the password.
+            # libpq quotes a part of the text in its message; it may be a part of the password.
             raise ConfigError(
                 "'connection_string' is not one that PostgreSQL understands",
                 code="E0414",
-                help="write postgresql://user:password@host:5432/database, with special characters "
-                "of the password as %40 and the like",
+                help="write postgresql://user:password@host:5432/database, with special "
+                "characters of the password in percent encoding, such as %40",
             ) from None
         timeout = str(max(2, math.ceil(config.connect_timeout)))
-        more = {**_KEEPALIVE, "connect_timeout": timeout, "client_encoding": "utf8"}
+        defaults = {**_KEEPALIVE, "connect_timeout": timeout, "client_encoding": "utf8"}
         lock_s = config.lock_timeout if isinstance(config, PostgresDestinationConfig) else None
         return cls(
-            make_conninfo("", **{**more, **given}),
-            _shown(given),
+            make_conninfo("", **{**defaults, **options}),
+            _label(options),
             config.statement_timeout,
             lock_s,
         )
@@ -78,60 +79,60 @@ class Server(Discreet, frozen=True):
     def connect(self, name: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection in autocommit. name: of the application, as the server lists it."""
         with postgres_errors(self.label, "connecting"):
-            made = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
-        made.prepare_threshold = None
-        if made.info.server_version < _VERSION_MIN:
-            made.close()
+            connection = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
+        connection.prepare_threshold = None
+        if connection.info.server_version < _VERSION_MIN:
+            connection.close()
             raise SystemError_(
-                f"{self.label} is PostgreSQL {made.info.server_version // 10_000}, and 12 or newer is "
+                f"{self.label} is PostgreSQL {connection.info.server_version // 10_000}, and 12 or newer is "
                 "needed",
                 code="E0600",
                 help="use a newer server",
             )
-        return made
+        return connection
 
-    def settings(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What is set in each transaction."""
-        found = {**_SETTINGS, **(more or {})}
+    def settings(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The settings of each transaction."""
+        settings = {**_SETTINGS, **(extra or {})}
         if self.statement_timeout_s is not None:
-            found["statement_timeout"] = str(round(self.statement_timeout_s * 1000))
+            settings["statement_timeout"] = str(round(self.statement_timeout_s * 1000))
         if self.lock_timeout_s is not None:
-            found["lock_timeout"] = str(round(self.lock_timeout_s * 1000))
-        return found
+            settings["lock_timeout"] = str(round(self.lock_timeout_s * 1000))
+        return settings
 
     def begin(
         self,
         connection: psycopg.Connection[tuple[Any, ...]],
         how: str = "",
         snapshot: str | None = None,
-        **more: str,
+        **extra: str,
     ) -> None:
-        """Open a transaction by SQL, with our settings in it. Raises foreign errors."""
+        """Open a transaction by SQL, with DataFlare's settings. Raises psycopg's errors."""
         connection.execute(f"begin {how}")
         if snapshot is not None:
             connection.execute(f"set transaction snapshot '{snapshot}'")
-        found = self.settings(more)
-        connection.execute(_SET_SQL, (list(found), list(found.values())))
+        settings = self.settings(extra)
+        connection.execute(_SET_SQL, (list(settings), list(settings.values())))
 
 
-# Older servers do not know every setting; user-defined ones have a dot.
+# Older servers do not have every setting; user-defined settings have a dot.
 _SET_SQL = (
     "select set_config(n, v, true) from unnest(%s::text[], %s::text[]) as given(n, v) "
     "where n like '%%.%%' or exists (select from pg_settings where lower(name) = lower(n))"
 )
 
 
-def _shown(given: Mapping[str, Any]) -> str:
+def _label(options: Mapping[str, Any]) -> str:
     import os
 
-    host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
-    port = given.get("port") or os.environ.get("PGPORT") or "5432"
-    name = given.get("dbname") or os.environ.get("PGDATABASE") or given.get("user") or ""
+    host = options.get("host") or options.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
+    port = options.get("port") or os.environ.get("PGPORT") or "5432"
+    name = options.get("dbname") or os.environ.get("PGDATABASE") or options.get("user") or ""
     return f"{host}:{port}/{name}".rstrip("/")
 
 
 def load_driver() -> None:
-    """Import what `ArrowConnection` needs, which takes longer than a server does to answer."""
+    """Import the modules of `ArrowConnection`; that takes longer than a query to the server."""
     try:
         import adbc_driver_postgresql.dbapi  # type: ignore[import-untyped]  # noqa: F401
     except ModuleNotFoundError as error:
@@ -139,11 +140,10 @@ def load_driver() -> None:
 
 
 class ArrowConnection:
-    """One transaction that is read by columns. Blocking; one thread at a time but for `cancel`.
+    """One transaction that is read by columns. Blocking; one thread at a time, except for `cancel`.
 
-    Results come by COPY in binary form, a few megabytes at a time, however large they are. COPY
-    takes no parameters, so values are bound as settings of the transaction, which the SQL reads
-    with `current_setting`.
+    Results are read by COPY in binary form, a few megabytes at a time. COPY has no parameters, so
+    values are settings of the transaction, which the SQL reads with `current_setting`.
     """
 
     def __init__(self, server: Server, name: str) -> None:
@@ -163,20 +163,20 @@ class ArrowConnection:
             raise
 
     def begin(self, values: Mapping[str, str], snapshot: str | None) -> None:
-        """A read-only transaction; what is seen is the snapshot, or the database as it is now.
-        values: bound settings by name. Raises foreign errors."""
+        """Begin a read-only transaction that sees the snapshot, or the database as it is now.
+        values: bound settings by name. Raises the driver's errors."""
         self._cursor.execute("begin isolation level repeatable read read only")
         if snapshot is not None:
             self._cursor.execute(f"set transaction snapshot '{snapshot}'")
-        found = self._server.settings(values)
-        names, texts = list(found), list(found.values())
+        settings = self._server.settings(values)
+        names, texts = list(settings), list(settings.values())
         rows = pl.DataFrame({"n": [names], "v": [texts]})
         sql = _SET_SQL.replace("%%", "%").replace("%s", "$1", 1).replace("%s", "$2", 1)
         self._cursor.execute(sql, rows)
         self._cursor.fetch_arrow()
 
     def stream(self, sql: str) -> Iterator[pl.DataFrame]:
-        """The result in frames of a few megabytes. Raises foreign errors."""
+        """The result in frames of a few megabytes. Raises the driver's errors."""
         try:
             self._cursor.execute(sql)
             reader = self._cursor.fetch_record_batch()
@@ -191,14 +191,14 @@ class ArrowConnection:
             reader.close()
 
     def cancel(self) -> None:
-        """Stop what runs; from any thread. Never raises."""
+        """Stop the running statement; from any thread. Never raises."""
         try:
             self._cursor.adbc_cancel()
-        except Exception:  # nothing runs, or the connection is gone: as wanted
+        except Exception:  # nothing runs, or the connection is lost: there is nothing to stop
             pass
 
     def close(self) -> None:
-        """Never raises: there is nothing to lose in a reading transaction."""
+        """Never raises: a read-only transaction has nothing to commit."""
         for part in (getattr(self, "_cursor", None), self._connection):
             try:
                 if part is not None:
@@ -209,8 +209,8 @@ class ArrowConnection:
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with the driver's extension types (numeric, json) as the text they hold."""
-    made = [
+    columns = [
         column.ext.storage() if isinstance(column.dtype, pl.BaseExtension) else column
         for column in frame
     ]
-    return pl.DataFrame(made) if made else frame
+    return pl.DataFrame(columns) if columns else frame

@@ -1,4 +1,4 @@
-"""Rows on their way into a table by COPY: all of them, or all but those that the server refuses."""
+"""Send rows to a table by COPY: all rows, or all rows except those that the server refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 from dataflare.connectors.postgres.binary import binary
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.encode import csv_bytes, encoded, row_of_line
-from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.postgres.exactness import Limit, refuse_loss
 from dataflare.connectors.postgres.rules import checks, is_orphan
 from dataflare.connectors.postgres.types import PgType
@@ -30,8 +30,9 @@ _SAVEPOINT = "_dataflare_copy"
 
 
 class Copier(Struct, frozen=True):
-    """errors: makes foreign errors ours. place: the table. types: of the columns that are written.
-    targets: of the table's columns. limits: what they would round. deferred: constraints that each attempt is to check."""
+    """errors: converts psycopg's errors. place: the table. types: of the columns that are written.
+    targets: types of the table's columns. limits: of columns that round. deferred: constraints that
+    each attempt must check."""
 
     db: Connection
     errors: Callable[[], Any]
@@ -42,7 +43,7 @@ class Copier(Struct, frozen=True):
     limits: Mapping[str, Limit] = {}
 
     def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Raises DataError (E0511) for what PostgreSQL would cut without a word."""
+        """Raises DataError (E0511) for values that PostgreSQL would truncate without an error."""
         refuse_loss(rows, self.types, self.limits)
         return encoded(rows.select(list(self.types)), self.types, self.targets)
 
@@ -55,8 +56,8 @@ class Copier(Struct, frozen=True):
             copy.write(data)
 
     def sift(self, rows: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
-        """Send rows but for those that are refused. Returns these, and the cells of those among them
-        that lacked another row."""
+        """Send rows, except the refused ones. Returns the refused ones, and the cells of refused
+        rows that need another row first."""
         try:
             cells, refused = self.encode(rows), []
         except DataError:
@@ -66,8 +67,8 @@ class Copier(Struct, frozen=True):
             good = rows.with_row_index("__dataflare_at")
             good = good.filter(~pl.col("__dataflare_at").is_in([each.row for each in refused]))
             places, cells = good["__dataflare_at"], self.encode(good)
-            found, orphans = self._sift(cells, pace)
-            moved = [Refusal(places[each.row], each.error) for each in found]
+            refusals, orphans = self._sift(cells, pace)
+            moved = [Refusal(places[each.row], each.error) for each in refusals]
             return sorted([*refused, *moved], key=lambda each: each.row), orphans
         return self._sift(cells, pace)
 
@@ -87,7 +88,7 @@ class Copier(Struct, frozen=True):
         return refused, cells[orphans]
 
     def attempt(self, cells: pl.DataFrame) -> None:
-        """Send them, or raise DataError and leave nothing of them."""
+        """Send the cells, or raise DataError and write none of them."""
         with self.errors():
             self.db.execute(f"savepoint {_SAVEPOINT}")
         try:
@@ -104,16 +105,16 @@ class Copier(Struct, frozen=True):
 
 
 class Sender:
-    """One thread that sends rows while the next ones are encoded. Nobody else may use the connection
-    before `drain`."""
+    """One thread that sends rows while the next ones are encoded. No other thread may use the
+    connection before `drain`."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._flying: Future[None] | None = None
 
     def send(self, copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
-        """Raises what is wrong with rows before these, maybe those of another step. names: of the columns
-        that tell, in an error, which row it is about."""
+        """Raises the error of earlier rows, maybe of another step. names: of the columns that
+        identify the row in an error."""
         cells = None
         _refuse_far(copier, rows, names, step)
         self._check(copier, rows, names, step)
@@ -145,13 +146,13 @@ class Sender:
             raise
 
     def drain(self) -> None:
-        """Wait for the rows that are under way. Raises what the server says to them, once."""
+        """Wait for the rows in progress. Raises the server's error for them, once."""
         flying, self._flying = self._flying, None
         if flying is not None:
             flying.result()
 
     def stop(self) -> None:
-        """Never raises: who stops has given the rows up."""
+        """Never raises: the caller does not need the rows any more."""
         flying, self._flying = self._flying, None
         if flying is not None:
             flying.exception()
@@ -161,8 +162,8 @@ class Sender:
 
 
 def _refuse_far(copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: str) -> None:
-    """Raises DataError (E0511), with the row, for a date or time beyond the calendar of the formatter;
-    PostgreSQL's own ends at 294276 for times."""
+    """Raises DataError (E0511), with the row, for a date or time beyond the calendar of the
+    formatter; PostgreSQL's calendar ends in the year 294276 for timestamps."""
     schema = Schema.of(copier.types)
     for name in far_columns(rows, schema):
         for at in range(rows.height):
@@ -185,45 +186,48 @@ def _send(
     names: Sequence[str],
     step: str,
 ) -> None:
-    """cells: what `data` says as CSV; None where it is binary."""
+    """cells: the rows of `data` if it is CSV; None if it is binary."""
     try:
         copier.send_bytes(data, "binary" if cells is None else "csv")
     except DataError as error:
         at = row_of(error, cells, rows.height)
         if at is not None:
             row = for_python(rows.slice(at, 1)).row(0, named=True)
-            told = with_row(error, row, [name for name in names if name in row])
-            raise told.at(step=step) from error.__cause__
+            error_with_row = with_row(error, row, [name for name in names if name in row])
+            raise error_with_row.at(step=step) from error.__cause__
         raise error.at(step=step) from error.__cause__
     except DataFlareError as error:
         raise error.at(step=step) from error.__cause__
 
 
 class Orphans(Struct):
-    """Rows that lacked another one when they were sent. refusals: of the rows in cells, in order."""
+    """Rows that were refused because another row was missing. refusals: of the rows in cells, in
+    order."""
 
     copier: Copier
     cells: pl.DataFrame
     refusals: list[Refusal]
 
-    def again(self) -> bool:
-        """Send them once more. Returns whether one was taken."""
-        found = sift(self.cells.height, self._attempt, Pace())
-        left = [each.row for each in found]
-        taken = self.cells.height - len(left)
-        self.cells, self.refusals = self.cells[left], [self.refusals[row] for row in left]
-        return taken > 0
+    def retry(self) -> bool:
+        """Send them again. Returns whether one was accepted."""
+        refused = sift(self.cells.height, self._attempt, Pace())
+        places = [each.row for each in refused]
+        accepted = self.cells.height - len(places)
+        self.cells, self.refusals = self.cells[places], [self.refusals[row] for row in places]
+        return accepted > 0
 
     def _attempt(self, first: int, behind: int) -> None:
         self.copier.attempt(self.cells.slice(first, behind - first))
 
 
 def row_of(error: DataError, cells: pl.DataFrame | None, count: int) -> int | None:
-    """Which of the rows that were sent an error is about, as far as the server says. cells: what was
-    sent as CSV; None when it was binary. count: of the rows."""
+    """The row that caused an error, if the server names it. cells: the sent rows if they were CSV;
+    None if they were binary. count: of the rows."""
     cause = error.__cause__
-    found = _COPY_LINE.search(said(cause).context) if isinstance(cause, psycopg.Error) else None
-    if found is None:
+    match = (
+        _COPY_LINE.search(error_facts(cause).context) if isinstance(cause, psycopg.Error) else None
+    )
+    if match is None:
         return None
-    line = int(found.group(1)) - 1
+    line = int(match.group(1)) - 1
     return min(line, count - 1) if cells is None else row_of_line(cells, line)

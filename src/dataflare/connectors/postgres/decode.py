@@ -1,6 +1,7 @@
-"""What the driver gives for a column becomes our type, without raising: what does not fit is NULL.
+"""Convert the driver's columns to DataFlare's types. Never raises: a value that does not fit
+becomes NULL.
 
-Always true: a NULL out of a value that was not NULL means "does not fit", and never "rounded".
+Always true: a NULL for a value that is not NULL means that it does not fit; no value is rounded.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataflare.connectors.sqlite.decode import decoded as decoded_text
 from dataflare.connectors.sqlite.decode import is_number
 from dataflare.model.types import DataType
 
-# The driver gives infinity and what lies behind year 294246 as numbers before the first date there is.
+# The driver returns infinity and times after the year 294246 as numbers before the first possible
+# date.
 _FIRST_DAY = -2_440_588
-# Polars writes no date after the year 262142.
+# Polars cannot write a date after the year 262142.
 _LAST_DAY = 95_026_236
 _DAY_US = 86_400_000_000
 _INTERVAL = (
@@ -23,7 +25,8 @@ _INTERVAL = (
 
 
 def decoded(raw: pl.Series, type_: DataType, *, as_text: bool) -> pl.Series:
-    """as_text: the column was asked for as text, for the contract wants another type than its own."""
+    """as_text: the column was fetched as text, because the contract has another type than the
+    column."""
     if as_text:
         return _of_text(_text(raw), type_)
     match type_.name:
@@ -45,8 +48,8 @@ def _text(raw: pl.Series) -> pl.Series:
     return raw if raw.dtype == pl.String else raw.cast(pl.String)
 
 
-def _nulls(like: pl.Series, dtype: pl.DataType) -> pl.Series:
-    return pl.Series(like.name, [None], dtype=dtype).new_from_index(0, like.len())
+def _nulls(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return pl.Series(series.name, [None], dtype=dtype).new_from_index(0, series.len())
 
 
 def _of_text(text: pl.Series, type_: DataType) -> pl.Series:
@@ -61,21 +64,21 @@ def _of_text(text: pl.Series, type_: DataType) -> pl.Series:
 
 def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
     """`nan` and `inf` do not fit, and no digit is dropped."""
-    found = text.cast(type_.to_polars(), strict=False)
+    values = text.cast(type_.to_polars(), strict=False)
     digits = text.str.len_bytes() - text.str.find(".", literal=True) - 1
     long = digits > (type_.scale or 0)
     if not long.any():
-        return found
+        return values
     exact = text.str.contains(rf"^-?\d*(?:\.\d{{0,{type_.scale}}}0*)?$")
-    return found.zip_with(exact.fill_null(True), _nulls(text, type_.to_polars()))
+    return values.zip_with(exact.fill_null(True), _nulls(text, type_.to_polars()))
 
 
-def _within(found: pl.Series, type_: DataType) -> pl.Series:
+def _within(values: pl.Series, type_: DataType) -> pl.Series:
     unit = 1 if type_.name == "date" else _DAY_US
-    good = found.to_physical().is_between(_FIRST_DAY * unit, (_LAST_DAY + 1) * unit, closed="left")
+    good = values.to_physical().is_between(_FIRST_DAY * unit, (_LAST_DAY + 1) * unit, closed="left")
     if good.all():
-        return found
-    return found.zip_with(good.fill_null(True), _nulls(found, type_.to_polars()))
+        return values
+    return values.zip_with(good.fill_null(True), _nulls(values, type_.to_polars()))
 
 
 def _interval(text: pl.Series) -> pl.Series:
@@ -87,13 +90,13 @@ def _interval(text: pl.Series) -> pl.Series:
     clock = ((whole["h"] * 60 + whole["m"]) * 60 + whole["s"]) * 1_000_000 + fraction
     signed = clock.zip_with((parts["sign"] != "-").fill_null(True), -clock)
     total: pl.Series = (whole["days"] * 86_400_000_000 + signed).cast(pl.Duration("us"))
-    known = text.str.contains(_INTERVAL.replace("?P<", "?<")) & (text != "")
-    kept = total.zip_with(known.fill_null(False), _nulls(text, pl.Duration("us")))
-    return kept.rename(text.name)
+    is_interval = text.str.contains(_INTERVAL.replace("?P<", "?<")) & (text != "")
+    durations = total.zip_with(is_interval.fill_null(False), _nulls(text, pl.Duration("us")))
+    return durations.rename(text.name)
 
 
 def _list(raw: pl.Series, type_: DataType) -> pl.Series:
-    """A list with an element that does not fit does not fit."""
+    """A list does not fit if one of its elements does not fit."""
     item = type_.item
     assert item is not None
     target = type_.to_polars()
@@ -101,24 +104,24 @@ def _list(raw: pl.Series, type_: DataType) -> pl.Series:
         return raw if raw.dtype == target else raw.cast(target)
     flat = raw.explode(empty_as_null=False, keep_nulls=False)
     values = decoded(flat, item, as_text=False)
-    lost = (values.is_null() & flat.is_not_null()).any()
-    if lost:
+    has_misfit = (values.is_null() & flat.is_not_null()).any()
+    if has_misfit:
         fit = pl.Series([_fits(each, item) for each in raw], dtype=pl.Boolean)
         raw = raw.zip_with(
             fit, pl.Series(raw.name, [None], dtype=raw.dtype).new_from_index(0, len(raw))
         )
-    made = raw.to_frame("v").select(
+    lists = raw.to_frame("v").select(
         pl.col("v").list.eval(
             pl.element().map_batches(
                 lambda each: decoded(each, item, as_text=False), return_dtype=item.to_polars()
             )
         )
     )
-    return made.to_series().alias(raw.name)
+    return lists.to_series().alias(raw.name)
 
 
 def _fits(values: pl.Series | None, item: DataType) -> bool:
     if values is None:
         return True
-    found = decoded(values, item, as_text=False)
-    return not bool((found.is_null() & values.is_not_null()).any())
+    decoded_values = decoded(values, item, as_text=False)
+    return not bool((decoded_values.is_null() & values.is_not_null()).any())

@@ -49,7 +49,7 @@ _REASONS = {
 
 
 class PostgresDestination(DestinationConnector):
-    """Writes a table. Nothing but an empty table is visible before `commit`."""
+    """Writes a table. Only an empty table is visible before `commit`."""
 
     type = "postgres"
     Config = PostgresDestinationConfig
@@ -93,8 +93,8 @@ config:
             raise error.at(step=self.context.step) from error.__cause__
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
-        known = await asyncio.to_thread(self._look, self._target_of(schema), check=False)
-        return [name for name in schema.names if known and name not in known]
+        changes = await asyncio.to_thread(self._look, self._target_of(schema), check=False)
+        return [name for name in schema.names if changes and name not in changes]
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         return PostgresWriter(self._session(context), self._target(context), context, restored,
@@ -107,7 +107,8 @@ config:
         )
 
     async def inspect(self) -> Mapping[str, str]:
-        """What a look at the server tells, for `dataflare check`. Raises what is wrong."""
+        """Facts about the server and the table, for `dataflare check`. Raises an error if it cannot
+        be used."""
         return await asyncio.to_thread(
             destination_facts, Server.of(self.config), self.config.table, self.config.mode
         )
@@ -116,26 +117,26 @@ config:
         return shared_session(Server.of(self.config), context.lineage, context.attempt)
 
     def _look(self, target: Target, *, check: bool = True) -> Sequence[str]:
-        """The columns of the table that is there, none if it is not. Refuses what cannot be written,
-        looking without changing or making anything. Blocking."""
+        """The columns of the existing table; none if it does not exist. Refuses rows that cannot be
+        written, by a check that changes nothing. Blocking."""
         server = Server.of(self.config)
         db = server.connect(f"dataflare {self.context.step}")
         try:
             with postgres_errors(server.label, f"table '{target.table}'"):
                 server.begin(db, "read only")
-                found = tables.require(db, server, target)
-                if check and found is not None:
-                    tables.refuse_misfits(target, found)
-                    tables.widening(target, found, server)
-                return () if found is None else list(found.columns)
+                table = tables.require(db, server, target)
+                if check and table is not None:
+                    tables.refuse_misfits(target, table)
+                    tables.widening(target, table, server)
+                return () if table is None else list(table.columns)
         finally:
             db.close()
 
     def _target(self, context: DestinationContext) -> Target:
         self._check_columns(context.schema)
-        made = self._target_of(context.schema, context.step, context.lineage, context.attempt)
+        target = self._target_of(context.schema, context.step, context.lineage, context.attempt)
         return replace(
-            made,
+            target,
             sift=context.sift,
             complete=context.complete,
             token=context.token,
@@ -190,7 +191,7 @@ config:
 
 
 class PostgresWriter(RedoLogWriter):
-    """Appends batches to the epoch's redo file, and copies them to the server as they come."""
+    """Appends batches to the epoch's redo file, and copies them to the server as they arrive."""
 
     def __init__(
         self,
@@ -218,7 +219,7 @@ class PostgresWriter(RedoLogWriter):
 
 
 class PostgresCommitter(Committer):
-    """Commits the shared transaction, or, where that is lost, applies the redo file."""
+    """Commits the shared transaction, or, if that is lost, applies the redo file."""
 
     def __init__(
         self,
@@ -232,55 +233,55 @@ class PostgresCommitter(Committer):
         self._server, self._session, self._target = server, session, target
         self._context = context
         self._rows = 0
-        self._found: MarkerRows | None = None
+        self._markers_read: MarkerRows | None = None
 
     async def marker(self) -> Marker | None:
-        stored = (await self._markers()).own
-        if stored is None:
+        row = (await self._markers()).own
+        if row is None:
             return None
-        self._rows = stored.rows_total
-        free = self._target.mode != "append" or stored.rows_total == 0
-        return Marker(stored.epoch, stored.attempt, stored.manifest, free)
+        self._rows = row.rows_total
+        free = self._target.mode != "append" or row.rows_total == 0
+        return Marker(row.epoch, row.attempt, row.manifest, free)
 
     async def _markers(self) -> MarkerRows:
-        """What the marker table said before this attempt changed it."""
-        if self._found is None:
-            self._found = await asyncio.to_thread(self._session.markers, self._target)
-        return self._found
+        """The rows of the marker table before this attempt changed it."""
+        if self._markers_read is None:
+            self._markers_read = await asyncio.to_thread(self._session.markers, self._target)
+        return self._markers_read
 
     async def owner(self) -> Owner | None:
         other = (await self._markers()).other
         if other is not None and await asyncio.to_thread(self._session.is_missing, self._target):
-            return replace(other, rows=0)  # the table was dropped, and its rows with it
+            return replace(other, rows=0)  # the table was dropped with its rows
         return other
 
     async def supersede(self, epoch: int) -> None:
-        self._found = None
+        self._markers_read = None
         await asyncio.to_thread(self._session.supersede, self._target, epoch)
 
     async def is_empty(self) -> bool:
-        target, stored = (
+        target, row = (
             self._target,
             (await self._markers()).own,
         )
-        if stored is None:
+        if row is None:
             return True
-        if not stored.rows_total or target.mode not in ("append", "upsert"):
+        if not row.rows_total or target.mode not in ("append", "upsert"):
             return False
         return await asyncio.to_thread(self._session.is_empty, target)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        self._found = None
-        kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
-        await asyncio.to_thread(self._recover, epoch, kept)
+        self._markers_read = None
+        rows_kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
+        await asyncio.to_thread(self._recover, epoch, rows_kept)
 
-    def _recover(self, epoch: int, kept: int | None) -> None:
+    def _recover(self, epoch: int, rows_kept: int | None) -> None:
         redo.clear_after(self._context.redo, epoch)
         try:
-            self._session.recover(self._target, epoch, kept)
+            self._session.recover(self._target, epoch, rows_kept)
         except DataFlareError as error:
             raise error.at(step=self._context.step) from error.__cause__
-        self._rows = kept or 0
+        self._rows = rows_kept or 0
 
     async def begin(self, epoch: int) -> None:
         if self._before:
@@ -303,7 +304,8 @@ class PostgresCommitter(Committer):
                 except DataFlareError as error:
                     raise error.at(step=self._context.step) from error.__cause__
             self._rows = rows_total
-        # The last file stays until the next commit is durable too; after the final one none is needed.
+        # The last file stays until the next commit is durable too; after the final commit no file
+        # is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
         if epoch.final and self._after:
             with statements.user_statement(self._context.step, "after_sql"):

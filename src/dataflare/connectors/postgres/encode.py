@@ -1,7 +1,7 @@
-"""Rows as the CSV that COPY reads: columnar, so that the server parses each value as its column wants.
+"""Encode rows as CSV for COPY: columnar; the server parses each value by the type of its column.
 
-Always true: NULL is an empty cell and empty text is `""`; a value that PostgreSQL would cut without a
-word is refused here.
+Always true: NULL is an empty cell and empty text is `""`; a value that PostgreSQL would truncate without
+an error is refused here.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from dataflare.model.batch import private
 from dataflare.model.types import DataType
 
 _AD = (-719_162, 2_932_896)
-"""0001-01-01 and 9999-12-31 in days: outside, years are written with a sign or an era."""
+"""0001-01-01 and 9999-12-31 in days: outside of these, years have a sign or an era."""
 _DAY_US = 86_400_000_000
 
 
 def encoded(
     frame: pl.DataFrame, types: Mapping[str, DataType], targets: Mapping[str, PgType]
 ) -> pl.DataFrame:
-    """The columns as write_csv may have them: text, numbers and bools. types: what each column
-    holds. targets: what it goes into. Raises DataError (E0511) for nanoseconds."""
-    made = []
+    """The columns in types for write_csv: text, numbers and bools. types: of the columns. targets:
+    the types of the table's columns. Raises DataError (E0511) for nanoseconds."""
+    columns = []
     for name, type_ in types.items():
         if type_.unit == "ns" or type_.name == "time":
             _refuse_nanoseconds(frame[name], type_)
         if frame.schema[name] != type_.to_polars():  # categories, arrays, narrower numbers
             frame = frame.with_columns(pl.col(name).cast(type_.to_polars()))
-        made.append(_text(pl.col(name), frame[name], type_, targets.get(name)).alias(name))
-    return frame.select(made)
+        columns.append(_text(pl.col(name), frame[name], type_, targets.get(name)).alias(name))
+    return frame.select(columns)
 
 
 def csv_bytes(frame: pl.DataFrame) -> memoryview:
     """The cells of an encoded frame."""
     out = io.BytesIO()
-    # A line that is just \\. would end the data; a cell is a line of its own only in one column.
+    # A line with only \\. would end the data; that is possible only with one column.
     style: Literal["necessary", "non_numeric"] = "non_numeric" if frame.width == 1 else "necessary"
     private(frame).write_csv(out, include_header=False, quote_style=style)
     return out.getbuffer()
 
 
 def row_of_line(frame: pl.DataFrame, line: int) -> int:
-    """Which row of an encoded frame stands in a line of its CSV, both counted from 0."""
+    """The row of an encoded frame for a line of its CSV, both counted from 0."""
     breaks = pl.repeat(0, pl.len(), dtype=pl.UInt32)
     for name, dtype in frame.schema.items():
         if dtype == pl.String:
@@ -93,10 +93,10 @@ def _text(column: pl.Expr, values: pl.Series, type_: DataType, target: PgType | 
 def _era(column: pl.Expr, values: pl.Series, pattern: str, zone: str) -> pl.Expr:
     """A date or time as text; before the year 1 with BC, after 9999 without a sign."""
     usual = column.dt.to_string(pattern) + zone if zone else column.dt.to_string(pattern)
-    known = values.drop_nulls()
-    if not known.len():
+    present = values.drop_nulls()
+    if not present.len():
         return usual
-    days = known.dt.date().cast(pl.Int32)
+    days = present.dt.date().cast(pl.Int32)
     low, high = days.min(), days.max()
     assert isinstance(low, int)
     assert isinstance(high, int)
@@ -127,7 +127,7 @@ def _clock(us: pl.Expr) -> pl.Expr:
 
 
 def _array(column: pl.Expr, item: DataType) -> pl.Expr:
-    """`{...}` with every value in quotes, but for NULL."""
+    """`{...}` with every value in quotes, except NULL."""
     element = pl.element()
     match item.name:
         case "date" | "time" | "duration" | "timestamp" | "binary":
@@ -144,7 +144,7 @@ def _array(column: pl.Expr, item: DataType) -> pl.Expr:
 
 
 def _item_text(element: pl.Expr, item: DataType) -> pl.Expr:
-    # Years outside 1 to 9999 in arrays are left to the server, which refuses the row.
+    # Years outside 1 to 9999 in arrays are not handled here: the server refuses the row.
     match item.name:
         case "date":
             return element.dt.to_string("%Y-%m-%d")
@@ -161,7 +161,7 @@ def _item_text(element: pl.Expr, item: DataType) -> pl.Expr:
 
 
 def _json_list(column: pl.Expr) -> pl.Expr:
-    # Polars encodes only structs: the list goes in and out of one.
+    # Polars encodes only structs, so the list is wrapped in one.
     text = pl.struct(column.alias("v")).struct.json_encode()
     return pl.when(column.is_not_null()).then(text.str.slice(5).str.strip_suffix("}"))
 
@@ -172,9 +172,11 @@ def _refuse_nanoseconds(values: pl.Series, type_: DataType) -> None:
     odd = values.to_physical() % 1_000 != 0
     if odd.any():
         row = odd.arg_true()[0]
-        shown = values[[row]].cast(pl.String)[0] if type_.name != "duration" else values[[row]][0]
+        value_text = (
+            values[[row]].cast(pl.String)[0] if type_.name != "duration" else values[[row]][0]
+        )
         raise DataError(
-            f"column '{values.name}' has a value with nanoseconds, {shown}, and PostgreSQL keeps "
+            f"column '{values.name}' has a value with nanoseconds, {value_text}, and PostgreSQL keeps "
             "microseconds",
             code="E0511",
             help=f"cut them with map: derive: {{{values.name}: date_trunc('microseconds', "

@@ -1,8 +1,7 @@
-"""What PostgreSQL, psycopg and ADBC say, in our words: the one place where it is translated.
+"""Convert errors of PostgreSQL, psycopg and ADBC into DataFlare's errors. The SQLSTATE decides; a
+connection that failed has none, and then the text decides.
 
-The SQLSTATE decides; a connection that was never made has none, and then the text does.
-
-Always true: a text of ours holds no part of a connection string but host, port, database and user.
+Always true: a message contains no part of a connection string except host, port, database and user.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 import psycopg
 from msgspec import Struct
 
-from dataflare.connectors.sql.refusals import MEND
+from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 CONNECTION_LOST = "E0607"
@@ -36,7 +35,7 @@ _LOST = (
     "SSL SYSCALL error", "unexpected message from server", "lost synchronization", "SSL exchange",
     "postmaster exited", "lost connection to parallel worker", "SSL connection has been closed", "SSL error: unexpected eof", "connection to server", "connection failed",
 )  # fmt: skip
-# The driver drops the SQLSTATE of what fails in the middle of a result.
+# The driver drops the SQLSTATE of errors in the middle of a result.
 _STATE_OF_TEXT = {
     "canceling statement due to": "57014",
     "No space left on device": "53100",
@@ -48,8 +47,8 @@ _STATE_OF_TEXT = {
 _RESTART = "the run continues from the last checkpoint when it is run again"
 
 
-class Said(Struct, frozen=True):
-    """What a foreign exception says. state: SQLSTATE or ''. text: its first line without noise."""
+class ErrorFacts(Struct, frozen=True):
+    """Facts of an exception. state: SQLSTATE or ''. text: its first line without prefixes."""
 
     state: str
     text: str
@@ -58,43 +57,45 @@ class Said(Struct, frozen=True):
     whole: str
 
 
-def said(error: Exception) -> Said:
+def error_facts(error: Exception) -> ErrorFacts:
     whole = str(error)
     state = getattr(error, "sqlstate", None) or ""
-    if not state and (found := _STATE.search(whole)):
-        state = found.group(1)
+    if not state and (match := _STATE.search(whole)):
+        state = match.group(1)
     if not state and "PGRES_FATAL_ERROR" in whole:
-        states = [known for text, known in _STATE_OF_TEXT.items() if text in whole]
+        states = [state_of_text for text, state_of_text in _STATE_OF_TEXT.items() if text in whole]
         state = states[-1] if states else ""
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     first = whole.strip().splitlines()[0] if whole.strip() else type(error).__name__
     text = primary or _SERVER.sub("", _NOISE.sub("", first))
     detail = getattr(diagnosis, "message_detail", None) or ""
-    return Said(state, text, detail, getattr(diagnosis, "context", None) or "", whole)
+    return ErrorFacts(state, text, detail, getattr(diagnosis, "context", None) or "", whole)
 
 
-def translated(error: Exception, server: str, what: str) -> DataFlareError:
-    """Ours for a foreign exception. server: host, port and database. what: the table, or what was
-    done."""
-    found = said(error)
-    state = found.state if found.state != "00000" else ""
-    for known in (_of_connection, _of_state, _of_class):
-        made = known(found, state, server, what)
-        if made is not None:
-            return made
-    if not state and any(part in found.whole for part in _LOST):
-        return _unreachable(found, server)
+def translated(error: Exception, server: str, subject: str) -> DataFlareError:
+    """DataFlare's error for another exception. server: host, port and database. subject: the table
+    or the operation."""
+    facts = error_facts(error)
+    state = facts.state if facts.state != "00000" else ""
+    for convert in (_of_connection, _of_state, _of_class):
+        converted = convert(facts, state, server, subject)
+        if converted is not None:
+            return converted
+    if not state and any(part in facts.whole for part in _LOST):
+        return _unreachable(facts, server)
     return SystemError_(
-        f"{what} failed at {server}: {found.text}",
+        f"{subject} failed at {server}: {facts.text}",
         code="E0600",
-        help="look at what the server says, mend it and run again",
+        help="fix the cause that the server reports, and run again",
     )
 
 
-def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+def _of_connection(
+    facts: ErrorFacts, state: str, server: str, subject: str
+) -> DataFlareError | None:
     """A connection that was refused by the server, not by the network."""
-    text = found.whole
+    text = facts.whole
     if state in ("28P01", "28000") or (
         not state
         and re.search(
@@ -104,46 +105,46 @@ def _of_connection(found: Said, state: str, server: str, what: str) -> DataFlare
         )
     ):
         return SystemError_(
-            f"{server} refuses the login: {found.text}",
+            f"{server} refuses the login: {facts.text}",
             code="E0606",
             help="check user and password in 'connection_string', and pg_hba.conf on the server",
         )
     if state == "3D000" or (not state and re.search(r'database ".*" does not exist', text)):
         return SystemError_(
-            f"{server}: {found.text}",
+            f"{server}: {facts.text}",
             code="E0604",
-            help="see whether the database's name in 'connection_string' is right",
+            help="check the database's name in 'connection_string'",
         )
     refused_tls = r"not support SSL|certificate|sslmode|private key|SSL error: (?!unexpected eof)"
     if not state and re.search(refused_tls, text):
         return SystemError_(
-            f"no TLS connection to {server}: {found.text}",
+            f"no TLS connection to {server}: {facts.text}",
             code="E0609",
-            help="look at sslmode, sslrootcert and their like in 'connection_string'",
+            help="check sslmode, sslrootcert and similar settings in 'connection_string'",
         )
     if not state and re.search(r"translate host name|resolve host|Name or service", text):
         return SystemError_(
-            f"{server} cannot be found: {found.text}",
+            f"{server} cannot be found: {facts.text}",
             code=CONNECTION_LOST,
             retry=Retry.LATER,
-            help="see whether the host's name in 'connection_string' is right",
+            help="check the host's name in 'connection_string'",
         )
     return None
 
 
-def _unreachable(found: Said, server: str) -> DataFlareError:
+def _unreachable(facts: ErrorFacts, server: str) -> DataFlareError:
     return SystemError_(
-        f"no connection to {server}: {found.text}",
+        f"no connection to {server}: {facts.text}",
         code=CONNECTION_LOST,
         retry=Retry.LATER,
         help=_RESTART,
     )
 
 
-def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
-    if "invalid snapshot identifier" in found.whole or "import the requested snap" in found.whole:
+def _of_state(facts: ErrorFacts, state: str, server: str, subject: str) -> DataFlareError | None:
+    if "invalid snapshot identifier" in facts.whole or "import the requested snap" in facts.whole:
         return SystemError_(
-            f"the snapshot that {what} was read in is gone from {server}",
+            f"the snapshot that {subject} was read in is gone from {server}",
             code=CONNECTION_LOST,
             retry=Retry.RESTART,
             help=_RESTART,
@@ -151,41 +152,44 @@ def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError
     match state:
         case "42501":
             return SystemError_(
-                f"{what}: {found.text}", code="E0602", help="grant the user the right"
+                f"{subject}: {facts.text}", code="E0602", help="grant the user the right"
             )
         case "25006":
             return SystemError_(
-                f"{server} may not be written: {found.text}",
+                f"{server} may not be written: {facts.text}",
                 code="E0602",
                 help="it is read-only, or a standby: connect to the primary",
             )
         case "42P01" | "42703" | "3F000":
             return SystemError_(
-                f"{what} in {server}: {found.text}",
+                f"{subject} in {server}: {facts.text}",
                 code="E0604",
                 help="see whether schema, table and columns are there and spelt right",
             )
         case "53100":
             return SystemError_(
-                f"disk full at {server}: {found.text}",
+                f"disk full at {server}: {facts.text}",
                 code="E0603",
                 retry=Retry.LATER,
                 help="free some space there and run again: the run continues from the last checkpoint",
             )
         case "55P03":
             return SystemError_(
-                f"{what} in {server} is locked by another program",
+                f"{subject} in {server} is locked by another program",
                 code="E0605",
                 retry=Retry.LATER,
                 help="wait for it, or raise 'lock_timeout'",
             )
         case "40P01" | "40001":
             return SystemError_(
-                f"{what} in {server}: {found.text}", code="E0605", retry=Retry.LATER, help=_RESTART
+                f"{subject} in {server}: {facts.text}",
+                code="E0605",
+                retry=Retry.LATER,
+                help=_RESTART,
             )
         case "57014":
             return SystemError_(
-                f"{what} in {server} took too long: {found.text}",
+                f"{subject} in {server} took too long: {facts.text}",
                 code="E0608",
                 retry=Retry.LATER,
                 help="raise 'statement_timeout'",
@@ -193,23 +197,23 @@ def _of_state(found: Said, state: str, server: str, what: str) -> DataFlareError
     return None
 
 
-def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError | None:
+def _of_class(facts: ErrorFacts, state: str, server: str, subject: str) -> DataFlareError | None:
     """By the first two characters: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
     if state.startswith("08") or state in ("57P01", "57P02", "57P03", "57P05", "53300", "25P03"):
-        return _unreachable(found, server)
+        return _unreachable(facts, server)
     if state.startswith(("22", "23")) and state != "22023":
-        notes = [found.detail] if found.detail else []
-        column = _COPY_COLUMN.search(found.context) if state.startswith("22") else None
+        notes = [facts.detail] if facts.detail else []
+        column = _COPY_COLUMN.search(facts.context) if state.startswith("22") else None
         where = f"column '{column.group(1)}': " if column else ""
         return DataError(
-            f"{what} refuses a row: {where}{found.text}",
+            f"{subject} refuses a row: {where}{facts.text}",
             code="E0510",
             notes=notes,
-            help=MEND,
+            help=HELP,
         )
     if state.startswith("53"):
         return SystemError_(
-            f"{server} has no room for it: {found.text}",
+            f"{server} has no room for it: {facts.text}",
             code="E0600",
             retry=Retry.LATER,
             help="free some space on the server and run again: the run continues from the last checkpoint",
@@ -218,8 +222,8 @@ def _of_class(found: Said, state: str, server: str, what: str) -> DataFlareError
 
 
 @contextmanager
-def postgres_errors(server: str, what: str) -> Iterator[None]:
-    """Whatever the libraries raise inside becomes one of our errors."""
+def postgres_errors(server: str, subject: str) -> Iterator[None]:
+    """Convert the libraries' exceptions inside into DataFlare's errors."""
     kinds: tuple[type[Exception], ...] = (psycopg.Error, OSError)
     try:
         import adbc_driver_manager
@@ -230,13 +234,13 @@ def postgres_errors(server: str, what: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise translated(error, server, what) from error
+        raise translated(error, server, subject) from error
     except ValueError as error:  # ArrowInvalid: an error of the driver in the middle of a result
         if "[libpq]" not in str(error):
             raise
-        raise translated(error, server, what) from error
+        raise translated(error, server, subject) from error
 
 
 def is_lost(error: DataFlareError) -> bool:
-    """Whether the connection is gone, and another one may do."""
+    """Whether the connection is lost, so that a new one may help."""
     return error.code == CONNECTION_LOST and error.retry is Retry.LATER

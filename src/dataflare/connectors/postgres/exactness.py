@@ -1,6 +1,7 @@
-"""Values that a column of PostgreSQL would round or cut without an error: refused before they are sent.
+"""Refuse values that a column of PostgreSQL would round or truncate without an error, before they
+are sent.
 
-Always true: a value that passes here, and that the server takes, stands in the table with all its digits.
+Always true: a value that passes here, and that the server accepts, is in the table with all its digits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TIME_OF_DAY = r"[T\s]\d*[1-9]\d*:|:\d*[1-9]|:\d{2}\.\d*[1-9]"
 
 
 class Limit(Struct, frozen=True):
-    """What a column keeps.
+    """The precision of a column.
 
     kind: numeric, timestamp, time, date, float4, float8, varchar or name. digits: after the point; of a
     varchar, its characters; of a name, its bytes.
@@ -36,31 +37,31 @@ class Limit(Struct, frozen=True):
 
 
 def limits(table: Table) -> dict[str, Limit]:
-    """Of the columns that may round or cut."""
-    found = {n: _limit(c.type, c.modifier, c.label) for n, c in table.columns.items()}
-    return {name: limit for name, limit in found.items() if limit is not None}
+    """The limits of the columns that may round or truncate."""
+    limits_ = {n: _limit(c.type, c.modifier, c.label) for n, c in table.columns.items()}
+    return {name: limit for name, limit in limits_.items() if limit is not None}
 
 
-def _limit(type_: PgType, modifier: int, shown: str) -> Limit | None:
+def _limit(type_: PgType, modifier: int, label: str) -> Limit | None:
     inner, digits = type_.resolved(modifier)
     name = inner.item.name if inner.item is not None else inner.name
     match name:
         case "numeric" if digits >= 4:
             scale = (digits - 4) & 0x7FF
-            return Limit("numeric", scale - 2048 if scale >= 1024 else scale, shown)
+            return Limit("numeric", scale - 2048 if scale >= 1024 else scale, label)
         case "timestamp" | "timestamptz" | "time" | "timetz":
             kind = "timestamp" if name == "timestamp" else "time"
-            return Limit(kind, digits if digits >= 0 else 6, shown)
+            return Limit(kind, digits if digits >= 0 else 6, label)
         case "date":
-            return Limit("date", 0, shown)
+            return Limit("date", 0, label)
         case "varchar" if digits >= 4:
-            return Limit("varchar", digits - 4, shown)
+            return Limit("varchar", digits - 4, label)
         case "name" | "char":
-            return Limit("name", 63 if name == "name" else 1, shown)
+            return Limit("name", 63 if name == "name" else 1, label)
         case "interval" if digits >= 0 and digits & 0xFFFF <= 6:
-            return Limit("time", digits & 0xFFFF, shown)
+            return Limit("time", digits & 0xFFFF, label)
         case "float4" | "float8":
-            return Limit(name, 0, shown)
+            return Limit(name, 0, label)
     return None
 
 
@@ -75,17 +76,19 @@ def refuse_loss(
         values = frame[name]
         while type_.name == "list" and type_.item is not None:
             values, type_ = values.explode(), type_.item
-        lost = _lost(pl.col(values.name), type_, limit)
-        if lost is None:
+        is_lossy = _is_lossy(pl.col(values.name), type_, limit)
+        if is_lossy is None:
             continue
-        places = values.to_frame().select(lost.alias("lost"))["lost"].arg_true()
+        places = values.to_frame().select(is_lossy.alias("lost"))["lost"].arg_true()
         if places.len():
             at = int(places[0])
-            shown = values[[at]].cast(pl.String)[0] if values.dtype != pl.Duration else values[at]
+            value_text = (
+                values[[at]].cast(pl.String)[0] if values.dtype != pl.Duration else values[at]
+            )
             verb = "cut" if type_.is_text and limit.kind != "numeric" else "round"
-            shown = repr(shown) if verb == "cut" else shown
+            value_text = repr(value_text) if verb == "cut" else value_text
             raise DataError(
-                f"column '{name}' is {limit.label}, which would {verb} {shown}",
+                f"column '{name}' is {limit.label}, which would {verb} {value_text}",
                 code="E0511",
                 help=f"round it with map: derive: {{{name}: round({name}, {max(limit.digits, 0)})}}, or "
                 "declare the column wider"
@@ -94,7 +97,7 @@ def refuse_loss(
             )
 
 
-def _lost(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
+def _is_lossy(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
     """Which values would be rounded or cut; None where none can be."""
     if type_.is_text and limit.kind != "numeric":
         return _cut(value, limit)

@@ -1,4 +1,4 @@
-"""What a look at a server tells, for people who check whether a workflow can run."""
+"""Facts about a server and its tables, for `dataflare check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataflare.sdk.source import Replay
 
 
 def server_facts(db: catalog.Connection) -> dict[str, str]:
-    """Version, user, encryption, and whether it can be written at all. Raises foreign errors."""
+    """Version, user, encryption, and whether the server can be written. Raises psycopg's errors."""
     row = db.execute(
         "select current_setting('server_version'), current_user::text, pg_is_in_recovery(), "
         "coalesce((select version from pg_stat_ssl where pid = pg_backend_pid() and ssl), '')"
@@ -29,51 +29,51 @@ def server_facts(db: catalog.Connection) -> dict[str, str]:
 
 
 def source_facts(server: Server, relation: Relation, replay: Replay) -> Mapping[str, str]:
-    """Of a source that was found. Blocking."""
+    """The facts about a source. Blocking."""
     db = server.connect("dataflare check")
     try:
         with postgres_errors(server.label, relation.label):
-            found = server_facts(db)
+            facts = server_facts(db)
     finally:
         db.close()
-    found["reads"] = relation.label
-    found["columns"] = str(len(relation.columns))
+    facts["reads"] = relation.label
+    facts["columns"] = str(len(relation.columns))
     if relation.table is not None:
-        found["rows"] = f"about {relation.rows:,}"
-        found["key"] = ", ".join(relation.key) or "none: read again from the start after a failure"
-    found["replay"] = replay.value.replace("_", " ")
-    return found
+        facts["rows"] = f"about {relation.rows:,}"
+        facts["key"] = ", ".join(relation.key) or "none: read again from the start after a failure"
+    facts["replay"] = replay.value.replace("_", " ")
+    return facts
 
 
 def destination_facts(server: Server, name: str, mode: str) -> Mapping[str, Any]:
-    """Of the table that a destination writes, and what is missing. Blocking."""
+    """The facts about the table of a destination, and its missing rights. Blocking."""
     db = server.connect("dataflare check")
     try:
         with postgres_errors(server.label, f"table '{name}'"):
-            found = server_facts(db)
+            facts = server_facts(db)
             table = catalog.find_table(db, name)
             if table is None:
                 folder, _ = catalog.new_place(db, name)
-                found["table"] = "missing; it will be made"
+                facts["table"] = "missing; it will be created"
                 missing = [] if _may_create(db, folder) else [f"the right to create in {folder}"]
             else:
-                found["table"] = table.label
-                found["rows"] = f"about {table.rows:,}"
-                found["rights"] = ", ".join(sorted(table.rights)) or "none"
-                missing = [f"the right to {r}" for r in needed(mode) if r not in table.rights]
-                known = catalog.find_exact(db, table.folder, MARKER_TABLE)
-                if known is None and not _may_create(db, table.folder):
+                facts["table"] = table.label
+                facts["rows"] = f"about {table.rows:,}"
+                facts["rights"] = ", ".join(sorted(table.rights)) or "none"
+                missing = [f"the right to {r}" for r in rights_for(mode) if r not in table.rights]
+                marker_table = catalog.find_exact(db, table.folder, MARKER_TABLE)
+                if marker_table is None and not _may_create(db, table.folder):
                     missing.append(f"the right to create {MARKER_TABLE} in {table.folder}")
             if mode in ("upsert", "mirror") and not _may_stage(db):
                 missing.append("the right to make temporary tables")
-            found["missing"] = ", ".join(missing) or "nothing"
-            return found
+            facts["missing"] = ", ".join(missing) or "nothing"
+            return facts
     finally:
         db.close()
 
 
-def needed(mode: str) -> tuple[str, ...]:
-    """The rights on a table that writing it takes."""
+def rights_for(mode: str) -> tuple[str, ...]:
+    """The rights on a table that are needed to write it."""
     return {
         "append": ("insert",),
         "overwrite": ("insert", "delete"),

@@ -32,7 +32,7 @@ from dataflare.errors import ConfigError
 
 _BOUND = "dataflare.bound"
 _ORDERED = ("text", "varchar", "bpchar", "name", "uuid")
-"""Of what is read as text, the types whose values can come in the order of its bytes."""
+"""The types that are read as text and whose values can be sorted by bytes."""
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:
@@ -54,20 +54,20 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
 
 
 def initial_cursor(column: Column, value: Any) -> Any:
-    """The config's first value as cursors are compared."""
+    """The config's first value in the comparable form of cursors."""
     if value is None:
         return None
     if column.type.name == "string":
         return sql_text(value)
     text = pl.Series([sql_text(value)], dtype=pl.String)
-    found = cursor_values(decoded(text, column.type, as_text=True))[0]
-    if found is None:
+    cursor = cursor_values(decoded(text, column.type, as_text=True))[0]
+    if cursor is None:
         raise ConfigError(
             f"initial_value {value!r} does not fit column '{column.name}', which is {column.type}",
             code="E0413",
             help="write 'initial_value' as a value of the column's type",
         )
-    return found
+    return cursor
 
 
 class IncrementalReader(PostgresPages):
@@ -80,13 +80,13 @@ class IncrementalReader(PostgresPages):
         lag = lag_of(self._column.type, config.lag)
         self._window = Window(state, lag, initial_cursor(self._column, config.initial_value))
         self._row = 0
-        self._said = False
+        self._reported = False
 
     def _may_reopen(self) -> bool:
         return self._row == 0
 
     def _identity(self) -> tuple[str, ...]:
-        """What tells rows with one cursor value apart."""
+        """The columns that distinguish rows with the same cursor value."""
         relation = self._reading.relation
         names = tuple(relation.column(n).name for n in self._config.key) or relation.key
         return (*(names or relation.names), self._column.name)
@@ -98,7 +98,7 @@ class IncrementalReader(PostgresPages):
         ]
         parts = [*reading.selects(), f"{column.selected()} as {CURSOR}", *identity]
         name = quoted(column.name)
-        # Text is compared by its bytes here, so it must come in that order.
+        # Text is compared by its bytes here, so the rows must be in that order.
         order = f'{name} collate "C"' if column.type.is_text and column.base != "uuid" else name
         bounds = f"({self._bounds(order, values)})"
         return (
@@ -141,15 +141,15 @@ class IncrementalReader(PostgresPages):
         typed = decoded(raw[CURSOR], self._column.type, as_text=False)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
-            shown, value = self._reading.relation.label, original(raw[CURSOR].filter(unfit), 0)
-            raise refuse_cursor(shown, self._column.name, self._column.type, value)
+            label, value = self._reading.relation.label, original(raw[CURSOR].filter(unfit), 0)
+            raise refuse_cursor(label, self._column.name, self._column.type, value)
         return cursor_values(typed).alias(CURSOR)
 
     def _end(self) -> Page | None:
-        """Say once how far this run came, also when there was nothing new."""
-        if self._said:
+        """Return the state once, also if there were no new rows."""
+        if self._reported:
             return None
-        self._said = True
+        self._reported = True
         self._count_nulls()
         columns = {c.name: c.type.to_polars() for c in self._reading.columns}
         return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
@@ -168,7 +168,7 @@ class IncrementalReader(PostgresPages):
 
 
 def _text_of(bound: Any, column: Column) -> str:
-    """A cursor value as PostgreSQL reads it."""
+    """A cursor value as text for PostgreSQL."""
     if column.type.name == "decimal":
         return decimal_text(bound, column.type.scale or 0)
     if not column.type.is_temporal:

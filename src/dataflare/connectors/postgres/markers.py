@@ -1,7 +1,7 @@
-"""The marker rows of a database: which epoch of which run it holds, and who may move them.
+"""The marker rows of a database: they record which epoch of which run it contains.
 
-Always true: a marker stands in the schema of the table that its step writes, so that rights on that
-schema are enough.
+Always true: a marker is in the schema of the table that its step writes, so that rights on that schema
+are enough.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psycopg
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import postgres_errors, said
+from dataflare.connectors.postgres.errors import error_facts, postgres_errors
 from dataflare.connectors.sql import marker
 from dataflare.connectors.sql.marker import (
     MARKER_COLUMNS,
@@ -28,30 +28,30 @@ from dataflare.connectors.sql.store import Target
 from dataflare.errors import SystemError_
 
 MAKING = "select pg_advisory_xact_lock(7236837460982174)"
-"""Only one process at a time makes tables of ours."""
+"""Only one process at a time creates DataFlare's internal tables."""
 
 
 class Markers:
-    """The part of a store that knows markers. db: in a transaction. backend: the server's number of
+    """The part of a store for markers. db: in a transaction. backend: the server's process id of
     this session."""
 
     def __init__(self, server: Server, db: Connection) -> None:
         self._server, self._db = server, db
-        self.backend = db.info.backend_pid  # a broken connection does not tell any more
+        self.backend = db.info.backend_pid  # a broken connection does not have it any more
 
-    def _errors(self, what: str) -> Any:
-        return postgres_errors(self._server.label, what)
+    def _errors(self, subject: str) -> Any:
+        return postgres_errors(self._server.label, subject)
 
     def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
-        """What the marker table says of the target; nothing when there is no marker table. lock:
-        nobody else moves these rows before this transaction ends."""
+        """The marker rows of the target; none if there is no marker table. lock: no other
+        transaction can change these rows before this one ends."""
         with self._errors(f"table {MARKER_TABLE}"):
             folder = self._folder(target)
-            found = catalog.find_exact(self._db, folder, MARKER_TABLE) if folder else None
-            if found is None or folder is None:
+            table = catalog.find_exact(self._db, folder, MARKER_TABLE) if folder else None
+            if table is None or folder is None:
                 return MarkerRows()
             place = f"{quoted(folder)}.{MARKER_TABLE}"
-            query, parameters = marker.selection(target, set(found.columns), place, "%s")
+            query, parameters = marker.selection(target, set(table.columns), place, "%s")
             query += " for update" if lock else ""
             return marker.marker_rows(target, self._db.execute(query, parameters).fetchall())
 
@@ -66,19 +66,19 @@ class Markers:
             )
 
     def is_missing(self, target: Target) -> bool:
-        """Whether there is no table of the target's name."""
+        """Whether the target's table does not exist."""
         with self._errors(f"table '{target.table}'"):
             return catalog.find_table(self._db, target.table) is None
 
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
         with self._errors(f"table '{target.table}'"):
-            found = catalog.find_table(self._db, target.table)
-            if found is None:
+            table = catalog.find_table(self._db, target.table)
+            if table is None:
                 return True
-            return self._db.execute(f"select 1 from {found.sql} limit 1").fetchone() is None
+            return self._db.execute(f"select 1 from {table.sql} limit 1").fetchone() is None
 
-    def write_marker(self, target: Target, stored: MarkerRow) -> None:
+    def write_marker(self, target: Target, row: MarkerRow) -> None:
         with self._errors(f"table {MARKER_TABLE}"):
             folder = quoted(self._folder(target) or "public")
             names = listed(MARKER_COLUMNS)
@@ -87,24 +87,24 @@ class Markers:
                 f"insert into {folder}.{MARKER_TABLE} ({names}) values "
                 f"({', '.join(['%s'] * len(MARKER_COLUMNS))}) "
                 f"on conflict (lineage, step) do update set {moved}",
-                marker.values(target, stored, now_text()),
+                marker.values(target, row, now_text()),
             )
 
     def make_marker_table(self, target: Target) -> None:
         with self._errors(f"table {MARKER_TABLE}"):
             folder = self._folder(target)
             if folder is None:
-                # Raises where the schema may not be made.
+                # Raises an error if the schema may not be created.
                 tables.require(self._db, self._server, target)
                 folder = catalog.new_schema(self._db, target.table)
                 assert folder is not None
                 self._db.execute(MAKING)
                 self._db.execute(f"create schema if not exists {quoted(folder)}")
             place = f"{quoted(folder)}.{MARKER_TABLE}"
-            found = catalog.find_exact(self._db, folder, MARKER_TABLE)
-            for added in marker.widening(set(found.columns), place) if found else ():
+            table = catalog.find_exact(self._db, folder, MARKER_TABLE)
+            for added in marker.widening(set(table.columns), place) if table else ():
                 self._db.execute(added.replace("add column", "add column if not exists"))
-            if found is None:
+            if table is None:
                 self._db.execute(MAKING)
                 if catalog.find_exact(self._db, folder, MARKER_TABLE) is not None:
                     return
@@ -114,19 +114,19 @@ class Markers:
                 except psycopg.errors.InsufficientPrivilege as error:
                     raise SystemError_(
                         f"the user may not make table {MARKER_TABLE} in {self._server.label}, which "
-                        f"keeps what was committed: {said(error).text}",
+                        f"keeps what was committed: {error_facts(error).text}",
                         code="E0602",
                         help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",
                     ) from error
 
     def _folder(self, target: Target) -> str | None:
-        """The schema of the table, where the marker stands too."""
-        found = catalog.find_table(self._db, target.table)
-        return found.folder if found else catalog.new_place(self._db, target.table)[0]
+        """The schema of the table; the marker is in it too."""
+        table = catalog.find_table(self._db, target.table)
+        return table.folder if table else catalog.new_place(self._db, target.table)[0]
 
     def end_older_sessions(self, prefix: str, attempt: int) -> None:
-        """End what older attempts of this run have left open on the server, for they may hold locks:
-        their machine may be gone without a word."""
+        """End the sessions that older attempts of this run have left open on the server, because
+        they may hold locks: their machine may have stopped without closing them."""
         with self._errors("ending older sessions"):
             self._db.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
@@ -138,8 +138,9 @@ class Markers:
             )
 
     def end_session(self, backend: int, name: str) -> None:
-        """End a session of ours whose connection broke: the server may not have noticed, and it may
-        hold locks. name: of the application, for the number may be another's by now."""
+        """End a session of DataFlare whose connection broke: the server may not have noticed, and
+        the session may hold locks. name: of the application, because the process id may belong to
+        another session now."""
         with self._errors("ending a broken session"):
             self._db.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s "

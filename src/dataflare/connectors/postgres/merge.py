@@ -1,4 +1,4 @@
-"""Bring staged rows into a table by their key: deletes first, then one INSERT ... ON CONFLICT.
+"""Merge staged rows into a table by their key: deletes first, then one INSERT ... ON CONFLICT.
 
 Always true: without a sequence the last staged row of a key wins; with one, the row with the greatest
 sequence (a NULL is the least), and of equals the first write after the last delete, as
@@ -30,34 +30,34 @@ _KEYS_MAX = 20_000_000
 
 
 class Keys:
-    """Whether the keys that were staged are all different, found out here: sorting them on the server
-    would cost an upsert half as much again."""
+    """Whether all staged keys are different. It is computed here, because sorting them on the
+    server would make an upsert 50 % slower."""
 
     def __init__(self, target: Target, into: Table) -> None:
         columns = [(target.schema[name], into.columns[name]) for name in target.key]
         self._names = list(target.key)
-        self._known = all(_same_here(type_, column) for type_, column in columns)
+        self._is_unique = all(_same_here(type_, column) for type_, column in columns)
         self._hashes: list[pl.Series] = []
         self._rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
         self._rows += frame.height
         if self._rows > _KEYS_MAX:
-            self._known = False
+            self._is_unique = False
             self._hashes.clear()
-        if self._known:
+        if self._is_unique:
             self._hashes.append(frame.select(self._names).hash_rows())
 
     @property
     def unique(self) -> bool:
-        """False also where that is not known."""
-        if not self._known:
+        """False also if that is not known."""
+        if not self._is_unique:
             return False
         return not self._hashes or pl.concat(self._hashes).n_unique() == self._rows
 
 
 def _same_here(type_: DataType, column: PgColumn) -> bool:
-    """Whether two values are one key to PostgreSQL only if they are the same to us."""
+    """Whether values that differ for DataFlare are also different keys for PostgreSQL."""
     if type_.name == "string":
         return column.type.name in ("text", "varchar") and column.exact
     return type_.is_integer or type_.name in ("bool", "date", "timestamp", "binary")
@@ -65,7 +65,8 @@ def _same_here(type_: DataType, column: PgColumn) -> bool:
 
 class Merge:
     """target: with its columns. into: the table. stage: the staged rows, with PLACE and GONE.
-    unique: no key is staged twice. deferred: constraints of the table that each attempt is to check."""
+    unique: no key is staged twice. deferred: constraints of the table that each attempt must
+    check."""
 
     def __init__(
         self,
@@ -81,21 +82,21 @@ class Merge:
 
     @staticmethod
     def events(frame: pl.DataFrame, key: Sequence[str], *, deletes: bool) -> pl.DataFrame:
-        """Every row with GONE, but for the first half of an update that keeps its key."""
+        """Every row with GONE, except the first half of an update that does not change the key."""
         if KIND_COLUMN not in frame.columns:
             return frame.with_columns(pl.lit(False).alias(GONE))
-        kept = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(_LEAVING).alias(GONE))
-        return (kept if deletes else kept.filter(~pl.col(GONE))).drop(KIND_COLUMN)
+        rows = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(_LEAVING).alias(GONE))
+        return (rows if deletes else rows.filter(~pl.col(GONE))).drop(KIND_COLUMN)
 
     def run(self, db: Connection) -> None:
-        """Raises foreign errors, and leaves the transaction as it was then."""
+        """Raises psycopg's errors; the transaction is then unchanged."""
         self._try(db, self._statements())
 
     def sift(
         self, db: Connection, errors: Callable[[], Any], pace: Pace, *, first_only: bool = False
     ) -> list[Refusal]:
-        """The same but for the rows that are refused, which are returned by their PLACE. errors: makes
-        foreign errors ours."""
+        """Like `run`, except the refused rows, which are returned by their PLACE. errors: converts
+        psycopg's errors."""
         with errors():
             db.execute(
                 f'create index if not exists {self._stage[:-1]}_places" on {self._stage} ({PLACE})'
@@ -112,55 +113,55 @@ class Merge:
 
         def suspects(error: DataError, first: int, behind: int) -> list[int]:
             with errors():
-                found = rules.suspects(
+                rows = rules.suspects(
                     db, error, self._into, self._stage, (start + first, start + behind)
                 )
-            return [place - start for place in found]
+            return [place - start for place in rows]
 
         count = int(row[1]) + 1 - start
-        found = sift(count, attempt, pace, suspects=suspects, first_only=first_only)
-        refused = [Refusal(start + each.row, each.error) for each in found]
-        return refused if first_only else self._again(db, errors, refused)
+        refusals = sift(count, attempt, pace, suspects=suspects, first_only=first_only)
+        refused = [Refusal(start + each.row, each.error) for each in refusals]
+        return refused if first_only else self._retry(db, errors, refused)
 
-    def _again(
+    def _retry(
         self, db: Connection, errors: Callable[[], Any], refused: list[Refusal]
     ) -> list[Refusal]:
-        """Without those that lacked a row which came later."""
+        """The refused rows without those that needed a later row."""
         orphans = self._last_of_their_key(db, [r.row for r in refused if is_orphan(r.error)])
-        taken: set[int] = set()
+        accepted: set[int] = set()
         progress = bool(orphans)
         while progress:
-            before = len(taken)
-            for place in sorted(orphans - taken):
+            before = len(accepted)
+            for place in sorted(orphans - accepted):
                 try:
                     with errors():
                         self._try(db, self._statements((place, place + 1)))
-                    taken.add(place)
+                    accepted.add(place)
                 except DataError:
                     continue
-            progress = len(taken) > before
-        return [each for each in refused if each.row not in taken]
+            progress = len(accepted) > before
+        return [each for each in refused if each.row not in accepted]
 
     def _last_of_their_key(self, db: Connection, places: list[int]) -> set[int]:
         if not places or not self._target.key:
             return set(places)
         same = " and ".join(f"q.{quoted(n)} = p.{quoted(n)}" for n in self._target.key)
-        found = db.execute(
+        rows = db.execute(
             f"select {PLACE} from {self._stage} p where {PLACE} = any(%s) and not exists "
             f"(select from {self._stage} q where q.{PLACE} > p.{PLACE} and {same})",
             (places,),
         )
-        return {int(place) for (place,) in found.fetchall()}
+        return {int(place) for (place,) in rows.fetchall()}
 
     def row_at(self, db: Connection, place: int) -> list[str]:
         """A staged row as a note."""
         names = list(self._target.key or self._target.schema.names[:3])
         parts = ", ".join(f"{quoted(name)}::text" for name in names)
-        found = db.execute(f"select {parts} from {self._stage} where {PLACE} = {place}").fetchone()
-        if found is None:
+        row = db.execute(f"select {parts} from {self._stage} where {PLACE} = {place}").fetchone()
+        if row is None:
             return []
-        shown = ", ".join(f"{n} = {v!r}" for n, v in zip(names, found, strict=True))
-        return [f"the row: {shown}"]
+        text = ", ".join(f"{n} = {v!r}" for n, v in zip(names, row, strict=True))
+        return [f"the row: {text}"]
 
     def _try(self, db: Connection, statements: Sequence[str]) -> None:
         db.execute(f"savepoint {_SAVEPOINT}")
@@ -182,10 +183,10 @@ class Merge:
         plain = f"select {listed(names)} from ({rows}) as p where not {GONE}"
         if not target.key:
             return [insert + plain, *checks(self._deferred)]
-        found = [f"{insert}{plain} {self._on_conflict(names)}"]
+        statements = [f"{insert}{plain} {self._on_conflict(names)}"]
         if target.mode == "mirror":
-            found.insert(0, self._delete(rows))
-        return [*found, *checks(self._deferred)]
+            statements.insert(0, self._delete(rows))
+        return [*statements, *checks(self._deferred)]
 
     def _on_conflict(self, names: Sequence[str]) -> str:
         target = self._target
@@ -193,11 +194,11 @@ class Merge:
         if not others:
             return f"on conflict ({listed(target.key)}) do nothing"
         moved = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in others)
-        found = f"on conflict ({listed(target.key)}) do update set {moved}"
+        clause = f"on conflict ({listed(target.key)}) do update set {moved}"
         if target.sequence is not None:
             s = quoted(target.sequence)
-            found += f" where excluded.{s} > t.{s} or t.{s} is null"
-        return found
+            clause += f" where excluded.{s} > t.{s} or t.{s} is null"
+        return clause
 
     def _delete(self, rows: str) -> str:
         same = [f"t.{quoted(n)} = p.{quoted(n)}" for n in self._target.key]

@@ -1,4 +1,4 @@
-"""What the driver gave for a value, as the text that the server writes: for dead letters.
+"""The text that the server writes for a value from the driver, for dead letters.
 
 Always true: a value has the same text here as in `select column::text`, except floats and bools outside
 arrays, which JSON has itself.
@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 _DAYS, _MICROSECONDS = 10_957, 946_684_800_000_000
-"""From 1970 to 2000. The driver adds them to the server's number without a look at overflow."""
+"""From 1970 to 2000. The driver adds them to the server's number without an overflow check."""
 _DAY_US = 86_400_000_000
 _QUOTED = re.compile(r'[{}",\\\s]|^$|^null$', re.I)
 
@@ -75,8 +75,8 @@ def _civil(days: int) -> tuple[int, int, int]:
 
 
 def _era(year: int, month: int, day: int, rest: str) -> str:
-    shown = year if year > 0 else 1 - year
-    return f"{shown:04}-{month:02}-{day:02}{rest}{'' if year > 0 else ' BC'}"
+    year_text = year if year > 0 else 1 - year
+    return f"{year_text:04}-{month:02}-{day:02}{rest}{'' if year > 0 else ' BC'}"
 
 
 def _fraction(text: str) -> str:

@@ -1,8 +1,8 @@
-"""Read a part of a table, or a query, from one streamed statement; pages are cut out of the stream.
+"""Read a part of a table, or a query, as the stream of one statement, divided into pages.
 
-Always true: a page's rows are those that follow the position, in the order of the key where there is
-one; where a connection is lost and the rest can be read without losing or doubling a row, the error
-says that the split may be opened again at once, else the job goes back to its checkpoint.
+Always true: a page's rows are those that follow the position, in the order of the key if there is
+one. If a connection is lost and the rest can be read without losing or doubling a row, the error
+allows to open the split again immediately; otherwise the job returns to its checkpoint.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ONE = "__dataflare_one"
 
 
 class Reading(Struct, frozen=True):
-    """What is read: the same for each part of a source. snapshot: None to see the database as it is
-    when reading begins."""
+    """The columns and rows to read: the same for each part of a source. snapshot: None to see the
+    database as it is when reading begins."""
 
     server: Server
     step: str
@@ -62,8 +62,8 @@ class Reading(Struct, frozen=True):
         return " and ".join(every) or "true"
 
     def selects(self) -> list[str]:
-        """Output column i as `c<i>`, and as `t<i>` the text of what does not fit where the result
-        would not show it."""
+        """Output column i as `c<i>`; if the result would not show that a value does not fit, its
+        text as `t<i>`."""
         parts = []
         for place, column in enumerate(self.columns):
             parts.append(f"{column.selected()} as c{place}")
@@ -73,19 +73,19 @@ class Reading(Struct, frozen=True):
         return parts
 
 
-def _with_settings(given: SqlText, prefix: str, values: dict[str, str]) -> str:
+def _with_settings(condition: SqlText, prefix: str, values: dict[str, str]) -> str:
     """A condition whose `?` marks are settings, cast by the type of their value."""
-    pieces = given.text.split("?")
-    made = [pieces[0]]
-    for place, (value, piece) in enumerate(zip(given.params, pieces[1:], strict=True)):
+    pieces = condition.text.split("?")
+    parts = [pieces[0]]
+    for place, (value, piece) in enumerate(zip(condition.params, pieces[1:], strict=True)):
         name = f"dataflare.{prefix}{place}"
         values[name] = sql_text(value)
-        made.append(f"cast(current_setting('{name}') as {_type_of(value)}){piece}")
-    return "".join(made)
+        parts.append(f"cast(current_setting('{name}') as {_type_of(value)}){piece}")
+    return "".join(parts)
 
 
 def _type_of(value: Any) -> str:
-    known = {
+    types = {
         "bool": "boolean", "int": "numeric", "float": "double precision", "Decimal": "numeric",
         "datetime": "timestamp", "date": "date", "time": "time", "timedelta": "interval",
         "bytes": "bytea",
@@ -94,31 +94,31 @@ def _type_of(value: Any) -> str:
         return "timestamptz"
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return "bigint"
-    return known.get(type(value).__name__, "text")
+    return types.get(type(value).__name__, "text")
 
 
 class PostgresPages(PageReader):
-    """A stream, held until a page is full; pages have the rows asked for, whatever the driver's
-    batches are."""
+    """A stream that is buffered until a page is full; the size of a page does not depend on the
+    driver's batches."""
 
     def __init__(self, reading: Reading, start: Mapping[str, Any]) -> None:
         super().__init__(reading.step, start)
         self._reading = reading
         self._db: ArrowConnection | None = None
         self._stream: Iterator[pl.DataFrame] | None = None
-        self._held: list[pl.DataFrame] = []
+        self._frames: list[pl.DataFrame] = []
         self._ended = False
 
     @abstractmethod
     def _query(self, values: dict[str, str]) -> str:
-        """The SQL of all rows behind the position; adds to `values` the settings it reads."""
+        """The SQL of all rows after the position; adds to `values` the settings it reads."""
 
     def _may_reopen(self) -> bool:
-        """Whether `_query`, asked again now, gives exactly the rows that are still to come."""
+        """Whether `_query`, run again now, returns exactly the rows that are not read yet."""
         return False
 
     async def aclose(self) -> None:
-        # A statement that runs for minutes is not waited for.
+        # Do not wait for a statement that runs for minutes.
         db = self._db
         if db is not None:
             await asyncio.to_thread(db.cancel)
@@ -131,26 +131,26 @@ class PostgresPages(PageReader):
             db.close()
 
     def _take(self, rows: int) -> pl.DataFrame | None:
-        """The next rows as they came, or None."""
+        """The next rows of the stream, or None."""
         reading = self._reading
         if reading.rows_max is not None:
             rows = min(rows, reading.rows_max)
-        while not self._ended and sum(frame.height for frame in self._held) < rows:
+        while not self._ended and sum(frame.height for frame in self._frames) < rows:
             try:
                 self._pull()
             except DataFlareError as error:
                 was_open = self._stream is not None
                 self._close()
-                # What is held lies behind the position, so it comes again.
-                self._held.clear()
+                # The buffered rows are after the position, so they are read again.
+                self._frames.clear()
                 if was_open and is_lost(error) and self._may_reopen():
-                    # Only a new connection is wanted: the first try needs no policy and no wait.
+                    # A new connection is enough: the first retry needs no policy and no wait.
                     error.retry_after_s = 0.0
                 raise
-        if not any(frame.height for frame in self._held):
+        if not any(frame.height for frame in self._frames):
             return None
-        every = pl.concat(self._held, rechunk=False)
-        self._held = [every.slice(rows)] if every.height > rows else []
+        every = pl.concat(self._frames, rechunk=False)
+        self._frames = [every.slice(rows)] if every.height > rows else []
         return every.head(rows)
 
     def _pull(self) -> None:
@@ -162,7 +162,7 @@ class PostgresPages(PageReader):
         if frame is None:
             self._ended = True
         else:
-            self._held.append(frame)
+            self._frames.append(frame)
 
     def _open(self) -> Iterator[pl.DataFrame]:
         reading = self._reading
@@ -178,26 +178,26 @@ class PostgresPages(PageReader):
     def _page(
         self, raw: pl.DataFrame, after: Mapping[str, Any], key: int, keys: Mapping[str, str]
     ) -> Page:
-        """keys: for people, columns of `raw` that say where a row stands, by what they are called."""
+        """keys: columns of `raw` for the place of a row in messages, with their names."""
         columns = self._reading.columns
-        made = []
+        series = []
         unfit = pl.Series([False]).new_from_index(0, raw.height)
         first_unfit: dict[int, str] = {}
         for place, column in enumerate(columns):
-            given = raw[f"c{place}"]
-            found = decoded(given, column.type, as_text=column.as_text).alias(column.name)
-            lost = found.is_null() & given.is_not_null()
+            fetched = raw[f"c{place}"]
+            values = decoded(fetched, column.type, as_text=column.as_text).alias(column.name)
+            is_misfit = values.is_null() & fetched.is_not_null()
             if f"t{place}" in raw.columns:
-                lost |= raw[f"t{place}"].is_not_null()
-            if lost.any():
-                for row in lost.arg_true().to_list():
+                is_misfit |= raw[f"t{place}"].is_not_null()
+            if is_misfit.any():
+                for row in is_misfit.arg_true().to_list():
                     first_unfit.setdefault(row, column.name)
-                unfit |= lost
-            made.append(found)
-        frame = pl.DataFrame(made) if made else pl.DataFrame(height=raw.height)
+                unfit |= is_misfit
+            series.append(values)
+        frame = pl.DataFrame(series) if series else pl.DataFrame(height=raw.height)
 
         def place_of(row: int) -> str:
-            where = ", ".join(f"{shown} {raw[name][row]}" for name, shown in keys.items())
+            where = ", ".join(f"{label} {raw[name][row]}" for name, label in keys.items())
             return f"{self._reading.relation.label} {where}".rstrip()
 
         if not first_unfit:
@@ -225,15 +225,16 @@ class KeyReader(PostgresPages):
         super().__init__(reading, start or {"after": None, "rows": 0})
         self._data = data
         self._keys = {}
-        self._more: list[str] = []
-        """What is selected for the position alone: integers need no text, and come once."""
+        self._key_columns: list[str] = []
+        """Columns that are selected only for the position; integer keys are not selected as
+        text."""
         for place, name in enumerate(reading.relation.key):
             column, alias = reading.relation.column(name), f"__dataflare_k{place}"
             whole = column.type.is_integer and column.sql == "{}" and not column.as_text
             if whole and column in reading.columns:
                 alias = f"c{reading.columns.index(column)}"
             else:
-                self._more.append(f"{quoted(name)}{'' if whole else '::text'} as {alias}")
+                self._key_columns.append(f"{quoted(name)}{'' if whole else '::text'} as {alias}")
             self._keys[alias] = name
 
     def _may_reopen(self) -> bool:
@@ -253,7 +254,7 @@ class KeyReader(PostgresPages):
             names = ", ".join(map(quoted, relation.key))
             conditions.append(f"({names}) > ({', '.join(marks)})")
         return (
-            f"select {', '.join([*self._more, *reading.selects()])} from {relation.source} "
+            f"select {', '.join([*self._key_columns, *reading.selects()])} from {relation.source} "
             f"where {reading.where(values, *conditions)} order by "
             + ", ".join(map(quoted, relation.key))
         )
@@ -268,8 +269,8 @@ class KeyReader(PostgresPages):
 
 
 class StreamReader(PostgresPages):
-    """What has no key: a query, a view, a table by blocks. A position counts rows, and is as good as
-    the order in which the server happens to give them."""
+    """Relations without a key: a query, a view, a table by blocks. A position counts rows, so it is
+    valid only if the server returns them in the same order again."""
 
     def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
         super().__init__(reading, start or {"rows": 0})

@@ -1,4 +1,4 @@
-"""What a source reads: a table, a view or a query, with the types of its columns."""
+"""The relation that a source reads: a table, a view or a query, with the types of its columns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.config import PostgresSourceConfig
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import said, translated
-from dataflare.connectors.postgres.types import PgType, meant
+from dataflare.connectors.postgres.errors import error_facts, translated
+from dataflare.connectors.postgres.types import PgType, meaning_of
 from dataflare.connectors.sql.names import quoted
 from dataflare.connectors.sql.query import BoundQuery, bind_query
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
@@ -23,9 +23,10 @@ from dataflare.model.types import DataType, Schema
 
 
 class Column(Struct, frozen=True):
-    """pg: its type as casts name it. type: ours. sql: what to select, with {} for the column.
-    as_text: it is fetched as text and read as the contract's type. exact: PostgreSQL compares its
-    values as we do. guard: see Meaning. base: its type's name, below domains."""
+    """pg: its type for casts. type: DataFlare's type. sql: the SQL to select, with {} for the
+    column. as_text: it is fetched as text and read as the contract's type. exact: PostgreSQL
+    compares its values as DataFlare does. guard: see Meaning. base: its type's name, below
+    domains."""
 
     name: str
     pg: str
@@ -44,8 +45,8 @@ class Column(Struct, frozen=True):
 
 
 class Relation(Struct, frozen=True):
-    """source: what stands after FROM. values: settings that it reads. key: columns that order and
-    identify its rows; empty when there are none. table: None for a query. rows: an estimate."""
+    """source: the SQL after FROM. values: settings that it reads. key: columns that order and
+    identify its rows; empty if there are none. table: None for a query. rows: an estimate."""
 
     label: str
     source: str
@@ -60,7 +61,7 @@ class Relation(Struct, frozen=True):
         return tuple(column.name for column in self.columns)
 
     def column(self, name: str) -> Column:
-        """The column; upper and lower case are one where that is clear. Raises E0604."""
+        """The column; the case of its name is ignored if only one column matches. Raises E0604."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -78,7 +79,7 @@ class Relation(Struct, frozen=True):
 def find_relation(
     db: Connection, server: Server, config: PostgresSourceConfig, contract: Schema | None
 ) -> Relation:
-    """What the config names. Raises what is wrong with it, and foreign errors."""
+    """The relation in the config. Raises an error if it cannot be read, and psycopg's errors."""
     if config.query is not None:
         relation = _query(db, server, config.query)
     else:
@@ -91,12 +92,12 @@ def missing_table(db: Connection, server: Server, name: str) -> SystemError_:
     hidden = catalog.hidden_in(db, name)
     if hidden is not None:
         return hidden_schema(server, name, hidden)
-    known = catalog.table_names(db)
+    names = catalog.table_names(db)
     return SystemError_(
         f"no table '{name}' in {server.label}",
         code="E0604",
-        notes=[f"it has: {', '.join(known[:20])}"] if known else ["it has no tables you can see"],
-        help=did_you_mean(name, known),
+        notes=[f"it has: {', '.join(names[:20])}"] if names else ["it has no tables you can see"],
+        help=did_you_mean(name, names),
     )
 
 
@@ -109,25 +110,25 @@ def hidden_schema(server: Server, name: str, folder: str) -> SystemError_:
 
 
 def _table(db: Connection, server: Server, name: str) -> Relation:
-    found = catalog.find_table(db, name)
-    if found is None:
+    table = catalog.find_table(db, name)
+    if table is None:
         raise missing_table(db, server, name)
-    shown = f"table '{found.label}'"
+    label = f"table '{table.label}'"
     if (
-        hidden := catalog.hidden_in(db, f"{quoted(found.folder)}.{quoted(found.name)}")
+        hidden := catalog.hidden_in(db, f"{quoted(table.folder)}.{quoted(table.name)}")
     ) is not None:
         raise hidden_schema(server, name, hidden)
-    if "select" not in found.rights:
+    if "select" not in table.rights:
         raise SystemError_(
-            f"the user may not read {shown} in {server.label}",
+            f"the user may not read {label} in {server.label}",
             code="E0602",
-            help=f"grant select on {found.sql}",
+            help=f"grant select on {table.sql}",
         )
     columns = tuple(
-        _column(c.name, c.type, c.modifier, exact=c.exact) for c in found.columns.values()
+        _column(c.name, c.type, c.modifier, exact=c.exact) for c in table.columns.values()
     )
-    key = found.keys[0] if found.keys else ()
-    return Relation(shown, found.sql, columns, key=key, table=found, rows=found.rows)
+    key = table.keys[0] if table.keys else ()
+    return Relation(label, table.sql, columns, key=key, table=table, rows=table.rows)
 
 
 def _query(db: Connection, server: Server, query: str) -> Relation:
@@ -149,7 +150,7 @@ def _query(db: Connection, server: Server, query: str) -> Relation:
 
 
 def _bound(query: str, numbered: BoundQuery, types: list[str]) -> tuple[str, dict[str, str]]:
-    """The query as COPY can run it: each value is a setting, cast to the type the server wants."""
+    """The query in a form for COPY: each value is a setting, cast to the type of the parameter."""
     values: dict[str, str] = {}
 
     def mark(place: int) -> str:
@@ -164,21 +165,21 @@ def _bound(query: str, numbered: BoundQuery, types: list[str]) -> tuple[str, dic
 
 
 def _refused(error: psycopg.Error, server: Server) -> DataFlareError:
-    found = said(error)
-    if found.state == "42P01":
+    facts = error_facts(error)
+    if facts.state == "42P01":
         return SystemError_(
-            f"the query in {server.label}: {found.text}",
+            f"the query in {server.label}: {facts.text}",
             code="E0604",
-            help="mend the query: the server refuses it as it stands",
+            help="fix the query: the server refuses it",
         )
-    if found.state.startswith(("42", "22", "0A")) and found.state != "42501":
+    if facts.state.startswith(("42", "22", "0A")) and facts.state != "42501":
         hint = getattr(error.diag, "message_hint", None)
-        return ConfigError(f"the query is refused: {found.text}", code="E0412", help=hint)
+        return ConfigError(f"the query is refused: {facts.text}", code="E0412", help=hint)
     return translated(error, server.label, "the query")
 
 
 def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> Column:
-    meaning = meant(type_, modifier)
+    meaning = meaning_of(type_, modifier)
     return Column(
         name,
         type_.label,
@@ -191,11 +192,12 @@ def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> C
 
 
 def _typed(relation: Relation, contract: Schema | None) -> Relation:
-    """With the contract's types: such columns are fetched as text and read as what is wanted."""
-    wanted = {relation.column(f.name).name: f.type for f in contract or ()}
+    """The relation with the contract's types: such columns are fetched as text and read as the
+    contract's type."""
+    types = {relation.column(f.name).name: f.type for f in contract or ()}
     columns = tuple(
-        replace(c, type=wanted[c.name], sql="{}::text", as_text=True, exact=False, guard=None)
-        if c.name in wanted and wanted[c.name] != c.type
+        replace(c, type=types[c.name], sql="{}::text", as_text=True, exact=False, guard=None)
+        if c.name in types and types[c.name] != c.type
         else c
         for c in relation.columns
     )
@@ -203,7 +205,7 @@ def _typed(relation: Relation, contract: Schema | None) -> Relation:
 
 
 def sql_text(value: Any) -> str:
-    """A Python value as the text that PostgreSQL reads for it."""
+    """A Python value as text for PostgreSQL."""
     match value:
         case bool():
             return "true" if value else "false"

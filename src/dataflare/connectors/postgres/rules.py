@@ -1,4 +1,4 @@
-"""The rules of a table, where refused rows are to be found one by one."""
+"""The constraints of a table, used to find refused rows one by one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psycopg
 
 from dataflare.connectors.postgres.catalog import Connection, Table
-from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.errors import DataError
 
@@ -17,17 +17,17 @@ PLACE = "__dataflare_place"
 
 def deferred(db: Connection, table: Table) -> tuple[str, ...]:
     """The constraints that are checked at the end of a transaction, by name."""
-    found = db.execute(
+    rows = db.execute(
         "select n.nspname, c.conname from pg_constraint c join pg_namespace n on n.oid = c.connamespace "
         "where c.conrelid = %s and c.condeferred order by 1, 2",
         (table.oid,),
     )
-    return tuple(f"{quoted(folder)}.{quoted(name)}" for folder, name in found.fetchall())
+    return tuple(f"{quoted(folder)}.{quoted(name)}" for folder, name in rows.fetchall())
 
 
 def checks(constraints: Sequence[str]) -> list[str]:
-    """The statements that have deferred constraints checked now, and put off again. Those of other tables
-    stay as they are: their rows may not be there yet."""
+    """The statements that check deferred constraints now and defer them again. Constraints of other
+    tables are not changed: their rows may not exist yet."""
     names = ", ".join(constraints)
     return (
         [f"set constraints {names} {when}" for when in ("immediate", "deferred")] if names else []
@@ -35,16 +35,16 @@ def checks(constraints: Sequence[str]) -> list[str]:
 
 
 def is_orphan(error: DataError) -> bool:
-    """Whether a row was refused for a row that is not there (yet)."""
+    """Whether a row was refused because another row does not exist (yet)."""
     cause = error.__cause__
-    return isinstance(cause, psycopg.Error) and said(cause).state == "23503"
+    return isinstance(cause, psycopg.Error) and error_facts(cause).state == "23503"
 
 
 def suspects(
     db: Connection, error: DataError, table: Table, stage: str, places: tuple[int, int]
 ) -> list[int]:
-    """The staged rows, by their PLACE, that break the constraint which an error is about; none where that
-    cannot be told. Only the first look: others may break it too, or none."""
+    """The staged rows, by their PLACE, that probably violate the constraint in an error; none if
+    that is unknown. It is only a first guess: other rows may violate it too, or none of these."""
     cause = error.__cause__
     if not isinstance(cause, psycopg.Error):
         return []
@@ -54,20 +54,20 @@ def suspects(
     within = f"{PLACE} >= {places[0]} and {PLACE} < {places[1]}"
     db.execute("savepoint _dataflare_look")
     try:
-        found = db.execute(
+        rows = db.execute(
             f"select {PLACE} from (select * from {stage} where {within}) s where {broken} order by 1"
         ).fetchall()
-    except psycopg.DatabaseError:  # it is about a column that is not written
+    except psycopg.DatabaseError:  # the constraint is on a column that is not written
         if db.closed:
             raise
         db.execute("rollback to _dataflare_look")
-        found = []
+        rows = []
     db.execute("release _dataflare_look")
-    return [int(place) for (place,) in found]
+    return [int(place) for (place,) in rows]
 
 
 def _broken(db: Connection, cause: psycopg.Error, table: Table, stage: str) -> str | None:
-    """What is true of a staged row `s` that breaks the constraint."""
+    """The SQL condition for a staged row `s` that violates the constraint."""
     if cause.sqlstate == "23502" and cause.diag.column_name:
         return f"s.{quoted(cause.diag.column_name)} is null"
     columns = (
@@ -75,26 +75,26 @@ def _broken(db: Connection, cause: psycopg.Error, table: Table, stage: str) -> s
         "on a.attrelid = {} and a.attnum = k.n order by k.o)"
     )
     ours, theirs = columns.format("conkey", "conrelid"), columns.format("confkey", "confrelid")
-    found = db.execute(
+    row = db.execute(
         f"select contype::text, pg_get_expr(conbin, conrelid), {ours}, confrelid::regclass::text, {theirs} "
         "from pg_constraint where conrelid = %s and conname = %s union all "
         f"select 'u', null, {columns.format('indkey::int2[]', 'indrelid')}, null, null from pg_index "
         "where indrelid = %s and (select relname from pg_class c where c.oid = indexrelid) = %s and indpred is null and indexprs is null",
         (table.oid, cause.diag.constraint_name, table.oid, cause.diag.constraint_name),
     ).fetchone()
-    if found is None:
+    if row is None:
         return None
-    kind, check, names, parent, parents = found
-    there = " and ".join(f"s.{quoted(name)} is not null" for name in names) or "true"
+    kind, check, names, parent, parents = row
+    is_set = " and ".join(f"s.{quoted(name)} is not null" for name in names) or "true"
     if kind == "c":
         return f"not ({check})"
     if kind == "f":
         same = _equal("p", parents, names)
-        return f"{there} and not exists (select from {parent} p where {same})"
+        return f"{is_set} and not exists (select from {parent} p where {same})"
     if kind in ("p", "u"):
         same = _equal("t", names, names)
         return (
-            f"{there} and (exists (select from {table.sql} t where {same}) or ({listed(names)}) in "
+            f"{is_set} and (exists (select from {table.sql} t where {same}) or ({listed(names)}) in "
             f"(select {listed(names)} from {stage} group by {listed(names)} having count(*) > 1))"
         )
     return None
@@ -106,12 +106,12 @@ def _equal(other: str, theirs: Sequence[str], ours: Sequence[str]) -> str:
 
 
 def copy_rules(db: Connection, table: Table, staging: Table) -> None:
-    """Give the staging table of an overwrite the rules of the table, so that it refuses what the table
-    would: those of which it has all columns, and foreign keys where the user may make them."""
+    """Copy the constraints of the table to the staging table of an overwrite, so that it refuses
+    the same rows: those whose columns it all has, and foreign keys if the user may create them."""
     for name, column in table.columns.items():
         if column.not_null and name in staging.columns:
             db.execute(f"alter table {staging.sql} alter column {quoted(name)} set not null")
-    found = db.execute(
+    rows = db.execute(
         "select pg_get_constraintdef(c.oid), c.contype::text, array(select a.attname::text from "
         "pg_attribute a where a.attrelid = c.conrelid and a.attnum = any(c.conkey)) "
         "from pg_constraint c where c.conrelid = %s and c.contype in ('c', 'u', 'p', 'x', 'f') "
@@ -125,7 +125,7 @@ def copy_rules(db: Connection, table: Table, staging: Table) -> None:
         "(select from pg_constraint c where c.conindid = i.indexrelid)",
         (table.oid,),
     ).fetchall()
-    for definition, kind, columns in [*found, *indexes]:
+    for definition, kind, columns in [*rows, *indexes]:
         if not set(columns) <= staging.columns.keys():
             continue
         statement = f"alter table {staging.sql} add {definition}"

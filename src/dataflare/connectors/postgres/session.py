@@ -1,14 +1,10 @@
 """One writing session per database and attempt at a run: the transaction that all its steps share.
 
 Always true:
-- the redo files are the truth, the open transaction only spares reading them again: it may be lost at
-  any time (with the connection, with the server, by an error worth retrying). The call that notices
-  raises, and made again it begins another transaction, from the redo files;
-- rows are copied while they arrive, but only rows of the epoch that the transaction is of: what comes
-  for the next epoch between `prepare` and `commit` waits in memory, and beyond some megabytes in the
-  redo file alone;
+- the redo files are authoritative; the open transaction only avoids reading them again: it may be lost at any time (with the connection, with the server, by an error that can be retried). The call that notices it raises; when it is repeated, it begins another transaction from the redo files;
+- rows are copied while they arrive, but only rows of the transaction's epoch: rows of the next epoch that arrive between `prepare` and `commit` wait in memory, and beyond some megabytes only in the redo file;
 - a transaction is committed with the marker of every step whose rows are in it. The first `commit` call
-  of an epoch commits all of them, which is right because the engine calls it only after the manifest
+  of an epoch commits all of them; that is right because the engine calls it only after the manifest
   that names all committables was published.
 """
 
@@ -48,7 +44,7 @@ _WAITING_BYTES = 64 * 2**20
 
 
 class Session:
-    """All writing of one attempt to one database. Blocking; any thread may call."""
+    """All writes of one attempt to one database. Blocking; any thread may call it."""
 
     def __init__(self, server: Server, lineage: str, attempt: int) -> None:
         self._server, self._attempt = server, attempt
@@ -71,8 +67,8 @@ class Session:
         rows_before: int,
         rows_max: int | None,
     ) -> None:
-        """Copy rows that the redo file has already, or hold them until that may be done. rows_before:
-        what the run had written before this epoch."""
+        """Copy rows that are in the redo file already, or buffer them until they may be copied.
+        rows_before: the rows that the run had written before this epoch."""
         with self._lock:
             member = self._member(target)
             member.target = target
@@ -90,14 +86,14 @@ class Session:
 
     @property
     def _closing(self) -> int | None:
-        """The epoch of which the open transaction has prepared rows: nothing of the next one may get
-        in before it is committed."""
+        """The epoch whose prepared rows are in the open transaction: rows of the next epoch may not
+        be added before it is committed."""
         return max((m.inside for m in self._members.values() if m.inside is not None), default=None)
 
     def _copy_held(self, member: Member, rows_before: int) -> None:
         if not member.held:
             return
-        member.copied = True  # or about to be: from an error on the redo file has them
+        member.copied = True  # or will be: after an error only the redo file has them
         with self._abandoning_on_error():
             store = self._opened()
             for frame in alike(member.held):
@@ -108,8 +104,8 @@ class Session:
     def write_again(
         self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
     ) -> None:
-        """After `write` failed: copy all rows of the epoch so far. frames: gives them, from the redo
-        file that is not sealed yet."""
+        """After `write` failed: copy all rows of the epoch so far. frames: returns them from the
+        redo file that is not sealed yet."""
         with self._lock:
             member = self._member(target)
             waits = self._closing is not None and member.last >= self._closing
@@ -128,7 +124,7 @@ class Session:
         member.copied, member.taken, member.cold = True, taken, False
 
     def prepare(self, share: Share, epoch: int, *, final: bool) -> None:
-        """Have all rows of the epoch in the transaction, and find out every refusal."""
+        """Put all rows of the epoch into the transaction, and find every refusal."""
         with self._lock:
             crash_point("postgres.prepare.before_apply")
             member = self._member(share.target)
@@ -153,12 +149,14 @@ class Session:
     def settle(
         self, target: Target, frames: Callable[[], Iterator[pl.DataFrame]], rows_before: int
     ) -> list[Refusal]:
-        """Have all rows so far in the transaction but those that are refused; their numbers in the epoch
-        are returned. frames: gives all rows of the epoch, from the redo file that is not sealed yet."""
+        """Put all rows so far into the transaction except the refused ones; returns these with
+        their numbers in the epoch. frames: returns all rows of the epoch from the redo file that is
+        not sealed yet."""
         with self._lock:
             member = self._member(target)
             if member.prepared or (self._closing is not None and member.last >= self._closing):
-                # The epoch before is not committed: find out, and commit both from their redo files.
+                # The epoch before is not committed: find the refusals, and commit both epochs from
+                # their redo files later.
                 self._abandon()
                 for earlier in member.prepared.values():
                     self._apply(earlier, final=False)
@@ -182,11 +180,11 @@ class Session:
             return store.refused(member.target.step)
 
     def _apply(self, share: Share, *, final: bool) -> None:
-        """The epoch from its redo file."""
+        """Copy the epoch from its redo file."""
         with self._abandoning_on_error():
             store, target, taken = self._opened(), share.target, 0
             if share.file.refused:
-                # The others went in one after the other, and may not in one piece.
+                # The rows were accepted one by one, and may not be accepted together.
                 target = replace(target, sift=True)
             for frame in redo.frames(share.folder, share.file):
                 store.copy(target, frame, share.rows_before, taken)
@@ -205,8 +203,8 @@ class Session:
             decide(self._opened().read_marker(share.target), share.target, epoch)
 
     def _rehearse(self, member: Member, share: Share, epoch: int, *, final: bool) -> None:
-        """An epoch is prepared on top of one that is not committed yet: find out its refusals, and
-        let both be committed from their redo files."""
+        """An epoch is prepared after one that is not committed yet: find its refusals, and commit
+        both from their redo files later."""
         self._abandon()
         for earlier in member.prepared.values():
             self._apply(earlier, final=False)
@@ -230,9 +228,9 @@ class Session:
     def _commit_cold(self, share: Share, epoch: Epoch) -> None:
         target = share.target
         with self._abandoning_on_error():
-            # Where a COMMIT was lost on its way, its transaction holds the row until its fate is known.
-            found = self._opened().read_marker(target, lock=True)
-            if decide(found, target, epoch.number) is Verdict.DONE:
+            # If the answer to a COMMIT was lost, its transaction locks the row until it has ended.
+            markers = self._opened().read_marker(target, lock=True)
+            if decide(markers, target, epoch.number) is Verdict.DONE:
                 self._end_epoch(target.step, epoch.number)
                 self._rest_if_empty()
                 return
@@ -263,9 +261,9 @@ class Session:
 
     def _move_marker(self, store: PostgresStore, share: Share, epoch: Epoch) -> None:
         target = share.target
-        found = store.read_marker(target, lock=True)
-        stored = found.own
-        if decide(found, target, epoch.number) is Verdict.DONE:
+        markers = store.read_marker(target, lock=True)
+        row = markers.own
+        if decide(markers, target, epoch.number) is Verdict.DONE:
             raise CheckpointError(
                 f"epoch {epoch.number} of step '{target.step}' is in {self._server.label} already, "
                 "by another writer",
@@ -273,14 +271,16 @@ class Session:
                 step=target.step,
                 help="let one run write at a time; to start over, use --fresh",
             )
-        if stored is not None and stored.rows_total < share.rows_before:
+        if row is not None and row.rows_total < share.rows_before:
             raise CheckpointError(
-                f"{self._server.label} holds {stored.rows_total:,} rows of step '{target.step}', and "
-                f"{share.rows_before:,} were committed: it has gone back in time",
+                f"{self._server.label} has {row.rows_total:,} rows of step '{target.step}', and "
+                f"{share.rows_before:,} were committed: it was reset to an earlier state",
                 code="E0705",
                 step=target.step,
-                notes=["a backup was restored, or a standby took over that had not seen all"],
-                help="run with --fresh, after looking at what the table holds",
+                notes=[
+                    "a backup was restored, or a standby without the last transactions took over"
+                ],
+                help="check the rows of the table, then run with --fresh",
             )
         moved = MarkerRow(
             target.attempt, epoch.number, share.rows_total, epoch.manifest, target.token
@@ -296,12 +296,12 @@ class Session:
     # -- beginnings and ends -----------------------------------------------------------------------
 
     def markers(self, target: Target) -> MarkerRows:
-        """What the marker table says of a step, without making anything."""
+        """The marker rows of a step; creates nothing."""
         with self._lock, self._aside() as store:
             return store.read_marker(target)
 
     def is_missing(self, target: Target) -> bool:
-        """Whether there is no table of the target's name."""
+        """Whether the target's table does not exist."""
         with self._lock, self._aside() as store:
             return store.is_missing(target)
 
@@ -311,7 +311,7 @@ class Session:
             return store.is_empty(target)
 
     def supersede(self, target: Target, epoch: int) -> None:
-        """Make the target's lineage the owner of its table: others are fenced."""
+        """Make the target's lineage the owner of its table; other lineages are fenced."""
         with self._lock, self._aside() as store:
             store.make_marker_table(target)
             store.supersede(target)
@@ -320,10 +320,9 @@ class Session:
             store.commit()
 
     def recover(self, target: Target, epoch: int, rows_kept: int | None) -> None:
-        """Take the step's leftovers and its marker back to `epoch`, and fence off older attempts.
-
-        rows_kept: what the run had written by then; None when none of it counts, for the run has no
-        checkpoint yet, or is forgotten.
+        """Reset the step's marker to `epoch`, remove its later rows, and fence older attempts.
+        rows_kept: the rows that the run had written at that epoch; None if none of them are valid,
+        because the run has no checkpoint yet or was removed.
         """
         with self._lock:
             self._members.pop(target.step, None)
@@ -331,24 +330,24 @@ class Session:
             with self._aside() as store:
                 store.end_older_sessions(self._name, self._attempt)
                 store.make_marker_table(target)
-                stored = store.read_marker(target, lock=True).own
+                row = store.read_marker(target, lock=True).own
                 if rows_kept is None and target.mode == "mirror":
                     store.clear_keys(target)
-                if stored is not None:
-                    self._take_back(store, target, stored, epoch, rows_kept)
+                if row is not None:
+                    self._take_back(store, target, row, epoch, rows_kept)
                 elif rows_kept is None:
                     store.write_marker(target, first_marker(target, epoch))
                 store.commit()
 
     def execute(self, statements: Sequence[str]) -> None:
-        """A user's statements, in a transaction of their own."""
+        """Run a user's statements in one separate transaction."""
         with self._lock, self._aside() as store:
             for statement in statements:
                 store.execute(statement)
             store.commit()
 
     def execute_alone(self, statements: Sequence[str]) -> None:
-        """A user's statements, each on its own, outside of any transaction."""
+        """Run a user's statements one by one, without a transaction."""
         db = self._server.connect(f"{self._name}after")
         try:
             with postgres_errors(self._server.label, "the statement"):
@@ -361,52 +360,52 @@ class Session:
         self,
         store: PostgresStore,
         target: Target,
-        stored: MarkerRow,
+        row: MarkerRow,
         epoch: int,
         rows_kept: int | None,
     ) -> None:
-        free = target.mode != "append" or stored.rows_total == 0
-        moved = rewind_marker(stored, target, epoch, can_rewind=free)
-        if target.mode == "overwrite" and (rows_kept is None or stored.epoch > epoch):
+        free = target.mode != "append" or row.rows_total == 0
+        moved = rewind_marker(row, target, epoch, can_rewind=free)
+        if target.mode == "overwrite" and (rows_kept is None or row.epoch > epoch):
             staging = store.staging(target)
             if rows_kept and staging is None:
                 raise CheckpointError(
-                    f"table '{target.table}' was already replaced by epoch {stored.epoch} and cannot "
-                    f"go back to epoch {epoch}",
+                    f"table '{target.table}' was already replaced by epoch {row.epoch} and cannot be reset "
+                    f"to epoch {epoch}",
                     code="E0705",
                     step=target.step,
                     help="run with --fresh to build it again",
                 )
             if staging is not None:
                 store.trim(staging, rows_kept or 0)
-        now = moved or stored
-        rows = stored.rows_total
+        marker = moved or row
+        rows = row.rows_total
         if rows_kept is None:
             rows = 0
-        elif stored.epoch > epoch:
+        elif row.epoch > epoch:
             rows = rows_kept
         store.write_marker(
-            target, MarkerRow(target.attempt, now.epoch, rows, now.manifest, target.token)
+            target, MarkerRow(target.attempt, marker.epoch, rows, marker.manifest, target.token)
         )
 
     def release(self, step: str) -> None:
-        """Give up what `step` has prepared and not committed."""
+        """Discard the rows that `step` has prepared and not committed."""
         with self._lock:
             if self._members.pop(step, None) is not None or not self._members:
                 self._abandon()
 
     def _member(self, target: Target) -> Member:
-        found = self._members.get(target.step)
-        if found is None:
-            found = self._members[target.step] = Member(target)
-        return found
+        member = self._members.get(target.step)
+        if member is None:
+            member = self._members[target.step] = Member(target)
+        return member
 
     @property
     def _name_now(self) -> str:
         return f"{self._name}{self._attempt}"
 
     def _opened(self) -> PostgresStore:
-        """The open transaction, begun where there is none."""
+        """The open transaction; begins one if there is none."""
         if self._store is None:
             store = PostgresStore(self._server, self._name_now)
             try:
@@ -423,11 +422,12 @@ class Session:
         return self._store
 
     def _rest(self) -> None:
-        """After a commit: the connection stays, its next transaction begins with the next rows."""
+        """After a commit: the connection stays open; its next transaction begins with the next
+        rows."""
         self._begun = False
 
     def _rest_if_empty(self) -> None:
-        """No transaction stays open for nothing: it would keep what was looked at locked."""
+        """End a transaction without rows: it would keep locks on the objects that it has read."""
         if self._store is not None and not any(
             m.copied or m.inside is not None for m in self._members.values()
         ):
@@ -435,7 +435,7 @@ class Session:
             self._begun = False
 
     def _abandon(self) -> None:
-        """Lose the transaction and its connection; everybody goes on from redo files."""
+        """Close the transaction and its connection; all steps continue from redo files."""
         store, self._store, self._begun = self._store, None, False
         for member in self._members.values():
             member.cool()
@@ -450,14 +450,14 @@ class Session:
         except BaseException as error:
             if self._store is not None and isinstance(error, DataFlareError) and is_lost(error):
                 self._broken = self._store.backend
-                # Only a new connection is wanted: the first try needs no policy and no wait.
+                # A new connection is enough: the first retry needs no policy and no wait.
                 error.retry_after_s = 0.0
             self._abandon()
             raise
 
     @contextmanager
     def _aside(self) -> Iterator[PostgresStore]:
-        """A transaction of its own, rolled back unless it commits."""
+        """A separate transaction, rolled back unless it commits."""
         store = PostgresStore(self._server, f"{self._name}aside")
         try:
             store.begin()
@@ -472,10 +472,10 @@ _sessions_lock = threading.Lock()
 
 
 def shared_session(server: Server, lineage: str, attempt: int) -> Session:
-    """The one session of this process for a database and an attempt."""
+    """The only session of this process for a database and an attempt."""
     where = (server.conninfo, lineage, attempt)
     with _sessions_lock:
-        found = _sessions.get(where)
-        if found is None:
-            found = _sessions[where] = Session(server, lineage, attempt)
-        return found
+        session = _sessions.get(where)
+        if session is None:
+            session = _sessions[where] = Session(server, lineage, attempt)
+        return session

@@ -1,7 +1,7 @@
-"""Cut a full read into parts that are read, and resumed, on their own.
+"""Divide a full read into parts that are read and resumed separately.
 
-Always true: each row is in exactly one part, rows without a value too: the first part has no lower end
-and the last no upper one.
+Always true: each row is in exactly one part, also rows without a value: the first part has no lower bound
+and the last no upper bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCKS = ("r", "m")
 
 
 def make_splits(db: Connection, relation: Relation, sharding: Sharding | None) -> Sequence[Split]:
-    """The parts of a full read. Raises foreign errors."""
+    """The parts of a full read. Raises psycopg's errors."""
     if sharding is None:
         count = min(_SPLITS_MAX, relation.rows // _ROWS_PER_SPLIT)
         if count < 2 or relation.table is None:
@@ -42,15 +42,15 @@ def make_splits(db: Connection, relation: Relation, sharding: Sharding | None) -
     for settings in relation.values.items():
         db.execute("select set_config(%s, %s, true)", settings)
     if sharding.boundaries is not None:
-        given = [sql_text(value) for value in sharding.boundaries]
-        return _ranges(column, _sorted(db, relation, column, given))
+        boundaries = [sql_text(value) for value in sharding.boundaries]
+        return _ranges(column, _sorted(db, relation, column, boundaries))
     if sharding.by == "time":
         return _ranges(column, _spans(db, relation, column, sharding))
     return _ranges(column, _sampled(db, relation, column, sharding.splits or _count(relation)))
 
 
 def condition(data: Mapping[str, Any], relation: Relation, values: dict[str, str]) -> str:
-    """The SQL that picks a part's rows; adds to `values` the settings it reads."""
+    """The SQL condition for a part's rows; adds to `values` the settings it reads."""
     if "hash" in data:
         place, count = data["hash"]
         parts = [f"coalesce({quoted(name)}::text, '')" for name in data["columns"]]
@@ -68,8 +68,8 @@ def condition(data: Mapping[str, Any], relation: Relation, values: dict[str, str
         if data[end] is not None:
             values[f"dataflare.{end}"] = data[end]
             parts.append(f"{name} {sign} cast(current_setting('dataflare.{end}') as {column.pg})")
-    found = " and ".join(parts)
-    return f"({found} or {name} is null)" if data["from"] is None else found
+    bounds = " and ".join(parts)
+    return f"({bounds} or {name} is null)" if data["from"] is None else bounds
 
 
 def _count(relation: Relation) -> int:
@@ -101,7 +101,7 @@ def _ranges(column: Column, boundaries: Sequence[str]) -> Sequence[Split]:
 def _blocks(relation: Relation, count: int) -> Sequence[Split]:
     if relation.table is None or relation.table.kind not in _BLOCKS:
         raise ConfigError(
-            f"{relation.label} has no blocks to be cut by: it is no plain table",
+            f"{relation.label} has no blocks to divide by: it is not a plain table",
             code="E0413",
             help="use by: range or by: hash, with a column",
         )
@@ -121,26 +121,27 @@ def _hashed(relation: Relation, sharding: Sharding) -> Sequence[Split]:
 
 
 def _sorted(db: Connection, relation: Relation, column: Column, values: Sequence[str]) -> list[str]:
-    """In the column's own order, each once; the server refuses what is no value of it.
+    """The values in the column's order, without duplicates; the server refuses a text that is not a
+    value of the column.
 
     The empty half gives the whole the column's collation, by which its rows are compared with these
     values: in another order parts would overlap."""
-    found = db.execute(
+    rows = db.execute(
         f"select d.v::text from (select {quoted(column.name)} as v from {relation.source} where false "
         f"union select cast(t as {column.pg}) from unnest(%s::text[]) t) d order by d.v",
         (list(values),),
     ).fetchall()
-    return [str(value) for (value,) in found if value is not None]
+    return [str(value) for (value,) in rows if value is not None]
 
 
 def _sampled(db: Connection, relation: Relation, column: Column, count: int) -> list[str]:
-    """Values that cut the rows into parts of about the same size, from a sample of the table."""
+    """Values that divide the rows into parts of about the same size, from a sample of the table."""
     if count < 2:
         return []
     name, sample = quoted(column.name), ""
     if relation.table is not None and relation.table.kind in ("r", "p", "m"):
         percent = min(100.0, 100.0 * _SAMPLE_ROWS / max(relation.rows, 1))
-        # By blocks is quick; of a small table it may give nothing at all.
+        # A sample of blocks is quick; for a small table it may be empty.
         way = "system" if relation.rows > 50 * _SAMPLE_ROWS else "bernoulli"
         sample = f" tablesample {way} ({percent:.6f}) repeatable (0)"
     fractions = [i / count for i in range(1, count)]
@@ -153,7 +154,8 @@ def _sampled(db: Connection, relation: Relation, column: Column, count: int) -> 
 
 
 def _spans(db: Connection, relation: Relation, column: Column, sharding: Sharding) -> list[str]:
-    """Boundaries from the first time to the last: `every` so long, or so many of one length."""
+    """Boundaries from the first time to the last: at spans of `every`, or a number of equal
+    spans."""
     if column.type.name not in ("date", "timestamp"):
         raise ConfigError(
             f"column '{column.name}' is {column.type}, and by: time needs dates or timestamps",
@@ -170,10 +172,10 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
     low, high = row
     count = sharding.splits or _count(relation)
     moments = span_starts(low, high, sharding.every, count, relation.label)
-    found = db.execute(
+    texts = db.execute(
         "select array_agg(to_timestamp(t)::text) from unnest(%s::float8[]) t", (moments,)
     ).fetchone()
-    return _sorted(db, relation, column, found[0]) if found and found[0] else []
+    return _sorted(db, relation, column, texts[0]) if texts and texts[0] else []
 
 
 def key_order(relation: Relation) -> str:

@@ -1,4 +1,4 @@
-"""What a step has in an epoch, and how much of it the open transaction holds. Pure."""
+"""The part of a step in an epoch, and how much of it is in the open transaction. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataflare.connectors.sql.store import Target
 
 
 class Share(Struct, frozen=True):
-    """What one step has in an epoch: its sealed rows and where they go. rows_total: of the run, with
-    these."""
+    """The part of one step in an epoch: its sealed rows and their target. rows_total: of the run,
+    with these."""
 
     target: Target
     folder: Path
@@ -27,10 +27,10 @@ class Share(Struct, frozen=True):
 
 
 class Member(Struct):
-    """A step's part. held: rows not yet copied. copied: rows of the running epoch are in the
-    transaction; taken: how many. cold: the running epoch is to be applied from its redo file. last: the last epoch
-    that was prepared. prepared: what waits for its commit, by epoch; inside: the one that is in the
-    open transaction."""
+    """The state of a step. held: rows not yet copied. copied: whether rows of the running epoch are
+    in the transaction; taken: how many. cold: whether the running epoch must be applied from its
+    redo file. last: the last epoch that was prepared. prepared: shares that wait for their commit,
+    by epoch; inside: the epoch that is in the open transaction."""
 
     target: Target
     held: list[pl.DataFrame] = field(default_factory=list)
@@ -48,12 +48,12 @@ class Member(Struct):
         self.held_rows = self.held_bytes = 0
 
     def end_epoch(self) -> None:
-        """The rows that come next are of another epoch."""
+        """The next rows are of another epoch."""
         self.copied = self.cold = False
         self.taken = 0
 
     def cool(self) -> None:
-        """What was copied is lost: the redo file has it."""
+        """The copied rows are lost: the redo file has them."""
         if self.copied:
             self.cold = True
             self.drop_held()
@@ -61,12 +61,12 @@ class Member(Struct):
 
 
 def alike(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Neighbours of one schema joined."""
-    made: list[pl.DataFrame] = []
+    """The frames, with adjacent ones of the same schema joined."""
+    joined: list[pl.DataFrame] = []
     group: list[pl.DataFrame] = []
     for frame in frames:
         if group and group[0].schema != frame.schema:
-            made.append(pl.concat(group, rechunk=False))
+            joined.append(pl.concat(group, rechunk=False))
             group = []
         group.append(frame)
-    return [*made, pl.concat(group, rechunk=False)]
+    return [*joined, pl.concat(group, rechunk=False)]

@@ -1,7 +1,7 @@
-"""The one snapshot that all parts of a full read see, held open by a connection of its own.
+"""The snapshot that all parts of a full read see, kept open by a separate connection.
 
-Always true: while the holder lives, every reader that takes the snapshot sees the same rows; when it is
-gone, so is the snapshot, and who has not taken it yet reads the database as it is then.
+Always true: while the holder lives, every reader that takes the snapshot sees the same rows; when the
+holder ends, the snapshot ends, and a reader that has not taken it yet reads the database as it is then.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from typing import Any
 import psycopg
 
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import postgres_errors, said
+from dataflare.connectors.postgres.errors import error_facts, postgres_errors
 
 _CANNOT_EXPORT = ("0A000", "25006", "55000")
 
 
 class SharedSnapshot:
-    """Blocking; any thread may call. Not sent between processes: a copy elsewhere makes its own."""
+    """Blocking; any thread may call it. It is not sent between processes: a copy in another process
+    opens its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: psycopg.Connection[tuple[Any, ...]] | None = None
         self._id: str | None = None
-        self._taken = False
+        self._was_taken = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SharedSnapshot, ())
 
     def take(self, server: Server, name: str) -> str | None:
-        """The snapshot's id, made at the first call; None where a server cannot share one."""
+        """The snapshot's id, created by the first call; None if the server cannot share one."""
         with self._lock:
-            if not self._taken:
+            if not self._was_taken:
                 self._open(server, name)
-                self._taken = True
+                self._was_taken = True
             return self._id
 
     def _open(self, server: Server, name: str) -> None:
@@ -44,7 +45,7 @@ class SharedSnapshot:
             try:
                 row = self._holder.execute("select pg_export_snapshot()").fetchone()
             except psycopg.Error as error:
-                if said(error).state not in _CANNOT_EXPORT:
+                if error_facts(error).state not in _CANNOT_EXPORT:
                     raise
                 self._drop()
                 return
@@ -53,7 +54,7 @@ class SharedSnapshot:
     def close(self) -> None:
         with self._lock:
             self._drop()
-            self._taken = False
+            self._was_taken = False
 
     def _drop(self) -> None:
         holder, self._holder, self._id = self._holder, None, None

@@ -1,7 +1,7 @@
 """Read a table or a query of a PostgreSQL database.
 
-Always true: all parts of a full read see one snapshot of the database, as long as this process and the
-server live; after a crash the unfinished parts go on from their last key in a new snapshot.
+Always true: all parts of a full read see one snapshot of the database, as long as this process and
+the server live; after a crash the unfinished parts continue from their last key in a new snapshot.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ config:
         if sharding is not None and sharding.by == "ctid":
             return Replay.NONE, "rows move between blocks"
         if self._relation is not None and not self._relation.key:
-            return Replay.NONE, f"{self._relation.label} has no key to go on from"
+            return Replay.NONE, f"{self._relation.label} has no key to continue from"
         return Replay.BY_KEY, "an unfinished range is read again from its last key"
 
     async def validate(self) -> None:
@@ -91,31 +91,31 @@ config:
         return Schema.of([(name, by_name[name]) for name in self._output(relation)])
 
     def with_columns(self, columns: Sequence[str]) -> Self:
-        made = copy.copy(self)
-        made._columns = tuple(columns)
-        return made
+        copy_ = copy.copy(self)
+        copy_._columns = tuple(columns)
+        return copy_
 
     def with_filter(self, condition: Typed) -> Self | None:
-        """Only over columns that PostgreSQL compares as we do."""
+        """Only conditions on columns that PostgreSQL compares as DataFlare does."""
         relation = self._relation
         if relation is None or not all(relation.column(name).exact for name in condition.columns):
             return None
         spelled = condition.to_sql("postgres")
         if spelled is None or spelled.text.count("?") != len(spelled.params):
             return None
-        made = copy.copy(self)
-        made._filters = (*self._filters, spelled)
-        return made
+        copy_ = copy.copy(self)
+        copy_._filters = (*self._filters, spelled)
+        return copy_
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         relation = await self._look()
         if self.config.incremental is not None:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
-        found, _ = await asyncio.gather(
+        listed, _ = await asyncio.gather(
             asyncio.to_thread(self._list, relation), asyncio.to_thread(load_driver)
         )
-        return found
+        return listed
 
     def reads_all(self) -> bool:
         return self.config.incremental is None
@@ -150,11 +150,12 @@ config:
         return StreamReader(reading, split.data, start)
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        found = positions.get(_INCREMENTAL)
-        return None if found is None else State.from_json(found.value).finished().to_json()
+        position = positions.get(_INCREMENTAL)
+        return None if position is None else State.from_json(position.value).finished().to_json()
 
     async def inspect(self) -> Mapping[str, str]:
-        """What a look at the server tells, for `dataflare check`. Raises what is wrong."""
+        """Facts about the server and the relation, for `dataflare check`. Raises an error if it
+        cannot be read."""
         relation = await self._look()
         return await asyncio.to_thread(source_facts, self._server, relation, self._replay()[0])
 
@@ -175,31 +176,31 @@ config:
             server = self._server
             db = server.connect(f"dataflare {self.context.step}")
             try:
-                with postgres_errors(server.label, self._shown):
+                with postgres_errors(server.label, self._label):
                     server.begin(db, "read only")
-                    found = find_relation(db, server, self.config, self.contract)
+                    relation = find_relation(db, server, self.config, self.contract)
             finally:
                 db.close()
-            self._output(found)
+            self._output(relation)
             if self.config.incremental is not None:
-                check_incremental(found, self.config.incremental)
+                check_incremental(relation, self.config.incremental)
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
-        return found
+        return relation
 
     @property
-    def _shown(self) -> str:
+    def _label(self) -> str:
         return "the query" if self.config.table is None else f"table '{self.config.table}'"
 
     def _output(self, relation: Relation) -> tuple[str, ...]:
-        """The columns to give: the config's, or what was pushed down."""
-        wanted = self._columns if self._columns is not None else self.config.columns
-        if wanted is None:
+        """The output columns: those of the config, or of the pushed projection."""
+        names = self._columns if self._columns is not None else self.config.columns
+        if names is None:
             return relation.names
-        return tuple(relation.column(name).name for name in wanted)
+        return tuple(relation.column(name).name for name in names)
 
     def _list(self, relation: Relation) -> Sequence[Split]:
-        """The parts, cut in the snapshot that they will be read from."""
+        """The parts, computed in the snapshot from which they will be read."""
         server = self._server
         try:
             snapshot = self._snapshot.take(server, f"dataflare {self.context.step} (snapshot)")

@@ -1,4 +1,4 @@
-"""What the commit protocol needs of PostgreSQL, in one open transaction.
+"""The commit protocol's operations on PostgreSQL, in one open transaction.
 
 Always true:
 - rows of append go straight into the table, by COPY; rows with a key go into a temporary stage, and
@@ -22,7 +22,7 @@ from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
-from dataflare.connectors.postgres.errors import said
+from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.postgres.exactness import Limit, limits
 from dataflare.connectors.postgres.markers import MAKING, Markers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
@@ -41,8 +41,9 @@ from dataflare.model.types import DataType, Schema
 
 class Ready(Struct):
     """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
-    the temporary table of rows with a key. staged: rows in it. keys: theirs. deferred: constraints that
-    are checked late. limits: what its columns would round. pace: how many rows at once are tried."""
+    the temporary table of rows with a key. staged: the number of rows in it. keys: of these rows.
+    deferred: deferred constraints. limits: of columns that round. pace: how many rows to try at
+    once."""
 
     target: Target
     into: Table
@@ -55,8 +56,8 @@ class Ready(Struct):
 
 
 class PostgresStore(Markers):
-    """One connection and its transaction. Blocking; one thread at a time. All raise our errors; after
-    one, only `rollback` and `close` may follow."""
+    """One connection and its transaction. Blocking; one thread at a time. All methods raise
+    DataFlare's errors; after one, only `rollback` and `close` may follow."""
 
     def __init__(self, server: Server, name: str) -> None:
         super().__init__(server, server.connect(name))
@@ -66,15 +67,15 @@ class PostgresStore(Markers):
         self._stages = 0
         self._sender = Sender()
 
-    def _errors(self, what: str) -> Any:
-        """For whatever is done with the connection: the rows under way come first."""
+    def _errors(self, subject: str) -> Any:
+        """For each use of the connection: wait for the rows in progress first."""
         self._sender.drain()
-        return super()._errors(what)
+        return super()._errors(subject)
 
     def begin(self) -> None:
         with self._errors("beginning"):
             self._server.begin(self._db)
-            # What is committed must be there after a crash of the server, whatever the user's default.
+            # Committed rows must survive a crash of the server, for any default of the user.
             self._db.execute(
                 "select set_config('synchronous_commit', 'on', true) "
                 "where current_setting('synchronous_commit') = 'off'"
@@ -91,7 +92,7 @@ class PostgresStore(Markers):
         self._sender.stop()
         try:
             self._db.execute("rollback")
-        except Exception:  # the connection is gone, and the transaction with it
+        except Exception:  # the connection is lost with its transaction
             pass
 
     def _forget(self) -> None:
@@ -107,69 +108,69 @@ class PostgresStore(Markers):
             pass
 
     def execute(self, statement: str) -> None:
-        """A user's statement, in the transaction."""
+        """Run a user's statement in the transaction."""
         with self._errors("the statement"):
             self._db.execute(statement.encode())
 
     # -- rows --------------------------------------------------------------------------------------
 
     def make_ready(self, target: Target) -> Ready:
-        """Make or widen the table that the rows go into, and what else it takes."""
+        """Create or widen the table for the rows, and the other tables that are needed."""
         with self._errors(f"table '{target.table}'"):
-            found = tables.require(self._db, self._server, target)
-            if found is not None:
-                tables.refuse_misfits(target, found)
+            table = tables.require(self._db, self._server, target)
+            if table is not None:
+                tables.refuse_misfits(target, table)
             if target.mode == "overwrite":
-                return self._with_staging(target, found)
-            if found is None:
-                found = self._make_table(target)
-            statements = tables.widening(target, found, self._server)
+                return self._with_staging(target, table)
+            if table is None:
+                table = self._make_table(target)
+            statements = tables.widening(target, table, self._server)
             for statement in statements:
                 self._db.execute(statement)
             if statements:
-                found = self._found(target)
+                table = self._existing(target)
             if target.mode in ("upsert", "mirror"):
-                self._make_unique(target, found)
-            ready = Ready(target, found, limits=limits(found))
-            if target.key or found.row_security:
+                self._make_unique(target, table)
+            ready = Ready(target, table, limits=limits(table))
+            if target.key or table.row_security:
                 self._make_stage(ready)
             if target.sift:
-                ready.deferred = deferred(self._db, found)
+                ready.deferred = deferred(self._db, table)
         return ready
 
     def _make_table(self, target: Target) -> Table:
-        """The new table. Two runs may want to make it at the same time: the second waits for the first
-        one's transaction, and finds it."""
+        """The new table. If two runs create it at the same time, the second waits for the first
+        one's transaction, and finds the table."""
         self._db.execute(MAKING)
-        found = catalog.find_table(self._db, target.table)
-        if found is None:
+        table = catalog.find_table(self._db, target.table)
+        if table is None:
             folder, name = catalog.new_place(self._db, target.table)
             self._db.execute(tables.creation(target, folder or "public", name))
-            found = self._found(target)
-        return found
+            table = self._existing(target)
+        return table
 
-    def _found(self, target: Target) -> Table:
-        found = catalog.find_table(self._db, target.table)
-        assert found is not None
-        return found
+    def _existing(self, target: Target) -> Table:
+        table = catalog.find_table(self._db, target.table)
+        assert table is not None
+        return table
 
-    def _with_staging(self, target: Target, found: Table | None) -> Ready:
+    def _with_staging(self, target: Target, table: Table | None) -> Ready:
         folder, name = (
-            (found.folder, found.name) if found else catalog.new_place(self._db, target.table)
+            (table.folder, table.name) if table else catalog.new_place(self._db, target.table)
         )
         assert folder is not None
         staging = tables.staging_name(target, name)
-        made = catalog.find_exact(self._db, folder, staging)
-        if made is None:
+        staging_table = catalog.find_exact(self._db, folder, staging)
+        if staging_table is None:
             place = f"{quoted(folder)}.{quoted(staging)}"
-            self._db.execute(tables.staging_creation(target, found, place))
-            if target.sift and found is not None:
-                made = catalog.find_exact(self._db, folder, staging)
-                assert made is not None
-                copy_rules(self._db, found, made)
+            self._db.execute(tables.staging_creation(target, table, place))
+            if target.sift and table is not None:
+                staging_table = catalog.find_exact(self._db, folder, staging)
+                assert staging_table is not None
+                copy_rules(self._db, table, staging_table)
         else:
             for statement in tables.widening(
-                replace(target, create_table=True), made, self._server
+                replace(target, create_table=True), staging_table, self._server
             ):
                 self._db.execute(statement)
         into = catalog.find_exact(self._db, folder, staging)
@@ -188,7 +189,7 @@ class PostgresStore(Markers):
                 f"table '{table.label}' has several rows for one key ({', '.join(target.key)}), "
                 f"so mode '{target.mode}' cannot distinguish them",
                 code="E0510",
-                notes=[said(error).detail],
+                notes=[error_facts(error).detail],
                 help="remove the duplicates, or choose other key columns",
             ) from error
 
@@ -204,8 +205,9 @@ class PostgresStore(Markers):
         )
 
     def copy(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
-        """Take rows; what the server says to them, a later call may raise. rows_before: what the run had written before this epoch. first: the number of the
-        first row in the epoch. Where refused rows may be left out, `refused` has them."""
+        """Send rows; a later call may raise the server's error for them. rows_before: the rows that
+        the run had written before this epoch. first: the number of the first row in the epoch. If
+        refused rows may be left out, `refused` returns them."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
         numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
@@ -226,8 +228,8 @@ class PostgresStore(Markers):
             ready.keys.add(rows)
 
     def _staged(self, target: Target, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows that go through the stage, with GONE. One for each key but where others of it may
-        count in the end: by their sequence, or when the last one is refused."""
+        """The rows for the stage, with GONE. One row for each key, except if other rows of the key
+        may be needed: by their sequence, or if the last one is refused."""
         if not target.key:
             return rows_to_append(frame, op=target.op).with_columns(pl.lit(False).alias(GONE))
         mirror = target.mode == "mirror"
@@ -246,31 +248,32 @@ class PostgresStore(Markers):
             events = Merge.events(frame, target.key, deletes=mirror)
             refuse_null_keys(frame, target.key)
             return events
-        found = fold(frame, target.key, deletes=mirror)
+        changes = fold(frame, target.key, deletes=mirror)
         parts = [
-            part.with_columns(pl.lit(gone).alias(GONE))
-            for part, gone in ((found.upserts, False), (found.deletes, True))
+            part.with_columns(pl.lit(is_deleted).alias(GONE))
+            for part, is_deleted in ((changes.upserts, False), (changes.deletes, True))
         ]
         return pl.concat(parts)
 
     def _ready_for(self, target: Target, frame: pl.DataFrame) -> Ready:
-        """Ready for these columns. When new ones come up, what was staged goes on its way first."""
+        """The tables for these columns. If there are new columns, the staged rows are merged
+        first."""
         ready = self._ready.get(target.step)
         names = [n for n in frame.columns if n != KIND_COLUMN]
         if ready is not None and all(name in ready.target.schema for name in names):
             return ready
-        known = {f.name: f.type for f in (ready.target if ready else target).schema}
-        fresh = Schema.from_polars({n: frame.schema[n] for n in names if n not in known})
-        wider = Schema.of([*known.items(), *((f.name, f.type) for f in fresh)])
+        types = {f.name: f.type for f in (ready.target if ready else target).schema}
+        fresh = Schema.from_polars({n: frame.schema[n] for n in names if n not in types})
+        wider = Schema.of([*types.items(), *((f.name, f.type) for f in fresh)])
         if ready is not None:
             self._merge(ready)
             if ready.stage is not None:
                 with self._errors("the stage"):
                     self._db.execute(f"drop table {ready.stage}")
             del self._ready[target.step]
-        made = self.make_ready(replace(target, schema=wider))
-        self._ready[target.step] = made
-        return made
+        widened = self.make_ready(replace(target, schema=wider))
+        self._ready[target.step] = widened
+        return widened
 
     def _types(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
         names = [n for n in frame.columns if n != KIND_COLUMN]
@@ -292,8 +295,8 @@ class PostgresStore(Markers):
         copier = Copier(self._db, errors, place, types, targets, ready.deferred, ready.limits)
         if target.sift:
             self._sender.drain()
-            found, cells = copier.sift(rows, ready.pace)
-            refused = [Refusal(numbers[each.row], each.error) for each in found]
+            refusals, cells = copier.sift(rows, ready.pace)
+            refused = [Refusal(numbers[each.row], each.error) for each in refusals]
             self._refused.setdefault(target.step, []).extend(refused)
             if cells.height:
                 lone = [each for each in refused if is_orphan(each.error)]
@@ -303,8 +306,8 @@ class PostgresStore(Markers):
         self._sender.send(copier, rows, names, target.step)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
-        """Bring all rows of the epoch where they belong, and find out every refusal. left_out: as the
-        epoch's redo file says. Returns how the deletes of a mirror ended."""
+        """Write all rows of the epoch to the table, and find every refusal. left_out: from the
+        epoch's redo file. Returns the result of a mirror's deletes."""
         sweep = None
         ready = self._ready.get(target.step)
         if ready is None and final:
@@ -321,15 +324,15 @@ class PostgresStore(Markers):
         return sweep
 
     def refused(self, step: str) -> list[Refusal]:
-        """The rows that were left out since this was last asked, by their number in the epoch."""
+        """The rows that were left out since the last call, by their number in the epoch."""
         return sorted(self._refused.pop(step, []), key=lambda refusal: refusal.row)
 
     def _send_orphans(self, step: str) -> None:
-        """The rows that they lacked may have come after them."""
+        """Send rows again that needed another row: it may have arrived after them."""
         waiting = self._orphans.pop(step, [])
         self._sender.drain()
         lone = {refusal.row for orphans in waiting for refusal in orphans.refusals}
-        while any(orphans.again() for orphans in waiting if orphans.refusals):
+        while any(orphans.retry() for orphans in waiting if orphans.refusals):
             pass
         lone -= {refusal.row for orphans in waiting for refusal in orphans.refusals}
         if lone:
@@ -346,7 +349,7 @@ class PostgresStore(Markers):
             deferred=ready.deferred,
         )
         errors = partial(self._errors, f"table '{ready.target.table}'")
-        # A row that could not be staged is no refusal of the merge: the transaction is over.
+        # A row that could not be staged is not a refusal of the merge: the transaction is aborted.
         self._sender.drain()
         try:
             with errors():
@@ -368,79 +371,79 @@ class PostgresStore(Markers):
 
     # -- mirror ------------------------------------------------------------------------------------
 
-    def _seen(self, ready: Ready) -> str:
-        """The table of the keys that have come, made where it is missing."""
+    def _keys_table(self, ready: Ready) -> str:
+        """The table of the keys that have arrived; created if it is missing."""
         into, target = ready.into, ready.target
-        name = tables.seen_name(target, into.name)
-        seen = f"{quoted(into.folder)}.{quoted(name)}"
+        name = tables.keys_table_name(target, into.name)
+        keys_table = f"{quoted(into.folder)}.{quoted(name)}"
         if catalog.find_exact(self._db, into.folder, name) is None:
-            self._db.execute(sweeping.keys_creation(target.key, into.sql, seen))
-        return seen
+            self._db.execute(sweeping.keys_creation(target.key, into.sql, keys_table))
+        return keys_table
 
     def _note_keys(self, ready: Ready) -> None:
-        """The keys that are staged. The source has those of refused rows too."""
+        """Note the staged keys. The source has the keys of refused rows too."""
         key, place, stage = ready.target.key, ready.into.sql, ready.stage or ""
         with self._errors(f"table '{ready.target.table}'"):
-            seen = self._seen(ready)
+            keys_table = self._keys_table(ready)
             self._db.execute(
-                f"insert into {seen} ({listed(key)}) "
+                f"insert into {keys_table} ({listed(key)}) "
                 f"select distinct {listed(key)} from {stage} where not {GONE}"
             )
             staged = {name: f"s.{quoted(name)}" for name in key}
-            gone = f"(select {listed(key)} from {stage} where {GONE})"
+            deleted = f"(select {listed(key)} from {stage} where {GONE})"
             if self._db.execute(f"select exists (select from {stage} where {GONE})").fetchone() == (
                 True,
             ):
-                self._db.execute(sweeping.deleted_keys(key, place, seen, gone, staged))
+                self._db.execute(sweeping.deleted_keys(key, place, keys_table, deleted, staged))
 
     def _sweep(self, ready: Ready, *, delete: bool) -> int:
         target, place = ready.target, ready.into.sql
         with self._errors(f"table '{target.table}'"):
-            seen = self._seen(ready)
-            self._db.execute(f"analyze {seen}")
-            row = self._db.execute(sweeping.counts(target.key, place, seen)).fetchone()
+            keys_table = self._keys_table(ready)
+            self._db.execute(f"analyze {keys_table}")
+            row = self._db.execute(sweeping.counts(target.key, place, keys_table)).fetchone()
             assert row is not None
-            gone, total = row
+            missing, total = row
             if delete:
-                sweeping.refuse_too_many(target, gone, total)
-            if gone and delete:
-                self._db.execute(sweeping.deletion(target.key, place, seen))
-            self._db.execute(f"drop table {seen}")
-        return int(gone)
+                sweeping.refuse_too_many(target, missing, total)
+            if missing and delete:
+                self._db.execute(sweeping.deletion(target.key, place, keys_table))
+            self._db.execute(f"drop table {keys_table}")
+        return int(missing)
 
     def clear_keys(self, target: Target) -> None:
         with self._errors(f"table '{target.table}'"):
-            found = catalog.find_table(self._db, target.table)
-            if found is not None:
-                name = tables.seen_name(target, found.name)
-                self._db.execute(f"drop table if exists {quoted(found.folder)}.{quoted(name)}")
+            table = catalog.find_table(self._db, target.table)
+            if table is not None:
+                name = tables.keys_table_name(target, table.name)
+                self._db.execute(f"drop table if exists {quoted(table.folder)}.{quoted(name)}")
 
     # -- overwrite ---------------------------------------------------------------------------------
 
     def _publish(self, ready: Ready) -> None:
-        """Move the staged rows into the table, whose old ones go."""
+        """Delete the table's rows and insert the staged rows."""
         target = ready.target
         with self._errors(f"table '{target.table}'"):
-            found = catalog.find_table(self._db, target.table)
-            if found is not None:
-                self._empty(found)
+            table = catalog.find_table(self._db, target.table)
+            if table is not None:
+                self._empty(table)
             _, name = catalog.new_place(self._db, target.table)
-            if found is None:
+            if table is None:
                 self._db.execute(MAKING)
-                found = catalog.find_table(self._db, target.table)
-            for statement in tables.taking_over(target, ready.into, found, name):
+                table = catalog.find_table(self._db, target.table)
+            for statement in tables.taking_over(target, ready.into, table, name):
                 self._db.execute(statement)
-            found = self._found(target)
+            table = self._existing(target)
             names = listed(name for name in ready.into.columns if name != tables.BEFORE_COLUMN)
             self._db.execute(
-                f"insert into {found.sql} ({names}) overriding system value "
+                f"insert into {table.sql} ({names}) overriding system value "
                 f"select {names} from {ready.into.sql}"
             )
             self._db.execute(f"drop table {ready.into.sql}")
         del self._ready[target.step]
 
     def _empty(self, table: Table) -> None:
-        """TRUNCATE, or DELETE where a foreign key or a missing right forbids that."""
+        """TRUNCATE, or DELETE if a foreign key or a missing right forbids that."""
         if "truncate" in table.rights:
             self._db.execute("savepoint _dataflare_empty")
             try:
@@ -453,18 +456,18 @@ class PostgresStore(Markers):
         self._db.execute(f"delete from {table.sql}")
 
     def staging(self, target: Target) -> Table | None:
-        """The staging table of this run, if it is there."""
+        """The staging table of this run, if it exists."""
         with self._errors(f"table '{target.table}'"):
-            found = catalog.find_table(self._db, target.table)
+            table = catalog.find_table(self._db, target.table)
             folder, name = (
-                (found.folder, found.name) if found else catalog.new_place(self._db, target.table)
+                (table.folder, table.name) if table else catalog.new_place(self._db, target.table)
             )
             if folder is None:
                 return None
             return catalog.find_exact(self._db, folder, tables.staging_name(target, name))
 
     def trim(self, staging: Table, rows: int) -> None:
-        """Leave what the run had written when it had written `rows`; 0 drops the table."""
+        """Keep the rows that the run had written when it had written `rows`; 0 drops the table."""
         with self._errors(f"table '{staging.label}'"):
             if rows == 0:
                 self._db.execute(f"drop table {staging.sql}")

@@ -1,14 +1,14 @@
-"""The table a destination writes: found, made, widened, or refused."""
+"""The table that a destination writes: find, create, widen and check it."""
 
 from __future__ import annotations
 
 from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.facts import needed
+from dataflare.connectors.postgres.facts import rights_for
 from dataflare.connectors.postgres.kept import column_rule, column_type, primary_key
 from dataflare.connectors.postgres.relation import missing_table
-from dataflare.connectors.postgres.types import declared, fits, meant
+from dataflare.connectors.postgres.types import declared, fits, meaning_of
 from dataflare.connectors.sql.clocks import has_other_clock, other_clock
 from dataflare.connectors.sql.names import generated_column, listed, quoted
 from dataflare.connectors.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
@@ -16,75 +16,77 @@ from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 
 BEFORE_COLUMN = "_dataflare_rows_before"
 """Of a staging table: how many rows the run had written before the row's epoch, so that the rows of
-later epochs can be taken back."""
+later epochs can be removed."""
 _NAME_MAX = 63
 
 
 def require(db: Connection, server: Server, target: Target) -> Table | None:
-    """The table, or None when it is to be made. Raises E0602, E0604 and E0511 for what cannot be."""
+    """The table, or None if it must be created. Raises E0602, E0604 and E0511 if it cannot be
+    written."""
     _refuse_long_names(target)
     _refuse_bytes_in_json(target)
-    found = catalog.find_table(db, target.table)
-    if found is None:
+    table = catalog.find_table(db, target.table)
+    if table is None:
         if not target.create_table:
             raise missing_table(db, server, target.table)
         folder, _ = catalog.new_place(db, target.table)
         if folder is None and catalog.new_schema(db, target.table) is None:
-            wanted = target.table.partition(".")[0]
+            schema_name = target.table.partition(".")[0]
             raise SystemError_(
-                f"no schema '{wanted}' in {server.label}"
+                f"no schema '{schema_name}' in {server.label}"
                 if "." in target.table
                 else f"{server.label} has no schema to make table '{target.table}' in",
                 code="E0604",
                 help="create it, get the right to create schemas, or name another one: table: schema.name",
             )
         return None
-    if not found.is_table:
+    if not table.is_table:
         raise SystemError_(
-            f"'{found.label}' in {server.label} is a view, not a table",
+            f"'{table.label}' in {server.label} is a view, not a table",
             code="E0604",
             help="write to a table, or choose another name",
         )
-    lacking = [right for right in needed(target.mode) if right not in found.rights]
+    lacking = [right for right in rights_for(target.mode) if right not in table.rights]
     if lacking:
         raise SystemError_(
-            f"the user may not write table '{found.label}' in {server.label}: it lacks the right to "
+            f"the user may not write table '{table.label}' in {server.label}: it lacks the right to "
             f"{', '.join(lacking)}",
             code="E0602",
-            help=f"grant {', '.join(lacking)} on {found.sql}",
+            help=f"grant {', '.join(lacking)} on {table.sql}",
         )
-    return found
+    return table
 
 
 def _refuse_bytes_in_json(target: Target) -> None:
     for field in target.schema:
         if declared(field.type) == "jsonb" and "binary" in str(field.type):
             raise DataError(
-                f"column '{field.name}' is {field.type}, and JSON, as which PostgreSQL stores it, has no bytes",
+                f"column '{field.name}' is {field.type}, and PostgreSQL stores it as JSON, which "
+                "has no bytes",
                 code="E0511",
                 help=f"leave it out with map: drop: [{field.name}]",
             )
 
 
 def _refuse_long_names(target: Target) -> None:
-    """PostgreSQL cuts longer names without a word, and then two may be one."""
+    """PostgreSQL truncates longer names without an error, and then two names may become equal."""
     name = catalog.bare_name(target.table)
     long = next((n for n in [name, *target.schema.names] if len(n.encode()) > _NAME_MAX), None)
     if long is None:
         return
-    what = "table" if long == name else "column"
+    kind = "table" if long == name else "column"
     raise ConfigError(
-        f"{what} name '{long}' has {len(long.encode())} bytes, and PostgreSQL keeps {_NAME_MAX} of a name",
+        f"{kind} name '{long}' has {len(long.encode())} bytes, and PostgreSQL keeps {_NAME_MAX} of a name",
         code="E0411",
         step=target.step or None,
         help="choose a shorter name"
-        if what == "table"
+        if kind == "table"
         else f"rename it with map: rename: {{{long}: ...}}",
     )
 
 
 def refuse_misfits(target: Target, table: Table) -> None:
-    """Raise DataError (E0511) for a column whose values the existing column cannot hold."""
+    """Raise DataError (E0511) if the existing column cannot hold the values of a column."""
     for field in target.schema:
         column = table.columns.get(field.name)
         if column is None:
@@ -98,12 +100,12 @@ def refuse_misfits(target: Target, table: Table) -> None:
                 code="E0511",
                 help=f"convert them with map: cast: {{{field.name}: ...}}",
             )
-        if has_other_clock(field.type, meant(column.type, column.modifier).type):
+        if has_other_clock(field.type, meaning_of(column.type, column.modifier).type):
             raise other_clock(field.name, field.type, table.label, column.label)
 
 
 def creation(target: Target, folder: str, name: str) -> str:
-    """The statement that makes a table for the rows."""
+    """The statement that creates a table for the rows."""
     columns = [
         f"{quoted(field.name)} {column_type(target, field)}{column_rule(target, field.name)}"
         for field in target.schema
@@ -114,7 +116,8 @@ def creation(target: Target, folder: str, name: str) -> str:
 
 
 def widening(target: Target, table: Table, server: Server) -> list[str]:
-    """The statements that give the table the columns it lacks. Raises E0604 where it may not grow."""
+    """The statements that add missing columns to the table. Raises E0604 if columns may not be
+    added."""
     missing = [field for field in target.schema if field.name not in table.columns]
     folded = {name.casefold(): name for name in table.columns if name not in target.schema}
     for field in missing:
@@ -142,7 +145,7 @@ def widening(target: Target, table: Table, server: Server) -> list[str]:
 
 
 def unique_index(target: Target, table: Table) -> str | None:
-    """The statement that makes the key unique, or None when it is."""
+    """The statement that makes the key unique, or None if it is unique already."""
     if frozenset(target.key) in table.uniques:
         return None
     return f"create unique index if not exists {quoted(key_index_name(table.name))} on {table.sql} ({listed(target.key)})"
@@ -153,20 +156,21 @@ def key_index_name(table: str) -> str:
 
 
 def staging_creation(target: Target, table: Table | None, place: str) -> str:
-    """The statement that makes the table that an overwrite fills. Its columns have the types of the
-    table that is there, and none of its rules."""
+    """The statement that creates the staging table of an overwrite. Its columns have the types of
+    the existing table, but no constraints."""
     columns = []
     for field in target.schema:
-        known = table.columns.get(field.name) if table is not None else None
+        existing = table.columns.get(field.name) if table is not None else None
         columns.append(
-            f"{quoted(field.name)} {known.label if known else column_type(target, field)}"
+            f"{quoted(field.name)} {existing.label if existing else column_type(target, field)}"
         )
     columns.append(f"{quoted(BEFORE_COLUMN)} bigint not null")
     return f"create table {place} ({', '.join(columns)})"
 
 
 def taking_over(target: Target, staging: Table, table: Table | None, name: str) -> list[str]:
-    """The statements that give a table the columns of the staging table, or make it as `name`."""
+    """The statements that add the columns of the staging table to a table, or create the table with
+    this name."""
     columns = [c for c in staging.columns.values() if c.name != BEFORE_COLUMN]
     if table is None:
         parts = [f"{quoted(c.name)} {c.label}{column_rule(target, c.name)}" for c in columns]
@@ -181,17 +185,17 @@ def taking_over(target: Target, staging: Table, table: Table | None, name: str) 
 
 
 def staging_name(target: Target, table: str) -> str:
-    """Of the table that an overwrite fills until the end, one for each run."""
+    """The name of the staging table of an overwrite, one for each run."""
     return _short(f"{STAGING_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
 
 
-def seen_name(target: Target, table: str) -> str:
-    """Of the table of keys that have come in this run."""
+def keys_table_name(target: Target, table: str) -> str:
+    """The name of the table of keys that have arrived in this run."""
     return _short(f"{KEYS_PREFIX}{target.lineage.replace('-', '')[:8]}_{target.step}_{table}")
 
 
 def _short(name: str) -> str:
-    """PostgreSQL cuts longer names, and then two might be one."""
+    """PostgreSQL truncates longer names, and then two names could become equal."""
     raw = name.encode()
     if len(raw) <= _NAME_MAX:
         return name

@@ -1,6 +1,6 @@
-"""How PostgreSQL's types and ours stand for one another.
+"""How PostgreSQL's types are read, and how DataFlare's types are declared in PostgreSQL.
 
-| PostgreSQL | ours when read |
+| PostgreSQL | read as |
 | --- | --- |
 | boolean, smallint, integer, bigint, real, double precision | bool, int16, int32, int64, float32, float64 |
 | oid | int64 |
@@ -15,10 +15,10 @@
 | arrays of these with one dimension | list<...>; with more dimensions a row error |
 | domains | as the type below |
 
-infinity, NaN in numeric, 24:00:00 and dates after the year 262142 have no value here: such a row is a row
-error.
+DataFlare's types cannot represent infinity, NaN in numeric, 24:00:00 and dates after the year
+262142: such a row is a row error.
 
-| ours | PostgreSQL in a table we make |
+| DataFlare | PostgreSQL in a new table |
 | --- | --- |
 | bool | boolean |
 | int8, int16, uint8 / int32, uint16 / int64, uint32 / uint64 | smallint / integer / bigint / numeric(20, 0) |
@@ -30,9 +30,9 @@ error.
 | json, struct, lists of lists or structs | jsonb |
 | list of the others | array |
 
-Into a column that exists, a value goes as an INSERT of its text would: text into uuid or inet is parsed. A
-value that the column would round is refused (see exactness.py), as is a type that would lose a part in
-every row (a timestamp into a date).
+A value is written to an existing column like an INSERT of its text: text for uuid or inet is
+parsed. A value that the column would round is refused (see exactness.py), as is a type that would
+lose a part in every row (a timestamp into a date).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _PLAIN = {
     "timestamp": types.TIMESTAMP,
     "timestamptz": types.TIMESTAMP_UTC,
 }
-# These compare in PostgreSQL as they do here, so a condition over them may be pushed down.
+# PostgreSQL compares these as DataFlare does, so a condition on them may be pushed down.
 _EXACT = ("bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "date", "timestamp",
           "timestamptz")  # fmt: skip
 UNBOUNDED = types.decimal(38, 9)
@@ -76,17 +76,18 @@ class PgType(Struct, frozen=True):
     modifier: int = -1
 
     def resolved(self, modifier: int) -> tuple[PgType, int]:
-        """Below domains."""
-        found, digits = self, modifier
-        while found.base is not None:
-            digits = found.modifier if found.modifier >= 0 else digits
-            found = found.base
-        return found, digits
+        """The base type below domains."""
+        type_, digits = self, modifier
+        while type_.base is not None:
+            digits = type_.modifier if type_.modifier >= 0 else digits
+            type_ = type_.base
+        return type_, digits
 
 
 class Meaning(Struct, frozen=True):
-    """type: ours. sql: what to select, with {} for the column. exact: see _EXACT. guard: SQL, with
-    {0} for the column, that gives the text of a value whose misfit does not show in the result."""
+    """type: DataFlare's type. sql: the SQL to select, with {} for the column. exact: see _EXACT.
+    guard: SQL, with {0} for the column, for the text of a value that does not fit if the result
+    does not show that."""
 
     type: DataType
     sql: str = "{}"
@@ -94,30 +95,30 @@ class Meaning(Struct, frozen=True):
     guard: str | None = None
 
 
-def meant(given: PgType, modifier: int) -> Meaning:
-    """What a column of that type is to us."""
-    type_, digits = given.resolved(modifier)
-    cast = type_ is not given
+def meaning_of(pg_type: PgType, modifier: int) -> Meaning:
+    """How a column of that type is read."""
+    type_, digits = pg_type.resolved(modifier)
+    cast = type_ is not pg_type
     if type_.name in _PLAIN:
         sql = f"{{}}::{type_.label}" if cast else "{}"
         return Meaning(_PLAIN[type_.name], sql, exact=type_.name in _EXACT and not cast)
     match type_.name:
         case "time":
-            # Polars makes NULL of it.
+            # Polars converts it to NULL.
             midnight = "case when {0} = '24:00'::time then {0}::text end"
             return Meaning(types.TIME, f"{{}}::{type_.label}" if cast else "{}", guard=midnight)
         case "oid":
             return Meaning(types.INT64, "{}::bigint")
         case "numeric":
-            found = _numeric(digits)
-            # The driver makes the text itself at three times the cost.
-            return Meaning(found or UNBOUNDED, "{}::text", exact=found is not None and not cast)
+            decimal = _numeric(digits)
+            # The driver can make the text, but that takes three times as long.
+            return Meaning(decimal or UNBOUNDED, "{}::text", exact=decimal is not None and not cast)
         case "json" | "jsonb":
             return Meaning(types.JSON, "{}::text")
         case "interval":
             return Meaning(types.DURATION, "{}::text")
     if type_.item is not None and type_.name not in ("int2vector", "oidvector"):
-        inner = meant(type_.item, digits)
+        inner = meaning_of(type_.item, digits)
         item = types.STRING if inner.type.name in ("duration", "list") else inner.type
         as_text = item.name == "decimal" or inner.sql == "{}::text"
         sql = (
@@ -187,8 +188,8 @@ _TIMES = {
 
 
 def fits(type_: DataType, target: PgType) -> bool:
-    """Whether values of ours may go into a column, as their text. The server refuses single
-    values; this refuses what it would take and cut, and what can never fit."""
+    """Whether values of a type may be written to a column as text. The server refuses single
+    values; this refuses types whose values it would accept and truncate, or that can never fit."""
     into, _ = target.resolved(-1)
     if type_.name in ("string", "json", "null") or (into.name in _TEXTS and type_.name != "binary"):
         return True

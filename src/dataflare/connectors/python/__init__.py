@@ -1,6 +1,5 @@
-"""The `python` source and destination: rows from a function of the user's, and batches to one.
-
-Never looks into what the function does, and never goes through rows that come as frames. Leans on
+"""The `python` source and destination: rows from a user's function, and batches to a user's
+function. Never inspects the function, and never iterates over rows of frames. Leans on
 `sdk.user_code`, which finds the function.
 """
 

@@ -1,7 +1,7 @@
-"""The `python` destination: a function of the user's that gets each batch.
+"""The `python` destination: a user's function that gets each batch.
 
-Always true: a row is given at least once: after a crash, rows since the last checkpoint are given
-again.
+Always true: the function gets a row at least once: after a crash, it gets rows since the last
+checkpoint again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a generator of the user's yields, made frames of one schema.
+"""Convert the yields of a user's generator to frames of one schema.
 
 Always true: a value keeps itself or the run fails; rows that come as frames are not looked at one by
 one.
@@ -22,7 +22,8 @@ _HELP = "yield dicts, Polars frames or Arrow data, or (rows, position)"
 
 
 class Item(Struct):
-    """One yield. rows: dicts, or a frame. position: where to go on behind it, where it was given."""
+    """One yield. rows: dicts, or a frame. position: where to continue after it, if the generator
+    yields positions."""
 
     rows: list[dict[str, Any]] | pl.DataFrame
     position: Any = None
@@ -34,15 +35,15 @@ class Item(Struct):
 
 
 class Reader(Struct, frozen=True):
-    """Turns yields of a function into frames. step, function: named in errors. positioned: each yield
-    has a position."""
+    """Converts yields of a function to frames. step, function: for messages. positioned: whether
+    each yield has a position."""
 
     step: str
     function: str
     positioned: bool
 
     def item(self, value: Any) -> Item:
-        """A yield, told apart. Raises DataError (E0521)."""
+        """A yield as an item. Raises DataError (E0521)."""
         position, has_position = None, False
         if isinstance(value, tuple) and len(value) == 2:
             (value, position), has_position = value, True
@@ -70,7 +71,7 @@ class Reader(Struct, frozen=True):
         return Item(frame, position, has_position)
 
     def schema(self, item: Item) -> Schema:
-        """The schema that the first rows tell. Raises DataError (E0521)."""
+        """The schema of the first rows. Raises DataError (E0521)."""
         try:
             if isinstance(item.rows, pl.DataFrame):
                 return Schema.from_polars(item.rows.schema)
@@ -114,9 +115,12 @@ class Reader(Struct, frozen=True):
                 "let a position be a number, a text, or a dict or list of such",
             )
 
-    def _wrong(self, what: str, help: str) -> DataError:
+    def _wrong(self, problem: str, help: str) -> DataError:
         return DataError(
-            f"step '{self.step}': {self.function} {what}", code="E0521", step=self.step, help=help
+            f"step '{self.step}': {self.function} {problem}",
+            code="E0521",
+            step=self.step,
+            help=help,
         )
 
 
@@ -124,6 +128,6 @@ _SCHEMA = "say the columns and their types in the source's 'schema'"
 
 
 def joined(items: Sequence[Item]) -> Item:
-    """Neighbouring rows as one item; the position is that of the last."""
+    """Adjacent items as one item; the position is that of the last."""
     rows = [row for item in items for row in item.rows]
     return Item(rows, items[-1].position, items[-1].has_position)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a config names in Python: a function, or a connector class with options of its own."""
+"""The Python object that a config names: a function, or a connector class with its own options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Connector = TypeVar("_Connector")
 
 
 class NamedConfig(BaseModel):
-    """Options that both ends share."""
+    """Options of both source and destination."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,15 +43,15 @@ def load(config: NamedConfig, context: ConnectorContext) -> Callable[..., Any]:
 def connector_of(
     base: type[_Connector], config: NamedConfig | None, context: ConnectorContext | None
 ) -> _Connector | None:
-    """The connector that the config names by its class; None for a function. Its options are checked
-    by its own `Config`."""
+    """The connector of the class that the config names; None for a function. The class's `Config`
+    checks its options."""
     if config is None or context is None:
         return None
-    found = load(config, context)
-    if not isinstance(found, type):
+    named = load(config, context)
+    if not isinstance(named, type):
         return None
-    abstract: frozenset[str] = found.__dict__.get("__abstractmethods__", frozenset())
-    if not issubclass(found, base) or abstract:
+    abstract: frozenset[str] = named.__dict__.get("__abstractmethods__", frozenset())
+    if not issubclass(named, base) or abstract:
         raise ConfigError(
             f"'{config.function}' lacks {', '.join(sorted(abstract))}"
             if abstract
@@ -60,8 +60,8 @@ def connector_of(
             step=context.step,
             help=f"derive it from dataflare.sdk's {base.__name__}, or name a function",
         )
-    made: Any = found
-    return made(_options(made.Config, config, context.step), context)  # type: ignore[no-any-return]
+    connector_class: Any = named
+    return connector_class(_options(connector_class.Config, config, context.step), context)  # type: ignore[no-any-return]
 
 
 def _options(model: type[BaseModel], config: NamedConfig, step: str) -> BaseModel:
@@ -69,14 +69,14 @@ def _options(model: type[BaseModel], config: NamedConfig, step: str) -> BaseMode
     try:
         return model.model_validate(config.options)
     except ValidationError as error:
-        wrong = [
+        problems = [
             f"{'.'.join(map(str, each['loc'])) or 'options'}: {each['msg']}"
             for each in error.errors(include_url=False)
         ]
         raise ConfigError(
-            f"'options' in step '{step}' do not fit {config.function}: {wrong[0]}",
+            f"'options' in step '{step}' do not fit {config.function}: {problems[0]}",
             code="E0405",
             step=step,
-            notes=wrong[1:],
+            notes=problems[1:],
             help=f"known options: {', '.join(model.model_fields) or 'none'}",
         ) from None

@@ -1,11 +1,11 @@
-"""The `python` source: rows that a generator function of the user's yields.
+"""The `python` source: rows from a user's generator function.
 
-Always true: the function is called once for each time the rows are read, in a thread of its own that
-also gets all its values, so that it may hold what belongs to one thread (an SQLite connection).
+Always true: the function is called once for each time the rows are read, in a separate thread that
+also gets all its values, so that it may use objects of one thread (such as an SQLite connection).
 
 A function with an argument `start` yields `(rows, position)` and is called with None or with such a
-position, to go on there. The rows behind a position must be the same each time: then the source
-replays exactly. A function without it cannot go on anywhere, and everything is committed at the end.
+position, to continue there. The rows after a position must be the same each time: then the source
+replays exactly. A function without it cannot continue, and everything is committed at the end.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from dataflare.sdk.source import (
 
 START = "start"
 _SAMPLE_ROWS, _SAMPLE_S = 1000, 1.0
-"""Of rows that come one by one: how many tell the schema, and how long is waited for them."""
+"""For rows that are yielded one by one: how many are used for the schema, and how long to wait for
+them."""
 _HOLD_S = 0.2
-"""How long rows that come one by one are gathered before they go on."""
+"""How long to collect rows that are yielded one by one into a batch."""
 
 
 class PythonSourceConfig(NamedConfig):
@@ -148,7 +149,7 @@ orders:
 
 
 class _Rows:
-    """What one call of the function yields, taken from it in a thread of its own."""
+    """The yields of one call of the function, read in a separate thread."""
 
     def __init__(self, reader: Reader, call: Callable[[], Any]) -> None:
         self.reader, self._call = reader, call
@@ -158,7 +159,7 @@ class _Rows:
         self._ended = False
 
     async def first_schema(self) -> Schema:
-        """The schema of the first rows, which are kept to be read."""
+        """The schema of the first rows; they are kept and read later."""
         item = await self.take(_SAMPLE_ROWS, _SAMPLE_S, empty=False)
         if item is None:
             raise DataError(
@@ -171,7 +172,7 @@ class _Rows:
         return self.reader.schema(item)
 
     async def take(self, rows_max: int, hold_s: float, *, empty: bool = True) -> Item | None:
-        """The next rows: a frame as it was yielded, or dicts gathered; None at the end. empty: an
+        """The next rows: a frame as it was yielded, or collected dicts; None at the end. empty: an
         item without rows may be returned."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._gathered, rows_max, hold_s, empty)
@@ -213,18 +214,20 @@ class _Rows:
             raise user_code.raised(self.reader.step, name, error) from error
 
     def _begun(self) -> Iterator[Any]:
-        made = self._call()
-        if made is None or hasattr(made, "__aiter__") or not hasattr(made, "__iter__"):
+        result = self._call()
+        if result is None or hasattr(result, "__aiter__") or not hasattr(result, "__iter__"):
             raise DataError(
                 f"step '{self.reader.step}': {self.reader.function} returned"
-                f" {user_code.named(made)}, not a generator",
+                f" {user_code.named(result)}, not a generator",
                 code="E0521",
                 step=self.reader.step,
                 help="yield rows from the function, or return a list of them",
             )
-        # A frame or a table alone is the only item.
-        whole = isinstance(made, pl.DataFrame | pl.LazyFrame) or hasattr(made, "__arrow_c_stream__")
-        return iter([made] if whole else made)
+        # A frame or a table that is returned is the only item.
+        whole = isinstance(result, pl.DataFrame | pl.LazyFrame) or hasattr(
+            result, "__arrow_c_stream__"
+        )
+        return iter([result] if whole else result)
 
     async def aclose(self) -> None:
         """Close the generator, which runs its `finally`, unless it is busy."""
@@ -235,21 +238,21 @@ class _Rows:
 
 
 class PythonReader(SplitReader):
-    """Rows of one call. A position is where the yield that is being given out began, and how many of
-    its rows were given."""
+    """Rows of one call. A position is the start of the current yield and the number of its rows
+    that were returned."""
 
     def __init__(self, rows: _Rows, schema: Schema, place: Mapping[str, Any]) -> None:
         self._rows, self._schema = rows, schema
         self._at, self._skip = place["at"], int(place["skip"])
         self._frame: pl.DataFrame | None = None
         self._item: Item | None = None
-        self._given = 0
+        self._rows_given = 0
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        while self._frame is None or self._given >= self._frame.height:
+        while self._frame is None or self._rows_given >= self._frame.height:
             await self._take(rows_max)
-        frame = self._frame.slice(self._given, rows_max)
-        self._given += frame.height
+        frame = self._frame.slice(self._rows_given, rows_max)
+        self._rows_given += frame.height
         self._settle()
         return SharedDataBatch(frame)
 
@@ -259,24 +262,24 @@ class PythonReader(SplitReader):
             raise EndOfSplit
         self._item = item
         self._frame = self._rows.reader.frame(item, self._schema)
-        self._given = min(self._skip, self._frame.height)
-        self._skip -= self._given
+        self._rows_given = min(self._skip, self._frame.height)
+        self._skip -= self._rows_given
         self._settle()
 
     def _settle(self) -> None:
-        """All rows of an item were given: the place is the one behind it."""
+        """All rows of an item were returned: the position is the one after it."""
         assert self._item is not None
         assert self._frame is not None
-        if self._given >= self._frame.height and self._item.has_position:
+        if self._rows_given >= self._frame.height and self._item.has_position:
             self._at = self._item.position
 
     def position(self) -> Position:
         behind = (
             self._item is None
             or self._frame is None
-            or (self._item.has_position and self._given >= self._frame.height)
+            or (self._item.has_position and self._rows_given >= self._frame.height)
         )
-        return Position({"at": self._at, "skip": self._skip if behind else self._given})
+        return Position({"at": self._at, "skip": self._skip if behind else self._rows_given})
 
     async def aclose(self) -> None:
         await self._rows.aclose()

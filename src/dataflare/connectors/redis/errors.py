@@ -1,6 +1,6 @@
-"""What Redis and its client say, in our words: the one place where it is translated.
+"""Convert errors of Redis and its client into DataFlare's errors.
 
-Always true: a text of ours holds no part of the connection but host, port and database.
+Always true: a message contains no part of the connection except host, port and database.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataflare.security.redact import redact
 
 
 def translated(error: Exception, server: str) -> DataFlareError:
-    """Ours for a foreign exception. server: host, port and database."""
+    """DataFlare's error for another exception. server: host, port and database."""
     text = redact(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, said.AuthenticationError | said.AuthorizationError):
         return SystemError_(
@@ -30,7 +30,7 @@ def translated(error: Exception, server: str) -> DataFlareError:
             f"{server} did not answer in time",
             code="E0608",
             retry=Retry.LATER,
-            help="see whether the server is well, or raise 'timeout'",
+            help="check whether the server works, or raise 'timeout'",
         )
     if isinstance(error, said.BusyLoadingError | said.TryAgainError | said.MaxConnectionsError):
         return SystemError_(
@@ -69,13 +69,13 @@ def translated(error: Exception, server: str) -> DataFlareError:
     return SystemError_(
         f"{server}: {text}",
         code="E0600",
-        help="look at what the server says, mend it and run again",
+        help="fix the cause that the server reports, and run again",
     )
 
 
 @contextmanager
 def redis_errors(server: str) -> Iterator[None]:
-    """Whatever the client raises inside becomes one of our errors."""
+    """Convert the client's exceptions inside into DataFlare's errors."""
     try:
         yield
     except (said.RedisError, OSError) as error:

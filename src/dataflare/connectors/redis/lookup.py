@@ -1,7 +1,7 @@
 """The `redis` lookup: the fields of a key's hash, or of the JSON document that is its value.
 
-Always true: the keys of a batch are asked in pipelines, never one by one; a key that is not there has
-no row.
+Always true: the keys of a batch are requested in pipelines, never one by one; a missing key has no
+row.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class RedisLookupConfig(BaseModel):
     def _redis(cls, value: str) -> str:
         try:
             parts = urlsplit(value)
-            fits = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+            is_valid = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
             number = parts.path.strip("/")
         except ValueError:
-            fits, number = None, ""
-        if not fits or (number and not number.isdecimal()):
+            is_valid, number = None, ""
+        if not is_valid or (number and not number.isdecimal()):
             raise ValueError("expected redis://host:6379/0 or rediss://host:6379/0")
         return value
 
@@ -88,9 +88,9 @@ enriched:
         await self._info()
 
     async def inspect(self) -> Mapping[str, str]:
-        """For `check`: which server it is, and how many keys it has."""
-        found = await self._info()
-        return {"server": self._server, "version": found["version"], "keys": found["keys"]}
+        """For `check`: the server, and the number of its keys."""
+        info = await self._info()
+        return {"server": self._server, "version": info["version"], "keys": info["keys"]}
 
     async def _info(self) -> dict[str, str]:
         connection = self._connected()
@@ -154,35 +154,36 @@ class _Live(KeyedLookup):
         for part in parts:
             with redis_errors(self._server):
                 values += await self._ask(part)
-        here = [place for place, value in enumerate(values) if value is not None]
-        known = placed(keys, here)
-        found = [values[place] for place in here]
+        places = [place for place, value in enumerate(values) if value is not None]
+        present_keys = placed(keys, places)
+        present_values = [values[place] for place in places]
         if not self._fields:
-            return known.select(self._schema.names)
+            return present_keys.select(self._schema.names)
         if self._config.structure == "json":
             objects = [
-                self._object(value, names[place]) for value, place in zip(found, here, strict=True)
+                self._object(value, names[place])
+                for value, place in zip(present_values, places, strict=True)
             ]
-            return of_objects(known, objects, self._schema, self._server)
+            return of_objects(present_keys, objects, self._schema, self._server)
         texts = {
             field: [
                 self._text(value[i], field, names[place])
-                for value, place in zip(found, here, strict=True)
+                for value, place in zip(present_values, places, strict=True)
             ]
             for i, field in enumerate(self._fields)
         }
-        return of_texts(known, texts, self._schema, self._server)
+        return of_texts(present_keys, texts, self._schema, self._server)
 
     async def _ask(self, names: Sequence[str]) -> list[Any]:
-        """What is known of each key, None for one that is not there."""
+        """The value of each key, None for a missing key."""
         if not self._fields:
             async with self._connection.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.exists(name)
                 return [each or None for each in await pipe.execute()]
         if self._config.structure == "json":
-            found: list[Any] = await self._connection.mget(names)
-            return found
+            values: list[Any] = await self._connection.mget(names)
+            return values
         async with self._connection.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hmget(name, self._fields)
@@ -190,8 +191,8 @@ class _Live(KeyedLookup):
             empty = [i for i, row in enumerate(rows) if not any(v is not None for v in row)]
             for i in empty:
                 pipe.exists(names[i])
-            there = await pipe.execute() if empty else []
-        for i, exists in zip(empty, there, strict=True):
+            is_present = await pipe.execute() if empty else []
+        for i, exists in zip(empty, is_present, strict=True):
             rows[i] = rows[i] if exists else None
         return list(rows)
 
@@ -202,7 +203,7 @@ class _Live(KeyedLookup):
             raise DataError(
                 f"{self._server}: the field '{field}' of the key {name} is not valid UTF-8",
                 code="E0503",
-                help="leave the field out, or mend what is there",
+                help="leave the field out, or fix its value",
             ) from error
 
     def _object(self, text: bytes, name: str) -> Mapping[str, Any]:
@@ -216,7 +217,7 @@ class _Live(KeyedLookup):
 
     def _no_object(self, name: str, why: str) -> DataError:
         return DataError(
-            f"{self._server}: the value of the key {name} is no JSON object",
+            f"{self._server}: the value of the key {name} is not a JSON object",
             code="E0503",
             notes=[why],
             help="look at 'structure' and 'key_prefix'",
@@ -227,8 +228,8 @@ class _Live(KeyedLookup):
 
 
 async def _if_allowed(call: Awaitable[Any]) -> Any:
-    """What the server tells, None where the user has not the right: one who only reads keys need
-    not have it. A refusal still shows that the server is there and knows the user."""
+    """The server's answer, None if the user has no right to the command: a user who only reads keys
+    need not have it. A refusal still shows that the server runs and accepts the login."""
     try:
         return await call
     except NoPermissionError:

@@ -29,7 +29,7 @@ def has_other_clock(type_: DataType, column: DataType) -> bool:
 def other_clock(name: str, type_: DataType, table: str, declaration: str) -> DataError:
     """The error for such a column."""
     if type_.timezone is None:
-        why = "a time without a zone is no instant until its zone is said"
+        why = "a time without a zone is not an instant until its zone is known"
         help_ = (
             f"if the times are in UTC, map: cast: {{{name}: 'timestamp[us, UTC]'}}; if not, "
             f"map: derive: {{{name}: \"to_utc({name}, 'Europe/Berlin')\"}}"

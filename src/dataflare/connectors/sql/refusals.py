@@ -82,8 +82,9 @@ def sift(
     return refused
 
 
-MEND = "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue "
-"without it"
+HELP = (
+    "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it"
+)
 """The help for a row that a table refuses."""
 
 
@@ -104,7 +105,7 @@ def with_row(error: DataError, row: Mapping[str, Any], key: Sequence[str]) -> Da
     names = key or [name for name in row if not name.startswith(RESERVED)][:3]
     key_text = ", ".join(f"{name} = {row[name]!r}" for name in names)
     notes = [f"the row: {key_text}", *error.notes]
-    return DataError(error.message, code=error.code, help=error.help or MEND, notes=notes)
+    return DataError(error.message, code=error.code, help=error.help or HELP, notes=notes)
 
 
 def refused_rows(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataflare.connectors.sql import names
-from dataflare.connectors.sql.refusals import MEND
+from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 
 _CONSTRAINT = re.compile(
@@ -32,13 +32,13 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
         return DataError(
             f"{subject} refuses a row: {constraint.group(0)}",
             code="E0510",
-            help=MEND,
+            help=HELP,
         )
     if strict := _STRICT.search(text):
         return DataError(
             f"{subject} refuses a value: {strict.group(0)}",
             code="E0511",
-            help=MEND,
+            help=HELP,
         )
     if "too many columns" in text:
         return SystemError_(
