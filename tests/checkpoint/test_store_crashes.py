@@ -151,5 +151,19 @@ def test_each_checkpoint_that_a_power_cut_leaves_has_its_state(tmp_path: Path) -
             assert facts[0].epoch == 5, str(state)
 
 
+def test_checkpoints_that_were_taken_back_do_not_come_back(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    store = LocalStore(root, LINEAGE)
+    for epoch in range(1, 5):
+        store.publish(manifest(epoch))
+    with RecordedDisk(root) as disk:
+        store.rewind(2)
+    for state in list(disk.states(distinct=False))[-3:]:
+        state.restore(tmp_path / "after")
+        facts = LocalStore(tmp_path / "after", LINEAGE).list_manifests()
+        assert [fact.epoch for fact in facts] == [2, 1], str(state)
+
+
 def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

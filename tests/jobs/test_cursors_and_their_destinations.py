@@ -18,7 +18,9 @@ params:
 sources:
   orders: {type: sqlite, config: {path: shop.db, table: o, incremental: {column: id}}}
 transformations:
-  priced: {type: map, inputs: [orders], config: {derive: {twice: "id * 2"}}}
+  doubled: {type: map, inputs: [orders], config: {derive: {twice: "id * 2"}}}
+  known: {type: filter, inputs: [doubled], config: {condition: "id >= 0"}}
+  priced: {type: map, inputs: [known], config: {derive: {price: "twice + 1"}}}
 destinations:
   out: {type: sqlite, inputs: [priced], config: {path: "out_${param:env}.db", table: o, MODE}}
 """

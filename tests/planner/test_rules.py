@@ -247,6 +247,13 @@ def test_what_the_source_does_not_take_stays_a_filter(database: str):
     assert [row["n"] for row in result_of(steps, s=database)] == [2]
 
 
+def test_each_part_that_the_source_does_not_take_stays_a_filter(database: str):
+    condition = "upper(t) >= 'X' AND n > 1 AND upper(t) < 'Y'"
+    steps = f'step: {{type: filter, inputs: [s], config: {{condition: "{condition}"}}}}'
+    assert pushed(optimised(steps, s=database)) == ("n > 1",)
+    assert result_of(steps, s=database) == []
+
+
 def test_a_filter_reaches_the_source_through_renames_and_derived_columns(database: str):
     steps = (
         "one: {type: map, inputs: [s], config: {derive: {u: upper(t)}, rename: {n: number}}}\n"

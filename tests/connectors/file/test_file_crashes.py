@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from file_kit import names, read, start
 
-from dataflare.errors import CheckpointError
+from dataflare.errors import CheckpointError, RunError
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
 
@@ -250,3 +250,35 @@ def test_killed_for_real(tmp_path, name, point):
     got = read(config["path"], base).frame.sort("id")
     assert got.equals(FRAME)
     assert not [n for n in names(base) if "inprogress" in n]
+
+
+def test_an_older_attempt_publishes_nothing_once_a_newer_one_has_begun(config, tmp_path):
+    async def go():
+        first = await start(config, tmp_path, SCHEMA, attempt=1)
+        await first.write(FRAME)
+        made = await first.prepare(1, final=True)
+        second = await start(config, tmp_path, SCHEMA, attempt=2)
+        with pytest.raises(RunError) as caught:
+            await first.commit(1, made, final=True)
+        assert caught.value.code == "E0804"
+        await second.epoch(1, FRAME, final=True)
+        await first.aclose()
+        await second.aclose()
+
+    asyncio.run(go())
+    check(config, tmp_path)
+
+
+def test_the_next_run_replaces_the_rows_of_the_last_epoch_too(tmp_path):
+    """Its parts have the number that the next run begins behind."""
+    config = {"path": "parts", "mode": "overwrite"}
+
+    async def go():
+        for first, rows in ((0, PARTS[:2]), (2, PARTS[2:])):
+            run = await start(config, tmp_path, SCHEMA, epoch=first, attempt=first + 1)
+            for number, part in enumerate(rows, first + 1):
+                await run.epoch(number, part, final=number == first + len(rows))
+            await run.aclose()
+
+    asyncio.run(go())
+    check(config, tmp_path, PARTS[2])
