@@ -152,3 +152,24 @@ def test_run_ids_differ():
 def test_times_are_rfc_3339():
     assert utc_text(0) == "1970-01-01T00:00:00.000Z"
     assert utc_text(1706702400.5) == "2024-01-31T12:00:00.500Z"
+
+
+def test_the_end_follows_the_report_at_once(log: RunLog) -> None:
+    """When `end` is called, the record says "reported", and the file is whole."""
+    log.start(record("01A"))
+    seen = []
+    done = replace(record("01A"), status="finished", counts={"reported": {"rows": 0}})
+    log.finish(done, lambda: seen.append(RunLog(log.folder).read("01A")))
+    assert seen == [done]
+    assert RunLog(log.folder).read("01A") == done
+
+
+def test_a_process_that_dies_before_its_end_has_not_reported(log: RunLog) -> None:
+    log.start(record("01A"))
+    done = replace(record("01A"), status="finished", reported=False)
+    log.finish(replace(done, reported=True))
+    path = log.folder / "runs" / "01A.json"
+    text = path.read_text()
+    path.write_text(text.replace('"reported": 1', '"reported": 0'))
+    assert RunLog(log.folder).read("01A") == done
+    assert "reported" not in done.to_json()

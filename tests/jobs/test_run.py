@@ -17,7 +17,8 @@ import flaky
 import polars as pl
 import pytest
 
-from dataflare.checkpoint.runs import Current
+from dataflare.checkpoint.lock import lock_state
+from dataflare.checkpoint.runs import Current, RunLog
 from dataflare.errors import CheckpointError, DataError, RunError
 from dataflare.jobs import Progress, RunOptions, RunResult, preview, run
 from dataflare.jobs.lineage import Lineage
@@ -274,3 +275,21 @@ def test_an_epoch_noted_late_and_a_new_attempt_do_not_undo_each_other(tmp_path: 
     kept = lineage.log.current()
     assert kept is not None
     assert (kept.attempt, kept.last_epoch) == (199, 199)
+
+
+def test_a_run_ends_right_after_its_record_while_it_holds_the_lock(tmp_path):
+    order = []
+
+    def end(result):
+        folder = tmp_path / "home" / "w"
+        order.append((result.status, lock_state(folder).held, RunLog(folder).last().reported))
+
+    text = """
+name: w
+version: "1.0"
+sources: {a: {type: inline, config: {rows: [{id: 1}]}}}
+destinations: {o: {type: blackhole, inputs: [a]}}
+"""
+    workflow = load_text(text, base=tmp_path)
+    run(workflow, RunOptions(tmp_path / "home", tell=lambda r: order.append("told"), end=end))
+    assert order == ["told", ("finished", True, True)]

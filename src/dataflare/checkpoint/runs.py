@@ -11,6 +11,7 @@ Always true:
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ KEEP_RUNS = 500
 _CURRENT_VERSION = 2
 _UNCHECKED_VERSION = 1
 """The version of files without a checksum."""
+_UNREPORTED = b'\n "reported": 0'
+"""How it stands in a record's file: a value of another key is indented deeper."""
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -52,7 +55,7 @@ class RunRecord(Struct, frozen=True):
 
     file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
     the beginning. counts, settings, fingerprints: by step or name. carried: by source, the value that
-    the next run starts from.
+    the next run starts from. reported: the user was told how it ended.
     """
 
     run_id: str
@@ -69,16 +72,24 @@ class RunRecord(Struct, frozen=True):
     carried: Mapping[str, Any] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reported: bool = True
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         field_names = cls.__struct_fields__
         record = cls(**{name: each for name, each in value.items() if name in field_names})
         failure = value.get("error")
-        return replace(record, error=RunFailure(**failure) if failure else None)
+        return replace(
+            record,
+            error=RunFailure(**failure) if failure else None,
+            reported=bool(record.reported),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "error": asdict(self.error) if self.error else None}
+        """What users see of it."""
+        value = {**asdict(self), "error": asdict(self.error) if self.error else None}
+        del value["reported"]
+        return value
 
 
 class Current(Struct, frozen=True):
@@ -120,9 +131,23 @@ class RunLog:
                 (self._runs / name).unlink(missing_ok=True)
         self._write(record)
 
-    def finish(self, record: RunRecord) -> None:
-        """Record how a run ended: its status, end, counts and error."""
-        self._write(record)
+    def finish(self, record: RunRecord, end: Callable[[], None] = lambda: None) -> None:
+        """Record how a run ended, and that the user was told; then call `end`, which may end the process.
+
+        A process that is killed before the record says "reported" leaves the report to the next command;
+        one that is killed after that, and before its end, would be started again and run again. So
+        nothing lies between the two: "reported" is one byte of memory that the file shares. Losing it in
+        a power cut is harmless.
+        """
+        path = self._write(replace(record, reported=False))
+        try:
+            with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+                content[content.find(_UNREPORTED) + len(_UNREPORTED) - 1] = ord("1")
+                end()
+        except OSError:
+            # The file system cannot map files.
+            self._write(record)
+            end()
 
     def list(self, limit: int | None = None) -> Sequence[RunRecord]:
         """The runs, newest first."""
@@ -227,10 +252,12 @@ class RunLog:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def _write(self, record: RunRecord) -> None:
+    def _write(self, record: RunRecord) -> Path:
+        path = self._runs / f"{record.run_id}.json"
         with files.writing("the run history"):
-            redacted = redact_all(record.to_json())
-            files.write_whole(self._runs / f"{record.run_id}.json", _json(redacted))
+            value = {**redact_all(record.to_json()), "reported": int(record.reported)}
+            files.write_whole(path, _json(value))
+        return path
 
 
 def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:

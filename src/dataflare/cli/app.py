@@ -15,12 +15,10 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import answers, terminal
+from dataflare.cli import answers, process, terminal
 from dataflare.cli.usage import usage_error
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
-_PIPE_CLOSED = 141
-"""The status that a shell reports for a program that was ended by SIGPIPE."""
 
 _RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
 _COMMANDS = {
@@ -91,13 +89,12 @@ def everywhere(
 def run_process(args: list[str]) -> int:
     """Run a command line as the only work of this process, and end the process.
 
-    It ends with `os._exit`, because the interpreter's shutdown takes 50 ms and is not needed. It returns
-    only under a debugger or profiler, which need the shutdown.
+    It returns only under a debugger or profiler, which need the shutdown of the interpreter.
     """
     _prepare_streams()
-    status = _flush(execute(args))
-    if sys.gettrace() is None and sys.getprofile() is None:
-        os._exit(status)
+    process.may_end = sys.gettrace() is None and sys.getprofile() is None
+    status = process.flush(execute(args))
+    process.end(status)
     return status
 
 
@@ -123,7 +120,7 @@ def execute(args: list[str]) -> int:
         return 130
     except BrokenPipeError:
         terminal.point_stdout_nowhere()
-        return _PIPE_CLOSED
+        return process.PIPE_CLOSED
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     except BaseException as raised:
@@ -160,16 +157,3 @@ def _take_debug(args: list[str]) -> tuple[bool, list[str]]:
     end = args.index("--") if "--" in args else len(args)
     other_args = [arg for place, arg in enumerate(args) if place >= end or arg != "--debug"]
     return len(other_args) < len(args), other_args
-
-
-def _flush(status: int) -> int:
-    """Flush the streams and return the status. A reader that is gone is not reported as an error."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            terminal.point_stdout_nowhere()
-            status = status or _PIPE_CLOSED
-        except (OSError, ValueError):
-            status = status or 1
-    return status

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct, field
 
-from dataflare.cli import answers, common, terminal
-from dataflare.cli.process import keep_freed_memory
+from dataflare.cli import answers, common, process, terminal
 from dataflare.cli.progress import Progress
 from dataflare.errors import DataFlareError
 
@@ -87,7 +86,7 @@ class Request(Struct):
         """Read the workflow, run it and show its progress. tell: reports the result, while the run still
         holds its lock."""
         for_s = common.seconds("--for", self.for_)
-        keep_freed_memory()
+        process.keep_freed_memory()
         self.workflow = common.read_workflow(
             self.file, self.params, self.sets, self.overlays, self.environment
         )
@@ -101,9 +100,13 @@ class Request(Struct):
             progress = view_stack.enter_context(Progress.of(self.workflow, quiet=self.quiet))
             self.shown_notices = progress.shown_notices
 
+            status = 0
+
             def tell_alone(result: RunResult) -> None:
+                nonlocal status
                 view_stack.close()
                 tell(result)
+                status = process.flush(result.exit_status)
 
             options = RunOptions(
                 home=home,
@@ -113,6 +116,7 @@ class Request(Struct):
                 for_s=for_s,
                 listener=progress.listen,
                 tell=tell_alone,
+                end=lambda result: process.end(status),
             )
             return run(self.workflow, options)
 

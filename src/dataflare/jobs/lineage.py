@@ -64,7 +64,9 @@ class Lineage:
             return None
         self.current = current
         record = self.log.read(current.run_id)
-        return record if record is not None and record.status == "running" else None
+        if record is None or (record.reported and record.status != "running"):
+            return None
+        return record
 
     def last_counts(self) -> Mapping[str, Any] | None:
         """By step, the counts of the run in `current`, from its last checkpoint. Blocking."""

@@ -15,7 +15,9 @@ from dataflare.sdk.context import Policy
 class RunOptions(Struct, frozen=True):
     """home: the folder of state, checkpoints and history. adopt: continue a lineage that another home
     wrote to the destinations. for_s: stop after this time. listener: receives the progress of the run.
-    tell: reports the result to the user; the run is recorded as reported after that."""
+    tell: reports the result to the user; the run is recorded as reported after that. end: called at once
+    after that record, by the thread that wrote it: a process whose only work is the run ends here, because
+    a process that is started again after a kill between the record and its end would run again."""
 
     home: Path
     fresh: bool = False
@@ -25,3 +27,4 @@ class RunOptions(Struct, frozen=True):
     listener: Callable[[Progress], None] | None = None
     policy: Policy | None = None
     tell: Callable[[RunResult], None] | None = None
+    end: Callable[[RunResult], None] | None = None

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dataflare.checkpoint.files import make_state_folder
@@ -164,14 +165,23 @@ class _Run:
         return plan, await self.lineage.begin(plan)
 
     async def _tell(self, result: RunResult, record: RunRecord) -> None:
-        """Report the result, then record that it was reported. This is the last step of a run. If the
-        process is killed before it, the next command does it."""
+        """Say how the run ended, then record that it was said: the last act of a run. A process that
+        is killed before that leaves it to the next command."""
+        told = False
         try:
             if self.options.tell is not None:
                 self.options.tell(result)
+            told = True
         finally:
             crash_point("run.told")
-            await asyncio.to_thread(self.lineage.log.finish, record)
+            await asyncio.to_thread(self._record_end, record, result, told)
+
+    def _record_end(self, record: RunRecord, result: RunResult, told: bool) -> None:
+        end = self.options.end
+        if told and end is not None:
+            self.lineage.log.finish(record, partial(end, result))
+        else:
+            self.lineage.log.finish(record)
 
     async def _tell_late(self, record: RunRecord) -> RunResult:
         """Report that the last run had finished, because its process was killed before it could."""
