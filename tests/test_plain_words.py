@@ -91,6 +91,9 @@ PHRASES = (
     Phrase(r"\bas good as\b", "unclear", "'almost', or the fact"),
     Phrase(r"\bwhat did not come by\b|\bcome by now\b", "riddle", "say what was not read, and when"),
     Phrase(r"\bfor want of\b|\bin want of\b", "old English", "'because there is no'"),
+    Phrase(r"\bin our words\b", "unclear", "'as DataFlare's errors'"),
+    Phrase(r"\bwithout a word\b", "idiom", "'without an error'"),
+    Phrase(r"\bwhat stands (there|in the way|before|behind|between|after)\b", "riddle", "name the thing"),
     Phrase(r"\bdraws? itself\b|\bspeaks? for itself\b", "music", "say what happens"),
 )  # fmt: skip
 

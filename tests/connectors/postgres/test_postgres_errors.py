@@ -1,4 +1,4 @@
-"""What goes wrong between us and a server: said in our words, without a password, worth retrying or not."""
+"""What goes wrong between us and a server: said as errors of DataFlare, without a password, worth retrying or not."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
                 return SystemError_(
                     f"{path}: {error.strerror}",
                     code="E0604",
-                    help="choose another path, or take away what stands there",
+                    help="choose another path, or move the file at this path away",
                 )
             case errno.ENAMETOOLONG:
                 return SystemError_(
