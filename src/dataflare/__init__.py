@@ -1,7 +1,7 @@
 """DataFlare: data integration from one file, batch and streaming, exactly once.
 
-What stands in `__all__` is for Python code; it is imported when it is first asked for, so that
-`dataflare.__version__` answers at once.
+The names in `__all__` are the Python API. Each is imported on first use, so that `dataflare.__version__`
+is fast.
 """
 
 from __future__ import annotations

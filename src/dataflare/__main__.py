@@ -1,4 +1,4 @@
-"""Where the process starts. Answers `--version` before anything is imported."""
+"""The start of the process. It handles `--version` before other imports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of this process; the result is its exit status."""
+    """Run the command line of this process and return its exit status."""
     if sys.argv[1:] in (["--version"], ["-V"]):
         from dataflare import __version__
 

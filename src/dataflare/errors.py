@@ -1,4 +1,4 @@
-"""What can go wrong, whose fault it is, whether trying again helps, and where it happened.
+"""The errors: whose fault each is, whether a retry can help, and where it happened.
 
     DataFlareError
     +-- WorkflowError      E01xx  the file: YAML, keys, variables, parameters, includes     exit 2
@@ -9,10 +9,10 @@
     +-- SystemError_       E06xx  files, databases, networks, disks                         exit 1
     +-- CheckpointError    E07xx  checkpoints and state that cannot be read or resumed      exit 1
     +-- RunError           E08xx  runs: locked, refused changes, interrupted                exit 1 or 2
-    +-- InternalError      E09xx  an invariant of ours that broke; please report            exit 1
+    +-- InternalError      E09xx  a broken internal invariant; please report                exit 1
 
-Always true: an error is one block of text, with a code, and never holds a secret; a foreign
-exception becomes one of these in one function per connector.
+Always true: an error is one block of text with a code and without secrets; each connector has one
+function that converts foreign exceptions to these.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Blame(enum.Enum):
 
 
 class Retry(enum.Enum):
-    """Whether doing the same again may help: the call, or only the run from its last checkpoint."""
+    """Whether a retry can help: of the call, or only of the run from its last checkpoint."""
 
     NEVER = "never"
     LATER = "later"
@@ -45,20 +45,20 @@ class Retry(enum.Enum):
 
 
 class Spot(Struct, frozen=True):
-    """A place in a text file: 1-based line and column, and how many characters are meant."""
+    """A place in a text file: line and column from 1, and the number of characters."""
 
     file: str
     line: int
     column: int
     length: int = 1
     text: str | None = None
-    """The whole source line, for the picture; None when it is not known."""
+    """The complete source line, to show in the error. None if it is unknown."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
     def to_json(self) -> dict[str, Any]:
-        """The place for programs, without the text of the line."""
+        """The place as JSON, without the text of the line."""
         return {
             "file": self.file,
             "line": self.line,
@@ -67,15 +67,15 @@ class Spot(Struct, frozen=True):
         }
 
     def shifted(self, by: int, length: int) -> Spot:
-        """The place `by` characters further on in the same line."""
+        """The place `by` characters to the right in the same line."""
         return Spot(self.file, self.line, self.column + by, length, self.text)
 
 
 class DataFlareError(Exception):
-    """The root. Carries all that the error block shows, as attributes.
+    """The base class. Its attributes are the parts of the error block.
 
-    retry_after_s: when to come again, where the system itself has said so. more_spots: other places
-    that the same error has.
+    retry_after_s: after how long to retry, if the system said so. more_spots: other places of the same
+    error.
     """
 
     default_code = "E0900"
@@ -115,14 +115,13 @@ class DataFlareError(Exception):
 
     @property
     def each(self) -> list[DataFlareError]:
-        """The errors that this one stands for: itself, or those that `ManyErrors` holds."""
+        """This error as a list, or the errors in a `ManyErrors`."""
         return [self]
 
     def to_json(self) -> dict[str, Any]:
-        """The error for programs: the same object in every JSON answer of the command line.
+        """The error as JSON. It is the same object in every JSON output of the command line.
 
-        spots: where in the workflow file (or script) it is, most often one place; empty where no
-        place is known.
+        spots: the places in the workflow file or script, usually one. Empty if no place is known.
         """
         spots = [self.spot, *self.more_spots] if self.spot is not None else []
         return {
@@ -135,7 +134,7 @@ class DataFlareError(Exception):
         }
 
     def at(self, *, step: str | None = None, spot: Spot | None = None) -> DataFlareError:
-        """Fill in where it happened, where that is not known yet. Returns itself, to be raised."""
+        """Set the step and the place, if they are not set yet. Returns the error, to raise it."""
         self.step = self.step or step
         self.spot = self.spot or spot
         return self
@@ -170,7 +169,7 @@ class CheckpointError(DataFlareError):
 
 
 class RunError(DataFlareError):
-    """A run that may not start or was stopped. `blame` may be set per instance."""
+    """A run that must not start or was stopped. `blame` may be set for each instance."""
 
     default_code, blame = "E0800", Blame.SYSTEM
 
@@ -184,7 +183,7 @@ class InternalError(DataFlareError):
 
 
 class ManyErrors(DataFlareError):
-    """Several errors found in one pass over a workflow; each is shown as a block of its own."""
+    """Several errors from one pass over a workflow. Each is shown as a separate block."""
 
     blame = Blame.USER
 
@@ -206,7 +205,7 @@ class ManyErrors(DataFlareError):
 
 
 def raise_all(errors: Sequence[DataFlareError]) -> None:
-    """Raise what was collected: nothing, the only one, or all of them together."""
+    """Raise the collected errors: the only one, or all of them together. Does nothing if there are none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -214,28 +213,30 @@ def raise_all(errors: Sequence[DataFlareError]) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name a typing slip away from `name`, or None."""
+    """The known name that is most similar to `name`, or None."""
     names = list(known)
     folded = {candidate.casefold(): candidate for candidate in names}
     if name.casefold() in folded:
         return folded[name.casefold()]
-    found = get_close_matches(name, names, n=1, cutoff=0.6)
-    return found[0] if found else None
+    matches = get_close_matches(name, names, n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A help line naming the nearest known name, or None."""
-    found = nearest(name, known)
-    return f"did you mean '{found}'?" if found else None
+    """A help with the most similar known name, or None."""
+    similar = nearest(name, known)
+    return f"did you mean '{similar}'?" if similar else None
 
 
 def render(error: DataFlareError) -> str:
-    """The error block of the format page, without colour, ending without a newline. Paths below the
-    working directory are shown from there."""
+    """The error block of the format page, without colour and without a newline at the end. Paths below
+    the working directory are relative to it."""
     if isinstance(error, ManyErrors):
         return "\n\n".join(render(each) for each in error.errors)
-    where = error.message if not _step_unsaid(error) else f"{error.message} (step '{error.step}')"
-    lines = [f"error[{error.code}]: {from_here(where)}"]
+    message = (
+        error.message if not _step_is_missing(error) else f"{error.message} (step '{error.step}')"
+    )
+    lines = [f"error[{error.code}]: {from_here(message)}"]
     spot = error.spot
     if spot is not None:
         gutter = " " * len(str(spot.line))
@@ -253,18 +254,18 @@ def render(error: DataFlareError) -> str:
 
 
 def from_here(text: str) -> str:
-    """A text whose absolute paths below the working directory are relative to it."""
+    """The text with absolute paths below the working directory made relative to it."""
     try:
-        here = os.getcwd()
+        working_folder = os.getcwd()
     except OSError:
         return text
-    if here == os.sep:
+    if working_folder == os.sep:
         return text
-    return re.sub(rf"(?<![\w./-]){re.escape(here)}{re.escape(os.sep)}(?=\S)", "", text)
+    return re.sub(rf"(?<![\w./-]){re.escape(working_folder)}{re.escape(os.sep)}(?=\S)", "", text)
 
 
-def _step_unsaid(error: DataFlareError) -> bool:
-    """Whether the message does not name the step; a part of a path or of a word is no name."""
+def _step_is_missing(error: DataFlareError) -> bool:
+    """Whether the message does not name the step. A part of a path or of a word does not count."""
     if error.step is None:
         return False
     return re.search(rf"(?<![\w./-]){re.escape(error.step)}(?![\w/-])", error.message) is None

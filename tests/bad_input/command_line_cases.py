@@ -193,7 +193,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
 """,
     ),
     Case(
-        "a value to set that is no YAML",
+        "a value to set that is not YAML",
         GOOD,
         "run w.yaml --set settings.parallelism=[2",
         says="""\
@@ -230,7 +230,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
 """,
     ),
     Case(
-        "a duration that is none",
+        "an invalid duration",
         GOOD,
         "run w.yaml --for soon",
         says="""\

@@ -116,7 +116,7 @@ error[E0604]: no table 'order' in shop.db (step 'a')
 """,
     ),
     Case(
-        "a file that is no database",
+        "a file that is not a database",
         reading("path: shop.db, table: orders"),
         status=1,
         files={"shop.db": "id,land\n1,DE\n" * 500},
@@ -329,7 +329,7 @@ error[E0510]: table 'other' has several rows for one key (id), so mode 'upsert' 
 """,
     ),
     Case(
-        "a folder that is no database",
+        "a folder instead of a database",
         writing("path: shop.db, table: orders"),
         status=1,
         files={"shop.db/x.txt": "x"},
@@ -343,7 +343,7 @@ error[E0602]: shop.db is a folder, not a database (step 'z')
 """,
     ),
     Case(
-        "a DuckDB file that is none",
+        "an invalid DuckDB file",
         reading("path: shop.duckdb, table: orders", "duckdb"),
         status=1,
         files={"shop.duckdb": "id,land\n1,DE\n" * 500},

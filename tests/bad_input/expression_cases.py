@@ -103,7 +103,7 @@ error[E0204]: cannot compare string with int32 (step 'keep')
 """,
     ),
     Case(
-        "a condition that is no boolean",
+        "a condition that is not a boolean",
         kept("id + 1"),
         says="""\
 error[E0204]: a condition is expected, this is int64 (step 'keep')
@@ -229,7 +229,7 @@ error[E0201]: the expression is empty (step 'keep')
 """,
     ),
     Case(
-        "a pattern that is none",
+        "an invalid pattern",
         kept("regexp_matches(status, '(new')"),
         says="""\
 error[E0208]: the pattern is not valid: unclosed group (step 'keep')
@@ -263,11 +263,11 @@ error[E0512]: step 'keep': CAST('abc' AS int64) > 1: a value does not fit the ty
 6 |     config: {condition: "CAST('abc' AS int64) > 1"}
   |                          ^^^^^^^^^^^^^^^^^^^^^^^^
    = the row: id=1, status='new', at=2024-01-01
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(
-        "a date that is none",
+        "an invalid date",
         kept("at > DATE '2024-02-30'"),
         says="""\
 error[E0208]: '2024-02-30' is not a date (step 'keep')
@@ -330,7 +330,7 @@ error[E0519]: step 'more': x: id % n: division by zero (in.csv line 3)
 6 |     config: {derive: {x: "id % n"}}
   |                           ^^^^^^
    = the row: id=2, n=0, t='x7'
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -345,7 +345,7 @@ error[E0518]: step 'more': x: id * 9223372036854775807: a number does not fit it
 6 |     config: {derive: {x: "id * 9223372036854775807"}}
   |                           ^^^^^^^^^^^^^^^^^^^^^^^^
    = the row: id=2, n=0, t='x7'
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -360,7 +360,7 @@ error[E0512]: step 'more': x: CAST(t AS int64): a value does not fit the type it
 6 |     config: {derive: {x: "CAST(t AS int64)"}}
   |                           ^^^^^^^^^^^^^^^^
    = the row: id=2, n=0, t='x7'
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -375,7 +375,7 @@ error[E0512]: step 'more': x: CAST(t AS date): a value does not fit the type it 
 6 |     config: {derive: {x: "CAST(t AS date)"}}
   |                           ^^^^^^^^^^^^^^^
    = the row: id=1, n=1, t='10'
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -390,7 +390,7 @@ error[E0512]: step 'more': t: CAST("t" AS int64): a value does not fit the type 
 7 |     type: map
   |           ^^^
    = the row: id=2, n=0, t='x7'
-   = help: mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
+   = help: fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or set error_handling: {on_error: skip}
 """,
     ),
     Case(

@@ -291,7 +291,7 @@ error[E0601]: no such file: in.csv (step 'a')
 """,
     ),
     Case(
-        "a column named as one of ours",
+        "a column with the name of an internal one",
         reading("path: in.csv"),
         files={"in.csv": "__dataflare_kind,id\n1,2\n"},
         says="""\
@@ -417,7 +417,7 @@ error[E0503]: step 'a': in.ndjson line 2: not a JSON object but 2
 """,
     ),
     Case(
-        "JSON that is no list",
+        "JSON that is not a list",
         reading("path: in.json"),
         status=1,
         files={"in.json": '"hello"'},
@@ -517,7 +517,7 @@ error[E0505]: in.csv.gz is damaged: Error -3 Invalid lookback distance found (st
 """,
     ),
     Case(
-        "a workbook that is none",
+        "an invalid workbook",
         reading("path: in.xlsx"),
         status=1,
         files={"in.xlsx": LINES},
@@ -531,7 +531,7 @@ error[E0505]: in.xlsx is not a sound workbook: invalid Zip archive: Could not fi
 """,
     ),
     Case(
-        "an Arrow file that is none",
+        "an invalid Arrow file",
         reading("path: in.arrow"),
         status=1,
         files={"in.arrow": LINES},

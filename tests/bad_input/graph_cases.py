@@ -463,7 +463,7 @@ error[E0321]: destinations 'y' and 'z' both write to the table t in out.db
 """,
     ),
     Case(
-        "a column named as one of ours",
+        "a column with the name of an internal one",
         """\
 name: w
 sources:

@@ -196,7 +196,7 @@ error[E0540]: step 's': rule 'known land': land <> 'XX': the row breaks the rule
 6 |     config: {rules: [{name: known land, expect: land <> 'XX', on_fail: fail}]}
   |                             ^^^^^^^^^^
    = the row: id=3, land='XX'
-   = help: mend the data, or set the rule's on_fail to drop, dead_letter, tag or warn
+   = help: fix the data, or set the rule's on_fail to drop, dead_letter, tag or warn
 """,
     ),
     Case(
@@ -214,7 +214,7 @@ error[E0405]: wrong value for 'rules.0.on_fail' in step 's'
 """,
     ),
     Case(
-        "a mask that is none",
+        "an unknown mask",
         through("mask", "columns: {land: scramble}"),
         files=ROWS,
         says="""\
@@ -255,7 +255,7 @@ error[E0204]: step 's' explodes 'land', which is string, not a list
 """,
     ),
     Case(
-        "a pattern that is none",
+        "an invalid pattern",
         through("parse", "column: land, format: regex, pattern: '(?P<x>'"),
         files=ROWS,
         says="""\
@@ -264,7 +264,7 @@ error[E0405]: step 's': the pattern is not a regular expression: missing ), unte
   |
 6 |     config: {column: land, format: regex, pattern: '(?P<x>'}
   |                                                     ^^^^^^
-   = help: mend the pattern
+   = help: fix the pattern
 """,
     ),
     Case(
@@ -282,7 +282,7 @@ error[E0203]: unknown column 'lnad' in step 's'
 """,
     ),
     Case(
-        "JSON in a column that is none",
+        "invalid JSON in a column",
         through("parse", "column: land, format: json, schema: {x: int64}"),
         status=1,
         files=ROWS,
@@ -293,7 +293,7 @@ error[E0541]: step 's': parse land as json: the text does not parse (in.csv line
 7 |     type: parse
   |           ^^^^^
    = the row: id=1, land='DE'
-   = help: mend the data, or set error_handling: {on_error: skip}
+   = help: fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -422,7 +422,7 @@ error[E0408]: cannot import 'steps:nowhere': AttributeError: module 'steps' has 
 """,
     ),
     Case(
-        "a python function that is none",
+        "a python function that does not exist",
         through("python", "function: 'steps:NUMBER'"),
         files=PYTHON,
         says="""\
@@ -470,7 +470,7 @@ error[E0408]: cannot import 'broken_module:f': SyntaxError: invalid syntax (brok
   |
 6 |     config: {function: 'broken_module:f'}
   |                         ^^^^^^^^^^^^^^^
-   = help: mend broken_module: it raises this when it is imported
+   = help: fix broken_module: it raises this when it is imported
 """,
     ),
     Case(
@@ -485,7 +485,7 @@ error[E0520]: step 's': steps:raises raised KeyError: 'price'
 6 |     config: {function: 'steps:raises', schema: {id: int64}}
   |                         ^^^^^^^^^^^^
    = raised in steps.py line 5: raise KeyError("price")
-   = help: mend the function or the data, or set error_handling: {on_error: skip}
+   = help: fix the function or the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -544,7 +544,7 @@ error[E0520]: step 's': steps:raises_record raised ValueError: two is too many
 6 |     config: {function: 'steps:raises_record', mode: record, schema: {id: int64}}
   |                         ^^^^^^^^^^^^^^^^^^^
    = raised in steps.py line 10: raise ValueError("two is too many")
-   = help: mend the function or the data, or set error_handling: {on_error: skip}
+   = help: fix the function or the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(

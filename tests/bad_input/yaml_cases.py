@@ -1,4 +1,4 @@
-"""Text that is no workflow: YAML, keys, values, variables."""
+"""Text that is not a workflow: YAML, keys, values, variables."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ error[E0110]: '${' is not a variable
 """,
     ),
     Case(
-        "a parameter nobody declared",
+        "an undeclared parameter",
         GOOD.replace("id: 1", 'id: "${param:nope}"'),
         says="""\
 error[E0110]: unknown parameter 'nope'

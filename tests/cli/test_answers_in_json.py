@@ -58,11 +58,11 @@ def test_an_error_in_the_file_has_its_place(
 @pytest.mark.parametrize(
     ("args", "code"),
     [
-        (["runs", "nobody", "--json"], "E0121"),
-        (["checkpoints", "nobody", "--json"], "E0121"),
-        (["dlq", "list", "nobody", "--json"], "E0121"),
-        (["dlq", "show", "nobody", "--json"], "E0121"),
-        (["dlq", "replay", "nobody", "--json"], "E0121"),
+        (["runs", "unknown", "--json"], "E0121"),
+        (["checkpoints", "unknown", "--json"], "E0121"),
+        (["dlq", "list", "unknown", "--json"], "E0121"),
+        (["dlq", "show", "unknown", "--json"], "E0121"),
+        (["dlq", "replay", "unknown", "--json"], "E0121"),
         (["connectors", "flie", "--json"], "E0401"),
         (["functions", "sbustr", "--json"], "E0202"),
         (["runs", "--json", "--nonsense"], "E0120"),

@@ -72,7 +72,7 @@ def test_workers_are_gone_when_the_run_has_ended(
     tmp_path: Path, function: str, status: int
 ) -> None:
     process = start(tmp_path, function)
-    # Both pipes come to their end only when nobody holds them any more.
+    # Both pipes end only when no process holds them.
     _, errors = process.communicate(timeout=120)
     assert process.returncode == status, errors
     assert workers(tmp_path)

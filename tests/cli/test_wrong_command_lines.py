@@ -27,8 +27,8 @@ from dataflare.cli import app, common
         (["preview", "w.yaml", "dear", "--rows", "0"], "0", ""),
         (["connectors", "flie"], "unknown connector type 'flie'", "did you mean 'file'?"),
         (["functions", "sbustr"], "unknown function 'sbustr'", "did you mean 'substr'?"),
-        (["runs", "nobody"], "no workflow 'nobody' has run here", ""),
-        (["checkpoints", "nobody"], "no workflow 'nobody' has run here", ""),
+        (["runs", "unknown"], "no workflow 'unknown' has run here", ""),
+        (["checkpoints", "unknown"], "no workflow 'unknown' has run here", ""),
     ],
 )  # fmt: skip
 def test_one_block_and_status_2(args: list[str], message: str, help_: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hypothesis draws the same examples each time, so that a failure is one for everybody."""
+"""Hypothesis draws the same examples each time, so that a failure can be repeated."""
 
 from __future__ import annotations
 

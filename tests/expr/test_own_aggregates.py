@@ -1,4 +1,4 @@
-"""Aggregate functions of users' own: as good as the built-in ones, and wrong ones told before a run."""
+"""Aggregate functions of users: they work like the built-in ones, and wrong ones are refused before a run."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from dataflare import Workflow
 from dataflare.errors import DataError
 
-ROWS = 40_000  # more than are looked at to find the types
+ROWS = 40_000  # more rows than are read to find the types
 
 
 def workflow(folder: Path, on_error: str, *, named: bool) -> Workflow:

@@ -34,7 +34,7 @@ TRUTH_OF = {
 
 @dataclass
 class Draft:
-    """A workflow in the making. open: ports and their columns that nobody reads yet."""
+    """A workflow that is being built. open: ports that no step reads yet, with their columns."""
 
     draw: Any
     lines: list[str] = field(default_factory=list)

@@ -23,7 +23,7 @@ WAYS = ("", "local", "docker")
 
 
 def choose(name: str, find: Callable[[], Path | None], package: str) -> Path | None:
-    """What `find` gives for programs of this machine, or None for a container. name: for people.
+    """What `find` gives for programs of this machine, or None for a container. name: to show.
     package: Debian's. Raises pytest's own outcomes."""
     way = os.environ.get("TEST_SERVERS", "")
     if way not in WAYS:

@@ -276,7 +276,7 @@ class ContainerPostgres(PostgresServer):
 
 
 def _children_of(data: Path) -> list[int]:
-    """Processes that have the cluster's folder as their own, but for the one we started."""
+    """Processes that use the cluster's folder, except the one that we started."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -30,7 +30,7 @@ _START_S = 30.0
 
 
 class RedisServer(ABC):
-    """One server. `url` says how to reach it. tls: whether it speaks nothing but TLS, with a
+    """One server. `url` says how to reach it. tls: whether it speaks only TLS, with a
     certificate for localhost made for the occasion, `certificate`."""
 
     def __init__(self, folder: Path, *, tls: bool = False) -> None:

@@ -75,6 +75,6 @@ def test_it_is_said_of_transformations_destinations_and_the_workflow_too(tmp_pat
     assert error.help == "'parallelism' belongs in 'settings'"
     error = refused(HEAD + "on_error: skip\n" + source + END, tmp_path)
     assert error.help == "'on_error' belongs in 'settings': error_handling: {on_error: ...}"
-    # A type that is not known is no place for an option; that is said by itself.
+    # An unknown type has no options. The unknown type is reported separately.
     odd = "sources:\n  a: {type: filo, path: in.csv}\n"
     assert refused(HEAD + odd + END, tmp_path).help == "take it out"

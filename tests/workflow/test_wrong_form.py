@@ -148,7 +148,7 @@ error[E0108]: step 'z' reads 'a', but there is no step 'a'
    = it can read: 1a b
 """,
     ),
-    "sections that are no mappings": (
+    "sections that are not mappings": (
         """\
 name: w
 sources: [a]
@@ -172,7 +172,7 @@ error[E0105]: 'destinations' of the workflow must be a mapping
    = help: write it in that form
 """,
     ),
-    "a step that is no mapping": (
+    "a step that is not a mapping": (
         """\
 name: w
 sources: {a: inline}

@@ -132,7 +132,7 @@ error[E0301]: the steps form a circle: b -> b
    = help: remove one of these inputs: rows must come from a source
 """,
     ),
-    "a source that nobody reads": (
+    "an unread source": (
         """\
 name: w
 sources:
@@ -150,7 +150,7 @@ error[E0302]: the source 'b' leads to no destination
    = help: name it in the 'inputs' of another step, or in the 'source' of a lookup, or remove it
 """,
     ),
-    "a transformation that nobody reads": (
+    "an unread transformation": (
         """\
 name: w
 sources:

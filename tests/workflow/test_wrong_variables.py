@@ -52,7 +52,7 @@ error[E0110]: the secret 'S' was not found
    = looked in: the environment (DATAFLARE_SECRET_<NAME>, then <NAME>), the folder /run/secrets
 """,
     ),
-    "a parameter that is no mapping": (
+    "a parameter that is not a mapping": (
         """\
 name: w
 sources:

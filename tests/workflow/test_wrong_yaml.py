@@ -202,7 +202,7 @@ error[E0113]: the tag '!!python/object:os.system' is not allowed
    = help: remove the tag, and quote the value if it is text
 """,
     ),
-    "a tag of somebody's": (
+    "an unknown tag": (
         """\
 name: w
 sources:

@@ -1,4 +1,4 @@
-"""Print the rows of a frame: a table for people, NDJSON for programs.
+"""Print the rows of a frame: a table to read, NDJSON for programs.
 
 A value that is cut to fit a table's column ends with an ellipsis. NDJSON shows it completely.
 """

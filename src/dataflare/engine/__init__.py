@@ -1,5 +1,5 @@
 """One plan running in one process: tasks, channels, batching, checkpoints.
 
 Never decides what a run may resume (that is `checkpoint`) and never keeps run history (that is `jobs`).
-Leans on `planner.physical` for what to run, on `sdk` for connectors and on `checkpoint` for storage.
+Depends on `planner.physical` for what to run, on `sdk` for connectors and on `checkpoint` for storage.
 """

@@ -205,7 +205,7 @@ class JobMetrics:
                     f"step '{name}': {step.errors:,} rows failed, more than max_errors allows ({shown})",
                     code="E0530",
                     step=name,
-                    help="look at the dead letters or warnings, mend the data, or raise max_errors",
+                    help="look at the dead letters or warnings, fix the data, or raise max_errors",
                 )
 
     def to_json(self) -> dict[str, Any]:

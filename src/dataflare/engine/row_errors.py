@@ -36,9 +36,9 @@ _KINDS = {
 
 _SKIP = "set error_handling: {on_error: skip}"
 _HELP: dict[int | None, str] = {
-    None: f"mend the data, or {_SKIP}",
-    RULE_BROKEN: "mend the data, or set the rule's on_fail to drop, dead_letter, tag or warn",
-    UNPARSED: f"mend the data, or {_SKIP}",
+    None: f"fix the data, or {_SKIP}",
+    RULE_BROKEN: "fix the data, or set the rule's on_fail to drop, dead_letter, tag or warn",
+    UNPARSED: f"fix the data, or {_SKIP}",
     MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
     MANY: "make the keys of the table unique, or set on_many to first or all",
 }
@@ -51,7 +51,7 @@ _UNREAD_HELP = {
     "E0506": f"set 'quote' or 'escape' if the file has others, fix the data, or {_SKIP}",
 }
 """What may cure a row that a source could not read, by the row's code."""
-_GUARD = f"mend the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
+_GUARD = f"fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
 
 
 FAILED = {

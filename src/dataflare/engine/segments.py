@@ -290,5 +290,5 @@ def broken_data(error: pl.exceptions.PolarsError, step: str) -> DataError:
         f"step '{step}': the data cannot be read: {first}",
         code="E0505",
         step=step,
-        help="mend the data, or set error_handling: {on_error: skip}",
+        help="fix the data, or set error_handling: {on_error: skip}",
     )

@@ -90,7 +90,7 @@ def _collected(name: str, errors: RowErrors, outcome: Outcome, chunk: Chunk) -> 
                 notes=[
                     "a table that is looked up is read again at each start: its rows are no letters"
                 ],
-                help="mend the data, or set error_handling: {on_error: skip} there",
+                help="fix the data, or set error_handling: {on_error: skip} there",
             ) from error
         errors.unread(name, saved.bad, outcome)
         return saved.good

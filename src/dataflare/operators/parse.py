@@ -412,7 +412,7 @@ def _groups(config: ParseConfig, step: str) -> list[str]:
             code="E0405",
             step=step,
             spot=spot_of(config.pattern),
-            help="mend the pattern",
+            help="fix the pattern",
         ) from error
     if not groups:
         raise ConfigError(

@@ -104,7 +104,7 @@ class ProcessorContext(ConnectorContext, frozen=True):
 
     def refuse(self, rows: Rows, message: str) -> None:
         """Take rows of the current batch out as bad (E0544): the step's `on_error` says what happens to
-        them. rows: as they came in. message: what is wrong with them, for whoever mends them."""
+        them. rows: as they came in. message: what is wrong with them, for the user."""
         frame = rows.frame if isinstance(rows, SharedDataBatch) else rows
         if frame.height:
             self.refused.append(Refused(frame, message))

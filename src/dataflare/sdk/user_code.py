@@ -28,7 +28,7 @@ def raised(step: str, what: str, error: Exception) -> DataError:
         code="E0520",
         step=step,
         notes=_raised_at(error),
-        help="mend the function or the data, or set error_handling: {on_error: skip}",
+        help="fix the function or the data, or set error_handling: {on_error: skip}",
     )
 
 
@@ -140,7 +140,7 @@ def _import_help(error: Exception, module: str, name: str) -> str:
         return 'write "package.module:function"; the workflow\'s own folder is searched first'
     if isinstance(error, AttributeError) and name:
         return f"define '{name}' in {module}, or name another function of it"
-    return f"mend {module}: it raises this when it is imported"
+    return f"fix {module}: it raises this when it is imported"
 
 
 def _module(name: str, base: Path) -> ModuleType:

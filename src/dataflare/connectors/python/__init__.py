@@ -1,5 +1,5 @@
 """The `python` source and destination: rows from a user's function, and batches to a user's
-function. Never inspects the function, and never iterates over rows of frames. Leans on
+function. Never inspects the function, and never iterates over rows of frames. Depends on
 `sdk.user_code`, which finds the function.
 """
 
