@@ -107,11 +107,21 @@ def test_a_packed_file_of_many_rows_is_read_piece_by_piece(tmp_path):
     assert (ended.status, ended.result["steps"]["rows"]["rows_out"]) == (0, 16_384 * 64)
 
 
-def test_a_json_file_beyond_its_bound_is_refused(tmp_path):
-    (tmp_path / "a.json").write_bytes(b'[{"id":1}' + b',{"id":1}' * (1 << 19) + b"]")
-    ended = run(tmp_path, "a.json")
-    assert (ended.status, ended.result["error"]["code"]) == (1, "E0560")
-    assert "ndjson" in ended.result["error"]["help"]
+def test_a_json_file_larger_than_its_bound_is_read_piece_by_piece(tmp_path):
+    rows = ",".join(f'{{"id":{i}}}' for i in range(1 << 19))
+    (tmp_path / "a.json").write_text(f"[{rows}]")
+    assert run(tmp_path, "a.json").status == 0
+    assert ids(tmp_path) == list(range(1 << 19))
+
+
+def test_a_deep_item_of_a_json_file_is_one_bad_row(tmp_path):
+    deep = '{"id":2,"v":' + "[" * 10_000 + "]" * 10_000 + "}"
+    (tmp_path / "a.json").write_text('[{"id":1,"v":[1]}, ' + deep + ', {"id":3,"v":[2]}]')
+    assert run(tmp_path, "a.json", "dead_letter").status == 0
+    assert ids(tmp_path) == [1, 3]
+    (letter,) = letters(tmp_path)
+    assert letter["position"] == "a.json row 2"
+    assert json.loads(letter["row"])["raw"] == deep
 
 
 def test_a_deep_line_of_json_is_one_bad_row(tmp_path):

@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 from msgspec import Struct
 
-from dataflare.errors import DataError
-from dataflare.formats.json_values import BadJson, list_items
 from dataflare.formats.parquet_footer import row_groups
 
 GROUP_ROWS_MAX = 1_000_000
@@ -62,41 +59,3 @@ def _even(rows: int, num_bytes: int, piece_rows: int) -> Iterator[TablePiece]:
     for start in range(0, rows, piece_rows):
         size = min(piece_rows, rows - start)
         yield TablePiece(start, size, num_bytes * size // max(rows, 1))
-
-
-def json_rows(data: bytes, path: Path) -> list[bytes]:
-    """The objects of a JSON file as they were written, one line of text each. The file is one array
-    of objects, or one object, which is a single row; an empty file has none."""
-    if not data.strip():
-        return []
-    is_list = data.lstrip()[:1] == b"["
-    try:
-        rows = list_items(data) if is_list else list_items(b"[" + data + b"]")
-        if len(rows) != 1 and not is_list:
-            raise BadJson("not valid JSON")
-    except BadJson as error:
-        raise _broken(data, path, error) from error
-    for number, row in enumerate(rows, 1):
-        if row[:1] != b"{":
-            where = f"{path}: item {number}" if is_list else str(path)
-            text = row.decode(errors="replace")
-            raise DataError(
-                f"{where} is not a JSON object but {text if len(text) <= 60 else text[:57] + '...'}",
-                code="E0503",
-                help='a JSON file holds one list of objects: [{"id": 1}, {"id": 2}]',
-            )
-    return rows
-
-
-def _broken(data: bytes, path: Path, error: BadJson) -> DataError:
-    """The error for a file that is not JSON, with the line."""
-    where, reason = str(path), str(error)
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as problem:
-        where, reason = f"{path} line {problem.lineno}", f"not valid JSON: {problem.msg}"
-    return DataError(
-        f"{where} is {reason}",
-        code="E0503",
-        help="a file with one JSON object a line has the format ndjson",
-    )

@@ -210,7 +210,14 @@ def test_json_says_where_it_is_broken(tmp_path):
     assert str(error).startswith(f"{tmp_path}/a.json line 2 is not valid JSON: ")
     assert error.help == "a file with one JSON object a line has the format ndjson"
     (tmp_path / "a.json").write_text('[{"a": 1}, 5]')
-    assert str(fails("a.json", tmp_path)) == f"{tmp_path}/a.json: item 2 is not a JSON object but 5"
+    (bad,) = read("a.json", tmp_path).bad
+    assert (bad.code, bad.place, bad.message) == (
+        "E0503",
+        "a.json row 2",
+        "not a JSON object but 5",
+    )
+    (tmp_path / "a.json").write_text("[4, 5]")
+    assert str(fails("a.json", tmp_path)) == f"{tmp_path}/a.json: item 1 is not a JSON object but 4"
 
 
 def test_parquet_and_arrow(tmp_path):

@@ -1,4 +1,4 @@
-"""Read CSV and NDJSON files as chunks of whole records.
+"""Read CSV, NDJSON and JSON files as chunks of whole records.
 
 Always true: a chunk's position is the place after its last row; reading from there gives exactly
 the rows that follow, or an error if the file has changed.
@@ -40,7 +40,7 @@ rows."""
 
 
 class LineReader(ChunkReader):
-    """CSV and NDJSON. Chunks are cut in a thread; the chunk's query parses them."""
+    """CSV, NDJSON and JSON. Chunks are cut in a thread; the chunk's query parses them."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class LineReader(ChunkReader):
             if position is None and self._facts is not facts:
                 self._facts.check_head(body)
             stream, checksum, offset = self._start(body, position)
+        self._unit = "row" if facts.is_array else "line"
         self._lines = LineNumbers(self._facts.stream)
         chunk_bytes = min(line_chunks.CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
         self._record_max = record_max
@@ -160,7 +161,7 @@ class LineReader(ChunkReader):
         lines = cache(lambda: plan.lines(data, chunk.rows))
 
         def place_of(line: int) -> str:
-            return f"{self._label} line {first_line() + line}"
+            return f"{self._label} {self._unit} {first_line() + line}"
 
         def salvage() -> Salvaged:
             result = plan.salvage(data, place_of, chunk.rows)
@@ -194,7 +195,7 @@ class LineReader(ChunkReader):
 
     def _overlong(self, record: OverlongRecord, start: int) -> Chunk:
         """A chunk of one bad row: it is longer than a record may be."""
-        place = cache(lambda: f"{self._label} line {self._lines.at(start)}")
+        place = cache(lambda: f"{self._label} {self._unit} {self._lines.at(start)}")
 
         def scan() -> pl.LazyFrame:
             raise pl.exceptions.ComputeError("a record is too long")

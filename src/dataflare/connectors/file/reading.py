@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.csv_rewrite import Rewriting, Rewritten
+from dataflare.formats.json_array import ArrayLines
 from dataflare.formats.misread import SortedRows
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
@@ -42,6 +43,8 @@ class FileFacts(Struct, frozen=True):
     rewriting: Rewriting | None = None
     head: str | None = None
     """The checksum of the text before the first row; None in listings that lack it."""
+    is_array: bool = False
+    """Whether it is a list of JSON objects, which is read as lines."""
 
     def now(self) -> FileFacts:
         """The facts of the file as it is now, for a file that was not read yet, or only up to rows
@@ -79,7 +82,7 @@ class FileFacts(Struct, frozen=True):
 
     @property
     def is_plain(self) -> bool:
-        if self.rewriting is not None:
+        if self.rewriting is not None or self.is_array:
             return False
         return self.compression == NONE and self.encoding.lower() in ("utf-8", "utf8", "ascii")
 
@@ -92,8 +95,13 @@ class FileFacts(Struct, frozen=True):
             offset=offset,
             limit=limit,
             encoding=self.encoding,
-            rewrite=partial(Rewritten, rewriting=self.rewriting) if self.rewriting else None,
+            rewrite=self._rewrite(),
         )
+
+    def _rewrite(self) -> Callable[[ByteStream], ByteStream] | None:
+        if self.is_array:
+            return partial(ArrayLines, path=self.path)
+        return partial(Rewritten, rewriting=self.rewriting) if self.rewriting else None
 
     def changed(self, why: str) -> CheckpointError:
         return CheckpointError(

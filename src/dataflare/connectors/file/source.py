@@ -25,8 +25,8 @@ from dataflare.connectors.file.partitions import partition_schema, partition_val
 from dataflare.connectors.file.reading import FileFacts, path_literal
 from dataflare.connectors.file.reread import original, read_again
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey import Survey, load_json, load_tables, survey
-from dataflare.connectors.file.table_reader import JsonReader, TableReader
+from dataflare.connectors.file.survey import Survey, load_tables, survey
+from dataflare.connectors.file.table_reader import TableReader
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.ndjson_read import NdjsonPlan
@@ -221,6 +221,7 @@ orders:
             data.get("pieces"),
             CsvDialect.from_json(data["dialect"]).rewriting if "dialect" in data else None,
             data.get("head"),
+            data["format"] == "json",
         )
         added: dict[str, pl.Expr] = {
             name: path_literal(text, parse_type(type_))
@@ -235,7 +236,7 @@ orders:
         extra = [name for name in own if name not in types] if self._watch else []
         inside = tuple(name for name in output if name not in added)
         match data["format"]:
-            case "csv" | "ndjson":
+            case "csv" | "ndjson" | "json":
                 plan = self._plan(split, inside)
                 body = data.get("body", 0)
                 return LineReader(
@@ -250,24 +251,6 @@ orders:
                     extra=extra,
                     memory=self.context.memory,
                     record_max=self.context.record_bytes_max,
-                )
-            case "json":
-                lines = load_json(
-                    facts.path, facts.compression, self.config, self.context.record_bytes_max
-                )
-                pieces = even_pieces(len(lines), sum(map(len, lines)))
-                plan = self._plan(split, inside)
-                assert isinstance(plan, NdjsonPlan)
-                return JsonReader(
-                    facts,
-                    lines,
-                    pieces,
-                    plan,
-                    added,
-                    output,
-                    split.id,
-                    position,
-                    watch=self._watch,
                 )
             case "excel":
                 tables = load_tables(facts.path, self.config, self.contract)

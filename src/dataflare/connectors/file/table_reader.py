@@ -1,4 +1,4 @@
-"""Read Parquet, Arrow IPC, JSON and Excel files as pieces of rows.
+"""Read Parquet, Arrow IPC and Excel files as pieces of rows.
 
 Always true: a chunk's position is the number of the row after its last one. It is valid while the
 file's size and the checksum of its end are the same.
@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum, with_added
-from dataflare.connectors.file.watching import watched_lines, watched_table
+from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum
+from dataflare.connectors.file.watching import watched_table
 from dataflare.errors import DataError
-from dataflare.formats.checksum import checksum
 from dataflare.formats.column_notes import Meaning
 from dataflare.formats.misread import SortedRows, misfit
-from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
 from dataflare.formats.table_types import fitted, held_type, may_fit
@@ -157,51 +155,6 @@ class TableReader(PieceReader):
             good[good_rows], pl.Series("row", good_rows, dtype=pl.Int64), BadRows.of(rows)
         )
         return salvaged(sorted_rows, self._added, self._output)
-
-
-class JsonReader(PieceReader):
-    """A JSON file that is in memory; its rows are parsed like lines of NDJSON."""
-
-    def __init__(
-        self,
-        facts: FileFacts,
-        lines: Sequence[bytes],
-        pieces: Sequence[TablePiece],
-        plan: NdjsonPlan,
-        added: Added,
-        output: Sequence[str],
-        label: str,
-        position: Position | None,
-        *,
-        watch: bool = True,
-    ) -> None:
-        self._lines, self._plan, self._watch = lines, plan, watch
-        super().__init__(facts, pieces, label, position)
-        self._added, self._output = added, tuple(output)
-
-    def _checksum(self) -> str:
-        """Of all rows: a change may leave the size and the end of the file as they were."""
-        return checksum(b"\n".join(self._lines))
-
-    async def read_chunk(self) -> Chunk:
-        piece = self._next()
-        data = b"\n".join(self._lines[piece.start : piece.start + piece.rows])
-        plan, added, output = self._plan, self._added, self._output
-
-        def place_of(line: int) -> str:
-            return self._place_of(piece.start + line)
-
-        return Chunk(
-            scan=lambda: with_added(plan.scan(data), added, output),
-            position=self._position,
-            key=piece.start,
-            num_bytes=len(data),
-            rows=piece.rows,
-            salvage=lambda: salvaged(plan.salvage(data, place_of), added, output),
-            place=place_of,
-            texts=lambda rows: plan.texts(data, rows),
-            **(watched_lines(plan, data, added, output) if self._watch else {}),
-        )
 
 
 def _may_become(dtype: pl.DataType, to: DataType, meaning: Meaning | None) -> bool:

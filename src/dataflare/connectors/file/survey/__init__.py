@@ -11,7 +11,7 @@ from dataflare.connectors.file.sampling import without_empty
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.csv import survey_csv
 from dataflare.connectors.file.survey.excel import load_tables, survey_excel
-from dataflare.connectors.file.survey.json import load_json, survey_json
+from dataflare.connectors.file.survey.json import survey_json
 from dataflare.connectors.file.survey.ndjson import survey_ndjson
 from dataflare.connectors.file.survey.shared import Survey
 from dataflare.connectors.file.survey.tables import survey_tables
@@ -20,7 +20,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 
-__all__ = ["Survey", "load_json", "load_tables", "survey"]
+__all__ = ["Survey", "load_tables", "survey"]
 
 
 def survey(

@@ -1,7 +1,8 @@
-"""JSON files, which are loaded whole: keys and types of all their rows."""
+"""JSON files: keys and types of their rows, or of the first rows of large files."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors
@@ -10,12 +11,13 @@ from dataflare.connectors.file.sampling import compression_of, text_encoding
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.ndjson import json_columns
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
-from dataflare.errors import DataError
-from dataflare.formats import csv_sniff
+from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import open_stream
-from dataflare.formats.table_read import json_rows
+from dataflare.formats.json_array import ArrayLines, not_an_object
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
+
+_SHARE_MIN = 64 << 10
 
 
 def survey_json(
@@ -25,35 +27,34 @@ def survey_json(
     learned: Columns,
     bytes_max: int,
 ) -> Survey:
-    samples = [
-        b"\n".join(load_json(f.path, compression_of(f, config), config, bytes_max)) for f in files
-    ]
+    """bytes_max: how much of the files is read. A field that comes first after that is a new one."""
+    share = max(_SHARE_MIN, bytes_max // len(files))
+    samples: list[bytes] = []
+    facts: dict[str, Facts] = {}
+    for file in files:
+        packed = compression_of(file, config)
+        encoding = text_encoding(file.path, packed, config)
+        samples.append(_first_rows(file.path, packed, encoding, share))
+        facts[file.id] = {"compression": packed, "encoding": encoding, "head": checksum(b"")}
     columns = json_columns(samples, files[0].path, contract, learned)
-    facts: dict[str, Facts] = {
-        file.id: {
-            "compression": compression_of(file, config),
-            "columns": [column.to_json() for column in columns],
-        }
-        for file in files
-    }
+    for each in facts.values():
+        each["columns"] = [column.to_json() for column in columns]
     return Survey(files, "json", schema_of(columns), facts)
 
 
-def load_json(path: Path, packed: str, config: FileSourceConfig, bytes_max: int) -> list[bytes]:
-    """A whole JSON file as a line of text for each row. Raises DataError (E0560) if it has more
-    than `bytes_max` bytes, inflated."""
+def _first_rows(path: Path, packed: str, encoding: str, bytes_max: int) -> bytes:
+    """The first rows as lines of text. Raises DataError (E0503) for a list without any object."""
     with file_errors(path):
-        stream = open_stream(path, packed, encoding=text_encoding(path, packed, config))
+        stream = open_stream(
+            path, packed, encoding=encoding, rewrite=partial(ArrayLines, path=path)
+        )
         try:
             data = stream.read(bytes_max + 1)
-            if len(data) > bytes_max:
-                raise DataError(
-                    f"{path} has more than {bytes_max:,} bytes: a JSON file is read whole, and "
-                    "resources.memory allows no more",
-                    code="E0560",
-                    help="write one object a line (ndjson), which is read piece by piece, or give more in "
-                    "settings: {resources: {memory: ...}}",
-                )
-            return json_rows(data.removeprefix(csv_sniff.BOM), path)
         finally:
             stream.close()
+    if len(data) > bytes_max:
+        data = data[: data.rfind(b"\n") + 1]
+    lines = data.split(b"\n")
+    if any(lines) and not any(line.lstrip().startswith(b"{") for line in lines):
+        raise not_an_object(f"{path}: item 1", lines[0])
+    return data
