@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dataflare.jobs.options import RunOptions as RunOptions
     from dataflare.jobs.preview import preview as preview
     from dataflare.jobs.result import RunResult as RunResult
+    from dataflare.jobs.run import arun as arun
     from dataflare.jobs.run import run as run
     from dataflare.model.batch import SharedDataBatch as SharedDataBatch
     from dataflare.model.types import Schema as Schema
@@ -40,6 +41,7 @@ _ROOMS = {
     "SharedDataBatch": "dataflare.model.batch",
     "SourceConnector": "dataflare.sdk.source",
     "Workflow": "dataflare.workflow.dsl",
+    "arun": "dataflare.jobs",
     "load": "dataflare.workflow.load",
     "plan": "dataflare.planner",
     "preview": "dataflare.jobs",
@@ -60,6 +62,7 @@ __all__ = [
     "SourceConnector",
     "Workflow",
     "__version__",
+    "arun",
     "load",
     "plan",
     "preview",

@@ -1,4 +1,4 @@
-"""Channels keep order, stop writers without credit, and align barriers."""
+"""Channels keep order, and stop writers without credit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from dataflare.engine.backpressure import BackpressureController
-from dataflare.engine.channel import END, Inbox, MemoryBudget
+from dataflare.engine.channel import Inbox, MemoryBudget
+from dataflare.engine.gate import Cut, Ended, Rows
 from dataflare.engine.split_queue import SplitQueue
-from dataflare.engine.task import Alignment
 from dataflare.model.batch import SharedDataBatch
-from dataflare.model.progress import Barrier, Position, Split
+from dataflare.model.progress import END, Barrier, Position, Split
 
 
 def batch(rows: int, first: int = 0) -> SharedDataBatch:
@@ -33,13 +33,13 @@ async def settle() -> None:
 def test_messages_arrive_in_order_and_marks_cost_nothing() -> None:
     async def main() -> None:
         box = inbox(credits=1)
-        channel = box.channel(0)
-        await channel.send(batch(1_000))
-        await channel.send(Barrier(1))
-        await channel.send(END)
-        found = [(await box.next())[1] for _ in range(3)]  # type: ignore[index]
-        assert isinstance(found[0], SharedDataBatch)
-        assert found[1:] == [Barrier(1), END]
+        channel = box.channel()
+        first = batch(1_000)
+        await channel.send(first)
+        channel.put(Barrier(1))
+        channel.put(END)
+        found = [await box.next() for _ in range(3)]
+        assert found == [Rows(0, first, 0), Cut(Barrier(1)), Ended(0)]
 
     asyncio.run(main())
 
@@ -47,16 +47,16 @@ def test_messages_arrive_in_order_and_marks_cost_nothing() -> None:
 def test_a_writer_without_credit_waits_until_the_reader_is_done() -> None:
     async def main() -> None:
         box = inbox(credits=100)
-        channel = box.channel(0)
-        first = batch(100)
-        await channel.send(first)
+        channel = box.channel()
+        await channel.send(batch(100))
         sending = asyncio.ensure_future(channel.send(batch(10)))
         await settle()
         assert not sending.done()
-        await box.next()
+        rows = await box.next()
+        assert isinstance(rows, Rows)
         await settle()
         assert not sending.done()
-        box.done(channel, first, 0.1)
+        box.done(rows, 0.1)
         await settle()
         assert sending.done()
 
@@ -66,58 +66,41 @@ def test_a_writer_without_credit_waits_until_the_reader_is_done() -> None:
 def test_a_full_budget_stops_writers_but_an_empty_channel_owns_one_batch() -> None:
     async def main() -> None:
         box = inbox(credits=1_000_000, budget_bytes=1)
-        full, other = box.channel(0), box.channel(1)
+        full, other = box.channel(), box.channel()
         await full.send(batch(10))
         await other.send(batch(10))
         waiting = asyncio.ensure_future(full.send(batch(10)))
         await settle()
         assert not waiting.done()
         for _ in range(2):
-            channel, message = await box.next()  # type: ignore[misc]
-            box.done(channel, message, 0.1)
+            rows = await box.next()
+            assert isinstance(rows, Rows)
+            box.done(rows, 0.1)
         await settle()
         assert waiting.done()
 
     asyncio.run(main())
 
 
-def test_a_channel_that_showed_its_barrier_is_not_read_until_all_have() -> None:
+def test_a_cancelled_input_lets_its_writers_go_on_and_gives_their_credit_back() -> None:
     async def main() -> None:
-        box = inbox()
-        left, right = box.channel(0), box.channel(1)
-        alignment = Alignment(box)
-        await left.send(Barrier(1))
-        await left.send(batch(1, first=100))
-        await right.send(batch(1))
-        seen = []
-        while not alignment.complete:
-            found = await box.next()
-            if found is None:
-                continue
-            channel, message = found
-            if isinstance(message, Barrier):
-                alignment.arrived(channel, message)
-                if channel is left:
-                    await right.send(Barrier(1))
-            else:
-                seen.append(message.frame["n"].to_list())
-        assert seen == [[0]]
-        alignment.release()
-        assert (await box.next())[1].frame["n"].to_list() == [100]  # type: ignore[index]
-
-    asyncio.run(main())
-
-
-def test_a_channel_that_ended_holds_no_barrier_back() -> None:
-    async def main() -> None:
-        box = inbox()
-        left, right = box.channel(0), box.channel(1)
-        alignment = Alignment(box)
-        right.ended = True
-        await left.send(Barrier(7))
-        channel, message = await box.next()  # type: ignore[misc]
-        alignment.arrived(channel, message)
-        assert alignment.complete
+        box = inbox(credits=10)
+        channel, other = box.channel(), box.channel(port=1)
+        told: list[bool] = []
+        channel.on_cancel = lambda: told.append(True)
+        await channel.send(batch(100))
+        waiting = asyncio.ensure_future(channel.send(batch(100)))
+        await settle()
+        assert not waiting.done()
+        box.cancel(0)
+        await settle()
+        assert waiting.done()
+        await channel.send(batch(100))
+        channel.put(END)
+        assert (told, box.queued_rows) == ([True], 0)
+        kept = batch(100)
+        await other.send(kept)
+        assert [await box.next(), await box.next()] == [Ended(0), Rows(1, kept, 1)]
 
     asyncio.run(main())
 
@@ -127,7 +110,7 @@ def test_idle_readers_pull_splits_begun_ones_first_and_done_ones_never() -> None
     queue = SplitQueue(splits, {"2": Position({"at": 5})}, frozenset({"0"}))
     taken = []
     while (found := queue.take()) is not None:
-        taken.append((found[0].id, found[1]))
+        taken.append((found.split.id, found.position))
     assert taken == [("2", Position({"at": 5})), ("1", None), ("3", None)]
     assert len(queue) == 0
 

@@ -122,14 +122,16 @@ def test_a_commit_is_tried_again_and_done_once(tmp_path: Path, call: str) -> Non
     assert flaky.MADE["commit"] == 2
 
 
-@pytest.mark.parametrize("call", ["write", "prepare"])
-def test_a_write_is_not_made_again_but_the_run_restarted(tmp_path: Path, call: str) -> None:
-    flaky.CALLS[call] = [None, flaky.lost()]
+@pytest.mark.parametrize(("call", "before"), [("write", [None]), ("prepare", [])])
+def test_a_write_is_not_made_again_but_the_run_restarted(
+    tmp_path: Path, call: str, before: list[None]
+) -> None:
+    flaky.CALLS[call] = [*before, flaky.lost()]
     failed = start(tmp_path)
     assert failed.status == "failed"
     assert failed.error is not None
     assert failed.error.message == "the connection was lost"
-    flaky.CALLS[call] = [None, flaky.lost()]
+    flaky.CALLS[call] = [*before, flaky.lost()]
     result = start(tmp_path, restarts=1)
     assert result.status == "finished"
     assert [w for w in result.warnings if w.startswith("restarted after E0607")]

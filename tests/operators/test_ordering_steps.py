@@ -3,6 +3,7 @@ parallelism, and the same after a crash at any point."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -15,6 +16,8 @@ from dataflare.operators.base import StatefulOperator
 from dataflare.operators.deduplicate import Best
 from dataflare.operators.ordering import Order
 from dataflare.operators.sort import Sort
+from dataflare.state.tables import Tables
+from dataflare.testing.processors import InMemory
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
@@ -121,30 +124,27 @@ def test_a_crash_at_any_point_gives_each_row_once(
 
 
 def run(operator: StatefulOperator, crash_after: int | None) -> list[Row]:
-    live, out, at = operator.open(0, 1), [], 0
-    batches = frames()
-    while True:
+    tables, out, batches = Tables(storage=InMemory()), [], frames()
+    live, results = operator.open(tables), None
+    for at in itertools.count():
         if at == crash_after:
-            snapshot = live.snapshot()
-            live = operator.open(0, 1)
-            live.restore([snapshot])
-            if at >= len(batches):
-                live.end()
+            share = tables.store(tables.freeze())
+            tables = Tables(storage=InMemory(), shares=[share])
+            live, results = operator.open(tables), None
         if at < len(batches):
-            out += list(live.process(batches[at]))
-            if at == len(batches) - 1:
-                live.end()
-        else:
-            rows = live.drain()
-            if rows is None:
-                return pl.concat(out).to_dicts()
-            out.append(rows)
-        at += 1
+            out += list(live.process(0, batches[at]))
+            continue
+        results = iter(live.end(0)) if results is None else results
+        rows = next(results, None)
+        if rows is None:
+            break
+        out.append(rows)
+    return pl.concat(out).to_dicts()
 
 
 def test_more_rows_than_it_may_hold_is_an_error_with_the_bound() -> None:
-    live = Sort("step", ORDER, 1_000).open(0, 1)
+    live = Sort("step", ORDER, 1_000).open(Tables())
     with pytest.raises(DataError) as caught:
-        live.process(pl.concat(frames()))
+        live.process(0, pl.concat(frames()))
     assert caught.value.code == "E0548"
     assert "1,000" in caught.value.message

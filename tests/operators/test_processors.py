@@ -190,7 +190,7 @@ class Forgetful(Doubled):
 def test_the_suite_finds_state_that_is_kept_elsewhere():
     from dataflare.testing import ContractBroken
 
-    with pytest.raises(ContractBroken, match="a_snapshot_goes_on"):
+    with pytest.raises(ContractBroken, match="a_checkpoint_goes_on"):
         asyncio.run(
             check_processor(
                 processor_of(Forgetful, {}, schema(GOOD)),
@@ -310,9 +310,9 @@ def test_state_grows_by_what_is_new():
     state, stored, written = KeptRows(("k",)), set(), 0
     for n in range(200):
         state.append("seen", pl.DataFrame({"k": [n]}))
-        fresh = {name: frame for name, frame in state.frames().items() if name not in stored}
-        stored |= fresh.keys()
-        written += sum(frame.height for frame in fresh.values())
+        fresh = [(number, f) for number, f in state.chunks("seen") if number not in stored]
+        stored |= {number for number, _ in fresh}
+        written += sum(frame.height for _, frame in fresh)
     assert state.get("seen")["k"].to_list() == list(range(200))
-    assert len(state.frames()) < 12
+    assert len(state.chunks("seen")) < 12
     assert written < 200 * 12

@@ -19,8 +19,9 @@ from dataflare.connectors.memory import (
 )
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
-from dataflare.operators.base import LiveOperator, Snapshot, StatefulOperator
+from dataflare.operators.base import LiveOperator, StatefulOperator
 from dataflare.sdk.destination import Committable, Committer
+from dataflare.state.tables import Tables
 from dataflare.testing import (
     ContractBroken,
     check_destination,
@@ -83,36 +84,29 @@ def test_a_commit_that_doubles_is_found(tmp_path: Path):
 
 
 class Count(StatefulOperator):
-    """Counts rows, and forgets them in a snapshot."""
+    """Counts rows, and does not keep the count in a table."""
 
     step, keys = "count", ()
 
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
+    def open(self, tables: Tables) -> LiveOperator:
         return LiveCount()
 
 
 class LiveCount(LiveOperator):
     def __init__(self) -> None:
-        self.rows, self.given = 0, False
+        self.rows = 0
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.rows += frame.height
         return ()
 
-    def drain(self) -> pl.DataFrame | None:
-        first, self.given = not self.given, True
-        return pl.DataFrame({"rows": [self.rows]}) if first else None
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot({})
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        return None
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        return [pl.DataFrame({"rows": [self.rows]})]
 
 
 def test_state_that_is_not_kept_is_found():
     frame = pl.DataFrame({"n": range(40)}, schema=Schema.of({"n": "int64"}).to_polars())
-    with pytest.raises(ContractBroken, match="a_snapshot_goes_on"):
+    with pytest.raises(ContractBroken, match="a_checkpoint_goes_on"):
         asyncio.run(check_processor(Count(), frame))
 
 

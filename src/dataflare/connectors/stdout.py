@@ -7,7 +7,6 @@ the callback of `when_unread` is called.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.threads import in_thread
 
 OPERATION_COLUMN = "_op"
 _WIDTH_MAX = 40
@@ -110,7 +110,7 @@ class StdoutWriter(Writer):
         if batch.num_rows <= _INLINE_ROWS:
             num_bytes = self._show(batch.frame)
         else:
-            num_bytes = await asyncio.to_thread(self._show, batch.frame)
+            num_bytes = await in_thread(self._show, batch.frame)
         return WriteStats(batch.num_rows, num_bytes)
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:

@@ -2,32 +2,20 @@
 
 Always true:
 - messages of one channel arrive in the order they were sent;
-- batches cost credit in rows and bytes, barriers and ends cost none;
-- after a barrier of an epoch a channel is not read until all other live channels have shown theirs.
+- batches cost credit in rows and bytes; marks cost none and are put in at once;
+- a channel whose reader needs no more rows takes none, and tells its writer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from msgspec import Struct
-
+from dataflare.engine.backpressure import BackpressureController
+from dataflare.engine.gate import Event, GateState, Rows
 from dataflare.model.batch import SharedDataBatch
-from dataflare.model.progress import Barrier
-
-if TYPE_CHECKING:
-    from dataflare.engine.backpressure import BackpressureController
-
-
-class EndOfStream(Struct, frozen=True):
-    """Nothing follows in this channel."""
-
-
-END = EndOfStream()
-Message = SharedDataBatch | Barrier | EndOfStream
+from dataflare.model.progress import Mark
 
 
 class MemoryBudget:
@@ -43,7 +31,7 @@ class MemoryBudget:
     def add(self, num_bytes: int) -> None:
         self.channel_bytes += num_bytes
         self._update()
-        if num_bytes < 0:
+        if num_bytes < 0 and self.waiting:
             for inbox in self.waiting:
                 inbox.credit_freed()
             self.waiting.clear()
@@ -62,96 +50,114 @@ class MemoryBudget:
 
 
 class Channel:
-    """From one task to another. Written by one, read through the other's inbox."""
+    """From one task to another. Written by one, read through the other's inbox.
 
-    def __init__(self, inbox: Inbox, edge: int) -> None:
-        self.inbox = inbox
-        self.edge = edge
-        self.messages: deque[Message] = deque()
+    cancelled: its reader needs no more rows. on_cancel: what its writer does then.
+    """
+
+    def __init__(self, inbox: Inbox, number: int) -> None:
+        self.inbox, self.number = inbox, number
         self.queued_rows = 0
-        self.blocked = False
-        self.ended = False
+        self.cancelled = False
+        self.on_cancel: Callable[[], None] = lambda: None
 
-    async def send(self, message: Message) -> None:
-        """Put a message in; a batch waits for credit."""
-        if isinstance(message, SharedDataBatch):
-            await self.inbox.credit(self, message)
-            self.queued_rows += message.num_rows
-        self.messages.append(message)
-        self.inbox.wake()
+    async def send(self, batch: SharedDataBatch) -> None:
+        """Put a batch in, as soon as there is credit for it."""
+        if not (self.cancelled or self.inbox.grants(self, batch)):
+            await self.inbox.credit(self, batch)
+        if not self.cancelled:
+            self.queued_rows += batch.num_rows
+            self.inbox.put(self.number, batch)
+
+    def put(self, mark: Mark) -> None:
+        """Put a mark in."""
+        self.inbox.put(self.number, mark)
 
 
 class Inbox:
-    """All channels that lead to one task."""
+    """All channels that lead to one task, as an asynchronous face of their gate."""
 
     def __init__(self, task: str, controller: BackpressureController, budget: MemoryBudget) -> None:
         self.task = task
+        self.gate = GateState()
         self.channels: list[Channel] = []
         self._controller = controller
         self._budget = budget
-        self._arrival = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._credit = asyncio.Event()
-        self._turn = 0
         controller.register_task(task)
 
-    def channel(self, edge: int) -> Channel:
+    def channel(self, port: int = 0) -> Channel:
         """A new channel to this task."""
-        made = Channel(self, edge)
-        self.channels.append(made)
-        return made
-
-    @property
-    def all_ended(self) -> bool:
-        return all(channel.ended for channel in self.channels)
+        channel = Channel(self, self.gate.add(port))
+        self.channels.append(channel)
+        return channel
 
     @property
     def queued_rows(self) -> int:
         return sum(channel.queued_rows for channel in self.channels)
 
+    def put(self, number: int, message: SharedDataBatch | Mark) -> None:
+        self.gate.put(number, message)
+        self.wake()
+
     def wake(self) -> None:
         """Let the reader look again."""
-        self._arrival.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    async def next(self) -> tuple[Channel, Message] | None:
-        """The next message of a channel that is not blocked, or None when woken for another reason."""
-        found = self._pick()
-        if found is not None:
-            return found
-        self._arrival.clear()
-        await self._arrival.wait()
-        return self._pick()
+    async def next(self) -> Event | None:
+        """The next event, or None when woken for another reason."""
+        event = self.gate.next()
+        if event is None and not self.gate.ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+            event = self.gate.next()
+        return event
 
-    def _pick(self) -> tuple[Channel, Message] | None:
-        count = len(self.channels)
-        for offset in range(count):
-            channel = self.channels[(self._turn + offset) % count]
-            if channel.messages and not channel.blocked:
-                self._turn = (self._turn + offset + 1) % count
-                return channel, channel.messages.popleft()
-        return None
+    def done(self, rows: Rows, seconds: float) -> None:
+        """The batch has been processed: its credit goes back to the writers. seconds: the work it took."""
+        self._controller.report_processing(self.task, rows.batch.num_rows, seconds)
+        self._returned(self.channels[rows.channel], rows.batch)
 
-    def done(self, channel: Channel, batch: SharedDataBatch, seconds: float) -> None:
-        """The batch has been processed: its credit goes back to the writers."""
+    def cancel(self, port: int) -> None:
+        """No more rows of an input are needed. Those that wait are dropped."""
+        for number, batch in self.gate.cancel(port):
+            self._controller.report_processing(self.task, batch.num_rows, 0.0)
+            self._returned(self.channels[number], batch)
+        for channel in self.channels:
+            if self.gate.port_of(channel.number) == port and not channel.cancelled:
+                channel.cancelled = True
+                channel.on_cancel()
+        self._credit.set()
+
+    def _returned(self, channel: Channel, batch: SharedDataBatch) -> None:
         channel.queued_rows -= batch.num_rows
-        self._controller.report_processing(self.task, batch.num_rows, seconds)
         self._budget.add(-batch.num_bytes)
         self._credit.set()
 
+    def grants(self, channel: Channel, batch: SharedDataBatch) -> bool:
+        """Take credit for a batch, if there is some. A channel that is empty owns credit for one."""
+        own = channel.queued_rows == 0
+        if not own and self._budget.full:
+            return False
+        if not self._controller.request_credits(self.task, batch.num_rows, own=own):
+            return False
+        self._budget.add(batch.num_bytes)
+        return True
+
     async def credit(self, channel: Channel, batch: SharedDataBatch) -> None:
-        """Wait until the batch may be sent. A channel that is empty owns credit for one batch."""
+        """Wait until a batch has credit, or is not needed any more."""
         while True:
-            own = channel.queued_rows == 0
-            if own or not self._budget.full:
-                if self._controller.request_credits(self.task, batch.num_rows, own=own):
-                    break
-                wait_s = self._controller.wait_s(self.task, batch.num_rows)
-            else:
+            wait_s = self._controller.wait_s(self.task, batch.num_rows)
+            if channel.queued_rows and self._budget.full:
                 wait_s = None
             self._credit.clear()
             self._budget.waiting.add(self)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._credit.wait(), wait_s)
-        self._budget.add(batch.num_bytes)
+            if channel.cancelled or self.grants(channel, batch):
+                return
 
     def credit_freed(self) -> None:
         """Let waiting writers ask again."""

@@ -13,16 +13,15 @@ import asyncio
 import datetime
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct, field
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.store import LocalStore
-from dataflare.engine.destination_task import DestinationTask
-from dataflare.engine.operator_task import OperatorTask
+from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Share
 from dataflare.engine.pool import WorkerPool
-from dataflare.engine.source_task import SourceTask
-from dataflare.engine.task import Answer, Task
+from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Barrier, Split
@@ -52,6 +51,19 @@ class SourceFacts(Struct):
     before: SourceSnapshot
     carried: object = None
 
+    def snapshot(self) -> SourceSnapshot:
+        """The source before any of its readers has come further."""
+        return SourceSnapshot(tuple(self.splits), dict(self.before.states), self.carried)
+
+    def queue(self) -> SplitQueue:
+        """The splits that are left to read."""
+        states = self.before.all_states()
+        positions = {
+            s.split.id: s.position for s in states if s.position is not None and not s.done
+        }
+        done = frozenset(state.split.id for state in states if state.done)
+        return SplitQueue([state.split for state in states], positions, done)
+
 
 class CheckpointStats(Struct):
     completed: int = 0
@@ -60,9 +72,18 @@ class CheckpointStats(Struct):
     last_epoch: int | None = None
 
 
+class Member(Protocol):
+    """A task as the coordinator sees it: what it was told to run, and a way to ask it for a cut."""
+
+    @property
+    def spec(self) -> Deploy: ...
+
+    def checkpoint(self, asked: Checkpoint) -> None: ...
+
+
 class _Pending(Struct):
     barrier: Barrier
-    answers: dict[str, Answer] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -95,9 +116,13 @@ class Coordinator:
         self.epoch = epoch
         self.sources, self.committers = sources, committers
         self.stats = CheckpointStats()
-        self.tasks: list[Task] = []
+        self.members: dict[str, Member] = {}
         self.all_ended = asyncio.Event()
-        self.stopping = False
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.failed.add_done_callback(_looked_at)
+        self.new_fields: dict[str, list[NewFields]] = {}
+        self.fields_appeared = asyncio.Event()
+        self._queues = {name: facts.queue() for name, facts in sources.items()}
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
         self._left_out = left_out
@@ -105,59 +130,65 @@ class Coordinator:
         self._pending: _Pending | None = None
         self._storing: asyncio.Future[None] | None = None
         self._committing: asyncio.Future[None] | None = None
-        self.new_fields: dict[str, list[NewFields]] = {}
-        self.fields_appeared = asyncio.Event()
-        self._last_answers: dict[str, Answer] = {}
+        self._last: dict[str, Share] = {}
 
-    @property
-    def current(self) -> Barrier | None:
-        return self._pending.barrier if self._pending else None
+    def register(self, member: Member) -> None:
+        """Know one more task."""
+        self.members[member.spec.task] = member
 
-    def answered(self, task: Task, epoch: int, answer: Answer) -> None:
-        if self._pending is None or self._pending.barrier.epoch != epoch:
-            return
-        self._pending.answers[task.id] = answer
+    # -- what tasks say ----------------------------------------------------------------------------
+
+    def share(self, share: Share) -> None:
+        if share.epoch is None:
+            self._last[share.task] = share
+            if len(self._last) == len(self.members):
+                self.all_ended.set()
+        elif self._pending is not None and self._pending.barrier.epoch == share.epoch:
+            self._pending.shares[share.task] = share
         self._look()
 
-    def ended(self, task: Task, answer: Answer) -> None:
-        self._last_answers[task.id] = answer
-        for other in self.tasks:
-            # Whose inputs ended with this is asked by nobody else for the epoch being cut.
-            other.request(self._pending.barrier) if self._pending else None
-        if all(each.has_ended for each in self.tasks):
-            self.all_ended.set()
-        self._look()
+    def fail(self, failure: Fail) -> None:
+        if failure.new_fields:
+            step = self.members[failure.task].spec.stage.name
+            self.new_fields.setdefault(step, []).extend(failure.new_fields)
+            self.fields_appeared.set()
+        elif failure.error is not None and not self.failed.done():
+            self.failed.set_exception(failure.error)
 
-    def appeared(self, step: str, found: Sequence[NewFields]) -> None:
-        """A source has found fields that its columns lack, and stands still."""
-        self.new_fields.setdefault(step, []).extend(found)
-        self.fields_appeared.set()
+    def assign(self, source: str) -> Assign | None:
+        return self._queues[source].take()
+
+    # -- epochs ------------------------------------------------------------------------------------
 
     def _look(self) -> None:
+        """Whether the epoch being cut has the share of every task. Writers answer also after their
+        end: only they know what they hold."""
         pending = self._pending
         if pending is None:
             return
-        for task in self.tasks:
-            if task.id in pending.answers:
+        for task, member in self.members.items():
+            if task in pending.shares:
                 continue
-            if task.has_ended and not isinstance(task, DestinationTask):
-                pending.answers[task.id] = self._last_answers[task.id]
+            if task in self._last and member.spec.stage.destination is None:
+                pending.shares[task] = self._last[task]
                 continue
             return
         pending.whole.set()
 
-    async def checkpoint(self, *, final: bool = False) -> Manifest:
-        """Cut, publish and commit one epoch. Raises CheckpointError (E0705) when it takes too long."""
+    async def checkpoint(self, *, final: bool = False, stops: bool = False) -> Manifest:
+        """Cut, publish and commit one epoch. stops: sources read nothing after it. Raises
+        CheckpointError (E0705) when it takes too long."""
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
-        for task in self.tasks:
-            task.request(barrier)
+        asked = Checkpoint(barrier, stops)
+        for member in self.members.values():
+            member.checkpoint(asked)
         self._look()
         try:
             await asyncio.wait_for(pending.whole.wait(), self._timeout_s)
         except TimeoutError:
-            missing = [t.id for t in self.tasks if t.id not in pending.answers]
+            missing = [task for task in self.members if task not in pending.shares]
             raise CheckpointError(
                 f"checkpoint {barrier.epoch} was not complete after {self._timeout_s:g} s",
                 code="E0705",
@@ -215,21 +246,18 @@ class Coordinator:
         sources: dict[str, SourceSnapshot] = {}
         operators: dict[str, list[OperatorSnapshot]] = {}
         committables: dict[str, list[Committable]] = {}
-        for task in self.tasks:
-            answer = pending.answers[task.id]
-            if isinstance(task, SourceTask):
-                facts = self.sources[task.name]
-                known = sources.get(task.name) or SourceSnapshot(
-                    tuple(facts.splits), dict(facts.before.states), facts.carried
-                )
-                states = {**known.states, **{state.split.id: state for state in answer.splits}}
-                sources[task.name] = SourceSnapshot(known.splits, states, known.carried)
-            elif isinstance(task, OperatorTask):
-                kept = operators.setdefault(task.name, [])
-                if answer.snapshot is not None:
-                    kept.append(answer.snapshot)
-            elif answer.committable is not None:
-                committables.setdefault(task.name, []).append(answer.committable)
+        for task, member in self.members.items():
+            stage, share = member.spec.stage, pending.shares[task]
+            if stage.source is not None:
+                before = sources.get(stage.name) or self.sources[stage.name].snapshot()
+                states = {**before.states, **{each.split.id: each for each in share.splits}}
+                sources[stage.name] = SourceSnapshot(before.splits, states, before.carried)
+            elif stage.operator is not None:
+                shares = operators.setdefault(stage.name, [])
+                if share.state is not None:
+                    shares.append(share.state)
+            elif share.committable is not None:
+                committables.setdefault(stage.name, []).append(share.committable)
         return Manifest(
             lineage=self.identity.lineage,
             run_id=self.identity.run_id,
@@ -253,3 +281,9 @@ async def commit(committers: Mapping[str, Committer], manifest: Manifest) -> Non
         crash_point("engine.before_commit")
         await committer.commit(epoch, manifest.committables.get(name, ()))
         crash_point("engine.after_commit")
+
+
+def _looked_at(future: asyncio.Future[None]) -> None:
+    """An attempt that ends for another reason does not look at it."""
+    if not future.cancelled():
+        future.exception()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dataflare.model.hashing import hash_columns, key_group
-from dataflare.state.partials import owner_of
+from dataflare.state.pieces import owner_of
 
 
 def split_by_key(frame: pl.DataFrame, keys: tuple[str, ...], subtasks: int) -> list[pl.DataFrame]:

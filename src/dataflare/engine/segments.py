@@ -24,7 +24,7 @@ from dataflare.operators.python import PythonCall
 from dataflare.planner.physical import Segment
 from dataflare.state.index import KeyIndex
 
-Tables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
+LookupTables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
 ROW_COLUMN = "__dataflare_row"
 """UInt32: the row's index in the frame that entered the query, to find it again if it fails."""
 
@@ -62,6 +62,16 @@ class Outcome(Struct):
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
 
+    def add(self, other: Outcome) -> None:
+        """What also left, behind this. Its rows and seconds are counted by who adds it."""
+        self.frames.extend(other.frames)
+        self.counts.extend(other.counts)
+        self.failed.extend(other.failed)
+        self.warnings.update(other.warnings)
+        self.left_out.extend(other.left_out)
+        for step, rows in other.errors.items():
+            self.count_errors(step, rows)
+
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
         for step, rows_in, rows_out in self.counts:
@@ -90,7 +100,7 @@ class SegmentRunner:
     def __init__(
         self,
         segment: Segment,
-        tables: Tables,
+        tables: LookupTables,
         errors: RowErrors,
         uncounted: frozenset[str] = frozenset(),
         asked: Mapping[str, AskedTable] | None = None,
@@ -167,7 +177,7 @@ class SegmentRunner:
         branch: Branch | None,
         given: Given,
         outcome: Outcome,
-        tables: Tables | None = None,
+        tables: LookupTables | None = None,
     ) -> tuple[pl.DataFrame, int | None]:
         """Run operators (and a branch's tags) as one query, and take out the rows with faults."""
         if not operators and branch is None and isinstance(given.frame, pl.DataFrame):

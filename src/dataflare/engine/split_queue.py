@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from dataflare.engine.messages import Assign
 from dataflare.model.progress import Position, Split
 
 
@@ -27,12 +28,12 @@ class SplitQueue:
         unread = [s for s in splits if s.id not in self._positions and s.id not in done]
         self._waiting = deque([*begun, *unread])
 
-    def take(self) -> tuple[Split, Position | None] | None:
+    def take(self) -> Assign | None:
         """The next split and where to begin, or None when none is left."""
         if not self._waiting:
             return None
         split = self._waiting.popleft()
-        return split, self._positions.get(split.id)
+        return Assign(split, self._positions.get(split.id))
 
     def __len__(self) -> int:
         return len(self._waiting)

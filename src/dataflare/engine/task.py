@@ -1,129 +1,261 @@
-"""What every task does: take part in epochs, send to its channels, end once.
+"""A task: takes what comes to its stage, passes it on, takes part in epochs, ends once.
+
+There is one kind of task. What differs between a stage that reads, one that remembers and one that
+writes is its body (`reading`, `operating`, `writing`).
 
 Always true:
-- a task answers each epoch once, with its snapshot or committable;
-- what it sent before a barrier is exactly what its snapshot has let go of.
+- a task answers each epoch once;
+- what it sent before a barrier is exactly what its share of the epoch has let go of;
+- barriers come through its channels while these live, and from the coordinator afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, TypeVar
 
 import polars as pl
 from msgspec import Struct
 
-from dataflare.engine.channel import END, Channel, Inbox
+from dataflare.engine.channel import Channel, Inbox
 from dataflare.engine.exchange import split_by_key
+from dataflare.engine.gate import Cut, Ended, Rows, Time
+from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Share
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
 from dataflare.model.batch import SharedDataBatch
-from dataflare.model.new_fields import NewFields
-from dataflare.model.progress import Barrier
+from dataflare.model.progress import END, IDLE, Barrier, Mark, Watermark
 
-if TYPE_CHECKING:
-    from dataflare.checkpoint.manifest import OperatorSnapshot, SplitState
-    from dataflare.sdk.destination import Committable
-
-
-class Answer(Struct, frozen=True):
-    """A task's share of an epoch."""
-
-    splits: tuple[SplitState, ...] = ()
-    snapshot: OperatorSnapshot | None = None
-    committable: Committable | None = None
-
-
-class Coordination(Protocol):
-    """What a task tells the coordinator."""
-
-    stopping: bool
-    """The epoch being cut is this attempt's last: sources read nothing after it."""
-
-    @property
-    def current(self) -> Barrier | None:
-        """The epoch being cut now."""
-
-    def answered(self, task: Task, epoch: int, answer: Answer) -> None:
-        """The task's share of the epoch is durable."""
-
-    def appeared(self, step: str, found: Sequence[NewFields]) -> None:
-        """A source has found fields that its columns lack, and stands still."""
-
-    def ended(self, task: Task, answer: Answer) -> None:
-        """The task has nothing more to do but for the final epoch; its share from now on."""
+T = TypeVar("T")
 
 
 class Output(Struct, frozen=True):
-    """An edge, seen from one sending subtask: its channels by receiving subtask."""
+    """An edge, seen from one sending task: its channels by receiving subtask."""
 
     edge: int
     exchange: str
     keys: tuple[str, ...]
     channels: tuple[Channel, ...]
-    subtask: int
 
 
-class Task(ABC):
+class Body(ABC):
+    """What a task does with the rows of its stage.
+
+    cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
+    in the middle of a wait.
+    """
+
+    cuts_at_once: ClassVar[bool] = True
+    task: Task
+
+    def begin(self) -> None:
+        """Every task is there; nothing has been sent yet."""
+
+    async def rows(self, port: int, batch: SharedDataBatch) -> float:
+        """Take a batch of an input; how many seconds of work it was."""
+        raise NotImplementedError
+
+    async def time(self, event_time_us: int) -> None:
+        """The watermark of all inputs has come to this time."""
+
+    async def ended(self, port: int) -> None:
+        """Nothing more comes from an input."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """All inputs have ended (or there are none): do what is left to do."""
+
+    def freeze(self, epoch: int) -> Share | Callable[[], Share]:
+        """The share of an epoch, or a blocking call that makes it durable and gives it. Where
+        `cuts_at_once`."""
+        raise NotImplementedError
+
+    async def settle(self) -> None:
+        """What must be sent before the barrier. Where not `cuts_at_once`."""
+
+    async def prepare(self, barrier: Barrier) -> Share:
+        """The share of an epoch. Where not `cuts_at_once`."""
+        raise NotImplementedError
+
+    def last_share(self) -> Share:
+        """The share of every epoch from the task's end on."""
+        return Share(self.task.id, None)
+
+    def cancel(self) -> None:
+        """Nobody needs its rows any more."""
+        for port in {inlet.port for inlet in self.task.spec.inlets}:
+            self.task.inbox.cancel(port)
+
+    async def aclose(self) -> None:
+        """Release what it holds. Called once, after the task has ended or was cancelled."""
+
+
+class Task:
     """One parallel copy of a stage."""
 
     def __init__(
         self,
-        stage: int,
-        name: str,
-        subtask: int,
+        spec: Deploy,
+        body: Body,
         *,
         outputs: Sequence[Output],
         inbox: Inbox,
         pool: WorkerPool,
         metrics: TaskMetrics,
-        coordination: Coordination,
-        letter_edges: Mapping[str, int],
+        control: Control,
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
     ) -> None:
-        self.stage, self.name, self.subtask = stage, name, subtask
-        self.outputs = {output.edge: output for output in outputs}
-        self.inbox, self.pool, self.metrics = inbox, pool, metrics
-        self.coordination = coordination
-        self._letter_edges, self._letters = letter_edges, letters
-        self.answered_epoch = 0
-        self.has_ended = False
+        self.spec, self.body = spec, body
+        self.id, self.name, self.subtask = spec.task, spec.stage.name, spec.subtask
+        self.inbox, self.pool, self.metrics, self.control = inbox, pool, metrics, control
+        self.unwanted = False
+        self._outputs = {output.edge: output for output in outputs}
+        self._letter_edges, self._letters = spec.stage.letters, letters
+        self._asked: Checkpoint | None = None
+        self._answered_epoch = 0
+        self._waits = False
+        self._stopped = False
+        self._has_ended = False
+        self._wake = asyncio.Event()
+        self._background: set[asyncio.Future[None]] = set()
+        body.task = self
+        for output in outputs:
+            for channel in output.channels:
+                channel.on_cancel = self._look_at_outputs
 
-    @property
-    def id(self) -> str:
-        return f"{self.name}[{self.subtask}]"
-
-    @property
-    @abstractmethod
-    def is_root(self) -> bool:
-        """Whether barriers come to it from the coordinator, not through channels."""
-
-    @abstractmethod
     async def run(self) -> None:
-        """Live until the end of input (a destination: until the final epoch) or an error."""
+        """Live until the end of input (a writer: until the final epoch) or an error."""
+        body, inbox, gate = self.body, self.inbox, self.inbox.gate
+        body.begin()
+        while not gate.ended:
+            event = await inbox.next()
+            match event:
+                case Rows():
+                    seconds = await body.rows(event.port, event.batch)
+                    inbox.done(event, seconds)
+                case Cut():
+                    await self._cut(event.barrier)
+                case Time():
+                    await body.time(event.event_time_us)
+                    self.put_all(Watermark(event.event_time_us))
+                case Ended():
+                    await body.ended(event.port)
+                case None:
+                    pass
+                case _:
+                    self.put_all(IDLE)
+        await body.finish()
+        if self._background:
+            await asyncio.gather(*self._background)
+        self.put_all(END)
+        self._has_ended = True
+        self.metrics.step(self.name).ended += 1
+        self.control.share(body.last_share())
+        while not body.cuts_at_once:
+            asked = self._asked
+            if asked is not None:
+                await self._cut(asked.barrier)
+                if asked.barrier.final:
+                    return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
 
-    def request(self, barrier: Barrier) -> None:
-        """The coordinator asks a root to cut here. Seen through `coordination.current`."""
-        self.inbox.wake()
+    async def aclose(self) -> None:
+        """Release what the task holds. Called once, after it has ended or was cancelled."""
+        for future in self._background:
+            future.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.body.aclose()
+
+    # -- epochs ------------------------------------------------------------------------------------
+
+    def checkpoint(self, asked: Checkpoint) -> None:
+        """The coordinator asks for a cut. Where channels live, the barrier comes through them."""
+        if asked.barrier.epoch <= self._answered_epoch:
+            return
+        self._asked = asked
+        if self.is_root and not self._has_ended and self._waits and self.body.cuts_at_once:
+            self._cut_now(asked.barrier)
+        self._wake.set()
 
     @property
-    def asked(self) -> Barrier | None:
-        """The barrier this task has yet to answer by itself."""
-        barrier = self.coordination.current
-        if barrier is not None and barrier.epoch > self.answered_epoch and self.is_root:
-            return barrier
-        return None
+    def is_root(self) -> bool:
+        """Whether barriers come to it from the coordinator."""
+        return self.inbox.gate.ended
+
+    async def cut_if_asked(self) -> None:
+        """A place where a root may be cut: everything read so far has been sent."""
+        if self._asked is not None:
+            await self._cut(self._asked.barrier)
+            await self._hold()
+
+    async def waiting(self, awaited: Awaitable[T]) -> T:
+        """Wait where the task may be cut meanwhile, after `cut_if_asked`. What comes after a cut that
+        stops the run is not taken."""
+        self._waits = True
+        try:
+            result = await awaited
+        finally:
+            self._waits = False
+        await self._hold()
+        return result
+
+    async def _hold(self) -> None:
+        if self._stopped:
+            # What would be read now could not be committed any more.
+            await asyncio.get_running_loop().create_future()
+
+    async def _cut(self, barrier: Barrier) -> None:
+        if self.body.cuts_at_once:
+            self._cut_now(barrier)
+            return
+        if not self._has_ended:
+            await self.body.settle()
+            self.put_all(barrier)
+        share = await self.body.prepare(barrier)
+        self._answer(barrier)
+        self.control.share(share)
+
+    def _cut_now(self, barrier: Barrier) -> None:
+        frozen = self.body.freeze(barrier.epoch)
+        self.put_all(barrier)
+        self._answer(barrier)
+        if isinstance(frozen, Share):
+            self.control.share(frozen)
+        else:
+            storing = asyncio.ensure_future(self._store(frozen))
+            self._background.add(storing)
+            storing.add_done_callback(self._background.discard)
+
+    def _answer(self, barrier: Barrier) -> None:
+        if self._asked is not None:
+            self._stopped = self._asked.stops
+        self._asked, self._answered_epoch = None, barrier.epoch
+        self.metrics.cut(barrier.epoch)
+
+    async def _store(self, frozen: Callable[[], Share]) -> None:
+        """Make a share durable, while rows go on."""
+        try:
+            share = await self.pool.submit(frozen)
+        except Exception as error:
+            self.control.fail(Fail(self.id, error))
+        else:
+            self.control.share(share)
+
+    # -- rows --------------------------------------------------------------------------------------
 
     async def emit(self, outcome: Outcome) -> None:
         """Count what left and send it on."""
         outcome.apply(self.metrics)
         for edge, frame in outcome.frames:
             if frame.height:
-                await self.send(edge, frame)
-        await self.send_letters(outcome.failed)
+                await self._send(edge, frame)
+        if outcome.failed:
+            await self.send_letters(outcome.failed)
 
     async def send_letters(self, failed: Sequence[pl.DataFrame]) -> None:
         """Send failed rows to where their steps' dead letters go. failed: frames as FAILED says."""
@@ -132,68 +264,29 @@ class Task(ABC):
             by_edge.setdefault(self._letter_edges[part["step"][0]], []).append(part)
         for edge, parts in by_edge.items():
             rows = sum(part.height for part in parts)
-            await self.send(edge, await self.pool.run(rows, self._letters, parts))
+            await self._send(edge, await self.pool.run(rows, self._letters, parts))
 
-    async def send(self, edge: int, frame: pl.DataFrame) -> None:
-        output = self.outputs[edge]
+    async def _send(self, edge: int, frame: pl.DataFrame) -> None:
+        output = self._outputs[edge]
         channels = output.channels
-        if output.exchange != "hash" or len(channels) == 1:
-            await channels[output.subtask % len(channels)].send(SharedDataBatch(frame))
+        if len(channels) == 1:
+            await channels[0].send(SharedDataBatch(frame))
             return
         parts = await self.pool.run(frame.height, split_by_key, frame, output.keys, len(channels))
         for channel, part in zip(channels, parts, strict=True):
             if part.height:
                 await channel.send(SharedDataBatch(part))
 
-    async def broadcast(self, mark: Barrier) -> None:
-        """Send a mark down every channel."""
-        for output in self.outputs.values():
+    def put_all(self, mark: Mark) -> None:
+        """Put a mark into every channel."""
+        for output in self._outputs.values():
             for channel in output.channels:
-                await channel.send(mark)
+                channel.put(mark)
 
-    async def finish(self, answer: Answer) -> None:
-        """Say that nothing follows."""
-        for output in self.outputs.values():
-            for channel in output.channels:
-                await channel.send(END)
-        self.has_ended = True
-        self.metrics.step(self.name).ended += 1
-        self.coordination.ended(self, answer)
-
-    async def aclose(self) -> None:
-        """Release what the task holds. Called once, after it has ended or was cancelled."""
-
-    def answer(self, barrier: Barrier, answer: Answer) -> None:
-        self.answered_epoch = barrier.epoch
-        self.metrics.cut(barrier.epoch)
-        self.coordination.answered(self, barrier.epoch, answer)
-
-
-class Alignment:
-    """Which barrier a task with several inputs is collecting, and which channels have shown it."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-        self.barrier: Barrier | None = None
-
-    def arrived(self, channel: Channel, barrier: Barrier) -> None:
-        self.barrier = barrier
-        channel.blocked = True
-
-    @property
-    def complete(self) -> bool:
-        """Whether every live channel has shown the barrier."""
-        return self.barrier is not None and all(
-            channel.blocked or channel.ended for channel in self._inbox.channels
-        )
-
-    def release(self) -> None:
-        self.barrier = None
-        for channel in self._inbox.channels:
-            channel.blocked = False
-        self._inbox.wake()
-
-
-async def first_of(*waiting: asyncio.Future[object]) -> None:
-    """Wait until one is done; cancels nothing and raises nothing."""
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    def _look_at_outputs(self) -> None:
+        """A reader of this task needs no more rows. Dead letters alone are no reason to go on."""
+        letters = set(self._letter_edges.values())
+        rows = [o for edge, o in self._outputs.items() if edge not in letters]
+        if not self.unwanted and all(c.cancelled for output in rows for c in output.channels):
+            self.unwanted = True
+            self.body.cancel()

@@ -8,6 +8,6 @@ from dataflare.jobs.options import RunOptions
 from dataflare.jobs.preview import preview
 from dataflare.jobs.progress import Progress, StepProgress
 from dataflare.jobs.result import RunResult
-from dataflare.jobs.run import run
+from dataflare.jobs.run import arun, run
 
-__all__ = ["Progress", "RunOptions", "RunResult", "StepProgress", "preview", "run"]
+__all__ = ["Progress", "RunOptions", "RunResult", "StepProgress", "arun", "preview", "run"]

@@ -62,8 +62,8 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
         feed = Feed(step, node.schema)
     elif isinstance(node, RowsNode | BranchNode):
         feed = _head(graph, node)
-    elif isinstance(node, StatefulNode) and node.operator.spread:
-        feed = Feed(step, graph.schema(node.input))
+    elif isinstance(node, StatefulNode) and node.operator.spread and len(node.ports) == 1:
+        feed = Feed(step, graph.schema(node.ports[0]))
     elif isinstance(node, DestinationNode) and len(node.ports) == 1:
         feed = _walk(graph, step, node.ports[0])
     else:

@@ -7,7 +7,6 @@ there is an old one.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import uuid
 from collections.abc import Mapping
@@ -38,6 +37,7 @@ from dataflare.jobs.recovery import forget
 from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.threads import in_thread
 from dataflare.workflow.model import Workflow
 
 _UNCOUNTED_ATTEMPTS = 1000
@@ -82,7 +82,7 @@ class Lineage:
         Raises CheckpointError if the state folder is damaged, RunError (E0803) if a step has changed
         since the checkpoint.
         """
-        last_state = await asyncio.to_thread(self._read)
+        last_state = await in_thread(self._read)
         if self.options.fresh and last_state is not None:
             await self._forget(plan, last_state)
             last_state = None
@@ -90,7 +90,7 @@ class Lineage:
         current = last_state or Current(str(uuid.uuid4()), 0, self.run_id)
         store = self.store_of(current)
         if current.finished:
-            epochs = [fact.epoch for fact in await asyncio.to_thread(store.list_manifests)]
+            epochs = [fact.epoch for fact in await in_thread(store.list_manifests)]
             current = replace(
                 current,
                 base_epoch=max([current.base_epoch, current.last_epoch, *epochs]),
@@ -126,9 +126,7 @@ class Lineage:
             steps = carried_to(self.workflow, used_of(plan.stages, current.carried))
             refuse_other_targets(self.workflow, current.targets, targets, steps)
             if current.last_epoch <= current.base_epoch:  # this run has written nothing yet
-                steps_with_rows = [
-                    step for step in steps if step in await asyncio.to_thread(self._written)
-                ]
+                steps_with_rows = [step for step in steps if step in await in_thread(self._written)]
                 await refuse_emptied(self.workflow, committers, steps_with_rows)
         for name in owners:
             await committers[name].supersede(current.base_epoch)
@@ -178,7 +176,7 @@ class Lineage:
 
     async def keep(self, **changes: Any) -> None:
         """Store durably what the next run continues."""
-        await asyncio.to_thread(self._write, **changes)
+        await in_thread(self._write, **changes)
 
     def note_epoch(self, epoch: int) -> None:
         """Record the newest checkpoint, so that the next run detects if it is missing."""
@@ -242,8 +240,8 @@ class Lineage:
         store = self.store_of(current)
         identity = Identity(current.lineage, self.run_id, current.attempt + 1, {})
         await forget(plan.stages, identity, store)
-        await asyncio.to_thread(LocalStore(self.folder, current.lineage).clear)
-        await asyncio.to_thread(store.clear)
+        await in_thread(LocalStore(self.folder, current.lineage).clear)
+        await in_thread(store.clear)
 
     def _refuse_changes(self, store: LocalStore, current: Current) -> None:
         """Raise RunError (E0803) if a step has changed since the checkpoint."""

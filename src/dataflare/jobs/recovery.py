@@ -6,7 +6,6 @@ again (which changes nothing if it was committed), and new rows follow.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from functools import partial
@@ -17,14 +16,15 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
 from dataflare.checkpoint.store import LocalStore
-from dataflare.engine.attempt import destination_context
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
+from dataflare.engine.deploy import destination_context
 from dataflare.errors import RunError
 from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.destination import Committer, Marker
+from dataflare.sdk.threads import in_thread
 
 
 class Recovered(Struct, frozen=True):
@@ -73,9 +73,9 @@ async def recover(
     if starts_over:
         refuse_taking_back(markers)
         return await _begun(store, committers, base_epoch)
-    listed = await asyncio.to_thread(store.list_manifests)
+    listed = await in_thread(store.list_manifests)
     stored = with_missing(listed, base_epoch, last_epoch) if resume else []
-    marker_facts = await asyncio.to_thread(store.judge, markers)
+    marker_facts = await in_thread(store.judge, markers)
     decision = decide_resume(stored, markers, marker_facts)
     if isinstance(decision, Refuse):
         raise decision.error
@@ -87,9 +87,9 @@ async def recover(
         notices.append(f"checkpoint {manifest.epoch} is used instead")
     if decision.from_destination:
         notices.append(f"checkpoint {manifest.epoch} was read from the destination")
-        await asyncio.to_thread(store.rewind, manifest.epoch - 1)
-        await asyncio.to_thread(store.publish, manifest)
-    await asyncio.to_thread(store.rewind, manifest.epoch)
+        await in_thread(store.rewind, manifest.epoch - 1)
+        await in_thread(store.publish, manifest)
+    await in_thread(store.rewind, manifest.epoch)
     for name, committer in committers.items():
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
     await commit(committers, manifest)
@@ -100,7 +100,7 @@ async def _begun(
     store: LocalStore, committers: Mapping[str, Committer], base_epoch: int
 ) -> Recovered:
     """Remove everything that this run wrote, and begin at the run's beginning."""
-    await asyncio.to_thread(store.rewind, base_epoch)
+    await in_thread(store.rewind, base_epoch)
     for committer in committers.values():
         await committer.recover(base_epoch, ())
         await committer.begin(base_epoch)
@@ -117,7 +117,7 @@ def _said(epoch: int, problem: str) -> str:
 
 async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> None:
     """For `--fresh`: remove the unpublished rows of an unfinished run. Published rows stay."""
-    facts = await asyncio.to_thread(store.list_manifests)
+    facts = await in_thread(store.list_manifests)
     committers = await open_committers(plan, replace(identity, lineage=store.lineage), store)
     epoch = max((fact.epoch for fact in facts), default=0)
     for committer in committers.values():

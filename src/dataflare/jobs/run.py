@@ -58,6 +58,7 @@ from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -71,7 +72,27 @@ def run(workflow: Workflow, options: RunOptions) -> RunResult:
     Raises errors of the workflow and errors that prevent the start; a later error is in the result.
     SIGINT and SIGTERM take a checkpoint and end the run; a second signal ends it at once.
     """
-    return asyncio.run(_Run(workflow, options).run())
+    return asyncio.run(_Run(workflow, options).run(signals=True))
+
+
+async def arun(workflow: Workflow, options: RunOptions) -> RunResult:
+    """Run a workflow on the event loop of the caller, beside other runs and other work.
+
+    As `run`, without signals: a run whose task is cancelled takes a checkpoint, ends, and then raises
+    asyncio.CancelledError; the next run goes on from there. Cancelled a second time, it ends at once.
+    """
+    job = _Run(workflow, options)
+    running = asyncio.ensure_future(job.run(signals=False))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not running.done():
+            job.stop.set()
+            try:
+                await asyncio.wait([running])
+            finally:
+                running.cancel()
+        raise
 
 
 class _Run:
@@ -101,11 +122,11 @@ class _Run:
         self.last_bytes = 0
         self.published: dict[str, Mapping[str, Any]] = {}
         self.notes: dict[str, Sequence[str]] = {}
-        self.stop: asyncio.Event
-
-    async def run(self) -> RunResult:
         self.stop = asyncio.Event()
-        with interruptible(self._interrupt):
+
+    async def run(self, *, signals: bool) -> RunResult:
+        """signals: SIGINT and SIGTERM stop the run."""
+        with interruptible(self._interrupt) if signals else contextlib.nullcontext():
             plan = await self._plan(self.lineage.learned())
             if plan.stages.commits_wait:
                 self.reporter.say(
@@ -129,7 +150,7 @@ class _Run:
         )
 
     async def _locked(self, plan: Plan) -> RunResult:
-        unreported = await asyncio.to_thread(self.lineage.unreported)
+        unreported = await in_thread(self.lineage.unreported)
         if unreported is not None and not self.options.fresh:
             return await self._tell_late(unreported)
         resume = await self.lineage.begin(plan)
@@ -143,7 +164,7 @@ class _Run:
             file=str(self.workflow.file.absolute()) if self.workflow.file else None,
             fingerprints=self.workflow.fingerprints(),
         )
-        await asyncio.to_thread(log.start, record)
+        await in_thread(log.start, record)
         status, error, carried = await self._attempts(plan, resume)
         if status == "finished" and self.lineage.adopted_finished:
             plan, resume = await self._after_adopted(plan, carried or {})
@@ -174,7 +195,7 @@ class _Run:
             told = True
         finally:
             crash_point("run.told")
-            await asyncio.to_thread(self._record_end, record, result, told)
+            await in_thread(self._record_end, record, result, told)
 
     def _record_end(self, record: RunRecord, result: RunResult, told: bool) -> None:
         end = self.options.end
@@ -185,7 +206,7 @@ class _Run:
 
     async def _tell_late(self, record: RunRecord) -> RunResult:
         """Report that the last run had finished, because its process was killed before it could."""
-        counts = await asyncio.to_thread(self.lineage.last_counts)
+        counts = await in_thread(self.lineage.last_counts)
         result = finished_before(record, counts or self.metrics.to_json())
         carried = self.lineage.current.carried
         await self._tell(result, ended(record, result, carried))
@@ -289,7 +310,7 @@ class _Run:
             if current.starts_over:
                 crash_point("replan.after_taken_back")
                 await self.lineage.keep(last_epoch=recovered.epoch, starts_over=False)
-            await asyncio.to_thread(self.lineage.note_epoch, recovered.epoch)
+            await in_thread(self.lineage.note_epoch, recovered.epoch)
             self._notice(recovered)
             manifest = recovered.manifest
             if manifest is not None and manifest.final:

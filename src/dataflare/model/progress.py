@@ -1,4 +1,7 @@
-"""Splits, positions, watermarks and barriers: the progress of a stream. Plain data, no I/O."""
+"""Splits, positions and marks: the progress of a stream. Plain data, no I/O.
+
+Marks travel in the channels between tasks, in order with the rows. They cost no credit.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,32 @@ class Watermark(Struct, frozen=True, order=True):
     event_time_us: int
 
 
+class Idle(Struct, frozen=True):
+    """No rows come for now: the channel does not hold the watermark back. Rows or a watermark end it."""
+
+
 class Barrier(Struct, frozen=True):
-    """The marker in the stream between epoch `epoch` and the next one. final: no rows follow.
-    left_out: of the final one, by step, how many rows of the run failed and were left out."""
+    """The mark in the stream between epoch `epoch` and the next one.
+
+    final: no rows follow. left_out: of the final one, by step, how many rows of the run failed and were
+    left out. aligned: rows before it are processed before the cut; an unaligned barrier overtakes them,
+    and they become part of the checkpoint.
+    """
 
     epoch: int
     final: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
+    aligned: bool = True
+
+
+class End(Struct, frozen=True):
+    """Nothing follows in this channel."""
+
+
+class Cancel(Struct, frozen=True):
+    """The reader of a channel needs no more rows. The only mark that travels against the rows."""
+
+
+Mark = Watermark | Idle | Barrier | End
+
+END, IDLE = End(), Idle()

@@ -21,14 +21,13 @@ from dataflare.operators.base import (
     Fault,
     LiveOperator,
     Lowering,
-    Snapshot,
     StatefulOperator,
     Step,
     StepConfig,
 )
 from dataflare.operators.names import ByName, no_doubles, not_empty, not_reserved
 from dataflare.operators.primitives import Derive, Select
-from dataflare.state.partials import PartialLog, own_rows
+from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
     from dataflare.expr import Aggregation
@@ -54,8 +53,8 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
     aggregation: Aggregation
     bounded_only = True
 
-    def open(self, subtask: int, subtasks: int) -> LiveAggregate:
-        return LiveAggregate(self, subtask, subtasks)
+    def open(self, tables: Tables) -> LiveAggregate:
+        return LiveAggregate(self, tables)
 
     def describe(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
@@ -63,62 +62,27 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
 
 
 class LiveAggregate(LiveOperator):
-    """Keeps partials while there is input, then hands out the results, share by share.
+    """Keeps partials while there is input, then hands out the results. answered: whether the one row of an
+    aggregate without keys was handed out."""
 
-    A snapshot holds the partials that are not handed out yet; `answered` says that the one row of
-    an aggregate without keys was.
-    """
-
-    def __init__(self, operator: Aggregate, subtask: int, subtasks: int) -> None:
-        self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
-        self.keys = operator.keys
-        self.lowering = Lowering()
+    def __init__(self, operator: Aggregate, tables: Tables) -> None:
+        self.operator, self.keys = operator, operator.keys
         self._partial = operator.aggregation.partial()
         self._merge_exprs = operator.aggregation.merge()
-        self.log = PartialLog(self.keys, self._merge)
-        self._share: tuple[str, pl.DataFrame] | None = None
-        self._given = 0
-        self._answered = False
+        self._alone = not self.keys and tables.subtask == 0
+        self.log = tables.log("groups", self.keys, self._merge)
+        self._answered = tables.value("answered", False, any)
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.log.append(self._grouped(frame, self._partial))
         return ()
 
-    def end(self) -> None:
-        alone = not self.keys and self.subtask == 0
-        if alone and not self._answered and not self.log.frames():
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        if self._alone and not self._answered.value and self.log.is_empty:
             self.log.append(self._empty_partial())
-
-    def drain(self) -> pl.DataFrame | None:
-        if self._share is None:
-            self._share, self._given = self.log.take(), 0
-            if self._share is None:
-                return None
-        frame = self._share[1]
-        rows = frame.slice(self._given, _SLICE_ROWS)
-        self._given += rows.height
-        if self._given >= frame.height:
-            self._share = None
-        self._answered = True
-        return self._finished(rows)
-
-    def snapshot(self) -> Snapshot:
-        frames = self.log.frames()
-        if self._share is not None:
-            name, frame = self._share
-            frames[f"{name}+{self._given}"] = frame.slice(self._given)
-        return Snapshot(frames, {"answered": self._answered})
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        for snapshot in snapshots:
-            self._answered = self._answered or bool(snapshot.facts.get("answered"))
-            for frame in snapshot.frames.values():
-                mine = own_rows(frame, self.keys, self.subtask, self.subtasks)
-                if self.keys or self.subtask == 0:
-                    self.log.append(mine)
-
-    def state_bytes(self) -> int:
-        return self.log.num_bytes()
+        for partials in self.log.drain(_SLICE_ROWS):
+            self._answered.value = True
+            yield self._finished(partials)
 
     def _grouped(self, frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
         if not self.keys:

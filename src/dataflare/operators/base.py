@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dataflare.sdk.processor import Refused
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
+    from dataflare.state.tables import Tables
 
 
 ERROR_COLUMN = "__dataflare_error"
@@ -182,15 +183,14 @@ class Bound(Struct, frozen=True):
     """A step bound to the schemas of its inputs. Exactly one of the three shapes:
 
     row operators (with or without a branch at the end), a stateful operator, or a union (operators
-    per input). `outputs` names every output with its schema; None is the step itself. ports: what
-    brings each of several inputs of a stateful operator to common columns.
+    per input). `outputs` names every output with its schema; None is the step itself. Operators stand
+    before each input of a stateful one.
     """
 
     outputs: Mapping[str | None, Schema]
     operators: tuple[RowOperator, ...] = ()
     branch: Branch | None = None
     stateful: StatefulOperator | None = None
-    ports: tuple[RowOperator, ...] = ()
     union: tuple[tuple[RowOperator, ...], ...] | None = None
     changelog_out: bool | None = None
 
@@ -201,6 +201,7 @@ class StatefulOperator(ABC):
     keys: columns its input is partitioned by; empty means all rows meet in one task. spread: no row
     needs another, so that rows go to any task.
     passes_rows: what comes out are rows that went in, so columns that nobody reads may stay away.
+    finite: a bounded number of rows comes out, also of an input without end.
     """
 
     step: str
@@ -208,61 +209,48 @@ class StatefulOperator(ABC):
     spread: bool = False
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False
+    finite: ClassVar[bool] = False
 
     @abstractmethod
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
-        """A live copy with no state yet."""
+    def open(self, tables: Tables) -> LiveOperator:
+        """A live copy for one subtask, on its state: new tables, or those of a checkpoint."""
 
     def describe(self) -> str:
         return type(self).__name__.lower()
 
 
 class LiveOperator(ABC):
-    """One subtask's live operator. Called by one task, one call at a time, on the worker pool.
+    """One subtask's live operator. Called by one task, one call at a time, on the worker pool. All that
+    it remembers is in the tables that it was opened with.
 
     sift: rows that it cannot take are left out and given by `refused`; else the first of them is
-    raised.
+    raised. lowering: the places where rows that came out last may have failed, if they may.
     """
 
     sift: bool = False
+    lowering: Lowering | None = None
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether more rows could change what comes out. Where not, its sources stop reading."""
+        return True
 
     @abstractmethod
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
-        """Take a batch; give what follows from it now."""
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        """Take a batch of an input; give what follows from it now."""
 
     def refused(self) -> Sequence[Refused]:
         """Rows that the calls since the last time could not take."""
         return ()
 
-    def end(self) -> None:
-        """No more input. What `drain` gives afterwards is the result."""
+    def watermark(self, event_time_us: int) -> Iterable[pl.DataFrame]:
+        """No row below this event time is expected any more; give what follows from it."""
+        return ()
 
-    def drain(self) -> pl.DataFrame | None:
-        """After `end`: the next batch of results, None when there is no more."""
-        return None
-
-    @abstractmethod
-    def snapshot(self) -> Snapshot:
-        """What must be kept so that another `open` plus `restore` goes on from here. Cheap: frames
-        already immutable are handed out as they are, with the same name each time."""
-
-    @abstractmethod
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        """Take over the state of all subtasks of the epoch resumed from; an operator keeps only the
-        rows whose key belongs to its own subtask."""
-
-    def state_bytes(self) -> int:
-        """Estimated memory held."""
-        return 0
-
-
-class Snapshot(Struct, frozen=True):
-    """State as immutable frames by name, plus small facts (JSON). The same name always means the
-    same rows, so a frame already stored is not stored again. Restored, the frames have the same order
-    and other names."""
-
-    frames: Mapping[str, pl.DataFrame]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        """No more rows of an input. Between two results a checkpoint may be cut, so that what was
+        given is no longer in the tables. After a restart it is called again."""
+        return ()
 
 
 class LookupTable(Struct, frozen=True):

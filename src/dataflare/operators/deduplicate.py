@@ -15,7 +15,6 @@ from dataflare.operators.base import (
     BindContext,
     Bound,
     LiveOperator,
-    Snapshot,
     StatefulOperator,
     Step,
     StepConfig,
@@ -29,8 +28,7 @@ from dataflare.operators.names import (
     spot_of,
 )
 from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
-from dataflare.state.keyset import KeySet
-from dataflare.state.partials import PartialLog, own_rows
+from dataflare.state.tables import Tables
 
 _SLICE_ROWS = 65_536
 
@@ -56,8 +54,8 @@ class Deduplicate(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...]
     passes_rows = True
 
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
-        return LiveDeduplicate(self.keys, subtask, subtasks)
+    def open(self, tables: Tables) -> LiveOperator:
+        return LiveDeduplicate(self.keys, tables)
 
     def describe(self) -> str:
         return f"deduplicate by {', '.join(self.keys)}"
@@ -72,8 +70,8 @@ class Best(StatefulOperator, StructABC, frozen=True):
     order: Order | None
     bounded_only = True
 
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
-        return LiveBest(self, subtask, subtasks)
+    def open(self, tables: Tables) -> LiveOperator:
+        return LiveBest(self, tables)
 
     def describe(self) -> str:
         which = "last" if self.last else "first"
@@ -82,77 +80,39 @@ class Best(StatefulOperator, StructABC, frozen=True):
 
 
 class LiveBest(LiveOperator):
-    """Keeps the best row of each key so far, then hands them out, share by share."""
+    """Keeps the best row of each key so far, then hands them out."""
 
-    def __init__(self, operator: Best, subtask: int, subtasks: int) -> None:
-        self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
-        self.log = PartialLog(operator.keys, self._best)
-        self._share: tuple[str, pl.DataFrame] | None = None
-        self._given = 0
+    def __init__(self, operator: Best, tables: Tables) -> None:
+        self.operator = operator
+        self.log = tables.log("rows", operator.keys, self._best)
 
     def _best(self, frame: pl.DataFrame) -> pl.DataFrame:
         rows = frame if self.operator.order is None else self.operator.order.sorted(frame)
         keep: Literal["first", "last"] = "last" if self.operator.last else "first"
         return rows.unique(subset=list(self.operator.keys), keep=keep, maintain_order=True)
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.log.append(self._best(frame))
         return ()
 
-    def drain(self) -> pl.DataFrame | None:
-        if self._share is None:
-            self._share, self._given = self.log.take(), 0
-            if self._share is None:
-                return None
-        frame = self._share[1]
-        rows = frame.slice(self._given, _SLICE_ROWS)
-        self._given += rows.height
-        if self._given >= frame.height:
-            self._share = None
-        return rows
-
-    def snapshot(self) -> Snapshot:
-        frames = self.log.frames()
-        if self._share is not None:
-            name, frame = self._share
-            frames[f"{name}+{self._given}"] = frame.slice(self._given)
-        return Snapshot(frames)
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        keys = self.operator.keys
-        for snapshot in snapshots:
-            for frame in snapshot.frames.values():
-                self.log.append(own_rows(frame, keys, self.subtask, self.subtasks))
-
-    def state_bytes(self) -> int:
-        return self.log.num_bytes()
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        return self.log.drain(_SLICE_ROWS)
 
 
 class LiveDeduplicate(LiveOperator):
     """NULL keys form one key, as in GROUP BY."""
 
-    def __init__(self, keys: tuple[str, ...], subtask: int, subtasks: int) -> None:
-        self.keys, self.subtask, self.subtasks = keys, subtask, subtasks
-        self.seen = KeySet(keys)
+    def __init__(self, keys: tuple[str, ...], tables: Tables) -> None:
+        self.keys = keys
+        self.seen = tables.keys("seen", keys)
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         firsts = frame.unique(subset=list(self.keys), keep="first", maintain_order=True)
         fresh = firsts.filter(~self.seen.contains(firsts))
         if fresh.height:
             self.seen.add(fresh.select(self.keys))
             return [fresh]
         return []
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self.seen.frames())
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        for snapshot in snapshots:
-            for frame in snapshot.frames.values():
-                self.seen.add(own_rows(frame, self.keys, self.subtask, self.subtasks))
-
-    def state_bytes(self) -> int:
-        return self.seen.num_bytes()
 
 
 class DeduplicateStep(Step):

@@ -13,7 +13,6 @@ from dataflare.operators.base import (
     BindContext,
     Bound,
     LiveOperator,
-    Snapshot,
     StatefulOperator,
     Step,
     StepConfig,
@@ -21,6 +20,8 @@ from dataflare.operators.base import (
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from dataflare.state.tables import Tables
 
 
 class LimitConfig(StepConfig):
@@ -34,34 +35,33 @@ class Limit(StatefulOperator, StructABC, frozen=True):
     rows: int
     keys: tuple[str, ...] = ()
     passes_rows = True
+    finite = True
 
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
-        return LiveLimit(self.rows)
+    def open(self, tables: Tables) -> LiveOperator:
+        return LiveLimit(tables, self.rows)
 
     def describe(self) -> str:
         return f"limit {self.rows}"
 
 
 class LiveLimit(LiveOperator):
-    def __init__(self, rows: int) -> None:
-        self.left = rows
+    def __init__(self, tables: Tables, rows: int) -> None:
+        self.left = tables.value("left", rows, min)
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
-        taken = frame.head(self.left)
-        self.left -= taken.height
+    @property
+    def needs_rows(self) -> bool:
+        return bool(self.left.value > 0)
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        taken = frame.head(self.left.value)
+        self.left.value -= taken.height
         return [taken] if taken.height else []
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot({}, {"left": self.left})
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        self.left = int(snapshots[0].facts["left"])
 
 
 class LimitStep(Step):
     type = "limit"
     Config = LimitConfig
-    summary = "Let the first rows pass, over the whole run."
+    summary = "Let the first rows pass, over the whole run; then its sources stop."
     example = """\
 type: limit
 inputs: [orders]

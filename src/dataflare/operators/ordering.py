@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import polars as pl
@@ -85,42 +85,3 @@ def refuse_endless(step: str, what: str, bounded: bool) -> None:
             step=step,
             help="bound the sources (for `generate`: rows), or leave the step out",
         )
-
-
-class Runs:
-    """Frames in the order in which they came. Neighbours of like size become one, so that there are
-    few; a frame never changes, and its name always means the same rows."""
-
-    def __init__(self) -> None:
-        self._held: list[tuple[str, pl.DataFrame]] = []
-        self._names = 0
-
-    def append(self, frame: pl.DataFrame) -> None:
-        while self._held and self._held[-1][1].height <= 2 * frame.height:
-            frame = pl.concat([self._held.pop()[1], frame])
-        self._names += 1
-        self._held.append((f"rows-{self._names}", frame))
-
-    def frames(self) -> dict[str, pl.DataFrame]:
-        return dict(self._held)
-
-    def take(self) -> pl.DataFrame | None:
-        frames = [frame for _, frame in self._held]
-        self._held = []
-        return pl.concat(frames) if frames else None
-
-    def num_bytes(self) -> int:
-        return sum(int(frame.estimated_size()) for _, frame in self._held)
-
-
-def snapshot_frames(runs: Runs, left: pl.DataFrame | None, given: int) -> dict[str, pl.DataFrame]:
-    """What an operator holds: its runs, or of the sorted rows those not handed out yet."""
-    if left is None:
-        return runs.frames()
-    return {f"sorted+{given}": left.slice(given)} if given < left.height else {}
-
-
-def all_rows(frames: Iterable[pl.DataFrame], runs: Runs) -> None:
-    for frame in frames:
-        if frame.height:
-            runs.append(frame)

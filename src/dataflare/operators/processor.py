@@ -1,8 +1,4 @@
-"""Processors of users' own (`sdk.processor`), as steps: one is an operator that keeps its state as rows.
-
-The rows of several inputs reach it on one way, each with the columns of its own input beside the keys
-and the number of its port.
-"""
+"""Processors of users' own (`sdk.processor`), as steps: one is an operator that keeps its state as rows."""
 
 from __future__ import annotations
 
@@ -15,14 +11,11 @@ import polars as pl
 from dataflare.errors import ConfigError, DataError, DataFlareError, PlanError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.record import StructABC
-from dataflare.model.types import INT64, RESERVED, Field, Schema
+from dataflare.model.types import Schema
 from dataflare.operators.base import (
     BindContext,
     Bound,
     LiveOperator,
-    Lowering,
-    RowOperator,
-    Snapshot,
     StatefulOperator,
     Step,
 )
@@ -30,14 +23,13 @@ from dataflare.operators.names import known_columns, no_doubles
 from dataflare.sdk import user_code
 from dataflare.sdk.context import Policy
 from dataflare.sdk.processor import KeptRows, Processor, ProcessorContext, Refused
-from dataflare.state.partials import own_rows
+from dataflare.state.rows import RowsTable
+from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-_PORT = f"{RESERVED}port"
-_RESULT = "result"
-_STATE = "state"
+_STATE = "state."
 
 
 def step_of(processor: type[Processor]) -> type[Step]:
@@ -127,7 +119,7 @@ def _bound(
         output,
         spread=keys is None,
     )
-    return Bound(outputs={None: output}, ports=operator.ports, stateful=operator)
+    return Bound(outputs={None: output}, stateful=operator)
 
 
 def _same_keys(step: str, keys: Sequence[str], first: Schema, other: Schema) -> None:
@@ -140,60 +132,6 @@ def _same_keys(step: str, keys: Sequence[str], first: Schema, other: Schema) -> 
                 step=step,
                 help="cast one of them in a map step before",
             )
-
-
-class OnPort(RowOperator, StructABC, frozen=True):
-    """One input's rows, in the columns of all inputs."""
-
-    step: str
-    port: int
-    keys: tuple[str, ...]
-    inputs: tuple[Schema, ...]
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset(self.inputs[self.port].names)
-
-    @property
-    def changelog(self) -> bool:
-        return False
-
-    def output_schema(self, schema: Schema) -> Schema:
-        shared = [Field(key, self.inputs[0][key]) for key in self.keys]
-        own = [
-            Field(_on_port(port, field.name), field.type)
-            for port, each in enumerate(self.inputs)
-            for field in each
-            if field.name not in self.keys
-        ]
-        return Schema((*shared, *own, Field(_PORT, INT64)))
-
-    def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
-        own = {_on_port(self.port, name): name for name in self.inputs[self.port].names}
-        columns = []
-        for field in self.output_schema(self.inputs[self.port]):
-            if field.name in self.keys:
-                columns.append(pl.col(field.name))
-            elif field.name in own:
-                columns.append(pl.col(own[field.name]).alias(field.name))
-            else:
-                value = self.port if field.name == _PORT else None
-                columns.append(pl.lit(value, field.type.to_polars()).alias(field.name))
-        return frame.select(columns)
-
-    def taken_back(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows as they were."""
-        return frame.select(
-            pl.col(name) if name in self.keys else pl.col(_on_port(self.port, name)).alias(name)
-            for name in self.inputs[self.port].names
-        )
-
-    def describe(self) -> str:
-        return f"input {self.port}"
-
-
-def _on_port(port: int, name: str) -> str:
-    return f"{RESERVED}p{port}_{name}"
 
 
 class OwnProcessor(StatefulOperator, StructABC, frozen=True):
@@ -209,17 +147,8 @@ class OwnProcessor(StatefulOperator, StructABC, frozen=True):
     output: Schema
     spread: bool
 
-    @property
-    def ports(self) -> tuple[OnPort, ...]:
-        """What brings each input to common columns; nothing for a single one."""
-        if len(self.inputs) == 1:
-            return ()
-        return tuple(
-            OnPort(self.step, port, self.keys, self.inputs) for port in range(len(self.inputs))
-        )
-
-    def open(self, subtask: int, subtasks: int) -> LiveProcessor:
-        return LiveProcessor(self, subtask, subtasks)
+    def open(self, tables: Tables) -> LiveProcessor:
+        return LiveProcessor(self, tables)
 
     def describe(self) -> str:
         name = _name(self.processor)
@@ -227,36 +156,50 @@ class OwnProcessor(StatefulOperator, StructABC, frozen=True):
 
 
 class LiveProcessor(LiveOperator):
-    """Runs a user's object. Its state is opened at the first call, when it has been restored.
+    """Runs a user's object, which is opened at the first call, when its state has been restored.
 
-    A snapshot holds the rows kept; from the end of the input on, the results not handed out yet.
+    The rows that it keeps are a table for each of their names; from the end of the input on, the results
+    not handed out yet are one.
     """
 
-    def __init__(self, operator: OwnProcessor, subtask: int, subtasks: int) -> None:
-        self.operator, self.subtask, self.subtasks = operator, subtask, subtasks
+    def __init__(self, operator: OwnProcessor, tables: Tables) -> None:
+        self.operator, self._tables = operator, tables
         self.state = KeptRows(None if operator.spread else operator.keys)
+        self._kept: dict[str, RowsTable] = {}
+        for name in tables.names(_STATE):
+            table = self._kept_table(name)
+            table.name_pieces(self.state.restore(name.removeprefix(_STATE), table.frames()))
+        self._results = tables.queue("results")
+        self._has_ended = tables.value("ended", False, all)
+        self._ended_ports: set[int] = set()
         self.context = ProcessorContext(
             operator.step,
             operator.base,
             operator.policy,
-            subtask=subtask,
-            subtasks=subtasks,
+            subtask=tables.subtask,
+            subtasks=tables.subtasks,
             state=self.state,
         )
         self.processor: Processor | None = None
-        self._results: dict[str, pl.DataFrame] = {}
-        self._has_ended = False
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
-        ports = self.operator.ports
-        if not ports:
-            return self._processed(0, frame)
-        made: list[pl.DataFrame] = []
-        for on in ports:
-            rows = frame.filter(pl.col(_PORT) == on.port)
-            if rows.height:
-                made += self._processed(on.port, on.taken_back(rows))
-        return made
+    def _kept_table(self, name: str) -> RowsTable:
+        table = self._kept[name] = self._tables.rows(name, self.operator.keys)
+        return table
+
+    def _keep(self) -> None:
+        """Bring the tables to what the user's object keeps now."""
+        names = [] if self._has_ended.value else list(self.state)
+        for name in names:
+            table = self._kept.get(f"{_STATE}{name}") or self._kept_table(f"{_STATE}{name}")
+            table.hold(self.state.chunks(name))
+        for gone in [each for each in self._kept if each.removeprefix(_STATE) not in names]:
+            self._tables.drop(gone)
+            del self._kept[gone]
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        results = self._processed(port, frame)
+        self._keep()
+        return results
 
     def _processed(self, port: int, rows: pl.DataFrame) -> list[pl.DataFrame]:
         """What follows from some rows. With `sift`, those that make the code raise are refused."""
@@ -302,41 +245,16 @@ class LiveProcessor(LiveOperator):
         self.context.refused.clear()
         return taken
 
-    def end(self) -> None:
-        if self._has_ended:
-            return
-        self._has_ended = True
-        if not self.operator.spread:
-            made = self._called("end", lambda p: p.end())
-            self._results |= {f"{_RESULT}.{i}": f for i, f in enumerate(made, len(self._results))}
-        if self.processor is not None:
-            self.processor.close()
-
-    def drain(self) -> pl.DataFrame | None:
-        if not self._results:
-            return None
-        return self._results.pop(next(iter(self._results)))
-
-    def snapshot(self) -> Snapshot:
-        kept = {} if self._has_ended else self.state.frames()
-        frames = {f"{_STATE}.{name}": frame for name, frame in kept.items()}
-        frames |= self._results
-        return Snapshot(frames, {"ended": self._has_ended, "names": list(frames)})
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        """Rows kept go to who owns their keys; a result that waits, to one of the subtasks."""
-        self._has_ended = all(snapshot.facts["ended"] for snapshot in snapshots)
-        waiting: list[pl.DataFrame] = []
-        for place, snapshot in enumerate(snapshots):
-            names = snapshot.facts["names"]
-            for name, frame in zip(names, snapshot.frames.values(), strict=True):
-                kind, _, rest = name.partition(".")
-                if kind == _RESULT and place % self.subtasks == self.subtask:
-                    waiting.append(frame)
-                elif kind == _STATE:
-                    mine = own_rows(frame, self.operator.keys, self.subtask, self.subtasks)
-                    self.state.append(rest.rpartition(".")[0], mine)
-        self._results = {f"{_RESULT}.{i}": frame for i, frame in enumerate(waiting)}
-
-    def state_bytes(self) -> int:
-        return sum(int(frame.estimated_size()) for frame in self.snapshot().frames.values())
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        self._ended_ports.add(port)
+        if len(self._ended_ports) < len(self.operator.inputs):
+            return ()
+        if not self._has_ended.value:
+            self._has_ended.value = True
+            if not self.operator.spread:
+                for frame in self._called("end", lambda p: p.end()):
+                    self._results.put(frame)
+            if self.processor is not None:
+                self.processor.close()
+            self._keep()
+        return self._results.drain_pieces()

@@ -15,20 +15,12 @@ from dataflare.operators.base import (
     BindContext,
     Bound,
     LiveOperator,
-    Snapshot,
     StatefulOperator,
     Step,
     StepConfig,
 )
-from dataflare.operators.ordering import (
-    Order,
-    OrderBy,
-    Runs,
-    all_rows,
-    bound_order,
-    refuse_endless,
-    snapshot_frames,
-)
+from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
+from dataflare.state.tables import Tables
 
 _SLICE_ROWS = 65_536
 
@@ -51,8 +43,8 @@ class Sort(StatefulOperator, StructABC, frozen=True):
     bounded_only = True
     passes_rows = False
 
-    def open(self, subtask: int, subtasks: int) -> LiveOperator:
-        return LiveSort(self, subtask)
+    def open(self, tables: Tables) -> LiveOperator:
+        return LiveSort(self, tables)
 
     def describe(self) -> str:
         return f"sort by {self.order}"
@@ -61,15 +53,14 @@ class Sort(StatefulOperator, StructABC, frozen=True):
 class LiveSort(LiveOperator):
     """Holds all rows, then hands them out in order. All rows meet in the first subtask."""
 
-    def __init__(self, operator: Sort, subtask: int) -> None:
-        self.operator, self.subtask = operator, subtask
-        self.runs = Runs()
-        self.left: pl.DataFrame | None = None
-        self.given = 0
+    def __init__(self, operator: Sort, tables: Tables) -> None:
+        self.operator = operator
+        self.rows = tables.rows("rows")
+        self._tables = tables
 
-    def process(self, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
-        self.runs.append(frame)
-        held = self.runs.num_bytes()
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        self.rows.append(frame)
+        held = self._tables.num_bytes()
         if held > self.operator.bytes_max:
             raise DataError(
                 f"step '{self.operator.step}' holds {held:,} bytes of rows to sort, "
@@ -80,29 +71,11 @@ class LiveSort(LiveOperator):
             )
         return ()
 
-    def end(self) -> None:
-        rows = self.runs.take()
-        self.left = None if rows is None else self.operator.order.sorted(rows)
-        self.given = 0
-
-    def drain(self) -> pl.DataFrame | None:
-        if self.left is None or self.given >= self.left.height:
-            return None
-        rows = self.left.slice(self.given, _SLICE_ROWS)
-        self.given += rows.height
-        return rows
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(snapshot_frames(self.runs, self.left, self.given))
-
-    def restore(self, snapshots: Sequence[Snapshot]) -> None:
-        if self.subtask == 0:
-            for snapshot in snapshots:
-                all_rows(snapshot.frames.values(), self.runs)
-
-    def state_bytes(self) -> int:
-        left = 0 if self.left is None else int(self.left.estimated_size())
-        return self.runs.num_bytes() + left
+    def end(self, port: int) -> Iterable[pl.DataFrame]:
+        frames = self.rows.frames()
+        if frames:
+            self.rows.replace([self.operator.order.sorted(pl.concat(frames))])
+        return self.rows.drain(_SLICE_ROWS)
 
 
 class SortStep(Step):

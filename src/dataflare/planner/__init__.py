@@ -177,7 +177,7 @@ async def plan_async(
     stages = physical(
         graph,
         parallelism=workflow.settings.parallelism,
-        bounded=all(n.connector.capabilities().bounded for n in graph if isinstance(n, SourceNode)),
+        bounded=graph.ends(),
         commits_wait=commits_wait(graph),
         changelogs=frozenset(changelogs(graph)),
         complete=complete_ids,

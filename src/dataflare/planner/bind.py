@@ -44,7 +44,7 @@ from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.retries import retry_policies
 from dataflare.planner.syntax import syntax_only
-from dataflare.planner.targets import nothing_in_place, one_writer_each
+from dataflare.planner.targets import never_ends, nothing_in_place, one_writer_each
 from dataflare.planner.unchecked import (
     Unchecked,
     unasked_destination,
@@ -275,6 +275,8 @@ class Binder:
             table=lambda source: self.tables[step.name],
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
+        if bound.stateful is not None and bound.stateful.finite:
+            self.endless.discard(step.name)
         for schema in bound.outputs.values():
             not_reserved(step.name, schema.names)
         self.outputs[step.name] = bound.outputs
@@ -288,45 +290,34 @@ class Binder:
                 name, name, step.type, bound.outputs, tuple(ports), bound.union
             )
             return
-        port = self._one_port(step, bound, ports)
         extra_read = any((name, output) in self.outputs_read for output in bound.outputs if output)
         if bound.branch is not None and (extra_read or not bound.operators):
-            self.nodes[name] = BranchNode(name, name, step.type, bound.outputs, port, bound.branch)
+            self.nodes[name] = BranchNode(
+                name, name, step.type, bound.outputs, ports[0], bound.branch
+            )
             return
         if bound.stateful is not None:
             if bound.operators:
-                schema = self._port_schema(port)
-                for operator in bound.operators:
-                    schema = operator.output_schema(schema)
-                before = RowsNode(
-                    f"{name}/in", name, step.type, {None: schema}, port, bound.operators
-                )
-                self.nodes[before.id] = before
-                port = Port(before.id)
+                ports = [self._before(step, port, bound.operators) for port in ports]
             self.nodes[name] = StatefulNode(
-                name, name, step.type, bound.outputs, port, bound.stateful
+                name, name, step.type, bound.outputs, tuple(ports), bound.stateful
             )
             return
         outputs: Outputs = {None: bound.outputs[None]}
-        self.nodes[name] = RowsNode(name, name, step.type, outputs, port, bound.operators)
+        self.nodes[name] = RowsNode(name, name, step.type, outputs, ports[0], bound.operators)
 
-    def _one_port(self, step: TransformationStep, bound: Bound, ports: list[Port]) -> Port:
-        """The port that the step reads. For several inputs this is a union; an operator before it gives
-        each input the common columns."""
-        if not bound.ports:
-            return ports[0]
-        name, shaped_ports = step.name, []
-        for index, (port, operator) in enumerate(zip(ports, bound.ports, strict=True)):
-            schema = operator.output_schema(self._port_schema(port))
-            id_ = f"{name}/in{index}"
-            self.nodes[id_] = RowsNode(id_, name, step.type, {None: schema}, port, (operator,))
-            shaped_ports.append(Port(id_))
-        union_id = f"{name}/in"
-        no_operators: tuple[tuple[RowOperator, ...], ...] = ((),) * len(shaped_ports)
-        self.nodes[union_id] = UnionNode(
-            union_id, name, step.type, {None: schema}, tuple(shaped_ports), no_operators
-        )
-        return Port(union_id)
+    def _before(
+        self, step: TransformationStep, port: Port, operators: tuple[RowOperator, ...]
+    ) -> Port:
+        """What a stateful step reads: its input after the operators that prepare its rows."""
+        schema = self._port_schema(port)
+        for operator in operators:
+            schema = operator.output_schema(schema)
+        id_ = f"{step.name}/in"
+        while id_ in self.nodes:
+            id_ += "+"
+        self.nodes[id_] = RowsNode(id_, step.name, step.type, {None: schema}, port, operators)
+        return Port(id_)
 
     def _port_schema(self, port: Port) -> Schema:
         return self.nodes[port.node].outputs[port.output]
@@ -343,7 +334,7 @@ class Binder:
         config: BaseModel = bind_config(class_.Config, step.config, step=name)
         connector = class_(config, self._context(name))
         capabilities = connector.capabilities()
-        if capabilities.bounded_only and any(ref.step in self.endless for ref in step.inputs):
+        if capabilities.bounded_only and never_ends(self.workflow, self.endless):
             raise PlanError(
                 f"destination '{name}' needs a run that ends: {capabilities.reason}",
                 code="E0319",

@@ -71,12 +71,14 @@ class BranchNode(Node, frozen=True):
 
 
 class StatefulNode(Node, frozen=True):
-    input: Port
+    """ports: what each input of the operator reads."""
+
+    ports: tuple[Port, ...]
     operator: StatefulOperator
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        return (self.input,)
+        return self.ports
 
 
 class UnionNode(Node, frozen=True):
@@ -124,6 +126,20 @@ class Graph(Struct, frozen=True):
             if port.node == node
         ]
 
+    def ends(self) -> bool:
+        """Whether every destination gets a bounded number of rows."""
+        endless: set[str] = set()
+        for node in self:
+            if isinstance(node, SourceNode):
+                goes_on = not node.connector.capabilities().bounded
+            elif isinstance(node, StatefulNode) and node.operator.finite:
+                goes_on = False
+            else:
+                goes_on = any(port.node in endless for port in node.inputs)
+            if goes_on:
+                endless.add(node.id)
+        return not any(isinstance(node, DestinationNode) and node.id in endless for node in self)
+
     def only_consumer(self, node: str) -> Node | None:
         """The only reader of a node, or None if there are several."""
         readers = self.consumers(node)
@@ -152,8 +168,8 @@ def moved(node: Node, old: Port, new: Port) -> Node:
     if old not in node.inputs:
         return node
     match node:
-        case RowsNode() | BranchNode() | StatefulNode():
+        case RowsNode() | BranchNode():
             return replace(node, input=new)
-        case UnionNode() | DestinationNode():
+        case StatefulNode() | UnionNode() | DestinationNode():
             return replace(node, ports=tuple(new if p == old else p for p in node.ports))
     raise InternalError(f"the node {node.id} has no inputs")

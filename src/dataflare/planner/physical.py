@@ -40,6 +40,7 @@ class Edge(Struct, frozen=True):
     exchange: str
     keys: tuple[str, ...]
     schema: Schema
+    port: int = 0
 
 
 class Segment(Struct, frozen=True):
@@ -225,7 +226,7 @@ class _Builder:
                     operator = node.operator
                     unkeyed = "forward" if operator.spread else "gather"
                     kind = "hash" if operator.keys else unkeyed
-                    edges.append(self._edge(stage, node.id, kind, operator.keys, schema))
+                    edges.append(self._edge(stage, node.id, kind, operator.keys, schema, index))
                 case DestinationNode():
                     conform = node.conform[index]
                     steps.extend(operator.step for operator in conform if operator.can_fail)
@@ -278,12 +279,18 @@ class _Builder:
         return self._edge(stage, node.id, "forward", (), node.schema)
 
     def _edge(
-        self, stage: int, target: str, exchange: str, keys: tuple[str, ...], schema: Schema
+        self,
+        stage: int,
+        target: str,
+        exchange: str,
+        keys: tuple[str, ...],
+        schema: Schema,
+        port: int = 0,
     ) -> int:
         for edge in self.edges:
             same = edge.from_stage == stage and edge.to_stage == self.stage_of[target]
-            if same and edge.exchange == exchange and edge.keys == keys:
+            if same and (edge.exchange, edge.keys, edge.port) == (exchange, keys, port):
                 return edge.id
-        edge = Edge(len(self.edges), stage, self.stage_of[target], exchange, keys, schema)
+        edge = Edge(len(self.edges), stage, self.stage_of[target], exchange, keys, schema, port)
         self.edges.append(edge)
         return edge.id

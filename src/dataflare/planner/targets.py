@@ -1,12 +1,13 @@
-"""Refuse a destination that writes where another one writes, or where the workflow reads. Pure.
+"""Which destinations can be together in one run, and in one place. Pure.
 
-Rows in such a place would be lost, or be read again and doubled by the next run.
+No destination writes where another one writes, or where the workflow reads: rows in such a place
+would be lost, or be read again and doubled by the next run.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dataflare.errors import PlanError, Spot
@@ -16,6 +17,13 @@ from dataflare.sdk.source import SourceConnector
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
+
+
+def never_ends(workflow: Workflow, endless: Collection[str]) -> bool:
+    """Whether some destination gets rows without end, and so the run has none. One file that is renamed
+    at the end of the run would never appear. endless: the steps that give rows without end."""
+    steps = workflow.destinations.values()
+    return any(ref.step in endless for step in steps for ref in step.inputs)
 
 
 def one_writer_each(graph: Graph, workflow: Workflow) -> None:

@@ -12,7 +12,7 @@ without a crash, as long as `process` depends on nothing but its rows and that s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -154,11 +154,18 @@ class KeptRows:
         """Forget what is under a name, if anything is."""
         self._chunks.pop(name, None)
 
-    def frames(self) -> dict[str, pl.DataFrame]:
-        """All chunks, each under a name that never means other rows."""
-        return {
-            f"{name}.{id_}": frame for name, chunks in self._chunks.items() for id_, frame in chunks
-        }
+    def __iter__(self) -> Iterator[str]:
+        """The names under which rows are kept."""
+        return iter(self._chunks)
+
+    def chunks(self, name: str) -> Sequence[tuple[int, pl.DataFrame]]:
+        """The rows under a name as they are held: frames with numbers that never mean other rows."""
+        return self._chunks.get(name, ())
+
+    def restore(self, name: str, frames: Sequence[pl.DataFrame]) -> list[int]:
+        """Hold the rows of a checkpoint under a name. Gives the number of each frame."""
+        self._chunks[name] = tuple((next(self._ids), frame) for frame in frames)
+        return [number for number, _ in self._chunks[name]]
 
     def mark(self) -> Mapping[str, Any]:
         """The state as it is now, for `reset`. Copies no rows."""

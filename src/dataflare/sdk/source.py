@@ -153,6 +153,11 @@ class SourceConnector(ABC):
         a destination with mode mirror deletes it. Not where only new rows are read. No I/O."""
         return False
 
+    def carries(self) -> bool:
+        """Whether the next run goes on where this one ended: `carry` gives something. Such a source is
+        read to its end even when no step needs more rows. No I/O."""
+        return type(self).carry is not SourceConnector.carry
+
     def reads(self, path: str) -> bool:
         """Whether a file that a destination writes at `path` (links in it resolved) would be read by
         this source, now or in its next run. Called after `schema`. No I/O but for links in paths."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
@@ -143,10 +144,18 @@ def _import_help(error: Exception, module: str, name: str) -> str:
     return f"fix {module}: it raises this when it is imported"
 
 
+_IMPORTING = threading.RLock()
+"""Runs beside each other may import modules of one name from folders of their own."""
+
+
 def _module(name: str, base: Path) -> ModuleType:
     """The module, first sought in the workflow's folder. One that another workflow's folder gave
     under the same name makes way."""
-    folder = str(base.absolute())
+    with _IMPORTING:
+        return _imported(name, str(base.absolute()))
+
+
+def _imported(name: str, folder: str) -> ModuleType:
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)

@@ -1,4 +1,4 @@
-"""A set of keys that grows: levels of immutable frames, each behind an index.
+"""A set of keys that grows: levels of pieces, each behind an index.
 
 Adding appends a level; levels of like size are merged (as in a log-structured merge tree, O'Neil et
 al. 1996), so a key is indexed again O(log n) times. NULL is a value like others here.
@@ -6,20 +6,32 @@ al. 1996), so a key is indexed again O(log n) times. NULL is a value like others
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from dataflare.state.index import KeyIndex
+from dataflare.state.pieces import ChunkStorage, Groups, Piece
 
 
 class KeySet:
-    """keys: the key columns; frames given to it have exactly those, distinct and not yet held."""
+    """keys: the key columns; frames given to it have exactly those, distinct and not yet held. groups:
+    the key groups of the subtask; shares: what it goes on from, by former subtask."""
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self.keys = keys
-        self._levels: list[tuple[str, pl.DataFrame, KeyIndex]] = []
-        self._nulls: pl.DataFrame | None = None
-        self._nulls_name = ""
-        self._names = 0
+    def __init__(
+        self,
+        keys: Sequence[str],
+        groups: Groups,
+        storage: ChunkStorage | None = None,
+        shares: Sequence[Sequence[Piece]] = (),
+    ) -> None:
+        self.keys = tuple(keys)
+        self._groups, self._storage = groups, storage
+        self._levels: list[tuple[Piece, pl.DataFrame, KeyIndex]] = []
+        self._nulls: list[Piece] = []
+        for pieces in shares:
+            for piece in pieces:
+                self._take_over(piece)
 
     def contains(self, frame: pl.DataFrame) -> pl.Series:
         """For each row whether its key is held."""
@@ -27,9 +39,10 @@ class KeySet:
         held = pl.repeat(False, frame.height, eager=True)
         for _, _, index in self._levels:
             held = held | index.rows(probe).is_not_null()
-        if self._nulls is not None:
+        if self._nulls:
+            nulls = pl.concat([piece.frame(self._storage) for piece in self._nulls])
             marked = frame.select(self.keys).join(
-                self._nulls.with_columns(pl.lit(True).alias("__dataflare_hit")),
+                nulls.with_columns(pl.lit(True).alias("__dataflare_hit")),
                 on=list(self.keys),
                 how="left",
                 nulls_equal=True,
@@ -42,26 +55,37 @@ class KeySet:
         has_null = pl.any_horizontal([pl.col(key).is_null() for key in self.keys])
         nulls, whole = keys.filter(has_null), keys.filter(~has_null)
         if nulls.height:
-            self._nulls = nulls if self._nulls is None else pl.concat([self._nulls, nulls])
-            self._nulls_name = self._name()
+            held = [piece.frame(self._storage) for piece in self._nulls]
+            for piece in self._nulls:
+                piece.release(self._storage)
+            self._nulls = [Piece(pl.concat([*held, nulls]), self._groups)]
         if not whole.height:
             return
         while self._levels and self._levels[-1][1].height <= 2 * whole.height:
-            whole = pl.concat([self._levels.pop()[1], whole], rechunk=True)
-        self._levels.append((self._name(), whole, KeyIndex(whole, self.keys)))
+            piece, frame, _ = self._levels.pop()
+            piece.release(self._storage)
+            whole = pl.concat([frame, whole], rechunk=True)
+        self._add_level(Piece(whole, self._groups), whole)
 
-    def frames(self) -> dict[str, pl.DataFrame]:
-        """All keys, as immutable frames by name."""
-        held = {name: frame for name, frame, _ in self._levels}
-        if self._nulls is not None:
-            held[self._nulls_name] = self._nulls
-        return held
+    def pieces(self) -> list[Piece]:
+        """All keys."""
+        return [*(piece for piece, _, _ in self._levels), *self._nulls]
 
-    def num_bytes(self) -> int:
-        # An index holds hashes, rows and a directory: about 24 bytes a key beside the key itself.
-        nulls = 0 if self._nulls is None else int(self._nulls.estimated_size())
-        return nulls + sum(int(f.estimated_size()) + 24 * f.height for _, f, _ in self._levels)
+    @property
+    def index_bytes(self) -> int:
+        """What the indexes take beside the pieces: hashes, rows and a directory, about 24 bytes a key."""
+        return sum(24 * frame.height for _, frame, _ in self._levels)
 
-    def _name(self) -> str:
-        self._names += 1
-        return f"k{self._names}"
+    def _take_over(self, piece: Piece) -> None:
+        frame = piece.frame(self._storage)
+        has_null = pl.any_horizontal([pl.col(key).is_null() for key in self.keys])
+        count = frame.select(has_null.sum()).item()
+        if count == frame.height:
+            self._nulls.append(piece)
+        elif not count:
+            self._add_level(piece, frame)
+        else:  # of a version that did not keep them apart, or filtered
+            self.add(frame)
+
+    def _add_level(self, piece: Piece, frame: pl.DataFrame) -> None:
+        self._levels.append((piece, frame, KeyIndex(frame, self.keys)))

@@ -54,25 +54,25 @@ def destination_of(type_: str, config: Mapping[str, Any], **options: Any) -> Des
 
 
 class ProcessorUnderTest(Struct, frozen=True):
-    """A stateful step: its operator, and the operators that prepare its rows. ports: one more of these
-    for each input, if there are several inputs."""
+    """A stateful step: its operator, how many inputs it has, and the operators that prepare the rows of
+    each."""
 
     operator: StatefulOperator
+    inputs: int = 1
     before: Sequence[RowOperator] = ()
-    ports: Sequence[RowOperator] = ()
 
-    def prepared(self, *frames: pl.DataFrame) -> pl.DataFrame:
-        """The rows of all inputs as the operator receives them."""
-        if len(frames) != max(1, len(self.ports)):
-            raise ValueError(f"the step has {max(1, len(self.ports))} inputs, not {len(frames)}")
+    def prepared(self, *frames: pl.DataFrame) -> list[pl.DataFrame]:
+        """The rows of each input as the operator receives them."""
+        if len(frames) != self.inputs:
+            raise ValueError(f"the step has {self.inputs} inputs, not {len(frames)}")
         prepared = []
-        for port, frame in enumerate(frames):
+        for frame in frames:
             lowering = Lowering(changelog=KIND_COLUMN in frame.columns)
             lazy = frame.lazy()
-            for operator in [*self.before, *self.ports[port : port + 1]]:
+            for operator in self.before:
                 lazy = operator.lower(lazy, lowering)
             prepared.append(lazy.collect())
-        return pl.concat(prepared)
+        return prepared
 
 
 def processor_of(
@@ -84,7 +84,7 @@ def processor_of(
     bound = step.bind(bind(step.Config, config, step="tested"), inputs, context)
     if bound.stateful is None:
         raise ValueError(f"a {type_} step has no state")
-    return ProcessorUnderTest(bound.stateful, bound.operators, bound.ports)
+    return ProcessorUnderTest(bound.stateful, len(inputs), bound.operators)
 
 
 def _no_table(config: Any) -> LookupTable:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.connectors import memory
 from dataflare.engine.coordinator import Coordinator
-from dataflare.jobs import RunOptions, RunResult, lineage, run
+from dataflare.jobs import RunOptions, RunResult, arun, lineage, run
 from dataflare.testing.faults import FlakyStore
 from dataflare.testing.scripted import ScriptedSource, script
 from dataflare.workflow import dsl
@@ -55,6 +55,20 @@ class Lab:
         for_s: float | None = None,
     ) -> RunResult:
         """Run it to its end. After a crash it restarts at once, up to `restarts` times."""
+        model, stack = self._prepared(workflow, parallelism, restarts)
+        with stack:
+            return run(model, RunOptions(home=self.home, fresh=fresh, for_s=for_s))
+
+    async def arun(self, workflow: Workflow | dsl.Workflow, *, restarts: int = 3) -> RunResult:
+        """As `run`, on the event loop of the test, which may cancel it."""
+        model, stack = self._prepared(workflow, None, restarts)
+        with stack:
+            return await arun(model, RunOptions(home=self.home))
+
+    def _prepared(
+        self, workflow: Workflow | dsl.Workflow, parallelism: int | None, restarts: int
+    ) -> tuple[Workflow, ExitStack]:
+        """The model with the lab's settings, and what is in place while it runs."""
         model = workflow.build() if isinstance(workflow, dsl.Workflow) else workflow
         settings = model.settings
         changes: dict[str, Any] = {
@@ -64,12 +78,12 @@ class Lab:
         if parallelism is not None:
             changes["parallelism"] = parallelism
         model = _with_settings(model, changes)
-        with ExitStack() as stack:
-            stack.enter_context(observed(_scripts_of(model)))
-            if self.store_faults:
-                faulty = partial(FlakyStore, faults=self.store_faults)
-                stack.enter_context(mock.patch.object(lineage, "LocalStore", faulty))
-            return run(model, RunOptions(home=self.home, fresh=fresh, for_s=for_s))
+        stack = ExitStack()
+        stack.enter_context(observed(_scripts_of(model)))
+        if self.store_faults:
+            faulty = partial(FlakyStore, faults=self.store_faults)
+            stack.enter_context(mock.patch.object(lineage, "LocalStore", faulty))
+        return model, stack
 
     def run_until_crash(
         self, workflow: Workflow | dsl.Workflow, *, parallelism: int | None = None

@@ -8,13 +8,14 @@ async def test_gaps():
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 from msgspec import Struct
 
-from dataflare.operators.base import LiveOperator, Snapshot, StatefulOperator
-from dataflare.state.partials import own_rows
+from dataflare.operators.base import StatefulOperator
+from dataflare.state.pieces import Chunk, Groups, own_rows
+from dataflare.state.tables import Tables, TableShare
 from dataflare.testing.build import ProcessorUnderTest
 from dataflare.testing.contract import Laws, check_laws, equal, hold, through_json
 
@@ -22,19 +23,31 @@ _SIZES = (1, 3, 17)
 _CUTS_MAX = 8
 
 
+Batch = tuple[int, pl.DataFrame]
+"""The number of an input, and rows of it."""
+
+
 class Run(Struct, frozen=True):
-    """An operator and the rows that reach it."""
+    """An operator and the rows of each of its inputs."""
 
     operator: StatefulOperator
-    frame: pl.DataFrame
+    inputs: Sequence[pl.DataFrame]
 
-    def batches(self, size: int) -> list[pl.DataFrame]:
-        return [self.frame.slice(at, size) for at in range(0, self.frame.height, size)]
+    def batches(self, size: int) -> list[Batch]:
+        """All rows, the inputs in turns."""
+        most = max(frame.height for frame in self.inputs)
+        parts = [
+            (port, frame.slice(at, size))
+            for at in range(0, most, size)
+            for port, frame in enumerate(self.inputs)
+        ]
+        return [(port, part) for port, part in parts if part.height]
 
     def whole(self) -> pl.DataFrame:
         """The output for all rows in one batch."""
-        live = self.operator.open(0, 1)
-        return joined([*live.process(self.frame), *drained(live)])
+        live = Subtask("", self)
+        out = [frame for port, rows in enumerate(self.inputs) for frame in live.process(port, rows)]
+        return joined([*out, *live.results()])
 
 
 async def check_processor(
@@ -43,92 +56,123 @@ async def check_processor(
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
-    """Check a step with state against `PROCESSOR_LAWS`. Raises ContractBroken with the law's name.
-
-    frames: the rows of each input, about a hundred, with repeated keys.
-    """
+    """Hold a step that keeps state to `PROCESSOR_LAWS`. frames: rows of each input, a hundred or so,
+    with keys that come again. Raises ContractBroken, naming the law."""
     if isinstance(processor, ProcessorUnderTest):
         run = Run(processor.operator, processor.prepared(*frames))
     else:
-        run = Run(processor, *frames)
+        run = Run(processor, frames)
     await check_laws(PROCESSOR_LAWS, run, only, skip)
 
 
-def drained(live: LiveOperator) -> list[pl.DataFrame]:
-    """The output after the end of the input."""
-    live.end()
-    frames = []
-    while (frame := live.drain()) is not None:
-        frames.append(frame)
-    return frames
+class Stored(Struct, frozen=True):
+    """A chunk of a storage in memory."""
+
+    rows: int
+    key_groups: Groups | None
+    data: bytes
+
+
+class InMemory:
+    """A storage of state: frames as Arrow IPC."""
+
+    def write(self, frame: pl.DataFrame, key_groups: Groups | None) -> Stored:
+        buffer = io.BytesIO()
+        frame.write_ipc(buffer)
+        return Stored(frame.height, key_groups, buffer.getvalue())
+
+    def read(self, chunk: Chunk) -> pl.DataFrame:
+        assert isinstance(chunk, Stored)
+        return pl.read_ipc(io.BytesIO(chunk.data))
+
+    def release(self, chunk: Chunk) -> None:
+        """Nothing is collected here."""
+
+
+class Subtask:
+    """One live copy of an operator, on new tables or on those of a checkpoint."""
+
+    def __init__(
+        self, law: str, run: Run, shares: Sequence[TableShare] = (), at: tuple[int, int] = (0, 1)
+    ) -> None:
+        self._law = law
+        self.tables = Tables(*at, storage=InMemory(), shares=shares)
+        self._live = run.operator.open(self.tables)
+        self._keys, self._at, self._ports = run.operator.keys, at, range(len(run.inputs))
+
+    def process(self, port: int, frame: pl.DataFrame) -> list[pl.DataFrame]:
+        """The output for those rows that belong to the subtask."""
+        rows = own_rows(frame, self._keys, *self._at)
+        return list(self._live.process(port, rows)) if rows.height else []
+
+    def results(self) -> Iterator[pl.DataFrame]:
+        """The output after the end of the input."""
+        return (frame for port in self._ports for frame in self._live.end(port))
+
+    def stored(self) -> TableShare:
+        """The state after a checkpoint: frames as Arrow IPC, values as JSON, and back."""
+        share = self.tables.store(self.tables.freeze())
+        return TableShare(share.chunks, through_json(self._law, dict(share.values)))
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame()
 
 
-def stored(law: str, snapshot: Snapshot) -> Snapshot:
-    """The snapshot after it was written (frames as Arrow IPC, facts as JSON) and read again."""
-    frames = {}
-    for number, frame in enumerate(snapshot.frames.values()):
-        buffer = io.BytesIO()
-        frame.write_ipc(buffer)
-        buffer.seek(0)
-        frames[f"chunk {number}"] = pl.read_ipc(buffer)
-    return Snapshot(frames, through_json(law, dict(snapshot.facts)))
-
-
 async def batches_do_not_matter(run: Run) -> None:
     law, whole = "batches_do_not_matter", run.whole()
     hold(law, whole.height > 0, "there is no output: give the suite rows that lead to some")
     for size in _SIZES:
-        live = run.operator.open(0, 1)
-        out = [frame for batch in run.batches(size) for frame in live.process(batch)]
-        actual = joined([*out, *drained(live)])
+        live = Subtask(law, run)
+        out = [frame for batch in run.batches(size) for frame in live.process(*batch)]
+        actual = joined([*out, *live.results()])
         equal(law, actual, whole, f"batches of {size}", ordered=False)
 
 
-async def a_snapshot_goes_on(run: Run) -> None:
+async def a_checkpoint_goes_on(run: Run) -> None:
     """Crash after each batch."""
-    law, whole, batches = "a_snapshot_goes_on", run.whole(), run.batches(5)
+    law, whole, batches = "a_checkpoint_goes_on", run.whole(), run.batches(5)
     step = max(1, len(batches) // _CUTS_MAX)
     for cut in range(0, len(batches) + 1, step):
-        first = run.operator.open(0, 1)
-        out = [frame for batch in batches[:cut] for frame in first.process(batch)]
-        snapshot = stored(law, first.snapshot())
-        # Rows that the first one processes after the snapshot must not change the snapshot.
+        first = Subtask(law, run)
+        out = [frame for batch in batches[:cut] for frame in first.process(*batch)]
+        frozen = first.tables.freeze()
+        # Rows that the first one processes after the freeze must not reach the checkpoint, which is stored
+        # meanwhile.
         for batch in batches[cut:]:
-            list(first.process(batch))
-        second = run.operator.open(0, 1)
-        second.restore([snapshot])
-        out += [frame for batch in batches[cut:] for frame in second.process(batch)]
-        actual = joined([*out, *drained(second)])
+            first.process(*batch)
+        share = first.tables.store(frozen)
+        share = TableShare(share.chunks, through_json(law, dict(share.values)))
+        second = Subtask(law, run, [share])
+        out += [frame for batch in batches[cut:] for frame in second.process(*batch)]
+        actual = joined([*out, *second.results()])
         equal(law, actual, whole, f"restored after {cut} of {len(batches)} batches", ordered=False)
 
 
 async def results_go_on(run: Run) -> None:
     """Crash between two results after the end of the input."""
     law, whole = "results_go_on", run.whole()
-    live = run.operator.open(0, 1)
-    out = list(live.process(run.frame))
-    live.end()
-    while (frame := live.drain()) is not None:
+    live = Subtask(law, run)
+    out = [f for batch in run.batches(10_000) for f in live.process(*batch)]
+    for frame in live.results():
         out.append(frame)
-        second = run.operator.open(0, 1)
-        second.restore([stored(law, live.snapshot())])
-        actual = joined([*out, *drained(second)])
+        second = Subtask(law, run, [live.stored()])
+        actual = joined([*out, *second.results()])
         equal(law, actual, whole, f"restored after {len(out)} results", ordered=False)
 
 
-async def a_name_means_the_same_rows(run: Run) -> None:
-    law, live = "a_name_means_the_same_rows", run.operator.open(0, 1)
-    earlier: dict[str, pl.DataFrame] = {}
+async def what_is_stored_is_not_stored_again(run: Run) -> None:
+    """Also after a restart: a checkpoint without new rows writes nothing."""
+    law, live = "what_is_stored_is_not_stored_again", Subtask("", run)
     for batch in run.batches(5):
-        list(live.process(batch))
-        for name, frame in live.snapshot().frames.items():
-            if name in earlier:
-                equal(law, frame, earlier[name], f"the frame '{name}' in a later snapshot")
-            earlier[name] = frame.clone()
+        live.process(*batch)
+        share = live.stored()
+        second = Subtask(law, run, [share])
+        for again in (live.stored(), second.stored()):
+            for name, chunks in share.chunks.items():
+                kept = {id(chunk) for chunk in chunks}
+                new = [chunk for chunk in again.chunks[name] if id(chunk) not in kept]
+                hold(law, not new, f"{len(new)} chunks of '{name}' were written again")
 
 
 async def parallelism_does_not_matter(run: Run) -> None:
@@ -136,19 +180,18 @@ async def parallelism_does_not_matter(run: Run) -> None:
     law, keys = "parallelism_does_not_matter", run.operator.keys
     if not keys:
         return
-    whole, middle = run.whole(), run.frame.height // 2
-    early, late = run.frame.slice(0, middle), run.frame.slice(middle)
+    whole, batches = run.whole(), run.batches(5)
+    early, late = batches[: len(batches) // 2], batches[len(batches) // 2 :]
     for before, after in ((1, 2), (2, 3), (3, 1)):
-        snapshots, out = [], []
+        shares, out = [], []
         for subtask in range(before):
-            live = run.operator.open(subtask, before)
-            out += list(live.process(own_rows(early, keys, subtask, before)))
-            snapshots.append(stored(law, live.snapshot()))
+            live = Subtask(law, run, at=(subtask, before))
+            out += [frame for batch in early for frame in live.process(*batch)]
+            shares.append(live.stored())
         for subtask in range(after):
-            live = run.operator.open(subtask, after)
-            live.restore(snapshots)
-            out += list(live.process(own_rows(late, keys, subtask, after)))
-            out += drained(live)
+            live = Subtask(law, run, shares, at=(subtask, after))
+            out += [frame for batch in late for frame in live.process(*batch)]
+            out += live.results()
         equal(law, joined(out), whole, f"{before} subtasks, then {after}", ordered=False)
 
 
@@ -160,19 +203,17 @@ async def waiting_results_find_a_subtask(run: Run) -> None:
         return
     whole = run.whole()
     for ended, after in (({0, 1}, 3), ({0, 1}, 1), ({0}, 3), ({1}, 1)):
-        snapshots, out = [], []
+        shares, out = [], []
         for subtask in range(2):
-            live = run.operator.open(subtask, 2)
-            out += list(live.process(own_rows(run.frame, keys, subtask, 2)))
+            live = Subtask(law, run, at=(subtask, 2))
+            out += [f for batch in run.batches(10_000) for f in live.process(*batch)]
             if subtask in ended:
-                live.end()
-                first = live.drain()
+                first = next(live.results(), None)
                 out += [] if first is None else [first]
-            snapshots.append(stored(law, live.snapshot()))
+            shares.append(live.stored())
         for subtask in range(after):
-            live = run.operator.open(subtask, after)
-            live.restore(snapshots)
-            out += drained(live)
+            live = Subtask(law, run, shares, at=(subtask, after))
+            out += live.results()
         what = f"2 subtasks, of which {len(ended)} ended, then {after}"
         equal(law, joined(out), whole, what, ordered=False)
 
@@ -181,9 +222,9 @@ PROCESSOR_LAWS: Laws[Run] = {
     law.__name__: law
     for law in (
         batches_do_not_matter,
-        a_snapshot_goes_on,
+        a_checkpoint_goes_on,
         results_go_on,
-        a_name_means_the_same_rows,
+        what_is_stored_is_not_stored_again,
         parallelism_does_not_matter,
         waiting_results_find_a_subtask,
     )

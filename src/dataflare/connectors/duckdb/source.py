@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import os
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.expr import Typed
@@ -125,8 +125,8 @@ orders:
             return [Split("rows-0", {})]
         sharding = self.config.sharding
         if sharding is not None and (sharding.column is not None or sharding.by == "hash"):
-            return await asyncio.to_thread(self._cut, relation, sharding)
-        return await asyncio.to_thread(self._ranges, relation)
+            return await in_thread(self._cut, relation, sharding)
+        return await in_thread(self._ranges, relation)
 
     def reads_all(self) -> bool:
         return self.config.incremental is None
@@ -137,7 +137,10 @@ orders:
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
-        return await asyncio.to_thread(self._open, relation, split, position)
+        return await in_thread(self._open, relation, split, position)
+
+    def carries(self) -> bool:
+        return self.config.incremental is not None
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         position = positions.get(_INCREMENTAL)
@@ -145,7 +148,7 @@ orders:
 
     async def _look(self) -> Relation:
         if self._relation is None:
-            self._relation = await asyncio.to_thread(self._find)
+            self._relation = await in_thread(self._find)
         return self._relation
 
     def _find(self) -> Relation:

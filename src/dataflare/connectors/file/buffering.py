@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 
+from dataflare.sdk.threads import in_thread
+
 BUFFER_BYTES_MAX = 64 << 20
 _IN_FLIGHT = 2
 """Mostly one thread encodes a piece; it shares the processors with the readers."""
@@ -57,7 +59,7 @@ class EncodeBuffer(Generic[Piece]):
         if self._frames:
             await self._start()
         await self._wait(0)
-        result = asyncio.ensure_future(asyncio.to_thread(work))
+        result = asyncio.ensure_future(in_thread(work))
         self._running.append(result)
         await self._wait(0)
         return result.result()
@@ -74,11 +76,11 @@ class EncodeBuffer(Generic[Piece]):
             frames.clear()
             return self._encode(frame)
 
-        piece = await asyncio.to_thread(encoded)
+        piece = await in_thread(encoded)
         if before is not None:
             await asyncio.wait([before])
             before.result()
-        await asyncio.to_thread(self._append, piece)
+        await in_thread(self._append, piece)
 
     async def _wait(self, running_max: int) -> None:
         """Wait until at most `running_max` pieces are in progress. If the caller is cancelled here,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -46,6 +45,7 @@ from dataflare.sdk.destination import (
     Writer,
 )
 from dataflare.sdk.destination import Target as Place
+from dataflare.sdk.threads import in_thread
 
 _TEXT_ROWS = 128_000
 """Text is encoded in pieces of this many rows; half of that takes 10 % more processor time."""
@@ -100,7 +100,7 @@ archive:
         return Place(place, sample=os.path.join(place, *inside, f"part-0{target.extension}"))
 
     async def validate(self, schema: Schema) -> None:
-        await asyncio.to_thread(self._validate, schema)
+        await in_thread(self._validate, schema)
 
     def _validate(self, schema: Schema) -> None:
         target = self.target
@@ -158,7 +158,7 @@ archive:
             )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        return await asyncio.to_thread(self._open, context, restored)
+        return await in_thread(self._open, context, restored)
 
     def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         target = self.target

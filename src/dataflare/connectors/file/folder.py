@@ -8,7 +8,6 @@ after that. So for a moment both exist, but never none.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.threads import in_thread
 
 Grow = Callable[[Path], GrowingFile]
 
@@ -181,19 +181,19 @@ class FolderCommitter(Committer):
         self._thorough = False
 
     async def marker(self) -> Marker | None:
-        own = None if self._folder.overwrite else await asyncio.to_thread(self._marker.own_record)
+        own = None if self._folder.overwrite else await in_thread(self._marker.own_record)
         if own is None or own.manifest is None:
             return None
         return Marker(own.epoch, own.attempt, own.manifest, can_rewind=True)
 
     async def owner(self) -> Owner | None:
-        return await asyncio.to_thread(self._marker.owner, replaces=self._folder.overwrite)
+        return await in_thread(self._marker.owner, replaces=self._folder.overwrite)
 
     async def supersede(self, epoch: int) -> None:
-        await asyncio.to_thread(self._marker.write, epoch, 0, None)
+        await in_thread(self._marker.write, epoch, 0, None)
 
     async def is_empty(self) -> bool:
-        return not self._folder.overwrite and await asyncio.to_thread(self._is_empty)
+        return not self._folder.overwrite and await in_thread(self._is_empty)
 
     def _is_empty(self) -> bool:
         if self._marker.own_record() is not None:
@@ -202,7 +202,7 @@ class FolderCommitter(Committer):
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         self._thorough = True  # another process may have prepared the parts that are committed now
-        await asyncio.to_thread(self._recover, epoch, not committables)
+        await in_thread(self._recover, epoch, not committables)
 
     def _recover(self, epoch: int, begins: bool) -> None:
         folder = self._folder
@@ -224,10 +224,10 @@ class FolderCommitter(Committer):
     async def begin(self, epoch: int) -> None:
         if self._folder.overwrite:
             with file_errors(self._folder.path, "writing"):
-                await asyncio.to_thread(self._folder.note_base, epoch)
+                await in_thread(self._folder.note_base, epoch)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        await asyncio.to_thread(self._commit, epoch, committables)
+        await in_thread(self._commit, epoch, committables)
         self._thorough = False
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:

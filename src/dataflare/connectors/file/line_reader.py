@@ -6,7 +6,6 @@ the rows that follow, or an error if the file has changed.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +30,7 @@ from dataflare.formats.misread import raw_text
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.threads import in_thread
 
 _WORK_SHARE = 6
 """A text, its intermediate forms and its rows take about this many times the bytes of the text."""
@@ -141,7 +141,7 @@ class LineReader(ChunkReader):
         return self._facts.position(offset=self._chunks.offset, check=self._chunks.checksum)
 
     async def read_chunk(self) -> Chunk:
-        chunk = await asyncio.to_thread(self._next)
+        chunk = await in_thread(self._next)
         if chunk is None:
             raise EndOfSplit
         return chunk

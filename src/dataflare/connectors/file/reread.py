@@ -7,7 +7,6 @@ never used in its place.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 
@@ -28,6 +27,7 @@ from dataflare.sdk.source import (
     SourceConnector,
     UnreadRow,
 )
+from dataflare.sdk.threads import in_thread
 
 _TEXTS = ("csv", "ndjson", "json")
 """Formats whose rows have texts. A row of other formats is identified by the values of its
@@ -120,7 +120,7 @@ async def _read_split(
         while following is not None and left:
             chunk, following = following, await _next(reader)
             if _may_hold(chunk, left):
-                view = await asyncio.to_thread(_View, chunk, following is None, is_table)
+                view = await in_thread(_View, chunk, following is None, is_table)
                 for place in left & view.places.keys():
                     left.discard(place)
                     for index in wanted[place]:

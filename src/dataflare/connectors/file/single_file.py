@@ -7,7 +7,6 @@ no staging file and the published content, and does nothing.
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import re
@@ -45,6 +44,7 @@ from dataflare.sdk.destination import (
     WriteStats,
     fenced_by_other,
 )
+from dataflare.sdk.threads import in_thread
 
 Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]
 """Opens the staging file (path, sidecar) in the state that a committable's data describes."""
@@ -196,24 +196,24 @@ class SingleFileCommitter(Committer):
         self._deletes: Mapping[str, Any] = {}
 
     async def marker(self) -> Marker | None:
-        own = await asyncio.to_thread(self._marker.own_record)
+        own = await in_thread(self._marker.own_record)
         if own is None or own.manifest is None:
             return None
         return Marker(own.epoch, own.attempt, own.manifest, can_rewind=False)
 
     async def owner(self) -> Owner | None:
         # Also if the file does not exist: it may have been moved with its rows.
-        return await asyncio.to_thread(self._marker.owner, replaces=False)
+        return await in_thread(self._marker.owner, replaces=False)
 
     async def supersede(self, epoch: int) -> None:
-        await asyncio.to_thread(self._marker.write, epoch, 0, None)
+        await in_thread(self._marker.write, epoch, 0, None)
 
     async def is_empty(self) -> bool:
         keeps = not isinstance(self._marker, NoMarker)
-        return keeps and not await asyncio.to_thread(self._staging.target.exists)
+        return keeps and not await in_thread(self._staging.target.exists)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        await asyncio.to_thread(self._recover, epoch, committables)
+        await in_thread(self._recover, epoch, committables)
 
     def _recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         staging = self._staging
@@ -254,7 +254,7 @@ class SingleFileCommitter(Committer):
             data = committables[0].data
             self._rows = data["rows"]
             self._deletes = {name: data[name] for name in ("deleted",) if name in data}
-        await asyncio.to_thread(self._commit, epoch, committables)
+        await in_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         with self._fence.lock(), self._marker.lock():

@@ -7,7 +7,6 @@ cannot.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +44,7 @@ from dataflare.sdk.source import (
     SupportsReread,
     UnreadRow,
 )
+from dataflare.sdk.threads import in_thread
 
 
 class FileSource(SourceConnector, SupportsProjection, SupportsReread):
@@ -95,6 +95,9 @@ orders:
 
     def notes(self) -> Sequence[str]:
         return self._notes
+
+    def carries(self) -> bool:
+        return self._new_only
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         if not self._new_only:
@@ -152,7 +155,7 @@ orders:
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         survey = await self._look()
-        return await asyncio.to_thread(self._splits, survey, carried)
+        return await in_thread(self._splits, survey, carried)
 
     def _splits(self, survey: Survey, carried: Mapping[str, Any] | None) -> list[Split]:
         added, schema = self._added_schema(survey), survey.schema.to_json()
@@ -193,7 +196,7 @@ orders:
         output = await self._output_of(split)
         if position is None and "start" in split.data:
             position = Position(split.data["start"])
-        return await asyncio.to_thread(self._open, split, position, output)
+        return await in_thread(self._open, split, position, output)
 
     async def reread(self, rows: Sequence[UnreadRow]) -> Sequence[Reread]:
         answers, splits = await read_again(self, rows), await self.splits()
@@ -296,14 +299,14 @@ orders:
 
     async def _look(self) -> Survey:
         if self._survey is None:
-            result = await asyncio.to_thread(
+            result = await in_thread(
                 partial(survey, adds_columns=self.adds_columns),
                 self.config,
                 self.context,
                 self.contract,
                 self.learned,
             )
-            self._partitions = await asyncio.to_thread(partition_schema, result.files)
+            self._partitions = await in_thread(partition_schema, result.files)
             self._survey = result
         return self._survey
 

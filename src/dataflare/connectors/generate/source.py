@@ -26,6 +26,7 @@ from dataflare.sdk.source import (
     SplitReader,
     SupportsProjection,
 )
+from dataflare.sdk.threads import in_thread
 
 _BLOCK_ROWS = 1_000_000
 _BLOCKS_MAX = 4096
@@ -217,7 +218,7 @@ class GenerateReader(SplitReader):
         due_us = self._pace.due_us(have - count, rows_needed) if self._rows.reads_clock else None
         args = (row, rows_needed, self._stride, due_us)
         if rows_needed * len(self._rows.types) > _INLINE_CELLS:
-            frame = await asyncio.to_thread(self._rows.frame, *args)
+            frame = await in_thread(self._rows.frame, *args)
         else:
             frame = self._rows.frame(*args)
         return frame if ready is None or not have else pl.concat([ready, frame])

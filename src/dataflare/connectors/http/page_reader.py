@@ -5,7 +5,6 @@ Always true: no page is read twice: if the next page is an earlier one, that is 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from dataflare.formats import ndjson_watch
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, NewFields, Salvaged
+from dataflare.sdk.threads import in_thread
 
 _SAME_PAGES_MAX = 10
 """After this many equal pages in a row, the server is assumed to ignore the parameter of the
@@ -62,7 +62,7 @@ class PageReader(ChunkReader):
             rows = list(range(len(page.lines)))
             if self._incremental is not None:
                 cursor, window = self._incremental
-                rows = await asyncio.to_thread(cursor.new_rows, page.lines, window)
+                rows = await in_thread(cursor.new_rows, page.lines, window)
             # The last page is returned even if it is empty: it has the position of the end.
             if rows or (self._incremental is not None and self._place is None):
                 return self._chunk(page, rows, place["number"])

@@ -117,6 +117,9 @@ issues:
                 )
         return [Split(_PAGES, data)]
 
+    def carries(self) -> bool:
+        return self.config.incremental is not None
+
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         position = positions.get(_PAGES)
         if position is None or "window" not in position.value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from dataflare.sdk.destination import (
     Owner,
     Writer,
 )
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,12 +88,12 @@ config:
     async def validate(self, schema: Schema) -> None:
         try:
             self._check_columns(schema)
-            await asyncio.to_thread(self._look, self._target_of(schema))
+            await in_thread(self._look, self._target_of(schema))
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
-        changes = await asyncio.to_thread(self._look, self._target_of(schema), check=False)
+        changes = await in_thread(self._look, self._target_of(schema), check=False)
         return [name for name in schema.names if changes and name not in changes]
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
@@ -109,7 +109,7 @@ config:
     async def inspect(self) -> Mapping[str, str]:
         """Facts about the server and the table, for `dataflare check`. Raises an error if it cannot
         be used."""
-        return await asyncio.to_thread(
+        return await in_thread(
             destination_facts, Server.of(self.config), self.config.table, self.config.mode
         )
 
@@ -246,18 +246,18 @@ class PostgresCommitter(Committer):
     async def _markers(self) -> MarkerRows:
         """The rows of the marker table before this attempt changed it."""
         if self._markers_read is None:
-            self._markers_read = await asyncio.to_thread(self._session.markers, self._target)
+            self._markers_read = await in_thread(self._session.markers, self._target)
         return self._markers_read
 
     async def owner(self) -> Owner | None:
         other = (await self._markers()).other
-        if other is not None and await asyncio.to_thread(self._session.is_missing, self._target):
+        if other is not None and await in_thread(self._session.is_missing, self._target):
             return replace(other, rows=0)  # the table was dropped with its rows
         return other
 
     async def supersede(self, epoch: int) -> None:
         self._markers_read = None
-        await asyncio.to_thread(self._session.supersede, self._target, epoch)
+        await in_thread(self._session.supersede, self._target, epoch)
 
     async def is_empty(self) -> bool:
         target, row = (
@@ -268,12 +268,12 @@ class PostgresCommitter(Committer):
             return True
         if not row.rows_total or target.mode not in ("append", "upsert"):
             return False
-        return await asyncio.to_thread(self._session.is_empty, target)
+        return await in_thread(self._session.is_empty, target)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         self._markers_read = None
         rows_kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
-        await asyncio.to_thread(self._recover, epoch, rows_kept)
+        await in_thread(self._recover, epoch, rows_kept)
 
     def _recover(self, epoch: int, rows_kept: int | None) -> None:
         redo.clear_after(self._context.redo, epoch)
@@ -286,10 +286,10 @@ class PostgresCommitter(Committer):
     async def begin(self, epoch: int) -> None:
         if self._before:
             with statements.user_statement(self._context.step, "before_sql"):
-                await asyncio.to_thread(self._session.execute, self._before)
+                await in_thread(self._session.execute, self._before)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        await asyncio.to_thread(self._commit, epoch, committables)
+        await in_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if len(committables) > 1:
@@ -318,4 +318,4 @@ class PostgresCommitter(Committer):
         return {**place, "rows": self._rows, **deletes}
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._session.release, self._target.step)
+        await in_thread(self._session.release, self._target.step)

@@ -7,7 +7,6 @@ allows to open the split again immediately; otherwise the job returns to its che
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from dataflare.connectors.sql.originals import original_row
 from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.errors import DataFlareError
 from dataflare.sdk.source import BadRow
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
@@ -121,7 +121,7 @@ class PostgresPages(PageReader):
         # Do not wait for a statement that runs for minutes.
         db = self._db
         if db is not None:
-            await asyncio.to_thread(db.cancel)
+            await in_thread(db.cancel)
         await super().aclose()
 
     def _close(self) -> None:

@@ -34,6 +34,7 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.expr import Typed
@@ -112,9 +113,7 @@ config:
         if self.config.incremental is not None:
             state = State.from_json(carried) if carried is not None else State()
             return [Split(_INCREMENTAL, {"state": state.to_json()})]
-        listed, _ = await asyncio.gather(
-            asyncio.to_thread(self._list, relation), asyncio.to_thread(load_driver)
-        )
+        listed, _ = await asyncio.gather(in_thread(self._list, relation), in_thread(load_driver))
         return listed
 
     def reads_all(self) -> bool:
@@ -149,6 +148,9 @@ config:
             return KeyReader(reading, split.data, start)
         return StreamReader(reading, split.data, start)
 
+    def carries(self) -> bool:
+        return self.config.incremental is not None
+
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         position = positions.get(_INCREMENTAL)
         return None if position is None else State.from_json(position.value).finished().to_json()
@@ -157,10 +159,10 @@ config:
         """Facts about the server and the relation, for `dataflare check`. Raises an error if it
         cannot be read."""
         relation = await self._look()
-        return await asyncio.to_thread(source_facts, self._server, relation, self._replay()[0])
+        return await in_thread(source_facts, self._server, relation, self._replay()[0])
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._snapshot.close)
+        await in_thread(self._snapshot.close)
 
     @property
     def _server(self) -> Server:
@@ -168,7 +170,7 @@ config:
 
     async def _look(self) -> Relation:
         if self._relation is None:
-            self._relation = await asyncio.to_thread(self._find)
+            self._relation = await in_thread(self._find)
         return self._relation
 
     def _find(self) -> Relation:

@@ -6,7 +6,6 @@ checkpoint again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.threads import in_thread
 
 
 class PythonDestinationConfig(NamedConfig):
@@ -70,7 +70,7 @@ class PythonWriter(Writer):
         self._step, self._config, self._function = step, config, function
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        await asyncio.to_thread(self._call, batch)
+        await in_thread(self._call, batch)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     def _call(self, batch: SharedDataBatch) -> None:

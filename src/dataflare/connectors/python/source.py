@@ -122,6 +122,9 @@ orders:
             opened = None
         return PythonReader(opened or self._rows(place["at"]), schema, place)
 
+    def carries(self) -> bool:
+        return bool(self.config.carry)
+
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         if not self.config.carry or "rows" not in positions:
             return None

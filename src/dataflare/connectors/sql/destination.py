@@ -36,6 +36,7 @@ from dataflare.sdk.destination import (
     RefusedRow,
     Writer,
 )
+from dataflare.sdk.threads import in_thread
 
 _HOLD_S = 0.5
 
@@ -82,12 +83,12 @@ class TableDestination(DestinationConnector):
     async def validate(self, schema: Schema) -> None:
         try:
             self._check_columns(schema)
-            await asyncio.to_thread(self._look, self._written(schema))
+            await in_thread(self._look, self._written(schema))
         except DataFlareError as error:
             raise error.at(step=self.context.step) from error.__cause__
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
-        changes = await asyncio.to_thread(self._look, self._written(schema), check=False)
+        changes = await in_thread(self._look, self._written(schema), check=False)
         folded = {name.casefold() for name in changes}
         return [name for name in schema.names if folded and name.casefold() not in folded]
 
@@ -280,14 +281,12 @@ class TableCommitter(Committer):
     async def _markers(self) -> MarkerRows:
         """The rows of the marker table before this attempt changed it."""
         if self._markers_read is None:
-            self._markers_read = await asyncio.to_thread(
-                self._output.shared.markers, self._output.target
-            )
+            self._markers_read = await in_thread(self._output.shared.markers, self._output.target)
         return self._markers_read
 
     async def owner(self) -> Owner | None:
         other = (await self._markers()).other
-        if other is not None and await asyncio.to_thread(
+        if other is not None and await in_thread(
             self._output.shared.is_missing, self._output.target
         ):
             return replace(other, rows=0)  # the table was dropped with its rows
@@ -295,7 +294,7 @@ class TableCommitter(Committer):
 
     async def supersede(self, epoch: int) -> None:
         self._markers_read = None
-        await asyncio.to_thread(self._output.shared.supersede, self._output.target, epoch)
+        await in_thread(self._output.shared.supersede, self._output.target, epoch)
 
     async def is_empty(self) -> bool:
         target, row = (
@@ -306,12 +305,12 @@ class TableCommitter(Committer):
             return True
         if not row.rows_total or target.mode not in ("append", "upsert"):
             return False
-        return await asyncio.to_thread(self._output.shared.is_empty, target)
+        return await in_thread(self._output.shared.is_empty, target)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
         self._markers_read = None
         rows_kept = sum(int(c.data["rows_total"]) for c in committables) if committables else None
-        await asyncio.to_thread(self._recover, epoch, rows_kept)
+        await in_thread(self._recover, epoch, rows_kept)
 
     def _recover(self, epoch: int, rows_kept: int | None) -> None:
         redo.clear_after(self._context.redo, epoch)
@@ -321,11 +320,11 @@ class TableCommitter(Committer):
     async def begin(self, epoch: int) -> None:
         if self._before:
             with statements.user_statement(self._context.step, "before_sql"):
-                await asyncio.to_thread(self._output.shared.execute, self._before)
+                await in_thread(self._output.shared.execute, self._before)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         self._markers_read = None
-        await asyncio.to_thread(self._commit, epoch, committables)
+        await in_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if len(committables) > 1:
@@ -353,4 +352,4 @@ class TableCommitter(Committer):
         return {"path": self._path, "table": target.table, "rows": self._rows, **deletes}
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._output.shared.release, self._output.target.step)
+        await in_thread(self._output.shared.release, self._output.target.step)

@@ -7,7 +7,6 @@ pages.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.threads import in_thread
 
 PAGE_ROWS = 25_000
 
@@ -56,7 +56,7 @@ class PageReader(ChunkReader):
         """Release the connection. Blocking."""
 
     async def read_chunk(self) -> Chunk:
-        page = await asyncio.to_thread(self._next, PAGE_ROWS)
+        page = await in_thread(self._next, PAGE_ROWS)
         if page is None:
             raise EndOfSplit
         position = Position(dict(page.after))
@@ -79,7 +79,7 @@ class PageReader(ChunkReader):
         )
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        while (page := await asyncio.to_thread(self._next, rows_max)) is not None:
+        while (page := await in_thread(self._next, rows_max)) is not None:
             if page.bad:
                 bad = page.bad[0]
                 raise DataError(
@@ -97,7 +97,7 @@ class PageReader(ChunkReader):
         return Position(dict(self._after))
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._shut)
+        await in_thread(self._shut)
 
     def _next(self, rows: int) -> Page | None:
         with self._lock:

@@ -7,7 +7,6 @@ and written again from the redo file.
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from dataflare.errors import DataFlareError
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,7 +76,7 @@ class RedoLogWriter(Writer):
         crash_point(f"{self._type}.write.before_redo")
         num_bytes = batch.num_bytes
         if batch.num_rows:
-            await asyncio.to_thread(self._write, batch, num_bytes)
+            await in_thread(self._write, batch, num_bytes)
         return WriteStats(batch.num_rows, num_bytes)
 
     def _write(self, batch: SharedDataBatch, num_bytes: int) -> None:
@@ -90,7 +90,7 @@ class RedoLogWriter(Writer):
         self._last_batch = None
 
     async def settle(self) -> Sequence[RefusedRow]:
-        return await asyncio.to_thread(self._settle) if self._redo.rows else ()
+        return await in_thread(self._settle) if self._redo.rows else ()
 
     def _settle(self) -> Sequence[RefusedRow]:
         with self._with_step():
@@ -105,7 +105,7 @@ class RedoLogWriter(Writer):
         self._left_out = sum(rows.get(step, 0) for step in self._context.before)
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable:
-        return await asyncio.to_thread(self._prepare, epoch, final)
+        return await in_thread(self._prepare, epoch, final)
 
     def _prepare(self, epoch: int, final: bool) -> Committable:
         if self._sealed is None or self._sealed[0] != epoch:
@@ -129,4 +129,4 @@ class RedoLogWriter(Writer):
 
     async def aclose(self) -> None:
         # Prepared rows stay: the committer may still commit them.
-        await asyncio.to_thread(self._redo.close)
+        await in_thread(self._redo.close)

@@ -8,7 +8,6 @@ connection, and read from there.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import os
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.expr import Typed
@@ -126,8 +126,8 @@ orders:
                 help="name a 'column' in 'sharding'" if relation.key else "leave 'sharding' out",
             )
         elif sharding.column is not None or sharding.by == "hash":
-            return await asyncio.to_thread(self._cut, relation, sharding)
-        return await asyncio.to_thread(self._ranges, relation)
+            return await in_thread(self._cut, relation, sharding)
+        return await in_thread(self._ranges, relation)
 
     def reads_all(self) -> bool:
         return self.config.incremental is None
@@ -138,7 +138,10 @@ orders:
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self._look()
-        return await asyncio.to_thread(self._open, relation, split, position)
+        return await in_thread(self._open, relation, split, position)
+
+    def carries(self) -> bool:
+        return self.config.incremental is not None
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
         position = positions.get(_INCREMENTAL)
@@ -146,7 +149,7 @@ orders:
 
     async def _look(self) -> Relation:
         if self._relation is None:
-            self._relation = await asyncio.to_thread(self._find)
+            self._relation = await in_thread(self._find)
         return self._relation
 
     def _find(self) -> Relation:

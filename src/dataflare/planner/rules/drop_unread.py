@@ -46,7 +46,8 @@ def drop_unread(graph: Graph) -> Graph:
                 _add(needs, node.input, needed, graph.schema(node.input))
             case StatefulNode() if node.operator.passes_rows:
                 needed = names_read[None] | set(node.operator.keys)
-                _add(needs, node.input, needed, graph.schema(node.input))
+                for port in node.ports:
+                    _add(needs, port, needed, graph.schema(port))
             case UnionNode():
                 for port in node.ports:
                     _add(needs, port, names_read[None], graph.schema(port))
@@ -122,7 +123,7 @@ def _resized(graph: Graph, needs: Mapping[Port, set[str]]) -> Graph:
                     outputs[out] = schema.select(names)
                 nodes[node.id] = replace(node, outputs=outputs)
             case StatefulNode() if node.operator.passes_rows:
-                nodes[node.id] = replace(node, outputs={None: current.schema(node.input)})
+                nodes[node.id] = replace(node, outputs={None: current.schema(node.ports[0])})
             case UnionNode():
                 nodes[node.id] = _narrow_union(node, needs.get(Port(node.id), set()), current)
             case _:

@@ -28,6 +28,7 @@ from dataflare.workflow.nodes import SpotMap
 if TYPE_CHECKING:
     import polars as pl
 
+    from dataflare import RunOptions, RunResult
     from dataflare.sdk.source import SourceConnector
     from dataflare.workflow.model import Workflow as Model
 
@@ -344,30 +345,64 @@ class Workflow:
         resuming an unfinished run. adopt: continue the run of another home that wrote the destinations.
         check: raise the error of a failed run; otherwise it is in the outcome.
         """
-        from dataflare import RunOptions, run
-        from dataflare.checkpoint.home import home_of
-        from dataflare.connectors import memory
+        from dataflare import run
 
         model = self.build(params)
-        stores = {
-            name: str(step.config.get("name") or name)
-            for name, step in model.destinations.items()
-            if step.type == "memory"
-        }
-        heights = {name: memory.committed(store).height for name, store in stores.items()}
-        options = RunOptions(
-            home=Path(home).absolute() if home else home_of(self.file),
-            fresh=fresh,
-            adopt=adopt,
-            for_s=for_s,
-        )
+        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s)
+        before = _kept(model)
         result = _outside_of_loops(lambda: run(model, options))
-        if check and result.error is not None:
-            raise result.error
-        new_rows = {
-            name: memory.committed(store).slice(heights[name]) for name, store in stores.items()
-        }
-        return Outcome(result, new_rows)
+        return _outcome(model, result, before, check=check)
+
+    @pointing_out
+    async def arun(
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        home: str | os.PathLike[str] | None = None,
+        fresh: bool = False,
+        adopt: bool = False,
+        for_s: float | None = None,
+        check: bool = True,
+    ) -> Outcome:
+        """As `run`, on the event loop that is running, beside other runs. When its task is cancelled, it
+        takes a checkpoint and ends; the next run goes on from there."""
+        from dataflare import arun
+
+        model = self.build(params)
+        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s)
+        before = _kept(model)
+        result = await arun(model, options)
+        return _outcome(model, result, before, check=check)
+
+    def _options(self, *, home: str | os.PathLike[str] | None, **options: Any) -> RunOptions:
+        from dataflare import RunOptions
+        from dataflare.checkpoint.home import home_of
+
+        return RunOptions(home=Path(home).absolute() if home else home_of(self.file), **options)
+
+
+def _kept(model: Model) -> dict[str, tuple[str, int]]:
+    """The destinations in memory: the name of each one's store, and how many rows it has."""
+    from dataflare.connectors import memory
+
+    stores = {
+        name: str(step.config.get("name") or name)
+        for name, step in model.destinations.items()
+        if step.type == "memory"
+    }
+    return {name: (store, memory.committed(store).height) for name, store in stores.items()}
+
+
+def _outcome(
+    model: Model, result: RunResult, before: Mapping[str, tuple[str, int]], *, check: bool
+) -> Outcome:
+    """The result with the rows that came into memory. check: raise the error of a run that failed."""
+    from dataflare.connectors import memory
+
+    if check and result.error is not None:
+        raise result.error
+    rows = {name: memory.committed(store).slice(count) for name, (store, count) in before.items()}
+    return Outcome(result, rows)
 
 
 def _outside_of_loops(work: Callable[[], _Result]) -> _Result:

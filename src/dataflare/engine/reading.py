@@ -1,4 +1,4 @@
-"""A task that reads splits and runs the chain behind the source.
+"""The body of a task that reads: splits, and the chain behind the source.
 
 Chunks are read ahead and computed on the pool, a few at a time, and let out in order; the position
 in a snapshot is that of the last chunk let out, so what was read ahead is simply read again. A
@@ -10,133 +10,139 @@ from __future__ import annotations
 import asyncio
 import datetime
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
+from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.messages import Assign, Fail, Share
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
-from dataflare.engine.split_queue import SplitQueue
-from dataflare.engine.task import Answer, Task
+from dataflare.engine.task import Body
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.hashing import mix_int
-from dataflare.model.progress import Barrier, Position, Split
+from dataflare.model.progress import Position, Split
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, Salvaged, SourceConnector
 
+T = TypeVar("T")
+
+_TURN_S = 0.005
 _RUSH_FAILURES = 4
 """After so many chunks in a row that did not parse, the careful way is tried first."""
 
 
-class SourceTask(Task):
-    """Pulls splits from the queue until none is left. schema_change: what happens to fields that the
-    columns lack; None where nobody would see them."""
+class Reading(Body):
+    """Asks for splits until none is left.
+
+    run_key: what row keys begin with. schema_change: what happens to fields that the columns lack;
+    None where nobody would see them. flying_bytes_max: while work on chunks takes so many bytes, no
+    more are read.
+    """
 
     def __init__(
         self,
-        *args: Any,
         connector: SourceConnector,
-        queue: SplitQueue,
         runner: SegmentRunner,
         batcher: AdaptiveBatcher,
+        retrying: Retrying,
+        *,
         run_key: int,
         hold_s: float,
-        retrying: Retrying,
         schema_change: str | None = None,
         flying_bytes_max: int = sys.maxsize,
-        **more: Any,
     ) -> None:
-        """flying_bytes_max: while work on chunks takes so many bytes, no more are read."""
-        super().__init__(*args, **more)
         self._schema_change, self._flying_bytes_max = schema_change, flying_bytes_max
-        self.connector, self.queue, self.runner, self.batcher = connector, queue, runner, batcher
+        self.connector, self.runner, self.batcher = connector, runner, batcher
         self._run_key, self._hold_s, self._retrying = run_key, hold_s, retrying
         self._done: list[SplitState] = []
         self._split: Split | None = None
         self._position: Position | None = None
-        self._wake = asyncio.Event()
-        self._waking: asyncio.Future[Any] | None = None
+        self._reading: asyncio.Task[Any] | None = None
         self._failures = 0
 
+    async def finish(self) -> None:
+        while not self._is_cancelled and (taken := self._next_split()) is not None:
+            await self._read(taken.split, taken.position)
+
+    def freeze(self, epoch: int) -> Share:
+        return replace(self.last_share(), epoch=epoch)
+
+    def last_share(self) -> Share:
+        open_split = [] if self._split is None else [SplitState(self._split, self._position)]
+        return Share(self.task.id, None, splits=(*self._done, *open_split))
+
+    def cancel(self) -> None:
+        """Stop reading, in the middle of a wait too. A source whose next run goes on from this one
+        is read to its end, so that it is known where."""
+        if self._reading is not None and self._is_cancelled:
+            self._reading.cancel()
+
     @property
-    def is_root(self) -> bool:
-        return not self.has_ended
+    def _is_cancelled(self) -> bool:
+        return self.task.unwanted and not self.connector.carries()
 
-    def request(self, barrier: Barrier) -> None:
-        self._wake.set()
-
-    async def run(self) -> None:
-        try:
-            while (taken := self.queue.take()) is not None:
-                await self._read(*taken)
-        finally:
-            if self._waking is not None:
-                self._waking.cancel()
-        await self.finish(self._answer())
+    def _next_split(self) -> Assign | None:
+        return self.task.control.assign(self.task.name)
 
     async def _read(self, split: Split, position: Position | None) -> None:
         self._split, self._position = split, position
         reader = ReopeningReader(self.connector, split, position, self._retrying, self._hold_s)
+        ended = False
         try:
-            opening = asyncio.ensure_future(reader.gives_chunks())
-            try:
-                await self._wait_for(opening)
-            finally:
-                await _abandon([opening], [])
-            if opening.result():
+            await self.task.cut_if_asked()
+            if await self._waiting(reader.gives_chunks()):
                 await self._read_chunks(reader)
             else:
                 await self._read_batches(reader)
-            warnings = self.metrics.step(self.name).warnings
-            for warning, rows in reader.warnings.items():
-                warnings[warning] = warnings.get(warning, 0) + rows
+            ended = True
+        except _Cancelled:
+            ended = False
         finally:
             await reader.aclose()
-        self._done.append(SplitState(self._split, self._position, done=True))
+        warnings = self.task.metrics.step(self.task.name).warnings
+        for warning, rows in reader.warnings.items():
+            warnings[warning] = warnings.get(warning, 0) + rows
+        self._done.append(SplitState(self._split, self._position, done=ended))
         self._split = None
-        await self._cut()
+        await self.task.cut_if_asked()
 
-    def _answer(self) -> Answer:
-        open_split = [] if self._split is None else [SplitState(self._split, self._position)]
-        return Answer(splits=(*self._done, *open_split))
+    async def _may_go_on(self) -> None:
+        """Between two batches: cut if asked, and end when nobody needs more."""
+        await self.task.cut_if_asked()
+        if self._is_cancelled:
+            raise _Cancelled
 
-    async def _cut(self) -> None:
-        """Answer a barrier, if one was asked for."""
-        self._wake.clear()
-        barrier = self.asked
-        if barrier is not None:
-            answer = self._answer()
-            await self.broadcast(barrier)
-            self.answer(barrier, answer)
-            if self.coordination.stopping:
-                # Nothing follows: what would be read now could not be committed any more.
-                await asyncio.get_running_loop().create_future()
-
-    async def _wait_for(self, *waiting: asyncio.Future[Any]) -> None:
-        """Until one of them is done, cutting whenever asked."""
-        while not any(future.done() for future in waiting):
-            await self._cut()
-            if self._waking is None or self._waking.done():
-                self._waking = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait([*waiting, self._waking], return_when=asyncio.FIRST_COMPLETED)
-        await self._cut()
+    async def _waiting(self, awaited: Awaitable[T]) -> T:
+        """Wait where the task may be cut, until nobody needs what is waited for."""
+        self._reading = asyncio.current_task()
+        try:
+            return await self.task.waiting(awaited)
+        except asyncio.CancelledError:
+            if self._is_cancelled and self._reading is not None and not self._reading.uncancel():
+                raise _Cancelled from None
+            raise
+        finally:
+            self._reading = None
 
     # -- chunks ------------------------------------------------------------------------------------
 
     async def _read_chunks(self, reader: ReopeningReader) -> None:
         flying: deque[tuple[Chunk, asyncio.Future[Outcome]]] = deque()
-        flying_max = self.pool.threads + 1  # one for each, and one that waits for them
+        flying_max = self.task.pool.threads + 1  # one for each, and one that waits for them
         reading: asyncio.Future[Chunk] | None = None
         ended = False
         try:
             while not ended or flying:
+                await self._may_go_on()
                 num_bytes = sum(chunk.work_bytes or chunk.num_bytes for chunk, _ in flying)
                 room = len(flying) < flying_max and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
@@ -144,11 +150,11 @@ class SourceTask(Task):
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:
                     waiting.append(reading)
-                await self._wait_for(*waiting)
+                await self._waiting(first_of(waiting))
                 if reading is not None and reading.done():
                     try:
                         chunk = reading.result()
-                        flying.append((chunk, self.pool.submit(self._compute, chunk)))
+                        flying.append((chunk, self.task.pool.submit(self._compute, chunk)))
                     except EndOfSplit:
                         ended = True
                     reading = None
@@ -160,7 +166,7 @@ class SourceTask(Task):
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
                     await self._let_out(outcome, chunk.num_bytes)
                     self._position = chunk.position
-                    await self._cut()
+                    await self._may_go_on()
         finally:
             await _abandon([reading] if reading is not None else [], [f for _, f in flying])
 
@@ -173,20 +179,23 @@ class SourceTask(Task):
     ) -> None:
         """Report new fields, and wait in front of their chunk until the attempt is ended."""
         following = new_fields.following(reader, reading, self._open_next)
-        search = partial(self.pool.submit, _searched)
+        search = partial(self.task.pool.submit, _searched)
         try:
             more = await new_fields.look_ahead(found, flying, following, search)
         finally:
             await following.aclose()
-        self.coordination.appeared(self.name, more)
-        await self._wait_for(asyncio.get_running_loop().create_future())
+        self.task.control.fail(Fail(self.task.id, new_fields=more))
+        await self.task.cut_if_asked()
+        await self.task.waiting(asyncio.get_running_loop().create_future())
 
     def _open_next(self) -> ReopeningReader | None:
         """A reader of the next split, which this attempt will not read any more."""
-        taken = self.queue.take()
+        taken = self._next_split()
         if taken is None:
             return None
-        return ReopeningReader(self.connector, *taken, self._retrying, self._hold_s)
+        return ReopeningReader(
+            self.connector, taken.split, taken.position, self._retrying, self._hold_s
+        )
 
     def _compute(self, chunk: Chunk) -> Outcome:
         """A chunk through the chain, on a pool thread."""
@@ -196,7 +205,7 @@ class SourceTask(Task):
                 outcome = self._run(chunk)
             except pl.exceptions.PolarsError as error:
                 if chunk.salvage is None:
-                    raise broken_data(error, self.name) from error
+                    raise broken_data(error, self.task.name) from error
                 self._failures += 1
             else:
                 self._failures = 0
@@ -226,10 +235,10 @@ class SourceTask(Task):
             case "evolve" if found.columns([found.sample]):
                 raise new_fields.NewFieldsFound(found)
             case "fail":
-                raise new_fields.refused(self.name, found, chunk)
+                raise new_fields.refused(self.task.name, found, chunk)
             case "dead_letter":
                 return True
-        new_fields.left_out(self.name, found, chunk, outcome)
+        new_fields.left_out(self.task.name, found, chunk, outcome)
         return False
 
     def _salvaged(self, chunk: Chunk, found: NewFields | None) -> Outcome:
@@ -238,10 +247,10 @@ class SourceTask(Task):
         fresh = Outcome()
         takes_out = found is not None and self._decide(found, chunk, fresh)
         saved: Salvaged = chunk.salvage()
-        self.runner.errors.unread(self.name, saved.bad, fresh)
+        self.runner.errors.unread(self.task.name, saved.bad, fresh)
         if found is not None and takes_out:
             saved = new_fields.letters(found, saved, chunk)
-            self.runner.errors.unread(self.name, saved.bad, fresh, policy="dead_letter")
+            self.runner.errors.unread(self.task.name, saved.bad, fresh, policy="dead_letter")
         lazy = self._with_needs(saved.good.lazy(), chunk.key)
         given = Given(
             lazy.collect(), saved.good.height, lambda: saved.good, chunk.place, saved.good_rows
@@ -277,23 +286,26 @@ class SourceTask(Task):
 
     async def _read_batches(self, reader: ReopeningReader) -> None:
         rows_read = 0
+        pause_at = time.perf_counter() + _TURN_S
         while True:
-            reading = asyncio.ensure_future(reader.read_batch(self.batcher.batch_size()))
+            await self._may_go_on()
             try:
-                await self._wait_for(reading)
-                batch = reading.result()
+                batch = await self._waiting(reader.read_batch(self.batcher.batch_size()))
             except EndOfSplit:
                 self._position = reader.end()
                 return
-            finally:
-                await _abandon([reading], [])
             position = reader.position
-            outcome = await self.pool.run(batch.num_rows, self._compute_batch, batch, rows_read)
+            outcome = await self.task.pool.run(
+                batch.num_rows, self._compute_batch, batch, rows_read
+            )
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
             await self._let_out(outcome, batch.num_bytes)
             self._position = position
-            await self._cut()
+            if time.perf_counter() > pause_at:
+                # A source that never waits must not keep the others from their turn.
+                await asyncio.sleep(0)
+                pause_at = time.perf_counter() + _TURN_S
 
     def _compute_batch(self, batch: SharedDataBatch, rows_read: int) -> Outcome:
         frame: pl.DataFrame = batch.frame
@@ -303,9 +315,10 @@ class SourceTask(Task):
         return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
 
     async def _let_out(self, outcome: Outcome, num_bytes: int) -> None:
-        self.metrics.step(self.name).add_out(outcome.head_rows, num_bytes)
-        self.metrics.step(self.name).seconds += outcome.seconds
-        await self.emit(outcome)
+        metric = self.task.metrics.step(self.task.name)
+        metric.add_out(outcome.head_rows, num_bytes)
+        metric.seconds += outcome.seconds
+        await self.task.emit(outcome)
 
 
 def _searched(chunk: Chunk) -> NewFields | None:
@@ -323,6 +336,15 @@ def hash_text(text: str) -> int:
     import xxhash
 
     return int(xxhash.xxh3_64_intdigest(text.encode()))
+
+
+class _Cancelled(Exception):
+    """Nobody needs more rows."""
+
+
+async def first_of(waiting: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait until one is done; cancels nothing and raises nothing."""
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _abandon(

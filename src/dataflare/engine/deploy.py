@@ -1,0 +1,284 @@
+"""Make tasks from their descriptions: channels between them, and the body of each.
+
+`deployed` says which tasks a plan becomes; a `Worker` runs those it is given. Today one process runs
+all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.backpressure import BackpressureController
+from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.channel import Inbox, MemoryBudget
+from dataflare.engine.coordinator import Identity
+from dataflare.engine.keyed import AskedTable, open_asked
+from dataflare.engine.letters import letters
+from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
+from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.operating import ChunkFolder, Operating, share_of
+from dataflare.engine.pool import WorkerPool
+from dataflare.engine.reading import Reading, hash_text
+from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.segments import LookupTables, SegmentRunner
+from dataflare.engine.tables import load_tables
+from dataflare.engine.task import Body, Output, Task
+from dataflare.engine.writing import Writing
+from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.resilience.retry import Retries
+from dataflare.sdk.context import DestinationContext
+from dataflare.state.tables import Tables
+
+if TYPE_CHECKING:
+    from dataflare.workflow.settings import Settings
+
+
+_HOLD_SHARE = 0.33
+"""Small batches of a live stream are held together for at most this share of the latency target.
+At the default target that is 6.6 ms: rows wait half of it on average, and the fixed cost of a batch
+is paid 150 times a second."""
+_STATE_SHARE = 0.5
+"""All tables together keep so much of the budget in memory; the rest of them is in storage."""
+_FLYING_SHARE = 2
+"""Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
+
+
+def deployed(plan: PhysicalPlan, manifest: Manifest | None) -> list[Deploy]:
+    """The tasks of a plan, with what each goes on from."""
+    names = {s.id: [f"{s.name}[{n}]" for n in range(s.parallelism)] for s in plan.stages}
+    inlets: dict[str, list[Inlet]] = {}
+    outlets: dict[str, list[Outlet]] = {}
+    for edge in plan.edges:
+        receivers = names[edge.to_stage]
+        for subtask, sender in enumerate(names[edge.from_stage]):
+            one = edge.exchange != "hash"
+            targets = [receivers[subtask % len(receivers)]] if one else receivers
+            if edge.exchange == "gather":
+                targets = receivers[:1]
+            outlets.setdefault(sender, []).append(
+                Outlet(edge.id, edge.exchange, edge.keys, tuple(targets))
+            )
+            for target in targets:
+                inlets.setdefault(target, []).append(Inlet(edge.id, sender, edge.port))
+    specs = []
+    for stage in plan.stages:
+        state: Sequence[OperatorSnapshot] = ()
+        if manifest is not None and stage.operator is not None:
+            state = manifest.operators.get(stage.name, ())
+        for subtask, name in enumerate(names[stage.id]):
+            restored = None
+            if manifest is not None and stage.destination is not None:
+                shares = manifest.committables.get(stage.name, ())
+                if len(shares) <= stage.parallelism:
+                    restored = next((c for c in shares if c.subtask == subtask), None)
+            specs.append(
+                Deploy(
+                    name,
+                    stage,
+                    subtask,
+                    tuple(inlets.get(name, ())),
+                    tuple(outlets.get(name, ())),
+                    restored,
+                    tuple(state),
+                )
+            )
+    return specs
+
+
+class Worker:
+    """Runs tasks of one attempt in this process."""
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        settings: Settings,
+        identity: Identity,
+        store: LocalStore,
+        pool: WorkerPool,
+        metrics: JobMetrics,
+        errors: RowErrors,
+        retries: Retries,
+        control: Control,
+    ) -> None:
+        self.plan, self.settings, self.identity = plan, settings, identity
+        self.store, self.pool, self.metrics = store, pool, metrics
+        self.errors, self.retries, self.control = errors, retries, control
+        back = settings.backpressure
+        self.controller = BackpressureController(
+            mode=back.mode,
+            initial_credits=back.initial_credits,
+            min_credits=back.min_credits,
+            max_credits=back.max_credits,
+            refill_rate=back.refill_rate,
+            refill_interval=back.refill_interval,
+            memory_threshold=back.memory_threshold,
+        )
+        self.budget = MemoryBudget(settings.resources.memory, self.controller)
+        self._specs: list[Deploy] = []
+        self._inboxes: dict[str, Inbox] = {}
+        self._tables: dict[int, LookupTables] = {}
+        self._asked: dict[int, dict[str, AskedTable]] = {}
+
+    def connect(self, spec: Deploy) -> None:
+        """Know one more task, and where its rows will arrive."""
+        self._specs.append(spec)
+        self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
+
+    async def deploy(self) -> list[Task]:
+        """The tasks, ready to run, when all are connected."""
+        for spec in self._specs:
+            if spec.stage.id not in self._tables:
+                await self._load_tables(spec.stage)
+        outputs = self._outputs()
+        tasks = []
+        for spec in self._specs:
+            tasks.append(await self._task(spec, outputs[spec.task]))
+            self.metrics.step(spec.stage.name).tasks += 1
+        return tasks
+
+    async def aclose(self) -> None:
+        asked = [each for tables in self._asked.values() for each in tables.values()]
+        await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
+
+    async def _load_tables(self, stage: Stage) -> None:
+        """What the lookups of a stage look up in."""
+        lookups = stage.body.lookups() if stage.body else []
+        self._tables[stage.id] = await load_tables(
+            lookups, self.pool, self.metrics, self.retries, self.errors
+        )
+        asked = self._asked.setdefault(stage.id, {})
+        for lookup in lookups:
+            if lookup.asked:
+                asked[lookup.step] = await open_asked(lookup, self.retries.of(lookup.step))
+
+    def _outputs(self) -> dict[str, list[Output]]:
+        """By task, its channels to every task it may send to."""
+        channels = {
+            (inlet.edge, inlet.sender, spec.task): self._inboxes[spec.task].channel(inlet.port)
+            for spec in self._specs
+            for inlet in spec.inlets
+        }
+        return {
+            spec.task: [
+                Output(
+                    outlet.edge,
+                    outlet.exchange,
+                    outlet.keys,
+                    tuple(channels[outlet.edge, spec.task, task] for task in outlet.tasks),
+                )
+                for outlet in spec.outlets
+            ]
+            for spec in self._specs
+        }
+
+    async def _task(self, spec: Deploy, outputs: Sequence[Output]) -> Task:
+        pool = self.pool
+        if self._asked[spec.stage.id]:
+            pool = pool.waiting()
+        return Task(
+            spec,
+            await self._body(spec),
+            outputs=outputs,
+            inbox=self._inboxes[spec.task],
+            pool=pool,
+            metrics=self.metrics.of_task(),
+            control=self.control,
+            letters=partial(letters, run_id=self.identity.run_id, attempt=self.identity.attempt),
+        )
+
+    async def _body(self, spec: Deploy) -> Body:
+        if spec.stage.destination is not None:
+            return await self._writing(spec)
+        if spec.stage.source is not None:
+            return self._reading(spec.stage)
+        return await self._operating(spec)
+
+    async def _writing(self, spec: Deploy) -> Writing:
+        stage = spec.stage
+        assert stage.destination is not None
+        on_error = self.errors.policy(stage.name)
+        context = replace(
+            destination_context(stage, self.plan, self.identity, self.store, spec.subtask),
+            sift=on_error != "fail",
+        )
+        retrying = self.retries.of(stage.name)
+        writer = await retrying.call(partial(stage.destination.open, context, spec.restored))
+        return Writing(writer, on_error, retrying)
+
+    def _reading(self, stage: Stage) -> Reading:
+        assert stage.source is not None
+        watched = stage.name in self.plan.watched
+        return Reading(
+            stage.source,
+            self._runner(stage),
+            self._batcher(),
+            self.retries.of(stage.name),
+            run_key=hash_text(self.identity.lineage),
+            hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
+            schema_change=self.settings.schema_change if watched else None,
+            flying_bytes_max=self.settings.resources.memory // _FLYING_SHARE,
+        )
+
+    async def _operating(self, spec: Deploy) -> Operating:
+        stage = spec.stage
+        assert stage.operator is not None
+        chunks = ChunkFolder(self.store, stage.name, spec.subtask, self.identity.attempt)
+        tables = Tables(
+            spec.subtask,
+            stage.parallelism,
+            storage=chunks,
+            shares=[share_of(snapshot) for snapshot in spec.state],
+        )
+        live = await self.pool.submit(stage.operator.open, tables)
+        live.sift = self.errors.policy(stage.name) != "fail"
+        stateful = sum(s.parallelism for s in self.plan.stages if s.operator is not None)
+        state_max = int(self.settings.resources.memory * _STATE_SHARE / stateful)
+        return Operating(live, tables, chunks, self._runner(stage), self.budget, state_max)
+
+    def _runner(self, stage: Stage) -> SegmentRunner:
+        """What runs the chain of a stage."""
+        assert stage.body is not None
+        stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
+        tables, asked = self._tables[stage.id], self._asked[stage.id]
+        return SegmentRunner(stage.body, tables, self.errors, stateful, asked)
+
+    def _batcher(self) -> AdaptiveBatcher:
+        batch = self.settings.batch
+        return AdaptiveBatcher(
+            initial=batch.initial,
+            min_rows=batch.min,
+            max_rows=batch.max,
+            latency_target=batch.latency_target,
+            throughput_target=batch.throughput_target,
+            adaptation_rate=batch.adaptation_rate,
+            evaluation_interval=batch.evaluation_interval,
+            stability_threshold=batch.stability_threshold,
+        )
+
+
+def destination_context(
+    stage: Stage, plan: PhysicalPlan, identity: Identity, store: LocalStore, subtask: int = 0
+) -> DestinationContext:
+    """What a destination's writer or committer is told."""
+    return DestinationContext(
+        step=stage.name,
+        lineage=identity.lineage,
+        attempt=identity.attempt,
+        schema=stage.schema,
+        redo=store.redo_folder(stage.name),
+        changelog=stage.name in plan.changelogs,
+        bounded=plan.bounded,
+        subtask=subtask,
+        subtasks=stage.parallelism,
+        token=identity.token,
+        complete=stage.name in plan.complete,
+        before=plan.complete.get(stage.name, frozenset()),
+        workflow=identity.workflow,
+    )

@@ -1,0 +1,103 @@
+"""What a coordinator and its tasks tell each other: plain data, so that it may cross a network.
+
+coordinator to task    Deploy      run this
+                       Checkpoint  cut here
+task to coordinator    Share       what belongs to an epoch
+                       Fail        the task cannot go on
+both ways              Assign      a request for a split, and the split
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from dataflare.model.new_fields import NewFields
+from dataflare.model.progress import Barrier, Position, Split
+
+if TYPE_CHECKING:
+    from dataflare.checkpoint.manifest import OperatorSnapshot, SplitState
+    from dataflare.planner.physical import Stage
+    from dataflare.sdk.destination import Committable
+
+
+class Inlet(Struct, frozen=True):
+    """Where rows come from. edge: its id in the plan; sender: the task; port: the input they belong to."""
+
+    edge: int
+    sender: str
+    port: int = 0
+
+
+class Outlet(Struct, frozen=True):
+    """Where rows go. exchange: forward, hash (by keys), gather. tasks: the receivers by subtask; a
+    forward or gather outlet has one."""
+
+    edge: int
+    exchange: str
+    keys: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+class Deploy(Struct, frozen=True):
+    """A task, described. It pickles.
+
+    restored: a writer's share of the checkpoint that the run goes on from. state: the shares of all
+    subtasks of an operator.
+    """
+
+    task: str
+    stage: Stage
+    subtask: int
+    inlets: tuple[Inlet, ...] = ()
+    outlets: tuple[Outlet, ...] = ()
+    restored: Committable | None = None
+    state: tuple[OperatorSnapshot, ...] = ()
+
+
+class Checkpoint(Struct, frozen=True):
+    """Cut at this barrier. stops: nothing is read after it."""
+
+    barrier: Barrier
+    stops: bool = False
+
+
+class Share(Struct, frozen=True):
+    """What of a task belongs to an epoch. epoch: None for one that has come to its end: its share of
+    every later epoch."""
+
+    task: str
+    epoch: int | None
+    splits: tuple[SplitState, ...] = ()
+    state: OperatorSnapshot | None = None
+    committable: Committable | None = None
+
+
+class Fail(Struct, frozen=True):
+    """The task cannot go on: an error, or fields that the columns of its source lack."""
+
+    task: str
+    error: BaseException | None = None
+    new_fields: Sequence[NewFields] = ()
+
+
+class Assign(Struct, frozen=True):
+    """A split to read. position: where to begin; None is its beginning."""
+
+    split: Split
+    position: Position | None = None
+
+
+class Control(Protocol):
+    """A task's way to the coordinator."""
+
+    def share(self, share: Share) -> None:
+        """The task's part of an epoch is durable."""
+
+    def fail(self, failure: Fail) -> None:
+        """The task cannot go on."""
+
+    def assign(self, source: str) -> Assign | None:
+        """The next split of a source, or None when none is left."""

@@ -1,0 +1,177 @@
+"""The body of a task that remembers: a stateful operator, and the chain behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import count
+from typing import cast
+
+import polars as pl
+
+from dataflare.checkpoint.manifest import OperatorSnapshot, StateChunk
+from dataflare.checkpoint.store import LocalStore, chunk_name
+from dataflare.engine.channel import MemoryBudget
+from dataflare.engine.messages import Share
+from dataflare.engine.segments import Given, Outcome, SegmentRunner
+from dataflare.engine.task import Body
+from dataflare.model.batch import SharedDataBatch
+from dataflare.operators.base import ERROR_COLUMN, LiveOperator
+from dataflare.state.pieces import Chunk, Groups
+from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
+
+
+class ChunkFolder:
+    """The chunks of one subtask's state in a lineage's storage, under names that no other attempt uses."""
+
+    def __init__(self, store: LocalStore, step: str, subtask: int, attempt: int) -> None:
+        self._store, self._step, self._subtask, self._attempt = store, step, subtask, attempt
+        self._numbers = count(1)
+        self.epoch = 0
+
+    def write(self, frame: pl.DataFrame, key_groups: Groups | None) -> StateChunk:
+        number = next(self._numbers)
+        name = chunk_name(self._step, self._subtask, self._attempt, self.epoch, number)
+        return self._store.write_chunk(name, frame, key_groups)
+
+    def read(self, chunk: Chunk) -> pl.DataFrame:
+        assert isinstance(chunk, StateChunk)
+        return self._store.read_chunk(chunk)
+
+    def release(self, chunk: Chunk) -> None:
+        assert isinstance(chunk, StateChunk)
+        self._store.release_chunk(chunk.name)
+
+
+class Operating(Body):
+    """live: the operator's copy of this subtask, opened on its tables. state_max: how many bytes of them
+    stay in memory."""
+
+    def __init__(
+        self,
+        live: LiveOperator,
+        tables: Tables,
+        chunks: ChunkFolder,
+        runner: SegmentRunner,
+        budget: MemoryBudget,
+        state_max: int,
+    ) -> None:
+        self.live, self.tables, self.runner = live, tables, runner
+        self._chunks, self._budget, self._state_max = chunks, budget, state_max
+
+    def begin(self) -> None:
+        if not self.live.needs_rows:
+            self.cancel()
+
+    async def rows(self, port: int, batch: SharedDataBatch) -> float:
+        outcome = await self.task.pool.run(batch.num_rows, self._process, port, batch.frame)
+        metric = self.task.metrics.step(self.task.name)
+        metric.add_in(batch.num_rows)
+        metric.seconds += outcome.seconds
+        await self._let_out(outcome)
+        if not self.live.needs_rows:
+            self.cancel()
+        return outcome.seconds
+
+    async def time(self, event_time_us: int) -> None:
+        await self._let_out(await self.task.pool.submit(self._watermark, event_time_us))
+
+    async def ended(self, port: int) -> None:
+        """Hand out the results, batch by batch, cutting in between when asked."""
+        results = iter(self.live.end(port))
+        while not self.task.unwanted:
+            if self.task.is_root:
+                await self.task.cut_if_asked()
+            outcome = await self.task.pool.submit(self._next_result, results)
+            if outcome is None:
+                return
+            await self._let_out(outcome)
+
+    async def finish(self) -> None:
+        """All was handed out when the inputs ended."""
+
+    def freeze(self, epoch: int) -> Callable[[], Share]:
+        self._chunks.epoch = epoch
+        return partial(self._store, self.tables.freeze(), epoch)
+
+    def _store(self, frozen: Frozen, epoch: int) -> Share:
+        share = self.tables.store(frozen)
+        state = snapshot_of(self.task.subtask, share)
+        return Share(self.task.id, epoch, state=state)
+
+    async def _let_out(self, outcome: Outcome) -> None:
+        self._budget.set_state(self.task.id, self.tables.num_bytes())
+        await self.task.emit(outcome)
+
+    # -- on a pool thread --------------------------------------------------------------------------
+
+    def _process(self, port: int, frame: pl.DataFrame) -> Outcome:
+        return self._given(lambda: self.live.process(port, frame))
+
+    def _watermark(self, event_time_us: int) -> Outcome:
+        return self._given(lambda: self.live.watermark(event_time_us))
+
+    def _given(self, call: Callable[[], Iterable[pl.DataFrame]]) -> Outcome:
+        """What follows from a call of the operator, through the chain behind it."""
+        started = time.perf_counter()
+        outcome = Outcome()
+        for result in call():
+            self._behind(result, outcome)
+        self._refused(outcome)
+        if self.tables.num_bytes() > self._state_max:
+            self.tables.spill(self._state_max // 2)
+        outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    def _next_result(self, results: Iterator[pl.DataFrame]) -> Outcome | None:
+        outcome = Outcome()
+        frame = next(results, None)
+        self._refused(outcome)
+        if frame is None:
+            return outcome if outcome.failed or outcome.errors else None
+        self._behind(frame, outcome)
+        return outcome
+
+    def _refused(self, outcome: Outcome) -> None:
+        for refused in self.live.refused():
+            self.runner.errors.refused(self.task.name, refused, outcome)
+
+    def _behind(self, frame: pl.DataFrame, outcome: Outcome) -> None:
+        """A result through the chain behind the operator."""
+        lowering = self.live.lowering
+        if lowering is not None and ERROR_COLUMN in frame.columns:
+            frame = frame.with_row_index("__dataflare_row")
+            bad = frame[ERROR_COLUMN].is_not_null()
+            if bad.any():
+                given = Given(frame, frame.height, lambda: frame)
+                self.runner.errors.take(frame.filter(bad), lowering, given, outcome)
+            frame = frame.filter(~bad).drop(ERROR_COLUMN, "__dataflare_row")
+        outcome.counts.append((self.task.name, 0, frame.height))
+        outcome.add(self.runner.run(Given(frame, frame.height, lambda: frame)))
+
+
+def snapshot_of(subtask: int, share: TableShare) -> OperatorSnapshot:
+    """The share as a manifest holds it."""
+    chunks = [chunk for each in share.chunks.values() for chunk in each]
+    names = {name: len(each) for name, each in share.chunks.items()}
+    facts = {"tables": names, "values": dict(share.values)}
+    return OperatorSnapshot(subtask, tuple(cast("list[StateChunk]", chunks)), facts)
+
+
+def share_of(snapshot: OperatorSnapshot) -> TableShare:
+    """The share that a manifest holds, also one of a version that did not know tables."""
+    facts = snapshot.facts or {}
+    if "tables" in facts:
+        chunks, place = {}, 0
+        for name, number in facts["tables"].items():
+            chunks[name] = snapshot.chunks[place : place + number]
+            place += number
+        return TableShare(chunks, facts["values"])
+    if "names" not in facts:
+        return TableShare({LEGACY: snapshot.chunks}, facts, legacy=True)
+    by_name: dict[str, list[StateChunk]] = {}
+    for name, chunk in zip(facts["names"], snapshot.chunks, strict=True):
+        table = "results" if name.startswith("result.") else name.rpartition(".")[0]
+        by_name.setdefault(table, []).append(chunk)
+    return TableShare(by_name, {"ended": facts["ended"]})

@@ -1,0 +1,83 @@
+"""The body of a task that writes: a destination's writer. It lives until the final epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, TypeVar
+
+from dataflare.engine.messages import Share
+from dataflare.engine.row_errors import failed_rows
+from dataflare.engine.task import Body
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Barrier
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Writer
+
+T = TypeVar("T")
+
+
+class Writing(Body):
+    """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
+    of a writer that can make them again."""
+
+    cuts_at_once: ClassVar[bool] = False
+
+    def __init__(self, writer: Writer, on_error: str, retrying: Retrying) -> None:
+        self.writer, self._on_error, self._retrying = writer, on_error, retrying
+
+    async def rows(self, port: int, batch: SharedDataBatch) -> float:
+        started = time.perf_counter()
+        stats = await self._call(lambda: self.writer.write_batch(batch))
+        seconds = time.perf_counter() - started
+        metric = self.task.metrics.step(self.task.name)
+        metric.add_in(batch.num_rows)
+        metric.add_out(stats.rows, stats.num_bytes)
+        metric.seconds += seconds
+        return seconds
+
+    async def finish(self) -> None:
+        await self._call(self.writer.flush)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Send the rows that the system refuses to where dead letters go."""
+        if self._on_error == "fail":
+            return
+        refused = await self._call(self.writer.settle)
+        if not refused:
+            return
+        metric = self.task.metrics.step(self.task.name)
+        metric.errors += len(refused)
+        metric.refused += len(refused)
+        metric.add_out(-len(refused))
+        if self._on_error == "dead_letter":
+            metric.dead_letters += len(refused)
+            letters = failed_rows(
+                self.task.name,
+                [each.code for each in refused],
+                [each.message for each in refused],
+                (each.row for each in refused),
+            )
+            await self.task.send_letters([letters])
+
+    async def prepare(self, barrier: Barrier) -> Share:
+        if barrier.left_out:
+            self.writer.note_left_out(barrier.left_out)
+        crash_point("engine.before_prepare")
+        committable = await self._call(
+            lambda: self.writer.prepare(barrier.epoch, final=barrier.final)
+        )
+        crash_point("engine.after_prepare")
+        return Share(self.task.id, barrier.epoch, committable=committable)
+
+    async def aclose(self) -> None:
+        """Release the writer, at the end and after a failed attempt alike."""
+        await self.writer.aclose()
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A call of the writer, made again after a failure only where the writer goes on with it."""
+        if not self.writer.resumes:
+            return await self._retrying.once(call)
+        return await self._retrying.call(call, lambda: self.writer.progress)

@@ -1,0 +1,83 @@
+"""Rows in the order in which they came. Neighbours of like size become one piece, so that there are few,
+and each row is written again only O(log n) times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+
+from dataflare.state.pieces import ChunkStorage, Groups, Piece
+
+
+class RowsTable:
+    """keys: columns by which rows move to another subtask; without any they stay in the first. groups: the
+    key groups of the subtask; shares: what it goes on from, by former subtask."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        groups: Groups,
+        storage: ChunkStorage | None = None,
+        shares: Sequence[Sequence[Piece]] = (),
+    ) -> None:
+        self.keys = tuple(keys)
+        self._groups, self._storage = groups, storage
+        self._pieces = [piece for pieces in shares for piece in pieces]
+        self._numbered: dict[int, Piece] = {}
+
+    def append(self, frame: pl.DataFrame) -> None:
+        while self._pieces and self._pieces[-1].rows <= 2 * frame.height:
+            piece = self._pieces.pop()
+            frame = pl.concat([piece.frame(self._storage), frame])
+            piece.release(self._storage)
+        self._pieces.append(Piece(frame, self._groups))
+
+    def replace(self, frames: Sequence[pl.DataFrame]) -> None:
+        """Hold these rows and no others."""
+        for piece in self._pieces:
+            piece.release(self._storage)
+        self._pieces = [Piece(frame, self._groups) for frame in frames]
+
+    def name_pieces(self, numbers: Sequence[int]) -> None:
+        """Know the pieces by numbers, in their order. See `hold`."""
+        self._numbered = dict(zip(numbers, self._pieces, strict=True))
+
+    def hold(self, numbered: Sequence[tuple[int, pl.DataFrame]]) -> None:
+        """Hold these frames and no others. A number always means the same rows."""
+        before = self._numbered
+        self._numbered = {
+            number: before.get(number) or Piece(frame, self._groups) for number, frame in numbered
+        }
+        for number in before.keys() - self._numbered.keys():
+            before[number].release(self._storage)
+        self._pieces = list(self._numbered.values())
+
+    def frames(self) -> list[pl.DataFrame]:
+        """All rows."""
+        return [piece.frame(self._storage) for piece in self._pieces]
+
+    def drain(self, rows_max: int) -> Iterator[pl.DataFrame]:
+        """The rows in batches. A batch is no longer held when it is given."""
+        while self._pieces:
+            piece = self._pieces[0]
+            frame = piece.frame(self._storage)
+            rows, rest = frame.head(rows_max), frame.slice(rows_max)
+            self._pieces[:1] = [Piece(rest, self._groups)] if rest.height else []
+            piece.release(self._storage)
+            yield rows
+
+    def drain_pieces(self) -> Iterator[pl.DataFrame]:
+        """The rows as they were appended by `put`. One frame is no longer held when it is given."""
+        while self._pieces:
+            piece = self._pieces.pop(0)
+            frame = piece.frame(self._storage)
+            piece.release(self._storage)
+            yield frame
+
+    def put(self, frame: pl.DataFrame) -> None:
+        """Append rows as a frame of its own."""
+        self._pieces.append(Piece(frame, self._groups))
+
+    def pieces(self) -> list[Piece]:
+        return list(self._pieces)

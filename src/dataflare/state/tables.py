@@ -1,0 +1,232 @@
+"""The state of one operator's subtask: tables by name, which the engine freezes, stores and restores.
+
+An operator declares its tables when it opens and only works with them. It writes no snapshot, reads none,
+and knows nothing of other subtasks.
+
+Always true:
+- freezing copies and merges nothing: it takes the list of pieces as it is;
+- a piece that is in storage is not written again, also after a restart;
+- a restored table holds the rows of the subtask's own key groups and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Protocol
+
+from msgspec import Struct, field
+
+from dataflare.state.keyset import KeySet
+from dataflare.state.log import Log, Merge
+from dataflare.state.pieces import (
+    ALL_GROUPS,
+    Chunk,
+    ChunkStorage,
+    Piece,
+    own_rows,
+    owned_groups,
+)
+from dataflare.state.rows import RowsTable
+
+
+class Table(Protocol):
+    """What the engine asks of a table."""
+
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+
+    def pieces(self) -> Sequence[Piece]: ...
+
+
+class TableShare(Struct, frozen=True):
+    """The state of one former subtask: chunks by table, and small values (JSON) by name. legacy: it was
+    written before tables had names; its chunks belong to the first table that is declared."""
+
+    chunks: Mapping[str, Sequence[Chunk]]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    legacy: bool = False
+
+
+class Frozen(Struct, frozen=True):
+    """The state as it was at a barrier. runs: by table, pieces in lists of neighbours; those of a log may
+    be merged."""
+
+    runs: Mapping[str, Sequence[Sequence[Piece]]]
+    values: Mapping[str, Any]
+
+
+class Value:
+    """A small value (JSON) of one subtask."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+LEGACY = ""
+"""The name of the chunks of a share without table names."""
+
+
+class Tables:
+    """subtask of subtasks: whose state it is. shares: what it goes on from, by former subtask."""
+
+    def __init__(
+        self,
+        subtask: int = 0,
+        subtasks: int = 1,
+        *,
+        storage: ChunkStorage | None = None,
+        shares: Sequence[TableShare] = (),
+    ) -> None:
+        self.subtask, self.subtasks = subtask, subtasks
+        self.groups = owned_groups(subtask, subtasks)
+        self._storage, self._shares = storage, shares
+        self._tables: dict[str, Table] = {}
+        self._values: dict[str, Value] = {}
+
+    # -- declared by operators ---------------------------------------------------------------------
+
+    def log(self, name: str, keys: Sequence[str], merge: Merge) -> Log:
+        """Partial aggregates by key. See `Log`."""
+        log = Log(keys, merge, self.groups, self._storage, self._restored(name, keys))
+        self._tables[name] = log
+        return log
+
+    def keys(self, name: str, keys: Sequence[str]) -> KeySet:
+        """A set of keys. See `KeySet`."""
+        table = KeySet(keys, self.groups, self._storage, self._restored(name, keys))
+        self._tables[name] = table
+        return table
+
+    def rows(self, name: str, keys: Sequence[str] = ()) -> RowsTable:
+        """Rows in the order in which they came. See `RowsTable`."""
+        table = RowsTable(keys, self.groups, self._storage, self._restored(name, keys))
+        self._tables[name] = table
+        return table
+
+    def queue(self, name: str) -> RowsTable:
+        """Frames that wait and belong to no key: those of former subtasks are shared out."""
+        own = [
+            [Piece(None, ALL_GROUPS, [chunk]) for chunk in share.chunks.get(name, ())]
+            for place, share in enumerate(self._shares)
+            if place % self.subtasks == self.subtask
+        ]
+        table = RowsTable((), self.groups, self._storage, own)
+        self._tables[name] = table
+        return table
+
+    def value(self, name: str, initial: Any, joined: Callable[[Sequence[Any]], Any]) -> Value:
+        """A small value. joined: makes one of those of several former subtasks."""
+        former = [share.values[name] for share in self._shares if name in share.values]
+        value = self._values[name] = Value(joined(former) if former else initial)
+        return value
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of restored tables that begin so."""
+        found = [name for share in self._shares for name in share.chunks if name.startswith(prefix)]
+        return list(dict.fromkeys(found))
+
+    def drop(self, name: str) -> None:
+        """Forget a table."""
+        table = self._tables.pop(name, None)
+        for piece in table.pieces() if table is not None else ():
+            piece.release(self._storage)
+
+    # -- used by the engine ------------------------------------------------------------------------
+
+    def freeze(self) -> Frozen:
+        """The state as it is now. Copies no rows."""
+        runs: dict[str, Sequence[Sequence[Piece]]] = {}
+        for name, table in self._tables.items():
+            lists = table.runs() if isinstance(table, Log) else [table.pieces()]
+            runs[name] = [tuple(each) for each in lists]
+        values = {name: value.value for name, value in self._values.items()}
+        return Frozen(runs, values)
+
+    def store(self, frozen: Frozen) -> TableShare:
+        """Make a frozen state durable; what is stored already is not written again. Blocking; while
+        it runs, the operator may go on."""
+        assert self._storage is not None
+        chunks = {}
+        for name, runs in frozen.runs.items():
+            table = self._tables.get(name)
+            keys = () if table is None else table.keys
+            chunks[name] = [
+                chunk
+                for run in runs
+                for piece in (_merged(table, run) if isinstance(table, Log) else run)
+                for chunk in piece.store(self._storage, keys)
+            ]
+        return TableShare(chunks, frozen.values)
+
+    def num_bytes(self) -> int:
+        """About how much memory the tables take."""
+        total = sum(
+            piece.num_bytes
+            for table in self._tables.values()
+            for piece in table.pieces()
+            if piece.in_memory
+        )
+        return total + sum(t.index_bytes for t in self._tables.values() if isinstance(t, KeySet))
+
+    def spill(self, bytes_max: int) -> None:
+        """Write the largest pieces of logs and rows to storage, until no more than `bytes_max` bytes
+        are in memory. The next checkpoint finds them there. Blocking."""
+        if self._storage is None:
+            return
+        held = self.num_bytes()
+        pieces = [
+            (piece, table.keys)
+            for table in self._tables.values()
+            if not isinstance(table, KeySet)
+            for piece in table.pieces()
+            if piece.in_memory
+        ]
+        for piece, keys in sorted(pieces, key=lambda each: each[0].num_bytes, reverse=True):
+            if held <= bytes_max:
+                return
+            piece.store(self._storage, keys)
+            piece.leave_memory()
+            held -= piece.num_bytes
+
+    def _restored(self, name: str, keys: Sequence[str]) -> list[list[Piece]]:
+        """The pieces of a table, by former subtask."""
+        return [
+            [
+                piece
+                for chunk in share.chunks.get(LEGACY if share.legacy else name, ())
+                if (piece := self._own(chunk, keys)) is not None
+            ]
+            for share in self._shares
+            if not (share.legacy and self._tables)
+        ]
+
+    def _own(self, chunk: Chunk, keys: Sequence[str]) -> Piece | None:
+        """A chunk as a piece, with the rows of this subtask only. One without key groups is looked at by
+        every subtask."""
+        assert self._storage is not None
+        if not keys:
+            return Piece(None, ALL_GROUPS, [chunk]) if self.subtask == 0 else None
+        first, last = self.groups
+        low, high = chunk.key_groups or ALL_GROUPS
+        if high < first or last < low:
+            return None
+        if first <= low and high <= last:
+            return Piece(None, (low, high), [chunk])
+        rows = own_rows(self._storage.read(chunk), keys, self.subtask, self.subtasks)
+        return Piece(rows, (max(low, first), min(high, last))) if rows.height else None
+
+
+def _merged(log: Log, run: Sequence[Piece]) -> Sequence[Piece]:
+    """A run with the neighbours that are not stored yet as one piece, which takes their place."""
+    kept: list[Piece] = []
+    for stored, group in groupby(run, key=lambda piece: bool(piece.chunks)):
+        members = list(group)
+        if stored or len(members) == 1:
+            kept.extend(members)
+            continue
+        merged = log.merge_for_storage(members)
+        for piece in members:
+            piece.successor = merged
+        kept.append(merged)
+    return kept

@@ -1,0 +1,216 @@
+"""An epoch is whole when every task has answered, and only then published and committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot, SplitState
+from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
+from dataflare.engine.messages import Checkpoint, Deploy, Fail, Share
+from dataflare.engine.pool import WorkerPool
+from dataflare.errors import CheckpointError
+from dataflare.model.new_fields import NewFields
+from dataflare.model.progress import Position, Split
+from dataflare.sdk.destination import Committable, Committer, Epoch, NoCommitter
+
+LINEAGE = "0f0e0d0c-0000-4000-8000-000000000000"
+SPLITS = [Split("a"), Split("b"), Split("c")]
+
+
+class Kind(Struct, frozen=True):
+    """As much of a stage as a coordinator looks at."""
+
+    name: str
+    source: object = None
+    operator: object = None
+    destination: object = None
+
+
+class Puppet:
+    """A task that answers as the test says."""
+
+    def __init__(self, name: str, kind: Kind) -> None:
+        self.spec = Deploy(name, kind, 0)  # type: ignore[arg-type]
+        self.asked: list[Checkpoint] = []
+        self.answer: Callable[[Checkpoint], None] = lambda asked: None
+
+    def checkpoint(self, asked: Checkpoint) -> None:
+        self.asked.append(asked)
+        self.answer(asked)
+
+
+class Noting(NoCommitter):
+    """Notes its commits."""
+
+    def __init__(self) -> None:
+        self.commits: list[tuple[int, Sequence[Committable]]] = []
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        self.commits.append((epoch.number, committables))
+
+
+class House:
+    """A coordinator with a source, an operator and a writer."""
+
+    def __init__(self, folder: Path, timeout_s: float = 10.0) -> None:
+        self.committer, self.noted, self.judged = Noting(), [], 0
+        self.store = LocalStore(folder, LINEAGE)
+        committers: Mapping[str, Committer] = {"out": self.committer}
+        self.coordinator = Coordinator(
+            Identity(LINEAGE, "run", 1, {}),
+            self.store,
+            WorkerPool(1),
+            epoch=4,
+            sources={
+                "in": SourceFacts(
+                    SPLITS, SourceSnapshot(tuple(SPLITS), {"a": SplitState(SPLITS[0], done=True)})
+                )
+            },
+            committers=committers,
+            retain=2,
+            timeout_s=timeout_s,
+            counters=lambda: {"in": 7},
+            judge=self._judge,
+            note=self.noted.append,
+            published=lambda epoch: None,
+            committed=lambda epoch: None,
+        )
+        self.source = Puppet("in[0]", Kind("in", source=True))
+        self.operator = Puppet("op[0]", Kind("op", operator=True))
+        self.writer = Puppet("out[0]", Kind("out", destination=True))
+        for puppet in (self.source, self.operator, self.writer):
+            self.coordinator.register(puppet)
+
+    def _judge(self) -> None:
+        self.judged += 1
+
+    def all_answer(self) -> None:
+        position = Position({"at": 3})
+        self.source.answer = lambda asked: self.coordinator.share(
+            Share("in[0]", asked.barrier.epoch, splits=(SplitState(SPLITS[1], position),))
+        )
+        self.operator.answer = lambda asked: self.coordinator.share(
+            Share("op[0]", asked.barrier.epoch, state=OperatorSnapshot(0, (), {"left": 1}))
+        )
+        self.writer.answer = lambda asked: self.coordinator.share(
+            Share("out[0]", asked.barrier.epoch, committable=Committable(0, {"staged": 1}))
+        )
+
+    @property
+    def published(self) -> list[Manifest]:
+        return [fact.manifest for fact in self.store.list_manifests() if fact.manifest is not None]
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 20))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_a_manifest_names_the_share_of_every_task(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        manifest = await house.coordinator.checkpoint()
+        assert (manifest.epoch, house.noted, house.judged) == (5, [5], 1)
+        assert house.published == [manifest]
+        states = manifest.sources["in"].states
+        assert (states["a"].done, states["b"].position) == (True, Position({"at": 3}))
+        assert "c" not in states
+        assert manifest.operators["op"][0].facts == {"left": 1}
+        assert manifest.counters == {"in": 7}
+        (commit,) = house.committer.commits
+        assert commit == (5, manifest.committables["out"])
+
+    run(main())
+
+
+def test_nothing_is_published_before_the_last_task_has_answered(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        house.operator.answer = lambda asked: None
+        cutting = asyncio.ensure_future(house.coordinator.checkpoint())
+        await settle()
+        assert (house.published, house.committer.commits) == ([], [])
+        house.coordinator.share(Share("op[0]", 4))
+        await settle()
+        assert not cutting.done(), "a share of another epoch is none of this one"
+        house.coordinator.share(Share("op[0]", 5))
+        assert (await cutting).epoch == 5
+
+    run(main())
+
+
+def test_a_task_that_has_ended_counts_with_its_last_share_but_a_writer_answers(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        coordinator = house.coordinator
+        done = tuple(SplitState(split, Position({"end": 1}), done=True) for split in SPLITS)
+        coordinator.share(Share("in[0]", None, splits=done))
+        coordinator.share(Share("op[0]", None))
+        assert not coordinator.all_ended.is_set()
+        coordinator.share(Share("out[0]", None))
+        assert coordinator.all_ended.is_set()
+        cutting = asyncio.ensure_future(coordinator.checkpoint(final=True))
+        await settle()
+        assert not cutting.done()
+        assert house.writer.asked[0].barrier.final
+        coordinator.share(Share("out[0]", 5, committable=Committable(0, {})))
+        manifest = await cutting
+        assert manifest.final
+        assert all(state.done for state in manifest.sources["in"].all_states())
+        assert manifest.operators["op"] == ()
+
+    run(main())
+
+
+def test_an_epoch_that_takes_too_long_says_which_task_is_missing(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path, timeout_s=0.05)
+        house.all_answer()
+        house.operator.answer = lambda asked: None
+        with pytest.raises(CheckpointError) as caught:
+            await house.coordinator.checkpoint()
+        assert caught.value.code == "E0705"
+        assert caught.value.notes == ["waiting for: op[0]"]
+        assert (house.published, house.committer.commits) == ([], [])
+
+    run(main())
+
+
+def test_splits_are_assigned_once_and_those_done_never(tmp_path: Path) -> None:
+    async def main() -> None:
+        coordinator = House(tmp_path).coordinator
+        assigned = [coordinator.assign("in") for _ in range(3)]
+        assert [each and each.split.id for each in assigned] == ["b", "c", None]
+
+    run(main())
+
+
+def test_failures_and_new_fields_are_told_apart(tmp_path: Path) -> None:
+    async def main() -> None:
+        coordinator = House(tmp_path).coordinator
+        fields = NewFields([0], {"x": [0]}, lambda row: "", None, lambda samples: {})
+        coordinator.fail(Fail("in[0]", new_fields=[fields]))
+        assert coordinator.fields_appeared.is_set()
+        assert coordinator.new_fields == {"in": [fields]}
+        assert not coordinator.failed.done()
+        coordinator.fail(Fail("op[0]", OSError("gone")))
+        coordinator.fail(Fail("out[0]", OSError("the second is not told")))
+        with pytest.raises(OSError, match="gone"):
+            await coordinator.failed
+
+    run(main())
