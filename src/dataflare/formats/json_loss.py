@@ -21,7 +21,14 @@ from typing import Any
 
 import polars as pl
 
-from dataflare.formats.json_values import DEPTH_MAX, FLOAT_WHOLE_MAX, BadJson, decode
+from dataflare.formats.json_values import (
+    BEYOND_FLOAT,
+    DEPTH_MAX,
+    FLOAT_ERROR,
+    FLOAT_WHOLE_MAX,
+    BadJson,
+    decode,
+)
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import DataType
 
@@ -76,6 +83,10 @@ class ChunkBytes:
         return self._has(_LONG)
 
     @cached_property
+    def has_number_beyond_floats(self) -> bool:
+        return self._has(BEYOND_FLOAT)
+
+    @cached_property
     def is_compact(self) -> bool:
         """Whether there is never a space between a key and its colon."""
         return not self._has(r'"[ \t\r]+:')
@@ -121,23 +132,28 @@ def _can_lose(type_: DataType) -> bool:
 def _check(columns: Sequence[TextColumn], bytes_: ChunkBytes, rows: pl.DataFrame) -> pl.DataFrame:
     for column in columns if rows.height else ():
         if column.name in rows.columns and _is_lossy(
-            column.name, column.type, bytes_, rows[column.name]
+            column.name, column.type, bytes_, rows[column.name], declared=column.declared
         ):
             raise pl.exceptions.ComputeError(f"column '{column.name}' is not read exactly")
     return rows
 
 
-def _is_lossy(key: str | None, type_: DataType, bytes_: ChunkBytes, values: pl.Series) -> bool:
+def _is_lossy(
+    key: str | None, type_: DataType, bytes_: ChunkBytes, values: pl.Series, *, declared: bool
+) -> bool:
     if type_.item is not None:
-        return _is_lossy(None, type_.item, bytes_, values.drop_nulls().explode())
+        items = values.drop_nulls().explode()
+        return _is_lossy(None, type_.item, bytes_, items, declared=declared)
     if type_.fields:
         return any(
-            _is_lossy(f.name, f.type, bytes_, values.struct.field(f.name))
+            _is_lossy(f.name, f.type, bytes_, values.struct.field(f.name), declared=declared)
             for f in type_.fields
             if _can_lose(f.type)
         )
     if type_.is_float:
-        return _is_rounded(type_, bytes_, values)
+        return _is_rounded(type_, bytes_, values) or (
+            not declared and _has_many_digits(values) and bytes_.has_number_beyond_floats
+        )
     if type_.name == "decimal":
         return bytes_.has_long_number and bool((values.str.len_bytes() > _LONG_TEXT).any())
     if type_.name == "binary":
@@ -156,6 +172,14 @@ def _is_rounded(type_: DataType, bytes_: ChunkBytes, values: pl.Series) -> bool:
     if type_.name == "float32" and size > _FLOAT32_MAX:
         return True
     return bool(size >= FLOAT_WHOLE_MAX) and bytes_.has_long_number
+
+
+def _has_many_digits(values: pl.Series) -> bool:
+    """Whether a float may have come from more than six digits after the point. Measured: 0.3 ms for
+    40,000 floats, where a search in their 5 MB takes 12."""
+    millionths = values * 1e6
+    error = (millionths - millionths.round(0)).abs()
+    return bool((error > millionths.abs() * FLOAT_ERROR).any())
 
 
 def _has_fractions(key: str | None, bytes_: ChunkBytes, values: pl.Series) -> bool:

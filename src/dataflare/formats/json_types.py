@@ -1,8 +1,8 @@
 """Infer column types from a sample of JSON objects.
 
 Always true: an inferred type fits every value of the sample. Values of several kinds under one key
-are text; so are whole numbers beyond 64 bits and, beside fractions, numbers that a float64 would
-round beyond 2^53. So no digit is lost.
+are text; so are whole numbers beyond 64 bits and numbers with a fraction, or beside one, that a float64
+would round. So no digit is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 from dataflare.formats.json_values import (
     Number,
     fits_float32,
+    is_beyond_float,
     is_shortest,
+    keeps_all_digits,
     keeps_digits,
     text_of,
 )
@@ -66,7 +68,7 @@ def _type(values: list[Any]) -> DataType:
             else STRING
         )
     if kinds <= {int, Number}:
-        return FLOAT64 if all(map(keeps_digits, _some(values))) else STRING
+        return FLOAT64 if all(map(keeps_all_digits, _some(values))) else STRING
     if kinds == {bool}:
         return BOOL
     if kinds == {list}:
@@ -95,9 +97,9 @@ def _filled(type_: DataType) -> DataType:
 
 
 @lru_cache(maxsize=1024)
-def fitting(type_: DataType) -> Callable[[Any], bool]:
-    """A function that checks whether a JSON value other than NULL can have this type, by its
-    kind."""
+def fitting(type_: DataType, *, declared: bool = True) -> Callable[[Any], bool]:
+    """A function that checks whether a JSON value other than NULL can have this type, by its kind.
+    declared: the type is the user's; then a fraction becomes the nearest float."""
     match type_.name:
         case "string" | "json":
             return lambda value: True
@@ -105,12 +107,14 @@ def fitting(type_: DataType) -> Callable[[Any], bool]:
             return lambda value: type(value) is bool
         case "list":
             assert type_.item is not None
-            item = fitting(type_.item)
+            item = fitting(type_.item, declared=declared)
             return lambda value: (
                 type(value) is list and all(each is None or item(each) for each in value)
             )
         case "struct":
-            fields = [(field.name, fitting(field.type)) for field in type_.fields]
+            fields = [
+                (field.name, fitting(field.type, declared=declared)) for field in type_.fields
+            ]
             return lambda value: (
                 type(value) is dict
                 and all(
@@ -118,7 +122,11 @@ def fitting(type_: DataType) -> Callable[[Any], bool]:
                 )
             )
         case "float64":
-            return lambda value: type(value) in _NUMBERS and keeps_digits(value)
+            if declared:
+                return lambda value: type(value) in _NUMBERS and keeps_digits(value)
+            return lambda value: (
+                type(value) in _NUMBERS and keeps_digits(value) and not is_beyond_float(value)
+            )
         case "float32":
             return lambda value: type(value) in _NUMBERS and fits_float32(value)
         case "decimal":

@@ -9,6 +9,7 @@ a surrogate pair is refused.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -17,12 +18,19 @@ from typing import Any
 import msgspec
 import orjson
 
+from dataflare.formats.number_text import differs
+
 FLOAT_WHOLE_MAX = 1 << 53
 """Up to here a float64 holds every whole number."""
 DEPTH_MAX = 128
 """A row whose lists and objects are nested deeper than this is refused."""
 _DEEP = f"not read: nested deeper than {DEPTH_MAX} lists and objects"
 _HALF = "half of a character, which no text can hold"
+BEYOND_FLOAT = r"[1-9][0-9.]{18}|[1-9][0-9]{17}"
+"""A number of more than 17 digits."""
+FLOAT_ERROR = 4.5e-16
+"""Two units in the last place of a float64, as a share of it."""
+_BEYOND_FLOAT = re.compile(BEYOND_FLOAT)
 _FLOAT32_MAX = 3.4028235677973366e38
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACED_KEY = re.compile(rb'"[ \t\n\r]+:')
@@ -130,6 +138,29 @@ def keeps_digits(value: int | Number) -> bool:
     if -FLOAT_WHOLE_MAX < nearest < FLOAT_WHOLE_MAX:
         return True
     return is_shortest(value)
+
+
+def keeps_all_digits(value: int | Number) -> bool:
+    """Whether a float64, written with as many digits, is this number: the rule for a column whose type
+    was inferred, as in CSV."""
+    return keeps_digits(value) and not (isinstance(value, Number) and differs(value))
+
+
+def is_beyond_float(value: int | Number) -> bool:
+    """Whether a number after the sample has more digits than a float64 keeps: more than 17, and not all
+    of them zero, or less than its rounding error, from the seventh after the point on.
+
+    `json_loss` finds each such number in the columns of a chunk; so it is this rule and not a finer one."""
+    if not isinstance(value, Number) or _BEYOND_FLOAT.search(value) is None:
+        return False
+    millionths = float(value) * 1e6
+    if abs(millionths - _whole(millionths)) <= abs(millionths) * FLOAT_ERROR:
+        return False
+    return differs(str(value))
+
+
+def _whole(value: float) -> float:
+    return float(round(value)) if math.isfinite(value) else value
 
 
 def is_shortest(value: int | Number) -> bool:

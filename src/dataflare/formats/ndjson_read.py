@@ -77,7 +77,10 @@ class NdjsonPlan(Struct, frozen=True):
         texts = [text for _, text in lines]
         bad: dict[int, tuple[str, str]] = {}
         rows: dict[int, dict[str, Any]] = {}
-        checks = [(column, column.name, fitting(column.type)) for column in self._read]
+        checks = [
+            (column, column.name, fitting(column.type, declared=column.declared))
+            for column in self._read
+        ]
         names = [column.name for column in self._read]
         changes = [
             (column.name, change)

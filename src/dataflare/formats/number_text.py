@@ -49,12 +49,12 @@ def loses_digits(text: pl.Expr, value: pl.Expr) -> pl.Expr:
 def _each_loses_digits(texts: pl.Series) -> pl.Series:
     if texts.null_count() == len(texts):
         return pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True).alias(texts.name)
-    is_lossy = [text is not None and _differs(text) for text in texts]
+    is_lossy = [text is not None and differs(text) for text in texts]
     return pl.Series(texts.name, is_lossy, dtype=pl.Boolean)
 
 
-def _differs(text: str) -> bool:
-    """Whether the nearest float, written with as many digits, is another number."""
+def differs(text: str) -> bool:
+    """Whether the float nearest to a number, written with as many digits, is another number."""
     try:
         number, value = Decimal(text.strip()), float(text)
     except (ArithmeticError, ValueError):

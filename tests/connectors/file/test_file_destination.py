@@ -203,7 +203,20 @@ def test_a_partition_has_the_longest_name_that_file_systems_take(tmp_path, lengt
 
 
 @pytest.mark.parametrize(
-    "value", ["", ".", "..", "a/b", "../../x", "n\0l", "a=b", "50%", " ", "\n"]
+    "value",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "../../x",
+        "n\0l",
+        "a=b",
+        "50%",
+        " ",
+        "\n",
+        "__HIVE_DEFAULT_PARTITION__",
+    ],
 )
 def test_odd_values_of_partitions_stay_in_their_folder(tmp_path, value):
     frame = pl.DataFrame({"id": [1], "name": [value]})

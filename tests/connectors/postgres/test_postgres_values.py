@@ -209,8 +209,29 @@ _MISFITS = [
     ("numeric", "'1e30'", "decimal(38, 9)", "1000000000000000000000000000000"),
     ("interval", "'1 month'", "duration[us]", "1 mon"),
     ("int[]", "'{{1,2},{3,4}}'", "list<int32>", "{{1,2},{3,4}}"),
+    ("int[]", "'[0:1]={7,8}'", "list<int32>", "[0:1]={7,8}"),
+    ("text[]", "'[2:2]={a}'", "list<string>", "[2:2]={a}"),
     ("date[]", "'{2024-01-01,infinity}'", "list<date>", ""),
 ]
+
+
+def test_days_of_intervals_are_counted(database):
+    database.execute(
+        "create table t (id int primary key, i interval)",
+        "insert into t values (1, '1 day 02:03:04'), (2, '26:03:04'), (3, null), (4, '-2 days')",
+    )
+
+    async def go():
+        source = database.source(table="t")
+        [split] = await source.splits()
+        reader = await source.open(split, None)
+        chunk = await reader.read_chunk()
+        span = dt.timedelta(hours=26, minutes=3, seconds=4)
+        assert chunk.scan().collect()["i"].to_list() == [span, span, None, dt.timedelta(days=-2)]
+        assert reader.warnings == {"a day of the interval 'i' is read as 24 hours": 2}
+        await reader.aclose()
+
+    run(go())
 
 
 @pytest.mark.parametrize(("pg", "value", "type_", "shown"), _MISFITS)

@@ -50,6 +50,8 @@ def folder_name(column: str, value: str | None) -> str:
     """One level of the path for a value: characters that a file system may refuse are escaped.
     Raises SystemError_ (E0605) if the name is too long."""
     text = NULL_NAME if value is None else quote(value, safe=" +-,@!$()~")
+    if value == NULL_NAME:
+        text = text.replace("_", "%5F", 1)  # a text, so not the folder of NULL
     name = f"{quote(column, safe=' ')}={text}"
     if len(name) > _NAME_BYTES_MAX:
         raise SystemError_(

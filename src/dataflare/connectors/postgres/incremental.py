@@ -164,7 +164,7 @@ class IncrementalReader(PostgresPages):
         with postgres_errors(reading.server.label, reading.relation.label):
             rows = sum(int(frame["n"].sum()) for frame in self._db.stream(sql))
         if rows:
-            self.warnings = {null_warning(self._column.name): rows}
+            self.warnings[null_warning(self._column.name)] = rows
 
 
 def _text_of(bound: Any, column: Column) -> str:

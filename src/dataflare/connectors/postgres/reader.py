@@ -205,6 +205,12 @@ class PostgresPages(PageReader):
         bad = [self._bad(raw, row, first_unfit[row], place_of(row)) for row in sorted(first_unfit)]
         return Page(frame.filter(~unfit), after, key, (~unfit).arg_true(), bad, place_of)
 
+    def _count_days(self, name: str, intervals: pl.Series) -> None:
+        """PostgreSQL keeps days apart from hours, because a day may have 23 or 25; a duration does not."""
+        if rows := int(intervals.str.contains(" day", literal=True).sum()):
+            warning = f"a day of the interval '{name}' is read as 24 hours"
+            self.warnings[warning] = self.warnings.get(warning, 0) + rows
+
     def _bad(self, raw: pl.DataFrame, row: int, name: str, place: str) -> BadRow:
         values: dict[str, Any] = {}
         for number, column in enumerate(self._reading.columns):

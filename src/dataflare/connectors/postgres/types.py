@@ -11,8 +11,8 @@
 | json, jsonb | json |
 | bytea | binary |
 | date, time, timestamp, timestamptz | date, time, timestamp[us], timestamp[us, UTC] |
-| interval | duration[us], a day being 24 hours; one with months is a row error |
-| arrays of these with one dimension | list<...>; with more dimensions a row error |
+| interval | duration[us]; a day is 24 hours, and a warning counts such rows; one with months is a row error |
+| arrays of these with one dimension | list<...>; with more dimensions, or a first index that is not 1, a row error |
 | domains | as the type below |
 
 DataFlare's types cannot represent infinity, NaN in numeric, 24:00:00 and dates after the year
@@ -126,7 +126,11 @@ def meaning_of(pg_type: PgType, modifier: int) -> Meaning:
             if as_text
             else ("{}" + inner.sql[2:] + "[]" if inner.sql != "{}" else "{}")
         )
-        guard = "case when array_ndims({0}) > 1 then {0}::text end"
+        # The driver fails a whole result over another first index.
+        sql = (
+            f"case when coalesce(array_lower({{0}}, 1), 1) = 1 then {sql.replace('{}', '{0}')} end"
+        )
+        guard = "case when array_ndims({0}) > 1 or array_lower({0}, 1) <> 1 then {0}::text end"
         return Meaning(types.list_of(item), sql, guard=guard)
     return Meaning(types.STRING, "{}::text")
 

@@ -96,7 +96,7 @@ def refuse_null_keys(frame: pl.DataFrame, key: Sequence[str]) -> None:
     if empty.height:
         row = empty.row(0, named=True)
         raise DataError(
-            f"{empty.height} rows have no key: {', '.join(f'{n} is {row[n]!r}' for n in key)}",
+            f"{'1 row has' if empty.height == 1 else f'{empty.height} rows have'} no key: {', '.join(f'{n} is {row[n]!r}' for n in key)}",
             code="E0510",
             help="drop them with a filter, or give them a key with map",
         )

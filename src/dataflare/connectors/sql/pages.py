@@ -45,7 +45,7 @@ class PageReader(ChunkReader):
         self._after: Mapping[str, Any] = start
         self._lock = threading.Lock()
         self._closed = False
-        self.warnings = {}
+        self.warnings: dict[str, int] = {}
 
     @abstractmethod
     def _fetch(self, rows: int) -> Page | None:
