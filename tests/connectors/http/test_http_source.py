@@ -225,6 +225,32 @@ def test_rows_that_do_not_fit_become_dead_letters_with_their_place(tmp_path: Pat
     ]
 
 
+def test_an_item_that_is_broken_or_too_deep_is_one_bad_row(tmp_path: Path) -> None:
+    deep = b'{"id": 2, "n": ' + b"[" * 2_000 + b"]" * 2_000 + b"}"
+
+    def answer(asked: Asked) -> Answer:
+        broken = b'{"id": 4, "n": nul}'
+        items = deep if "page" not in asked.params else broken
+        following = b"null" if "page" in asked.params else b'"?page=2"'
+        return Answer(
+            b'{"items": [{"id": 1}, ' + items + b', {"id": 3}], "next": ' + following + b"}"
+        )
+
+    with http_server(answer) as server:
+        pages = {"type": "next_url", "path": "$.next"}
+        config = {"url": f"{server.url}/v1", "records": "$.items", "pagination": pages}
+        ran = run(tmp_path, reading(config, error_handling={"on_error": "dead_letter"}))
+    assert ran.status == 0, ran.errors
+    assert [row["id"] for row in out(tmp_path)] == [1, 3, 1, 3]
+    letters = list((tmp_path / ".dataflare/reading/dead_letters").glob("*.ndjson"))
+    found = [json.loads(line) for path in letters for line in path.read_text().splitlines()]
+    assert [each["position"].rpartition("/v1 ")[2] for each in found] == [
+        "page 1 row 2",
+        "page 2 row 2",
+    ]
+    assert json.loads(found[0]["row"])["raw"] == deep.decode()
+
+
 def test_a_run_that_dies_resumes_at_its_page_where_pages_are_stable(tmp_path: Path) -> None:
     with http_server(by_page) as server:
         config = {

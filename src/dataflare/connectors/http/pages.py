@@ -21,9 +21,10 @@ from dataflare.connectors.http.client import (
     public_url,
 )
 from dataflare.connectors.http.config import HttpSourceConfig
-from dataflare.connectors.http.json_path import text_at
+from dataflare.connectors.http.json_path import parts_of, text_at
 from dataflare.connectors.http.paging import BadPages, Place, ends_at, next_place, request_at
 from dataflare.errors import DataError, SystemError_
+from dataflare.formats.json_spans import items_apart
 from dataflare.formats.json_values import BadJson, fields_of, list_items
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -58,7 +59,14 @@ async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place, st
         raise _refused(answer, name)
     content = _text(answer, name)
     try:
-        items = _items(content, config, name)
+        try:
+            items = _items(content, config, name)
+        except BadJson as error:
+            # One item may be broken, or nested too deep: the others are rows.
+            apart = items_apart(content, parts_of(config.records or "$"))
+            if apart is None:
+                raise error from None
+            items, content = apart
         return Page.of(items, next_place(config, place, answer, content, len(items)))
     except BadJson as error:
         kind = answer.headers.get("content-type", "no content type").partition(";")[0]
