@@ -109,7 +109,7 @@ def test_a_glob_reads_compressed_files_and_null_values_are_null(project: Project
     assert None in [row["amount"] for row in project.rows("out/refused.csv")]
 
 
-@pytest.mark.parametrize(("most", "status"), [("1", 1), ("2", 0), ("10%", 0)])
+@pytest.mark.parametrize(("most", "status"), [("1", 1), ("2", 0), ("10%", 1), ("90%", 0)])
 def test_max_errors_stops_a_run(project: Project, most: str, status: int):
     project.edit("bad_rows.yaml", ("max_errors: 10", f"max_errors: {most}"))
     project.dataflare("run", "bad_rows.yaml", status=status)

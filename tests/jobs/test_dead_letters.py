@@ -88,10 +88,26 @@ def test_any_destination_takes_dead_letters(tmp_path: Path) -> None:
         assert database.execute("select count(*) from letters").fetchone() == (10,)
 
 
-@pytest.mark.parametrize(("most", "status"), [("9", "failed"), ("10", "finished")])
+@pytest.mark.parametrize(
+    ("most", "status"),
+    [("9", "failed"), ("10", "finished"), ("0.9%", "failed"), ("1%", "finished")],
+)
 def test_more_failed_rows_than_allowed_fail_the_run(tmp_path: Path, most: str, status: str) -> None:
     result = start(tmp_path, "skip", f", max_errors: {most}")
     assert result.status == status
     if result.error is not None:
         assert result.error.code == "E0530"
         assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_source_of_which_every_row_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "days.csv").write_text("id,day\n1,today\n2,tomorrow\n")
+    text = """\
+name: none
+sources:
+  days: {type: file, config: {path: days.csv}, schema: {day: date}, error_handling: {on_error: skip}}
+destinations: {out: {type: blackhole, inputs: [days]}}
+"""
+    result = run(load_text(text, base=tmp_path), RunOptions(home=tmp_path / "home"))
+    assert result.exit_status == 0
+    assert any("all 2 rows failed" in warning for warning in result.warnings)

@@ -106,7 +106,7 @@ class Coordinator:
         retain: int,
         timeout_s: float,
         counters: Callable[[], Mapping[str, object]],
-        judge: Callable[[], None],
+        judge: Callable[..., None],
         left_out: Callable[[int], Mapping[str, int]] = lambda epoch: {},
         note: Callable[[int], None],
         published: Callable[[int], None],
@@ -196,7 +196,7 @@ class Coordinator:
                 help="raise settings.checkpoint.timeout, or look at what is slow",
                 retry=Retry.LATER,
             ) from None
-        self._judge()
+        self._judge(final=final)
         self._published(barrier.epoch)
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")

@@ -189,23 +189,29 @@ class JobMetrics:
                     total[name].add(step)
         return total
 
-    def check_errors(self) -> None:
-        """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A
-        share is judged from 10,000 rows on."""
+    def check_errors(self, *, final: bool = False) -> None:
+        """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A share is
+        judged from 10,000 rows on, and at the end of the input."""
         steps = self.steps if self.errors_max else {}
         for name, most in self.errors_max.items():
             step = steps[name]
             seen = max(step.rows_in or 0, (step.rows_out or 0) + step.errors)
             allowed = most if isinstance(most, int) else most * seen
-            if isinstance(most, float) and seen < _SHARE_FROM_ROWS:
+            if isinstance(most, float) and seen < _SHARE_FROM_ROWS and not final:
                 continue
             if step.errors > allowed:
-                shown = f"{most:,}" if isinstance(most, int) else f"{most:.3g} of {seen:,} rows"
+                shown = (
+                    f"{most:,}" if isinstance(most, int) else f"{most * 100:.3g}% of {seen:,} rows"
+                )
                 raise DataError(
                     f"step '{name}': {step.errors:,} rows failed, more than max_errors allows ({shown})",
                     code="E0530",
                     step=name,
-                    help="look at the dead letters or warnings, fix the data, or raise max_errors",
+                    notes=[
+                        "the rows since the last checkpoint, and their dead letters, are not kept"
+                    ],
+                    help="fix the data or the workflow, or raise max_errors: a run that comes to its end "
+                    "keeps a dead letter of each row",
                 )
 
     def to_json(self) -> dict[str, Any]:

@@ -43,7 +43,8 @@ _HELP: dict[int | None, str] = {
     MANY: "make the keys of the table unique, or set on_many to first or all",
 }
 _UNREAD_HELP = {
-    "E0501": f"say the column's type in 'schema' (string keeps any text), fix the data, or {_SKIP}",
+    "E0501": "say the column's type in 'schema' (string keeps any text); for numbers such as 1.234,50 set "
+    f"decimal: ','; fix the data, or {_SKIP}",
     "E0502": "set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, "
     f"fix the data, or {_SKIP}",
     "E0504": f"set 'encoding' if the text has another one, fix the data, or {_SKIP}",

@@ -42,6 +42,12 @@ def _pattern(decimal: str, thousands: str | None) -> str:
     return rf"^[ \t]*[+-]?({whole}({d}\d*)?|{d}\d+)([eE][+-]?\d{{1,3}})?$"
 
 
+def number_texts(text: pl.Series) -> pl.Series:
+    """The texts that are numbers, with whatever marks."""
+    patterns = [_pattern(mark, group) for mark, group in _PAIRS]
+    return text.filter(text.str.contains("|".join(patterns)))
+
+
 def _escaped(mark: str) -> str:
     return r"\." if mark == "." else mark
 

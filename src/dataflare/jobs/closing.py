@@ -45,7 +45,13 @@ def closing_warnings(
             )
         if metric.errors:
             verb = "was" if metric.errors == 1 else "were"
-            yield f"step '{name}': {in_words(metric.errors)} failed and {verb} left out"
+            if metric.kind == "source" and metric.rows_out == 0 and metric.errors > 1:
+                yield (
+                    f"step '{name}': all {in_words(metric.errors)} failed and were left out: nothing was "
+                    "read; look at 'schema' and at the options of the format"
+                )
+            else:
+                yield f"step '{name}': {in_words(metric.errors)} failed and {verb} left out"
     for name, facts in published.items():
         rows = int(facts.get("not_deleted", 0))
         if rows:

@@ -28,11 +28,14 @@ async def read_rows_again(node: SourceNode, letters: Sequence[Letter]) -> RowsAg
     """Read the rows of a source's letters as the workflow says today."""
     source, none = node.connector, pl.DataFrame(schema=node.schema.to_polars())
     if not isinstance(source, SupportsReread):
-        why = (
-            f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file can: "
-            "fix the data or the workflow, and run the workflow again (with --fresh, where it reads "
-            "only new rows)"
-        )
+        advice = "fix the data or the workflow, and run the workflow again"
+        if not source.reads_all():
+            advice = (
+                "its runs read only new rows, and have passed these: fix a row and give it a newer value in "
+                "the cursor column, so that the next run reads it; or empty the destination and run with "
+                "--fresh. Then throw the letters away with `dataflare dlq purge`"
+            )
+        why = f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file can: {advice}"
         return RowsAgain([], none, {why: len(letters)})
     wanted = [UnreadRow(each.position, str(each.row["raw"]), each.neighbours) for each in letters]
     answers = await source.reread(wanted)

@@ -285,3 +285,12 @@ def test_files_for_excel_beside_others(tmp_path):
     (tmp_path / "3.csv").write_text("sep=;\nb;a\n6;5\n")
     found = read("*.csv", tmp_path).frame.sort("a")
     assert found.select("a", "b").rows() == [(1, 2), (3, 4), (5, 6)]
+
+
+@pytest.mark.parametrize("bad", ["abc", "-", "12 €", "2024-01-01", "1.2.3"])
+@pytest.mark.parametrize("type_", ["decimal(12, 2)", "float64"])
+def test_a_bad_cell_does_not_hide_the_decimal_comma_of_a_declared_number(tmp_path, bad, type_):
+    (tmp_path / "a.csv").write_text(f"id;price\n1;10,5\n2;{bad}\n3;7,25\n")
+    read_rows = read("a.csv", tmp_path, contract={"price": type_})
+    assert [float(price) for price in read_rows.frame["price"]] == [10.5, 7.25]
+    assert [each.place for each in read_rows.bad] == ["a.csv line 3"]

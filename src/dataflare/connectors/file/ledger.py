@@ -217,7 +217,8 @@ def _rewritten(file: FoundFile, why: str, step: str) -> RunError:
         notes=["rows of the old file are in the destination already"],
         help="put new rows in a new file; or set changed: read_again to read the whole file once more, "
         "changed: ignore to pass it over, or new_only: false to read all files in each run; --fresh "
-        "forgets what was read",
+        "forgets what was read. If you fixed rows that had become dead letters, `dataflare dlq replay` "
+        "brings these in; then set changed: ignore",
     )
 
 

@@ -35,7 +35,7 @@ from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.formats.csv_find import AUTO, DialectOptions, SniffedDialect, find_dialect
 from dataflare.formats.csv_read import CsvDialect
-from dataflare.formats.number_marks import marks_format, marks_of
+from dataflare.formats.number_marks import marks_format, marks_of, number_texts
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import Spelling, TextColumn, with_contract
 from dataflare.model.types import STRING, Schema
@@ -100,7 +100,7 @@ def survey_csv(
     assert first is not None
     names = common_names([f.path for f in files], headers, contract, adds=adds_columns)
     texts = csv_sniff.texts_of(samples, names)
-    spelling, marks = _spelling(texts, config)
+    spelling, marks = _spelling(texts, config, contract)
     columns = csv_sniff.types_of(texts, spelling)
     columns = _under_contract(columns, contract, files[0].path, spelling)
     by_name = {column.name: column for column in columns}
@@ -192,13 +192,22 @@ def _doubts(file: FoundFile, head: _Head, config: FileSourceConfig) -> list[str]
     return doubts
 
 
-def _spelling(texts: pl.DataFrame, config: FileSourceConfig) -> tuple[Spelling, dict[str, str]]:
-    """How numbers and dates are written, and which of it was detected."""
+def _spelling(
+    texts: pl.DataFrame, config: FileSourceConfig, contract: Schema | None
+) -> tuple[Spelling, dict[str, str]]:
+    """How numbers and dates are written, and which of it was detected. A text in a column that the
+    contract declares as a number is not asked if it is not a number: one bad cell says nothing of how
+    the others are written."""
     decimal: str | None = None if config.decimal == AUTO else config.decimal
     thousands = None if config.thousands == AUTO else config.thousands
     findings: dict[str, str] = {}
     if AUTO in (config.decimal, config.thousands):
-        marks = marks_of(texts.get_columns(), decimal, thousands)
+        declared = {field.name for field in contract or () if field.type.is_numeric}
+        columns = [
+            number_texts(column) if column.name in declared else column
+            for column in texts.get_columns()
+        ]
+        marks = marks_of(columns, decimal, thousands)
         if config.decimal == AUTO:
             decimal = marks[0]
             findings |= {"decimal": decimal} if decimal != "." else {}
