@@ -207,6 +207,15 @@ def test_a_run_killed_after_its_last_commit_counts_as_finished_where_it_is_adopt
     assert written(project) == once(310)
 
 
+def test_the_next_run_does_not_need_the_checkpoints_of_a_finished_one(project: Path) -> None:
+    assert go(project, "one").error is None
+    for manifest in (project / "one").rglob("manifest-*.json"):
+        manifest.unlink()
+    add_rows(project, 300, 310)
+    assert go(project, "one").error is None
+    assert written(project) == once(310)
+
+
 def test_two_copies_of_one_state_folder_never_both_write(project: Path) -> None:
     go(project, "one")
     shutil.copytree(project / "one", project / "two")

@@ -14,9 +14,11 @@ import polars as pl
 import pytest
 from file_kit import names, read, start
 
+from dataflare.connectors.file.parts import PartsFolder
 from dataflare.errors import CheckpointError, RunError
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
+from dataflare.testing import RecordedDisk
 
 FRAME = pl.DataFrame({"id": range(3_000), "tags": [[str(n)] for n in range(3_000)]})
 SCHEMA = Schema.from_polars(FRAME.schema)
@@ -282,3 +284,45 @@ def test_the_next_run_replaces_the_rows_of_the_last_epoch_too(tmp_path):
 
     asyncio.run(go())
     check(config, tmp_path, PARTS[2])
+
+
+def test_what_an_overwrite_replaces_is_known_after_a_power_cut(tmp_path):
+    """A run without rows syncs nothing else before its end."""
+    root = tmp_path / "root"
+    root.mkdir()
+
+    def parts(base):
+        return PartsFolder(base / "parts", "0123abcd", ".parquet", overwrite=True)
+
+    with RecordedDisk(root) as disk:
+        parts(root).note_base(7)
+    for state in list(disk.states(distinct=False))[-3:]:
+        state.restore(tmp_path / "after")
+        assert parts(tmp_path / "after").base() == 7, str(state)
+
+
+def test_parts_that_are_prepared_outlive_a_power_cut(tmp_path):
+    """Those that were full before the epoch's end too."""
+    config = {"path": "parts", "rows_per_part": 300}
+    root = tmp_path / "root"
+    base = root / "base"
+    base.mkdir(parents=True)
+
+    async def prepared():
+        run = await start(config, base, SCHEMA)
+        await run.write(FRAME)
+        made = await run.prepare(1, final=True)
+        await run.aclose()
+        return made
+
+    async def committed(made):
+        run = await start(config, base, SCHEMA, epoch=1, restored=made, attempt=2)
+        await run.commit(1, made, final=True)
+        await run.aclose()
+
+    with RecordedDisk(root) as disk:
+        made = asyncio.run(prepared())
+    for state in list(disk.states(distinct=False))[-3:]:
+        state.restore(root)
+        asyncio.run(committed(made))
+        assert read("parts", base).frame.sort("id").equals(FRAME), str(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataflare.connectors.sql.marker import Stored, rewound
+from dataflare.connectors.sql.marker import MarkerRow, marker_rows, rewind_marker
 from dataflare.connectors.sql.store import Target
 from dataflare.errors import CheckpointError
 from dataflare.model.types import Schema
@@ -16,22 +16,34 @@ def target(attempt: int = 2, token: str = "b") -> Target:
 
 def test_a_marker_that_goes_back_carries_no_manifest_of_a_later_epoch() -> None:
     """`--adopt` goes on from the manifest that a marker carries."""
-    stored = Stored(1, 5, 40, "manifest 5", "a")
-    assert rewound(stored, target(), 3, can_rewind=True) == Stored(2, 3, 40, None, "b")
+    stored = MarkerRow(1, 5, 40, "manifest 5", "a")
+    assert rewind_marker(stored, target(), 3, can_rewind=True) == MarkerRow(2, 3, 40, None, "b")
 
 
 def test_a_marker_that_stays_is_taken_over_with_its_manifest() -> None:
-    stored = Stored(1, 5, 40, "manifest 5", "a")
+    stored = MarkerRow(1, 5, 40, "manifest 5", "a")
     for epoch in (5, 6):
-        taken_over = Stored(2, 5, 40, "manifest 5", "b")
-        assert rewound(stored, target(), epoch, can_rewind=False) == taken_over
+        taken_over = MarkerRow(2, 5, 40, "manifest 5", "b")
+        assert rewind_marker(stored, target(), epoch, can_rewind=False) == taken_over
 
 
 def test_a_marker_of_this_attempt_stays_as_it_is() -> None:
-    assert rewound(Stored(2, 5, 40, "manifest 5", "b"), target(), 5, can_rewind=False) is None
+    assert (
+        rewind_marker(MarkerRow(2, 5, 40, "manifest 5", "b"), target(), 5, can_rewind=False) is None
+    )
 
 
 def test_appended_rows_do_not_go_back() -> None:
     with pytest.raises(CheckpointError) as caught:
-        rewound(Stored(1, 5, 40, "manifest 5", "a"), target(), 4, can_rewind=False)
+        rewind_marker(MarkerRow(1, 5, 40, "manifest 5", "a"), target(), 4, can_rewind=False)
     assert caught.value.code == "E0705"
+
+
+def test_of_other_lineages_the_one_that_wrote_last_is_the_owner() -> None:
+    """The rows come newest first."""
+    newest, oldest = ("two", 1, 7, 9, "{}", "c"), ("three", 1, 9, 9, "{}", "d")
+    own = ("lineage", 1, 5, 40, "{}", "a")
+    found = marker_rows(target(), [newest, own, oldest])
+    assert found.own == MarkerRow(1, 5, 40, "{}", "a")
+    assert found.other is not None
+    assert (found.other.lineage, found.other.epoch) == ("two", 7)
