@@ -119,8 +119,9 @@ def is_listed(line: str) -> bool:
 
 
 LISTED = [
-    r"DECIMAL\(4, 4\).*here '-?0\.\d.*DuckDB '-?\.\d",
-    r"AS TIME\).*here ('ERROR'|None), DuckDB datetime\.time",
+    r"DECIMAL\(4, 4\).*here b?'-?0\.\d.*DuckDB b?'-?\.\d",
+    r"//.*here -?\d+\.\d+(e-\d+)?, DuckDB Decimal\('-?\d+'\)$",
+    r"AS TIME\).*'\d{4}-\d\d-\d\d.*here ('ERROR'|None), DuckDB",
     r"epoch\(.*here -?\d+\.\d+, DuckDB -?\d+\.\d+$",
     r"list_sum\(.*here 'ERROR', DuckDB",
     r"(AT TIME ZONE|timezone\(|TIMESTAMPTZ|tz).*here .*\b21\d\d\b.*DuckDB .*\b21\d\d\b",

@@ -180,6 +180,50 @@ def test_fresh_forgets_what_was_read(project: Project) -> None:
     assert project.rows() == [1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("options", ["", "new_only: true"])
+@pytest.mark.parametrize("damage", ["drop table t", "delete from t", None])
+@pytest.mark.parametrize("new", [False, True])
+def test_a_table_that_lost_its_rows_is_noticed(
+    project: Project, options: str, damage: str | None, new: bool
+) -> None:
+    """Whoever emptied it wants all files again, or only those to come: they say which."""
+    project.write(options)
+    project.finish()
+    if damage is None:
+        (project.folder / "out.db").unlink()
+    else:
+        with sqlite3.connect(project.folder / "out.db") as db:
+            db.execute(damage)
+    if new:
+        project.put("3.csv", "a,b\n4,x\n")
+    for _ in range(2):
+        error = project.run().error
+        assert error is not None
+        assert (error.code, error.exit_status, error.step) == ("E0807", 2, "out")
+        assert "--fresh" in error.help
+        assert "--accept-changes" in error.help
+    if new:
+        project.finish(accept_changes=True)
+        assert project.rows() == [4]
+        project.put("5.csv", "a,b\n6,x\n")
+        project.finish()  # it has rows again
+        assert project.rows() == [4, 6]
+    else:
+        project.finish(fresh=True)
+        assert project.rows() == [1, 2, 3]
+
+
+def test_a_table_that_lost_its_rows_does_not_matter_where_all_files_are_read(
+    project: Project,
+) -> None:
+    project.write("new_only: false")
+    project.finish()
+    with sqlite3.connect(project.folder / "out.db") as db:
+        db.execute("delete from t")
+    project.finish()
+    assert project.rows() == [1, 2, 3]
+
+
 def test_new_only_false_reads_all_files_each_time(project: Project) -> None:
     project.write("new_only: false")
     project.finish()

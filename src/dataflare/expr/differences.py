@@ -67,6 +67,12 @@ DIFFERENCES = (
         "2107-08-01 04:00:00+00",
     ),
     Difference(
+        "An integer beyond 64 bits is a decimal, and // of decimals has a fraction.",
+        "CAST(7 AS HUGEINT) // 2",
+        "3.5",
+        "3",
+    ),
+    Difference(
         "Sums of a list's integers have 64 bits.",
         "list_sum([9223372036854775807, 1])",
         "error",

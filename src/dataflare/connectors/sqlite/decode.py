@@ -36,7 +36,7 @@ def selected(column: str, type_: DataType, *, text_affinity: bool) -> str:
     """The SQL that fetches a column (quoted name), so that a page has one storage class if the
     values fit. Blobs stay blobs, so that they differ from text."""
     if type_.name == "binary":
-        return f"cast({column} as blob)"
+        return f"cast(case typeof({column}) when 'real' then {_all_digits(column)} else {column} end as blob)"
     if type_.is_integer and type_.name != "uint64":
         return column
     if type_.is_float or type_.name in ("bool", "duration"):
@@ -46,7 +46,15 @@ def selected(column: str, type_: DataType, *, text_affinity: bool) -> str:
     real = ""
     if type_.is_temporal:
         real = f"when 'real' then printf('%!.17g', {column}) "
+    elif type_.name != "decimal":
+        real = f"when 'real' then {_all_digits(column)} "
     return f"case typeof({column}) when 'blob' then {column} {real}else cast({column} as text) end"
+
+
+def _all_digits(column: str) -> str:
+    """The text of a real from which the same real is read. SQLite's own has 15 digits."""
+    short = f"cast({column} as text)"
+    return f"case when cast({short} as real) = {column} then {short} else printf('%!.17g', {column}) end"
 
 
 def is_number(type_: DataType) -> bool:
@@ -190,7 +198,10 @@ def _decimal(text: pl.Series, type_: DataType) -> pl.Series:
         number = text.cast(pl.Float64, strict=False)
         small = (number.abs() < 1e22).fill_null(False)
         plain = number.zip_with(small, _nulls(text, pl.Float64())).cast(pl.Decimal(38, 15))
-        text = text.zip_with(~powers.fill_null(False), plain.cast(pl.String))
+        # A number that is smaller than the last digit does not fit: it is not 0.
+        same = (plain.cast(pl.Float64) == number).fill_null(False)
+        plain = plain.zip_with(same, _nulls(text, pl.Decimal(38, 15)))
+        text = text.zip_with(~powers.fill_null(False), plain.cast(pl.String).fill_null("no"))
     exact = text.str.contains(rf"^[+-]?\d*(?:\.\d{{0,{scale}}}0*)?$").fill_null(True)
     values = text.cast(type_.to_polars(), strict=False)
     return values.zip_with(exact, _nulls(text, type_.to_polars()))

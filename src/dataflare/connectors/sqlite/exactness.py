@@ -61,6 +61,8 @@ def _is_lossy(value: pl.Expr, type_: DataType, affinity: str) -> pl.Expr | None:
         number = value.cast(pl.Int128)
         back = number.cast(pl.Float64).cast(pl.Int128, strict=False)
         return (back != number).fill_null(True) & number.is_not_null()
+    if type_.name == "uint64":  # its text is a real beyond 64 bits
+        return value.cast(pl.Int128) >= 2**63
     return None
 
 
