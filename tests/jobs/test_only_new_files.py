@@ -308,3 +308,24 @@ def test_a_run_that_was_killed_remembers_its_files_and_those_before_it(
     project.finish()
     assert "3 files were read" in project.finish().notes[0]
     assert project.rows() == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_whose_parts_were_deleted_is_noticed(project: Project) -> None:
+    """The hidden file beside the folder, which says how many rows were written, is still there."""
+    text = (project.folder / "w.yaml").read_text()
+    old = "out: {type: sqlite, inputs: [s], config: {path: out.db, table: t, mode: append}}"
+    assert old in text
+    parts = "out: {type: file, inputs: [s], config: {path: parts/, format: csv}}"
+    (project.folder / "w.yaml").write_text(text.replace(old, parts))
+    assert project.run().error is None
+    for part in (project.folder / "parts").glob("*.csv"):
+        part.unlink()
+    project.put("more.csv", "a,b\n77,x\n")
+    error = project.run().error
+    assert error is not None
+    assert (error.code, error.step) == ("E0807", "out")
+    assert not list((project.folder / "parts").glob("*.csv"))
+    assert project.run(fresh=True).error is None
+    text = "".join(p.read_text() for p in (project.folder / "parts").glob("*.csv"))
+    assert "77,x" in text
+    assert text.count("\n") > 2

@@ -73,7 +73,10 @@ class Writing(Body):
         return Share(self.task.id, barrier.epoch, committable=committable)
 
     async def aclose(self) -> None:
-        """Release the writer, at the end and after a failed attempt alike."""
+        """Release the writer, at the end and after a failed attempt alike. Rows that it has not sent are
+        not counted as written."""
+        if self.writer.rows_out is not None:
+            self.task.metrics.step(self.task.name).rows_out = self.writer.rows_out
         await self.writer.aclose()
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -32,13 +32,15 @@ AUTO = "auto"
 
 
 class DialectOptions(Struct, frozen=True):
-    """The dialect options of the user; "auto": to be found, None: the file has no such mark."""
+    """The dialect options of the user; "auto": to be found, None: the file has no such mark. row_width:
+    of a comment mark that was found in another file, see `Rewriting`."""
 
     delimiter: str | None = AUTO
     quote: str | None = AUTO
     escape: str | None = AUTO
     comment: str | None = AUTO
     has_header: bool = True
+    row_width: int | None = None
 
 
 class SniffedDialect(Struct, frozen=True):
@@ -52,6 +54,7 @@ class SniffedDialect(Struct, frozen=True):
     titles: int = 0
     findings: Mapping[str, str] = MappingProxyType({})
     doubt: str | None = None
+    row_width: int | None = None
 
 
 class _Reading(Struct, frozen=True):
@@ -95,6 +98,7 @@ def find_dialect(
         titles,
         findings,
         _doubt(head, best),
+        best.dialect.row_width,
     )
 
 
@@ -142,7 +146,8 @@ def _read_as(
     head: bytes, delimiter: str, quote: str | None, escape: str | None, options: DialectOptions
 ) -> _Reading:
     comment = None if options.comment == AUTO else options.comment
-    lines, problems = _records(head, delimiter, quote, escape, comment)
+    row_width = options.row_width
+    lines, problems = _records(head, delimiter, quote, escape, comment, row_width)
     titles = 0
     if options.has_header:
         titles = _titles(lines, delimiter)
@@ -151,11 +156,16 @@ def _read_as(
             and options.comment == AUTO
             and all(t.startswith(b"#") for _, t, _ in lines[:titles])
         ):
-            comment, titles = "#", 0
-            lines, problems = _records(head, delimiter, quote, escape, comment)
+            comment, row_width, titles = "#", lines[titles][2], 0
+            lines, problems = _records(head, delimiter, quote, escape, comment, row_width)
     body = lines[titles:]
     dialect = SniffedDialect(
-        delimiter, quote, escape, comment, body[0][0] if titles and body else 0
+        delimiter,
+        quote,
+        escape,
+        comment,
+        body[0][0] if titles and body else 0,
+        row_width=row_width,
     )
     if not body:
         return _Reading(dialect, 0, 0)
@@ -165,12 +175,17 @@ def _read_as(
 
 
 def _records(
-    head: bytes, delimiter: str, quote: str | None, escape: str | None, comment: str | None
+    head: bytes,
+    delimiter: str,
+    quote: str | None,
+    escape: str | None,
+    comment: str | None,
+    row_width: int | None,
 ) -> tuple[list[tuple[int, bytes, int]], int]:
     """For each record that is not blank: its line (from 0), its text and its number of fields. Then
     the number of records that cannot be read."""
     if escape is not None or comment is not None:
-        head = Rewriting(delimiter, quote, escape, comment).whole(head)
+        head = Rewriting(delimiter, quote, escape, comment, row_width).whole(head)
     records: list[tuple[int, bytes, int]] = []
     line = problems = 0
     for record in scan_records(head, delimiter, quote):
@@ -244,7 +259,7 @@ def _doubt(head: bytes, best: _Reading) -> str | None:
     if best.width != 1:
         return None
     for mark in _OTHERS:
-        lines, _ = _records(head, mark, best.dialect.quote, None, None)
+        lines, _ = _records(head, mark, best.dialect.quote, None, None, None)
         widths = {fields for _, _, fields in lines}
         if mark != best.dialect.delimiter and len(lines) > 1 and len(widths) == 1 and widths != {1}:
             return f"has one column, and each of its lines contains {_shown(mark)}: set 'delimiter'"

@@ -28,13 +28,14 @@ from dataflare.model.bad_rows import BadRows
 
 class CsvDialect(Struct, frozen=True):
     """The characters that separate fields and rows. quote None: quotes are ordinary characters.
-    escape and comment: `csv_rewrite` replaces them before the text is parsed."""
+    escape and comment: `csv_rewrite` replaces them before the text is parsed. row_width: see there."""
 
     delimiter: str = ","
     quote: str | None = '"'
     null_values: tuple[str, ...] = ()
     escape: str | None = None
     comment: str | None = None
+    row_width: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return msgspec.structs.asdict(self)
@@ -48,7 +49,7 @@ class CsvDialect(Struct, frozen=True):
         """How the text is rewritten; None if that is not needed."""
         if self.escape is None and self.comment is None:
             return None
-        return Rewriting(self.delimiter, self.quote, self.escape, self.comment)
+        return Rewriting(self.delimiter, self.quote, self.escape, self.comment, self.row_width)
 
     def quotes(self, data: bytes) -> bool:
         """Whether there is a quote in the text."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from dataflare.formats.compression import ByteStream
-from dataflare.formats.records import RECORD_BYTES_MAX
+from dataflare.formats.records import RECORD_BYTES_MAX, scan_records
 
 _READ_BYTES = 1 << 20
 _START = b"\\A|(?<=\\A\xef\xbb\xbf)"
@@ -20,12 +20,19 @@ _START = b"\\A|(?<=\\A\xef\xbb\xbf)"
 
 class Rewriting:
     """Which characters to rewrite. escape: precedes a quote that does not close its field; an
-    escape character is doubled. comment: begins a line that is not a row."""
+    escape character is doubled. comment: begins a line that is not a row. row_width: such a line with so
+    many fields is a row nevertheless, because the mark was found and not given."""
 
     def __init__(
-        self, delimiter: str, quote: str | None, escape: str | None, comment: str | None
+        self,
+        delimiter: str,
+        quote: str | None,
+        escape: str | None,
+        comment: str | None,
+        row_width: int | None = None,
     ) -> None:
         self._marks = (delimiter, quote, escape, comment)
+        self._row_width = row_width
 
     def whole(self, text: bytes) -> bytes:
         """All of a text, or its beginning up to the last whole record."""
@@ -49,10 +56,20 @@ class Rewriting:
         pattern, _ = _patterns(*self._marks)
         return pattern.sub(self._replacement(), text)
 
+    def _comment(self, line: bytes) -> bytes:
+        """Nothing, or the line itself if it is a row."""
+        if self._row_width is None:
+            return b""
+        delimiter, quote, _, _ = self._marks
+        record = next(scan_records(line, delimiter, quote), None)
+        return line if record is not None and record.fields == self._row_width else b""
+
     def _replacement(self) -> Callable[[re.Match[bytes]], bytes]:
         _, quote, escape, _ = self._marks
         if escape is None or quote is None or escape == quote:
-            return lambda match: b"" if match.lastgroup == "comment" else match.group()
+            return lambda match: (
+                self._comment(match.group()) if match.lastgroup == "comment" else match.group()
+            )
         mark, sign = quote.encode(), escape.encode()
         pair = re.compile(re.escape(sign) + b"([" + re.escape(mark) + re.escape(sign) + b"])")
 
@@ -62,7 +79,7 @@ class Rewriting:
 
         def replace(match: re.Match[bytes]) -> bytes:
             if match.lastgroup == "comment":
-                return b""
+                return self._comment(match.group())
             field = match.group()
             return field if sign not in field else mark + pair.sub(unescape, field[1:-1]) + mark
 

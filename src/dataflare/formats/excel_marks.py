@@ -24,10 +24,16 @@ from msgspec import Struct, field
 Cell = tuple[int, int]
 """Row and column, both from 0."""
 Kind = Literal["date", "timestamp", "time", "duration", "digits"]
+_NO_RESULT = "a formula without a stored result"
+_UNCALCULATED = re.compile(
+    rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^<>]*/>)\s*(?:</|<(?:\w+:)?v\s*/>|<(?:\w+:)?v></)"
+)
+"""A formula after which no value comes: the program that wrote the file did not calculate it."""
+_TAIL_BYTES = 256
 
 
 class SheetMarks(Struct):
-    """errors: the texts of error cells. days: the right days of cells that the reader of values
+    """errors: the texts of error cells, and of formulas that were not calculated. days: the right days of cells that the reader of values
     gets wrong. digits: the formats of numbers that are shown with leading zeros, such as 00000."""
 
     errors: dict[Cell, str] = field(default_factory=dict)
@@ -64,9 +70,10 @@ class XlsxMarks:
         with self._zip.open(self._sheets[sheet]) as file:
             tail = b""
             while data := file.read(1 << 20):
-                if b't="e"' in tail + data or b"t='e'" in tail + data:
+                text = tail + data
+                if b't="e"' in text or b"t='e'" in text or _UNCALCULATED.search(text):
                     return True
-                tail = data[-8:]
+                tail = data[-_TAIL_BYTES:]
         return False
 
     def kind_at(self, sheet: str, cell: Cell) -> Kind | None:
@@ -141,6 +148,7 @@ class _SheetParser:
         self.formats, self.marks = formats, SheetMarks()
         self.row = self.column = -1
         self.place: str | None = None
+        self.formula: Cell | None = None
         self.type, self.style = "n", -1
         self.kind: Kind | None = None
         self.text: list[str] = []
@@ -154,7 +162,7 @@ class _SheetParser:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "c" or name.endswith(":c"):
-            self.place = attributes.get("r")
+            self.place, self.formula = attributes.get("r"), None
             self.column += 1
             self.type = attributes.get("t", "n")
             self.kind = None
@@ -164,7 +172,13 @@ class _SheetParser:
         elif name == "row" or name.endswith(":row"):
             self.row = int(attributes["r"]) - 1 if "r" in attributes else self.row + 1
             self.column = -1
-        elif (self.kind is not None or self.type == "e") and name.rpartition(":")[2] == "v":
+        elif name == "f" or name.endswith(":f"):
+            if self.type != "str":
+                self.formula = self._cell()
+                self.marks.errors[self.formula] = _NO_RESULT
+        elif (
+            self.kind is not None or self.type == "e" or self.formula is not None
+        ) and name.rpartition(":")[2] == "v":
             self.text = []
             self.parser.CharacterDataHandler = self.text.append
             self.parser.EndElementHandler = self._end
@@ -179,6 +193,10 @@ class _SheetParser:
         return self.row, self.column
 
     def _note(self, text: str) -> None:
+        if self.formula is not None:
+            if not text.strip():
+                return
+            del self.marks.errors[self.formula]
         if self.type == "e":
             self.marks.errors[self._cell()] = text
         elif self.kind == "digits":

@@ -231,6 +231,9 @@ class Writer(ABC):
 
     resumes: ClassVar[bool] = False
     progress: int = 0
+    rows_out: int | None = None
+    """Of a writer that holds rows back, and whose rows are visible at once: how many it has sent. None: all
+    that `write_batch` took are out, or none before the commit."""
 
     @abstractmethod
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:

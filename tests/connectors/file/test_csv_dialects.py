@@ -214,6 +214,17 @@ def test_a_dialect_may_be_said(tmp_path, config, text, rows):
     assert looked_at(tmp_path, text, **config)[0] == rows
 
 
+def test_a_row_is_not_a_comment_where_the_mark_was_found(tmp_path):
+    text = '# exported\ntag,n\n#1,10\n# tail\nx,20\n"#2",30\n#"3, 4",5\n'
+    read_rows, findings, _ = looked_at(tmp_path, text, quote='"')
+    assert read_rows[:3] == [("#1", 10), ("x", 20), ("#2", 30)]
+    assert findings["comment"] == "#"
+    assert looked_at(tmp_path, text, comment="#")[0] == [("x", 20), ("#2", 30)]
+    (tmp_path / "b1.csv").write_text("# exported\ntag,n\n#1,10\n")
+    (tmp_path / "b2.csv").write_text("tag,n\n#5,50\n# tail\n")
+    assert read("b*.csv", tmp_path).frame.rows() == [("#1", 10), ("#5", 50)]
+
+
 def test_a_bad_row_keeps_its_line_below_titles_and_comments(tmp_path):
     (tmp_path / "a.csv").write_text("Sales of May\n\na,b\n" + "1,x\n" * 12 + "2\n")
     assert [bad.place for bad in read("a.csv", tmp_path).bad] == ["a.csv line 16"]

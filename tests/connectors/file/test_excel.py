@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -217,6 +218,37 @@ def test_error_cells_are_null_and_counted(tmp_path):
     name = column(tmp_path / "a.xlsx", 1, "#N/A", 3, "#N/A")
     assert read(name, tmp_path).frame["v"].to_list() == [1, None, 3, None]
     assert opened(name, tmp_path).warnings == {"column 'v' shows #N/A, which is read as NULL,": 2}
+
+
+def test_formulas_without_a_stored_result_are_null_and_counted(tmp_path):
+    """As openpyxl writes them, which calculates nothing; beside results that are stored."""
+
+    def write(book: Any) -> None:
+        sheet = book.add_worksheet("Cells")
+        sheet.write_row(0, 0, ["id", "total"])
+        sheet.write_row(1, 0, [1])
+        sheet.write_formula(1, 1, "=1+1", None, 2)
+        sheet.write_row(2, 0, [2])
+        sheet.write_formula(2, 1, "=1+2", None, "GONE")
+        sheet.write_formula(3, 1, "=1+3", book.add_format({"num_format": "yyyy-mm-dd"}), "GONE")
+
+    name = workbook(tmp_path / "a.xlsx", write)
+    with zipfile.ZipFile(tmp_path / name) as file:
+        parts = {each: file.read(each) for each in file.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    for stored in (b' t="str"><f>1+2</f><v>GONE</v>', b' t="str"><f>1+3</f><v>GONE</v>'):
+        assert stored in parts[sheet]
+        plain = stored.replace(b' t="str"', b"").replace(b"<v>GONE</v>", b"<v/>")
+        parts[sheet] = parts[sheet].replace(stored, plain)
+    with zipfile.ZipFile(tmp_path / name, "w") as file:
+        for each, data in parts.items():
+            file.writestr(each, data)
+    frame = read(name, tmp_path).frame
+    assert frame["total"].to_list() == [2, None, None]
+    assert frame["id"].to_list() == [1, 2, None]
+    (warning,) = opened(name, tmp_path).warnings.items()
+    assert "column 'total' shows a formula without a stored result" in warning[0]
+    assert warning[1] == 2
 
 
 def test_titles_above_the_header_are_passed_over(tmp_path):

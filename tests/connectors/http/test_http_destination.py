@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from http_kit import run, sending
+from http_kit import Ran, run, sending
 from servers.web import Answer, Asked, http_server
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(7)]
@@ -87,3 +87,18 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     with http_server(answer) as server:
         assert run(tmp_path, sending(ROWS, {"url": server.url})).status == 0
         assert [len(asked.json()) for asked in server.asked] == [7, 7, 7]
+
+
+def test_rows_that_were_not_sent_are_not_counted(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Answer:
+        return Answer({"error": "no"}, 400) if asked.json()[0]["id"] == 3 else Answer()
+
+    def written(ran: Ran) -> list[int]:
+        return [step["rows_out"] for name, step in ran.result["steps"].items() if name == "hook"]
+
+    with http_server(answer) as server:
+        some = run(tmp_path, sending(ROWS, {"url": server.url, "batch_size": 3}))
+        every = run(tmp_path, sending(ROWS, {"url": server.url, "batch_size": 9}), "--fresh")
+    none = run(tmp_path, sending(ROWS, {"url": server.url, "batch_size": 9}), "--fresh")
+    assert [ran.status for ran in (some, every, none)] == [1, 0, 1]
+    assert [written(ran) for ran in (some, every, none)] == [[3], [7], [0]]

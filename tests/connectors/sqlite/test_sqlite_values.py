@@ -18,7 +18,7 @@ from databases import read, run
 
 from dataflare.connectors.sqlite.decode import decoded
 from dataflare.connectors.sqlite.types import declared, type_of_declaration
-from dataflare.errors import DataError
+from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import Schema, parse_type
 
 
@@ -161,3 +161,13 @@ def test_the_names_of_a_without_rowid_table_and_of_a_taken_rowid(tmp_path):
     assert found.rows() == [("a", "b", "c")]
     found, _ = run(read("sqlite", tmp_path, table="w", rows_max=1))
     assert found.rows() == [("x", 1), ("y", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("declaration", ["INTEGER", "REAL", "BOOLEAN", "DATE", "DECIMAL(9, 2)"])
+def test_text_in_a_cursor_column_is_refused_with_its_value(
+    tmp_path: Path, declaration: str
+) -> None:
+    table(tmp_path, declaration, 1, "abc")
+    with pytest.raises(DataFlareError) as caught:
+        run(read("sqlite", tmp_path, table="t", incremental={"column": "x"}))
+    assert caught.value.code in ("E0501", "E0413")

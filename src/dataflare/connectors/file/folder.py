@@ -196,7 +196,8 @@ class FolderCommitter(Committer):
         return not self._folder.overwrite and await in_thread(self._is_empty)
 
     def _is_empty(self) -> bool:
-        if self._marker.own_record() is not None:
+        own = self._marker.own_record()
+        if own is not None and not own.rows:
             return False
         return all(self._folder.epoch_of(file.name) is None for file in self._folder.data_files())
 

@@ -74,6 +74,7 @@ class WebhookWriter(Writer):
     request has the same key, so that a server that checks keys accepts its rows once."""
 
     resumes = True
+    rows_out: int
 
     def __init__(
         self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
@@ -84,6 +85,7 @@ class WebhookWriter(Writer):
         self._last_batch: SharedDataBatch | None = None
         self._requests: deque[tuple[pl.DataFrame, str]] = deque()
         self._refused: list[RefusedRow] = []
+        self.rows_out = 0
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         if batch is not self._last_batch:
@@ -133,6 +135,7 @@ class WebhookWriter(Writer):
         headers = {"Content-Type": kind, "Idempotency-Key": key}
         answer = await self._client.ask(config.method, config.url, content=content, headers=headers)
         if answer.status_code < 300:
+            self.rows_out += rows.height
             return ()
         if answer.status_code not in _ABOUT_ROWS:
             raise _request_error(answer, config.url)

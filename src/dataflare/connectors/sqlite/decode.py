@@ -97,7 +97,8 @@ def decoded(
     time_numbers: the unit of numbers in a column of times."""
     if is_number(type_):
         values = _number(
-            raw if raw.dtype.is_numeric() else raw.cast(pl.String).cast(pl.Int64), type_
+            raw if raw.dtype.is_numeric() else raw.cast(pl.String).cast(pl.Int64, strict=False),
+            type_,
         )
         return values if others is None else values.fill_null(_number_of_text(others, type_))
     if type_.name == "binary":

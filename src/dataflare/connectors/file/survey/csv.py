@@ -133,6 +133,7 @@ def _head(
             first.dialect.escape,
             first.dialect.comment,
             config.has_header and bool(first.sniffed.titles),
+            first.dialect.row_width,
         )
         head = _read(file.path, raw, ended, encoding, config, contract, options)
         if set(head.names) == set(first.names) or config.csv == options:
@@ -160,7 +161,12 @@ def _read(
     at_start = config.header_row is None and not titles
     sniffed = find_dialect(raw[start:], options, default, at_start=at_start)
     dialect = CsvDialect(
-        sniffed.delimiter, sniffed.quote, tuple(config.null_values), sniffed.escape, sniffed.comment
+        sniffed.delimiter,
+        sniffed.quote,
+        tuple(config.null_values),
+        sniffed.escape,
+        sniffed.comment,
+        sniffed.row_width,
     )
     if dialect.rewriting is not None:
         raw = dialect.rewriting.whole(raw)
