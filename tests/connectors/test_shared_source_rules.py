@@ -116,10 +116,12 @@ def test_halves_of_characters_and_deep_rows_are_bad_rows(
     assert [each.code for each in bad] == ["E0503"]
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_not_json_are_bad_rows(value: str, reader: Reader) -> None:
-    rows, bad, _ = reader("ndjson", ['{"v": 1.5}', f'{{"v": {value}}}'])
-    assert ([row["v"] for row in rows], [each.code for each in bad]) == ([1.5], ["E0503"])
+@pytest.mark.parametrize("kind", JSON_SOURCES)
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "tru", "1,", '"a\tb"'])
+def test_values_that_are_not_json_make_one_bad_row(kind: str, value: str, reader: Reader) -> None:
+    rows, bad, _ = reader(kind, ['{"v": 1.5}', f'{{"v": {value}}}', '{"v": 2.5}'])
+    assert [row["v"] for row in rows] == [1.5, 2.5]
+    assert [each.code for each in bad] == ["E0503"]
 
 
 @pytest.mark.parametrize("kind", ALL)
