@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataflare import RunOptions, RunResult, load, run
+from dataflare.errors import PlanError
 
 WORKFLOW = """\
 name: NAME
@@ -140,3 +141,15 @@ def test_without_a_cursor_any_destination_will_do(project: Path) -> None:
     for env in ("dev", "prod"):
         assert go(project, env).error is None
         assert rows(project, env) == 10
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_table_is_not_replaced_by_the_new_rows_alone(tmp_path: Path, kind: str) -> None:
+    add_rows(tmp_path, 0, 3)
+    text = WORKFLOW.replace("MODE", "mode: overwrite").replace("NAME", "load")
+    (tmp_path / "w.yaml").write_text(text.replace("out: {type: sqlite", f"out: {{type: {kind}"))
+    with pytest.raises(PlanError) as caught:
+        go(tmp_path)
+    assert (caught.value.code, caught.value.step) == ("E0324", "out")
+    assert "upsert" in str(caught.value.help)
+    assert not (tmp_path / "out_dev.db").exists()

@@ -157,3 +157,27 @@ def test_names_that_hold_none(name):
 @pytest.mark.timeout(20)
 def test_a_hostile_text_is_read_in_linear_time(text, shown):
     assert redact_connections(text).endswith(shown)
+
+
+def test_pieces_of_a_secret_are_hidden_in_messages_of_systems():
+    redactor = Redactor(
+        ["s3cret'Passphrase9", "postgresql://me:hunter2hunter@db.example/shop", "abc"]
+    )
+    pieces = redactor.redact_pieces
+    assert pieces('syntax error at or near "Passphrase9"') == 'syntax error at or near "***"'
+    assert pieces("role passphrase9 and S3CRET'p") == "role *** and ***"
+    assert pieces("at Passp") == "at Passp"
+    assert pieces("no host db.example in postgresql, hunter2hunt") == (
+        "no host db.example in postgresql, ***"
+    )
+    assert pieces(pieces("x Passphrase9 y")) == "x *** y"
+    assert Redactor().redact_pieces("plain") == "plain"
+
+
+@given(st.text("abcXY'9", min_size=8, max_size=20), st.data())
+def test_no_long_piece_of_a_secret_is_left(secret, data):
+    start = data.draw(st.integers(0, len(secret) - 6))
+    piece = secret[start : start + data.draw(st.integers(6, 20))]
+    shown = Redactor([secret]).redact_pieces(f'near "{piece.upper()}", {piece}!')
+    for at in range(len(secret) - 5):
+        assert secret[at : at + 6].lower() not in shown.lower()

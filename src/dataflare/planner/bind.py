@@ -53,6 +53,7 @@ from dataflare.planner.unchecked import (
     unknown_columns,
     unread_source,
 )
+from dataflare.planner.written_as import refuse_replaced
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
 from dataflare.sdk.context import ConnectorContext, Policy
@@ -142,6 +143,7 @@ class Binder:
             check_changelogs(graph)
             one_writer_each(graph, self.workflow)
             nothing_in_place(graph, self.workflow, self._all_sources())
+            refuse_replaced(graph)
             demand(guarantees(graph), settings.guarantee)
         except DataFlareError as error:
             step = self.workflow.step(error.step or "")

@@ -1,7 +1,8 @@
-"""Tell each source how the destinations write its rows. Pure."""
+"""Tell each source how the destinations write its rows, and refuse what loses rows. Pure."""
 
 from __future__ import annotations
 
+from dataflare.errors import PlanError
 from dataflare.planner.graph import DestinationNode, Graph, SourceNode
 
 
@@ -15,6 +16,27 @@ def tell_sources(graph: Graph) -> None:
     for node in graph:
         if isinstance(node, SourceNode):
             node.connector.written_as = modes.get(node.id, {})
+
+
+def refuse_replaced(graph: Graph) -> None:
+    """Raise PlanError (E0324) for a table that each run replaces by the rows of an incremental source: the
+    second run would delete what the first one wrote."""
+    sources = {node.id: node for node in graph if isinstance(node, SourceNode)}
+    for node in graph:
+        if not isinstance(node, DestinationNode) or node.connector.mode != "overwrite":
+            continue
+        if getattr(node.connector.config, "table", None) is None:
+            continue
+        for name in sorted(_behind(graph, node.id) & sources.keys()):
+            if getattr(sources[name].connector.config, "incremental", None) is not None:
+                raise PlanError(
+                    f"destination '{node.step}' has mode overwrite, and source '{name}' is incremental: the "
+                    "second run would replace all rows of the table by those that are new",
+                    code="E0324",
+                    step=node.step,
+                    help="set mode: append, or mode: upsert with a key; or leave 'incremental' out, so that "
+                    "each run reads all rows",
+                )
 
 
 def _behind(graph: Graph, end: str) -> set[str]:

@@ -21,6 +21,9 @@ _SHORT = 4
 """Values shorter than this are hidden only as whole words: a secret `a` must not turn every text into
 asterisks."""
 
+_PIECE = 6
+"""The shortest piece of a secret that is hidden in messages of other systems."""
+
 _NAMES = (
     r"password|passwd|passphrase|pwd|secret|secret_key|client_secret|api_?key|access_?key"
     r"|secret_access_key|account_?key|private_key|access_token|auth_token|sasl_password|token|sig"
@@ -110,9 +113,40 @@ class Redactor:
             text = self._pattern.sub(MASK, text)
         return redact_connections(text)
 
+    def redact_pieces(self, text: str) -> str:
+        """The same, and without pieces of six and more characters of a secret, in upper or lower case: a
+        server may quote a part of a statement in its error. Of a connection string only the passwords
+        are secret in pieces, because hosts and tables are part of many messages."""
+        text = self.redact(text)
+        pieces = {
+            part[start : start + _PIECE].lower()
+            for value in self._values
+            for part in _secret_parts(value)
+            for start in range(len(part) - _PIECE + 1)
+        }
+        lower = text.lower()
+        if not pieces or len(lower) != len(text):
+            return text
+        hits = [n for n in range(len(text) - _PIECE + 1) if lower[n : n + _PIECE] in pieces]
+        masked: list[str] = []
+        end = 0
+        for place in hits:
+            if place > end or not masked:
+                masked += [text[end:place], MASK]
+            end = place + _PIECE
+        return "".join(masked) + text[end:]
+
     def suspects(self) -> list[str]:
         """`redact` does not change a text that contains none of these, in upper or lower case."""
         return sorted(_spellings(self._values) | {"://", *_NAMES_LIST})
+
+
+def _secret_parts(value: str) -> list[str]:
+    """A secret as it is, or the passwords in it if it is a connection string."""
+    if _HINT.search(value) is None:
+        return [value]
+    found = [m["value"] for pattern in (_URL, _PAIR) for m in pattern.finditer(value)]
+    return found if found or "://" in value else [value]
 
 
 def _spellings(values: Iterable[str]) -> set[str]:
@@ -152,6 +186,11 @@ def redact(text: str) -> str:
     """The text without any secret that this process remembers, and without passwords in connection
     strings. For errors, logs and API responses."""
     return _process.redact(text)
+
+
+def redact_pieces(text: str) -> str:
+    """As `redact`, for messages of other systems, which may quote a piece of a secret."""
+    return _process.redact_pieces(text)
 
 
 def redact_all(value: Any) -> Any:

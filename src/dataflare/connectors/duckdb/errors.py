@@ -12,6 +12,7 @@ import duckdb
 from dataflare.connectors.sql.names import locked, missing_file
 from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.security.redact import redact_pieces
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")
 
@@ -23,7 +24,7 @@ def in_other_process(error: Exception) -> bool:
 
 def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
     """DataFlare's error for another exception. subject: the table or the operation."""
-    text = str(error)
+    text = redact_pieces(str(error))
     first = re.sub(r"^[\w ]+ Error: ", "", text.splitlines()[0] if text else repr(error))
     if in_other_process(error):
         holder = _HOLDER.search(text)

@@ -17,6 +17,7 @@ from dataflare.connectors.sql.names import missing_column, missing_table, quoted
 from dataflare.connectors.sql.query import bind_query
 from dataflare.errors import ConfigError
 from dataflare.model.types import DataType, Schema
+from dataflare.security.redact import redact_pieces
 
 
 class Column(Struct, frozen=True):
@@ -131,7 +132,7 @@ def _query(db: DuckConnection, path: Path, query: str) -> Relation:
 
 
 def _refused(error: Exception, spot: Any) -> ConfigError:
-    first, *rest = [line for line in str(error).splitlines() if line.strip()]
+    first, *rest = [line for line in redact_pieces(str(error)).splitlines() if line.strip()]
     hint = next((line for line in rest if line.startswith(("Candidate", "Did you mean"))), None)
     return ConfigError(f"the query is refused: {first}", code="E0412", spot=spot, help=hint)
 

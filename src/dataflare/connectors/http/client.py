@@ -22,7 +22,7 @@ import httpx
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.retry import AFTER_MAX_S
-from dataflare.security.redact import redact
+from dataflare.security.redact import redact_pieces
 
 _TOO_MANY = (403, 429, 503)
 """Statuses of servers that got too many requests; 403 only if the answer says when to try again."""
@@ -151,7 +151,7 @@ class HttpClient:
         return answer
 
     def _connection_error(self, url: str, error: httpx.HTTPError) -> DataFlareError:
-        why = redact(str(error)) or type(error).__name__
+        why = redact_pieces(str(error)) or type(error).__name__
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
             return ConfigError(
                 f"{public_url(url)} cannot be requested: {why}",
@@ -186,7 +186,7 @@ def public_url(url: str) -> str:
 def excerpt(answer: httpx.Response) -> str:
     """The beginning of an answer's text, on one line, without secrets."""
     text = " ".join(answer.text[: 4 * _BODY_SHOWN].split())
-    return redact(text[:_BODY_SHOWN])
+    return redact_pieces(text[:_BODY_SHOWN])
 
 
 def other_server(subject: str, target: str, step: str) -> ConfigError:

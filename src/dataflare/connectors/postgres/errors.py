@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.security.redact import redact_pieces
 
 CONNECTION_LOST = "E0607"
 _STATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
@@ -58,7 +59,7 @@ class ErrorFacts(Struct, frozen=True):
 
 
 def error_facts(error: Exception) -> ErrorFacts:
-    whole = str(error)
+    whole = redact_pieces(str(error))
     state = getattr(error, "sqlstate", None) or ""
     if not state and (match := _STATE.search(whole)):
         state = match.group(1)
@@ -68,8 +69,8 @@ def error_facts(error: Exception) -> ErrorFacts:
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     first = whole.strip().splitlines()[0] if whole.strip() else type(error).__name__
-    text = primary or _SERVER.sub("", _NOISE.sub("", first))
-    detail = getattr(diagnosis, "message_detail", None) or ""
+    text = redact_pieces(primary or "") or _SERVER.sub("", _NOISE.sub("", first))
+    detail = redact_pieces(getattr(diagnosis, "message_detail", None) or "")
     return ErrorFacts(state, text, detail, getattr(diagnosis, "context", None) or "", whole)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from dataflare.connectors.sql import names
 from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.security.redact import redact_pieces
 
 _CONSTRAINT = re.compile(
     r"(UNIQUE|NOT NULL|CHECK|FOREIGN KEY|PRIMARY KEY) constraint failed(: [^\n]*)?"
@@ -22,7 +23,7 @@ _STRICT = re.compile(r"cannot store (\w+) value in (\w+) column ([^\n]+)|datatyp
 
 def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
     """DataFlare's error for another exception. subject: the table or the operation."""
-    text = str(error)
+    text = redact_pieces(str(error))
     first = re.sub(r"^[A-Z_]+: (\[SQLite\] )?", "", text.splitlines()[0] if text else repr(error))
     if "database is locked" in text or "database table is locked" in text or "SQLITE_BUSY" in text:
         return names.locked(
