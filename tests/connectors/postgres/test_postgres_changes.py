@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import polars as pl
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -138,6 +140,31 @@ def test_a_unique_value_moves_from_a_deleted_row_to_a_new_one(database, copy_row
         await step.epoch(1, frame_of([(INSERT, 1, "a", 1)]))
         await step.epoch(2, frame_of([(DELETE, 1, "a", 1), (INSERT, 2, "a", 2)]), final=True)
         assert database.rows("select id, name from t") == [(2, "a")]
+        await step.close()
+
+    run(go())
+
+
+def test_a_commit_waits_for_the_one_whose_answer_was_lost(database):
+    """That one may still be on its way on the server, with the same rows."""
+    waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+
+    async def go():
+        first = await database.step(SCHEMA).start()
+        one = await first.prepare(1, frame_of([(INSERT, 1, "a", 1)]))
+        await first.commit(1, [one])
+        two = await first.prepare(2, frame_of([(INSERT, 2, "b", 2)]))
+        await first.close()
+        step = await database.step(SCHEMA, attempt=2).start(1, [one])
+        with psycopg.connect(database.dsn) as lost:
+            lost.execute("insert into t values (2, 'b', 2)")
+            lost.execute("update _dataflare_epochs set epoch = 2")
+            committing = asyncio.ensure_future(step.commit(2, [two]))
+            while not committing.done() and not database.rows(waiting):
+                await asyncio.sleep(0)
+            lost.commit()
+        await committing
+        assert database.rows("select id from t order by id") == [(1,), (2,)]
         await step.close()
 
     run(go())
