@@ -193,6 +193,8 @@ class PostgresPages(PageReader):
                 for row in is_misfit.arg_true().to_list():
                     first_unfit.setdefault(row, column.name)
                 unfit |= is_misfit
+            if column.type.name == "duration":
+                self._count_days(column.name, fetched)
             series.append(values)
         frame = pl.DataFrame(series) if series else pl.DataFrame(height=raw.height)
 
