@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from dataflare.expr.calendar import NS_RANGE_US, existing, rounded_unit
 from dataflare.expr.casttext import from_text
+from dataflare.formats.iso_durations import ticks_of
 from dataflare.formats.number_marks import has_marks, plain
 from dataflare.formats.number_text import altered, is_unusual, loses_digits
 from dataflare.model.types import (
@@ -317,7 +318,14 @@ def converted(column: TextColumn, value: pl.Expr, *, lenient: bool) -> pl.Expr:
     if kind == "binary":
         return value.str.decode("base64", strict=must).alias(name)
     if kind == "duration":
-        return value.cast(pl.Int64, strict=must).cast(value_type(column)).alias(name)
+        dtype = value_type(column)
+        assert isinstance(dtype, pl.Duration)
+        ticks = pl.coalesce(
+            value.cast(pl.Int64, strict=False), ticks_of(value, dtype.time_unit)
+        ).cast(dtype)
+        return (ticks if lenient else _refuse(ticks.is_null() & value.is_not_null(), ticks)).alias(
+            name
+        )
     if kind in ("list", "struct"):
         dtype = value_type(column)
         if lenient:
