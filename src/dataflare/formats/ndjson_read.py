@@ -7,15 +7,17 @@ they were written, and a number that its column would round makes a bad row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 from msgspec import Struct
 
+from dataflare.expr.casttext import from_text
 from dataflare.formats import json_loss
 from dataflare.formats.json_types import columns_of, fitting, readable
-from dataflare.formats.json_values import BadJson, decode, line_of, text_of
+from dataflare.formats.json_values import BadJson, Number, decode, line_of, text_of
 from dataflare.formats.misread import SortedRows, misfit, raw_text
 from dataflare.formats.neighbours import neighbours
 from dataflare.formats.text_types import TextColumn, converted, infer, loose, strict
@@ -77,10 +79,7 @@ class NdjsonPlan(Struct, frozen=True):
         texts = [text for _, text in lines]
         bad: dict[int, tuple[str, str]] = {}
         rows: dict[int, dict[str, Any]] = {}
-        checks = [
-            (column, column.name, fitting(column.type, declared=column.declared))
-            for column in self._read
-        ]
+        checks = [(column, column.name, _check(column)) for column in self._read]
         names = [column.name for column in self._read]
         changes = [
             (column.name, change)
@@ -95,14 +94,16 @@ class NdjsonPlan(Struct, frozen=True):
                 bad[place] = problem
             else:
                 rows[place] = row
-                changed = {
-                    name: value
-                    for name, change in changes
-                    if (value := change(was := row.get(name))) is not was
-                }
-                # A line that Polars would not read exactly is written again in a form that it does.
-                if changed or extreme:
-                    texts[place] = line_of({n: changed.get(n, row.get(n)) for n in names})
+        was_cast = self._cast(rows, bad)
+        for place, row in rows.items():
+            changed = {
+                name: value
+                for name, change in changes
+                if (value := change(was := row.get(name))) is not was
+            }
+            # A line that Polars would not read exactly is written again in a form that it does.
+            if changed or extreme or place in was_cast:
+                texts[place] = line_of({n: changed.get(n, row.get(n)) for n in names})
         bad |= self._misfits(rows)
         good_places = [place for place in rows if place not in bad]
         good, good_places = self._sort_out(texts, good_places, bad)
@@ -128,6 +129,30 @@ class NdjsonPlan(Struct, frozen=True):
         """The texts of some rows of a chunk."""
         lines = _lines(data)
         return [_text(lines[row]) for row in rows]
+
+    def _cast(self, rows: dict[int, dict[str, Any]], bad: dict[int, tuple[str, str]]) -> set[int]:
+        """Cast values of another kind than their declared type, as CSV does: "7" and 7.4 under int64 are
+        7, "yes" under bool is true. Moves rows whose value cannot be cast to `bad`. Returns the places of
+        rows that changed."""
+        changed: set[int] = set()
+        for column in self._read:
+            kinds, fit, name = _kinds_to_cast(column), fitting(column.type), column.name
+            places = [
+                place
+                for place, row in rows.items()
+                if type(value := row.get(name)) in kinds and not fit(value)
+            ]
+            if not places:
+                continue
+            texts = pl.DataFrame({name: [str(rows[place][name]) for place in places]})
+            values = texts.select(from_text(pl.col(name), column.type).value)[name]
+            for place, value in zip(places, values, strict=True):
+                if value is None or not math.isfinite(value):
+                    bad[place] = ("E0501", _misfit(column, rows.pop(place)[name]))
+                else:
+                    rows[place] = {**rows[place], name: value}
+                    changed.add(place)
+        return changed
 
     def _misfits(self, rows: dict[int, Any]) -> dict[int, tuple[str, str]]:
         """Rows with texts that do not fit their columns, such as bad timestamps and dates."""
@@ -178,6 +203,25 @@ def _problem(
         if value is not None and not fit(value):
             return ("E0501", _misfit(column, value)), {}
     return None, row
+
+
+def _kinds_to_cast(column: TextColumn) -> tuple[type, ...]:
+    """The kinds of JSON values that are cast to the column's type. A number is never made a float that
+    differs from it."""
+    if not column.declared:
+        return ()
+    if column.type.name == "bool":
+        return (str, int)
+    if column.type.is_integer:
+        return (str, Number)
+    return (str,) if column.type.is_float else ()
+
+
+def _check(column: TextColumn) -> Callable[[Any], bool]:
+    """A function that checks whether a value fits the column, or may fit when it is cast."""
+    fit = fitting(column.type, declared=column.declared)
+    kinds = _kinds_to_cast(column)
+    return (lambda value: type(value) in kinds or fit(value)) if kinds else fit
 
 
 def _lines(data: bytes) -> list[tuple[int, bytes]]:
