@@ -122,9 +122,15 @@ def execute(args: list[str]) -> int:
         terminal.point_stdout_nowhere()
         return process.PIPE_CLOSED
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # from Rich, which prints the help
+            return process.PIPE_CLOSED
         return ended.code if isinstance(ended.code, int) else 1
     except BaseException as raised:
-        return _report(raised, args)
+        try:
+            return _report(raised, args)
+        except BrokenPipeError:
+            terminal.point_stdout_nowhere()
+            return process.PIPE_CLOSED
 
 
 def _invoke(args: list[str]) -> int:

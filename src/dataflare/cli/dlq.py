@@ -11,6 +11,7 @@ import typer
 from dataflare.cli import answers, common, complete, human, tables, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, WorkflowError
+from dataflare.formats.visible import visible
 
 if TYPE_CHECKING:
     from dataflare.jobs.letters import Letter, LetterBox, Wanted
@@ -90,6 +91,7 @@ def show(
     step: Step = None,
     code: Code = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most rows to show.")] = 20,
+    full: Annotated[bool, typer.Option("--full", help="Do not cut long values.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> int:
     """Show the waiting rows with the reason of each, oldest first."""
@@ -99,7 +101,7 @@ def show(
         if json:
             answers.print_json(letter.to_json(), indent=False)
         else:
-            _print_letter(letter)
+            _print_letter(letter, full=full)
     if not json:
         more = len(letters) - limit
         print(
@@ -284,12 +286,13 @@ def _groups(box: LetterBox) -> Iterator[dict[str, Any]]:
         }
 
 
-def _print_letter(letter: Letter) -> None:
+def _print_letter(letter: Letter, *, full: bool) -> None:
     at = f" at {letter.position}" if letter.position else ""
     terminal.print_heading(f"{letter.step}  {letter.code}  {human.moment(letter.failed_at)}{at}")
-    print(letter.message)
+    print(visible(letter.message))
+    shown = _line if full else _short
     rows = [
-        (name, "NULL" if value is None else _short(str(value)))
+        (visible(name), "NULL" if value is None else shown(str(value)))
         for name, value in letter.row.items()
     ]
     for line in tables.lines((), rows):
@@ -297,8 +300,12 @@ def _print_letter(letter: Letter) -> None:
     print()
 
 
+def _line(text: str) -> str:
+    return visible(text.replace("\n", "⏎"))
+
+
 def _short(text: str) -> str:
-    text = text.replace("\n", "⏎")
+    text = _line(text)
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dataflare.cli import human, tables, terminal
+from dataflare.formats.visible import visible
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,9 +69,10 @@ def _widest(row: list[str]) -> int:
 def _types(frame: pl.DataFrame) -> dict[str, str]:
     from dataflare.model.types import Schema
 
-    return Schema.from_polars(frame.schema).to_json()
+    types = Schema.from_polars(frame.schema).to_json()
+    return {visible(name): type_ for name, type_ in types.items()}
 
 
 def _cell(value: object) -> str:
-    text = "NULL" if value is None else str(value).replace("\n", "⏎")
+    text = "NULL" if value is None else visible(str(value).replace("\n", "⏎").replace("\t", "⇥"))
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"

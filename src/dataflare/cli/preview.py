@@ -36,6 +36,10 @@ def preview(
     for name, doubts in result.doubts.items():
         for doubt in doubts:
             terminal.print_warning(f"step '{name}': {doubt}")
+    for name, failed in result.failures.items():
+        were = "row failed and was" if failed.rows == 1 else "rows failed and were"
+        reason = f"; the first: {failed.first}" if failed.first else ""
+        terminal.print_warning(f"step '{name}': {failed.rows:,} {were} left out{reason}")
     if json:
         frames.write_ndjson(result.rows)
         return 0

@@ -54,7 +54,7 @@ def flush(status: int) -> int:
             stream.flush()
         except BrokenPipeError:
             terminal.point_stdout_nowhere()
-            status = status or PIPE_CLOSED
+            status = PIPE_CLOSED if stream is sys.stdout else status or PIPE_CLOSED
         except (OSError, ValueError):
             status = status or 1
     return status

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from dataflare.cli import terminal
+from dataflare.formats.visible import visible
 
 _GAP = "  "
 _NARROWEST = 24
@@ -24,7 +25,8 @@ def print_table(
 ) -> None:
     """Print a table. columns: the headings; may be empty. right: the headings of columns of numbers. A
     heading or a cell may have several lines."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
+    columns = [visible(name) for name in columns]
     for line in lines(columns, cells, right, width=terminal_width(), heading=terminal.bold):
         print(line)
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from dataflare.errors import DataFlareError, render
+from dataflare.formats.visible import visible
 from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ def print_error(error: DataFlareError) -> None:
         import traceback
 
         say("".join(traceback.format_exception(error)).rstrip())
-    block = render(error)
+    block = visible(render(error))
     say(colour_block(block) if has_colour(sys.stderr) else block)
 
 
 def print_warning(text: str) -> None:
     """Print a warning as one line on standard error."""
-    colour = has_colour(sys.stderr)
+    colour, text = has_colour(sys.stderr), visible(text)
     say(f"{_YELLOW}warning{_OFF}: {text}" if colour else f"warning: {text}")
 
 

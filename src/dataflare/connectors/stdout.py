@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dataflare.errors import ConfigError
 from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import CsvText, NdjsonText, json_text, plain
+from dataflare.formats.visible import CONTROLS, visible
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
@@ -135,8 +136,9 @@ class StdoutWriter(Writer):
 
     def _print(self, data: bytes) -> None:
         stream = _stream or sys.stdout
+        text = data.decode("utf-8")
         try:
-            stream.write(data.decode("utf-8"))
+            stream.write(visible(text) if stream.isatty() else text)
             stream.flush()
         except BrokenPipeError:
             self._closed = True
@@ -188,7 +190,14 @@ def _cell(field: Any, *, far: bool) -> pl.Expr:
     value = plain(pl.col(field.name), field.type, far=far)
     text = json_text(value) if field.type.name in ("list", "struct") else value.cast(pl.String)
     one_line = text.str.replace_all("\n", "\\n", literal=True)
-    return one_line.str.replace_all("\t", " ", literal=True).fill_null("null").alias(field.name)
+    one_line = one_line.str.replace_all("\t", " ", literal=True)
+    return _shown(one_line).fill_null("null").alias(field.name)
+
+
+def _shown(text: pl.Expr) -> pl.Expr:
+    """The text without characters that act on a terminal; most columns have none."""
+    shown = text.map_elements(visible, return_dtype=pl.String)
+    return pl.when(text.str.contains(CONTROLS).any()).then(shown).otherwise(text)
 
 
 Text = CsvText | NdjsonText | TableText

@@ -25,18 +25,21 @@ from dataflare.jobs.learning import refuse_more, with_more
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.planner import RULES, physical
 from dataflare.planner.bind import bind_workflow
+from dataflare.planner.dead_letters import LETTERS as LETTER_COLUMNS
 from dataflare.planner.graph import DestinationNode, Graph, Node, Port, SourceNode
 from dataflare.planner.guarantees import upstream
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import watching
 from dataflare.sdk.context import Policy
 from dataflare.workflow.form import reserved
+from dataflare.workflow.graph import looked_up
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 END, LETTERS = reserved("_preview"), reserved("_preview_letters")
 """The destinations of a preview. No step of a file can have these names."""
+_LETTERS_MAX = 10_000
 _LINEAGE = "00000000-0000-4000-8000-000000000000"
 
 
@@ -51,13 +54,22 @@ def preview(
     return look(workflow, step, rows, policy=policy).rows
 
 
+class Failures(Struct, frozen=True):
+    """The rows of one step that failed and were left out. first: where the first one stands and why it
+    failed, where that is known."""
+
+    rows: int
+    first: str | None
+
+
 class Look(Struct, frozen=True):
     """rows: the first ones. findings: by source before the step, facts about its data. doubts: by source,
-    what looks wrong but is not an error."""
+    what looks wrong but is not an error. failures: by step, rows that were read and left out."""
 
     rows: pl.DataFrame
     findings: dict[str, Mapping[str, str]]
     doubts: dict[str, Sequence[str]]
+    failures: dict[str, Failures]
 
 
 def look(workflow: Workflow, step: str, rows: int = 20, *, policy: Policy | None = None) -> Look:
@@ -86,20 +98,27 @@ async def _look(
     graph = _up_to(bound, port, collector)
     for rule in RULES:
         graph = rule(graph)
-    unused = CollectorDestination(0, asyncio.Event(), LETTERS)
+    letters = CollectorDestination(_LETTERS_MAX, asyncio.Event(), LETTERS)
     plan = physical(
         graph,
         parallelism=1,
         bounded=True,
         commits_wait=True,
         changelogs=frozenset(),
-        letters={each.name: unused for each in workflow.steps()},
+        letters={each.name: letters for each in workflow.steps()},
     )
     plan = watching(plan, watched(workflow, policy, end=bound.nodes[port.node].step))
     settings = workflow.settings.model_copy(update={"parallelism": 1})
     policies = {
         each.name: (each.error_handling or settings.error_handling).on_error
         for each in workflow.steps()
+    }
+    # Rows that are skipped become letters here, which say why they failed; those of tables cannot.
+    tables = {name for each in workflow.steps() for name in (each.name, looked_up(each))
+              if each.type == "lookup"}  # fmt: skip
+    policies = {
+        name: "dead_letter" if on_error == "skip" and name not in tables else on_error
+        for name, on_error in policies.items()
     }
     metrics = JobMetrics({each.name: each.kind for each in workflow.steps()} | {END: "destination"})
     with tempfile.TemporaryDirectory(prefix="dataflare-preview-") as folder:
@@ -112,7 +131,20 @@ async def _look(
         collector.frame(graph.nodes[END].schema),
         {node.step: node.connector.findings() for node in sources},
         {node.step: node.connector.doubts() for node in sources},
+        _failures(metrics, letters.frame(LETTER_COLUMNS)),
     )
+
+
+def _failures(metrics: JobMetrics, letters: pl.DataFrame) -> dict[str, Failures]:
+    failures = {}
+    for name, step in metrics.steps.items():
+        if step.errors:
+            first = letters.filter(pl.col("step") == name).head(1)
+            reasons = first.select(
+                pl.concat_str("position", "message", separator=": ", ignore_nulls=True)
+            )
+            failures[name] = Failures(step.errors, next(iter(reasons.to_series()), None))
+    return failures
 
 
 def _port(graph: Graph, step: str) -> Port:
