@@ -38,7 +38,7 @@ def _whole(bits: int, *, signed: bool = True) -> st.SearchStrategy[int]:
 def _decimal(precision: int, scale: int) -> st.SearchStrategy[Decimal]:
     most = 10**precision - 1
     return (st.sampled_from([most, -most, 1]) | st.integers(-most, most)).map(
-        lambda digits: Decimal(digits).scaleb(-scale)
+        lambda digits: Decimal(f"{digits}E-{scale}")
     )
 
 
