@@ -73,6 +73,36 @@ def decode(text: bytes, *, compact: bool = False) -> Any:
     return value
 
 
+def repeated_key(text: bytes) -> str | None:
+    """The first key that stands twice in one object of a JSON text; None if there is none, or if the text
+    is not JSON."""
+    try:
+        if _keys_in(text) == _keys(_quick.decode(text)):
+            return None
+        _strict.decode(text.decode())
+    except _Repeated as error:
+        return error.key
+    except (ValueError, RecursionError, _TooDeep):
+        return None
+    return None
+
+
+class _Repeated(Exception):
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return fields
+
+
+_strict = json.JSONDecoder(object_pairs_hook=_each_once)
+
+
 class _TooDeep(Exception):
     pass
 

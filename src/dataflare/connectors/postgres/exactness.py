@@ -14,6 +14,7 @@ from msgspec import Struct
 from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.types import PgType
 from dataflare.errors import DataError
+from dataflare.formats.json_values import repeated_key
 from dataflare.model.types import DataType
 
 _PER_SECOND = {"s": 0, "ms": 3, "us": 6, "ns": 9}
@@ -24,10 +25,14 @@ _OFFSET = r":\d{2}(?:\.\d*)?\s*(?:[zZ]|[+-]\d{1,2}(?::?\d{2})*|[A-Za-z]{3,}\S*)\
 _TIME_OF_DAY = r"[T\s]\d*[1-9]\d*:|:\d*[1-9]|:\d{2}\.\d*[1-9]"
 
 
+_JSON_KEY = r'"(?:[^"\\]|\\.)*"\s*:'
+
+
 class Limit(Struct, frozen=True):
     """The precision of a column.
 
-    kind: numeric, timestamp, time, date, float4, float8, varchar or name. digits: after the point; of a
+    kind: numeric, timestamp, time, date, float4, float8, jsonb, varchar
+    or name. digits: after the point; of a
     varchar, its characters; of a name, its bytes.
     """
 
@@ -54,6 +59,8 @@ def _limit(type_: PgType, modifier: int, label: str) -> Limit | None:
             return Limit(kind, digits if digits >= 0 else 6, label)
         case "date":
             return Limit("date", 0, label)
+        case "jsonb":
+            return Limit("jsonb", 0, label)
         case "varchar" if digits >= 4:
             return Limit("varchar", digits - 4, label)
         case "name" | "char":
@@ -93,6 +100,8 @@ def refuse_loss(
                 help=f"round it with map: derive: {{{name}: round({name}, {max(limit.digits, 0)})}}, or "
                 "declare the column wider"
                 if limit.kind == "numeric"
+                else "declare the column as json, which keeps the text, or give each key once"
+                if limit.kind == "jsonb"
                 else f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
             )
 
@@ -131,6 +140,10 @@ def _cut(value: pl.Expr, limit: Limit) -> pl.Expr | None:
         case "varchar":  # longer text is an error of the server, except for blanks at its end
             bare = value.str.strip_chars_end(" ").str.len_chars()
             return (value.str.len_chars() > limit.digits) & (bare <= limit.digits)
+        case "jsonb":  # the server keeps the last value of a repeated key
+            keys = value.str.extract_all(_JSON_KEY)
+            doubtful = pl.when(keys.list.len() != keys.list.n_unique()).then(value)
+            return doubtful.map_batches(_repeats_a_key, return_dtype=pl.Boolean)
         case "name":
             return value.str.len_bytes() > limit.digits
         case "date":
@@ -139,6 +152,14 @@ def _cut(value: pl.Expr, limit: Limit) -> pl.Expr | None:
             cut = value.str.contains(rf":\d{{2}}\.\d{{{limit.digits}}}\d*[1-9]")
             return cut | value.str.contains(_OFFSET) if limit.kind == "timestamp" else cut
     return None
+
+
+def _repeats_a_key(texts: pl.Series) -> pl.Series:
+    """Whether an object has a key twice. Objects beside each other may have the same keys."""
+    if texts.null_count() == texts.len():
+        return pl.Series(texts.name, [False], dtype=pl.Boolean).new_from_index(0, texts.len())
+    found = [text is not None and repeated_key(text.encode()) is not None for text in texts]
+    return pl.Series(texts.name, found, dtype=pl.Boolean)
 
 
 def _rounded(value: pl.Expr, type_: DataType, scale: int) -> pl.Expr | None:

@@ -24,11 +24,14 @@ from dataflare.errors import DataError
 from dataflare.formats import csv_sniff, ndjson_read
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE
+from dataflare.formats.json_values import repeated_key
 from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
+
+_LINES_CHECKED = 2_000
 
 
 def survey_ndjson(
@@ -60,7 +63,17 @@ def survey_ndjson(
     columns = json_columns(samples, files[0].path, contract, learned)
     for file in files:
         facts[file.id]["columns"] = [column.to_json() for column in columns]
-    return Survey(files, "ndjson", schema_of(columns), facts)
+    doubts = [doubt] if (doubt := repeated_key_doubt(samples, files[0].path)) else []
+    return Survey(files, "ndjson", schema_of(columns), facts, doubts=doubts)
+
+
+def repeated_key_doubt(samples: Sequence[bytes], path: Path) -> str | None:
+    """The warning for an object of the samples that has a key twice: only one value can be read."""
+    for sample in samples:
+        for line in sample.split(b"\n")[:_LINES_CHECKED]:
+            if (key := repeated_key(line)) is not None:
+                return f"{path.name} has the key '{key}' twice in one object: only its first value is read"
+    return None
 
 
 def json_columns(

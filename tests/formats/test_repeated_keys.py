@@ -1,0 +1,42 @@
+"""A key that stands twice in one object: only one of its values can be read, so it is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflare.connectors.file.source import FileSource
+from dataflare.formats.json_values import repeated_key
+from dataflare.sdk.context import ConnectorContext
+
+VALUES = st.recursive(
+    st.sampled_from([1, "x", 'a":1', "\\", None]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from('ab:"'), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES, st.sampled_from([(",", ":"), (", ", " : ")]))
+def test_values_without_repeated_keys_have_none(value: object, separators: tuple[str, str]) -> None:
+    text = json.dumps(value, separators=separators)
+    assert repeated_key(text.encode()) is None
+    assert repeated_key(f'{{"k":1,"v":{text},"k":2}}'.encode()) == "k"
+    assert repeated_key(f'[{{"k":1}},{{"v":{text}}},{{"k":2}}]'.encode()) is None
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a":1,"a"', b"\xff"])
+def test_what_is_not_json_has_none(text: bytes) -> None:
+    assert repeated_key(text) is None
+
+
+def test_a_source_warns_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"o":{"a":1}}\n{"o":{"a":1,"a":2}}\n')
+    source = FileSource(FileSource.Config(path="a.ndjson"), ConnectorContext("s", tmp_path))
+    asyncio.run(source.schema())
+    [doubt] = source.doubts()
+    assert "the key 'a' twice" in doubt
