@@ -142,6 +142,7 @@ def _cut(value: pl.Expr, limit: Limit) -> pl.Expr | None:
             return (value.str.len_chars() > limit.digits) & (bare <= limit.digits)
         case "jsonb":  # the server keeps the last value of a repeated key
             keys = value.str.extract_all(_JSON_KEY)
+            keys = keys.list.eval(pl.element().str.replace(r"\s*:$", ""))
             doubtful = pl.when(keys.list.len() != keys.list.n_unique()).then(value)
             return doubtful.map_batches(_repeats_a_key, return_dtype=pl.Boolean)
         case "name":
