@@ -155,7 +155,7 @@ error[E0803]: the unfinished run of 'w' cannot resume: step 'a' has changed
         before=all_of(command(SHORTLY), newest(cut)),
         says="""\
 warning: checkpoint N is damaged (its end is missing)
-warning: checkpoint N-1 is used instead
+warning: the run goes on from checkpoint N-1, and reads again what came after it
 """,
     ),
     Case(
@@ -166,7 +166,7 @@ warning: checkpoint N-1 is used instead
         before=all_of(command(SHORTLY), newest(flipped)),
         says="""\
 warning: checkpoint N is damaged (its checksum does not match its content)
-warning: checkpoint N-1 is used instead
+warning: the run goes on from checkpoint N-1, and reads again what came after it
 """,
     ),
     Case(
@@ -177,7 +177,7 @@ warning: checkpoint N-1 is used instead
         before=all_of(command(SHORTLY), newest(lambda data: b"")),
         says="""\
 warning: checkpoint N is damaged (it is empty)
-warning: checkpoint N-1 is used instead
+warning: the run goes on from checkpoint N-1, and reads again what came after it
 """,
     ),
     Case(
@@ -202,7 +202,7 @@ error[E0701]: no checkpoint of the last run can be read
         before=all_of(command(SHORTLY), newest(lambda data: None)),
         says="""\
 warning: checkpoint N is missing
-warning: checkpoint N-1 is used instead
+warning: the run goes on from checkpoint N-1, and reads again what came after it
 """,
     ),
     Case(

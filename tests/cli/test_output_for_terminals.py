@@ -1,4 +1,4 @@
-"""Output that nobody reads ends a command quietly; control characters of data do not act on a terminal."""
+"""A closed pipe ends a command quietly; control characters of data do not act on a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def project(folder: Path, format_: str = "table") -> None:
         ["connectors"],
         ["functions", "--json"],
         ["schema"],
-        ["dlq", "list", "nobody", "--json"],
+        ["dlq", "list", "missing", "--json"],
         ["validate", "missing.yaml", "--json"],
         ["plan", "w.yaml"],
         ["preview", "w.yaml", "rows"],

@@ -249,3 +249,24 @@ def test_a_run_from_another_home_while_one_is_writing_ends_one_of_them(project: 
     assert not any("E0900" in text for text in told), told
     assert set(written(project).values()) <= {1}
     assert set(written(project)) <= set(range(300))
+
+
+def test_lost_dead_letters_do_not_stand_in_the_way_of_adoption(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "w.yaml").write_text("""\
+name: letters
+settings: {error_handling: {on_error: dead_letter}}
+sources: {rows: {type: file, config: {path: "in/*.ndjson"}}}
+destinations: {out: {type: sqlite, inputs: [rows], config: {path: out.db, table: t}}}
+""")
+    (tmp_path / "in" / "a.ndjson").write_text('{"id":1}\n{"id":\n')
+    assert go(tmp_path, "one").steps["rows"]["dead_letters"] == 1
+    (tmp_path / "in" / "b.ndjson").write_text('{"id":2}\n{"id":\n')
+    adopted = go(tmp_path, "two", adopt=True)
+    assert adopted.error is None
+    assert any("dead letters" in each and "lost" in each for each in adopted.warnings)
+    assert written(tmp_path) == Counter([1, 2])
+    assert len(list((tmp_path / "two" / "letters" / "dead_letters").glob("part-*"))) == 1
+    again = go(tmp_path, "two")
+    assert again.error is None
+    assert not again.warnings

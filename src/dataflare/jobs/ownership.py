@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import Blame, RunError
+from dataflare.jobs.closing import in_words
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.sdk.destination import Committer, Owner
 from dataflare.security.redact import redact
@@ -47,12 +48,15 @@ def refuse_owned(workflow: Workflow, owners: Mapping[str, Owner]) -> None:
         return
     step, owner = next(iter(owned.items()))
     raise RunError(
-        f"destination '{step}' holds {owner.rows:,} rows that this workflow wrote with another state "
+        f"destination '{step}' holds {in_words(owner.rows)} that this workflow wrote with another state "
         f"folder (lineage {owner.lineage[:8]}), which is not here: this run would write rows twice",
         code="E0806",
         blame=Blame.USER,
         step=step,
-        notes=[f"destination '{name}' holds epoch {each.epoch}" for name, each in owned.items()],
+        notes=[
+            f"the last checkpoint there is {each.epoch}, of '{name}'"
+            for name, each in owned.items()
+        ],
         help=f"{_ADOPT}; or run with the DATAFLARE_HOME of that state folder",
     )
 

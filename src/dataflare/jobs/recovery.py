@@ -7,7 +7,7 @@ again (which changes nothing if it was committed), and new rows follow.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from msgspec import Struct
@@ -19,11 +19,11 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
 from dataflare.engine.deploy import destination_context
-from dataflare.errors import RunError
+from dataflare.errors import CheckpointError, RunError
 from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
-from dataflare.sdk.destination import Committer, Marker
+from dataflare.sdk.destination import Committer, Epoch, Marker
 from dataflare.sdk.threads import in_thread
 
 
@@ -58,12 +58,13 @@ async def recover(
     last_epoch: int,
     resume: bool,
     starts_over: bool = False,
+    letters: Collection[str] = (),
 ) -> Recovered:
     """Decide what to resume, and bring the destinations to that state.
 
     base_epoch: the last epoch of the previous finished run; only later epochs belong to this run.
     last_epoch: the newest published one, 0 if there is none. starts_over: the rows that this run wrote
-    are removed, and the run starts from the beginning.
+    are removed, and the run starts from the beginning. letters: the destinations of dead letters.
     Raises CheckpointError if this would lose or double rows.
     """
     markers: dict[str, Marker | None] = {}
@@ -84,16 +85,47 @@ async def recover(
     manifest = decision.manifest
     notices = [_said(epoch, problem) for epoch, problem in decision.skipped]
     if notices:
-        notices.append(f"checkpoint {manifest.epoch} is used instead")
+        notices.append(
+            f"the run goes on from checkpoint {manifest.epoch}, and reads again what came after it"
+        )
     if decision.from_destination:
         notices.append(f"checkpoint {manifest.epoch} was read from the destination")
         await in_thread(store.rewind, manifest.epoch - 1)
+        manifest = await _without_lost_letters(manifest, committers, letters, notices)
         await in_thread(store.publish, manifest)
     await in_thread(store.rewind, manifest.epoch)
     for name, committer in committers.items():
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
     await commit(committers, manifest)
     return Recovered(manifest, manifest.epoch, tuple(notices))
+
+
+async def _without_lost_letters(
+    manifest: Manifest,
+    committers: Mapping[str, Committer],
+    letters: Collection[str],
+    notices: list[str],
+) -> Manifest:
+    """The manifest without the dead letters whose staged files are gone. They lay in the state folder that
+    was lost, and the rows of the other destinations do not depend on them."""
+    epoch = Epoch(manifest.epoch, manifest.to_text(), manifest.final)
+    for name in letters:
+        shares = manifest.committables.get(name, ())
+        if not shares or name not in committers:
+            continue
+        await committers[name].recover(manifest.epoch, shares)
+        try:
+            await committers[name].commit(epoch, shares)
+        except CheckpointError as error:
+            if error.code != "E0704":
+                raise
+            others = {n: each for n, each in manifest.committables.items() if n != name}
+            manifest = replace(manifest, committables=others)
+            notices.append(
+                f"dead letters that checkpoint {manifest.epoch} had not published yet were lost with the "
+                "state folder: the rows that they hold are in no destination"
+            )
+    return manifest
 
 
 async def _begun(

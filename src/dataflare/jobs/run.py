@@ -306,6 +306,7 @@ class _Run:
                 last_epoch=current.last_epoch,
                 resume=resume,
                 starts_over=current.starts_over,
+                letters=[name for name in committers if name not in self.workflow.destinations],
             )
             if current.starts_over:
                 crash_point("replan.after_taken_back")
