@@ -97,7 +97,11 @@ show:
                 )
             fields.insert(0, (OPERATION_COLUMN, STRING))
         text = _text_of(self.config.format)
-        return StdoutWriter(text, Schema.of(fields), context.changelog, self.config.limit)
+        writer = StdoutWriter(text, Schema.of(fields), context.changelog, self.config.limit)
+        if self.config.format != "table":
+            is_csv = self.config.format == "csv"
+            writer.float_losses = ("nan", "infinite inside" if is_csv else "infinite")
+        return writer
 
 
 class StdoutWriter(Writer):

@@ -10,6 +10,7 @@ from dataflare.engine.messages import Share
 from dataflare.engine.row_errors import failed_rows
 from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.float_losses import float_losses
 from dataflare.model.progress import Barrier
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
@@ -35,6 +36,9 @@ class Writing(Body):
         metric.add_in(batch.num_rows)
         metric.add_out(stats.rows, stats.num_bytes)
         metric.seconds += seconds
+        if self.writer.float_losses:
+            for warning, rows in float_losses(batch.frame, self.writer.float_losses).items():
+                metric.warnings[warning] = metric.warnings.get(warning, 0) + rows
         return seconds
 
     async def finish(self) -> None:

@@ -8,7 +8,7 @@ slow way decides which rows of a failing chunk are bad.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -37,6 +37,8 @@ _INTEGER = r"^[+-]?\d{1,19}$"
 _FLOAT = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 _SPECIAL_FLOAT = r"^(?i)[+-]?(inf|infinity|nan)$"
 _BOOL = r"^(true|false|True|False|TRUE|FALSE)$"
+_LEAP_SECOND = r":[0-5]\d:60"
+_LEAP_SECOND_BYTES = re.compile(_LEAP_SECOND.encode())
 _NANOSECONDS = r"\.\d{6}\d*[1-9]"
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _STAMP = (
@@ -405,6 +407,8 @@ def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) 
         )
 
     stamps = read("ns" if type_.unit == "ns" else "us")
+    if not must:
+        stamps = pl.when(~text.str.contains(_LEAP_SECOND)).then(stamps)
     if type_.unit == "ns":
         # Polars wraps around if a time does not fit into nanoseconds.
         is_wrong = ~read("us").to_physical().is_between(-NS_RANGE_US, NS_RANGE_US)
@@ -419,6 +423,16 @@ def _read_stamp(column: TextColumn, text: pl.Expr, format_: str, *, must: bool) 
         if must and type_.timezone != "UTC":
             stamps = _refuse(stamps.is_null() & clock.is_not_null(), stamps)
     return rounded_unit(stamps, type_) if type_.unit in ("s", "ms") else stamps
+
+
+def has_leap_second(columns: Iterable[TextColumn], data: bytes) -> bool:
+    """Whether a chunk may have a time with the second 60 among its timestamps. No type holds it, and Polars
+    reads it as the next minute; the slow way refuses it."""
+    return (
+        b":60" in data
+        and any(column.type.name == "timestamp" for column in columns)
+        and _LEAP_SECOND_BYTES.search(data) is not None
+    )
 
 
 def _without(is_wrong: pl.Expr, value: pl.Expr, must: bool) -> pl.Expr:

@@ -25,6 +25,7 @@ from msgspec import Struct, field
 from pydantic import BaseModel
 
 from dataflare.errors import RunError
+from dataflare.model.float_losses import Loss
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.declarations import Declarations
@@ -231,6 +232,9 @@ class Writer(ABC):
 
     resumes: ClassVar[bool] = False
     progress: int = 0
+    float_losses: Sequence[Loss] = ()
+    """Values of floats that the system has no form for, and that are written as NULL or as 0: the run counts
+    them, and says so."""
     rows_out: int | None = None
     """Of a writer that holds rows back, and whose rows are visible at once: how many it has sent. None: all
     that `write_batch` took are out, or none before the commit."""

@@ -158,7 +158,11 @@ archive:
             )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        return await in_thread(self._open, context, restored)
+        writer = await in_thread(self._open, context, restored)
+        if self.target.is_text:
+            is_csv = self.target.format == "csv"
+            writer.float_losses = ("nan", "infinite inside" if is_csv else "infinite")
+        return writer
 
     def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         target = self.target

@@ -74,6 +74,7 @@ class WebhookWriter(Writer):
     request has the same key, so that a server that checks keys accepts its rows once."""
 
     resumes = True
+    float_losses = ("nan", "infinite")
     rows_out: int
 
     def __init__(

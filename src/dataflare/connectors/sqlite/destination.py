@@ -12,6 +12,8 @@ from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.store import SqliteStore
 from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import Committable, Writer
 
 
 class SqliteDestination(TableDestination):
@@ -24,6 +26,11 @@ warehouse:
   inputs: [orders]
   config: {path: shop.db, table: orders, mode: upsert, key: [order_id]}
 """
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        writer = await super().open(context, restored)
+        writer.float_losses = ("nan", "infinite inside", "minus zero")
+        return writer
 
     def _make_store(self) -> TableStore:
         return SqliteStore(self.path, self.config.busy_timeout)
