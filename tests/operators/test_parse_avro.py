@@ -129,7 +129,7 @@ def test_bytes_that_are_no_record_may_leave_by_an_output(tmp_path):
         ("{column: t, format: avro, schema: {a: int64}, avro_schema: '{'}", "is not JSON"),
         (
             '{column: t, format: avro, schema: {a: int64}, avro_schema: \'{"type": "map", "values": "int"}\'}',
-            "not of a record",
+            "its type is not record",
         ),
         (
             '{column: t, format: avro, schema: {a: int64}, avro_schema: \'{"type": "record", "name": "R", '

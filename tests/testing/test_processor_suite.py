@@ -52,7 +52,7 @@ def test_a_built_in_step_keeps_the_contract(name: str, law: str):
     run = Run(made.operator, made.prepared(FRAME.select("k", "d", "v", "f")))
     if name.startswith("deduplicate"):
         # Which of several equal rows is the first depends on who comes first: only keys matter.
-        run = Run(made.operator, run.frame.select(made.operator.keys))
+        run = Run(made.operator, [run.inputs[0].select(made.operator.keys)])
     asyncio.run(PROCESSOR_LAWS[law](run))
 
 

@@ -164,6 +164,8 @@ class KeptRows:
 
     def restore(self, name: str, frames: Sequence[pl.DataFrame]) -> list[int]:
         """Hold the rows of a checkpoint under a name. Gives the number of each frame."""
+        if not frames:
+            return []
         self._chunks[name] = tuple((next(self._ids), frame) for frame in frames)
         return [number for number, _ in self._chunks[name]]
 
