@@ -10,8 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 from flows import refused, result_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dataflare.errors import DataError
 from dataflare.operators.base import StatefulOperator
 from dataflare.operators.deduplicate import Best
 from dataflare.operators.ordering import Order
@@ -142,9 +143,63 @@ def run(operator: StatefulOperator, crash_after: int | None) -> list[Row]:
     return pl.concat(out).to_dicts()
 
 
-def test_more_rows_than_it_may_hold_is_an_error_with_the_bound() -> None:
-    live = Sort("step", ORDER, 1_000).open(Tables())
-    with pytest.raises(DataError) as caught:
-        live.process(0, pl.concat(frames()))
-    assert caught.value.code == "E0548"
-    assert "1,000" in caught.value.message
+class Counting(InMemory):
+    """A storage that counts what is written."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    def write(self, frame: pl.DataFrame, key_groups: Any) -> Any:
+        self.writes += 1
+        return super().write(frame, key_groups)
+
+
+VALUES = st.none() | st.integers(-3, 3)
+DRAWN = st.lists(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=30), max_size=8)
+ORDERS = st.sampled_from(
+    [
+        Order(("a",), (False,), (True,)),
+        Order(("a", "b"), (True, False), (False, True)),
+        Order(("b",), (True,), (True,)),
+    ]
+)
+
+
+@given(DRAWN, ORDERS, st.integers(1, 2_000), st.integers(0, 12))
+@settings(derandomize=True, deadline=None, max_examples=150)
+def test_rows_beyond_memory_are_sorted_as_all_at_once_also_over_a_crash(
+    batches: list[list[Any]], order: Order, bytes_max: int, crash_after: int
+) -> None:
+    operator, storage = Sort("step", order, bytes_max), Counting()
+    schema = {"a": pl.Int64, "b": pl.Int64, "n": pl.Int64}
+    numbers = itertools.count()
+    frames = [
+        pl.DataFrame([(*row, next(numbers)) for row in rows], schema=schema, orient="row")
+        for rows in batches
+    ]
+    tables = Tables(storage=storage)
+    live = operator.open(tables)
+    for frame in frames:
+        list(live.process(0, frame))
+        assert tables.num_bytes() <= bytes_max or not storage.writes
+    out: list[pl.DataFrame] = []
+    for place, rows in enumerate(live.end(0)):
+        out.append(rows)
+        if place == crash_after:
+            share = tables.store(tables.freeze())
+            out += operator.open(Tables(storage=storage, shares=[share])).end(0)
+            break
+    expected = order.sorted(pl.concat(frames)) if frames else pl.DataFrame(schema=schema)
+    assert pl.concat(out or [expected.clear()]).equals(expected)
+
+
+def test_a_sort_beyond_its_memory_takes_files() -> None:
+    operator, storage = Sort("step", ORDER, 1_000), Counting()
+    tables = Tables(storage=storage)
+    live = operator.open(tables)
+    for frame in frames():
+        list(live.process(0, frame))
+    assert storage.writes > 0
+    assert tables.num_bytes() <= 1_000
+    rows = pl.concat(list(live.end(0)))
+    assert rows.equals(ORDER.sorted(pl.concat(frames())))

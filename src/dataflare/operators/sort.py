@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from pydantic import Field
 
-from dataflare.errors import DataError
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import Size
@@ -19,6 +18,7 @@ from dataflare.operators.base import (
     Step,
     StepConfig,
 )
+from dataflare.operators.external_sort import sorted_rows
 from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
 from dataflare.state.tables import Tables
 
@@ -31,7 +31,7 @@ class SortConfig(StepConfig):
     )
     memory: Size = Field(
         default=1_000_000_000,
-        description="How many bytes of rows it may hold, as in `4GB`; 1 GB, if not given. More is an error that says so.",
+        description="How many bytes of rows stay in memory, as in `4GB`. More are sorted in files beside the checkpoints.",
     )
 
 
@@ -51,7 +51,8 @@ class Sort(StatefulOperator, StructABC, frozen=True):
 
 
 class LiveSort(LiveOperator):
-    """Holds all rows, then hands them out in order. All rows meet in the first subtask."""
+    """Holds all rows, then hands them out in order. All rows meet in the first subtask. More of them than
+    `memory` leave it, and are sorted range by range."""
 
     def __init__(self, operator: Sort, tables: Tables) -> None:
         self.operator = operator
@@ -60,22 +61,13 @@ class LiveSort(LiveOperator):
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.rows.append(frame)
-        held = self._tables.num_bytes()
-        if held > self.operator.bytes_max:
-            raise DataError(
-                f"step '{self.operator.step}' holds {held:,} bytes of rows to sort, "
-                f"and may hold {self.operator.bytes_max:,}",
-                code="E0548",
-                step=self.operator.step,
-                help="raise `memory` of the step, drop columns before it, or sort where the rows are read",
-            )
+        if self._tables.num_bytes() > self.operator.bytes_max:
+            self._tables.spill(self.operator.bytes_max // 2)
         return ()
 
     def end(self, port: int) -> Iterable[pl.DataFrame]:
-        frames = self.rows.frames()
-        if frames:
-            self.rows.replace([self.operator.order.sorted(pl.concat(frames))])
-        return self.rows.drain(_SLICE_ROWS)
+        bytes_max = self.operator.bytes_max
+        return sorted_rows(self.rows, self.operator.order, bytes_max, _SLICE_ROWS)
 
 
 class SortStep(Step):

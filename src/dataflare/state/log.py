@@ -133,7 +133,7 @@ class Log:
 
     def merge_for_storage(self, pieces: Sequence[Piece]) -> Piece:
         """Neighbours that are not stored yet, as one piece, made beside the table."""
-        frames = [piece.frame(None) for piece in pieces]
+        frames = [piece.frame(self._storage) for piece in pieces]
         merged = Piece(self._merge(pl.concat(frames, rechunk=False)), pieces[0].groups)
         merged.members = len(pieces)
         return merged

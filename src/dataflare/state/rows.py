@@ -1,5 +1,5 @@
-"""Rows in the order in which they came. Neighbours of like size become one piece, so that there are few,
-and each row is written again only O(log n) times."""
+"""Rows in the order in which they came. Neighbours of like size in memory become one piece, so that there
+are few, and each row is written again only O(log n) times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class RowsTable:
         self._numbered: dict[int, Piece] = {}
 
     def append(self, frame: pl.DataFrame) -> None:
-        while self._pieces and self._pieces[-1].rows <= 2 * frame.height:
+        while (
+            self._pieces
+            and self._pieces[-1].in_memory
+            and self._pieces[-1].rows <= 2 * frame.height
+        ):
             piece = self._pieces.pop()
             frame = pl.concat([piece.frame(self._storage), frame])
             piece.release(self._storage)
@@ -38,6 +42,30 @@ class RowsTable:
         for piece in self._pieces:
             piece.release(self._storage)
         self._pieces = [Piece(frame, self._groups) for frame in frames]
+
+    def set(self, pieces: Sequence[Piece]) -> None:
+        """Hold these pieces, in this order. Those that are left out are forgotten."""
+        kept = {id(piece) for piece in pieces}
+        for piece in self._pieces:
+            if id(piece) not in kept:
+                piece.release(self._storage)
+        self._pieces = list(pieces)
+
+    def piece_of(self, frame: pl.DataFrame) -> Piece:
+        """The frame as a piece for `set`, in memory."""
+        return Piece(frame, self._groups)
+
+    def put_aside(self, frame: pl.DataFrame) -> Piece:
+        """The frame as a piece for `set`, in storage and not in memory where there is a storage."""
+        piece = Piece(frame, self._groups)
+        if self._storage is not None:
+            piece.store(self._storage, self.keys)
+            piece.leave_memory()
+        return piece
+
+    def frame_of(self, piece: Piece) -> pl.DataFrame:
+        """The rows of one piece."""
+        return piece.frame(self._storage)
 
     def name_pieces(self, numbers: Sequence[int]) -> None:
         """Know the pieces by numbers, in their order. See `hold`."""

@@ -202,7 +202,7 @@ class Tables:
         ]
 
     def _own(self, chunk: Chunk, keys: Sequence[str]) -> Piece | None:
-        """A chunk as a piece, with the rows of this subtask only. One without key groups is looked at by
+        """A chunk as a piece, with the rows of this subtask only. One without key groups is read by
         every subtask."""
         assert self._storage is not None
         if not keys:
