@@ -186,7 +186,7 @@ def test_fresh_forgets_what_was_read(project: Project) -> None:
 def test_a_table_that_lost_its_rows_is_noticed(
     project: Project, options: str, damage: str | None, new: bool
 ) -> None:
-    """Whoever emptied it wants all files again, or only those to come: they say which."""
+    """The user who emptied it wants all files again, or only those to come, and says which."""
     project.write(options)
     project.finish()
     if damage is None:

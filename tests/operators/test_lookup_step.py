@@ -12,7 +12,7 @@ ORDERS = [{"id": 1, "cust": 7}, {"id": 2, "cust": 9}, {"id": 3, "cust": None}, {
 CUSTOMERS = [
     {"cust": 7, "name": "Ann", "rank": 1},
     {"cust": 8, "name": "Bob", "rank": None},
-    {"cust": None, "name": "nobody", "rank": 0},
+    {"cust": None, "name": "none", "rank": 0},
 ]
 TWICE = [*CUSTOMERS, {"cust": 7, "name": "Anna", "rank": 2}]
 

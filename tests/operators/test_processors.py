@@ -1,4 +1,4 @@
-"""Processors of users' own: what they are given, what they give, and what is said when they are wrong."""
+"""Users' processors: their input, their output, and the errors when they are wrong."""
 
 from __future__ import annotations
 

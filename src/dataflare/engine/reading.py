@@ -44,7 +44,7 @@ class Reading(Body):
     """Asks for splits until none is left.
 
     run_key: what row keys begin with. schema_change: what happens to fields that the columns lack;
-    None where nobody would see them. flying_bytes_max: while work on chunks takes so many bytes, no
+    None where no destination would get them. flying_bytes_max: while work on chunks takes so many bytes, no
     more are read.
     """
 
@@ -116,13 +116,13 @@ class Reading(Body):
         await self.task.cut_if_asked()
 
     async def _may_go_on(self) -> None:
-        """Between two batches: cut if asked, and end when nobody needs more."""
+        """Between two batches: cut if asked, and end when no step needs more."""
         await self.task.cut_if_asked()
         if self._is_cancelled:
             raise _Cancelled
 
     async def _waiting(self, awaited: Awaitable[T]) -> T:
-        """Wait where the task may be cut, until nobody needs what is waited for."""
+        """Wait where the task may be cut, until no step needs more rows."""
         self._reading = asyncio.current_task()
         try:
             return await self.task.waiting(awaited)
@@ -322,7 +322,7 @@ class Reading(Body):
 
 
 def _searched(chunk: Chunk) -> NewFields | None:
-    """The new fields of a chunk whose rows nobody wants."""
+    """The new fields of a chunk, whose rows are not used."""
     if chunk.watched is None or chunk.new_fields is None:
         return None
     try:
@@ -339,7 +339,7 @@ def hash_text(text: str) -> int:
 
 
 class _Cancelled(Exception):
-    """Nobody needs more rows."""
+    """No step needs more rows."""
 
 
 async def first_of(waiting: Sequence[asyncio.Future[Any]]) -> None:

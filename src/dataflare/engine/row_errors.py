@@ -64,7 +64,7 @@ FAILED = {
     "neighbours": pl.String,
 }
 """The columns of rows that failed: the row as JSON, as it reached the step's chain; position: where it
-stands, for people, or NULL; neighbours: of a row that a source could not read."""
+stands, to show to the user, or NULL; neighbours: of a row that a source could not read."""
 
 
 def failed_rows(

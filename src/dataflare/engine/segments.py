@@ -294,7 +294,7 @@ def _clean(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def broken_data(error: pl.exceptions.PolarsError, step: str) -> DataError:
-    """What Polars could not read, said in our words."""
+    """The error for data that Polars could not read."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
         f"step '{step}': the data cannot be read: {first}",

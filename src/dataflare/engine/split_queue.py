@@ -1,4 +1,4 @@
-"""The splits of one source that nobody has read yet; idle readers pull from it.
+"""The splits of one source that are still unread. Idle readers take the next one.
 
 Always true: a split is given to one reader at a time; what was done or begun when a checkpoint was
 cut is told by the readers' snapshots, and every other split of the listing is unread.

@@ -26,7 +26,7 @@ async def load_tables(
     errors: RowErrors,
 ) -> dict[str, tuple[pl.DataFrame, KeyIndex]]:
     """The table of each lookup step that is read whole, with an index by its key. Rows that cannot be
-    read are dealt with as the `on_error` of their source, or of the step, says."""
+    read follow the `on_error` of their source, or of the step."""
     tables = {}
     for lookup in lookups:
         if lookup.asked:
@@ -88,7 +88,7 @@ def _collected(name: str, errors: RowErrors, outcome: Outcome, chunk: Chunk) -> 
                 code=first.code,
                 step=name,
                 notes=[
-                    "a table that is looked up is read again at each start: its rows are no letters"
+                    "a table that is looked up is read again at each start, so its rows cannot be letters"
                 ],
                 help="fix the data, or set error_handling: {on_error: skip} there",
             ) from error

@@ -85,7 +85,7 @@ class Body(ABC):
         return Share(self.task.id, None)
 
     def cancel(self) -> None:
-        """Nobody needs its rows any more."""
+        """No step needs its rows any more."""
         for port in {inlet.port for inlet in self.task.spec.inlets}:
             self.task.inbox.cancel(port)
 
@@ -284,7 +284,7 @@ class Task:
                 channel.put(mark)
 
     def _look_at_outputs(self) -> None:
-        """A reader of this task needs no more rows. Dead letters alone are no reason to go on."""
+        """A reader of this task needs no more rows. It does not go on for dead letters alone."""
         letters = set(self._letter_edges.values())
         rows = [o for edge, o in self._outputs.items() if edge not in letters]
         if not self.unwanted and all(c.cancelled for output in rows for c in output.channels):

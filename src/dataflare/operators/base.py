@@ -105,7 +105,7 @@ class Lowering:
 
 
 class RowOperator(ABC):
-    """A change of rows that needs nothing but the row. Implementations are frozen records (`StructABC`)."""
+    """A change of rows that needs only the row. Implementations are frozen records (`StructABC`)."""
 
     step: str
 
@@ -126,12 +126,12 @@ class RowOperator(ABC):
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether as many rows leave as enter, but for faults."""
+        """Whether as many rows leave as enter, except for faults."""
         return False
 
     @property
     def runs_alone(self) -> bool:
-        """Whether it is no part of a query: a user's function, or a system that must be asked first."""
+        """Whether it is not part of a query: a user's function, or a system that must be asked first."""
         return False
 
     @abstractmethod
@@ -200,7 +200,7 @@ class StatefulOperator(ABC):
 
     keys: columns its input is partitioned by; empty means all rows meet in one task. spread: no row
     needs another, so that rows go to any task.
-    passes_rows: what comes out are rows that went in, so columns that nobody reads may stay away.
+    passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
     finite: a bounded number of rows comes out, also of an input without end.
     """
 

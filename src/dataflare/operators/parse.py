@@ -168,7 +168,7 @@ class Parse(RowOperator, StructABC, frozen=True):
             good = source.str.contains(self.pattern)
         else:
             found = self._split(source)
-            # What the fields have in all is what the line has, but for its first delimiter.
+            # All fields together are the line without its first delimiter.
             whole = found.list.eval(pl.element().str.len_bytes()).list.sum()
             good = (found.list.len() == self.fields) & (whole == source.str.len_bytes() + 1)
         return source.is_not_null() & ~good.fill_null(False)

@@ -1,4 +1,4 @@
-"""Processors of users' own (`sdk.processor`), as steps: one is an operator that keeps its state as rows."""
+"""Users' processors (`sdk.processor`) as steps: one is an operator that keeps its state as rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def step_at(target: str, base: Path, policy: Policy) -> type[Step]:
     found: Any = user_code.load(target, base)
     if not (isinstance(found, type) and issubclass(found, Processor)):
         raise ConfigError(
-            f"'{target}' is no Processor",
+            f"'{target}' is not a Processor",
             code="E0418",
             help="derive the class from dataflare.Processor; for a function use a step of type python",
         )
@@ -65,7 +65,7 @@ def step_at(target: str, base: Path, policy: Policy) -> type[Step]:
 
 def _forbidden() -> ConfigError:
     return ConfigError(
-        "processors of one's own are not allowed here",
+        "your own processors are not allowed here",
         code="E0410",
         help="use built-in steps, or run the workflow where code is allowed",
     )

@@ -309,7 +309,7 @@ class Committer(ABC):
         nothing. Raises RunError (E0804, fenced) when a newer attempt has been here."""
 
     async def published(self) -> Mapping[str, Any]:
-        """For people, at the end of a run: what lies where (`{"path": ..., "rows": ...}`)."""
+        """To show to the user at the end of a run: what is where (`{"path": ..., "rows": ...}`)."""
         return {}
 
     async def aclose(self) -> None:

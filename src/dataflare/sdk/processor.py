@@ -1,4 +1,4 @@
-"""The processor contract: a step of one's own, between sources and destinations.
+"""The processor contract: your own step between sources and destinations.
 
 Order of calls while planning: `__init__` -> `output_schema`. In a run, once per subtask: `__init__` ->
 `open` -> `process`, once per batch -> `end`, when no more rows come -> `close`. One call at a time, on some
@@ -6,7 +6,7 @@ worker thread.
 
 Always true: what `context.state` holds is a part of each checkpoint, and nothing else is. After a crash
 the same rows come again to the state of the last checkpoint, so that the answer is that of a run
-without a crash, as long as `process` depends on nothing but its rows and that state.
+without a crash, as long as `process` depends only on its rows and that state.
 """
 
 from __future__ import annotations

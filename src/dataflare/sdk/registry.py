@@ -112,7 +112,7 @@ def processor_types() -> list[str]:
 
 
 def processor(type_: str) -> type[Processor] | None:
-    """The class of a user's step type, None where nobody knows it. Raises ConfigError (E0402)."""
+    """The class of a user's step type, None where it is unknown. Raises ConfigError (E0402)."""
     if ("processor", type_) not in _registered and type_ not in processor_types():
         return None
     found: type[Processor] = _find("processor", type_, {}, _PROCESSOR_GROUP, processor_types)
@@ -130,7 +130,7 @@ _KINDS: dict[type[Any], str] = {
 def register(extension: type[_Extension]) -> type[_Extension]:
     """Make a user's connector, lookup or processor class known in this process by its `type`, an
     aggregate by the name in its signature. Usable as a decorator. Raises ConfigError (E0418) for a class
-    that is none of these, or half of one."""
+    that is not one of these, or only half of one."""
     from dataflare.expr.own import Aggregate, register_aggregate
 
     name = extension.__name__
@@ -141,7 +141,7 @@ def register(extension: type[_Extension]) -> type[_Extension]:
     kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
     if kind is None:
         raise ConfigError(
-            f"{name} is no connector, lookup, processor or aggregate",
+            f"{name} is not a connector, lookup, processor or aggregate",
             code="E0418",
             help=f"derive it from {', '.join(base.__name__ for base in bases)}",
         )

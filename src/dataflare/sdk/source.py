@@ -130,7 +130,7 @@ class SourceConnector(ABC):
         return {}
 
     def doubts(self) -> Sequence[str]:
-        """What looks wrong in its data and is no error, as warnings: 'all lines hold a ; and there is
+        """What looks wrong in its data and is not an error, as warnings: 'all lines hold a ; and there is
         one column'. Called after `schema`. No I/O."""
         return ()
 
@@ -160,7 +160,7 @@ class SourceConnector(ABC):
 
     def reads(self, path: str) -> bool:
         """Whether a file that a destination writes at `path` (links in it resolved) would be read by
-        this source, now or in its next run. Called after `schema`. No I/O but for links in paths."""
+        this source, now or in its next run. Called after `schema`. No I/O except for links in paths."""
         return False
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
@@ -186,7 +186,7 @@ class SplitReader(ABC):
     hold_s: float = 0.0
 
     warnings: Mapping[str, int] = MappingProxyType({})
-    """What users should hear of at the end of the split, each with a number of rows: "column 'a' is
+    """What users are told at the end of the split, each with a number of rows: "column 'a' is
     NULL" is told as "column 'a' is NULL in 2 rows"."""
 
     @abstractmethod
@@ -222,7 +222,7 @@ class Chunk(Struct, frozen=True):
     field does not parse. position: after the chunk's last row. key: a number that is the same
     each time the chunk is read (a byte offset, a row number), unique in the split. num_bytes: an
     estimate. rows: how many the scan gives, where that is known, or what finds it out on the worker
-    pool. salvage: reads a failing chunk row by row. place: where row i of it stands, for people, such
+    pool. salvage: reads a failing chunk row by row. place: where row i of it is, to show to the user, such
     as 'orders.csv line 812'; may be slow, asked only for errors.
 
     new_fields: finds the fields of its rows that the columns lack, at any cost; None for a chunk that
@@ -275,7 +275,7 @@ class UnreadRow(Struct, frozen=True):
 
 class Reread(Struct, frozen=True):
     """What became of a row that was read again. row: it alone, with the columns of `schema`; else why
-    says of all such rows what stands in the way, and detail of this one. moved: its place is gone, or may
+    says why all such rows cannot be read, and detail of this one. moved: its place is gone, or may
     be another row's. source: names what was read, so that one row which was refused in two runs is told
     from two rows."""
 

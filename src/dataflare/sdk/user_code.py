@@ -1,4 +1,4 @@
-"""Users' Python code: found by name, its exceptions and its results told in our words."""
+"""Users' Python code: found by name; its exceptions and wrong results become DataFlare's errors."""
 
 from __future__ import annotations
 
