@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 from pathlib import Path
 
@@ -65,3 +66,20 @@ def test_a_failed_run_counts_what_was_committed_and_says_what_is_visible(tmp_pat
     assert any("'parts'" in w and "of this run" in w for w in result.warnings)
     assert any("'whole' shows nothing" in w for w in result.warnings)
     assert not (tmp_path / "whole.csv").exists()
+
+
+def test_the_warnings_of_a_source_are_those_of_the_run(tmp_path):
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("create table t (id integer, v integer)")
+        db.executemany("insert into t values (?, ?)", [(1, 1), (2, None), (3, None)])
+    text = """
+name: nulls
+version: "1.0"
+sources: {s: {type: sqlite, config: {path: s.db, table: t, incremental: {column: v}}}}
+destinations: {o: {type: blackhole, inputs: [s]}}
+"""
+    for _ in range(2):
+        result = run(load_text(text, base=tmp_path), RunOptions(home=tmp_path / "home"))
+        (warning,) = result.warnings
+        assert warning.startswith("step 's': column 'v' is NULL")
+        assert warning.endswith("in 2 rows")
