@@ -107,6 +107,49 @@ def test_a_grown_file_of_lines_goes_on_where_it_ended(
     assert project.rows() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.csv", ["a,b\n5,x\n6", ",y\n7,z\n"]),
+        ("a.csv", ['a,b\n5,x\n6,"y\nz', '"\n7,z\n']),
+        ("a.csv", ["a,b\n5,x\n6", ",y\n7", ",z"]),
+        ("a.ndjson", ['{"a":5}\n{"a":6,"b":"', 'y"}\n{"a":7}\n']),
+        ("a.ndjson", ['{"a":5,"b":"x"}\n{"a":6', "}\n", '{"a":7}']),
+    ],
+)
+def test_a_last_line_that_is_not_complete_waits_for_the_next_run(
+    tmp_path: Path, name: str, parts: list[str]
+) -> None:
+    project = Project(tmp_path)
+    project.write(path=f"in/{name}")
+    for place, part in enumerate(parts):
+        project.put(name, part, add=True)
+        result = project.run()
+        assert result.error is None
+        is_last = place + 1 == len(parts)
+        waits = any("waits for the next run" in each for each in result.warnings)
+        assert waits == (not is_last and not part.endswith("}\n"))
+        assert result.steps["s"]["errors"] == 0
+    with sqlite3.connect(tmp_path / "out.db") as db:
+        assert [a for (a,) in db.execute("select a from t order by a")] == [5, 6, 7]
+
+
+def test_a_complete_last_line_needs_no_line_break(project: Project) -> None:
+    project.put("3.csv", "a,b\n3,x")
+    result = project.run()
+    assert result.error is None
+    assert 3 in project.rows()
+    assert not result.warnings
+
+
+def test_where_all_files_are_read_a_last_line_is_a_row(project: Project) -> None:
+    project.write(options="new_only: false")
+    project.put("3.csv", "a,b\n3")
+    result = project.run()
+    assert result.error is not None
+    assert result.error.code == "E0502"
+
+
 def test_a_line_that_was_cut_when_it_was_read_is_a_changed_file(project: Project) -> None:
     project.put("2.csv", "a,b\n3")
     project.put("2.csv", "a,b\n3,xy")

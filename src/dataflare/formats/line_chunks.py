@@ -17,7 +17,7 @@ from dataflare.formats.checksum import ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.layout import count_newlines
 from dataflare.formats.misread import RAW_MAX
-from dataflare.formats.records import RECORD_BYTES_MAX, Regular, cut, regular
+from dataflare.formats.records import RECORD_BYTES_MAX, Cut, Regular, cut, regular
 
 FIRST_BYTES = 256 << 10
 CHUNK_BYTES = 4 << 20
@@ -27,6 +27,8 @@ _PASSED_BYTES = 1 << 20
 class LineChunks:
     """width: the number of fields of delimited text; 0 for lines of JSON. numbers: the places of
     its columns of numbers. blank_rows: whether blank lines are rows of a single column.
+    is_whole: decides whether a last record without a line
+    break is complete; an incomplete one is not read, and `unfinished` is its size. None reads it.
     chunk_bytes: the approximate size of chunks; a larger record makes a larger chunk. record_max:
     the most bytes that a record may have, not less than `chunk_bytes`."""
 
@@ -44,6 +46,7 @@ class LineChunks:
         chunk_bytes: int | None = None,
         first_bytes: int | None = None,
         record_max: int = sys.maxsize,
+        is_whole: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._stream = stream
         self.offset = offset
@@ -55,6 +58,8 @@ class LineChunks:
         self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._size = min(first_bytes or FIRST_BYTES, self._chunk_bytes)
         self._record_max = record_max
+        self._is_whole = is_whole
+        self.unfinished = 0
 
     def next(self) -> TextChunk | None:
         """The next chunk, None at the end. `offset` and `checksum` then are those of its end."""
@@ -74,6 +79,8 @@ class LineChunks:
                 numbers=self._numbers,
                 record_max=min(self._record_max, RECORD_BYTES_MAX),
             )
+            if self._ended and self._is_whole is not None and not data.endswith(b"\n"):
+                end, records = self._without_unfinished(data)
             if end or self._ended:
                 break
             if len(data) > self._record_max:
@@ -94,6 +101,16 @@ class LineChunks:
             return TextChunk(chunk, lambda: None)
         quote, delimiter, width, numbers = self._quote, self._delimiter, self._width, self._numbers
         return TextChunk(chunk, lambda: regular(chunk, delimiter, quote, width, numbers))
+
+    def _without_unfinished(self, data: bytes) -> Cut:
+        """The cut before a last record that is not complete; a record may be longer than a line."""
+        assert self._is_whole is not None
+        whole = cut(data, self._quote, self._delimiter, ended=False, width=self._width)
+        record = data[whole.end :]
+        if not record or self._is_whole(record):
+            return Cut(len(data))
+        self.unfinished = len(record)
+        return whole
 
     def _overlong(self, data: bytes) -> OverlongRecord:
         """The record that starts `data`, skipped up to its line end."""

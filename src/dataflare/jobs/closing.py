@@ -37,7 +37,7 @@ def closing_warnings(
         yield f"step '{name}': its circuit breaker opened {times}"
     for name, metric in metrics.steps.items():
         for warning, rows in metric.warnings.items():
-            yield f"step '{name}': {warning} in {in_words(rows)}"
+            yield f"step '{name}': {warning}" + (f" in {in_words(rows)}" if rows else "")
         for path, left_out in metric.left_out.items():
             yield (
                 f"step '{name}': field '{path}' came after the sample and was left out: "

@@ -187,7 +187,7 @@ class SplitReader(ABC):
 
     warnings: Mapping[str, int] = MappingProxyType({})
     """What users are told at the end of the split, each with a number of rows: "column 'a' is
-    NULL" is told as "column 'a' is NULL in 2 rows"."""
+    NULL" is told as "column 'a' is NULL in 2 rows". A text with the number 0 is told alone."""
 
     @abstractmethod
     async def read_batch(self, rows_max: int) -> SharedDataBatch:

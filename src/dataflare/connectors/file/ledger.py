@@ -47,7 +47,7 @@ class ReadFile(Struct, frozen=True):
         place = position.value
         if "pieces" not in place:
             return None
-        grows = place.get("offset") == place["size"]
+        grows = place.get("offset") == place["size"] or place.get("waits", False)
         rest = (place["offset"], place["check"]) if grows else (None, None)
         return cls(place["size"], place["mtime_ns"], place["pieces"], *rest)
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
+import msgspec
 import polars as pl
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ from dataflare.formats.line_chunks import (
 )
 from dataflare.formats.misread import raw_text
 from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.records import regular
 from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 from dataflare.sdk.threads import in_thread
@@ -56,10 +58,12 @@ class LineReader(ChunkReader):
         extra: Sequence[str] = (),
         memory: int,
         record_max: int,
+        grows: bool = False,
     ) -> None:
         """watch: look for new fields. extra: columns of delimited text that are not in the source.
         memory: the run's budget; a small one makes small chunks. record_max: how many bytes a
-        record may have."""
+        record may have. grows: a later run reads what is added to the file, so a last line that is not
+        complete waits for it."""
         self._label, self._watch, self._extra = label, watch, tuple(extra) if watch else ()
         self._plan, self._added, self._output = plan, added, tuple(output)
         with file_errors(facts.path):
@@ -67,6 +71,8 @@ class LineReader(ChunkReader):
             if position is None and self._facts is not facts:
                 self._facts.check_head(body)
             stream, checksum, offset = self._start(body, position)
+        self._grows = grows and self._facts.is_plain
+        self._may_wait = self._grows and not self._ends_line()
         self._unit = "row" if facts.is_array else "line"
         self._lines = LineNumbers(self._facts.stream)
         chunk_bytes = min(line_chunks.CHUNK_BYTES, max(memory // _CHUNKS, FIRST_BYTES))
@@ -84,10 +90,16 @@ class LineReader(ChunkReader):
                 checksum=checksum,
                 chunk_bytes=chunk_bytes,
                 record_max=record_max,
+                is_whole=self._is_record if self._grows else None,
             )
         else:
             self._chunks = LineChunks(
-                stream, offset, checksum=checksum, chunk_bytes=chunk_bytes, record_max=record_max
+                stream,
+                offset,
+                checksum=checksum,
+                chunk_bytes=chunk_bytes,
+                record_max=record_max,
+                is_whole=self._is_object if self._grows else None,
             )
         self._position = self._place()
 
@@ -138,7 +150,27 @@ class LineReader(ChunkReader):
         return self._position
 
     def _place(self) -> Position:
-        return self._facts.position(offset=self._chunks.offset, check=self._chunks.checksum)
+        more = {"waits": True} if self._may_wait else {}
+        return self._facts.position(offset=self._chunks.offset, check=self._chunks.checksum, **more)
+
+    def _ends_line(self) -> bool:
+        """Whether the file, as it was listed, ends with a line break."""
+        with file_errors(self._facts.path), self._facts.path.open("rb") as file:
+            file.seek(max(self._facts.size - 1, 0))
+            return file.read(1) in (b"\n", b"")
+
+    def _is_record(self, data: bytes) -> bool:
+        plan = self._plan
+        assert isinstance(plan, CsvPlan)
+        delimiter, quote = plan.dialect.delimiter, plan.dialect.quote
+        return regular(data, delimiter, quote, len(plan.columns)) is not None
+
+    def _is_object(self, data: bytes) -> bool:
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return not data.strip()
+        return True
 
     async def read_chunk(self) -> Chunk:
         chunk = await in_thread(self._next)
@@ -150,6 +182,11 @@ class LineReader(ChunkReader):
         start = self._chunks.offset
         with file_errors(self._facts.path):
             chunk = self._chunks.next()
+        if self._chunks.unfinished:
+            self.warnings = {
+                f"{self._label}: the last line has no line break and is not complete: it waits for the next "
+                "run": 0
+            }
         if chunk is None:
             return None
         self._position = self._place()

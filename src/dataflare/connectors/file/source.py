@@ -254,6 +254,7 @@ orders:
                     extra=extra,
                     memory=self.context.memory,
                     record_max=self.context.record_bytes_max,
+                    grows=self._new_only,
                 )
             case "excel":
                 tables = load_tables(facts.path, self.config, self.contract)
