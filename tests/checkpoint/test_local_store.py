@@ -183,7 +183,7 @@ def test_a_manifest_under_anothers_name_or_a_folder_in_its_place_is_a_fact(store
     facts = store.list_manifests()
     assert [fact.epoch for fact in facts] == [4, 3]
     assert "cannot be read" in str(facts[0].problem)
-    assert "epoch 1 under the name of another" in str(facts[1].problem)
+    assert "checkpoint 1 under the name of another" in str(facts[1].problem)
 
 
 def test_older_checkpoints_are_read_through_only_when_asked(store):

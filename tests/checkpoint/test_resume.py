@@ -116,8 +116,8 @@ def test_a_refusal_lists_each_problem_and_what_to_do():
     decision = decide_resume([damaged(1), without_chunks(2)], {})
     assert isinstance(decision, Refuse)
     assert decision.error.notes == [
-        "epoch 2: state chunk totals.arrow is missing",
-        "epoch 1: its end is missing",
+        "checkpoint 2: state chunk totals.arrow is missing",
+        "checkpoint 1: its end is missing",
     ]
     assert "--fresh" in str(decision.error.help)
 
@@ -126,10 +126,13 @@ def test_a_destination_that_is_ahead_is_named_with_its_epoch():
     decision = decide_resume([good(3), damaged(9)], {"sums": marker(9), "rows": marker(3)})
     assert isinstance(decision, Refuse)
     error = decision.error
-    assert "epoch 3" in error.message
+    assert "checkpoint is 3" in error.message
     assert "'sums'" in error.message
     assert "'rows'" not in error.message
-    assert error.notes == ["destination 'sums' holds epoch 9", "epoch 9: its end is missing"]
+    assert error.notes == [
+        "destination 'sums' holds checkpoint 9",
+        "checkpoint 9: its end is missing",
+    ]
     assert "restore the checkpoint folder" in str(error.help)
     assert "--fresh" in str(error.help)
 

@@ -90,7 +90,7 @@ def test_without_a_crash_the_same_process_publishes(tmp_path):
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_file(tmp_path):
     process = child(FILL, tmp_path, "100")
     out, error = process.communicate(timeout=60)
-    said = "E0603 disk full while writing a checkpoint; the last one, epoch 1, is intact"
+    said = "E0603 disk full while writing a checkpoint; the last one, 1, is intact"
     assert out.splitlines() == [said, said], error
 
     store = LocalStore(tmp_path, LINEAGE)
@@ -114,7 +114,7 @@ def test_a_disk_that_is_really_full_leaves_the_last_checkpoint_and_no_half_file(
     store = LocalStore(small_disk, LINEAGE)
     store.publish(manifest(1))
     incompressible = pl.select(pl.int_range(20_000).hash()).to_series().to_frame("a")
-    with pytest.raises(SystemError_, match="the last one, epoch 1, is intact") as raised:
+    with pytest.raises(SystemError_, match="the last one, 1, is intact") as raised:
         store.write_chunk("big.arrow", incompressible)
     assert raised.value.code == "E0603"
     assert files_below(small_disk) == {f"{LINEAGE[:8]}/manifest-0000000001.json"}

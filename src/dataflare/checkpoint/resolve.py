@@ -215,7 +215,7 @@ def _none_usable(facts: Sequence[ManifestFact]) -> CheckpointError:
     return CheckpointError(
         "no checkpoint of the last run can be read",
         code="E0701",
-        notes=[f"epoch {each.epoch}: {_problem(each)}" for each in _newest_first(facts)],
+        notes=[f"checkpoint {each.epoch}: {_problem(each)}" for each in _newest_first(facts)],
         help="restore the checkpoint folder from a backup, or start over with --fresh",
     )
 
@@ -223,16 +223,19 @@ def _none_usable(facts: Sequence[ManifestFact]) -> CheckpointError:
 def _marker_ahead(
     ahead: Mapping[str, Marker], epoch: int, stored: Sequence[ManifestFact]
 ) -> CheckpointError:
-    newest = f"the newest usable checkpoint is epoch {epoch}" if epoch else "there is no checkpoint"
+    newest = f"the newest usable checkpoint is {epoch}" if epoch else "there is no checkpoint"
     steps = ", ".join(f"'{step}'" for step in ahead)
     return CheckpointError(
         f"{newest}, but destination {steps} holds newer rows, which cannot be undone: "
         "to resume would write rows twice",
         code="E0702",
         notes=[
-            *(f"destination '{step}' holds epoch {marker.epoch}" for step, marker in ahead.items()),
             *(
-                f"epoch {each.epoch}: {_problem(each)}"
+                f"destination '{step}' holds checkpoint {marker.epoch}"
+                for step, marker in ahead.items()
+            ),
+            *(
+                f"checkpoint {each.epoch}: {_problem(each)}"
                 for each in _newest_first(stored)
                 if not each.usable
             ),

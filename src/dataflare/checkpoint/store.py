@@ -313,7 +313,7 @@ class LocalStore:
         if manifest.lineage != self.lineage:
             return f"it belongs to another lineage, {manifest.lineage}"
         if manifest.epoch != epoch:
-            return f"it is the checkpoint of epoch {manifest.epoch} under the name of another"
+            return f"it is the checkpoint {manifest.epoch} under the name of another"
         return None
 
     def _with_chunks(
@@ -328,7 +328,7 @@ class LocalStore:
 
     def _intact(self) -> str:
         newest = self._epochs()[:1]
-        return f"the last one, epoch {newest[0]}, is intact" if newest else "there is none yet"
+        return f"the last one, {newest[0]}, is intact" if newest else "there is none yet"
 
 
 def lineages_in(folder: Path) -> list[Path]:

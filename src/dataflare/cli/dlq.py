@@ -164,19 +164,27 @@ def purge(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
 ) -> int:
     """Delete dead letters, also replayed ones."""
     box, _ = _box(workflow, file)
     matches = _wanted(step, code, before)
     count = sum(map(matches, box.letters()))
     if not count:
-        print("nothing to purge")
+        if json:
+            answers.print_json({"workflow": workflow, "purged": 0}, indent=False)
+        else:
+            print("nothing to purge")
         return 0
     if not yes:
         _ask(f"delete {human.counted(count, 'dead letter')} of '{workflow}' for ever?")
     from dataflare.jobs.letters import purge as delete
 
-    print(f"{human.counted(delete(box, matches), 'letter')} purged")
+    purged = delete(box, matches)
+    if json:
+        answers.print_json({"workflow": workflow, "purged": purged}, indent=False)
+    else:
+        print(f"{human.counted(purged, 'letter')} purged")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,10 +25,16 @@ def runs(
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most runs to list.")] = 20,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="The workflow's file: its runs are listed."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print complete records as JSON.")] = False,
 ) -> int:
     """List the runs of workflows, newest first."""
-    records = _records(workflow, limit)
+    if file is not None:
+        workflow = workflow or common.read_workflow(file).name
+    records = _records(workflow, file, limit)
     if json:
         answers.print_json([record.to_json() for record in records])
         return 0
@@ -41,12 +48,12 @@ def runs(
     return 0
 
 
-def _records(workflow: str | None, limit: int) -> list[RunRecord]:
+def _records(workflow: str | None, file: Path | None, limit: int) -> list[RunRecord]:
     """The newest runs of one workflow or of all. Run ids sort by time."""
     from dataflare.checkpoint.runs import RunLog
 
     if workflow is not None:
-        return list(RunLog(common.workflow_folder(workflow)).list(limit))
+        return list(RunLog(common.workflow_folder(workflow, file)).list(limit))
     records = [
         record
         for name in common.known_workflows()

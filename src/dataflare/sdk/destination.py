@@ -324,7 +324,7 @@ def refuse_older(step: str, ours: tuple[int, str], newest: tuple[int, str]) -> N
     """
     if newest[0] > ours[0]:
         raise RunError(
-            f"step '{step}' is fenced: attempt {newest[0]} of this run has taken over "
+            f"step '{step}' may not write any more: attempt {newest[0]} of this run has taken over "
             f"from attempt {ours[0]}",
             code="E0804",
             step=step,
@@ -332,7 +332,7 @@ def refuse_older(step: str, ours: tuple[int, str], newest: tuple[int, str]) -> N
         )
     if newest[0] == ours[0] and newest[1] and newest[1] != ours[1]:
         raise RunError(
-            f"step '{step}' is fenced: another copy of this state folder has begun attempt {ours[0]} "
+            f"step '{step}' may not write any more: another copy of this state folder has begun attempt {ours[0]} "
             "as well",
             code="E0804",
             step=step,
@@ -343,7 +343,7 @@ def refuse_older(step: str, ours: tuple[int, str], newest: tuple[int, str]) -> N
 def fenced_by_other(step: str, place: str) -> RunError:
     """The error (E0804) of a lineage whose place another one of the same workflow has taken."""
     return RunError(
-        f"step '{step}' is fenced: a run of this workflow with another state folder has taken over "
+        f"step '{step}' may not write any more: a run of this workflow with another state folder has taken over "
         f"{place}",
         code="E0804",
         step=step,

@@ -265,7 +265,7 @@ class Session:
         row = markers.own
         if decide(markers, target, epoch.number) is Verdict.DONE:
             raise CheckpointError(
-                f"epoch {epoch.number} of step '{target.step}' is in {self._server.label} already, "
+                f"checkpoint {epoch.number} of step '{target.step}' is in {self._server.label} already, "
                 "by another writer",
                 code="E0705",
                 step=target.step,
@@ -370,8 +370,8 @@ class Session:
             staging = store.staging(target)
             if rows_kept and staging is None:
                 raise CheckpointError(
-                    f"table '{target.table}' was already replaced by epoch {row.epoch} and cannot be reset "
-                    f"to epoch {epoch}",
+                    f"table '{target.table}' was already replaced by checkpoint {row.epoch} and cannot be reset "
+                    f"to checkpoint {epoch}",
                     code="E0705",
                     step=target.step,
                     help="run with --fresh to build it again",

@@ -95,8 +95,10 @@ def refuse_null_keys(frame: pl.DataFrame, key: Sequence[str]) -> None:
     empty = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in key))
     if empty.height:
         row = empty.row(0, named=True)
+        rows = "1 row has" if empty.height == 1 else f"{empty.height:,} rows have"
+        values = ", ".join(f"{n} is {'NULL' if row[n] is None else repr(row[n])}" for n in key)
         raise DataError(
-            f"{'1 row has' if empty.height == 1 else f'{empty.height} rows have'} no key: {', '.join(f'{n} is {row[n]!r}' for n in key)}",
+            f"{rows} no key: {values}",
             code="E0510",
             help="drop them with a filter, or give them a key with map",
         )

@@ -122,8 +122,8 @@ def rewind_marker(
     _refuse_fenced(MarkerRows(row), target)
     if row.epoch > epoch and not can_rewind:
         raise CheckpointError(
-            f"the destination of step '{target.step}' contains epoch {row.epoch}, and the run "
-            f"continues from epoch {epoch}: the appended rows cannot be removed",
+            f"the destination of step '{target.step}' contains checkpoint {row.epoch}, and the run "
+            f"continues from checkpoint {epoch}: the appended rows cannot be removed",
             code="E0705",
             step=target.step,
             help="check the rows of the table, then run with --fresh",

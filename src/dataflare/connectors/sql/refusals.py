@@ -83,7 +83,8 @@ def sift(
 
 
 HELP = (
-    "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it"
+    "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it: under "
+    "mode mirror in the destination's own step"
 )
 """The help for a row that a table refuses."""
 

@@ -219,8 +219,8 @@ class SharedFile:
         if target.mode == "overwrite" and (rows_kept is None or row.epoch > epoch):
             if rows_kept is not None and not store.has_staging(target):
                 raise CheckpointError(
-                    f"table '{target.table}' was already replaced by epoch {row.epoch} and "
-                    f"cannot be reset to epoch {epoch}",
+                    f"table '{target.table}' was already replaced by checkpoint {row.epoch} and "
+                    f"cannot be reset to checkpoint {epoch}",
                     code="E0705",
                     step=target.step,
                     help="run with --fresh to build it again",
