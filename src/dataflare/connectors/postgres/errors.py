@@ -59,7 +59,7 @@ class ErrorFacts(Struct, frozen=True):
 
 
 def error_facts(error: Exception) -> ErrorFacts:
-    whole = redact_pieces(str(error))
+    whole = str(error)
     state = getattr(error, "sqlstate", None) or ""
     if not state and (match := _STATE.search(whole)):
         state = match.group(1)
@@ -69,7 +69,7 @@ def error_facts(error: Exception) -> ErrorFacts:
     diagnosis = getattr(error, "diag", None)
     primary = getattr(diagnosis, "message_primary", None)
     first = whole.strip().splitlines()[0] if whole.strip() else type(error).__name__
-    text = redact_pieces(primary or "") or _SERVER.sub("", _NOISE.sub("", first))
+    text = redact_pieces(primary or _SERVER.sub("", _NOISE.sub("", first)))
     detail = redact_pieces(getattr(diagnosis, "message_detail", None) or "")
     return ErrorFacts(state, text, detail, getattr(diagnosis, "context", None) or "", whole)
 
