@@ -191,6 +191,21 @@ def test_what_goes_wrong_is_said(
     assert "Traceback" not in ran.errors
 
 
+def test_a_page_of_html_behind_pages_of_rows_says_what_came(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Answer:
+        page = int(asked.params["page"])
+        if page < 3:
+            return Answer({"items": [{"id": page}]})
+        return Answer(b"<html>Please log in", headers={"Content-Type": "text/html"})
+
+    with http_server(answer) as server:
+        config = {"url": server.url, "records": "$.items"}
+        ran = run(tmp_path, reading(config | {"pagination": {"type": "page", "param": "page"}}))
+    assert (ran.status, ran.code) == (1, "E0503")
+    assert "page 3" in ran.errors
+    assert "it is text/html, and begins: <html>Please log in" in ran.errors
+
+
 def test_a_server_that_hangs_or_is_not_there(tmp_path: Path) -> None:
     with silent_server() as url:
         ran = run(tmp_path, reading({"url": url, "timeout": "200ms"}))

@@ -104,7 +104,10 @@ def _items(content: bytes, config: HttpSourceConfig, name: str) -> list[bytes]:
         return list_items(records)
     if records is not None and first == b"{" and config.records is not None:
         return list_items(b"[" + records + b"]")
-    fields = fields_of(content) if content.lstrip()[:1] == b"{" else {}
+    start = content.lstrip()[:1]
+    if records is None and start and start not in b"{[":
+        raise BadJson("not JSON")
+    fields = fields_of(content) if start == b"{" else {}
     if records is not None and not fields:
         list_items(b"[" + records + b"]")  # raises BadJson with the problem
     keys = ", ".join(sorted(fields)[:12])
