@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,21 @@ def test_a_source_warns_of_it(tmp_path: Path) -> None:
     asyncio.run(source.schema())
     [doubt] = source.doubts()
     assert "the key 'a' twice" in doubt
+
+
+def test_a_run_says_it(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"o":{"a":1,"a":2}}\n')
+    (tmp_path / "w.yaml").write_text(
+        "name: twice\nsources: {s: {type: file, config: {path: a.ndjson}}}\n"
+        "destinations: {o: {type: file, inputs: [s], config: {path: o.ndjson}}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflare", "run", "w.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "DATAFLARE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the key 'a' twice in one object") == 1

@@ -54,6 +54,7 @@ from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
+from dataflare.planner.graph import SourceNode
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
@@ -132,6 +133,7 @@ class _Run:
                 self.reporter.say(
                     "all rows are committed at the end of the run: see `dataflare plan`"
                 )
+            self._tell_doubts(plan)
             folder = self.lineage.folder
             make_state_folder(folder)
             with (
@@ -380,6 +382,15 @@ class _Run:
     def _held_back(self, step: str, recovery_s: float) -> None:
         self.held_back[step] = self.held_back.get(step, 0) + 1
         self.reporter.say(f"step '{step}': too many calls fail; none is made for {recovery_s:g} s")
+
+    def _tell_doubts(self, plan: Plan) -> None:
+        """Say what looks wrong in the data of the sources, as `plan` and `preview` do."""
+        for node in plan.graph:
+            if isinstance(node, SourceNode):
+                doubts = [f"step '{node.step}': {doubt}" for doubt in node.connector.doubts()]
+                self.warnings.extend(doubts)
+                for doubt in doubts:
+                    self.reporter.say(doubt)
 
     def _notice(self, recovered: Recovered) -> None:
         self.warnings.extend(recovered.notices)
