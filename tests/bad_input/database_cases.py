@@ -306,7 +306,7 @@ error[E0510]: table 'orders' refuses a row: UNIQUE constraint failed: orders.id 
 6 |     config: {path: shop.db, table: orders}
   |                                    ^^^^^^
    = the row: id = 1, land = 'DE'
-   = help: fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it
+   = help: fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it: under mode mirror in the destination's own step
 """,
     ),
     Case(

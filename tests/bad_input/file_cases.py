@@ -243,7 +243,7 @@ error[E0501]: step 'a': in.csv line 3: column 'id': 'x2' is not an int64
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: x2,FR
-   = help: say the column's type in 'schema' (string keeps any text), fix the data, or set error_handling: {on_error: skip}
+   = help: say the column's type in 'schema' (string keeps any text); for numbers such as 1.234,50 set decimal: ','; fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -258,7 +258,7 @@ error[E0501]: step 'a': in.csv line 200002: column 'id': 'many' is not an int64
 4 |     config: {path: in.csv}
   |                    ^^^^^^
    = the row: many
-   = help: say the column's type in 'schema' (string keeps any text), fix the data, or set error_handling: {on_error: skip}
+   = help: say the column's type in 'schema' (string keeps any text); for numbers such as 1.234,50 set decimal: ','; fix the data, or set error_handling: {on_error: skip}
 """,
     ),
     Case(
@@ -329,7 +329,7 @@ error[E0504]: step 'a': in.csv line 2: contains a NUL byte
   |
 4 |     config: {path: in.csv, columns: [id]}
   |                    ^^^^^^
-   = the row: 1,D\x00E
+   = the row: 1,D\\x00E
    = help: set 'encoding' if the text has another one, fix the data, or set error_handling: {on_error: skip}
 """,
     ),

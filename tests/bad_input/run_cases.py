@@ -188,9 +188,9 @@ warning: the run goes on from checkpoint N-1, and reads again what came after it
         before=all_of(command(SHORTLY), newest(cut, 99)),
         says="""\
 error[E0701]: no checkpoint of the last run can be read
-   = epoch N: its end is missing
-   = epoch N-1: its end is missing
-   = epoch N-2: its end is missing
+   = checkpoint N: its end is missing
+   = checkpoint N-1: its end is missing
+   = checkpoint N-2: its end is missing
    = help: restore the checkpoint folder from a backup, or start over with --fresh
 """,
     ),
@@ -213,7 +213,7 @@ warning: the run goes on from checkpoint N-1, and reads again what came after it
         before=all_of(command(SHORTLY), newest(lambda data: None, 99)),
         says="""\
 error[E0701]: no checkpoint of the last run can be read
-   = epoch N: it is missing
+   = checkpoint N: it is missing
    = help: restore the checkpoint folder from a backup, or start over with --fresh
 """,
     ),
