@@ -84,7 +84,7 @@ async def recover(
         return await _begun(store, committers, base_epoch)
     manifest = decision.manifest
     notices = [_said(epoch, problem) for epoch, problem in decision.skipped]
-    if notices:
+    if notices and not decision.from_destination:
         notices.append(
             f"the run goes on from checkpoint {manifest.epoch}, and reads again what came after it"
         )
@@ -122,8 +122,8 @@ async def _without_lost_letters(
             others = {n: each for n, each in manifest.committables.items() if n != name}
             manifest = replace(manifest, committables=others)
             notices.append(
-                f"dead letters that checkpoint {manifest.epoch} had not published yet were lost with the "
-                "state folder: the rows that they hold are in no destination"
+                f"the dead letters of checkpoint {manifest.epoch} are lost with the state folder that held "
+                "them: their rows are in no destination"
             )
     return manifest
 
