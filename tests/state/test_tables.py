@@ -3,6 +3,7 @@ parallelism, what comes out is what a plain model says."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -315,6 +316,24 @@ def test_a_rescale_reads_only_its_own_chunks(monkeypatch: pytest.MonkeyPatch) ->
         for table in run.live:
             list(run.kind.results(table))
         assert run.storage.calls["read"] <= written
+
+
+@pytest.mark.parametrize("name", ["log", "keys", "rows"])
+@pytest.mark.parametrize("parallelism", [(3, 2, 3), (2, 3, 1), (5, 2, 7, 3)])
+def test_two_changes_of_the_parallelism_keep_each_row(
+    name: str, parallelism: tuple[int, ...]
+) -> None:
+    kind = KINDS[name]
+    run, number = Run(kind, parallelism[0]), itertools.count()
+    for subtasks in parallelism[1:]:
+        for _ in range(3):
+            run.feed([(n, "x", next(number)) for n in range(100)])
+        run.freeze(0)
+        run.store(0)
+        run.crash(subtasks)
+    run.feed([(n, "x", next(number)) for n in range(100)])
+    rows = [row for batch in run.batches for row in batch]
+    assert sorted(run.finish(99), key=repr) == sorted(kind.expected(rows), key=repr)
 
 
 def test_spilled_rows_leave_memory_and_are_there_for_the_next_checkpoint() -> None:

@@ -232,11 +232,14 @@ class LocalStore:
             self._unpublished.clear()
 
     def collect(self, retain: int = 3) -> int:
-        readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
-        keep = resolve.retained(readable, retain)
+        # In this order a chunk that another thread writes now is not listed, or is known as unpublished,
+        # or is named by a manifest.
+        names = self._names()
         with self._lock:
             unpublished = set(self._unpublished)
-        deletable = resolve.deletable(keep, self._names(), unpublished=unpublished)
+        readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
+        keep = resolve.retained(readable, retain)
+        deletable = resolve.deletable(keep, names, unpublished=unpublished)
         # Manifests first: if this process dies here, no manifest remains without its chunks.
         count = 0
         for name in sorted(deletable, key=lambda each: (not each.startswith("manifest-"), each)):

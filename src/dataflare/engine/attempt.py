@@ -44,8 +44,7 @@ class Start(Struct, frozen=True):
 
 
 class Ending(Struct, frozen=True):
-    """finished: the input came to its end. positions: the last of each split, by source, for what
-    the next run carries over."""
+    """finished: the input came to its end. manifest: the last checkpoint, if there was one."""
 
     finished: bool
     manifest: Manifest | None
@@ -71,8 +70,11 @@ class Attempt:
         self.errors = RowErrors(policies)
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
-        self.tasks: list[Task] = []
         self._worker: Worker | None = None
+
+    @property
+    def tasks(self) -> list[Task]:
+        return self._worker.tasks if self._worker is not None else []
 
     @property
     def backlog_rows(self) -> int:
@@ -107,13 +109,8 @@ class Attempt:
                 await asyncio.gather(leading, *running, return_exceptions=True)
                 await coordinator.settle()
         finally:
-            await self._release()
-
-    async def _release(self) -> None:
-        """Let every task close what it holds; an error there is not worth losing another for."""
-        await asyncio.gather(*(task.aclose() for task in self.tasks), return_exceptions=True)
-        if self._worker is not None:
-            await self._worker.aclose()
+            if self._worker is not None:
+                await self._worker.aclose()
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
@@ -180,8 +177,8 @@ class Attempt:
         )
         for spec in deployed(self.plan, self.start.manifest):
             worker.connect(spec)
-        for task in await worker.deploy():
-            self.tasks.append(task)
+        await worker.deploy()
+        for task in self.tasks:
             coordinator.register(task)
         return coordinator
 

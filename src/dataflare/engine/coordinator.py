@@ -130,6 +130,7 @@ class Coordinator:
         self._pending: _Pending | None = None
         self._storing: asyncio.Future[None] | None = None
         self._committing: asyncio.Future[None] | None = None
+        self._collecting: asyncio.Future[None] | None = None
         self._last: dict[str, Share] = {}
 
     def register(self, member: Member) -> None:
@@ -212,7 +213,8 @@ class Coordinator:
         self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())
         self.stats.last_bytes += len(manifest.to_text())
         self.stats.last_s = asyncio.get_running_loop().time() - started
-        await self.pool.submit(self._collect)
+        self._collecting = self.pool.submit(self._collect)
+        await asyncio.shield(self._collecting)
         return manifest
 
     def _store(self, manifest: Manifest) -> None:
@@ -225,10 +227,11 @@ class Coordinator:
 
     async def settle(self) -> None:
         """Wait for what has begun when the attempt fails: the storing of a manifest, because the next
-        attempt decides by the manifests that are there, and a commit, because its rows may be visible
+        attempt decides by the manifests that are there, the deletion of old files, and a commit, because its rows may be visible
         and are counted. A commit that is still retried after a while is cancelled."""
-        if self._storing is not None:
-            await asyncio.gather(self._storing, return_exceptions=True)
+        for begun in (self._storing, self._collecting):
+            if begun is not None:
+                await asyncio.gather(begun, return_exceptions=True)
         if self._committing is None:
             return
         await asyncio.wait([self._committing], timeout=_SETTLE_S)

@@ -46,7 +46,7 @@ At the default target that is 6.6 ms: rows wait half of it on average, and the f
 is paid 150 times a second."""
 _STATE_SHARE = 0.5
 """All tables together keep so much of the budget in memory; the rest of them is in storage."""
-_FLYING_SHARE = 2
+_FLYING_SHARE = 0.5
 """Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
 
@@ -121,6 +121,7 @@ class Worker:
             memory_threshold=back.memory_threshold,
         )
         self.budget = MemoryBudget(settings.resources.memory, self.controller)
+        self.tasks: list[Task] = []
         self._specs: list[Deploy] = []
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
@@ -131,19 +132,19 @@ class Worker:
         self._specs.append(spec)
         self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
 
-    async def deploy(self) -> list[Task]:
-        """The tasks, ready to run, when all are connected."""
+    async def deploy(self) -> None:
+        """Make the tasks, when all are connected. Those that were made are in `tasks` after an error too."""
         for spec in self._specs:
             if spec.stage.id not in self._tables:
                 await self._load_tables(spec.stage)
         outputs = self._outputs()
-        tasks = []
         for spec in self._specs:
-            tasks.append(await self._task(spec, outputs[spec.task]))
+            self.tasks.append(await self._task(spec, outputs[spec.task]))
             self.metrics.step(spec.stage.name).tasks += 1
-        return tasks
 
     async def aclose(self) -> None:
+        """Let every task close what it holds; an error there is not worth losing another for."""
+        await asyncio.gather(*(task.aclose() for task in self.tasks), return_exceptions=True)
         asked = [each for tables in self._asked.values() for each in tables.values()]
         await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
 
@@ -215,15 +216,16 @@ class Worker:
     def _reading(self, stage: Stage) -> Reading:
         assert stage.source is not None
         watched = stage.name in self.plan.watched
+        readers = sum(s.parallelism for s in self.plan.stages if s.source is not None)
         return Reading(
             stage.source,
             self._runner(stage),
             self._batcher(),
             self.retries.of(stage.name),
-            run_key=hash_text(self.identity.lineage),
+            run_key=hash_text(self.identity.run_id),
             hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
             schema_change=self.settings.schema_change if watched else None,
-            flying_bytes_max=self.settings.resources.memory // _FLYING_SHARE,
+            flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / readers),
         )
 
     async def _operating(self, spec: Deploy) -> Operating:

@@ -65,8 +65,8 @@ class Checkpoint(Struct, frozen=True):
 
 
 class Share(Struct, frozen=True):
-    """What of a task belongs to an epoch. epoch: None for one that has come to its end: its share of
-    every later epoch."""
+    """What of a task belongs to an epoch. epoch: None: the task has ended, and this
+    share counts for every later epoch. It contains the task's state."""
 
     task: str
     epoch: int | None

@@ -137,7 +137,9 @@ class JobMetrics:
 
     def publish(self, epoch: int) -> None:
         """An epoch will happen: keep what its tasks had counted by then."""
-        kept = self._sum(task.cuts.get(epoch, task.counts) for task in self._tasks)
+        # What belongs to no task (the rows of lookup tables) is counted again by the next attempt.
+        tasks = (task for task in self._tasks if task is not self._own)
+        kept = self._sum(task.cuts.get(epoch, task.counts) for task in tasks)
         self._published = epoch, {name: step.copy() for name, step in kept.items()}
 
     def commit(self, epoch: int) -> None:
@@ -158,10 +160,13 @@ class JobMetrics:
         """By step, how many rows of the run failed before they came to a destination's system, by the end
         of this epoch: a resumed run counts those of its earlier processes too."""
         published = self._published
-        steps = published[1] if published is not None and published[0] == epoch else self.steps
-        total = _left_out(steps)
-        for name, rows in self._left_out_before.items():
-            total[name] = total.get(name, 0) + rows
+        if published is not None and published[0] == epoch:
+            total, own = _left_out(published[1]), _left_out(self._own.counts)
+        else:
+            total, own = _left_out(self.steps), {}
+        for more in (self._left_out_before, own):
+            for name, rows in more.items():
+                total[name] = total.get(name, 0) + rows
         return {name: rows for name, rows in total.items() if rows > 0}
 
     def rewind(self, keep: Collection[str] = ()) -> None:

@@ -59,6 +59,7 @@ class Operating(Body):
     ) -> None:
         self.live, self.tables, self.runner = live, tables, runner
         self._chunks, self._budget, self._state_max = chunks, budget, state_max
+        self._last: Share | None = None
 
     def begin(self) -> None:
         if not self.live.needs_rows:
@@ -79,7 +80,7 @@ class Operating(Body):
 
     async def ended(self, port: int) -> None:
         """Hand out the results, batch by batch, cutting in between when asked."""
-        results = iter(self.live.end(port))
+        results = self._results(port)
         while not self.task.unwanted:
             if self.task.is_root:
                 await self.task.cut_if_asked()
@@ -88,14 +89,25 @@ class Operating(Body):
                 return
             await self._let_out(outcome)
 
+    def _results(self, port: int) -> Iterator[pl.DataFrame]:
+        """What follows from the end of an input. The first step of it is made by the first `next`, on the
+        pool."""
+        yield from self.live.end(port)
+
     async def finish(self) -> None:
-        """All was handed out when the inputs ended."""
+        """All was handed out when the inputs ended. What the operator remembers of it belongs to every later
+        epoch: a resumed run must not hand it out again."""
+        if not self.task.unwanted:
+            self._last = await self.task.pool.submit(self._store, self.tables.freeze(), None)
+
+    def last_share(self) -> Share:
+        return self._last or Share(self.task.id, None)
 
     def freeze(self, epoch: int) -> Callable[[], Share]:
         self._chunks.epoch = epoch
         return partial(self._store, self.tables.freeze(), epoch)
 
-    def _store(self, frozen: Frozen, epoch: int) -> Share:
+    def _store(self, frozen: Frozen, epoch: int | None) -> Share:
         share = self.tables.store(frozen)
         state = snapshot_of(self.task.subtask, share)
         return Share(self.task.id, epoch, state=state)

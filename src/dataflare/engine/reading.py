@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import sys
 import time
 from collections import deque
@@ -296,9 +297,9 @@ class Reading(Body):
             except EndOfSplit:
                 self._position = reader.end()
                 return
-            position = reader.position
+            start, position = self._position, reader.position
             outcome = await self.task.pool.run(
-                batch.num_rows, self._compute_batch, batch, rows_read
+                batch.num_rows, self._compute_batch, batch, start, rows_read
             )
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
@@ -309,10 +310,16 @@ class Reading(Body):
                 await asyncio.sleep(0)
                 pause_at = time.perf_counter() + _TURN_S
 
-    def _compute_batch(self, batch: SharedDataBatch, rows_read: int) -> Outcome:
+    def _compute_batch(
+        self, batch: SharedDataBatch, start: Position | None, rows_read: int
+    ) -> Outcome:
+        """start: where the batch begins. rows_read: rows of the split that this task has read before."""
         frame: pl.DataFrame = batch.frame
         if self.runner.needs:
-            key = hash_text(str(batch.metadata.get("key", rows_read)))
+            place = (
+                "" if start is None else json.dumps(start.to_json(), sort_keys=True, default=str)
+            )
+            key = hash_text(f"{place} {batch.metadata.get('key', rows_read)}")
             frame = self._with_needs(frame.lazy(), key).collect(engine="in-memory")
         return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
 

@@ -7,7 +7,6 @@ only as long as it gave nothing; a reader that resumes is kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from functools import partial
 
 from dataflare.errors import DataFlareError, Retry
@@ -37,6 +36,8 @@ class ReopeningReader:
         self._moved = position is not None
         self._reader: SplitReader | None = None
         self._failed: list[SplitReader] = []
+        self.warnings: dict[str, int] = {}
+        """Those of all readers that were let go, with their numbers of rows."""
 
     async def gives_chunks(self) -> bool:
         """Open it, and say whether it is read by chunk."""
@@ -60,6 +61,7 @@ class ReopeningReader:
         # Of readers that failed nothing more is wanted, an error least of all.
         await asyncio.gather(*(each.aclose() for each in failed), return_exceptions=True)
         if reader is not None:
+            self._collect_warnings(reader)
             await reader.aclose()
 
     async def _open(self) -> SplitReader:
@@ -93,9 +95,9 @@ class ReopeningReader:
         """The position after EndOfSplit."""
         return self._reader.position() if self._reader is not None else self.position
 
-    @property
-    def warnings(self) -> Mapping[str, int]:
-        return {} if self._reader is None else self._reader.warnings
+    def _collect_warnings(self, reader: SplitReader) -> None:
+        for warning, rows in reader.warnings.items():
+            self.warnings[warning] = self.warnings.get(warning, 0) + rows
 
     async def _lost(self, error: DataFlareError) -> None:
         """Let go of a reader that failed, so that the next call opens another. Chunks given may still
@@ -103,6 +105,7 @@ class ReopeningReader:
         reader = self._reader
         if error.retry is not Retry.LATER or reader is None or reader.resumes:
             return
+        self._collect_warnings(reader)
         self._failed.append(reader)
         self._reader = None
         if not isinstance(reader, ChunkReader):

@@ -63,11 +63,12 @@ class Outcome(Struct):
         self.errors[step] = self.errors.get(step, 0) + rows
 
     def add(self, other: Outcome) -> None:
-        """What also left, behind this. Its rows and seconds are counted by who adds it."""
+        """Append another outcome. The caller counts its `head_rows` and `seconds`."""
         self.frames.extend(other.frames)
         self.counts.extend(other.counts)
         self.failed.extend(other.failed)
-        self.warnings.update(other.warnings)
+        for warning, rows in other.warnings.items():
+            self.warnings[warning] = self.warnings.get(warning, 0) + rows
         self.left_out.extend(other.left_out)
         for step, rows in other.errors.items():
             self.count_errors(step, rows)

@@ -35,10 +35,8 @@ async def load_tables(
         assert isinstance(connector, SourceConnector)
         if isinstance(connector, SupportsProjection):
             connector = connector.with_columns(lookup.table_columns)
-        name, bad = lookup.table.name, Outcome()
-        frame = await retries.of(name).call(
-            partial(read_whole, connector, pool, partial(_collected, name, errors, bad))
-        )
+        name = lookup.table.name
+        frame, bad = await retries.of(name).call(partial(_read, connector, pool, name, errors))
         bad.apply(metrics)
         frame = frame.select(lookup.table_columns)
         if lookup.table.name != lookup.step:
@@ -46,6 +44,14 @@ async def load_tables(
         index = await pool.submit(KeyIndex, frame, lookup.remote_keys)
         tables[lookup.step] = (frame, index)
     return tables
+
+
+async def _read(
+    connector: SourceConnector, pool: WorkerPool, name: str, errors: RowErrors
+) -> tuple[pl.DataFrame, Outcome]:
+    """The rows of a table, and what becomes of those that cannot be read."""
+    bad = Outcome()
+    return await read_whole(connector, pool, partial(_collected, name, errors, bad)), bad
 
 
 async def read_whole(

@@ -5,7 +5,7 @@ writes is its body (`reading`, `operating`, `writing`).
 
 Always true:
 - a task answers each epoch once;
-- what it sent before a barrier is exactly what its share of the epoch has let go of;
+- the rows sent before a barrier are exactly the rows that its share of the epoch counts as sent;
 - barriers come through its channels while these live, and from the coordinator afterwards.
 """
 
@@ -26,8 +26,9 @@ from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Share
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
+from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
-from dataflare.model.progress import END, IDLE, Barrier, Mark, Watermark
+from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
 
 T = TypeVar("T")
 
@@ -137,15 +138,15 @@ class Task:
                     seconds = await body.rows(event.port, event.batch)
                     inbox.done(event, seconds)
                 case Cut():
+                    if event.in_flight:
+                        raise InternalError("rows that a barrier overtook cannot be stored yet")
                     await self._cut(event.barrier)
                 case Time():
                     await body.time(event.event_time_us)
                     self.put_all(Watermark(event.event_time_us))
                 case Ended():
                     await body.ended(event.port)
-                case None:
-                    pass
-                case _:
+                case Idle():
                     self.put_all(IDLE)
         await body.finish()
         if self._background:

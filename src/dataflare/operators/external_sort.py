@@ -100,7 +100,8 @@ def _handed_out(
     """The rows of the first range in order; what is left of it stands in front of the others."""
     frame = order.sorted(pl.concat([table.frame_of(piece) for piece in ranges.pop(0)]))
     others = [piece for pieces in ranges for piece in pieces]
-    while frame.height:
-        rows, frame = frame.head(rows_max), frame.slice(rows_max)
-        table.set([*([table.piece_of(frame)] if frame.height else []), *others])
-        yield rows
+    parts = [table.piece_of(rows) for rows in frame.iter_slices(rows_max)]
+    while parts:
+        part = parts.pop(0)
+        table.set([*parts, *others])
+        yield table.frame_of(part)

@@ -73,8 +73,10 @@ class KeySet:
 
     @property
     def index_bytes(self) -> int:
-        """What the indexes take beside the pieces: hashes, rows and a directory, about 24 bytes a key."""
-        return sum(24 * frame.height for _, frame, _ in self._levels)
+        """What is in memory beside the pieces: the keys of pieces in storage, and the indexes with hashes,
+        rows and a directory, about 24 bytes a key."""
+        keys = sum(int(f.estimated_size()) for piece, f, _ in self._levels if not piece.in_memory)
+        return keys + sum(24 * frame.height for _, frame, _ in self._levels)
 
     def _take_over(self, piece: Piece) -> None:
         frame = piece.frame(self._storage)

@@ -21,6 +21,7 @@ from dataflare.state.pieces import (
     Groups,
     Piece,
     groups_of,
+    joined_groups,
     range_of,
     split_by_range,
     with_successors,
@@ -68,7 +69,7 @@ class Log:
         self._log: list[Piece] = []
         self._ranges: dict[int, _Range] = {0: _Range()}
         self._is_split = False
-        self._rest: Piece | None = None
+        self._rest: list[Piece] = []
         for pieces in shares:
             self._take_over(pieces)
 
@@ -108,7 +109,7 @@ class Log:
         self._log = with_successors(self._log)
         for each in self._ranges.values():
             each.waiting = with_successors(each.waiting)
-        runs = [[self._rest] if self._rest is not None else []]
+        runs = [[piece] for piece in self._rest]
         for each in self._ranges.values():
             runs += [[each.base] if each.base is not None else [], each.waiting]
         return [run for run in (*runs, self._log) if run]
@@ -116,8 +117,6 @@ class Log:
     def drain(self, rows_max: int) -> Iterator[pl.DataFrame]:
         """The merged state in batches, each range ordered by key. A batch is no longer held when it is
         given. Nothing may be appended any more."""
-        if self._rest is not None:
-            yield from self._handed_out(rows_max)
         if self._log:
             self._distribute(self._merged(self._log))
             self._log = []
@@ -125,25 +124,18 @@ class Log:
             pieces = self._ranges[number].pieces()
             if pieces:
                 frame = self._merged(pieces).frame(self._storage)
-                self._rest = Piece(
-                    frame.sort(self.keys, nulls_last=True) if self.keys else frame, self._groups
-                )
+                frame = frame.sort(self.keys, nulls_last=True) if self.keys else frame
+                self._rest = [Piece(rows, self._groups) for rows in frame.iter_slices(rows_max)]
             del self._ranges[number]
-            yield from self._handed_out(rows_max)
+            while self._rest:
+                yield self._rest.pop(0).frame(self._storage)
 
     def merge_for_storage(self, pieces: Sequence[Piece]) -> Piece:
         """Neighbours that are not stored yet, as one piece, made beside the table."""
         frames = [piece.frame(self._storage) for piece in pieces]
-        merged = Piece(self._merge(pl.concat(frames, rechunk=False)), pieces[0].groups)
+        merged = Piece(self._merge(pl.concat(frames, rechunk=False)), joined_groups(pieces))
         merged.members = len(pieces)
         return merged
-
-    def _handed_out(self, rows_max: int) -> Iterator[pl.DataFrame]:
-        while self._rest is not None:
-            frame = self._rest.frame(self._storage)
-            rows, rest = frame.head(rows_max), frame.slice(rows_max)
-            self._rest = Piece(rest, self._groups) if rest.height else None
-            yield rows
 
     def _settle(self) -> None:
         """Move the log into the ranges, of which there are several once the state is large."""
@@ -182,7 +174,6 @@ class Log:
             return pieces[0]
         frames = [piece.frame(self._storage) for piece in pieces]
         merged = self._merge(pl.concat(frames, rechunk=False))
-        groups = pieces[0].groups
         for piece in pieces:
             piece.release(self._storage)
-        return Piece(merged, groups)
+        return Piece(merged, joined_groups(pieces))

@@ -143,6 +143,11 @@ def range_of(groups: Groups) -> int | None:
     return first if first == last else None
 
 
+def joined_groups(pieces: Sequence[Piece]) -> Groups:
+    """The key groups that the pieces together may hold."""
+    return min(piece.groups[0] for piece in pieces), max(piece.groups[1] for piece in pieces)
+
+
 def with_successors(pieces: list[Piece]) -> list[Piece]:
     """Neighbours that were merged while they were stored, as the piece they became."""
     if all(piece.successor is None for piece in pieces):

@@ -88,12 +88,13 @@ class RowsTable:
     def drain(self, rows_max: int) -> Iterator[pl.DataFrame]:
         """The rows in batches. A batch is no longer held when it is given."""
         while self._pieces:
-            piece = self._pieces[0]
-            frame = piece.frame(self._storage)
-            rows, rest = frame.head(rows_max), frame.slice(rows_max)
-            self._pieces[:1] = [Piece(rest, self._groups)] if rest.height else []
+            piece = self._pieces.pop(0)
+            slices = piece.frame(self._storage).iter_slices(rows_max)
+            self._pieces[:0] = parts = [Piece(rows, self._groups) for rows in slices]
             piece.release(self._storage)
-            yield rows
+            for part in parts:
+                del self._pieces[0]
+                yield part.frame(self._storage)
 
     def drain_pieces(self) -> Iterator[pl.DataFrame]:
         """The rows as they were appended by `put`. One frame is no longer held when it is given."""
