@@ -227,7 +227,7 @@ def test_changelog_fragments_are_well_formed():
 
 
 def test_every_error_says_what_to_do() -> None:
-    """Where an error of ours is made by its class's name, `help` is given."""
+    """Where one of DataFlare's errors is made by its class's name, `help` is given."""
     silent = [
         f"{name_of(path)}:{call.lineno}"
         for path in FILES

@@ -15,7 +15,7 @@ HERE = Path("/somewhere/bin")
 
 @pytest.fixture
 def nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither root, nor Docker, nor what the environment says of both."""
+    """There is no root, no Docker, and no environment variable for either."""
     monkeypatch.delenv("TEST_SERVERS", raising=False)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)

@@ -523,13 +523,13 @@ error[E0521]: step 's': steps:nothing left out the columns x
         status=1,
         files=PYTHON,
         says="""\
-error[E0521]: step 's': steps:text returned values of another type: conversion from `str` to `i64` failed in column 'id' for 3 out of 3 values: ["DE", "FR", "XX"]
+error[E0521]: step 's': steps:text returned string in the column 'id', which is int64
  --> w.yaml:6:25
   |
 6 |     config: {function: 'steps:text', schema: {id: int64}}
   |                         ^^^^^^^^^^
-   = expected: id: int64
-   = help: return those types, or change 'schema'
+   = 'schema' names: id: int64
+   = help: return int64 there: frame.with_columns(pl.col('id').cast(...)), or name the type string
 """,
     ),
     Case(

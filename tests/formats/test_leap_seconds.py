@@ -40,7 +40,7 @@ def test_a_leap_second_is_a_bad_row(tmp_path: Path, format_: str, type_: str | N
     lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
     numbers = [int(line.rpartition(",")[2]) for line in lines]
     if (format_, type_) == ("json", None):
-        # Such a file is looked at whole, so the column is text.
+        # Such a file is read whole, so the column is text.
         assert lines[2_001].startswith("2024-01-01T23:59:60,")
         return
     assert numbers == [n for n in range(len(stamps)) if n != 2_001]

@@ -297,7 +297,8 @@ def _names_only(moment: _Moment) -> dict[str, bytes | None]:
 
 
 def _torn(moment: _Moment) -> dict[str, bytes | None]:
-    """Every name survives. Of unsynced content the first half survives and the rest is zeros."""
+    """Every name survives. Of unsynced content the first half survives. The rest is zeros, or what was
+    synced there before, in a file that was changed in place."""
     tree: dict[str, bytes | None] = {}
     for path, inode in moment.entries.items():
         if not path:
@@ -309,7 +310,12 @@ def _torn(moment: _Moment) -> dict[str, bytes | None]:
         durable = moment.durable_contents.get(inode, b"")
         equal_bytes = _equal_bytes(durable, content)
         half = equal_bytes + (len(content) - equal_bytes) // 2
-        tree[path] = content[:half] + bytes(len(content) - half)
+        rest = bytes(len(content) - half)
+        if len(durable) == len(content):
+            changed = len(content) - _equal_bytes(durable[::-1], content[::-1])
+            half = equal_bytes + max(0, changed - equal_bytes) // 2
+            rest = durable[half:]
+        tree[path] = content[:half] + rest
     return tree
 
 
