@@ -22,13 +22,13 @@ from typing import Any
 import polars as pl
 
 from dataflare.formats.json_values import (
-    BEYOND_FLOAT,
     DEPTH_MAX,
     FLOAT_ERROR,
     FLOAT_WHOLE_MAX,
     BadJson,
     decode,
 )
+from dataflare.formats.number_bytes import has_number_beyond_floats
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import DataType
 
@@ -84,7 +84,9 @@ class ChunkBytes:
 
     @cached_property
     def has_number_beyond_floats(self) -> bool:
-        return self._has(BEYOND_FLOAT)
+        """Whether `BEYOND_FLOAT` matches somewhere. Columns of full-precision floats ask it of each chunk, so
+        it compares bytes: 3 ms for 4 MB, where the expression takes 14."""
+        return has_number_beyond_floats(self._data)
 
     @cached_property
     def is_compact(self) -> bool:
