@@ -173,6 +173,7 @@ def test_a_task_that_has_ended_counts_with_its_last_share_but_a_writer_answers(
         assert manifest.final
         assert all(state.done for state in manifest.sources["in"].all_states())
         assert manifest.operators["op"][0].facts == {"left": 0}
+        assert manifest.committables["out"] == (Committable(0, {}),), "the writer's own answer"
 
     run(main())
 

@@ -20,9 +20,11 @@ from dataflare.state.pieces import (
     Chunk,
     Groups,
     Piece,
+    groups_of,
     own_rows,
     owned_groups,
     owner_of,
+    split_by_range,
 )
 from dataflare.state.tables import Tables, TableShare
 from dataflare.testing.processors import InMemory
@@ -381,6 +383,45 @@ def test_a_share_without_table_names_goes_to_the_first_table() -> None:
     assert tables.rows("others").frames() == []
     (frame,) = log.drain(10)
     assert frame.rows() == [(1, "x", 1, 5, 5, [5])]
+
+
+def test_frames_that_wait_are_shared_out_among_subtasks() -> None:
+    storage, shares = InMemory(), []
+    for number in range(3):
+        chunk = storage.write(frame_of([(number, "x", number)]), None)
+        shares.append(TableShare({"waiting": [chunk]}))
+    for subtasks in (1, 2, 4):
+        rows = [
+            row
+            for subtask in range(subtasks)
+            for frame in Tables(subtask, subtasks, storage=storage, shares=shares)
+            .queue("waiting")
+            .drain_pieces()
+            for row in frame.rows()
+        ]
+        assert sorted(rows) == [(0, "x", 0), (1, "x", 1), (2, "x", 2)]
+
+
+def test_partials_of_a_share_stay_in_their_order() -> None:
+    """A part that holds all key groups came before parts of single ranges."""
+    storage = InMemory()
+    first = storage.write(partial(frame_of([(1, "x", 1)]), KEYS), (0, 127))
+    later = [
+        storage.write(part, groups_of(number))
+        for number, part in split_by_range(partial(frame_of([(1, "x", 2)]), KEYS), KEYS)
+    ]
+    share = TableShare({"t": [first, *later]})
+    log = Aggregated().open(Tables(storage=storage, shares=[share]))
+    assert [frame.rows() for frame in log.drain(10)] == [[(1, "x", 2, 1, 2, [1, 2])]]
+
+
+def test_keys_with_and_without_null_in_one_chunk_are_all_known() -> None:
+    storage = InMemory()
+    keys = pl.DataFrame({"k": [1, None], "j": ["x", "y"]})
+    share = TableShare({"t": [storage.write(keys, None)]})
+    table = Tables(storage=storage, shares=[share]).keys("t", KEYS)
+    probe = pl.DataFrame({"k": [1, None, None, 2], "j": ["x", "y", "x", "x"]})
+    assert table.contains(probe).to_list() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("subtasks", [1, 2, 3, 7, 128])
