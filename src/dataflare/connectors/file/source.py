@@ -16,7 +16,6 @@ from typing import Any, Self
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.excel_reader import ExcelReader
 from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, sort_files
 from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
@@ -257,6 +256,8 @@ orders:
                     grows=self._new_only,
                 )
             case "excel":
+                from dataflare.connectors.file.excel_reader import ExcelReader
+
                 tables = load_tables(facts.path, self.config, self.contract)
                 return ExcelReader(
                     facts,
