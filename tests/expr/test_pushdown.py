@@ -29,7 +29,10 @@ def ours(typed: Typed, data: pl.DataFrame) -> list[Any]:
 
 @settings(settings.get_profile("expr"), max_examples=100)
 @given(
-    st.sampled_from(TEMPLATES), st.permutations(PLAIN[:2]), st.permutations(PLAIN[2:4]), frames()
+    st.sampled_from(TEMPLATES),
+    st.permutations(PLAIN[:2]),
+    st.permutations(PLAIN[2:4]),
+    frames(", ".join(PLAIN)),
 )
 def test_sqlite_answers_the_same(
     template: str, ints: list[str], texts: list[str], data: pl.DataFrame
@@ -51,8 +54,13 @@ def test_sqlite_answers_the_same(
 
 
 @settings(settings.get_profile("expr"), max_examples=150)
-@given(st.sampled_from(["bool", "int", "double"]).flatmap(lambda kind: expressions(kind)), frames())
-def test_duckdb_answers_the_same(text: str, data: pl.DataFrame) -> None:
+@given(
+    st.sampled_from(["bool", "int", "double"])
+    .flatmap(expressions)
+    .flatmap(lambda text: st.tuples(st.just(text), frames(text)))
+)
+def test_duckdb_answers_the_same(drawn: tuple[str, pl.DataFrame]) -> None:
+    text, data = drawn
     typed = check(text, SCHEMA)
     sql = typed.to_sql("duckdb")
     if sql is None:

@@ -42,9 +42,9 @@ def test_checkpoints_that_are_passed_over_are_told_and_removed(store: LocalStore
     damage(store, 3, 4)
     found = recovered(store)
     assert found.epoch == 2
-    assert [notice.partition(" is")[0] for notice in found.notices] == [
-        *("checkpoint 4", "checkpoint 3", "checkpoint 2"),
-    ]
+    *passed, goes_on = found.notices
+    assert [notice.partition(" is")[0] for notice in passed] == ["checkpoint 4", "checkpoint 3"]
+    assert "checkpoint 2" in goes_on
     assert epochs(store) == [2, 1]
 
 

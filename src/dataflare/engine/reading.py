@@ -108,11 +108,9 @@ class Reading(Body):
         except _Cancelled:
             ended = False
         finally:
-            # A closed reader has no warnings.
-            reader_warnings = dict(reader.warnings)
             await reader.aclose()
         warnings = self.task.metrics.step(self.task.name).warnings
-        for warning, rows in reader_warnings.items():
+        for warning, rows in reader.warnings.items():
             warnings[warning] = warnings.get(warning, 0) + rows
         self._done.append(SplitState(self._split, self._position, done=ended))
         self._split = None

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sql"))
 from databases import Step, batch, execute, read, run
 
 from dataflare.connectors.duckdb.source import DuckdbSource
-from dataflare.connectors.duckdb.types import declared, meant
+from dataflare.connectors.duckdb.types import declared, type_of_declaration
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema, parse_type
@@ -29,7 +29,7 @@ SCHEMA = Schema.of({"id": "int64"})
      "struct<a: struct<b: list<string>, c: decimal(5, 2)>, d: timestamp[us]>"],
 )  # fmt: skip
 def test_a_declaration_means_the_type_it_was_made_from(type_):
-    assert meant(declared(parse_type(type_))) == parse_type(type_)
+    assert type_of_declaration(declared(parse_type(type_))) == parse_type(type_)
 
 
 def test_types_that_we_lack_are_read_as_text(tmp_path):

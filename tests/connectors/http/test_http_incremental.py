@@ -171,7 +171,7 @@ def test_rows_that_only_arrive_inside_the_lag_are_given_once(runs: Any, lag: int
     for added, random in runs:
         low = 0 if state.last is None else state.last - lag
         table += [{"at": low + at, "id": name} for at, name in added]
-        asked = cursor.asked(state)
+        asked = cursor.request_value(state)
         answer = [r for r in table if asked is None or r["at"] >= int(asked)]
         random.shuffle(answer)
         window = cursor.window(state)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from servers.web import Answer, http_server
 
-from dataflare.connectors.http.client import HttpClient, shown
+from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpDestinationConfig, HttpSourceConfig
 from dataflare.connectors.http.json_path import text_at
 
@@ -84,4 +84,4 @@ def test_a_destination_has_rows_in_its_requests() -> None:
 
 
 def test_an_address_is_shown_without_its_secrets() -> None:
-    assert shown("https://u:p@h.example:8443/a/b?token=x#y") == "https://h.example:8443/a/b"
+    assert public_url("https://u:p@h.example:8443/a/b?token=x#y") == "https://h.example:8443/a/b"

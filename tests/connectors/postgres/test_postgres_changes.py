@@ -179,7 +179,7 @@ def test_rows_without_a_key_are_refused(database):
                     1, batch([{"id": None, "name": "a", "v": 1}], **SCHEMA.to_polars())
                 )
             assert caught.value.code == "E0510"
-            assert caught.value.message == "1 row has no key: id is None"
+            assert caught.value.message == "1 row has no key: id is NULL"
             step.die()
 
     run(go())
