@@ -18,6 +18,8 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 
 _SHARE_MIN = 64 << 10
+_SAMPLE_MAX = 2 << 20
+"""Decoded, a sample of short rows takes about 30 times as much memory."""
 
 
 def survey_json(
@@ -27,8 +29,8 @@ def survey_json(
     learned: Columns,
     bytes_max: int,
 ) -> Survey:
-    """bytes_max: how much of the files is read. A field that comes first after that is a new one."""
-    share = max(_SHARE_MIN, bytes_max // len(files))
+    """bytes_max: how much of the files is read at most. A field that comes first after that is a new one."""
+    share = max(_SHARE_MIN, min(_SAMPLE_MAX, bytes_max) // len(files))
     samples: list[bytes] = []
     facts: dict[str, Facts] = {}
     for file in files:
