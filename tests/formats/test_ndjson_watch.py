@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.ndjson_watch import new_fields, watched, with_learned
 from dataflare.formats.text_types import TextColumn
+from dataflare.model.types import parse_type
 
 KNOWN = b'{"a": 1, "b": "x", "c": {"d": 1, "e": [{"f": 1}]}, "g": [{"h": "x"}]}'
 COLUMNS = tuple(sniff([KNOWN]))
@@ -158,3 +159,14 @@ def test_the_first_of_equal_keys_counts(line: bytes, fields: set[str]):
     rows, quick = watched(PLAN, line)
     assert rows.collect().height == 1
     assert (set(quick.fields) if quick else set()) == fields
+
+
+def test_learned_columns_have_one_order_however_they_are_stored():
+    sampled = [TextColumn("id", parse_type("int64"))]
+    learned = {
+        name: TextColumn(name, parse_type("string")).to_json() for name in ("late", "o", "later")
+    }
+    names = [column.name for column in with_learned(sampled, learned)]
+    assert names == ["id", "late", "later", "o"]
+    stored = dict(sorted(learned.items()))
+    assert [column.name for column in with_learned(sampled, stored)] == names

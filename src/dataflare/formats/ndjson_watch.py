@@ -80,7 +80,8 @@ def new_fields_of(
 
 
 def with_learned(columns: Sequence[TextColumn], learned: Columns) -> list[TextColumn]:
-    """The columns of a sample, and the columns found later. A declared type does not change."""
+    """The columns of a sample, and the columns found later, by name: a resumed run must have the order of
+    the run before it, and what is learned is stored without one. A declared type does not change."""
     names = {column.name for column in columns}
     merged = [
         TextColumn(column.name, widened(column.type, later.type), column.format, column.blanks)
@@ -89,7 +90,7 @@ def with_learned(columns: Sequence[TextColumn], learned: Columns) -> list[TextCo
         for column in columns
     ]
     return merged + [
-        TextColumn.from_json(each) for name, each in learned.items() if name not in names
+        TextColumn.from_json(each) for name, each in sorted(learned.items()) if name not in names
     ]
 
 
