@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from dataflare.engine.keyed import AskedTable
+from dataflare.engine.asked_tables import AskedTable
 from dataflare.errors import Retry, SystemError_
 from dataflare.model.types import Schema
 from dataflare.operators.base import LookupTable

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot
 from dataflare.checkpoint.store import LocalStore
+from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Inbox, MemoryBudget
 from dataflare.engine.coordinator import Identity
-from dataflare.engine.keyed import AskedTable, open_asked
 from dataflare.engine.letters import letters
+from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, share_of
@@ -28,7 +29,6 @@ from dataflare.engine.pool import WorkerPool
 from dataflare.engine.reading import Reading, hash_text
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import LookupTables, SegmentRunner
-from dataflare.engine.tables import load_tables
 from dataflare.engine.task import Body, Output, Task
 from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Stage

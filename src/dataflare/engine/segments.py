@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 from msgspec import Struct, field
 
-from dataflare.engine.keyed import AskedTable
+from dataflare.engine.asked_tables import AskedTable
 from dataflare.engine.metrics import JobMetrics, LeftOut, TaskMetrics
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import RowErrors
