@@ -316,3 +316,34 @@ def test_state_grows_by_what_is_new():
     assert state.get("seen")["k"].to_list() == list(range(200))
     assert len(state.chunks("seen")) < 12
     assert written < 200 * 12
+
+
+class Closing(Processor):
+    """Notes when it is opened and closed."""
+
+    type = "closing"
+    keys = ()
+    log: ClassVar[list[str]] = []
+
+    def output_schema(self, inputs: Sequence[Schema]) -> Schema:
+        return inputs[0]
+
+    def open(self) -> None:
+        self.log.append("open")
+
+    def process(self, port: int, batch: SharedDataBatch) -> SharedDataBatch:
+        if "boom" in batch.frame["k"]:
+            raise ValueError("boom")
+        return batch
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+@pytest.mark.parametrize("key", ["a", "boom"])
+def test_a_processor_is_closed_once_at_its_end_and_after_an_error(key: str):
+    Closing.log.clear()
+    wf = Workflow("closing", settings={"restart": {"attempts": 0}})
+    wf.frame("rows", pl.DataFrame({"k": [key]})).process("own", Closing).to("out", "memory")
+    assert wf.run(check=False).status == ("finished" if key == "a" else "failed")
+    assert Closing.log == ["open", "close"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from dataflare.engine.segments import Given, Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
 from dataflare.operators.base import ERROR_COLUMN, LiveOperator
+from dataflare.sdk.threads import in_thread
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
 
@@ -60,6 +62,7 @@ class Operating(Body):
         self.live, self.tables, self.runner = live, tables, runner
         self._chunks, self._budget, self._state_max = chunks, budget, state_max
         self._last: Share | None = None
+        self._calling = threading.Lock()
 
     def begin(self) -> None:
         if not self.live.needs_rows:
@@ -112,6 +115,10 @@ class Operating(Body):
         state = snapshot_of(self.task.subtask, share)
         return Share(self.task.id, epoch, state=state)
 
+    async def aclose(self) -> None:
+        """Release what the operator holds, at the end and after a failed attempt alike."""
+        await in_thread(self._close)
+
     async def _let_out(self, outcome: Outcome) -> None:
         self._budget.set_state(self.task.id, self.tables.num_bytes())
         await self.task.emit(outcome)
@@ -128,9 +135,10 @@ class Operating(Body):
         """What follows from a call of the operator, through the chain behind it."""
         started = time.perf_counter()
         outcome = Outcome()
-        for result in call():
-            self._behind(result, outcome)
-        self._refused(outcome)
+        with self._calling:
+            for result in call():
+                self._behind(result, outcome)
+            self._refused(outcome)
         if self.tables.num_bytes() > self._state_max:
             self.tables.spill(self._state_max // 2)
         outcome.seconds = time.perf_counter() - started
@@ -138,12 +146,18 @@ class Operating(Body):
 
     def _next_result(self, results: Iterator[pl.DataFrame]) -> Outcome | None:
         outcome = Outcome()
-        frame = next(results, None)
-        self._refused(outcome)
+        with self._calling:
+            frame = next(results, None)
+            self._refused(outcome)
         if frame is None:
             return outcome if outcome.failed or outcome.errors else None
         self._behind(frame, outcome)
         return outcome
+
+    def _close(self) -> None:
+        # A call that a cancelled task was waiting for may still be under way.
+        with self._calling:
+            self.live.close()
 
     def _refused(self, outcome: Outcome) -> None:
         for refused in self.live.refused():

@@ -252,6 +252,9 @@ class LiveOperator(ABC):
         given is no longer in the tables. After a restart it is called again."""
         return ()
 
+    def close(self) -> None:
+        """Release what it holds beside its tables. Called once, after its end, an error or a stop."""
+
 
 class LookupTable(Struct, frozen=True):
     """What a `lookup` looks up in: a bounded table that is read whole at each start, or a system

@@ -254,7 +254,11 @@ class LiveProcessor(LiveOperator):
             if not self.operator.spread:
                 for frame in self._called("end", lambda p: p.end()):
                     self._results.put(frame)
-            if self.processor is not None:
-                self.processor.close()
+            self.close()
             self._keep()
         return self._results.drain_pieces()
+
+    def close(self) -> None:
+        processor, self.processor = self.processor, None
+        if processor is not None:
+            processor.close()

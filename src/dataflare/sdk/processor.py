@@ -83,7 +83,7 @@ class Processor(ABC):
         return None
 
     def close(self) -> None:
-        """Release what `open` took. Not called after a crash."""
+        """Release what `open` took: after `end`, and after an error or a stop. Not called after a crash."""
 
 
 class Refused(Struct, frozen=True):
