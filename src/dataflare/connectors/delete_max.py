@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from dataflare.errors import DataError
+
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -37,6 +39,23 @@ def effect(delete_max: float | int, place: str) -> str:
     """The text in `plan` for a mirror. place: table or file."""
     many = "rows" if isinstance(delete_max, int) else f"of the {place}'s rows"
     return f"at most {shown(delete_max)} {many} may be gone from the source: more are an error"
+
+
+def refuse_too_many(
+    delete_max: float | int, *, missing: int, total: int, place: str, step: str, note: str
+) -> None:
+    """Raises DataError (E0512) if more rows would be deleted than may be. missing: how many, of `total` at the
+    place. note: what was left as it was."""
+    if missing > rows_allowed(delete_max, total):
+        raise DataError(
+            f"{place} has {missing:,} of {total:,} rows that are not in the source any more, and "
+            f"'delete_max' lets a run delete {shown(delete_max)}",
+            code="E0512",
+            step=step,
+            notes=[note],
+            help="if these rows should be deleted, raise 'delete_max' and run again; if the source lacked "
+            "rows by mistake, run with --fresh to read it again",
+        )
 
 
 def rows_allowed(delete_max: float | int, total: int) -> int:

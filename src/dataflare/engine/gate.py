@@ -114,8 +114,8 @@ class GateState:
         while len(self._ports) <= port:
             self._ports.append(_Port())
         self._channels.append(_Channel(port))
-        found = self._ports[port]
-        found.live, found.unset = found.live + 1, found.unset + 1
+        its_port = self._ports[port]
+        its_port.live, its_port.unset = its_port.live + 1, its_port.unset + 1
         self._live, self._lacking = self._live + 1, self._lacking + 1
         return len(self._channels) - 1
 
@@ -126,15 +126,15 @@ class GateState:
 
     def port_watermark(self, port: int) -> int | None:
         """The least watermark of an input's channels that are not idle; None while there is none."""
-        found = self._ports[port]
-        if found.unset:
+        its_port = self._ports[port]
+        if its_port.unset:
             return None
-        while found.order:
-            event_time_us, number = found.order[0]
+        while its_port.order:
+            event_time_us, number = its_port.order[0]
             channel = self._channels[number]
             if channel.watermark == event_time_us and not (channel.idle or channel.ended):
                 return event_time_us
-            heapq.heappop(found.order)
+            heapq.heappop(its_port.order)
         return None
 
     def port_of(self, number: int) -> int:

@@ -248,6 +248,8 @@ class Reading(Body):
         fresh = Outcome()
         takes_out = found is not None and self._decide(found, chunk, fresh)
         saved: Salvaged = chunk.salvage()
+        if not saved.bad:
+            self._failures = 0  # the quick way would do for the next chunks
         self.runner.errors.unread(self.task.name, saved.bad, fresh)
         if found is not None and takes_out:
             saved = new_fields.letters(found, saved, chunk)

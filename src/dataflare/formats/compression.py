@@ -10,6 +10,7 @@ import codecs
 import importlib
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -33,6 +34,35 @@ class ByteStream(Protocol):
         """As `read`, but may stop at a line end."""
 
     def close(self) -> None: ...
+
+
+class PieceStream(ABC):
+    """Bytes that are made piece by piece from another stream."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._ready = b""
+        self._ended = False
+
+    @abstractmethod
+    def _next(self) -> bytes:
+        """The next piece, perhaps empty. Sets `_ended` with the last one."""
+
+    def read(self, size: int) -> bytes:
+        parts, have = [self._ready], len(self._ready)
+        while have < size and not self._ended:
+            piece = self._next()
+            parts.append(piece)
+            have += len(piece)
+        whole = b"".join(parts)
+        self._ready = whole[size:]
+        return whole[:size]
+
+    def read_lines(self, size: int) -> bytes:
+        return self.read(size)
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def split_extension(path: Path) -> tuple[str, str]:

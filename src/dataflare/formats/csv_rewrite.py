@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from dataflare.formats.compression import ByteStream
+from dataflare.formats.compression import ByteStream, PieceStream
 from dataflare.formats.records import RECORD_BYTES_MAX, scan_records
 
 _READ_BYTES = 1 << 20
@@ -109,33 +109,19 @@ def _patterns(
     return re.compile(b"|".join(parts)), opening
 
 
-class Rewritten:
+class Rewritten(PieceStream):
     """A stream of text, rewritten record by record."""
 
     def __init__(self, stream: ByteStream, rewriting: Rewriting) -> None:
-        self._stream, self._rewriting = stream, rewriting
+        super().__init__(stream)
+        self._rewriting = rewriting
         self._raw = b""
-        self._ready = b""
-        self._ended = False
 
-    def read(self, size: int) -> bytes:
-        parts = [self._ready]
-        have = len(self._ready)
-        while have < size and not self._ended:
-            data = self._stream.read(max(_READ_BYTES, len(self._raw)))
-            self._ended = not data
-            self._raw += data
-            end = len(self._raw) if self._ended else self._rewriting.whole_records(self._raw)
-            text = self._rewriting.whole(self._raw[:end])
-            self._raw = self._raw[end:]
-            parts.append(text)
-            have += len(text)
-        whole = b"".join(parts)
-        self._ready = whole[size:]
-        return whole[:size]
-
-    def read_lines(self, size: int) -> bytes:
-        return self.read(size)
-
-    def close(self) -> None:
-        self._stream.close()
+    def _next(self) -> bytes:
+        data = self._stream.read(max(_READ_BYTES, len(self._raw)))
+        self._ended = not data
+        self._raw += data
+        end = len(self._raw) if self._ended else self._rewriting.whole_records(self._raw)
+        text = self._rewriting.whole(self._raw[:end])
+        self._raw = self._raw[end:]
+        return text

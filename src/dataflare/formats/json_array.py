@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from dataflare.errors import DataError
-from dataflare.formats.compression import ByteStream
+from dataflare.formats.compression import ByteStream, PieceStream
 from dataflare.formats.json_values import BadJson, list_items
 
 _READ_BYTES = 1 << 20
@@ -33,15 +33,16 @@ _LIST_END = ord("]")
 _HELP = "a file with one JSON object a line has the format ndjson"
 
 
-class ArrayLines:
+class ArrayLines(PieceStream):
     """The items of a list as lines of text. A file that is one object is one line; an empty one has none.
 
     path: for errors. `read` raises DataError (E0503) where the list itself cannot be read.
     """
 
     def __init__(self, stream: ByteStream, path: Path) -> None:
-        self._stream, self._path = stream, path
-        self._raw = self._ready = b""
+        super().__init__(stream)
+        self._path = path
+        self._raw = b""
         self._line = 1
         """The line of the file that `_raw` begins in."""
         self._is_list: bool | None = None
@@ -52,23 +53,7 @@ class ArrayLines:
         self._items = 0
         self._between: bytes | None = None
         """A comma between two items, and what follows it up to the end of the first key."""
-        self._closed = self._ended = False
-
-    def read(self, size: int) -> bytes:
-        parts, have = [self._ready], len(self._ready)
-        while have < size and not self._ended:
-            lines = self._next()
-            parts.append(lines)
-            have += len(lines)
-        whole = b"".join(parts)
-        self._ready = whole[size:]
-        return whole[:size]
-
-    def read_lines(self, size: int) -> bytes:
-        return self.read(size)
-
-    def close(self) -> None:
-        self._stream.close()
+        self._closed = False
 
     def _next(self) -> bytes:
         """The lines of the next piece of text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataflare.errors import PlanError
 from dataflare.planner.graph import DestinationNode, Graph, SourceNode
+from dataflare.planner.guarantees import upstream
 
 
 def tell_sources(graph: Graph) -> None:
@@ -11,7 +12,7 @@ def tell_sources(graph: Graph) -> None:
     modes: dict[str, dict[str, str | None]] = {}
     for node in graph:
         if isinstance(node, DestinationNode):
-            for name in _behind(graph, node.id):
+            for name in upstream(graph, node.id):
                 modes.setdefault(name, {})[node.id] = node.connector.mode
     for node in graph:
         if isinstance(node, SourceNode):
@@ -27,7 +28,7 @@ def refuse_replaced(graph: Graph) -> None:
             continue
         if getattr(node.connector.config, "table", None) is None:
             continue
-        for name in sorted(_behind(graph, node.id) & sources.keys()):
+        for name in sorted(set(upstream(graph, node.id)) & sources.keys()):
             if getattr(sources[name].connector.config, "incremental", None) is not None:
                 raise PlanError(
                     f"destination '{node.step}' has mode overwrite, and source '{name}' is incremental: the "
@@ -37,15 +38,3 @@ def refuse_replaced(graph: Graph) -> None:
                     help="set mode: append, or mode: upsert with a key; or leave 'incremental' out, so that "
                     "each run reads all rows",
                 )
-
-
-def _behind(graph: Graph, end: str) -> set[str]:
-    """All nodes before a node."""
-    ids: set[str] = set()
-    unvisited = [end]
-    while unvisited:
-        for port in graph.nodes[unvisited.pop()].inputs:
-            if port.node not in ids:
-                ids.add(port.node)
-                unvisited.append(port.node)
-    return ids

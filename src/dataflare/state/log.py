@@ -156,8 +156,8 @@ class Log:
             self._ranges[0].waiting.append(piece)
             return
         for number, part in split_by_range(piece.frame(self._storage), self.keys):
-            kept = self._ranges.setdefault(number, _Range())
-            kept.waiting.append(Piece(part, groups_of(number)))
+            of_range = self._ranges.setdefault(number, _Range())
+            of_range.waiting.append(Piece(part, groups_of(number)))
         piece.release(self._storage)
 
     def _merge_fullest(self) -> None:

@@ -45,9 +45,9 @@ class RowsTable:
 
     def set(self, pieces: Sequence[Piece]) -> None:
         """Hold these pieces, in this order. Those that are left out are forgotten."""
-        kept = {id(piece) for piece in pieces}
+        staying = {id(piece) for piece in pieces}
         for piece in self._pieces:
-            if id(piece) not in kept:
+            if id(piece) not in staying:
                 piece.release(self._storage)
         self._pieces = list(pieces)
 

@@ -123,8 +123,8 @@ class Tables:
 
     def names(self, prefix: str) -> list[str]:
         """The names of restored tables that begin so."""
-        found = [name for share in self._shares for name in share.chunks if name.startswith(prefix)]
-        return list(dict.fromkeys(found))
+        names = [name for share in self._shares for name in share.chunks if name.startswith(prefix)]
+        return list(dict.fromkeys(names))
 
     def drop(self, name: str) -> None:
         """Forget a table."""

@@ -327,7 +327,7 @@ class DuckdbStore(TableStore):
             )
             ((missing, total),) = self._db.rows(sweeping.counts(key, place, keys_table))
             if delete:
-                sweeping.refuse_too_many(target, missing, total)
+                sweeping.refuse_deletes(target, missing, total)
             if missing and delete:
                 self._db.db.execute(sweeping.deletion(key, place, keys_table))
             self._db.db.execute(f"drop table {keys_table}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.delete_max import rows_allowed, shown
+from dataflare.connectors.delete_max import refuse_too_many
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
@@ -64,17 +64,14 @@ class Mirror(Struct, frozen=True):
                 help="fix the rows that failed and run again; or set mode: overwrite, to have only the rows "
                 "that come",
             )
-        limit = self.config.delete_max
-        if gone > rows_allowed(limit, old.height):
-            raise DataError(
-                f"{path} has {gone:,} of {old.height:,} rows that are not in the source any more, and "
-                f"'delete_max' lets a run delete {shown(limit)}",
-                code="E0512",
-                step=self.step,
-                notes=["the file was not changed"],
-                help="if these rows are to go, raise 'delete_max' and run again; if the source lacked rows "
-                "by mistake, run with --fresh to read it again",
-            )
+        refuse_too_many(
+            self.config.delete_max,
+            missing=gone,
+            total=old.height,
+            place=str(path),
+            step=self.step,
+            note="the file was not changed",
+        )
 
         return gone
 

@@ -405,7 +405,7 @@ class PostgresStore(Markers):
             assert row is not None
             missing, total = row
             if delete:
-                sweeping.refuse_too_many(target, missing, total)
+                sweeping.refuse_deletes(target, missing, total)
             if missing and delete:
                 self._db.execute(sweeping.deletion(target.key, place, keys_table))
             self._db.execute(f"drop table {keys_table}")

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from dataflare.connectors.delete_max import effect, rows_allowed, shown
+from dataflare.connectors.delete_max import effect, refuse_too_many
 from dataflare.connectors.sql.names import listed, quoted
 from dataflare.connectors.sql.store import Target
-from dataflare.errors import DataError
 
 
 class Sweep(Struct, frozen=True):
@@ -39,20 +38,17 @@ def effects(mode: str, delete_max: float | int) -> list[str]:
     return [effect(delete_max, "table")] if mode == "mirror" else []
 
 
-def refuse_too_many(target: Target, missing: int, total: int) -> None:
+def refuse_deletes(target: Target, missing: int, total: int) -> None:
     """Raises DataError (E0512) if too many rows would be deleted. missing: how many, of `total` in
-    the table. A share is rounded up to whole rows."""
-    limit = target.delete_max
-    if missing > rows_allowed(limit, total):
-        raise DataError(
-            f"table '{target.table}' has {missing:,} of {total:,} rows that are not in the source any more, and "
-            f"'delete_max' lets a run delete {shown(limit)}",
-            code="E0512",
-            step=target.step,
-            notes=["no row was deleted"],
-            help="if these rows should be deleted, raise 'delete_max' and run again; if the source lacked rows by "
-            "mistake, run with --fresh to read it again",
-        )
+    the table."""
+    refuse_too_many(
+        target.delete_max,
+        missing=missing,
+        total=total,
+        place=f"table '{target.table}'",
+        step=target.step,
+        note="no row was deleted",
+    )
 
 
 def keys_creation(key: Sequence[str], place: str, keys_table: str) -> str:

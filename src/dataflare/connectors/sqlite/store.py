@@ -319,7 +319,7 @@ class SqliteStore(TableStore):
             place, keys_table, key = quoted(target.table), quoted(target.keys_table), target.key
             missing, total = self._db.frame(sweeping.counts(key, place, keys_table)).row(0)
             if delete:
-                sweeping.refuse_too_many(target, int(missing), int(total))
+                sweeping.refuse_deletes(target, int(missing), int(total))
             if missing and delete:
                 self._db.execute(sweeping.deletion(key, place, keys_table))
             self._db.execute(f"drop table {keys_table}")
