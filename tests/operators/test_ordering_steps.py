@@ -203,3 +203,20 @@ def test_a_sort_beyond_its_memory_takes_files() -> None:
     assert tables.num_bytes() <= 1_000
     rows = pl.concat(list(live.end(0)))
     assert rows.equals(ORDER.sorted(pl.concat(frames())))
+
+
+def test_a_sort_that_is_begun_again_cuts_nothing_again() -> None:
+    operator, storage = Sort("step", ORDER, 1_000), Counting()
+    tables = Tables(storage=storage)
+    live = operator.open(tables)
+    for frame in frames():
+        list(live.process(0, frame))
+    results = iter(live.end(0))
+    while not (first := next(results)).height:
+        continue
+    share = tables.store(tables.freeze())
+    writes = storage.writes
+    again = Tables(storage=storage, shares=[share])
+    rest = list(operator.open(again).end(0))
+    assert storage.writes == writes
+    assert pl.concat([first, *rest]).equals(ORDER.sorted(pl.concat(frames())))

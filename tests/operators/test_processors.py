@@ -13,7 +13,15 @@ from pydantic import BaseModel
 import dataflare
 from dataflare import Processor, Schema, SharedDataBatch, Workflow
 from dataflare.errors import ConfigError, DataFlareError
-from dataflare.testing import check_processor, processor_of
+from dataflare.testing import (
+    Checkpoint,
+    Crash,
+    Lab,
+    ScriptedSource,
+    check_processor,
+    processor_of,
+    rows,
+)
 
 ROWS = pl.DataFrame({"k": ["a", "b", "a", "b", "a", "c"], "at": [1, 2, 5, 13, -4, 9]})
 
@@ -347,3 +355,30 @@ def test_a_processor_is_closed_once_at_its_end_and_after_an_error(key: str):
     wf.frame("rows", pl.DataFrame({"k": [key]})).process("own", Closing).to("out", "memory")
     assert wf.run(check=False).status == ("finished" if key == "a" else "failed")
     assert Closing.log == ["open", "close"]
+
+
+class TwoTables(Processor):
+    """Keeps its rows under two names with other columns, which are not in the order of the alphabet."""
+
+    type = "two_tables"
+    keys = ()
+
+    def output_schema(self, inputs: Sequence[Schema]) -> Schema:
+        return Schema.of({"n": "int64", "text": "string"})
+
+    def process(self, port: int, batch: SharedDataBatch) -> None:
+        self.context.state.append("numbers", batch.frame.select("n"))
+        self.context.state.append("b", batch.frame.select(text=pl.col("n").cast(pl.String)))
+
+    def end(self) -> pl.DataFrame:
+        numbers, texts = (self.context.state.get(name) for name in ("numbers", "b"))
+        return pl.concat([numbers, texts], how="horizontal")
+
+
+def test_rows_under_several_names_come_back_under_their_names(tmp_path):
+    lab, flow = Lab(tmp_path), Workflow("names")
+    source = ScriptedSource([*rows(0, 3), Checkpoint(), Crash(), *rows(3, 6)])
+    source.add_to(flow, "in").process("own", TwoTables).to("out", "memory")
+    lab.run_until_crash(flow)
+    assert lab.run(flow).status == "finished"
+    assert lab.rows("out") == [{"n": n, "text": str(n)} for n in range(6)]

@@ -178,10 +178,12 @@ class Operating(Body):
 
 
 def snapshot_of(subtask: int, share: TableShare) -> OperatorSnapshot:
-    """The share as a manifest holds it."""
-    chunks = [chunk for each in share.chunks.values() for chunk in each]
-    names = {name: len(each) for name, each in share.chunks.items()}
-    facts = {"tables": names, "values": dict(share.values)}
+    """The share as a manifest holds it: chunks by the names of their tables in order, because a manifest
+    keeps no other order of names."""
+    names = sorted(share.chunks)
+    chunks = [chunk for name in names for chunk in share.chunks[name]]
+    counts = {name: len(share.chunks[name]) for name in names}
+    facts = {"tables": counts, "values": dict(share.values)}
     return OperatorSnapshot(subtask, tuple(cast("list[StateChunk]", chunks)), facts)
 
 
@@ -190,7 +192,7 @@ def share_of(snapshot: OperatorSnapshot) -> TableShare:
     facts = snapshot.facts or {}
     if "tables" in facts:
         chunks, place = {}, 0
-        for name, number in facts["tables"].items():
+        for name, number in sorted(facts["tables"].items()):
             chunks[name] = snapshot.chunks[place : place + number]
             place += number
         return TableShare(chunks, facts["values"])

@@ -5,7 +5,7 @@ sorted when its turn comes (a sample sort: Frazer and McKellar, "Samplesort", JA
 are equal in the order are in one range and keep the order in which they came.
 
 Always true: between two frames that are given, the table holds the rows that were not given yet, in an
-order from which the sort can begin again.
+order from which the sort can begin again; the cuts are kept too, so that what was cut is not cut again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ _RANGE = "__dataflare_range"
 
 
 def sorted_rows(
-    table: RowsTable, order: Order, bytes_max: int, rows_max: int
+    table: RowsTable, cuts: RowsTable, order: Order, bytes_max: int, rows_max: int
 ) -> Iterator[pl.DataFrame]:
     """The rows of the table in frames of at most `rows_max` rows; they are then no longer in it. An empty
-    frame says that a checkpoint may be cut. bytes_max: how many bytes of rows fit into memory."""
-    sample, total = yield from _sample(table, order)
-    if total <= bytes_max:
-        frames = table.frames()
-        if frames:
-            table.replace([order.sorted(pl.concat(frames))])
-        yield from table.drain(rows_max)
-        return
-    step = max(1, sample.height // (1 + _RANGES_PER_MEMORY * total // max(1, bytes_max)))
-    ranges = yield from _partitioned(table, order, sample.gather_every(step, offset=step))
+    frame says that a checkpoint may be cut. cuts: the first row of each range but the first, once it is
+    decided. bytes_max: how many bytes of rows fit into memory."""
+    if not cuts.pieces():
+        sample, total = yield from _sample(table, order)
+        if total <= bytes_max:
+            frames = table.frames()
+            if frames:
+                table.replace([order.sorted(pl.concat(frames))])
+            yield from table.drain(rows_max)
+            return
+        step = max(1, sample.height // (1 + _RANGES_PER_MEMORY * total // max(1, bytes_max)))
+        cuts.replace([sample.gather_every(step, offset=step)])
+    ranges = yield from _partitioned(table, order, pl.concat(cuts.frames()))
     while ranges:
         yield from _handed_out(table, order, ranges, rows_max)
 
@@ -68,11 +71,14 @@ def _partitioned(
     done: list[Piece] = []
     waiting = table.pieces()
     while waiting:
-        frame = table.frame_of(waiting.pop(0))
-        for number, part in _by_range(frame, order, cuts):
-            piece = table.put_aside(part)
-            ranges.setdefault(number, []).append(piece)
-            done.append(piece)
+        piece = waiting.pop(0)
+        frame = table.frame_of(piece)
+        parts = _by_range(frame, order, cuts)
+        for number, part in parts:
+            is_cut_already = len(parts) == 1 and not piece.in_memory
+            aside = piece if is_cut_already else table.put_aside(part)
+            ranges.setdefault(number, []).append(aside)
+            done.append(aside)
         table.set([*done, *waiting])
         yield frame.clear()
     return [ranges[number] for number in sorted(ranges)]
@@ -80,7 +86,7 @@ def _partitioned(
 
 def _by_range(
     frame: pl.DataFrame, order: Order, cuts: pl.DataFrame
-) -> Iterator[tuple[int, pl.DataFrame]]:
+) -> list[tuple[int, pl.DataFrame]]:
     """The rows of each range, in their order. A cut stands before the rows that are equal to it."""
     keys = frame.select(order.columns).with_row_index(_ROW)
     marks = cuts.select(pl.lit(None, pl.UInt32).alias(_ROW), *order.columns)
@@ -90,8 +96,7 @@ def _by_range(
     parts = frame.with_columns(column).partition_by(
         _RANGE, maintain_order=True, include_key=False, as_dict=True
     )
-    for (number,), part in parts.items():
-        yield int(str(number)), part
+    return [(int(str(number)), part) for (number,), part in parts.items()]
 
 
 def _handed_out(

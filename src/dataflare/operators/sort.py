@@ -57,6 +57,7 @@ class LiveSort(LiveOperator):
     def __init__(self, operator: Sort, tables: Tables) -> None:
         self.operator = operator
         self.rows = tables.rows("rows")
+        self.cuts = tables.rows("cuts")
         self._tables = tables
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
@@ -67,7 +68,7 @@ class LiveSort(LiveOperator):
 
     def end(self, port: int) -> Iterable[pl.DataFrame]:
         bytes_max = self.operator.bytes_max
-        return sorted_rows(self.rows, self.operator.order, bytes_max, _SLICE_ROWS)
+        return sorted_rows(self.rows, self.cuts, self.operator.order, bytes_max, _SLICE_ROWS)
 
 
 class SortStep(Step):

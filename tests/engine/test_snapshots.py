@@ -1,8 +1,11 @@
-"""State of versions that did not know tables is read: which chunks and values go where."""
+"""State as a manifest holds it, also of versions that did not know tables: which chunks and values go where."""
 
 from __future__ import annotations
 
-from dataflare.checkpoint.manifest import OperatorSnapshot, StateChunk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, StateChunk
 from dataflare.engine.operating import share_of, snapshot_of
 from dataflare.state.tables import LEGACY, TableShare
 
@@ -25,6 +28,20 @@ def test_the_rows_of_a_processor_go_by_their_names() -> None:
     assert share == TableShare({"state.seen": [A, B], "results": [C]}, {"ended": False})
 
 
-def test_what_is_written_now_comes_back() -> None:
-    share = TableShare({"groups": (A, B), "empty": (), "others": (C,)}, {"answered": False})
-    assert share_of(snapshot_of(2, share)) == share
+@given(st.permutations(["rows", "cuts", "state.a", "state.B", "results"]))
+def test_what_is_written_now_comes_back_from_a_manifest(names: list[str]) -> None:
+    chunks = {
+        name: tuple(StateChunk(f"{number}-{n}.arrow", 1, 10, "0" * 16) for n in range(number))
+        for number, name in enumerate(names)
+    }
+    share = TableShare(chunks, {"answered": False})
+    text = Manifest(
+        lineage="0f0e0d0c",
+        run_id="r",
+        attempt=1,
+        epoch=1,
+        created_at="",
+        operators={"step": [snapshot_of(2, share)]},
+    ).to_text()
+    (snapshot,) = Manifest.from_text(text).operators["step"]
+    assert share_of(snapshot) == share
