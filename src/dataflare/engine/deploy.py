@@ -31,7 +31,7 @@ from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import LookupTables, SegmentRunner
 from dataflare.engine.task import Body, Output, Task
 from dataflare.engine.writing import Writing
-from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
 from dataflare.state.tables import Tables
@@ -150,7 +150,7 @@ class Worker:
 
     async def _load_tables(self, stage: Stage) -> None:
         """What the lookups of a stage look up in."""
-        lookups = stage.body.lookups() if stage.body else []
+        lookups = stage.lookups()
         self._tables[stage.id] = await load_tables(
             lookups, self.pool, self.metrics, self.retries, self.errors
         )
@@ -242,14 +242,24 @@ class Worker:
         live.sift = self.errors.policy(stage.name) != "fail"
         stateful = sum(s.parallelism for s in self.plan.stages if s.operator is not None)
         state_max = int(self.settings.resources.memory * _STATE_SHARE / stateful)
-        return Operating(live, tables, chunks, self._runner(stage), self.budget, state_max)
+        return Operating(
+            live,
+            tables,
+            chunks,
+            self._runner(stage),
+            self.budget,
+            state_max,
+            sides={name: self._runner(stage, body) for name, body in stage.sides.items()},
+            timed=stage.operator.timed,
+        )
 
-    def _runner(self, stage: Stage) -> SegmentRunner:
-        """What runs the chain of a stage."""
-        assert stage.body is not None
+    def _runner(self, stage: Stage, body: Segment | None = None) -> SegmentRunner:
+        """What runs a chain of a stage. body: that behind the main output by default."""
+        body = body or stage.body
+        assert body is not None
         stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
         tables, asked = self._tables[stage.id], self._asked[stage.id]
-        return SegmentRunner(stage.body, tables, self.errors, stateful, asked)
+        return SegmentRunner(body, tables, self.errors, stateful, asked)
 
     def _batcher(self) -> AdaptiveBatcher:
         batch = self.settings.batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import cast
@@ -18,7 +18,7 @@ from dataflare.engine.messages import Share
 from dataflare.engine.segments import Given, Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
-from dataflare.operators.base import ERROR_COLUMN, LiveOperator
+from dataflare.operators.base import ERROR_COLUMN, LATE, LiveOperator, Result, Side
 from dataflare.sdk.threads import in_thread
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
@@ -47,8 +47,8 @@ class ChunkFolder:
 
 
 class Operating(Body):
-    """live: the operator's copy of this subtask, opened on its tables. state_max: how many bytes of them
-    stay in memory."""
+    """live: the operator's copy of this subtask, opened on its tables. sides: what runs behind its outputs
+    other than the main one. state_max: how many bytes of the tables stay in memory. timed: it is told watermarks."""
 
     def __init__(
         self,
@@ -58,8 +58,12 @@ class Operating(Body):
         runner: SegmentRunner,
         budget: MemoryBudget,
         state_max: int,
+        *,
+        sides: Mapping[str, SegmentRunner] | None = None,
+        timed: bool = False,
     ) -> None:
         self.live, self.tables, self.runner = live, tables, runner
+        self._sides, self._timed = sides or {}, timed
         self._chunks, self._budget, self._state_max = chunks, budget, state_max
         self._last: Share | None = None
         self._calling = threading.Lock()
@@ -79,6 +83,8 @@ class Operating(Body):
         return outcome.seconds
 
     async def time(self, event_time_us: int) -> None:
+        if not self._timed:
+            return
         await self._let_out(await self.task.pool.submit(self._watermark, event_time_us))
 
     async def ended(self, port: int) -> None:
@@ -92,7 +98,7 @@ class Operating(Body):
                 return
             await self._let_out(outcome)
 
-    def _results(self, port: int) -> Iterator[pl.DataFrame]:
+    def _results(self, port: int) -> Iterator[Result]:
         """What follows from the end of an input. The first step of it is made by the first `next`, on the
         pool."""
         yield from self.live.end(port)
@@ -131,7 +137,7 @@ class Operating(Body):
     def _watermark(self, event_time_us: int) -> Outcome:
         return self._given(lambda: self.live.watermark(event_time_us))
 
-    def _given(self, call: Callable[[], Iterable[pl.DataFrame]]) -> Outcome:
+    def _given(self, call: Callable[[], Iterable[Result]]) -> Outcome:
         """What follows from a call of the operator, through the chain behind it."""
         started = time.perf_counter()
         outcome = Outcome()
@@ -144,14 +150,14 @@ class Operating(Body):
         outcome.seconds = time.perf_counter() - started
         return outcome
 
-    def _next_result(self, results: Iterator[pl.DataFrame]) -> Outcome | None:
+    def _next_result(self, results: Iterator[Result]) -> Outcome | None:
         outcome = Outcome()
         with self._calling:
-            frame = next(results, None)
+            result = next(results, None)
             self._refused(outcome)
-        if frame is None:
+        if result is None:
             return outcome if outcome.failed or outcome.errors else None
-        self._behind(frame, outcome)
+        self._behind(result, outcome)
         return outcome
 
     def _close(self) -> None:
@@ -163,8 +169,12 @@ class Operating(Body):
         for refused in self.live.refused():
             self.runner.errors.refused(self.task.name, refused, outcome)
 
-    def _behind(self, frame: pl.DataFrame, outcome: Outcome) -> None:
-        """A result through the chain behind the operator."""
+    def _behind(self, result: Result, outcome: Outcome) -> None:
+        """A result through the chain behind its output."""
+        if isinstance(result, Side):
+            self._beside(result, outcome)
+            return
+        frame = result
         lowering = self.live.lowering
         if lowering is not None and ERROR_COLUMN in frame.columns:
             frame = frame.with_row_index("__dataflare_row")
@@ -175,6 +185,16 @@ class Operating(Body):
             frame = frame.filter(~bad).drop(ERROR_COLUMN, "__dataflare_row")
         outcome.counts.append((self.task.name, 0, frame.height))
         outcome.add(self.runner.run(Given(frame, frame.height, lambda: frame)))
+
+    def _beside(self, side: Side, outcome: Outcome) -> None:
+        """Rows of another output. Late rows are counted, also if no step reads them."""
+        frame = side.frame
+        if side.output == LATE:
+            outcome.count_late(self.task.name, frame.height)
+        runner = self._sides.get(side.output)
+        if runner is not None:
+            outcome.counts.append((self.task.name, 0, frame.height))
+            outcome.add(runner.run(Given(frame, frame.height, lambda: frame)))
 
 
 def snapshot_of(subtask: int, share: TableShare) -> OperatorSnapshot:

@@ -47,7 +47,8 @@ class Outcome(Struct):
 
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
     rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
-    left_out: step, path and rows of fields that a source's columns lack.
+    left_out: step, path and rows of fields that a source's columns lack. late: by step, rows that came too
+    late for it. event_time_us: the greatest event time of the rows that entered.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -58,6 +59,11 @@ class Outcome(Struct):
     failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
+    late: dict[str, int] = field(default_factory=dict)
+    event_time_us: int | None = None
+
+    def count_late(self, step: str, rows: int) -> None:
+        self.late[step] = self.late.get(step, 0) + rows
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -72,6 +78,8 @@ class Outcome(Struct):
         self.left_out.extend(other.left_out)
         for step, rows in other.errors.items():
             self.count_errors(step, rows)
+        for step, rows in other.late.items():
+            self.count_late(step, rows)
 
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
@@ -81,6 +89,8 @@ class Outcome(Struct):
             metric.add_out(rows_out)
         for step, rows in self.errors.items():
             metrics.step(step).errors += rows
+        for step, rows in self.late.items():
+            metrics.step(step).late += rows
         for frame in self.failed:
             for step, rows in frame["step"].value_counts().iter_rows():
                 metrics.step(step).dead_letters += rows

@@ -14,12 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict
 
 from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.types import Schema
 from dataflare.sdk.context import Policy
 
@@ -38,7 +39,14 @@ ERROR_COLUMN = "__dataflare_error"
 
 
 TRAVELLING = frozenset(
-    (KIND_COLUMN, ERROR_COLUMN, "__dataflare_row", "__dataflare_now", "__dataflare_rowkey")
+    (
+        KIND_COLUMN,
+        ERROR_COLUMN,
+        "__dataflare_row",
+        "__dataflare_now",
+        "__dataflare_rowkey",
+        *TIME_COLUMNS,
+    )
 )
 """Reserved columns that go along through a chain whatever is selected."""
 
@@ -201,7 +209,8 @@ class StatefulOperator(ABC):
     keys: columns its input is partitioned by; empty means all rows meet in one task. spread: no row
     needs another, so that rows go to any task.
     passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
-    finite: a bounded number of rows comes out, also of an input without end.
+    finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
+    its rows. keeps_time: its results have an event time.
     """
 
     step: str
@@ -210,6 +219,8 @@ class StatefulOperator(ABC):
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
+    keeps_time: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:
@@ -217,6 +228,20 @@ class StatefulOperator(ABC):
 
     def describe(self) -> str:
         return type(self).__name__.lower()
+
+
+LATE = "late"
+"""The output of a step that works by event time, with the rows that came too late for it."""
+
+
+class Side(Struct, frozen=True):
+    """Rows for an output of a stateful step other than the main one."""
+
+    output: str
+    frame: pl.DataFrame
+
+
+Result: TypeAlias = "pl.DataFrame | Side"
 
 
 class LiveOperator(ABC):
@@ -236,18 +261,18 @@ class LiveOperator(ABC):
         return True
 
     @abstractmethod
-    def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
         """Take a batch of an input; give what follows from it now."""
 
     def refused(self) -> Sequence[Refused]:
         """Rows that the calls since the last time could not take."""
         return ()
 
-    def watermark(self, event_time_us: int) -> Iterable[pl.DataFrame]:
+    def watermark(self, event_time_us: int) -> Iterable[Result]:
         """No row below this event time is expected any more; give what follows from it."""
         return ()
 
-    def end(self, port: int) -> Iterable[pl.DataFrame]:
+    def end(self, port: int) -> Iterable[Result]:
         """No more rows of an input. Between two results a checkpoint may be cut, so that what was
         given is no longer in the tables. After a restart it is called again."""
         return ()
@@ -270,7 +295,8 @@ class BindContext(Struct, frozen=True):
     """What a step may ask while it is bound.
 
     table: opens the description of a lookup's source, given its config or the name of a source of
-    the file. bounded: the run has an end. parallelism: subtasks of keyed steps.
+    the file. bounded: the run has an end. parallelism: subtasks of keyed steps. timed: by input, whether
+    its rows have an event time. streaming: watermarks move while the run goes on, and rows may be late.
     """
 
     step: str
@@ -279,7 +305,8 @@ class BindContext(Struct, frozen=True):
     bounded: bool
     parallelism: int
     table: Callable[[Any], LookupTable]
-    event_time: str | None = None
+    timed: tuple[bool, ...] = ()
+    streaming: bool = False
 
 
 class Step(ABC):

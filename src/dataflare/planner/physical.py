@@ -62,7 +62,8 @@ class Segment(Struct, frozen=True):
 
 class Stage(Struct, frozen=True):
     """Exactly one of source, operator and destination is set. body: the segments after a source or an
-    operator; None for a destination. letters: by step, the edge of its dead letters."""
+    operator; None for a destination. sides: the segments after the operator's other outputs that are read.
+    letters: by step, the edge of its dead letters."""
 
     id: int
     name: str
@@ -74,11 +75,17 @@ class Stage(Struct, frozen=True):
     operator: StatefulOperator | None = None
     destination: DestinationConnector | None = None
     letters: Mapping[str, int] = field(default_factory=dict)
+    sides: Mapping[str, Segment] = field(default_factory=dict)
+
+    def lookups(self) -> list[Lookup]:
+        """The lookups of all its segments."""
+        bodies = [self.body] if self.body else []
+        return [lookup for body in (*bodies, *self.sides.values()) for lookup in body.lookups()]
 
     @property
     def tables(self) -> dict[str, LookupTable]:
         """The lookup tables the stage needs, by step."""
-        return {op.step: op.table for op in self.body.lookups()} if self.body else {}
+        return {op.step: op.table for op in self.lookups()}
 
 
 class PhysicalPlan(Struct, frozen=True):
@@ -166,9 +173,16 @@ class _Builder:
         stages = []
         for index, node in enumerate(self.heads):
             steps: list[str] = [node.step]
-            body = None
+            body, sides = None, {}
             if not isinstance(node, DestinationNode):
                 body = self._body(index, Port(node.id), node.schema, steps)
+            if isinstance(node, StatefulNode):
+                read = {output for _, _, output in self.graph.consumers(node.id) if output}
+                sides = {
+                    output: self._body(index, Port(node.id, output), schema, steps)
+                    for output, schema in node.outputs.items()
+                    if output in read
+                }
             stages.append(
                 Stage(
                     id=index,
@@ -180,6 +194,7 @@ class _Builder:
                     source=node.connector if isinstance(node, SourceNode) else None,
                     operator=node.operator if isinstance(node, StatefulNode) else None,
                     destination=node.connector if isinstance(node, DestinationNode) else None,
+                    sides=sides,
                 )
             )
         return PhysicalPlan(tuple(stages), tuple(self.edges), bounded, commits_wait)

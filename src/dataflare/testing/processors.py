@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import polars as pl
 from msgspec import Struct
 
-from dataflare.operators.base import StatefulOperator
+from dataflare.operators.base import Result, Side, StatefulOperator
 from dataflare.state.pieces import Chunk, Groups, own_rows
 from dataflare.state.tables import Tables, TableShare
 from dataflare.testing.build import ProcessorUnderTest
@@ -103,16 +103,22 @@ class Subtask:
     def process(self, port: int, frame: pl.DataFrame) -> list[pl.DataFrame]:
         """The output for those rows that belong to the subtask."""
         rows = own_rows(frame, self._keys, *self._at)
-        return list(self._live.process(port, rows)) if rows.height else []
+        return _main(self._live.process(port, rows)) if rows.height else []
 
     def results(self) -> Iterator[pl.DataFrame]:
         """The output after the end of the input."""
-        return (frame for port in self._ports for frame in self._live.end(port))
+        ends = (result for port in self._ports for result in self._live.end(port))
+        return (result for result in ends if not isinstance(result, Side))
 
     def stored(self) -> TableShare:
         """The state after a checkpoint: frames as Arrow IPC, values as JSON, and back."""
         share = self.tables.store(self.tables.freeze())
         return TableShare(share.chunks, through_json(self._law, dict(share.values)))
+
+
+def _main(results: Iterable[Result]) -> list[pl.DataFrame]:
+    """The rows of the main output."""
+    return [result for result in results if not isinstance(result, Side)]
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
