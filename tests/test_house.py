@@ -226,6 +226,49 @@ def test_changelog_fragments_are_well_formed():
         assert "additionally" not in text.casefold(), path.name
 
 
+ASKS_NOBODY = ("planner", "engine", "jobs")
+"""These know connectors, operators and their configs by their contracts only."""
+CONNECTOR_WORDS = re.compile(r"connector|config|source|destination|reader|writer|committer")
+
+
+def questions(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of each `getattr` and `hasattr`, and of each look into `__dict__`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("getattr", "hasattr", "setattr", "vars"):
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and node.attr == "__dict__":
+            yield node.lineno, ast.unparse(node)
+
+
+def test_what_is_asked_of_a_connector_is_in_its_contract() -> None:
+    """A question by an attribute's name is not in `dataflare.sdk`, so no plugin could answer it, and a type
+    checker does not see that the attribute was renamed."""
+    wrong = [
+        f"{name_of(path)}:{line} {text}"
+        for path in FILES
+        for line, text in questions(path)
+        if room_of(path) in ASKS_NOBODY
+        or (room_of(path) == "workflow" and CONNECTOR_WORDS.search(text.lower()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_connector_is_known_by_its_name() -> None:
+    """What holds for the type `file` only is a method of the contract, which a plugin may have as well."""
+    asked = re.compile(r"(node|connector|source|destination)\.type (==|!=|in|not in) ")
+    wrong = [
+        f"{name_of(path)}:{number}"
+        for path in FILES
+        if room_of(path) in ASKS_NOBODY
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if asked.search(line)
+    ]
+    assert wrong == [name for name in wrong if name.startswith("src/dataflare/jobs/unread.py")], (
+        wrong
+    )
+
+
 def test_every_error_says_what_to_do() -> None:
     """Where one of DataFlare's errors is made by its class's name, `help` is given."""
     silent = [

@@ -50,8 +50,13 @@ class StepMetrics(Struct):
         """Add the counts of another task."""
         self.add_in(other.rows_in)
         self.add_out(other.rows_out, other.bytes_out)
-        for name in ("errors", "refused", "dead_letters", "late", "seconds", "tasks", "ended"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors += other.errors
+        self.refused += other.refused
+        self.dead_letters += other.dead_letters
+        self.late += other.late
+        self.seconds += other.seconds
+        self.tasks += other.tasks
+        self.ended += other.ended
         for warning, rows in other.warnings.items():
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
         for path, found in other.left_out.items():

@@ -185,20 +185,15 @@ def destinations(graph: Graph, feed: Feed) -> list[DestinationNode]:
 
 def overwritten(graph: Graph, feed: Feed) -> list[str]:
     """The destinations behind a feed whose content each run replaces."""
-    return [node.id for node in destinations(graph, feed) if _replaces(node)]
+    return [node.id for node in destinations(graph, feed) if node.connector.replaces()]
 
 
 def cannot_grow(graph: Graph, feed: Feed) -> str | None:
     """Why no row can be added to a destination behind a feed; None where rows can be added to all."""
     for node in destinations(graph, feed):
-        target = getattr(node.connector, "target", None)
-        if target is None or node.type != "file" or target.is_folder:
-            continue
-        if target.format not in ("csv", "ndjson"):
-            return (
-                f"destination '{node.step}' is one {target.format} file, to which rows cannot be added: "
-                "run the workflow again"
-            )
+        reason = node.connector.cannot_add()
+        if reason is not None:
+            return f"destination '{node.step}' is {reason}: run the workflow again"
     return None
 
 
@@ -219,14 +214,8 @@ def _adding(step: DestinationStep, graph: Graph) -> DestinationStep:
     for statements in ("before_sql", "after_sql"):
         # These statements are for whole runs; one may empty the table.
         config = config.without(statements)
-    if _replaces(node):
+    if node.connector.replaces():
         for option in ("mode", "key", "delete_max"):
             config = config.without(option)
         config["mode"] = "append"
     return replace(step, config=config)
-
-
-def _replaces(node: DestinationNode) -> bool:
-    target = getattr(node.connector, "target", None)
-    mode = getattr(target, "mode", None) or getattr(node.connector.config, "mode", None)
-    return mode == "overwrite" or (node.type == "file" and mode == "mirror")

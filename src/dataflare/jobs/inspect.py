@@ -136,7 +136,7 @@ def _destination(workflow: Workflow, step: AnyStep, policy: Policy) -> Destinati
 async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], Schema | None]:
     try:
         await connector.validate()
-        facts = await _inspected(connector)
+        facts = await connector.inspect()
         schema = await connector.schema()
     finally:
         await connector.aclose()
@@ -149,7 +149,7 @@ async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], 
 
 async def _lookup_asked(connector: LookupConnector) -> tuple[Mapping[str, str], Schema | None]:
     await connector.validate()
-    return await _inspected(connector), None
+    return await connector.inspect(), None
 
 
 def _destination_asked(
@@ -158,21 +158,15 @@ def _destination_asked(
     async def ask() -> tuple[Mapping[str, str], Schema | None]:
         target = connector.writes_to()
         facts = {"place": target.place} if target is not None else {}
-        facts |= await _inspected(connector)
+        inspected = dict(await connector.inspect())
+        facts |= inspected
         if schema is not None:
             await connector.validate(schema)
-        elif not hasattr(connector, "inspect"):
+        elif not inspected:
             facts["columns"] = "not known, so they were not checked"
         return facts, None
 
     return ask
-
-
-async def _inspected(connector: object) -> Mapping[str, str]:
-    """The facts from a connector that has a method `inspect`."""
-    inspect_method = getattr(connector, "inspect", None)
-    facts: Mapping[str, str] = await inspect_method() if inspect_method is not None else {}
-    return facts
 
 
 def _arriving(workflow: Workflow, answers: Iterable[Found], policy: Policy) -> dict[str, Schema]:

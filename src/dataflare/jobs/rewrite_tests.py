@@ -39,9 +39,8 @@ def rewritten(text: str, changes: Changes) -> str:
     tests = _child(root, "tests")
     edits: list[_Edit] = []
     pending = dict(changes)
-    for test in getattr(tests, "value", ()):
-        expect = _child(test, "expect")
-        for key, value in getattr(expect, "value", ()):
+    for test in _children(tests):
+        for key, value in _children(_child(test, "expect")):
             revision = pending.pop((test.start_mark.line + 1, key.value), None)
             if revision is not None:
                 edits += _edits(text, key, value, revision)
@@ -61,6 +60,11 @@ def _child(node: Any, name: str) -> Any:
     if isinstance(node, yaml.MappingNode):
         return next((value for key, value in node.value if key.value == name), None)
     return None
+
+
+def _children(node: Any) -> Sequence[Any]:
+    """The items of a list, or the pairs of a mapping; none of a text."""
+    return node.value if isinstance(node, yaml.CollectionNode) else ()
 
 
 def _edits(text: str, key: Any, value: Any, revision: Revision) -> list[_Edit]:

@@ -16,7 +16,8 @@ def unread(plan: Plan, stop: Callable[[], None]) -> Iterator[None]:
     has no other destination, or that has no end. Another run continues for its other destinations."""
     stages = plan.stages.stages
     endless = any(s.source is not None and not s.source.capabilities().bounded for s in stages)
-    has_others = any(s.destination is not None and s.destination.type != "stdout" for s in stages)
+    ends = [stage.destination for stage in stages if stage.destination is not None]
+    has_others = any(not isinstance(each, stdout.StdoutDestination) for each in ends)
     if has_others and not endless:
         yield
         return

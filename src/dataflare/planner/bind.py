@@ -24,6 +24,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
+from dataflare.operators.lookup import LookupConfig
 from dataflare.operators.names import not_reserved
 from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
@@ -261,8 +262,8 @@ class Binder:
         self._check_refs(step)
         if any(ref.step in self.endless for ref in step.inputs):
             self.endless.add(step.name)
-        if step.type == "lookup":
-            await self._load_table(getattr(config, "source", None), step)
+        if isinstance(config, LookupConfig):
+            await self._load_table(config.source, step)
         schemas = [self._schema_of(ref) for ref in step.inputs]
         if any(schema is None for schema in schemas):
             syntax_only(config)

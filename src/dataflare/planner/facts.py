@@ -44,12 +44,11 @@ def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterato
 
 def of_destination(connector: DestinationConnector, *, complete: bool) -> dict[str, Any]:
     """Place, mode, key and deletes of a destination. complete: it receives all rows of its sources."""
-    key = getattr(connector.config, "key", None)
     mode = connector.mode
     return {
         "place": place(connector),
         "mode": mode,
-        "key": list(key) if key else [],
+        "key": list(connector.key),
         "deletes": _DELETES.get(mode or "") if complete or mode != "mirror" else _PARTIAL,
         "effects": list(connector.effects()) if complete or mode != "mirror" else [],
     }
@@ -57,15 +56,8 @@ def of_destination(connector: DestinationConnector, *, complete: bool) -> dict[s
 
 def place(connector: DestinationConnector) -> str | None:
     """Where a destination writes, without secrets. None if it stores no rows."""
-    target = connector.writes_to()
-    if target is not None:
-        return redact(target.place)
-    config = connector.config
-    schema, table = getattr(config, "schema_", None), getattr(config, "table", None)
-    if isinstance(table, str):
-        return f"the table {schema}.{table}" if isinstance(schema, str) else f"the table {table}"
-    url = getattr(config, "url", None)
-    return redact(str(url)) if url is not None else None
+    text = connector.place()
+    return None if text is None else redact(text)
 
 
 def destination_notes(facts: Mapping[str, Any]) -> Iterator[str]:

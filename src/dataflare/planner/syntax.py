@@ -23,8 +23,8 @@ def _syntax_errors(value: Any) -> Iterable[DataFlareError]:
         except DataFlareError as error:
             yield error
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _syntax_errors(getattr(value, name))
+        for _, item in value:
+            yield from _syntax_errors(item)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _syntax_errors(item)

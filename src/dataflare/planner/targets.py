@@ -6,13 +6,12 @@ would be lost, or be read again and doubled by the next run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dataflare.errors import PlanError, Spot
 from dataflare.planner.graph import DestinationNode, Graph
-from dataflare.sdk.destination import DestinationConnector, Target
+from dataflare.sdk.places import Target
 from dataflare.sdk.source import SourceConnector
 
 if TYPE_CHECKING:
@@ -54,15 +53,14 @@ def nothing_in_place(
     for node in graph:
         if not isinstance(node, DestinationNode):
             continue
-        target, replaced = node.connector.writes_to(), None
-        if getattr(node.connector.config, "mode", None) == "overwrite":
-            replaced = _table(node.connector)
+        target = node.connector.writes_to()
+        replaced = node.connector.table() if node.connector.mode == "overwrite" else None
         for name, source in sources.items():
             if target is not None and target.sample is not None and source.reads(target.sample):
                 place, key = target.place, "path"
                 help_ = "write to another place, and read a pattern that does not match it"
-            elif replaced is not None and _table(source) == replaced:
-                place, key = f"the table {replaced[1]}", "table"
+            elif replaced is not None and source.table() == replaced:
+                place, key = f"the table {replaced.name}", "table"
                 help_ = "write to another table, or update rows by key: mode: upsert"
             else:
                 continue
@@ -84,18 +82,3 @@ def _read(workflow: Workflow, name: str, key: str) -> Spot | None:
     if name in workflow.sources:
         return workflow.sources[name].spot_of("config", key)
     return workflow.transformations[name].spot_of("config", "source", key)
-
-
-def _table(connector: SourceConnector | DestinationConnector) -> tuple[str, str] | None:
-    """The database and the table of a config, None without a table. Upper and lower case are equal. Two
-    spellings of the same server's address are not recognised as equal."""
-    config = connector.config
-    table = getattr(config, "table", None)
-    path, server = (getattr(config, name, None) for name in ("path", "connection_string"))
-    if not isinstance(table, str):
-        return None
-    if isinstance(path, str):
-        return os.path.realpath(connector.context.base / path), table.casefold()
-    if isinstance(server, str):
-        return server, table.casefold().removeprefix("public.")
-    return None

@@ -215,5 +215,6 @@ def _of_a_step(written: Graph, port: Port) -> Port:
 
 def _tables(node: Node) -> list[LookupTable]:
     """The lookup tables that are read completely and sent to all tasks."""
-    lookups = [op for op in getattr(node, "operators", ()) if isinstance(op, Lookup)]
+    operators = node.operators if isinstance(node, RowsNode) else ()
+    lookups = [each for each in operators if isinstance(each, Lookup)]
     return [op.table for op in lookups if not op.asked]

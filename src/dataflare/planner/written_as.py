@@ -26,10 +26,10 @@ def refuse_replaced(graph: Graph) -> None:
     for node in graph:
         if not isinstance(node, DestinationNode) or node.connector.mode != "overwrite":
             continue
-        if getattr(node.connector.config, "table", None) is None:
+        if node.connector.table() is None:
             continue
         for name in sorted(set(upstream(graph, node.id)) & sources.keys()):
-            if getattr(sources[name].connector.config, "incremental", None) is not None:
+            if sources[name].connector.is_incremental():
                 raise PlanError(
                     f"destination '{node.step}' has mode overwrite, and source '{name}' is incremental: the "
                     "second run would replace all rows of the table by those that are new",

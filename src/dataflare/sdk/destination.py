@@ -16,7 +16,6 @@ The protocol (one for every destination, so that nothing is lost or doubled):
 from __future__ import annotations
 
 import enum
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +28,8 @@ from dataflare.model.float_losses import Loss
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.declarations import Declarations
+from dataflare.sdk.places import Table, identity_of, shown_place_of, table_of, target_of
+from dataflare.sdk.places import Target as Target
 
 ConfigClass = type[BaseModel]
 
@@ -67,16 +68,6 @@ class DestinationCapabilities(Struct, frozen=True):
     one_schema: bool = False
     all_rows: bool = False
     local: bool = False
-
-
-class Target(Struct, frozen=True):
-    """Where a destination's rows lie. place: the same text for the same place. shared: other
-    destinations of the workflow may write there too, because rows are only added. sample: a path that it
-    could write, for sources of files to say whether they would read it."""
-
-    place: str
-    shared: bool = False
-    sample: str | None = None
 
 
 class WriteStats(Struct, frozen=True):
@@ -167,22 +158,42 @@ class DestinationConnector(ABC):
 
     def writes_to(self) -> Target | None:
         """Where it writes; None for a place that any number may write to. Read from `path`, `table`
-        and `mode` of the config; connectors that name their place otherwise override it. No I/O but
-        for links in the path."""
-        path, table = (getattr(self.config, name, None) for name in ("path", "table"))
-        if not isinstance(path, str):
-            return None
-        place = self.context.place(path)
-        if table is None:
-            return Target(place)
-        shared = getattr(self.config, "mode", None) in ("append", "upsert")
-        return Target(f"the table {table} in {place}", shared)
+        and `mode` of the config; connectors that name their place otherwise override it. No I/O
+        except for links in the path."""
+        return target_of(self.config, self.context)
+
+    def table(self) -> Table | None:
+        """The table that it writes; None for a place that is not a table. Read from `table`, with `path`
+        or `connection_string`, of the config. No I/O except for links in the path."""
+        return table_of(self.config, self.context)
 
     @property
     def mode(self) -> str | None:
-        """How it writes (append, overwrite, upsert, mirror); None where it has no modes. No I/O."""
+        """How it writes (append, overwrite, upsert, mirror); None where it has no modes. Read from
+        `mode` of the config. No I/O."""
         mode = getattr(self.config, "mode", None)
         return mode if isinstance(mode, str) else None
+
+    @property
+    def key(self) -> Sequence[str]:
+        """The columns that tell its rows apart, for `plan`. Read from `key` of the config. No I/O."""
+        key = getattr(self.config, "key", None)
+        return [key] if isinstance(key, str) else list(key or ())
+
+    def place(self) -> str | None:
+        """Where it writes, in words for `plan`; None if it stores no rows. It may contain a password,
+        which is hidden before it is shown. No I/O except for links in the path."""
+        target = self.writes_to()
+        return target.place if target is not None else shown_place_of(self.config)
+
+    def replaces(self) -> bool:
+        """Whether each run replaces all that earlier runs wrote. No I/O."""
+        return self.mode == "overwrite"
+
+    def cannot_add(self) -> str | None:
+        """Why rows cannot be added to what a finished run wrote ('one parquet file, to which ...'); None
+        where they can. Asked before letters are replayed into it. No I/O."""
+        return None
 
     def effects(self) -> Sequence[str]:
         """What a run does there besides adding rows, each in a few words, for `plan`: 'deletes rows
@@ -192,15 +203,12 @@ class DestinationConnector(ABC):
     def identity(self) -> str | None:
         """The place that it writes to, in words that are the same for the same place wherever the
         workflow's folder lies; None where it has none. Positions that a run carries over belong to it."""
-        path, table, url = (getattr(self.config, n, None) for n in ("path", "table", "url"))
-        if isinstance(path, str):
-            base, full = os.path.realpath(self.context.base), self.context.base / path
-            near = os.path.relpath(os.path.realpath(full), base)
-            path = os.path.realpath(full) if near.startswith("..") else near
-        place = path or (url.partition("?")[0] if isinstance(url, str) else None)
-        if place is None:
-            return None
-        return f"table {table} in {place}" if table else str(place)
+        return identity_of(self.config, self.context)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """Facts about the system, for `dataflare check`: {"server": "PostgreSQL 15"}. Connects, and
+        changes nothing. Nothing by default."""
+        return {}
 
     async def lacking(self, schema: Schema) -> Sequence[str]:
         """Which of these columns the place to write to lacks, where it is there and has columns of its

@@ -52,6 +52,11 @@ class LookupConnector(ABC):
     async def validate(self) -> None:
         """Say what is wrong before anything runs: no connection, wrong rights."""
 
+    async def inspect(self) -> Mapping[str, str]:
+        """Facts about the system, for `dataflare check`: {"server": "Redis 7"}. Called after
+        `validate`. Nothing by default."""
+        return {}
+
     @abstractmethod
     async def open(self, keys: Sequence[str], schema: Schema) -> KeyedLookup:
         """A live connection. schema: the columns that each `get` gives, a part of what `schema`

@@ -24,6 +24,7 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.declarations import Declarations
+from dataflare.sdk.places import Table, table_of
 
 ConfigClass = type[BaseModel]
 
@@ -74,6 +75,9 @@ class SourceConnector(ABC):
     tries_again: ClassVar[bool] = False
     """Whether calls that fail for a reason that may pass are made again also where the workflow says
     nothing of retries, as those to systems on the internet should be."""
+    lists_only_new: ClassVar[bool] = False
+    """Whether `splits` lists nothing when a run would read no rows, so that this is known before anything
+    is opened."""
     contract: Schema | None = None
     """The step's `schema:`, set before anything else is called; the rows must have these types."""
     learned: Columns = MappingProxyType({})
@@ -102,6 +106,11 @@ class SourceConnector(ABC):
 
     async def validate(self) -> None:
         """Say what is wrong before anything runs: missing file, wrong rights, no such table."""
+
+    async def inspect(self) -> Mapping[str, str]:
+        """Facts about the system, for `dataflare check`: {"server": "PostgreSQL 15"}. Called after
+        `validate`. Nothing by default."""
+        return {}
 
     @abstractmethod
     async def schema(self) -> Schema:
@@ -157,6 +166,16 @@ class SourceConnector(ABC):
         """Whether the next run goes on where this one ended: `carry` gives something. Such a source is
         read to its end even when no step needs more rows. No I/O."""
         return type(self).carry is not SourceConnector.carry
+
+    def table(self) -> Table | None:
+        """The table that it reads; None for what is not one table. Read from `table`, with `path` or
+        `connection_string`, of the config. No I/O except for links in the path."""
+        return table_of(self.config, self.context)
+
+    def is_incremental(self) -> bool:
+        """Whether a cursor leaves out the rows that earlier runs read, so that no table may be replaced by
+        the rest. Read from `incremental` of the config. No I/O."""
+        return getattr(self.config, "incremental", None) is not None
 
     def reads(self, path: str) -> bool:
         """Whether a file that a destination writes at `path` (links in it resolved) would be read by

@@ -187,7 +187,7 @@ class Substitution:
                 raw,
                 piece,
                 f"the secret '{name}' was not found",
-                notes=[f"looked in: {getattr(self.provider, 'place', 'the secret provider')}"],
+                notes=[f"looked in: {self.provider.place}"],
             )
         if value:
             self.secrets.add(value)

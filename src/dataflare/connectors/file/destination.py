@@ -88,6 +88,15 @@ archive:
     def mode(self) -> str:
         return self.target.mode
 
+    def replaces(self) -> bool:
+        return self.target.mode in ("overwrite", "mirror")
+
+    def cannot_add(self) -> str | None:
+        target = self.target
+        if target.is_folder or target.format in ("csv", "ndjson"):
+            return None
+        return f"one {target.format} file, to which rows cannot be added"
+
     def effects(self) -> Sequence[str]:
         return [effect(self.config.delete_max, "file")] if self.target.mode == "mirror" else []
 

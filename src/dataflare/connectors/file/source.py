@@ -51,6 +51,7 @@ class FileSource(SourceConnector, SupportsProjection, SupportsReread):
 
     type = "file"
     finds_new_fields = True
+    lists_only_new = True
     Config = FileSourceConfig
     summary = "Reads files: CSV, NDJSON, JSON, Parquet, Arrow, Excel; plain, gzip or zstd."
     example = """\

@@ -1,0 +1,84 @@
+"""Where connectors read and write, as values that the planner compares.
+
+Two places are the same place where their values are equal. Nothing here does I/O, except for links in
+paths.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from msgspec import Struct
+
+from dataflare.sdk.context import ConnectorContext
+
+
+class Target(Struct, frozen=True):
+    """Where a destination's rows lie. place: the same text for the same place. shared: other
+    destinations of the workflow may write there too, because rows are only added. sample: a path that it
+    could write, for sources of files to say whether they would read it."""
+
+    place: str
+    shared: bool = False
+    sample: str | None = None
+
+
+class Table(Struct, frozen=True):
+    """A table of a database. database: the path of its file with links resolved, or the address of its
+    server; two spellings of one server's address are two databases. name: in lower case."""
+
+    database: str
+    name: str
+
+
+def table_of(config: Any, context: ConnectorContext) -> Table | None:
+    """The table that a config names with `table`, in the file `path` or the server `connection_string`.
+    None where it names no table."""
+    table, path, server = _texts(config, "table", "path", "connection_string")
+    if table is None:
+        return None
+    if path is not None:
+        return Table(os.path.realpath(context.base / path), table.casefold())
+    if server is not None:
+        return Table(server, table.casefold().removeprefix("public."))
+    return None
+
+
+def target_of(config: Any, context: ConnectorContext) -> Target | None:
+    """The target that a config names with `path`, `table` and `mode`. None where it has no path."""
+    path, table, mode = _texts(config, "path", "table", "mode")
+    if path is None:
+        return None
+    place = context.place(path)
+    if table is None:
+        return Target(place)
+    return Target(f"the table {table} in {place}", shared=mode in ("append", "upsert"))
+
+
+def shown_place_of(config: Any) -> str | None:
+    """The table or the URL that a config names, for messages."""
+    schema, table = _texts(config, "schema_", "table")
+    if table is None:
+        url = getattr(config, "url", None)
+        return None if url is None else str(url)
+    return f"the table {schema}.{table}" if schema is not None else f"the table {table}"
+
+
+def identity_of(config: Any, context: ConnectorContext) -> str | None:
+    """The place that a config names, in words that are the same wherever the workflow's folder lies."""
+    path, table, url = _texts(config, "path", "table", "url")
+    if path is not None:
+        base, full = os.path.realpath(context.base), os.path.realpath(context.base / path)
+        near = os.path.relpath(full, base)
+        path = full if near.startswith("..") else near
+    place = path or (url.partition("?")[0] if url is not None else None)
+    if place is None:
+        return None
+    return f"table {table} in {place}" if table else place
+
+
+def _texts(config: Any, *names: str) -> tuple[str | None, ...]:
+    """The options of these names that are texts, None for others."""
+    values = (getattr(config, name, None) for name in names)
+    return tuple(value if isinstance(value, str) else None for value in values)
