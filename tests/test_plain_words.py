@@ -41,7 +41,7 @@ PATHS = (
     "src/dataflare/connectors/http",
     "src/dataflare/connectors/inline",
     "src/dataflare/connectors/memory.py",
-    "src/dataflare/connectors/sql",
+    "src/dataflare/sdk/sql",
     "src/dataflare/connectors/sqlite",
     "src/dataflare/connectors/stdout.py",
     "src/dataflare/errors.py",

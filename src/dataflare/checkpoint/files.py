@@ -14,10 +14,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from dataflare.errors import Retry, SystemError_, WorkflowError
 from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.durable_files import open_private as open_private
+from dataflare.sdk.durable_files import sync_folder as sync_folder
 
 TEMPORARY = ".tmp-"
 """Names of files that are still being written begin with this."""
@@ -60,28 +61,12 @@ def write_whole(
         sync_folder(path.parent)
 
 
-def open_private(path: Path, *, mode: int = 0o600) -> IO[bytes]:
-    """Open an empty file for writing. Only its owner may read it."""
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    os.fchmod(number, mode)
-    return open(number, "wb")
-
-
 def remove_temporaries(folder: Path) -> None:
     """Remove the partial files of killed writers. Call it only while no process writes there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.name.startswith(TEMPORARY):
                 path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable (fsync)."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def make_folder(folder: Path, *, private: bool = True) -> Path:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from servers.web import Answer, Asked, http_server
 
 from dataflare.connectors.http.incremental import Cursor, HttpIncremental, text_of
-from dataflare.connectors.sql.incremental import State
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import INT64, STRING, parse_type
+from dataflare.sdk.sql.incremental import State
 
 SINCE = {"column": "at", "param": "since"}
 PAGED = {"type": "page", "size": 3}

@@ -413,7 +413,7 @@ def test_the_frame_that_was_written_is_what_the_redo_file_holds(database):
     async def go():
         step = await database.step(SCHEMA).start()
         made = await step.prepare(1, ONE, TWO)
-        from dataflare.connectors.sql import redo
+        from dataflare.sdk.sql import redo
 
         found = pl.concat(
             redo.frames(database.folder / "redo-out", redo.RedoFile.from_json(made.data))

@@ -9,8 +9,8 @@ import duckdb
 import polars as pl
 import pytest
 
-from dataflare.connectors.sql.redo import RedoWriter, frames
 from dataflare.jobs import RunOptions, run
+from dataflare.sdk.sql.redo import RedoWriter, frames
 from dataflare.workflow.load import load_text
 
 

@@ -13,9 +13,9 @@ from databases import Step, batch, rows, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflare.connectors.sql.fold import fold
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
+from dataflare.sdk.sql.fold import fold
 
 SCHEMA = Schema.of({"k": "int64", "g": "string", "v": "int64"})
 KEYS = st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dataflare.connectors.sql.marker import MarkerRow, marker_rows, rewind_marker
-from dataflare.connectors.sql.store import Target
 from dataflare.errors import CheckpointError
 from dataflare.model.types import Schema
+from dataflare.sdk.sql.marker import MarkerRow, marker_rows, rewind_marker
+from dataflare.sdk.sql.store import Target
 
 
 def target(attempt: int = 2, token: str = "b") -> Target:

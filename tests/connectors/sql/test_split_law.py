@@ -17,12 +17,12 @@ import pytest
 from hypothesis import event, given, reject, settings
 from hypothesis import strategies as st
 
-from dataflare.connectors.sql.shards import SPANS_MAX, span_starts
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.progress import Split
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import EndOfSplit
+from dataflare.sdk.sql.shards import SPANS_MAX, span_starts
 
 INT64 = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([-(2**63), 2**63 - 1, 0, -1])
 FLOATS = st.floats() | st.sampled_from([float("inf"), float("-inf"), -0.0, 5e-324])

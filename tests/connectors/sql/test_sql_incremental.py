@@ -12,8 +12,8 @@ from databases import execute, read, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflare.connectors.sql.incremental import State, Window, lag_of, row_hashes
 from dataflare.model.types import parse_type
+from dataflare.sdk.sql.incremental import State, Window, lag_of, row_hashes
 
 ARRIVALS = st.lists(
     st.lists(st.tuples(st.none() | st.integers(0, 8), st.integers(0, 3)), max_size=8),

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from dataflare.connectors.sql.query import bind_query
 from dataflare.errors import ConfigError, ExpressionError
 from dataflare.model.text import SourceText, Variable
 from dataflare.model.types import INT64
+from dataflare.sdk.sql.query import bind_query
 
 V = Variable("__00___", "${param:m}", 5, INT64)
 

@@ -22,7 +22,7 @@ from weakref import WeakSet
 import duckdb
 
 from dataflare.connectors.duckdb.errors import duckdb_errors, in_other_process
-from dataflare.connectors.sql.names import holds_data, locked, missing_file
+from dataflare.sdk.sql.names import holds_data, locked, missing_file
 
 _POLL_S = 0.02
 

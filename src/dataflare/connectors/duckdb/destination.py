@@ -8,12 +8,12 @@ from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection, will_write
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.store import DuckdbStore
-from dataflare.connectors.sql.config import TableDestinationConfig
-from dataflare.connectors.sql.destination import TableDestination
-from dataflare.connectors.sql.store import TableStore
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.sql.config import TableDestinationConfig
+from dataflare.sdk.sql.destination import TableDestination
+from dataflare.sdk.sql.store import TableStore
 
 
 class DuckdbDestination(TableDestination):

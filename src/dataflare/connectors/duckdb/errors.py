@@ -9,9 +9,9 @@ from pathlib import Path
 
 import duckdb
 
-from dataflare.connectors.sql.names import locked, missing_file
-from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.sdk.sql.names import locked, missing_file
+from dataflare.sdk.sql.refusals import HELP
 from dataflare.security.redact import redact_pieces
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")

@@ -11,8 +11,9 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.reader import DuckPages, Reading
 from dataflare.connectors.duckdb.relation import Column, Relation
 from dataflare.connectors.duckdb.types import declared, selected
-from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.incremental import (
+from dataflare.errors import ConfigError
+from dataflare.sdk.sql.config import Incremental
+from dataflare.sdk.sql.incremental import (
     CURSOR,
     State,
     Window,
@@ -26,8 +27,7 @@ from dataflare.connectors.sql.incremental import (
     row_hashes,
     text_ranges,
 )
-from dataflare.connectors.sql.pages import Page
-from dataflare.errors import ConfigError
+from dataflare.sdk.sql.pages import Page
 
 _BOUND = "_dataflare_bound"
 _UNFIT = "__dataflare_unfit"

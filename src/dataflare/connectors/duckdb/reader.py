@@ -13,12 +13,12 @@ from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.relation import Column, Relation, bind, mark
 from dataflare.connectors.duckdb.shards import condition
-from dataflare.connectors.sql.incremental import row_hashes
-from dataflare.connectors.sql.originals import original, original_row
-from dataflare.connectors.sql.pages import PAGE_ROWS, Page, PageReader
 from dataflare.errors import CheckpointError, InternalError
 from dataflare.model.types import RESERVED
 from dataflare.sdk.source import BadRow
+from dataflare.sdk.sql.incremental import row_hashes
+from dataflare.sdk.sql.originals import original, original_row
+from dataflare.sdk.sql.pages import PAGE_ROWS, Page, PageReader
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText

@@ -12,11 +12,11 @@ from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors, translated
 from dataflare.connectors.duckdb.types import declared, misfit, selected, type_of_declaration
-from dataflare.connectors.sql.config import TableSourceConfig
-from dataflare.connectors.sql.names import missing_column, missing_table, quoted
-from dataflare.connectors.sql.query import bind_query
 from dataflare.errors import ConfigError
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.config import TableSourceConfig
+from dataflare.sdk.sql.names import missing_column, missing_table, quoted
+from dataflare.sdk.sql.query import bind_query
 from dataflare.security.redact import redact_pieces
 
 

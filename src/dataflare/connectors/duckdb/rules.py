@@ -16,11 +16,11 @@ from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.refusals import HELP, Refusal
-from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.refusals import HELP, Refusal
+from dataflare.sdk.sql.store import Target
 
 _ROWS, _NUMBER, _ORIGINAL, _PART = (
     "_dataflare_rows",

@@ -8,9 +8,11 @@ from typing import Any
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.relation import Column, Relation
 from dataflare.connectors.duckdb.types import type_of_declaration
-from dataflare.connectors.sql.config import FileSharding
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.shards import (
+from dataflare.errors import ConfigError
+from dataflare.model.progress import Split
+from dataflare.sdk.sql.config import FileSharding
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.shards import (
     edge_splits,
     hash_splits,
     moment_text,
@@ -18,8 +20,6 @@ from dataflare.connectors.sql.shards import (
     span_starts,
     uncuttable,
 )
-from dataflare.errors import ConfigError
-from dataflare.model.progress import Split
 
 
 def cut(db: DuckConnection, relation: Relation, sharding: FileSharding) -> Sequence[Split]:

@@ -14,9 +14,6 @@ from dataflare.connectors.duckdb.incremental import IncrementalReader, check_inc
 from dataflare.connectors.duckdb.reader import Reading, RowidReader, StreamReader
 from dataflare.connectors.duckdb.relation import Relation, find_relation
 from dataflare.connectors.duckdb.shards import cut
-from dataflare.connectors.sql.config import FileSharding, TableSourceConfig
-from dataflare.connectors.sql.incremental import State
-from dataflare.connectors.sql.names import holds_data, missing_file
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -28,6 +25,9 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.sql.config import FileSharding, TableSourceConfig
+from dataflare.sdk.sql.incremental import State
+from dataflare.sdk.sql.names import holds_data, missing_file
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

@@ -17,22 +17,22 @@ from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.duckdb.rules import Rules, refused_value
 from dataflare.connectors.duckdb.types import declared
-from dataflare.connectors.sql import marker, sweeping
-from dataflare.connectors.sql.fold import fold, rows_to_append
-from dataflare.connectors.sql.marker import (
+from dataflare.errors import DataError
+from dataflare.formats.text_write import for_python
+from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.sql import marker, sweeping
+from dataflare.sdk.sql.fold import fold, rows_to_append
+from dataflare.sdk.sql.marker import (
     MARKER_COLUMNS,
     MARKER_DDL,
     MARKER_TABLE,
     MarkerRow,
     MarkerRows,
 )
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Refusal, rowwise, with_row
-from dataflare.connectors.sql.shared import now_text
-from dataflare.connectors.sql.store import TableStore, Target
-from dataflare.errors import DataError
-from dataflare.formats.text_write import for_python
-from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.refusals import Refusal, rowwise, with_row
+from dataflare.sdk.sql.shared import now_text
+from dataflare.sdk.sql.store import TableStore, Target
 
 _STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
 

@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.types import declared, type_of_declaration
-from dataflare.connectors.sql.clocks import has_other_clock, other_clock
-from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
-from dataflare.connectors.sql.store import Target
 from dataflare.errors import SystemError_, did_you_mean
+from dataflare.sdk.sql.clocks import has_other_clock, other_clock
+from dataflare.sdk.sql.names import generated_column, listed, missing_table, quoted
+from dataflare.sdk.sql.store import Target
 
 
 class Table(Struct, frozen=True):

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import re
 
-from dataflare.connectors.sql.names import quoted
 from dataflare.model import types
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.names import quoted
 
 _DECLARED = {
     "bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",

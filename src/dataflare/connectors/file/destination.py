@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from dataflare.checkpoint.files import make_folder
-from dataflare.connectors.delete_max import effect
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
@@ -36,6 +35,7 @@ from dataflare.formats.parquet_write import ParquetEncoder
 from dataflare.formats.text_write import CsvText, JsonText, NdjsonText, TextFormat
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.delete_max import effect
 from dataflare.sdk.destination import (
     Committable,
     Committer,

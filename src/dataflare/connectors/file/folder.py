@@ -16,7 +16,6 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
-from dataflare.checkpoint.files import sync_folder
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
@@ -38,6 +37,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.durable_files import sync_folder
 from dataflare.sdk.threads import in_thread
 
 Grow = Callable[[Path], GrowingFile]

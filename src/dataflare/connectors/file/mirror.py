@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.delete_max import refuse_too_many
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.delete_max import refuse_too_many
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 
 if TYPE_CHECKING:

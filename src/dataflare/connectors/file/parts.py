@@ -16,8 +16,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from dataflare.checkpoint.files import make_folder, sync_folder
+from dataflare.checkpoint.files import make_folder
 from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.sdk.durable_files import sync_folder
 
 
 class WaitingPart(Struct, frozen=True):

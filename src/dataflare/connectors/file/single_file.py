@@ -19,7 +19,6 @@ from typing import IO, Any
 import polars as pl
 from msgspec import Struct
 
-from dataflare.checkpoint.files import sync_folder
 from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
@@ -44,6 +43,7 @@ from dataflare.sdk.destination import (
     WriteStats,
     fenced_by_other,
 )
+from dataflare.sdk.durable_files import sync_folder
 from dataflare.sdk.threads import in_thread
 
 Grow = Callable[[Path, Path, Mapping[str, Any]], GrowingFile]

@@ -15,8 +15,13 @@ import orjson
 import polars as pl
 from pydantic import Field
 
-from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.incremental import (
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.formats.json_values import BadJson, decode, sorted_text
+from dataflare.formats.ndjson_read import NdjsonPlan
+from dataflare.formats.text_types import TextColumn
+from dataflare.model.types import DataType
+from dataflare.sdk.sql.config import Incremental
+from dataflare.sdk.sql.incremental import (
     CURSOR,
     IDENTITY,
     PER_SECOND,
@@ -28,11 +33,6 @@ from dataflare.connectors.sql.incremental import (
     lower_bound,
     row_hashes,
 )
-from dataflare.errors import ConfigError, did_you_mean
-from dataflare.formats.json_values import BadJson, decode, sorted_text
-from dataflare.formats.ndjson_read import NdjsonPlan
-from dataflare.formats.text_types import TextColumn
-from dataflare.model.types import DataType
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 

@@ -21,7 +21,6 @@ from dataflare.connectors.http.incremental import Cursor, first_value
 from dataflare.connectors.http.page_reader import PageReader
 from dataflare.connectors.http.pages import Page, check_rows, fetched
 from dataflare.connectors.http.paging import Place, first_place
-from dataflare.connectors.sql.incremental import State
 from dataflare.errors import ConfigError, DataError, DataFlareError
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.ndjson_watch import with_learned
@@ -36,6 +35,7 @@ from dataflare.sdk.source import (
     SplitReader,
     SupportsProjection,
 )
+from dataflare.sdk.sql.incremental import State
 
 _PAGES = "pages"
 _SAMPLE_PAGES, _SAMPLE_ROWS, _SAMPLE_S = 3, 10_000, 5.0

@@ -11,7 +11,7 @@ from msgspec import Struct
 from psycopg.pq import ExecStatus
 
 from dataflare.connectors.postgres.types import PgType
-from dataflare.connectors.sql.names import quoted
+from dataflare.sdk.sql.names import quoted
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataflare.connectors.sql.config import Cuts, DeleteMax, Incremental, Names, Query
 from dataflare.model.units import Duration
+from dataflare.sdk.sql.config import Cuts, DeleteMax, Incremental, Names, Query
 
 
 class PostgresConfig(BaseModel):

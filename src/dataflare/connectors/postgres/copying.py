@@ -18,12 +18,12 @@ from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.postgres.exactness import Limit, refuse_loss
 from dataflare.connectors.postgres.rules import checks, is_orphan
 from dataflare.connectors.postgres.types import PgType
-from dataflare.connectors.sql.names import listed
-from dataflare.connectors.sql.refusals import Pace, Refusal, sift, with_row
 from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import for_python
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.names import listed
+from dataflare.sdk.sql.refusals import Pace, Refusal, sift, with_row
 
 _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 _SAVEPOINT = "_dataflare_copy"

@@ -14,12 +14,6 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import destination_facts
 from dataflare.connectors.postgres.session import Session, shared_session
 from dataflare.connectors.postgres.shares import Share
-from dataflare.connectors.sql import redo, statements, sweeping
-from dataflare.connectors.sql.fold import OP_COLUMN
-from dataflare.connectors.sql.marker import MarkerRows
-from dataflare.connectors.sql.refusals import Refusal
-from dataflare.connectors.sql.store import Target
-from dataflare.connectors.sql.writing import RedoLogWriter
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
@@ -35,6 +29,12 @@ from dataflare.sdk.destination import (
     Owner,
     Writer,
 )
+from dataflare.sdk.sql import redo, statements, sweeping
+from dataflare.sdk.sql.fold import OP_COLUMN
+from dataflare.sdk.sql.marker import MarkerRows
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.writing import RedoLogWriter
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import psycopg
 from msgspec import Struct
 
-from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.sdk.sql.refusals import HELP
 from dataflare.security.redact import redact_pieces
 
 CONNECTION_LOST = "E0607"

@@ -9,8 +9,8 @@ from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.relation import Relation
-from dataflare.connectors.sql.marker import MARKER_TABLE
 from dataflare.sdk.source import Replay
+from dataflare.sdk.sql.marker import MARKER_TABLE
 
 
 def server_facts(db: catalog.Connection) -> dict[str, str]:

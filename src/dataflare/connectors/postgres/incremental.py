@@ -11,8 +11,9 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.reader import PostgresPages, Reading
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
-from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.incremental import (
+from dataflare.errors import ConfigError
+from dataflare.sdk.sql.config import Incremental
+from dataflare.sdk.sql.incremental import (
     CURSOR,
     State,
     Window,
@@ -26,9 +27,8 @@ from dataflare.connectors.sql.incremental import (
     row_hashes,
     text_ranges,
 )
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.pages import Page
-from dataflare.errors import ConfigError
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.pages import Page
 
 _BOUND = "dataflare.bound"
 _ORDERED = ("text", "varchar", "bpchar", "name", "uuid")

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from dataflare.connectors.postgres.catalog import PgColumn
 from dataflare.connectors.postgres.relation import Column, Relation
 from dataflare.connectors.postgres.types import UNBOUNDED, PgType, declared
-from dataflare.connectors.sql.names import listed
-from dataflare.connectors.sql.store import Target
 from dataflare.model.types import Field
 from dataflare.sdk.declarations import Declaration, Declarations
+from dataflare.sdk.sql.names import listed
+from dataflare.sdk.sql.store import Target
 
 _KEPT = frozenset(
     ("uuid", "inet", "cidr", "macaddr", "macaddr8", "varchar", "bpchar", "json", "jsonb", "xml", "bit", "varbit",

@@ -14,18 +14,18 @@ from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts, postgres_errors
-from dataflare.connectors.sql import marker
-from dataflare.connectors.sql.marker import (
+from dataflare.errors import SystemError_
+from dataflare.sdk.sql import marker
+from dataflare.sdk.sql.marker import (
     MARKER_COLUMNS,
     MARKER_DDL,
     MARKER_TABLE,
     MarkerRow,
     MarkerRows,
 )
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.shared import now_text
-from dataflare.connectors.sql.store import Target
-from dataflare.errors import SystemError_
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.shared import now_text
+from dataflare.sdk.sql.store import Target
 
 MAKING = "select pg_advisory_xact_lock(7236837460982174)"
 """Only one process at a time creates DataFlare's internal tables."""

@@ -2,7 +2,7 @@
 
 Always true: without a sequence the last staged row of a key wins; with one, the row with the greatest
 sequence (a NULL is the least), and of equals the first write after the last delete, as
-`connectors.sql.fold` has it; what stands in the table counts as the oldest row.
+`sdk.sql.fold` has it; what stands in the table counts as the oldest row.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import psycopg
 from dataflare.connectors.postgres import rules
 from dataflare.connectors.postgres.catalog import Connection, PgColumn, Table
 from dataflare.connectors.postgres.rules import PLACE, checks, is_orphan
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift
-from dataflare.connectors.sql.store import Target
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift
+from dataflare.sdk.sql.store import Target
 
 GONE = "__dataflare_gone"
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)

@@ -21,11 +21,11 @@ from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.connectors.postgres.shards import condition
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.originals import original_row
-from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.errors import DataFlareError
 from dataflare.sdk.source import BadRow
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.originals import original_row
+from dataflare.sdk.sql.pages import Page, PageReader
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from dataflare.connectors.postgres.config import PostgresSourceConfig
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts, translated
 from dataflare.connectors.postgres.types import PgType, meaning_of
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.query import BoundQuery, bind_query
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.query import BoundQuery, bind_query
 
 
 class Column(Struct, frozen=True):

@@ -8,8 +8,8 @@ import psycopg
 
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.errors import error_facts
-from dataflare.connectors.sql.names import listed, quoted
 from dataflare.errors import DataError
+from dataflare.sdk.sql.names import listed, quoted
 
 PLACE = "__dataflare_place"
 """Of a staged row: its number in the epoch."""

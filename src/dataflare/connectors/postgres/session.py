@@ -22,8 +22,11 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import is_lost, postgres_errors
 from dataflare.connectors.postgres.shares import Member, Share, alike
 from dataflare.connectors.postgres.store import PostgresStore
-from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.marker import (
+from dataflare.errors import CheckpointError, DataFlareError
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Epoch
+from dataflare.sdk.sql import redo
+from dataflare.sdk.sql.marker import (
     MarkerRow,
     MarkerRows,
     Verdict,
@@ -31,12 +34,9 @@ from dataflare.connectors.sql.marker import (
     first_marker,
     rewind_marker,
 )
-from dataflare.connectors.sql.refusals import Refusal
-from dataflare.connectors.sql.store import Target
-from dataflare.connectors.sql.sweeping import Sweep
-from dataflare.errors import CheckpointError, DataFlareError
-from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Epoch
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.sweeping import Sweep
 
 _COPY_ROWS = 50_000
 _COPY_BYTES = 8 * 2**20

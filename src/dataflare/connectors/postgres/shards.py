@@ -12,10 +12,10 @@ from typing import Any
 from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.config import Sharding
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.shards import span_starts
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.shards import span_starts
 
 _ROWS_PER_SPLIT = 250_000
 _SPLITS_MAX = 16

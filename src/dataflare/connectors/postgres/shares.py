@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 from msgspec import Struct, field
 
-from dataflare.connectors.sql.redo import RedoFile
-from dataflare.connectors.sql.store import Target
+from dataflare.sdk.sql.redo import RedoFile
+from dataflare.sdk.sql.store import Target
 
 
 class Share(Struct, frozen=True):

@@ -21,7 +21,6 @@ from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReade
 from dataflare.connectors.postgres.relation import Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
-from dataflare.connectors.sql.incremental import State
 from dataflare.errors import DataFlareError
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -34,6 +33,7 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

@@ -28,15 +28,15 @@ from dataflare.connectors.postgres.markers import MAKING, Markers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
 from dataflare.connectors.postgres.types import PgType
-from dataflare.connectors.sql import sweeping
-from dataflare.connectors.sql.fold import fold, refuse_null_keys, rows_to_append
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Pace, Refusal
-from dataflare.connectors.sql.store import Target
-from dataflare.connectors.sql.sweeping import Sweep
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql import sweeping
+from dataflare.sdk.sql.fold import fold, refuse_null_keys, rows_to_append
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.refusals import Pace, Refusal
+from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.sweeping import Sweep
 
 
 class Ready(Struct):

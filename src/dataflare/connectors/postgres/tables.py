@@ -9,10 +9,10 @@ from dataflare.connectors.postgres.facts import rights_for
 from dataflare.connectors.postgres.kept import column_rule, column_type, primary_key
 from dataflare.connectors.postgres.relation import missing_table
 from dataflare.connectors.postgres.types import declared, fits, meaning_of
-from dataflare.connectors.sql.clocks import has_other_clock, other_clock
-from dataflare.connectors.sql.names import generated_column, listed, quoted
-from dataflare.connectors.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
+from dataflare.sdk.sql.clocks import has_other_clock, other_clock
+from dataflare.sdk.sql.names import generated_column, listed, quoted
+from dataflare.sdk.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
 
 BEFORE_COLUMN = "_dataflare_rows_before"
 """Of a staging table: how many rows the run had written before the row's epoch, so that the rows of

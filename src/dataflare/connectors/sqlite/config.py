@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from dataflare.connectors.sql.config import TableSourceConfig
 from dataflare.connectors.sqlite.decode import TimeNumbers
+from dataflare.sdk.sql.config import TableSourceConfig
 
 
 class SqliteSourceConfig(TableSourceConfig):

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from dataflare.connectors.sql.names import holds_data, listed, quoted
+from dataflare.sdk.sql.names import holds_data, listed, quoted
 
 _STORED = {pl.Int64: "INTEGER", pl.Float64: "REAL", pl.String: "TEXT", pl.Binary: "BLOB"}
 

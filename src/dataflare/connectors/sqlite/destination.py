@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dataflare.connectors.sql.config import TableDestinationConfig
-from dataflare.connectors.sql.destination import TableDestination
-from dataflare.connectors.sql.store import TableStore
 from dataflare.connectors.sqlite import tables
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
@@ -14,6 +11,9 @@ from dataflare.connectors.sqlite.store import SqliteStore
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Committable, Writer
+from dataflare.sdk.sql.config import TableDestinationConfig
+from dataflare.sdk.sql.destination import TableDestination
+from dataflare.sdk.sql.store import TableStore
 
 
 class SqliteDestination(TableDestination):

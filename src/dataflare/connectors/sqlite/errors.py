@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataflare.connectors.sql import names
-from dataflare.connectors.sql.refusals import HELP
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.sdk.sql import names
+from dataflare.sdk.sql.refusals import HELP
 from dataflare.security.redact import redact_pieces
 
 _CONSTRAINT = re.compile(

@@ -11,8 +11,22 @@ from typing import Any
 import polars as pl
 from msgspec.structs import replace
 
-from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.incremental import (
+from dataflare.connectors.sqlite.connection import Opened
+from dataflare.connectors.sqlite.decode import (
+    NUMBERS_PER_SECOND,
+    TimeNumbers,
+    decoded,
+    first_number,
+    selected,
+)
+from dataflare.connectors.sqlite.errors import sqlite_errors
+from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
+from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.connectors.sqlite.types import affinity, stored
+from dataflare.errors import ConfigError
+from dataflare.model.types import DATE
+from dataflare.sdk.sql.config import Incremental
+from dataflare.sdk.sql.incremental import (
     CURSOR,
     DAY_S,
     PER_SECOND,
@@ -28,23 +42,9 @@ from dataflare.connectors.sql.incremental import (
     row_hashes,
     with_blank,
 )
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.originals import original
-from dataflare.connectors.sql.pages import Page
-from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import (
-    NUMBERS_PER_SECOND,
-    TimeNumbers,
-    decoded,
-    first_number,
-    selected,
-)
-from dataflare.connectors.sqlite.errors import sqlite_errors
-from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
-from dataflare.connectors.sqlite.relation import Column, Relation
-from dataflare.connectors.sqlite.types import affinity, stored
-from dataflare.errors import ConfigError
-from dataflare.model.types import DATE
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.originals import original
+from dataflare.sdk.sql.pages import Page
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.originals import original, original_row
-from dataflare.connectors.sql.pages import Page, PageReader
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.decode import advice, decoded, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
@@ -20,6 +17,9 @@ from dataflare.connectors.sqlite.shards import condition
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, STRING
 from dataflare.sdk.source import BadRow
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.originals import original, original_row
+from dataflare.sdk.sql.pages import Page, PageReader
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText

@@ -11,8 +11,6 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dataflare.connectors.sql.names import listed, missing_column, missing_table, quoted
-from dataflare.connectors.sql.query import bind_query
 from dataflare.connectors.sqlite import types as sqlite_types
 from dataflare.connectors.sqlite.config import SqliteSourceConfig
 from dataflare.connectors.sqlite.connection import Connection
@@ -22,6 +20,8 @@ from dataflare.connectors.sqlite.tables import find_table, table_names
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model import types
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.names import listed, missing_column, missing_table, quoted
+from dataflare.sdk.sql.query import bind_query
 
 _SAMPLE_ROWS = 1_000
 

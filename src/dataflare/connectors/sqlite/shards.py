@@ -7,9 +7,14 @@ from math import isfinite
 from sys import float_info
 from typing import Any
 
-from dataflare.connectors.sql.config import FileSharding
-from dataflare.connectors.sql.names import quoted
-from dataflare.connectors.sql.shards import (
+from dataflare.connectors.sqlite.connection import Connection
+from dataflare.connectors.sqlite.relation import Column, Relation
+from dataflare.connectors.sqlite.types import type_of_declaration
+from dataflare.errors import ConfigError
+from dataflare.model.progress import Split
+from dataflare.sdk.sql.config import FileSharding
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.shards import (
     edge_splits,
     hash_splits,
     moment_text,
@@ -17,11 +22,6 @@ from dataflare.connectors.sql.shards import (
     span_starts,
     uncuttable,
 )
-from dataflare.connectors.sqlite.connection import Connection
-from dataflare.connectors.sqlite.relation import Column, Relation
-from dataflare.connectors.sqlite.types import type_of_declaration
-from dataflare.errors import ConfigError
-from dataflare.model.progress import Split
 
 _ENDS = 12
 

@@ -13,9 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from dataflare.connectors.sql.config import FileSharding
-from dataflare.connectors.sql.incremental import State
-from dataflare.connectors.sql.names import missing_file, quoted
 from dataflare.connectors.sqlite.config import SqliteSourceConfig
 from dataflare.connectors.sqlite.connection import Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
@@ -34,6 +31,9 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
+from dataflare.sdk.sql.config import FileSharding
+from dataflare.sdk.sql.incremental import State
+from dataflare.sdk.sql.names import missing_file, quoted
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

@@ -12,19 +12,6 @@ from typing import Any
 import polars as pl
 from msgspec.structs import replace
 
-from dataflare.connectors.sql import marker, sweeping
-from dataflare.connectors.sql.fold import fold, rows_to_append
-from dataflare.connectors.sql.marker import (
-    MARKER_COLUMNS,
-    MARKER_DDL,
-    MARKER_TABLE,
-    MarkerRow,
-    MarkerRows,
-)
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.refusals import Pace, Refusal, rowwise, sift, with_row
-from dataflare.connectors.sql.shared import now_text
-from dataflare.connectors.sql.store import TableStore, Target
 from dataflare.connectors.sqlite import tables
 from dataflare.connectors.sqlite.connection import Connection, Opened
 from dataflare.connectors.sqlite.errors import sqlite_errors
@@ -32,6 +19,19 @@ from dataflare.connectors.sqlite.exactness import as_text, refuse_loss
 from dataflare.connectors.sqlite.types import stored, type_of_declaration
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.sql import marker, sweeping
+from dataflare.sdk.sql.fold import fold, rows_to_append
+from dataflare.sdk.sql.marker import (
+    MARKER_COLUMNS,
+    MARKER_DDL,
+    MARKER_TABLE,
+    MarkerRow,
+    MarkerRows,
+)
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
+from dataflare.sdk.sql.shared import now_text
+from dataflare.sdk.sql.store import TableStore, Target
 
 _STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
 _INT64_MAX = 2**63 - 1

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from dataflare.connectors.sql.clocks import has_other_clock, other_clock
-from dataflare.connectors.sql.names import generated_column, listed, missing_table, quoted
-from dataflare.connectors.sql.store import Target
 from dataflare.connectors.sqlite.connection import Connection
 from dataflare.connectors.sqlite.exactness import misfit
 from dataflare.connectors.sqlite.types import declared, fits, type_of_declaration
 from dataflare.errors import DataError, SystemError_, did_you_mean
+from dataflare.sdk.sql.clocks import has_other_clock, other_clock
+from dataflare.sdk.sql.names import generated_column, listed, missing_table, quoted
+from dataflare.sdk.sql.store import Target
 
 
 class Table(Struct, frozen=True):

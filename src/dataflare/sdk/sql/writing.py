@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.refusals import Refusal, refused_rows
 from dataflare.errors import DataFlareError
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
+from dataflare.sdk.sql import redo
+from dataflare.sdk.sql.refusals import Refusal, refused_rows
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:

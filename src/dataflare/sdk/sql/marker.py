@@ -20,7 +20,7 @@ from dataflare.errors import CheckpointError
 from dataflare.sdk.destination import Owner, fenced_by_other, refuse_older
 
 if TYPE_CHECKING:
-    from dataflare.connectors.sql.store import Target
+    from dataflare.sdk.sql.store import Target
 
 MARKER_TABLE = "_dataflare_epochs"
 ADDED_COLUMNS = ("token", "workflow", "place")

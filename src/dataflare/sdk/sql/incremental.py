@@ -21,11 +21,11 @@ import polars as pl
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from dataflare.connectors.sql.config import Incremental
-from dataflare.connectors.sql.originals import original, original_row
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.hashing import digest
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.config import Incremental
+from dataflare.sdk.sql.originals import original, original_row
 
 CURSOR = "__dataflare_cursor"
 """The cursor in comparable form: Int64 or Int128 for numbers and times, Float64 or String."""

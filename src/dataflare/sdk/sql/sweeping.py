@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from dataflare.connectors.delete_max import effect, refuse_too_many
-from dataflare.connectors.sql.names import listed, quoted
-from dataflare.connectors.sql.store import Target
+from dataflare.sdk.delete_max import effect, refuse_too_many
+from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.store import Target
 
 
 class Sweep(Struct, frozen=True):

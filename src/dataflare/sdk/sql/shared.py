@@ -21,8 +21,11 @@ from weakref import WeakValueDictionary
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.sql import redo
-from dataflare.connectors.sql.marker import (
+from dataflare.errors import CheckpointError
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Epoch
+from dataflare.sdk.sql import redo
+from dataflare.sdk.sql.marker import (
     MarkerRow,
     MarkerRows,
     Verdict,
@@ -30,13 +33,10 @@ from dataflare.connectors.sql.marker import (
     first_marker,
     rewind_marker,
 )
-from dataflare.connectors.sql.names import holds_data
-from dataflare.connectors.sql.refusals import Refusal
-from dataflare.connectors.sql.store import TableStore, Target
-from dataflare.connectors.sql.sweeping import Sweep
-from dataflare.errors import CheckpointError
-from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Epoch
+from dataflare.sdk.sql.names import holds_data
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.sweeping import Sweep
 
 T = TypeVar("T")
 

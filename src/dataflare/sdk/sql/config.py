@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from dataflare.connectors.delete_max import DeleteMax as DeleteMax
 from dataflare.model.units import Duration, parse_duration
+from dataflare.sdk.delete_max import DeleteMax as DeleteMax
 
 
 def _keep_text(value: Any) -> Any:

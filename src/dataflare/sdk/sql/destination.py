@@ -12,15 +12,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dataflare.connectors.sql import redo, statements, sweeping
-from dataflare.connectors.sql.config import TableDestinationConfig
-from dataflare.connectors.sql.fold import OP_COLUMN
-from dataflare.connectors.sql.marker import MarkerRows
-from dataflare.connectors.sql.names import holds_data, missing_file
-from dataflare.connectors.sql.refusals import Refusal
-from dataflare.connectors.sql.shared import Share, SharedFile, shared_file
-from dataflare.connectors.sql.store import TableStore, Target
-from dataflare.connectors.sql.writing import RedoLogWriter
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
@@ -36,6 +27,15 @@ from dataflare.sdk.destination import (
     RefusedRow,
     Writer,
 )
+from dataflare.sdk.sql import redo, statements, sweeping
+from dataflare.sdk.sql.config import TableDestinationConfig
+from dataflare.sdk.sql.fold import OP_COLUMN
+from dataflare.sdk.sql.marker import MarkerRows
+from dataflare.sdk.sql.names import holds_data, missing_file
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.shared import Share, SharedFile, shared_file
+from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.writing import RedoLogWriter
 from dataflare.sdk.threads import in_thread
 
 _HOLD_S = 0.5

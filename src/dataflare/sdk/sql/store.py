@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.sql.marker import MarkerRow, MarkerRows
-from dataflare.connectors.sql.refusals import Refusal
 from dataflare.model.types import Schema
 from dataflare.sdk.declarations import Declarations
+from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
+from dataflare.sdk.sql.refusals import Refusal
 
 STAGING_PREFIX = "_dataflare_new_"
 KEYS_PREFIX = "_dataflare_seen_"

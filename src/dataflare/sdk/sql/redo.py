@@ -21,9 +21,9 @@ import polars as pl
 import xxhash
 from msgspec import Struct
 
-from dataflare.checkpoint.files import open_private, sync_folder
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
+from dataflare.sdk.durable_files import open_private, sync_folder
 
 _LENGTH = struct.Struct("<Q")
 _REFUSED_COLUMN = "__dataflare_refused"
