@@ -13,7 +13,7 @@ from msgspec import Struct
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot, SplitState
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
-from dataflare.engine.messages import Checkpoint, Deploy, Fail, Share
+from dataflare.engine.messages import Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
 from dataflare.errors import CheckpointError
 from dataflare.model.new_fields import NewFields
@@ -39,11 +39,15 @@ class Puppet:
     def __init__(self, name: str, kind: Kind) -> None:
         self.spec = Deploy(name, kind, 0)  # type: ignore[arg-type]
         self.asked: list[Checkpoint] = []
+        self.told_open: list[str] = []
         self.answer: Callable[[Checkpoint], None] = lambda asked: None
 
     def checkpoint(self, asked: Checkpoint) -> None:
         self.asked.append(asked)
         self.answer(asked)
+
+    def opened(self, opened: Opened) -> None:
+        self.told_open.append(opened.source)
 
 
 class Noting(NoCommitter):
@@ -194,9 +198,13 @@ def test_an_epoch_that_takes_too_long_says_which_task_is_missing(tmp_path: Path)
 
 def test_splits_are_assigned_once_and_those_done_never(tmp_path: Path) -> None:
     async def main() -> None:
-        coordinator = House(tmp_path).coordinator
-        assigned = [coordinator.assign("in") for _ in range(3)]
+        house = House(tmp_path)
+        coordinator = house.coordinator
+        assigned = [coordinator.assign("in")]
+        assert not house.source.told_open  # a split is not open yet
+        assigned += [coordinator.assign("in") for _ in range(2)]
         assert [each and each.split.id for each in assigned] == ["b", "c", None]
+        assert (house.source.told_open, house.writer.told_open) == (["in"], [])
 
     run(main())
 

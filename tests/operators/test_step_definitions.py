@@ -107,13 +107,18 @@ def test_only_a_union_takes_several_inputs(type_: str):
     assert "help: join them first in a step of type union" in block
 
 
-def test_event_time_waits_too():
+def test_an_event_time_is_a_column_with_times():
+    rows = "config: {rows: [{n: 1}]}"
     block = refused(
-        "step: {type: map, inputs: [s]}",
-        s="{type: inline, config: {rows: [{n: 1}]}, event_time: {column: n}}",
+        "step: {type: map, inputs: [s]}", s=f"{{type: inline, {rows}, event_time: {{column: n}}}}"
     )
-    assert block.startswith("error[E0314]: source 's' has an event time")
-    assert "^^^^^^^^^^" in block
+    assert block.startswith("error[E0330]: the event time of source 's' is the column 'n'")
+    assert "int64" in block
+    block = refused(
+        "step: {type: map, inputs: [s]}", s=f"{{type: inline, {rows}, event_time: {{column: m}}}}"
+    )
+    assert block.startswith("error[E0203]: unknown column 'm' in the event_time")
+    assert "its columns: n" in block
 
 
 def test_errors_of_several_steps_come_together():

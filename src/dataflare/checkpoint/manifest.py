@@ -48,11 +48,13 @@ class Damaged(CheckpointError):
 
 
 class SplitState(Struct, frozen=True):
-    """The progress of reading one split. position: None means its beginning."""
+    """The progress of reading one split. position: None means its beginning. event_time_us: the greatest
+    event time before the position, where rows have one."""
 
     split: Split
     position: Position | None = None
     done: bool = False
+    event_time_us: int | None = None
 
 
 class SourceSnapshot(Struct, frozen=True):
@@ -79,6 +81,8 @@ class SourceSnapshot(Struct, frozen=True):
         for id_, state in self.states.items():
             position = state.position.to_json() if state.position is not None else None
             states[id_] = {"position": position, "done": state.done}
+            if state.event_time_us is not None:
+                states[id_]["event_time_us"] = state.event_time_us
             if listed.get(id_) != state.split:
                 states[id_]["split"] = state.split.to_json()
         return {
@@ -96,7 +100,10 @@ class SourceSnapshot(Struct, frozen=True):
             split = Split.from_json(state["split"]) if "split" in state else listed[id_]
             position = state["position"]
             states[id_] = SplitState(
-                split, None if position is None else Position(position), bool(state["done"])
+                split,
+                None if position is None else Position(position),
+                bool(state["done"]),
+                state.get("event_time_us"),
             )
         return cls(splits, states, value["carried"])
 

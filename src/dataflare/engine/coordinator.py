@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.store import LocalStore
-from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Share
+from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
@@ -62,7 +62,8 @@ class SourceFacts(Struct):
             s.split.id: s.position for s in states if s.position is not None and not s.done
         }
         done = frozenset(state.split.id for state in states if state.done)
-        return SplitQueue([state.split for state in states], positions, done)
+        times = {state.split.id: state.event_time_us for state in states}
+        return SplitQueue([state.split for state in states], positions, done, times)
 
 
 class CheckpointStats(Struct):
@@ -79,6 +80,8 @@ class Member(Protocol):
     def spec(self) -> Deploy: ...
 
     def checkpoint(self, asked: Checkpoint) -> None: ...
+
+    def opened(self, opened: Opened) -> None: ...
 
 
 class _Pending(Struct):
@@ -123,6 +126,7 @@ class Coordinator:
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
         self._queues = {name: facts.queue() for name, facts in sources.items()}
+        self._opened: set[str] = set()
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
         self._left_out = left_out
@@ -157,7 +161,13 @@ class Coordinator:
             self.failed.set_exception(failure.error)
 
     def assign(self, source: str) -> Assign | None:
-        return self._queues[source].take()
+        taken = self._queues[source].take()
+        if not self._queues[source] and source not in self._opened:
+            self._opened.add(source)
+            for member in self.members.values():
+                if member.spec.stage.name == source:
+                    member.opened(Opened(source))
+        return taken
 
     # -- epochs ------------------------------------------------------------------------------------
 

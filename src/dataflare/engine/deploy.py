@@ -19,6 +19,7 @@ from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Inbox, MemoryBudget
+from dataflare.engine.clocks import Drift
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
@@ -122,6 +123,7 @@ class Worker:
         )
         self.budget = MemoryBudget(settings.resources.memory, self.controller)
         self.tasks: list[Task] = []
+        self._drift = Drift()
         self._specs: list[Deploy] = []
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
@@ -226,6 +228,7 @@ class Worker:
             hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
             schema_change=self.settings.schema_change if watched else None,
             flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / readers),
+            drift=self._drift,
         )
 
     async def _operating(self, spec: Deploy) -> Operating:
@@ -257,9 +260,11 @@ class Worker:
         """What runs a chain of a stage. body: that behind the main output by default."""
         body = body or stage.body
         assert body is not None
-        stateful = frozenset(s.name for s in self.plan.stages if s.operator is not None)
+        # Sources and stateful steps count their own rows.
+        heads = frozenset(s.name for s in self.plan.stages if s.destination is None)
         tables, asked = self._tables[stage.id], self._asked[stage.id]
-        return SegmentRunner(body, tables, self.errors, stateful, asked)
+        timed = frozenset(edge.id for edge in self.plan.out_of(stage.id) if edge.timed)
+        return SegmentRunner(body, tables, self.errors, heads, asked, timed)
 
     def _batcher(self) -> AdaptiveBatcher:
         batch = self.settings.batch

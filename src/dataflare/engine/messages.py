@@ -5,6 +5,7 @@ coordinator to task    Deploy      run this
 task to coordinator    Share       what belongs to an epoch
                        Fail        the task cannot go on
 both ways              Assign      a request for a split, and the split
+coordinator to task    Opened      the last split of a source was given to a reader
 """
 
 from __future__ import annotations
@@ -84,10 +85,18 @@ class Fail(Struct, frozen=True):
 
 
 class Assign(Struct, frozen=True):
-    """A split to read. position: where to begin; None is its beginning."""
+    """A split to read. position: where to begin; None is its beginning. event_time_us: the greatest event
+    time before it."""
 
     split: Split
     position: Position | None = None
+    event_time_us: int | None = None
+
+
+class Opened(Struct, frozen=True):
+    """Every split of a source is read or was read: none holds back the watermark unseen."""
+
+    source: str
 
 
 class Control(Protocol):

@@ -24,7 +24,8 @@ class LeftOut(Struct):
 
 
 class StepMetrics(Struct):
-    """rows_in and rows_out: None once unknowable. refused: those errors that a
+    """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
+    where it is known. refused: those errors that a
     destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack."""
 
@@ -39,6 +40,7 @@ class StepMetrics(Struct):
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
+    watermark_us: int | None = None
     warnings: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
 
@@ -57,6 +59,8 @@ class StepMetrics(Struct):
         self.seconds += other.seconds
         self.tasks += other.tasks
         self.ended += other.ended
+        marks = [m for m in (self.watermark_us, other.watermark_us) if m is not None]
+        self.watermark_us = min(marks, default=None)
         for warning, rows in other.warnings.items():
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
         for path, found in other.left_out.items():

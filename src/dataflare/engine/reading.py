@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.messages import Assign, Fail, Share
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
@@ -30,7 +31,7 @@ from dataflare.engine.task import Body
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.hashing import mix_int
-from dataflare.model.progress import Position, Split
+from dataflare.model.progress import IDLE, Position, Split, Watermark
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, Salvaged, SourceConnector
 
@@ -60,6 +61,7 @@ class Reading(Body):
         hold_s: float,
         schema_change: str | None = None,
         flying_bytes_max: int = sys.maxsize,
+        drift: Drift | None = None,
     ) -> None:
         self._schema_change, self._flying_bytes_max = schema_change, flying_bytes_max
         self.connector, self.runner, self.batcher = connector, runner, batcher
@@ -69,17 +71,34 @@ class Reading(Body):
         self._position: Position | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._failures = 0
+        self._drift = drift or Drift()
+        self._clock = SplitClock(None, self._drift, "")
+        self._all_open = self._is_idle = self._is_silent = False
+        self._told_us: int | None = None
+        self._gave_rows_at = 0.0
+
+    def begin(self) -> None:
+        self._clock = SplitClock(self.runner.stamp, self._drift, self.task.id)
+
+    def opened(self) -> None:
+        self._all_open = True
+        self._tell_time()
+        if self._is_silent:
+            self._go_idle()
 
     async def finish(self) -> None:
         while not self._is_cancelled and (taken := self._next_split()) is not None:
-            await self._read(taken.split, taken.position)
+            await self._read(taken)
 
     def freeze(self, epoch: int) -> Share:
         return replace(self.last_share(), epoch=epoch)
 
     def last_share(self) -> Share:
-        open_split = [] if self._split is None else [SplitState(self._split, self._position)]
-        return Share(self.task.id, None, splits=(*self._done, *open_split))
+        if self._split is None:
+            return Share(self.task.id, None, splits=tuple(self._done))
+        time = self._clock.event_time_us
+        open_split = SplitState(self._split, self._position, event_time_us=time)
+        return Share(self.task.id, None, splits=(*self._done, open_split))
 
     def cancel(self) -> None:
         """Stop reading, in the middle of a wait too. A source whose next run goes on from this one
@@ -94,8 +113,12 @@ class Reading(Body):
     def _next_split(self) -> Assign | None:
         return self.task.control.assign(self.task.name)
 
-    async def _read(self, split: Split, position: Position | None) -> None:
+    async def _read(self, taken: Assign) -> None:
+        split, position = taken.split, taken.position
         self._split, self._position = split, position
+        self._clock.begin(taken.event_time_us)
+        self._gave_rows_at = asyncio.get_running_loop().time()
+        self._tell_time()
         reader = ReopeningReader(self.connector, split, position, self._retrying, self._hold_s)
         ended = False
         try:
@@ -112,19 +135,24 @@ class Reading(Body):
         warnings = self.task.metrics.step(self.task.name).warnings
         for warning, rows in reader.warnings.items():
             warnings[warning] = warnings.get(warning, 0) + rows
-        self._done.append(SplitState(self._split, self._position, done=ended))
+        time = self._clock.event_time_us
+        self._done.append(SplitState(self._split, self._position, ended, None if ended else time))
         self._split = None
+        self._clock.end()
         await self.task.cut_if_asked()
 
     async def _may_go_on(self) -> None:
         """Between two batches: cut if asked, and end when no step needs more."""
         await self.task.cut_if_asked()
+        while not self._is_cancelled and (moved := self._clock.runs_ahead()) is not None:
+            await self._waiting(moved.wait())
         if self._is_cancelled:
             raise _Cancelled
 
     async def _waiting(self, awaited: Awaitable[T]) -> T:
         """Wait where the task may be cut, until no step needs more rows."""
         self._reading = asyncio.current_task()
+        timer = self._idle_timer()
         try:
             return await self.task.waiting(awaited)
         except asyncio.CancelledError:
@@ -133,6 +161,47 @@ class Reading(Body):
             raise
         finally:
             self._reading = None
+            if timer is not None:
+                timer.cancel()
+
+    # -- event time --------------------------------------------------------------------------------
+
+    def _idle_timer(self) -> asyncio.TimerHandle | None:
+        """Says that the split is idle when it has given nothing for `idle_timeout`."""
+        stamp = self._clock.stamp
+        if stamp is None or stamp.idle_timeout_s is None or self._is_silent or self._split is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_at(self._gave_rows_at + stamp.idle_timeout_s, self._go_idle)
+
+    def _go_idle(self) -> None:
+        # A split that no reader has opened holds back the watermark: this one must not let it go.
+        self._is_idle = self._all_open
+        self._is_silent = True
+        if not self._is_idle:
+            return
+        self._drift.leave(self.task.id)
+        self.task.put_all(IDLE)
+
+    def _advance(self, event_time_us: int | None, rows: int | None) -> None:
+        """A batch has left, and the position is behind it."""
+        if self._clock.stamp is None:
+            return
+        if rows != 0:
+            self._gave_rows_at = asyncio.get_running_loop().time()
+            self._is_idle = self._is_silent = False
+        self._clock.advance(event_time_us)
+        self._tell_time()
+
+    def _tell_time(self) -> None:
+        """The watermark of the open split, where no split of the source may hold earlier rows."""
+        time = self._clock.watermark_us
+        if time is None:
+            return
+        self.task.metrics.step(self.task.name).watermark_us = time
+        if self._all_open and time != self._told_us:
+            self._told_us = time
+            self.task.put_all(Watermark(time))
 
     # -- chunks ------------------------------------------------------------------------------------
 
@@ -165,8 +234,9 @@ class Reading(Body):
                         outcome = future.result()
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
-                    await self._let_out(outcome, chunk.num_bytes)
+                    event_time_us = await self._let_out(outcome, chunk.num_bytes)
                     self._position = chunk.position
+                    self._advance(event_time_us, outcome.head_rows)
                     await self._may_go_on()
         finally:
             await _abandon([reading] if reading is not None else [], [f for _, f in flying])
@@ -303,8 +373,9 @@ class Reading(Body):
             )
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
-            await self._let_out(outcome, batch.num_bytes)
+            event_time_us = await self._let_out(outcome, batch.num_bytes)
             self._position = position
+            self._advance(event_time_us, batch.num_rows)
             if time.perf_counter() > pause_at:
                 # A source that never waits must not keep the others from their turn.
                 await asyncio.sleep(0)
@@ -323,11 +394,14 @@ class Reading(Body):
             frame = self._with_needs(frame.lazy(), key).collect(engine="in-memory")
         return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
 
-    async def _let_out(self, outcome: Outcome, num_bytes: int) -> None:
+    async def _let_out(self, outcome: Outcome, num_bytes: int) -> int | None:
+        """Send a batch on. Gives the greatest event time of the split after it."""
+        event_time_us = self._clock.lift(outcome)
         metric = self.task.metrics.step(self.task.name)
         metric.add_out(outcome.head_rows, num_bytes)
         metric.seconds += outcome.seconds
         await self.task.emit(outcome)
+        return event_time_us
 
 
 def _searched(chunk: Chunk) -> NewFields | None:

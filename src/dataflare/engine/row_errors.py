@@ -18,6 +18,7 @@ from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
 from dataflare.operators.schema_change import UNFORESEEN
+from dataflare.operators.stamp import AHEAD_OF_CLOCK, WITHOUT_TIME
 from dataflare.operators.validate import RULE_BROKEN
 from dataflare.sdk.user_code import is_of_rows
 
@@ -32,6 +33,11 @@ _KINDS = {
     MISSED: ("E0542", "the table has no row for the key"),
     MANY: ("E0543", "the table has several rows for the key"),
     UNFORESEEN: ("E0545", "the destination has no such column, and the row has a value for it"),
+    WITHOUT_TIME: ("E0550", "the row has no event time"),
+    AHEAD_OF_CLOCK: (
+        "E0551",
+        "the event time is further ahead of the clock than max_future allows",
+    ),
 }
 
 _SKIP = "set error_handling: {on_error: skip}"
@@ -41,6 +47,8 @@ _HELP: dict[int | None, str] = {
     UNPARSED: f"fix the data, or {_SKIP}",
     MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
     MANY: "make the keys of the table unique, or set on_many to first or all",
+    WITHOUT_TIME: f"fix the data, filter such rows out where they come from, or {_SKIP}",
+    AHEAD_OF_CLOCK: f"fix the data, raise max_future in the source's event_time, or {_SKIP}",
 }
 _UNREAD_HELP = {
     "E0501": "say the column's type in 'schema' (string keeps any text); for numbers such as 1.234,50 set "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import polars as pl
 from msgspec import Struct, field
@@ -18,9 +19,11 @@ from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
 from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
 from dataflare.operators.python import PythonCall
+from dataflare.operators.stamp import Stamp
 from dataflare.planner.physical import Segment
 from dataflare.state.index import KeyIndex
 
@@ -104,6 +107,8 @@ class Outcome(Struct):
 class SegmentRunner:
     """One tree, for one task. Called by one thread at a time per batch; holds nothing of a batch.
 
+    stamp: what gives the rows of a source their event time. timed: the edges that carry it.
+
     asked: by step, the systems that lookups ask key by key. waits: a batch waits for some system.
     uncounted: steps that count their rows themselves (stateful ones, whose first expressions run
     here, ahead of the exchange)."""
@@ -115,10 +120,13 @@ class SegmentRunner:
         errors: RowErrors,
         uncounted: frozenset[str] = frozenset(),
         asked: Mapping[str, AskedTable] | None = None,
+        timed: frozenset[int] = frozenset(),
     ) -> None:
         self.segment, self.tables, self.errors = segment, tables, errors
         self.uncounted = uncounted
         self.asked = asked or {}
+        self.timed = timed
+        self.stamp = next((op for op in segment.operators if isinstance(op, Stamp)), None)
         self.needs = _needs(segment)
 
     @property
@@ -130,6 +138,8 @@ class SegmentRunner:
         started = time.perf_counter()
         outcome = Outcome(head_rows=given.rows)
         self._segment(self.segment, given, outcome, head=True)
+        if self.stamp is not None and outcome.head_rows is not None:
+            outcome.head_rows -= outcome.errors.get(self.stamp.step, 0)
         outcome.seconds = time.perf_counter() - started
         return outcome
 
@@ -150,7 +160,7 @@ class SegmentRunner:
                 outcome.counts.append((segment.branch.step, 0, part.height))
             part = _only(part, schema)
             for edge in edges:
-                outcome.frames.append((edge, _clean(part)))
+                outcome.frames.append((edge, _clean(part, timed=edge in self.timed)))
             for child in segments:
                 behind = Given(part, part.height, lambda part=part: part)  # type: ignore[misc]
                 self._segment(child, behind, outcome)
@@ -163,6 +173,20 @@ class SegmentRunner:
         operators = list(segment.operators)
         entered = given.rows
         current = given
+        if self.stamp is not None and self.stamp.streaming and self.stamp in operators:
+            place = operators.index(self.stamp) + 1
+            frame, rows = self._query(operators[:place], None, given, outcome)
+            outcome.event_time_us = cast("int | None", frame[TIME_COLUMN].max())
+            entered = rows if entered is None else entered
+            whole = frame.height == rows
+            current = Given(
+                frame,
+                frame.height,
+                lambda frame=frame: frame,  # type: ignore[misc]
+                given.place if whole else None,
+                given.row_numbers if whole else None,
+            )
+            operators = operators[place:]
         while True:
             cut = next((i for i, op in enumerate(operators) if op.runs_alone), None)
             if cut is None:
@@ -292,15 +316,18 @@ def _needs(segment: Segment) -> frozenset[str]:
 def _only(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """The columns of a schema, and the reserved ones that travel along."""
     travelling = [
-        n for n in (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey") if n in frame.columns
+        n
+        for n in (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey", *TIME_COLUMNS)
+        if n in frame.columns
     ]
     wanted = [*schema.names, *travelling]
     return frame if frame.columns == wanted else frame.select(wanted)
 
 
-def _clean(frame: pl.DataFrame) -> pl.DataFrame:
-    """Without reserved columns that mean something only inside the tree."""
-    gone = [n for n in ("__dataflare_now", "__dataflare_rowkey") if n in frame.columns]
+def _clean(frame: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
+    """Without reserved columns that mean something only inside the tree. timed: keep the event time."""
+    inside = ("__dataflare_now", "__dataflare_rowkey", *(() if timed else TIME_COLUMNS))
+    gone = [n for n in inside if n in frame.columns]
     return frame.drop(gone) if gone else frame
 
 

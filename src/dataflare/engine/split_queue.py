@@ -14,16 +14,18 @@ from dataflare.model.progress import Position, Split
 
 
 class SplitQueue:
-    """splits: the listing fixed at the run's start. positions: where begun ones go on; done: ids."""
+    """splits: the listing fixed at the run's start. positions: where begun ones go on; done: ids. times:
+    of begun ones, the greatest event time before that."""
 
     def __init__(
         self,
         splits: Sequence[Split],
         positions: Mapping[str, Position] | None = None,
         done: frozenset[str] = frozenset(),
+        times: Mapping[str, int | None] | None = None,
     ) -> None:
         self.splits = tuple(splits)
-        self._positions = dict(positions or {})
+        self._positions, self._times = dict(positions or {}), dict(times or {})
         begun = [s for s in splits if s.id in self._positions and s.id not in done]
         unread = [s for s in splits if s.id not in self._positions and s.id not in done]
         self._waiting = deque([*begun, *unread])
@@ -33,7 +35,7 @@ class SplitQueue:
         if not self._waiting:
             return None
         split = self._waiting.popleft()
-        return Assign(split, self._positions.get(split.id))
+        return Assign(split, self._positions.get(split.id), self._times.get(split.id))
 
     def __len__(self) -> int:
         return len(self._waiting)

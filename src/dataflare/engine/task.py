@@ -22,7 +22,7 @@ from msgspec import Struct
 from dataflare.engine.channel import Channel, Inbox
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Share
+from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Opened, Share
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
@@ -80,6 +80,9 @@ class Body(ABC):
     async def prepare(self, barrier: Barrier) -> Share:
         """The share of an epoch. Where not `cuts_at_once`."""
         raise NotImplementedError
+
+    def opened(self) -> None:
+        """Every split of its source is read or was read."""
 
     def last_share(self) -> Share:
         """The share of every epoch from the task's end on."""
@@ -143,6 +146,7 @@ class Task:
                     await self._cut(event.barrier)
                 case Time():
                     await body.time(event.event_time_us)
+                    self.metrics.step(self.name).watermark_us = event.event_time_us
                     self.put_all(Watermark(event.event_time_us))
                 case Ended():
                     await body.ended(event.port)
@@ -182,6 +186,10 @@ class Task:
         if self.is_root and not self._has_ended and self._waits and self.body.cuts_at_once:
             self._cut_now(asked.barrier)
         self._wake.set()
+
+    def opened(self, opened: Opened) -> None:
+        """The coordinator says that no split of the source is left."""
+        self.body.opened()
 
     @property
     def is_root(self) -> bool:

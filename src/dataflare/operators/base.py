@@ -138,6 +138,11 @@ class RowOperator(ABC):
         return False
 
     @property
+    def keeps_time(self) -> bool:
+        """Whether a row that leaves has the event time of the row that it comes from."""
+        return True
+
+    @property
     def runs_alone(self) -> bool:
         """Whether it is not part of a query: a user's function, or a system that must be asked first."""
         return False

@@ -53,6 +53,7 @@ class Deduplicate(StatefulOperator, StructABC, frozen=True):
     step: str
     keys: tuple[str, ...]
     passes_rows = True
+    keeps_time = True
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveDeduplicate(self.keys, tables)

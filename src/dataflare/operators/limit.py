@@ -36,6 +36,7 @@ class Limit(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...] = ()
     passes_rows = True
     finite = True
+    keeps_time = True
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveLimit(tables, self.rows)

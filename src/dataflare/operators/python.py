@@ -64,6 +64,10 @@ class PythonCall(RowOperator, StructABC, frozen=True):
         return False
 
     @property
+    def keeps_time(self) -> bool:
+        return False
+
+    @property
     def runs_alone(self) -> bool:
         return True
 

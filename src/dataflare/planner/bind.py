@@ -29,6 +29,7 @@ from dataflare.operators.names import not_reserved
 from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
+from dataflare.planner import event_time
 from dataflare.planner.changelog import check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
@@ -110,7 +111,8 @@ class Binder:
     """Binds the steps of a workflow, section by section.
 
     unchecked: what could not be checked offline. connectors: the sources, by step. outputs: by step;
-    None if they are unknown. outputs_read: the outputs that some step reads.
+    None if they are unknown. outputs_read: the outputs that some step reads. timed: the steps whose rows
+    have an event time.
     """
 
     def __init__(
@@ -134,11 +136,14 @@ class Binder:
             (ref.step, ref.output) for step in workflow.steps() for ref in step.inputs
         }
         self.endless: set[str] = set()
+        self.timed: set[str] = set()
         self.tables: dict[str, LookupTable] = {}
 
     def graph(self) -> Graph:
         """The nodes as a plan. Raises the errors that only the whole plan shows, with their place."""
         graph = joined_changelogs(Graph(self.nodes))
+        streaming = event_time.is_streaming(self.workflow, self.endless)
+        graph = event_time.stamped(graph, self.workflow, streaming=streaming)
         settings = self.workflow.settings
         try:
             check_changelogs(graph)
@@ -165,14 +170,6 @@ class Binder:
             try:
                 connector = self._source(step.type, step.config, name, step.schema)
                 self.connectors[name] = connector
-                if step.event_time is not None:
-                    raise PlanError(
-                        f"source '{name}' has an event time, which this version cannot use yet",
-                        code="E0314",
-                        step=name,
-                        spot=step.key_spot_of("event_time"),
-                        help="leave 'event_time' out",
-                    )
                 if not connector.capabilities().bounded:
                     self.endless.add(name)
                 schema = await self._schema(connector, step)
@@ -181,6 +178,10 @@ class Binder:
                     schema.names if schema else (),
                     "rename it where the rows come from, or list the columns to read: columns: [...]",
                 )
+                if step.event_time is not None:
+                    self.timed.add(name)
+                    if schema is not None:
+                        event_time.check_column(step, schema)
             except DataFlareError as error:
                 self._note(error, step)
                 continue
@@ -269,6 +270,7 @@ class Binder:
             syntax_only(config)
             self.unchecked.append(unknown_columns(step.name, step.kind))
             return
+        timed = tuple(ref.step in self.timed for ref in step.inputs)
         context = BindContext(
             step=step.name,
             base=self.workflow.base,
@@ -276,10 +278,16 @@ class Binder:
             bounded=step.name not in self.endless,
             parallelism=self.workflow.settings.parallelism,
             table=lambda source: self.tables[step.name],
+            timed=timed,
+            streaming=event_time.is_streaming(self.workflow, self.endless),
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
         if bound.stateful is not None and bound.stateful.finite:
             self.endless.discard(step.name)
+        if bound.stateful is not None and bound.stateful.timed:
+            event_time.refuse_timeless(step, timed, self.workflow)
+        if all(timed) and event_time.keeps_time(bound):
+            self.timed.add(step.name)
         for schema in bound.outputs.values():
             not_reserved(step.name, schema.names)
         self.outputs[step.name] = bound.outputs

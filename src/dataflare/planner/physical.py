@@ -17,6 +17,7 @@ from dataflare.model.types import Schema
 from dataflare.operators.base import Branch, LookupTable, RowOperator, StatefulOperator
 from dataflare.operators.lookup import Lookup
 from dataflare.planner.dead_letters import LETTERS
+from dataflare.planner.event_time import needing_time
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -32,7 +33,8 @@ from dataflare.sdk.source import SourceConnector
 
 
 class Edge(Struct, frozen=True):
-    """Rows from one stage to another. exchange: forward, hash (by keys), gather (all to one task)."""
+    """Rows from one stage to another. exchange: forward, hash (by keys), gather (all to one task). timed: the
+    rows have their event time with them."""
 
     id: int
     from_stage: int
@@ -41,6 +43,7 @@ class Edge(Struct, frozen=True):
     keys: tuple[str, ...]
     schema: Schema
     port: int = 0
+    timed: bool = False
 
 
 class Segment(Struct, frozen=True):
@@ -168,6 +171,7 @@ class _Builder:
         ]
         self.stage_of = {node.id: index for index, node in enumerate(self.heads)}
         self.edges: list[Edge] = []
+        self.needing_time = needing_time(graph)
 
     def build(self, bounded: bool, commits_wait: bool) -> PhysicalPlan:
         stages = []
@@ -306,6 +310,8 @@ class _Builder:
             same = edge.from_stage == stage and edge.to_stage == self.stage_of[target]
             if same and (edge.exchange, edge.keys, edge.port) == (exchange, keys, port):
                 return edge.id
-        edge = Edge(len(self.edges), stage, self.stage_of[target], exchange, keys, schema, port)
+        timed = target in self.needing_time
+        number = len(self.edges)
+        edge = Edge(number, stage, self.stage_of[target], exchange, keys, schema, port, timed)
         self.edges.append(edge)
         return edge.id

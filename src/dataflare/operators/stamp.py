@@ -1,0 +1,78 @@
+"""The stamp behind a source with an event time: gives every row the reserved columns of its time.
+
+A row without a time, or with one too far in the future, gets a fault and moves no watermark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dataflare.expr import NOW_COLUMN
+from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.record import StructABC
+from dataflare.model.types import Schema
+from dataflare.operators.base import Fault, Lowering, RowOperator
+
+if TYPE_CHECKING:
+    import polars as pl
+
+WITHOUT_TIME = 250
+AHEAD_OF_CLOCK = 251
+"""Kinds of faults, as in `dataflare.expr.rowerrors`: dead letters store them."""
+
+
+class Stamp(RowOperator, StructABC, frozen=True):
+    """column: the timestamp or date of the event. out_of_orderness_us, max_future_us, idle_timeout_s,
+    max_drift_us: as the source's `event_time` says. streaming: rows carry the watermark of their split too.
+
+    Until the reader adds what earlier batches of the split had, WATERMARK_COLUMN holds the greatest time
+    among the rows of the batch so far.
+    """
+
+    step: str
+    column: str
+    out_of_orderness_us: int
+    max_future_us: int | None
+    idle_timeout_s: float | None
+    max_drift_us: int | None
+    streaming: bool
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset((self.column, *((NOW_COLUMN,) if self.max_future_us is not None else ())))
+
+    @property
+    def can_fail(self) -> bool:
+        return True
+
+    @property
+    def keeps_rows(self) -> bool:
+        return True
+
+    def output_schema(self, schema: Schema) -> Schema:
+        return schema
+
+    def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+        import polars as pl
+
+        type_ = frame.collect_schema()[self.column]
+        value = pl.col(self.column)
+        value = value.cast(pl.Datetime("us")) if type_ == pl.Date else value
+        time = value.dt.timestamp("us")
+        without = pl.when(time.is_null()).then(pl.lit(WITHOUT_TIME, pl.UInt8))
+        errors: list[Fault] = [(f"event time '{self.column}'", without)]
+        if self.max_future_us is not None:
+            bound = pl.col(NOW_COLUMN).dt.timestamp("us") + self.max_future_us
+            ahead = pl.when(time > bound).then(pl.lit(AHEAD_OF_CLOCK, pl.UInt8))
+            errors.append((f"event time '{self.column}'", ahead))
+        frame = lowering.mark(frame.with_columns(time.alias(TIME_COLUMN)), self.step, errors)
+        if not self.streaming:
+            return frame
+        seen = lowering.sound(pl.col(TIME_COLUMN)).cum_max()
+        return frame.with_columns(seen.alias(WATERMARK_COLUMN))
+
+    def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
+        return needed | {self.column}
+
+    def describe(self) -> str:
+        return f"event time {self.column}"

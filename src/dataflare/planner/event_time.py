@@ -1,0 +1,134 @@
+"""Which rows have an event time, which steps need it, and the stamps behind the sources. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dataflare.errors import PlanError, did_you_mean
+from dataflare.model.types import Schema
+from dataflare.operators.base import Bound
+from dataflare.operators.stamp import Stamp
+from dataflare.planner.graph import (
+    BranchNode,
+    Graph,
+    Node,
+    Port,
+    RowsNode,
+    SourceNode,
+    StatefulNode,
+    UnionNode,
+)
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import SourceStep, TransformationStep, Workflow
+
+_MICROS = 1_000_000
+
+
+def check_column(step: SourceStep, schema: Schema) -> None:
+    """Raise PlanError (E0203, E0330) unless the column of `event_time` is there and holds times."""
+    assert step.event_time is not None
+    column = step.event_time.column
+    spot = step.spot_of("event_time", "column")
+    if column not in schema:
+        raise PlanError(
+            f"unknown column '{column}' in the event_time of source '{step.name}'",
+            code="E0203",
+            step=step.name,
+            spot=spot,
+            notes=[f"its columns: {', '.join(schema.names)}"],
+            help=did_you_mean(column, schema.names),
+        )
+    if schema[column].name not in ("timestamp", "date"):
+        raise PlanError(
+            f"the event time of source '{step.name}' is the column '{column}', which is {schema[column]}",
+            code="E0330",
+            step=step.name,
+            spot=spot,
+            help=f'declare it as a timestamp: schema: {{{column}: "timestamp[us, UTC]"}}, or name another column',
+        )
+
+
+def keeps_time(bound: Bound) -> bool:
+    """Whether the rows of a bound step have an event time if those of its inputs have one."""
+    if bound.stateful is not None and not bound.stateful.keeps_time:
+        return False
+    return all(operator.keeps_time for operator in bound.operators)
+
+
+def refuse_timeless(step: TransformationStep, timed: tuple[bool, ...], workflow: Workflow) -> None:
+    """Raise PlanError (E0331) for a step that needs the event time of an input that has none."""
+    for ref, has_time in zip(step.inputs, timed, strict=True):
+        if has_time:
+            continue
+        source = workflow.sources.get(ref.step)
+        why = "has none" if source is None else "is a source without event_time"
+        cure = (
+            f"a step between its sources and '{step.name}' ends the event time (an aggregate, or a python "
+            "function over batches): put it behind, or give the sources an event_time"
+            if source is None
+            else f"say which column it is: sources: {{{ref.step}: {{event_time: {{column: ...}}}}}}"
+        )
+        raise PlanError(
+            f"step '{step.name}' works by event time, and its input '{ref.step}' {why}",
+            code="E0331",
+            step=step.name,
+            spot=ref.spot,
+            help=cure,
+        )
+
+
+def is_streaming(workflow: Workflow, endless: set[str]) -> bool:
+    """Whether watermarks move while the run goes on."""
+    mode = workflow.settings.mode
+    return mode == "streaming" or (mode == "auto" and any(n in endless for n in workflow.sources))
+
+
+def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
+    """The graph with a stamp behind each source that has an event time."""
+    nodes: dict[str, Node] = {}
+    stamps: dict[str, str] = {}
+    for node in graph:
+        nodes[node.id] = node
+        event_time = (
+            workflow.sources[node.step].event_time if isinstance(node, SourceNode) else None
+        )
+        if event_time is None:
+            continue
+        stamp = Stamp(
+            node.step,
+            event_time.column,
+            round(event_time.out_of_orderness * _MICROS),
+            _micros(event_time.max_future),
+            event_time.idle_timeout,
+            _micros(event_time.max_drift),
+            streaming,
+        )
+        stamps[node.id] = f"{node.id}/time"
+        nodes[stamps[node.id]] = RowsNode(
+            stamps[node.id], node.step, node.type, node.outputs, Port(node.id), (stamp,)
+        )
+    graph = Graph(nodes, graph.effects)
+    for source, stamp_id in stamps.items():
+        stamp_node = graph.nodes[stamp_id]
+        graph = graph.rewired(Port(source), Port(stamp_id)).with_nodes({stamp_id: stamp_node})
+    return graph
+
+
+def needing_time(graph: Graph) -> frozenset[str]:
+    """The ids of the nodes whose rows must arrive with their event time."""
+    needing: set[str] = set()
+    for node in reversed(list(graph)):
+        asked = any(reader.id in needing for reader, _, _ in graph.consumers(node.id))
+        match node:
+            case StatefulNode():
+                if node.operator.timed or (node.operator.keeps_time and asked):
+                    needing.add(node.id)
+            case RowsNode() | BranchNode() | UnionNode():
+                if asked:
+                    needing.add(node.id)
+    return frozenset(needing)
+
+
+def _micros(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * _MICROS)
