@@ -265,22 +265,22 @@ error[E0313]: unknown step type 'fliter' (step 'f')
   |
 5 |   f: {type: fliter, inputs: [a]}
   |             ^^^^^^
-   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, aggregate, python
+   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, python
    = help: did you mean 'filter'?
 """,
     ),
     Case(
         "a step type of a later version",
         GOOD.replace(
-            "destinations:", "transformations:\n  f: {type: join, inputs: [a]}\ndestinations:"
+            "destinations:", "transformations:\n  f: {type: wasm, inputs: [a]}\ndestinations:"
         ).replace("z: {type: blackhole, inputs: [a]}", "z: {type: blackhole, inputs: [f]}"),
         says="""\
-error[E0314]: the step type 'join' is not available in this version (step 'f')
+error[E0314]: the step type 'wasm' is not available in this version (step 'f')
  --> w.yaml:5:13
   |
-5 |   f: {type: join, inputs: [a]}
+5 |   f: {type: wasm, inputs: [a]}
   |             ^^^^
-   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, aggregate, python
+   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, python
    = help: leave the step out, or do its work with one of these
 """,
     ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import yaml
 from flows import flow, refused
 
 from dataflare.errors import PlanError
@@ -13,6 +12,7 @@ from dataflare.operators import registry
 from dataflare.operators.base import StepConfig
 from dataflare.planner import plan
 from dataflare.workflow import bind
+from dataflare.workflow.parse import parse
 
 ROWS = [{"n": 1}]
 
@@ -20,7 +20,7 @@ ROWS = [{"n": 1}]
 @pytest.mark.parametrize("type_", registry.step_types())
 def test_the_example_is_a_step_of_its_type(type_: str):
     step = registry.step(type_)
-    example = yaml.safe_load(step.example)
+    example = parse(step.example, "example.yaml", [])[0]
     assert example["type"] == type_ == step.type
     assert example["inputs"]
     made = bind(step.Config, example.get("config", {}), step="example")
@@ -81,8 +81,8 @@ def test_an_unknown_type_has_a_nearest_name():
     assert (caught.value.code, caught.value.help) == ("E0313", "did you mean 'filter'?")
 
 
-@pytest.mark.parametrize("type_", [t for t in registry.step_types() if t != "union"])
-def test_only_a_union_takes_several_inputs(type_: str):
+@pytest.mark.parametrize("type_", [t for t in registry.step_types() if t not in ("union", "join")])
+def test_only_a_union_or_a_join_takes_several_inputs(type_: str):
     configs = {
         "aggregate": "measures: {k: count(*)}",
         "filter": "condition: n > 1",

@@ -211,8 +211,8 @@ class Bound(Struct, frozen=True):
 class StatefulOperator(ABC):
     """A description of an operator that remembers rows. Opened once per subtask.
 
-    keys: columns its input is partitioned by; empty means all rows meet in one task. spread: no row
-    needs another, so that rows go to any task.
+    keys: columns its input is partitioned by (see `keys_of` for several inputs); empty means all rows meet
+    in one task. spread: no row needs another, so that rows go to any task.
     passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
     finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
     its rows. keeps_time: its results have an event time.
@@ -230,6 +230,11 @@ class StatefulOperator(ABC):
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:
         """A live copy for one subtask, on its state: new tables, or those of a checkpoint."""
+
+    def keys_of(self, port: int) -> tuple[str, ...]:
+        """The columns that one of its inputs is partitioned by. Rows of several inputs meet if
+        `model.hashing` gives the values of these the same hash."""
+        return self.keys
 
     def describe(self) -> str:
         return type(self).__name__.lower()

@@ -25,11 +25,12 @@ _STEPS = {
     "sort": "sort:SortStep",
     "union": "union:UnionStep",
     "lookup": "lookup:LookupStep",
+    "join": "join:JoinStep",
     "aggregate": "aggregate:AggregateStep",
     "python": "python:PythonStep",
 }
 _NOT_REGISTERED = "a processor of your own is named by its place (module:Class), its entry point, or register(...)"
-LATER = ("join", "window", "sql", "wasm", "predict")
+LATER = ("window", "sql", "wasm", "predict")
 """Step types of the format that this version cannot run yet; they are refused by name."""
 
 

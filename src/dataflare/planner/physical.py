@@ -245,7 +245,8 @@ class _Builder:
                     operator = node.operator
                     unkeyed = "forward" if operator.spread else "gather"
                     kind = "hash" if operator.keys else unkeyed
-                    edges.append(self._edge(stage, node.id, kind, operator.keys, schema, index))
+                    keys = operator.keys_of(index)
+                    edges.append(self._edge(stage, node.id, kind, keys, schema, index))
                 case DestinationNode():
                     conform = node.conform[index]
                     steps.extend(operator.step for operator in conform if operator.can_fail)

@@ -55,9 +55,10 @@ class RowsTable:
         """The frame as a piece for `set`, in memory."""
         return Piece(frame, self._groups)
 
-    def put_aside(self, frame: pl.DataFrame) -> Piece:
-        """The frame as a piece for `set`, in storage and not in memory where there is a storage."""
-        piece = Piece(frame, self._groups)
+    def put_aside(self, frame: pl.DataFrame, groups: Groups | None = None) -> Piece:
+        """The frame as a piece for `set`, in storage and not in memory where there is a storage. groups:
+        the key groups that it may hold, where they are known."""
+        piece = Piece(frame, groups or self._groups)
         if self._storage is not None:
             piece.store(self._storage, self.keys)
             piece.leave_memory()

@@ -98,11 +98,12 @@ class Subtask:
         self._law = law
         self.tables = Tables(*at, storage=InMemory(), shares=shares)
         self._live = run.operator.open(self.tables)
-        self._keys, self._at, self._ports = run.operator.keys, at, range(len(run.inputs))
+        self._at, self._ports = at, range(len(run.inputs))
+        self._keys = [run.operator.keys_of(port) for port in self._ports]
 
     def process(self, port: int, frame: pl.DataFrame) -> list[pl.DataFrame]:
         """The output for those rows that belong to the subtask."""
-        rows = own_rows(frame, self._keys, *self._at)
+        rows = own_rows(frame, self._keys[port], *self._at)
         return _main(self._live.process(port, rows)) if rows.height else []
 
     def results(self) -> Iterator[pl.DataFrame]:

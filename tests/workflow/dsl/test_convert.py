@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dataflare.errors import WorkflowError
 from dataflare.operators import registry as operators
 from dataflare.sdk import registry
 from dataflare.workflow.dsl.source_code import to_python
+from dataflare.workflow.parse import parse
 
 FILES = [*EXAMPLES, ROOT / "demo" / "flights.yaml"]
 
@@ -87,7 +89,8 @@ def test_every_example_of_a_connector_there_and_back(kind: str, type_: str, tmp_
 @pytest.mark.parametrize("type_", operators.step_types())
 def test_every_example_of_a_step_and_its_nulls_there_and_back(type_: str, tmp_path: Path) -> None:
     class_ = operators.step(type_)
-    step = {**yaml.safe_load(class_.example), "inputs": ["a"]}
+    example = json.loads(json.dumps(parse(class_.example, "example.yaml", [])[0]))
+    step = {**example, "inputs": ["a"]}
     there_and_back(tree_of(transformations={"s": step}), tmp_path)
     config = dict(step.get("config", {}))
     for name, info in class_.Config.model_fields.items():

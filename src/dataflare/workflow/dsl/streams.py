@@ -284,6 +284,19 @@ class Stream:
         """All rows of this and the other streams; missing columns are NULL, types widen."""
         return self._add_step("union", name, set_options(strict=strict), step, others)
 
+    def join(
+        self,
+        name: str,
+        *others: Stream,
+        on: str | Sequence[str] | Mapping[str, str],
+        kind: Literal["inner", "left", "right", "full", "semi", "anti"] | None = None,
+        suffix: str | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Rows of this stream and another one with equal keys. on: columns, or {this one's: the other's}."""
+        config = set_options(kind=kind, on=on, suffix=suffix)
+        return self._add_step("join", name, config, step, others)
+
     def lookup(
         self,
         name: str,
