@@ -53,3 +53,50 @@ def test_text_with_such_a_time_is_only_text(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(flow)
     assert run(load(tmp_path / "w.yaml"), RunOptions(tmp_path / "home")).error is None
     assert "at 23:59:60 UTC" in (tmp_path / "out.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("date_format", "stamps"),
+    [
+        ("%d.%m.%Y %H.%M.%S", ["01.01.2024 23.59.5{}", "01.01.2024 23.59.60"]),
+        ("%Y%m%d%H%M%S", ["2024010123595{}", "20240101235960"]),
+        ("%d/%m/%Y %T", ["01/01/2024 23:59:5{}", "01/01/2024 23:59:60"]),
+        ("%S:%M:%H %d/%m/%Y", ["5{}:59:23 01/01/2024", "60:59:23 01/01/2024"]),
+    ],
+)
+def test_a_leap_second_in_a_format_of_the_user_is_a_bad_row(
+    tmp_path: Path, date_format: str, stamps: list[str]
+) -> None:
+    texts = [stamps[0].format(n % 10) for n in range(500)] + [stamps[1], stamps[0].format(1)]
+    (tmp_path / "in.csv").write_text(
+        "at,n\n" + "".join(f"{at},{n}\n" for n, at in enumerate(texts))
+    )
+    more = f'in.csv", schema_sample_rows: 100, date_format: "{date_format}'
+    (tmp_path / "w.yaml").write_text(WORKFLOW.replace("NAME", more).replace("SCHEMA", ""))
+    result = run(load(tmp_path / "w.yaml"), RunOptions(tmp_path / "home"))
+    assert result.error is None
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert [int(line.rpartition(",")[2]) for line in lines] == [*range(500), 501]
+    assert lines[-1].startswith("2024-01-01T23:59:51")
+
+
+def test_a_leap_second_in_a_list_of_times_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [f'{{"n": {n}, "at": ["{at}"]}}' for n, at in enumerate(STAMPS)]
+    (tmp_path / "in.ndjson").write_text("\n".join(rows))
+    schema = ', schema: {n: int64, at: "list<timestamp[us]>"}'
+    flow = WORKFLOW.replace("NAME", "in.ndjson").replace("SCHEMA", schema)
+    (tmp_path / "w.yaml").write_text(flow.replace("out.csv", "out.ndjson"))
+    result = run(load(tmp_path / "w.yaml"), RunOptions(tmp_path / "home"))
+    assert result.error is None
+    lines = (tmp_path / "out.ndjson").read_text().splitlines()
+    assert len(lines) == 2
+    assert "2024-01-01T00:00:00" in lines[0]
+    assert "2024-01-01T23:59:59" in lines[1]
+
+
+def test_a_time_of_day_with_the_second_60_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("at,n\n23:59:58,0\n23:59:60,1\n23:59:59,2\n")
+    flow = WORKFLOW.replace("NAME", "in.csv").replace("SCHEMA", ", schema: {at: time, n: int64}")
+    (tmp_path / "w.yaml").write_text(flow)
+    assert run(load(tmp_path / "w.yaml"), RunOptions(tmp_path / "home")).error is None
+    assert (tmp_path / "out.csv").read_text() == "at,n\n23:59:58,0\n23:59:59,2\n"

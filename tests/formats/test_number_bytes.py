@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflare.formats.json_values import BEYOND_FLOAT
-from dataflare.formats.number_bytes import has_number_beyond_floats
+from dataflare.formats.number_bytes import BEYOND_FLOAT, has_number_beyond_floats
 
 TEXTS = st.lists(
     st.one_of(
@@ -25,6 +24,13 @@ TEXTS = st.lists(
 @settings(derandomize=True, deadline=None, max_examples=1_000)
 def test_bytes_are_searched_as_the_expression_does(text: str) -> None:
     assert has_number_beyond_floats(text.encode()) == bool(re.search(BEYOND_FLOAT, text))
+
+
+@given(TEXTS)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_so_are_the_bytes_of_objects(text: str) -> None:
+    line = f'{{"name": "\u00e9{text}\u00e9"}}'
+    assert has_number_beyond_floats(line.encode()) == bool(re.search(BEYOND_FLOAT, text))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from dataflare.formats.number_marks import has_marks
 from dataflare.formats.number_text import altered, marked
 from dataflare.formats.records import Regular
 from dataflare.formats.records import regular as find_regular
-from dataflare.formats.text_types import TextColumn, has_leap_second, loose, strict, tolerant
+from dataflare.formats.text_types import TextColumn, loose, strict, tolerant
 from dataflare.model.bad_rows import BadRows
 
 
@@ -105,8 +105,6 @@ class CsvPlan(Struct, frozen=True):
         dialect = self.dialect
         if b"\0" in data:
             raise pl.exceptions.ComputeError("a row contains a NUL byte")
-        if has_leap_second(self._read, data):
-            raise pl.exceptions.ComputeError("a time has the second 60")
         regular = regular or self._regular(data)
         if regular is None:
             data = self._repaired(data)

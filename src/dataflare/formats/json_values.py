@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from dataflare.formats.number_bytes import BEYOND_FLOAT
 from dataflare.formats.number_text import differs
 
 FLOAT_WHOLE_MAX = 1 << 53
@@ -26,8 +27,6 @@ DEPTH_MAX = 128
 """A row whose lists and objects are nested deeper than this is refused."""
 _DEEP = f"not read: nested deeper than {DEPTH_MAX} lists and objects"
 _HALF = "half of a character, which no text can hold"
-BEYOND_FLOAT = r"[1-9][0-9.]{18}|[1-9][0-9]{17}"
-"""A number of more than 17 digits."""
 FLOAT_ERROR = 4.5e-16
 """Two units in the last place of a float64, as a share of it."""
 _BEYOND_FLOAT = re.compile(BEYOND_FLOAT)

@@ -23,7 +23,6 @@ from dataflare.formats.neighbours import neighbours
 from dataflare.formats.text_types import (
     TextColumn,
     converted,
-    has_leap_second,
     infer,
     loose,
     strict,
@@ -48,18 +47,12 @@ class NdjsonPlan(Struct, frozen=True):
     def scan(self, data: bytes, *, regular: bool | None = None) -> pl.LazyFrame:
         """The quick way. Raises a Polars error, here or when collected, for a chunk with bad rows
         or with values that only the slow way reads exactly."""
-        self._refuse_leap_second(data)
         return self.converted(self._parsed(self._read, data))
 
     def parse(self, data: bytes) -> pl.DataFrame:
         """All columns as the parser returns them; `converted` gives them the types that `scan`
         returns. Raises what `scan` raises."""
-        self._refuse_leap_second(data)
         return self._parsed(self.columns, data).collect(engine="streaming")
-
-    def _refuse_leap_second(self, data: bytes) -> None:
-        if has_leap_second(self._read, data):
-            raise pl.exceptions.ComputeError("a time has the second 60")
 
     def _parsed(self, columns: Sequence[TextColumn], data: bytes) -> pl.LazyFrame:
         json_loss.check_surrogates(data)
