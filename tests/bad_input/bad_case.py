@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from dataflare.cli import app
-from dataflare.sdk.user_code import load
 
 Content = str | bytes | Callable[[Path], object]
 """What is in a file: text, bytes, or a function that makes it."""
@@ -67,7 +66,6 @@ def execute(
     patch.delenv("DATAFLARE_HOME", raising=False)
     patch.setenv("TOP_SECRET", SECRET)
     patch.setenv("TZ", "UTC")
-    load.cache_clear()
     case.make(folder)
     if case.before:
         case.before(folder)

@@ -16,13 +16,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dataflare.connectors import stdout
 from dataflare.connectors.stdout import StdoutDestination
 from dataflare.errors import ConfigError
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.destination import Delivery
+from dataflare.sdk.runtime import Runtime
 
 ROWS = pl.DataFrame(
     {
@@ -39,9 +39,8 @@ ROWS = pl.DataFrame(
 @pytest.fixture
 def shown() -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    stdout.set_stream(stream)
-    yield stream
-    stdout.set_stream(None)
+    with Runtime(stdout=stream).entered():
+        yield stream
 
 
 def show(*frames: pl.DataFrame, changelog: bool = False, **options: Any) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,102 @@ def test_a_workflow_in_python_runs_on_the_loop_that_is_there(tmp_path: Path) -> 
     outcomes = asyncio.run(main())
     frames = [o.frame(f"out-{n}")["n"].to_list() for n, o in enumerate(outcomes)]
     assert frames == [[0], [1], [2]]
+
+
+TWO = """\
+name: counted
+settings: {{checkpoint: {{interval: 50ms}}}}
+sources:
+  numbers: {{type: generate, config: {{columns: {{n: {{sequence: 0}}}}, rows: 100_000_000, rate: 4000/s}}}}
+transformations:
+  own:
+    type: python
+    inputs: [numbers]
+    config: {{function: "steps:step", mode: record, schema: {{n: int64, who: string}}}}
+    error_handling: {{on_error: dead_letter}}
+  shown: {{type: filter, inputs: [own], config: {{condition: "who != ${{secret:KEY}}"}}}}
+destinations:
+  out: {{type: stdout, inputs: [shown], config: {{format: ndjson}}}}
+"""
+STEPS = """\
+from names import WHO
+
+def step(row):
+    if row["n"] % 250 == 7:
+        raise ValueError(f"row {row['n']}: of-a-1234 and of-b-5678")
+    return {"n": row["n"], "who": WHO}
+"""
+
+
+class Printed(io.StringIO):
+    """What a run prints. `have` waits until it has printed so many lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = 0
+        self.loop = asyncio.get_running_loop()
+        self.more = asyncio.Event()
+
+    def write(self, text: str) -> int:
+        self.lines += text.count("\n")
+        self.loop.call_soon_threadsafe(self.more.set)
+        return super().write(text)
+
+    async def have(self, lines: int) -> None:
+        async with asyncio.timeout(30):
+            while self.lines < lines:
+                self.more.clear()
+                await self.more.wait()
+
+    @property
+    def rows(self) -> list[Any]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+def letters_of(folder: Path) -> list[Any]:
+    files = sorted((folder / "home").rglob("*.ndjson"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_two_runs_share_neither_code_nor_secrets_nor_standard_output(tmp_path: Path) -> None:
+    secrets = {"a": "of-a-1234", "b": "of-b-5678"}
+    flows = {}
+    for who in "ab":
+        folder = tmp_path / who
+        folder.mkdir()
+        (folder / "steps.py").write_text(STEPS)
+        (folder / "names.py").write_text(f"WHO = '{who}'\n")
+        flows[who] = load_text(TWO.format(), base=folder, environ={"KEY": secrets[who]})
+
+    def begin(who: str, printed: Printed) -> asyncio.Future[Any]:
+        options = RunOptions(tmp_path / who / "home", stdout=printed)
+        return asyncio.ensure_future(arun(flows[who], options))
+
+    async def stop(run: asyncio.Future[Any]) -> None:
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    async def main() -> tuple[Printed, Printed, Printed]:
+        a, b, again = Printed(), Printed(), Printed()
+        first, second = begin("a", a), begin("b", b)
+        await asyncio.gather(a.have(300), b.have(300))
+        await stop(first)
+        await b.have(b.lines + 300)
+        third = begin("a", again)
+        await asyncio.gather(again.have(300), b.have(b.lines + 300))
+        await stop(third)
+        await stop(second)
+        return a, again, b
+
+    a, again, b = asyncio.run(main())
+    printed = {"a": a.rows + again.rows, "b": b.rows}
+    for who, hidden in (("a", "*** and of-b-5678"), ("b", "of-a-1234 and ***")):
+        shown, letters = printed[who], letters_of(tmp_path / who)
+        assert {row["who"] for row in shown} == {who}
+        failed = [json.loads(letter["row"])["n"] for letter in letters]
+        numbers = [row["n"] for row in shown]
+        assert sorted(numbers + failed) == list(range(len(numbers) + len(failed)))
+        assert failed
+        assert all(n % 250 == 7 for n in failed)
+        assert all(letter["message"].endswith(f": {hidden}") for letter in letters)

@@ -2,15 +2,14 @@
 
 Always true: rows are printed when they arrive, not when their epoch is committed, so after a crash
 some are printed twice; when the reader of the pipe has ended, the remaining rows are dropped and
-the callback of `when_unread` is called.
+`on_unread` of the run is called.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,26 +29,12 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import in_thread
 
 OPERATION_COLUMN = "_op"
 _WIDTH_MAX = 40
 _INLINE_ROWS = 500
-_stream: IO[str] | None = None
-_on_unread: Callable[[], object] | None = None
-
-
-def set_stream(stream: IO[str] | None) -> None:
-    """Send rows to `stream` instead of standard output; None: to standard output again."""
-    global _stream
-    _stream = stream
-
-
-def when_unread(callback: Callable[[], object] | None) -> None:
-    """Call `callback`, on any thread, when the reader of standard output ends; None: no
-    callback."""
-    global _on_unread
-    _on_unread = callback
 
 
 class StdoutConfig(BaseModel):
@@ -109,6 +94,7 @@ class StdoutWriter(Writer):
 
     def __init__(self, text: Text, schema: Schema, changelog: bool, limit: int | None) -> None:
         self._text, self._schema, self._changelog, self._rows_left = text, schema, changelog, limit
+        self._runtime = current()
         self._begun = self._closed = False
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
@@ -139,7 +125,7 @@ class StdoutWriter(Writer):
         return len(data)
 
     def _print(self, data: bytes) -> None:
-        stream = _stream or sys.stdout
+        stream = self._runtime.stdout or sys.stdout
         text = data.decode("utf-8")
         try:
             stream.write(visible(text) if stream.isatty() else text)
@@ -148,8 +134,8 @@ class StdoutWriter(Writer):
             self._closed = True
             if stream is sys.stdout:
                 _drop_what_is_left()
-            if _on_unread is not None:
-                _on_unread()
+            if self._runtime.on_unread is not None:
+                self._runtime.on_unread()
 
 
 class TableText:

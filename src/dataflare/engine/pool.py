@@ -7,6 +7,7 @@ task of the process wait. So small batches run inline and the others here.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,8 +30,9 @@ class WorkerPool:
         self._others: list[WorkerPool] = []
 
     def submit(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        """Start the call on a thread; awaiting it gives the result."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        """Start the call on a thread, inside of the run's context; awaiting it gives the result."""
+        call = contextvars.copy_context().run
+        return asyncio.get_running_loop().run_in_executor(self._pool, call, function, *args)
 
     async def run(self, rows: int, function: Callable[..., T], *args: object) -> T:
         """The result of a call that handles about `rows` rows: inline when they are few."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from msgspec import Struct
 
@@ -17,7 +18,8 @@ class RunOptions(Struct, frozen=True):
     wrote to the destinations. for_s: stop after this time. listener: receives the progress of the run.
     tell: reports the result to the user; the run is recorded as reported after that. end: called at once
     after that record, by the thread that wrote it: a process whose only work is the run ends here, because
-    a process that is started again after a kill between the record and its end would run again."""
+    a process that is started again after a kill between the record and its end would run again. stdout:
+    where `stdout` destinations print, in place of standard output; it is not closed."""
 
     home: Path
     fresh: bool = False
@@ -28,3 +30,4 @@ class RunOptions(Struct, frozen=True):
     policy: Policy | None = None
     tell: Callable[[RunResult], None] | None = None
     end: Callable[[RunResult], None] | None = None
+    stdout: IO[str] | None = None

@@ -59,7 +59,9 @@ from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import in_thread
+from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -127,7 +129,11 @@ class _Run:
 
     async def run(self, *, signals: bool) -> RunResult:
         """signals: SIGINT and SIGTERM stop the run."""
-        with interruptible(self._interrupt) if signals else contextlib.nullcontext():
+        runtime = Runtime(masks=Redactor(self.workflow.masked), stdout=self.options.stdout)
+        with (
+            runtime.entered(),
+            interruptible(self._interrupt) if signals else contextlib.nullcontext(),
+        ):
             plan = await self._plan(self.lineage.learned())
             if plan.stages.commits_wait:
                 self.reporter.say(

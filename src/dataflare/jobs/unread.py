@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from dataflare.connectors import stdout
 from dataflare.planner import Plan
+from dataflare.sdk.runtime import current
 
 
 @contextlib.contextmanager
@@ -22,8 +23,9 @@ def unread(plan: Plan, stop: Callable[[], None]) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    stdout.when_unread(lambda: loop.call_soon_threadsafe(stop))
+    runtime = current()
+    runtime.on_unread = lambda: loop.call_soon_threadsafe(stop)
     try:
         yield
     finally:
-        stdout.when_unread(None)
+        runtime.on_unread = None

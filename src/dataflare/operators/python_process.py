@@ -12,15 +12,17 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from dataflare.errors import SystemError_
+from dataflare.sdk.runtime import current
 
 if TYPE_CHECKING:
     from dataflare.operators.python import PythonCall
+
+_POOL = "processes of python steps"
 
 
 def call_in_process(call: PythonCall, frame: pl.DataFrame) -> pl.DataFrame:
@@ -30,7 +32,7 @@ def call_in_process(call: PythonCall, frame: pl.DataFrame) -> pl.DataFrame:
     try:
         answer = _pool().submit(_work, call, buffer.getvalue()).result()
     except BrokenProcessPool as error:
-        _pool.cache_clear()
+        current().forget(_POOL)
         raise SystemError_(
             f"step '{call.step}': the worker process died while it ran {call.function}",
             code="E0620",
@@ -47,8 +49,12 @@ def _work(call: PythonCall, rows: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@lru_cache(maxsize=1)
 def _pool() -> ProcessPoolExecutor:
+    """The worker processes of the run: one that dies takes nothing from other runs."""
+    return current().one(_POOL, _made, _shut)
+
+
+def _made() -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(
         max_workers=os.cpu_count() or 1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -56,6 +62,11 @@ def _pool() -> ProcessPoolExecutor:
     )
     atexit.register(pool.shutdown, wait=False, cancel_futures=True)
     return pool
+
+
+def _shut(pool: ProcessPoolExecutor) -> None:
+    atexit.unregister(pool.shutdown)
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:

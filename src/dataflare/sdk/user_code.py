@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
-import sys
-import threading
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
+from dataflare.sdk.runtime import current
+from dataflare.sdk.user_modules import UserModules, plain_names
 from dataflare.sdk.user_values import WrongValue, as_promised
 
 if TYPE_CHECKING:
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 def raised(step: str, what: str, error: Exception) -> DataError:
     """The error for an exception of a user's code (E0520). what: the code, by its name."""
     return DataError(
-        f"step '{step}': {what} raised {type(error).__name__}: {error}",
+        f"step '{step}': {what} raised {type(error).__name__}: {plain_names(str(error))}",
         code="E0520",
         step=step,
         notes=_raised_at(error),
@@ -108,17 +104,25 @@ def named(value: object) -> str:
     return "nothing (None)" if value is None else f"a value of the type {type(value).__name__}"
 
 
-@lru_cache(maxsize=64)
 def load(target: str, base: Path) -> Callable[..., Any]:
-    """The function or class that `package.module:name` names. Raises ConfigError (E0408)."""
+    """The function or class that `package.module:name` names, for the run that calls. `base` is the folder
+    where its module is sought first. Raises ConfigError (E0408)."""
+    modules = current().modules(base)
+    function: Callable[..., Any] | None = modules.loaded.get(target)
+    if function is None:
+        function = modules.loaded[target] = _loaded(target, modules)
+    return function
+
+
+def _loaded(target: str, modules: UserModules) -> Callable[..., Any]:
     module_name, _, name = target.partition(":")
     try:
-        found: Any = _module(module_name, base)
+        found: Any = modules.module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:
         raise ConfigError(
-            f"cannot import '{target}': {type(error).__name__}: {error}",
+            f"cannot import '{target}': {type(error).__name__}: {plain_names(str(error))}",
             code="E0408",
             help=_import_help(error, module_name, name),
         ) from error
@@ -134,7 +138,7 @@ def load(target: str, base: Path) -> Callable[..., Any]:
 
 def _import_help(error: Exception, module: str, name: str) -> str:
     """What to do about a function that cannot be imported."""
-    lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+    lacking = plain_names(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if lacking and not f"{module}.".startswith(f"{lacking}."):
         return f"'{module}' imports '{lacking}': install it where dataflare runs"
     if isinstance(error, ImportError):
@@ -142,31 +146,6 @@ def _import_help(error: Exception, module: str, name: str) -> str:
     if isinstance(error, AttributeError) and name:
         return f"define '{name}' in {module}, or name another function of it"
     return f"fix {module}: it raises this when it is imported"
-
-
-_IMPORTING = threading.RLock()
-"""Runs beside each other may import modules of one name from folders of their own."""
-
-
-def _module(name: str, base: Path) -> ModuleType:
-    """The module, first sought in the workflow's folder. One that another workflow's folder gave
-    under the same name makes way."""
-    with _IMPORTING:
-        return _imported(name, str(base.absolute()))
-
-
-def _imported(name: str, folder: str) -> ModuleType:
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    top = name.partition(".")[0]
-    known = sys.modules.get(top)
-    spec = importlib.machinery.PathFinder.find_spec(top, [folder])
-    if known is not None and spec is not None and spec.origin != getattr(known, "__file__", None):
-        for other in [n for n in sys.modules if n == top or n.startswith(f"{top}.")]:
-            del sys.modules[other]
-    return importlib.import_module(name)
 
 
 def _raised_at(error: BaseException) -> list[str]:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from dataflare.sdk.runtime import Masks, current
+
 MASK = "***"
 
 _SHORT = 4
@@ -177,20 +179,26 @@ _lock = threading.Lock()
 
 
 def remember_secret(value: str) -> None:
-    """Hide this value in everything that this process shows from now on."""
+    """Hide this value from now on in everything that this process shows outside of runs. A run hides the
+    secrets of its own workflow."""
     with _lock:
         _process.remember(value)
 
 
+def _known() -> Masks:
+    """What hides secrets here: the run's own redactor, or that of the process."""
+    return current().masks or _process
+
+
 def redact(text: str) -> str:
-    """The text without any secret that this process remembers, and without passwords in connection
-    strings. For errors, logs and API responses."""
-    return _process.redact(text)
+    """The text without the secrets of the run that calls, or outside of runs without any that this process
+    remembers, and without passwords in connection strings. For errors, logs and API responses."""
+    return _known().redact(text)
 
 
 def redact_pieces(text: str) -> str:
     """As `redact`, for messages of other systems, which may quote a piece of a secret."""
-    return _process.redact_pieces(text)
+    return _known().redact_pieces(text)
 
 
 def redact_all(value: Any) -> Any:
@@ -206,4 +214,4 @@ def redact_all(value: Any) -> Any:
 
 def suspects() -> list[str]:
     """`redact` does not change a text that contains none of these, in upper or lower case."""
-    return _process.suspects()
+    return _known().suspects()

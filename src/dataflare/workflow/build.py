@@ -49,6 +49,7 @@ def build(
     file: Path | None,
     base: Path,
     secrets: frozenset[str],
+    masked: frozenset[str],
     errors: list[DataFlareError],
 ) -> Workflow | None:
     """The workflow. None if `errors` is not empty at the end."""
@@ -76,6 +77,7 @@ def build(
         file=file,
         base=base,
         secrets_seen=secrets,
+        masked=masked,
         spot=root.spot,
         node=root,
     )

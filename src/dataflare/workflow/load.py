@@ -105,7 +105,8 @@ class _Loader:
         if "params" in tree:
             values.put("params", declared, place, None)
         secrets_seen = frozenset(self.early.secrets | late.secrets)
-        for secret in (*secrets_seen, *literal_secrets(values)):
+        masked = frozenset((*secrets_seen, *literal_secrets(values)))
+        for secret in masked:
             remember_secret(secret)
         workflow = build(
             values,
@@ -113,6 +114,7 @@ class _Loader:
             file=file,
             base=base,
             secrets=secrets_seen,
+            masked=masked,
             errors=self.errors,
         )
         raise_all(sorted(self.errors, key=_order))

@@ -142,10 +142,11 @@ class WorkflowTest(Discreet, frozen=True, kw_only=True):
 class Workflow(Discreet, frozen=True, kw_only=True):
     """base: the folder of relative paths. file: None for text and Python.
 
-    params: the declared parameters with their values. secrets_seen: values that must never be shown.
+    params: the declared parameters with their values. secrets_seen: the values of `${secret:...}`;
+    masked: these and the passwords written in the file, which must never be shown.
     """
 
-    hidden = ("secrets_seen", "node")
+    hidden = ("secrets_seen", "masked", "node")
 
     name: str
     version: str = "1.0"
@@ -159,6 +160,7 @@ class Workflow(Discreet, frozen=True, kw_only=True):
     file: Path | None = None
     base: Path = field(default_factory=Path)
     secrets_seen: frozenset[str] = frozenset()
+    masked: frozenset[str] = frozenset()
     spot: Spot | None = None
     node: SpotMap = field(default_factory=SpotMap)
 

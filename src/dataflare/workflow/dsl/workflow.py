@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from dataflare.errors import ConfigError, WorkflowError, did_you_mean, raise_all
 from dataflare.workflow.dsl.call_site import CallSite, call_site, pointing_out
@@ -336,6 +336,7 @@ class Workflow:
         fresh: bool = False,
         adopt: bool = False,
         for_s: float | None = None,
+        stdout: IO[str] | None = None,
         check: bool = True,
     ) -> Outcome:
         """Run it in this process, to its end or for `for_s` seconds.
@@ -343,12 +344,13 @@ class Workflow:
         home: the folder of state and history; by default $DATAFLARE_HOME, else `.dataflare` beside the
         workflow's file, or in the working directory if there is no file. fresh: start over instead of
         resuming an unfinished run. adopt: continue the run of another home that wrote the destinations.
-        check: raise the error of a failed run; otherwise it is in the outcome.
+        stdout: where `stdout` destinations print, in place of standard output. check: raise the error of
+        a failed run; otherwise it is in the outcome.
         """
         from dataflare import run
 
         model = self.build(params)
-        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s)
+        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
         before = _kept(model)
         result = _outside_of_loops(lambda: run(model, options))
         return _outcome(model, result, before, check=check)
@@ -362,6 +364,7 @@ class Workflow:
         fresh: bool = False,
         adopt: bool = False,
         for_s: float | None = None,
+        stdout: IO[str] | None = None,
         check: bool = True,
     ) -> Outcome:
         """As `run`, on the event loop that is running, beside other runs. When its task is cancelled, it
@@ -369,7 +372,7 @@ class Workflow:
         from dataflare import arun
 
         model = self.build(params)
-        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s)
+        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
         before = _kept(model)
         result = await arun(model, options)
         return _outcome(model, result, before, check=check)
