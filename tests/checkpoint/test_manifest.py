@@ -40,7 +40,7 @@ def reframed(text: str, **changes: object) -> str:
     )
     checksum = xxhash.xxh3_64_hexdigest(body.encode())
     return (
-        f'{{"format":"dataflare checkpoint","version":1,"checksum":"{checksum}","body":{body}}}\n'
+        f'{{"format":"dataflare checkpoint","version":2,"checksum":"{checksum}","body":{body}}}\n'
     )
 
 
@@ -80,7 +80,7 @@ def test_a_text_of_the_first_version_is_still_read():
     assert read.epoch == 2
     assert read.sources["in"].states["a"].position == Position({"row": 7})
     assert read.chunks["c.arrow"].key_groups == (0, 127)
-    assert read.to_text() == text
+    assert read.to_text().partition('"body"')[2] == text.partition('"body"')[2]
 
 
 def test_every_truncation_is_noticed():
@@ -114,7 +114,7 @@ def test_no_other_text_is_taken_for_a_manifest(text):
         (lambda text: "x" + text, "does not begin"),
         (lambda text: text[:-40], "its end is missing"),
         (lambda text: text.replace('"epoch":41', '"epoch":42'), "checksum"),
-        (lambda text: text.replace('"version":1', '"version":7'), "version 7"),
+        (lambda text: text.replace('"version":2', '"version":7'), "version 7"),
         (lambda text: text + text, "its frame was changed|checksum"),
         (lambda text: reframed(text, hash_id="md5"), "hashed by 'md5'"),
         (lambda text: reframed(text, encryption={"key": 1}), "encrypted"),

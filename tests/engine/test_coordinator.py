@@ -11,8 +11,9 @@ import pytest
 from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot, SplitState
+from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
-from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
+from dataflare.engine.coordinator import Coordinator, Identity
 from dataflare.engine.messages import Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
 from dataflare.errors import CheckpointError
@@ -73,8 +74,8 @@ class House:
             WorkerPool(1),
             epoch=4,
             sources={
-                "in": SourceFacts(
-                    SPLITS, SourceSnapshot(tuple(SPLITS), {"a": SplitState(SPLITS[0], done=True)})
+                "in": SourceRecord(
+                    SourceSnapshot(tuple(SPLITS), {"a": SplitState(SPLITS[0], done=True)})
                 )
             },
             committers=committers,

@@ -15,15 +15,17 @@ PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 
 def points() -> list[str]:
     """Every named place of the code that this workflow comes to; one that several share is a place
-    in each of them. Those of PostgreSQL, of replays and of new plans are died at beside
-    their own tests."""
+    in each of them. Those of PostgreSQL, of replays, of new plans and of sources with many splits are
+    died at beside their own tests."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         for point in NAMED.findall(path.read_text()):
             prefix, rest = re.fullmatch(r"({.*?}|[a-z]+)\.(.+)", point).groups()
             found |= {f"{each}.{rest}" for each in PREFIXES.get(prefix, (prefix,))}
     return sorted(
-        point for point in found if not point.startswith(("postgres.", "replay.", "replan."))
+        point
+        for point in found
+        if not point.startswith(("postgres.", "replay.", "replan.", "source."))
     )
 
 

@@ -2,7 +2,7 @@
 
 The text is one line of JSON: a fixed frame around a body with sorted keys:
 
-    {"format":"dataflare checkpoint","version":1,"checksum":"<xxh3_64 of the body>","body":{...}}
+    {"format":"dataflare checkpoint","version":2,"checksum":"<xxh3_64 of the body>","body":{...}}
 
 Always true:
 - the frame is compared letter by letter and the body by checksum, so each truncation and each changed
@@ -21,18 +21,36 @@ from typing import Any, TypeVar
 import xxhash
 from msgspec import Struct, field
 
+from dataflare.checkpoint.snapshots import (
+    OperatorSnapshot,
+    SourceSnapshot,
+    SplitState,
+    StateChunk,
+    StoredParts,
+)
 from dataflare.errors import CheckpointError, InternalError
 from dataflare.model.hashing import HASH_ID
-from dataflare.model.progress import Position, Split
 from dataflare.sdk.destination import Committable
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
+"""Version 1 has every part of a source in the manifest, which version 2 still allows."""
 _FRAME = re.compile(
     r'\{"format":"dataflare checkpoint","version":(?P<version>[0-9]+),'
     r'"checksum":"(?P<checksum>[0-9a-f]{16})","body":(?P<body>\{.*\})\}\n',
     re.ASCII,
 )
-_CHUNK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", re.ASCII)
+
+__all__ = [
+    "VERSION",
+    "Damaged",
+    "Manifest",
+    "OperatorSnapshot",
+    "SourceSnapshot",
+    "SplitState",
+    "StateChunk",
+    "StoredParts",
+]
 
 T = TypeVar("T")
 
@@ -45,122 +63,6 @@ class Damaged(CheckpointError):
     def __init__(self, problem: str) -> None:
         super().__init__(f"a checkpoint cannot be read: {problem}")
         self.problem = problem
-
-
-class SplitState(Struct, frozen=True):
-    """The progress of reading one split. position: None means its beginning. event_time_us: the greatest
-    event time before the position, where rows have one."""
-
-    split: Split
-    position: Position | None = None
-    done: bool = False
-    event_time_us: int | None = None
-
-
-class SourceSnapshot(Struct, frozen=True):
-    """A source's queue of splits.
-
-    splits: as listed at the start of the run, in order. states: by split id, of the splits that were
-    opened. A listed split without a state is unread; a split that was discovered later has only a
-    state. carried: the value that the run started from (see `SourceConnector.splits`).
-    """
-
-    splits: tuple[Split, ...] = ()
-    states: Mapping[str, SplitState] = field(default_factory=dict)
-    carried: Any = None
-
-    def all_states(self) -> list[SplitState]:
-        """Every split with its state, in listing order. Splits that were discovered later come last."""
-        listed = [self.states.get(split.id, SplitState(split)) for split in self.splits]
-        listed_ids = {split.id for split in self.splits}
-        return listed + [state for id_, state in self.states.items() if id_ not in listed_ids]
-
-    def to_json(self) -> dict[str, Any]:
-        listed = {split.id: split for split in self.splits}
-        states: dict[str, Any] = {}
-        for id_, state in self.states.items():
-            position = state.position.to_json() if state.position is not None else None
-            states[id_] = {"position": position, "done": state.done}
-            if state.event_time_us is not None:
-                states[id_]["event_time_us"] = state.event_time_us
-            if listed.get(id_) != state.split:
-                states[id_]["split"] = state.split.to_json()
-        return {
-            "splits": [split.to_json() for split in self.splits],
-            "states": states,
-            "carried": self.carried,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> SourceSnapshot:
-        splits = tuple(Split.from_json(each) for each in value["splits"])
-        listed = {split.id: split for split in splits}
-        states = {}
-        for id_, state in value["states"].items():
-            split = Split.from_json(state["split"]) if "split" in state else listed[id_]
-            position = state["position"]
-            states[id_] = SplitState(
-                split,
-                None if position is None else Position(position),
-                bool(state["done"]),
-                state.get("event_time_us"),
-            )
-        return cls(splits, states, value["carried"])
-
-
-class StateChunk(Struct, frozen=True):
-    """One immutable file of operator state. name: in the store's chunk folder; checksum: xxh3_64
-    of its bytes, in hex; key_groups: the first and last key group in it, both included."""
-
-    name: str
-    rows: int
-    num_bytes: int
-    checksum: str
-    key_groups: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if _CHUNK_NAME.fullmatch(self.name) is None:
-            raise ValueError(f"'{self.name}' is not a chunk name")
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "rows": self.rows,
-            "num_bytes": self.num_bytes,
-            "checksum": self.checksum,
-            "key_groups": list(self.key_groups) if self.key_groups is not None else None,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> StateChunk:
-        groups = value["key_groups"]
-        return cls(
-            value["name"],
-            value["rows"],
-            value["num_bytes"],
-            value["checksum"],
-            (groups[0], groups[1]) if groups is not None else None,
-        )
-
-
-class OperatorSnapshot(Struct, frozen=True):
-    """One subtask's share of a step's state. facts: small JSON such as timers, watermarks and counts."""
-
-    subtask: int
-    chunks: tuple[StateChunk, ...] = ()
-    facts: Any = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "subtask": self.subtask,
-            "chunks": [chunk.to_json() for chunk in self.chunks],
-            "facts": self.facts,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> OperatorSnapshot:
-        chunks = tuple(StateChunk.from_json(each) for each in value["chunks"])
-        return cls(value["subtask"], chunks, value["facts"])
 
 
 class Manifest(Struct, frozen=True):
@@ -185,11 +87,16 @@ class Manifest(Struct, frozen=True):
     left_out: Mapping[str, int] = field(default_factory=dict)
     hash_id: str = HASH_ID
     encryption: None = None
-    version: int = VERSION
 
     @property
     def chunks(self) -> dict[str, StateChunk]:
-        """All state chunks that it refers to, by name."""
+        """All chunks that it refers to, by name."""
+        of_sources = (source.stored.chunks for source in self.sources.values() if source.stored)
+        return {chunk.name: chunk for chunks in of_sources for chunk in chunks} | self.state_chunks
+
+    @property
+    def state_chunks(self) -> dict[str, StateChunk]:
+        """The chunks of operators, by name."""
         return {
             chunk.name: chunk
             for snapshots in self.operators.values()
@@ -206,7 +113,7 @@ class Manifest(Struct, frozen=True):
                 f"a checkpoint holds something that is not JSON: {error}"
             ) from error
         return (
-            f'{{"format":"dataflare checkpoint","version":{self.version},'
+            f'{{"format":"dataflare checkpoint","version":{VERSION},'
             f'"checksum":"{_checksum(body)}","body":{body}}}\n'
         )
 
@@ -233,9 +140,9 @@ class Manifest(Struct, frozen=True):
         frame = _FRAME.fullmatch(text)
         if frame is None:
             raise Damaged(_why_unframed(text))
-        if int(frame["version"]) != VERSION:
+        if int(frame["version"]) not in _READABLE:
             raise Damaged(
-                f"its format has version {int(frame['version'])}, and this DataFlare reads version {VERSION}"
+                f"its format has version {int(frame['version'])}, and this DataFlare reads versions 1 to {VERSION}"
             )
         if frame["checksum"] != _checksum(frame["body"]):
             raise Damaged("its checksum does not match its content")

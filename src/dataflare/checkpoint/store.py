@@ -70,6 +70,9 @@ class Storage(Protocol):
     def judge(self, markers: Mapping[str, Marker | None]) -> dict[str, ManifestFact]:
         """The manifests that destinations store beside their rows, checked against this store."""
 
+    def has_parts(self, manifest: Manifest) -> bool:
+        """Whether every chunk of a manifest is here and complete."""
+
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
@@ -154,6 +157,9 @@ class LocalStore:
                 )
             facts[step] = fact
         return facts
+
+    def has_parts(self, manifest: Manifest) -> bool:
+        return self._with_chunks(manifest, {}).usable
 
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None

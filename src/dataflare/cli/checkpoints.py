@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,17 @@ class History(Struct, frozen=True):
         chunks = fact.manifest.chunks.values() if fact.manifest else ()
         return manifest_bytes + sum(chunk.num_bytes for chunk in chunks)
 
+    def source(self, snapshot: SourceSnapshot) -> SourceSnapshot:
+        """A source of a checkpoint, with the parts that are in chunks where these can be read."""
+        from dataflare.checkpoint.source_record import read_source
+        from dataflare.errors import CheckpointError
+
+        if self.store is None:
+            return snapshot
+        with contextlib.suppress(CheckpointError):
+            return read_source(self.store, snapshot)
+        return snapshot
+
     def to_json(self, fact: ManifestFact) -> dict[str, Any]:
         """A checkpoint as JSON."""
         manifest = fact.manifest
@@ -98,7 +110,9 @@ class History(Struct, frozen=True):
             "run_id": manifest.run_id if manifest else None,
             "lineage": manifest.lineage if manifest else None,
             "bytes": self.num_bytes(fact),
-            "sources": {n: s.to_json() for n, s in manifest.sources.items()} if manifest else {},
+            "sources": {n: self.source(s).to_json() for n, s in manifest.sources.items()}
+            if manifest
+            else {},
             "state": _state(manifest) if manifest else {},
             "counters": dict(manifest.counters) if manifest else {},
         }
@@ -189,9 +203,9 @@ def _print_list(workflow: str, history: History) -> None:
 def _progress(manifest: Manifest) -> Iterator[str]:
     """A line for each source: how many of its splits are read, and the position in an open one."""
     for name, source in manifest.sources.items():
-        states = source.all_states()
-        read_splits = sum(state.done for state in states)
-        line = f"{name}: {read_splits} of {human.counted(len(states), 'split')} read"
+        read_splits, splits = source.counts()
+        line = f"{name}: {read_splits:,} of {human.counted(splits, 'split')} read"
+        states = source.states.values()
         opened = [state for state in states if state.position is not None and not state.done]
         if opened:
             line += f", {opened[0].split.id} at {_position(opened[0].position)}"
@@ -230,7 +244,7 @@ def _print_one(fact: ManifestFact, history: History) -> None:
     for name, source in manifest.sources.items():
         print()
         terminal.print_heading(f"source {name}")
-        tables.print_table(("split", "read", "position"), _splits(source))
+        tables.print_table(("split", "read", "position"), _splits(history.source(source)))
     if manifest.operators:
         print()
         rows = [
@@ -245,6 +259,7 @@ def _print_one(fact: ManifestFact, history: History) -> None:
 
 
 def _splits(source: SourceSnapshot) -> Iterator[tuple[str, str, str]]:
-    for state in source.all_states():
+    states = source.states.values() if source.stored is not None else source.all_states()
+    for state in states:
         read = "completely" if state.done else ("partly" if state.position else "no")
         yield state.split.id, read, _position(state.position) if state.position else ""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
+from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine import new_fields
-from dataflare.engine.coordinator import Coordinator, Identity, SourceFacts
+from dataflare.engine.coordinator import Coordinator, Identity
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import SPARE_THREADS, WorkerPool
@@ -182,20 +183,21 @@ class Attempt:
             coordinator.register(task)
         return coordinator
 
-    async def _sources(self) -> dict[str, SourceFacts]:
+    async def _sources(self) -> dict[str, SourceRecord]:
         """The listing of each source: that of the checkpoint, or a new one."""
-        facts: dict[str, SourceFacts] = {}
+        records: dict[str, SourceRecord] = {}
         for stage in self.plan.stages:
             if stage.source is None:
                 continue
-            known = self.start.manifest.sources.get(stage.name) if self.start.manifest else None
+            manifest = self.start.manifest
+            known = manifest.sources.get(stage.name) if manifest is not None else None
             if known is None:
                 carried = self.start.carried.get(stage.name)
                 listing = partial(stage.source.splits, carried)  # type: ignore[arg-type]
                 listed = await self.retries.of(stage.name).call(listing)
                 known = SourceSnapshot(tuple(listed), {}, carried)
-            facts[stage.name] = SourceFacts(known.splits, known, known.carried)
-        return facts
+            records[stage.name] = await self.pool.submit(SourceRecord.read, self.store, known)
+        return records
 
 
 async def _all_or_first_error(

@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import datetime
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
+from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
-from dataflare.model.progress import Barrier, Split
+from dataflare.model.progress import Barrier
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 
@@ -41,29 +42,6 @@ class Identity(Struct, frozen=True):
     fingerprints: Mapping[str, str]
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     workflow: str = ""
-
-
-class SourceFacts(Struct):
-    """What a manifest says of a source beside its readers' shares: the listing of the run's start,
-    what was done before this attempt began, and what the run was carried from."""
-
-    splits: Sequence[Split]
-    before: SourceSnapshot
-    carried: object = None
-
-    def snapshot(self) -> SourceSnapshot:
-        """The source before any of its readers has come further."""
-        return SourceSnapshot(tuple(self.splits), dict(self.before.states), self.carried)
-
-    def queue(self) -> SplitQueue:
-        """The splits that are left to read."""
-        states = self.before.all_states()
-        positions = {
-            s.split.id: s.position for s in states if s.position is not None and not s.done
-        }
-        done = frozenset(state.split.id for state in states if state.done)
-        times = {state.split.id: state.event_time_us for state in states}
-        return SplitQueue([state.split for state in states], positions, done, times)
 
 
 class CheckpointStats(Struct):
@@ -104,7 +82,7 @@ class Coordinator:
         pool: WorkerPool,
         *,
         epoch: int,
-        sources: Mapping[str, SourceFacts],
+        sources: Mapping[str, SourceRecord],
         committers: Mapping[str, Committer],
         retain: int,
         timeout_s: float,
@@ -125,7 +103,7 @@ class Coordinator:
         self.failed.add_done_callback(_looked_at)
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
-        self._queues = {name: facts.queue() for name, facts in sources.items()}
+        self._queues = {name: _queue(record) for name, record in sources.items()}
         self._opened: set[str] = set()
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
@@ -209,6 +187,7 @@ class Coordinator:
             ) from None
         self._judge(final=final)
         self._published(barrier.epoch)
+        await self._write_sources(pending)
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
         self._storing = self.pool.submit(self._store, manifest)
@@ -226,6 +205,19 @@ class Coordinator:
         self._collecting = self.pool.submit(self._collect)
         await asyncio.shield(self._collecting)
         return manifest
+
+    async def _write_sources(self, pending: _Pending) -> None:
+        """Note how far the sources have come. What is long goes into chunks, before the manifest that names
+        them."""
+        for task, member in self.members.items():
+            stage = member.spec.stage
+            if stage.source is not None:
+                self.sources[stage.name].update(pending.shares[task].splits)
+        epoch, attempt = pending.barrier.epoch, self.identity.attempt
+        for step, record in self.sources.items():
+            if record.must_write:
+                self._storing = self.pool.submit(record.write, self.store, step, attempt, epoch)
+                await asyncio.shield(self._storing)
 
     def _store(self, manifest: Manifest) -> None:
         self.store.publish(manifest)
@@ -262,9 +254,7 @@ class Coordinator:
         for task, member in self.members.items():
             stage, share = member.spec.stage, pending.shares[task]
             if stage.source is not None:
-                before = sources.get(stage.name) or self.sources[stage.name].snapshot()
-                states = {**before.states, **{each.split.id: each for each in share.splits}}
-                sources[stage.name] = SourceSnapshot(before.splits, states, before.carried)
+                sources[stage.name] = self.sources[stage.name].snapshot()
             elif stage.operator is not None:
                 shares = operators.setdefault(stage.name, [])
                 if share.state is not None:
@@ -285,6 +275,15 @@ class Coordinator:
             counters=self._counters(),
             left_out=self._left_out(pending.barrier.epoch),
         )
+
+
+def _queue(record: SourceRecord) -> SplitQueue:
+    """The splits that are left to read."""
+    listed = {split.id for split in record.splits}
+    later = [state.split for id_, state in record.open.items() if id_ not in listed]
+    positions = {id_: s.position for id_, s in record.open.items() if s.position is not None}
+    times = {id_: state.event_time_us for id_, state in record.open.items()}
+    return SplitQueue([*record.splits, *later], positions, frozenset(record.done), times)
 
 
 async def commit(committers: Mapping[str, Committer], manifest: Manifest) -> None:

@@ -91,9 +91,12 @@ class Reading(Body):
             await self._read(taken)
 
     def freeze(self, epoch: int) -> Share:
-        return replace(self.last_share(), epoch=epoch)
+        share = replace(self.last_share(), epoch=epoch)
+        self._done = []
+        return share
 
     def last_share(self) -> Share:
+        """The split that is open, and those that were read since the last cut."""
         if self._split is None:
             return Share(self.task.id, None, splits=tuple(self._done))
         time = self._clock.event_time_us

@@ -18,16 +18,17 @@ from msgspec.structs import replace
 from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
+from dataflare.checkpoint.source_record import read_source
 from dataflare.checkpoint.store import LocalStore, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
+from dataflare.jobs.lost_parts import with_parts
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.ownership import (
     adoption,
     carried_to,
     owners_of,
     refuse_emptied,
-    refuse_lost_state,
     refuse_other_targets,
     refuse_owned,
     targets_of,
@@ -54,6 +55,7 @@ class Lineage:
         self.log = RunLog(self.folder)
         self.current: Current
         self.adopted: Manifest | None = None
+        self.rebuilt: Manifest | None = None
         self._writing = threading.Lock()
 
     def unreported(self) -> RunRecord | None:
@@ -117,7 +119,7 @@ class Lineage:
         if owners and self._adopts and not self.options.fresh:
             adopted = adoption(self.workflow, owners)
             if adopted is not None:
-                await self._adopt(adopted.manifest, adopted.attempt)
+                await self._adopt(plan, adopted.manifest, adopted.attempt)
                 return True
         if owners and not self.options.fresh:
             refuse_owned(self.workflow, owners)
@@ -154,16 +156,19 @@ class Lineage:
     def _adopts(self) -> bool:
         return self.options.adopt or self.workflow.settings.state.adopt == "auto"
 
-    async def _adopt(self, manifest: Manifest, attempt: int) -> None:
+    async def _adopt(self, plan: Plan, manifest: Manifest, attempt: int) -> None:
         """Adopt a lineage at one of its checkpoints."""
-        refuse_lost_state(self.workflow, manifest)
         if not manifest.final:
             self._refuse_changed(manifest)
+        store = LocalStore(self._storage(), manifest.lineage)
+        of_marker = manifest
+        manifest = await with_parts(self.workflow, plan.stages, of_marker, store)
+        self.rebuilt = None if manifest == of_marker else manifest
         await self.keep(
             lineage=manifest.lineage,
             attempt=max(attempt, manifest.attempt) + 1,
             finished=False,
-            carried={n: s.carried for n, s in manifest.sources.items() if s.carried is not None},
+            carried=await in_thread(_carried, store, manifest),
             base_epoch=0,
             last_epoch=manifest.epoch,
             targets={},
@@ -218,7 +223,7 @@ class Lineage:
                     newest.lineage,
                     newest.attempt + _UNCOUNTED_ATTEMPTS,
                     newest.run_id,
-                    carried={n: s.carried for n, s in newest.sources.items() if s.carried},
+                    carried=_carried(LocalStore(folder, newest.lineage), newest),
                     last_epoch=newest.epoch,
                 )
             raise CheckpointError(
@@ -274,3 +279,9 @@ class Lineage:
                 notes=[f"changed since checkpoint {manifest.epoch}: {', '.join(changed)}"],
                 help="undo the change, or use --accept-changes to resume anyway, or --fresh to start over",
             )
+
+
+def _carried(store: LocalStore, manifest: Manifest) -> dict[str, Any]:
+    """By source, the value that the run of a checkpoint was carried from. Blocking."""
+    sources = {step: read_source(store, source) for step, source in manifest.sources.items()}
+    return {step: source.carried for step, source in sources.items() if source.carried is not None}

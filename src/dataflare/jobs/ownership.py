@@ -72,36 +72,27 @@ def adoption(workflow: Workflow, owners: Mapping[str, Owner]) -> Adoption | None
     lineages = {owner.lineage for owner in owned.values()}
     if len(lineages) > 1:
         lineage_texts = ", ".join(f"'{name}': {owner.lineage[:8]}" for name, owner in owned.items())
-        raise _unadoptable(
+        raise unadoptable(
             workflow, f"its destinations have rows of several lineages ({lineage_texts})"
         )
     newest = max(owned.values(), key=lambda owner: owner.epoch)
     if newest.manifest is None:
-        raise _unadoptable(workflow, "the destination stores no checkpoint beside its rows")
+        raise unadoptable(workflow, "the destination stores no checkpoint beside its rows")
     try:
         manifest = Manifest.from_text(newest.manifest)
     except Damaged as error:
-        raise _unadoptable(workflow, error.problem) from error
+        raise unadoptable(workflow, error.problem) from error
     return Adoption(manifest, max(owner.attempt for owner in owned.values()))
 
 
-def refuse_lost_state(workflow: Workflow, manifest: Manifest) -> None:
-    """Raise RunError (E0806) for an unfinished run whose operator state is in the lost home."""
-    if manifest.final or not manifest.chunks:
-        return
-    steps = sorted(manifest.operators)
-    raise _unadoptable(
-        workflow,
-        f"its run had not finished, and the state of {', '.join(steps)} is in its state folder",
-    )
-
-
-def _unadoptable(workflow: Workflow, reason: str) -> RunError:
+def unadoptable(workflow: Workflow, reason: str) -> RunError:
+    """The error that says why a lineage cannot be adopted."""
     return RunError(
         f"the lineage that wrote to the destinations of '{workflow.name}' cannot be taken over: {reason}",
         code="E0806",
         blame=Blame.USER,
-        help="restore its state folder (DATAFLARE_HOME), or clean the destinations and use --fresh",
+        help="restore its state folder (DATAFLARE_HOME), or clean the destinations and use --fresh; "
+        "settings.checkpoint.storage can name a folder for checkpoints that outlives the machine",
     )
 
 

@@ -59,12 +59,14 @@ async def recover(
     resume: bool,
     starts_over: bool = False,
     letters: Collection[str] = (),
+    rebuilt: Manifest | None = None,
 ) -> Recovered:
     """Decide what to resume, and bring the destinations to that state.
 
     base_epoch: the last epoch of the previous finished run; only later epochs belong to this run.
     last_epoch: the newest published one, 0 if there is none. starts_over: the rows that this run wrote
     are removed, and the run starts from the beginning. letters: the destinations of dead letters.
+    rebuilt: the adopted checkpoint, in the store without what was lost with its state folder.
     Raises CheckpointError if this would lose or double rows.
     """
     markers: dict[str, Marker | None] = {}
@@ -88,7 +90,7 @@ async def recover(
         notices.append(
             f"the run goes on from checkpoint {manifest.epoch}, and reads again what came after it"
         )
-    if decision.from_destination:
+    if decision.from_destination or manifest == rebuilt:
         notices.append(f"checkpoint {manifest.epoch} was read from the destination")
         await in_thread(store.rewind, manifest.epoch - 1)
         manifest = await _without_lost_letters(manifest, committers, letters, notices)

@@ -22,6 +22,7 @@ from dataflare.checkpoint.files import make_state_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
+from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
@@ -51,7 +52,6 @@ from dataflare.jobs.recovery import Recovered, open_committers, recover
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
 from dataflare.model.new_fields import Columns, FieldsAppeared
-from dataflare.model.progress import Position
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.graph import SourceNode
@@ -315,6 +315,7 @@ class _Run:
                 resume=resume,
                 starts_over=current.starts_over,
                 letters=[name for name in committers if name not in self.workflow.destinations],
+                rebuilt=self.lineage.rebuilt,
             )
             if current.starts_over:
                 crash_point("replan.after_taken_back")
@@ -342,7 +343,7 @@ class _Run:
                     await stage.source.aclose()
         if not ending.finished:
             return self._stopped_by(), None, None
-        return "finished", None, _carried(plan, ending.manifest)
+        return "finished", None, await in_thread(_carried, plan, ending.manifest, store)
 
     async def _run_tasks(
         self, plan: Plan, start: Start, store: LocalStore, committers: Mapping[str, Committer]
@@ -451,18 +452,17 @@ async def _close(committers: Mapping[str, Committer]) -> None:
         await committer.aclose()
 
 
-def _carried(plan: Plan, manifest: Manifest | None) -> dict[str, Any]:
-    """By source, the value that the next run starts from."""
+def _carried(plan: Plan, manifest: Manifest | None, store: LocalStore) -> dict[str, Any]:
+    """By source, the value that the next run starts from. Blocking."""
     carried_values: dict[str, Any] = {}
     for stage in plan.stages.stages:
         if stage.source is None or manifest is None or stage.name not in manifest.sources:
             continue
-        states = manifest.sources[stage.name].all_states()
-        positions: dict[str, Position] = {
-            s.split.id: s.position for s in states if s.position is not None
-        }
-        stage.source.started_from = manifest.sources[stage.name].carried
-        carried = stage.source.carry(positions)
+        if not stage.source.carries():
+            continue
+        record = SourceRecord.read(store, manifest.sources[stage.name])
+        stage.source.started_from = record.carried
+        carried = stage.source.carry(record.positions(store))
         if carried is not None:
             carried_values[stage.name] = dict(carried)
     return carried_values

@@ -187,6 +187,12 @@ class SourceConnector(ABC):
         None for a source that starts over each time."""
         return None
 
+    def end_of(self, split: Split) -> Position | None:
+        """The last position in a split that was read to its end, if its listing tells it. Used by `--adopt`
+        if the positions are lost with the state folder; without it, a source that carries cannot be adopted
+        then. No I/O."""
+        return None
+
     async def aclose(self) -> None:
         """Release what the description itself opened (an exported snapshot, say)."""
 

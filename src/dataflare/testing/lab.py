@@ -158,7 +158,7 @@ def observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
         for step, scripted in scripts.items():
             if step not in manifest.sources:
                 continue
-            for state in manifest.sources[step].all_states():
+            for state in manifest.sources[step].states.values():
                 if state.position is not None:
                     scripted.committed(state.split.data["split"], state.position.value["item"])
 

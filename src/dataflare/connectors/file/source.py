@@ -108,6 +108,11 @@ orders:
             .to_json()
         )
 
+    def end_of(self, split: Split) -> Position | None:
+        """As much of it as says which file was read; the ledger compares that with the file."""
+        facts = {name: split.data.get(name) for name in ("size", "mtime_ns", "pieces")}
+        return Position(facts) if None not in facts.values() else None
+
     async def validate(self) -> None:
         if self.config.watch:
             raise ConfigError(
