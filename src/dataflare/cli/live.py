@@ -119,6 +119,8 @@ class LiveView(Notices):
             duration_s = progress.last_checkpoint_s
             last = f", the last took {human.span(duration_s)}" if duration_s is not None else ""
             facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{last}")
+        if progress.watermark:
+            facts.append(f"event time {progress.watermark}")
         if progress.backlog_rows:
             facts.append(f"{human.count(progress.backlog_rows)} rows behind")
         return Text.assemble((self.name, "bold"), "  ", ("  ".join(facts), "dim"))

@@ -6,6 +6,7 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from msgspec import Struct, field
 from dataflare.errors import DataError
 
 _SHARE_FROM_ROWS = 10_000
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class LeftOut(Struct):
@@ -25,7 +27,7 @@ class LeftOut(Struct):
 
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
-    where it is known. refused: those errors that a
+    where it is known. late_unread: those late rows that no step reads. refused: those errors that a
     destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack."""
 
@@ -37,6 +39,7 @@ class StepMetrics(Struct):
     refused: int = 0
     dead_letters: int = 0
     late: int = 0
+    late_unread: int = 0
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
@@ -56,6 +59,7 @@ class StepMetrics(Struct):
         self.refused += other.refused
         self.dead_letters += other.dead_letters
         self.late += other.late
+        self.late_unread += other.late_unread
         self.seconds += other.seconds
         self.tasks += other.tasks
         self.ended += other.ended
@@ -85,7 +89,9 @@ class StepMetrics(Struct):
         self.bytes_out += num_bytes
 
     def to_json(self) -> dict[str, Any]:
+        known = {} if self.watermark_us is None else {"watermark": rfc3339(self.watermark_us)}
         return {
+            **known,
             "rows_in": self.rows_in,
             "rows_out": self.rows_out,
             "bytes_out": self.bytes_out,
@@ -230,6 +236,15 @@ class JobMetrics:
 
     def to_json(self) -> dict[str, Any]:
         return {name: step.to_json() for name, step in self.steps.items()}
+
+
+def rfc3339(event_time_us: int) -> str | None:
+    """A time in microseconds as a text, to the second; None where no calendar reaches."""
+    try:
+        moment = _EPOCH + datetime.timedelta(microseconds=event_time_us)
+    except OverflowError:
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _left_out(steps: Mapping[str, StepMetrics]) -> dict[str, int]:

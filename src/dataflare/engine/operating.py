@@ -189,9 +189,10 @@ class Operating(Body):
     def _beside(self, side: Side, outcome: Outcome) -> None:
         """Rows of another output. Late rows are counted, also if no step reads them."""
         frame = side.frame
-        if side.output == LATE:
-            outcome.count_late(self.task.name, frame.height)
         runner = self._sides.get(side.output)
+        if side.output == LATE:
+            unread = frame.height if runner is None else 0
+            outcome.count_late(self.task.name, frame.height, unread)
         if runner is not None:
             outcome.counts.append((self.task.name, 0, frame.height))
             outcome.add(runner.run(Given(frame, frame.height, lambda: frame)))

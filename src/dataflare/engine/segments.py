@@ -51,7 +51,7 @@ class Outcome(Struct):
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
     rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
     left_out: step, path and rows of fields that a source's columns lack. late: by step, rows that came too
-    late for it. event_time_us: the greatest event time of the rows that entered.
+    late for it, and those of them that no step reads. event_time_us: the greatest event time of the rows that entered.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -62,11 +62,12 @@ class Outcome(Struct):
     failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
-    late: dict[str, int] = field(default_factory=dict)
+    late: dict[str, tuple[int, int]] = field(default_factory=dict)
     event_time_us: int | None = None
 
-    def count_late(self, step: str, rows: int) -> None:
-        self.late[step] = self.late.get(step, 0) + rows
+    def count_late(self, step: str, rows: int, unread: int = 0) -> None:
+        before, unread_before = self.late.get(step, (0, 0))
+        self.late[step] = before + rows, unread_before + unread
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -81,8 +82,8 @@ class Outcome(Struct):
         self.left_out.extend(other.left_out)
         for step, rows in other.errors.items():
             self.count_errors(step, rows)
-        for step, rows in other.late.items():
-            self.count_late(step, rows)
+        for step, (rows, unread) in other.late.items():
+            self.count_late(step, rows, unread)
 
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
@@ -92,8 +93,9 @@ class Outcome(Struct):
             metric.add_out(rows_out)
         for step, rows in self.errors.items():
             metrics.step(step).errors += rows
-        for step, rows in self.late.items():
+        for step, (rows, unread) in self.late.items():
             metrics.step(step).late += rows
+            metrics.step(step).late_unread += unread
         for frame in self.failed:
             for step, rows in frame["step"].value_counts().iter_rows():
                 metrics.step(step).dead_letters += rows

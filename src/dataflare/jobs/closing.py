@@ -43,6 +43,12 @@ def closing_warnings(
                 f"step '{name}': field '{path}' came after the sample and was left out: "
                 f"{in_words(left_out.rows)} with a value, the first at {left_out.place}"
             )
+        if metric.late_unread:
+            verb = "was" if metric.late_unread == 1 else "were"
+            yield (
+                f"step '{name}': {in_words(metric.late_unread)} came too late and {verb} left out; a step that "
+                f"reads '{name}.late' gets such rows"
+            )
         if metric.errors:
             verb = "was" if metric.errors == 1 else "were"
             if metric.kind == "source" and metric.rows_out == 0 and metric.errors > 1:

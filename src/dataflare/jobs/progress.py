@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from dataflare.engine.attempt import Attempt
-from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.metrics import JobMetrics, rfc3339
 
 
 class StepProgress(Struct, frozen=True):
@@ -21,7 +21,8 @@ class StepProgress(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """rows_per_s: the current rate of all sources. backlog_rows: rows in the channels between tasks."""
+    """rows_per_s: the current rate of all sources. backlog_rows: rows in the channels between tasks.
+    watermark: the least event time that some step still expects, as RFC 3339, where it is known."""
 
     elapsed_s: float
     steps: dict[str, StepProgress]
@@ -30,6 +31,7 @@ class Progress(Struct, frozen=True):
     last_checkpoint_s: float | None
     backlog_rows: int
     message: str | None = None
+    watermark: str | None = None
 
 
 class Reporter:
@@ -55,6 +57,7 @@ class Reporter:
         if now - before > 0.2:
             self._rate = (rows - rows_before) / (now - before)
             self._seen = (now, rows)
+        marks = [m.watermark_us for m in self.metrics.steps.values() if m.watermark_us is not None]
         self.listener(
             Progress(
                 elapsed_s=now - self.started,
@@ -67,6 +70,7 @@ class Reporter:
                 last_checkpoint_s=stats.last_s if stats else None,
                 backlog_rows=attempt.backlog_rows if attempt else 0,
                 message=message,
+                watermark=rfc3339(min(marks)) if marks else None,
             )
         )
 

@@ -83,11 +83,12 @@ def view(
                 **facts,
             }
         )
+    asked = workflow.settings.mode
     placed = {entry["id"]: entry["stage"] for entry in nodes}
     members = {s.id: [name for name, stage in placed.items() if stage == s.id] for s in plan.stages}
     return {
         "workflow": workflow.name,
-        "mode": "batch" if plan.bounded else "streaming",
+        "mode": "batch" if plan.bounded and asked != "streaming" else "streaming",
         "parallelism": workflow.settings.parallelism,
         "stages": [
             {
