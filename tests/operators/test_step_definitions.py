@@ -85,6 +85,7 @@ def test_an_unknown_type_has_a_nearest_name():
 def test_only_a_union_or_a_join_takes_several_inputs(type_: str):
     configs = {
         "aggregate": "measures: {k: count(*)}",
+        "window": "kind: tumbling, size: 1s, measures: {k: count(*)}",
         "filter": "condition: n > 1",
         "route": "routes: {a: n > 1}",
         "validate": "rules: [{name: r, expect: n > 1}]",

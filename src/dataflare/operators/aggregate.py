@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -15,7 +15,6 @@ from dataflare.model.text import SourceText
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
-    ERROR_COLUMN,
     BindContext,
     Bound,
     Fault,
@@ -101,17 +100,28 @@ class LiveAggregate(LiveOperator):
 
     def _finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()
-        values: list[pl.Expr] = []
-        errors: list[Fault] = []
-        for name, lowered in self.operator.aggregation.finish().items():
-            values.append(lowered.value.alias(name))
-            if lowered.error is not None:
-                errors.append((name, lowered.error))
-        if errors:
-            values.append(self.lowering.column(self.operator.step, errors))
-        extra = [ERROR_COLUMN] if errors else []
-        names = [*self.keys, *self.operator.aggregation.output.names, *extra]
-        return partials.lazy().with_columns(values).select(names).collect(engine="in-memory")
+        return finished(
+            self.operator.aggregation, partials, self.keys, self.operator.step, self.lowering
+        )
+
+
+def finished(
+    aggregation: Aggregation,
+    partials: pl.DataFrame,
+    columns: Sequence[str | pl.Expr],
+    step: str,
+    lowering: Lowering,
+) -> pl.DataFrame:
+    """These columns of merged partials, and the measures. A row whose measure fails has a fault."""
+    values: list[pl.Expr] = []
+    errors: list[Fault] = []
+    for name, lowered in aggregation.finish().items():
+        values.append(lowered.value.alias(name))
+        if lowered.error is not None:
+            errors.append((name, lowered.error))
+    if errors:
+        values.append(lowering.column(step, errors))
+    return partials.lazy().select(*columns, *values).collect(engine="in-memory")
 
 
 class AggregateStep(Step):
@@ -136,7 +146,7 @@ config:
         if not config.measures:
             not_empty(step, "`measures` or `group_by`", config.group_by)
         _refuse_updates(step, config, context)
-        keys = _keys(config, schema, step)
+        keys = group_keys(config.group_by, schema, step)
         not_reserved(step, [*keys, *config.measures])
         no_doubles(step, [*keys, *config.measures])
         aggregation = check_measures(config.measures, schema, step=step)
@@ -172,12 +182,14 @@ def _refuse_updates(step: str, config: AggregateConfig, context: BindContext) ->
         )
 
 
-def _keys(config: AggregateConfig, schema: Schema, step: str) -> dict[str, Typed]:
+def group_keys(
+    group_by: Sequence[ExprText] | Mapping[str, ExprText], schema: Schema, step: str
+) -> dict[str, Typed]:
     """The group's columns by name: an expression without a name is called by its text."""
-    if isinstance(config.group_by, dict):
-        return {n: check(e, schema, step=step) for n, e in config.group_by.items()}
+    if isinstance(group_by, Mapping):
+        return {n: check(e, schema, step=step) for n, e in group_by.items()}
     keys: dict[str, Typed] = {}
-    for text in config.group_by:
+    for text in group_by:
         typed = check(text, schema, step=step)
         name = typed.is_column or str(text)
         no_doubles(step, [*keys, SourceText(name, starts=text.source.starts)])

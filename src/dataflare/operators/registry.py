@@ -27,10 +27,11 @@ _STEPS = {
     "lookup": "lookup:LookupStep",
     "join": "join:JoinStep",
     "aggregate": "aggregate:AggregateStep",
+    "window": "window:WindowStep",
     "python": "python:PythonStep",
 }
 _NOT_REGISTERED = "a processor of your own is named by its place (module:Class), its entry point, or register(...)"
-LATER = ("window", "sql", "wasm", "predict")
+LATER = ("sql", "wasm", "predict")
 """Step types of the format that this version cannot run yet; they are refused by name."""
 
 

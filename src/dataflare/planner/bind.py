@@ -110,9 +110,8 @@ async def bind_and_note(
 class Binder:
     """Binds the steps of a workflow, section by section.
 
-    unchecked: what could not be checked offline. connectors: the sources, by step. outputs: by step;
-    None if they are unknown. outputs_read: the outputs that some step reads. timed: the steps whose rows
-    have an event time.
+    unchecked: what could not be checked offline. connectors: the sources, by step. outputs: by step; None if
+    they are unknown. outputs_read: those that some step reads. timed: the steps whose rows have an event time.
     """
 
     def __init__(
@@ -280,6 +279,7 @@ class Binder:
             table=lambda source: self.tables[step.name],
             timed=timed,
             streaming=event_time.is_streaming(self.workflow, self.endless),
+            read=frozenset(o for name, o in self.outputs_read if name == step.name and o),
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
         if bound.stateful is not None and bound.stateful.finite:

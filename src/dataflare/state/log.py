@@ -114,21 +114,51 @@ class Log:
             runs += [[each.base] if each.base is not None else [], each.waiting]
         return [run for run in (*runs, self._log) if run]
 
-    def drain(self, rows_max: int) -> Iterator[pl.DataFrame]:
-        """The merged state in batches, each range ordered by key. A batch is no longer held when it is
-        given. Nothing may be appended any more."""
-        if self._log:
-            self._distribute(self._merged(self._log))
-            self._log = []
+    def drain(self, rows_max: int, order: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+        """The merged state in batches, each range ordered by key or by `order`. A batch is no longer held
+        when it is given. Nothing may be appended any more."""
+        self._distribute_log()
+        order = order or self.keys
         for number in list(self._ranges):
             pieces = self._ranges[number].pieces()
             if pieces:
                 frame = self._merged(pieces).frame(self._storage)
-                frame = frame.sort(self.keys, nulls_last=True) if self.keys else frame
+                frame = frame.sort(order, nulls_last=True) if order else frame
                 self._rest = [Piece(rows, self._groups) for rows in frame.iter_slices(rows_max)]
             del self._ranges[number]
             while self._rest:
                 yield self._rest.pop(0).frame(self._storage)
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """The merged state by range, which stays in the table."""
+        self._distribute_log()
+        for each in self._ranges.values():
+            pieces = each.pieces()
+            if pieces:
+                each.base, each.waiting = self._merged(pieces), []
+                yield each.base.frame(self._storage)
+
+    def take(self, condition: pl.Expr) -> Iterator[pl.DataFrame]:
+        """The merged rows for which a condition over columns of the key is true, by range. They are no longer
+        held; the others stay."""
+        self._distribute_log()
+        for each in self._ranges.values():
+            pieces = each.pieces()
+            if not pieces:
+                continue
+            merged = each.base = self._merged(pieces)
+            each.waiting = []
+            frame = merged.frame(self._storage)
+            taken = frame.filter(condition)
+            if taken.height:
+                merged.release(self._storage)
+                rest = frame.filter(~condition)
+                each.base = Piece(rest, merged.groups) if rest.height else None
+                yield taken
+
+    def absorb(self, other: Log) -> None:
+        """Hold what another log holds, too. The other one must not be used any more."""
+        self._log += other.pieces()
 
     def merge_for_storage(self, pieces: Sequence[Piece]) -> Piece:
         """Neighbours that are not stored yet, as one piece, made beside the table."""
@@ -150,6 +180,11 @@ class Log:
             merged = whole
         self._distribute(merged)
         self._merge_fullest()
+
+    def _distribute_log(self) -> None:
+        if self._log:
+            self._distribute(self._merged(self._log))
+            self._log = []
 
     def _distribute(self, piece: Piece) -> None:
         if not self._is_split:

@@ -86,11 +86,22 @@ class Tables:
 
     # -- declared by operators ---------------------------------------------------------------------
 
-    def log(self, name: str, keys: Sequence[str], merge: Merge) -> Log:
-        """Partial aggregates by key. See `Log`."""
-        log = Log(keys, merge, self.groups, self._storage, self._restored(name, keys))
+    def log(
+        self, name: str, keys: Sequence[str], merge: Merge, former: Sequence[str] | None = None
+    ) -> Log:
+        """Partial aggregates by key. See `Log`. former: the names of restored logs that it goes on from, if
+        not its own."""
+        names = (name,) if former is None else former
+        shares = [pieces for each in names for pieces in self._restored(each, keys)]
+        log = Log(keys, merge, self.groups, self._storage, shares)
         self._tables[name] = log
         return log
+
+    def absorb(self, log: Log, name: str) -> None:
+        """Move what the log of a name holds into another log, and forget the name."""
+        other = self._tables.pop(name)
+        assert isinstance(other, Log)
+        log.absorb(other)
 
     def keys(self, name: str, keys: Sequence[str]) -> KeySet:
         """A set of keys. See `KeySet`."""

@@ -1,0 +1,233 @@
+"""`window`: measures over groups of rows in pieces of event time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field
+
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.expr import ExprText, check_measures
+from dataflare.model import types as t
+from dataflare.model.event_time import TIME_COLUMNS
+from dataflare.model.record import StructABC
+from dataflare.model.types import Field as Column
+from dataflare.model.types import Schema
+from dataflare.model.units import Duration
+from dataflare.operators.aggregate import group_keys
+from dataflare.operators.base import (
+    LATE,
+    BindContext,
+    Bound,
+    LiveOperator,
+    StatefulOperator,
+    Step,
+    StepConfig,
+)
+from dataflare.operators.names import ByName, Name, no_doubles, not_empty, not_reserved, spot_of
+from dataflare.operators.primitives import Derive, Select
+from dataflare.operators.window_grid import Grid, grid_of
+from dataflare.state.tables import Tables
+
+if TYPE_CHECKING:
+    from dataflare.expr import Aggregation, Typed
+
+_WINDOW_TYPE = t.timestamp("us", "UTC")
+
+
+class WindowConfig(StepConfig):
+    kind: Literal["tumbling", "sliding"] = Field(
+        description="tumbling: windows follow each other; sliding: they overlap.",
+    )
+    size: Duration | None = Field(default=None, description="How long a window is.")
+    slide: Duration | None = Field(
+        default=None, description="How far a sliding window starts after the one before."
+    )
+    offset: Duration = Field(
+        default=0.0, description="Windows start that much later: a day at 06:00 with 6h."
+    )
+    timezone: Name | None = Field(
+        default=None,
+        description="Windows follow the clocks of this zone (Europe/Berlin), so that a day may have 23 or 25 "
+        "hours; UTC if not given.",
+    )
+    group_by: list[ExprText] | ByName[ExprText] = Field(
+        default_factory=list,
+        description="Columns or expressions; a mapping names them. Each group has windows of its own.",
+    )
+    measures: ByName[ExprText] = Field(description='Name to aggregate, as total: "sum(amount)".')
+    allowed_lateness: Duration = Field(
+        default=0.0,
+        description="For how long after its end a window takes late rows. Each of them gives the window's "
+        "result again.",
+    )
+
+
+class Window(StatefulOperator, StructABC, frozen=True):
+    """keys: the group's columns in the rows; names: in the results. late: the columns of a late row."""
+
+    step: str
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    aggregation: Aggregation
+    grid: Grid
+    lateness: int
+    late: tuple[str, ...]
+    described: str
+    timed = True
+    keeps_time = True
+
+    def open(self, tables: Tables) -> LiveOperator:
+        from dataflare.operators.window_panes import LivePanes
+
+        return LivePanes(self, tables)
+
+    def late_columns(self, columns: Sequence[str]) -> list[str]:
+        """What a late row has, of these columns."""
+        return [*self.late, *(name for name in TIME_COLUMNS if name in columns)]
+
+    def describe(self) -> str:
+        by = f" by {', '.join(self.names)}" if self.names else ""
+        return f"{self.described}: {', '.join(self.aggregation.output.names)}{by}"
+
+
+class WindowStep(Step):
+    type = "window"
+    Config = WindowConfig
+    summary = "Measures over groups of rows in windows of event time."
+    example = """\
+type: window
+inputs: [orders]
+config:
+  kind: tumbling
+  size: 1h
+  group_by: [country]
+  measures: {orders: "count(*)", revenue: "sum(amount)"}
+  allowed_lateness: 10m
+"""
+
+    @classmethod
+    def extra_outputs(cls, config: Any) -> tuple[str, ...]:
+        return (LATE,)
+
+    @classmethod
+    def names_its_columns(cls, config: WindowConfig) -> bool:
+        return True
+
+    @classmethod
+    def bind(cls, config: WindowConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
+        schema, step = inputs[0], context.step
+        not_empty(step, "`measures`", config.measures)
+        grid = _grid(config, step)
+        keys = group_keys(config.group_by, schema, step)
+        not_reserved(step, [*keys, *config.measures])
+        no_doubles(step, [*keys, "window_start", "window_end", *config.measures])
+        aggregation = check_measures(config.measures, schema, step=step)
+        columns = _key_columns(keys, schema)
+        late = tuple(schema.names) if LATE in context.read else ()
+        derived = [
+            *(
+                (columns[name], typed)
+                for name, typed in keys.items()
+                if columns[name] not in schema
+            ),
+            *aggregation.inputs,
+        ]
+        selected = [*late, *columns.values(), *(name for name, _ in aggregation.inputs)]
+        # A batch without columns would forget how many rows it has: one is kept.
+        names = dict.fromkeys(selected or schema.names[:1])
+        operators = (
+            *([Derive(step, tuple(derived))] if derived else []),
+            Select(step, tuple((name, name) for name in names)),
+        )
+        stamps = [Column(name, _WINDOW_TYPE) for name in ("window_start", "window_end")]
+        key_types = map(Column, map(str, keys), (typed.type for typed in keys.values()))
+        return Bound(
+            outputs={None: Schema((*key_types, *stamps, *aggregation.output)), LATE: schema},
+            operators=operators,
+            stateful=Window(
+                step,
+                tuple(columns.values()),
+                tuple(map(str, keys)),
+                aggregation,
+                grid,
+                _us(config.allowed_lateness),
+                late,
+                f"{config.kind} window of {_shown(grid.size)}",
+            ),
+        )
+
+
+def _key_columns(keys: dict[str, Typed], schema: Schema) -> dict[str, str]:
+    """The column of each key in the rows: its own name, unless an input column has that already."""
+    columns = {}
+    for place, (name, typed) in enumerate(keys.items()):
+        is_free = name not in schema or typed.is_column == name
+        columns[str(name)] = str(name) if is_free else f"__dataflare_g{place}"
+    return columns
+
+
+def _grid(config: WindowConfig, step: str) -> Grid:
+    """Where windows start and end. Raises ConfigError (E0405)."""
+    if not config.size:
+        raise _wrong(step, f"a {config.kind} window needs a 'size'", "add it, as size: 1h")
+    slide = config.slide
+    if config.kind == "sliding" and not slide:
+        raise _wrong(step, "a sliding window needs a 'slide'", "add it, as slide: 1m")
+    if config.kind == "tumbling" and slide is not None:
+        raise _wrong(step, "a tumbling window has no 'slide'", "leave it out, or set kind: sliding")
+    if slide is not None and slide > config.size:
+        raise _wrong(
+            step,
+            "the 'slide' of a window is greater than its 'size', so that rows between windows would be lost",
+            "set slide to the size or less",
+        )
+    size = _us(config.size)
+    try:
+        return grid_of(
+            size, _us(slide) if slide else size, _us(config.offset), _zone(config.timezone, step)
+        )
+    except ValueError as error:
+        raise _wrong(step, str(error), "set another size, or leave out the time zone") from None
+
+
+def _zone(name: str | None, step: str) -> str | None:
+    if name is None:
+        return None
+    from zoneinfo import available_timezones
+
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise ConfigError(
+            f"step '{step}' has an unknown time zone '{name}'",
+            code="E0405",
+            step=step,
+            spot=spot_of(name),
+            help=did_you_mean(name, sorted(available_timezones())) or "name it as Europe/Berlin",
+        ) from None
+    return str(name)
+
+
+def _wrong(step: str, problem: str, help: str) -> ConfigError:
+    return ConfigError(f"step '{step}': {problem}", code="E0405", step=step, help=help)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _shown(size_us: int) -> str:
+    """A duration as in a workflow file."""
+    for unit, length in (
+        ("d", 86_400_000_000),
+        ("h", 3_600_000_000),
+        ("m", 60_000_000),
+        ("s", 1_000_000),
+        ("ms", 1000),
+    ):
+        if size_us % length == 0:
+            return f"{size_us // length}{unit}"
+    return f"{size_us}us"

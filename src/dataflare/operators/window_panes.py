@@ -1,0 +1,228 @@
+"""Tumbling and sliding windows, from partials by key and pane.
+
+Always true:
+- a window fires once when the watermark reaches its end, whatever crashed meanwhile; each batch with a later row
+  within `allowed_lateness` fires it again;
+- whether a window takes a row depends on the row's own watermark and not on when the row comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.hashing import hash_columns, key_group
+from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.window_fired import Fired
+from dataflare.operators.window_rows import END, FROM, PANE, WindowRows
+from dataflare.state.pieces import Groups
+from dataflare.state.slices import Slices
+from dataflare.state.tables import Tables
+
+if TYPE_CHECKING:
+    from dataflare.operators.window import Window
+
+_SLICE_ROWS = 100_000
+_WINDOWS_MAX = 64
+_EARLIEST = -(2**62)
+"""Earlier than all event times; a duration less does not overflow."""
+
+
+class LivePanes(LiveOperator):
+    """panes: partials of the open windows. waiting: windows that have fired at the end of the input and were not
+    given yet. streams: rows have watermarks."""
+
+    def __init__(self, operator: Window, tables: Tables) -> None:
+        self.operator, self.grid = operator, operator.grid
+        self.rows = WindowRows(operator.step, operator.keys, operator.names, operator.aggregation)
+        self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
+        self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)
+        self._waiting = tables.rows("waiting", operator.keys)
+        self._fired = Fired(tables)
+        self._streams = tables.value("streams", False, any)
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
+        yield from self._caught_up()
+        rows = frame.with_columns(
+            self.grid.pane_of(self.grid.on_ruler(pl.col(TIME_COLUMN))).alias(PANE)
+        )
+        if WATERMARK_COLUMN in frame.columns:
+            self._streams.value = True
+            rows, late = self._sifted(rows)
+            if late.height:
+                yield Side(LATE, late.select(self.operator.late_columns(late.columns)))
+        elif not self.grid.is_tumbling:
+            rows = rows.with_columns(self.grid.first_end(pl.col(PANE)).alias(FROM))
+        self.panes.append(self.rows.partial(rows, self._by))
+        if self.operator.lateness:
+            yield from self._fired_again(rows)
+
+    def watermark(self, event_time_us: int) -> Iterable[Result]:
+        yield from self._caught_up()
+        if event_time_us <= self._fired.time_us:
+            return
+        after, until = self._place(self._fired.time_us), self._place(event_time_us)
+        for windows in self._closing(after, until):
+            yield self._results(windows)
+        self._fired.advance(event_time_us)
+        self.panes.drop(self._first_open(event_time_us))
+
+    def end(self, port: int) -> Iterable[Result]:
+        yield from self._caught_up()
+        yield from self._given()
+        after = self._place(self._fired.time_us)
+        self.panes.drop(self.grid.end_after(after) - self.grid.size)
+        if self.grid.is_tumbling:
+            for frame in self.panes.take(2**62, _SLICE_ROWS):
+                yield self._results(_at_end(frame, self.grid.size))
+            return
+        while (first := self.panes.first) is not None:
+            after = max(after, self.grid.end_after(first) - self.grid.slide)
+            until = after + _WINDOWS_MAX * self.grid.slide
+            for windows in self._closing(after, until):
+                for part in windows.iter_slices(_SLICE_ROWS):
+                    self._waiting.put(part)
+            self._fired.advance(int(pl.select(self.grid.in_utc(pl.lit(until, pl.Int64))).item()))
+            self.panes.drop(self.grid.end_after(until) - self.grid.size)
+            after = until
+            yield from self._given()
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def _sifted(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows that some window still takes, and the late ones."""
+        known = max(self._fired.time_us, _EARLIEST)
+        watermark = pl.max_horizontal(pl.col(WATERMARK_COLUMN), pl.lit(known, pl.Int64))
+        closed = self.grid.on_ruler(watermark - self.operator.lateness)
+        pane = pl.col(PANE)
+        is_late = (self.grid.last_end(pane) <= closed).alias("__dataflare_late")
+        marks = [is_late]
+        if not self.grid.is_tumbling:
+            first = pl.max_horizontal(self.grid.first_end(pane), self.grid.next_end(closed))
+            marks.append(first.alias(FROM))
+        rows = rows.with_columns(marks)
+        late = rows["__dataflare_late"]
+        if not late.any():
+            return rows, rows.clear()
+        return rows.filter(~late), rows.filter(late)
+
+    def _fired_again(self, rows: pl.DataFrame) -> Iterator[Result]:
+        """The windows that have fired before these rows came, with them."""
+        fired = self._place(self._fired.time_us)
+        first = pl.col(PANE) + self.grid.size if self.grid.is_tumbling else pl.col(FROM)
+        again = rows.filter(first <= fired)
+        if not again.height:
+            return
+        last = pl.min_horizontal(self.grid.last_end(pl.col(PANE)), pl.lit(fired))
+        ends = pl.int_ranges(first, last + 1, self.grid.slide).alias(END)
+        keys = self.rows.keys
+        by = again.lazy().with_columns(ends).explode(END).group_by(*keys, END)
+        changed = by.agg(pl.col(WATERMARK_COLUMN).max()).collect(engine="in-memory")
+        low, high = int(changed[END].min()), int(changed[END].max())  # type: ignore[arg-type]
+        for windows in self._windows(
+            low - 1, high, changed.select(keys).unique() if keys else None
+        ):
+            whole = windows.join(changed, on=[*keys, END], nulls_equal=True, how="inner")
+            if whole.height:
+                yield self._results(whole)
+
+    # -- windows -----------------------------------------------------------------------------------
+
+    def _closing(self, after: int, until: int) -> Iterator[pl.DataFrame]:
+        """The windows that end later than `after`, and not later than `until`."""
+        if self.grid.is_tumbling and not self.operator.lateness:
+            for frame in self.panes.take(until - self.grid.size + 1, _SLICE_ROWS):
+                yield _at_end(frame, self.grid.size)
+            return
+        yield from self._windows(after, until)
+
+    def _windows(
+        self, after: int, until: int, keys: pl.DataFrame | None = None, groups: Groups | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The same, whatever has fired; of these keys and key groups only."""
+        grid = self.grid
+        first, end = self.panes.first, self.panes.end
+        if first is None or end is None:
+            return
+        after = max(after, grid.end_after(first) - grid.slide)
+        until = min(until, grid.last_end_of(end - 1))
+        while after < until:
+            upto = min(until, after + _WINDOWS_MAX * grid.slide)
+            frames = self.panes.frames(grid.end_after(after) - grid.size, upto)
+            frames = (_of(frame, self.rows.keys, keys, groups) for frame in frames)
+            parts = [part for frame in frames if (part := self._spread(frame, after, upto)).height]
+            if parts:
+                yield self.rows.merged(pl.concat(parts), [END]).sort(
+                    END, *self.rows.keys, nulls_last=True
+                )
+            after = upto
+
+    def _spread(self, frame: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
+        """Each partial once for each of its windows that end in this time."""
+        if self.grid.is_tumbling:
+            at_end = _at_end(frame, self.grid.size)
+            return at_end.filter(pl.col(END) > after, pl.col(END) <= until)
+        first = pl.max_horizontal(pl.col(FROM), pl.lit(self.grid.end_after(after)))
+        last = pl.min_horizontal(self.grid.last_end(pl.col(PANE)), pl.lit(until))
+        ends = pl.int_ranges(first, last + 1, self.grid.slide).alias(END)
+        spread = frame.with_columns(ends).drop(PANE, FROM)
+        return spread.filter(pl.col(END).list.len() > 0).explode(END)
+
+    def _first_open(self, time_us: int) -> int:
+        """The start of the first window that may take a row when the watermark is at this time."""
+        closed = self._place(max(time_us, _EARLIEST) - self.operator.lateness)
+        return self.grid.end_after(closed) - self.grid.size
+
+    def _place(self, time_us: int) -> int:
+        return self.grid.place(max(time_us, _EARLIEST))
+
+    def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return self.rows.merged(frame, self._by)
+
+    # -- results -----------------------------------------------------------------------------------
+
+    def _caught_up(self) -> Iterator[Result]:
+        """The windows of key groups that came from a subtask with an earlier watermark."""
+        if not self._fired.behind:
+            return
+        until = self._place(self._fired.time_us)
+        for part in self._fired.behind:
+            for windows in self._windows(self._place(part.time_us), until, groups=part.groups):
+                self._waiting.put(windows)
+        self._fired.advance(self._fired.time_us)
+        self.panes.drop(self._first_open(self._fired.time_us))
+        yield from self._given()
+
+    def _given(self) -> Iterator[Result]:
+        """The windows that wait."""
+        for windows in self._waiting.drain_pieces():
+            yield self._results(windows)
+
+    def _results(self, windows: pl.DataFrame) -> pl.DataFrame:
+        start, end = (
+            self.grid.in_utc(place) for place in (pl.col(END) - self.grid.size, pl.col(END))
+        )
+        results = self.rows.results(windows, start, end, watermarks=self._streams.value)
+        self.lowering = self.rows.lowering
+        return results
+
+
+def _at_end(frame: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Partials by pane, where a pane is a window, by the end of the window."""
+    return frame.with_columns((pl.col(PANE) + size).alias(END)).drop(PANE)
+
+
+def _of(
+    frame: pl.DataFrame, keys: list[str], wanted: pl.DataFrame | None, groups: Groups | None
+) -> pl.DataFrame:
+    """The rows of some keys, and of some key groups."""
+    if wanted is not None:
+        frame = frame.join(wanted, on=keys, how="semi", nulls_equal=True)
+    if groups is not None and keys:
+        hashed = hash_columns(frame.lazy(), keys, "__dataflare_h")
+        own = key_group(pl.col("__dataflare_h")).is_between(*groups)
+        frame = hashed.filter(own).drop("__dataflare_h").collect(engine="in-memory")
+    return frame
