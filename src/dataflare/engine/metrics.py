@@ -6,16 +6,15 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
 from dataflare.errors import DataError
+from dataflare.model.event_time import moment_of
 
 _SHARE_FROM_ROWS = 10_000
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class LeftOut(Struct):
@@ -238,13 +237,9 @@ class JobMetrics:
         return {name: step.to_json() for name, step in self.steps.items()}
 
 
-def rfc3339(event_time_us: int) -> str | None:
-    """A time in microseconds as a text, to the second; None where no calendar reaches."""
-    try:
-        moment = _EPOCH + datetime.timedelta(microseconds=event_time_us)
-    except OverflowError:
-        return None
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def rfc3339(event_time_us: int) -> str:
+    """A time in microseconds as a text, to the second."""
+    return f"{moment_of(event_time_us).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def _left_out(steps: Mapping[str, StepMetrics]) -> dict[str, int]:

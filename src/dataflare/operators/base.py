@@ -221,11 +221,11 @@ class StatefulOperator(ABC):
     step: str
     keys: tuple[str, ...]
     spread: bool = False
+    timed: bool = False
+    keeps_time: bool = False
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
-    timed: ClassVar[bool] = False
-    keeps_time: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:

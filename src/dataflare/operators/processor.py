@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,12 @@ import polars as pl
 
 from dataflare.errors import ConfigError, DataError, DataFlareError, PlanError
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.event_time import (
+    END_OF_TIME,
+    TIME_COLUMN,
+    TIME_COLUMNS,
+    moment_of,
+)
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
@@ -25,6 +32,7 @@ from dataflare.sdk.context import Policy
 from dataflare.sdk.processor import KeptRows, Processor, ProcessorContext, Refused
 from dataflare.state.rows import RowsTable
 from dataflare.state.tables import Tables
+from dataflare.state.timers import AT_COLUMN, LAST
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -97,6 +105,14 @@ def _bound(
             help='return Schema.of({"column": "int64", ...}), or one made of the inputs',
         )
     no_doubles(step, output.names)
+    if processor.ports and len(processor.ports) != len(inputs):
+        raise PlanError(
+            f"step '{step}' has {len(inputs)} inputs, and {what} takes {len(processor.ports)}: "
+            f"{', '.join(processor.ports)}",
+            code="E0318",
+            step=step,
+            help="name one step for each of them under 'inputs', in this order",
+        )
     keys = None if made.keys is None else tuple(made.keys)
     if keys is None and processor.end is not Processor.end:
         raise ConfigError(
@@ -105,6 +121,7 @@ def _bound(
             step=step,
             help="set keys to (), or to the columns whose rows must meet",
         )
+    _check_time(step, processor, output, keys)
     for schema in inputs:
         known_columns(step, keys or (), schema)
         _same_keys(step, keys or (), inputs[0], schema)
@@ -118,8 +135,29 @@ def _bound(
         tuple(inputs),
         output,
         spread=keys is None,
+        timed=processor.timed,
+        keeps_time=processor.event_time is not None,
+        streaming=context.streaming,
     )
     return Bound(outputs={None: output}, stateful=operator)
+
+
+def _check_time(
+    step: str, processor: type[Processor], output: Schema, keys: Sequence[str] | None
+) -> None:
+    """Raise ConfigError (E0417) for a processor whose words on event time do not fit together."""
+    what, column = processor.__name__, processor.event_time
+    problem = cure = ""
+    if processor.timed and keys is None:
+        problem = f"{what} is timed, and keys = None, which says that nothing is kept"
+        cure = "set keys to (), or to the columns whose rows must meet"
+    elif column is not None and not processor.timed:
+        problem, cure = f"{what} has an event_time, and is not timed", "set timed = True"
+    elif column is not None and (column not in output or output[column].name != "timestamp"):
+        problem = f"{what}.event_time is '{column}', which is not a timestamp of its output"
+        cure = "name a timestamp column of output_schema, or leave event_time out"
+    if problem:
+        raise ConfigError(f"step '{step}': {problem}", code="E0417", step=step, help=cure)
 
 
 def _same_keys(step: str, keys: Sequence[str], first: Schema, other: Schema) -> None:
@@ -146,6 +184,9 @@ class OwnProcessor(StatefulOperator, StructABC, frozen=True):
     inputs: tuple[Schema, ...]
     output: Schema
     spread: bool
+    timed: bool = False
+    keeps_time: bool = False
+    streaming: bool = False
 
     def open(self, tables: Tables) -> LiveProcessor:
         return LiveProcessor(self, tables)
@@ -172,6 +213,7 @@ class LiveProcessor(LiveOperator):
         self._results = tables.queue("results")
         self._has_ended = tables.value("ended", False, all)
         self._ended_ports: set[int] = set()
+        self._timers = tables.timers("timers", operator.keys) if operator.timed else None
         self.context = ProcessorContext(
             operator.step,
             operator.base,
@@ -180,6 +222,8 @@ class LiveProcessor(LiveOperator):
             subtasks=tables.subtasks,
             state=self.state,
         )
+        if self._timers is not None and self._timers.told_us is not None:
+            self.context.times.watermark = moment_of(self._timers.told_us)
         self.processor: Processor | None = None
 
     def _kept_table(self, name: str) -> RowsTable:
@@ -201,18 +245,48 @@ class LiveProcessor(LiveOperator):
         self._keep()
         return results
 
+    def watermark(self, event_time_us: int) -> Iterable[pl.DataFrame]:
+        moment = moment_of(event_time_us)
+        self.context.times.watermark = moment
+        results = self._due(event_time_us, moment)
+        if self.operator.processor.on_time is not Processor.on_time:
+            results += self._called("on_time", lambda p: p.on_time(moment))
+        self._keep()
+        return results
+
+    def _due(self, event_time_us: int, moment: datetime.datetime) -> list[pl.DataFrame]:
+        """What follows from the timers up to a moment, also from those that they set."""
+        results: list[pl.DataFrame] = []
+        if self._timers is None:
+            return results
+        while (rows := self._timers.due(event_time_us)) is not None:
+            at = pl.col(AT_COLUMN).cast(pl.Datetime("us", "UTC")).alias("at")
+            batch = SharedDataBatch(rows.with_columns(at).drop(AT_COLUMN))
+            results += self._called("on_timer", lambda p, b=batch: p.on_timer(b, moment))  # type: ignore[misc]
+            if event_time_us != LAST:
+                break
+        return results
+
     def _processed(self, port: int, rows: pl.DataFrame) -> list[pl.DataFrame]:
         """What follows from some rows. With `sift`, those that make the code raise are refused."""
         before, refused = self.state.mark(), len(self.context.refused)
+        own, timed = rows, self.operator.timed
+        if timed:
+            self.context.times.of_rows = (
+                rows[TIME_COLUMN].cast(pl.Datetime("us", "UTC")).alias("time")
+            )
+        if TIME_COLUMN in rows.columns:
+            own = rows.drop(TIME_COLUMNS, strict=False)
         try:
-            return self._called("process", lambda p: p.process(port, SharedDataBatch(rows)))
+            return self._called("process", lambda p: p.process(port, SharedDataBatch(own)))
         except DataError as error:
             if not user_code.is_of_rows(error) or not self.sift:
                 raise
             self.state.reset(before)
             del self.context.refused[refused:]
+            self.context.times.added.clear()
             if rows.height == 1:
-                self.context.refused.append(Refused(rows, error.message, error.code))
+                self.context.refused.append(Refused(own, error.message, error.code))
                 return []
         half = rows.height // 2
         return [*self._processed(port, rows.head(half)), *self._processed(port, rows.slice(half))]
@@ -226,8 +300,7 @@ class LiveProcessor(LiveOperator):
                 self.processor = operator.processor(operator.config, self.context)
                 self.processor.open()
             result = call(self.processor)
-            if result is None:
-                return []
+            result = [] if result is None else result
             whole = isinstance(result, SharedDataBatch) or hasattr(result, "__arrow_c_stream__")
             parts = [result] if whole or isinstance(result, pl.LazyFrame) else list(result)
             frames = [user_code.frame_of(operator.step, what, part) for part in parts]
@@ -238,7 +311,47 @@ class LiveProcessor(LiveOperator):
         promised = (operator.output, "output_schema")
         for frame in frames:
             user_code.nothing_beside(operator.step, what, frame, *promised)
-        return [user_code.conformed(operator.step, what, f, *promised) for f in frames]
+        if self._timers is not None:
+            self._set_timers(what)
+        made = [user_code.conformed(operator.step, what, f, *promised) for f in frames]
+        return [self._stamped(what, frame) for frame in made] if operator.keeps_time else made
+
+    def _set_timers(self, what: str) -> None:
+        """Take over the timers of a call that succeeded. Raises DataError (E0521)."""
+        assert self._timers is not None
+        added, operator = list(self.context.times.added), self.operator
+        self.context.times.added.clear()
+        for frame in added:
+            missing = [name for name in (*operator.keys, "at") if name not in frame.columns]
+            if (
+                missing
+                or not isinstance(frame["at"].dtype, pl.Datetime)
+                or frame["at"].null_count()
+            ):
+                raise DataError(
+                    f"step '{operator.step}': {what} set timers that "
+                    + (f"lack {', '.join(missing)}" if missing else "have no timestamp in 'at'"),
+                    code="E0521",
+                    step=operator.step,
+                    help="timers are rows with the key columns and a timestamp 'at' in each row",
+                )
+            at = pl.col("at").dt.timestamp("us").alias(AT_COLUMN)
+            self._timers.add(frame.with_columns(at).drop("at"))
+
+    def _stamped(self, what: str, frame: pl.DataFrame) -> pl.DataFrame:
+        """Results with their event time, and with a watermark that does not make them late."""
+        name = self.operator.processor.event_time
+        assert name is not None
+        if frame[name].null_count():
+            raise DataError(
+                f"step '{self.operator.step}': {what} gave rows without an event time in '{name}'",
+                code="E0521",
+                step=self.operator.step,
+                help="give each row a time there",
+            )
+        time = pl.col(name).dt.timestamp("us")
+        names = TIME_COLUMNS if self.operator.streaming else (TIME_COLUMN,)
+        return frame.with_columns(time.alias(each) for each in names)
 
     def refused(self) -> Sequence[Refused]:
         taken = list(self.context.refused)
@@ -251,6 +364,8 @@ class LiveProcessor(LiveOperator):
             return ()
         if not self._has_ended.value:
             self._has_ended.value = True
+            for frame in self._due(LAST, END_OF_TIME):
+                self._results.put(frame)
             if not self.operator.spread:
                 for frame in self._called("end", lambda p: p.end()):
                     self._results.put(frame)

@@ -2,7 +2,8 @@
 
 Order of calls while planning: `__init__` -> `output_schema`. In a run, once per subtask: `__init__` ->
 `open` -> `process`, once per batch -> `end`, when no more rows come -> `close`. One call at a time, on some
-worker thread.
+worker thread. With `timed = True`, `on_timer` and `on_time` are called between two batches, when event time
+has moved.
 
 Always true: what `context.state` holds is a part of each checkpoint, and nothing else is. After a crash
 the same rows come again to the state of the last checkpoint, so that the answer is that of a run
@@ -11,6 +12,7 @@ without a crash, as long as `process` depends only on its rows and that state.
 
 from __future__ import annotations
 
+import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
@@ -51,6 +53,13 @@ class Processor(ABC):
     """A step's YAML."""
     inputs_max: ClassVar[int | None] = 1
     """How many inputs the step may have; None for any number. Each is a port, in the step's order."""
+    ports: ClassVar[Sequence[str]] = ()
+    """Names of the inputs, in their order, where each has its own meaning. The step then has so many inputs;
+    `self.ports[port]` is the name of one."""
+    timed: ClassVar[bool] = False
+    """Whether it works by event time. Its inputs then must have one."""
+    event_time: ClassVar[str | None] = None
+    """The column of the results, a timestamp, that is their event time, for steps behind this one."""
 
     keys: Sequence[str] | None = ()
     """Which rows must meet. (): all of them, in one task. Some columns: rows with equal values there,
@@ -78,6 +87,16 @@ class Processor(ABC):
         says what happens to those.
         """
 
+    def on_timer(self, rows: SharedDataBatch, time: datetime.datetime) -> Output:
+        """What follows from rows that were put into `context.times` and whose moment has come. They have the
+        column `at`, and are ordered by it. time: no row with an earlier event time is expected any more."""
+        return None
+
+    def on_time(self, time: datetime.datetime) -> Output:
+        """What follows from the progress of event time. Called after `on_timer`; not at the end of the
+        input, where time is infinite: `end` is called then."""
+        return None
+
     def end(self) -> Output:
         """What follows from the end of the input, when all rows were seen."""
         return None
@@ -100,6 +119,7 @@ class ProcessorContext(ConnectorContext, frozen=True):
     subtask: int = 0
     subtasks: int = 1
     state: KeptRows = field(default_factory=lambda: KeptRows(None))
+    times: Times = field(default_factory=lambda: Times())
     refused: list[Refused] = field(default_factory=list)
 
     def refuse(self, rows: Rows, message: str) -> None:
@@ -108,6 +128,26 @@ class ProcessorContext(ConnectorContext, frozen=True):
         frame = rows.frame if isinstance(rows, SharedDataBatch) else rows
         if frame.height:
             self.refused.append(Refused(frame, message))
+
+
+class Times:
+    """Event time, as a processor with `timed = True` sees it.
+
+    of_rows: the event times of the rows of the current batch, in their order. watermark: no row with an
+    earlier event time is expected any more; None before the first. added: timers set in the current call.
+    """
+
+    def __init__(self) -> None:
+        self.of_rows: pl.Series | None = None
+        self.watermark: datetime.datetime | None = None
+        self.added: list[pl.DataFrame] = []
+
+    def set_timers(self, rows: Rows, at: str = "at") -> None:
+        """Have rows come back to `on_timer` when event time has come to their column `at` (a timestamp). The
+        rows must have the key columns; all timers of a processor have the same columns. A moment that is over
+        comes with the next progress of time."""
+        frame = rows.frame if isinstance(rows, SharedDataBatch) else rows
+        self.added.append(frame if at == "at" else frame.rename({at: "at"}))
 
 
 class KeptRows:

@@ -28,6 +28,7 @@ from dataflare.state.pieces import (
     owned_groups,
 )
 from dataflare.state.rows import RowsTable
+from dataflare.state.timers import FIRST, Timers
 
 
 class Table(Protocol):
@@ -123,6 +124,13 @@ class Tables:
             if place % self.subtasks == self.subtask
         ]
         table = RowsTable((), self.groups, self._storage, own)
+        self._tables[name] = table
+        return table
+
+    def timers(self, name: str, keys: Sequence[str] = ()) -> Timers:
+        """Rows that come back at a moment of event time. See `Timers`."""
+        told = self.value(f"{name}.told", FIRST, min)
+        table = Timers(keys, told, self.groups, self._storage, self._restored(name, keys))
         self._tables[name] = table
         return table
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import polars as pl
 from msgspec import Struct
 
+from dataflare.model.event_time import TIME_COLUMN
 from dataflare.operators.base import Result, Side, StatefulOperator
 from dataflare.state.pieces import Chunk, Groups, own_rows
 from dataflare.state.tables import Tables, TableShare
@@ -53,15 +54,20 @@ class Run(Struct, frozen=True):
 async def check_processor(
     processor: ProcessorUnderTest | StatefulOperator,
     *frames: pl.DataFrame,
+    event_time: str | None = None,
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
 ) -> None:
     """Hold a step that keeps state to `PROCESSOR_LAWS`. frames: rows of each input, a hundred or so,
-    with keys that come again. Raises ContractBroken, naming the law."""
+    with keys that come again. event_time: the column with their times, for a step that works by event time:
+    rows come in that order, and a watermark follows each batch. Raises ContractBroken, naming the law."""
+    operator = processor.operator if isinstance(processor, ProcessorUnderTest) else processor
+    if event_time is not None:
+        time = pl.col(event_time).dt.timestamp("us").alias(TIME_COLUMN)
+        frames = tuple(frame.sort(event_time).with_columns(time) for frame in frames)
     if isinstance(processor, ProcessorUnderTest):
-        run = Run(processor.operator, processor.prepared(*frames))
-    else:
-        run = Run(processor, frames)
+        frames = tuple(processor.prepared(*frames))
+    run = Run(operator, frames)
     await check_laws(PROCESSOR_LAWS, run, only, skip)
 
 
@@ -99,12 +105,23 @@ class Subtask:
         self.tables = Tables(*at, storage=InMemory(), shares=shares)
         self._live = run.operator.open(self.tables)
         self._at, self._ports = at, range(len(run.inputs))
+        self._seen: list[int | None] = [None] * len(run.inputs)
+        self._timed = run.operator.timed
         self._keys = [run.operator.keys_of(port) for port in self._ports]
 
     def process(self, port: int, frame: pl.DataFrame) -> list[pl.DataFrame]:
         """The output for those rows that belong to the subtask."""
         rows = own_rows(frame, self._keys[port], *self._at)
-        return _main(self._live.process(port, rows)) if rows.height else []
+        out = _main(self._live.process(port, rows)) if rows.height else []
+        return [*out, *self._time(port, frame)] if self._timed and frame.height else out
+
+    def _time(self, port: int, frame: pl.DataFrame) -> list[pl.DataFrame]:
+        """The output for the watermark behind a batch: rows of an input come in the order of time."""
+        if TIME_COLUMN not in frame.columns:
+            return []
+        self._seen[port] = int(frame[TIME_COLUMN].max())  # type: ignore[arg-type]
+        known = [time for time in self._seen if time is not None]
+        return _main(self._live.watermark(min(known))) if len(known) == len(self._seen) else []
 
     def results(self) -> Iterator[pl.DataFrame]:
         """The output after the end of the input."""

@@ -62,9 +62,9 @@ class ScriptedSource:
         self._changed: list[asyncio.Event] = []
         _scripts[self.name] = self
 
-    def add_to(self, workflow: Workflow, step: str) -> Stream:
-        """Make it a source of a workflow written in Python."""
-        return workflow.source(step, "scripted", script=self.name)
+    def add_to(self, workflow: Workflow, step: str, **options: Any) -> Stream:
+        """Make it a source of a workflow written in Python. options: such as `event_time`."""
+        return workflow.source(step, "scripted", script=self.name, **options)
 
     def committed(self, split: int, item: int) -> None:
         """Record that a committed checkpoint has the items of a split before this one. Called by the lab."""
