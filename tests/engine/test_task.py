@@ -58,8 +58,9 @@ class Passing(Body):
         await self.task.emit(Outcome(frames=[(0, batch.frame)]))
         return 0.5
 
-    async def time(self, event_time_us: int) -> None:
+    async def time(self, event_time_us: int) -> int:
         self.times.append(event_time_us)
+        return event_time_us
 
     async def finish(self) -> None:
         await self.task.cut_if_asked()

@@ -18,7 +18,7 @@ from dataflare.engine.messages import Share
 from dataflare.engine.segments import Given, Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
-from dataflare.operators.base import ERROR_COLUMN, LATE, LiveOperator, Result, Side
+from dataflare.operators.base import ERROR_COLUMN, LATE, LATE_RIGHT, LiveOperator, Result, Side
 from dataflare.sdk.threads import in_thread
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
@@ -82,10 +82,11 @@ class Operating(Body):
             self.cancel()
         return outcome.seconds
 
-    async def time(self, event_time_us: int) -> None:
+    async def time(self, event_time_us: int) -> int:
         if not self._timed:
-            return
+            return event_time_us
         await self._let_out(await self.task.pool.submit(self._watermark, event_time_us))
+        return self.live.passed_on(event_time_us)
 
     async def ended(self, port: int) -> None:
         """Hand out the results, batch by batch, cutting in between when asked."""
@@ -190,7 +191,7 @@ class Operating(Body):
         """Rows of another output. Late rows are counted, also if no step reads them."""
         frame = side.frame
         runner = self._sides.get(side.output)
-        if side.output == LATE:
+        if side.output in (LATE, LATE_RIGHT):
             unread = frame.height if runner is None else 0
             outcome.count_late(self.task.name, frame.height, unread)
         if runner is not None:

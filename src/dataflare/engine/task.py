@@ -28,6 +28,7 @@ from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
 from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.event_time import NEVER
 from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
 
 T = TypeVar("T")
@@ -59,8 +60,9 @@ class Body(ABC):
         """Take a batch of an input; how many seconds of work it was."""
         raise NotImplementedError
 
-    async def time(self, event_time_us: int) -> None:
-        """The watermark of all inputs has come to this time."""
+    async def time(self, event_time_us: int) -> int:
+        """The watermark of all inputs has come to this time; gives that of the rows which it sends."""
+        return event_time_us
 
     async def ended(self, port: int) -> None:
         """Nothing more comes from an input."""
@@ -123,6 +125,7 @@ class Task:
         self._waits = False
         self._stopped = False
         self._has_ended = False
+        self._watermark_us = NEVER
         self._wake = asyncio.Event()
         self._background: set[asyncio.Future[None]] = set()
         body.task = self
@@ -145,9 +148,11 @@ class Task:
                         raise InternalError("rows that a barrier overtook cannot be stored yet")
                     await self._cut(event.barrier)
                 case Time():
-                    await body.time(event.event_time_us)
+                    passed_on = await body.time(event.event_time_us)
                     self.metrics.step(self.name).watermark_us = event.event_time_us
-                    self.put_all(Watermark(event.event_time_us))
+                    if passed_on > self._watermark_us:
+                        self._watermark_us = passed_on
+                        self.put_all(Watermark(passed_on))
                 case Ended():
                     await body.ended(event.port)
                 case Idle():

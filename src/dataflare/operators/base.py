@@ -243,6 +243,9 @@ class StatefulOperator(ABC):
 LATE = "late"
 """The output of a step that works by event time, with the rows that came too late for it."""
 
+LATE_RIGHT = "late_right"
+"""The same for the second input of a join."""
+
 
 class Side(Struct, frozen=True):
     """Rows for an output of a stateful step other than the main one."""
@@ -281,6 +284,11 @@ class LiveOperator(ABC):
     def watermark(self, event_time_us: int) -> Iterable[Result]:
         """No row below this event time is expected any more; give what follows from it."""
         return ()
+
+    def passed_on(self, event_time_us: int) -> int:
+        """The watermark for the later steps, after `watermark`: no result with an earlier event time
+        follows."""
+        return event_time_us
 
     def end(self, port: int) -> Iterable[Result]:
         """No more rows of an input. Between two results a checkpoint may be cut, so that what was

@@ -8,10 +8,24 @@ from pydantic import Field
 
 from dataflare.errors import PlanError
 from dataflare.model.types import Schema
-from dataflare.operators.base import BindContext, Bound, Step, StepConfig
+from dataflare.model.units import Duration
+from dataflare.operators.base import LATE, LATE_RIGHT, BindContext, Bound, Step, StepConfig
 from dataflare.operators.join_bounded import BoundedJoin
-from dataflare.operators.join_shape import Kind, join_shape
+from dataflare.operators.join_interval import IntervalJoin
+from dataflare.operators.join_pairs import Pairing, Reach
+from dataflare.operators.join_shape import JoinShape, Kind, join_shape
 from dataflare.operators.names import ByName, Name, listed, no_doubles
+
+_MICROS = 1_000_000
+
+
+class Within(StepConfig):
+    before: Duration = Field(
+        default=0, description="How much earlier than the row of the first input, at most."
+    )
+    after: Duration = Field(
+        default=0, description="How much later than the row of the first input, at most."
+    )
 
 
 class JoinConfig(StepConfig):
@@ -23,6 +37,12 @@ class JoinConfig(StepConfig):
     on: Name | list[Name] | ByName[Name] = Field(
         description="Columns that are equal in both inputs: `[a, b]`, or `{a: column_of_the_second}`. NULL is "
         "equal to nothing."
+    )
+    within: Duration | Within | None = Field(
+        default=None,
+        description="How far apart the event times of two rows are at most, both ends included: `10m`, or "
+        "`{before: 1m, after: 10m}` for rows of the second input before and after those of the first. Without "
+        "it both inputs must end.",
     )
     suffix: str | None = Field(
         default=None,
@@ -54,15 +74,32 @@ config: {kind: left, on: {customer_id: id}}
             )
         left, right = inputs
         shape = join_shape(step, config.kind, _pairs(step, config), left, right, config.suffix)
+        if config.within is not None:
+            return _interval_join(config.within, shape, left, right, context)
         if not context.bounded:
             raise PlanError(
                 f"step '{step}' joins its inputs at their end, and one has none",
                 code="E0316",
                 step=step,
-                help="bound the sources (for `generate`: rows)",
+                help="say how near in time two rows must be (within: 10m), or bound the sources",
             )
         operator = BoundedJoin(step, shape, shape.left_keys)
         return Bound(outputs={None: shape.output}, stateful=operator)
+
+    @classmethod
+    def extra_outputs(cls, config: JoinConfig) -> tuple[str, ...]:
+        return () if config.within is None else (LATE, LATE_RIGHT)
+
+
+def _interval_join(
+    within: float | Within, shape: JoinShape, left: Schema, right: Schema, context: BindContext
+) -> Bound:
+    parts = (within.before, within.after) if isinstance(within, Within) else (within, within)
+    reach = Reach(*(round(seconds * _MICROS) for seconds in parts))
+    pairing = Pairing(shape, reach, context.streaming)
+    operator = IntervalJoin(context.step, pairing, shape.left_keys)
+    outputs = {None: shape.output, LATE: left, LATE_RIGHT: right}
+    return Bound(outputs=outputs, stateful=operator)
 
 
 def _pairs(step: str, config: JoinConfig) -> dict[str, str]:

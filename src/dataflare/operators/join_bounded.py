@@ -14,7 +14,7 @@ import polars as pl
 from dataflare.model.record import StructABC
 from dataflare.operators.base import LiveOperator, StatefulOperator
 from dataflare.operators.join_parts import Parts
-from dataflare.operators.join_rows import chunks, matched, prepared, unmatched
+from dataflare.operators.join_rows import CHUNK_ROWS, chunks, matched, prepared, unmatched
 from dataflare.operators.join_shape import KEPT, LEFT, RIGHT, JoinShape, has_null
 from dataflare.state.rows import RowsTable
 from dataflare.state.tables import Tables
@@ -102,7 +102,7 @@ class LiveBoundedJoin(LiveOperator):
             build = prepared(shape, other, 1 - port)
             probe = pl.concat(rows)
             keyed = probe.with_columns(shape.key_columns(port))
-            parts = list(chunks(shape, keyed, build))
+            parts = self._chunks(keyed, build)
             waiting = [self._ready[port].piece_of(part.select(probe.columns)) for part in parts]
             for place, part in enumerate(parts):
                 chunk = part if port == LEFT else prepared(shape, part, RIGHT)
@@ -113,6 +113,11 @@ class LiveBoundedJoin(LiveOperator):
                 yield from self._results.drain(_SLICE_ROWS)
         for table in self._ready:
             table.set([])
+
+    def _chunks(self, probe: pl.DataFrame, build: pl.DataFrame) -> list[pl.DataFrame]:
+        if self._shape.kind in ("semi", "anti"):
+            return list(probe.iter_slices(CHUNK_ROWS))
+        return list(chunks(self._shape.key_names, probe, build))
 
     def _or_none(self, rows: pl.DataFrame | None, port: int) -> pl.DataFrame:
         """The rows, or a frame without rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import polars as pl
@@ -31,12 +31,11 @@ def _own_names(shape: JoinShape) -> list[str]:
     return [f"__dataflare_own{i}" for i in range(len(shape.right_keys))]
 
 
-def chunks(shape: JoinShape, probe: pl.DataFrame, build: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The rows of the probe side, cut so that each part makes about CHUNK_ROWS rows of output."""
-    if shape.kind in ("semi", "anti"):
-        yield from probe.iter_slices(CHUNK_ROWS)
-        return
-    names = shape.key_names
+def chunks(
+    names: Sequence[str], probe: pl.DataFrame, build: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """The rows of the probe side, cut so that each part makes about CHUNK_ROWS pairs. names: the columns
+    that must be equal."""
     counts = build.select(names).group_by(names).agg(pl.len().cast(pl.Int64).alias(_MATCHES))
     if not counts.height or counts[_MATCHES].max() == 1:
         yield from probe.iter_slices(CHUNK_ROWS)

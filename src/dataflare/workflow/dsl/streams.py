@@ -290,11 +290,13 @@ class Stream:
         *others: Stream,
         on: str | Sequence[str] | Mapping[str, str],
         kind: Literal["inner", "left", "right", "full", "semi", "anti"] | None = None,
+        within: Any = None,
         suffix: str | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
-        """Rows of this stream and another one with equal keys. on: columns, or {this one's: the other's}."""
-        config = set_options(kind=kind, on=on, suffix=suffix)
+        """Rows of this stream and another one with equal keys. on: columns, or {this one's: the other's}.
+        within: a duration as text or a timedelta, or one for `before` and one for `after`."""
+        config = set_options(kind=kind, on=on, within=within, suffix=suffix)
         return self._add_step("join", name, config, step, others)
 
     def lookup(

@@ -1,0 +1,132 @@
+"""Pairs of rows with equal keys that are near in time.
+
+The right side is put into buckets of time as wide as the reach of a row, each row into the one or two
+buckets that it may match in; the left side into one. Rows with equal keys and buckets are then filtered
+by their distance. Where the left side spans only a few buckets, keys alone are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.operators.join_rows import CHUNK_ROWS, chunks
+from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape
+from dataflare.operators.timed_rows import bounds
+
+_RIGHT_TIME = "__dataflare_right_time"
+_BUCKET = "__dataflare_bucket"
+_ROW = "__dataflare_left_row"
+_SAMPLE_ROWS = 1_000
+_BUCKETS_WITHOUT = 3
+"""Up to so many buckets are joined without them: there are at most so many times as many candidates."""
+
+
+class Reach(Struct, frozen=True):
+    """In microseconds: how far before and after a row of the left side a row of the right side may be, both
+    ends included."""
+
+    before: int
+    after: int
+
+    def of_left(self, first: int, last: int) -> tuple[int, int]:
+        """The times in which rows of the right side match rows of the left side with these times."""
+        return first - self.before, last + self.after
+
+    def of_right(self, first: int, last: int) -> tuple[int, int]:
+        return first - self.after, last + self.before
+
+
+class Pairing(Struct, frozen=True):
+    """shape, reach: which rows match. watermarks: whether results have WATERMARK_COLUMN."""
+
+    shape: JoinShape
+    reach: Reach
+    watermarks: bool
+
+    def pairs(self, left: pl.DataFrame, right: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """The pairs as they come out, with the later time of the two."""
+        if not left.height or not right.height:
+            return
+        shape = self.shape
+        names, own, other = self._keyed(left, right)
+        for part in self._cut(names, own, other):
+            near = self._near(part.join(other, on=names, how="inner").lazy())
+            time = pl.max_horizontal(TIME_COLUMN, _RIGHT_TIME).alias(TIME_COLUMN)
+            found = near.select(*shape.whole(), time).collect(engine="in-memory")
+            if found.height:
+                yield self.marked(found)
+
+    def matching(self, left: pl.DataFrame, right: pl.DataFrame, port: int) -> pl.Series:
+        """For each row of a side whether it has a match on the other one."""
+        rows = left if port == LEFT else right
+        if not left.height or not right.height:
+            return pl.repeat(False, rows.height, eager=True)
+        if port == LEFT:
+            left = left.with_row_index(_ROW)
+        else:
+            right = right.with_row_index(_ROW)
+        names, own, other = self._keyed(left, right, numbered=port == RIGHT)
+        numbers = [
+            self._near(part.join(other, on=names, how="inner").lazy())
+            .select(pl.col(_ROW).unique())
+            .collect(engine="in-memory")[_ROW]
+            for part in self._cut(names, own, other)
+        ]
+        marks = pl.repeat(False, rows.height, eager=True)
+        return marks.scatter(pl.concat(numbers), True)
+
+    def alone(self, rows: pl.DataFrame, port: int) -> pl.DataFrame:
+        """Rows without a match, as they come out."""
+        return self.marked(self.shape.alone(rows, port))
+
+    def marked(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Results with the watermark by which they are not late in a later step."""
+        if not self.watermarks:
+            return rows
+        return rows.with_columns(pl.col(TIME_COLUMN).alias(WATERMARK_COLUMN))
+
+    @property
+    def empty(self) -> pl.DataFrame:
+        """Results without rows."""
+        return self.marked(self.shape.empty.with_columns(pl.lit(0, pl.Int64).alias(TIME_COLUMN)))
+
+    def _near(self, joined: pl.LazyFrame) -> pl.LazyFrame:
+        distance = pl.col(_RIGHT_TIME) - pl.col(TIME_COLUMN)
+        return joined.filter(distance.is_between(-self.reach.before, self.reach.after))
+
+    def _keyed(
+        self, left: pl.DataFrame, right: pl.DataFrame, *, numbered: bool = False
+    ) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
+        """The columns that must be equal, and both sides with them. numbered: the numbers of the right
+        side's rows are kept."""
+        shape, names = self.shape, self.shape.key_names
+        own = left.with_columns(shape.key_columns(LEFT))
+        extra = [pl.col(_ROW)] if numbered else []
+        time = pl.col(TIME_COLUMN).alias(_RIGHT_TIME)
+        other = right.select(*shape.right_values(), *shape.key_columns(RIGHT), time, *extra)
+        width = self.reach.before + self.reach.after + 1
+        first, last = bounds([left])
+        if last - first <= _BUCKETS_WITHOUT * width:
+            return names, own, other
+        low = ((pl.col(_RIGHT_TIME) - self.reach.after) // width).alias(_BUCKET)
+        high = ((pl.col(_RIGHT_TIME) + self.reach.before) // width).alias(_BUCKET)
+        lower, upper = other.with_columns(low), other.with_columns(high)
+        second = upper.filter(upper[_BUCKET] != lower[_BUCKET])
+        own = own.with_columns((pl.col(TIME_COLUMN) // width).alias(_BUCKET))
+        return [*names, _BUCKET], own, pl.concat([lower, second])
+
+    def _cut(
+        self, names: list[str], left: pl.DataFrame, right: pl.DataFrame
+    ) -> Iterator[pl.DataFrame]:
+        """The left side, cut where many rows come out. A sample says whether it is worth counting."""
+        every = max(1, left.height // _SAMPLE_ROWS)
+        sample = left.gather_every(every).group_by(names).agg(pl.len().alias(_ROW + "s"))
+        hits = right.select(names).join(sample, on=names, how="inner")[_ROW + "s"].sum()
+        if int(hits) * every <= 2 * CHUNK_ROWS:
+            yield left
+            return
+        yield from chunks(names, left, right)

@@ -1,0 +1,181 @@
+"""`join` with `within`: the pairs are those of two nested loops, whatever the order, cuts and crashes."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+from unittest import mock
+
+import polars as pl
+import pytest
+from flows import inline, ordered, picture, result_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timed_runs import Play, Row, split_of
+
+from dataflare.model.types import Schema
+from dataflare.operators import join_interval, join_pairs, join_parts, join_rows, timed_rows
+from dataflare.operators.join_interval import IntervalJoin
+from dataflare.operators.join_pairs import Pairing, Reach
+from dataflare.operators.join_shape import join_shape
+
+KINDS = ("inner", "left", "right", "full", "semi", "anti")
+LEFT, RIGHT = {"k": pl.Int64, "a": pl.Int64}, {"id": pl.Int32, "b": pl.Int64}
+
+
+def interval_join(kind: Any, reach: Reach, streaming: bool) -> IntervalJoin:
+    left, right = Schema.from_polars(LEFT), Schema.from_polars(RIGHT)
+    shape = join_shape("tested", kind, {"k": "id"}, left, right, None)
+    return IntervalJoin("tested", Pairing(shape, reach, streaming), ("k",))
+
+
+def random_splits(random: Random, port: int, names: dict[str, Any], disorder: int | None) -> Any:
+    """One or two splits of an input, some rows later than their watermark allows."""
+    splits, (key, value) = [], names
+    for number in range(random.randint(1, 2)):
+        rows: list[Row] = []
+        time = random.randint(-20, 20)
+        for i in range(random.choice((0, 3, 40))):
+            time += random.choice((0, 1, 1, 9))
+            at = time - random.choice((0, 0, 3, 12))
+            known = random.random() < 0.9
+            rows.append(
+                {
+                    key: random.randint(0, 4) if known else None,
+                    value: port * 10_000 + number * 1_000 + i,
+                    "at": at,
+                }
+            )
+        splits.append((split_of(port, rows, names, disorder), rows))
+    return splits
+
+
+def in_time(rows: list[Row], disorder: int | None) -> tuple[list[Row], list[Row]]:
+    """The rows that are in time, and those that are late: by the greatest time before them, less the
+    disorder."""
+    good, late, greatest = [], [], None
+    for row in rows:
+        greatest = row["at"] if greatest is None else max(greatest, row["at"])
+        is_late = disorder is not None and row["at"] < greatest - disorder
+        (late if is_late else good).append(row)
+    return good, late
+
+
+def reference(kind: str, left: list[Row], right: list[Row], reach: Reach) -> list[tuple[Any, ...]]:
+    pairs = [
+        (own, other)
+        for own in left
+        for other in right
+        if own["k"] is not None
+        and own["k"] == other["id"]
+        and -reach.before <= other["at"] - own["at"] <= reach.after
+    ]
+    matched = {row["a"] for row, _ in pairs}, {row["b"] for _, row in pairs}
+    rows = [(own["k"], own["a"], other["b"]) for own, other in pairs]
+    if kind in ("semi", "anti"):
+        return [(r["k"], r["a"]) for r in left if (r["a"] in matched[0]) == (kind == "semi")]
+    if kind in ("left", "full"):
+        rows += [(r["k"], r["a"], None) for r in left if r["a"] not in matched[0]]
+    if kind in ("right", "full"):
+        rows += [(r["id"], None, r["b"]) for r in right if r["b"] not in matched[1]]
+    return rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_pairs_near_in_time_come_out_once(kind, seed):
+    random = Random(seed)
+    disorder = random.choice((None, 0, 5, 20))
+    reach = Reach(random.choice((0, 2, 15)), random.choice((0, 2, 15)))
+    left = random_splits(random, 0, LEFT, disorder)
+    right = random_splits(random, 1, RIGHT, disorder)
+    operator = interval_join(kind, reach, disorder is not None)
+    small = random.random() < 0.5
+    with (
+        mock.patch.object(join_parts, "PART_BYTES", 300 if small else 2**20),
+        mock.patch.object(join_rows, "CHUNK_ROWS", 3 if small else 10**6),
+        mock.patch.object(join_pairs, "CHUNK_ROWS", 3 if small else 10**6),
+        mock.patch.object(join_interval, "_SMALL_ROWS", random.choice((5, 10**6))),
+        mock.patch.object(timed_rows, "SMALL_ROWS", random.choice((0, 7))),
+    ):
+        outcome = Play(operator, [s for s, _ in (*left, *right)], random, disorder).run()
+    sides = [[in_time(rows, disorder) for _, rows in side] for side in (left, right)]
+    good = [[row for part, _ in side for row in part] for side in sides]
+    late = [[row for _, part in side for row in part] for side in sides]
+    assert outcome.rows() == sorted(reference(kind, *good, reach), key=repr)
+    assert outcome.rows("late") == sorted(((r["k"], r["a"]) for r in late[0]), key=repr)
+    assert outcome.rows("late_right") == sorted(((r["id"], r["b"]) for r in late[1]), key=repr)
+
+
+def timed(rows: list[Row], column: str, **types: str) -> str:
+    schema = ", ".join(f"{name}: {type_}" for name, type_ in types.items())
+    time = f'{column}: "timestamp[us, UTC]"'
+    return inline(
+        rows,
+        schema=f"{{{schema}, {time}}}",
+        event_time=f"{{column: {column}, out_of_orderness: 1s}}",
+    )
+
+
+def at(second: float) -> str:
+    return f"2026-01-01T00:00:{second:06.3f}Z"
+
+
+ORDERS = timed(
+    [{"k": 1, "a": 1, "t": at(1)}, {"k": 1, "a": 2, "t": at(30)}], "t", k="int64", a="int64"
+)
+PAYMENTS = timed(
+    [
+        {"k": 1, "b": 7, "paid": at(6)},
+        {"k": 1, "b": 8, "paid": at(11)},
+        {"k": 1, "b": 9, "paid": at(0.999)},
+    ],
+    "paid",
+    k="int64",
+    b="int64",
+)
+
+
+@pytest.mark.parametrize("mode", ["batch", "streaming"])
+def test_both_ends_of_within_are_included(mode):
+    step = "step: {type: join, inputs: [o, p], config: {on: [k], within: {after: 10s}}}"
+    rows = result_of(step, o=ORDERS, p=PAYMENTS, settings=f"{{mode: {mode}}}")
+    assert ordered([(row["a"], row["b"]) for row in rows]) == [(1, 7), (1, 8)]
+    step = "step: {type: join, inputs: [o, p], config: {on: [k], kind: left, within: {before: 1s, after: 5s}}}"
+    rows = result_of(step, o=ORDERS, p=PAYMENTS, settings=f"{{mode: {mode}}}")
+    wanted = [(1, 7), (1, 9), (2, None)] if mode == "batch" else [(1, 7), (2, None)]
+    assert ordered([(row["a"], row["b"]) for row in rows]) == wanted
+
+
+def test_late_rows_of_both_sides_have_outputs_of_their_own():
+    both, late, late_right = result_of(
+        "step: {type: join, inputs: [o, p], config: {on: [k], within: 1m}}",
+        outputs={"both": "step", "late": "step.late", "late_right": "step.late_right"},
+        o=ORDERS,
+        p=PAYMENTS,
+        settings="{mode: streaming}",
+    )
+    assert len(both) == 4
+    assert late == []
+    assert [row["b"] for row in late_right] == [9]
+
+
+def test_an_input_without_an_event_time_is_refused():
+    shown = picture(
+        "step: {type: join, inputs: [o, p], config: {on: [k], within: 1m}}",
+        o=ORDERS,
+        p=inline([{"k": 1, "b": 1}]),
+    )
+    assert shown[0].startswith("error[E0331]: step 'step' works by event time, and its input 'p'")
+
+
+@pytest.mark.parametrize("within", ["often", "{before: 1s, behind: 2s}", "-1s"])
+def test_a_wrong_within_is_refused_at_its_place(within):
+    shown = picture(
+        f"step: {{type: join, inputs: [o, p], config: {{on: [k], within: {within}}}}}",
+        o=ORDERS,
+        p=PAYMENTS,
+    )
+    assert "within" in shown[0]
+    assert "^" in "".join(shown)
