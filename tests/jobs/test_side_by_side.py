@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,36 @@ def test_two_runs_share_neither_code_nor_secrets_nor_standard_output(tmp_path: P
         assert failed
         assert all(n % 250 == 7 for n in failed)
         assert all(letter["message"].endswith(f": {hidden}") for letter in letters)
+
+
+def test_many_jobs_share_few_threads(tmp_path: Path) -> None:
+    text = """\
+name: small-{number}
+sources:
+  numbers: {{type: generate, config: {{columns: {{n: {{sequence: 0}}}}, rows: 1_000_000, rate: 50/s}}}}
+destinations:
+  out: {{type: stdout, inputs: [numbers], config: {{format: ndjson}}}}
+"""
+    jobs, before = 40, threading.active_count()
+
+    async def main() -> int:
+        printed = [Printed() for _ in range(jobs)]
+        running = [
+            asyncio.ensure_future(
+                arun(
+                    load_text(text.format(number=number), base=tmp_path),
+                    RunOptions(tmp_path / "home", stdout=stream),
+                )
+            )
+            for number, stream in enumerate(printed)
+        ]
+        await asyncio.gather(*(stream.have(5) for stream in printed))
+        threads = threading.active_count()
+        for each in running:
+            each.cancel()
+        results = await asyncio.gather(*running, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in results)
+        return threads
+
+    # Two for each job were 80; the number depends on how slow this disk is.
+    assert asyncio.run(main()) - before < jobs

@@ -6,8 +6,8 @@ Always true: a failed task ends the attempt; whatever ends it, no task of it run
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,14 @@ from dataflare.engine.task import Task
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.destination import Committer
-from dataflare.sdk.threads import threads_of_run
+from dataflare.sdk.threads import ThreadsOfRun, in_thread, threads_of_run
 
 if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
+
+
+_BLOCKING_MAX = min(32, (os.cpu_count() or 1) + 4)
+"""How many blocking calls a run makes at a time."""
 
 
 class Start(Struct, frozen=True):
@@ -83,14 +87,13 @@ class Attempt:
 
     async def run(self, stop: asyncio.Event) -> Ending:
         """Run to the end of input, or until `stop` is set: then a checkpoint is taken first."""
-        blocking = ThreadPoolExecutor(thread_name_prefix="dataflare-io")
+        blocking = ThreadsOfRun(_BLOCKING_MAX)
         try:
             with threads_of_run(blocking):
                 return await self._run(stop)
         finally:
             # A write of a dead attempt must not meet what the next one does to the same file.
-            joined = partial(blocking.shutdown, wait=True, cancel_futures=True)
-            await asyncio.get_running_loop().run_in_executor(None, joined)
+            await in_thread(blocking.shutdown, wait=True, cancel_futures=True)
             self.pool.close()
 
     async def _run(self, stop: asyncio.Event) -> Ending:

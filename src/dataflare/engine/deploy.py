@@ -35,6 +35,7 @@ from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.threads import in_thread
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -207,10 +208,10 @@ class Worker:
         stage = spec.stage
         assert stage.destination is not None
         on_error = self.errors.policy(stage.name)
-        context = replace(
-            destination_context(stage, self.plan, self.identity, self.store, spec.subtask),
-            sift=on_error != "fail",
+        described = await in_thread(
+            destination_context, stage, self.plan, self.identity, self.store, spec.subtask
         )
+        context = replace(described, sift=on_error != "fail")
         retrying = self.retries.of(stage.name)
         writer = await retrying.call(partial(stage.destination.open, context, spec.restored))
         return Writing(writer, on_error, retrying)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from dataflare.sdk.threads import ThreadsOfRun
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class WorkerPool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="dataflare")
+        self._pool = ThreadsOfRun(threads)
         self._others: list[WorkerPool] = []
 
     def submit(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:

@@ -43,7 +43,7 @@ async def open_committers(
     committers: dict[str, Committer] = {}
     for stage in plan.stages:
         if stage.destination is not None:
-            context = destination_context(stage, plan, identity, store)
+            context = await in_thread(destination_context, stage, plan, identity, store)
             opening = partial(stage.destination.committer, context)
             retrying = (retries or Retries()).of(stage.name)
             committers[stage.name] = RetriedCommitter(await retrying.call(opening), retrying)

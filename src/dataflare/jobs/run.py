@@ -141,7 +141,7 @@ class _Run:
                 )
             self._tell_doubts(plan)
             folder = self.lineage.folder
-            make_state_folder(folder)
+            await in_thread(make_state_folder, folder)
             with (
                 unread(plan, self._nobody_reads),
                 RunLock(folder, self.run_id, utc_text(time.time())),
@@ -375,6 +375,8 @@ class _Run:
             self.reporter.report(None)
 
     async def _report(self, attempt: Attempt) -> None:
+        if self.options.listener is None:
+            return
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:

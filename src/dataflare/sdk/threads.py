@@ -1,30 +1,92 @@
-"""Blocking calls beside the event loop: each run has threads of its own for them.
+"""Blocking calls beside the event loop: runs share threads, and each waits for its own calls.
 
 Several runs may share an event loop. A run waits for its own calls before it ends, so that a write of a
-failed attempt does not meet what the next attempt does to the same file.
+failed attempt does not meet what the next attempt does to the same file. A thousand runs that mostly wait
+need few threads, so a thread that has no work is taken by any of them. No run waits for a thread of another:
+only the calls of one run are limited in number.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_SHARED = ThreadPoolExecutor(max_workers=100_000, thread_name_prefix="dataflare")
+"""Starts a thread only when none is idle."""
 _THREADS: contextvars.ContextVar[Executor | None] = contextvars.ContextVar("threads", default=None)
 
 
+class ThreadsOfRun(Executor):
+    """At most `threads` of the shared threads at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._free = threads
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._busy = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        call = partial(fn, *args, **kwargs)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("these threads take no calls any more")
+            if not self._free:
+                self._waiting.append((future, call))
+                return future
+            self._free -= 1
+            self._busy += 1
+        _SHARED.submit(self._work, future, call)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no calls any more. wait: return when all calls are done."""
+        with self._changed:
+            self._closed = True
+            if cancel_futures:
+                while self._waiting:
+                    self._waiting.popleft()[0].cancel()
+            while wait and self._busy:
+                self._changed.wait()
+
+    def _work(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        """Make this call, and then those that wait."""
+        while True:
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            del future, call
+            with self._changed:
+                if not self._waiting:
+                    self._free += 1
+                    self._busy -= 1
+                    self._changed.notify_all()
+                    return
+                future, call = self._waiting.popleft()
+
+
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of a blocking call, made on a thread of the run that awaits it. Outside of a run a thread of
-    the event loop is taken, as `asyncio.to_thread` does."""
+    """The result of a blocking call, made on a thread beside the event loop. The run that awaits it waits for
+    the call before it ends, also if it does not wait for the result."""
     call = partial(contextvars.copy_context().run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS.get(), call)
+    executor = _THREADS.get() or _SHARED
+    return await asyncio.get_running_loop().run_in_executor(executor, call)
 
 
 @contextmanager
