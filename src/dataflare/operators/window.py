@@ -38,12 +38,17 @@ _WINDOW_TYPE = t.timestamp("us", "UTC")
 
 
 class WindowConfig(StepConfig):
-    kind: Literal["tumbling", "sliding"] = Field(
-        description="tumbling: windows follow each other; sliding: they overlap.",
+    kind: Literal["tumbling", "sliding", "session", "global"] = Field(
+        description="tumbling: windows follow each other; sliding: they overlap; session: a window lasts as "
+        "long as rows of a group follow each other closely; global: all rows of a group.",
     )
     size: Duration | None = Field(default=None, description="How long a window is.")
     slide: Duration | None = Field(
         default=None, description="How far a sliding window starts after the one before."
+    )
+    gap: Duration | None = Field(
+        default=None,
+        description="A session ends when its group has no row for longer than this.",
     )
     offset: Duration = Field(
         default=0.0, description="Windows start that much later: a day at 06:00 with 6h."
@@ -66,13 +71,15 @@ class WindowConfig(StepConfig):
 
 
 class Window(StatefulOperator, StructABC, frozen=True):
-    """keys: the group's columns in the rows; names: in the results. late: the columns of a late row."""
+    """keys: the group's columns in the rows; names: in the results. late: the columns of a late row. grid: of
+    tumbling and sliding windows. gap: of sessions; without it and a grid there is one window."""
 
     step: str
     keys: tuple[str, ...]
     names: tuple[str, ...]
     aggregation: Aggregation
-    grid: Grid
+    grid: Grid | None
+    gap: int | None
     lateness: int
     late: tuple[str, ...]
     described: str
@@ -80,9 +87,13 @@ class Window(StatefulOperator, StructABC, frozen=True):
     keeps_time = True
 
     def open(self, tables: Tables) -> LiveOperator:
-        from dataflare.operators.window_panes import LivePanes
+        if self.grid is not None:
+            from dataflare.operators.window_panes import LivePanes
 
-        return LivePanes(self, tables)
+            return LivePanes(self, self.grid, tables)
+        from dataflare.operators.window_sessions import LiveSessions
+
+        return LiveSessions(self, tables)
 
     def late_columns(self, columns: Sequence[str]) -> list[str]:
         """What a late row has, of these columns."""
@@ -153,9 +164,10 @@ config:
                 tuple(map(str, keys)),
                 aggregation,
                 grid,
+                _us(config.gap) if config.gap else None,
                 _us(config.allowed_lateness),
                 late,
-                f"{config.kind} window of {_shown(grid.size)}",
+                _described(config),
             ),
         )
 
@@ -169,28 +181,52 @@ def _key_columns(keys: dict[str, Typed], schema: Schema) -> dict[str, str]:
     return columns
 
 
-def _grid(config: WindowConfig, step: str) -> Grid:
-    """Where windows start and end. Raises ConfigError (E0405)."""
+_NEEDS = {"tumbling": ("size",), "sliding": ("size", "slide"), "session": ("gap",), "global": ()}
+_TAKES = {
+    "tumbling": ("size", "offset", "timezone"),
+    "sliding": ("size", "slide", "offset", "timezone"),
+    "session": ("gap",),
+    "global": (),
+}
+
+
+def _grid(config: WindowConfig, step: str) -> Grid | None:
+    """Where tumbling and sliding windows start and end. Raises ConfigError (E0405)."""
+    for name in ("size", "slide", "gap", "offset", "timezone"):
+        value = getattr(config, name)
+        if name in _NEEDS[config.kind] and not value:
+            example = {"size": "1h", "slide": "5m", "gap": "30m"}[name]
+            what = f"a {config.kind} window needs a '{name}'" + (" above 0" if value == 0 else "")
+            raise _wrong(step, what, f"set it, as {name}: {example}")
+        if value and name not in _TAKES[config.kind]:
+            raise _wrong(
+                step, f"a {config.kind} window has no '{name}'", "leave it out, or set another kind"
+            )
+    if config.kind == "global" and config.allowed_lateness:
+        raise _wrong(step, "a global window has no late rows", "leave out 'allowed_lateness'")
     if not config.size:
-        raise _wrong(step, f"a {config.kind} window needs a 'size'", "add it, as size: 1h")
-    slide = config.slide
-    if config.kind == "sliding" and not slide:
-        raise _wrong(step, "a sliding window needs a 'slide'", "add it, as slide: 1m")
-    if config.kind == "tumbling" and slide is not None:
-        raise _wrong(step, "a tumbling window has no 'slide'", "leave it out, or set kind: sliding")
-    if slide is not None and slide > config.size:
+        return None
+    size = _us(config.size)
+    slide = _us(config.slide) if config.slide else size
+    if slide > size:
         raise _wrong(
             step,
             "the 'slide' of a window is greater than its 'size', so that rows between windows would be lost",
             "set slide to the size or less",
         )
-    size = _us(config.size)
     try:
-        return grid_of(
-            size, _us(slide) if slide else size, _us(config.offset), _zone(config.timezone, step)
-        )
+        return grid_of(size, slide, _us(config.offset), _zone(config.timezone, step))
     except ValueError as error:
         raise _wrong(step, str(error), "set another size, or leave out the time zone") from None
+
+
+def _described(config: WindowConfig) -> str:
+    if config.gap:
+        return f"sessions with a gap of {_shown(_us(config.gap))}"
+    if not config.size:
+        return "global window"
+    by = f" by {_shown(_us(config.slide))}" if config.slide else ""
+    return f"{config.kind} window of {_shown(_us(config.size))}{by}"
 
 
 def _zone(name: str | None, step: str) -> str | None:

@@ -24,6 +24,7 @@ from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
     from dataflare.operators.window import Window
+    from dataflare.operators.window_grid import Grid
 
 _SLICE_ROWS = 100_000
 _WINDOWS_MAX = 64
@@ -35,8 +36,8 @@ class LivePanes(LiveOperator):
     """panes: partials of the open windows. waiting: windows that have fired at the end of the input and were not
     given yet. streams: rows have watermarks."""
 
-    def __init__(self, operator: Window, tables: Tables) -> None:
-        self.operator, self.grid = operator, operator.grid
+    def __init__(self, operator: Window, grid: Grid, tables: Tables) -> None:
+        self.operator, self.grid = operator, grid
         self.rows = WindowRows(operator.step, operator.keys, operator.names, operator.aggregation)
         self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
         self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)

@@ -1,0 +1,46 @@
+"""Rows and sessions of a key that lie close together become one session, by columns.
+
+One sort, one running maximum and one group_by for all keys. The running maximum is needed because a session may
+lie inside another one: the end of the row before is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from dataflare.operators.window_rows import FIRED, FIRST, LAST
+
+_ID = "__dataflare_id"
+_KEY = "__dataflare_key"
+
+
+def sessions(
+    frame: pl.DataFrame, keys: Sequence[str], gap: int | None, measures: Sequence[pl.Expr]
+) -> pl.DataFrame:
+    """frame: rows or sessions, with FIRST, LAST and FIRED. gap: None if all rows of a key are together. measures:
+    aggregating expressions, over rows in the order of their times."""
+    if not frame.height:
+        return frame.lazy().group_by(*keys, FIRST).agg(_merged(measures)).collect().clear()
+    ordered = frame.lazy().sort(*keys, FIRST, maintain_order=True)
+    changes = [pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys]
+    is_new_key = pl.any_horizontal(pl.int_range(pl.len()) == 0, *changes)
+    if gap is None:
+        numbered = ordered.with_columns(is_new_key.cum_sum().alias(_ID))
+    else:
+        times = frame.select(pl.col(FIRST).min(), pl.col(LAST).max().alias(_KEY)).row(0)
+        # Sessions of one key are all later than those of the key before. So one maximum serves all keys.
+        span = times[1] - times[0] + gap + 1
+        shift = is_new_key.cum_sum().cast(pl.Int64) * span - times[0]
+        numbered = ordered.with_columns(shift.alias(_KEY))
+        before = (pl.col(LAST) + pl.col(_KEY)).cum_max().shift(1, fill_value=-(2**62))
+        is_new = pl.col(FIRST) + pl.col(_KEY) > before + gap
+        numbered = numbered.with_columns(is_new.cum_sum().alias(_ID))
+    firsts = [pl.col(key).first() for key in keys]
+    grouped = numbered.group_by(_ID, maintain_order=True).agg(*firsts, *_merged(measures))
+    return grouped.drop(_ID).collect(engine="in-memory")
+
+
+def _merged(measures: Sequence[pl.Expr]) -> list[pl.Expr]:
+    return [pl.col(FIRST).min(), pl.col(LAST).max(), pl.col(FIRED).min(), *measures]
