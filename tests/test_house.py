@@ -254,6 +254,20 @@ def test_what_is_asked_of_a_connector_is_in_its_contract() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_tools_of_tests_patch_nothing_of_dataflare() -> None:
+    """What they change is an option of a contract, so that a plugin's tests can change it as well. They do
+    patch `os`, because the disk has no contract."""
+    patched = re.compile(r"mock\.patch(\.\w+)?\((\w*)|monkeypatch")
+    wrong = [
+        f"{name_of(path)}: {found.group()}"
+        for path in FILES
+        if room_of(path) == "testing"
+        for found in patched.finditer(path.read_text())
+        if found[2] != "os"
+    ]
+    assert not wrong
+
+
 def test_no_connector_is_known_by_its_name() -> None:
     """What holds for the type `file` only is a method of the contract, which a plugin may have as well."""
     asked = re.compile(r"(node|connector|source|destination)\.type (==|!=|in|not in) ")

@@ -66,6 +66,7 @@ class House:
 
     def __init__(self, folder: Path, timeout_s: float = 10.0) -> None:
         self.committer, self.noted, self.judged = Noting(), [], 0
+        self.told: list[tuple[int, Mapping[str, Position]]] = []
         self.store = LocalStore(folder, LINEAGE)
         committers: Mapping[str, Committer] = {"out": self.committer}
         self.coordinator = Coordinator(
@@ -86,12 +87,16 @@ class House:
             note=self.noted.append,
             published=lambda epoch: None,
             committed=lambda epoch: None,
+            followers={"in": self._follow},
         )
         self.source = Puppet("in[0]", Kind("in", source=True))
         self.operator = Puppet("op[0]", Kind("op", operator=True))
         self.writer = Puppet("out[0]", Kind("out", destination=True))
         for puppet in (self.source, self.operator, self.writer):
             self.coordinator.register(puppet)
+
+    async def _follow(self, positions: Mapping[str, Position]) -> None:
+        self.told.append((len(self.committer.commits), positions))
 
     def _judge(self, *, final: bool) -> None:
         self.judged += 1
@@ -136,6 +141,7 @@ def test_a_manifest_names_the_share_of_every_task(tmp_path: Path) -> None:
         assert manifest.counters == {"in": 7}
         (commit,) = house.committer.commits
         assert commit == (5, manifest.committables["out"])
+        assert house.told == [(1, {"b": Position({"at": 3})})], "after the commit, and once"
 
     run(main())
 

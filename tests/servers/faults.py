@@ -17,7 +17,6 @@ from dataflare.model.types import Schema
 from dataflare.sdk import registry
 from dataflare.sdk.source import SourceCapabilities, SplitReader
 from dataflare.testing import Checkpoint, ScriptedSource
-from dataflare.testing.lab import observed
 from dataflare.testing.scripted import ScriptedConnector
 from dataflare.workflow.load import load_text
 
@@ -124,7 +123,7 @@ def start(
     rows = orders(mode)
     each = ROWS // EPOCHS
     parts = [[*rows[first : first + each], Checkpoint()] for first in range(0, ROWS, each)]
-    script = ScriptedSource(list(itertools.chain(*parts)), name="orders")
+    ScriptedSource(list(itertools.chain(*parts)), name="orders")
     config = f"{config}, table: t, mode: {mode}"
     text = WORKFLOW.format(kind=kind, config=config, handling=handling, restarts=restarts)
 
@@ -132,8 +131,7 @@ def start(
         if progress.message:
             listener(progress.message)
 
-    with observed({"orders": script}):
-        return run(load_text(text, base=folder), RunOptions(folder / "home", listener=told))
+    return run(load_text(text, base=folder), RunOptions(folder / "home", listener=told))
 
 
 def not_restarted(result: RunResult) -> None:

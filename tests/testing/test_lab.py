@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from dataflare import Workflow
+from dataflare.connectors import memory
 from dataflare.engine.batcher import AdaptiveBatcher
-from dataflare.errors import ConfigError, SystemError_
+from dataflare.errors import SystemError_
 from dataflare.testing import (
     Checkpoint,
     Crash,
@@ -95,10 +96,12 @@ def test_marks_may_stand_side_by_side_and_at_the_ends(tmp_path: Path):
     assert lab.frame("out").height == 5
 
 
-def test_a_checkpoint_outside_of_a_lab_says_so(tmp_path: Path):
-    script = ScriptedSource([*rows(0, 5), Checkpoint()])
-    with pytest.raises(ConfigError, match="are not observed"):
-        copy_of(script).run(home=tmp_path)
+def test_a_script_also_runs_outside_of_a_lab(tmp_path: Path):
+    script = ScriptedSource([*rows(0, 5), Checkpoint(), *rows(5, 9)])
+    wf = Workflow("copy", settings={"parallelism": 1, "checkpoint": {"interval": "2ms"}})
+    script.add_to(wf, "numbers").to("out", "memory")
+    assert wf.run(home=tmp_path).status == "finished"
+    assert memory.committed("out").height == 9
 
 
 def test_a_store_that_fails_once_costs_a_run_and_no_row(tmp_path: Path):

@@ -58,7 +58,9 @@ class StoreSizes(Struct, frozen=True):
 
 
 class Storage(Protocol):
-    """A store of a lineage's checkpoints. All calls block."""
+    """A store of a lineage's checkpoints. All calls block. `RunOptions.storage` makes it for a run."""
+
+    lineage: str
 
     def publish(self, manifest: Manifest) -> None:
         """Make the checkpoint exist, durably and atomically."""
@@ -80,6 +82,10 @@ class Storage(Protocol):
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
         """The rows of a chunk. Raises CheckpointError (E0701) if it is missing or changed."""
+
+    def release_chunk(self, name: str) -> None:
+        """Allow `collect` to delete a chunk of this run to which no manifest will refer, because it was
+        merged into another."""
 
     def redo_folder(self, step: str) -> Path:
         """The folder for a destination's redo files. It is created if needed."""
@@ -217,8 +223,6 @@ class LocalStore:
         return None
 
     def release_chunk(self, name: str) -> None:
-        """Allow `collect` to delete a chunk of this run to which no manifest will refer, because it was
-        merged into another."""
         with self._lock:
             self._unpublished.discard(name)
 

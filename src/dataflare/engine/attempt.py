@@ -15,17 +15,18 @@ from msgspec import Struct
 
 from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
 from dataflare.checkpoint.source_record import SourceRecord
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.engine import new_fields
-from dataflare.engine.coordinator import Coordinator, Identity
+from dataflare.engine.coordinator import Coordinator, Follower, Identity
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import SPARE_THREADS, WorkerPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.task import Task
 from dataflare.planner.physical import PhysicalPlan
-from dataflare.resilience.retry import Retries
+from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.source import SupportsCommits
 from dataflare.sdk.threads import ThreadsOfRun, in_thread, threads_of_run
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Attempt:
         plan: PhysicalPlan,
         settings: Settings,
         start: Start,
-        store: LocalStore,
+        store: Storage,
         committers: Mapping[str, Committer],
         metrics: JobMetrics,
         policies: Mapping[str, str],
@@ -149,12 +150,13 @@ class Attempt:
 
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint
+        sources = await self._sources()
         coordinator = Coordinator(
             self.start.identity,
             self.store,
             self.pool,
             epoch=self.start.epoch,
-            sources=await self._sources(),
+            sources=sources,
             committers=self.committers,
             retain=checkpoint.retain,
             timeout_s=checkpoint.timeout,
@@ -164,6 +166,7 @@ class Attempt:
             note=self.start.note,
             published=self.metrics.publish,
             committed=self.metrics.commit,
+            followers=await self._followers(sources),
         )
         self.metrics.begin(
             self.start.epoch, self.start.manifest.left_out if self.start.manifest else {}
@@ -201,6 +204,25 @@ class Attempt:
                 known = SourceSnapshot(tuple(listed), {}, carried)
             records[stage.name] = await self.pool.submit(SourceRecord.read, self.store, known)
         return records
+
+    async def _followers(self, records: Mapping[str, SourceRecord]) -> dict[str, Follower]:
+        """The sources that are told what is committed. They are told first what the checkpoint has that
+        this attempt resumes from."""
+        followers: dict[str, Follower] = {}
+        for stage in self.plan.stages:
+            source = stage.source
+            if source is None or not isinstance(source, SupportsCommits):
+                continue
+            follower = _told(self.retries.of(stage.name), source)
+            if self.start.manifest is not None:
+                positions = records[stage.name].positions
+                await follower(await self.pool.submit(positions, self.store))
+            followers[stage.name] = follower
+        return followers
+
+
+def _told(retrying: Retrying, source: SupportsCommits) -> Follower:
+    return lambda positions: retrying.call(partial(source.committed, positions))
 
 
 async def _all_or_first_error(

@@ -12,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import datetime
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from msgspec import Struct, field
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.source_record import SourceRecord
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
-from dataflare.model.progress import Barrier
+from dataflare.model.progress import Barrier, Position
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 
@@ -51,6 +52,10 @@ class CheckpointStats(Struct):
     last_epoch: int | None = None
 
 
+Follower = Callable[[Mapping[str, Position]], Awaitable[None]]
+"""Told of the position of each split that every destination has."""
+
+
 class Member(Protocol):
     """A task as the coordinator sees it: what it was told to run, and a way to ask it for a cut."""
 
@@ -73,12 +78,13 @@ class Coordinator:
     the rows so far; judge: raises when too many of them have failed. left_out: by step, how many
     rows of the run have failed by the end of an epoch. note: remembers,
     durably, that an epoch was published; published and committed: told of
-    each epoch that is to happen, and that every destination has."""
+    each epoch that is to happen, and that every destination has. followers: by source, told of the
+    positions that every destination has."""
 
     def __init__(
         self,
         identity: Identity,
-        store: LocalStore,
+        store: Storage,
         pool: WorkerPool,
         *,
         epoch: int,
@@ -92,6 +98,7 @@ class Coordinator:
         note: Callable[[int], None],
         published: Callable[[int], None],
         committed: Callable[[int], None],
+        followers: Mapping[str, Follower] = MappingProxyType({}),
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
@@ -108,7 +115,7 @@ class Coordinator:
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
         self._left_out = left_out
-        self._published, self._committed = published, committed
+        self._published, self._committed, self._followers = published, committed, followers
         self._pending: _Pending | None = None
         self._storing: asyncio.Future[None] | None = None
         self._committing: asyncio.Future[None] | None = None
@@ -195,7 +202,7 @@ class Coordinator:
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None
-        self._committing = asyncio.ensure_future(self._commit(manifest))
+        self._committing = asyncio.ensure_future(self._commit(manifest, pending.shares))
         await asyncio.shield(self._committing)
         self.stats.completed += 1
         self.stats.last_epoch = manifest.epoch
@@ -223,9 +230,18 @@ class Coordinator:
         self.store.publish(manifest)
         self._note(manifest.epoch)
 
-    async def _commit(self, manifest: Manifest) -> None:
-        await self.commit(manifest)
+    async def _commit(self, manifest: Manifest, shares: Mapping[str, Share]) -> None:
+        await commit(self.committers, manifest)
         self._committed(manifest.epoch)
+        for name, follower in self._followers.items():
+            positions = {
+                state.split.id: state.position
+                for task, share in shares.items()
+                if self.members[task].spec.stage.name == name
+                for state in share.splits
+                if state.position is not None
+            }
+            await follower(positions)
 
     async def settle(self) -> None:
         """Wait for what has begun when the attempt fails: the storing of a manifest, because the next
@@ -239,10 +255,6 @@ class Coordinator:
         await asyncio.wait([self._committing], timeout=_SETTLE_S)
         self._committing.cancel()
         await asyncio.gather(self._committing, return_exceptions=True)
-
-    async def commit(self, manifest: Manifest) -> None:
-        """Let every destination make the epoch's rows visible."""
-        await commit(self.committers, manifest)
 
     def _collect(self) -> None:
         self.store.collect(self._retain)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
@@ -102,7 +102,7 @@ class Worker:
         plan: PhysicalPlan,
         settings: Settings,
         identity: Identity,
-        store: LocalStore,
+        store: Storage,
         pool: WorkerPool,
         metrics: JobMetrics,
         errors: RowErrors,
@@ -282,7 +282,7 @@ class Worker:
 
 
 def destination_context(
-    stage: Stage, plan: PhysicalPlan, identity: Identity, store: LocalStore, subtask: int = 0
+    stage: Stage, plan: PhysicalPlan, identity: Identity, store: Storage, subtask: int = 0
 ) -> DestinationContext:
     """What a destination's writer or committer is told."""
     return DestinationContext(

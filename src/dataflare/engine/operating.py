@@ -12,7 +12,7 @@ from typing import cast
 import polars as pl
 
 from dataflare.checkpoint.manifest import OperatorSnapshot, StateChunk
-from dataflare.checkpoint.store import LocalStore, chunk_name
+from dataflare.checkpoint.store import Storage, chunk_name
 from dataflare.engine.channel import MemoryBudget
 from dataflare.engine.messages import Share
 from dataflare.engine.segments import Given, Outcome, SegmentRunner
@@ -27,7 +27,7 @@ from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
 class ChunkFolder:
     """The chunks of one subtask's state in a lineage's storage, under names that no other attempt uses."""
 
-    def __init__(self, store: LocalStore, step: str, subtask: int, attempt: int) -> None:
+    def __init__(self, store: Storage, step: str, subtask: int, attempt: int) -> None:
         self._store, self._step, self._subtask, self._attempt = store, step, subtask, attempt
         self._numbers = count(1)
         self.epoch = 0

@@ -19,7 +19,7 @@ from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
 from dataflare.checkpoint.source_record import read_source
-from dataflare.checkpoint.store import LocalStore, lineages_in, newest_manifest
+from dataflare.checkpoint.store import Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.lost_parts import with_parts
@@ -160,7 +160,7 @@ class Lineage:
         """Adopt a lineage at one of its checkpoints."""
         if not manifest.final:
             self._refuse_changed(manifest)
-        store = LocalStore(self._storage(), manifest.lineage)
+        store = self.options.storage(self._storage(), manifest.lineage)
         of_marker = manifest
         manifest = await with_parts(self.workflow, plan.stages, of_marker, store)
         self.rebuilt = None if manifest == of_marker else manifest
@@ -175,9 +175,9 @@ class Lineage:
         )
         self.adopted = manifest
 
-    def store_of(self, current: Current) -> LocalStore:
+    def store_of(self, current: Current) -> Storage:
         """The store of a lineage's checkpoints."""
-        return LocalStore(self._storage(), current.lineage)
+        return self.options.storage(self._storage(), current.lineage)
 
     async def keep(self, **changes: Any) -> None:
         """Store durably what the next run continues."""
@@ -204,7 +204,7 @@ class Lineage:
             if not self.options.fresh:
                 raise
             for folder in {self.folder, self._storage()}:
-                LocalStore(folder, str(uuid.uuid4())).clear()
+                self.options.storage(folder, str(uuid.uuid4())).clear()
             return None
 
     def _orphaned(self) -> Current | None:
@@ -223,7 +223,7 @@ class Lineage:
                     newest.lineage,
                     newest.attempt + _UNCOUNTED_ATTEMPTS,
                     newest.run_id,
-                    carried=_carried(LocalStore(folder, newest.lineage), newest),
+                    carried=_carried(self.options.storage(folder, newest.lineage), newest),
                     last_epoch=newest.epoch,
                 )
             raise CheckpointError(
@@ -245,10 +245,10 @@ class Lineage:
         store = self.store_of(current)
         identity = Identity(current.lineage, self.run_id, current.attempt + 1, {})
         await forget(plan.stages, identity, store)
-        await in_thread(LocalStore(self.folder, current.lineage).clear)
+        await in_thread(self.options.storage(self.folder, current.lineage).clear)
         await in_thread(store.clear)
 
-    def _refuse_changes(self, store: LocalStore, current: Current) -> None:
+    def _refuse_changes(self, store: Storage, current: Current) -> None:
         """Raise RunError (E0803) if a step has changed since the checkpoint."""
         if self.options.accept_changes:
             return
@@ -281,7 +281,7 @@ class Lineage:
             )
 
 
-def _carried(store: LocalStore, manifest: Manifest) -> dict[str, Any]:
+def _carried(store: Storage, manifest: Manifest) -> dict[str, Any]:
     """By source, the value that the run of a checkpoint was carried from. Blocking."""
     sources = {step: read_source(store, source) for step, source in manifest.sources.items()}
     return {step: source.carried for step, source in sources.items() if source.carried is not None}

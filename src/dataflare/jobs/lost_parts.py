@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.snapshots import SourceSnapshot, SplitState, StoredParts, checksum_of
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.jobs.ownership import unadoptable
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.sdk.source import SourceConnector
@@ -20,7 +20,7 @@ from dataflare.workflow.model import Workflow
 
 
 async def with_parts(
-    workflow: Workflow, plan: PhysicalPlan, manifest: Manifest, store: LocalStore
+    workflow: Workflow, plan: PhysicalPlan, manifest: Manifest, store: Storage
 ) -> Manifest:
     """The adopted checkpoint in a form of which every part can be read from `store`.
 
@@ -54,7 +54,7 @@ async def with_parts(
     return rebuilt
 
 
-def _in_storage(store: LocalStore, manifest: Manifest) -> Manifest | None:
+def _in_storage(store: Storage, manifest: Manifest) -> Manifest | None:
     """The checkpoint as the storage has it, or as the marker has it if all its chunks are there."""
     for fact in store.list_manifests(thorough=True):
         if fact.epoch == manifest.epoch and fact.manifest is not None and fact.usable:

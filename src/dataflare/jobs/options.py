@@ -8,6 +8,7 @@ from typing import IO
 
 from msgspec import Struct
 
+from dataflare.checkpoint.store import LocalStore, Storage
 from dataflare.jobs.progress import Progress
 from dataflare.jobs.result import RunResult
 from dataflare.sdk.context import Policy
@@ -19,7 +20,8 @@ class RunOptions(Struct, frozen=True):
     tell: reports the result to the user; the run is recorded as reported after that. end: called at once
     after that record, by the thread that wrote it: a process whose only work is the run ends here, because
     a process that is started again after a kill between the record and its end would run again. stdout:
-    where `stdout` destinations print, in place of standard output; it is not closed."""
+    where `stdout` destinations print, in place of standard output; it is not closed. storage: makes the store
+    of checkpoints from the workflow's folder and the lineage; called at each start and each restart."""
 
     home: Path
     fresh: bool = False
@@ -31,3 +33,4 @@ class RunOptions(Struct, frozen=True):
     tell: Callable[[RunResult], None] | None = None
     end: Callable[[RunResult], None] | None = None
     stdout: IO[str] | None = None
+    storage: Callable[[Path, str], Storage] = LocalStore

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
 from dataflare.engine.deploy import destination_context
@@ -37,7 +37,7 @@ class Recovered(Struct, frozen=True):
 
 
 async def open_committers(
-    plan: PhysicalPlan, identity: Identity, store: LocalStore, retries: Retries | None = None
+    plan: PhysicalPlan, identity: Identity, store: Storage, retries: Retries | None = None
 ) -> dict[str, Committer]:
     """The committer of each destination, by step."""
     committers: dict[str, Committer] = {}
@@ -51,7 +51,7 @@ async def open_committers(
 
 
 async def recover(
-    store: LocalStore,
+    store: Storage,
     committers: Mapping[str, Committer],
     *,
     base_epoch: int,
@@ -130,9 +130,7 @@ async def _without_lost_letters(
     return manifest
 
 
-async def _begun(
-    store: LocalStore, committers: Mapping[str, Committer], base_epoch: int
-) -> Recovered:
+async def _begun(store: Storage, committers: Mapping[str, Committer], base_epoch: int) -> Recovered:
     """Remove everything that this run wrote, and begin at the run's beginning."""
     await in_thread(store.rewind, base_epoch)
     for committer in committers.values():
@@ -149,7 +147,7 @@ def _said(epoch: int, problem: str) -> str:
     )
 
 
-async def forget(plan: PhysicalPlan, identity: Identity, store: LocalStore) -> None:
+async def forget(plan: PhysicalPlan, identity: Identity, store: Storage) -> None:
     """For `--fresh`: remove the unpublished rows of an unfinished run. Published rows stay."""
     facts = await in_thread(store.list_manifests)
     committers = await open_committers(plan, replace(identity, lineage=store.lineage), store)

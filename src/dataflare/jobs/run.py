@@ -23,7 +23,7 @@ from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
 from dataflare.checkpoint.source_record import SourceRecord
-from dataflare.checkpoint.store import LocalStore
+from dataflare.checkpoint.store import Storage
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.metrics import JobMetrics
@@ -346,7 +346,7 @@ class _Run:
         return "finished", None, await in_thread(_carried, plan, ending.manifest, store)
 
     async def _run_tasks(
-        self, plan: Plan, start: Start, store: LocalStore, committers: Mapping[str, Committer]
+        self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
     ) -> Ending:
         policies = {
             step.name: error_handling(self.workflow, step.name).on_error
@@ -454,7 +454,7 @@ async def _close(committers: Mapping[str, Committer]) -> None:
         await committer.aclose()
 
 
-def _carried(plan: Plan, manifest: Manifest | None, store: LocalStore) -> dict[str, Any]:
+def _carried(plan: Plan, manifest: Manifest | None, store: Storage) -> dict[str, Any]:
     """By source, the value that the next run starts from. Blocking."""
     carried_values: dict[str, Any] = {}
     for stage in plan.stages.stages:

@@ -319,6 +319,21 @@ class SupportsReread(ABC):
         """What each row is now. Never another row that has come to its place since."""
 
 
+class SupportsCommits(ABC):
+    """A source that is told what it may forget, as a queue whose rows are acknowledged."""
+
+    @abstractmethod
+    async def committed(self, positions: Mapping[str, Position]) -> None:
+        """The rows before these positions are in every destination and are not read again.
+
+        positions: by split id, the first row that is not committed. Of splits that are read and of those
+        that have ended; a split may be named again with the same position. Called after each commit, and at the start of a run that resumes; on the
+        description, in the process that leads the run, which may not be the one that has the readers.
+        Positions never go back. An error that is worth retrying is retried; another one ends the attempt,
+        and loses nothing.
+        """
+
+
 class SupportsProjection(ABC):
     """A source that can leave columns unread."""
 

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import polars as pl
+
+from dataflare.checkpoint.manifest import Manifest, StateChunk
+from dataflare.checkpoint.resolve import ManifestFact
 from dataflare.checkpoint.store import LocalStore
 
 Call = Literal["fsync", "replace"]
@@ -32,18 +36,35 @@ class FlakyStore(LocalStore):
         if unknown:
             raise ValueError(f"unknown methods {sorted(unknown)}; known: {self.FAILING}")
         super().__init__(folder, lineage)
-        for method, errors in faults.items():
-            setattr(self, method, _failing(getattr(self, method), errors))
+        self._faults = faults
 
-
-def _failing(method: Callable[..., Any], errors: list[Exception | None]) -> Callable[..., Any]:
-    def call(*args: Any, **options: Any) -> Any:
+    def _fail(self, method: str) -> None:
+        errors = self._faults.get(method)
         error = errors.pop(0) if errors else None
         if error is not None:
             raise error
-        return method(*args, **options)
 
-    return call
+    def publish(self, manifest: Manifest) -> None:
+        self._fail("publish")
+        super().publish(manifest)
+
+    def write_chunk(
+        self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
+    ) -> StateChunk:
+        self._fail("write_chunk")
+        return super().write_chunk(name, frame, key_groups)
+
+    def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
+        self._fail("read_chunk")
+        return super().read_chunk(chunk)
+
+    def list_manifests(self, *, thorough: bool = False) -> list[ManifestFact]:
+        self._fail("list_manifests")
+        return super().list_manifests(thorough=thorough)
+
+    def collect(self, retain: int = 3) -> int:
+        self._fail("collect")
+        return super().collect(retain)
 
 
 @contextmanager

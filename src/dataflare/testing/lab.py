@@ -1,24 +1,19 @@
-"""Run workflows in tests: with a separate home, frequent checkpoints, faults, and observed commits."""
+"""Run workflows in tests: with a separate home, frequent checkpoints, and faults."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import polars as pl
 from msgspec.structs import replace
 
-from dataflare.checkpoint.manifest import Manifest
 from dataflare.connectors import memory
-from dataflare.engine.coordinator import Coordinator
-from dataflare.jobs import RunOptions, RunResult, arun, lineage, run
+from dataflare.jobs import RunOptions, RunResult, arun, run
 from dataflare.testing.faults import FlakyStore
-from dataflare.testing.scripted import ScriptedSource, script
 from dataflare.workflow import dsl
 from dataflare.workflow.model import Workflow
 
@@ -55,20 +50,24 @@ class Lab:
         for_s: float | None = None,
     ) -> RunResult:
         """Run it to its end. After a crash it restarts at once, up to `restarts` times."""
-        model, stack = self._prepared(workflow, parallelism, restarts)
-        with stack:
-            return run(model, RunOptions(home=self.home, fresh=fresh, for_s=for_s))
+        model = self._prepared(workflow, parallelism, restarts)
+        return run(model, replace(self.options, fresh=fresh, for_s=for_s))
 
     async def arun(self, workflow: Workflow | dsl.Workflow, *, restarts: int = 3) -> RunResult:
         """As `run`, on the event loop of the test, which may cancel it."""
-        model, stack = self._prepared(workflow, None, restarts)
-        with stack:
-            return await arun(model, RunOptions(home=self.home))
+        return await arun(self._prepared(workflow, None, restarts), self.options)
+
+    @property
+    def options(self) -> RunOptions:
+        """The options of its runs: where the state is, and the store that fails."""
+        if not self.store_faults:
+            return RunOptions(home=self.home)
+        return RunOptions(home=self.home, storage=partial(FlakyStore, faults=self.store_faults))
 
     def _prepared(
         self, workflow: Workflow | dsl.Workflow, parallelism: int | None, restarts: int
-    ) -> tuple[Workflow, ExitStack]:
-        """The model with the lab's settings, and what is in place while it runs."""
+    ) -> Workflow:
+        """The model with the lab's settings."""
         model = workflow.build() if isinstance(workflow, dsl.Workflow) else workflow
         settings = model.settings
         changes: dict[str, Any] = {
@@ -77,13 +76,7 @@ class Lab:
         }
         if parallelism is not None:
             changes["parallelism"] = parallelism
-        model = _with_settings(model, changes)
-        stack = ExitStack()
-        stack.enter_context(observed(_scripts_of(model)))
-        if self.store_faults:
-            faulty = partial(FlakyStore, faults=self.store_faults)
-            stack.enter_context(mock.patch.object(lineage, "LocalStore", faulty))
-        return model, stack
+        return replace(model, settings=settings.model_copy(update=changes))
 
     def run_until_crash(
         self, workflow: Workflow | dsl.Workflow, *, parallelism: int | None = None
@@ -131,42 +124,3 @@ class Running:
         if self._result is None:
             raise TimeoutError(f"the run has not ended after {timeout_s:g} s")
         return self._result
-
-
-def _with_settings(model: Workflow, changes: Mapping[str, Any]) -> Workflow:
-    return replace(model, settings=model.settings.model_copy(update=dict(changes)))
-
-
-def _scripts_of(model: Workflow) -> dict[str, ScriptedSource]:
-    return {
-        step.name: script(str(step.config["script"]))
-        for step in model.sources.values()
-        if step.type == "scripted"
-    }
-
-
-@contextmanager
-def observed(scripts: Mapping[str, ScriptedSource]) -> Iterator[None]:
-    """Tell scripts what was committed. The engine has no hook for this, so its `commit` is patched."""
-    if not scripts:
-        yield
-        return
-    real = Coordinator.commit
-
-    async def commit(self: Coordinator, manifest: Manifest) -> None:
-        await real(self, manifest)
-        for step, scripted in scripts.items():
-            if step not in manifest.sources:
-                continue
-            for state in manifest.sources[step].states.values():
-                if state.position is not None:
-                    scripted.committed(state.split.data["split"], state.position.value["item"])
-
-    for each in scripts.values():
-        each.observers += 1
-    try:
-        with mock.patch.object(Coordinator, "commit", commit):
-            yield
-    finally:
-        for each in scripts.values():
-            each.observers -= 1

@@ -25,6 +25,7 @@ from dataflare.sdk.source import (
     SourceCapabilities,
     SourceConnector,
     SplitReader,
+    SupportsCommits,
 )
 from dataflare.testing.marks import Checkpoint, Crash, Mark, Pause
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dataflare.workflow.dsl import Stream, Workflow
 
 Item = Mapping[str, Any] | Mark
+_SPLIT = "items-"
 _scripts: dict[str, ScriptedSource] = {}
 _numbers = itertools.count(1)
 
@@ -57,7 +59,6 @@ class ScriptedSource:
         self.schema = Schema.of(schema) if schema else self._inferred_schema()
         self.opened: list[int] = []
         """The first item of each reader, in the order in which they were opened."""
-        self.observers = 0
         self._committed: dict[int, int] = {}
         self._changed: list[asyncio.Event] = []
         _scripts[self.name] = self
@@ -67,17 +68,13 @@ class ScriptedSource:
         return workflow.source(step, "scripted", script=self.name, **options)
 
     def committed(self, split: int, item: int) -> None:
-        """Record that a committed checkpoint has the items of a split before this one. Called by the lab."""
+        """Record that a committed checkpoint has the items of a split before this one."""
         self._committed[split] = max(item, self._committed.get(split, 0))
         for event in self._changed:
             event.set()
 
     async def wait_committed(self, split: int, item: int) -> None:
         """Return once all items before this one are committed."""
-        if self._committed.get(split, 0) < item and not self.observers:
-            raise ConfigError(
-                "Checkpoint() waits for commits that are not observed", help="run it in a Lab"
-            )
         event = asyncio.Event()
         self._changed.append(event)
         try:
@@ -113,7 +110,7 @@ class ScriptedConfig(BaseModel):
 
 
 @register
-class ScriptedConnector(SourceConnector):
+class ScriptedConnector(SourceConnector, SupportsCommits):
     """The `scripted` source type."""
 
     type = "scripted"
@@ -131,7 +128,11 @@ class ScriptedConnector(SourceConnector):
         return self._script.schema
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
-        return [Split(f"items-{n:04d}", {"split": n}) for n in range(len(self._script.items))]
+        return [Split(f"{_SPLIT}{n:04d}", {"split": n}) for n in range(len(self._script.items))]
+
+    async def committed(self, positions: Mapping[str, Position]) -> None:
+        for split, position in positions.items():
+            self._script.committed(int(split.removeprefix(_SPLIT)), position.value["item"])
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         at = position.value["item"] if position else 0
