@@ -297,7 +297,7 @@ class Reading(Body):
             if found is not None and self._decide(found, chunk, ignored):
                 return self._salvaged(chunk, found)
         frame = self._with_needs(frame, chunk.key)
-        original = lambda: chunk.scan().collect()  # noqa: E731
+        original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
         outcome = self.runner.run(Given(frame, chunk.count(), original, chunk.place))
         outcome.left_out += ignored.left_out
         return outcome
@@ -329,7 +329,11 @@ class Reading(Body):
             self.runner.errors.unread(self.task.name, saved.bad, fresh, policy="dead_letter")
         lazy = self._with_needs(saved.good.lazy(), chunk.key)
         given = Given(
-            lazy.collect(), saved.good.height, lambda: saved.good, chunk.place, saved.good_rows
+            lazy.collect(engine="in-memory"),
+            saved.good.height,
+            lambda: saved.good,
+            chunk.place,
+            saved.good_rows,
         )
         outcome = self.runner.run(given)
         outcome.failed[:0] = fresh.failed

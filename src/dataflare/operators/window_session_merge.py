@@ -22,7 +22,13 @@ def sessions(
     """frame: rows or sessions, with FIRST, LAST and FIRED. gap: None if all rows of a key are together. measures:
     aggregating expressions, over rows in the order of their times."""
     if not frame.height:
-        return frame.lazy().group_by(*keys, FIRST).agg(_merged(measures)).collect().clear()
+        return (
+            frame.lazy()
+            .group_by(*keys, FIRST)
+            .agg(_merged(measures))
+            .collect(engine="in-memory")
+            .clear()
+        )
     ordered = frame.lazy().sort(*keys, FIRST, maintain_order=True)
     changes = [pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys]
     is_new_key = pl.any_horizontal(pl.int_range(pl.len()) == 0, *changes)

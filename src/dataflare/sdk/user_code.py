@@ -44,7 +44,7 @@ def frame_of(step: str, what: str, result: object) -> pl.DataFrame:
     if isinstance(result, SharedDataBatch):
         return to_held_types(result.frame)
     if isinstance(result, pl.LazyFrame):
-        return to_held_types(result.collect())
+        return to_held_types(result.collect(engine="in-memory"))
     if not isinstance(result, pl.DataFrame) and hasattr(result, "__arrow_c_stream__"):
         return to_held_types(pl.DataFrame(result))
     if not isinstance(result, pl.DataFrame):
