@@ -34,7 +34,7 @@ def pages() -> dict[Path, str]:
     return {
         **connectors,
         SITE: site_with(connectors),
-        COOKBOOK: cookbook(),
+        **{page: with_examples(page) for page in (COOKBOOK, JOINS)},
         Path("reference/steps.md"): steps_page(),
         Path("reference/functions.md"): functions_page(),
         Path("reference/settings.md"): settings_page(),
@@ -211,18 +211,18 @@ def sentence(text: str) -> str:
 
 # --- the cookbook -----------------------------------------------------------------------------------
 
-COOKBOOK = Path("cookbook.md")
+COOKBOOK, JOINS = Path("cookbook.md"), Path("joins.md")
 _EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n(?:\n```yaml\n.*?\n```\n)?", re.DOTALL)
 
 
-def cookbook() -> str:
+def with_examples(page: Path) -> str:
     """The page as it is, each example's file behind its mark."""
 
     def shown(mark: re.Match[str]) -> str:
         text = (DOCS.parent / "examples" / mark[1]).read_text().strip()
         return f"<!-- example: {mark[1]} -->\n\n```yaml\n{text}\n```\n"
 
-    return _EXAMPLE.sub(shown, (DOCS / COOKBOOK).read_text())
+    return _EXAMPLE.sub(shown, (DOCS / page).read_text())
 
 
 SITE = Path("../mkdocs.yml")

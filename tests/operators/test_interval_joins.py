@@ -11,7 +11,7 @@ import pytest
 from flows import inline, ordered, picture, result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timed_runs import Play, Row, split_of
+from timed_runs import Play, Row, at, in_time, random_splits, timed
 
 from dataflare.model.types import Schema
 from dataflare.operators import join_interval, join_pairs, join_parts, join_rows, timed_rows
@@ -27,38 +27,6 @@ def interval_join(kind: Any, reach: Reach, streaming: bool) -> IntervalJoin:
     left, right = Schema.from_polars(LEFT), Schema.from_polars(RIGHT)
     shape = join_shape("tested", kind, {"k": "id"}, left, right, None)
     return IntervalJoin("tested", Pairing(shape, reach, streaming), ("k",))
-
-
-def random_splits(random: Random, port: int, names: dict[str, Any], disorder: int | None) -> Any:
-    """One or two splits of an input, some rows later than their watermark allows."""
-    splits, (key, value) = [], names
-    for number in range(random.randint(1, 2)):
-        rows: list[Row] = []
-        time = random.randint(-20, 20)
-        for i in range(random.choice((0, 3, 40))):
-            time += random.choice((0, 1, 1, 9))
-            at = time - random.choice((0, 0, 3, 12))
-            known = random.random() < 0.9
-            rows.append(
-                {
-                    key: random.randint(0, 4) if known else None,
-                    value: port * 10_000 + number * 1_000 + i,
-                    "at": at,
-                }
-            )
-        splits.append((split_of(port, rows, names, disorder), rows))
-    return splits
-
-
-def in_time(rows: list[Row], disorder: int | None) -> tuple[list[Row], list[Row]]:
-    """The rows that are in time, and those that are late: by the greatest time before them, less the
-    disorder."""
-    good, late, greatest = [], [], None
-    for row in rows:
-        greatest = row["at"] if greatest is None else max(greatest, row["at"])
-        is_late = disorder is not None and row["at"] < greatest - disorder
-        (late if is_late else good).append(row)
-    return good, late
 
 
 def reference(kind: str, left: list[Row], right: list[Row], reach: Reach) -> list[tuple[Any, ...]]:
@@ -106,20 +74,6 @@ def test_pairs_near_in_time_come_out_once(kind, seed):
     assert outcome.rows() == sorted(reference(kind, *good, reach), key=repr)
     assert outcome.rows("late") == sorted(((r["k"], r["a"]) for r in late[0]), key=repr)
     assert outcome.rows("late_right") == sorted(((r["id"], r["b"]) for r in late[1]), key=repr)
-
-
-def timed(rows: list[Row], column: str, **types: str) -> str:
-    schema = ", ".join(f"{name}: {type_}" for name, type_ in types.items())
-    time = f'{column}: "timestamp[us, UTC]"'
-    return inline(
-        rows,
-        schema=f"{{{schema}, {time}}}",
-        event_time=f"{{column: {column}, out_of_orderness: 1s}}",
-    )
-
-
-def at(second: float) -> str:
-    return f"2026-01-01T00:00:{second:06.3f}Z"
 
 
 ORDERS = timed(

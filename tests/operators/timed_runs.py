@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import polars as pl
+from flows import inline
 from msgspec import Struct
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
@@ -168,3 +169,58 @@ class Play:
             if done:
                 return
             self._open(self.random.randint(1, 3), self._stored())
+
+
+def random_splits(
+    random: Random,
+    port: int,
+    names: dict[str, Any],
+    disorder: int | None,
+    before: Callable[[list[list[Row]]], None] | None = None,
+) -> list[tuple[Split, list[Row]]]:
+    """One or two splits of an input, some rows later than their watermark allows. before: changes the rows."""
+    parts: list[list[Row]] = []
+    key, value = names
+    for number in range(random.randint(1, 2)):
+        rows: list[Row] = []
+        time = random.randint(-20, 20)
+        for i in range(random.choice((0, 3, 40))):
+            time += random.choice((0, 1, 1, 9))
+            at = time - random.choice((0, 0, 3, 12))
+            known = random.random() < 0.9
+            rows.append(
+                {
+                    key: random.randint(0, 4) if known else None,
+                    value: port * 10_000 + number * 1_000 + i,
+                    "at": at,
+                }
+            )
+        parts.append(rows)
+    if before is not None:
+        before(parts)
+    return [(split_of(port, rows, names, disorder), rows) for rows in parts]
+
+
+def in_time(rows: list[Row], disorder: int | None) -> tuple[list[Row], list[Row]]:
+    """The rows that are in time, and those that are late: by the greatest time before them, less the
+    disorder."""
+    good, late, greatest = [], [], None
+    for row in rows:
+        greatest = row["at"] if greatest is None else max(greatest, row["at"])
+        is_late = disorder is not None and row["at"] < greatest - disorder
+        (late if is_late else good).append(row)
+    return good, late
+
+
+def timed(rows: list[Row], column: str, **types: str) -> str:
+    schema = ", ".join(f"{name}: {type_}" for name, type_ in types.items())
+    time = f'{column}: "timestamp[us, UTC]"'
+    return inline(
+        rows,
+        schema=f"{{{schema}, {time}}}",
+        event_time=f"{{column: {column}, out_of_orderness: 1s}}",
+    )
+
+
+def at(second: float) -> str:
+    return f"2026-01-01T00:00:{second:06.3f}Z"

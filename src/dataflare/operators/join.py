@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
-from dataflare.errors import PlanError
+from dataflare.errors import ConfigError, PlanError
 from dataflare.model.types import Schema
 from dataflare.model.units import Duration
 from dataflare.operators.base import LATE, LATE_RIGHT, BindContext, Bound, Step, StepConfig
@@ -14,6 +15,7 @@ from dataflare.operators.join_bounded import BoundedJoin
 from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_pairs import Pairing, Reach
 from dataflare.operators.join_shape import JoinShape, Kind, join_shape
+from dataflare.operators.join_temporal import TemporalJoin
 from dataflare.operators.names import ByName, Name, listed, no_doubles
 
 _MICROS = 1_000_000
@@ -25,6 +27,13 @@ class Within(StepConfig):
     )
     after: Duration = Field(
         default=0, description="How much later than the row of the first input, at most."
+    )
+
+
+class Temporal(StepConfig):
+    max_age: Duration | None = Field(
+        default=None,
+        description="How long a version is valid at most; until the next version of its key, if not given.",
     )
 
 
@@ -43,6 +52,12 @@ class JoinConfig(StepConfig):
         description="How far apart the event times of two rows are at most, both ends included: `10m`, or "
         "`{before: 1m, after: 10m}` for rows of the second input before and after those of the first. Without "
         "it both inputs must end.",
+    )
+    temporal: Temporal | Literal[True] | None = Field(
+        default=None,
+        description="The second input is a table whose rows are versions, each valid from its event time to "
+        "the next version of its key. A row of the first input gets the version at its own event time. `{}`, "
+        "or `{max_age: 1h}`; inner and left only.",
     )
     suffix: str | None = Field(
         default=None,
@@ -74,6 +89,8 @@ config: {kind: left, on: {customer_id: id}}
             )
         left, right = inputs
         shape = join_shape(step, config.kind, _pairs(step, config), left, right, config.suffix)
+        if config.temporal is not None:
+            return _temporal_join(config, shape, left, right, context)
         if config.within is not None:
             return _interval_join(config.within, shape, left, right, context)
         if not context.bounded:
@@ -88,7 +105,8 @@ config: {kind: left, on: {customer_id: id}}
 
     @classmethod
     def extra_outputs(cls, config: JoinConfig) -> tuple[str, ...]:
-        return () if config.within is None else (LATE, LATE_RIGHT)
+        timed = config.within is not None or config.temporal is not None
+        return (LATE, LATE_RIGHT) if timed else ()
 
 
 def _interval_join(
@@ -100,6 +118,31 @@ def _interval_join(
     operator = IntervalJoin(context.step, pairing, shape.left_keys)
     outputs = {None: shape.output, LATE: left, LATE_RIGHT: right}
     return Bound(outputs=outputs, stateful=operator)
+
+
+def _temporal_join(
+    config: JoinConfig, shape: JoinShape, left: Schema, right: Schema, context: BindContext
+) -> Bound:
+    step = context.step
+    if config.within is not None:
+        raise ConfigError(
+            f"step '{step}' has `within` and `temporal`: the first joins two streams, the second a stream and "
+            "a table",
+            code="E0405",
+            step=step,
+            help="leave one of them out",
+        )
+    if shape.kind not in ("inner", "left"):
+        raise ConfigError(
+            f"step '{step}' has `temporal` and kind {shape.kind}, which a table of versions cannot answer",
+            code="E0405",
+            step=step,
+            help="choose inner, or left to keep the rows without a version",
+        )
+    age = config.temporal.max_age if isinstance(config.temporal, Temporal) else None
+    max_age_us = None if age is None else round(age * _MICROS)
+    operator = TemporalJoin(step, shape, shape.left_keys, max_age_us, context.streaming)
+    return Bound(outputs={None: shape.output, LATE: left, LATE_RIGHT: right}, stateful=operator)
 
 
 def _pairs(step: str, config: JoinConfig) -> dict[str, str]:

@@ -12,7 +12,10 @@ from dataflare.state.pieces import ChunkStorage, Groups, Piece
 
 class RowsTable:
     """keys: columns by which rows move to another subtask; without any they stay in the first. groups: the
-    key groups of the subtask; shares: what it goes on from, by former subtask."""
+    key groups of the subtask; shares: what it goes on from, by former subtask. spills: whether pieces may
+    leave memory before a checkpoint stores them."""
+
+    spills = True
 
     def __init__(
         self,

@@ -198,6 +198,7 @@ class Tables:
             (piece, table.keys)
             for table in self._tables.values()
             if not isinstance(table, KeySet)
+            and not (isinstance(table, RowsTable) and not table.spills)
             for piece in table.pieces()
             if piece.in_memory
         ]

@@ -291,12 +291,14 @@ class Stream:
         on: str | Sequence[str] | Mapping[str, str],
         kind: Literal["inner", "left", "right", "full", "semi", "anti"] | None = None,
         within: Any = None,
+        temporal: Mapping[str, Any] | bool | None = None,
         suffix: str | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Rows of this stream and another one with equal keys. on: columns, or {this one's: the other's}.
-        within: a duration as text or a timedelta, or one for `before` and one for `after`."""
-        config = set_options(kind=kind, on=on, within=within, suffix=suffix)
+        within: a duration as text or a timedelta, or one for `before` and one for `after`. temporal: {},
+        if the other stream is a table of versions."""
+        config = set_options(kind=kind, on=on, within=within, temporal=temporal, suffix=suffix)
         return self._add_step("join", name, config, step, others)
 
     def lookup(

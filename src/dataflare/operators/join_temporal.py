@@ -1,0 +1,160 @@
+"""The join of a stream with a table that changes: each row of the stream gets the version that was valid at
+its event time.
+
+A row of the stream waits until the watermark has passed it, so that every version up to its time is there.
+A row that comes after the watermark is late and gets no version at all; neither is a late version used,
+because some rows that should have it may have been given already.
+
+Always true: the versions that are kept are the latest of each key below the settled time; no row that
+still comes can need an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+
+from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.record import StructABC
+from dataflare.operators.base import LATE, LATE_RIGHT, LiveOperator, Result, Side, StatefulOperator
+from dataflare.operators.join_bounded import described
+from dataflare.operators.join_parts import Parts
+from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape, has_null
+from dataflare.operators.results import Results
+from dataflare.operators.timed_rows import TimedRows, split_late
+from dataflare.operators.versions import Versions
+from dataflare.state.tables import Tables
+
+_ID = "__dataflare_key_id"
+_VERSION_TIME = "__dataflare_version_time"
+
+
+class TemporalJoin(StatefulOperator, StructABC, frozen=True):
+    """max_age_us: how long a version is valid. watermarks: whether results have WATERMARK_COLUMN."""
+
+    step: str
+    shape: JoinShape
+    keys: tuple[str, ...]
+    max_age_us: int | None
+    watermarks: bool
+    timed = True
+    keeps_time = True
+
+    def keys_of(self, port: int) -> tuple[str, ...]:
+        return self.shape.keys_of(port)
+
+    def open(self, tables: Tables) -> LiveOperator:
+        return LiveTemporalJoin(self, tables)
+
+    def describe(self) -> str:
+        return f"{described(self.shape)} as of the event time"
+
+
+class LiveTemporalJoin(LiveOperator):
+    """The first input is the stream, the second one the table."""
+
+    def __init__(self, operator: TemporalJoin, tables: Tables) -> None:
+        self._operator, self._shape = operator, operator.shape
+        keys = self._shape.keys_of
+        waiting = [tables.rows(f"waiting_{n}", keys(n)) for n in (LEFT, RIGHT)]
+        versions = tables.rows("versions", keys(RIGHT))
+        self._results = Results(tables)
+        empty = self._marked(self._shape.empty.with_columns(pl.lit(0, pl.Int64).alias(TIME_COLUMN)))
+        self._parts = Parts(tables, [*waiting, versions], empty)
+        self._time = tables.value("time", NEVER, max)
+        self._waiting = [TimedRows(table) for table in waiting]
+        self._versions = Versions(versions, self._shape, operator.max_age_us)
+        self._ended: set[int] = set()
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterator[Result]:
+        rows, late = split_late(frame, self._time.value)
+        if late.height:
+            yield Side(LATE if port == LEFT else LATE_RIGHT, late)
+        null = has_null(self._shape.keys_of(port))
+        alone = rows.filter(null)
+        if alone.height:
+            rows = rows.filter(~null)
+            if port == LEFT and self._shape.keeps_left:
+                yield self._marked(self._shape.alone(alone, LEFT))
+        self._waiting[port].add(rows)
+
+    def watermark(self, event_time_us: int) -> Iterable[Result]:
+        if event_time_us <= self._time.value:
+            return ()
+        self._time.value = event_time_us
+        rows = self._waiting[LEFT].take(event_time_us)
+        versions = self._waiting[RIGHT].take(event_time_us)
+        results = [] if rows is None else self._joined(rows, self._candidates(rows, versions))
+        if versions is not None:
+            in_order = versions.sort(TIME_COLUMN, maintain_order=True)
+            self._versions.add(in_order, event_time_us)
+        return results
+
+    def end(self, port: int) -> Iterator[pl.DataFrame]:
+        self._ended.add(port)
+        if len(self._ended) < 2:
+            return
+        yield from self._results.drain()
+        yield from self._parts.cut()
+        while (part := self._parts.take()) is not None:
+            rows, new, old = part
+            if rows is not None:
+                for frame in self._joined(rows, _both(old, new)):
+                    self._results.put(frame)
+            self._parts.done()
+            yield from self._results.drain()
+
+    def _candidates(self, rows: pl.DataFrame, versions: pl.DataFrame | None) -> pl.DataFrame | None:
+        """The versions that may be valid for some of the rows."""
+        return _both(
+            self._versions.latest(rows.select(self._shape.key_columns(LEFT)).unique()), versions
+        )
+
+    def _joined(self, rows: pl.DataFrame, versions: pl.DataFrame | None) -> list[pl.DataFrame]:
+        shape = self._shape
+        if versions is None:
+            found = shape.alone(rows, LEFT) if shape.keeps_left else None
+        else:
+            found = self._as_of(rows, versions)
+        return [self._marked(found)] if found is not None and found.height else []
+
+    def _as_of(self, rows: pl.DataFrame, versions: pl.DataFrame) -> pl.DataFrame:
+        """The rows with the last version that is not later than they are. Of versions with the same time the
+        last one counts."""
+        shape, names = self._shape, self._shape.key_names
+        version_time = pl.col(TIME_COLUMN).alias(_VERSION_TIME)
+        table = versions.select(*shape.right_values(), *shape.key_columns(RIGHT), version_time)
+        ids = table.select(names).unique().with_row_index(_ID)
+        numbered = [
+            frame.join(ids, on=names, how="left", maintain_order="left").drop(names)
+            for frame in (rows.with_columns(shape.key_columns(LEFT)), table)
+        ]
+        joined = (
+            numbered[0]
+            .sort(TIME_COLUMN, maintain_order=True)
+            .join_asof(
+                numbered[1].sort(_VERSION_TIME, maintain_order=True),
+                left_on=TIME_COLUMN,
+                right_on=_VERSION_TIME,
+                by=_ID,
+                strategy="backward",
+                tolerance=self._operator.max_age_us,
+                coalesce=False,
+                check_sortedness=False,
+            )
+        )
+        if not shape.keeps_left:
+            joined = joined.filter(pl.col(_VERSION_TIME).is_not_null())
+        return joined.select(*shape.whole(), TIME_COLUMN)
+
+    def _marked(self, results: pl.DataFrame) -> pl.DataFrame:
+        """Results with the watermark by which they are not late in a later step."""
+        if not self._operator.watermarks:
+            return results
+        return results.with_columns(pl.col(TIME_COLUMN).alias(WATERMARK_COLUMN))
+
+
+def _both(one: pl.DataFrame | None, other: pl.DataFrame | None) -> pl.DataFrame | None:
+    frames = [frame for frame in (one, other) if frame is not None]
+    return pl.concat(frames) if frames else None
