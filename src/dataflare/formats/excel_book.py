@@ -8,7 +8,6 @@ with an error is NULL and is counted.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time
@@ -20,52 +19,10 @@ from xml.parsers.expat import ExpatError
 from msgspec import Struct, field
 
 from dataflare.errors import DataError, did_you_mean
+from dataflare.formats.excel_area import ALL, Area, BookOptions
 from dataflare.formats.excel_cells import cell_text, kinds_of
-from dataflare.formats.excel_marks import SheetMarks, XlsxMarks, column_number
+from dataflare.formats.excel_marks import SheetMarks, XlsxMarks
 from dataflare.formats.names import unique_names
-
-ALL = "all"
-_RANGE = re.compile(r"([A-Z]{1,3})([1-9]\d*)?:([A-Z]{1,3})([1-9]\d*)?", re.IGNORECASE)
-_FOREVER = 1 << 60
-
-
-class Area(Struct, frozen=True):
-    """A part of a sheet, its rows and columns counted from 0; `below` and `right` lie outside."""
-
-    top: int = 0
-    left: int = 0
-    below: int = _FOREVER
-    right: int = _FOREVER
-
-    @classmethod
-    def parse(cls, text: str) -> Area:
-        """From a range such as B3:F20, B3:F or B:F. Raises ValueError."""
-        match = _RANGE.fullmatch(text.strip().replace("$", ""))
-        if match is None:
-            raise ValueError("is not a range such as B3:F20, B3:F or B:F")
-        left, top, right, bottom = match.groups()
-        area = cls(
-            int(top or 1) - 1,
-            column_number(left),
-            int(bottom) if bottom else _FOREVER,
-            column_number(right) + 1,
-        )
-        if area.below <= area.top or area.right <= area.left:
-            raise ValueError("ends before it begins")
-        return area
-
-
-class BookOptions(Struct, frozen=True):
-    """What to read of a workbook, from the user's options. sheet: names or numbers from 1, or
-    `all`. header_row: as Excel numbers the sheet's rows. header_rows: how many rows contain the
-    names."""
-
-    sheet: str | int | tuple[str | int, ...] | None = None
-    area: Area = Area()
-    skip_rows: int = 0
-    has_header: bool = True
-    header_row: int | None = None
-    header_rows: int = 1
 
 
 class SheetTable(Struct):

@@ -21,6 +21,8 @@ from xml.parsers import expat
 
 from msgspec import Struct, field
 
+from dataflare.formats.excel_area import column_number
+
 Cell = tuple[int, int]
 """Row and column, both from 0."""
 Kind = Literal["date", "timestamp", "time", "duration", "digits"]
@@ -250,14 +252,6 @@ def kind_of(code: str, number: int = 0) -> Kind | None:
 def _literal(code: str) -> str:
     """A format's code with its quoted and escaped characters as they are shown."""
     return re.sub(r'\\(.)|"([^"]*)"', r"\1\2", code.split(";")[0])
-
-
-def column_number(letters: str) -> int:
-    """A column's number from 0: A is 0, AA is 26."""
-    number = 0
-    for letter in letters.upper():
-        number = number * 26 + ord(letter) - 64
-    return number - 1
 
 
 def column_letters(number: int) -> str:

@@ -21,7 +21,6 @@ from dataflare.connectors.file.growing import (
     GrowingText,
 )
 from dataflare.connectors.file.marker import FileMarker, NoMarker
-from dataflare.connectors.file.mirror import Mirror
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.single_file import (
     SingleFileCommitter,
@@ -186,6 +185,8 @@ archive:
 
                 mirror = None
                 if target.mode == "mirror":
+                    from dataflare.connectors.file.mirror import Mirror
+
                     memory = self.context.memory
                     key, step = self.config.key, context.step
                     mirror = Mirror(target, self.config, key, context.schema, step, memory)

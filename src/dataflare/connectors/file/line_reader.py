@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
 import polars as pl
@@ -28,11 +29,13 @@ from dataflare.formats.line_chunks import (
     OverlongRecord,
 )
 from dataflare.formats.misread import raw_text
-from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.records import regular
 from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 from dataflare.sdk.threads import in_thread
+
+if TYPE_CHECKING:
+    from dataflare.formats.ndjson_read import NdjsonPlan
 
 _WORK_SHARE = 6
 """A text, its intermediate forms and its rows take about this many times the bytes of the text."""
@@ -205,7 +208,7 @@ class LineReader(ChunkReader):
             return salvaged(result, self._added, self._output)
 
         watches = {}
-        if isinstance(plan, NdjsonPlan) and self._watch:
+        if not isinstance(plan, CsvPlan) and self._watch:
             watches = watched_lines(plan, data, self._added, self._output)
         elif isinstance(plan, CsvPlan) and self._extra:
             watches = watched_records(plan, self._extra, data, self._added, self._output)

@@ -18,7 +18,6 @@ from dataflare.errors import CheckpointError
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.csv_rewrite import Rewriting, Rewritten
-from dataflare.formats.json_array import ArrayLines
 from dataflare.formats.misread import SortedRows
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
@@ -100,6 +99,8 @@ class FileFacts(Struct, frozen=True):
 
     def _rewrite(self) -> Callable[[ByteStream], ByteStream] | None:
         if self.is_array:
+            from dataflare.formats.json_array import ArrayLines
+
             return partial(ArrayLines, path=self.path)
         return partial(Rewritten, rewriting=self.rewriting) if self.rewriting else None
 

@@ -11,24 +11,19 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, sort_files
-from dataflare.connectors.file.line_reader import LineReader
 from dataflare.connectors.file.listing import FoundFile, would_list
 from dataflare.connectors.file.partitions import partition_schema, partition_values
 from dataflare.connectors.file.reading import FileFacts, path_literal
-from dataflare.connectors.file.reread import original, read_again
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey import Survey, load_tables, survey
-from dataflare.connectors.file.table_reader import TableReader
+from dataflare.connectors.file.survey import Survey, survey
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
-from dataflare.formats.ndjson_read import NdjsonPlan
-from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.progress import Position, Split
@@ -44,6 +39,9 @@ from dataflare.sdk.source import (
     UnreadRow,
 )
 from dataflare.sdk.threads import in_thread
+
+if TYPE_CHECKING:
+    from dataflare.formats.ndjson_read import NdjsonPlan
 
 
 class FileSource(SourceConnector, SupportsProjection, SupportsReread):
@@ -204,11 +202,13 @@ orders:
         return await in_thread(self._open, split, position, output)
 
     async def reread(self, rows: Sequence[UnreadRow]) -> Sequence[Reread]:
+        from dataflare.connectors.file.reread import original, read_again
+
         answers, splits = await read_again(self, rows), await self.splits()
         if not splits or splits[0].data["format"] not in ("ndjson", "json"):
             return answers
         schema, plan = await self.schema(), self._plan(splits[0], tuple(await self._output()))
-        assert isinstance(plan, NdjsonPlan)
+        assert not isinstance(plan, CsvPlan)
         if any(name not in splits[0].data["schema"] for name in schema.names):
             return answers  # columns that only the file's path tells
         return [
@@ -245,6 +245,8 @@ orders:
         inside = tuple(name for name in output if name not in added)
         match data["format"]:
             case "csv" | "ndjson" | "json":
+                from dataflare.connectors.file.line_reader import LineReader
+
                 plan = self._plan(split, inside)
                 body = data.get("body", 0)
                 return LineReader(
@@ -263,6 +265,7 @@ orders:
                 )
             case "excel":
                 from dataflare.connectors.file.excel_reader import ExcelReader
+                from dataflare.connectors.file.survey.excel import load_tables
 
                 tables = load_tables(facts.path, self.config, self.contract)
                 return ExcelReader(
@@ -277,6 +280,8 @@ orders:
                     own=[*own],
                     extra=extra,
                 )
+        from dataflare.connectors.file.table_reader import TableReader
+
         with file_errors(facts.path):
             pieces, scan = self._table(facts, data["format"])
             return TableReader(
@@ -351,6 +356,8 @@ orders:
         """The columns of a listed file, and those that were learned after it was listed."""
         types = Schema.of(data["schema"])
         if data["format"] in ("ndjson", "json"):
+            from dataflare.formats.ndjson_watch import with_learned
+
             columns = with_learned([TextColumn(f.name, f.type) for f in types], self.learned)
             types = Schema.of([(column.name, column.type) for column in columns])
         if self._survey is None:
@@ -367,6 +374,9 @@ orders:
         columns = [TextColumn.from_json(column) for column in split.data["columns"]]
         if split.data["format"] == "csv":
             return CsvPlan(CsvDialect.from_json(split.data["dialect"]), tuple(columns), output)
+        from dataflare.formats.ndjson_read import NdjsonPlan
+        from dataflare.formats.ndjson_watch import with_learned
+
         columns = with_learned(columns, self.learned)
         names = {column.name for column in columns}
         later = [TextColumn(f.name, f.type) for f in self._types(split.data) if f.name not in names]

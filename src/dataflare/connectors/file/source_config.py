@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataflare.formats.csv_find import DialectOptions
-from dataflare.formats.excel_book import Area, BookOptions
+from dataflare.formats.excel_area import Area, BookOptions
 
 _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from msgspec.structs import replace
 
 from dataflare.connectors.file.reading import Added, with_added
-from dataflare.formats import ndjson_watch
-from dataflare.formats.csv_read import CsvPlan
-from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.row_text import row_text
 from dataflare.model.new_fields import NewFields
+
+if TYPE_CHECKING:
+    from dataflare.formats.csv_read import CsvPlan
+    from dataflare.formats.ndjson_read import NdjsonPlan
 
 
 def watched_lines(
     plan: NdjsonPlan, data: bytes, added: Added, output: Sequence[str]
 ) -> dict[str, Any]:
     """The arguments for lines of JSON."""
+    from dataflare.formats import ndjson_watch
 
     def watched() -> tuple[pl.LazyFrame, NewFields | None]:
         rows, fields = ndjson_watch.watched(plan, data)

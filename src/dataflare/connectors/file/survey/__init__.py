@@ -1,7 +1,7 @@
 """Examine the files of a source before the run: columns, types, dialect.
 
 Always true: a column that a file lacks is NULL in its rows; a file's own columns and their order are
-kept with its split.
+kept with its split. The code of a format is imported when a file has it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,13 @@ from __future__ import annotations
 from dataflare.connectors.file.listing import list_files, one_format
 from dataflare.connectors.file.sampling import without_empty
 from dataflare.connectors.file.source_config import FileSourceConfig
-from dataflare.connectors.file.survey.csv import survey_csv
-from dataflare.connectors.file.survey.excel import load_tables, survey_excel
-from dataflare.connectors.file.survey.json import survey_json
-from dataflare.connectors.file.survey.ndjson import survey_ndjson
 from dataflare.connectors.file.survey.shared import Survey
-from dataflare.connectors.file.survey.tables import survey_tables
 from dataflare.errors import ConfigError
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 
-__all__ = ["Survey", "load_tables", "survey"]
+__all__ = ["Survey", "survey"]
 
 
 def survey(
@@ -40,14 +35,24 @@ def survey(
     files = without_empty(files, config)
     match format_:
         case "csv":
+            from dataflare.connectors.file.survey.csv import survey_csv
+
             return survey_csv(files, config, contract, adds_columns=adds_columns)
         case "ndjson":
+            from dataflare.connectors.file.survey.ndjson import survey_ndjson
+
             return survey_ndjson(files, config, contract, learned)
         case "json":
+            from dataflare.connectors.file.survey.json import survey_json
+
             return survey_json(files, config, contract, learned, context.record_bytes_max)
         case "excel":
+            from dataflare.connectors.file.survey.excel import survey_excel
+
             return survey_excel(files, config, contract, adds_columns=adds_columns)
         case _:
+            from dataflare.connectors.file.survey.tables import survey_tables
+
             return survey_tables(files, format_, config, contract, adds_columns=adds_columns)
 
 
