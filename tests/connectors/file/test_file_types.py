@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -308,6 +309,52 @@ def test_a_time_that_no_day_has_is_refused(tmp_path, name, unit, ticks):
     assert error.message.startswith(f"{tmp_path / name}: column 'c' has a time outside of a day")
     others = read({"path": name, "columns": ["words"]}, tmp_path)
     assert others.frame.height == 3
+
+
+SHAPES = {
+    "plain": lambda times: times,
+    "list": lambda times: pa.ListArray.from_arrays([0, 1, 3], times),
+    "struct": lambda times: pa.StructArray.from_arrays([times], ["t"]),
+    "list of structs": lambda times: pa.ListArray.from_arrays(
+        [0, 3], pa.StructArray.from_arrays([times], ["t"])
+    ),
+}
+
+
+def untold(tmp_path, name, shape, ticks):
+    """A column of times of which the file has no statistics."""
+    column = SHAPES[shape](pa.array([None, 5, ticks], pa.int64()).view(pa.time64("us")))
+    table = pa.table({"c": column})
+    if name == "a.parquet":
+        pa.parquet.write_table(table, tmp_path / name, write_statistics=False)
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    return column.to_pylist() if ticks < DAY["us"] else None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_time_that_no_day_has_is_refused_where_the_file_does_not_tell(tmp_path, name, shape):
+    untold(tmp_path, name, shape, DAY["us"])
+    error = refusal(name, tmp_path)
+    assert error.code == "E0509"
+    assert "column 'c' has a time outside of a day" in error.message
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_null_times_are_read_where_the_file_does_not_tell(tmp_path, name, shape):
+    values = untold(tmp_path, name, shape, DAY["us"] - 1)
+    assert read(name, tmp_path).frame["c"].to_list() == values
+
+
+def test_null_times_are_refused_without_pyarrow_where_the_file_does_not_tell(tmp_path, monkeypatch):
+    untold(tmp_path, "a.parquet", "plain", DAY["us"])
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    error = refusal("a.parquet", tmp_path)
+    assert error.code == "E0509"
+    assert "pyarrow" in error.help
 
 
 def test_the_last_time_of_a_day_is_read(tmp_path):

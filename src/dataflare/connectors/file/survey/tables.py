@@ -20,7 +20,7 @@ from dataflare.connectors.file.survey.shared import (
 )
 from dataflare.errors import ConfigError, DataError, InternalError
 from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
-from dataflare.formats.day_times import beyond_a_day
+from dataflare.formats.day_times import UnknownTimes, beyond_a_day
 from dataflare.formats.table_types import held_type, may_fit
 from dataflare.model.types import DataType, Schema, unheld
 
@@ -111,7 +111,15 @@ def _refuse_odd_times(
     """Raises DataError (E0509) for a column with 24:00:00 in it, which Polars makes NULL."""
     times = [f.name for f in schema if "time" in re.findall(r"\w+", str(f.type))]
     wanted = [name for name in times if _is_selected(name, config)]
-    name = beyond_a_day(file.path, format_, wanted) if wanted else None
+    try:
+        name = beyond_a_day(file.path, format_, wanted) if wanted else None
+    except UnknownTimes as error:
+        raise DataError(
+            f"{file.path}: column '{error.column}' has NULLs, and each may be a time outside of a day, such as "
+            "24:00:00; the file does not tell",
+            code="E0509",
+            help="install pyarrow, which tells them apart; or name the other columns in 'columns'",
+        ) from None
     if name is not None:
         raise DataError(
             f"{file.path}: column '{name}' has a time outside of a day, such as 24:00:00",
