@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from window_feeds import SECOND, Case, keyed, random_splits, run_of
 from window_runs import WindowRun
 
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.operators import window_panes as panes_module
 from dataflare.state import log as log_module
 from dataflare.state import slices as slices_module
 
@@ -87,3 +89,16 @@ def test_also_where_state_is_split_and_slices_are_wide(
     for seed in range(1000, 1020):
         case, sizes = random_case(seed)
         check(case, sizes, run_of(case, seed))
+
+
+def test_sliding_windows_that_are_merged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panes_module, "_COPIES_MAX", 0)
+    seeds = (seed for seed in range(2000, 3000) if random_case(seed)[0].config["kind"] == "sliding")
+    for seed in islice(seeds, 60):
+        case, sizes = random_case(seed)
+        for at in (seed, seed + 1):
+            try:
+                check(case, sizes, run_of(case, at))
+            except BaseException as error:
+                error.add_note(f"case {seed}, run {at}: {case.config}")
+                raise

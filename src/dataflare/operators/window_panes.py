@@ -16,6 +16,7 @@ import polars as pl
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.hashing import hash_columns, key_group
 from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.window_blocks import Blocks
 from dataflare.operators.window_fired import Fired
 from dataflare.operators.window_rows import END, FROM, PANE, WindowRows
 from dataflare.state.pieces import Groups
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _SLICE_ROWS = 100_000
 _WINDOWS_MAX = 64
+_COPIES_MAX = 100_000
+"""Above so many copies of partials for a window, windows are merged one by one."""
 _EARLIEST = -(2**62)
 """Earlier than all event times; a duration less does not overflow."""
 
@@ -41,6 +44,7 @@ class LivePanes(LiveOperator):
         self.rows = WindowRows(operator.step, operator.keys, operator.names, operator.aggregation)
         self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
         self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)
+        self._blocks = Blocks(grid, self.rows, self.panes)
         self._waiting = tables.rows("waiting", operator.keys)
         self._fired = Fired(tables)
         self._streams = tables.value("streams", False, any)
@@ -57,7 +61,10 @@ class LivePanes(LiveOperator):
                 yield Side(LATE, late.select(self.operator.late_columns(late.columns)))
         elif not self.grid.is_tumbling:
             rows = rows.with_columns(self.grid.first_end(pl.col(PANE)).alias(FROM))
-        self.panes.append(self.rows.partial(rows, self._by))
+        partial = self.rows.partial(rows, self._by)
+        self.panes.append(partial)
+        if not self.grid.is_tumbling:
+            self._blocks.add(partial)
         if self.operator.lateness:
             yield from self._fired_again(rows)
 
@@ -137,29 +144,49 @@ class LivePanes(LiveOperator):
         if self.grid.is_tumbling and not self.operator.lateness:
             for frame in self.panes.take(until - self.grid.size + 1, _SLICE_ROWS):
                 yield _at_end(frame, self.grid.size)
+        elif self.grid.is_tumbling:
+            yield from self._windows(after, until)
+        else:
+            yield from self._sliding(after, until)
+
+    def _sliding(self, after: int, until: int) -> Iterator[pl.DataFrame]:
+        """Sliding windows in order. A few partials are copied into each of their windows, all windows at once;
+        many are merged window by window."""
+        for low, high in self._parts(after, until):
+            windows = (high - low) // self.grid.slide
+            copies = min(self.grid.size // self.grid.slide, windows)
+            first = self.grid.end_after(low)
+            if self.panes.rows(first - self.grid.size, high) * copies <= _COPIES_MAX * windows:
+                self._blocks.forget()
+                yield from self._windows(low, high)
+                continue
+            for end in range(first, high + 1, self.grid.slide):
+                window = self._blocks.window(end)
+                if window.height:
+                    yield window.with_columns(pl.lit(end, pl.Int64).alias(END))
+
+    def _parts(self, after: int, until: int) -> Iterator[tuple[int, int]]:
+        """The time in which windows with rows end, in parts of some windows."""
+        first, end = self.panes.first, self.panes.end
+        if first is None or end is None:
             return
-        yield from self._windows(after, until)
+        low = max(after, self.grid.end_after(first) - self.grid.slide)
+        high = min(until, self.grid.last_end_of(end - 1))
+        while low < high:
+            yield low, (upto := min(high, low + _WINDOWS_MAX * self.grid.slide))
+            low = upto
 
     def _windows(
         self, after: int, until: int, keys: pl.DataFrame | None = None, groups: Groups | None = None
     ) -> Iterator[pl.DataFrame]:
         """The same, whatever has fired; of these keys and key groups only."""
-        grid = self.grid
-        first, end = self.panes.first, self.panes.end
-        if first is None or end is None:
-            return
-        after = max(after, grid.end_after(first) - grid.slide)
-        until = min(until, grid.last_end_of(end - 1))
-        while after < until:
-            upto = min(until, after + _WINDOWS_MAX * grid.slide)
-            frames = self.panes.frames(grid.end_after(after) - grid.size, upto)
+        for low, high in self._parts(after, until):
+            frames = self.panes.frames(self.grid.end_after(low) - self.grid.size, high)
             frames = (_of(frame, self.rows.keys, keys, groups) for frame in frames)
-            parts = [part for frame in frames if (part := self._spread(frame, after, upto)).height]
+            parts = [part for frame in frames if (part := self._spread(frame, low, high)).height]
             if parts:
-                yield self.rows.merged(pl.concat(parts), [END]).sort(
-                    END, *self.rows.keys, nulls_last=True
-                )
-            after = upto
+                windows = self.rows.merged(pl.concat(parts), [END])
+                yield windows.sort(END, *self.rows.keys, nulls_last=True)
 
     def _spread(self, frame: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
         """Each partial once for each of its windows that end in this time."""

@@ -43,6 +43,8 @@ class WindowRows:
 
     def merged(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         """Partials of the same keys and columns as one."""
+        if not self.keys and not by:
+            return frame.lazy().select(self.of_partials).collect(engine="in-memory")
         grouped = frame.lazy().group_by(*self.keys, *by).agg(self.of_partials)
         return grouped.collect(engine="in-memory")
 

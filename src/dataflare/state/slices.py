@@ -69,6 +69,11 @@ class Slices:
         while len(self._slices) > SLICES_MAX:
             self._widen()
 
+    def rows(self, first: int, end: int) -> int:
+        """At most how many rows there are from `first` to before `end`."""
+        numbers = (n for n in self._slices if first < (n + 1) * self.width and n * self.width < end)
+        return sum(piece.rows for n in numbers for piece in self._slices[n].pieces())
+
     def frames(self, first: int, end: int) -> Iterator[pl.DataFrame]:
         """The merged rows from `first` to before `end`, which stay."""
         for number in sorted(self._slices):
