@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SLICE_ROWS = 100_000
 _WINDOWS_MAX = 64
-_COPIES_MAX = 100_000
+_COPIES_MAX = 20_000
 """Above so many copies of partials for a window, windows are merged one by one."""
 _EARLIEST = -(2**62)
 """Earlier than all event times; a duration less does not overflow."""
@@ -59,12 +59,7 @@ class LivePanes(LiveOperator):
             rows, late = self._sifted(rows)
             if late.height:
                 yield Side(LATE, late.select(self.operator.late_columns(late.columns)))
-        elif not self.grid.is_tumbling:
-            rows = rows.with_columns(self.grid.first_end(pl.col(PANE)).alias(FROM))
-        partial = self.rows.partial(rows, self._by)
-        self.panes.append(partial)
-        if not self.grid.is_tumbling:
-            self._blocks.add(partial)
+        self._append(rows)
         if self.operator.lateness:
             yield from self._fired_again(rows)
 
@@ -100,6 +95,21 @@ class LivePanes(LiveOperator):
 
     # -- rows --------------------------------------------------------------------------------------
 
+    def _append(self, rows: pl.DataFrame) -> None:
+        if self.grid.is_tumbling:
+            self.panes.append(self.rows.partial(rows, [PANE]))
+            return
+        if FROM in rows.columns:
+            partial = self.rows.partial(rows, [PANE, FROM])
+        else:
+            first = self.grid.first_end(pl.col(PANE)).alias(FROM)
+            partial = self.rows.partial(rows, [PANE]).with_columns(first)
+            partial = partial.select(
+                *self.rows.keys, PANE, FROM, pl.exclude(*self.rows.keys, PANE, FROM)
+            )
+        self.panes.append(partial)
+        self._blocks.add(partial)
+
     def _sifted(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The rows that some window still takes, and the late ones."""
         known = max(self._fired.time_us, _EARLIEST)
@@ -107,12 +117,15 @@ class LivePanes(LiveOperator):
         closed = self.grid.on_ruler(watermark - self.operator.lateness)
         pane = pl.col(PANE)
         is_late = (self.grid.last_end(pane) <= closed).alias("__dataflare_late")
-        marks = [is_late]
-        if not self.grid.is_tumbling:
-            first = pl.max_horizontal(self.grid.first_end(pane), self.grid.next_end(closed))
-            marks.append(first.alias(FROM))
-        rows = rows.with_columns(marks)
-        late = rows["__dataflare_late"]
+        if self.grid.is_tumbling:
+            late = rows.select(is_late)["__dataflare_late"]
+        else:
+            first_end = self.grid.first_end(pane)
+            first = pl.max_horizontal(first_end, self.grid.next_end(closed)).alias(FROM)
+            marks = rows.select(is_late, first, (first_end < first).alias("__dataflare_partly"))
+            late = marks["__dataflare_late"]
+            if marks["__dataflare_partly"].any():
+                rows = rows.with_columns(marks[FROM])
         if not late.any():
             return rows, rows.clear()
         return rows.filter(~late), rows.filter(late)
@@ -120,7 +133,9 @@ class LivePanes(LiveOperator):
     def _fired_again(self, rows: pl.DataFrame) -> Iterator[Result]:
         """The windows that have fired before these rows came, with them."""
         fired = self._place(self._fired.time_us)
-        first = pl.col(PANE) + self.grid.size if self.grid.is_tumbling else pl.col(FROM)
+        first = self.grid.first_end(pl.col(PANE))
+        if FROM in rows.columns:
+            first = pl.col(FROM)
         again = rows.filter(first <= fired)
         if not again.height:
             return
