@@ -15,7 +15,7 @@ PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 
 def points() -> list[str]:
     """Every named place of the code that this workflow comes to; one that several share is a place
-    in each of them. Those of PostgreSQL, of replays, of new plans and of sources with many splits are
+    in each of them. Those of PostgreSQL, of replays, of new plans, savepoints and sources with many splits are
     died at beside their own tests."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
@@ -25,7 +25,7 @@ def points() -> list[str]:
     return sorted(
         point
         for point in found
-        if not point.startswith(("postgres.", "replay.", "replan.", "source."))
+        if not point.startswith(("postgres.", "replay.", "replan.", "savepoint.", "source."))
     )
 
 

@@ -70,7 +70,8 @@ class Manifest(Struct, frozen=True):
 
     lineage: UUID text; attempt: the number of the lineage's attempt that wrote it; epoch: its number,
     from 1. final: the run ended with it. created_at: RFC 3339, UTC. fingerprints: of each step, to
-    detect a changed workflow. sources, operators, committables, counters: by step.
+    detect a changed workflow. types: of each step, its section and type ("source file"); empty in version 1.
+    sources, operators, committables, counters: by step.
     """
 
     lineage: str
@@ -85,6 +86,7 @@ class Manifest(Struct, frozen=True):
     committables: Mapping[str, Sequence[Committable]] = field(default_factory=dict)
     counters: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     hash_id: str = HASH_ID
     encryption: None = None
 
@@ -132,7 +134,9 @@ class Manifest(Struct, frozen=True):
             "committables": _lists(self.committables, Committable.to_json),
             "counters": dict(self.counters),
             "encryption": self.encryption,
-        } | ({"left_out": dict(self.left_out)} if self.left_out else {})
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            **({"types": dict(self.types)} if self.types else {}),
+        }
 
     @classmethod
     def from_text(cls, text: str) -> Manifest:
@@ -170,6 +174,7 @@ class Manifest(Struct, frozen=True):
             committables=_tuples(body["committables"], Committable.from_json),
             counters=body["counters"],
             left_out=body.get("left_out", {}),
+            types=body.get("types", {}),
         )
 
 

@@ -159,7 +159,7 @@ def deletable(
     referenced = {f"chunks/{name}" for name in unpublished}
     for manifest in keep:
         referenced |= {f"chunks/{name}" for name in manifest.chunks}
-        referenced |= _redo_names(manifest)
+        referenced |= redo_names(manifest)
     return {name for name in names if name not in referenced and _is_past(name, oldest)}
 
 
@@ -172,7 +172,7 @@ def _is_past(name: str, oldest: int) -> bool:
     return epoch is not None and epoch < oldest
 
 
-def _redo_names(manifest: Manifest) -> set[str]:
+def redo_names(manifest: Manifest) -> set[str]:
     """The redo files that a manifest may refer to: each text in a committable may be such a name."""
     names = set()
     for step, committables in manifest.committables.items():

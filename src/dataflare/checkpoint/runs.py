@@ -100,7 +100,8 @@ class Current(Struct, frozen=True):
     the unfinished run. last_epoch: that of the newest published checkpoint, to detect that it is
     missing. learned: by source, the columns that are in its rows and not in its schema. starts_over:
     the unfinished run starts from the beginning, because the rows it wrote lack learned columns.
-    targets: by destination, the place it writes to.
+    targets: by destination, the place it writes to. storage: the folder of the checkpoints, "" for the
+    workflow's folder.
     """
 
     lineage: str
@@ -113,6 +114,7 @@ class Current(Struct, frozen=True):
     learned: Mapping[str, Any] = field(default_factory=dict)
     starts_over: bool = False
     targets: Mapping[str, str] = field(default_factory=dict)
+    storage: str = ""
 
 
 class RunLog:
@@ -184,53 +186,13 @@ class RunLog:
     def current(self) -> Current | None:
         """The state that the next run continues, None before the first run. Raises CheckpointError
         (E0701) if it cannot be read."""
-        path = self.folder / "current.json"
-        try:
-            value = json.loads(path.read_bytes())
-            if value["version"] == _CURRENT_VERSION:
-                if value["checksum"] != _checksum(value["state"]):
-                    raise ValueError("its checksum does not match its content")
-                if value["workflow"] != self.folder.name:
-                    raise ValueError(f"it belongs to workflow '{value['workflow']}'")
-                value = value["state"]
-            elif value["version"] != _UNCHECKED_VERSION:
-                raise ValueError(f"its version is {value['version']}, not {_CURRENT_VERSION}")
-            return Current(
-                value["lineage"],
-                value["attempt"],
-                value["run_id"],
-                value["finished"],
-                value["carried"],
-                value["base_epoch"],
-                value.get("last_epoch", 0),
-                value.get("learned", {}),
-                value.get("starts_over", False),
-                value.get("targets", {}),
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"the state of the last run cannot be read: current.json: {error}",
-                code="E0701",
-                help="restore the checkpoint folder from a backup, or start over with --fresh",
-            ) from error
+        return read_current(self.folder / "current.json", self.folder.name)
 
     def set_current(self, current: Current) -> None:
         """Store durably what the next run continues."""
         with files.writing("the run's lineage"):
             files.make_folder(self.folder)
-            files.write_whole(
-                self.folder / "current.json",
-                _json(
-                    {
-                        "version": _CURRENT_VERSION,
-                        "workflow": self.folder.name,
-                        "checksum": _checksum(asdict(current)),
-                        "state": asdict(current),
-                    }
-                ),
-            )
+            write_current(self.folder / "current.json", current, self.folder.name)
 
     @property
     def _runs(self) -> Path:
@@ -258,6 +220,57 @@ class RunLog:
             value = {**redact_all(record.to_json()), "reported": int(record.reported)}
             files.write_whole(path, _json(value))
         return path
+
+
+def read_current(path: Path, owner: str) -> Current | None:
+    """The state in a file, None if there is none. owner: the workflow or savepoint that it belongs to. Raises
+    CheckpointError (E0701) if it cannot be read."""
+    try:
+        value = json.loads(path.read_bytes())
+        if value["version"] == _CURRENT_VERSION:
+            if value["checksum"] != _checksum(value["state"]):
+                raise ValueError("its checksum does not match its content")
+            if value["workflow"] != owner:
+                raise ValueError(f"it belongs to workflow '{value['workflow']}'")
+            value = value["state"]
+        elif value["version"] != _UNCHECKED_VERSION:
+            raise ValueError(f"its version is {value['version']}, not {_CURRENT_VERSION}")
+        return Current(
+            value["lineage"],
+            value["attempt"],
+            value["run_id"],
+            value["finished"],
+            value["carried"],
+            value["base_epoch"],
+            value.get("last_epoch", 0),
+            value.get("learned", {}),
+            value.get("starts_over", False),
+            value.get("targets", {}),
+            value.get("storage", ""),
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the state of the last run cannot be read: current.json: {error}",
+            code="E0701",
+            help="restore the checkpoint folder from a backup, or start over with --fresh",
+        ) from error
+
+
+def write_current(path: Path, current: Current, owner: str) -> None:
+    """Write the state to a file, durably. owner: as in `read_current`. Raises OSError."""
+    files.write_whole(
+        path,
+        _json(
+            {
+                "version": _CURRENT_VERSION,
+                "workflow": owner,
+                "checksum": _checksum(asdict(current)),
+                "state": asdict(current),
+            }
+        ),
+    )
 
 
 def learned_by(home: Path, workflow: str) -> Mapping[str, Columns]:

@@ -21,8 +21,9 @@ import io
 import os
 import re
 import shutil
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -117,6 +118,13 @@ class LocalStore:
         self.home = folder / lineage.replace("-", "")[:8]
         self._unpublished: set[str] = set()
         self._lock = threading.Lock()
+
+    @classmethod
+    def at(cls, home: Path, lineage: str) -> LocalStore:
+        """A store whose files are in this folder itself, as those of a savepoint."""
+        store = cls(home.parent, lineage)
+        store.home = home
+        return store
 
     def publish(self, manifest: Manifest) -> None:
         if manifest.lineage != self.lineage:
@@ -257,6 +265,20 @@ class LocalStore:
                 (self.home / name).unlink()
                 count += 1
         return count
+
+    def delete(self, epochs: Collection[int]) -> int:
+        """Delete checkpoints, and the files that only they refer to. Call it only while no run writes here.
+        Returns how many bytes were deleted."""
+        before = self.sizes().total
+        for epoch in epochs:
+            (self.home / resolve.manifest_name(epoch)).unlink(missing_ok=True)
+        if self.home.is_dir():
+            files.sync_folder(self.home)
+        self.collect(retain=sys.maxsize)
+        if not self._epochs():
+            for path in _entries(self._chunks):
+                path.unlink(missing_ok=True)
+        return before - self.sizes().total
 
     def clear(self) -> None:
         # current.json first: after a crash here, the folders that remain belong to no lineage in use.

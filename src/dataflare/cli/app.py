@@ -35,10 +35,11 @@ _COMMANDS = {
     "schema": _LOOK_UP,
     "runs": _LOOK_BACK,
     "checkpoints": _LOOK_BACK,
+    "savepoint": _LOOK_BACK,
     "dlq": _LOOK_BACK,
 }
 """Each command (a module of this room), with its panel in the help."""
-_ENTRIES = {"test": "run_tests", "dlq": "app"}
+_ENTRIES = {"test": "run_tests", "dlq": "app", "checkpoints": "app"}
 """The entry point of a module, if it is not a function with the command's name."""
 
 

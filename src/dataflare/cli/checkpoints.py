@@ -1,29 +1,70 @@
-"""`dataflare checkpoints`: the checkpoints of a workflow, and whether they are complete."""
+"""`dataflare checkpoints`: list, show, verify and delete checkpoints and savepoints."""
 
 from __future__ import annotations
 
-import contextlib
 import json as json_
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from msgspec import Struct
+from typer.core import TyperGroup
 
 from dataflare.cli import answers, common, complete, human, tables, terminal
+from dataflare.cli.checkpoint_history import (
+    History,
+    history_in,
+    history_of,
+    one_of,
+    savepoint_facts,
+    state_of_steps,
+)
+from dataflare.cli.usage import bad_usage
 from dataflare.errors import WorkflowError
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
     from dataflare.checkpoint.resolve import ManifestFact
-    from dataflare.checkpoint.store import LocalStore
+    from dataflare.checkpoint.savepoints import Savepoints
     from dataflare.model.progress import Position
 
 _POSITION_MAX = 72
 
 
-def checkpoints(
+_HELP = """Checkpoints and savepoints of a workflow.
+
+A run takes checkpoints by itself and keeps the newest ones. A savepoint is a checkpoint with a name, taken by
+`dataflare savepoint`, and is kept until you delete it. Without a command this lists checkpoints.
+"""
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKFLOW",
+        help="The workflow's name.",
+        show_default=False,
+        autocompletion=complete.workflows,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class _Checkpoints(TyperGroup):
+    """`checkpoints`, `checkpoints WORKFLOW` and `checkpoints WORKFLOW EPOCH` mean `list` and `show`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [arg for arg in args if not arg.startswith("-")]
+        wants_help = bool({"--help", "-h"} & set(args))
+        if not (words and words[0] in self.commands) and not (wants_help and not words):
+            args = ["show" if len(words) > 1 else "list", *args]
+        return list(super().parse_args(ctx, args))
+
+
+app = typer.Typer(name="checkpoints", help=_HELP, cls=_Checkpoints)
+
+
+@app.command("list")
+def list_(
     workflow: Annotated[
         str | None,
         typer.Argument(
@@ -33,113 +74,151 @@ def checkpoints(
             autocompletion=complete.workflows,
         ),
     ] = None,
-    epoch: Annotated[
-        int | None,
-        typer.Argument(metavar="[EPOCH]", help="Show this checkpoint in full.", show_default=False),
-    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all state; exit with 1 if any is damaged.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> int:
-    """List checkpoints: their time, their size, and the positions of sources."""
+    """List checkpoints and savepoints: their time, their size, and the positions of sources."""
     if workflow is None:
         return _list_workflows(json)
-    history = _history_of(workflow, thorough=verify or epoch is not None)
-    facts = [fact for fact in history.facts if epoch in (None, fact.epoch)]
-    if epoch is not None and not facts:
-        epochs = ", ".join(str(fact.epoch) for fact in history.facts) or "none"
-        raise WorkflowError(
-            f"workflow '{workflow}' has no checkpoint {epoch}",
-            code="E0122",
-            notes=[f"its checkpoints: {epochs}"],
-            help="name one of these, or leave the number out to list them",
-        )
+    history = history_of(workflow, thorough=verify)
+    savepoints = savepoint_facts(history.savepoints, thorough=verify)
     if json:
-        listed = [history.to_json(fact) for fact in facts]
-        answers.print_json(listed if epoch is None else listed[0])
-    elif epoch is None:
-        _print_list(workflow, history)
+        answers.print_json(
+            [history.to_json(fact) for fact in history.facts]
+            + [{"savepoint": name, **history.to_json(fact)} for name, fact in savepoints]
+        )
     else:
-        _print_one(facts[0], history)
-    return int(verify and any(not fact.usable for fact in facts))
+        _print_list(workflow, history)
+        _print_savepoints(history.savepoints, savepoints)
+    all_facts = [*history.facts, *(fact for _, fact in savepoints)]
+    return int(verify and any(not fact.usable for fact in all_facts))
 
 
-class History(Struct, frozen=True):
-    """The checkpoints of a workflow's current lineage, newest first. store: None before its first run."""
-
-    store: LocalStore | None
-    facts: list[ManifestFact]
-    finished: bool = False
-    base_epoch: int = 0
-    """Epochs up to this one belong to runs that finished."""
-
-    def num_bytes(self, fact: ManifestFact) -> int | None:
-        """The size of a checkpoint, with the state that it shares with others."""
-        if self.store is None:
-            return None
-        from dataflare.checkpoint.resolve import manifest_name
-
-        try:
-            manifest_bytes = (self.store.home / manifest_name(fact.epoch)).stat().st_size
-        except OSError:
-            return None
-        chunks = fact.manifest.chunks.values() if fact.manifest else ()
-        return manifest_bytes + sum(chunk.num_bytes for chunk in chunks)
-
-    def source(self, snapshot: SourceSnapshot) -> SourceSnapshot:
-        """A source of a checkpoint, with the parts that are in chunks where these can be read."""
-        from dataflare.checkpoint.source_record import read_source
-        from dataflare.errors import CheckpointError
-
-        if self.store is None:
-            return snapshot
-        with contextlib.suppress(CheckpointError):
-            return read_source(self.store, snapshot)
-        return snapshot
-
-    def to_json(self, fact: ManifestFact) -> dict[str, Any]:
-        """A checkpoint as JSON."""
-        manifest = fact.manifest
-        return {
-            "epoch": fact.epoch,
-            "usable": fact.usable,
-            "problem": fact.problem,
-            "created_at": manifest.created_at if manifest else None,
-            "final": manifest.final if manifest else None,
-            "run_id": manifest.run_id if manifest else None,
-            "lineage": manifest.lineage if manifest else None,
-            "bytes": self.num_bytes(fact),
-            "sources": {n: self.source(s).to_json() for n, s in manifest.sources.items()}
-            if manifest
-            else {},
-            "state": _state(manifest) if manifest else {},
-            "counters": dict(manifest.counters) if manifest else {},
-        }
+@app.command("show")
+def show(
+    workflow: Name,
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EPOCH|SAVEPOINT]",
+            help="The checkpoint's number, or a savepoint's name. By default the newest checkpoint.",
+            show_default=False,
+        ),
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 if it is damaged.")] = False,
+    json: Json = False,
+) -> int:
+    """Show one checkpoint or savepoint in full."""
+    history = history_of(workflow, thorough=True)
+    name, fact, history = one_of(workflow, history, which)
+    if json:
+        answers.print_json(({"savepoint": name} if name else {}) | history.to_json(fact))
+    else:
+        _print_one(fact, history, name)
+    return int(verify and not fact.usable)
 
 
-def _history_of(workflow: str, *, thorough: bool) -> History:
-    return _history_in(common.workflow_folder(workflow), thorough)
+@app.command("verify")
+def verify(
+    workflow: Name,
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EPOCH|SAVEPOINT]", help="Only this one. By default all.", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Read all state of checkpoints and savepoints; exit with 1 if any is damaged."""
+    history = history_of(workflow, thorough=True)
+    named: list[tuple[str, ManifestFact]] = [(f"{f.epoch}", f) for f in history.facts]
+    named += savepoint_facts(history.savepoints, thorough=True)
+    if which is not None:
+        name, fact, _ = one_of(workflow, history, which)
+        named = [(name or f"{fact.epoch}", fact)]
+    if json:
+        answers.print_json(
+            [{"name": n, "usable": fact.usable, "problem": fact.problem} for n, fact in named]
+        )
+    else:
+        for name, fact in named:
+            print(f"{name}: {'good' if fact.usable else f'damaged: {_problem(fact)}'}")
+        if not named:
+            print(f"workflow '{workflow}' has no checkpoint")
+    return int(any(not fact.usable for _, fact in named))
 
 
-def _history_in(folder: Path, thorough: bool) -> History:
-    from dataflare.checkpoint.runs import RunLog
-    from dataflare.checkpoint.store import LocalStore
+@app.command("delete")
+def delete(
+    workflow: Name,
+    which: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EPOCH|SAVEPOINT]...", help="What to delete.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", metavar="N", help="Delete all but the N newest checkpoints.", min=0),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> int:
+    """Delete checkpoints or savepoints, and the state that only they refer to.
 
-    current = RunLog(folder).current()
-    if current is None:
-        return History(None, [])
-    store = LocalStore(folder, current.lineage)
-    return History(
-        store, store.list_manifests(thorough=thorough), current.finished, current.base_epoch
-    )
+    The checkpoint that the next run resumes from is not deleted: `dataflare run FILE --fresh` starts over.
+    """
+    if not which and keep is None:
+        raise bad_usage("name what to delete, or give --keep N", "dataflare checkpoints delete")
+    from dataflare.checkpoint.lock import RunLock
+    from dataflare.checkpoint.runs import utc_text
+
+    with RunLock(common.workflow_folder(workflow), "deleting checkpoints", utc_text(time.time())):
+        history = history_of(workflow, thorough=False)
+        epochs = {fact.epoch for fact in history.facts[keep:]} if keep is not None else set()
+        resumed = history.resumed
+        if keep is not None and resumed is not None:
+            epochs.discard(resumed)
+        names: list[str] = []
+        for each in which or ():
+            name, fact, _ = one_of(workflow, history, each)
+            if name is None:
+                epochs.add(fact.epoch)
+            else:
+                names.append(name)
+        if resumed in epochs:
+            raise WorkflowError(
+                f"the next run of '{workflow}' resumes from checkpoint {resumed}, so it is not deleted",
+                code="E0122",
+                help="to start over, use `dataflare run FILE --fresh`, which also cleans up in destinations",
+            )
+        count = len(epochs) + len(names)
+        if count and not yes:
+            common.ask(
+                f"delete {human.counted(count, 'checkpoint')} of '{workflow}' for ever?",
+                "dataflare checkpoints delete",
+            )
+        num_bytes = sum(history.savepoints.delete(name) for name in names if history.savepoints)
+        if epochs and history.store is not None:
+            num_bytes += history.store.delete(epochs)
+    if json:
+        answers.print_json(
+            {
+                "workflow": workflow,
+                "deleted": sorted(epochs),
+                "savepoints": names,
+                "bytes": num_bytes,
+            },
+            indent=False,
+        )
+    else:
+        print(f"{human.counted(count, 'checkpoint')} deleted, {human.size(num_bytes)} freed")
+    return 0
 
 
 def _list_workflows(json: bool) -> int:
     """One line for each workflow that has run here."""
-    histories = {
-        name: _history_in(common.home() / name, False) for name in common.known_workflows()
-    }
+    histories = {name: history_in(common.home() / name, False) for name in common.known_workflows()}
     if json:
         answers.print_json(
             {
@@ -173,9 +252,12 @@ def _list_workflows(json: bool) -> int:
 def _state_of(history: History) -> str:
     if history.finished:
         return "starts anew: the last one finished"
-    run_facts = [fact for fact in history.facts if fact.epoch > history.base_epoch]
-    usable = next((fact.epoch for fact in run_facts if fact.usable), None)
-    return "starts from the beginning" if usable is None else f"resumes from checkpoint {usable}"
+    resumed = history.resumed
+    return "starts from the beginning" if resumed is None else f"resumes from checkpoint {resumed}"
+
+
+def _problem(fact: ManifestFact) -> str:
+    return fact.problem or "state is missing"
 
 
 def _print_list(workflow: str, history: History) -> None:
@@ -190,7 +272,7 @@ def _print_list(workflow: str, history: History) -> None:
                 fact.epoch,
                 human.moment(manifest.created_at if manifest else None),
                 human.size(history.num_bytes(fact)),
-                "good" if fact.usable else f"damaged: {fact.problem or 'state is missing'}",
+                "good" if fact.usable else f"damaged: {_problem(fact)}",
                 "\n".join(_progress(manifest)) if manifest else "",
             )
         )
@@ -198,6 +280,24 @@ def _print_list(workflow: str, history: History) -> None:
     tables.print_table(columns, rows, right=("epoch", "size"))
     print()
     print(f"the next run {_state_of(history)}")
+
+
+def _print_savepoints(savepoints: Savepoints | None, facts: list[tuple[str, ManifestFact]]) -> None:
+    if savepoints is None or not facts:
+        return
+    print()
+    rows = [
+        (
+            name,
+            fact.epoch or "",
+            human.moment(fact.manifest.created_at if fact.manifest else None),
+            human.size(savepoints.num_bytes(name)),
+            "good" if fact.usable else f"damaged: {_problem(fact)}",
+        )
+        for name, fact in facts
+    ]
+    columns = ("savepoint", "epoch", "taken", "size", "state")
+    tables.print_table(columns, rows, right=("epoch", "size"))
 
 
 def _progress(manifest: Manifest) -> Iterator[str]:
@@ -221,19 +321,13 @@ def _position(position: Position | None) -> str:
     return text if len(text) <= _POSITION_MAX else text[: _POSITION_MAX - 1] + "…"
 
 
-def _state(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Rows and bytes of state by step."""
-    state = {}
-    for step, snapshots in manifest.operators.items():
-        chunks = [chunk for snapshot in snapshots for chunk in snapshot.chunks]
-        rows, num_bytes = sum(c.rows for c in chunks), sum(c.num_bytes for c in chunks)
-        state[step] = {"subtasks": len(snapshots), "rows": rows, "bytes": num_bytes}
-    return state
-
-
-def _print_one(fact: ManifestFact, history: History) -> None:
+def _print_one(fact: ManifestFact, history: History, savepoint: str | None) -> None:
     manifest = fact.manifest
-    terminal.print_heading(f"checkpoint {fact.epoch}")
+    terminal.print_heading(
+        f"savepoint {savepoint}, of checkpoint {fact.epoch}"
+        if savepoint
+        else f"checkpoint {fact.epoch}"
+    )
     print(f"state    {'good' if fact.usable else f'damaged: {fact.problem}'}")
     if manifest is None:
         return
@@ -248,7 +342,8 @@ def _print_one(fact: ManifestFact, history: History) -> None:
     if manifest.operators:
         print()
         rows = [
-            (step, *map(human.count, facts.values())) for step, facts in _state(manifest).items()
+            (step, *map(human.count, facts.values()))
+            for step, facts in state_of_steps(manifest).items()
         ]
         columns = ("state of step", "subtasks", "rows", "bytes")
         tables.print_table(columns, rows, right=columns[1:])

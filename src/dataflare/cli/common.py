@@ -7,12 +7,13 @@ the homes of the working directory and of its parents, nearest first.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dataflare.cli import complete
+from dataflare.cli import complete, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import WorkflowError, did_you_mean
 
@@ -187,3 +188,11 @@ def streamed_sources(workflow: Workflow) -> list[str]:
     """The sources whose rows are processed. Other sources are only tables of lookups."""
     names_read = {ref.step for step in workflow.steps() for ref in step.inputs}
     return [name for name in workflow.sources if name in names_read]
+
+
+def ask(question: str, command: str) -> None:
+    """Ask before something is deleted. Raises a usage error without a terminal, Exit for no."""
+    if not terminal.is_terminal(sys.stdin):
+        raise bad_usage(f"{question} add --yes to confirm", command)
+    if not typer.confirm(question):
+        raise typer.Exit(1)

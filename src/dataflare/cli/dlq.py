@@ -177,7 +177,8 @@ def purge(
             print("nothing to purge")
         return 0
     if not yes:
-        _ask(f"delete {human.counted(count, 'dead letter')} of '{workflow}' for ever?")
+        question = f"delete {human.counted(count, 'dead letter')} of '{workflow}' for ever?"
+        common.ask(question, "dataflare dlq purge")
     from dataflare.jobs.letters import purge as delete
 
     purged = delete(box, matches)
@@ -315,15 +316,6 @@ def _line(text: str) -> str:
 def _short(text: str) -> str:
     text = _line(text)
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"
-
-
-def _ask(question: str) -> None:
-    import sys
-
-    if not terminal.is_terminal(sys.stdin):
-        raise bad_usage(f"{question} add --yes to confirm", "dataflare dlq purge")
-    if not typer.confirm(question):
-        raise typer.Exit(1)
 
 
 def _replayed_json(workflow: str, outcome: Replayed, waiting: int) -> dict[str, Any]:

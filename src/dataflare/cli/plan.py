@@ -5,11 +5,16 @@ from __future__ import annotations
 import enum
 import importlib
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dataflare.cli import answers, common, tables, terminal
+
+if TYPE_CHECKING:
+    from dataflare.planner import Plan
+    from dataflare.workflow.model import Workflow
 
 
 class Format(enum.StrEnum):
@@ -31,6 +36,14 @@ def plan(
     format_: Annotated[
         Format, typer.Option("--format", "-f", help="What to print.", show_choices=True)
     ] = Format.TEXT,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="SAVEPOINT",
+            help="Show what run --from SAVEPOINT does with the state of each step.",
+        ),
+    ] = None,
     json: common.Json = False,
 ) -> int:
     """Show the graph as it will run: fused steps, pushed-down filters, exchanges, guarantees."""
@@ -39,6 +52,8 @@ def plan(
 
     home = common.home_of(file)
     workflow_plan = make_plan(workflow, home=home)
+    if against is not None:
+        return _print_changes(workflow, workflow_plan, home, against, json)
     view = workflow_plan.view(workflow_plan.count_splits(), workflow_plan.listing_notes(home))
     if json or format_ is Format.JSON:
         answers.print_json(view)
@@ -48,6 +63,31 @@ def plan(
     else:
         drawing: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
         print(drawing, end="")
+    return 0
+
+
+def _print_changes(
+    workflow: Workflow, workflow_plan: Plan, home: Path, savepoint: str, json: bool
+) -> int:
+    """What becomes of the state of each step in a run from a savepoint."""
+    from dataflare.checkpoint.savepoints import Savepoints
+    from dataflare.jobs.changes import compare
+    from dataflare.jobs.lineage import storage_of
+
+    manifest = Savepoints(storage_of(workflow, home)).read(savepoint).manifest
+    changes = compare(workflow, workflow_plan.stages, manifest)
+    possible = all(change.outcome != "impossible" for change in changes)
+    if json:
+        steps = [change.to_json() for change in changes]
+        answers.print_json({"savepoint": savepoint, "possible": possible, "steps": steps})
+        return 0
+    rows = [(c.step + (f" (was {c.was})" if c.was else ""), c.outcome, c.detail) for c in changes]
+    tables.print_table(("step", "state", "detail"), rows)
+    print()
+    if possible:
+        print(f"dataflare run FILE --from {savepoint} is possible")
+    else:
+        print(f"dataflare run FILE --from {savepoint} would be refused")
     return 0
 
 

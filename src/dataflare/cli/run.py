@@ -21,6 +21,7 @@ from msgspec import Struct, field
 
 from dataflare.cli import answers, common, process, terminal
 from dataflare.cli.progress import Progress
+from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ def run(
             "--adopt", help="Continue the run of another state folder that wrote the destinations."
         ),
     ] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="SAVEPOINT",
+            help="Go on from this savepoint; steps may have changed (see plan --against).",
+        ),
+    ] = None,
     for_: Annotated[
         str | None,
         typer.Option("--for", metavar="DURATION", help="Stop after this long, with a checkpoint."),
@@ -58,8 +67,20 @@ def run(
     """Run a workflow. An unfinished run is resumed from its latest checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     request = Request(
-        file, param, sets, overlay, env, fresh, accept_changes, for_, quiet, adopt=adopt
+        file,
+        param,
+        sets,
+        overlay,
+        env,
+        fresh,
+        accept_changes,
+        for_,
+        quiet,
+        adopt=adopt,
+        savepoint=from_,
     )
+    if from_ is not None and (fresh or adopt):
+        raise bad_usage("--from cannot be used with --fresh or --adopt", "dataflare run")
     return (
         _run_as_json(request) if json else request.run(partial(_tell_people, request)).exit_status
     )
@@ -79,6 +100,7 @@ class Request(Struct):
     for_: str | None
     quiet: bool
     adopt: bool = False
+    savepoint: str | None = None
     workflow: Workflow | None = None
     shown_notices: set[str] = field(default_factory=set)
 
@@ -113,6 +135,7 @@ class Request(Struct):
                 fresh=self.fresh,
                 accept_changes=self.accept_changes,
                 adopt=self.adopt,
+                savepoint=self.savepoint,
                 for_s=for_s,
                 listener=progress.listen,
                 tell=tell_alone,

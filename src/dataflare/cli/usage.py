@@ -9,14 +9,10 @@ from dataflare.errors import WorkflowError, did_you_mean
 
 USAGE = "E0120"
 _LATER = {
-    *("deploy", "logs", "pause", "resume", "savepoint", "server", "start", "state", "status"),
+    *("deploy", "logs", "pause", "resume", "server", "start", "state", "status"),
     *("stop", "top"),
 }
 """Commands of the format that this version does not have yet. They are refused by name."""
-_LATER_OPTIONS = {
-    "--from": "leave it out: an unfinished run resumes from its latest checkpoint by itself"
-}
-"""Options that this version does not have yet, and what to do instead."""
 
 
 def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
@@ -32,12 +28,6 @@ def usage_error(raised: BaseException, args: list[str]) -> WorkflowError | None:
     option = getattr(raised, "option_name", None)
     message = raised.format_message().rstrip(".").replace("Value error, ", "")
     if option and message.startswith("No such option"):
-        if option in _LATER_OPTIONS and path.endswith(" run"):
-            return WorkflowError(
-                f"the option '{option}' is not available in this version",
-                code=USAGE,
-                help=_LATER_OPTIONS[option],
-            )
         return bad_usage(f"no such option '{option}'", path, option, _options(context))
     if message.startswith("No such command"):
         typed = message.split("'")[1] if "'" in message else message

@@ -76,6 +76,8 @@ class Attempt:
         self.errors = RowErrors(policies)
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
+        self._wanted = asyncio.Event()
+        self._waiting: list[asyncio.Future[Manifest]] = []
         self._worker: Worker | None = None
 
     @property
@@ -85,6 +87,16 @@ class Attempt:
     @property
     def backlog_rows(self) -> int:
         return sum(task.inbox.queued_rows for task in self.tasks)
+
+    async def checkpoint_now(self) -> Manifest | None:
+        """Take a checkpoint, as soon as the one that is being taken is done. None if this run takes none
+        before its end."""
+        if self.plan.commits_wait:
+            return None
+        future: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wanted.set()
+        return await future
 
     async def run(self, stop: asyncio.Event) -> Ending:
         """Run to the end of input, or until `stop` is set: then a checkpoint is taken first."""
@@ -122,13 +134,14 @@ class Attempt:
         interval = self.settings.checkpoint.interval
         ended = asyncio.ensure_future(coordinator.all_ended.wait())
         stopped = asyncio.ensure_future(stop.wait())
+        wanted = asyncio.ensure_future(self._wanted.wait())
         appeared = asyncio.ensure_future(coordinator.fields_appeared.wait())
         manifest: Manifest | None = None
         try:
             while True:
                 wait_s = None if self.plan.commits_wait else interval
                 await asyncio.wait(
-                    [ended, stopped, appeared],
+                    [ended, stopped, appeared, wanted],
                     timeout=wait_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -143,10 +156,19 @@ class Attempt:
                         # What was read so far is kept, so that no row is read or shown twice.
                         await coordinator.checkpoint(stops=True)
                     raise new_fields.appeared(coordinator.new_fields)
+                if wanted.done():
+                    self._wanted.clear()
+                    wanted = asyncio.ensure_future(self._wanted.wait())
+                asked, self._waiting = self._waiting, []
                 manifest = await coordinator.checkpoint()
+                for future in asked:
+                    if not future.done():
+                        future.set_result(manifest)
         finally:
-            for waiting in (ended, stopped, appeared):
+            for waiting in (ended, stopped, appeared, wanted):
                 waiting.cancel()
+            for future in self._waiting:
+                future.cancel()
 
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint

@@ -34,7 +34,7 @@ _SETTLE_S = 10.0
 
 
 class Identity(Struct, frozen=True):
-    """Whose checkpoints these are. workflow: its name; "" for a preview or a test. token: a chance text, another one in each attempt, so that two
+    """Whose checkpoints these are. workflow: its name; "" for a preview or a test. types: of each step, its section and type. token: a chance text, another one in each attempt, so that two
     copies of one state folder are told apart."""
 
     lineage: str
@@ -43,6 +43,7 @@ class Identity(Struct, frozen=True):
     fingerprints: Mapping[str, str]
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     workflow: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
 
 
 class CheckpointStats(Struct):
@@ -281,6 +282,7 @@ class Coordinator:
             created_at=datetime.datetime.now(datetime.UTC).isoformat(),
             final=pending.barrier.final,
             fingerprints=self.identity.fingerprints,
+            types=self.identity.types,
             sources=sources,
             operators={name: tuple(shares) for name, shares in operators.items()},
             committables={name: tuple(shares) for name, shares in committables.items()},

@@ -25,7 +25,7 @@ from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
 from dataflare.engine.metrics import JobMetrics
-from dataflare.engine.operating import ChunkFolder, Operating, share_of
+from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.reading import Reading, hash_text
 from dataflare.engine.row_errors import RowErrors
@@ -36,6 +36,7 @@ from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.threads import in_thread
+from dataflare.state.layout import Layout
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -235,6 +236,8 @@ class Worker:
     async def _operating(self, spec: Deploy) -> Operating:
         stage = spec.stage
         assert stage.operator is not None
+        layout = layout_of(self.plan, stage)
+        refuse_other_layout(stage.name, spec.state, layout)
         chunks = ChunkFolder(self.store, stage.name, spec.subtask, self.identity.attempt)
         tables = Tables(
             spec.subtask,
@@ -255,6 +258,7 @@ class Worker:
             state_max,
             sides={name: self._runner(stage, body) for name, body in stage.sides.items()},
             timed=stage.operator.timed,
+            layout=layout,
         )
 
     def _runner(self, stage: Stage, body: Segment | None = None) -> SegmentRunner:
@@ -279,6 +283,13 @@ class Worker:
             evaluation_interval=batch.evaluation_interval,
             stability_threshold=batch.stability_threshold,
         )
+
+
+def layout_of(plan: PhysicalPlan, stage: Stage) -> Layout | None:
+    """What the state of a stage's operator means; None if it says nothing of it."""
+    assert stage.operator is not None
+    by_port = {edge.port: edge.schema for edge in plan.into(stage.id)}
+    return stage.operator.layout([by_port[port] for port in sorted(by_port)])
 
 
 def destination_context(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 import polars as pl
 
@@ -17,9 +17,11 @@ from dataflare.engine.channel import MemoryBudget
 from dataflare.engine.messages import Share
 from dataflare.engine.segments import Given, Outcome, SegmentRunner
 from dataflare.engine.task import Body
+from dataflare.errors import Blame, RunError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.operators.base import ERROR_COLUMN, LATE, LATE_RIGHT, LiveOperator, Result, Side
 from dataflare.sdk.threads import in_thread
+from dataflare.state.layout import Layout, TableLayout, moved
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
 
@@ -61,7 +63,9 @@ class Operating(Body):
         *,
         sides: Mapping[str, SegmentRunner] | None = None,
         timed: bool = False,
+        layout: Layout | None = None,
     ) -> None:
+        self._layout = layout
         self.live, self.tables, self.runner = live, tables, runner
         self._sides, self._timed = sides or {}, timed
         self._chunks, self._budget, self._state_max = chunks, budget, state_max
@@ -119,7 +123,7 @@ class Operating(Body):
 
     def _store(self, frozen: Frozen, epoch: int | None) -> Share:
         share = self.tables.store(frozen)
-        state = snapshot_of(self.task.subtask, share)
+        state = snapshot_of(self.task.subtask, share, self._layout)
         return Share(self.task.id, epoch, state=state)
 
     async def aclose(self) -> None:
@@ -199,13 +203,15 @@ class Operating(Body):
             outcome.add(runner.run(Given(frame, frame.height, lambda: frame)))
 
 
-def snapshot_of(subtask: int, share: TableShare) -> OperatorSnapshot:
+def snapshot_of(subtask: int, share: TableShare, layout: Layout | None = None) -> OperatorSnapshot:
     """The share as a manifest holds it: chunks by the names of their tables in order, because a manifest
-    keeps no other order of names."""
+    keeps no other order of names. layout: what the columns mean."""
     names = sorted(share.chunks)
     chunks = [chunk for name in names for chunk in share.chunks[name]]
     counts = {name: len(share.chunks[name]) for name in names}
-    facts = {"tables": counts, "values": dict(share.values)}
+    facts: dict[str, Any] = {"tables": counts, "values": dict(share.values)}
+    if layout is not None:
+        facts["layout"] = {name: table.to_json() for name, table in layout.items()}
     return OperatorSnapshot(subtask, tuple(cast("list[StateChunk]", chunks)), facts)
 
 
@@ -225,3 +231,33 @@ def share_of(snapshot: OperatorSnapshot) -> TableShare:
         table = "results" if name.startswith("result.") else name.rpartition(".")[0]
         by_name.setdefault(table, []).append(chunk)
     return TableShare(by_name, {"ended": facts["ended"]})
+
+
+def layout_before(shares: Sequence[OperatorSnapshot]) -> Layout | None:
+    """What the state in a checkpoint means; None if it does not say so."""
+    for share in shares:
+        layout = (share.facts or {}).get("layout") if isinstance(share.facts, Mapping) else None
+        if layout is None:
+            return None
+        return {name: TableLayout.from_json(table) for name, table in layout.items()}
+    return None
+
+
+def refuse_other_layout(
+    step: str, shares: Sequence[OperatorSnapshot], layout: Layout | None
+) -> None:
+    """Raise RunError (E0810) if the columns of restored state do not mean what those of the step mean."""
+    before = layout_before(shares)
+    if before is None or layout is None:
+        return
+    for name in before.keys() | layout.keys():
+        move = moved(before.get(name, TableLayout()), layout.get(name, TableLayout()))
+        if isinstance(move, str) or move.changes:
+            reason = move if isinstance(move, str) else "its columns mean something else"
+            raise RunError(
+                f"the state of step '{step}' in the checkpoint cannot be used: {reason}",
+                code="E0810",
+                blame=Blame.USER,
+                step=step,
+                help="undo the change, or use --fresh to start over",
+            )

@@ -16,7 +16,7 @@ from dataflare.expr import problems, registry
 from dataflare.expr.aggregates import AggregateCall, merge, partial, state_types
 from dataflare.expr.check import Call, Checker
 from dataflare.expr.text import ExprText
-from dataflare.expr.tree import AGGREGATE, COLUMN, STAR, Ast, Node
+from dataflare.expr.tree import AGGREGATE, COLUMN, STAR, Ast, Node, as_text
 from dataflare.expr.typed import Typed, parsed_in, result, typed
 from dataflare.model import types as t
 from dataflare.model.record import Discreet
@@ -56,9 +56,28 @@ class Aggregation(Discreet, frozen=True):
         """One aggregation expression for each state column, over concatenated partials."""
         return tuple(expr for call in self.calls for expr in merge(call))
 
+    def meanings(self) -> dict[str, str]:
+        """What each state column holds, as text: the same for the same aggregate in another aggregation."""
+        inputs = {name: as_text(each.node) for name, each in self.inputs}
+        return {
+            name: _meaning(call, inputs, place)
+            for call in self.calls
+            for place, name in enumerate(call.state)
+        }
+
     def finish(self) -> dict[str, Lowered]:
         """Each measure over the state columns, by name."""
         return {name: measure.lower() for name, measure in self.measures}
+
+
+def _meaning(call: AggregateCall, inputs: Mapping[str, str], place: int) -> str:
+    words = [
+        f"{inputs[name]}: {type_}" for name, type_ in zip(call.inputs, call.types, strict=True)
+    ]
+    text = f"{call.name}({'distinct ' if call.distinct else ''}{', '.join(words) or '*'})"
+    if call.options or call.directions:
+        text += f" {list(call.options)} {[list(each) for each in call.directions]}"
+    return text if len(call.state) == 1 else f"{text}, part {place + 1} of {len(call.state)}"
 
 
 class _Collector(Struct):

@@ -7,6 +7,7 @@ of COLUMN, LITERAL and CAST.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,3 +122,20 @@ class Node(Struct, frozen=True):
     @property
     def is_null(self) -> bool:
         return self.op == LITERAL and self.value is None
+
+
+def as_text(node: Node) -> str:
+    """The meaning as text: the same text for the same meaning. For messages and comparisons, not parsed."""
+    if node.op == COLUMN:
+        return str(node.value)
+    if node.op == LITERAL:
+        text = "NULL" if node.value is None else f"{node.value!r}"
+        if node.shown is None:
+            return text
+        # A secret must not be in a checkpoint. The digits tell one value from another.
+        return f"{node.shown}#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    args = ", ".join(as_text(arg) for arg in node.args)
+    if node.op == CAST:
+        return f"{'try_' if node.value else ''}cast({args} as {node.type})"
+    more = "" if node.value is None else f" {node.value!r}"
+    return f"{node.op}({args}){more}"

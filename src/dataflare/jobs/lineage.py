@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ from msgspec.structs import replace
 from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
+from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.checkpoint.source_record import read_source
-from dataflare.checkpoint.store import Storage, lineages_in, newest_manifest
+from dataflare.checkpoint.store import LocalStore, Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
+from dataflare.jobs.from_savepoint import (
+    UNCOUNTED_ATTEMPTS,
+    Restored,
+    from_savepoint,
+    with_changes,
+)
 from dataflare.jobs.lost_parts import with_parts
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.ownership import (
@@ -35,15 +43,12 @@ from dataflare.jobs.ownership import (
     used_of,
 )
 from dataflare.jobs.recovery import forget
+from dataflare.jobs.savepoint_requests import answer, asked_names
 from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.threads import in_thread
 from dataflare.workflow.model import Workflow
-
-_UNCOUNTED_ATTEMPTS = 1000
-"""Added to the attempt number of an orphaned lineage: attempts without a checkpoint are unknown, and a
-number that is too high does no harm."""
 
 
 class Lineage:
@@ -56,6 +61,7 @@ class Lineage:
         self.current: Current
         self.adopted: Manifest | None = None
         self.rebuilt: Manifest | None = None
+        self.restored: Restored | None = None
         self._writing = threading.Lock()
 
     def unreported(self) -> RunRecord | None:
@@ -88,6 +94,9 @@ class Lineage:
         if self.options.fresh and last_state is not None:
             await self._forget(plan, last_state)
             last_state = None
+        if self.options.savepoint is not None:
+            await self._restore(plan, self.options.savepoint, last_state)
+            return True
         resume = last_state is not None and not last_state.finished
         current = last_state or Current(str(uuid.uuid4()), 0, self.run_id)
         store = self.store_of(current)
@@ -98,12 +107,44 @@ class Lineage:
                 base_epoch=max([current.base_epoch, current.last_epoch, *epochs]),
                 finished=False,
             )
-        current = replace(current, run_id=self.run_id, attempt=current.attempt + 1)
-        if resume:
+        storage = "" if self._storage() == self.folder else str(self._storage())
+        current = replace(current, run_id=self.run_id, attempt=current.attempt + 1, storage=storage)
+        if resume and self.options.accept_changes:
+            accepted = partial(with_changes, self.workflow, plan.stages, store, current)
+            self.restored = await in_thread(accepted)
+        elif resume:
             self._refuse_changes(store, current)
         self.current = current
         await self.keep()
         return resume
+
+    async def _restore(self, plan: Plan, savepoint: str, last_state: Current | None) -> None:
+        """Go on from a savepoint."""
+        arguments = (self.workflow, plan.stages, self._storage(), savepoint, last_state)
+        self.restored = await in_thread(from_savepoint, *arguments)
+        self.current = replace(self.restored.current, run_id=self.run_id)
+        await self.keep()
+
+    async def answer_savepoints(self, checkpoint: Callable[[], Awaitable[Manifest | None]]) -> None:
+        """Take the savepoints that users asked for through the folder. checkpoint: takes a checkpoint."""
+        names = await in_thread(asked_names, self.folder)
+        if not names:
+            return
+        manifest = await checkpoint()
+        store = LocalStore(self._storage(), self.current.lineage)
+        savepoints = Savepoints(self._storage())
+        for name in names:
+            keep = partial(answer, self.folder, name, savepoints, manifest, store, self.current)
+            await in_thread(keep)
+
+    async def give_back(self) -> None:
+        """The run from a savepoint was refused: the next run continues what it would have continued."""
+        before = self.restored.before if self.restored is not None else None
+        if before is not None:
+            same = before.lineage == self.current.lineage
+            attempt = self.current.attempt if same else before.attempt
+            self.current = replace(before, attempt=attempt)
+            await self.keep()
 
     def learned(self) -> Mapping[str, Columns]:
         """By source, the columns that earlier runs found in its rows."""
@@ -221,7 +262,7 @@ class Lineage:
                 self.adopted = newest
                 return Current(
                     newest.lineage,
-                    newest.attempt + _UNCOUNTED_ATTEMPTS,
+                    newest.attempt + UNCOUNTED_ATTEMPTS,
                     newest.run_id,
                     carried=_carried(self.options.storage(folder, newest.lineage), newest),
                     last_epoch=newest.epoch,
@@ -236,10 +277,7 @@ class Lineage:
         return None
 
     def _storage(self) -> Path:
-        storage = self.workflow.settings.checkpoint.storage
-        if storage is None:
-            return self.folder
-        return (self.workflow.base / storage).absolute() / self.workflow.name
+        return storage_of(self.workflow, self.options.home)
 
     async def _forget(self, plan: Plan, current: Current) -> None:
         store = self.store_of(current)
@@ -285,3 +323,11 @@ def _carried(store: Storage, manifest: Manifest) -> dict[str, Any]:
     """By source, the value that the run of a checkpoint was carried from. Blocking."""
     sources = {step: read_source(store, source) for step, source in manifest.sources.items()}
     return {step: source.carried for step, source in sources.items() if source.carried is not None}
+
+
+def storage_of(workflow: Workflow, home: Path) -> Path:
+    """The folder of a workflow's checkpoints."""
+    storage = workflow.settings.checkpoint.storage
+    if storage is None:
+        return workflow_folder(home, workflow.name)
+    return (workflow.base / storage).absolute() / workflow.name

@@ -16,7 +16,8 @@ from dataflare.sdk.context import Policy
 
 class RunOptions(Struct, frozen=True):
     """home: the folder of state, checkpoints and history. adopt: continue a lineage that another home
-    wrote to the destinations. for_s: stop after this time. listener: receives the progress of the run.
+    wrote to the destinations. savepoint: the name of the savepoint to go on from. for_s: stop after this
+    time. listener: receives the progress of the run.
     tell: reports the result to the user; the run is recorded as reported after that. end: called at once
     after that record, by the thread that wrote it: a process whose only work is the run ends here, because
     a process that is started again after a kill between the record and its end would run again. stdout:
@@ -27,6 +28,7 @@ class RunOptions(Struct, frozen=True):
     fresh: bool = False
     accept_changes: bool = False
     adopt: bool = False
+    savepoint: str | None = None
     for_s: float | None = None
     listener: Callable[[Progress], None] | None = None
     policy: Policy | None = None

@@ -14,7 +14,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import Manifest
-from dataflare.checkpoint.resolve import MISSING, Refuse, Resume, decide_resume, with_missing
+from dataflare.checkpoint.resolve import (
+    MISSING,
+    ManifestFact,
+    Refuse,
+    Resume,
+    decide_resume,
+    with_missing,
+)
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
@@ -23,6 +30,7 @@ from dataflare.errors import CheckpointError, RunError
 from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
+from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer, Epoch, Marker
 from dataflare.sdk.threads import in_thread
 
@@ -60,6 +68,7 @@ async def recover(
     starts_over: bool = False,
     letters: Collection[str] = (),
     rebuilt: Manifest | None = None,
+    chosen: Manifest | None = None,
 ) -> Recovered:
     """Decide what to resume, and bring the destinations to that state.
 
@@ -67,6 +76,8 @@ async def recover(
     last_epoch: the newest published one, 0 if there is none. starts_over: the rows that this run wrote
     are removed, and the run starts from the beginning. letters: the destinations of dead letters.
     rebuilt: the adopted checkpoint, in the store without what was lost with its state folder.
+    chosen: the checkpoint to resume from, whatever the store holds; it is published when the destinations can
+    go on from it.
     Raises CheckpointError if this would lose or double rows.
     """
     markers: dict[str, Marker | None] = {}
@@ -76,9 +87,13 @@ async def recover(
     if starts_over:
         refuse_taking_back(markers)
         return await _begun(store, committers, base_epoch)
-    listed = await in_thread(store.list_manifests)
-    stored = with_missing(listed, base_epoch, last_epoch) if resume else []
-    marker_facts = await in_thread(store.judge, markers)
+    marker_facts: Mapping[str, ManifestFact]
+    if chosen is not None:
+        stored, marker_facts = [ManifestFact(chosen.epoch, chosen)], {}
+    else:
+        listed = await in_thread(store.list_manifests)
+        stored = with_missing(listed, base_epoch, last_epoch) if resume else []
+        marker_facts = await in_thread(store.judge, markers)
     decision = decide_resume(stored, markers, marker_facts)
     if isinstance(decision, Refuse):
         raise decision.error
@@ -95,6 +110,9 @@ async def recover(
         await in_thread(store.rewind, manifest.epoch - 1)
         manifest = await _without_lost_letters(manifest, committers, letters, notices)
         await in_thread(store.publish, manifest)
+    if chosen is not None:
+        await in_thread(store.publish, chosen)
+        crash_point("savepoint.after_publish")
     await in_thread(store.rewind, manifest.epoch)
     for name, committer in committers.items():
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))

@@ -28,11 +28,13 @@ from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import (
+    CheckpointError,
     DataFlareError,
     Retry,
     from_here,
 )
 from dataflare.jobs.breakers import circuit_breakers
+from dataflare.jobs.changes import types_of
 from dataflare.jobs.closing import (
     closing_warnings,
     ended,
@@ -290,6 +292,7 @@ class _Run:
             current.attempt,
             self.workflow.fingerprints(),
             workflow=self.workflow.name,
+            types=types_of(self.workflow),
         )
         store = self.lineage.store_of(current)
         return await open_committers(plan.stages, identity, store, self.retries), identity
@@ -301,22 +304,13 @@ class _Run:
         try:
             if not self.has_met:
                 self.has_met = True
-                if await self.lineage.meet(plan, committers):
+                if await self._meet(plan, committers):
                     resume = True
                     await _close(committers)
                     committers, identity = await self._open(plan)
+            store = self.lineage.store_of(self.lineage.current)
+            recovered = await self._recover(store, committers, resume)
             current = self.lineage.current
-            store = self.lineage.store_of(current)
-            recovered = await recover(
-                store,
-                committers,
-                base_epoch=current.base_epoch,
-                last_epoch=current.last_epoch,
-                resume=resume,
-                starts_over=current.starts_over,
-                letters=[name for name in committers if name not in self.workflow.destinations],
-                rebuilt=self.lineage.rebuilt,
-            )
             if current.starts_over:
                 crash_point("replan.after_taken_back")
                 await self.lineage.keep(last_epoch=recovered.epoch, starts_over=False)
@@ -344,6 +338,37 @@ class _Run:
         if not ending.finished:
             return self._stopped_by(), None, None
         return "finished", None, await in_thread(_carried, plan, ending.manifest, store)
+
+    async def _meet(self, plan: Plan, committers: Mapping[str, Committer]) -> bool:
+        try:
+            return await self.lineage.meet(plan, committers)
+        except DataFlareError:
+            await self.lineage.give_back()
+            raise
+
+    async def _recover(
+        self, store: Storage, committers: Mapping[str, Committer], resume: bool
+    ) -> Recovered:
+        current, restored = self.lineage.current, self.lineage.restored
+        try:
+            recovered = await recover(
+                store,
+                committers,
+                base_epoch=current.base_epoch,
+                last_epoch=current.last_epoch,
+                resume=resume,
+                starts_over=current.starts_over,
+                letters=[name for name in committers if name not in self.workflow.destinations],
+                rebuilt=self.lineage.rebuilt,
+                chosen=restored.manifest if restored is not None else None,
+            )
+        except CheckpointError:
+            await self.lineage.give_back()
+            raise
+        if restored is not None:
+            self.warnings.extend(restored.warnings)
+            self.lineage.restored = None
+        return recovered
 
     async def _run_tasks(
         self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
@@ -383,6 +408,7 @@ class _Run:
             due += _REPORT_S
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.reporter.report(attempt)
+            await self.lineage.answer_savepoints(attempt.checkpoint_now)
 
     def _retried(self, retried: Retried) -> None:
         self.retried.setdefault(retried.step, []).append(retried)

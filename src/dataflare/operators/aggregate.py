@@ -26,6 +26,7 @@ from dataflare.operators.base import (
 )
 from dataflare.operators.names import ByName, no_doubles, not_empty, not_reserved
 from dataflare.operators.primitives import Derive, Select
+from dataflare.state.layout import Layout, TableLayout
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -54,6 +55,16 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveAggregate:
         return LiveAggregate(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        columns = inputs[0]
+        keys = {key: f"{columns[key]}" for key in self.keys}
+        return {"groups": TableLayout(keys, self.aggregation.meanings())}
+
+    def initial(self, table: str) -> pl.DataFrame:
+        inputs = {n: t.type.to_polars() for n, t in self.aggregation.inputs}
+        empty: pl.DataFrame = pl.DataFrame(schema=inputs or {"__dataflare_none": pl.Int8})
+        return empty.lazy().select(self.aggregation.partial()).collect(engine="in-memory")
 
     def describe(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
@@ -93,10 +104,7 @@ class LiveAggregate(LiveOperator):
         return self._grouped(frame, self._merge_exprs)
 
     def _empty_partial(self) -> pl.DataFrame:
-        inputs = {n: t.type.to_polars() for n, t in self.operator.aggregation.inputs}
-        return self._grouped(
-            pl.DataFrame(schema=inputs or {"__dataflare_none": pl.Int8}), self._partial
-        )
+        return self.operator.initial("groups")
 
     def _finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict
 
+from dataflare.errors import InternalError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.types import Schema
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dataflare.sdk.processor import Refused
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
+    from dataflare.state.layout import Layout
     from dataflare.state.tables import Tables
 
 
@@ -230,6 +232,16 @@ class StatefulOperator(ABC):
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:
         """A live copy for one subtask, on its state: new tables, or those of a checkpoint."""
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout | None:
+        """What its tables hold, for a run from a savepoint after the step has changed. inputs: the columns
+        that reach it. None: state of a step that was written in another way cannot be used."""
+        return None
+
+    def initial(self, table: str) -> pl.DataFrame:
+        """One row with the state columns of a table as they are before any row. Asked only for columns of
+        `layout`."""
+        raise InternalError(f"{type(self).__name__} has no initial state")
 
     def keys_of(self, port: int) -> tuple[str, ...]:
         """The columns that one of its inputs is partitioned by. Rows of several inputs meet if

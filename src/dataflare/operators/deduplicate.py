@@ -28,6 +28,7 @@ from dataflare.operators.names import (
     spot_of,
 )
 from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
+from dataflare.state.layout import Layout, TableLayout
 from dataflare.state.tables import Tables
 
 _SLICE_ROWS = 65_536
@@ -58,6 +59,9 @@ class Deduplicate(StatefulOperator, StructABC, frozen=True):
     def open(self, tables: Tables) -> LiveOperator:
         return LiveDeduplicate(self.keys, tables)
 
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        return {"seen": TableLayout({key: f"{inputs[0][key]}" for key in self.keys})}
+
     def describe(self) -> str:
         return f"deduplicate by {', '.join(self.keys)}"
 
@@ -73,6 +77,11 @@ class Best(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveBest(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        columns = ", ".join(f"{field.name} {field.type}" for field in inputs[0])
+        rule = f"the {'last' if self.last else 'first'} by {self.order} of {columns}"
+        return {"rows": TableLayout({key: f"{inputs[0][key]}" for key in self.keys}, rule=rule)}
 
     def describe(self) -> str:
         which = "last" if self.last else "first"

@@ -17,6 +17,7 @@ from dataflare.operators.base import (
     Step,
     StepConfig,
 )
+from dataflare.state.layout import Layout, TableLayout
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,6 +41,9 @@ class Limit(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveLimit(tables, self.rows)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        return {"": TableLayout(rule=f"the rows that may still pass of {self.rows}")}
 
     def describe(self) -> str:
         return f"limit {self.rows}"

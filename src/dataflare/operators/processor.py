@@ -30,6 +30,7 @@ from dataflare.operators.names import known_columns, no_doubles
 from dataflare.sdk import user_code
 from dataflare.sdk.context import Policy
 from dataflare.sdk.processor import KeptRows, Processor, ProcessorContext, Refused
+from dataflare.state.layout import Layout, TableLayout
 from dataflare.state.rows import RowsTable
 from dataflare.state.tables import Tables
 from dataflare.state.timers import AT_COLUMN, LAST
@@ -187,6 +188,12 @@ class OwnProcessor(StatefulOperator, StructABC, frozen=True):
     timed: bool = False
     keeps_time: bool = False
     streaming: bool = False
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        """The processor knows by itself what its rows mean, whatever its config is."""
+        keys = {key: f"{inputs[0][key]}" for key in self.keys}
+        name = f"{self.processor.__module__.rpartition('.')[2]}:{self.processor.__qualname__}"
+        return {"": TableLayout(keys, rule=f"of processor {name}")}
 
     def open(self, tables: Tables) -> LiveProcessor:
         return LiveProcessor(self, tables)

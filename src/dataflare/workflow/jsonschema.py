@@ -198,6 +198,10 @@ def _step(
             "anyOf": [{"enum": sorted(types)}, {"type": "string"}],
         },
         "description": {"type": "string"},
+        "was": {
+            "type": "string",
+            "description": "The step's former name, for run --from: it gets the state of that step.",
+        },
         "config": {"type": ["object", "null"], "description": "The options of this type."},
         **more,
         "error_handling": {"$ref": "#/$defs/ErrorHandling"},

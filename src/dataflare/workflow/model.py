@@ -39,7 +39,7 @@ class Step(Discreet, frozen=True, kw_only=True):
     """One step. config: plain values; its strings are SourceText. spot: of the step's key.
 
     error_handling: the step's own merged over that of the settings, with a `retry_policy` of its config.
-    node: the step as it was written, for places.
+    was: its name in a savepoint. node: the step as it was written, for places.
     """
 
     hidden = ("config", "node")
@@ -48,6 +48,7 @@ class Step(Discreet, frozen=True, kw_only=True):
     type: str
     config: SpotMap = field(default_factory=SpotMap)
     description: str | None = None
+    was: str | None = None
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     spot: Spot | None = None
     node: SpotMap = field(default_factory=SpotMap)

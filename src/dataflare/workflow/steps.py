@@ -17,9 +17,9 @@ from dataflare.workflow.params import read_type
 from dataflare.workflow.settings import ErrorHandling, EventTime
 
 STEP_KEYS = {
-    "source": ("type", "config", "schema", "event_time", "error_handling", "description"),
-    "transformation": ("type", "inputs", "config", "error_handling", "description"),
-    "destination": ("type", "inputs", "config", "error_handling", "description"),
+    "source": ("type", "config", "schema", "event_time", "error_handling", "description", "was"),
+    "transformation": ("type", "inputs", "config", "error_handling", "description", "was"),
+    "destination": ("type", "inputs", "config", "error_handling", "description", "was"),
 }
 _STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _Step = TypeVar("_Step", SourceStep, TransformationStep, DestinationStep)
@@ -110,11 +110,22 @@ class StepReader(Form):
             type=str(type_),
             config=config.without("retry_policy"),
             description=self.text(node, "description", owner),
+            was=self._was(node, owner, name),
             error_handling=handling,
             spot=spot,
             node=node,
             **more,
         )
+
+    def _was(self, node: SpotMap, owner: str, name: str) -> str | None:
+        """The name that the step had in a savepoint."""
+        was = self.text(node, "was", owner)
+        if was is not None and (_STEP_NAME.fullmatch(was) is None or was == name):
+            self.wrong(
+                f"'was' of {owner} must be the step's former name", spot_of(node, "was"), was
+            )
+            return None
+        return was
 
     def _handling(self, node: SpotMap, config: SpotMap, owner: str, step: str) -> ErrorHandling:
         node_handling = self.mapping(node, "error_handling", owner=owner)
