@@ -12,6 +12,7 @@ import polars as pl
 
 from dataflare.engine.segments import Outcome
 from dataflare.model.event_time import NEVER, WATERMARK_COLUMN
+from dataflare.model.progress import Watermark
 from dataflare.operators.stamp import Stamp
 
 
@@ -60,6 +61,13 @@ class SplitClock:
         if outcome.event_time_us is None:
             return self.event_time_us
         return max(before, outcome.event_time_us)
+
+    def at_least(self, event_time_us: int | None, told: Watermark) -> int | None:
+        """The greatest event time behind a batch whose source tells a watermark itself."""
+        if self.stamp is None:
+            return event_time_us
+        time = told.event_time_us + self.stamp.out_of_orderness_us
+        return time if event_time_us is None else max(time, event_time_us)
 
     def advance(self, event_time_us: int | None) -> None:
         """The batch has left."""

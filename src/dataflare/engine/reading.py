@@ -382,6 +382,8 @@ class Reading(Body):
             rows_read += batch.num_rows
             event_time_us = await self._let_out(outcome, batch.num_bytes)
             self._position = position
+            if batch.watermark is not None:
+                event_time_us = self._clock.at_least(event_time_us, batch.watermark)
             self._advance(event_time_us, batch.num_rows)
             if time.perf_counter() > pause_at:
                 # A source that never waits must not keep the others from their turn.

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
-from dataflare.model.types import Schema
+from dataflare.model import types
+from dataflare.model.types import Field, Schema
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.lookups import own_table
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.form import reserved
 from dataflare.workflow.load import bind as bind_config
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
@@ -25,8 +27,9 @@ from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow, WorkflowTest
+    from dataflare.workflow.settings import EventTime
 
-OPERATION_COLUMN = "_op"
+OPERATION_COLUMN, WATERMARK = "_op", "_watermark"
 _ITSELF = "inline"
 """The type of source that needs no stub, because its rows are in the workflow."""
 
@@ -60,7 +63,10 @@ class _Stubs:
         for expected in self.test.expect:
             self._check_name(expected, self.test.expect, destinations=True)
             await self._expect(expected, key_spot_of(self.test.expect, expected))
-        settings = self.written.settings.model_copy(update={"parallelism": 1, "guarantee": None})
+        changes: dict[str, Any] = {"parallelism": 1, "guarantee": None}
+        if self._moves_time():
+            changes["mode"] = "streaming"
+        settings = self.written.settings.model_copy(update=changes)
         return replace(
             self.written,
             settings=settings,
@@ -68,6 +74,39 @@ class _Stubs:
             transformations=self.transformations,
             destinations=self.destinations,
         )
+
+    def _moves_time(self) -> bool:
+        """Whether event time moves while the test runs, so that rows may be late: given rows say so, or a
+        source that the rows stand for has no end."""
+        if any(WATERMARK in row for rows in self.test.given.values() for row in rows):
+            return True
+        return any(
+            not connector.capabilities().bounded
+            for name in self.test.given
+            if (source := self.written.sources.get(name)) is not None
+            and (connector := self._connector(source.type, source.config, name)) is not None
+        )
+
+    def _event_time(self, given_name: str) -> EventTime | None:
+        """The event time of given rows: that of their source, or of the only one in front of their step whose
+        column they have."""
+        rows = self.test.given[given_name]
+        columns = {name for row in rows for name in row}
+        steps, names = [given_name.partition(".")[0]], set[str]()
+        while steps:
+            name = steps.pop()
+            names.add(name)
+            step = self.written.transformations.get(name)
+            steps += [ref.step for ref in step.inputs] if step is not None else []
+        found = {
+            source.event_time.column: source.event_time
+            for name, source in self.written.sources.items()
+            if name in names and source.event_time is not None
+        }
+        if given_name in self.written.sources:
+            return self.written.sources[given_name].event_time
+        fitting = [each for column, each in found.items() if column in columns]
+        return fitting[0] if len(fitting) == 1 else None
 
     def _check_name(self, name: str, names: Any, *, destinations: bool) -> None:
         step_names = [*self.written.sources, *self.written.transformations]
@@ -163,7 +202,7 @@ class _Stubs:
         for row in rows:
             for column in row if schema is not None and whole else ():
                 assert schema is not None
-                if column != OPERATION_COLUMN and column not in schema:
+                if column not in (OPERATION_COLUMN, WATERMARK) and column not in schema:
                     raise WorkflowError(
                         f"'{given_name}' has no column '{column}'",
                         code="E0203",
@@ -172,11 +211,22 @@ class _Stubs:
                         help=did_you_mean(column, schema.names),
                     )
         config = SpotMap({"rows": rows})
+        event_time = self._event_time(given_name)
+        if any(WATERMARK in row for row in rows):
+            config["watermarks"] = "columns"
+        if event_time is not None and (schema is None or event_time.column not in schema):
+            timestamp = Field(event_time.column, types.timestamp("us", "UTC"))
+            schema = Schema((*(schema or ()), timestamp))
         if any(OPERATION_COLUMN in row for row in rows):
             config["changelog"] = "columns"
         spot = spot_of(self.test.given, given_name) or key_spot_of(self.test.given, given_name)
         self.sources[name] = SourceStep(
-            name=name, type=_ITSELF, config=config, schema=schema, spot=spot
+            name=name,
+            type=_ITSELF,
+            config=config,
+            schema=schema,
+            spot=spot,
+            event_time=event_time,
         )
 
     # -- the types that given rows take ------------------------------------------------------------
@@ -213,10 +263,16 @@ class _Stubs:
     async def _local_schema(self, type_: str, config: Any, step: str) -> tuple[Schema | None, bool]:
         if type_ == _ITSELF:
             return None, False
+        connector = self._connector(type_, config, step)
+        if connector is not None and connector.capabilities().local:
+            with contextlib.suppress(DataFlareError):
+                return await connector.schema(), True
+        return None, False
+
+    def _connector(self, type_: str, config: Any, step: str) -> SourceConnector | None:
+        """The description of a source that is not connected; None if it cannot be made here."""
         with contextlib.suppress(DataFlareError):
             class_ = registry.source(type_)
             context = ConnectorContext(step, self.written.base, self.policy)
-            connector = class_(bind_config(class_.Config, config, step=step), context)
-            if connector.capabilities().local:
-                return await connector.schema(), True
-        return None, False
+            return class_(bind_config(class_.Config, config, step=step), context)
+        return None

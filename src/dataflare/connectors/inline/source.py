@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from dataflare.connectors.inline.values import frame_of, plain_rows
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
-from dataflare.model.progress import Position, Split
+from dataflare.model.progress import Position, Split, Watermark
 from dataflare.model.types import RESERVED, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import (
@@ -25,6 +25,11 @@ from dataflare.sdk.source import (
 )
 
 OPERATION_COLUMN = "_op"
+WATERMARK = "_watermark"
+
+Mark = tuple[int, int]
+"""In front of which row a watermark stands, and its event time in microseconds."""
+
 _KINDS = {kind.name.lower(): int(kind) for kind in RowKind}
 
 
@@ -38,6 +43,12 @@ class InlineConfig(BaseModel):
         None,
         description="columns: `_op` is the kind of a row: insert (also when it is missing), "
         "update_before, update_after or delete",
+    )
+
+    watermarks: Literal["columns"] | None = Field(
+        None,
+        description="columns: an item with `_watermark` alone is not a row: it says that no earlier event time "
+        "is expected behind it",
     )
 
     @field_validator("rows")
@@ -69,6 +80,10 @@ countries:
         super().__init__(config, context)
         self._columns: tuple[str, ...] | None = None
         self._frame_read: pl.DataFrame | None = None
+        self._rows: Sequence[Mapping[str, Any]] = config.rows
+        self._marks: tuple[Mark, ...] = ()
+        if config.watermarks is not None:
+            self._rows, self._marks = marks_apart(config.rows, context.step)
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
@@ -97,7 +112,8 @@ countries:
         return [Split("rows", {}, int(self._frame().estimated_size()))]
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
-        return InlineReader(self._frame(), position.value["row"] if position else 0)
+        first = position.value["row"] if position else 0
+        return InlineReader(self._frame(), first, self._marks)
 
     def _frame(self) -> pl.DataFrame:
         if self._frame_read is None:
@@ -109,7 +125,7 @@ countries:
         return self._frame_read
 
     def _all_rows(self) -> pl.DataFrame:
-        rows, step = self.config.rows, self.context.step
+        rows, step = self._rows, self.context.step
         if not any(rows) and self.contract is None:
             raise ConfigError(
                 f"the rows of '{step}' have no columns",
@@ -122,6 +138,29 @@ countries:
         kinds = _row_kinds([row.get(OPERATION_COLUMN) for row in rows], step)
         data = [{n: v for n, v in row.items() if n != OPERATION_COLUMN} for row in rows]
         return frame_of(data, self.contract, step).with_columns(kinds)
+
+
+def marks_apart(
+    items: Sequence[Mapping[str, Any]], step: str
+) -> tuple[list[dict[str, Any]], tuple[Mark, ...]]:
+    """The rows, and the watermarks among them. Raises ConfigError (E0405) for one that is not a time."""
+    rows: list[dict[str, Any]] = []
+    marks: list[Mark] = []
+    for item in items:
+        if WATERMARK not in item:
+            rows.append(dict(item))
+            continue
+        text = pl.Series([str(item[WATERMARK])])
+        moment = text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)[0]
+        if len(item) > 1 or moment is None:
+            raise ConfigError(
+                f"an item of '{step}' with '{WATERMARK}' is a time and nothing else",
+                code="E0405",
+                step=step,
+                help=f'write {{{WATERMARK}: "2026-01-31T12:00:00Z"}} between two rows',
+            )
+        marks.append((len(rows), round(moment.timestamp() * 1_000_000)))
+    return rows, tuple(marks)
 
 
 def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
@@ -155,12 +194,18 @@ def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
 class InlineReader(SplitReader):
     """Slices of the rows; the two halves of an update are never separated."""
 
-    def __init__(self, frame: pl.DataFrame, row: int) -> None:
+    def __init__(self, frame: pl.DataFrame, row: int, marks: Sequence[Mark] = ()) -> None:
         self._frame, self._row = frame, row
+        self._marks = [mark for mark in marks if mark[0] >= row]
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        if self._marks and self._marks[0][0] == self._row:
+            _, event_time_us = self._marks.pop(0)
+            return SharedDataBatch(self._frame.clear(), watermark=Watermark(event_time_us))
         if self._row >= self._frame.height:
             raise EndOfSplit
+        if self._marks:
+            rows_max = min(rows_max, self._marks[0][0] - self._row)
         rows = self._frame.slice(self._row, rows_max)
         if KIND_COLUMN in rows.columns and rows[KIND_COLUMN][-1] == RowKind.UPDATE_BEFORE:
             rows = self._frame.slice(self._row, rows_max - 1 if rows_max > 1 else 2)
