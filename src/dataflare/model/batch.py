@@ -36,6 +36,12 @@ class RowKind(enum.IntEnum):
     DELETE = 3
 
 
+Kinds = frozenset[RowKind]
+INSERTS: Kinds = frozenset({RowKind.INSERT})
+CHANGES: Kinds = frozenset(RowKind)
+UPDATES: Kinds = frozenset({RowKind.UPDATE_BEFORE, RowKind.UPDATE_AFTER})
+
+
 class SharedDataBatch:
     """Rows that any number of tasks may share, because they never change.
 

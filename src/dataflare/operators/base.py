@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict
 
 from dataflare.errors import InternalError
-from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.types import Schema
 from dataflare.sdk.context import Policy
@@ -130,9 +130,14 @@ class RowOperator(ABC):
         return False
 
     @property
-    def changelog(self) -> bool:
-        """Whether it is right on a changelog."""
-        return True
+    def accepts(self) -> Kinds:
+        """The row kinds that it is right for. A changelog with another kind is refused when the workflow is
+        planned."""
+        return CHANGES
+
+    def makes(self, arriving: Kinds) -> Kinds:
+        """The row kinds that leave it."""
+        return arriving
 
     @property
     def keeps_rows(self) -> bool:
@@ -207,7 +212,6 @@ class Bound(Struct, frozen=True):
     branch: Branch | None = None
     stateful: StatefulOperator | None = None
     union: tuple[tuple[RowOperator, ...], ...] | None = None
-    changelog_out: bool | None = None
 
 
 class StatefulOperator(ABC):
@@ -217,7 +221,8 @@ class StatefulOperator(ABC):
     in one task. spread: no row needs another, so that rows go to any task.
     passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
     finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
-    its rows. keeps_time: its results have an event time.
+    its rows. keeps_time: its results have an event time. accepts: the row kinds of its inputs that it is
+    right for; others are refused when the workflow is planned.
     """
 
     step: str
@@ -225,6 +230,7 @@ class StatefulOperator(ABC):
     spread: bool = False
     timed: bool = False
     keeps_time: bool = False
+    accepts: Kinds = INSERTS
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
@@ -247,6 +253,10 @@ class StatefulOperator(ABC):
         """The columns that one of its inputs is partitioned by. Rows of several inputs meet if
         `model.hashing` gives the values of these the same hash."""
         return self.keys
+
+    def makes(self, arriving: Kinds) -> Kinds:
+        """The row kinds that leave it. arriving: those of all its inputs together."""
+        return INSERTS
 
     def describe(self) -> str:
         return type(self).__name__.lower()

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import PlanError
+from dataflare.model.batch import INSERTS, Kinds
 from dataflare.model.record import StructABC
 from dataflare.model.types import INT64, DataType, Schema
 from dataflare.model.types import Field as Column
@@ -142,8 +143,8 @@ class Explode(RowOperator, StructABC, frozen=True):
         return frozenset((self.column,))
 
     @property
-    def changelog(self) -> bool:
-        return False
+    def accepts(self) -> Kinds:
+        return INSERTS
 
     def output_schema(self, schema: Schema) -> Schema:
         item = schema[self.column].item

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
+from dataflare.model.batch import CHANGES, INSERTS, Kinds
 from dataflare.model.record import StructABC
 from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
@@ -118,8 +119,8 @@ class Lookup(RowOperator, StructABC, frozen=True):
         return self.on_miss in ("fail", "dead_letter") or self.on_many == "fail"
 
     @property
-    def changelog(self) -> bool:
-        return self.on_many != "all" and self.on_miss != "drop"
+    def accepts(self) -> Kinds:
+        return CHANGES if self.on_many != "all" and self.on_miss != "drop" else INSERTS
 
     @property
     def keeps_rows(self) -> bool:

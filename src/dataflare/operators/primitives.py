@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.batch import KIND_COLUMN, UPDATES, Kinds, RowKind
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field, Schema
 from dataflare.operators.base import TRAVELLING, Fault, Lowering, RowOperator
@@ -94,8 +94,17 @@ class Filter(RowOperator, StructABC, frozen=True):
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
         return needed | self.reads
 
+    def makes(self, arriving: Kinds) -> Kinds:
+        return after_parting(arriving)
+
     def describe(self) -> str:
         return f"filter {self.condition.shown}"
+
+
+def after_parting(arriving: Kinds) -> Kinds:
+    """The row kinds after a step that leaves out rows: one half of an update that stays alone is a delete or
+    an insert."""
+    return arriving | {RowKind.INSERT, RowKind.DELETE} if arriving & UPDATES else arriving
 
 
 def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.LazyFrame:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dataflare.errors import ConfigError, DataError
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
+from dataflare.model.batch import INSERTS, Kinds
 from dataflare.model.hashing import mix_int
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
@@ -60,8 +61,8 @@ class PythonCall(RowOperator, StructABC, frozen=True):
         return True
 
     @property
-    def changelog(self) -> bool:
-        return False
+    def accepts(self) -> Kinds:
+        return INSERTS
 
     @property
     def keeps_time(self) -> bool:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dataflare.expr import ROWKEY_COLUMN
+from dataflare.model.batch import CHANGES, INSERTS, Kinds
 from dataflare.model.hashing import hash_columns
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import Name, known_columns, listed
-from dataflare.operators.primitives import kept
+from dataflare.operators.primitives import after_parting, kept
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,8 +41,11 @@ class Sample(RowOperator, StructABC, frozen=True):
         return frozenset(self.key) if self.key else frozenset((ROWKEY_COLUMN,))
 
     @property
-    def changelog(self) -> bool:
-        return bool(self.key)
+    def accepts(self) -> Kinds:
+        return CHANGES if self.key else INSERTS
+
+    def makes(self, arriving: Kinds) -> Kinds:
+        return after_parting(arriving)
 
     def output_schema(self, schema: Schema) -> Schema:
         return schema

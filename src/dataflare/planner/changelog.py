@@ -1,5 +1,5 @@
-"""Find the edges with a changelog and the destinations that receive all rows; refuse steps that cannot
-process a changelog. Pure."""
+"""The row kinds of each node and the destinations that receive all rows; refuse steps that would give wrong
+rows for a changelog. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Container
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
+from dataflare.model.batch import CHANGES, INSERTS, UPDATES, Kinds, RowKind
 from dataflare.operators.limit import Limit
 from dataflare.operators.lookup import Lookup
 from dataflare.operators.primitives import conformed
@@ -22,18 +23,47 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.guarantees import upstream
+
+
+def row_kinds(graph: Graph) -> dict[str, Kinds]:
+    """By node, the kinds of its rows: of those that leave it, or that reach a destination. Rows of a node
+    with inserts only have no column of kinds."""
+    kinds: dict[str, Kinds] = {}
+    for node in graph:
+        arriving: Kinds = frozenset().union(*(kinds[port.node] for port in node.inputs))
+        match node:
+            case SourceNode():
+                leaving = CHANGES if node.connector.capabilities().changelog else INSERTS
+            case RowsNode():
+                leaving = arriving
+                for operator in node.operators:
+                    leaving = operator.makes(leaving)
+            case StatefulNode():
+                leaving = node.operator.makes(arriving)
+            case _:
+                leaving = arriving
+        kinds[node.id] = leaving
+    return kinds
 
 
 def changelogs(graph: Graph) -> set[str]:
     """The ids of nodes whose rows have row kinds."""
-    ids: set[str] = set()
-    for node in graph:
-        if isinstance(node, SourceNode):
-            if node.connector.capabilities().changelog:
-                ids.add(node.id)
-        elif any(port.node in ids for port in node.inputs):
-            ids.add(node.id)
-    return ids
+    return {id_ for id_, kinds in row_kinds(graph).items() if kinds != INSERTS}
+
+
+def shown_kinds(kinds: Kinds) -> str:
+    """Kinds in words: 'inserts, updates and deletes'."""
+    words = [
+        word
+        for word, is_there in (
+            ("inserts", RowKind.INSERT in kinds),
+            ("updates", bool(kinds & UPDATES)),
+            ("deletes", RowKind.DELETE in kinds),
+        )
+        if is_there
+    ]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def complete(graph: Graph) -> dict[str, frozenset[str]]:
@@ -110,33 +140,57 @@ def joined_changelogs(graph: Graph) -> Graph:
 
 
 def check_changelogs(graph: Graph) -> None:
-    """Raise PlanError (E0315) for a step that would give wrong rows for a changelog."""
-    ids = changelogs(graph)
+    """Raise PlanError (E0315) for a step that would give wrong rows for the kinds that reach it."""
+    kinds = row_kinds(graph)
     for node in graph:
-        if node.id in ids and not isinstance(node, SourceNode):
-            reason = _trouble(node)
-            if reason:
-                raise PlanError(
-                    f"step '{node.step}' receives a changelog (rows with updates and deletes), {reason}",
-                    code="E0315",
-                    step=node.step,
-                    help="read the source without changes, or leave the step out",
-                )
+        arriving: Kinds = frozenset().union(*(kinds[port.node] for port in node.inputs))
+        if isinstance(node, SourceNode) or arriving == INSERTS:
+            continue
+        reason = _trouble(node, arriving)
+        if reason is None:
+            continue
+        before = [graph.nodes[id_] for id_ in upstream(graph, node.id)]
+        makers = [each.step for each in before if _makes_changes(each)]
+        raise PlanError(
+            f"step '{node.step}' receives a changelog (rows with {shown_kinds(arriving)}), {reason}",
+            code="E0315",
+            step=node.step,
+            notes=[f"the changelog comes from: {', '.join(makers)}"],
+            help=_way_out(node),
+        )
 
 
-def _trouble(node: Node) -> str | None:
+def _trouble(node: Node, arriving: Kinds) -> str | None:
     match node:
         case RowsNode():
             for operator in node.operators:
-                if not operator.changelog:
+                if not arriving <= operator.accepts:
                     return f"and {operator.describe()} cannot retract its results"
                 if operator.needs():
                     return "and one of its expressions changes from call to call"
+                arriving = operator.makes(arriving)
         case BranchNode():
             return "and cannot split the two halves of an update"
         case StatefulNode():
-            return f"and {node.operator.describe()} cannot retract yet"
+            if not arriving <= node.operator.accepts:
+                return f"and {node.operator.describe()} cannot retract yet"
         case DestinationNode():
             if not node.connector.capabilities().changelog:
-                return "which this mode does not take; use mode: upsert or mirror, or changelog: columns"
+                mode = f"mode {node.connector.mode}" if node.connector.mode else f"type {node.type}"
+                return f"which {mode} does not take"
     return None
+
+
+def _way_out(node: Node) -> str:
+    if not isinstance(node, DestinationNode):
+        return "read the source without changes, or leave the step out"
+    with_option = node.connector.capabilities().changelog_with
+    if with_option:
+        return f"set {with_option}"
+    return "write to a table of a database with mode: upsert or mirror, or read the source without changes"
+
+
+def _makes_changes(node: Node) -> bool:
+    if isinstance(node, SourceNode):
+        return node.connector.capabilities().changelog
+    return isinstance(node, StatefulNode) and node.operator.makes(INSERTS) != INSERTS

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dataflare.model.batch import INSERTS, Kinds
 from dataflare.operators.base import LookupTable
 from dataflare.operators.lookup import Lookup
+from dataflare.planner.changelog import row_kinds, shown_kinds
 from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.facts import (
     dead_letters,
@@ -52,7 +54,7 @@ def view(
         for table in _tables(node)
         if table.name not in written.nodes
     }
-    notes = _notes(graph)
+    notes, kinds = _notes(graph), row_kinds(written)
     sources = {node.step: node.connector for node in graph if isinstance(node, SourceNode)}
     nodes: list[dict[str, Any]] = [
         {
@@ -63,6 +65,7 @@ def view(
             "parallelism": 1,
             "notes": ["read whole at the start of each run"],
             "schema": table.schema.to_json(),
+            "row_kinds": ["insert"],
             "on_error": "fail",
         }
         for index, table in enumerate(tables.values())
@@ -77,8 +80,9 @@ def view(
                 "type": node.type,
                 "stage": stage.id,
                 "parallelism": stage.parallelism,
-                "notes": [*lines, *notes.get(node.id, [])],
+                "notes": [*lines, *notes.get(node.id, []), *_kind_notes(kinds[node.id])],
                 "schema": _schema(node),
+                "row_kinds": [kind.name.lower() for kind in sorted(kinds[node.id])],
                 "on_error": error_handling(workflow, node.step).on_error,
                 **facts,
             }
@@ -148,6 +152,10 @@ def _kind(node: Node) -> str:
     if isinstance(node, SourceNode):
         return "source"
     return "destination" if isinstance(node, DestinationNode) else "transformation"
+
+
+def _kind_notes(kinds: Kinds) -> list[str]:
+    return [] if kinds == INSERTS else [f"a changelog: {shown_kinds(kinds)}"]
 
 
 def _schema(node: Node) -> dict[str, str]:

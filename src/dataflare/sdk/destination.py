@@ -53,7 +53,8 @@ class Delivery(enum.Enum):
 
 class DestinationCapabilities(Struct, frozen=True):
     """delivery and its reason, shown by `plan`. parallel: several writers at once.
-    changelog: takes batches with row kinds. key: rows are sent to writers by these columns.
+    changelog: takes batches with row kinds. changelog_with: the options with which it takes them, where it does
+    not now ("mode: upsert with a key"), for the error. key: rows are sent to writers by these columns.
     bounded_only: refused in a run without end (overwrite, a single Parquet file).
     one_schema: what one run writes has the same columns from its first row to its last.
     all_rows: refused in a run that does not read all rows of its sources (mirror of one file).
@@ -63,6 +64,7 @@ class DestinationCapabilities(Struct, frozen=True):
     reason: str
     parallel: bool = False
     changelog: bool = False
+    changelog_with: str = ""
     key: tuple[str, ...] = ()
     bounded_only: bool = False
     one_schema: bool = False

@@ -72,6 +72,7 @@ config:
             delivery=Delivery.TRANSACTIONAL,
             reason=_REASONS[mode],
             changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
+            changelog_with="mode: upsert or mirror with a key, or changelog: columns",
             bounded_only=mode == "overwrite",
         )
 

@@ -70,6 +70,7 @@ class TableDestination(DestinationConnector):
             delivery=Delivery.TRANSACTIONAL,
             reason=reasons[mode],
             changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
+            changelog_with="mode: upsert or mirror with a key, or changelog: columns",
             bounded_only=mode == "overwrite",
             local=True,
         )
