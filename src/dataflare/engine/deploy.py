@@ -27,9 +27,10 @@ from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
 from dataflare.engine.pool import WorkerPool
+from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading, hash_text
 from dataflare.engine.row_errors import RowErrors
-from dataflare.engine.segments import LookupTables, SegmentRunner
+from dataflare.engine.segments import SegmentRunner
 from dataflare.engine.task import Body, Output, Task
 from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage

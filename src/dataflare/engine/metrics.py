@@ -83,6 +83,12 @@ class StepMetrics(Struct):
     def add_in(self, rows: int | None) -> None:
         self.rows_in = None if rows is None or self.rows_in is None else self.rows_in + rows
 
+    def add_rows(self, rows_in: int | None, rows_out: int | None) -> None:
+        """Both at once; called for each step of each batch."""
+        before_in, before_out = self.rows_in, self.rows_out
+        self.rows_in = None if rows_in is None or before_in is None else before_in + rows_in
+        self.rows_out = None if rows_out is None or before_out is None else before_out + rows_out
+
     def add_out(self, rows: int | None, num_bytes: int = 0) -> None:
         self.rows_out = None if rows is None or self.rows_out is None else self.rows_out + rows
         self.bytes_out += num_bytes

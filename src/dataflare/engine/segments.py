@@ -7,7 +7,8 @@ happens to it is decided by the step's `on_error`, never by the operator.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import polars as pl
@@ -15,21 +16,16 @@ from msgspec import Struct, field
 
 from dataflare.engine.asked_tables import AskedTable
 from dataflare.engine.metrics import JobMetrics, LeftOut, TaskMetrics
-from dataflare.engine.pool import INLINE_ROWS
+from dataflare.engine.queries import LookupTables, Query, columns_of
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
-from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
+from dataflare.operators.base import Branch, RowOperator
 from dataflare.operators.python import PythonCall
 from dataflare.operators.stamp import Stamp
 from dataflare.planner.physical import Segment
-from dataflare.state.index import KeyIndex
-
-LookupTables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
-ROW_COLUMN = "__dataflare_row"
-"""UInt32: the row's index in the frame that entered the query, to find it again if it fails."""
 
 
 class Given(Struct):
@@ -88,9 +84,7 @@ class Outcome(Struct):
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
         for step, rows_in, rows_out in self.counts:
-            metric = metrics.step(step)
-            metric.add_in(rows_in)
-            metric.add_out(rows_out)
+            metrics.step(step).add_rows(rows_in, rows_out)
         for step, rows in self.errors.items():
             metrics.step(step).errors += rows
         for step, (rows, unread) in self.late.items():
@@ -130,6 +124,10 @@ class SegmentRunner:
         self.timed = timed
         self.stamp = next((op for op in segment.operators if isinstance(op, Stamp)), None)
         self.needs = _needs(segment)
+        self._parts: dict[int, list[Query | RowOperator]] = {}
+        self._stamping: Query | None = None
+        self._picks: dict[tuple[int, int | None], tuple[list[str], list[str] | None]] = {}
+        self._compile(segment)
 
     @property
     def waits(self) -> bool:
@@ -160,137 +158,109 @@ class SegmentRunner:
                     continue
                 part = frame.filter(segment.branch.outputs[output]())
                 outcome.counts.append((segment.branch.step, 0, part.height))
-            part = _only(part, schema)
+            part = self._picked(part, (id(schema), None), lambda names: _only(names, schema))  # noqa: B023
             for edge in edges:
-                outcome.frames.append((edge, _clean(part, timed=edge in self.timed)))
+                timed = edge in self.timed
+                clean = partial(_clean, timed=timed)
+                outcome.frames.append((edge, self._picked(part, (id(schema), edge), clean)))
             for child in segments:
-                behind = Given(part, part.height, lambda part=part: part)  # type: ignore[misc]
-                self._segment(child, behind, outcome)
+                self._segment(child, _rows(part), outcome)
 
     def _operators(
         self, segment: Segment, given: Given, outcome: Outcome
     ) -> tuple[pl.DataFrame, int | None]:
         """The rows after all operators (and the branch's tags), and how many rows entered, where
         the way through tells."""
-        operators = list(segment.operators)
         entered = given.rows
         current = given
-        if self.stamp is not None and self.stamp.streaming and self.stamp in operators:
-            place = operators.index(self.stamp) + 1
-            frame, rows = self._query(operators[:place], None, given, outcome)
-            outcome.event_time_us = cast("int | None", frame[TIME_COLUMN].max())
+        for part in self._parts[id(segment)]:
+            if type(part) is not Query:
+                current = self._alone(cast("RowOperator", part), current, outcome)
+                continue
+            frame, rows = self._query(part, current, outcome)
             entered = rows if entered is None else entered
-            whole = frame.height == rows
-            current = Given(
-                frame,
-                frame.height,
-                lambda frame=frame: frame,  # type: ignore[misc]
-                given.place if whole else None,
-                given.row_numbers if whole else None,
-            )
-            operators = operators[place:]
-        while True:
-            cut = next((i for i, op in enumerate(operators) if op.runs_alone), None)
-            if cut is None:
-                break
-            frame, rows = self._query(operators[:cut], None, current, outcome)
-            entered = rows if entered is None else entered
-            call = operators[cut]
-            if isinstance(call, PythonCall):
-                made = self.errors.guarded(call, frame, outcome)
-                outcome.counts.append((call.step, frame.height, made.height))
+            if part is self._stamping:
+                outcome.event_time_us = cast("int | None", frame[TIME_COLUMN].max())
+                whole = frame.height == rows
+                current = Given(
+                    frame,
+                    frame.height,
+                    lambda frame=frame: frame,  # type: ignore[misc]
+                    given.place if whole else None,
+                    given.row_numbers if whole else None,
+                )
             else:
-                given_here = Given(frame, frame.height, lambda frame=frame: frame)  # type: ignore[misc]
-                tables = {call.step: self.asked[call.step].table(frame)}
-                made, _ = self._query([call], None, given_here, outcome, tables)
-            current = Given(made, made.height, lambda made=made: made)  # type: ignore[misc]
-            operators = operators[cut + 1 :]
-        frame, rows = self._query(operators, segment.branch, current, outcome)
-        return frame, rows if entered is None else entered
+                current = _rows(frame)
+        assert isinstance(current.frame, pl.DataFrame)
+        return current.frame, entered
+
+    def _alone(self, operator: RowOperator, given: Given, outcome: Outcome) -> Given:
+        """The rows after an operator that is not part of a query."""
+        frame = given.frame
+        assert isinstance(frame, pl.DataFrame)
+        if isinstance(operator, PythonCall):
+            made = self.errors.guarded(operator, frame, outcome)
+            outcome.counts.append((operator.step, frame.height, made.height))
+        else:
+            tables = {operator.step: self.asked[operator.step].table(frame)}
+            made, _ = self._query(Query([operator], None, tables), given, outcome)
+        return _rows(made)
 
     def _query(
-        self,
-        operators: Sequence[RowOperator],
-        branch: Branch | None,
-        given: Given,
-        outcome: Outcome,
-        tables: LookupTables | None = None,
+        self, query: Query, given: Given, outcome: Outcome
     ) -> tuple[pl.DataFrame, int | None]:
-        """Run operators (and a branch's tags) as one query, and take out the rows with faults."""
-        if not operators and branch is None and isinstance(given.frame, pl.DataFrame):
+        """Run a query, and take out the rows with faults."""
+        if query.is_empty and isinstance(given.frame, pl.DataFrame):
             return given.frame, given.rows
-        frame = given.frame
-        columns = frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema()
-        lowering = Lowering(
-            self.tables if tables is None else tables, changelog=KIND_COLUMN in columns
-        )
-        fallible = any(op.can_fail for op in operators) or (branch is not None and branch.can_fail)
-        lazy = frame.lazy()
-        if fallible:
-            lazy = lazy.with_row_index(ROW_COLUMN)
-        for operator in operators:
-            lazy = operator.lower(lazy, lowering)
-        if branch is not None:
-            lazy = branch.tag(lazy, lowering)
-        frame = _collected(lazy, given)
+        made = query.run(given.frame)
         failed: dict[str, int] = {}
-        if lowering.sites:
-            bad = frame[ERROR_COLUMN].is_not_null()
-            if bad.any():
-                failed = self.errors.take(frame.filter(bad), lowering, given, outcome)
-                frame = frame.filter(~bad)
-            frame = frame.drop(ERROR_COLUMN, ROW_COLUMN)
-        elif fallible:
-            frame = frame.drop(ROW_COLUMN)
-        counts, entered = counted(operators, branch, given.rows, frame.height, failed)
-        outcome.counts.extend(c for c in counts if c[0] not in self.uncounted)
-        return frame, entered
+        if made.bad is not None:
+            failed = self.errors.take(made.bad, made.lowering, given, outcome)
+        counts, entered = query.counts(given.rows, made.frame.height, failed)
+        if self.uncounted:
+            counts = [each for each in counts if each[0] not in self.uncounted]
+        outcome.counts += counts
+        return made.frame, entered
+
+    def _picked(
+        self,
+        frame: pl.DataFrame,
+        place: tuple[int, int | None],
+        pick: Callable[[list[str]], list[str]],
+    ) -> pl.DataFrame:
+        """The columns that `pick` chooses, which it does once for frames with the same columns. place: in
+        the tree, of the schema behind which it is."""
+        columns = frame.columns
+        known = self._picks.get(place)
+        if known is None or known[0] != columns:
+            wanted = pick(columns)
+            known = self._picks[place] = (columns, None if wanted == columns else wanted)
+        return frame if known[1] is None else columns_of(frame, known[1])
+
+    def _compile(self, segment: Segment) -> None:
+        """Cut the operators of a tree into queries, and the operators that are not part of one."""
+        parts: list[Query | RowOperator] = []
+        operators = list(segment.operators)
+        if self.stamp is not None and self.stamp.streaming and self.stamp in operators:
+            place = operators.index(self.stamp) + 1
+            self._stamping = Query(operators[:place], None, self.tables)
+            parts.append(self._stamping)
+            operators = operators[place:]
+        while (
+            cut := next((i for i, op in enumerate(operators) if op.runs_alone), None)
+        ) is not None:
+            parts += [Query(operators[:cut], None, self.tables), operators[cut]]
+            operators = operators[cut + 1 :]
+        parts.append(Query(operators, segment.branch, self.tables))
+        self._parts[id(segment)] = parts
+        for _, _, children, _ in segment.children:
+            for child in children:
+                self._compile(child)
 
 
-_UNOPTIMISED = pl.QueryOptFlags.none()
-
-
-def _collected(lazy: pl.LazyFrame, given: Given) -> pl.DataFrame:
-    """The query's rows. A few rows in memory cost less than looking for a better query; a scan is
-    taken by Polars' streaming engine, which keeps more threads busy."""
-    if not isinstance(given.frame, pl.DataFrame):
-        return lazy.collect(engine="streaming")
-    if given.frame.height < INLINE_ROWS:
-        return lazy.collect(engine="in-memory", optimizations=_UNOPTIMISED)
-    return lazy.collect(engine="in-memory")
-
-
-def counted(
-    operators: Sequence[RowOperator],
-    branch: Branch | None,
-    entered: int | None,
-    left: int,
-    failed: Mapping[str, int],
-) -> tuple[list[tuple[str, int | None, int | None]], int | None]:
-    """Rows in and out per step, and how many rows entered. What is not known from the front is
-    worked out from the back, as far as every operator keeps the number of rows."""
-    counts: list[tuple[str, int | None, int | None]] = []
-    front: list[int | None] = [entered]
-    for operator in operators:
-        front.append(front[-1] if operator.keeps_rows else None)
-    back: list[int | None] = [left + sum(failed.values())]
-    for operator in reversed(operators):
-        back.append(back[-1] if operator.keeps_rows else None)
-    known = [b if b is not None else f for f, b in zip(front, reversed(back), strict=True)]
-    known[0] = entered if entered is not None else known[0]
-    gone = place = 0
-    while place < len(operators):
-        step, end = operators[place].step, place
-        while end < len(operators) and operators[end].step == step:
-            end += 1
-        first, last = known[place], known[end]
-        arrived = None if first is None else first - gone
-        gone += failed.get(step, 0)
-        counts.append((step, arrived, None if last is None else last - gone))
-        place = end
-    if branch is not None:
-        counts.append((branch.step, left + failed.get(branch.step, 0), 0))
-    return counts, known[0]
+def _rows(frame: pl.DataFrame) -> Given:
+    """A frame whose rows are their own origin."""
+    return Given(frame, frame.height, lambda: frame)
 
 
 def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None:
@@ -315,22 +285,16 @@ def _needs(segment: Segment) -> frozenset[str]:
     return found
 
 
-def _only(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+def _only(columns: list[str], schema: Schema) -> list[str]:
     """The columns of a schema, and the reserved ones that travel along."""
-    travelling = [
-        n
-        for n in (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey", *TIME_COLUMNS)
-        if n in frame.columns
-    ]
-    wanted = [*schema.names, *travelling]
-    return frame if frame.columns == wanted else frame.select(wanted)
+    along = (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey", *TIME_COLUMNS)
+    return [*schema.names, *(name for name in along if name in columns)]
 
 
-def _clean(frame: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
+def _clean(columns: list[str], *, timed: bool) -> list[str]:
     """Without reserved columns that mean something only inside the tree. timed: keep the event time."""
     inside = ("__dataflare_now", "__dataflare_rowkey", *(() if timed else TIME_COLUMNS))
-    gone = [n for n in inside if n in frame.columns]
-    return frame.drop(gone) if gone else frame
+    return [name for name in columns if name not in inside]
 
 
 def broken_data(error: pl.exceptions.PolarsError, step: str) -> DataError:

@@ -49,7 +49,7 @@ class SharedDataBatch:
     metadata: small facts about the batch (split, file), never about single rows.
     """
 
-    __slots__ = ("_bytes", "frame", "metadata", "watermark")
+    __slots__ = ("_bytes", "frame", "metadata", "num_rows", "watermark")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class SharedDataBatch:
         watermark: Watermark | None = None,
     ) -> None:
         self.frame = frame
+        self.num_rows: int = frame.height
         self.metadata = MappingProxyType(dict(metadata)) if metadata else _EMPTY
         self.watermark = watermark
         self._bytes: int | None = None
@@ -78,15 +79,11 @@ class SharedDataBatch:
         return self.frame.__arrow_c_stream__(requested_schema)
 
     def __len__(self) -> int:
-        return self.frame.height
+        return self.num_rows
 
     def __repr__(self) -> str:
         content = "changelog" if self.is_changelog else "rows"
         return f"SharedDataBatch({self.num_rows} {content}, {', '.join(self.schema.names)})"
-
-    @property
-    def num_rows(self) -> int:
-        return self.frame.height
 
     @property
     def num_bytes(self) -> int:
