@@ -165,3 +165,33 @@ def test_the_variable_of_a_secret_is_shown_as_it_is_written(tmp_path: Path) -> N
     assert text.splitlines()[1] in done.stderr
     (caret,) = [line for line in done.stderr.splitlines() if "^" in line]
     assert caret.index("^") - len("  | ") == text.splitlines()[1].index("${secret")
+
+
+def test_convert_prints_its_text_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "orders.yaml", ORDERS)
+    status, told, _ = run(["convert", "orders.yaml", "--json"], capsys, monkeypatch, tmp_path)
+    assert status == 0
+    assert (told["format"], told["output"]) == ("python", None)
+    assert "Workflow(" in told["text"]
+    args = ["convert", "orders.yaml", "--json", "-o", "orders.py"]
+    status, written, _ = run(args, capsys, monkeypatch, tmp_path)
+    assert (status, written["output"]) == (0, "orders.py")
+    assert (tmp_path / "orders.py").read_text() == written["text"] == told["text"]
+    status, told, _ = run(args, capsys, monkeypatch, tmp_path)
+    assert status == 2
+    assert "--force" in told["error"]["message"]
+
+
+def test_init_prints_what_it_made_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, told, _ = run(["init", "shop", "--json"], capsys, monkeypatch, tmp_path)
+    assert status == 0
+    assert (told["name"], told["folder"]) == ("shop", "shop")
+    assert all((tmp_path / "shop" / path).is_file() for path in told["files"])
+    assert told["next"][-1] == "dataflare run workflow.yaml"
+    status, told, _ = run(["init", "shop", "--json"], capsys, monkeypatch, tmp_path)
+    assert status == 2
+    assert "not empty" in told["error"]["message"]

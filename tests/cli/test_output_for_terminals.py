@@ -13,6 +13,7 @@ from command_line import cli, command, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflare.cli import app
 from dataflare.formats.visible import visible
 
 WORKFLOW = """\
@@ -154,3 +155,20 @@ def test_long_values_of_letters_are_shown_whole_on_demand(tmp_path: Path) -> Non
     cli("run", "w.yaml", cwd=tmp_path)
     assert "end" not in cli("dlq", "show", "escapes", cwd=tmp_path).stdout
     assert "long end" in cli("dlq", "show", "escapes", "--full", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("columns", [40, 60, 76, 80])
+@pytest.mark.parametrize("words", [[], ["run"], ["preview"], ["dlq", "replay"], ["runs"]])
+def test_help_is_never_cut(
+    columns: int,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert app.execute([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert "--help" in text
+    if words == ["run"]:
+        assert "--accept-changes" in text

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflare import load, run
 from dataflare.connectors.file.source import FileSource
 from dataflare.formats.json_values import repeated_key
+from dataflare.jobs import RunOptions
 from dataflare.sdk.context import ConnectorContext
 
 VALUES = st.recursive(
@@ -61,3 +63,23 @@ def test_a_run_says_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the key 'a' twice in one object") == 1
+
+
+@pytest.mark.parametrize("format_", ["ndjson", "json"])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_run_says_it_after_the_sample(tmp_path: Path, format_: str, bad: bool) -> None:
+    rows = [f'{{"a": {n}, "b": {{"c": "x"}}}}' for n in range(60_000)]
+    rows[50_000] = '{"a": 1, "b": {"c": "first", "c": "second"}}'
+    rows[50_001] = '{"a": "bad", "b": null}' if bad else rows[50_002]
+    text = "\n".join(rows) if format_ == "ndjson" else f"[{','.join(rows)}]"
+    (tmp_path / f"in.{format_}").write_text(text)
+    (tmp_path / "w.yaml").write_text(
+        "name: twice\nsettings: {error_handling: {on_error: skip}}\n"
+        f"sources: {{s: {{type: file, config: {{path: in.{format_}}}, schema: {{a: int64}}}}}}\n"
+        "destinations: {o: {type: file, inputs: [s], config: {path: o.ndjson}}}\n"
+    )
+    result = run(load(tmp_path / "w.yaml"), RunOptions(tmp_path / "home"))
+    assert result.error is None
+    assert [each for each in result.warnings if "the key 'c' twice" in str(each)]
+    line = (tmp_path / "o.ndjson").read_text().splitlines()[50_000]
+    assert '"c":"first"' in line

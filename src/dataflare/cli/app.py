@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import Annotated
@@ -39,6 +40,7 @@ _COMMANDS = {
     "dlq": _LOOK_BACK,
 }
 """Each command (a module of this room), with its panel in the help."""
+_BOXES_MIN = 76
 _ENTRIES = {"test": "run_tests", "dlq": "app", "checkpoints": "app"}
 """The entry point of a module, if it is not a function with the command's name."""
 
@@ -50,7 +52,7 @@ def app(names: Iterable[str] = _COMMANDS) -> typer.Typer:
         help="Data integration from one YAML file: batch and streaming on one engine, exactly once.",
         epilog="dataflare COMMAND --help shows more about a command.",
         add_completion=True,
-        rich_markup_mode="rich",
+        rich_markup_mode="rich" if _has_room() else None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -63,6 +65,11 @@ def app(names: Iterable[str] = _COMMANDS) -> typer.Typer:
         else:
             command_line.command(name, rich_help_panel=panel)(entry)
     return command_line
+
+
+def _has_room() -> bool:
+    """Whether the help fits into boxes. In a narrow terminal they cut words and names of options."""
+    return shutil.get_terminal_size().columns >= _BOXES_MIN
 
 
 def _print_version(is_set: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dataflare.cli import common
+from dataflare.cli import answers, common
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, Spot, WorkflowError
 
@@ -30,6 +30,7 @@ def convert(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    json: common.Json = False,
 ) -> int:
     """Turn a workflow file into Python that builds the same workflow, or such Python into a file.
 
@@ -40,11 +41,15 @@ def convert(
     common.require_file(file)
     if output is not None and output.exists() and not force:
         raise bad_usage(f"'{output}' exists already: --force overwrites it")
-    text = _as_yaml(file) if file.suffix == ".py" else _as_python(file)
-    if output is None:
-        print(text, end="")
-    else:
+    is_script = file.suffix == ".py"
+    text = _as_yaml(file) if is_script else _as_python(file)
+    if output is not None:
         output.write_text(text, encoding="utf-8")
+    if json:
+        format_ = "yaml" if is_script else "python"
+        answers.print_json({"format": format_, "output": output, "text": text})
+    elif output is None:
+        print(text, end="")
     return 0
 
 

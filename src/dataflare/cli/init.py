@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import terminal
+from dataflare.cli import answers, common, terminal
 from dataflare.cli.usage import bad_usage
 
 _WORKFLOW = """\
@@ -137,6 +137,7 @@ def init(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
     ],
+    json: common.Json = False,
 ) -> int:
     """Create a project that runs: a workflow, data, tests."""
     name = workflow_name(folder.resolve().name)
@@ -152,10 +153,15 @@ def init(
                 f"'{folder}' is not empty: it has {', '.join(content[:3])}{more}", "dataflare init"
             )
         make_folder(folder.absolute())
-        for path, text in project(name).items():
+        files = project(name)
+        for path, text in files.items():
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-    _print_next(folder, name)
+    if json:
+        commands = [line for line, _ in _STEPS]
+        answers.print_json({"name": name, "folder": folder, "files": [*files], "next": commands})
+    else:
+        _print_next(folder, name)
     return 0
 
 

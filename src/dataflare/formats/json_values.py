@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -84,6 +84,16 @@ def repeated_key(text: bytes) -> str | None:
     except (ValueError, RecursionError, _TooDeep):
         return None
     return None
+
+
+def repeated_key_of(lines: Iterable[bytes]) -> str | None:
+    """The first such key of lines of JSON."""
+    return next((key for line in lines if (key := repeated_key(line)) is not None), None)
+
+
+def repeated_key_warning(name: str, key: str) -> str:
+    """name: of the file."""
+    return f"{name} has the key '{key}' twice in one object: only its first value is read"
 
 
 class _Repeated(Exception):

@@ -12,13 +12,13 @@ large: a false alarm. The count takes 0.25 ms for a megabyte, a fifteenth of par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import polars as pl
 
-from dataflare.formats.json_values import BadJson, decode
+from dataflare.formats.json_values import BadJson, decode, repeated_key_of
 from dataflare.formats.misread import raw_text
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.text_types import TextColumn
@@ -33,9 +33,11 @@ Tree = Mapping[str, "Tree | None"]
 watched."""
 
 
-def watched(plan: NdjsonPlan, data: bytes) -> tuple[pl.LazyFrame, NewFields | None]:
+def watched(
+    plan: NdjsonPlan, data: bytes, repeats: Callable[[str], None] = lambda key: None
+) -> tuple[pl.LazyFrame, NewFields | None]:
     """The rows as `plan.scan` returns them, and their fields that are not among the plan's columns.
-    Raises a Polars error, now or when the rows are collected, for a chunk with bad rows."""
+    repeats: gets a key that stands twice in one object. Raises a Polars error, now or when the rows are collected, for a chunk with bad rows."""
     parsed = plan.parse(data)
     rows = plan.converted(parsed.lazy())
     values, codes = sum(_values(parsed[name]) for name in parsed.columns), _Codes(data)
@@ -43,12 +45,17 @@ def watched(plan: NdjsonPlan, data: bytes) -> tuple[pl.LazyFrame, NewFields | No
         return rows, None
     if values == codes.keys_with_values():
         return rows, None
-    return rows, new_fields(plan.columns, data)
+    return rows, new_fields(plan.columns, data, repeats)
 
 
-def new_fields(columns: Sequence[TextColumn], data: bytes) -> NewFields | None:
-    """The slow and exact way: it checks each line. Lines that are not objects are skipped."""
+def new_fields(
+    columns: Sequence[TextColumn], data: bytes, repeats: Callable[[str], None] = lambda key: None
+) -> NewFields | None:
+    """The slow and exact way: it checks each line. Lines that are not objects are skipped. repeats: as for
+    `watched`."""
     lines = [line for line in data.split(b"\n") if line.strip()]
+    if (key := repeated_key_of(lines)) is not None:
+        repeats(key)
     return new_fields_of(columns, ((i, _object(line)) for i, line in enumerate(lines)), lines)
 
 

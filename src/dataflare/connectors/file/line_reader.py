@@ -186,10 +186,10 @@ class LineReader(ChunkReader):
         with file_errors(self._facts.path):
             chunk = self._chunks.next()
         if self._chunks.unfinished:
-            self.warnings = {
+            self._note(
                 f"{self._label}: the last line has no line break and is not complete: it waits for the next "
-                "run": 0
-            }
+                "run"
+            )
         if chunk is None:
             return None
         self._position = self._place()
@@ -209,7 +209,7 @@ class LineReader(ChunkReader):
 
         watches = {}
         if not isinstance(plan, CsvPlan) and self._watch:
-            watches = watched_lines(plan, data, self._added, self._output)
+            watches = watched_lines(plan, data, self._added, self._output, self._note_repeated)
         elif isinstance(plan, CsvPlan) and self._extra:
             watches = watched_records(plan, self._extra, data, self._added, self._output)
 
@@ -232,6 +232,14 @@ class LineReader(ChunkReader):
             texts=lambda rows: plan.texts(data, rows),
             **watches,
         )
+
+    def _note(self, warning: str) -> None:
+        self.warnings = {**self.warnings, warning: 0}
+
+    def _note_repeated(self, key: str) -> None:
+        from dataflare.formats.json_values import repeated_key_warning
+
+        self._note(repeated_key_warning(self._facts.path.name, key))
 
     def _overlong(self, record: OverlongRecord, start: int) -> Chunk:
         """A chunk of one bad row: it is longer than a record may be."""

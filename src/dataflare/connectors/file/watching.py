@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 
 def watched_lines(
-    plan: NdjsonPlan, data: bytes, added: Added, output: Sequence[str]
+    plan: NdjsonPlan,
+    data: bytes,
+    added: Added,
+    output: Sequence[str],
+    repeats: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The arguments for lines of JSON."""
+    """The arguments for lines of JSON. repeats: gets a key that stands twice in one object."""
     from dataflare.formats import ndjson_watch
 
     def watched() -> tuple[pl.LazyFrame, NewFields | None]:
-        rows, fields = ndjson_watch.watched(plan, data)
+        rows, fields = ndjson_watch.watched(plan, data, repeats)
         return with_added(rows, added, output), fields
 
     return {
-        "new_fields": lambda: ndjson_watch.new_fields(plan.columns, data),
+        "new_fields": lambda: ndjson_watch.new_fields(plan.columns, data, repeats),
         "watched": watched,
     }
 

@@ -24,7 +24,7 @@ from dataflare.errors import DataError
 from dataflare.formats import csv_sniff, ndjson_read
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE
-from dataflare.formats.json_values import repeated_key
+from dataflare.formats.json_values import repeated_key_of, repeated_key_warning
 from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import TextColumn, with_contract
@@ -70,9 +70,8 @@ def survey_ndjson(
 def repeated_key_doubt(samples: Sequence[bytes], path: Path) -> str | None:
     """The warning for an object of the samples that has a key twice: only one value can be read."""
     for sample in samples:
-        for line in sample.split(b"\n")[:_LINES_CHECKED]:
-            if (key := repeated_key(line)) is not None:
-                return f"{path.name} has the key '{key}' twice in one object: only its first value is read"
+        if (key := repeated_key_of(sample.split(b"\n")[:_LINES_CHECKED])) is not None:
+            return repeated_key_warning(path.name, key)
     return None
 
 
