@@ -202,7 +202,7 @@ def test_what_a_limit_or_a_deduplication_does_not_read_stays_away():
         ("type: deduplicate, inputs: [s], config: {key: [shp]}", "E0203", "shp"),
         ("type: deduplicate, inputs: [s], config: {key: []}", "E0405", "deduplicate"),
         ("type: deduplicate, inputs: [s], config: {key: [n, n]}", "E0311", "n]"),
-        ("type: deduplicate, inputs: [s], config: {key: n, within: 1h}", "E0314", "1h"),
+        ("type: deduplicate, inputs: [s], config: {key: n, within: 1h}", "E0331", "s]"),
         ("type: limit, inputs: [s], config: {rows: -1}", "E0405", "-1"),
     ],
 )

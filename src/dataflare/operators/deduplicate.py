@@ -8,10 +8,12 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from dataflare.errors import PlanError
+from dataflare.errors import ConfigError
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
+from dataflare.model.units import Duration
 from dataflare.operators.base import (
+    LATE,
     BindContext,
     Bound,
     LiveOperator,
@@ -19,13 +21,13 @@ from dataflare.operators.base import (
     Step,
     StepConfig,
 )
+from dataflare.operators.deduplicate_within import DeduplicateWithin
 from dataflare.operators.names import (
     Name,
     known_columns,
     listed,
     no_doubles,
     not_empty,
-    spot_of,
 )
 from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
 from dataflare.state.layout import Layout, TableLayout
@@ -44,9 +46,10 @@ class DeduplicateConfig(StepConfig):
         default=None,
         description="What makes a row the first or last of its key; the order in which rows come, if not given. A NULL is never preferred.",
     )
-    within: Name | None = Field(
+    within: Duration | None = Field(
         default=None,
-        description="How long a key is remembered, in event time; for ever if not given.",
+        description="How long a key is remembered after the row that stayed, in event time; for ever if not "
+        "given.",
     )
 
 
@@ -143,16 +146,10 @@ config: {key: [event_id], keep: last, order_by: updated_at}
         not_empty(context.step, "a `key`", keys)
         known_columns(context.step, keys, inputs[0])
         no_doubles(context.step, keys)
-        if config.within is not None:
-            raise PlanError(
-                f"step '{context.step}': `within` needs event time, which this version cannot do yet",
-                code="E0314",
-                step=context.step,
-                spot=spot_of(config.within),
-                help="leave `within` out: keys are then remembered for the whole run",
-            )
         named = tuple(map(str, keys))
         last = config.keep == "last"
+        if config.within is not None:
+            return _within(config, config.within, named, inputs[0], context)
         if config.order_by is None and not last:
             return Bound(outputs={None: inputs[0]}, stateful=Deduplicate(context.step, named))
         order = None
@@ -162,3 +159,27 @@ config: {key: [event_id], keep: last, order_by: updated_at}
             )
         refuse_endless(context.step, "chooses rows", context.bounded)
         return Bound(outputs={None: inputs[0]}, stateful=Best(context.step, named, last, order))
+
+    @classmethod
+    def extra_outputs(cls, config: DeduplicateConfig) -> tuple[str, ...]:
+        return () if config.within is None else (LATE,)
+
+
+def _within(
+    config: DeduplicateConfig,
+    within: float,
+    keys: tuple[str, ...],
+    schema: Schema,
+    context: BindContext,
+) -> Bound:
+    if config.keep == "last" or config.order_by is not None:
+        raise ConfigError(
+            f"step '{context.step}' has `within`, which keeps the first row by event time",
+            code="E0405",
+            step=context.step,
+            help="leave `order_by` and `keep: last` out, or leave `within` out",
+        )
+    operator = DeduplicateWithin(
+        context.step, keys, round(within * 1_000_000), schema, context.streaming
+    )
+    return Bound(outputs={None: schema, LATE: schema}, stateful=operator)
