@@ -6,9 +6,11 @@ it, so a watermark at the end is not enough.
 
 Always true:
 - rows that are not behind the watermark of their split (less `allowed_lateness`) form sessions by their times alone;
-- a row behind it joins a session that its watermark has not closed. This is decided when the watermark of the step
-  comes to that of the row, so it does not depend on batches. If there is none, the row is a session of its own, or
-  late if that session is closed, too.
+- a row behind it joins the sessions that its watermark has not closed. If there is none, the row is a session of its
+  own, or late if that session is closed, too;
+- this is decided when the watermark of the step has passed that of the row, in the order of these watermarks and then
+  of times, and a session that is closed for a row is taken out before the row joins another. So it does not depend on
+  batches.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.window_behind import LATE_PHASE, phases
 from dataflare.operators.window_rows import FIRED, FIRST, LAST, WindowRows
 from dataflare.operators.window_session_merge import sessions
 from dataflare.state.tables import Tables
@@ -62,30 +65,12 @@ class LiveSessions(LiveOperator):
         if event_time_us <= self._watermark.value or self.gap is None:
             return
         self._watermark.value = event_time_us
-        alone = None
-        if self._behind.pieces():
-            late, alone, waiting = self._decided(event_time_us)
-            self._behind.replace([waiting] if waiting.height else [])
-            if late.height:
-                yield self._late(late)
+        yield from self._decided(event_time_us - self.lateness)
         yield from self._fired(event_time_us)
-        if alone is not None and alone.height:
-            self._append(alone)
-            yield from self._fired(event_time_us)
 
     def end(self, port: int) -> Iterable[Result]:
-        if self._behind.pieces():
-            late, alone, _ = self._decided(_LATEST)
-            self._behind.replace([alone] if alone.height else [])
-            if late.height:
-                yield self._late(late)
+        yield from self._decided(_LATEST)
         yield from self._drained()
-        if self._behind.pieces():
-            self._tables.drop("sessions")
-            self.log = self._tables.log("sessions", self._keys, self._merge, former=())
-            self._append(pl.concat(self._behind.frames()))
-            self._behind.replace([])
-            yield from self._drained()
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -106,34 +91,69 @@ class LiveSessions(LiveOperator):
         self._behind.append(rows.filter(is_behind).with_columns(limit.alias(_LIMIT)))
         return rows.filter(~is_behind)
 
-    def _decided(self, time_us: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-        """Let rows that were behind join the sessions that take them. Gives the late rows, those that become
-        sessions of their own, and those whose watermark the step has not reached."""
-        assert self.gap is not None
-        rows = pl.concat(self._behind.frames()).with_row_index(_ROW)
-        is_due = rows[_LIMIT] <= time_us - self.lateness
-        rows, waiting = rows.filter(is_due), rows.filter(~is_due).drop(_ROW)
-        joining = self._joining(rows)
-        rest = rows.join(joining, on=_ROW, how="anti")
-        self._append(rows.join(joining, on=_ROW, how="semi"))
-        is_late = rest[TIME_COLUMN] + self.gap < rest[_LIMIT]
-        return rest.filter(is_late), rest.filter(~is_late).drop(_ROW), waiting
+    def _decided(self, limit_us: int) -> Iterator[Result]:
+        """Let the rows that were behind, with a limit below this one, join the sessions that are open for them.
+        Between two results the tables hold what is left to do."""
+        if not self._behind.pieces():
+            return
+        rows = pl.concat(self._behind.frames())
+        due = rows.filter(pl.col(_LIMIT) < limit_us).sort(_LIMIT, TIME_COLUMN, maintain_order=True)
+        if not due.height:
+            return
+        waiting = rows.filter(pl.col(_LIMIT) >= limit_us)
+        phase = self._phases(due)
+        late = due.filter(phase == LATE_PHASE)
+        if late.height:
+            self._behind.replace([waiting, due.filter(phase != LATE_PHASE)])
+            yield self._late(late)
+        for number in range(int(phase.max() or 0) + 1):  # type: ignore[arg-type]
+            joining = due.filter(phase == number)
+            if number:
+                yield from self._closed_for(joining)
+            self._behind.replace([waiting, due.filter(phase > number)])
+            self._append(joining)
 
-    def _joining(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The numbers of the rows that lie in or beside a session which is not closed for them."""
+    def _phases(self, due: pl.DataFrame) -> pl.Series:
+        """See `window_behind.phases`."""
         assert self.gap is not None
-        near = rows.select(_ROW, *self._keys, TIME_COLUMN, _LIMIT)
-        time, end = pl.col(TIME_COLUMN), pl.max_horizontal(LAST, TIME_COLUMN) + self.gap
-        beside = time.is_between(pl.col(FIRST) - self.gap, pl.col(LAST) + self.gap)
-        parts = []
-        for frame in self.log.frames():
-            known = frame.select(*self._keys, FIRST, LAST)
+        keys = due.select(self._keys).unique().with_row_index(_ROW) if self._keys else None
+        numbered = self._numbered(due, keys)
+        parts = (self._numbered(frame, keys) for frame in self.log.frames())
+        known = [part for part in parts if part.height]
+        joined = sessions(pl.concat(known), [_ROW], self.gap, []) if known else None
+        times = phases(
+            numbered.select(_ROW, TIME_COLUMN, _LIMIT).iter_rows(),
+            joined.select(_ROW, FIRST, LAST).iter_rows() if joined is not None else (),
+            self.gap,
+        )
+        return pl.Series(times, dtype=pl.Int32)
+
+    def _numbered(self, frame: pl.DataFrame, keys: pl.DataFrame | None) -> pl.DataFrame:
+        """The rows of these keys, each with the number of its key, in their order."""
+        if keys is None:
+            return frame.with_columns(pl.lit(0, pl.UInt32).alias(_ROW))
+        return frame.join(keys, on=self._keys, how="inner", nulls_equal=True, maintain_order="left")
+
+    def _closed_for(self, rows: pl.DataFrame) -> Iterator[Result]:
+        """Take out the sessions that are closed for the first of these rows with their key."""
+        assert self.gap is not None
+        limit = pl.col(_LIMIT).min()
+        limits = rows.group_by(self._keys).agg(limit) if self._keys else rows.select(limit)
+
+        def is_closed(frame: pl.DataFrame) -> pl.Series:
+            known = frame.select(*self._keys, LAST)
             if self._keys:
-                pairs = near.join(known, on=self._keys, nulls_equal=True, how="inner")
+                known = known.join(
+                    limits, on=self._keys, how="left", nulls_equal=True, maintain_order="left"
+                )
             else:
-                pairs = near.join(known, how="cross")
-            parts.append(pairs.filter(beside & (end >= pl.col(_LIMIT))).select(_ROW))
-        return pl.concat([*parts, near.select(_ROW).clear()]).unique()
+                known = known.with_columns(pl.lit(limits.item(), pl.Int64).alias(_LIMIT))
+            return (known[LAST] + self.gap < known[_LIMIT]).fill_null(False)
+
+        for frame in self.log.take(is_closed):
+            fresh = frame.filter(pl.col(FIRED) == 0)
+            if fresh.height:
+                yield self._results(fresh)
 
     # -- results -----------------------------------------------------------------------------------
 

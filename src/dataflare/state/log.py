@@ -138,9 +138,11 @@ class Log:
                 each.base, each.waiting = self._merged(pieces), []
                 yield each.base.frame(self._storage)
 
-    def take(self, condition: pl.Expr) -> Iterator[pl.DataFrame]:
-        """The merged rows for which a condition over columns of the key is true, by range. They are no longer
-        held; the others stay."""
+    def take(
+        self, condition: pl.Expr | Callable[[pl.DataFrame], pl.Series]
+    ) -> Iterator[pl.DataFrame]:
+        """The merged rows for which a condition is true, by range: an expression, or what gives a mask of a
+        frame. They are no longer held; the others stay."""
         self._distribute_log()
         for each in self._ranges.values():
             pieces = each.pieces()
@@ -149,10 +151,13 @@ class Log:
             merged = each.base = self._merged(pieces)
             each.waiting = []
             frame = merged.frame(self._storage)
-            taken = frame.filter(condition)
+            is_taken = (
+                condition(frame) if callable(condition) else frame.select(condition).to_series()
+            )
+            taken = frame.filter(is_taken)
             if taken.height:
                 merged.release(self._storage)
-                rest = frame.filter(~condition)
+                rest = frame.filter(~is_taken)
                 each.base = Piece(rest, merged.groups) if rest.height else None
                 yield taken
 
