@@ -209,11 +209,11 @@ error[E0316]: step 'n' cannot emit final results: its input has no end
   |
 6 |     type: aggregate
   |           ^^^^^^^^^
-   = help: bound the sources (for `generate`: rows), or leave the step out
+   = help: leave 'emit' out to get updates, or bound the sources (for `generate`: rows)
 """,
     ),
     Case(
-        "an aggregate of endless input",
+        "updates of an aggregate for files",
         """\
 name: w
 sources:
@@ -221,15 +221,16 @@ sources:
 transformations:
   n: {type: aggregate, inputs: [a], config: {measures: {n: "count(*)"}}}
 destinations:
-  z: {type: blackhole, inputs: [n]}
+  z: {type: file, inputs: [n], config: {path: out/}}
 """,
         says="""\
-error[E0314]: step 'n' would emit updates, which this version cannot do yet
- --> w.yaml:5:13
+error[E0315]: step 'z' receives a changelog (rows with inserts and updates), which mode append does not take
+ --> w.yaml:7:13
   |
-5 |   n: {type: aggregate, inputs: [a], config: {measures: {n: "count(*)"}}}
-  |             ^^^^^^^^^
-   = help: read from bounded sources; results then come at the end of the run
+7 |   z: {type: file, inputs: [n], config: {path: out/}}
+  |             ^^^^
+   = the changelog comes from: n
+   = help: write to a table of a database with mode: upsert or mirror, or read the source without changes
 """,
     ),
     Case(

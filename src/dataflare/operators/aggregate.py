@@ -43,7 +43,8 @@ class AggregateConfig(StepConfig):
     measures: ByName[ExprText] = Field(description='Name to aggregate, as total: "sum(amount)".')
     emit: Literal["final", "updates"] | None = Field(
         default=None,
-        description="final: results at the end of a bounded input (the default there).",
+        description="final: results at the end of a bounded input (the default there). updates: a changelog "
+        "of the groups that changed, after each batch (the default for an input without end).",
     )
 
 
@@ -80,8 +81,11 @@ class LiveAggregate(LiveOperator):
         self._partial = operator.aggregation.partial()
         self._merge_exprs = operator.aggregation.merge()
         self._alone = not self.keys and tables.subtask == 0
-        self.log = tables.log("groups", self.keys, self._merge)
+        self._open(tables)
         self._answered = tables.value("answered", False, any)
+
+    def _open(self, tables: Tables) -> None:
+        self.log = tables.log("groups", self.keys, self._merge)
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         self.log.append(self._grouped(frame, self._partial))
@@ -153,7 +157,9 @@ config:
         schema, step = inputs[0], context.step
         if not config.measures:
             not_empty(step, "`measures` or `group_by`", config.group_by)
-        _refuse_updates(step, config, context)
+        gives_updates = config.emit == "updates" or (config.emit is None and not context.bounded)
+        if not gives_updates:
+            _refuse_endless(step, context)
         keys = group_keys(config.group_by, schema, step)
         not_reserved(step, [*keys, *config.measures])
         no_doubles(step, [*keys, *config.measures])
@@ -166,27 +172,23 @@ config:
         operators = (*([Derive(step, tuple(derived))] if derived else []), Select(step, selected))
         names = tuple(map(str, keys))
         output = Schema((*map(Column, names, (t.type for t in keys.values())), *aggregation.output))
+        class_ = Aggregate
+        if gives_updates:
+            from dataflare.operators.aggregate_updates import AggregateUpdates as class_  # noqa: N813
         return Bound(
             outputs={None: output},
             operators=operators,
-            stateful=Aggregate(step, names, aggregation),
+            stateful=class_(step, names, aggregation),
         )
 
 
-def _refuse_updates(step: str, config: AggregateConfig, context: BindContext) -> None:
-    if config.emit == "updates" or (config.emit is None and not context.bounded):
-        raise PlanError(
-            f"step '{step}' would emit updates, which this version cannot do yet",
-            code="E0314",
-            step=step,
-            help="read from bounded sources; results then come at the end of the run",
-        )
+def _refuse_endless(step: str, context: BindContext) -> None:
     if not context.bounded:
         raise PlanError(
             f"step '{step}' cannot emit final results: its input has no end",
             code="E0316",
             step=step,
-            help="bound the sources (for `generate`: rows), or leave the step out",
+            help="leave 'emit' out to get updates, or bound the sources (for `generate`: rows)",
         )
 
 

@@ -138,6 +138,18 @@ class Log:
                 each.base, each.waiting = self._merged(pieces), []
                 yield each.base.frame(self._storage)
 
+    def having(self, wanted: pl.DataFrame) -> pl.DataFrame:
+        """The rows whose keys are in `wanted`, in an order in which they may be merged; each piece is looked
+        through. Without keys: all rows."""
+        frames = [piece.frame(self._storage) for piece in self.pieces()]
+        if self.keys:
+            names = list(self.keys)
+            frames = [
+                frame.join(wanted, on=names, how="semi", nulls_equal=True, maintain_order="left")
+                for frame in frames
+            ]
+        return pl.concat(frames, rechunk=False) if frames else pl.DataFrame()
+
     def take(
         self, condition: pl.Expr | Callable[[pl.DataFrame], pl.Series]
     ) -> Iterator[pl.DataFrame]:
