@@ -91,6 +91,8 @@ def run_of(case: Case, seed: int, *, crashes: bool = True) -> WindowRun:
         run.rows(feed.batch())
         if chance.random() < 0.8:
             run.watermark(feed.watermark())
+        if "trigger" in case.config and chance.random() < 0.3:
+            run.tick()
         if chance.random() < 0.3:
             run.store()
             stored = list(feed.at)

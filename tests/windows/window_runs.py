@@ -107,6 +107,10 @@ class WindowRun:
             for live in self.live:
                 self.take(live.watermark(time))
 
+    def tick(self) -> None:
+        for live in self.live:
+            self.take(live.tick())
+
     def end(self, crash_at: int | None = None, subtasks: int = 1) -> None:
         """Let all windows out; crash once after so many frames, with a checkpoint just before or after one."""
         count = 0

@@ -92,6 +92,13 @@ class Operating(Body):
         await self._let_out(await self.task.pool.submit(self._watermark, event_time_us))
         return self.live.passed_on(event_time_us)
 
+    @property
+    def tick_s(self) -> float | None:
+        return self.live.tick_s
+
+    async def tick(self) -> None:
+        await self._let_out(await self.task.pool.submit(self._given, self.live.tick))
+
     async def ended(self, port: int) -> None:
         """Hand out the results, batch by batch, cutting in between when asked."""
         results = self._results(port)

@@ -53,8 +53,16 @@ class Body(ABC):
     cuts_at_once: ClassVar[bool] = True
     task: Task
 
+    @property
+    def tick_s(self) -> float | None:
+        """How many seconds lie between two calls of `tick`; None: it is not called."""
+        return None
+
     def begin(self) -> None:
         """Every task is there; nothing has been sent yet."""
+
+    async def tick(self) -> None:
+        """The processing time has moved. Called between two events, while there are inputs."""
 
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         """Take a batch of an input; how many seconds of work it was."""
@@ -127,6 +135,8 @@ class Task:
         self._has_ended = False
         self._watermark_us = NEVER
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_tick_due = False
         self._background: set[asyncio.Future[None]] = set()
         body.task = self
         for output in outputs:
@@ -137,8 +147,12 @@ class Task:
         """Live until the end of input (a writer: until the final epoch) or an error."""
         body, inbox, gate = self.body, self.inbox, self.inbox.gate
         body.begin()
+        self._start_timer()
         while not gate.ended:
             event = await inbox.next()
+            if self._is_tick_due:
+                await body.tick()
+                self._start_timer()
             match event:
                 case Rows():
                     seconds = await body.rows(event.port, event.batch)
@@ -157,6 +171,7 @@ class Task:
                     await body.ended(event.port)
                 case Idle():
                     self.put_all(IDLE)
+        self._stop_timer()
         await body.finish()
         if self._background:
             await asyncio.gather(*self._background)
@@ -176,10 +191,27 @@ class Task:
 
     async def aclose(self) -> None:
         """Release what the task holds. Called once, after it has ended or was cancelled."""
+        self._stop_timer()
         for future in self._background:
             future.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.body.aclose()
+
+    # -- processing time ---------------------------------------------------------------------------
+
+    def _start_timer(self) -> None:
+        self._is_tick_due = False
+        if self.body.tick_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self.body.tick_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._is_tick_due = True
+        self.inbox.wake()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     # -- epochs ------------------------------------------------------------------------------------
 

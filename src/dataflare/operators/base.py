@@ -289,6 +289,8 @@ class LiveOperator(ABC):
 
     sift: bool = False
     lowering: Lowering | None = None
+    tick_s: float | None = None
+    """How many seconds of processing time lie between two calls of `tick`."""
 
     @property
     def needs_rows(self) -> bool:
@@ -311,6 +313,10 @@ class LiveOperator(ABC):
         """The watermark for the later steps, after `watermark`: no result with an earlier event time
         follows."""
         return event_time_us
+
+    def tick(self) -> Iterable[Result]:
+        """The processing time has moved; give what follows from it. See `tick_s`."""
+        return ()
 
     def end(self, port: int) -> Iterable[Result]:
         """No more rows of an input. Between two results a checkpoint may be cut, so that what was

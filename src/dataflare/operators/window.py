@@ -11,6 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.expr import ExprText, check_measures
 from dataflare.model import types as t
+from dataflare.model.batch import CHANGES, INSERTS, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field as Column
@@ -22,6 +23,7 @@ from dataflare.operators.base import (
     BindContext,
     Bound,
     LiveOperator,
+    Side,
     StatefulOperator,
     Step,
     StepConfig,
@@ -32,9 +34,16 @@ from dataflare.operators.window_grid import Grid, grid_of
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from dataflare.expr import Aggregation, Typed
 
 _WINDOW_TYPE = t.timestamp("us", "UTC")
+
+
+class Trigger(StepConfig):
+    every: Duration | None = Field(default=None, description="How often, in processing time.")
+    count: int | None = Field(default=None, ge=1, description="After how many rows of a window.")
 
 
 class WindowConfig(StepConfig):
@@ -63,6 +72,21 @@ class WindowConfig(StepConfig):
         description="Columns or expressions; a mapping names them. Each group has windows of its own.",
     )
     measures: ByName[ExprText] = Field(description='Name to aggregate, as total: "sum(amount)".')
+    trigger: Trigger | None = Field(
+        default=None,
+        description="Gives the results of open windows early: every 10s, or after a count of rows. A window that "
+        "has new rows comes again at its end.",
+    )
+    emit: Literal["final", "updates"] = Field(
+        default="final",
+        description="What comes when a window's result changes. final: the whole result again; updates: a "
+        "changelog, in which the new result replaces the one before.",
+    )
+    fill: Literal["none", "null", "previous", "0", 0] = Field(
+        default="none",
+        description="What tumbling and sliding windows without rows give, for groups that had rows before: "
+        "none, null (measures are NULL), previous (those of the window before), or 0.",
+    )
     allowed_lateness: Duration = Field(
         default=0.0,
         description="For how long after its end a window takes late rows. Each of them gives the window's "
@@ -71,11 +95,12 @@ class WindowConfig(StepConfig):
 
 
 class Window(StatefulOperator, StructABC, frozen=True):
-    """keys: the group's columns in the rows; names: in the results. late: the columns of a late row. grid: of
+    """group: the group's columns in the rows; names: in the results. late: the columns of a late row. grid: of
     tumbling and sliding windows. gap: of sessions; without it and a grid there is one window."""
 
     step: str
     keys: tuple[str, ...]
+    group: tuple[str, ...]
     names: tuple[str, ...]
     aggregation: Aggregation
     grid: Grid | None
@@ -83,6 +108,10 @@ class Window(StatefulOperator, StructABC, frozen=True):
     lateness: int
     late: tuple[str, ...]
     described: str
+    every_s: float | None = None
+    count: int | None = None
+    updates: bool = False
+    fill: Literal["none", "null", "previous", "0"] = "none"
     timed = True
     keeps_time = True
 
@@ -95,9 +124,16 @@ class Window(StatefulOperator, StructABC, frozen=True):
 
         return LiveSessions(self, tables)
 
-    def late_columns(self, columns: Sequence[str]) -> list[str]:
-        """What a late row has, of these columns."""
-        return [*self.late, *(name for name in TIME_COLUMNS if name in columns)]
+    def late_rows(self, rows: pl.DataFrame) -> Side:
+        """Rows that came too late, with the columns of the input."""
+        stamps = [name for name in TIME_COLUMNS if name in rows.columns]
+        late = rows.select(*self.late, *stamps)
+        from dataflare.operators.window_updates import inserts
+
+        return Side(LATE, inserts(late) if self.updates else late)
+
+    def makes(self, arriving: Kinds) -> Kinds:
+        return CHANGES if self.updates else INSERTS
 
     def describe(self) -> str:
         by = f" by {', '.join(self.names)}" if self.names else ""
@@ -132,9 +168,11 @@ config:
         schema, step = inputs[0], context.step
         not_empty(step, "`measures`", config.measures)
         grid = _grid(config, step)
+        _check_results(config, step)
         keys = group_keys(config.group_by, schema, step)
         not_reserved(step, [*keys, *config.measures])
         no_doubles(step, [*keys, "window_start", "window_end", *config.measures])
+        fills = config.fill != "none"
         aggregation = check_measures(config.measures, schema, step=step)
         columns = _key_columns(keys, schema)
         late = tuple(schema.names) if LATE in context.read else ()
@@ -160,6 +198,8 @@ config:
             operators=operators,
             stateful=Window(
                 step,
+                # With `fill`, all groups have windows up to the last one of any group.
+                () if fills else tuple(columns.values()),
                 tuple(columns.values()),
                 tuple(map(str, keys)),
                 aggregation,
@@ -168,6 +208,11 @@ config:
                 _us(config.allowed_lateness),
                 late,
                 _described(config),
+                every_s=config.trigger.every if config.trigger else None,
+                count=config.trigger.count if config.trigger else None,
+                updates=config.emit == "updates"
+                and bool(config.trigger or config.allowed_lateness),
+                fill="0" if config.fill == 0 else config.fill,
             ),
         )
 
@@ -192,16 +237,15 @@ _TAKES = {
 
 def _grid(config: WindowConfig, step: str) -> Grid | None:
     """Where tumbling and sliding windows start and end. Raises ConfigError (E0405)."""
-    for name in ("size", "slide", "gap", "offset", "timezone"):
-        value = getattr(config, name)
-        if name in _NEEDS[config.kind] and not value:
-            example = {"size": "1h", "slide": "5m", "gap": "30m"}[name]
+    for name in _NEEDS[config.kind]:
+        if not (value := getattr(config, name)):
             what = f"a {config.kind} window needs a '{name}'" + (" above 0" if value == 0 else "")
+            example = {"size": "1h", "slide": "5m", "gap": "30m"}[name]
             raise _wrong(step, what, f"set it, as {name}: {example}")
-        if value and name not in _TAKES[config.kind]:
-            raise _wrong(
-                step, f"a {config.kind} window has no '{name}'", "leave it out, or set another kind"
-            )
+    for name in ("size", "slide", "gap", "offset", "timezone"):
+        if getattr(config, name) and name not in _TAKES[config.kind]:
+            what = f"a {config.kind} window has no '{name}'"
+            raise _wrong(step, what, "leave it out, or set another kind")
     if config.kind == "global" and config.allowed_lateness:
         raise _wrong(step, "a global window has no late rows", "leave out 'allowed_lateness'")
     if not config.size:
@@ -218,6 +262,29 @@ def _grid(config: WindowConfig, step: str) -> Grid | None:
         return grid_of(size, slide, _us(config.offset), _zone(config.timezone, step))
     except ValueError as error:
         raise _wrong(step, str(error), "set another size, or leave out the time zone") from None
+
+
+def _check_results(config: WindowConfig, step: str) -> None:
+    """Refuse triggers and fillings that have no meaning. Raises ConfigError (E0405)."""
+    trigger, kind = config.trigger, config.kind
+    if trigger is not None and bool(trigger.every) == bool(trigger.count):
+        raise _wrong(
+            step, "a 'trigger' has 'every' or 'count'", "set one, as trigger: {every: 10s}"
+        )
+    if trigger is not None and trigger.count and kind in ("sliding", "session"):
+        raise _wrong(step, f"a {kind} window has no trigger by count", "set trigger: {every: 10s}")
+    if config.fill == "none":
+        return
+    if kind in ("session", "global"):
+        raise _wrong(
+            step,
+            f"a {kind} window always has rows, so there is nothing to fill",
+            "leave out 'fill'",
+        )
+    if trigger is not None or config.emit == "updates":
+        raise _wrong(
+            step, "'fill' needs windows that come at their end", "leave out 'trigger' and 'emit'"
+        )
 
 
 def _described(config: WindowConfig) -> str:

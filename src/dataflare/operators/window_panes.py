@@ -15,10 +15,13 @@ import polars as pl
 
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.hashing import hash_columns, key_group
-from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.base import LiveOperator, Result
 from dataflare.operators.window_blocks import Blocks
+from dataflare.operators.window_counts import COUNT, due
+from dataflare.operators.window_fill import Fill
 from dataflare.operators.window_fired import Fired
-from dataflare.operators.window_rows import END, FROM, PANE, WindowRows
+from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WindowRows
+from dataflare.operators.window_updates import GivenWindows
 from dataflare.state.pieces import Groups
 from dataflare.state.slices import Slices
 from dataflare.state.tables import Tables
@@ -31,6 +34,7 @@ _SLICE_ROWS = 100_000
 _WINDOWS_MAX = 64
 _COPIES_MAX = 20_000
 """Above so many copies of partials for a window, windows are merged one by one."""
+_TIME = "__dataflare_again"
 _EARLIEST = -(2**62)
 """Earlier than all event times; a duration less does not overflow."""
 
@@ -41,13 +45,23 @@ class LivePanes(LiveOperator):
 
     def __init__(self, operator: Window, grid: Grid, tables: Tables) -> None:
         self.operator, self.grid = operator, grid
-        self.rows = WindowRows(operator.step, operator.keys, operator.names, operator.aggregation)
+        self.tick_s = operator.every_s
+        self.rows = WindowRows(
+            operator.step,
+            operator.group,
+            operator.names,
+            operator.aggregation,
+            notes=_notes(operator),
+            zeros=operator.fill == "0",
+        )
         self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
         self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)
         self._blocks = Blocks(grid, self.rows, self.panes)
         self._waiting = tables.rows("waiting", operator.keys)
         self._fired = Fired(tables)
         self._streams = tables.value("streams", False, any)
+        self._updates = GivenWindows(tables, operator.keys, grid.pane) if operator.updates else None
+        self._fill = Fill(operator.fill, self.rows, tables) if operator.fill != "none" else None
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
         yield from self._caught_up()
@@ -58,7 +72,9 @@ class LivePanes(LiveOperator):
             self._streams.value = True
             rows, late = self._sifted(rows)
             if late.height:
-                yield Side(LATE, late.select(self.operator.late_columns(late.columns)))
+                yield self.operator.late_rows(late)
+        if self.operator.count:
+            yield from self._counted(rows)
         self._append(rows)
         if self.operator.lateness:
             yield from self._fired_again(rows)
@@ -69,22 +85,35 @@ class LivePanes(LiveOperator):
             return
         after, until = self._place(self._fired.time_us), self._place(event_time_us)
         for windows in self._closing(after, until):
-            yield self._results(windows)
+            yield from self._results(windows)
         self._fired.advance(event_time_us)
         self.panes.drop(self._first_open(event_time_us))
+        self._forget_given()
+
+    def tick(self) -> Iterable[Result]:
+        """Give the open windows that have new rows."""
+        yield from self._caught_up()
+        for windows in self._windows(self._place(self._fired.time_us), 2**62):
+            yield from self._results(windows)
+        for frame in [*self.panes.take(2**62, _SLICE_ROWS)]:
+            self.panes.append(frame.with_columns(pl.lit(0, pl.Int8).alias(CHANGED)))
+        self._blocks.forget()
 
     def end(self, port: int) -> Iterable[Result]:
         yield from self._caught_up()
         yield from self._given()
         after = self._place(self._fired.time_us)
         self.panes.drop(self.grid.end_after(after) - self.grid.size)
-        if self.grid.is_tumbling:
+        if self.grid.is_tumbling and self._fill is None:
             for frame in self.panes.take(2**62, _SLICE_ROWS):
-                yield self._results(_at_end(frame, self.grid.size))
+                yield from self._results(self._at_end(frame))
             return
         while (first := self.panes.first) is not None:
-            after = max(after, self.grid.end_after(first) - self.grid.slide)
+            if self._fill is None or self._fill.is_empty:
+                after = max(after, self.grid.end_after(first) - self.grid.slide)
             until = after + _WINDOWS_MAX * self.grid.slide
+            if self._fill is not None:
+                until = min(until, self._last_end())
             for windows in self._closing(after, until):
                 for part in windows.iter_slices(_SLICE_ROWS):
                     self._waiting.put(part)
@@ -150,15 +179,55 @@ class LivePanes(LiveOperator):
         ):
             whole = windows.join(changed, on=[*keys, END], nulls_equal=True, how="inner")
             if whole.height:
-                yield self._results(whole)
+                yield from self._results(whole, again=True)
+
+    def _counted(self, rows: pl.DataFrame) -> Iterator[Result]:
+        """What windows give after a number of rows."""
+        assert self.operator.count is not None
+        size, by = self.grid.size, [*self.rows.keys, PANE]
+        rows = rows.filter(pl.col(PANE) + size > self._place(self._fired.time_us))
+        if not rows.height:
+            return
+        low, high = int(rows[PANE].min()), int(rows[PANE].max())  # type: ignore[arg-type]
+        wanted = rows.select(by).unique()
+        parts = [
+            frame.join(wanted, on=by, how="semi", nulls_equal=True)
+            for frame in self.panes.frames(low, high + 1)
+        ]
+        state = pl.concat(parts) if parts else None
+        firing = due(
+            rows,
+            state,
+            by,
+            self.operator.count,
+            lambda frame, more: self.rows.partial(frame, [PANE, *more]),
+            lambda frame, more: self.rows.merged(frame, [PANE, *more]),
+        )
+        if firing.height:
+            yield from self._results(self._at_end(firing), again=True)
 
     # -- windows -----------------------------------------------------------------------------------
 
     def _closing(self, after: int, until: int) -> Iterator[pl.DataFrame]:
         """The windows that end later than `after`, and not later than `until`."""
+        if self._fill is None:
+            yield from self._with_rows(after, until)
+            return
+        if self._fill.is_empty:
+            if (first := self.panes.first) is None:
+                return
+            after = max(after, self.grid.end_after(first) - self.grid.slide)
+        while after < until:
+            upto = min(until, after + _WINDOWS_MAX * self.grid.slide)
+            ends = range(self.grid.end_after(after), upto + 1, self.grid.slide)
+            yield from self._fill.filled(self._with_rows(after, upto), ends)
+            after = upto
+
+    def _with_rows(self, after: int, until: int) -> Iterator[pl.DataFrame]:
+        """Those of them that have rows."""
         if self.grid.is_tumbling and not self.operator.lateness:
             for frame in self.panes.take(until - self.grid.size + 1, _SLICE_ROWS):
-                yield _at_end(frame, self.grid.size)
+                yield self._at_end(frame)
         elif self.grid.is_tumbling:
             yield from self._windows(after, until)
         else:
@@ -178,7 +247,8 @@ class LivePanes(LiveOperator):
             for end in range(first, high + 1, self.grid.slide):
                 window = self._blocks.window(end)
                 if window.height:
-                    yield window.with_columns(pl.lit(end, pl.Int64).alias(END))
+                    keys = self.rows.keys
+                    yield window.select(*keys, pl.lit(end, pl.Int64).alias(END), pl.exclude(keys))
 
     def _parts(self, after: int, until: int) -> Iterator[tuple[int, int]]:
         """The time in which windows with rows end, in parts of some windows."""
@@ -206,7 +276,7 @@ class LivePanes(LiveOperator):
     def _spread(self, frame: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
         """Each partial once for each of its windows that end in this time."""
         if self.grid.is_tumbling:
-            at_end = _at_end(frame, self.grid.size)
+            at_end = self._at_end(frame)
             return at_end.filter(pl.col(END) > after, pl.col(END) <= until)
         first = pl.max_horizontal(pl.col(FROM), pl.lit(self.grid.end_after(after)))
         last = pl.min_horizontal(self.grid.last_end(pl.col(PANE)), pl.lit(until))
@@ -242,20 +312,65 @@ class LivePanes(LiveOperator):
     def _given(self) -> Iterator[Result]:
         """The windows that wait."""
         for windows in self._waiting.drain_pieces():
-            yield self._results(windows)
+            yield from self._results(windows)
+        self._forget_given()
 
-    def _results(self, windows: pl.DataFrame) -> pl.DataFrame:
-        start, end = (
-            self.grid.in_utc(place) for place in (pl.col(END) - self.grid.size, pl.col(END))
-        )
-        results = self.rows.results(windows, start, end, watermarks=self._streams.value)
-        self.lowering = self.rows.lowering
-        return results
+    def _forget_given(self) -> None:
+        """The windows that do not change any more need not be known."""
+        if self._updates is not None:
+            self._updates.drop(self._first_open(self._fired.time_us) + self.grid.size)
+
+    def _results(self, windows: pl.DataFrame, *, again: bool = False) -> Iterator[Result]:
+        """Windows as result rows. again: also those that have no rows since they fired last."""
+        if self.operator.every_s is not None and not again:
+            windows = windows.filter(pl.col(CHANGED) == 1)
+        elif self.operator.count and not again:
+            windows = windows.filter(pl.col(COUNT) % self.operator.count != 0)
+        if not windows.height:
+            return
+        for part in self._changes(windows):
+            start, end = (
+                self.grid.in_utc(place) for place in (pl.col(END) - self.grid.size, pl.col(END))
+            )
+            results = self.rows.results(part, start, end, watermarks=self._streams.value)
+            self.lowering = self.rows.lowering
+            yield results
+
+    def _changes(self, windows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """The windows with what they replace. A window that comes several times has a frame for each time."""
+        if self._updates is None:
+            yield windows
+            return
+        by = [*self.rows.keys, END]
+        times = windows.with_columns(pl.int_range(pl.len()).over(by).alias(_TIME))
+        for part in times.partition_by(_TIME, include_key=False, maintain_order=True):
+            yield self._updates.changes(part)
+
+    def _at_end(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Partials by pane, where a pane is a window, by the end of the window."""
+        keys = self.rows.keys
+        end = (pl.col(PANE) + self.grid.size).alias(END)
+        return frame.select(*keys, end, pl.exclude(*keys, PANE))
+
+    def _last_end(self) -> int:
+        """The end of the last window that has rows."""
+        first, end = self.panes.first, self.panes.end
+        assert first is not None
+        assert end is not None
+        last = -(2**62)
+        for frame in self.panes.frames(end - self.panes.width, end):
+            last = max(last, self.grid.last_end_of(int(frame[PANE].max())))  # type: ignore[arg-type]
+        return last
 
 
-def _at_end(frame: pl.DataFrame, size: int) -> pl.DataFrame:
-    """Partials by pane, where a pane is a window, by the end of the window."""
-    return frame.with_columns((pl.col(PANE) + size).alias(END)).drop(PANE)
+def _notes(operator: Window) -> list[tuple[pl.Expr, pl.Expr]]:
+    """What partials say beside the measures."""
+    if operator.every_s is not None:
+        changed = (pl.len() > 0).cast(pl.Int8).alias(CHANGED)
+        return [(changed, pl.col(CHANGED).max())]
+    if operator.count:
+        return [(pl.len().cast(pl.Int64).alias(COUNT), pl.col(COUNT).sum())]
+    return []
 
 
 def _of(

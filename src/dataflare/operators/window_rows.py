@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import polars as pl
 
 from dataflare.expr import Aggregation
+from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.operators.aggregate import finished
-from dataflare.operators.base import Lowering
+from dataflare.operators.base import ERROR_COLUMN, Lowering
 
 PANE = "__dataflare_pane"
 """Int64: the start of the row's pane, on the ruler of the grid."""
@@ -23,18 +24,33 @@ FIRST, LAST = "__dataflare_first", "__dataflare_last"
 """Int64: the times of the first and the last row of a session."""
 FIRED = "__dataflare_fired"
 """Int8: 1 if a session has fired and took no row since."""
+CHANGED = "__dataflare_changed"
+"""Int8: 1 if partials have rows that no firing has given."""
+FILLED = "__dataflare_filled"
+"""Bool: the window has no rows."""
 WINDOW_COLUMNS = ("window_start", "window_end")
 
 
 class WindowRows:
-    """keys: the columns of the group, and their names in the results."""
+    """keys: the columns of the group, and their names in the results. notes: what partials say beside the measures,
+    as expressions over rows and over partials. zeros: the measures of windows without rows are 0 where they are
+    numbers, and not NULL."""
 
     def __init__(
-        self, step: str, keys: Sequence[str], names: Sequence[str], aggregation: Aggregation
+        self,
+        step: str,
+        keys: Sequence[str],
+        names: Sequence[str],
+        aggregation: Aggregation,
+        *,
+        notes: Sequence[tuple[pl.Expr, pl.Expr]] = (),
+        zeros: bool = False,
     ) -> None:
         self.step, self.keys, self.names, self.aggregation = step, list(keys), names, aggregation
         self.lowering = Lowering()
-        self.of_rows, self.of_partials = aggregation.partial(), aggregation.merge()
+        self.of_rows = [*aggregation.partial(), *(of_rows for of_rows, _ in notes)]
+        self.of_partials = [*aggregation.merge(), *(of_partials for _, of_partials in notes)]
+        self._zeros = zeros
 
     def partial(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         """Rows as partials, by the keys and these columns."""
@@ -66,8 +82,20 @@ class WindowRows:
         if watermarks:
             own = [pl.col(WATERMARK_COLUMN)] if WATERMARK_COLUMN in windows.columns else []
             columns.append(pl.coalesce(*own, time).alias(WATERMARK_COLUMN))
+        columns += [pl.col(name) for name in (KIND_COLUMN, FILLED) if name in windows.columns]
         stamped = windows.with_columns(first.alias(START), end.alias(END))
-        return finished(self.aggregation, stamped, columns, self.step, self.lowering)
+        results = finished(self.aggregation, stamped, columns, self.step, self.lowering)
+        return self._without_rows(results) if FILLED in results.columns else results
+
+    def _without_rows(self, results: pl.DataFrame) -> pl.DataFrame:
+        """The measures of windows without rows."""
+        values = []
+        for name in (*self.aggregation.output.names, ERROR_COLUMN):
+            if name in results.columns:
+                is_number = results[name].dtype.is_numeric() and name != ERROR_COLUMN
+                none = pl.lit(0 if self._zeros and is_number else None).cast(results[name].dtype)
+                values.append(pl.when(FILLED).then(none).otherwise(name).alias(name))
+        return results.with_columns(values).drop(FILLED)
 
 
 def _stamp(column: str, name: str) -> pl.Expr:

@@ -17,21 +17,19 @@ _KEY = "__dataflare_key"
 
 
 def sessions(
-    frame: pl.DataFrame, keys: Sequence[str], gap: int | None, measures: Sequence[pl.Expr]
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    gap: int | None,
+    measures: Sequence[pl.Expr],
+    *,
+    changes: bool = True,
 ) -> pl.DataFrame:
-    """frame: rows or sessions, with FIRST, LAST and FIRED. gap: None if all rows of a key are together. measures:
-    aggregating expressions, over rows in the order of their times."""
-    if not frame.height:
-        return (
-            frame.lazy()
-            .group_by(*keys, FIRST)
-            .agg(_merged(measures))
-            .collect(engine="in-memory")
-            .clear()
-        )
+    """frame: rows or sessions, with FIRST, LAST and FIRED, and at least one. gap: None if all rows of a key are
+    together. measures: aggregating expressions, over rows in the order of their times. changes: a session that is
+    made of several has not fired."""
     ordered = frame.lazy().sort(*keys, FIRST, maintain_order=True)
-    changes = [pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys]
-    is_new_key = pl.any_horizontal(pl.int_range(pl.len()) == 0, *changes)
+    new_values = [pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys]
+    is_new_key = pl.any_horizontal(pl.int_range(pl.len()) == 0, *new_values)
     if gap is None:
         numbered = ordered.with_columns(is_new_key.cum_sum().alias(_ID))
     else:
@@ -44,9 +42,11 @@ def sessions(
         is_new = pl.col(FIRST) + pl.col(_KEY) > before + gap
         numbered = numbered.with_columns(is_new.cum_sum().alias(_ID))
     firsts = [pl.col(key).first() for key in keys]
-    grouped = numbered.group_by(_ID, maintain_order=True).agg(*firsts, *_merged(measures))
+    grouped = numbered.group_by(_ID, maintain_order=True).agg(
+        *firsts,
+        pl.col(FIRST).min(),
+        pl.col(LAST).max(),
+        *([pl.col(FIRED).min()] if changes else []),
+        *measures,
+    )
     return grouped.drop(_ID).collect(engine="in-memory")
-
-
-def _merged(measures: Sequence[pl.Expr]) -> list[pl.Expr]:
-    return [pl.col(FIRST).min(), pl.col(LAST).max(), pl.col(FIRED).min(), *measures]

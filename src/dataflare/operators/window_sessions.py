@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
-from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.base import LiveOperator, Result
 from dataflare.operators.window_behind import LATE_PHASE, phases
+from dataflare.operators.window_counts import COUNT, due
 from dataflare.operators.window_rows import FIRED, FIRST, LAST, WindowRows
 from dataflare.operators.window_session_merge import sessions
+from dataflare.operators.window_updates import GivenSessions
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _SLICE_ROWS = 100_000
 _EARLIEST, _LATEST = -(2**62), 2**62
+_TIME = "__dataflare_again"
 _LIMIT, _ROW = "__dataflare_limit", "__dataflare_number"
 """Int64: a session that ends before the limit is closed for the row."""
 
@@ -41,12 +44,21 @@ class LiveSessions(LiveOperator):
 
     def __init__(self, operator: Window, tables: Tables) -> None:
         self.operator, self.gap, self.lateness = operator, operator.gap, operator.lateness
-        self.rows = WindowRows(operator.step, operator.keys, operator.names, operator.aggregation)
+        self.tick_s = operator.every_s
+        counted = [(pl.len().cast(pl.Int64).alias(COUNT), pl.col(COUNT).sum())]
+        self.rows = WindowRows(
+            operator.step,
+            operator.group,
+            operator.names,
+            operator.aggregation,
+            notes=counted if operator.count else (),
+        )
         self._keys, self._tables = self.rows.keys, tables
         self.log = tables.log("sessions", self._keys, self._merge)
         self._behind = tables.rows("behind", self._keys)
         self._watermark = tables.value("watermark", NEVER, min)
         self._streams = tables.value("streams", False, any)
+        self._updates = GivenSessions(tables, self._keys) if operator.updates else None
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
         time = pl.col(TIME_COLUMN)
@@ -57,6 +69,8 @@ class LiveSessions(LiveOperator):
             self._streams.value = True
             if self.gap is not None:
                 rows = self._sifted(rows)
+        if self.operator.count:
+            yield from self._counted(rows)
         self._append(rows)
         if self.lateness and rows.height:
             yield from self._fired(self._watermark.value)
@@ -67,6 +81,15 @@ class LiveSessions(LiveOperator):
         self._watermark.value = event_time_us
         yield from self._decided(event_time_us - self.lateness)
         yield from self._fired(event_time_us)
+
+    def tick(self) -> Iterable[Result]:
+        """Give the open sessions that have new rows."""
+        kept = []
+        for frame in self.log.take(pl.col(FIRED) == 0):
+            yield from self._results(frame)
+            kept.append(frame.with_columns(pl.lit(1, pl.Int8).alias(FIRED)))
+        for frame in kept:
+            self.log.append(frame)
 
     def end(self, port: int) -> Iterable[Result]:
         yield from self._decided(_LATEST)
@@ -105,7 +128,7 @@ class LiveSessions(LiveOperator):
         late = due.filter(phase == LATE_PHASE)
         if late.height:
             self._behind.replace([waiting, due.filter(phase != LATE_PHASE)])
-            yield self._late(late)
+            yield self.operator.late_rows(late)
         for number in range(int(phase.max() or 0) + 1):  # type: ignore[arg-type]
             joining = due.filter(phase == number)
             if number:
@@ -153,7 +176,7 @@ class LiveSessions(LiveOperator):
         for frame in self.log.take(is_closed):
             fresh = frame.filter(pl.col(FIRED) == 0)
             if fresh.height:
-                yield self._results(fresh)
+                yield from self._results(fresh)
 
     # -- results -----------------------------------------------------------------------------------
 
@@ -168,28 +191,60 @@ class LiveSessions(LiveOperator):
         for frame in self.log.take(closes & ((pl.col(FIRED) == 0) | gone)):
             fired = frame.filter(pl.col(FIRED) == 0)
             if fired.height:
-                yield self._results(fired)
+                yield from self._results(fired)
                 kept.append(fired.filter(~gone).with_columns(pl.lit(1, pl.Int8).alias(FIRED)))
         for frame in kept:
             self.log.append(frame)
+        if self._updates is not None:
+            self._updates.drop(gone, self.log.frames())
+
+    def _counted(self, rows: pl.DataFrame) -> Iterator[Result]:
+        """What the global window of a key gives after a number of rows."""
+        assert self.operator.count is not None
+        frames = self.log.frames()
+        if self._keys:
+            wanted = rows.select(self._keys).unique()
+            frames = (f.join(wanted, on=self._keys, how="semi", nulls_equal=True) for f in frames)
+        parts = [*frames]
+        measures = self.rows.of_rows, self.rows.of_partials
+        of_rows, of_partials = (
+            lambda frame, more, m=m: sessions(frame, [*self._keys, *more], None, m)
+            for m in measures
+        )
+        state = pl.concat(parts) if parts else None
+        firing = due(rows, state, self._keys, self.operator.count, of_rows, of_partials)
+        if firing.height:
+            yield from self._results(firing, again=True)
 
     def _drained(self) -> Iterator[Result]:
         for frame in self.log.drain(_SLICE_ROWS, (FIRST, *self._keys)):
             fresh = frame.filter(pl.col(FIRED) == 0)
             if fresh.height:
-                yield self._results(fresh)
+                yield from self._results(fresh)
 
-    def _late(self, rows: pl.DataFrame) -> Side:
-        return Side(LATE, rows.select(self.operator.late_columns(rows.columns)))
+    def _results(self, closed: pl.DataFrame, *, again: bool = False) -> Iterator[Result]:
+        """Sessions as result rows. again: also those that have no rows since they fired last."""
+        if self.operator.count and not again:
+            closed = closed.filter(pl.col(COUNT) % self.operator.count != 0)
+            if not closed.height:
+                return
+        for part in self._changes(closed):
+            start, end = None, pl.col(LAST) + 1
+            if self.gap is not None:
+                start, end = pl.col(FIRST), pl.col(LAST) + self.gap
+            results = self.rows.results(part, start, end, watermarks=self._streams.value)
+            self.lowering = self.rows.lowering
+            yield results
 
-    def _results(self, closed: pl.DataFrame) -> pl.DataFrame:
-        ordered = closed.sort(FIRST, *self._keys, nulls_last=True)
-        if self.gap is None:
-            results = self.rows.results(
-                ordered, None, pl.col(LAST) + 1, watermarks=self._streams.value
+    def _changes(self, closed: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """The sessions with what they replace. One that comes several times has a frame for each time."""
+        if self._updates is None:
+            yield (
+                closed if self.operator.count else closed.sort(FIRST, *self._keys, nulls_last=True)
             )
-        else:
-            end = pl.col(LAST) + self.gap
-            results = self.rows.results(ordered, pl.col(FIRST), end, watermarks=self._streams.value)
-        self.lowering = self.rows.lowering
-        return results
+            return
+        place = pl.int_range(pl.len())
+        by = [*self._keys, *([] if self.gap is None else [FIRST])]
+        times = closed.with_columns((place.over(by) if by else place).alias(_TIME))
+        for part in times.partition_by(_TIME, include_key=False, maintain_order=True):
+            yield self._updates.changes(part)
