@@ -265,7 +265,7 @@ error[E0313]: unknown step type 'fliter' (step 'f')
   |
 5 |   f: {type: fliter, inputs: [a]}
   |             ^^^^^^
-   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python
+   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python, sql
    = help: did you mean 'filter'?
 """,
     ),
@@ -280,7 +280,7 @@ error[E0314]: the step type 'wasm' is not available in this version (step 'f')
   |
 5 |   f: {type: wasm, inputs: [a]}
   |             ^^^^
-   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python
+   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python, sql
    = help: leave the step out, or do its work with one of these
 """,
     ),

@@ -343,7 +343,7 @@ class BindContext(Struct, frozen=True):
     table: opens the description of a lookup's source, given its config or the name of a source of
     the file. bounded: the run has an end. parallelism: subtasks of keyed steps. timed: by input, whether
     its rows have an event time. streaming: watermarks move while the run goes on, and rows may be late.
-    read: the outputs other than the step itself that some step reads.
+    read: the outputs other than the step itself that some step reads. inputs: their names in the file.
     """
 
     step: str
@@ -354,6 +354,7 @@ class BindContext(Struct, frozen=True):
     table: Callable[[Any], LookupTable]
     timed: tuple[bool, ...] = ()
     streaming: bool = False
+    inputs: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()
 
 

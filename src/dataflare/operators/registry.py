@@ -29,9 +29,10 @@ _STEPS = {
     "aggregate": "aggregate:AggregateStep",
     "window": "window:WindowStep",
     "python": "python:PythonStep",
+    "sql": "sql:SqlStep",
 }
 _NOT_REGISTERED = "a processor of your own is named by its place (module:Class), its entry point, or register(...)"
-LATER = ("sql", "wasm", "predict")
+LATER = ("wasm", "predict")
 """Step types of the format that this version cannot run yet; they are refused by name."""
 
 

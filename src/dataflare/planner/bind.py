@@ -278,6 +278,7 @@ class Binder:
             parallelism=self.workflow.settings.parallelism,
             table=lambda source: self.tables[step.name],
             timed=timed,
+            inputs=tuple(map(str, step.inputs)),
             streaming=event_time.is_streaming(self.workflow, self.endless),
             read=frozenset(o for name, o in self.outputs_read if name == step.name and o),
         )
@@ -458,14 +459,13 @@ class Binder:
             if ref.output in extra_outputs or (ref.output is None and main):
                 continue
             all_names = [*([ref.step] if main else []), *(f"{ref.step}.{n}" for n in extra_outputs)]
-            reference = f"{ref.step}.{ref.output}" if ref.output else ref.step
             raise PlanError(
-                f"step '{step.name}' reads '{reference}', which is not an output of '{ref.step}'",
+                f"step '{step.name}' reads '{ref}', which is not an output of '{ref.step}'",
                 code="E0108",
                 step=step.name,
                 spot=ref.spot,
                 notes=[f"its outputs: {', '.join(all_names)}"],
-                help=did_you_mean(reference, all_names),
+                help=did_you_mean(str(ref), all_names),
             )
 
     def _note(self, error: DataFlareError, step: Any) -> None:

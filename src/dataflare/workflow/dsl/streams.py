@@ -301,6 +301,18 @@ class Stream:
         config = set_options(kind=kind, on=on, within=within, temporal=temporal, suffix=suffix)
         return self._add_step("join", name, config, step, others)
 
+    def sql(
+        self,
+        name: str,
+        *others: Stream,
+        query: str,
+        memory: str | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """One SELECT of DuckDB over this and the other streams, which end. query: it knows them by the names
+        of their steps."""
+        return self._add_step("sql", name, set_options(query=query, memory=memory), step, others)
+
     def lookup(
         self,
         name: str,
