@@ -17,9 +17,8 @@ from dataflare.cli import app, common
     ("args", "message", "help_"),
     [
         (["vlaidate"], "no such command 'vlaidate'", "did you mean 'validate'?"),
-        (["state", "list", "w"], "the command 'state' is not available in this version", ""),
+        (["logs", "w"], "the command 'logs' is not available in this version", ""),
         (["run", "w.yaml", "--fersh"], "no such option '--fersh'", "did you mean '--fresh'?"),
-        (["run", "w.yaml", "--from", "s1"], "the option '--from' is not available in this version", "leave it out: an unfinished run resumes from its latest checkpoint by itself"),
         (["run"], "missing argument 'FILE'", "see 'dataflare run --help'"),
         (["run", "w.yaml", "--for", "soon"], "--for takes a duration such as 30s, 5m or 1h, not 'soon'", ""),
         (["run", "w.yaml", "--param", "least"], "--param takes NAME=VALUE, not 'least'", ""),

@@ -37,11 +37,12 @@ _COMMANDS = {
     "runs": _LOOK_BACK,
     "checkpoints": _LOOK_BACK,
     "savepoint": _LOOK_BACK,
+    "state": _LOOK_BACK,
     "dlq": _LOOK_BACK,
 }
 """Each command (a module of this room), with its panel in the help."""
 _BOXES_MIN = 76
-_ENTRIES = {"test": "run_tests", "dlq": "app", "checkpoints": "app"}
+_ENTRIES = {"test": "run_tests", "dlq": "app", "checkpoints": "app", "state": "app"}
 """The entry point of a module, if it is not a function with the command's name."""
 
 

@@ -9,7 +9,7 @@ from dataflare.errors import WorkflowError, did_you_mean
 
 USAGE = "E0120"
 _LATER = {
-    *("deploy", "logs", "pause", "resume", "server", "start", "state", "status"),
+    *("deploy", "logs", "pause", "resume", "server", "start", "status"),
     *("stop", "top"),
 }
 """Commands of the format that this version does not have yet. They are refused by name."""

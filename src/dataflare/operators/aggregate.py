@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -15,6 +15,7 @@ from dataflare.model.text import SourceText
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
 from dataflare.operators.base import (
+    ERROR_COLUMN,
     BindContext,
     Bound,
     Fault,
@@ -67,6 +68,16 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
         empty: pl.DataFrame = pl.DataFrame(schema=inputs or {"__dataflare_none": pl.Int8})
         return empty.lazy().select(self.aggregation.partial()).collect(engine="in-memory")
 
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The results as they would be if the input ended now."""
+        live = LiveAggregate(self, tables)
+        return {
+            "groups": (
+                frame.drop(ERROR_COLUMN, strict=False)
+                for frame in map(live.finished, live.log.drain(_SLICE_ROWS))
+            )
+        }
+
     def describe(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"aggregate {', '.join(self.aggregation.output.names)}{by}"
@@ -96,7 +107,7 @@ class LiveAggregate(LiveOperator):
             self.log.append(self._empty_partial())
         for partials in self.log.drain(_SLICE_ROWS):
             self._answered.value = True
-            yield self._finished(partials)
+            yield self.finished(partials)
 
     def _grouped(self, frame: pl.DataFrame, exprs: Sequence[pl.Expr]) -> pl.DataFrame:
         if not self.keys:
@@ -110,7 +121,7 @@ class LiveAggregate(LiveOperator):
     def _empty_partial(self) -> pl.DataFrame:
         return self.operator.initial("groups")
 
-    def _finished(self, partials: pl.DataFrame) -> pl.DataFrame:
+    def finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()
         return finished(
             self.operator.aggregation, partials, self.keys, self.operator.step, self.lowering

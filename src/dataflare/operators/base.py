@@ -12,7 +12,7 @@ Always true of a row operator:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -257,6 +257,11 @@ class StatefulOperator(ABC):
     def makes(self, arriving: Kinds) -> Kinds:
         """The row kinds that leave it. arriving: those of all its inputs together."""
         return INSERTS
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]] | None:
+        """Its state as rows to show to the user, by table, in batches: `dataflare state show`. tables: those of a
+        checkpoint, for this call alone. None: the tables are shown as they are stored."""
+        return None
 
     def describe(self) -> str:
         return type(self).__name__.lower()

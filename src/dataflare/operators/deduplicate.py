@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import polars as pl
@@ -85,6 +85,10 @@ class Best(StatefulOperator, StructABC, frozen=True):
         columns = ", ".join(f"{field.name} {field.type}" for field in inputs[0])
         rule = f"the {'last' if self.last else 'first'} by {self.order} of {columns}"
         return {"rows": TableLayout({key: f"{inputs[0][key]}" for key in self.keys}, rule=rule)}
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows that would stay if the input ended now."""
+        return {"rows": LiveBest(self, tables).log.drain(_SLICE_ROWS)}
 
     def describe(self) -> str:
         which = "last" if self.last else "first"
