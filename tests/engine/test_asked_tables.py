@@ -66,7 +66,7 @@ class Asking:
         asked = AskedTable(lookup, self.system, Retrying("named", policy), self.clock)
         for batch in batches:
             frame = pl.DataFrame({"n": batch}, schema={"n": pl.Int32})
-            rows, _ = await asyncio.to_thread(asked.table, frame)
+            rows = (await asyncio.to_thread(asked.answers, frame)).table
             self.found.append(dict(rows.sort("id").iter_rows()))
             self.clock.advance(self.steps_s)
 

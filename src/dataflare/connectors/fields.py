@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import polars as pl
@@ -51,43 +51,55 @@ def schema_of(
     return Schema.of(types_by_name)
 
 
+Answers = tuple[pl.DataFrame, dict[int, DataError]]
+"""The rows of the keys whose values could be read, and the errors of the others, by their place."""
+
+
 def of_texts(
     keys: pl.DataFrame, texts: Mapping[str, Sequence[str | None]], schema: Schema, system: str
-) -> pl.DataFrame:
-    """Rows of fields that are text in the system. Raises DataError (E0501) for a field that does
-    not fit its type in the schema; the error names the key."""
+) -> Answers:
+    """Rows of fields that are text in the system. A field that does not fit its type in the schema is
+    E0501; the error names the key."""
     frame = keys.with_columns(
         pl.Series(name, values, dtype=pl.String) for name, values in texts.items()
     )
     columns = [TextColumn(name, schema[name], declared=True) for name in texts]
     table = frame.with_columns(loose(column).alias(column.name) for column in columns)
+    errors: dict[int, DataError] = {}
     for column in columns:
         is_misfit = table[column.name].is_null() & (frame[column.name] != "").fill_null(False)
-        if is_misfit.any():
-            place = int(is_misfit.arg_max() or 0)
+        for place in is_misfit.arg_true():
             message = misfit(column.name, column.type, frame[column.name][place])
-            raise _misread(message, keys.row(place), system)
-    return table.select(schema.names)
+            errors.setdefault(place, _misread(message, keys.row(place), system))
+    return _without(table.select(schema.names), errors), errors
 
 
 def of_objects(
     keys: pl.DataFrame, objects: Sequence[Mapping[str, Any]], schema: Schema, system: str
-) -> pl.DataFrame:
-    """Rows of fields that are JSON values. Raises DataError like `of_texts`."""
+) -> Answers:
+    """Rows of fields that are JSON values; errors as `of_texts` gives them."""
     fields = [name for name in schema.names if name not in keys.columns]
     if not fields:
-        return keys.select(schema.names)
+        return keys.select(schema.names), {}
     plain = [{n: _text_if(o.get(n), schema[n]) for n in fields} for o in objects]
     lines = b"\n".join(map(line_of, plain))
     plan = NdjsonPlan(tuple(TextColumn(n, schema[n], declared=True) for n in fields), tuple(fields))
+    errors: dict[int, DataError] = {}
     try:
         frame = plan.scan(lines).collect(engine="in-memory")
-    except pl.exceptions.PolarsError as error:
-        bad = plan.salvage(lines, str).bad
-        if not bad:
-            raise
-        raise _misread(bad[0].message, keys.row(bad[0].row), system) from error
-    return pl.concat([keys, frame], how="horizontal").select(schema.names)
+    except pl.exceptions.PolarsError:
+        rows = plan.salvage(lines, str)
+        errors = {each.row: _misread(each.message, keys.row(each.row), system) for each in rows.bad}
+        keys, frame = _without(keys, errors), rows.good
+    return pl.concat([keys, frame], how="horizontal").select(schema.names), errors
+
+
+def _without(frame: pl.DataFrame, places: Collection[int]) -> pl.DataFrame:
+    """The rows that are not at these places."""
+    if not places:
+        return frame
+    rows = pl.int_range(frame.height, eager=True)
+    return frame.filter(~rows.is_in([*places]))
 
 
 def _text_if(value: Any, type_: DataType) -> Any:

@@ -10,18 +10,31 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
-from dataflare.errors import DataFlareError, InternalError
+from dataflare.errors import DataError, DataFlareError, InternalError
 from dataflare.operators.lookup import Lookup
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
+from dataflare.sdk.processor import Refused
 from dataflare.state.index import KeyIndex
 
 _POLL_S = 1.0
+
+
+class Answers(Struct):
+    """frame: the batch without rows that are refused. table, index: the rows for its keys. refused: rows
+    whose key has values that cannot be read."""
+
+    frame: pl.DataFrame
+    table: pl.DataFrame
+    index: KeyIndex
+    refused: list[Refused]
 
 
 class AskedTable:
@@ -52,26 +65,41 @@ class AskedTable:
         )
         self._rows = pl.DataFrame(schema=self._schema)
 
-    def table(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, KeyIndex]:
-        """The rows for the keys of a batch, with their index. Waits for the system."""
+    def answers(self, frame: pl.DataFrame) -> Answers:
+        """What the system has for the keys of a batch. Waits for the system."""
         pairs = dict(zip(self._lookup.remote_keys, self._lookup.keys, strict=True))
         wanted = frame.select(
             pl.col(key).cast(self._schema[remote]).alias(remote) for remote, key in pairs.items()
         )
         wanted = wanted.drop_nulls().unique(maintain_order=True)
         asked, known = self._split(wanted)
+        refused: list[Refused] = []
         if asked.height:
-            got = self._conformed(self._wait_for(asked))
+            got, errors = self._wait_for(asked)
+            got = self._conformed(got)
+            for place, error in errors.items():
+                is_key = self._has_key(pairs, asked.row(place, named=True))
+                refused.append(Refused(frame.filter(is_key), error.message, error.code))
+                frame = frame.filter(~is_key)
+            if errors:
+                asked = asked.filter(~pl.int_range(asked.height, eager=True).is_in([*errors]))
             self._remember(asked, got)
             known = pl.concat([known, got])
-        return known, KeyIndex(known, self._lookup.remote_keys)
+        return Answers(frame, known, KeyIndex(known, self._lookup.remote_keys), refused)
+
+    def _has_key(self, pairs: Mapping[str, str], key: Mapping[str, Any]) -> pl.Expr:
+        """Which rows of a batch have this key. pairs: the batch's column of each part. Never NULL."""
+        return pl.all_horizontal(
+            (pl.col(column).cast(self._schema[remote]) == pl.lit(key[remote], self._schema[remote]))
+            for remote, column in pairs.items()
+        ).fill_null(False)
 
     async def aclose(self) -> None:
         await self._live.aclose()
 
-    def _wait_for(self, keys: pl.DataFrame) -> pl.DataFrame:
+    def _wait_for(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         asking = asyncio.run_coroutine_threadsafe(
-            self._retrying.call(partial(self._live.get, keys)), self._loop
+            self._retrying.call(partial(self._live.ask, keys)), self._loop
         )
         while True:
             try:

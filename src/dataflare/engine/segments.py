@@ -202,7 +202,12 @@ class SegmentRunner:
             made = self.errors.guarded(operator, frame, outcome)
             outcome.counts.append((operator.step, frame.height, made.height))
         else:
-            tables = {operator.step: self.asked[operator.step].table(frame)}
+            answers = self.asked[operator.step].answers(frame)
+            for refused in answers.refused:
+                self.errors.refused(operator.step, refused, outcome)
+                outcome.counts.append((operator.step, refused.rows.height, 0))
+            given = given if not answers.refused else _rows(answers.frame)
+            tables = {operator.step: (answers.table, answers.index)}
             made, _ = self._query(Query([operator], None, tables), given, outcome)
         return _rows(made)
 

@@ -18,6 +18,8 @@ from dataflare.sdk.context import ConnectorContext
 if TYPE_CHECKING:
     import polars as pl
 
+    from dataflare.errors import DataError
+
 ConfigClass = type[BaseModel]
 
 
@@ -75,6 +77,12 @@ class KeyedLookup(ABC):
         several tasks at once, on one event loop. Errors worth retrying (`Retry.LATER`) are tried
         again with the same keys.
         """
+
+    async def ask(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+        """Like `get`, and the errors of keys whose values cannot be read, by their row in `keys`. Such a
+        key has no rows; what happens to rows with it is the step's `on_error`. By default an error of `get`
+        is an error of all keys. The engine calls this."""
+        return await self.get(keys), {}
 
     async def aclose(self) -> None:
         """Release the connection. Not called after a crash."""

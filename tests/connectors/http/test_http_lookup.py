@@ -187,3 +187,38 @@ def test_the_contract_of_lookups_is_kept(tmp_path: Path) -> None:
         config = {"url": server.url + "/{id}", "schema": {"name": "string"}}
         keys = pl.DataFrame({"id": range(12)})
         asyncio.run(check_lookup(description(HttpLookup, config, base=tmp_path), keys))
+
+
+BAD_ANSWERS = {
+    "2": ({"level": "much", "name": "x"}, "E0501"),
+    "4": ([{"level": 1, "name": "x"}, {"level": "2x", "name": "y"}], "E0501"),
+    "5": (7, "E0503"),
+    "6": ({"level": 12345678901234567890, "name": "x"}, "E0501"),
+}
+
+
+@pytest.mark.parametrize("on_many", ["fail", "all"])
+def test_an_answer_that_cannot_be_read_is_an_error_of_its_rows(
+    tmp_path: Path, on_many: str
+) -> None:
+    """The other keys of the batch have their rows, and a key that was refused is asked again."""
+
+    def answer(asked: Asked) -> Answer:
+        customer = asked.path[1:]
+        content = BAD_ANSWERS.get(customer, ({"name": f"n{customer}", "level": int(customer)}, ""))
+        return Answer(content[0])
+
+    rows = [{"id": n, "customer": n % 8} for n in range(16)]
+    with http_server(answer) as server:
+        source = {"url": server.url + "/{customer}", "schema": {"level": "int64"}}
+        flow_ = flow(source, rows, on_many=on_many, cache={"size": 100})
+        flow_["settings"]["error_handling"] = {"on_error": "dead_letter"}
+        ran = run(tmp_path, flow_)
+    assert ran.status == 0, ran.errors
+    good = [n for n in range(16) if str(n % 8) not in BAD_ANSWERS]
+    assert out(tmp_path) == [
+        {"id": n, "customer": n % 8, "name": f"n{n % 8}", "level": n % 8} for n in good
+    ]
+    step = ran.result["steps"]["named"]
+    assert (step["rows_in"], step["rows_out"]) == (16, 8)
+    assert (step["errors"], step["dead_letters"]) == (8, 8)

@@ -140,17 +140,41 @@ class _Live(KeyedLookup):
         self._turns = asyncio.Semaphore(config.concurrency)
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
-        requests = [self._objects_of(row) for row in keys.iter_rows(named=True)]
+        rows, errors = await self.ask(keys)
+        for error in errors.values():
+            raise error
+        return rows
+
+    async def ask(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+        requests = [self._answer(row) for row in keys.iter_rows(named=True)]
         tasks = [asyncio.ensure_future(each) for each in requests]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
             for each in tasks:
                 each.cancel()
-        places = [place for place, rows in enumerate(answers) for _ in rows]
-        objects = [each for rows in answers for each in rows]
+        errors = {i: each for i, each in enumerate(answers) if isinstance(each, DataError)}
         where = public_url(self._config.url)
-        return of_objects(placed(keys, places), objects, self._schema, where)
+        while True:
+            pairs = [
+                (place, each)
+                for place, objects in enumerate(answers)
+                if place not in errors and not isinstance(objects, DataError)
+                for each in objects
+            ]
+            places, objects_ = [place for place, _ in pairs], [each for _, each in pairs]
+            rows, misfits = of_objects(placed(keys, places), objects_, self._schema, where)
+            if not misfits:
+                return rows, errors
+            # One object of a key cannot be read: then the key's other objects are left out too.
+            errors |= {places[i]: error for i, error in misfits.items()}
+
+    async def _answer(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]] | DataError:
+        """The objects for a key, or why they cannot be read."""
+        try:
+            return await self._objects_of(key)
+        except DataError as error:
+            return error
 
     async def _objects_of(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The objects of the API for a key."""

@@ -146,6 +146,12 @@ class _Live(KeyedLookup):
         self._fields = [name for name in schema.names if name not in keys]
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
+        rows, errors = await self.ask(keys)
+        for error in errors.values():
+            raise error
+        return rows
+
+    async def ask(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         columns = [pl.col(key).cast(pl.String) for key in dict.fromkeys(self._keys)]
         joined = pl.concat_str(columns, separator=":")
         names = keys.select(pl.lit(self._config.key_prefix) + joined).to_series().to_list()
@@ -155,24 +161,30 @@ class _Live(KeyedLookup):
             with redis_errors(self._server):
                 values += await self._ask(part)
         places = [place for place, value in enumerate(values) if value is not None]
-        present_keys = placed(keys, places)
-        present_values = [values[place] for place in places]
         if not self._fields:
-            return present_keys.select(self._schema.names)
+            return placed(keys, places).select(self._schema.names), {}
+        errors: dict[int, DataError] = {}
+        answers: dict[int, Any] = {}
+        for place in places:
+            try:
+                answers[place] = self._read(values[place], names[place])
+            except DataError as error:
+                errors[place] = error
+        places = [*answers]
+        present_keys = placed(keys, places)
         if self._config.structure == "json":
-            objects = [
-                self._object(value, names[place])
-                for value, place in zip(present_values, places, strict=True)
-            ]
-            return of_objects(present_keys, objects, self._schema, self._server)
-        texts = {
-            field: [
-                self._text(value[i], field, names[place])
-                for value, place in zip(present_values, places, strict=True)
-            ]
-            for i, field in enumerate(self._fields)
-        }
-        return of_texts(present_keys, texts, self._schema, self._server)
+            objects = [*answers.values()]
+            rows, misfits = of_objects(present_keys, objects, self._schema, self._server)
+        else:
+            texts = {f: [each[i] for each in answers.values()] for i, f in enumerate(self._fields)}
+            rows, misfits = of_texts(present_keys, texts, self._schema, self._server)
+        return rows, errors | {places[i]: error for i, error in misfits.items()}
+
+    def _read(self, value: Any, name: str) -> Any:
+        """The object, or the texts of the fields, of a key. Raises DataError."""
+        if self._config.structure == "json":
+            return self._object(value, name)
+        return [self._text(each, f, name) for each, f in zip(value, self._fields, strict=True)]
 
     async def _ask(self, names: Sequence[str]) -> list[Any]:
         """The value of each key, None for a missing key."""
