@@ -148,6 +148,7 @@ class Attempt:
                 if ended.done():
                     return Ending(True, await coordinator.checkpoint(final=True))
                 if stopped.done():
+                    self._tell_what_holds()
                     if not self.plan.commits_wait:
                         manifest = await coordinator.checkpoint(stops=True)
                     return Ending(False, manifest)
@@ -169,6 +170,13 @@ class Attempt:
                 waiting.cancel()
             for future in self._waiting:
                 future.cancel()
+
+    def _tell_what_holds(self) -> None:
+        """Warn of splits for which event time has waited until the end."""
+        for task in self.tasks:
+            reason = task.body.holding()
+            if reason is not None:
+                task.metrics.step(task.name).warnings[reason] = 0
 
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint

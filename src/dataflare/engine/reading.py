@@ -169,6 +169,21 @@ class Reading(Body):
 
     # -- event time --------------------------------------------------------------------------------
 
+    def holding(self) -> str | None:
+        if self._clock.stamp is None or self._split is None or self._is_idle:
+            return None
+        if not self._all_open:
+            return (
+                "event time did not move: some splits were not opened, because each reader was reading another; "
+                "give the run more parallelism"
+            )
+        if self._clock.watermark_us is None:
+            return (
+                f"event time did not move: the split '{self._split.id}' gave no row with a time; an "
+                "idle_timeout in its event_time lets time go on without it"
+            )
+        return None
+
     def _idle_timer(self) -> asyncio.TimerHandle | None:
         """Says that the split is idle when it has given nothing for `idle_timeout`."""
         stamp = self._clock.stamp

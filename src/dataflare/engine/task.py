@@ -94,6 +94,10 @@ class Body(ABC):
     def opened(self) -> None:
         """Every split of its source is read or was read."""
 
+    def holding(self) -> str | None:
+        """Why event time cannot move on here, for the user."""
+        return None
+
     def last_share(self) -> Share:
         """The share of every epoch from the task's end on."""
         return Share(self.task.id, None)

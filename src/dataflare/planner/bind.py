@@ -169,6 +169,7 @@ class Binder:
             try:
                 connector = self._source(step.type, step.config, name, step.schema)
                 self.connectors[name] = connector
+                connector.has_event_time = step.event_time is not None
                 if not connector.capabilities().bounded:
                     self.endless.add(name)
                 schema = await self._schema(connector, step)
@@ -191,17 +192,7 @@ class Binder:
                 self.nodes[name] = SourceNode(
                     name, name, step.type, {None: schema}, connector, all_columns=len(schema)
                 )
-        if self.workflow.settings.mode == "batch":
-            self.errors.extend(
-                PlanError(
-                    f"mode is batch, but source '{name}' has no end",
-                    code="E0317",
-                    step=name,
-                    spot=self.workflow.sources[name].type_spot,
-                    help="set mode: streaming, or bound the source",
-                )
-                for name in sorted(self.endless)
-            )
+        self.errors += event_time.endless_in_batch(self.workflow, self.endless)
 
     def _context(self, step: str) -> ConnectorContext:
         memory = self.workflow.settings.resources.memory

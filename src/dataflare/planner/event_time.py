@@ -84,6 +84,22 @@ def is_streaming(workflow: Workflow, endless: set[str]) -> bool:
     return mode == "streaming" or (mode == "auto" and any(n in endless for n in workflow.sources))
 
 
+def endless_in_batch(workflow: Workflow, endless: set[str]) -> list[PlanError]:
+    """An error for each source without an end, where the mode is batch."""
+    if workflow.settings.mode != "batch":
+        return []
+    return [
+        PlanError(
+            f"mode is batch, but source '{name}' has no end",
+            code="E0317",
+            step=name,
+            spot=workflow.sources[name].type_spot,
+            help="set mode: streaming, or bound the source",
+        )
+        for name in sorted(endless)
+    ]
+
+
 def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
     """The graph with a stamp behind each source that has an event time."""
     nodes: dict[str, Node] = {}

@@ -92,6 +92,10 @@ class SourceConnector(ABC):
     """What the run that ends now was given as `carried`, set before `carry` is called: also for a run
     that was resumed, which lists no splits of its own."""
 
+    has_event_time: bool = False
+    """Whether the step has an `event_time`. Then the splits of a source that never ends should be few: one
+    that no reader has opened holds event time back. Set before anything else is called."""
+
     adds_columns: bool = True
     """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`);
     else those of the first part do, and others are new fields. Set before anything else is called."""

@@ -84,7 +84,7 @@ clicks:
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         rows = self.config.rows
-        if self.config.rate is not None:
+        if self.config.rate is not None or (rows is None and self.has_event_time):
             return [self._split(0, rows, 1)]
         if rows is None:
             return [self._split(first, None, _INTERLEAVED) for first in range(_INTERLEAVED)]

@@ -1,0 +1,108 @@
+"""A run that is stopped says which split held event time back; an endless source has splits that are all read."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import BaseModel
+
+from dataflare import Workflow
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Position, Split
+from dataflare.model.types import Schema
+from dataflare.sdk.registry import register
+from dataflare.sdk.source import Replay, SourceCapabilities, SourceConnector, SplitReader
+from dataflare.testing import Lab
+
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+class Nothing(BaseModel):
+    silent: int
+    splits: int = 2
+
+
+class Silent(SourceConnector):
+    """Splits without an end; the last ones give one row and then wait, the `silent` first ones only wait."""
+
+    type = "silent"
+    Config = Nothing
+    given = threading.Event()
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities(replay=Replay.EXACT, bounded=False, local=True)
+
+    async def schema(self) -> Schema:
+        return Schema.of({"at": "timestamp[us, UTC]"})
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [
+            Split(str(n), {"silent": n < self.config.silent}) for n in range(self.config.splits)
+        ]
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        return Waiting(split.data["silent"])
+
+
+class Waiting(SplitReader):
+    def __init__(self, silent: bool) -> None:
+        self._gave = silent
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        import asyncio
+
+        if self._gave:
+            await asyncio.get_running_loop().create_future()
+        self._gave = True
+        return SharedDataBatch(pl.DataFrame({"at": [START]}))
+
+    def position(self) -> Position:
+        return Position({})
+
+
+register(Silent)
+
+
+def stopped(lab: Lab, *, event_time: Mapping[str, Any], parallelism: int = 2, **config: Any) -> Any:
+    wf = Workflow("standing", settings={"parallelism": parallelism})
+    source = wf.source("s", "silent", config=config, event_time={"column": "at", **event_time})
+    source.to("out", "memory")
+    return lab.run(wf, for_s=0.3)
+
+
+def test_a_split_without_rows_is_named(tmp_path: Any) -> None:
+    result = stopped(Lab(tmp_path), event_time={}, silent=1)
+    assert result.status == "stopped"
+    assert [w for w in result.warnings if "the split '0' gave no row" in w]
+    assert "idle_timeout" in str(result.warnings)
+
+
+def test_a_split_that_no_reader_opened_is_told(tmp_path: Any) -> None:
+    result = stopped(Lab(tmp_path), event_time={}, silent=0, splits=3, parallelism=1)
+    assert "more parallelism" in str(result.warnings)
+
+
+def test_with_an_idle_timeout_time_goes_on_without_the_silent_split(tmp_path: Any) -> None:
+    result = stopped(Lab(tmp_path), event_time={"idle_timeout": "50ms"}, silent=1)
+    assert "did not move" not in str(result.warnings)
+    assert result.steps["out"]["watermark"].startswith("2026-01-01T00:00:00")
+
+
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_windows_over_endless_generated_rows_close(tmp_path: Any, parallelism: int) -> None:
+    wf = Workflow("endless", settings={"parallelism": parallelism})
+    columns = {"at": {"time": {"start": "2026-01-01T00:00:00Z", "step": "1s"}}}
+    clicks = wf.source(
+        "clicks", "generate", columns=columns, event_time={"column": "at", "max_future": None}
+    )
+    clicks.process("w", "window", kind="tumbling", size="1m", measures={"n": "count(*)"}).limit(
+        "few", 3
+    ).to("out", "memory")
+    result = wf.run()
+    assert result.status == "finished"
+    assert result.frame("out")["n"].to_list() == [60, 60, 60]
