@@ -98,8 +98,8 @@ class Moments:
         self._plans: list[tuple[str, int, Callable[[], object]]] = []
         self._seen: dict[str, int] = {}
         self.done: list[str] = []
-        for module in ("connectors.postgres.session", "sdk.sql.shared", "sdk.sql.writing"):
-            monkeypatch.setattr(f"dataflare.{module}.crash_point", self._reached)
+        for module in ("session", "writing"):
+            monkeypatch.setattr(f"dataflare.sdk.sql.{module}.crash_point", self._reached)
 
     def at(self, place: str, time: int, act: Callable[[], object]) -> None:
         """time: the first time that it may happen; it does when `act` does not return False."""

@@ -1,5 +1,5 @@
 """Tools for tests of workflows and plugins: a source with crashes among its rows, faults, a virtual
-clock, and conformance suites for sources, destinations, keyed lookups and stateful steps.
+clock, and conformance suites for sources, destinations, tables, keyed lookups and stateful steps.
 
 It is used in tests only. It may import any room, and no room imports it.
 """
@@ -18,12 +18,14 @@ from dataflare.testing.processors import PROCESSOR_LAWS, check_processor
 from dataflare.testing.recorded_disk import DiskState, RecordedDisk
 from dataflare.testing.scripted import ScriptedSource
 from dataflare.testing.sources import SOURCE_LAWS, check_source, read_source
+from dataflare.testing.tables import TABLE_LAWS, check_table
 
 __all__ = [
     "DESTINATION_LAWS",
     "LOOKUP_LAWS",
     "PROCESSOR_LAWS",
     "SOURCE_LAWS",
+    "TABLE_LAWS",
     "Checkpoint",
     "ContractBroken",
     "Crash",
@@ -38,6 +40,7 @@ __all__ = [
     "check_lookup",
     "check_processor",
     "check_source",
+    "check_table",
     "description",
     "destination_of",
     "disk_faults",

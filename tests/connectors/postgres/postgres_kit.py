@@ -214,13 +214,13 @@ class Step:
 
     def die(self) -> None:
         """Lose what is in memory, as at a crash: the transaction and all that is held."""
-        session = self.writer._session  # type: ignore[attr-defined]
-        session._abandon()
+        session = self.writer.session  # type: ignore[attr-defined]
+        session.abandon()
         session._members.clear()
 
     def lose_connection(self) -> None:
         """The connection breaks, and the session has not noticed it yet."""
-        session = self.writer._session  # type: ignore[attr-defined]
+        session = self.writer.session  # type: ignore[attr-defined]
         if session._store is not None:
             session._store._sender.stop()
             session._store._db.pgconn.finish()

@@ -329,7 +329,7 @@ ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))
 @pytest.mark.parametrize("when", ["write", "prepare", "commit"])
 def test_an_older_attempt_does_not_win_by_trying_again(database, when, mode, monkeypatch):
     """The newer one ends its session; it makes another, has all its rows, and is still fenced."""
-    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+    monkeypatch.setattr("dataflare.sdk.sql.session._WRITE_ROWS", 1)
     config: dict[str, Any] = {"mode": mode}
     if mode in ("upsert", "mirror"):
         config["key"] = ["id"]

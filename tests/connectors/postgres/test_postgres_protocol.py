@@ -112,7 +112,7 @@ def test_rows_that_come_between_prepare_and_commit_wait_for_the_next_epoch(datab
 
 
 def test_too_many_waiting_rows_are_left_to_the_redo_file(database, monkeypatch):
-    monkeypatch.setattr("dataflare.connectors.postgres.session._WAITING_BYTES", 10)
+    monkeypatch.setattr("dataflare.sdk.sql.session._WAITING_BYTES", 10)
 
     async def go():
         step = await database.step(SCHEMA).start()
@@ -146,7 +146,7 @@ def test_two_epochs_prepared_before_one_is_committed(database):
 
 @pytest.mark.parametrize("when", ["before write", "between writes", "before prepare"])
 def test_a_connection_lost_inside_an_epoch_costs_nothing(database, when, monkeypatch):
-    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+    monkeypatch.setattr("dataflare.sdk.sql.session._WRITE_ROWS", 1)
 
     async def go():
         step = await database.step(SCHEMA).start()
@@ -311,7 +311,7 @@ def test_two_steps_may_write_one_table(database):
 
 
 def test_one_step_goes_on_while_the_other_is_not_committed(database, monkeypatch):
-    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+    monkeypatch.setattr("dataflare.sdk.sql.session._WRITE_ROWS", 1)
 
     async def go():
         one = await database.step(SCHEMA, step="a", table="a").start()
@@ -334,7 +334,7 @@ def test_one_step_goes_on_while_the_other_is_not_committed(database, monkeypatch
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_rows_of_the_next_epoch_are_not_committed_with_another_steps(database, monkeypatch, first):
     """Step a has nothing in epoch 1, and rows of epoch 2 before step b's epoch 1 is committed."""
-    monkeypatch.setattr("dataflare.connectors.postgres.session._COPY_ROWS", 1)
+    monkeypatch.setattr("dataflare.sdk.sql.session._WRITE_ROWS", 1)
 
     async def go():
         one = await database.step(SCHEMA, step="a", table="a").start()
@@ -369,7 +369,7 @@ def test_a_finished_run_is_followed_by_another(database):
         await again.epoch(4, FOUR, final=True)
         await again.close()
         assert ids(database) == [1, 2, 3, 4]
-        assert marker(database) == (2, 4, 2)
+        assert marker(database) == (2, 4, 4)  # the rows of both runs
 
     run(go())
 

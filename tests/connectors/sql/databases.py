@@ -90,8 +90,7 @@ class Step:
 
     def die(self) -> None:
         """Lose what is in memory, as at a crash: the open transaction, the unsealed file."""
-        shared = self.writer._output.shared  # type: ignore[attr-defined]
-        shared._abandon()
+        self.writer.session.abandon()  # type: ignore[attr-defined]
 
 
 def rows(kind: str, path: Path, sql: str) -> list[tuple[Any, ...]]:

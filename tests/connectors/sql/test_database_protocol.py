@@ -13,6 +13,7 @@ from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
 
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
+OTHER = "1f0e0d0c-0b0a-4000-8000-000000000002"
 ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))
 
 
@@ -97,6 +98,54 @@ def test_an_epoch_without_rows_does_not_open_the_database(kind, tmp_path):
         await step.epoch(2, final=True)
         await step.close()
         assert ids(kind, tmp_path) == []
+
+    run(go())
+
+
+def test_a_run_does_not_commit_the_rows_of_another_run_of_this_process(kind, tmp_path):
+    async def go():
+        one = await Step(kind, tmp_path, SCHEMA, sift=True).start()
+        other = await Step(kind, tmp_path, SCHEMA, step="other", lineage=OTHER, table="u").start()
+        await one.writer.write_batch(ONE)
+        await one.writer.settle()
+        await other.epoch(1, TWO)
+        found = rows(kind, tmp_path / "data.db", f"select count(*) from {known_tables(kind)}")
+        assert found == [(0,)]
+        await one.commit(1, [await one.prepare(1)])
+        assert (ids(kind, tmp_path), ids(kind, tmp_path, "u")) == ([1], [2])
+        await one.close()
+        await other.close()
+
+    run(go())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_that_lost_committed_rows_is_refused(kind, tmp_path, restarted):
+    async def go():
+        step = await Step(kind, tmp_path, SCHEMA).start()
+        await step.epoch(1, ONE)
+        second = await step.epoch(2, TWO)
+        await step.close()
+        for path in tmp_path.glob("data.db*"):
+            path.unlink()
+        again = Step(kind, tmp_path, SCHEMA, attempt=2)
+        with pytest.raises(CheckpointError) as caught:
+            await (again.start(2, [second]) if restarted else step.epoch(3, THREE))
+        assert caught.value.code == "E0705"
+        assert "was reset to an earlier state" in caught.value.message
+
+    run(go())
+
+
+def test_both_rows_of_an_update_are_appended_as_changes_also_with_a_key(kind, tmp_path):
+    async def go():
+        config = {"changelog": "columns", "key": ["id"], "is_changelog": True}
+        step = await Step(kind, tmp_path, SCHEMA, **config).start()
+        update = batch([{"id": 1, "v": "old"}, {"id": 1, "v": "new"}], kinds=[1, 2])
+        await step.epoch(1, update, final=True)
+        await step.close()
+        found = rows(kind, tmp_path / "data.db", "select _op, v from t order by v desc")
+        assert found == [("update_before", "old"), ("update_after", "new")]
 
     run(go())
 

@@ -83,7 +83,7 @@ def test_what_was_settled_is_applied_again_when_others_had_to_write(kind, tmp_pa
         assert (
             len(await settled(step, batch([{"id": 1, **GOOD}, {"id": 2, "v": None, "n": 1}]))) == 1
         )
-        step.writer._output.shared.let_go("out")
+        step.writer.session.let_go(step.writer._target)
         execute(kind, tmp_path / "data.db", "insert into t values (9, 'other', 1, null)")
         await step.commit(1, [await step.prepare(1)])
         assert stored(kind, tmp_path) == [(1, "x", 1), (9, "other", 1)]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import duckdb
 
-from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
-from dataflare.sdk.sql.names import locked, missing_file
-from dataflare.sdk.sql.refusals import HELP
+from dataflare.errors import DataFlareError, SystemError_
+from dataflare.sdk.sql import names
 from dataflare.security.redact import redact_pieces
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")
@@ -29,44 +28,23 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
     if in_other_process(error):
         holder = _HOLDER.search(text)
         process = f"process {holder.group(1)}" if holder else "another process"
-        return locked(
+        return names.locked(
             path, f"{process} has it open", "close it there: a DuckDB file has one writing process"
         )
     if isinstance(error, duckdb.ConstraintException):
-        return DataError(
-            f"{subject} refuses a row: {first}",
-            code="E0510",
-            help=HELP,
-        )
+        return names.refusal(subject, first)
     if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
-        return DataError(
-            f"{subject} refuses a value: {first}",
-            code="E0511",
-            help=HELP,
-        )
+        return names.refusal(subject, first, "E0511")
     if "not a valid DuckDB database" in text:
-        return SystemError_(
-            f"{path} is not a DuckDB database",
-            code="E0505",
-            help="choose another path: the file has another format",
-        )
+        return names.other_format(path, "a DuckDB database")
     if "database does not exist" in text:
-        return missing_file(path)
+        return names.missing_file(path)
     if "No space left" in text or "disk is full" in text.lower():
-        return SystemError_(
-            f"disk full while writing {path}",
-            code="E0603",
-            retry=Retry.LATER,
-            help="free some space and run again: the run continues from the last checkpoint",
-        )
+        return names.disk_full(path)
     if isinstance(error, PermissionError) or "Permission denied" in text or "read-only" in text:
-        return SystemError_(
-            f"permission denied: {path}",
-            code="E0602",
-            help="get the permission to read and write it, and its folder",
-        )
+        return names.denied(path)
     if isinstance(error, duckdb.TransactionException) and "onflict" in text:
-        return locked(path, f"another writer was faster: {first}", "run again")
+        return names.locked(path, f"another writer was faster: {first}", "run again")
     return SystemError_(
         f"{subject} failed in {path}: {first}",
         code="E0600",

@@ -6,27 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors, translated
 from dataflare.connectors.duckdb.types import declared, misfit, selected, type_of_declaration
 from dataflare.errors import ConfigError
-from dataflare.model.types import DataType, Schema
-from dataflare.sdk.sql.config import TableSourceConfig
-from dataflare.sdk.sql.names import missing_column, missing_table, quoted
+from dataflare.model.types import Schema
+from dataflare.sdk.sql import relation as relations
+from dataflare.sdk.sql.config import FileReadOptions
+from dataflare.sdk.sql.names import missing_table, quoted
 from dataflare.sdk.sql.query import bind_query
 from dataflare.security.redact import redact_pieces
 
 
-class Column(Struct, frozen=True):
-    """declared: DuckDB's type. type: DataFlare's type. cast: whether the step's `schema` has
-    another type."""
+class Column(relations.Column, frozen=True):
+    """declared: DuckDB's type. cast: whether the step's `schema` has another type."""
 
-    name: str
-    declared: str
-    type: DataType
+    declared: str = ""
     cast: bool = False
 
     def sql(self) -> str:
@@ -55,27 +53,11 @@ class Column(Struct, frozen=True):
         return is_misfit and f"case when {is_misfit} then cast({name} as VARCHAR) end"
 
 
-class Relation(Struct, frozen=True):
-    """source: the SQL after FROM; its parameters are variables of the connection, see `bind`. key:
-    the primary key. rowid: whether it is a table with a rowid."""
+class Relation(relations.Relation[Column], frozen=True):
+    """source: its parameters are variables of the connection, see `bind`. key: the primary key. rowid:
+    whether it is a table with a rowid."""
 
-    label: str
-    source: str
-    params: tuple[Any, ...]
-    columns: tuple[Column, ...]
-    key: tuple[str, ...] = ()
-    rowid: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    def column(self, name: str) -> Column:
-        """The column; the case of its name is ignored. Raises E0606 with the nearest name."""
-        for column in self.columns:
-            if column.name.casefold() == name.casefold():
-                return column
-        raise missing_column(name, self.label, self.names)
+    params: tuple[Any, ...] = ()
 
 
 def mark(kind: str, place: int) -> str:
@@ -91,7 +73,7 @@ def bind(db: DuckConnection, kind: str, params: tuple[Any, ...]) -> None:
 
 
 def find_relation(
-    db: DuckConnection, path: Path, config: TableSourceConfig, contract: Schema | None
+    db: DuckConnection, path: Path, config: FileReadOptions, contract: Schema | None
 ) -> Relation:
     """The relation in the config. Raises an error if it cannot be read."""
     if config.query is not None:
@@ -101,13 +83,11 @@ def find_relation(
         table = tables.find_table(db, config.table)
         if table is None:
             raise missing_table(config.table, path, tables.table_names(db))
-        columns = tuple(Column(n, d, type_of_declaration(d)) for n, d in table.columns.items())
-        source = tables.spelled(f"{table.schema}.{table.name}")
-        label = f"table '{config.table}'"
+        columns = tuple(Column(n, type_of_declaration(d), d) for n, d in table.columns.items())
         has_rowid_column = "rowid" in {name.casefold() for name in table.columns}
-        relation = Relation(
-            label, source, (), columns, table.key, not table.view and not has_rowid_column
-        )
+        rowid = not table.view and not has_rowid_column
+        label = f"table '{config.table}'"
+        relation = Relation(label, table.place, columns, table.key, rowid)
     return _cast(relation, contract)
 
 
@@ -127,8 +107,8 @@ def _query(db: DuckConnection, path: Path, query: str) -> Relation:
         raise _refused(error, spot) from error
     except duckdb.Error as error:
         raise translated(error, path, "the query").at(spot=spot) from error
-    columns = tuple(Column(row[0], row[1], type_of_declaration(row[1])) for row in described)
-    return Relation("the query", f"({bound.sql}\n)", bound.params, columns)
+    columns = tuple(Column(row[0], type_of_declaration(row[1]), row[1]) for row in described)
+    return Relation("the query", f"({bound.sql}\n)", columns, params=bound.params)
 
 
 def _refused(error: Exception, spot: Any) -> ConfigError:
@@ -144,13 +124,5 @@ def _cast(relation: Relation, contract: Schema | None) -> Relation:
     columns = []
     for column in relation.columns:
         type_ = types.get(column.name.casefold(), column.type)
-        same = type_ == column.type
-        columns.append(Column(column.name, column.declared, type_, cast=not same))
-    return Relation(
-        relation.label,
-        relation.source,
-        relation.params,
-        tuple(columns),
-        relation.key,
-        relation.rowid,
-    )
+        columns.append(replace(column, type=type_, cast=type_ != column.type))
+    return replace(relation, columns=tuple(columns))

@@ -18,8 +18,8 @@ from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
-from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.refusals import HELP, Refusal
+from dataflare.sdk.sql.names import quoted, refusal
+from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.store import Target
 
 _ROWS, _NUMBER, _ORIGINAL, _PART = (
@@ -201,12 +201,7 @@ class Rules(Struct, frozen=True):
         return [quoted(f"{_PART}{number}_{at}") for at in range(len(self.uniques[number]))]
 
     def _error(self, text: str, code: str = "E0510") -> DataError:
-        kind = "row" if code == "E0510" else "value"
-        return DataError(
-            f"table '{self.target.table}' refuses a {kind}: {text}",
-            code=code,
-            help=HELP,
-        )
+        return refusal(f"table '{self.target.table}'", text, code)
 
 
 def _all_set(columns: Iterable[str]) -> str:

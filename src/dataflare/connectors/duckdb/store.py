@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
-from msgspec.structs import replace
 
 from dataflare.connectors.duckdb import tables
 from dataflare.connectors.duckdb.connection import DuckConnection
@@ -16,58 +17,56 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.duckdb.rules import Rules, refused_value
-from dataflare.connectors.duckdb.types import declared
+from dataflare.connectors.duckdb.types import declared, type_of_declaration
 from dataflare.errors import DataError
 from dataflare.formats.text_write import for_python
-from dataflare.model.types import RESERVED, DataType, Schema
-from dataflare.sdk.sql import marker, sweeping
-from dataflare.sdk.sql.fold import fold, rows_to_append
-from dataflare.sdk.sql.marker import (
-    MARKER_COLUMNS,
-    MARKER_DDL,
-    MARKER_TABLE,
-    MarkerRow,
-    MarkerRows,
-)
-from dataflare.sdk.sql.names import listed, quoted
+from dataflare.model.types import DataType
+from dataflare.sdk.sql.names import holds_data, quoted
 from dataflare.sdk.sql.refusals import Refusal, rowwise, with_row
-from dataflare.sdk.sql.shared import now_text
-from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.sql_store import Ready, SqlStore
+from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.tables import Table, refuse_generated, refuse_other_clocks
 
 _STAGE, _NUMBER = "_dataflare_stage", "__dataflare_number"
 
 
-class DuckdbStore(TableStore):
+class DuckdbStore(SqlStore):
     def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        super().__init__()
         self._path, self._busy_timeout_s = path, busy_timeout_s
+        self.label = str(path)
         self._opened: DuckConnection | None = None
-        self._ready: dict[str, set[str]] = {}
-        self._uniques: dict[str, tuple[frozenset[str], ...]] = {}
-        self._rules: dict[str, Rules] = {}
-        self._columns: dict[str, dict[str, str]] = {}
+        self._rules: dict[str, tuple[Ready, Rules]] = {}
 
     @property
     def _db(self) -> DuckConnection:
         assert self._opened is not None
         return self._opened
 
+    def is_there(self) -> bool:
+        return holds_data(self._path)
+
     def begin(self) -> None:
-        with duckdb_errors(self._path, "opening"):
+        with self.errors("opening"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._opened = DuckConnection(
-                self._path, write=True, busy_timeout_s=self._busy_timeout_s
-            )
-            self._db.db.execute("begin transaction")
+            self._open(write=True)
+            self.run("begin transaction")
+
+    def open_to_read(self) -> None:
+        self._open(write=False)
+
+    def _open(self, *, write: bool) -> None:
+        self._opened = DuckConnection(self._path, write=write, busy_timeout_s=self._busy_timeout_s)
 
     def commit(self) -> None:
-        with duckdb_errors(self._path, "commit"):
-            self._db.db.execute("commit")
+        with self.errors("commit"):
+            self.run("commit")
 
     def rollback(self) -> None:
         if self._opened is None:
             return
         try:
-            self._opened.db.execute("rollback")
+            self.run("rollback")
         except duckdb.Error:  # there is no transaction: it was committed, or begin failed
             pass
 
@@ -77,140 +76,95 @@ class DuckdbStore(TableStore):
             opened.close()
 
     def execute(self, statement: str) -> None:
-        with duckdb_errors(self._path, "the statement"):
-            self._db.db.execute(statement)
+        with self.errors("the statement"):
+            self.run(statement)
 
     def execute_alone(self, statements: Sequence[str]) -> None:
-        opened = DuckConnection(self._path, write=True, busy_timeout_s=self._busy_timeout_s)
-        try:
-            with duckdb_errors(self._path, "the statement"):
-                for statement in statements:
-                    opened.db.execute(statement)
-        finally:
-            opened.close()
+        self._open(write=True)
+        for statement in statements:
+            self.execute(statement)
 
-    def read_marker(self, target: Target) -> MarkerRows:
-        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
-            columns = self._marker_columns()
-            if not columns:
-                return MarkerRows()
-            query, parameters = marker.selection(target, columns)
-            return marker.marker_rows(target, self._db.rows(query, list(parameters)))
+    # -- SQL ---------------------------------------------------------------------------------------
 
-    def write_marker(self, target: Target, row: MarkerRow) -> None:
-        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
-            self._db.db.execute(MARKER_DDL)
-            for statement in marker.widening(self._marker_columns()):
-                self._db.db.execute(statement)
-            marks = ", ".join("?" * len(MARKER_COLUMNS))
-            self._db.db.execute(
-                f"insert or replace into {MARKER_TABLE} ({listed(MARKER_COLUMNS)}) values ({marks})",
-                list(marker.values(target, row, now_text())),
-            )
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        return duckdb_errors(self._path, subject)
 
-    def supersede(self, target: Target) -> None:
-        with duckdb_errors(self._path, f"table {MARKER_TABLE}"):
-            self._db.db.execute(
-                f"delete from {MARKER_TABLE} "
-                "where step = ? and workflow = ? and place = ? and lineage <> ?",
-                [target.step, target.workflow, target.place, target.lineage],
-            )
+    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
+        self._db.db.execute(sql, list(params))
 
-    def _marker_columns(self) -> set[str]:
-        rows = self._db.rows(
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._db.rows(sql, list(params))
+
+    def find(self, name: str) -> Table | None:
+        return tables.find_table(self._db, name)
+
+    def place_of(self, table: Table) -> str:
+        return table.place
+
+    def marker_columns(self, place: str) -> set[str]:
+        rows = self.rows(
             "select column_name from duckdb_columns() where database_name = current_database() "
             "and schema_name = current_schema() and table_name = ?",
-            [MARKER_TABLE],
+            [place],
         )
         return {str(name) for (name,) in rows}
 
-    def is_missing(self, target: Target) -> bool:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            return tables.find_table(self._db, target.table) is None
+    def spelled(self, name: str) -> str:
+        return tables.spelled(name)
 
-    def is_empty(self, target: Target) -> bool:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            table = tables.find_table(self._db, target.table)
-            return table is None or not self._db.rows(
-                f"select 1 from {tables.spelled(target.table)} limit 1", []
-            )
+    def own(self, target: Target) -> str:
+        return quoted(tables.split_name(target.written)[1])
 
-    def make_ready(self, target: Target) -> None:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            old = tables.require(self._db, target, self._path)
-            table = tables.find_table(self._db, target.written)
-            indexes: list[str] = []
-            if table is None and old is not None:
-                indexes = tables.unique_indexes_like(self._db, target, old)
-                for statement in tables.creation_like(self._db, target, old):
-                    self._db.db.execute(statement)
-                table = tables.find_table(self._db, target.written)
-            if table is None:
-                statements = tables.creation(target)
-            else:
-                tables.refuse_other_clocks(target, table)
-                statements = tables.widening(target, table, self._path)
-            # Columns cannot be added to a table that has an index.
-            for statement in [*statements, *indexes]:
-                self._db.db.execute(statement)
-            if indexes:
-                table = tables.find_table(self._db, target.written)
-            if target.mode in ("upsert", "mirror"):
-                self._make_unique(target)
-            self._rules.pop(target.written, None)
-            columns = table.columns if table is not None else {}
-            self._columns[target.written] = {n.casefold(): type_ for n, type_ in columns.items()}
-            self._ready[target.written] = {field.name for field in target.schema}
-            self._uniques[target.written] = table.uniques if table is not None else ()
+    def table_names(self) -> list[str]:
+        return tables.table_names(self._db)
 
-    def _make_unique(self, target: Target) -> None:
-        table = tables.find_table(self._db, target.written)
-        assert table is not None
-        statement = tables.unique_index(target, table)
-        if statement is None:
-            return
-        try:
-            self._db.db.execute(statement)
-        except duckdb.ConstraintException as error:
-            raise DataError(
-                f"table '{target.table}' has several rows for one key ({', '.join(target.key)}), "
-                f"so mode '{target.mode}' cannot distinguish them",
-                code="E0510",
-                help="remove the duplicates, or choose other key columns",
-            ) from error
+    def declared(self, type_: DataType) -> str:
+        return declared(type_)
 
-    def apply(self, target: Target, frame: pl.DataFrame) -> None:
-        types = self._types_of(target, frame)
-        self._refuse_loss(target, types, frame)
-        if target.mode in ("append", "overwrite"):
-            rows = rows_to_append(frame, op=target.op)
-            self._insert(target, types, rows, "")
-            return
-        mirror = target.mode == "mirror"
-        changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
-        if changes.deletes.height:
-            self._delete(target, types, changes.deletes)
-        if changes.upserts.height:
-            self._insert(
-                target, types, changes.upserts, _on_conflict(target, changes.upserts.columns)
-            )
-        if target.sweeps:
-            self._note_keys(target, types, changes.upserts, changes.deletes)
+    def check(self, target: Target, table: Table) -> None:
+        # DuckDB would make an instant of a wall clock by the zone of the session.
+        refuse_generated(target, table)
+        refuse_other_clocks(target, table, type_of_declaration)
 
-    def _refuse_loss(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
+    def creation(self, target: Target) -> list[str]:
+        schema, _ = tables.split_name(target.table)
+        first = [] if schema == "main" else [f"create schema if not exists {quoted(schema)}"]
+        return [*first, *super().creation(target)]
+
+    def creation_like(self, target: Target, table: Table) -> Sequence[str]:
+        return tables.creation_like(self._db, target, table) or self.creation(target)
+
+    def indexes_like(self, target: Target, table: Table) -> Sequence[str]:
+        return tables.unique_indexes_like(self._db, target, table)
+
+    def value(self, name: str, type_: DataType) -> str:
+        """A column is cast to the declared type if Arrow has no such type."""
+        column = f"s.{quoted(name)}"
+        return f"cast({column} as {declared(type_)})" if type_.name in ("json", "null") else column
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def apply(self, ready: Ready, frame: pl.DataFrame) -> None:
+        self._refuse_loss(ready, frame)
+        self.put(ready, frame)
+
+    def _refuse_loss(self, ready: Ready, frame: pl.DataFrame) -> None:
         """Raises DataError (E0511), with its row, for a value that the table would change."""
-        for name, mask in beyond(frame, target.schema):
+        for name, mask in beyond(frame, ready.target.schema):
             row = frame.filter(mask.fill_null(False)).head(1)
             raise with_row(
-                refused_value(target.table, name, value_texts(row, name)[0]),
+                refused_value(ready.target.table, name, value_texts(row, name)[0]),
                 for_python(row).row(0, named=True),
-                target.key,
+                ready.target.key,
             )
-        columns = self._columns[target.written]
+        target = ready.target
+        columns = {n.casefold(): type_ for n, type_ in ready.table.columns.items()}
         suspects = {}
         for name in frame.columns:
             into = columns.get(name.casefold())
-            is_lossy = into and name in types and loss(f"s.{quoted(name)}", types[name], into)
+            is_lossy = (
+                into and name in ready.types and loss(f"s.{quoted(name)}", ready.types[name], into)
+            )
             if into and is_lossy:
                 suspects[name] = (into, is_lossy)
         if not suspects:
@@ -218,11 +172,9 @@ class DuckdbStore(TableStore):
         picked = frame.select(list(suspects)).with_row_index(_NUMBER)
         self._db.db.register(_STAGE, picked.to_arrow())
         try:
-            with duckdb_errors(self._path, f"table '{target.table}'"):
+            with self.errors(f"table '{target.table}'"):
                 for name, (into, is_lossy) in suspects.items():
-                    ((at,),) = self._db.rows(
-                        f"select min({_NUMBER}) from {_STAGE} s where {is_lossy}"
-                    )
+                    ((at,),) = self.rows(f"select min({_NUMBER}) from {_STAGE} s where {is_lossy}")
                     if at is not None:
                         error = DataError(
                             f"column '{name}' of table '{target.table}' is {into}, and would change "
@@ -234,179 +186,32 @@ class DuckdbStore(TableStore):
         finally:
             self._db.db.unregister(_STAGE)
 
-    def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
-        self._types_of(target, frame)
-        rules = self._rules.get(target.written)
-        if rules is None:
-            rules = self._rules[target.written] = Rules.of(self._db, target)
-        with duckdb_errors(self._path, f"table '{target.table}'"):
+    def sift(self, ready: Ready, frame: pl.DataFrame) -> list[Refusal]:
+        with self.errors(f"table '{ready.target.table}'"):
+            rules_of, rules = self._rules.get(ready.target.step, (None, None))
+            if rules is None or rules_of is not ready:
+                rules = Rules.of(self._db, ready.target)
+                self._rules[ready.target.step] = ready, rules
             refused = rules.refused(self._db, frame)
-        rows = rowwise(frame.with_row_index(_NUMBER), target.key)
+        rows = rowwise(frame.with_row_index(_NUMBER), ready.target.key)
         good = rows.filter(~pl.col(_NUMBER).is_in([each.row for each in refused])).drop(_NUMBER)
         if good.height:
-            self.apply(target, good)
-        if refused and target.sweeps:
-            # The source has these rows, so the table's rows with their keys stay.
-            refused_rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
-            self._note_keys(
-                target, self._types_of(target, frame), refused_rows, refused_rows.clear()
-            )
+            self.apply(ready, good)
         return refused
 
-    def _types_of(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
-        """The types of the frame's columns. Adds columns that are new since `open`."""
-        dtypes = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
-        types_by_name = {field.name: field.type for field in target.schema}
-        types = types_by_name | {
-            f.name: types_by_name.get(f.name, f.type) for f in Schema.from_polars(dtypes)
-        }
-        if not set(dtypes) <= self._ready[target.written]:
-            self.make_ready(replace(target, schema=Schema.of(types)))
-        return types
-
-    def _insert(
-        self, target: Target, types: dict[str, DataType], frame: pl.DataFrame, on_conflict: str
+    def run_with(
+        self, ready: Ready, types: dict[str, DataType], frame: pl.DataFrame, sql: str
     ) -> None:
-        values = ", ".join(_converted(name, types[name]) for name in frame.columns)
-        self._run(
-            target,
-            f"insert into {tables.spelled(target.written)} ({listed(frame.columns)}) "
-            f"select {values} from {_STAGE} {on_conflict}",
-            frame,
-        )
-
-    def _delete(self, target: Target, types: dict[str, DataType], frame: pl.DataFrame) -> None:
-        names = [*target.key, *([target.sequence] if target.sequence else [])]
-        same = [f"t.{quoted(n)} = {_converted(n, types[n], 's.')}" for n in target.key]
-        if target.sequence is not None:
-            t, s = f"t.{quoted(target.sequence)}", f"s.{quoted(target.sequence)}"
-            same.append(f"({s} >= {t} or {t} is null)")
-        self._run(
-            target,
-            f"delete from {tables.spelled(target.written)} as t using {_STAGE} as s "
-            f"where {' and '.join(same)}",
-            frame.select(names),
-        )
-
-    # -- mirror ------------------------------------------------------------------------------------
-
-    def _note_keys(
-        self,
-        target: Target,
-        types: dict[str, DataType],
-        arrived: pl.DataFrame,
-        deleted: pl.DataFrame,
-    ) -> None:
-        self._make_keys(target)
-        place, keys_table, key = (
-            tables.spelled(target.table),
-            tables.spelled(target.keys_table),
-            target.key,
-        )
-        staged = {name: _converted(name, types[name], "s.") for name in key}
-        if arrived.height:
-            insert = f"insert into {keys_table} ({listed(key)})"
-            keys = ", ".join(staged.values())
-            self._run(target, f"{insert} select {keys} from {_STAGE} as s", arrived.select(key))
-        if deleted.height:
-            sql = sweeping.deleted_keys(key, place, keys_table, _STAGE, staged)
-            self._run(target, sql, deleted.select(key))
-
-    def _make_keys(self, target: Target) -> None:
-        if tables.find_table(self._db, target.keys_table) is None:
-            place, keys_table = tables.spelled(target.table), tables.spelled(target.keys_table)
-            self._db.db.execute(sweeping.keys_creation(target.key, place, keys_table))
-
-    def sweep(self, target: Target, *, delete: bool) -> int:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            self._make_keys(target)
-            place, keys_table, key = (
-                tables.spelled(target.table),
-                tables.spelled(target.keys_table),
-                target.key,
-            )
-            ((missing, total),) = self._db.rows(sweeping.counts(key, place, keys_table))
-            if delete:
-                sweeping.refuse_deletes(target, missing, total)
-            if missing and delete:
-                self._db.db.execute(sweeping.deletion(key, place, keys_table))
-            self._db.db.execute(f"drop table {keys_table}")
-        return int(missing)
-
-    def clear_keys(self, target: Target) -> None:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            self._db.db.execute(f"drop table if exists {tables.spelled(target.keys_table)}")
-
-    def _run(self, target: Target, sql: str, frame: pl.DataFrame) -> None:
-        """Run a statement with the frame as table `_dataflare_stage`."""
         self._db.db.register(_STAGE, frame.to_arrow())
         try:
-            with duckdb_errors(self._path, f"table '{target.table}'"):
-                self._db.db.execute(sql)
+            with self.errors(f"table '{ready.target.table}'"):
+                self.run(sql)
         except DataError as error:
             # The transaction is aborted, and the connection with its registered frame is closed
             # later.
-            uniques = self._uniques[target.written]
-            raise _with_row(target, uniques, frame, error) from error.__cause__
+            uniques = ready.table.uniques
+            raise _with_row(ready.target, uniques, frame, error) from error.__cause__
         self._db.db.unregister(_STAGE)
-
-    def publish(self, target: Target) -> None:
-        """Delete the table's rows and insert the staged rows. The staging table is not renamed in
-        its place: DuckDB 2.0 loses a foreign key that points to a renamed table."""
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            old = tables.find_table(self._db, target.table)
-            staging = tables.spelled(target.written)
-            if old is None:
-                _, name = tables.split_name(target.table)
-                self._db.db.execute(f"alter table {staging} rename to {quoted(name)}")
-                return
-            staged = tables.find_table(self._db, target.written)
-            assert staged is not None
-            names = listed(staged.columns)
-            place = tables.spelled(f"{old.schema}.{old.name}")
-            columns = {name.casefold() for name in old.columns}
-            for name, type_ in staged.columns.items():
-                if name.casefold() not in columns:
-                    self._db.db.execute(f"alter table {place} add column {quoted(name)} {type_}")
-            self._db.db.execute(f"delete from {place}")
-            self._db.db.execute(
-                f"insert into {place} ({names}) select {names} from {staging} order by rowid"
-            )
-            self._db.db.execute(f"drop table {staging}")
-
-    def trim(self, target: Target, rows: int) -> None:
-        staging = tables.spelled(target.written)
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            if rows == 0:
-                self._db.db.execute(f"drop table if exists {staging}")
-            elif self.has_staging(target):
-                self._db.db.execute(
-                    f"delete from {staging} where rowid not in "
-                    f"(select rowid from {staging} order by rowid limit {rows})"
-                )
-
-    def has_staging(self, target: Target) -> bool:
-        with duckdb_errors(self._path, f"table '{target.table}'"):
-            return tables.find_table(self._db, target.written) is not None
-
-
-def _on_conflict(target: Target, columns: list[str]) -> str:
-    others = [name for name in columns if name not in target.key]
-    if not others:
-        return f"on conflict ({listed(target.key)}) do nothing"
-    sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in others)
-    action = f"on conflict ({listed(target.key)}) do update set {sets}"
-    if target.sequence is not None:
-        _, table = tables.split_name(target.written)
-        ours = f"{quoted(table)}.{quoted(target.sequence)}"
-        action += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
-    return action
-
-
-def _converted(name: str, type_: DataType, prefix: str = "") -> str:
-    """A column of the frame; it is cast to the declared type if Arrow has no such type."""
-    column = prefix + quoted(name)
-    return f"cast({column} as {declared(type_)})" if type_.name in ("json", "null") else column
 
 
 def _with_row(

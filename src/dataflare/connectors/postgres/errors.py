@@ -14,7 +14,7 @@ import psycopg
 from msgspec import Struct
 
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
-from dataflare.sdk.sql.refusals import HELP
+from dataflare.sdk.sql.names import HELP
 from dataflare.security.redact import redact_pieces
 
 CONNECTION_LOST = "E0607"

@@ -6,144 +6,142 @@ are enough.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import psycopg
 
 from dataflare.connectors.postgres import catalog, tables
-from dataflare.connectors.postgres.catalog import Connection
+from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import error_facts, postgres_errors
-from dataflare.errors import SystemError_
+from dataflare.connectors.postgres.errors import error_facts, is_lost, postgres_errors
+from dataflare.errors import DataFlareError, SystemError_
 from dataflare.sdk.sql import marker
-from dataflare.sdk.sql.marker import (
-    MARKER_COLUMNS,
-    MARKER_DDL,
-    MARKER_TABLE,
-    MarkerRow,
-    MarkerRows,
-)
-from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.shared import now_text
-from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.marker import MARKER_TABLE
+from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.sql_store import SqlMarkers
+from dataflare.sdk.sql.store import TableStore, Target
 
 MAKING = "select pg_advisory_xact_lock(7236837460982174)"
 """Only one process at a time creates DataFlare's internal tables."""
 
 
-class Markers:
-    """The part of a store for markers. db: in a transaction. backend: the server's process id of
-    this session."""
+class PostgresMarkers(SqlMarkers):
+    """The part of a store for markers and sessions. prefix, suffix: of the application's name, as the
+    server lists it: the run, and its attempt."""
 
-    def __init__(self, server: Server, db: Connection) -> None:
-        self._server, self._db = server, db
-        self.backend = db.info.backend_pid  # a broken connection does not have it any more
+    remote: ClassVar[bool] = True
+    mark: ClassVar[str] = "%s"
 
-    def _errors(self, subject: str) -> Any:
+    def __init__(self, server: Server, lineage: str, attempt: int, *, aside: bool = False) -> None:
+        self._server, self._attempt = server, attempt
+        self._prefix = f"dataflare {lineage.replace('-', '')[:8]} "
+        self._name = f"{self._prefix}{'aside' if aside else attempt}"
+        self.label = server.label
+        self._connection: Connection | None = None
+        self.backend = 0
+        """The server's process id of this session."""
+
+    @property
+    def _db(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._server.connect(self._name)
+            # A broken connection does not have it any more.
+            self.backend = self._connection.info.backend_pid
+        return self._connection
+
+    def errors(self, subject: str) -> AbstractContextManager[None]:
         return postgres_errors(self._server.label, subject)
 
-    def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
-        """The marker rows of the target; none if there is no marker table. lock: no other
-        transaction can change these rows before this one ends."""
-        with self._errors(f"table {MARKER_TABLE}"):
-            folder = self._folder(target)
-            table = catalog.find_exact(self._db, folder, MARKER_TABLE) if folder else None
-            if table is None or folder is None:
-                return MarkerRows()
-            place = f"{quoted(folder)}.{MARKER_TABLE}"
-            query, parameters = marker.selection(target, set(table.columns), place, "%s")
-            query += " for update" if lock else ""
-            return marker.marker_rows(target, self._db.execute(query, parameters).fetchall())
+    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
+        self._db.execute(sql, params or None)
 
-    def supersede(self, target: Target) -> None:
-        """Delete the marker rows of other lineages of the target's workflow, step and table."""
-        with self._errors(f"table {MARKER_TABLE}"):
-            folder = quoted(self._folder(target) or "public")
-            self._db.execute(
-                f"delete from {folder}.{MARKER_TABLE} "
-                "where step = %s and workflow = %s and place = %s and lineage <> %s",
-                (target.step, target.workflow, target.place, target.lineage),
-            )
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._db.execute(sql, params or None).fetchall()
 
-    def is_missing(self, target: Target) -> bool:
-        """Whether the target's table does not exist."""
-        with self._errors(f"table '{target.table}'"):
-            return catalog.find_table(self._db, target.table) is None
+    def find(self, name: str) -> Table | None:
+        return catalog.find_table(self._db, name)
 
-    def is_empty(self, target: Target) -> bool:
-        """Whether the table is missing or has no rows."""
-        with self._errors(f"table '{target.table}'"):
-            table = catalog.find_table(self._db, target.table)
-            if table is None:
-                return True
-            return self._db.execute(f"select 1 from {table.sql} limit 1").fetchone() is None
+    def place_of(self, table: Table) -> str:
+        return table.sql
 
-    def write_marker(self, target: Target, row: MarkerRow) -> None:
-        with self._errors(f"table {MARKER_TABLE}"):
-            folder = quoted(self._folder(target) or "public")
-            names = listed(MARKER_COLUMNS)
-            moved = ", ".join(f"{n} = excluded.{n}" for n in MARKER_COLUMNS[2:])
-            self._db.execute(
-                f"insert into {folder}.{MARKER_TABLE} ({names}) values "
-                f"({', '.join(['%s'] * len(MARKER_COLUMNS))}) "
-                f"on conflict (lineage, step) do update set {moved}",
-                marker.values(target, row, now_text()),
-            )
+    def marker_place(self, target: Target) -> str | None:
+        """In the schema of the table."""
+        folder = self._folder(target)
+        return None if folder is None else f"{quoted(folder)}.{MARKER_TABLE}"
 
-    def make_marker_table(self, target: Target) -> None:
-        with self._errors(f"table {MARKER_TABLE}"):
+    def marker_columns(self, place: str) -> set[str]:
+        rows = self.rows(
+            "select a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid "
+            "join pg_namespace n on n.oid = c.relnamespace where a.attnum > 0 and not a.attisdropped "
+            """and '"' || replace(n.nspname, '"', '""') || '".' || c.relname = %s""",
+            [place],
+        )
+        return {str(name) for (name,) in rows}
+
+    def make_marker_table(self, target: Target) -> str:
+        """Its full name: `take_over` has made it."""
+        return self.marker_place(target) or MARKER_TABLE
+
+    def take_over(self, target: Target) -> None:
+        self._end_older_sessions()
+        with self.errors(f"table {MARKER_TABLE}"):
             folder = self._folder(target)
             if folder is None:
                 # Raises an error if the schema may not be created.
                 tables.require(self._db, self._server, target)
                 folder = catalog.new_schema(self._db, target.table)
                 assert folder is not None
-                self._db.execute(MAKING)
-                self._db.execute(f"create schema if not exists {quoted(folder)}")
+                self.run(MAKING)
+                self.run(f"create schema if not exists {quoted(folder)}")
             place = f"{quoted(folder)}.{MARKER_TABLE}"
-            table = catalog.find_exact(self._db, folder, MARKER_TABLE)
-            for added in marker.widening(set(table.columns), place) if table else ():
-                self._db.execute(added.replace("add column", "add column if not exists"))
-            if table is None:
-                self._db.execute(MAKING)
-                if catalog.find_exact(self._db, folder, MARKER_TABLE) is not None:
-                    return
-                statement = MARKER_DDL.replace(MARKER_TABLE, place, 1)
-                try:
-                    self._db.execute(statement)
-                except psycopg.errors.InsufficientPrivilege as error:
-                    raise SystemError_(
-                        f"the user may not make table {MARKER_TABLE} in {self._server.label}, which "
-                        f"keeps what was committed: {error_facts(error).text}",
-                        code="E0602",
-                        help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",
-                    ) from error
+            columns = self.marker_columns(place)
+            if columns:
+                for added in marker.widening(columns, place):
+                    self.run(added.replace("add column", "add column if not exists"))
+                return
+            self.run(MAKING)
+            if self.marker_columns(place):
+                return
+            statement = marker.creation(place)
+            try:
+                self.run(statement)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise SystemError_(
+                    f"the user may not make table {MARKER_TABLE} in {self.label}, which "
+                    f"keeps what was committed: {error_facts(error).text}",
+                    code="E0602",
+                    help=f"grant create on schema {quoted(folder)}, or make it once: {statement}",
+                ) from error
 
     def _folder(self, target: Target) -> str | None:
         """The schema of the table; the marker is in it too."""
-        table = catalog.find_table(self._db, target.table)
+        table = self.find(target.table)
         return table.folder if table else catalog.new_place(self._db, target.table)[0]
 
-    def end_older_sessions(self, prefix: str, attempt: int) -> None:
+    def is_lost(self, error: DataFlareError) -> bool:
+        return is_lost(error)
+
+    def replace(self, broken: TableStore) -> None:
+        """The process id may belong to another session now, so the application's name is compared too."""
+        assert isinstance(broken, PostgresMarkers)
+        with self.errors("ending a broken session"):
+            self.run(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s "
+                "and usename = current_user and application_name = %s",
+                (broken.backend, self._name[:63]),
+            )
+
+    def _end_older_sessions(self) -> None:
         """End the sessions that older attempts of this run have left open on the server, because
         they may hold locks: their machine may have stopped without closing them."""
-        with self._errors("ending older sessions"):
-            self._db.execute(
+        with self.errors("ending older sessions"):
+            self.run(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and usename = current_user "
                 "and pid <> pg_backend_pid() and starts_with(application_name, %s) "
                 "and substr(application_name, length(%s) + 1) ~ '^[0-9]+$' "
                 "and substr(application_name, length(%s) + 1)::bigint < %s",
-                (prefix, prefix, prefix, attempt),
-            )
-
-    def end_session(self, backend: int, name: str) -> None:
-        """End a session of DataFlare whose connection broke: the server may not have noticed, and
-        the session may hold locks. name: of the application, because the process id may belong to
-        another session now."""
-        with self._errors("ending a broken session"):
-            self._db.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s "
-                "and usename = current_user and application_name = %s",
-                (backend, name[:63]),
+                (self._prefix, self._prefix, self._prefix, self._attempt),
             )

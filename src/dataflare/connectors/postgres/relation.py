@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import psycopg
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from dataflare.connectors.postgres import catalog
@@ -17,21 +17,20 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts, translated
 from dataflare.connectors.postgres.types import PgType, meaning_of
 from dataflare.errors import ConfigError, DataFlareError, SystemError_, did_you_mean
-from dataflare.model.types import DataType, Schema
+from dataflare.model.types import Schema
+from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.query import BoundQuery, bind_query
+from dataflare.sdk.sql.relation import refuse_twice
 
 
-class Column(Struct, frozen=True):
-    """pg: its type for casts. type: DataFlare's type. sql: the SQL to select, with {} for the
-    column. as_text: it is fetched as text and read as the contract's type. exact: PostgreSQL
-    compares its values as DataFlare does. guard: see Meaning. base: its type's name, below
-    domains."""
+class Column(relations.Column, frozen=True):
+    """pg: its type for casts. sql: the SQL to select, with {} for the column. as_text: it is fetched as
+    text and read as the contract's type. exact: PostgreSQL compares its values as DataFlare does. guard:
+    see Meaning. base: its type's name, below domains."""
 
-    name: str
-    pg: str
-    type: DataType
-    sql: str
+    pg: str = ""
+    sql: str = "{}"
     as_text: bool = False
     exact: bool = False
     guard: str | None = None
@@ -44,31 +43,15 @@ class Column(Struct, frozen=True):
         return None if self.guard is None else self.guard.format(quoted(self.name))
 
 
-class Relation(Struct, frozen=True):
-    """source: the SQL after FROM. values: settings that it reads. key: columns that order and
-    identify its rows; empty if there are none. table: None for a query. rows: an estimate."""
+class Relation(relations.Relation[Column], frozen=True):
+    """values: settings that the source reads. table: None for a query. rows: an estimate."""
 
-    label: str
-    source: str
-    columns: tuple[Column, ...]
     values: Mapping[str, str] = field(default_factory=dict)
-    key: tuple[str, ...] = ()
     table: catalog.Table | None = None
     rows: int = 0
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    def column(self, name: str) -> Column:
-        """The column; the case of its name is ignored if only one column matches. Raises E0604."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        folded = [c for c in self.columns if c.name.casefold() == name.casefold()]
-        if len(folded) == 1:
-            return folded[0]
-        raise SystemError_(
+    def missing(self, name: str) -> SystemError_:
+        return SystemError_(
             f"no column '{name}' in {self.label}",
             code="E0604",
             notes=[f"it has: {', '.join(self.names)}"],
@@ -139,14 +122,10 @@ def _query(db: Connection, server: Server, query: str) -> Relation:
     except psycopg.Error as error:
         raise _refused(error, server).at(spot=spot) from error
     names = [name for name, _, _ in described.columns]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"the query has two columns '{twice}'", code="E0412", spot=spot, help="name one with AS"
-        )
+    refuse_twice(names, spot)
     sql, values = _bound(query, numbered, [type_.label for type_ in described.params])
     columns = tuple(_column(n, t, m) for n, t, m in described.columns)
-    return Relation("the query", f"({sql}\n) as q", columns, values)
+    return Relation("the query", f"({sql}\n) as q", columns, values=values)
 
 
 def _bound(query: str, numbered: BoundQuery, types: list[str]) -> tuple[str, dict[str, str]]:
@@ -182,8 +161,8 @@ def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> C
     meaning = meaning_of(type_, modifier)
     return Column(
         name,
-        type_.label,
         meaning.type,
+        type_.label,
         meaning.sql,
         exact=meaning.exact and exact,
         guard=meaning.guard,

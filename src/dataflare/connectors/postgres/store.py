@@ -10,8 +10,9 @@ Always true:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import polars as pl
 import psycopg
@@ -24,7 +25,7 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
 from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.postgres.exactness import Limit, limits
-from dataflare.connectors.postgres.markers import MAKING, Markers
+from dataflare.connectors.postgres.markers import MAKING, PostgresMarkers
 from dataflare.connectors.postgres.merge import GONE, Keys, Merge
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
 from dataflare.connectors.postgres.types import PgType
@@ -37,6 +38,7 @@ from dataflare.sdk.sql.names import listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.sweeping import Sweep
+from dataflare.sdk.sql.tables import several_rows
 
 
 class Ready(Struct):
@@ -55,43 +57,56 @@ class Ready(Struct):
     pace: Pace = field(default_factory=Pace)
 
 
-class PostgresStore(Markers):
-    """One connection and its transaction. Blocking; one thread at a time. All methods raise
-    DataFlare's errors; after one, only `rollback` and `close` may follow."""
+class PostgresStore(PostgresMarkers):
+    """One connection and its transactions."""
 
-    def __init__(self, server: Server, name: str) -> None:
-        super().__init__(server, server.connect(name))
+    def __init__(self, server: Server, lineage: str, attempt: int, *, aside: bool = False) -> None:
+        super().__init__(server, lineage, attempt, aside=aside)
         self._ready: dict[str, Ready] = {}
         self._refused: dict[str, list[Refusal]] = {}
         self._orphans: dict[str, list[Orphans]] = {}
         self._stages = 0
         self._sender = Sender()
 
-    def _errors(self, subject: str) -> Any:
+    def errors(self, subject: str) -> AbstractContextManager[None]:
         """For each use of the connection: wait for the rows in progress first."""
         self._sender.drain()
-        return super()._errors(subject)
+        return super().errors(subject)
+
+    def look(self, target: Target, *, check: bool) -> Sequence[str]:
+        try:
+            with self.errors(f"table '{target.table}'"):
+                self._server.begin(self._db, "read only")
+                table = tables.require(self._db, self._server, target)
+                if check and table is not None:
+                    tables.refuse_misfits(target, table)
+                    tables.widening(target, table, self._server)
+                return () if table is None else list(table.columns)
+        finally:
+            self.close()
 
     def begin(self) -> None:
-        with self._errors("beginning"):
+        with self.errors("beginning"):
             self._server.begin(self._db)
             # Committed rows must survive a crash of the server, for any default of the user.
-            self._db.execute(
+            self.run(
                 "select set_config('synchronous_commit', 'on', true) "
                 "where current_setting('synchronous_commit') = 'off'"
             )
 
     def commit(self) -> None:
-        with self._errors("commit"):
-            self._db.execute("commit")
+        with self.errors("commit"):
+            self.run("commit")
         self._forget()
 
     def rollback(self) -> None:
         """Never raises."""
         self._forget()
         self._sender.stop()
+        if self._connection is None:
+            return
         try:
-            self._db.execute("rollback")
+            self._connection.execute("rollback")
         except Exception:  # the connection is lost with its transaction
             pass
 
@@ -103,20 +118,24 @@ class PostgresStore(Markers):
         """Never raises."""
         self._sender.stop()
         try:
-            self._db.close()
+            if self._connection is not None:
+                self._connection.close()
         except Exception:
             pass
 
     def execute(self, statement: str) -> None:
-        """Run a user's statement in the transaction."""
-        with self._errors("the statement"):
+        with self.errors("the statement"):
             self._db.execute(statement.encode())
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        for statement in statements:
+            self.execute(statement)
 
     # -- rows --------------------------------------------------------------------------------------
 
     def make_ready(self, target: Target) -> Ready:
         """Create or widen the table for the rows, and the other tables that are needed."""
-        with self._errors(f"table '{target.table}'"):
+        with self.errors(f"table '{target.table}'"):
             table = tables.require(self._db, self._server, target)
             if table is not None:
                 tables.refuse_misfits(target, table)
@@ -126,7 +145,7 @@ class PostgresStore(Markers):
                 table = self._make_table(target)
             statements = tables.widening(target, table, self._server)
             for statement in statements:
-                self._db.execute(statement)
+                self.run(statement)
             if statements:
                 table = self._existing(target)
             if target.mode in ("upsert", "mirror"):
@@ -141,11 +160,11 @@ class PostgresStore(Markers):
     def _make_table(self, target: Target) -> Table:
         """The new table. If two runs create it at the same time, the second waits for the first
         one's transaction, and finds the table."""
-        self._db.execute(MAKING)
+        self.run(MAKING)
         table = catalog.find_table(self._db, target.table)
         if table is None:
             folder, name = catalog.new_place(self._db, target.table)
-            self._db.execute(tables.creation(target, folder or "public", name))
+            self.run(tables.creation(target, folder or "public", name))
             table = self._existing(target)
         return table
 
@@ -155,15 +174,13 @@ class PostgresStore(Markers):
         return table
 
     def _with_staging(self, target: Target, table: Table | None) -> Ready:
-        folder, name = (
-            (table.folder, table.name) if table else catalog.new_place(self._db, target.table)
-        )
+        folder, name = self._place(target)
         assert folder is not None
         staging = tables.staging_name(target, name)
         staging_table = catalog.find_exact(self._db, folder, staging)
         if staging_table is None:
             place = f"{quoted(folder)}.{quoted(staging)}"
-            self._db.execute(tables.staging_creation(target, table, place))
+            self.run(tables.staging_creation(target, table, place))
             if target.sift and table is not None:
                 staging_table = catalog.find_exact(self._db, folder, staging)
                 assert staging_table is not None
@@ -172,7 +189,7 @@ class PostgresStore(Markers):
             for statement in tables.widening(
                 replace(target, create_table=True), staging_table, self._server
             ):
-                self._db.execute(statement)
+                self.run(statement)
         into = catalog.find_exact(self._db, folder, staging)
         assert into is not None
         late = deferred(self._db, into) if target.sift else ()
@@ -183,15 +200,9 @@ class PostgresStore(Markers):
         if statement is None:
             return
         try:
-            self._db.execute(statement)
+            self.run(statement)
         except psycopg.errors.UniqueViolation as error:
-            raise DataError(
-                f"table '{table.label}' has several rows for one key ({', '.join(target.key)}), "
-                f"so mode '{target.mode}' cannot distinguish them",
-                code="E0510",
-                notes=[error_facts(error).detail],
-                help="remove the duplicates, or choose other key columns",
-            ) from error
+            raise several_rows(target, table.label, [error_facts(error).detail]) from error
 
     def _make_stage(self, ready: Ready) -> None:
         self._stages += 1
@@ -204,10 +215,8 @@ class PostgresStore(Markers):
             f"0::bigint as {PLACE}, false as {GONE} from {ready.into.sql} with no data"
         )
 
-    def copy(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
-        """Send rows; a later call may raise the server's error for them. rows_before: the rows that
-        the run had written before this epoch. first: the number of the first row in the epoch. If
-        refused rows may be left out, `refused` returns them."""
+    def write(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
+        """A later call may raise the server's error for these rows."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
         numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
@@ -268,8 +277,8 @@ class PostgresStore(Markers):
         if ready is not None:
             self._merge(ready)
             if ready.stage is not None:
-                with self._errors("the stage"):
-                    self._db.execute(f"drop table {ready.stage}")
+                with self.errors("the stage"):
+                    self.run(f"drop table {ready.stage}")
             del self._ready[target.step]
         widened = self.make_ready(replace(target, schema=wider))
         self._ready[target.step] = widened
@@ -290,7 +299,7 @@ class PostgresStore(Markers):
         numbers: pl.Series,
     ) -> None:
         target = ready.target
-        errors = partial(super()._errors, f"table '{target.table}'")
+        errors = partial(super().errors, f"table '{target.table}'")
         targets: dict[str, PgType] = {n: c.type for n, c in ready.into.columns.items()}
         copier = Copier(self._db, errors, place, types, targets, ready.deferred, ready.limits)
         if target.sift:
@@ -306,8 +315,6 @@ class PostgresStore(Markers):
         self._sender.send(copier, rows, names, target.step)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
-        """Write all rows of the epoch to the table, and find every refusal. left_out: from the
-        epoch's redo file. Returns the result of a mirror's deletes."""
         sweep = None
         ready = self._ready.get(target.step)
         if ready is None and final:
@@ -319,12 +326,11 @@ class PostgresStore(Markers):
                 sweep = Sweep(self._sweep(ready, delete=not left_out), left_out)
             if final and target.mode == "overwrite":
                 self._publish(ready)
-        with self._errors(f"table '{target.table}'"):
-            self._db.execute("set constraints all immediate")
+        with self.errors(f"table '{target.table}'"):
+            self.run("set constraints all immediate")
         return sweep
 
     def refused(self, step: str) -> list[Refusal]:
-        """The rows that were left out since the last call, by their number in the epoch."""
         return sorted(self._refused.pop(step, []), key=lambda refusal: refusal.row)
 
     def _send_orphans(self, step: str) -> None:
@@ -348,7 +354,7 @@ class PostgresStore(Markers):
             unique=ready.keys is not None and ready.keys.unique,
             deferred=ready.deferred,
         )
-        errors = partial(self._errors, f"table '{ready.target.table}'")
+        errors = partial(self.errors, f"table '{ready.target.table}'")
         # A row that could not be staged is not a refusal of the merge: the transaction is aborted.
         self._sender.drain()
         try:
@@ -363,8 +369,8 @@ class PostgresStore(Markers):
             self._refused.setdefault(ready.target.step, []).extend(refused)
         if ready.target.sweeps:
             self._note_keys(ready)
-        with self._errors("the stage"):
-            self._db.execute(f"truncate {ready.stage}")
+        with self.errors("the stage"):
+            self.run(f"truncate {ready.stage}")
         ready.staged = 0
         if ready.keys is not None:
             ready.keys = Keys(ready.target, ready.into)
@@ -377,13 +383,13 @@ class PostgresStore(Markers):
         name = tables.keys_table_name(target, into.name)
         keys_table = f"{quoted(into.folder)}.{quoted(name)}"
         if catalog.find_exact(self._db, into.folder, name) is None:
-            self._db.execute(sweeping.keys_creation(target.key, into.sql, keys_table))
+            self.run(sweeping.keys_creation(target.key, into.sql, keys_table))
         return keys_table
 
     def _note_keys(self, ready: Ready) -> None:
         """Note the staged keys. The source has the keys of refused rows too."""
         key, place, stage = ready.target.key, ready.into.sql, ready.stage or ""
-        with self._errors(f"table '{ready.target.table}'"):
+        with self.errors(f"table '{ready.target.table}'"):
             keys_table = self._keys_table(ready)
             self._db.execute(
                 f"insert into {keys_table} ({listed(key)}) "
@@ -391,87 +397,75 @@ class PostgresStore(Markers):
             )
             staged = {name: f"s.{quoted(name)}" for name in key}
             deleted = f"(select {listed(key)} from {stage} where {GONE})"
-            if self._db.execute(f"select exists (select from {stage} where {GONE})").fetchone() == (
-                True,
-            ):
-                self._db.execute(sweeping.deleted_keys(key, place, keys_table, deleted, staged))
+            if self.rows(f"select 1 from {stage} where {GONE} limit 1"):
+                self.run(sweeping.deleted_keys(key, place, keys_table, deleted, staged))
 
     def _sweep(self, ready: Ready, *, delete: bool) -> int:
         target, place = ready.target, ready.into.sql
-        with self._errors(f"table '{target.table}'"):
+        with self.errors(f"table '{target.table}'"):
             keys_table = self._keys_table(ready)
-            self._db.execute(f"analyze {keys_table}")
-            row = self._db.execute(sweeping.counts(target.key, place, keys_table)).fetchone()
-            assert row is not None
-            missing, total = row
-            if delete:
-                sweeping.refuse_deletes(target, missing, total)
-            if missing and delete:
-                self._db.execute(sweeping.deletion(target.key, place, keys_table))
-            self._db.execute(f"drop table {keys_table}")
-        return int(missing)
+            self.run(f"analyze {keys_table}")
+            return sweeping.sweep(self, target, place, keys_table, delete=delete)
 
     def clear_keys(self, target: Target) -> None:
-        with self._errors(f"table '{target.table}'"):
+        with self.errors(f"table '{target.table}'"):
             table = catalog.find_table(self._db, target.table)
             if table is not None:
                 name = tables.keys_table_name(target, table.name)
-                self._db.execute(f"drop table if exists {quoted(table.folder)}.{quoted(name)}")
+                self.run(f"drop table if exists {quoted(table.folder)}.{quoted(name)}")
 
     # -- overwrite ---------------------------------------------------------------------------------
 
     def _publish(self, ready: Ready) -> None:
         """Delete the table's rows and insert the staged rows."""
         target = ready.target
-        with self._errors(f"table '{target.table}'"):
+        with self.errors(f"table '{target.table}'"):
             table = catalog.find_table(self._db, target.table)
             if table is not None:
                 self._empty(table)
             _, name = catalog.new_place(self._db, target.table)
             if table is None:
-                self._db.execute(MAKING)
+                self.run(MAKING)
                 table = catalog.find_table(self._db, target.table)
             for statement in tables.taking_over(target, ready.into, table, name):
-                self._db.execute(statement)
+                self.run(statement)
             table = self._existing(target)
             names = listed(name for name in ready.into.columns if name != tables.BEFORE_COLUMN)
             self._db.execute(
                 f"insert into {table.sql} ({names}) overriding system value "
                 f"select {names} from {ready.into.sql}"
             )
-            self._db.execute(f"drop table {ready.into.sql}")
+            self.run(f"drop table {ready.into.sql}")
         del self._ready[target.step]
 
     def _empty(self, table: Table) -> None:
         """TRUNCATE, or DELETE if a foreign key or a missing right forbids that."""
         if "truncate" in table.rights:
-            self._db.execute("savepoint _dataflare_empty")
+            self.run("savepoint _dataflare_empty")
             try:
-                self._db.execute(f"truncate {table.sql}")
+                self.run(f"truncate {table.sql}")
             except psycopg.errors.FeatureNotSupported:
-                self._db.execute("rollback to _dataflare_empty")
+                self.run("rollback to _dataflare_empty")
             else:
-                self._db.execute("release _dataflare_empty")
+                self.run("release _dataflare_empty")
                 return
-        self._db.execute(f"delete from {table.sql}")
+        self.run(f"delete from {table.sql}")
 
-    def staging(self, target: Target) -> Table | None:
-        """The staging table of this run, if it exists."""
-        with self._errors(f"table '{target.table}'"):
-            table = catalog.find_table(self._db, target.table)
-            folder, name = (
-                (table.folder, table.name) if table else catalog.new_place(self._db, target.table)
-            )
-            if folder is None:
-                return None
-            return catalog.find_exact(self._db, folder, tables.staging_name(target, name))
-
-    def trim(self, staging: Table, rows: int) -> None:
-        """Keep the rows that the run had written when it had written `rows`; 0 drops the table."""
-        with self._errors(f"table '{staging.label}'"):
+    def trim(self, target: Target, rows: int) -> bool:
+        with self.errors(f"table '{target.table}'"):
+            folder, name = self._place(target)
+            staging = tables.staging_name(target, name)
+            table = catalog.find_exact(self._db, folder, staging) if folder else None
+            if table is None:
+                return False
             if rows == 0:
-                self._db.execute(f"drop table {staging.sql}")
+                self.run(f"drop table {table.sql}")
             else:
-                self._db.execute(
-                    f"delete from {staging.sql} where {quoted(tables.BEFORE_COLUMN)} >= %s", (rows,)
-                )
+                before = quoted(tables.BEFORE_COLUMN)
+                self.run(f"delete from {table.sql} where {before} >= %s", [rows])
+        return True
+
+    def _place(self, target: Target) -> tuple[str | None, str]:
+        """The schema and the name of the table, also if it does not exist."""
+        table = self.find(target.table)
+        return (table.folder, table.name) if table else catalog.new_place(self._db, target.table)

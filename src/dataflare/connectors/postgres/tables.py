@@ -13,6 +13,7 @@ from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 from dataflare.sdk.sql.clocks import has_other_clock, other_clock
 from dataflare.sdk.sql.names import generated_column, listed, quoted
 from dataflare.sdk.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
+from dataflare.sdk.sql.tables import refuse_bytes_in_json, view_error
 
 BEFORE_COLUMN = "_dataflare_rows_before"
 """Of a staging table: how many rows the run had written before the row's epoch, so that the rows of
@@ -24,7 +25,7 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
     """The table, or None if it must be created. Raises E0602, E0604 and E0511 if it cannot be
     written."""
     _refuse_long_names(target)
-    _refuse_bytes_in_json(target)
+    refuse_bytes_in_json(target, "PostgreSQL", lambda type_: declared(type_) == "jsonb")
     table = catalog.find_table(db, target.table)
     if table is None:
         if not target.create_table:
@@ -41,11 +42,7 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
             )
         return None
     if not table.is_table:
-        raise SystemError_(
-            f"'{table.label}' in {server.label} is a view, not a table",
-            code="E0604",
-            help="write to a table, or choose another name",
-        )
+        raise view_error(table.label, server.label)
     lacking = [right for right in rights_for(target.mode) if right not in table.rights]
     if lacking:
         raise SystemError_(
@@ -55,17 +52,6 @@ def require(db: Connection, server: Server, target: Target) -> Table | None:
             help=f"grant {', '.join(lacking)} on {table.sql}",
         )
     return table
-
-
-def _refuse_bytes_in_json(target: Target) -> None:
-    for field in target.schema:
-        if declared(field.type) == "jsonb" and "binary" in str(field.type):
-            raise DataError(
-                f"column '{field.name}' is {field.type}, and PostgreSQL stores it as JSON, which "
-                "has no bytes",
-                code="E0511",
-                help=f"leave it out with map: drop: [{field.name}]",
-            )
 
 
 def _refuse_long_names(target: Target) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from dataflare.connectors.sqlite.decode import TimeNumbers
-from dataflare.sdk.sql.config import TableSourceConfig
+from dataflare.sdk.sql.config import FileReadOptions
 
 
-class SqliteSourceConfig(TableSourceConfig):
+class SqliteSourceConfig(FileReadOptions):
     """Of a source that reads a table or the result of a query from an SQLite file."""
 
     time_numbers: TimeNumbers | dict[str, TimeNumbers] | None = Field(

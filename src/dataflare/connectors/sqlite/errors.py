@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.errors import DataFlareError, SystemError_
 from dataflare.sdk.sql import names
-from dataflare.sdk.sql.refusals import HELP
 from dataflare.security.redact import redact_pieces
 
 _CONSTRAINT = re.compile(
@@ -30,17 +29,9 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
             path, "another program is writing to it", "wait for it, or raise 'busy_timeout'"
         )
     if constraint := _CONSTRAINT.search(text):
-        return DataError(
-            f"{subject} refuses a row: {constraint.group(0)}",
-            code="E0510",
-            help=HELP,
-        )
+        return names.refusal(subject, constraint.group(0))
     if strict := _STRICT.search(text):
-        return DataError(
-            f"{subject} refuses a value: {strict.group(0)}",
-            code="E0511",
-            help=HELP,
-        )
+        return names.refusal(subject, strict.group(0), "E0511")
     if "too many columns" in text:
         return SystemError_(
             f"{subject} in {path} cannot have so many columns: {first}",
@@ -49,11 +40,7 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
             "several tables",
         )
     if "file is not a database" in text or "file is encrypted" in text:
-        return SystemError_(
-            f"{path} is not an SQLite database",
-            code="E0505",
-            help="choose another path: the file has another format",
-        )
+        return names.other_format(path, "an SQLite database")
     if "malformed" in text:
         return SystemError_(
             f"the database {path} is damaged: {first}",
@@ -61,18 +48,9 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
             help="run: pragma integrity_check",
         )
     if "disk is full" in text or "No space left" in text:
-        return SystemError_(
-            f"disk full while writing {path}",
-            code="E0603",
-            retry=Retry.LATER,
-            help="free some space and run again: the run continues from the last checkpoint",
-        )
+        return names.disk_full(path)
     if "readonly database" in text or "attempt to write a readonly" in text:
-        return SystemError_(
-            f"{path} may not be written: it is read-only",
-            code="E0602",
-            help="get the permission to write it, or choose another file",
-        )
+        return names.read_only(path)
     if "unable to open" in text or "failed to open" in text:
         return _cannot_open(path)
     return SystemError_(
@@ -85,13 +63,7 @@ def translated(error: Exception, path: Path, subject: str) -> DataFlareError:
 def _cannot_open(path: Path) -> DataFlareError:
     if not path.parent.is_dir():
         return names.missing_file(path)
-    if path.is_dir():
-        return SystemError_(
-            f"{path} is a folder, not a database", code="E0602", help="name a file in it"
-        )
-    return SystemError_(
-        f"permission denied: {path}", code="E0602", help="opening it needs other rights"
-    )
+    return names.is_folder(path) if path.is_dir() else names.denied(path)
 
 
 @contextmanager

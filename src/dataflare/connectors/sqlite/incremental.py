@@ -19,11 +19,9 @@ from dataflare.connectors.sqlite.decode import (
     first_number,
     selected,
 )
-from dataflare.connectors.sqlite.errors import sqlite_errors
-from dataflare.connectors.sqlite.reader import SPOOL, Reading, SpoolPages
+from dataflare.connectors.sqlite.reader import Reading, SpoolPages
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.types import affinity, stored
-from dataflare.errors import ConfigError
 from dataflare.model.types import DATE
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import (
@@ -31,28 +29,22 @@ from dataflare.sdk.sql.incremental import (
     DAY_S,
     PER_SECOND,
     State,
-    Window,
-    check_cursor,
+    check_settings,
     cursor_values,
     decimal_text,
-    lag_of,
-    null_warning,
     refuse_cursor,
+    refuse_initial,
     refuse_order,
-    row_hashes,
     with_blank,
 )
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.originals import original
-from dataflare.sdk.sql.pages import Page
+from dataflare.sdk.sql.table_pages import NewRows
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:
     """Refuse a cursor column that does not grow, and settings that do not fit it."""
-    column = relation.column(config.column)
-    for name in config.key:
-        relation.column(name)
-    check_cursor(column.name, column.type, config)
+    column = check_settings(relation, config)
     if column.type.name == "decimal" and affinity(column.declared) != "NUMERIC":
         # Digits as text: 10 sorts before 9.
         raise refuse_order(column.name, f"{column.type}, stored as text")
@@ -70,11 +62,7 @@ def initial_cursor(column: Column, value: Any) -> Any:
     text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
     value_cursor = cursor_values(decoded(text, None, column.type, column.time_numbers))[0]
     if value_cursor is None:
-        raise ConfigError(
-            f"initial_value {value!r} does not fit column '{column.name}', which is {column.type}",
-            code="E0413",
-            help="write 'initial_value' as a value of the column's type",
-        )
+        raise refuse_initial(column.name, column.type, value)
     return value_cursor
 
 
@@ -82,126 +70,67 @@ def _plain(value: Any) -> str:
     return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
 
 
-class IncrementalReader(SpoolPages):
-    """The rows since the last run, copied in order to a temporary table; the last page is empty and
-    has the state."""
+class IncrementalReader(NewRows, SpoolPages):
+    """The rows since the last run, copied in order to a temporary table."""
 
     def __init__(self, reading: Reading, opened: Opened, config: Incremental, state: State) -> None:
         if isinstance(state.last, str):
             state = replace(state, last=with_blank(state.last))
         super().__init__(reading, opened, state.to_json())
-        self._config = config
-        self._column = reading.relation.column(config.column)
-        self._window = Window(
-            state,
-            lag_of(self._column.type, config.lag),
-            initial_cursor(self._column, config.initial_value),
-        )
-        self._nulls_done = state.nulls_done
-        self._row = 0
-        self._spooled = self._ended = False
+        initial = initial_cursor(reading.relation.column(config.column), config.initial_value)
+        self.watch(config, state, initial)
 
-    def _identity(self) -> tuple[str, ...]:
-        """The columns that distinguish rows with the same cursor value."""
-        relation = self._reading.relation
-        names = tuple(relation.column(n).name for n in self._config.key) or relation.key
-        return (*(names or relation.names), self._column.name)
+    def next_rows(self, rows: int) -> pl.DataFrame | None:
+        identity = [f', "i{place}"' for place, _ in enumerate(self.identity())]
+        raw = self._after_row(self._row, rows, f', "{CURSOR}"{"".join(identity)}')
+        return raw if raw.height else None
 
-    def _fetch(self, rows: int) -> Page | None:
-        if not self._spooled:
-            self._spool()
-            self._spooled = True
-        first = self._row
-        chosen = f"rowid > {first} order by rowid limit {self._reading.rows(rows)}"
-        raw = self._frame(
-            f"select {self._selects()}, {self._extras()} from {SPOOL} where {chosen}", ()
-        )
-        if not raw.height:
-            return self._end()
-        if doubtful := self._doubtful(raw):
-            raw = self._frame(
-                f"select {self._selects(doubtful)}, {self._extras()} from {SPOOL} where {chosen}",
-                (),
-            )
-        cursor = self._cursor(raw)
-        nulls_before = self._window.state().null_rows
-        hashes = row_hashes(raw.select(pl.col("^i\\d+$")))
-        new = self._window.take(cursor, hashes)
-        self._row += raw.height
-        state = self._window.state()
-        page = self._page(raw.filter(new), state.to_json(), first, [])
-        metadata = {"null_cursors": state.null_rows - nulls_before}
-        return Page(
-            page.good, page.after, page.key, page.good_rows, page.bad, page.place,
-            metadata if metadata["null_cursors"] else {},
-        )  # fmt: skip
-
-    def _end(self) -> Page | None:
-        """Return the state once, also if there were no new rows."""
-        if self._ended:
-            return None
-        self._ended = True
-        self._count_nulls()
-        columns = {c.name: c.type.to_polars() for c in self._reading.columns}
-        return Page(pl.DataFrame(schema=columns), self._window.state().to_json(), self._row)
-
-    def _count_nulls(self) -> None:
-        relation = self._reading.relation
+    def count(self, condition: str) -> int:
+        reading, relation = self._reading, self._reading.relation
         counts = self._frame(
-            f"select count(*) as n from {relation.source} "
-            f"where {self._reading.where(f'{quoted(self._column.name)} is null')}",
-            [*relation.params, *self._reading.filter_params],
+            f"select count(*) as n from {relation.source} where {reading.where(condition)}",
+            [*relation.params, *reading.filter_params],
         )
-        if rows := int(counts["n"][0]):
-            self.warnings = {null_warning(self._column.name): rows}
+        return int(counts["n"][0])
 
-    def _extras(self) -> str:
-        """The cursor, and as `i<n>` the text of the columns that identify a row."""
-        parts = [
-            f'"__dataflare_cursor" as "{CURSOR}"',
-            'typeof("__dataflare_cursor") as "__dataflare_kind"',
-        ]
-        parts += [f'"i{place}"' for place, _ in enumerate(self._identity())]
-        return ", ".join(parts)
+    def column_sql(self) -> str:
+        return quoted(self._column.name)
 
-    def _cursor(self, raw: pl.DataFrame) -> pl.Series:
+    def cursor(self, raw: pl.DataFrame) -> pl.Series:
         typed = decoded(raw[CURSOR], None, self._column.type, self._column.time_numbers)
         unfit = typed.is_null() & raw[CURSOR].is_not_null()
         if unfit.any():
             value = original(raw[CURSOR].filter(unfit), 0)
             label = self._reading.relation.label
             raise refuse_cursor(label, self._column.name, self._column.type, value)
-        return cursor_values(typed).alias(CURSOR)
+        return cursor_values(typed)
 
-    def _spool(self) -> None:
+    def _spooled(self) -> tuple[str, list[Any]]:
         relation, column = self._reading.relation, self._column
         name = quoted(column.name)
         sql = selected(name, column.type, text_affinity=column.text_affinity)
         identity = [
             f"case typeof({quoted(n)}) when 'blob' then hex({quoted(n)}) "
             f"else cast({quoted(n)} as text) end as i{place}"
-            for place, n in enumerate(self._identity())
+            for place, n in enumerate(self.identity())
         ]
-        output = self._spooled_columns()
         bound, params = self._bounds()
         times = column.type.is_temporal
         order = f"{_chronological(name, column.time_numbers)}, " if times else ""
         by = name
         if column.type.name == "string":
             sql = by = _blank_separated(_as_text(column))
-        with sqlite_errors(self._reading.path, relation.label):
-            self._opened.db.execute(
-                f"create temp table _dataflare_spool as "
-                f"select {', '.join([*output, f'{sql} as __dataflare_cursor', *identity])} "
-                f"from {relation.source} where {self._reading.where(f'({bound})')} "
-                f"order by {name} is not null, {order}{by} collate binary",
-                [*relation.params, *params, *self._reading.filter_params],
-            )
+        parts = ", ".join([*self._spooled_columns(), f'{sql} as "{CURSOR}"', *identity])
+        query = (
+            f"select {parts} from {relation.source} where {self._reading.where(f'({bound})')} "
+            f"order by {name} is not null, {order}{by} collate binary"
+        )
+        return query, [*relation.params, *params, *self._reading.filter_params]
 
     def _bounds(self) -> tuple[str, list[Any]]:
         """A condition that is true for all new rows, and for few others."""
         name = quoted(self._column.name)
-        nulls = "" if self._nulls_done else f"{name} is null or "
+        nulls = "" if self._state.nulls_done else f"{name} is null or "
         bound = self._window.bound
         if bound is None:
             return ("true" if nulls else f"{name} is not null"), []

@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.connectors.sqlite import types as sqlite_types
@@ -20,19 +19,19 @@ from dataflare.connectors.sqlite.tables import find_table, table_names
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model import types
 from dataflare.model.types import DataType, Schema
-from dataflare.sdk.sql.names import listed, missing_column, missing_table, quoted
+from dataflare.sdk.sql import relation as relations
+from dataflare.sdk.sql.names import listed, missing_table, quoted
 from dataflare.sdk.sql.query import bind_query
+from dataflare.sdk.sql.relation import refuse_twice
 
 _SAMPLE_ROWS = 1_000
 
 
-class Column(Struct, frozen=True):
-    """declared: as the table says. type: in DataFlare. exact: SQLite compares its values as DataFlare
-    does. time_numbers: the unit of numbers, if the column is one of times."""
+class Column(relations.Column, frozen=True):
+    """declared: as the table says. exact: SQLite compares its values as DataFlare does. time_numbers: the
+    unit of numbers, if the column is one of times."""
 
-    name: str
-    declared: str
-    type: DataType
+    declared: str = ""
     exact: bool = False
     time_numbers: TimeNumbers | None = None
 
@@ -44,27 +43,10 @@ class Column(Struct, frozen=True):
         return is_text and type_ is not None
 
 
-class Relation(Struct, frozen=True):
-    """source: the SQL after FROM. key: columns that order and identify its rows, by rowid or by a
-    primary key; empty if there is none. rowid: whether the key is the rowid."""
+class Relation(relations.Relation[Column], frozen=True):
+    """key: the rowid or the primary key. rowid: whether the key is the rowid. params: of the query."""
 
-    label: str
-    source: str
-    params: tuple[Any, ...]
-    columns: tuple[Column, ...]
-    key: tuple[str, ...] = ()
-    rowid: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    def column(self, name: str) -> Column:
-        """The column; the case of its name is ignored. Raises E0606 with the nearest name."""
-        for column in self.columns:
-            if column.name.casefold() == name.casefold():
-                return column
-        raise missing_column(name, self.label, self.names)
+    params: tuple[Any, ...] = ()
 
 
 def find_relation(
@@ -113,7 +95,7 @@ def _table(db: Connection, path: Path, name: str) -> Relation:
         key, rowid = (table.rowid_column,), True
     elif any("BLOB" in table.columns[name].upper() or not table.columns[name] for name in key):
         key = ()
-    return Relation(f"table '{table.name}'", quoted(table.name), (), columns, key, rowid)
+    return Relation(f"table '{table.name}'", table.place, columns, key, rowid)
 
 
 def _query(db: Connection, path: Path, query: str) -> Relation:
@@ -142,15 +124,10 @@ def _query(db: Connection, path: Path, query: str) -> Relation:
             spot=spot,
             help="fix the query: the database refuses it",
         ) from error
-    names = [str(name).casefold() for name, _ in info]
-    twice = next((str(n) for n, _ in info if names.count(str(n).casefold()) > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"the query has two columns '{twice}'", code="E0412", spot=spot, help="name one with AS"
-        )
+    refuse_twice([str(name).casefold() for name, _ in info], spot)
     columns = tuple(_column(str(n), str(d or ""), collated=True) for n, d in info)
     params = tuple(sql_value(value) for value in bound.params)
-    return Relation("the query", f"({bound.sql}\n)", params, columns)
+    return Relation("the query", f"({bound.sql}\n)", columns, params=params)
 
 
 def _column(name: str, declared: str, collated: bool) -> Column:
@@ -158,7 +135,7 @@ def _column(name: str, declared: str, collated: bool) -> Column:
     exact = type_ is not None and (
         type_.name in ("int64", "float64") or (type_.name == "string" and not collated)
     )
-    return Column(name, declared, type_ or types.NULL, exact)
+    return Column(name, type_ or types.NULL, declared, exact)
 
 
 def _typed(db: Connection, relation: Relation, contract: Schema | None) -> Relation:
@@ -173,21 +150,11 @@ def _typed(db: Connection, relation: Relation, contract: Schema | None) -> Relat
     sampled = _sampled(db, relation, unknown) if unknown else {}
     columns = []
     for column in relation.columns:
-        contract_type = by_contract.get(column.name.casefold())
-        if contract_type is not None and contract_type != column.type:
-            columns.append(Column(column.name, column.declared, contract_type))
-        elif column.name in sampled:
-            columns.append(Column(column.name, column.declared, sampled[column.name]))
-        else:
-            columns.append(column)
-    return Relation(
-        relation.label,
-        relation.source,
-        relation.params,
-        tuple(columns),
-        relation.key,
-        relation.rowid,
-    )
+        type_ = by_contract.get(column.name.casefold())
+        if type_ is None or type_ == column.type:
+            type_ = sampled.get(column.name)
+        columns.append(column if type_ is None else Column(column.name, type_, column.declared))
+    return replace(relation, columns=tuple(columns))
 
 
 def _sampled(db: Connection, relation: Relation, names: list[str]) -> dict[str, DataType]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration, parse_duration
-from dataflare.sdk.delete_max import DeleteMax as DeleteMax
+from dataflare.sdk.delete_max import DeleteMax
 
 
 def _keep_text(value: Any) -> Any:
@@ -128,12 +128,11 @@ class FileSharding(Cuts):
         return self
 
 
-class TableSourceConfig(BaseModel):
-    """Options of a source that reads a table or the result of a query from a database file."""
+class ReadOptions(BaseModel):
+    """Options of a source that reads a table or the result of a query."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="the database file")
     table: str | None = Field(None, min_length=1, description="the table or view to read")
     query: Query | None = Field(
         None, description="a SELECT to read instead of a table; variables in it are bound values"
@@ -142,28 +141,44 @@ class TableSourceConfig(BaseModel):
     incremental: Incremental | None = Field(
         None, description="read only what is new since the last run"
     )
-    sharding: FileSharding | None = Field(
-        None,
-        description="how a full read is divided into parts; by default a large table has eight",
-    )
-    busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
     batch_size: int | None = Field(None, ge=1, description="the most rows in a batch")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.table is None) == (self.query is None):
             raise ValueError("set either 'table' or 'query'")
+        return self
+
+
+class FileOptions(BaseModel):
+    """Options of a source or a destination of a database file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="the database file")
+    busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
+
+
+class FileReadOptions(ReadOptions, FileOptions):
+    """Options of a source that reads a table or the result of a query from a database file."""
+
+    sharding: FileSharding | None = Field(
+        None,
+        description="how a full read is divided into parts; by default a large table has eight",
+    )
+
+    @model_validator(mode="after")
+    def _full(self) -> Self:
         if self.sharding is not None and (self.query is not None or self.incremental is not None):
             raise ValueError("'sharding' is for a full read of a table")
         return self
 
 
-class TableDestinationConfig(BaseModel):
-    """Options of a destination that writes a table in a database file."""
+class TableOptions(BaseModel):
+    """Options of a destination that writes a table."""
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="the database file; created if it does not exist")
     table: str = Field(min_length=1, description="the table to write")
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
@@ -177,18 +192,6 @@ class TableDestinationConfig(BaseModel):
     )
     batch_size: int | None = Field(
         None, ge=1, description="the most rows to write with one statement"
-    )
-    before_sql: Names = Field(
-        default_factory=list,
-        description="one or more statements that run in one transaction when a run begins, "
-        "before any row is written; not when a run is resumed, but again if it was killed "
-        "before its first checkpoint",
-    )
-    after_sql: Names = Field(
-        default_factory=list,
-        description="one or more statements that run after the last rows of a run are committed, "
-        "each in its own transaction; they run again if the run was killed before it was "
-        "recorded as finished, so they must be repeatable",
     )
     delete_max: DeleteMax = Field(
         0.2,
@@ -204,7 +207,6 @@ class TableDestinationConfig(BaseModel):
     changelog: Literal["columns"] | None = Field(
         None, description="'columns' appends changes as rows, with their kind in the column _op"
     )
-    busy_timeout: Duration = Field(5.0, description="how long to wait for a locked database")
     retry_policy: dict[str, Any] | None = Field(
         None,
         description="how to repeat calls, also writes, after a temporary error; as in "
@@ -225,3 +227,30 @@ class TableDestinationConfig(BaseModel):
         if len(set(self.key)) != len(self.key):
             raise ValueError("'key' names a column twice")
         return self
+
+
+class FileTableOptions(TableOptions, FileOptions):
+    """Options of a destination that writes a table of a database file."""
+
+    path: str = Field(description="the database file; created if it does not exist")
+
+
+class SqlOptions(TableOptions):
+    """Options of a destination that runs a user's statements."""
+
+    before_sql: Names = Field(
+        default_factory=list,
+        description="one or more statements that run in one transaction when a run begins, "
+        "before any row is written; not when a run is resumed, but again if it was killed "
+        "before its first checkpoint",
+    )
+    after_sql: Names = Field(
+        default_factory=list,
+        description="one or more statements that run after the last rows of a run are committed, "
+        "each in its own transaction; they run again if the run was killed before it was "
+        "recorded as finished, so they must be repeatable",
+    )
+
+
+class FileSqlOptions(SqlOptions, FileTableOptions):
+    """Options of a destination that writes a table of a database file with SQL."""

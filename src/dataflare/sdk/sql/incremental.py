@@ -103,6 +103,25 @@ def check_cursor(name: str, type_: DataType, config: Incremental) -> None:
         )
 
 
+def check_settings(relation: Any, config: Incremental) -> Any:
+    """The cursor column of a relation. Raises an error if it or a column of the key is missing, or if it
+    cannot grow."""
+    column = relation.column(config.column)
+    for name in config.key:
+        relation.column(name)
+    check_cursor(column.name, column.type, config)
+    return column
+
+
+def refuse_initial(name: str, type_: DataType, value: Any) -> ConfigError:
+    """The error for an initial value that is not a value of the cursor column."""
+    return ConfigError(
+        f"initial_value {value!r} does not fit column '{name}', which is {type_}",
+        code="E0413",
+        help="write 'initial_value' as a value of the column's type",
+    )
+
+
 def null_warning(name: str) -> str:
     return f"column '{name}' is NULL (such rows are read by the first run only)"
 
@@ -158,6 +177,22 @@ def decimal_text(units: int, scale: int) -> str:
     digits = str(abs(units)).zfill(scale + 1)
     sign, cut = "-" if units < 0 else "", len(digits) - scale
     return f"{sign}{digits[:cut]}.{digits[cut:]}" if scale else sign + digits
+
+
+def cursor_text(bound: Any, type_: DataType) -> str:
+    """A cursor value as text for a database."""
+    if type_.name == "decimal":
+        return decimal_text(bound, type_.scale or 0)
+    if not type_.is_temporal:
+        return repr(bound) if isinstance(bound, float) else str(bound)
+    value = pl.Series([bound], dtype=pl.Int64)
+    if type_.name == "date":
+        return str(value.cast(pl.Int32).cast(pl.Date).dt.to_string("%Y-%m-%d")[0])
+    unit: Any = "ms" if type_.unit == "s" else type_.unit or "us"
+    text = str(value.cast(pl.Datetime(unit)).dt.to_string("%Y-%m-%d %H:%M:%S%.9f")[0])
+    if type_.timezone is not None:
+        return text[:-3] + "+00"
+    return text if unit == "ns" else text[:-3]
 
 
 def refuse_cursor(place: str, name: str, type_: DataType, value: Any) -> DataError:

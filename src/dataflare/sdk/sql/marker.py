@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Set
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -28,12 +29,6 @@ ADDED_COLUMNS = ("token", "workflow", "place")
 MARKER_COLUMNS = (
     *("lineage", "step", "attempt", "epoch", "rows_total", "manifest", "committed_at"),
     *ADDED_COLUMNS,
-)
-MARKER_DDL = (
-    f"create table if not exists {MARKER_TABLE} (lineage text not null, step text not null, "
-    "attempt bigint not null, epoch bigint not null, rows_total bigint not null, manifest text, "
-    "committed_at text not null, token text, workflow text, place text, "
-    "primary key (lineage, step))"
 )
 
 
@@ -53,6 +48,16 @@ class MarkerRows(Struct, frozen=True):
 
     own: MarkerRow | None = None
     other: Owner | None = None
+
+
+def creation(table: str = MARKER_TABLE) -> str:
+    """The statement that creates the marker table."""
+    return (
+        f"create table if not exists {table} (lineage text not null, step text not null, "
+        "attempt bigint not null, epoch bigint not null, rows_total bigint not null, manifest text, "
+        "committed_at text not null, token text, workflow text, place text, "
+        "primary key (lineage, step))"
+    )
 
 
 def widening(columns: Collection[str], table: str = MARKER_TABLE) -> list[str]:
@@ -145,8 +150,8 @@ def first_marker(target: Target, epoch: int) -> MarkerRow:
     return MarkerRow(target.attempt, epoch, 0, None, target.token)
 
 
-def values(target: Target, row: MarkerRow, time_text: str) -> tuple[Any, ...]:
-    """The values of the marker row, in the order of MARKER_COLUMNS."""
+def values(target: Target, row: MarkerRow) -> tuple[Any, ...]:
+    """The values of the marker row, written now, in the order of MARKER_COLUMNS."""
     return (
         target.lineage,
         target.step,
@@ -154,7 +159,7 @@ def values(target: Target, row: MarkerRow, time_text: str) -> tuple[Any, ...]:
         row.epoch,
         row.rows_total,
         row.manifest,
-        time_text,
+        datetime.now(UTC).isoformat(timespec="milliseconds"),
         row.token,
         target.workflow,
         target.place,

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from dataflare.errors import DataError, Retry, SystemError_, did_you_mean
+from dataflare.errors import DataError, DataFlareError, Retry, SystemError_, did_you_mean
+
+
+@contextmanager
+def at_step(step: str) -> Iterator[None]:
+    """Add the step to errors."""
+    try:
+        yield
+    except DataFlareError as error:
+        raise error.at(step=step) from error.__cause__
 
 
 def quoted(name: str) -> str:
@@ -38,6 +48,12 @@ def holds_data(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> SystemError_:
+    return SystemError_(
+        f"{path} is a folder, not a database", code="E0602", help="name a file in it"
+    )
+
+
 def missing_file(path: Path) -> SystemError_:
     folder = path.parent
     try:
@@ -51,10 +67,13 @@ def missing_file(path: Path) -> SystemError_:
     return SystemError_(f"no such file: {path}", code="E0601", help=did_you_mean(path.name, names))
 
 
-def missing_table(table: str, path: Path, tables: Sequence[str]) -> SystemError_:
+def missing_table(table: str, place: Path | str, tables: Sequence[str]) -> SystemError_:
     notes = [f"it has: {', '.join(sorted(tables)[:20])}"] if tables else ["it has no tables"]
     return SystemError_(
-        f"no table '{table}' in {path}", code="E0604", notes=notes, help=did_you_mean(table, tables)
+        f"no table '{table}' in {place}",
+        code="E0604",
+        notes=notes,
+        help=did_you_mean(table, tables),
     )
 
 
@@ -79,3 +98,49 @@ def locked(path: Path, why: str, help_: str) -> SystemError_:
     return SystemError_(
         f"the database {path} is locked: {why}", code="E0605", retry=Retry.LATER, help=help_
     )
+
+
+def denied(path: Path) -> SystemError_:
+    return SystemError_(
+        f"permission denied: {path}",
+        code="E0602",
+        help="get the permission to read and write there, or choose another place",
+    )
+
+
+def read_only(path: Path) -> SystemError_:
+    return SystemError_(
+        f"{path} may not be written: it is read-only",
+        code="E0602",
+        help="get the permission to write it, or choose another file",
+    )
+
+
+def disk_full(path: Path) -> SystemError_:
+    return SystemError_(
+        f"disk full while writing {path}",
+        code="E0603",
+        retry=Retry.LATER,
+        help="free some space and run again: the run continues from the last checkpoint",
+    )
+
+
+def other_format(path: Path, system: str) -> SystemError_:
+    return SystemError_(
+        f"{path} is not {system}",
+        code="E0505",
+        help="choose another path: the file has another format",
+    )
+
+
+def refusal(subject: str, text: str, code: str = "E0510") -> DataError:
+    """The error for a row, or with E0511 a value, that a table refuses."""
+    kind = "row" if code == "E0510" else "value"
+    return DataError(f"{subject} refuses a {kind}: {text}", code=code, help=HELP)
+
+
+HELP = (
+    "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it: under "
+    "mode mirror in the destination's own step"
+)
+"""The help for a row that a table refuses."""

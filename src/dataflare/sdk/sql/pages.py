@@ -15,10 +15,11 @@ from typing import Any
 import polars as pl
 from msgspec import Struct, field
 
-from dataflare.errors import DataError, DataFlareError
+from dataflare.errors import DataError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position
 from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.threads import in_thread
 
 PAGE_ROWS = 25_000
@@ -103,10 +104,8 @@ class PageReader(ChunkReader):
         with self._lock:
             if self._closed:
                 return None
-            try:
+            with at_step(self._step):
                 page = self._fetch(rows)
-            except DataFlareError as error:
-                raise error.at(step=self._step) from error.__cause__
             if page is not None:
                 self._after = page.after
             return page

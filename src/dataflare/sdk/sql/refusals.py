@@ -18,6 +18,7 @@ from dataflare.formats.text_write import for_python
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
 from dataflare.sdk.destination import RefusedRow
+from dataflare.sdk.sql.names import HELP
 
 _SLICE_MIN = 256
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
@@ -80,13 +81,6 @@ def sift(
         else:
             pace.passed()
     return refused
-
-
-HELP = (
-    "fix the row, or set error_handling: {on_error: dead_letter}, or skip, to continue without it: under "
-    "mode mirror in the destination's own step"
-)
-"""The help for a row that a table refuses."""
 
 
 def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

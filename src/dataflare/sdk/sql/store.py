@@ -1,18 +1,20 @@
-"""The database operations that the commit protocol uses: a few blocking calls, all in one
-transaction."""
+"""What the commit protocol needs of a database: blocking calls, all in one transaction."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import polars as pl
 from msgspec import Struct
 
+from dataflare.errors import DataFlareError
 from dataflare.model.types import Schema
 from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
 from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.sweeping import Sweep
 
 STAGING_PREFIX = "_dataflare_new_"
 KEYS_PREFIX = "_dataflare_seen_"
@@ -20,9 +22,9 @@ KEYS_PREFIX = "_dataflare_seen_"
 
 class Target(Struct, frozen=True):
     """The table that one step writes. schema: the columns of the rows, with `_op` if it is written.
-    sift: refused rows are left out. complete: with mirror, rows that did not arrive in the run are
-    deleted at its end, unless they are more than delete_max: a share of the table's rows, or a
-    count. declarations: of the source's columns, for a new table."""
+    key: of the modes upsert and mirror. sift: refused rows are left out. complete: with mirror, rows
+    that did not arrive in the run are deleted at its end, unless they are more than delete_max: a
+    share of the table's rows, or a count. declarations: of the source's columns, for a new table."""
 
     step: str
     lineage: str
@@ -42,6 +44,11 @@ class Target(Struct, frozen=True):
     declarations: Declarations | None = None
 
     @property
+    def run(self) -> tuple[str, int, str]:
+        """The attempt at a run that writes: lineage, attempt and token."""
+        return self.lineage, self.attempt, self.token
+
+    @property
     def sweeps(self) -> bool:
         """Whether rows that did not arrive in the run are deleted at its end."""
         return self.mode == "mirror" and self.complete
@@ -49,8 +56,7 @@ class Target(Struct, frozen=True):
     @property
     def keys_table(self) -> str:
         """The table of the keys that have arrived in this run."""
-        folder, dot, name = self.table.rpartition(".")
-        return f"{folder}{dot}{KEYS_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
+        return self._internal(KEYS_PREFIX)
 
     @property
     def place(self) -> str:
@@ -60,22 +66,36 @@ class Target(Struct, frozen=True):
     @property
     def written(self) -> str:
         """The table into which rows are written: under overwrite a staging table until the end."""
-        if self.mode != "overwrite":
-            return self.table
+        return self._internal(STAGING_PREFIX) if self.mode == "overwrite" else self.table
+
+    def _internal(self, prefix: str) -> str:
         folder, dot, name = self.table.rpartition(".")
-        return f"{folder}{dot}{STAGING_PREFIX}{name}_{self.lineage.replace('-', '')[:8]}"
+        return f"{folder}{dot}{prefix}{name}_{self.lineage.replace('-', '')[:8]}"
 
 
 class TableStore(ABC):
-    """One connection to a database file, for one transaction. Used by one thread at a time.
+    """One connection to a database, for one transaction at a time. Used by one thread at a time.
 
-    Order: `begin`, then any of the others, then `commit` or `rollback`, then `close`. All raise
-    DataFlare's errors; after an error only `rollback` and `close` are called.
+    Order: `begin`, then any of the others, then `commit` or `rollback`. A remote store may then
+    `begin` again; `close` is the last call. All raise DataFlare's errors; after an error only
+    `rollback` and `close` are called.
+
+    A store must write rows, keep a marker and commit both at once. What is not abstract is for
+    options that a connector need not have: the modes overwrite and mirror, rows that are left out,
+    `before_sql` and `after_sql`.
     """
+
+    remote: ClassVar[bool] = False
+    """Whether it is a server. Then rows are sent while they arrive, the connection stays open between
+    transactions, and another transaction may be open beside it. A file gets its rows from the redo
+    file when an epoch is prepared, and is open from then until the commit."""
+
+    label: str
+    """The place of the database, for messages."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Open the file, create it if needed, and take the write lock."""
+        """Begin a transaction. A file is opened, created if needed, and locked for writing."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -87,22 +107,26 @@ class TableStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the file. Never raises."""
+        """Release the connection. Never raises."""
+
+    def is_there(self) -> bool:
+        """Whether the database exists: `begin` would not create it. Called before `begin`."""
+        return True
+
+    def look(self, target: Target, *, check: bool) -> Sequence[str]:
+        """The columns of the existing table; none if it does not exist. check: raise an error if it cannot
+        have the target's rows. Opens a connection of its own, closes it, and changes nothing."""
+        return ()
+
+    # -- the marker --------------------------------------------------------------------------------
 
     @abstractmethod
-    def execute(self, statement: str) -> None:
-        """Run a user's statement in the transaction."""
+    def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
+        """The marker rows of the target; none if there is no marker table. lock: no other transaction
+        can change these rows before this one ends."""
 
     @abstractmethod
-    def execute_alone(self, statements: Sequence[str]) -> None:
-        """Open the file, run each statement on its own, and close it. Not between `begin` and `close`."""
-
-    @abstractmethod
-    def read_marker(self, target: Target) -> MarkerRows:
-        """The marker rows of the target; none if there is no marker table."""
-
-    @abstractmethod
-    def write_marker(self, target: Target, stored: MarkerRow) -> None:
+    def write_marker(self, target: Target, row: MarkerRow) -> None:
         """Insert or replace the marker row; create or widen the marker table if needed."""
 
     @abstractmethod
@@ -117,36 +141,55 @@ class TableStore(ABC):
     def is_empty(self, target: Target) -> bool:
         """Whether the table is missing or has no rows."""
 
-    @abstractmethod
-    def make_ready(self, target: Target) -> None:
-        """Create or widen the target's table; for a key, create a unique index."""
+    def take_over(self, target: Target) -> None:
+        """A run begins or continues: end the sessions that older attempts left open."""
+        return
+
+    def is_lost(self, error: DataFlareError) -> bool:
+        """Whether the error says that the connection broke, so that another one may do."""
+        return False
+
+    def replace(self, broken: TableStore) -> None:
+        """End the session of a store whose connection broke: it may still hold locks. Called after
+        `begin`."""
+        return
+
+    # -- rows --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def apply(self, target: Target, frame: pl.DataFrame) -> None:
-        """Write one frame of rows in the target's mode."""
+    def write(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
+        """Write rows in the target's mode; creates or widens the table if needed. Under `target.sift`
+        refused rows are left out and returned by `refused`; else the first one is raised.
 
-    @abstractmethod
-    def sift(self, target: Target, frame: pl.DataFrame) -> list[Refusal]:
-        """Write one frame of rows, except those that the database refuses; returns the refused
-        ones."""
+        rows_before: the rows that the run had written before this epoch. first: the number of the
+        first row in the epoch.
+        """
 
-    @abstractmethod
-    def publish(self, target: Target) -> None:
-        """Replace the table by the staging table."""
+    def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
+        """All rows of the epoch were written: find every refusal. final: the run ends, so under
+        overwrite the new rows replace the table, and under mirror the rows that did not come are
+        deleted, unless rows were left out; returns the result of that."""
+        return None
 
-    @abstractmethod
-    def sweep(self, target: Target, *, delete: bool) -> int:
-        """Count the rows whose key did not arrive in this run, and with `delete` delete them. Raises
-        DataError (E0512) if it would delete too many."""
+    def refused(self, step: str) -> list[Refusal]:
+        """The rows that were left out since the last call, by their number in the epoch."""
+        return []
 
-    @abstractmethod
     def clear_keys(self, target: Target) -> None:
-        """A run begins: remove all keys of earlier runs."""
+        """A run with mode mirror begins: forget the keys that arrived in earlier runs."""
+        return
 
-    @abstractmethod
-    def trim(self, target: Target, rows: int) -> None:
-        """Keep only the first `rows` rows of the staging table; 0 drops it."""
+    def trim(self, target: Target, rows: int) -> bool:
+        """Keep the rows of an overwrite that the run had staged when it had written `rows`. Returns
+        whether there was something staged."""
+        return False
 
-    @abstractmethod
-    def has_staging(self, target: Target) -> bool:
-        """Whether the staging table exists."""
+    # -- a user's statements -----------------------------------------------------------------------
+
+    def execute(self, statement: str) -> None:
+        """Run a user's statement in the transaction."""
+        raise NotImplementedError
+
+    def execute_alone(self, statements: Sequence[str]) -> None:
+        """Run each statement on its own. Not between `begin` and `close`."""
+        raise NotImplementedError

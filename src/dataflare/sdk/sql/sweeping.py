@@ -11,12 +11,16 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from dataflare.sdk.delete_max import effect, refuse_too_many
 from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.store import Target
+
+if TYPE_CHECKING:
+    from dataflare.sdk.sql.sql_store import SqlMarkers
+    from dataflare.sdk.sql.store import Target
 
 
 class Sweep(Struct, frozen=True):
@@ -56,16 +60,18 @@ def keys_creation(key: Sequence[str], place: str, keys_table: str) -> str:
     return f"create table {keys_table} as select {listed(key)} from {place} where false"
 
 
-def counts(key: Sequence[str], place: str, keys_table: str) -> str:
-    """The query for the number of rows that would be deleted, and of all rows."""
-    return (
-        f"select (select count(*) from {place} as t where {_not_arrived(key, keys_table)}), "
-        f"(select count(*) from {place})"
-    )
-
-
-def deletion(key: Sequence[str], place: str, keys_table: str) -> str:
-    return f"delete from {place} as t where {_not_arrived(key, keys_table)}"
+def sweep(store: SqlMarkers, target: Target, place: str, keys_table: str, *, delete: bool) -> int:
+    """Count the rows whose key did not arrive in this run, with `delete` delete them, and drop the table
+    of keys. Raises DataError (E0512) if it would delete too many, and the library's exceptions."""
+    gone = f"from {place} as t where {_not_arrived(target.key, keys_table)}"
+    query = f"select (select count(*) {gone}), (select count(*) from {place})"
+    ((missing, total),) = store.rows(query)
+    if delete:
+        refuse_deletes(target, missing, total)
+        if missing:
+            store.run(f"delete {gone}")
+    store.run(f"drop table {keys_table}")
+    return int(missing)
 
 
 def _not_arrived(key: Sequence[str], keys_table: str) -> str:

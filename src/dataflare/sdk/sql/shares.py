@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -27,10 +27,11 @@ class Share(Struct, frozen=True):
 
 
 class Member(Struct):
-    """The state of a step. held: rows not yet copied. copied: whether rows of the running epoch are
+    """The state of a step. held: rows not yet written. copied: whether rows of the running epoch are
     in the transaction; taken: how many. cold: whether the running epoch must be applied from its
     redo file. last: the last epoch that was prepared. prepared: shares that wait for their commit,
-    by epoch; inside: the epoch that is in the open transaction."""
+    by epoch; inside: the epoch that is in the open transaction. committed: the last epoch that the
+    database is known to have."""
 
     target: Target
     held: list[pl.DataFrame] = field(default_factory=list)
@@ -42,6 +43,12 @@ class Member(Struct):
     last: int = 0
     prepared: dict[int, Share] = field(default_factory=dict)
     inside: int | None = None
+    committed: int = 0
+
+    def hold(self, frame: pl.DataFrame, num_bytes: int) -> None:
+        self.held.append(frame)
+        self.held_rows += frame.height
+        self.held_bytes += num_bytes
 
     def drop_held(self) -> None:
         self.held.clear()
@@ -60,13 +67,12 @@ class Member(Struct):
         self.copied, self.taken, self.inside = False, 0, None
 
 
-def alike(frames: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+def alike(frames: Sequence[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """The frames, with adjacent ones of the same schema joined."""
-    joined: list[pl.DataFrame] = []
     group: list[pl.DataFrame] = []
     for frame in frames:
         if group and group[0].schema != frame.schema:
-            joined.append(pl.concat(group, rechunk=False))
+            yield pl.concat(group, rechunk=False)
             group = []
         group.append(frame)
-    return [*joined, pl.concat(group, rechunk=False)]
+    yield pl.concat(group, rechunk=False)

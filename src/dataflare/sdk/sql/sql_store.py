@@ -1,0 +1,444 @@
+"""A `TableStore` for databases with SQL: markers, tables, modes and mirrors as statements.
+
+Always true: all statements are in the transaction that `begin` opened; values are never part of the
+SQL text.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
+
+from dataflare.errors import DataError
+from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.sql import marker, sweeping, tables
+from dataflare.sdk.sql.fold import fold, rows_to_append
+from dataflare.sdk.sql.marker import MARKER_COLUMNS, MARKER_TABLE, MarkerRow, MarkerRows
+from dataflare.sdk.sql.names import listed, missing_table, quoted
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.sweeping import Sweep
+from dataflare.sdk.sql.tables import Table
+
+STAGE = "_dataflare_stage"
+"""The name of the rows in the statement of `SqlStore.run_with`."""
+
+
+class SqlMarkers(TableStore):
+    """The part of a store for markers. place, columns: of the marker table."""
+
+    mark: ClassVar[str] = "?"
+    """A bound value in SQL."""
+
+    # -- for subclasses ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        """Convert the library's exceptions inside into DataFlare's errors. subject: the table or the
+        operation, for messages."""
+
+    @abstractmethod
+    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """Run a statement without a result. Raises the library's exceptions."""
+
+    @abstractmethod
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query. Raises the library's exceptions."""
+
+    @abstractmethod
+    def find(self, name: str) -> Any | None:
+        """The table or view of that name, or None. Raises the library's exceptions."""
+
+    @abstractmethod
+    def place_of(self, table: Any) -> str:
+        """The full name of a table that was found, quoted."""
+
+    @abstractmethod
+    def marker_columns(self, place: str) -> set[str]:
+        """The columns of the marker table; none if there is none."""
+
+    def marker_place(self, target: Target) -> str | None:
+        """The full name of the marker table for a target; None if its schema is missing."""
+        return MARKER_TABLE
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
+        with self.errors(f"table {MARKER_TABLE}"):
+            place = self.marker_place(target)
+            columns = self.marker_columns(place) if place else set()
+            if not columns or place is None:
+                return MarkerRows()
+            query, parameters = marker.selection(target, columns, place, self.mark)
+            query += " for update" if lock and self.remote else ""
+            return marker.marker_rows(target, self.rows(query, parameters))
+
+    def write_marker(self, target: Target, row: MarkerRow) -> None:
+        with self.errors(f"table {MARKER_TABLE}"):
+            place = self.make_marker_table(target)
+            marks = ", ".join([self.mark] * len(MARKER_COLUMNS))
+            moved = ", ".join(f"{n} = excluded.{n}" for n in MARKER_COLUMNS[2:])
+            self.run(
+                f"insert into {place} ({listed(MARKER_COLUMNS)}) values ({marks}) "
+                f"on conflict (lineage, step) do update set {moved}",
+                marker.values(target, row),
+            )
+
+    def make_marker_table(self, target: Target) -> str:
+        """Create or widen the marker table if needed; returns its full name."""
+        place = self.marker_place(target) or MARKER_TABLE
+        columns = self.marker_columns(place)
+        for statement in marker.widening(columns, place) if columns else [marker.creation(place)]:
+            self.run(statement)
+        return place
+
+    def supersede(self, target: Target) -> None:
+        with self.errors(f"table {MARKER_TABLE}"):
+            place = self.make_marker_table(target)
+            self.run(
+                f"delete from {place} where step = {self.mark} and workflow = {self.mark} "
+                f"and place = {self.mark} and lineage <> {self.mark}",
+                (target.step, target.workflow, target.place, target.lineage),
+            )
+
+    def is_missing(self, target: Target) -> bool:
+        with self.errors(f"table '{target.table}'"):
+            return self.find(target.table) is None
+
+    def is_empty(self, target: Target) -> bool:
+        with self.errors(f"table '{target.table}'"):
+            table = self.find(target.table)
+            return table is None or not self.rows(f"select 1 from {self.place_of(table)} limit 1")
+
+
+class Ready(Struct):
+    """A table that rows may go into. target: with the columns of all rows so far. types: by name.
+    table: as it is now. keys: whether the table of keys exists."""
+
+    target: Target
+    table: Table
+    types: dict[str, DataType]
+    has_keys: bool = False
+
+
+class SqlStore(SqlMarkers):
+    """A store whose table is written with statements over a frame of rows. A database that is a file."""
+
+    stage: ClassVar[str] = STAGE
+    """The rows of `run_with` in SQL."""
+    before_conflict: ClassVar[str] = ""
+    """SQL before ON CONFLICT that keeps it from being parsed as part of a join."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, Ready] = {}
+        self._refused: dict[str, list[Refusal]] = {}
+
+    # -- for subclasses ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def open_to_read(self) -> None:
+        """Open an existing database for reading only, without a transaction."""
+
+    @abstractmethod
+    def spelled(self, name: str) -> str:
+        """A table's name in full, quoted."""
+
+    def own(self, target: Target) -> str:
+        """The written table as the prefix of a column in ON CONFLICT."""
+        return self.spelled(target.written)
+
+    @abstractmethod
+    def table_names(self) -> list[str]:
+        """The names of all tables, for messages."""
+
+    @abstractmethod
+    def declared(self, type_: DataType) -> str:
+        """The declaration of a new column."""
+
+    def check(self, target: Target, table: Table) -> None:
+        """Raise DataError (E0511) if the table cannot have rows of this schema."""
+        tables.refuse_generated(target, table)
+
+    def creation_like(self, target: Target, table: Table) -> Sequence[str]:
+        """The statements that create the staging table of an overwrite with the types and rules of the
+        table."""
+        return self.creation(target)
+
+    def indexes_like(self, target: Target, table: Table) -> Sequence[str]:
+        """The statements that create the table's unique indexes on the staging table."""
+        return ()
+
+    @abstractmethod
+    def run_with(
+        self, ready: Ready, types: dict[str, DataType], frame: pl.DataFrame, sql: str
+    ) -> None:
+        """Run a statement that reads the frame as the table `stage`, with the alias s. types: of the
+        frame's columns."""
+
+    def value(self, name: str, type_: DataType) -> str:
+        """The SQL of a column of the stage, as it is stored."""
+        return f"s.{quoted(name)}"
+
+    def deletion(self, ready: Ready, same: Sequence[str]) -> str:
+        """The statement that deletes the rows t of the table that are `same` as a row s of the stage."""
+        return (
+            f"delete from {self.spelled(ready.target.written)} as t using {self.stage} as s "
+            f"where {' and '.join(same)}"
+        )
+
+    @abstractmethod
+    def apply(self, ready: Ready, frame: pl.DataFrame) -> None:
+        """Write the rows with `put`, or raise DataError for the first refused one."""
+
+    @abstractmethod
+    def sift(self, ready: Ready, frame: pl.DataFrame) -> list[Refusal]:
+        """Write the rows with `put` except the refused ones; returns these by their row in the frame."""
+
+    def look(self, target: Target, *, check: bool) -> Sequence[str]:
+        try:
+            self.open_to_read()
+            with self.errors(f"table '{target.table}'"):
+                table = self.require(target)
+                if check and table is not None:
+                    self.check(target, table)
+                    self.widening(target, table)
+                return () if table is None else list(table.columns)
+        finally:
+            self.close()
+
+    # -- tables ------------------------------------------------------------------------------------
+
+    def require(self, target: Target) -> Table | None:
+        """The table to write, or None if it must be created. Raises E0604 if it may not be created."""
+        table: Table | None = self.find(target.table)
+        if table is None and not target.create_table:
+            raise missing_table(target.table, self.label, self.table_names())
+        if table is not None and table.view:
+            raise tables.view_error(target.table, self.label)
+        return table
+
+    def creation(self, target: Target) -> list[str]:
+        """The statements that create the table of the target."""
+        columns = [f"{quoted(f.name)} {self.declared(f.type)}" for f in target.schema]
+        if target.key:
+            columns.append(f"primary key ({listed(target.key)})")
+        return [f"create table {self.spelled(target.written)} ({', '.join(columns)})"]
+
+    def widening(self, target: Target, table: Table) -> list[str]:
+        """The statements that add missing columns to the table. Raises an error if it may not grow."""
+        missing = tables.missing_columns(target, list(table.columns), table.name, self.label)
+        return [
+            f"alter table {table.place} add column {quoted(f.name)} {self.declared(f.type)}"
+            for f in missing
+        ]
+
+    def make_ready(self, target: Target) -> Ready:
+        """Create or widen the target's table; for a key, create a unique index."""
+        with self.errors(f"table '{target.table}'"):
+            old, table = self.require(target), self.find(target.written)
+            indexes: Sequence[str] = ()
+            if old is not None:
+                self.check(target, old)
+                if table is None:
+                    indexes = self.indexes_like(target, old)
+                    for statement in self.creation_like(target, old):
+                        self.run(statement)
+                    table = self.find(target.written)
+            if table is None:
+                statements = self.creation(target)
+            else:
+                self.check(target, table)
+                statements = self.widening(target, table)
+            # DuckDB adds no column to a table that has an index.
+            for statement in [*statements, *indexes]:
+                self.run(statement)
+            if statements or indexes:
+                table = self.find(target.written)
+            assert table is not None
+            unique = tables.unique_index(target, table) if target.key else None
+        if unique is not None:
+            try:
+                with self.errors(f"table '{target.table}'"):
+                    self.run(unique)
+            except DataError as error:
+                raise tables.several_rows(target, target.table) from error
+        ready = Ready(target, table, {field.name: field.type for field in target.schema})
+        self._ready[target.step] = ready
+        return ready
+
+    def _ready_for(self, target: Target, frame: pl.DataFrame) -> Ready:
+        """The table for these rows; it gets the columns that are new since `open`."""
+        ready = self._ready.get(target.step)
+        dtypes = {n: t for n, t in frame.schema.items() if not n.startswith(RESERVED)}
+        if ready is not None and dtypes.keys() <= ready.types.keys():
+            return ready
+        types = ready.types if ready else {field.name: field.type for field in target.schema}
+        fresh = Schema.from_polars({n: t for n, t in dtypes.items() if n not in types})
+        wider = Schema.of({**types, **{field.name: field.type for field in fresh}})
+        return self.make_ready(replace(target, schema=wider))
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def write(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
+        ready = self._ready_for(target, frame)
+        if not target.sift:
+            self.apply(ready, frame)
+            return
+        refused = self.sift(ready, frame)
+        if refused and target.sweeps:
+            # The source has these rows, so the table's rows with their keys stay.
+            rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
+            self._note_keys(ready, rows, rows.clear())
+        moved = [Refusal(first + each.row, each.error) for each in refused]
+        self._refused.setdefault(target.step, []).extend(moved)
+
+    def put(self, ready: Ready, frame: pl.DataFrame) -> None:
+        """Write the rows in the target's mode."""
+        target = ready.target
+        if not target.key:
+            self.append(ready, rows_to_append(frame, op=target.op))
+            return
+        mirror = target.mode == "mirror"
+        changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
+        if changes.deletes.height:
+            self._delete(ready, changes.deletes)
+        if changes.upserts.height:
+            self.insert(ready, changes.upserts, self._on_conflict(target, changes.upserts.columns))
+        if target.sweeps:
+            self._note_keys(ready, changes.upserts, changes.deletes)
+
+    def append(self, ready: Ready, frame: pl.DataFrame) -> None:
+        self.insert(ready, frame, "")
+
+    def insert(self, ready: Ready, frame: pl.DataFrame, on_conflict: str) -> None:
+        types = {name: ready.types[name] for name in frame.columns}
+        values = ", ".join(self.value(name, type_) for name, type_ in types.items())
+        tail = f" {self.before_conflict}{on_conflict}" if on_conflict else ""
+        into = f"insert into {self.spelled(ready.target.written)} ({listed(types)})"
+        self.run_with(ready, types, frame, f"{into} select {values} from {self.stage} as s{tail}")
+
+    def _on_conflict(self, target: Target, columns: Sequence[str]) -> str:
+        sets = ", ".join(
+            f"{quoted(n)} = excluded.{quoted(n)}" for n in columns if n not in target.key
+        )
+        if not sets:
+            return f"on conflict ({listed(target.key)}) do nothing"
+        action = f"on conflict ({listed(target.key)}) do update set {sets}"
+        if target.sequence is not None:
+            ours = f"{self.own(target)}.{quoted(target.sequence)}"
+            action += f" where excluded.{quoted(target.sequence)} > {ours} or {ours} is null"
+        return action
+
+    def _delete(self, ready: Ready, frame: pl.DataFrame) -> None:
+        key, sequence = ready.target.key, ready.target.sequence
+        types = {n: ready.types[n] for n in [*key, *([sequence] if sequence else [])]}
+        same = [f"{self.value(n, types[n])} = t.{quoted(n)}" for n in key]
+        if sequence is not None:
+            s, t = f"s.{quoted(sequence)}", f"t.{quoted(sequence)}"
+            same.append(f"({s} >= {t} or {t} is null)")
+        self.run_with(ready, types, frame.select(list(types)), self.deletion(ready, same))
+
+    def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
+        if not final:
+            return None
+        ready = self._ready.get(target.step) or self.make_ready(target)
+        if target.sweeps:
+            return Sweep(self._sweep(ready, delete=not left_out), left_out)
+        if target.mode == "overwrite":
+            with self.errors(f"table '{target.table}'"):
+                self.publish(ready)
+            del self._ready[target.step]
+        return None
+
+    def refused(self, step: str) -> list[Refusal]:
+        return self._refused.pop(step, [])
+
+    # -- mirror ------------------------------------------------------------------------------------
+
+    def _keys_table(self, ready: Ready) -> str:
+        """The table of the keys that have arrived; created if it is missing."""
+        target = ready.target
+        keys_table = self.spelled(target.keys_table)
+        if not ready.has_keys and self.find(target.keys_table) is None:
+            place = self.spelled(target.table)
+            self.run(sweeping.keys_creation(target.key, place, keys_table))
+        ready.has_keys = True
+        return keys_table
+
+    def index_keys(self, target: Target) -> None:
+        """Create an index of the table of keys, if the database needs one to be quick."""
+        return
+
+    def _note_keys(self, ready: Ready, arrived: pl.DataFrame, deleted: pl.DataFrame) -> None:
+        target, key = ready.target, ready.target.key
+        with self.errors(f"table '{target.table}'"):
+            keys_table = self._keys_table(ready)
+        types = {name: ready.types[name] for name in key}
+        staged = {name: self.value(name, type_) for name, type_ in types.items()}
+        if arrived.height:
+            insert = f"insert into {keys_table} ({listed(key)})"
+            sql = f"{insert} select {', '.join(staged.values())} from {self.stage} as s"
+            self.run_with(ready, types, arrived.select(key), sql)
+        if deleted.height:
+            self.index_keys(target)
+            place = self.spelled(target.table)
+            sql = sweeping.deleted_keys(key, place, keys_table, self.stage, staged)
+            self.run_with(ready, types, deleted.select(key), sql)
+
+    def _sweep(self, ready: Ready, *, delete: bool) -> int:
+        target = ready.target
+        with self.errors(f"table '{target.table}'"):
+            keys_table, place = self._keys_table(ready), self.spelled(target.table)
+            self.index_keys(target)
+            missing = sweeping.sweep(self, target, place, keys_table, delete=delete)
+            ready.has_keys = False
+        return missing
+
+    def clear_keys(self, target: Target) -> None:
+        with self.errors(f"table '{target.table}'"):
+            self.run(f"drop table if exists {self.spelled(target.keys_table)}")
+
+    # -- overwrite ---------------------------------------------------------------------------------
+
+    def publish(self, ready: Ready) -> None:
+        """Replace the table by the staging table: delete its rows and insert the staged ones."""
+        target, staged = ready.target, ready.table
+        old = self.find(target.table)
+        if old is None:
+            self.rename(staged, target)
+            return
+        names = listed(staged.columns)
+        columns = {name.casefold() for name in old.columns}
+        for name, type_ in staged.columns.items():
+            if name.casefold() not in columns:
+                self.run(f"alter table {old.place} add column {quoted(name)} {type_}")
+        self.run(f"delete from {old.place}")
+        self.run(
+            f"insert into {old.place} ({names}) select {names} from {staged.place} order by rowid"
+        )
+        self.run(f"drop table {staged.place}")
+
+    def rename(self, staged: Table, target: Target) -> None:
+        """Give the staging table the name of the target, which does not exist."""
+        name = target.table.rpartition(".")[2] if staged.schema else target.table
+        self.run(f"alter table {staged.place} rename to {quoted(name)}")
+
+    def trim(self, target: Target, rows: int) -> bool:
+        with self.errors(f"table '{target.table}'"):
+            staged = self.find(target.written)
+            if staged is None:
+                return False
+            if rows == 0:
+                self.run(f"drop table {staged.place}")
+            else:
+                self.run(
+                    f"delete from {staged.place} where rowid > (select rowid from {staged.place} "
+                    f"order by rowid limit 1 offset {rows - 1})"
+                )
+        return True
