@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
-import polars as pl
+from task_bench import ROWS, Bench, run, settle
 
-from dataflare.engine.backpressure import BackpressureController
-from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Inlet, Share
-from dataflare.engine.metrics import TaskMetrics
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.messages import Checkpoint, Share
 from dataflare.engine.segments import Outcome
-from dataflare.engine.task import Body, Output, Task
+from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import END, IDLE, Barrier, Watermark
-from dataflare.model.types import Schema
-from dataflare.planner.physical import Stage
-
-ROWS = pl.DataFrame({"n": [1, 2, 3]})
-
-
-class Heard:
-    """A coordinator that only listens."""
-
-    def __init__(self) -> None:
-        self.shares: list[Share] = []
-        self.failures: list[Fail] = []
-
-    def share(self, share: Share) -> None:
-        self.shares.append(share)
-
-    def fail(self, failure: Fail) -> None:
-        self.failures.append(failure)
-
-    def assign(self, source: str) -> Assign | None:
-        return None
-
-    @property
-    def epochs(self) -> list[int | None]:
-        return [share.epoch for share in self.shares]
 
 
 class Passing(Body):
@@ -106,48 +77,6 @@ class Writes(Body):
 
     async def prepare(self, barrier: Barrier) -> Share:
         return Share(self.task.id, barrier.epoch)
-
-
-def inbox(name: str) -> Inbox:
-    controller = BackpressureController(initial_credits=1_000)
-    return Inbox(name, controller, MemoryBudget(1 << 30, controller))
-
-
-class Bench:
-    """One task with a channel in, unless it is a source, and one out."""
-
-    def __init__(self, body: Body, *, inputs: int = 1) -> None:
-        self.heard, self.behind, self.inbox = Heard(), inbox("behind"), inbox("t")
-        self.ins: list[Channel] = [self.inbox.channel() for _ in range(inputs)]
-        self.out = self.behind.channel()
-        stage = Stage(0, "t", ("t",), 1, Schema.of({"n": "int64"}))
-        inlets = tuple(Inlet(n, f"before[{n}]") for n in range(inputs))
-        self.pool = WorkerPool(2)
-        self.task = Task(
-            Deploy("t[0]", stage, 0, inlets),
-            body,
-            outputs=[Output(0, "forward", (), (self.out,))],
-            inbox=self.inbox,
-            pool=self.pool,
-            metrics=TaskMetrics({"t": "transformation"}),
-            control=self.heard,
-            letters=pl.concat,
-        )
-
-    def start(self) -> asyncio.Future[None]:
-        return asyncio.ensure_future(self.task.run())
-
-    async def came_out(self, count: int) -> list[Any]:
-        return [await self.behind.next() for _ in range(count)]
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 20))
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 def test_a_read_that_waits_is_cut_where_it_stands() -> None:
