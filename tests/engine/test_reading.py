@@ -1,0 +1,333 @@
+"""A task that reads: what its share says, in which order chunks leave, and when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+from task_bench import SCHEMA, Bench, run, settle
+
+from dataflare.checkpoint.manifest import SplitState
+from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.gate import Cut, Ended, Rows
+from dataflare.engine.messages import Assign, Checkpoint
+from dataflare.engine.reading import Reading
+from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.segments import SegmentRunner
+from dataflare.errors import DataError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.progress import Barrier, Position, Split
+from dataflare.planner.physical import Segment
+from dataflare.resilience.retry import Retrying
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.source import (
+    BadRow,
+    Chunk,
+    ChunkReader,
+    EndOfSplit,
+    Salvaged,
+    SourceCapabilities,
+    SourceConnector,
+    SplitReader,
+)
+
+
+class Script(SourceConnector):
+    """Readers by split id, made by the test."""
+
+    def __init__(self, readers: Mapping[str, Callable[[int], SplitReader]], goes_on: bool = False):
+        super().__init__(None, ConnectorContext("t"))
+        self._readers, self._goes_on = readers, goes_on
+        self.opened: list[tuple[str, int]] = []
+
+    def capabilities(self) -> SourceCapabilities:
+        return SourceCapabilities()
+
+    async def schema(self) -> Any:
+        return SCHEMA
+
+    async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        return [Split(id_) for id_ in self._readers]
+
+    def carries(self) -> bool:
+        return self._goes_on
+
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        at = position.value["at"] if position else 0
+        self.opened.append((split.id, at))
+        return self._readers[split.id](at)
+
+
+class Steps(SplitReader):
+    """Batches of one row, up to an end. hold: waits before this row, until it is set."""
+
+    def __init__(self, at: int, end: int, hold: Mapping[int, asyncio.Event] | None = None) -> None:
+        self.at, self._end, self._hold = at, end, hold or {}
+        self.closed = 0
+        self.warnings: dict[str, int] = {}
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        if self.at in self._hold:
+            await self._hold[self.at].wait()
+        if self.at >= self._end:
+            raise EndOfSplit
+        self.at += 1
+        self.warnings = {"odd": self.at}
+        return SharedDataBatch(pl.DataFrame({"n": [self.at - 1]}))
+
+    def position(self) -> Position:
+        return Position({"at": self.at})
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+class Chunks(ChunkReader):
+    """Chunks of two rows, of which `scan` is what the test says."""
+
+    def __init__(self, scans: Sequence[Callable[[], pl.LazyFrame]], **more: Any) -> None:
+        self._scans, self._more, self.given = list(scans), more, 0
+
+    async def read_chunk(self) -> Chunk:
+        if self.given == len(self._scans):
+            raise EndOfSplit
+        number, self.given = self.given, self.given + 1
+        more = {name: value(number) for name, value in self._more.items()}
+        return Chunk(self._scans[number], Position({"at": self.given}), number, 10, rows=2, **more)
+
+    def position(self) -> Position:
+        return Position({"at": self.given})
+
+
+def frame(number: int) -> pl.LazyFrame:
+    return pl.LazyFrame({"n": [2 * number, 2 * number + 1]})
+
+
+def broken() -> pl.LazyFrame:
+    return pl.LazyFrame({"n": ["x", "y"]}).select(pl.col("n").cast(pl.Int64))
+
+
+def bench_of(connector: Script, policy: str = "fail", **options: Any) -> Bench:
+    tree = Segment((), SCHEMA, None, ((None, SCHEMA, (), (0,)),))
+    runner = SegmentRunner(tree, {}, RowErrors({"t": policy}))
+    body = Reading(
+        connector,
+        runner,
+        AdaptiveBatcher(),
+        Retrying("t"),
+        run_key=1,
+        hold_s=0.25,
+        **options,
+    )
+    bench = Bench(body, inputs=0, letters=policy == "dead_letter")
+    bench.heard.splits = [Assign(Split(id_)) for id_ in connector._readers]
+    return bench
+
+
+def states(bench: Bench) -> list[list[tuple[str, Any, bool]]]:
+    """What each share says of the splits."""
+
+    def told(state: SplitState) -> tuple[str, Any, bool]:
+        return state.split.id, state.position and state.position.value["at"], state.done
+
+    return [[told(state) for state in share.splits] for share in bench.heard.shares]
+
+
+async def rows_of(bench: Bench) -> list[Any]:
+    """The rows that leave until the end, with a number in place of each barrier."""
+    left: list[Any] = []
+    while True:
+        event = await bench.behind.next()
+        match event:
+            case Rows():
+                left += event.batch.frame["n"].to_list()
+                bench.behind.done(event, 0.0)
+            case Cut():
+                left.append(f"cut {event.barrier.epoch}")
+            case Ended():
+                return left
+
+
+def test_a_share_says_where_each_split_stands_and_an_ended_one_is_told_once() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        source = Script({"a": lambda at: Steps(at, 2), "b": lambda at: Steps(at, 3, {1: gate})})
+        bench = bench_of(source)
+        running = bench.start()
+        while source.opened[-1:] != [("b", 0)]:
+            await asyncio.sleep(0)
+        await settle()
+        bench.task.checkpoint(Checkpoint(Barrier(1)))
+        bench.task.checkpoint(Checkpoint(Barrier(2)))
+        gate.set()
+        await running
+        assert await rows_of(bench) == [0, 1, 0, "cut 1", "cut 2", 1, 2]
+        assert states(bench) == [
+            [("a", 2, True), ("b", 1, False)],
+            [("b", 1, False)],
+            [("b", 3, True)],
+        ]
+
+    run(main())
+
+
+def test_it_begins_where_the_split_was_left() -> None:
+    async def main() -> None:
+        source = Script({"a": lambda at: Steps(at, 4)})
+        bench = bench_of(source)
+        bench.heard.splits = [Assign(Split("a"), Position({"at": 2}))]
+        await bench.start()
+        assert (source.opened, await rows_of(bench)) == ([("a", 2)], [2, 3])
+        assert (bench.counts.rows_out, bench.counts.warnings) == (2, {"odd": 4})
+
+    run(main())
+
+
+def test_a_reader_is_told_how_long_it_may_hold_rows_and_is_closed() -> None:
+    async def main() -> None:
+        reader = Steps(0, 2)
+        bench = bench_of(Script({"a": lambda at: reader}))
+        await bench.start()
+        assert (reader.hold_s, reader.closed) == (0.25, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_rows_that_no_step_needs_are_not_waited_for(goes_on: bool) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        reader = Steps(0, 3, {1: gate})
+        bench = bench_of(
+            Script({"a": lambda at: reader, "b": lambda at: Steps(at, 1)}, goes_on=goes_on)
+        )
+        running = bench.start()
+        await settle()
+        bench.behind.cancel(0)
+        if goes_on:
+            await settle()
+            assert not running.done(), "the next run starts from where this one ends"
+            gate.set()
+        await running
+        assert reader.closed == 1
+        expected = [("a", 3, True), ("b", 1, True)] if goes_on else [("a", 1, False)]
+        assert states(bench) == [expected]
+
+    run(main())
+
+
+def test_chunks_leave_in_their_order_and_what_was_read_ahead_is_not_in_the_position() -> None:
+    async def main() -> None:
+        first, others = threading.Event(), threading.Event()
+
+        def slow() -> pl.LazyFrame:
+            first.wait(10)
+            return frame(0)
+
+        def quick(number: int) -> Callable[[], pl.LazyFrame]:
+            def scan() -> pl.LazyFrame:
+                others.set()
+                return frame(number)
+
+            return scan
+
+        reader = Chunks([slow, *(quick(number) for number in range(1, 7))])
+        bench = bench_of(Script({"a": lambda at: reader}))
+        running = bench.start()
+        await asyncio.get_running_loop().run_in_executor(None, others.wait, 10)
+        await settle()
+        assert reader.given == bench.pool.threads + 1, "so many at once, and no more"
+        bench.task.checkpoint(Checkpoint(Barrier(1)))
+        assert states(bench) == [[("a", None, False)]]
+        first.set()
+        await running
+        assert await rows_of(bench) == ["cut 1", *range(14)]
+        assert states(bench)[1:] == [[("a", 7, True)]]
+        assert (bench.counts.rows_out, bench.counts.bytes_out) == (14, 70)
+
+    run(main())
+
+
+def test_no_more_chunks_are_read_than_the_budget_has_room_for() -> None:
+    async def main() -> None:
+        held = threading.Event()
+        reader = Chunks([lambda: (held.wait(10), frame(0))[1]] * 4, work_bytes=lambda number: 60)
+        bench = bench_of(Script({"a": lambda at: reader}), flying_bytes_max=100)
+        running = bench.start()
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert reader.given == 2
+        held.set()
+        await running
+        assert reader.given == 4
+
+    run(main())
+
+
+def test_a_chunk_that_does_not_parse_is_an_error_or_is_read_row_by_row() -> None:
+    async def main() -> None:
+        bench = bench_of(Script({"a": lambda at: Chunks([lambda: frame(0), broken])}))
+        with pytest.raises(DataError):
+            await bench.start()
+
+        def saved(number: int) -> Callable[[], Salvaged]:
+            bad = [BadRow(1, "E0501", "not a number", "y", "line 2")]
+            return lambda: Salvaged(pl.DataFrame({"n": [7]}), pl.Series([0]), bad)
+
+        source = Script({"a": lambda at: Chunks([broken, lambda: frame(1)], salvage=saved)})
+        bench = bench_of(source, "dead_letter")
+        await bench.start()
+        assert await rows_of(bench) == [7, 2, 3]
+        letter = await bench.letters.next()
+        assert letter.batch.frame.select("step", "code", "position").rows() == [
+            ("t", "E0501", "line 2")
+        ]
+        assert (bench.counts.errors, bench.counts.dead_letters) == (1, 1)
+
+    run(main())
+
+
+def test_after_some_chunks_that_fail_the_careful_way_is_tried_first() -> None:
+    async def main() -> None:
+        scans: list[int] = []
+
+        def noted(number: int) -> Callable[[], pl.LazyFrame]:
+            def scan() -> pl.LazyFrame:
+                scans.append(number)
+                return broken()
+
+            return scan
+
+        def saved(number: int) -> Callable[[], Salvaged]:
+            bad = [BadRow(1, "E0501", "not a number", "y", "")] if number < 8 else []
+            return lambda: Salvaged(pl.DataFrame({"n": [number]}), pl.Series([0]), bad)
+
+        reader = Chunks([noted(number) for number in range(12)], salvage=saved)
+        bench = bench_of(Script({"a": lambda at: reader}), "skip", flying_bytes_max=10)
+        await bench.start()
+        assert await rows_of(bench) == list(range(12))
+        assert scans == [0, 1, 2, 3, 9, 10, 11], (
+            "not after four that failed; again after a good one"
+        )
+
+    run(main())
+
+
+def test_a_read_that_fails_ends_the_task_and_what_is_under_way() -> None:
+    class Failing(Steps):
+        async def read_batch(self, rows_max: int) -> SharedDataBatch:
+            raise DataError("damaged", code="E0503", help="replace the file")
+
+    async def main() -> None:
+        reader = Failing(0, 1)
+        bench = bench_of(Script({"a": lambda at: reader}))
+        with pytest.raises(DataError, match="damaged"):
+            await bench.start()
+        assert reader.closed == 1
+        assert bench.heard.shares == []
+
+    run(main())
