@@ -80,7 +80,7 @@ class FileSourceConfig(BaseModel):
     encoding: str = Field(
         "auto",
         description="How text files encode characters; auto is UTF-8, or UTF-16 by its first bytes, or "
-        "for CSV cp1252 where it is not UTF-8, with a warning.",
+        "for CSV cp1252 where it is not UTF-8 and looks like it, with a warning.",
     )
     columns: list[str] | None = Field(
         None, description="The columns to read, in this order; all when not given."
