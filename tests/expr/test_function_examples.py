@@ -64,6 +64,7 @@ def test_each_aggregate_can_be_used_in_a_measure(row: object) -> None:
     arguments = {
         "count_if": "p", "bool_and": "p", "bool_or": "p", "string_agg": "s", "quantile": "x, 0.5",
         "quantile_cont": "x, 0.5", "arg_max": "x, s", "arg_min": "x, s",
+        "approx_quantile": "x, 0.5", "top": "x, 2",
     }  # fmt: skip
     name = row.name  # type: ignore[attr-defined]
     schema = Schema.of({"x": "int64", "s": "string", "p": "bool"})

@@ -71,6 +71,8 @@ def measured(values: Sequence[int | None]) -> dict[str, Any]:
         "low": min(known, default=None),
         "high": max(known, default=None),
         "mean": sum(known) / len(known) if known else None,
+        "first": values[0],
+        "last": values[-1],
     }
 
 
@@ -80,4 +82,6 @@ MEASURES = {
     "low": "min(v)",
     "high": "max(v)",
     "mean": "avg(v)",
+    "first": "first(v)",
+    "last": "last(v)",
 }

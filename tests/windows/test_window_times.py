@@ -58,7 +58,8 @@ def test_tumbling_windows_of_a_bounded_input_are_those_of_duckdb(size: str, offs
     database.register("rows_table", rows_table.to_arrow())
     expected = database.sql(
         f"""select k, (floor((__dataflare_time / 1e6 - {shift}) / {seconds}) * {seconds} + {shift})::bigint s,
-        count(*) n, sum(v)::bigint total, min(v) low, max(v) high, avg(v) mean from rows_table group by all"""
+        count(*) n, sum(v)::bigint total, min(v) low, max(v) high, avg(v) mean,
+        arg_min_null(v, __dataflare_time) as "first", arg_max_null(v, __dataflare_time) as "last" from rows_table group by all"""
     ).pl()
     actual = results.select("k", pl.col("window_start").dt.epoch("s").alias("s"), *MEASURES)
     order = ["s", "k"]

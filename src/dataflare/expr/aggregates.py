@@ -17,6 +17,7 @@ from dataflare.expr.casts import as_scaled, physical_of
 from dataflare.expr.division import divide
 from dataflare.expr.lowered import Lowered, fail_where
 from dataflare.model import types as t
+from dataflare.model.event_time import TIME_COLUMN
 from dataflare.model.types import DataType
 
 _WIDE = t.decimal(38, 0)
@@ -54,6 +55,10 @@ def kind_of(call: AggregateCall) -> Kind:
         return DISTINCT
     if call.directions:
         return ORDERED
+    if call.name not in KINDS:
+        from dataflare.expr import sketches
+
+        KINDS.update(sketches.KINDS)
     return KINDS[call.name]
 
 
@@ -182,6 +187,21 @@ def _edge(last: bool) -> Kind:
     return Kind(lambda call: [call.result, t.INT64], partial, merge, lambda call, s: s[0])
 
 
+def _edge_in_time(last: bool) -> Kind:
+    """first, last: by the event time of the row. Of several rows with that time, the first or last that came."""
+
+    def step(call: AggregateCall, value: pl.Expr, time: pl.Expr) -> Sequence[pl.Expr]:
+        ordered = value.sort_by(time, maintain_order=True)
+        return [ordered.last() if last else ordered.first(), time.max() if last else time.min()]
+
+    return Kind(
+        lambda call: [call.result, t.INT64],
+        lambda call, x: step(call, x[0], pl.col(TIME_COLUMN)),
+        lambda call, s: step(call, s[0], s[1]),
+        lambda call, s: s[0],
+    )
+
+
 def _any_step(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
     return [x[0].drop_nulls().first()]
 
@@ -280,13 +300,13 @@ def _truth(every: bool) -> Kind:
     return Kind(lambda call: [t.BOOL], step, step, lambda call, s: s[0])
 
 
-def _distinct_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
+def distinct_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
     """Distinct values in the order of their first rows. A list also has NULL."""
     values = x[0] if call.name == "list" else x[0].drop_nulls()
     return [values.unique(maintain_order=True).implode()]
 
 
-def _distinct_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+def distinct_merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
     values = s[0].explode(empty_as_null=False, keep_nulls=False)
     return [values.unique(maintain_order=True).implode()]
 
@@ -313,7 +333,7 @@ def _distinct_finish(call: AggregateCall, s: Exprs) -> Lowered | pl.Expr:
 
 
 DISTINCT = Kind(
-    lambda call: [t.list_of(call.types[0])], _distinct_partial, _distinct_merge, _distinct_finish
+    lambda call: [t.list_of(call.types[0])], distinct_partial, distinct_merge, _distinct_finish
 )
 
 
@@ -370,6 +390,8 @@ KINDS: dict[str, Kind] = {
     "max": _extreme(True),
     "first": _edge(False),
     "last": _edge(True),
+    "first_in_time": _edge_in_time(False),
+    "last_in_time": _edge_in_time(True),
     "arg_max": _arg_best(True),
     "arg_min": _arg_best(False),
     "any_value": Kind(lambda call: [call.result], _any_step, _any_step, lambda call, s: s[0]),

@@ -86,6 +86,7 @@ class _Collector(Struct):
     inputs: dict[Node, str] = field(default_factory=dict)
     calls: dict[tuple[object, ...], AggregateCall] = field(default_factory=dict)
     states: int = 0
+    in_time: bool = False
 
     def aggregate(self, outer: Checker, ast: Ast) -> Node:
         inner = Checker(outer.source, outer.schema, outer.step, aggregate=_nested)
@@ -118,6 +119,8 @@ class _Collector(Struct):
                     code=problems.NOT_ALLOWED,
                 )  # fmt: skip
             order = []
+        if self.in_time and node.op in ("first", "last") and not order:
+            node = replace(node, op=f"{node.op}_in_time")
         node = replace(node, args=(*node.args, *order))
         return self._result(node, ast.distinct, ast.directions)
 
@@ -178,10 +181,15 @@ class _MeasureChecker(Checker):
 
 
 def check_measures(
-    measures: Mapping[str, ExprText | SourceText | str], schema: Schema, *, step: str | None = None
+    measures: Mapping[str, ExprText | SourceText | str],
+    schema: Schema,
+    *,
+    step: str | None = None,
+    in_time: bool = False,
 ) -> Aggregation:
-    """Type the measures. Raises ExpressionError for the first wrong one."""
-    collector = _Collector()
+    """Type the measures. in_time: rows have an event time, and first and last go by it. Raises ExpressionError for
+    the first wrong one."""
+    collector = _Collector(in_time=in_time)
     typed_measures: list[tuple[str, Typed]] = []
     for name, text in measures.items():
         parsed = parsed_in(text, step)

@@ -173,7 +173,7 @@ config:
         not_reserved(step, [*keys, *config.measures])
         no_doubles(step, [*keys, "window_start", "window_end", *config.measures])
         fills = config.fill != "none"
-        aggregation = check_measures(config.measures, schema, step=step)
+        aggregation = check_measures(config.measures, schema, step=step, in_time=True)
         columns = _key_columns(keys, schema)
         late = tuple(schema.names) if LATE in context.read else ()
         derived = [

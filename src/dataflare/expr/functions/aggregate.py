@@ -125,6 +125,30 @@ def _string_agg(call: Call) -> Node:
     return _typed(call, t.STRING, t.STRING, separator if separator is not None else "")
 
 
+def _approx_quantile(call: Call) -> Node:
+    call.arity(2, 2)
+    fraction = _fraction(call)
+    call.args = call.args[:1]
+    _number(call)
+    return _typed(call, t.FLOAT64, t.FLOAT64, fraction)
+
+
+def _distinct_values(call: Call) -> Node:
+    call.arity(1, 1)
+    return call.node(t.INT64, call.args, ())
+
+
+def _top(call: Call) -> Node:
+    call.arity(2, 3)
+    last = len(call.args) - 1
+    count = call.const(last, "the number of values")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 10_000:
+        raise call.fail("top() keeps 1 to 10000 values", arg=last)
+    if call.args[last - 1].type.name in ("list", "struct"):
+        raise call.fail(f"top() cannot order {call.args[last - 1].type}", arg=last - 1)
+    return call.node(t.list_of(call.args[0].type), call.args[:last], (count,))
+
+
 def _list(call: Call) -> Node:
     call.arity(1, 1)
     return _typed(call, t.list_of(call.args[0].type))
@@ -174,10 +198,24 @@ _add(
 )
 _add("min", "min(x: T) -> T", "The least.", _same)
 _add("max", "max(x: T) -> T", "The greatest; NaN is the greatest float.", _same)
-_add("first", "first(x: T) -> T", "The value of the row that came first.", _same)
-_add("last", "last(x: T) -> T", "The value of the row that came last.", _same)
 _add(
-    "any_value", "any_value(x: T) -> T", "A value that is not NULL.", _same, aliases=("arbitrary",)
+    "first",
+    "first(x: T) -> T",
+    "The value of the row that came first; in a window, of the row with the earliest event time.",
+    _same,
+)
+_add(
+    "last",
+    "last(x: T) -> T",
+    "The value of the row that came last; in a window, of the row with the latest event time.",
+    _same,
+)
+_add(
+    "any_value",
+    "any_value(x: T) -> T",
+    "A value that is not NULL.",
+    _same,
+    aliases=("arbitrary", "any"),
 )
 _add(
     "arg_max",
@@ -211,7 +249,7 @@ _add(
     "var_samp(x: float64) -> float64",
     "The variance of a sample.",
     _floats,
-    aliases=("variance",),
+    aliases=("variance", "var"),
 )
 _add("var_pop", "var_pop(x: float64) -> float64", "The variance of a population.", _floats)
 _add(
@@ -232,6 +270,30 @@ _add(
     "quantile_cont(x: float64, fraction: const float64) -> float64",
     "The same, interpolated between values.",
     _quantile_cont,
+)
+_add(
+    "approx_quantile",
+    "approx_quantile(x: float64, fraction: const float64) -> float64",
+    "The quantile, up to 1 % of the value. A group takes some kilobytes, however many values it has.",
+    _approx_quantile,
+)
+_add(
+    "count_distinct",
+    "count_distinct(x: any) -> int64",
+    "The number of distinct values that are not NULL, as count(DISTINCT x).",
+    _distinct_values,
+)
+_add(
+    "approx_count_distinct",
+    "approx_count_distinct(x: any) -> int64",
+    "About as many distinct values: the standard error is 1.6 %. A group takes at most 16 KiB.",
+    _distinct_values,
+)
+_add(
+    "top",
+    "top(x: T, count: const int64) -> list<T>\ntop(x: T, by: any, count: const int64) -> list<T>",
+    "The greatest values, or those of the rows where `by` is greatest, the greatest first.",
+    _top,
 )
 _add("bool_and", "bool_and(x: bool) -> bool", "Whether all are true.", _truth)
 _add("bool_or", "bool_or(x: bool) -> bool", "Whether one is true.", _truth)
