@@ -205,7 +205,7 @@ PACED = """\
 name: paced
 settings: {checkpoint: {interval: 50ms}, parallelism: 1}
 sources:
-  clicks: {type: generate, config: {rows: 3000, rate: 2000/s, columns: {id: {sequence: 0}}}}
+  clicks: {type: generate, config: {rows: 12_000, rate: 2000/s, columns: {id: {sequence: 0}}}}
 destinations:
   out: {type: file, inputs: [clicks], config: {path: out, format: csv}}
 """
@@ -244,12 +244,12 @@ def test_a_signal_ends_a_run_after_a_checkpoint(tmp_path: Path, number: int) -> 
     assert process.returncode == 130, errors
     told = json.loads(out)
     assert told["status"] == "stopped"
-    assert len(ids(tmp_path)) == told["steps"]["out"]["rows_in"] < 3000, "all it read is committed"
+    assert len(ids(tmp_path)) == told["steps"]["out"]["rows_in"] < 12_000, "all it read is committed"
     again = paced(tmp_path, "--set", "sources.clicks.config.rate=1000000/s")
     out, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors
     assert json.loads(out)["resumed_from"] is not None
-    assert ids(tmp_path) == list(range(3000))
+    assert ids(tmp_path) == list(range(12_000))
 
 
 def test_for_stops_with_success_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_for_stops_with_success_and_the_next_run_goes_on(tmp_path: Path) -> None
     again = paced(tmp_path, "--set", "sources.clicks.config.rate=1000000/s")
     out, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors
-    assert ids(tmp_path) == list(range(3000))
+    assert ids(tmp_path) == list(range(12_000))
 
 
 def test_an_epoch_noted_late_and_a_new_attempt_do_not_undo_each_other(tmp_path: Path) -> None:
