@@ -25,7 +25,7 @@ from typing import Any
 
 SMALL = """\
 name: job-{number}
-settings: {{checkpoint: {{interval: 5s}}, resources: {{memory: 16MB}}}}
+settings: {{resources: {{memory: 16MB}}}}
 sources:
   ticks: {{type: generate, config: {{columns: {{n: {{sequence: 0}}}}, rows: 1_000_000, rate: 1/s}}}}
 transformations:

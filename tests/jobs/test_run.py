@@ -244,7 +244,9 @@ def test_a_signal_ends_a_run_after_a_checkpoint(tmp_path: Path, number: int) -> 
     assert process.returncode == 130, errors
     told = json.loads(out)
     assert told["status"] == "stopped"
-    assert len(ids(tmp_path)) == told["steps"]["out"]["rows_in"] < 12_000, "all it read is committed"
+    assert len(ids(tmp_path)) == told["steps"]["out"]["rows_in"] < 12_000, (
+        "all it read is committed"
+    )
     again = paced(tmp_path, "--set", "sources.clicks.config.rate=1000000/s")
     out, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors

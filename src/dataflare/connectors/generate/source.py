@@ -31,6 +31,7 @@ from dataflare.sdk.threads import in_thread
 _BLOCK_ROWS = 1_000_000
 _BLOCKS_MAX = 4096
 _INTERLEAVED = 8
+_AHEAD_MIN = 64
 _INLINE_CELLS = 50_000
 """At least this many values are generated at once, about 0.5 ms of work, even if a batch is
 smaller: the next rows are then ready. More than that are generated on a thread."""
@@ -175,8 +176,9 @@ class Pace:
         return (numbers * (1e6 / self._rate)).cast(pl.Int64) + self._began_us
 
     def rows_ahead(self, rows: int) -> int:
-        """How many of `rows` rows fall due within a second."""
-        return rows if self._rate is None else min(rows, math.ceil(self._rate))
+        """How many of `rows` rows to make at once: those that fall due within a second, and a few at a slow
+        pace, because a frame of one row costs as much as one of many."""
+        return rows if self._rate is None else min(rows, max(_AHEAD_MIN, math.ceil(self._rate)))
 
     def _deadline(self, row: int) -> float:
         assert self._rate is not None
