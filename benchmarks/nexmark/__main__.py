@@ -19,7 +19,7 @@ from benchmarks.nexmark.queries import QUERIES, workflow
 
 DATA = Path("benchmarks/data")
 _DUCKDB = """
-import duckdb, sys
+import sys
 from benchmarks.nexmark.check import expected
 expected(sys.argv[1], sys.argv[2]).write_parquet(sys.argv[3])
 """
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--queries", nargs="*", default=list(QUERIES))
     parser.add_argument("--only-check", action="store_true")
     options = parser.parse_args()
-    folder = DATA / f"nexmark-{options.events}-{options.rate}"
+    folder = DATA.resolve() / f"nexmark-{options.events}-{options.rate}"
     if not (folder / "bids.parquet").exists():
         generate(folder, events=options.events, rate=options.rate)
     scratch = (DATA / "nexmark-out").resolve()
@@ -47,13 +47,14 @@ def main() -> int:
         out = scratch / "out.parquet"
         target = f"{{type: file, inputs: [{last_step(name)}], config: {{path: '{out}'}}}}"
         file = scratch / f"{name}.yaml"
-        file.write_text(workflow(name, str(folder.resolve()), target))
+        file.write_text(workflow(name, str(folder), target))
         own = Candidate(
             "dataflare", [sys.executable, "-m", "dataflare", "run", str(file), "--fresh", "--quiet"]
         )
         told = Candidate(
             "duckdb",
             [sys.executable, "-c", _DUCKDB, name, str(folder), str(scratch / "duck.parquet")],
+            {"PYTHONPATH": str(Path.cwd())},
         )
         walls: dict[str, list[float]] = {"dataflare": [], "duckdb": []}
         for _ in range(1 if options.only_check else options.repeat):
