@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +67,20 @@ def test_a_watermark_is_a_time_and_nothing_else(mark: dict[str, Any]) -> None:
     with pytest.raises(DataFlareError) as caught:
         case(BOUNDED, [EARLY, mark], {"out": []})
     assert caught.value.code == "E0405"
+
+
+def test_a_python_step_over_records_keeps_the_time_of_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "steps.py").write_text(
+        "def twice(row):\n    return [row, row] if row['user'] == 1 else row if row['id'] == 3 else None\n"
+    )
+    python = "python, config: {{function: 'steps:twice', mode: record}}"
+    text = WORKFLOW.replace('filter, inputs: [clicks], config: {{condition: "user > 0"}}', "X")
+    text = text.replace("X", python.replace("python,", "python, inputs: [clicks],"))
+    test = WorkflowTest(
+        name="t",
+        given={"clicks": [EARLY, MARK, LATE, LATER]},
+        expect={"out": [{"user": 1, "n": 2}, {"user": 2, "n": 1}], "perhour.late": [LATE, LATE]},
+        node=SpotMap({}),
+    )
+    result = run_test(load_text(text.format(rows="rows: 10,"), base=tmp_path), test)
+    assert result.passed, (result.error, result.differences)

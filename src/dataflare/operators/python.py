@@ -11,6 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, DataError
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import INSERTS, Kinds
+from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.hashing import mix_int
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
@@ -20,6 +21,10 @@ from dataflare.sdk import user_code, user_values
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+ORIGIN = "__dataflare_origin"
+"""UInt32: the row of the batch that a row of the result came from."""
 
 
 class PythonConfig(StepConfig):
@@ -66,7 +71,7 @@ class PythonCall(RowOperator, StructABC, frozen=True):
 
     @property
     def keeps_time(self) -> bool:
-        return False
+        return self.mode == "record"
 
     @property
     def runs_alone(self) -> bool:
@@ -94,9 +99,11 @@ class PythonCall(RowOperator, StructABC, frozen=True):
     def call(self, frame: pl.DataFrame) -> pl.DataFrame:
         function = user_code.load(self.function, self.base)
         shown = frame.select(self.input.names)
+        origins: list[int] | None = None
         try:
             if self.mode == "record":
-                result: Any = self._records(function, shown)
+                result: Any
+                result, origins = self._records(function, shown)
             else:
                 result = function(shown)
             made = user_code.frame_of(self.step, self.function, result)
@@ -104,18 +111,25 @@ class PythonCall(RowOperator, StructABC, frozen=True):
             raise error.at(step=self.step) from error.__cause__
         except Exception as error:
             raise user_code.raised(self.step, self.function, error) from error
-        return user_code.conformed(self.step, self.function, made, self.output, "'schema'")
+        made = user_code.conformed(self.step, self.function, made, self.output, "'schema'")
+        return made if origins is None else made.with_columns(_origin(origins))
 
-    def _records(self, function: Callable[..., Any], frame: pl.DataFrame) -> pl.DataFrame:
-        """Row by row. A column that a returned dict lacks is NULL. Raises DataError (E0521)."""
+    def _records(
+        self, function: Callable[..., Any], frame: pl.DataFrame
+    ) -> tuple[pl.DataFrame, list[int]]:
+        """Row by row, and from which row each came. A column that a returned dict lacks is NULL. Raises DataError
+        (E0521)."""
         import polars as pl
 
         self._refuse_what_python_cuts(frame)
         made: list[dict[str, Any]] = []
-        for row in frame.iter_rows(named=True):
+        origins: list[int] = []
+        for number, row in enumerate(frame.iter_rows(named=True)):
             given = function(row)
             if given is not None:
-                made.extend(given if isinstance(given, list) else [given])
+                rows = given if isinstance(given, list) else [given]
+                made.extend(rows)
+                origins.extend([number] * len(rows))
         for row in made:
             if not isinstance(row, dict):
                 raise DataError(
@@ -125,12 +139,11 @@ class PythonCall(RowOperator, StructABC, frozen=True):
                     help="return a dict, a list of dicts, or None to leave the row out",
                 )
         what = f"step '{self.step}': {self.function}"
-        return pl.DataFrame(
-            [
-                user_values.column_of(f.name, [row.get(f.name) for row in made], f.type, what)
-                for f in self.output
-            ]
-        )
+        columns = [
+            user_values.column_of(f.name, [row.get(f.name) for row in made], f.type, what)
+            for f in self.output
+        ]
+        return pl.DataFrame(columns), origins
 
     def _refuse_what_python_cuts(self, frame: pl.DataFrame) -> None:
         """Raises WrongValue for times that Python's own classes would cut or do not reach."""
@@ -155,11 +168,21 @@ def _unlike_python(frame: pl.DataFrame, schema: Schema) -> str | None:
     return "years 1 to 9999 do not reach" if far_times.beyond_python(frame, schema) else None
 
 
-def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
-    """The result with the reserved columns that expressions behind it may read: `now()` stays that
-    of the batch; a row's key follows from the batch's first and the row's place in the result."""
+def _origin(rows: list[int]) -> pl.Series:
     import polars as pl
 
+    return pl.Series(ORIGIN, rows, dtype=pl.UInt32)
+
+
+def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
+    """The result with the reserved columns that expressions behind it may read: `now()` stays that
+    of the batch; a row's key follows from the batch's first and the row's place in the result; a row that
+    came from one row has its event time."""
+    import polars as pl
+
+    if ORIGIN in made.columns:
+        times = [name for name in TIME_COLUMNS if name in frame.columns]
+        made = made.with_columns(frame[made[ORIGIN]].select(times)).drop(ORIGIN)
     if NOW_COLUMN in frame.columns:
         now = pl.lit(frame[NOW_COLUMN].first(), frame[NOW_COLUMN].dtype)
         made = made.with_columns(now.alias(NOW_COLUMN))

@@ -65,7 +65,7 @@ def refuse_timeless(step: TransformationStep, timed: tuple[bool, ...], workflow:
         why = "has none" if source is None else "is a source without event_time"
         cure = (
             f"a step between its sources and '{step.name}' ends the event time (an aggregate, or a python "
-            "function over batches): put it behind, or give the sources an event_time"
+            "function over batches; one with mode: record keeps it): put it behind, or give the sources an event_time"
             if source is None
             else f"say which column it is: sources: {{{ref.step}: {{event_time: {{column: ...}}}}}}"
         )
