@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import polars as pl
 import pytest
@@ -24,6 +26,11 @@ def inbox(credits: int = 100, budget_bytes: int = 1 << 30) -> Inbox:
     return Inbox("reader", controller, MemoryBudget(budget_bytes, controller))
 
 
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """A test that would wait for ever fails."""
+    asyncio.run(asyncio.wait_for(main, 20))
+
+
 async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(20):
@@ -41,7 +48,7 @@ def test_messages_arrive_in_order_and_marks_cost_nothing() -> None:
         found = [await box.next() for _ in range(3)]
         assert found == [Rows(0, first, 0), Cut(Barrier(1)), Ended(0)]
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_writer_without_credit_waits_until_the_reader_is_done() -> None:
@@ -60,7 +67,7 @@ def test_a_writer_without_credit_waits_until_the_reader_is_done() -> None:
         await settle()
         assert sending.done()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_full_budget_stops_writers_but_an_empty_channel_owns_one_batch() -> None:
@@ -79,7 +86,7 @@ def test_a_full_budget_stops_writers_but_an_empty_channel_owns_one_batch() -> No
         await settle()
         assert waiting.done()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_cancelled_input_lets_its_writers_go_on_and_gives_their_credit_back() -> None:
@@ -102,7 +109,63 @@ def test_a_cancelled_input_lets_its_writers_go_on_and_gives_their_credit_back() 
         await other.send(kept)
         assert [await box.next(), await box.next()] == [Ended(0), Rows(1, kept, 1)]
 
-    asyncio.run(main())
+    run(main())
+
+
+def test_bytes_that_another_reader_gives_back_wake_a_waiting_writer() -> None:
+    async def main() -> None:
+        controller = BackpressureController(mode="fixed", initial_credits=1_000_000)
+        budget = MemoryBudget(batch(10).num_bytes, controller)
+        here, there = Inbox("here", controller, budget), Inbox("there", controller, budget)
+        channel, other = here.channel(), there.channel()
+        await channel.send(batch(1))
+        await other.send(batch(10))
+        assert budget.full, "of exactly so many bytes and one row more"
+        waiting = asyncio.ensure_future(channel.send(batch(1)))
+        await settle()
+        assert not waiting.done()
+        rows = await there.next()
+        assert isinstance(rows, Rows)
+        there.done(rows, 0.1)
+        await settle()
+        assert waiting.done()
+        assert not budget.waiting, "asked once for each time that it waits"
+
+    run(main())
+
+
+def test_a_budget_is_full_when_its_last_byte_is_taken() -> None:
+    budget = MemoryBudget(100, BackpressureController())
+    budget.add(60)
+    budget.set_state("t", 39)
+    assert not budget.full
+    budget.set_state("t", 40)
+    assert budget.full
+    assert budget.controller.memory_pressure == 1.0
+
+
+def test_what_is_sent_to_a_cancelled_input_takes_no_credit() -> None:
+    async def main() -> None:
+        box = inbox(credits=10)
+        channel = box.channel()
+        told: list[bool] = []
+        channel.on_cancel = lambda: told.append(True)
+        await channel.send(batch(100))
+        taken = await box.next()
+        assert isinstance(taken, Rows)
+        waiting = asyncio.ensure_future(channel.send(batch(100)))
+        await settle()
+        box.cancel(0)
+        await settle()
+        assert waiting.done(), "also where no batch waits that would give credit back"
+        box.cancel(0)
+        assert told == [True]
+        for _ in range(3):
+            await channel.send(batch(100))
+        box.done(taken, 0.1)
+        assert (box._budget.channel_bytes, box._controller.outstanding("reader")) == (0, 0)
+
+    run(main())
 
 
 def test_idle_readers_pull_splits_begun_ones_first_and_done_ones_never() -> None:
