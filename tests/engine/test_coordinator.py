@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from msgspec import Struct
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot, SplitState
 from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
+from dataflare.engine import coordinator
 from dataflare.engine.coordinator import Coordinator, Identity
 from dataflare.engine.messages import Checkpoint, Deploy, Fail, Opened, Share
 from dataflare.engine.pool import WorkerPool
-from dataflare.errors import CheckpointError
+from dataflare.errors import CheckpointError, Retry, RunError
 from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Position, Split
 from dataflare.sdk.destination import Committable, Committer, Epoch, NoCommitter
@@ -66,6 +68,7 @@ class House:
 
     def __init__(self, folder: Path, timeout_s: float = 10.0) -> None:
         self.committer, self.noted, self.judged = Noting(), [], 0
+        self.events: list[tuple[object, ...]] = []
         self.told: list[tuple[int, Mapping[str, Position]]] = []
         self.store = LocalStore(folder, LINEAGE)
         committers: Mapping[str, Committer] = {"out": self.committer}
@@ -85,8 +88,11 @@ class House:
             counters=lambda: {"in": 7},
             judge=self._judge,
             note=self.noted.append,
-            published=lambda epoch: None,
-            committed=lambda epoch: None,
+            left_out=lambda epoch: {"in": epoch},
+            published=lambda epoch: self.events.append(("published", epoch)),
+            committed=lambda epoch: self.events.append(
+                ("committed", epoch, len(self.committer.commits))
+            ),
             followers={"in": self._follow},
         )
         self.source = Puppet("in[0]", Kind("in", source=True))
@@ -228,5 +234,144 @@ def test_failures_and_new_fields_are_told_apart(tmp_path: Path) -> None:
         coordinator.fail(Fail("out[0]", OSError("the second is not told")))
         with pytest.raises(OSError, match="gone"):
             await coordinator.failed
+
+    run(main())
+
+
+def test_epochs_follow_each_other_and_old_checkpoints_go(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        for _ in range(4):
+            manifest = await house.coordinator.checkpoint()
+        assert [epoch for epoch, _ in house.committer.commits] == [5, 6, 7, 8]
+        assert [each.epoch for each in house.published] == [8, 7], "so many are retained"
+        assert house.noted == [5, 6, 7, 8]
+        assert house.events[:4] == [
+            ("published", 5), ("committed", 5, 1), ("published", 6), ("committed", 6, 2),
+        ]  # fmt: skip
+        stats = house.coordinator.stats
+        assert (stats.completed, stats.last_epoch) == (4, 8)
+        assert stats.last_bytes >= len(manifest.to_text())
+        assert stats.last_s is not None
+
+    run(main())
+
+
+def test_the_final_barrier_says_what_was_left_out_and_others_do_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        first = await house.coordinator.checkpoint(stops=True)
+        last = await house.coordinator.checkpoint(final=True)
+        asked = house.writer.asked
+        assert [(each.barrier.final, each.stops) for each in asked] == [
+            (False, True),
+            (True, False),
+        ]
+        assert [each.barrier.left_out for each in asked] == [{}, {"in": 6}]
+        assert [(m.final, m.left_out) for m in (first, last)] == [
+            (False, {"in": 5}),
+            (True, {"in": 6}),
+        ]
+
+    run(main())
+
+
+def test_too_many_failed_rows_end_the_run_before_anything_is_published(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+
+        def judge(*, final: bool) -> None:
+            raise RunError("too many", code="E0802", help="look at the rows")
+
+        house.coordinator._judge = judge
+        with pytest.raises(RunError):
+            await house.coordinator.checkpoint()
+        assert (house.published, house.events, house.committer.commits) == ([], [], [])
+
+    run(main())
+
+
+def test_an_epoch_that_takes_too_long_may_be_tried_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(CheckpointError) as caught:
+            await House(tmp_path, timeout_s=0.02).coordinator.checkpoint()
+        assert caught.value.retry is Retry.LATER
+
+    run(main())
+
+
+class Held(Noting):
+    """Commits when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
+        self.cancelled = False
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        self.begun.set()
+        try:
+            await self.let.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        await super().commit(epoch, committables)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_commit_that_has_begun_is_waited_for_when_the_attempt_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        house.committer = held = Held()
+        house.coordinator.committers = {"out": held}
+        cutting = asyncio.ensure_future(house.coordinator.checkpoint())
+        await held.begun.wait()
+        cutting.cancel()
+        await asyncio.gather(cutting, return_exceptions=True)
+        if not in_time:
+            monkeypatch.setattr(coordinator, "_SETTLE_S", 0.01)
+        settling = asyncio.ensure_future(house.coordinator.settle())
+        if in_time:
+            await settle()
+            assert not settling.done()
+            held.let.set()
+        await settling
+        assert (len(held.commits), held.cancelled) == ((1, False) if in_time else (0, True))
+
+    run(main())
+
+
+def test_a_manifest_that_is_being_stored_is_waited_for_when_the_attempt_fails(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        storing, let = threading.Event(), threading.Event()
+
+        class Slow(LocalStore):
+            def publish(self, manifest: Manifest) -> None:
+                storing.set()
+                let.wait(10)
+                super().publish(manifest)
+
+        house = House(tmp_path)
+        house.all_answer()
+        house.coordinator.store = house.store = Slow(tmp_path, LINEAGE)
+        cutting = asyncio.ensure_future(house.coordinator.checkpoint())
+        while not storing.is_set():
+            await asyncio.sleep(0.001)
+        cutting.cancel()
+        await asyncio.gather(cutting, return_exceptions=True)
+        settling = asyncio.ensure_future(house.coordinator.settle())
+        await settle()
+        assert not settling.done()
+        let.set()
+        await settling
+        assert ([each.epoch for each in house.published], house.noted) == ([5], [5])
 
     run(main())
