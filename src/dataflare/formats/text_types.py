@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import polars as pl
@@ -18,6 +18,7 @@ from msgspec import Struct
 from dataflare.expr.calendar import NS_RANGE_US, existing, rounded_unit
 from dataflare.expr.casttext import from_text
 from dataflare.formats.iso_durations import ticks_of
+from dataflare.formats.json_cells import json_cells
 from dataflare.formats.number_marks import has_marks, plain
 from dataflare.formats.number_text import altered, is_unusual, loses_digits
 from dataflare.model.types import (
@@ -341,12 +342,12 @@ def converted(column: TextColumn, value: pl.Expr, *, lenient: bool) -> pl.Expr:
             name
         )
     if kind in ("list", "struct"):
-        dtype = value_type(column)
-        if lenient:
-            value = value.map_batches(
-                lambda texts: _sound_json(texts, dtype), return_dtype=pl.String
-            )
-        return value.str.json_decode(dtype).alias(name)
+        values = value.map_batches(
+            partial(json_cells, column.type), return_dtype=value_type(column), is_elementwise=True
+        )
+        return (
+            values if lenient else _refuse(values.is_null() & value.is_not_null(), values)
+        ).alias(name)
     if kind == "decimal" or (column.declared and lenient and column.type.is_numeric):
         number = from_text(value, column.type).value
         if column.type.is_float:
@@ -363,20 +364,6 @@ def converted(column: TextColumn, value: pl.Expr, *, lenient: bool) -> pl.Expr:
             number = pl.when(~altered(value, is_float=column.type.is_float)).then(number)
         return number.alias(name)
     return value.cast(value_type(column), strict=must).alias(name)
-
-
-def _sound_json(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """NULL for texts that do not decode. Polars decodes all or none, so each text is tried
-    separately."""
-
-    def sound(text: str | None) -> str | None:
-        try:
-            pl.Series([text], dtype=pl.String).str.json_decode(dtype)
-        except pl.exceptions.PolarsError:
-            return None
-        return text
-
-    return pl.Series(texts.name, [sound(text) for text in texts], dtype=pl.String)
 
 
 def _stamp(column: TextColumn, value: pl.Expr, lenient: bool) -> pl.Expr:
