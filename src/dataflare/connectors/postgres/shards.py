@@ -14,7 +14,7 @@ from dataflare.connectors.postgres.config import Sharding
 from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
-from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.shards import span_starts
 
 _ROWS_PER_SPLIT = 250_000
@@ -176,7 +176,3 @@ def _spans(db: Connection, relation: Relation, column: Column, sharding: Shardin
         "select array_agg(to_timestamp(t)::text) from unnest(%s::float8[]) t", (moments,)
     ).fetchone()
     return _sorted(db, relation, column, texts[0]) if texts and texts[0] else []
-
-
-def key_order(relation: Relation) -> str:
-    return listed(relation.key)

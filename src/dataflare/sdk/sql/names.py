@@ -35,10 +35,6 @@ def listed(names: Iterable[str], prefix: str = "") -> str:
     return ", ".join(prefix + quoted(name) for name in names)
 
 
-def text_literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
 def holds_data(path: Path) -> bool:
     """Whether a database file exists and is not empty. A file of 0 bytes is left by a process that
     was killed while it created the file."""
