@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 WITHOUT_TIME = 250
-AHEAD_OF_CLOCK = 251
+AHEAD_OF_CLOCK = 249
 """Kinds of faults, as in `dataflare.expr.rowerrors`: dead letters store them."""
 
 
