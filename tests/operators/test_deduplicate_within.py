@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from timed_runs import Play, Row, at, in_time, random_splits, timed
 
 from dataflare.model.types import Schema
-from dataflare.operators import deduplicate_within, join_parts, timed_rows
+from dataflare.operators import join_interval, join_parts, timed_rows
 from dataflare.operators.deduplicate_within import DeduplicateWithin
 
 ROWS = {"k": pl.Int64, "a": pl.Int64}
@@ -52,7 +52,7 @@ def test_a_row_stays_unless_one_of_its_key_stayed_shortly_before(seed):
     with (
         mock.patch.object(join_parts, "PART_BYTES", random.choice((300, 2**20))),
         mock.patch.object(timed_rows, "SMALL_ROWS", random.choice((0, 7))),
-        mock.patch.object(deduplicate_within, "_SMALL_ROWS", random.choice((5, 10**6))),
+        mock.patch.object(join_interval, "_SMALL_ROWS", random.choice((5, 10**6))),
     ):
         outcome = Play(operator, [split for split, _ in splits], random, disorder).run()
     parts = [in_time(rows, disorder) for _, rows in splits]

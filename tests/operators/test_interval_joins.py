@@ -64,6 +64,7 @@ def test_pairs_near_in_time_come_out_once(kind, seed):
         mock.patch.object(join_parts, "PART_BYTES", 300 if small else 2**20),
         mock.patch.object(join_rows, "CHUNK_ROWS", 3 if small else 10**6),
         mock.patch.object(join_pairs, "CHUNK_ROWS", 3 if small else 10**6),
+        mock.patch.object(join_pairs, "_SLICE_ROWS", random.choice((2, 10**6))),
         mock.patch.object(join_interval, "_SMALL_ROWS", random.choice((5, 10**6))),
         mock.patch.object(timed_rows, "SMALL_ROWS", random.choice((0, 7))),
     ):

@@ -17,14 +17,12 @@ from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import LATE, LiveOperator, Result, Side, StatefulOperator
+from dataflare.operators.join_interval import is_worth_it
 from dataflare.operators.join_parts import Parts
 from dataflare.operators.results import Results
 from dataflare.operators.timed_rows import TimedRows, bounds, split_late
 from dataflare.state.tables import Tables
 
-_SMALL_ROWS = 200_000
-_GROWTH = 8
-"""As in `join_interval`: with many remembered keys, a step waits until its rows are worth the look."""
 _ID = "__dataflare_key_id"
 _ROW = "__dataflare_row_number"
 _NEXT = "__dataflare_next"
@@ -59,7 +57,8 @@ class LiveDeduplicateWithin(LiveOperator):
         self._results = Results(tables)
         self._parts = Parts(tables, [waiting, stayed], self._marked(empty))
         self._time = tables.value("time", NEVER, max)
-        self._waiting, self._stayed = TimedRows(waiting), TimedRows(stayed)
+        self._waiting = TimedRows(waiting, moves=operator.watermarks)
+        self._stayed = TimedRows(stayed)
         self._new_rows = 0
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterator[Result]:
@@ -70,10 +69,9 @@ class LiveDeduplicateWithin(LiveOperator):
         self._new_rows += rows.height
 
     def watermark(self, event_time_us: int) -> Iterable[Result]:
-        remembered = self._stayed.rows
         if event_time_us <= self._time.value:
             return ()
-        if remembered > _SMALL_ROWS and self._new_rows * _GROWTH < remembered:
+        if not is_worth_it(self._new_rows, self._stayed.rows):
             return ()
         self._time.value, self._new_rows = event_time_us, 0
         rows = self._waiting.take(event_time_us)

@@ -74,18 +74,55 @@ class Parts:
     def _cut_table(
         self, table: RowsTable, number: int
     ) -> Generator[pl.DataFrame, None, list[tuple[int, Piece]]]:
-        cut: list[tuple[int, Piece]] = []
+        cut = _Cut(table, number)
         waiting = table.pieces()
         while waiting:
             piece = waiting.pop(0)
             parts = _split(table.frame_of(piece), table.keys, number)
             if len(parts) == 1 and not piece.in_memory:
-                cut.append((parts[0][0], piece))
+                cut.whole.append((parts[0][0], piece))
             else:
-                cut += [(n, table.put_aside(rows, _groups(n, number))) for n, rows in parts]
-            table.set([*(piece for _, piece in cut), *waiting])
+                cut.add(parts, aside=not piece.in_memory)
+            table.set([*cut.pieces(), *waiting])
             yield self._empty
-        return cut
+        cut.finish()
+        table.set(cut.pieces())
+        return cut.whole
+
+
+class _Cut:
+    """The pieces of a table by part. whole: those that are as large as they should be; loose: small ones,
+    which wait to be joined."""
+
+    def __init__(self, table: RowsTable, number: int) -> None:
+        self._table, self._number = table, number
+        self.whole: list[tuple[int, Piece]] = []
+        self._loose: dict[int, list[Piece]] = {}
+        self._aside = False
+        self._loose_bytes = max(2**20, PART_BYTES // (2 * number))
+
+    def add(self, parts: Sequence[tuple[int, pl.DataFrame]], *, aside: bool) -> None:
+        """aside: the rows come from storage, and go back there."""
+        self._aside = self._aside or aside
+        for part, rows in parts:
+            loose = self._loose.setdefault(part, [])
+            loose.append(self._table.piece_of(rows))
+            if sum(piece.num_bytes for piece in loose) > self._loose_bytes:
+                self._join(part)
+
+    def finish(self) -> None:
+        for part in list(self._loose):
+            self._join(part)
+
+    def pieces(self) -> list[Piece]:
+        loose = [piece for pieces in self._loose.values() for piece in pieces]
+        return [*(piece for _, piece in self.whole), *loose]
+
+    def _join(self, part: int) -> None:
+        frames = [self._table.frame_of(piece) for piece in self._loose.pop(part)]
+        rows, groups = pl.concat(frames), _groups(part, self._number)
+        piece = (self._table.put_aside if self._aside else self._table.piece_of)(rows, groups)
+        self.whole.append((part, piece))
 
 
 def _frame(table: RowsTable, pieces: Sequence[Piece]) -> pl.DataFrame | None:

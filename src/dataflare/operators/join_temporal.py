@@ -63,7 +63,7 @@ class LiveTemporalJoin(LiveOperator):
         empty = self._marked(self._shape.empty.with_columns(pl.lit(0, pl.Int64).alias(TIME_COLUMN)))
         self._parts = Parts(tables, [*waiting, versions], empty)
         self._time = tables.value("time", NEVER, max)
-        self._waiting = [TimedRows(table) for table in waiting]
+        self._waiting = [TimedRows(each, moves=operator.watermarks) for each in waiting]
         self._versions = Versions(versions, self._shape, operator.max_age_us)
         self._ended: set[int] = set()
 

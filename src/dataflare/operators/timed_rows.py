@@ -1,6 +1,6 @@
 """Rows by event time: those that wait for the watermark, and those that later rows may need.
 
-Always true: the rows of each piece are in order of time; a row that was taken is no longer in the table.
+Always true: the rows of each piece are in order of time, where the watermark moves; a row that was taken is no longer in the table.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ class _Span(Struct):
 
 
 class TimedRows:
-    """table: where the rows are. They have TIME_COLUMN."""
+    """table: where the rows are. They have TIME_COLUMN. moves: whether the watermark moves before the end;
+    where it does not, rows are only collected, in any order."""
 
-    def __init__(self, table: RowsTable) -> None:
-        self.table = table
+    def __init__(self, table: RowsTable, *, moves: bool = True) -> None:
+        self.table, self._moves = table, moves
         self._spans: list[_Span] = []
-        for piece in table.pieces():
-            self._spans += self._span(piece)
+        if moves:
+            self._take_over()
 
     @property
     def rows(self) -> int:
@@ -45,6 +46,9 @@ class TimedRows:
     def add(self, frame: pl.DataFrame) -> None:
         """Take rows in any order."""
         if not frame.height:
+            return
+        if not self._moves:
+            self.table.append(frame)
             return
         while self._spans and self._merges(self._spans[-1].piece, frame.height):
             last = self._spans.pop().piece
@@ -92,11 +96,21 @@ class TimedRows:
             self._spans = kept
             self._set()
 
+    def _take_over(self) -> None:
+        """Know the pieces of a checkpoint; those of a run in which the watermark did not move are sorted."""
+        for piece in self.table.pieces():
+            frame = self.table.frame_of(piece)
+            if not frame[TIME_COLUMN].is_sorted():
+                frame = frame.sort(TIME_COLUMN, maintain_order=True)
+                piece = self.table.piece_of(frame)
+            self._spans += self._span(piece, frame)
+        self._set()
+
     def _merges(self, last: Piece, rows: int) -> bool:
         return last.in_memory and last.rows <= 2 * rows and last.rows + rows <= SMALL_ROWS
 
-    def _span(self, piece: Piece, frame: pl.DataFrame | None = None) -> list[_Span]:
-        times = (self.table.frame_of(piece) if frame is None else frame)[TIME_COLUMN]
+    def _span(self, piece: Piece, frame: pl.DataFrame) -> list[_Span]:
+        times = frame[TIME_COLUMN]
         return [_Span(piece, int(times[0]), int(times[-1]))] if len(times) else []
 
     def _set(self) -> None:

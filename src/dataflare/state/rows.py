@@ -54,14 +54,14 @@ class RowsTable:
                 piece.release(self._storage)
         self._pieces = list(pieces)
 
-    def piece_of(self, frame: pl.DataFrame) -> Piece:
-        """The frame as a piece for `set`, in memory."""
-        return Piece(frame, self._groups)
+    def piece_of(self, frame: pl.DataFrame, groups: Groups | None = None) -> Piece:
+        """The frame as a piece for `set`, in memory. groups: the key groups that it may hold, where they
+        are known."""
+        return Piece(frame, groups or self._groups)
 
     def put_aside(self, frame: pl.DataFrame, groups: Groups | None = None) -> Piece:
-        """The frame as a piece for `set`, in storage and not in memory where there is a storage. groups:
-        the key groups that it may hold, where they are known."""
-        piece = Piece(frame, groups or self._groups)
+        """The same in storage and not in memory, where there is a storage."""
+        piece = self.piece_of(frame, groups)
         if self._storage is not None:
             piece.store(self._storage, self.keys)
             piece.leave_memory()
