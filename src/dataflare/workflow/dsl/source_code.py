@@ -17,8 +17,10 @@ from dataflare.workflow.dsl.streams import Stream
 from dataflare.workflow.dsl.workflow import Workflow
 
 _LINE_MAX = 100
-_STEP_KEYS = ("description", "error_handling")
-_PARAMETERS = {"config", "description", "on_error", "error_handling", "schema", "event_time"}
+_STEP_KEYS = ("description", "was", "error_handling")
+_PARAMETERS = {
+    *("config", "description", "was", "on_error", "error_handling", "schema", "event_time"),
+}
 
 
 def to_python(workflow: Workflow) -> str:

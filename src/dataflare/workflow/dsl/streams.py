@@ -26,10 +26,11 @@ Method = Literal["email", "keep_last", "redact", "null", "hash", "hmac"]
 
 
 class StepOptions(TypedDict, total=False):
-    """Options of every step. config: more options of the step, as in the file."""
+    """Options of every step. config: more options of the step, as in the file. was: its former name."""
 
     config: Mapping[str, Any]
     description: str
+    was: str
     on_error: OnError
     error_handling: Mapping[str, Any]
 
@@ -63,6 +64,7 @@ class Stream:
         also: Sequence[Stream] = (),
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
+        was: str | None = None,
         on_error: OnError | None = None,
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
@@ -74,7 +76,7 @@ class Stream:
         parameters of this method.
         """
         step = set_options(
-            description=description, on_error=on_error, error_handling=error_handling
+            description=description, was=was, on_error=on_error, error_handling=error_handling
         )
         self.workflow._connect(
             "destinations", name, type, {**(config or {}), **options}, step, [self, *also]
@@ -227,6 +229,7 @@ class Stream:
         *others: Stream,
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
+        was: str | None = None,
         on_error: OnError | None = None,
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
@@ -241,7 +244,7 @@ class Stream:
 
             type = register(type).type
         step = set_options(
-            description=description, on_error=on_error, error_handling=error_handling
+            description=description, was=was, on_error=on_error, error_handling=error_handling
         )
         inputs = [self, *others]
         return self.workflow._transform(type, name, {**(config or {}), **options}, step, inputs)

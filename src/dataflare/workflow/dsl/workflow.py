@@ -125,6 +125,7 @@ class Workflow:
         event_time: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
+        was: str | None = None,
         on_error: OnError | None = None,
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
@@ -139,6 +140,7 @@ class Workflow:
             schema=schema,
             event_time=event_time,
             description=description,
+            was=was,
             on_error=on_error,
             error_handling=error_handling,
         )
