@@ -606,7 +606,7 @@ error[E0314]: 'cdc' in step 'a' is not available in this version
 """,
     ),
     Case(
-        "checkpoints in a bucket",
+        "checkpoints in a bucket, with the password in the file",
         """\
 name: w
 settings:
@@ -622,7 +622,7 @@ error[E0314]: settings.checkpoint.storage: s3://me:***@bucket/checkpoints is not
   |
 3 |   checkpoint: {storage: "s3://me:***@bucket/checkpoints"}
   |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-   = help: leave it out, or name a folder
+   = help: leave it out, or name a folder or s3://BUCKET/PREFIX; credentials come from the environment
 """,
     ),
 ]

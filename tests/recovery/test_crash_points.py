@@ -25,7 +25,9 @@ def points() -> list[str]:
     return sorted(
         point
         for point in found
-        if not point.startswith(("postgres.", "replay.", "replan.", "savepoint.", "source."))
+        if not point.startswith(
+            ("postgres.", "replay.", "replan.", "savepoint.", "source.", "bucket.")
+        )
     )
 
 

@@ -100,8 +100,8 @@ class Current(Struct, frozen=True):
     the unfinished run. last_epoch: that of the newest published checkpoint, to detect that it is
     missing. learned: by source, the columns that are in its rows and not in its schema. starts_over:
     the unfinished run starts from the beginning, because the rows it wrote lack learned columns.
-    targets: by destination, the place it writes to. storage: the folder of the checkpoints, "" for the
-    workflow's folder.
+    targets: by destination, the place it writes to. storage: the folder or URL of the checkpoints, ""
+    for the workflow's folder.
     """
 
     lineage: str

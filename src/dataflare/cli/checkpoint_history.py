@@ -87,21 +87,19 @@ def history_of(workflow: str, *, thorough: bool) -> History:
 
 
 def history_in(folder: Path, thorough: bool) -> History:
+    from dataflare.checkpoint.opening import savepoints_of, store_of
     from dataflare.checkpoint.runs import RunLog
-    from dataflare.checkpoint.savepoints import Savepoints
-    from dataflare.checkpoint.store import LocalStore
 
     current = RunLog(folder).current()
     if current is None:
         return History(None, [])
-    storage = Path(current.storage) if current.storage else folder
-    store = LocalStore(storage, current.lineage)
+    store = store_of(folder, current)
     return History(
         store,
         store.list_manifests(thorough=thorough),
         current.finished,
         current.base_epoch,
-        Savepoints(storage),
+        savepoints_of(folder, current),
     )
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.manifest import Manifest
+from dataflare.checkpoint.object_store import Bucket, ObjectStore, fetch_lineages
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
 from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.checkpoint.source_record import read_source
@@ -62,6 +63,7 @@ class Lineage:
         self.adopted: Manifest | None = None
         self.rebuilt: Manifest | None = None
         self.restored: Restored | None = None
+        self._bucket: Bucket | None = None
         self._writing = threading.Lock()
 
     def unreported(self) -> RunRecord | None:
@@ -108,6 +110,8 @@ class Lineage:
                 finished=False,
             )
         storage = "" if self._storage() == self.folder else str(self._storage())
+        url = self.workflow.settings.checkpoint.storage
+        storage = url if url is not None and "://" in url else storage
         current = replace(current, run_id=self.run_id, attempt=current.attempt + 1, storage=storage)
         if resume and self.options.accept_changes:
             accepted = partial(with_changes, self.workflow, plan.stages, store, current)
@@ -131,7 +135,9 @@ class Lineage:
         if not names:
             return
         manifest = await checkpoint()
-        store = LocalStore(self._storage(), self.current.lineage)
+        store = self.store_of(self.current)
+        if not isinstance(store, LocalStore):
+            store = LocalStore(self._storage(), self.current.lineage)
         savepoints = Savepoints(self._storage())
         for name in names:
             keep = partial(answer, self.folder, name, savepoints, manifest, store, self.current)
@@ -201,7 +207,7 @@ class Lineage:
         """Adopt a lineage at one of its checkpoints."""
         if not manifest.final:
             self._refuse_changed(manifest)
-        store = self.options.storage(self._storage(), manifest.lineage)
+        store = self._store(self._storage(), manifest.lineage)
         of_marker = manifest
         manifest = await with_parts(self.workflow, plan.stages, of_marker, store)
         self.rebuilt = None if manifest == of_marker else manifest
@@ -216,9 +222,17 @@ class Lineage:
         )
         self.adopted = manifest
 
+    def _store(self, folder: Path, lineage: str) -> Storage:
+        url = self.workflow.settings.checkpoint.storage
+        if url is None or "://" not in url or self.options.storage is not LocalStore:
+            return self.options.storage(folder, lineage)
+        if self._bucket is None:
+            self._bucket = Bucket(url)
+        return ObjectStore(self._bucket, folder, lineage)
+
     def store_of(self, current: Current) -> Storage:
         """The store of a lineage's checkpoints."""
-        return self.options.storage(self._storage(), current.lineage)
+        return self._store(self._storage(), current.lineage)
 
     async def keep(self, **changes: Any) -> None:
         """Store durably what the next run continues."""
@@ -245,7 +259,7 @@ class Lineage:
             if not self.options.fresh:
                 raise
             for folder in {self.folder, self._storage()}:
-                self.options.storage(folder, str(uuid.uuid4())).clear()
+                self._store(folder, str(uuid.uuid4())).clear()
             return None
 
     def _orphaned(self) -> Current | None:
@@ -253,6 +267,9 @@ class Lineage:
 
         If there are, raises CheckpointError (E0701); with `--adopt` it adopts the newest of them.
         """
+        url = self.workflow.settings.checkpoint.storage
+        if url is not None and "://" in url:
+            fetch_lineages(Bucket(url), self.folder)
         for folder in (self.folder, self._storage()):
             orphans = lineages_in(folder)
             if not orphans:
@@ -264,7 +281,7 @@ class Lineage:
                     newest.lineage,
                     newest.attempt + UNCOUNTED_ATTEMPTS,
                     newest.run_id,
-                    carried=_carried(self.options.storage(folder, newest.lineage), newest),
+                    carried=_carried(self._store(folder, newest.lineage), newest),
                     last_epoch=newest.epoch,
                 )
             raise CheckpointError(
@@ -283,7 +300,7 @@ class Lineage:
         store = self.store_of(current)
         identity = Identity(current.lineage, self.run_id, current.attempt + 1, {})
         await forget(plan.stages, identity, store)
-        await in_thread(self.options.storage(self.folder, current.lineage).clear)
+        await in_thread(self._store(self.folder, current.lineage).clear)
         await in_thread(store.clear)
 
     def _refuse_changes(self, store: Storage, current: Current) -> None:
@@ -328,6 +345,6 @@ def _carried(store: Storage, manifest: Manifest) -> dict[str, Any]:
 def storage_of(workflow: Workflow, home: Path) -> Path:
     """The folder of a workflow's checkpoints."""
     storage = workflow.settings.checkpoint.storage
-    if storage is None:
+    if storage is None or "://" in storage:  # a bucket has a copy in the workflow's folder
         return workflow_folder(home, workflow.name)
     return (workflow.base / storage).absolute() / workflow.name

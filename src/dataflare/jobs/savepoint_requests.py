@@ -15,6 +15,7 @@ from pathlib import Path
 from dataflare.checkpoint import files
 from dataflare.checkpoint.lock import RunLock, lock_state
 from dataflare.checkpoint.manifest import Manifest
+from dataflare.checkpoint.opening import savepoints_of, store_of
 from dataflare.checkpoint.runs import Current, RunLog, utc_text
 from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.checkpoint.store import LocalStore
@@ -30,7 +31,7 @@ def savepoint(folder: Path, name: str, *, patience_s: float = _PATIENCE_S) -> Ma
     current = RunLog(folder).current()
     if current is None:
         raise _impossible(folder, "it has no state yet")
-    savepoints = Savepoints(Path(current.storage) if current.storage else folder)
+    savepoints = savepoints_of(folder, current)
     savepoints.check_free(name)
     if lock_state(folder).held:
         return _ask(folder, name, savepoints, patience_s)
@@ -45,7 +46,7 @@ def _of_stopped(folder: Path, name: str, savepoints: Savepoints) -> Manifest:
         raise _impossible(
             folder, "its last run finished, and the next one begins with what sources carry over"
         )
-    store = LocalStore(Path(current.storage) if current.storage else folder, current.lineage)
+    store = store_of(folder, current)
     facts = [fact for fact in store.list_manifests() if fact.epoch > current.base_epoch]
     manifest = next((fact.manifest for fact in facts if fact.usable), None)
     if manifest is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,11 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     if not settings.checkpoint.incremental:
         yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage
-    if storage is not None and ("://" in storage or "\0" in storage):
-        yield _error(workflow, "checkpoint.storage", redact(storage), "name a folder")
+    if storage is not None and (
+        "\0" in storage or ("://" in storage and not re.fullmatch(r"s3://[^/@]+(/[^@]*)?", storage))
+    ):
+        instead = "name a folder or s3://BUCKET/PREFIX; credentials come from the environment"
+        yield _error(workflow, "checkpoint.storage", redact(storage), instead)
 
 
 def _error(workflow: Workflow, setting: str, value: str, instead: str) -> PlanError:
