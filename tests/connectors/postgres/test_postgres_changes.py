@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_kit import Database, batch, run
 
-from dataflare.connectors.postgres import session
 from dataflare.errors import ConfigError, DataError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.types import Schema
+from dataflare.sdk.sql import session
 
 SCHEMA = Schema.of({"id": "int64", "name": "string", "v": "int64"})
 INSERT, BEFORE, AFTER, DELETE = range(4)
@@ -72,7 +72,7 @@ def test_the_table_is_what_a_dictionary_would_be(lasting, mode, copy_rows, key, 
         elif mode == "mirror":
             wanted.pop(place, None)
     lasting.execute("drop table if exists t", "drop table if exists _dataflare_epochs")
-    before, session._COPY_ROWS = session._COPY_ROWS, copy_rows
+    before, session._WRITE_ROWS = session._WRITE_ROWS, copy_rows
 
     async def go():
         step = await lasting.step(SCHEMA, mode=mode, key=key, is_changelog=True).start()
@@ -83,14 +83,14 @@ def test_the_table_is_what_a_dictionary_would_be(lasting, mode, copy_rows, key, 
     try:
         run(go())
     finally:
-        session._COPY_ROWS = before
+        session._WRITE_ROWS = before
     found = lasting.rows("select id, name, v from t order by id, name")
     assert found == sorted(wanted.values())
 
 
 @pytest.mark.parametrize("copy_rows", [1, 50_000])
 def test_a_row_is_applied_only_if_it_is_newer(database, copy_rows, monkeypatch):
-    monkeypatch.setattr(session, "_COPY_ROWS", copy_rows)
+    monkeypatch.setattr(session, "_WRITE_ROWS", copy_rows)
     schema = Schema.of({"id": "int64", "v": "string", "n": "int64"})
 
     def rows(*given: tuple[int, str, int | None]) -> SharedDataBatch:
@@ -132,7 +132,7 @@ def test_a_newer_delete_counts_and_an_older_one_does_not(database):
 
 @pytest.mark.parametrize("copy_rows", [1, 50_000])
 def test_a_unique_value_moves_from_a_deleted_row_to_a_new_one(database, copy_rows, monkeypatch):
-    monkeypatch.setattr(session, "_COPY_ROWS", copy_rows)
+    monkeypatch.setattr(session, "_WRITE_ROWS", copy_rows)
     database.execute("create table t (id bigint primary key, name text unique, v bigint)")
 
     async def go():

@@ -278,7 +278,7 @@ def read_and_fail(
         "create table given (id int primary key, v text)",
         f"insert into given select i, repeat('x', 5000) from generate_series(1, {GIVEN}) i",
     )
-    taken, real = 0, PostgresPages._take
+    taken, real = 0, PostgresPages.take
 
     def take(self: PostgresPages, rows: int) -> pl.DataFrame | None:
         nonlocal taken
@@ -291,7 +291,7 @@ def read_and_fail(
             )
         return real(self, rows)
 
-    monkeypatch.setattr(PostgresPages, "_take", take)
+    monkeypatch.setattr(PostgresPages, "take", take)
     text = READING.format(dsn=database.dsn, handling=handling, restarts=restarts)
     return run(load_text(text, base=folder), RunOptions(folder / "home"))
 
