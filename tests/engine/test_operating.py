@@ -21,7 +21,8 @@ from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import END, Barrier, Watermark
-from dataflare.operators.base import LATE, LiveOperator, Result, Side
+from dataflare.operators.base import ERROR_COLUMN, LATE, LiveOperator, Lowering, Result, Side
+from dataflare.operators.validate import RULE_BROKEN
 from dataflare.planner.physical import Segment
 from dataflare.sdk.processor import Refused
 from dataflare.state.tables import Tables
@@ -38,6 +39,7 @@ class Keeping(LiveOperator):
         self._wants, self.closed = wants, 0
         self.times: list[int] = []
         self._refused: list[Refused] = []
+        self.refuses_at_end = False
 
     @property
     def needs_rows(self) -> bool:
@@ -67,6 +69,8 @@ class Keeping(LiveOperator):
 
     def end(self, port: int) -> Iterable[Result]:
         yield from self.rows.drain(2)
+        if self.refuses_at_end:
+            self._refused.append(Refused(pl.DataFrame({"n": [7]}), "too few"))
 
     def close(self) -> None:
         self.closed += 1
@@ -141,6 +145,9 @@ def test_a_cut_holds_the_rows_in_front_of_it_and_the_end_none(tmp_path: Path) ->
         assert await room.left() == [[-2], "cut 1", [-3], [1, 2], [3]]
         assert [room.held(n) for n in range(2)] == [(2, [1, 2]), (3, [])]
         assert room.bench.heard.epochs == [1, None]
+        state = room.bench.heard.shares[0].state
+        assert state is not None
+        assert all("-0000000001-" in chunk.name for chunk in state.chunks), "named for the epoch"
         counts = room.bench.counts
         assert (counts.rows_in, counts.rows_out) == (3, 5)
         assert counts.seconds > 0
@@ -238,6 +245,48 @@ def test_rows_that_it_cannot_take_follow_the_policy(
         if letters:
             letter = await room.bench.letters.next()
             assert letter.batch.frame.select("step", "row").rows() == [("t", '{"n":-5}')]
+
+    run(main())
+
+
+def test_rows_that_are_refused_at_the_very_end_are_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        room = Room(tmp_path, policy="dead_letter")
+        room.live.refuses_at_end = True
+        running = room.bench.start()
+        await room.send(1)
+        room.bench.ins[0].put(END)
+        await running
+        assert await room.left() == [[-1], [1]]
+        assert (room.bench.counts.errors, room.bench.counts.dead_letters) == (1, 1)
+
+    run(main())
+
+
+class Failing(Keeping):
+    """Gives results of which some fail."""
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
+        self.lowering = Lowering()
+        self.lowering.sites.append(("t", "10 / n"))
+        fails = pl.when(pl.col("n") == 0).then(pl.lit(RULE_BROKEN, pl.UInt32))
+        yield frame.with_columns(fails.alias(ERROR_COLUMN))
+
+
+def test_results_that_fail_leave_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        room = Room(tmp_path, policy="dead_letter")
+        room.body.live = Failing(Tables())
+        running = room.bench.start()
+        await room.send(1, 0, 2)
+        room.bench.ins[0].put(END)
+        await running
+        assert await room.left() == [[1, 2]]
+        letter = await room.bench.letters.next()
+        assert letter.batch.frame.select("step", "code", "row").rows() == [
+            ("t", "E0540", '{"n":0}')
+        ]
+        assert (room.bench.counts.errors, room.bench.counts.rows_out) == (1, 2)
 
     run(main())
 

@@ -252,6 +252,68 @@ def test_chunks_leave_in_their_order_and_what_was_read_ahead_is_not_in_the_posit
     run(main())
 
 
+def test_the_position_is_behind_the_last_chunk_that_left() -> None:
+    async def main() -> None:
+        held = threading.Event()
+
+        def slow() -> pl.LazyFrame:
+            held.wait(10)
+            return frame(1)
+
+        reader = Chunks([lambda: frame(0), slow, lambda: frame(2), lambda: frame(3)])
+        bench = bench_of(Script({"a": lambda at: reader}))
+        running = bench.start()
+        rows = await bench.behind.next()
+        assert rows.batch.frame["n"].to_list() == [0, 1]
+        while reader.given < 3:
+            await asyncio.sleep(0.001)
+        await settle()
+        bench.task.checkpoint(Checkpoint(Barrier(1)))
+        assert states(bench) == [[("a", 1, False)]]
+        held.set()
+        await running
+
+    run(main())
+
+
+class Ending(Steps):
+    """Its end is a place of its own, as the size of a file."""
+
+    def position(self) -> Position:
+        return Position({"at": 100 if self.at >= self._end else self.at})
+
+
+def test_the_position_of_a_split_that_ended_is_that_of_its_end() -> None:
+    async def main() -> None:
+        bench = bench_of(Script({"a": lambda at: Ending(0, 0)}))
+        await bench.start()
+        assert states(bench) == [[("a", 100, True)]]
+
+    run(main())
+
+
+def test_only_chunks_that_fail_in_a_row_change_the_way() -> None:
+    async def main() -> None:
+        scans: list[int] = []
+
+        def noted(number: int) -> Callable[[], pl.LazyFrame]:
+            def scan() -> pl.LazyFrame:
+                scans.append(number)
+                return frame(number) if number == 3 else broken()
+
+            return scan
+
+        def saved(number: int) -> Callable[[], Salvaged]:
+            bad = [BadRow(1, "E0501", "not a number", "y", "")]
+            return lambda: Salvaged(pl.DataFrame({"n": [number]}), pl.Series([0]), bad)
+
+        reader = Chunks([noted(number) for number in range(7)], salvage=saved)
+        await bench_of(Script({"a": lambda at: reader}), "skip", flying_bytes_max=10).start()
+        assert scans == list(range(7))
+
+    run(main())
+
+
 def test_no_more_chunks_are_read_than_the_budget_has_room_for() -> None:
     async def main() -> None:
         held = threading.Event()

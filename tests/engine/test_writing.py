@@ -56,6 +56,14 @@ class Resuming(Noting):
     resumes = True
 
 
+class Advancing(Resuming):
+    """Takes some of the rows with each call that fails."""
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        self.progress += 1
+        return await super().write_batch(batch)
+
+
 TWICE = Retrying("t", RetryPolicy(max_attempts=2, initial_backoff="1ms"))
 REFUSED = [RefusedRow({"n": 2}, "E0510", "no"), RefusedRow({"n": 3}, "E0511", "never")]
 
@@ -137,6 +145,15 @@ def test_a_writer_that_goes_on_where_it_stopped_is_called_again() -> None:
         await to_its_end(bench)
         assert writer.calls[:2] == ["write", "write"]
         assert bench.counts.rows_in == 3, "counted once"
+
+    run(main())
+
+
+def test_calls_that_come_further_are_not_counted_as_attempts() -> None:
+    async def main() -> None:
+        writer = Advancing(failures=4)
+        await to_its_end(bench_of(writer))
+        assert writer.calls[:5] == ["write"] * 5
 
     run(main())
 
