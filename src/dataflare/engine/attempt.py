@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
 
 
+_SPREAD = 0.1
+"""The first checkpoint of an attempt is later by up to this share of the interval."""
 _BLOCKING_MAX = min(32, (os.cpu_count() or 1) + 4)
 """How many blocking calls a run makes at a time."""
 
@@ -132,6 +135,8 @@ class Attempt:
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
         interval = self.settings.checkpoint.interval
+        # Jobs that start together must not cut together for ever: each cut takes the event loop 0.5 ms.
+        next_s = interval * (1 + _SPREAD * random.random())
         ended = asyncio.ensure_future(coordinator.all_ended.wait())
         stopped = asyncio.ensure_future(stop.wait())
         wanted = asyncio.ensure_future(self._wanted.wait())
@@ -139,12 +144,12 @@ class Attempt:
         manifest: Manifest | None = None
         try:
             while True:
-                wait_s = None if self.plan.commits_wait else interval
                 await asyncio.wait(
                     [ended, stopped, appeared, wanted],
-                    timeout=wait_s,
+                    timeout=None if self.plan.commits_wait else next_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                next_s = interval
                 if ended.done():
                     return Ending(True, await coordinator.checkpoint(final=True))
                 if stopped.done():
