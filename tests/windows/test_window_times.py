@@ -174,3 +174,17 @@ def test_boundaries_in_a_zone_never_go_back(zone: str, hours: int) -> None:
     assert frame["p"].is_sorted()
     assert frame["s"].is_sorted()
     assert frame.filter((pl.col("s") > pl.col("t")) | (pl.col("e") <= pl.col("t"))).height == 0
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_gap_of_a_century_costs_nothing(streams: bool) -> None:
+    config = {"kind": "sliding", "size": "10s", "slide": "3s", "measures": {"n": "count(*)"}}
+    run = WindowRun(config, streams=streams)
+    times = [micros(1900, 1, 1), micros(1900, 1, 3), micros(2026, 1, 1), micros(2026, 1, 1, 5)]
+    rows = [Row("a", time, 1, time, n) for n, time in enumerate(times)]
+    run.rows(rows)
+    if streams:
+        run.watermark(times[-1])
+    run.end()
+    assert sum(row["n"] for row in run.given.results) == len(run.given.results)
+    assert len(run.given.results) in range(12, 17)

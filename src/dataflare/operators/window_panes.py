@@ -108,7 +108,7 @@ class LivePanes(LiveOperator):
             for frame in self.panes.take(2**62, _SLICE_ROWS):
                 yield from self._results(self._at_end(frame))
             return
-        while (first := self.panes.first) is not None:
+        while (first := self.panes.first()) is not None:
             if self._fill is None or self._fill.is_empty:
                 after = max(after, self.grid.end_after(first) - self.grid.slide)
             until = after + _WINDOWS_MAX * self.grid.slide
@@ -214,7 +214,7 @@ class LivePanes(LiveOperator):
             yield from self._with_rows(after, until)
             return
         if self._fill.is_empty:
-            if (first := self.panes.first) is None:
+            if (first := self.panes.first()) is None:
                 return
             after = max(after, self.grid.end_after(first) - self.grid.slide)
         while after < until:
@@ -252,13 +252,18 @@ class LivePanes(LiveOperator):
 
     def _parts(self, after: int, until: int) -> Iterator[tuple[int, int]]:
         """The time in which windows with rows end, in parts of some windows."""
-        first, end = self.panes.first, self.panes.end
-        if first is None or end is None:
+        end = self.panes.end
+        if end is None:
             return
-        low = max(after, self.grid.end_after(first) - self.grid.slide)
-        high = min(until, self.grid.last_end_of(end - 1))
+        low, high = after, min(until, self.grid.last_end_of(end - 1))
         while low < high:
-            yield low, (upto := min(high, low + _WINDOWS_MAX * self.grid.slide))
+            first = self.panes.first(self.grid.end_after(low) - self.grid.size)
+            if first is None:
+                return
+            low = max(low, self.grid.end_after(first) - self.grid.slide)
+            upto = min(high, low + _WINDOWS_MAX * self.grid.slide)
+            if low < upto:
+                yield low, upto
             low = upto
 
     def _windows(
@@ -354,8 +359,7 @@ class LivePanes(LiveOperator):
 
     def _last_end(self) -> int:
         """The end of the last window that has rows."""
-        first, end = self.panes.first, self.panes.end
-        assert first is not None
+        end = self.panes.end
         assert end is not None
         last = -(2**62)
         for frame in self.panes.frames(end - self.panes.width, end):

@@ -173,6 +173,12 @@ class Log:
                 each.base = Piece(rest, merged.groups) if rest.height else None
                 yield taken
 
+    def least(self, column: str, low: int) -> int | None:
+        """The least value of an integer column that is not below `low`."""
+        column_values = (piece.frame(self._storage)[column] for piece in self.pieces())
+        found = (values.filter(values >= low).min() for values in column_values)
+        return min((int(str(each)) for each in found if each is not None), default=None)
+
     def absorb(self, other: Log) -> None:
         """Hold what another log holds, too. The other one must not be used any more."""
         self._log += other.pieces()

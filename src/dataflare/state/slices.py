@@ -36,10 +36,14 @@ class Slices:
     def is_empty(self) -> bool:
         return not self._slices
 
-    @property
-    def first(self) -> int | None:
-        """No row has an earlier time."""
-        return min(self._slices) * self.width if self._slices else None
+    def first(self, low: int = -(2**63)) -> int | None:
+        """The first time that is not before `low`."""
+        for number in sorted(self._slices):
+            if (number + 1) * self.width > low:
+                least = self._slices[number].least(self._time, low)
+                if least is not None:
+                    return least
+        return None
 
     @property
     def end(self) -> int | None:

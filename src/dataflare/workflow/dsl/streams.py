@@ -353,6 +353,42 @@ class Stream:
         config = set_options(group_by=group_by, measures=measures, emit=emit)
         return self._add_step("aggregate", name, config, step)
 
+    def window(
+        self,
+        name: str,
+        kind: Literal["tumbling", "sliding", "session", "global"],
+        measures: Mapping[str, Expr],
+        *,
+        size: Any = None,
+        slide: Any = None,
+        gap: Any = None,
+        offset: Any = None,
+        timezone: str | None = None,
+        group_by: Sequence[str] | Mapping[str, Expr] | None = None,
+        trigger: Mapping[str, Any] | None = None,
+        allowed_lateness: Any = None,
+        emit: Literal["final", "updates"] | None = None,
+        fill: Literal["none", "null", "previous", "0"] | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """Totals by group in windows of event time. size, slide, gap, offset and allowed_lateness are durations, as
+        text or timedelta. The late rows are `stream["late"]`."""
+        config = set_options(
+            kind=kind,
+            size=size,
+            slide=slide,
+            gap=gap,
+            offset=offset,
+            timezone=timezone,
+            group_by=group_by,
+            measures=measures,
+            trigger=trigger,
+            allowed_lateness=allowed_lateness,
+            emit=emit,
+            fill=fill,
+        )
+        return self._add_step("window", name, config, step)
+
     def _add_step(
         self,
         type_: str,
