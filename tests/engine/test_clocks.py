@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.segments import Outcome
+from dataflare.expr import check
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.types import Schema
 from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.stamp import AHEAD_OF_CLOCK, WITHOUT_TIME, Stamp
 
@@ -21,6 +23,7 @@ def stamp(**changes: object) -> Stamp:
     facts: dict[str, object] = {
         "step": "s",
         "column": "at",
+        "time": check("at", Schema.of({"at": "timestamp[us, UTC]"})),
         "out_of_orderness_us": LATE_US,
         "max_future_us": None,
         "idle_timeout_s": None,
@@ -83,7 +86,8 @@ def test_in_batch_mode_rows_have_a_time_and_no_watermark() -> None:
 
 def test_dates_and_times_without_a_zone_are_utc() -> None:
     days = pl.DataFrame({"at": pl.Series([0, 1], dtype=pl.Date)}).lazy()
-    frame = stamp().lower(days, Lowering()).collect()
+    day = check("at", Schema.of({"at": "date"}))
+    frame = stamp(time=day).lower(days, Lowering()).collect()
     assert frame[TIME_COLUMN].to_list() == [0, 86_400_000_000]
 
 

@@ -115,7 +115,7 @@ def test_an_event_time_is_a_column_with_times():
     block = refused(
         "step: {type: map, inputs: [s]}", s=f"{{type: inline, {rows}, event_time: {{column: n}}}}"
     )
-    assert block.startswith("error[E0330]: the event time of source 's' is the column 'n'")
+    assert block.startswith("error[E0330]: the event time of source 's' is 'n'")
     assert "int64" in block
     block = refused(
         "step: {type: map, inputs: [s]}", s=f"{{type: inline, {rows}, event_time: {{column: m}}}}"

@@ -214,7 +214,8 @@ class _Stubs:
         event_time = self._event_time(given_name)
         if any(WATERMARK in row for row in rows):
             config["watermarks"] = "columns"
-        if event_time is not None and (schema is None or event_time.column not in schema):
+        is_column = event_time is not None and event_time.column.isidentifier()
+        if event_time is not None and is_column and event_time.column not in (schema or ()):
             timestamp = Field(event_time.column, types.timestamp("us", "UTC"))
             schema = Schema((*(schema or ()), timestamp))
         if any(OPERATION_COLUMN in row for row in rows):

@@ -16,13 +16,15 @@ from dataflare.operators.base import Fault, Lowering, RowOperator
 if TYPE_CHECKING:
     import polars as pl
 
+    from dataflare.expr import Typed
+
 WITHOUT_TIME = 250
 AHEAD_OF_CLOCK = 249
 """Kinds of faults, as in `dataflare.expr.rowerrors`: dead letters store them."""
 
 
 class Stamp(RowOperator, StructABC, frozen=True):
-    """column: the timestamp or date of the event. out_of_orderness_us, max_future_us, idle_timeout_s,
+    """column: the timestamp or date of the event, as the user wrote it; time: the same, typed. out_of_orderness_us, max_future_us, idle_timeout_s,
     max_drift_us: as the source's `event_time` says. streaming: rows carry the watermark of their split too.
 
     Until the reader adds what earlier batches of the split had, WATERMARK_COLUMN holds the greatest time
@@ -31,6 +33,7 @@ class Stamp(RowOperator, StructABC, frozen=True):
 
     step: str
     column: str
+    time: Typed
     out_of_orderness_us: int
     max_future_us: int | None
     idle_timeout_s: float | None
@@ -39,7 +42,8 @@ class Stamp(RowOperator, StructABC, frozen=True):
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset((self.column, *((NOW_COLUMN,) if self.max_future_us is not None else ())))
+        clock = (NOW_COLUMN,) if self.max_future_us is not None else ()
+        return self.time.columns | self.time.needs | frozenset(clock)
 
     @property
     def can_fail(self) -> bool:
@@ -55,12 +59,14 @@ class Stamp(RowOperator, StructABC, frozen=True):
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
-        type_ = frame.collect_schema()[self.column]
-        value = pl.col(self.column)
-        value = value.cast(pl.Datetime("us")) if type_ == pl.Date else value
+        lowered = self.time.lower()
+        value = lowered.value
+        value = value.cast(pl.Datetime("us")) if self.time.type.name == "date" else value
         time = value.dt.timestamp("us")
         without = pl.when(time.is_null()).then(pl.lit(WITHOUT_TIME, pl.UInt8))
         errors: list[Fault] = [(f"event time '{self.column}'", without)]
+        if lowered.error is not None:
+            errors.insert(0, (f"event time '{self.column}'", lowered.error))
         if self.max_future_us is not None:
             bound = pl.col(NOW_COLUMN).dt.timestamp("us") + self.max_future_us
             ahead = pl.when(time > bound).then(pl.lit(AHEAD_OF_CLOCK, pl.UInt8))
@@ -72,7 +78,7 @@ class Stamp(RowOperator, StructABC, frozen=True):
         return frame.with_columns(seen.alias(WATERMARK_COLUMN))
 
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
-        return needed | {self.column}
+        return needed | self.time.columns
 
     def describe(self) -> str:
         return f"event time {self.column}"

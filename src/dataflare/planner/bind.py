@@ -181,7 +181,7 @@ class Binder:
                 if step.event_time is not None:
                     self.timed.add(name)
                     if schema is not None:
-                        event_time.check_column(step, schema)
+                        event_time.event_time_of(step, schema)
             except DataFlareError as error:
                 self._note(error, step)
                 continue

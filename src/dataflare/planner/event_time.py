@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dataflare.errors import PlanError, did_you_mean
-from dataflare.model.types import Schema
+from dataflare.errors import DataFlareError, PlanError, did_you_mean
+from dataflare.expr import check
+from dataflare.model.types import DataType, Schema
 from dataflare.operators.base import Bound
+from dataflare.operators.primitives import quote
 from dataflare.operators.stamp import Stamp
 from dataflare.planner.graph import (
     BranchNode,
@@ -20,17 +22,19 @@ from dataflare.planner.graph import (
 )
 
 if TYPE_CHECKING:
+    from dataflare.expr import Typed
     from dataflare.workflow.model import SourceStep, TransformationStep, Workflow
 
 _MICROS = 1_000_000
 
 
-def check_column(step: SourceStep, schema: Schema) -> None:
-    """Raise PlanError (E0203, E0330) unless the column of `event_time` is there and holds times."""
+def event_time_of(step: SourceStep, schema: Schema) -> Typed:
+    """The event time of a source's rows: a column, or an expression over columns. Raises PlanError (E0203, E0330)
+    unless it is there and gives times, ExpressionError."""
     assert step.event_time is not None
     column = step.event_time.column
     spot = step.spot_of("event_time", "column")
-    if column not in schema:
+    if column not in schema and column.isidentifier():
         raise PlanError(
             f"unknown column '{column}' in the event_time of source '{step.name}'",
             code="E0203",
@@ -39,14 +43,32 @@ def check_column(step: SourceStep, schema: Schema) -> None:
             notes=[f"its columns: {', '.join(schema.names)}"],
             help=did_you_mean(column, schema.names),
         )
-    if schema[column].name not in ("timestamp", "date"):
+    try:
+        time = check(quote(column) if column in schema else column, schema, step=step.name)
+    except DataFlareError as error:
+        raise error.at(spot=spot) from None
+    if time.type.name not in ("timestamp", "date"):
         raise PlanError(
-            f"the event time of source '{step.name}' is the column '{column}', which is {schema[column]}",
+            f"the event time of source '{step.name}' is '{column}', which is {time.type}, not a timestamp",
             code="E0330",
             step=step.name,
             spot=spot,
-            help=f'declare it as a timestamp: schema: {{{column}: "timestamp[us, UTC]"}}, or name another column',
+            help=_made_of(column, time.type),
         )
+    return time
+
+
+def _made_of(column: str, type_: DataType) -> str:
+    """How a timestamp is made of a value of another type."""
+    if type_.is_numeric:
+        return (
+            f"say what the number is: column: to_timestamp({column}) for seconds since 1970, "
+            f"epoch_ms({column}) for milliseconds"
+        )
+    return (
+        f"say how it is written: column: \"strptime({column}, '%d.%m.%Y %H:%M')\"; or declare it in 'schema': "
+        f'{{{column}: "timestamp[us, UTC]"}}'
+    )
 
 
 def keeps_time(bound: Bound) -> bool:
@@ -114,6 +136,7 @@ def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
         stamp = Stamp(
             node.step,
             event_time.column,
+            event_time_of(workflow.sources[node.step], node.schema),
             round(event_time.out_of_orderness * _MICROS),
             _micros(event_time.max_future),
             event_time.idle_timeout,

@@ -220,11 +220,19 @@ class ErrorHandling(_Model):
 class EventTime(_Model):
     """The column of a source with the event time of a row."""
 
-    column: str = Field(description="a timestamp column")
+    column: str = Field(
+        description="a timestamp column, or an expression that gives one: to_timestamp(ts)"
+    )
     out_of_orderness: Duration = Field(default=0.0, description="how late a row may come in order")
-    idle_timeout: Duration | None = Field(default=None, description="silent splits drop out")
-    max_drift: Duration | None = Field(default=None, description="how far splits may run apart")
-    max_future: Duration | None = Field(default=86400.0, description="times beyond are errors")
+    idle_timeout: Duration | None = Field(
+        default=None, description="a split that gives no rows for so long holds nothing back"
+    )
+    max_drift: Duration | None = Field(
+        default=None, description="a reader further ahead of the slowest one waits"
+    )
+    max_future: Duration | None = Field(
+        default=86400.0, description="a row further ahead of the clock is refused"
+    )
 
 
 class Settings(_Model):
