@@ -155,7 +155,7 @@ class DuckdbStore(SqlStore):
             raise with_row(
                 refused_value(ready.target.table, name, value_texts(row, name)[0]),
                 for_python(row).row(0, named=True),
-                ready.target.key,
+                ready.target.names,
             )
         target = ready.target
         columns = {n.casefold(): type_ for n, type_ in ready.table.columns.items()}
@@ -182,7 +182,9 @@ class DuckdbStore(SqlStore):
                             code="E0511",
                             help=f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
                         )
-                        raise with_row(error, for_python(frame[at]).row(0, named=True), target.key)
+                        raise with_row(
+                            error, for_python(frame[at]).row(0, named=True), target.names
+                        )
         finally:
             self._db.db.unregister(_STAGE)
 
@@ -228,7 +230,7 @@ def _with_row(
         row = _first_double(frame, uniques, error.message)
     if row is None or not row.height:
         return error
-    names = target.key or frame.columns[:3]
+    names = target.names or frame.columns[:3]
     key_text = ", ".join(f"{name} = {row[name][0]!r}" for name in names)
     return DataError(
         error.message, code=error.code, help=error.help, notes=[f"the row: {key_text}"]

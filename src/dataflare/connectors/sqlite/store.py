@@ -162,7 +162,7 @@ class SqliteStore(SqlStore):
     def apply(self, ready: Ready, frame: pl.DataFrame) -> None:
         for refusal in self._sifted(ready, frame, first_only=True):
             row = frame.row(refusal.row, named=True)
-            raise with_row(refusal.error, row, ready.target.key) from refusal.error.__cause__
+            raise with_row(refusal.error, row, ready.target.names) from refusal.error.__cause__
 
     def sift(self, ready: Ready, frame: pl.DataFrame) -> list[Refusal]:
         return self._sifted(ready, frame)

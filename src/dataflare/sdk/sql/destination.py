@@ -114,6 +114,7 @@ class TableDestination(DestinationConnector):
             mode=config.mode,
             schema=schema,
             key=tuple(config.key) if config.mode in ("upsert", "mirror") else (),
+            names=tuple(config.key),
             sequence=config.sequence,
             op=config.changelog == "columns",
             create_table=config.create_table,

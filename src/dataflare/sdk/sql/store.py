@@ -24,7 +24,8 @@ class Target(Struct, frozen=True):
     """The table that one step writes. schema: the columns of the rows, with `_op` if it is written.
     key: of the modes upsert and mirror. sift: refused rows are left out. complete: with mirror, rows
     that did not arrive in the run are deleted at its end, unless they are more than delete_max: a
-    share of the table's rows, or a count. declarations: of the source's columns, for a new table."""
+    share of the table's rows, or a count. declarations: of the source's columns, for a new table. names:
+    the columns that name a row in messages, in every mode."""
 
     step: str
     lineage: str
@@ -42,6 +43,7 @@ class Target(Struct, frozen=True):
     token: str = ""
     workflow: str = ""
     declarations: Declarations | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def run(self) -> tuple[str, int, str]:
