@@ -116,6 +116,18 @@ def test_late_rows_of_both_sides_have_outputs_of_their_own():
     assert [row["b"] for row in late_right] == [9]
 
 
+@pytest.mark.parametrize(
+    ("reach", "shown"),
+    [
+        (Reach(500_000, 500_000), "inner join on k = id within 500ms"),
+        (Reach(0, 7_200_000_000), "inner join on k = id within 0s before and 2h after"),
+        (Reach(1, 1), "inner join on k = id within 1us"),
+    ],
+)
+def test_a_plan_says_how_near_rows_are(reach, shown):
+    assert interval_join("inner", reach, True).describe() == shown
+
+
 def test_an_input_without_an_event_time_is_refused():
     shown = picture(
         "step: {type: join, inputs: [o, p], config: {on: [k], within: 1m}}",

@@ -57,6 +57,15 @@ def parse_duration(text: str) -> float:
     )
 
 
+def shown_duration(micros: int) -> str:
+    """A number of microseconds as a user would write it, in its largest whole unit."""
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        size = int(_SECONDS[unit] * 1_000_000)
+        if micros and micros % size == 0:
+            return f"{micros // size}{unit}"
+    return "0s"
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size. Raises ValueError."""
     stripped = text.strip()

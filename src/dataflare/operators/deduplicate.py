@@ -49,7 +49,7 @@ class DeduplicateConfig(StepConfig):
     within: Duration | None = Field(
         default=None,
         description="How long a key is remembered after the row that stayed, in event time; for ever if not "
-        "given.",
+        "given. Of rows with the same time the first to arrive stays.",
     )
 
 

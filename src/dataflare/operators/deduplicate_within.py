@@ -16,6 +16,7 @@ import polars as pl
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
+from dataflare.model.units import shown_duration
 from dataflare.operators.base import LATE, LiveOperator, Result, Side, StatefulOperator
 from dataflare.operators.join_interval import is_worth_it
 from dataflare.operators.join_parts import Parts
@@ -44,7 +45,7 @@ class DeduplicateWithin(StatefulOperator, StructABC, frozen=True):
         return LiveDeduplicateWithin(self, tables)
 
     def describe(self) -> str:
-        return f"deduplicate by {', '.join(self.keys)} within {self.within_us} us"
+        return f"deduplicate by {', '.join(self.keys)} within {shown_duration(self.within_us)}"
 
 
 class LiveDeduplicateWithin(LiveOperator):

@@ -18,6 +18,7 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER
 from dataflare.model.record import StructABC
+from dataflare.model.units import shown_duration
 from dataflare.operators.base import LATE, LATE_RIGHT, LiveOperator, Result, Side, StatefulOperator
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_pairs import Pairing
@@ -55,7 +56,9 @@ class IntervalJoin(StatefulOperator, StructABC, frozen=True):
 
     def describe(self) -> str:
         reach = self.pairing.reach
-        return f"{described(self.pairing.shape)} within -{reach.before} to {reach.after} us"
+        before, after = shown_duration(reach.before), shown_duration(reach.after)
+        near = before if before == after else f"{before} before and {after} after"
+        return f"{described(self.pairing.shape)} within {near}"
 
 
 class LiveIntervalJoin(LiveOperator):
