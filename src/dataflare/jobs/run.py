@@ -161,7 +161,7 @@ class _Run:
 
     async def _locked(self, plan: Plan) -> RunResult:
         unreported = await in_thread(self.lineage.unreported)
-        if unreported is not None and not self.options.fresh:
+        if unreported is not None and not self.options.fresh and not self.options.savepoint:
             return await self._tell_late(unreported)
         resume = await self.lineage.begin(plan)
         current, log = self.lineage.current, self.lineage.log
