@@ -126,6 +126,16 @@ def test_sessions_and_sliding_windows(config: str, expected: list[Any]) -> None:
     assert [row["n"] for row in late] == ([4] if "sliding" in config else [])
 
 
+@pytest.mark.parametrize(
+    ("fill", "counts"), [("null", [2, None, 1]), ('"null"', [2, None, 1]), ("0", [2, 0, 1])]
+)
+def test_fill_is_written_as_a_plain_value(fill: str, counts: list[int | None]) -> None:
+    """In YAML a bare null is nothing, and a bare 0 is a number."""
+    rows, _ = rows_of(text(f"{TUMBLING}, fill: {fill}"))
+    of_a = [row["c"] for row in rows if row["user"] == "a" and row["window_start"].second < 30]
+    assert of_a == counts
+
+
 GENERATED = """{type: generate, config: {rows: 400, rate: 1000/s, seed: 1, columns: {
     user: {choice: [a, b]}, n: {sequence: 0}, at: {time: {start: "2026-01-01T00:00:00Z", step: 100ms}}}},
     event_time: {column: at}}"""

@@ -82,7 +82,7 @@ class WindowConfig(StepConfig):
         description="What comes when a window's result changes. final: the whole result again; updates: a "
         "changelog, in which the new result replaces the one before.",
     )
-    fill: Literal["none", "null", "previous", "0", 0] = Field(
+    fill: Literal["none", "null", "previous", "0", 0] | None = Field(
         default="none",
         description="What tumbling and sliding windows without rows give, for groups that had rows before: "
         "none, null (measures are NULL), previous (those of the window before), or 0.",
@@ -212,7 +212,7 @@ config:
                 count=config.trigger.count if config.trigger else None,
                 updates=config.emit == "updates"
                 and bool(config.trigger or config.allowed_lateness),
-                fill="0" if config.fill == 0 else config.fill,
+                fill="0" if config.fill == 0 else config.fill or "null",
             ),
         )
 
