@@ -20,6 +20,7 @@ from dataflare.connectors.file.growing import (
     GrowingParquet,
     GrowingText,
 )
+from dataflare.connectors.file.layout import Layout
 from dataflare.connectors.file.marker import FileMarker, NoMarker
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.single_file import (
@@ -198,6 +199,7 @@ archive:
                     rows_max,
                     bytes_max,
                     context.step,
+                    self._layout(context.schema),
                     check=mirror.check if mirror is not None else None,
                     before=context.before,
                 )
@@ -219,6 +221,17 @@ archive:
                 total_parts=data.get("total_parts", 0),
                 total_rows=data.get("total_rows", 0),
             )
+
+    def _layout(self, schema: Schema) -> Layout:
+        target, config = self.target, self.config
+        options: dict[str, Any] = {"format": target.format, "compression": target.compression}
+        if target.format == "csv":
+            options |= {
+                "delimiter": config.delimiter,
+                "header": config.header,
+                "null_value": config.null_value,
+            }
+        return Layout(schema, options, names_values=target.format in ("ndjson", "json"))
 
     def _encoder(self) -> ParquetEncoder | ArrowEncoder | TextFormat:
         match self.target.format:

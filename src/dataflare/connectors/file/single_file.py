@@ -27,6 +27,7 @@ from dataflare.connectors.file.growing import (
     GrowingFile,
     GrowingParquet,
 )
+from dataflare.connectors.file.layout import Layout
 from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.marker import FileMarker, NoMarker
 from dataflare.connectors.file.staged import StagedContent, content_of, looks
@@ -89,6 +90,7 @@ class SingleFileWriter(Writer):
         rows_max: int,
         bytes_max: int,
         step: str,
+        layout: Layout,
         *,
         check: Callable[[Path, int], int] | None = None,
         before: frozenset[str] = frozenset(),
@@ -99,6 +101,8 @@ class SingleFileWriter(Writer):
         self._left_out = 0
         self._staging, self._encoder, self._grow = staging, encoder, grow
         self._restored = dict(restored.data) if restored is not None else {}
+        self._layout = layout
+        layout.refuse_other(self._restored.get("layout"), staging.target, step)
         self._file: GrowingFile | None = None
         self._hold: IO[bytes] | None = None
         self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
@@ -149,6 +153,7 @@ class SingleFileWriter(Writer):
                 "rows": file.rows,
                 "digest": file.digest,
                 "seen": looks(file.path),
+                "layout": self._layout.to_json(),
                 **deletes,
             }
         if isinstance(file, GrowingParquet):
