@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timed_runs import Play, Row, at, in_time, random_splits, timed
 
+from dataflare.model.event_time import TIME_COLUMN
 from dataflare.model.types import Schema
 from dataflare.operators import join_interval, join_pairs, join_parts, join_rows, timed_rows
 from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_pairs import Pairing, Reach
 from dataflare.operators.join_shape import join_shape
+from dataflare.state.tables import Tables
+from dataflare.testing.processors import InMemory
 
 KINDS = ("inner", "left", "right", "full", "semi", "anti")
 LEFT, RIGHT = {"k": pl.Int64, "a": pl.Int64}, {"id": pl.Int32, "b": pl.Int64}
@@ -114,6 +117,19 @@ def test_late_rows_of_both_sides_have_outputs_of_their_own():
     assert len(both) == 4
     assert late == []
     assert [row["b"] for row in late_right] == [9]
+
+
+def test_rows_that_were_only_collected_are_sorted_when_the_watermark_moves_again():
+    """A run in batch mode whose state goes on in streaming mode."""
+    tables = Tables(storage=InMemory())
+    rows = pl.DataFrame({"k": [1, 2, 3], TIME_COLUMN: [30, 10, 20]})
+    timed_rows.TimedRows(tables.rows("waiting", ["k"]), moves=False).add(rows)
+    restored = Tables(storage=InMemory(), shares=[tables.store(tables.freeze())])
+    waiting = timed_rows.TimedRows(restored.rows("waiting", ["k"]))
+    taken = waiting.take(25)
+    assert taken is not None
+    assert taken["k"].to_list() == [2, 3]
+    assert waiting.rows == 1
 
 
 @pytest.mark.parametrize(
