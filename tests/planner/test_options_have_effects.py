@@ -104,7 +104,7 @@ REFUSED = {
     "checkpoint: {incremental: false}": "checkpoint.incremental",
     "state: {path: here}": "state.path",
     "state: {backend: sqlite}": "state.backend",
-    'checkpoint: {storage: "s3://bucket/x"}': "checkpoint.storage",
+    'checkpoint: {storage: "ftp://server/x"}': "checkpoint.storage",
 }
 ALONE = {"incremental", "backend"}
 """Settings with only one value that is not refused."""

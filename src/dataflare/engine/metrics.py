@@ -26,7 +26,7 @@ class LeftOut(Struct):
 
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
-    where it is known. late_unread: those late rows that no step reads. refused: those errors that a
+    where it is known. late_unread: by output, those late rows that no step reads. refused: those errors that a
     destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack."""
 
@@ -38,11 +38,11 @@ class StepMetrics(Struct):
     refused: int = 0
     dead_letters: int = 0
     late: int = 0
-    late_unread: int = 0
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
     watermark_us: int | None = None
+    late_unread: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
 
@@ -58,7 +58,8 @@ class StepMetrics(Struct):
         self.refused += other.refused
         self.dead_letters += other.dead_letters
         self.late += other.late
-        self.late_unread += other.late_unread
+        for output, rows in other.late_unread.items():
+            self.late_unread[output] = self.late_unread.get(output, 0) + rows
         self.seconds += other.seconds
         self.tasks += other.tasks
         self.ended += other.ended

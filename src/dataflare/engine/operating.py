@@ -204,7 +204,7 @@ class Operating(Body):
         runner = self._sides.get(side.output)
         if side.output in (LATE, LATE_RIGHT):
             unread = frame.height if runner is None else 0
-            outcome.count_late(self.task.name, frame.height, unread)
+            outcome.count_late(self.task.name, side.output, frame.height, unread)
         if runner is not None:
             outcome.counts.append((self.task.name, 0, frame.height))
             outcome.add(runner.run(Given(frame, frame.height, lambda: frame)))

@@ -46,8 +46,8 @@ class Outcome(Struct):
 
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
     rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
-    left_out: step, path and rows of fields that a source's columns lack. late: by step, rows that came too
-    late for it, and those of them that no step reads. event_time_us: the greatest event time of the rows that entered.
+    left_out: step, path and rows of fields that a source's columns lack. late: by step and
+    output, rows that came too late for it, and those of them that no step reads. event_time_us: the greatest event time of the rows that entered.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -58,12 +58,12 @@ class Outcome(Struct):
     failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
-    late: dict[str, tuple[int, int]] = field(default_factory=dict)
+    late: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     event_time_us: int | None = None
 
-    def count_late(self, step: str, rows: int, unread: int = 0) -> None:
-        before, unread_before = self.late.get(step, (0, 0))
-        self.late[step] = before + rows, unread_before + unread
+    def count_late(self, step: str, output: str, rows: int, unread: int) -> None:
+        before, unread_before = self.late.get((step, output), (0, 0))
+        self.late[step, output] = before + rows, unread_before + unread
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -78,8 +78,8 @@ class Outcome(Struct):
         self.left_out.extend(other.left_out)
         for step, rows in other.errors.items():
             self.count_errors(step, rows)
-        for step, (rows, unread) in other.late.items():
-            self.count_late(step, rows, unread)
+        for (step, output), (rows, unread) in other.late.items():
+            self.count_late(step, output, rows, unread)
 
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
@@ -87,9 +87,11 @@ class Outcome(Struct):
             metrics.step(step).add_rows(rows_in, rows_out)
         for step, rows in self.errors.items():
             metrics.step(step).errors += rows
-        for step, (rows, unread) in self.late.items():
-            metrics.step(step).late += rows
-            metrics.step(step).late_unread += unread
+        for (step, output), (rows, unread) in self.late.items():
+            metric = metrics.step(step)
+            metric.late += rows
+            if unread:
+                metric.late_unread[output] = metric.late_unread.get(output, 0) + unread
         for frame in self.failed:
             for step, rows in frame["step"].value_counts().iter_rows():
                 metrics.step(step).dead_letters += rows

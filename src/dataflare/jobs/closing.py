@@ -12,9 +12,23 @@ from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import from_here
 from dataflare.jobs.result import RunResult
+from dataflare.planner import Plan
+from dataflare.planner.graph import SourceNode
 from dataflare.planner.physical import PhysicalPlan
+from dataflare.planner.written_as import partial_results
 from dataflare.resilience.retry import Retried
 from dataflare.sdk.destination import Delivery
+
+
+def doubts_of(plan: Plan) -> Iterator[str]:
+    """What looks wrong before anything runs, as `plan` and `preview` tell it: in the data of the sources, and in
+    results over a part of the rows."""
+    for node in plan.graph:
+        if isinstance(node, SourceNode):
+            for doubt in node.connector.doubts():
+                yield f"step '{node.step}': {doubt}"
+    for step, text in partial_results(plan.graph).items():
+        yield f"step '{step}': {text}"
 
 
 def closing_warnings(
@@ -43,11 +57,11 @@ def closing_warnings(
                 f"step '{name}': field '{path}' came after the sample and was left out: "
                 f"{in_words(left_out.rows)} with a value, the first at {left_out.place}"
             )
-        if metric.late_unread:
-            verb = "was" if metric.late_unread == 1 else "were"
+        for output, rows in metric.late_unread.items():
+            verb = "was" if rows == 1 else "were"
             yield (
-                f"step '{name}': {in_words(metric.late_unread)} came too late and {verb} left out; a step that "
-                f"reads '{name}.late' gets such rows"
+                f"step '{name}': {in_words(rows)} came too late and {verb} left out; a step that reads "
+                f"'{name}.{output}' gets such rows"
             )
         if metric.errors:
             verb = "was" if metric.errors == 1 else "were"

@@ -37,6 +37,7 @@ from dataflare.jobs.breakers import circuit_breakers
 from dataflare.jobs.changes import types_of
 from dataflare.jobs.closing import (
     closing_warnings,
+    doubts_of,
     ended,
     finished_before,
     visible_at_once,
@@ -56,7 +57,6 @@ from dataflare.jobs.unread import unread
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.planner import Plan, plan_async
 from dataflare.planner.dead_letters import error_handling
-from dataflare.planner.graph import SourceNode
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
@@ -419,13 +419,9 @@ class _Run:
         self.reporter.say(f"step '{step}': too many calls fail; none is made for {recovery_s:g} s")
 
     def _tell_doubts(self, plan: Plan) -> None:
-        """Say what looks wrong in the data of the sources, as `plan` and `preview` do."""
-        for node in plan.graph:
-            if isinstance(node, SourceNode):
-                doubts = [f"step '{node.step}': {doubt}" for doubt in node.connector.doubts()]
-                self.warnings.extend(doubts)
-                for doubt in doubts:
-                    self.reporter.say(doubt)
+        for doubt in doubts_of(plan):
+            self.warnings.append(doubt)
+            self.reporter.say(doubt)
 
     def _notice(self, recovered: Recovered) -> None:
         self.warnings.extend(recovered.notices)

@@ -222,7 +222,8 @@ class StatefulOperator(ABC):
     passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
     finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
     its rows. keeps_time: its results have an event time. accepts: the row kinds of its inputs that it is
-    right for; others are refused when the workflow is planned.
+    right for; others are refused when the workflow is planned. repeats: a result may come again, as a plain row,
+    when rows come that change it. zone: the time zone whose clock it follows.
     """
 
     step: str
@@ -230,6 +231,8 @@ class StatefulOperator(ABC):
     spread: bool = False
     timed: bool = False
     keeps_time: bool = False
+    repeats: bool = False
+    zone: str | None = None
     accepts: Kinds = INSERTS
     bounded_only: ClassVar[bool] = False
     passes_rows: ClassVar[bool] = False

@@ -112,6 +112,8 @@ class Window(StatefulOperator, StructABC, frozen=True):
     count: int | None = None
     updates: bool = False
     fill: Literal["none", "null", "previous", "0"] = "none"
+    zone: str | None = None
+    repeats: bool = False
     timed = True
     keeps_time = True
 
@@ -213,6 +215,9 @@ config:
                 updates=config.emit == "updates"
                 and bool(config.trigger or config.allowed_lateness),
                 fill="0" if config.fill == 0 else config.fill or "null",
+                zone=str(config.timezone) if config.timezone else None,
+                repeats=config.emit == "final"
+                and bool(config.trigger or (config.allowed_lateness and context.streaming)),
             ),
         )
 

@@ -146,6 +146,8 @@ class Binder:
         settings = self.workflow.settings
         try:
             check_changelogs(graph)
+            event_time.refuse_repeated(graph)
+            event_time.refuse_zoneless(graph, self.workflow)
             one_writer_each(graph, self.workflow)
             nothing_in_place(graph, self.workflow, self._all_sources())
             refuse_replaced(graph)

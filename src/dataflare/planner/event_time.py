@@ -20,6 +20,7 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.guarantees import upstream
 
 if TYPE_CHECKING:
     from dataflare.expr import Typed
@@ -85,9 +86,11 @@ def refuse_timeless(step: TransformationStep, timed: tuple[bool, ...], workflow:
             continue
         source = workflow.sources.get(ref.step)
         why = "has none" if source is None else "is a source without event_time"
+        lacking = [name for name, each in workflow.sources.items() if each.event_time is None]
+        without = f" ({', '.join(lacking)} lack it)" if lacking else ""
         cure = (
-            f"a step between its sources and '{step.name}' ends the event time (an aggregate, or a python "
-            "function over batches; one with mode: record keeps it): put it behind, or give the sources an event_time"
+            f"give every source in front of it an event_time{without}; or a step between ends it (an aggregate, or a "
+            "python function over batches; one with mode: record keeps it): put that one behind"
             if source is None
             else f"say which column it is: sources: {{{ref.step}: {{event_time: {{column: ...}}}}}}"
         )
@@ -104,6 +107,47 @@ def is_streaming(workflow: Workflow, endless: set[str]) -> bool:
     """Whether watermarks move while the run goes on."""
     mode = workflow.settings.mode
     return mode == "streaming" or (mode == "auto" and any(n in endless for n in workflow.sources))
+
+
+def refuse_repeated(graph: Graph) -> None:
+    """Raise PlanError (E0332) for a step that would count a result of a window again whenever it comes again."""
+    for node in graph:
+        if not isinstance(node, StatefulNode):
+            continue
+        for other in (graph.nodes[id_] for id_ in upstream(graph, node.id)):
+            if isinstance(other, StatefulNode) and other.operator.repeats:
+                raise PlanError(
+                    f"step '{node.step}' would take each result of '{other.step}' for a new row, and that window "
+                    "gives a result again when rows come that change it (allowed_lateness, trigger)",
+                    code="E0332",
+                    step=node.step,
+                    help=f"leave allowed_lateness and trigger out of '{other.step}', or write its results by key "
+                    "(emit: updates, and mode: upsert)",
+                )
+
+
+def refuse_zoneless(graph: Graph, workflow: Workflow) -> None:
+    """Raise PlanError (E0333) for a window by the clock of a time zone over event times without a zone, which are
+    taken as UTC."""
+    for node in graph:
+        if not isinstance(node, StatefulNode) or node.operator.zone is None:
+            continue
+        for source in (graph.nodes[id_] for id_ in upstream(graph, node.id)):
+            step = workflow.sources.get(source.step)
+            if not isinstance(source, SourceNode) or step is None or step.event_time is None:
+                continue
+            type_ = event_time_of(step, source.schema).type
+            if type_.name != "timestamp" or type_.timezone:
+                continue
+            zone, column = node.operator.zone, step.event_time.column
+            raise PlanError(
+                f"step '{node.step}' follows the clock of {zone}, and the event time of source '{step.name}' has no "
+                "time zone, so it would be taken as UTC",
+                code="E0333",
+                step=node.step,
+                help=f"say whose clock it is: in source '{step.name}', "
+                f'schema: {{{column}: "timestamp[us, {zone}]"}}',
+            )
 
 
 def endless_in_batch(workflow: Workflow, endless: set[str]) -> list[PlanError]:

@@ -31,6 +31,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import Guarantee
 from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.planner.written_as import partial_results
 from dataflare.sdk.source import SourceConnector
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def view(
         }
         for index, table in enumerate(tables.values())
     ]
+    partial = {step: (text,) for step, text in partial_results(graph).items()}
     for node in steps:
         stage = stages_by_name.get(node.step) or _stage_of(written, node, stages)
         facts, lines = _ends(node, sources, plan.complete)
@@ -80,7 +82,12 @@ def view(
                 "type": node.type,
                 "stage": stage.id,
                 "parallelism": stage.parallelism,
-                "notes": [*lines, *notes.get(node.id, []), *_kind_notes(kinds[node.id])],
+                "notes": [
+                    *lines,
+                    *notes.get(node.id, []),
+                    *partial.get(node.step, ()),
+                    *_kind_notes(kinds[node.id]),
+                ],
                 "schema": _schema(node),
                 "row_kinds": [kind.name.lower() for kind in sorted(kinds[node.id])],
                 "on_error": error_handling(workflow, node.step).on_error,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataflare.errors import PlanError
-from dataflare.planner.graph import DestinationNode, Graph, SourceNode
+from dataflare.planner.graph import DestinationNode, Graph, SourceNode, StatefulNode
 from dataflare.planner.guarantees import upstream
 
 
@@ -38,3 +38,20 @@ def refuse_replaced(graph: Graph) -> None:
                     help="set mode: append, or mode: upsert with a key; or leave 'incremental' out, so that "
                     "each run reads all rows",
                 )
+
+
+def partial_results(graph: Graph) -> dict[str, str]:
+    """By step, what a user should know of windows and totals over a source that gives each run only new rows."""
+    sources = {node.id: node.connector for node in graph if isinstance(node, SourceNode)}
+    told: dict[str, str] = {}
+    for node in graph:
+        if not isinstance(node, StatefulNode) or node.operator.passes_rows or node.operator.spread:
+            continue
+        for name in sorted(set(upstream(graph, node.id)) & sources.keys()):
+            source = sources[name]
+            if source.capabilities().bounded and source.carries() and not source.reads_all():
+                told[node.step] = (
+                    f"each run begins it anew, and '{name}' gives only rows that earlier runs have not read: the result "
+                    "of a group or window with rows in several runs is that of one run's rows"
+                )
+    return told
