@@ -94,11 +94,10 @@ def test_also_where_state_is_split_and_slices_are_wide(
 def test_sliding_windows_that_are_merged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panes_module, "_COPIES_MAX", 0)
     seeds = (seed for seed in range(2000, 3000) if random_case(seed)[0].config["kind"] == "sliding")
-    for seed in islice(seeds, 60):
+    for seed in islice(seeds, 16):
         case, sizes = random_case(seed)
-        for at in (seed, seed + 1):
-            try:
-                check(case, sizes, run_of(case, at))
-            except BaseException as error:
-                error.add_note(f"case {seed}, run {at}: {case.config}")
-                raise
+        try:
+            check(case, sizes, run_of(case, seed))
+        except BaseException as error:
+            error.add_note(f"case {seed}: {case.config}")
+            raise
