@@ -313,7 +313,10 @@ class Reading(Body):
                 return self._salvaged(chunk, found)
         frame = self._with_needs(frame, chunk.key)
         original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
-        outcome = self.runner.run(Given(frame, chunk.count(), original, chunk.place))
+        given = Given(
+            frame, chunk.count(), original, chunk.place, source=self.task.name, texts=chunk.texts
+        )
+        outcome = self.runner.run(given)
         outcome.left_out += ignored.left_out
         return outcome
 
@@ -349,6 +352,8 @@ class Reading(Body):
             lambda: saved.good,
             chunk.place,
             saved.good_rows,
+            self.task.name,
+            chunk.texts,
         )
         outcome = self.runner.run(given)
         outcome.failed[:0] = fresh.failed

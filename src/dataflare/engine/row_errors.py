@@ -10,6 +10,8 @@ import polars as pl
 
 from dataflare.errors import DataError, DataFlareError
 from dataflare.expr import error_text
+from dataflare.formats.misread import raw_text
+from dataflare.formats.neighbours import neighbours
 from dataflare.formats.row_text import row_text
 from dataflare.formats.text_write import for_python
 from dataflare.model.bad_rows import BadRow, BadRows
@@ -203,21 +205,22 @@ class RowErrors:
     def _failed(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> pl.DataFrame:
         """What is known of these rows: they are found again in the rows that entered."""
         original, places = _found_again(bad, given)
-        told = [_told(code, lowering) for code in bad[ERROR_COLUMN]]
-        return failed_rows(
+        told = [fault_text(code, lowering) for code in bad[ERROR_COLUMN]]
+        failed = failed_rows(
             [step for step, _, _ in told],
             [code for _, code, _ in told],
             [message for _, _, message in told],
             for_python(original).iter_rows(named=True),
             places,
         )
+        return _with_texts(failed, bad, given) if given.texts is not None else failed
 
     def _first_error(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> DataFlareError:
         first = bad.head(1)
         original, (place,) = _found_again(first, given)
         code = int(first[ERROR_COLUMN][0])
         return _error(
-            *_told(code, lowering), for_python(original).row(0, named=True), place, code % 256
+            *fault_text(code, lowering), for_python(original).row(0, named=True), place, code % 256
         )
 
 
@@ -232,8 +235,28 @@ def _found_again(bad: pl.DataFrame, given: Given) -> tuple[pl.DataFrame, list[st
     return original, [None if place is None else place(number) for number in numbers]
 
 
-def _told(code: int, lowering: Lowering) -> tuple[str, str, str]:
-    """Step, code and message of a fault."""
+def _with_texts(failed: pl.DataFrame, bad: pl.DataFrame, given: Given) -> pl.DataFrame:
+    """These letters; those of the source itself, whose rows have no usable event time, with the row's text
+    and its neighbours. A source reads a row again by these, as one that it could not read."""
+    assert given.texts is not None
+    own = failed["step"] == given.source
+    if not own.any():
+        return failed
+    every = given.row_numbers
+    if every is None:
+        every = pl.int_range(given.original().height, eager=True)
+    untimed = every.gather(bad.filter(own)["__dataflare_row"])
+    good = every.filter(~every.is_in(untimed.implode()))
+    texts = [row_text({"raw": raw_text(text)}) for text in given.texts(untimed.to_list())]
+    at = own.arg_true()
+    return failed.with_columns(
+        failed["row"].scatter(at, pl.Series(texts, dtype=pl.String)),
+        failed["neighbours"].scatter(at, neighbours(untimed, good, given.texts)),
+    )
+
+
+def fault_text(code: int, lowering: Lowering) -> tuple[str, str, str]:
+    """Step, code and message of a row's fault, as its ERROR_COLUMN has it."""
     step, shown = lowering.sites[code // 256]
     error_code, text = _KINDS.get(code % 256) or error_text(code % 256)
     return step, error_code, f"{shown}: {text}"

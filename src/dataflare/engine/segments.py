@@ -19,6 +19,7 @@ from dataflare.engine.metrics import JobMetrics, LeftOut, TaskMetrics
 from dataflare.engine.queries import LookupTables, Query, columns_of
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
+from dataflare.formats.neighbours import Texts
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
@@ -32,6 +33,7 @@ class Given(Struct):
     """What enters a tree. frame: rows, or a scan that gives them. rows: how many, where known.
 
     original: gives the rows that entered again, for the few that failed; place: where row i stands.
+    source: the source's step, for a chunk; texts: gives rows as they stand in the chunk.
     """
 
     frame: pl.DataFrame | pl.LazyFrame
@@ -39,6 +41,8 @@ class Given(Struct):
     original: Callable[[], pl.DataFrame]
     place: Callable[[int], str] | None = None
     row_numbers: pl.Series | None = None
+    source: str | None = None
+    texts: Texts | None = None
 
 
 class Outcome(Struct):

@@ -56,7 +56,11 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
         return f"the workflow has no step '{step}' any more"
     if isinstance(node, SourceNode):
         if set(columns) != {"raw"}:
-            return f"source '{step}' wrote them, and they have no text to compare with"
+            return (
+                f"source '{step}' wrote them, and they hold the values of their rows but not the text by which "
+                "it finds a row again: fix the data, run the workflow again where it reads these rows once more, "
+                "and throw the letters away with `dataflare dlq purge`"
+            )
         feed = Feed(step, node.schema)
     elif isinstance(node, DestinationNode) and set(columns) == set(node.schema.names):
         feed = Feed(step, node.schema)

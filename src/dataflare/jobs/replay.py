@@ -55,6 +55,7 @@ from dataflare.model.types import Schema
 from dataflare.planner import RULES, plan_async
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.dead_letters import STEP
+from dataflare.planner.event_time import stamp_of
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.sdk.crashpoints import crash_point
 
@@ -213,7 +214,7 @@ class _Replay:
             return True
         node = graph.nodes[feed.first]
         if isinstance(node, SourceNode):
-            again = asyncio.run(read_rows_again(node, letters))
+            again = asyncio.run(read_rows_again(node, letters, stamp_of(graph, node)))
             self.outcome.reasons.update(again.left)
             rows = (again.letters, again.rows) if again.letters else None
         else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 from msgspec import Struct
 
+from dataflare.engine.row_errors import fault_text
+from dataflare.expr import NOW_COLUMN
+from dataflare.operators.base import ERROR_COLUMN, Lowering, RowOperator
 from dataflare.sdk.source import Reread, SupportsReread, UnreadRow
 
 if TYPE_CHECKING:
@@ -24,8 +28,11 @@ class RowsAgain(Struct):
     left: Mapping[str, int]
 
 
-async def read_rows_again(node: SourceNode, letters: Sequence[Letter]) -> RowsAgain:
-    """Read the rows of a source's letters as the workflow says today."""
+async def read_rows_again(
+    node: SourceNode, letters: Sequence[Letter], stamp: RowOperator | None = None
+) -> RowsAgain:
+    """Read the rows of a source's letters as the workflow says today. stamp: of the source's event time;
+    a row that it refuses keeps its letter."""
     source, none = node.connector, pl.DataFrame(schema=node.schema.to_polars())
     if not isinstance(source, SupportsReread):
         advice = "fix the data or the workflow, and run the workflow again"
@@ -38,7 +45,7 @@ async def read_rows_again(node: SourceNode, letters: Sequence[Letter]) -> RowsAg
         why = f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file can: {advice}"
         return RowsAgain([], none, {why: len(letters)})
     wanted = [UnreadRow(each.position, str(each.row["raw"]), each.neighbours) for each in letters]
-    answers = await source.reread(wanted)
+    answers = [_timely(each, stamp) for each in await source.reread(wanted)]
     unread: dict[str, list[Reread]] = {}
     for each in answers:
         if each.row is None:
@@ -49,6 +56,20 @@ async def read_rows_again(node: SourceNode, letters: Sequence[Letter]) -> RowsAg
     }
     read = [letter for letter, each in zip(letters, answers, strict=True) if each.row is not None]
     return RowsAgain(read, pl.concat([none, *_rows(answers)]).rechunk(), left)
+
+
+def _timely(answer: Reread, stamp: RowOperator | None) -> Reread:
+    """The answer, or why its row still has no usable event time."""
+    if answer.row is None or stamp is None:
+        return answer
+    lowering, now = Lowering(), datetime.datetime.now(datetime.UTC)
+    clock = pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN)
+    stamped = stamp.lower(answer.row.lazy().with_columns(clock), lowering).collect()
+    code = stamped[ERROR_COLUMN].item()
+    if code is None:
+        return answer
+    _, _, message = fault_text(code, lowering)
+    return Reread(why=f"they still fail: {message}", detail=answer.source)
 
 
 def _rows(answers: Sequence[Reread]) -> Iterator[pl.DataFrame]:

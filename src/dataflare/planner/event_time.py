@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dataflare.errors import DataFlareError, PlanError, did_you_mean
 from dataflare.expr import check
 from dataflare.model.types import DataType, Schema
-from dataflare.operators.base import Bound
+from dataflare.operators.base import Bound, RowOperator
 from dataflare.operators.primitives import quote
 from dataflare.operators.stamp import Stamp
 from dataflare.planner.graph import (
@@ -166,6 +166,16 @@ def endless_in_batch(workflow: Workflow, endless: set[str]) -> list[PlanError]:
     ]
 
 
+def _stamp_id(node: Node) -> str:
+    return f"{node.id}/time"
+
+
+def stamp_of(graph: Graph, node: SourceNode) -> RowOperator | None:
+    """The stamp behind a source in a stamped graph, None if its rows have no event time."""
+    behind = graph.nodes.get(_stamp_id(node))
+    return behind.operators[0] if isinstance(behind, RowsNode) else None
+
+
 def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
     """The graph with a stamp behind each source that has an event time."""
     nodes: dict[str, Node] = {}
@@ -187,7 +197,7 @@ def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
             _micros(event_time.max_drift),
             streaming,
         )
-        stamps[node.id] = f"{node.id}/time"
+        stamps[node.id] = _stamp_id(node)
         nodes[stamps[node.id]] = RowsNode(
             stamps[node.id], node.step, node.type, node.outputs, Port(node.id), (stamp,)
         )
