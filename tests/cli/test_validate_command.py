@@ -42,7 +42,7 @@ def test_what_could_not_be_checked_is_said_with_the_reason(validated: Any) -> No
     status, told = validated(REMOTE)
     assert status == 0
     unchecked = {each["step"]: each for each in told["files"][0]["unchecked"]}
-    assert list(unchecked) == ["api", "known", "dear", "out", "sent"]
+    assert list(unchecked) == ["api", "known", "dear", "small", "out", "sent"]
     assert "schema" in unchecked["api"]["what"]
     assert "--connect" in unchecked["api"]["why"]
     assert "'schema'" in unchecked["known"]["what"]
@@ -109,3 +109,38 @@ def test_what_was_found_in_a_file_is_said(
     assert validated(text)[1]["files"][0]["found"]["s"]["delimiter"] == ";"
     assert app.execute(["preview", "w.yaml", "s"]) == 0
     assert "delimiter ;" in capsys.readouterr().out
+
+
+PART = """\
+name: part
+sources:
+  some: {{{source}, schema: {{amount: "decimal(38, 2)"}}}}
+transformations:
+  more: {{type: map, inputs: [some], config: {{derive: {{loud: "upper(note)"}}}}}}
+destinations:
+  out: {{type: file, inputs: [more], config: {{path: out.csv}}}}
+"""
+
+
+def test_a_schema_may_name_some_of_the_columns(validated: Any) -> None:
+    source = 'type: http, config: {url: "http://127.0.0.1:9/x"}'
+    status, told = validated(PART.format(source=source))
+    assert (status, told["errors"]) == (0, [])
+    steps = [each["step"] for each in told["files"][0]["unchecked"]]
+    assert steps == ["some", "more", "out"]
+
+
+def test_syntax_is_checked_behind_such_a_schema(validated: Any) -> None:
+    text = PART.replace("upper(note)", "upr(note)")
+    status, told = validated(
+        text.format(source='type: http, config: {url: "http://127.0.0.1:9/x"}')
+    )
+    assert status == 2
+    assert [error["step"] for error in told["errors"]] == ["more"]
+
+
+def test_the_schema_of_a_table_on_another_machine_is_checked_against(validated: Any) -> None:
+    source = "type: postgres, config: {connection_string: 'postgresql://127.0.0.1:9/x', table: t}"
+    status, told = validated(PART.format(source=source))
+    assert status == 2
+    assert [(error["step"], error["code"]) for error in told["errors"]] == [("more", "E0203")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from dataflare.cli import frames, human, options, summary, tables, terminal
 from dataflare.cli.functions import spelled
 from dataflare.cli.live import LiveView, Meter
 from dataflare.cli.progress import Notices, Progress
+from dataflare.cli.summary import where
 from dataflare.errors import Spot, WorkflowError, render
 from dataflare.model.units import Duration, Rate, Size, parse_duration, parse_size
 from dataflare.workflow.load import load_text
@@ -295,3 +297,13 @@ def test_the_live_view_makes_room_for_rows(
     told = capsys.readouterr()
     assert "a row\n" in told.out
     assert "resumed" in told.err
+
+
+def test_a_path_keeps_its_slash_where_the_run_began_in_the_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "o.csv")
+    monkeypatch.chdir(tmp_path)
+    assert where("o", {"path": path}) == "o.csv"
+    monkeypatch.chdir("/")
+    assert where("o", {"path": path}) == path

@@ -6,7 +6,6 @@ line.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -122,9 +121,10 @@ def where(name: str, published: Mapping[str, Any]) -> str:
 
 
 def _near(path: str) -> str:
-    """A path, relative to the working directory if it is inside of it."""
+    """A path, relative to the working directory if it is inside of it. In `/` every path is, and stays."""
     try:
-        return str(Path(path).relative_to(os.getcwd()))
+        here = Path.cwd()
+        return path if here == Path(here.anchor) else str(Path(path).relative_to(here))
     except (ValueError, OSError):
         return path
 

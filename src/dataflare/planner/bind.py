@@ -214,15 +214,15 @@ class Binder:
     async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:
         if self.offline:
             if not connector.capabilities().local:
-                self.unchecked.append(unasked_source(step))
-                return step.schema
+                self.unchecked.append(unasked_source(step, more=connector.finds_new_fields))
+                return _whole_schema(connector, step)
             try:
                 return await connector.schema()
             except DataFlareError as error:
                 # A missing file may still appear, so the schema is only unknown. A wrong config is an error.
                 if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
                     self.unchecked.append(unread_source(step, error))
-                    return step.schema
+                    return _whole_schema(connector, step)
                 raise
         return await self._ask_schema(connector, step.name)
 
@@ -474,6 +474,12 @@ class _Unknown(DataFlareError):
 
     def __init__(self) -> None:
         super().__init__("the schema is not known")
+
+
+def _whole_schema(connector: SourceConnector, step: SourceStep) -> Schema | None:
+    """The columns of a source that was not asked, None if unknown: rows of a source that finds fields in
+    them (`http`, `file`) may have more than its `schema` names."""
+    return None if connector.finds_new_fields else step.schema
 
 
 def _ordered(workflow: Workflow) -> list[TransformationStep]:

@@ -29,12 +29,13 @@ class Unchecked(Struct, frozen=True):
         return {"step": self.step, "what": self.what, "why": self.why}
 
 
-def unasked_source(step: SourceStep) -> Unchecked:
-    """A source on another machine."""
+def unasked_source(step: SourceStep, *, more: bool) -> Unchecked:
+    """A source on another machine. more: its rows may have more columns than its `schema` names."""
     if step.schema is not None:
+        others = ", and which others" if more else ""
         return Unchecked(
             step.name,
-            f"whether '{step.name}' ({step.type}) has the columns of its 'schema'",
+            f"whether '{step.name}' ({step.type}) has the columns of its 'schema'{others}",
             f"it is known only when it runs; {_ASK}",
         )
     return Unchecked(
