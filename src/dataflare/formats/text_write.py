@@ -14,6 +14,7 @@ from typing import ClassVar
 import polars as pl
 from msgspec import Struct
 
+from dataflare.errors import DataError
 from dataflare.formats.far_times import (
     beyond_python,
     far_columns,
@@ -28,21 +29,32 @@ _SECONDS = "%Y-%m-%dT%H:%M:%S%.f"
 
 
 class CsvText(Struct, frozen=True):
-    """How to write CSV. null: the text of NULL."""
+    """How to write CSV. null: the text of NULL. step: the writing one, for errors."""
 
     delimiter: str = ","
     null: str = ""
+    step: str | None = None
     between: ClassVar[bytes] = b""
     end: ClassVar[bytes] = b""
 
     def header(self, schema: Schema) -> bytes:
+        if any("\0" in name for name in schema.names):
+            raise DataError(
+                "the name of a column contains a NUL character, which CSV cannot hold",
+                code="E0504",
+                step=self.step,
+                help="rename the column, or write NDJSON or Parquet",
+            )
         return self._write(pl.DataFrame(schema=dict.fromkeys(schema.names, pl.String)), True)
 
     def encode(self, frame: pl.DataFrame) -> bytes:
         schema = Schema.from_polars(frame.schema)
         far = far_columns(frame, schema)
         cells = frame.select(_as_cells(f.name, f.type, far=f.name in far) for f in schema)
-        return self._write(cells, False)
+        data = self._write(cells, False)
+        if b"\0" in data:
+            raise _nul_character(cells, self.step)
+        return data
 
     def _write(self, frame: pl.DataFrame, header: bool) -> bytes:
         out = io.BytesIO()
@@ -50,6 +62,18 @@ class CsvText(Struct, frozen=True):
             out, include_header=header, separator=self.delimiter, null_value=self.null or None
         )
         return out.getvalue()
+
+
+def _nul_character(cells: pl.DataFrame, step: str | None) -> DataError:
+    """The error for the first column with NUL: readers of CSV take it for a broken or a binary file."""
+    texts = cells.select(pl.selectors.string())
+    name = next((c.name for c in texts if c.str.contains("\0", literal=True).any()), None)
+    return DataError(
+        f"a text in column '{name}' contains a NUL character, which CSV cannot hold",
+        code="E0504",
+        step=step,
+        help=f"take it out before: replace({name}, chr(0), ''); or write NDJSON or Parquet, which hold it",
+    )
 
 
 class NdjsonText:

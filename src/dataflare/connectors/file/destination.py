@@ -240,7 +240,7 @@ archive:
             case "arrow":
                 return ArrowEncoder(self.target.compression)
             case "csv":
-                return CsvText(self.config.delimiter, self.config.null_value)
+                return CsvText(self.config.delimiter, self.config.null_value, self.context.step)
             case "json":
                 return JsonText()
         return NdjsonText()
