@@ -20,7 +20,7 @@ transformations:
 destinations:
   z: {type: blackhole, inputs: [even]}
 """
-SHORTLY = "run w.yaml --quiet --for 300ms"
+SHORTLY = "run w.yaml --quiet --for 800ms"
 
 
 def newest(change: Callable[[bytes], bytes | None], count: int = 1) -> Callable[[Path], None]:

@@ -304,7 +304,7 @@ error[E0403]: unknown key 'rosw' in step 'a'
   |
 3 |   a: {type: inline, config: {rosw: [{id: 1}]}}
   |                              ^^^^
-   = known keys: changelog, rows
+   = known keys: changelog, rows, watermarks
    = help: did you mean 'rows'?
 """,
     ),
