@@ -120,6 +120,7 @@ def test_a_letter_of_a_step_behind_it_keeps_its_row(tmp_path: Path) -> None:
     run(workflow(tmp_path, "csv"), RunOptions(tmp_path / "home"))
     (letter,) = [letter for letter in box(tmp_path).waiting() if letter.step == "whole"]
     assert letter.row["n"] == 100
+    assert letter.position == "v.csv line 7"
     assert letter.neighbours is None
 
 
