@@ -11,6 +11,7 @@ from dataflare.expr import NOW_COLUMN
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
+from dataflare.model.units import shown_duration
 from dataflare.operators.base import Fault, Lowering, RowOperator
 
 if TYPE_CHECKING:
@@ -81,4 +82,6 @@ class Stamp(RowOperator, StructABC, frozen=True):
         return needed | self.time.columns
 
     def describe(self) -> str:
-        return f"event time {self.column}"
+        late = self.out_of_orderness_us
+        wait = f", rows up to {shown_duration(late)} late" if late else ""
+        return f"event time {self.column}{wait}"
