@@ -29,8 +29,8 @@ class Layout(Struct, frozen=True):
         return {"columns": columns, "options": dict(self.options)}
 
     def refuse_other(self, staged: Mapping[str, Any] | None, target: Path, step: str) -> None:
-        """Raise RunError (E0803) if the rows staged for `target` have another layout. staged: the JSON
-        of theirs; None if an earlier version staged them, which did not keep it."""
+        """Raise RunError (E0803) if the rows staged for `target` have another layout. staged: that
+        layout as JSON; None if an earlier version staged them, which did not keep it."""
         if staged is None:
             return
         now = self.to_json()
