@@ -152,7 +152,13 @@ def progress(message: str | None = None, **more: Any) -> Any:
         "rows": SimpleNamespace(kind="source", **(facts | {"rows_out": 1_500, "bytes_in": 30_000})),
         "out": SimpleNamespace(kind="destination", **(facts | {"rows_in": 900, "errors": 2})),
     }
-    base = {"elapsed_s": 65.0, "rows_per_s": 1_500.0, "checkpoints": 1, "last_checkpoint_s": 0.25}
+    base = {
+        "elapsed_s": 65.0,
+        "rows_per_s": 1_500.0,
+        "checkpoints": 1,
+        "last_checkpoint_s": 0.25,
+        "watermark": None,
+    }
     return SimpleNamespace(steps=steps, message=message, backlog_rows=None, **(base | more))
 
 
