@@ -170,7 +170,7 @@ def test_a_step_that_works_by_event_time_needs_one() -> None:
     summed.process("late", Delayed).to("out", "memory")
     with pytest.raises(DataFlareError) as caught:
         wf.run()
-    assert "ends the event time" in (caught.value.help or "")
+    assert "an aggregate" in (caught.value.help or "")
 
 
 class NoKeys(Delayed):

@@ -130,7 +130,8 @@ def test_a_manifest_and_a_marker_are_small(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in folder.rglob("manifest-*.json")]
     assert max(sizes) < 20_000
     assert len(marker(folder)) < 20_000
-    assert "0299.csv" not in marker(folder)
+    # Only what was read since the last piece was stored is named.
+    assert marker(folder).count(".csv") < FILES // 4
 
 
 @pytest.mark.parametrize("point", ["engine.after_commit:4", "engine.before_manifest:4"])
