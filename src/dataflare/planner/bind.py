@@ -222,7 +222,7 @@ class Binder:
                 # A missing file may still appear, so the schema is only unknown. A wrong config is an error.
                 if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
                     self.unchecked.append(unread_source(step, error))
-                    return _whole_schema(connector, step)
+                    return step.schema
                 raise
         return await self._ask_schema(connector, step.name)
 
@@ -478,7 +478,7 @@ class _Unknown(DataFlareError):
 
 def _whole_schema(connector: SourceConnector, step: SourceStep) -> Schema | None:
     """The columns of a source that was not asked, None if unknown: rows of a source that finds fields in
-    them (`http`, `file`) may have more than its `schema` names."""
+    them (`http`) may have more than its `schema` names."""
     return None if connector.finds_new_fields else step.schema
 
 
