@@ -15,7 +15,7 @@ export NO_MKDOCS_2_WARNING := 1
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fuzz test lint types docs docs-check generate bench soak format clean
+.PHONY: help demo fuzz test lint types docs docs-check generate bench services soak format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,15 @@ demo: $(VENV)/.core ## set up .venv and run the demo: a year of real flights, 33
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# The words behind `services` are names of servers, not targets.
+ifeq (services,$(firstword $(MAKECMDGOALS)))
+SERVICES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+$(if $(SERVICES),$(eval $(SERVICES): ; @:))
+endif
+
+services: $(VENV)/.dev ## start the tests' servers by hand, such as `make services postgres`; `make services list`
+	@PYTHONPATH=tests $(BIN)/python -m servers $(SERVICES)
 
 fuzz: $(VENV)/.dev ## random expressions, here and on DuckDB: EXPRESSIONS=100000 SEED=1
 	$(BIN)/python tests/expr/fuzz.py --count $(EXPRESSIONS) --seed $(SEED)

@@ -22,7 +22,7 @@ from every_type import COLUMNS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from servers import postgres as servers
+from servers import services
 
 from dataflare import Workflow
 from dataflare.connectors import memory
@@ -270,7 +270,7 @@ def test_what_duckdb_would_change_is_refused_by_name(tmp_path, name, policy):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    yield from servers.running()
+    yield from services.running("postgres")
 
 
 NUMBER: dict[str, Any] = dict.fromkeys(("decimal", "fraction"), Decimal)

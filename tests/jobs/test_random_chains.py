@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from servers import postgres as servers
+from servers import services
 
 from dataflare import RunOptions, load, run
 
@@ -77,7 +78,7 @@ MEDIA = {
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[servers.PostgresServer]:
-    yield from servers.running()
+    yield from services.running("postgres")
 
 
 @st.composite

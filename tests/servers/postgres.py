@@ -3,8 +3,8 @@
 Always true: it listens on a private loopback port and a socket in its own folder; fsync is on, so what
 it says is committed is there after `kill` and `start`; it ends with the process that started it.
 
-Use: `postgres = pytest.fixture(scope="session")(servers.postgres.running)` in a conftest. Where it comes
-from, and what happens without one: `servers.choice`.
+Tests get one from `servers.services.running`. Where it comes from, and what happens without one:
+`servers.choice`.
 """
 
 from __future__ import annotations
@@ -310,9 +310,3 @@ def server(*settings: str) -> Iterator[PostgresServer]:
         made.stop()
         atexit.unregister(made.stop)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def running() -> Iterator[PostgresServer]:
-    """The body of a session fixture."""
-    with server() as made:
-        yield made

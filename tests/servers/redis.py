@@ -1,8 +1,8 @@
 """A real Redis server for tests: on a private loopback port, thrown away afterwards, killed and started
 again on demand.
 
-Use: `redis_server = pytest.fixture(scope="session")(running)` in a conftest. Where it comes from, and
-what happens without one: `servers.choice`.
+Tests get one from `servers.services.running`. Where it comes from, and what happens without one:
+`servers.choice`.
 """
 
 from __future__ import annotations
@@ -177,9 +177,3 @@ def server(*, tls: bool = False) -> Iterator[RedisServer]:
         made.stop()
         atexit.unregister(made.stop)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def running() -> Iterator[RedisServer]:
-    """The body of a session fixture."""
-    with server() as made:
-        yield made

@@ -11,13 +11,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from postgres_kit import Database
 from servers import postgres as servers
+from servers import services
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[servers.PostgresServer]:
-    yield from servers.running()
+    yield from services.running("postgres")
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from servers import redis as servers
+from servers import services
 
 
 @pytest.fixture(scope="session")
 def running_server() -> Iterator[servers.RedisServer]:
-    yield from servers.running()
+    yield from services.running("redis")
 
 
 @pytest.fixture
