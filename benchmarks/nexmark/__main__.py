@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--only-check", action="store_true")
     options = parser.parse_args()
     folder = DATA.resolve() / f"nexmark-{options.events}-{options.rate}"
-    if not (folder / "bids.parquet").exists():
+    if not (folder / "side.parquet").exists():
         generate(folder, events=options.events, rate=options.rate)
     scratch = (DATA / "nexmark-out").resolve()
     wrong = 0

@@ -20,7 +20,7 @@ def expected(name: str, folder: str) -> pl.DataFrame:
     """The rows of a query, by DuckDB over the files of `generate`."""
     with duckdb.connect() as db:
         db.execute("set timezone = 'UTC'")
-        for each in ("bids", "auctions", "people"):
+        for each in ("bids", "auctions", "people", "side"):
             db.execute(f"create view {each} as from '{folder}/{each}.parquet'")
         return pl.DataFrame(db.sql(QUERIES[name].sql).to_arrow_table())
 

@@ -65,8 +65,8 @@ from events where place >= 4
 
 
 def generate(folder: Path, *, events: int, rate: int, seed: int = 7) -> None:
-    """Write people.parquet, auctions.parquet and bids.parquet, each in the order of time. rate: events in a
-    second of event time."""
+    """Write people.parquet, auctions.parquet and bids.parquet, each in the order of time, and side.parquet, q13's
+    table of values. rate: events in a second of event time."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "events": events,
@@ -84,6 +84,8 @@ def generate(folder: Path, *, events: int, rate: int, seed: int = 7) -> None:
             db.execute(
                 f"copy ({rows} order by n) to '{target}' (format parquet, row_group_size 100000)"
             )
+        side = "select range as key, 'value ' || range as value from range(10000)"
+        db.execute(f"copy ({side}) to '{folder / 'side.parquet'}' (format parquet)")
 
 
 def _with_chance(query: str, seed: int) -> str:

@@ -1,7 +1,7 @@
 """The queries: a workflow each, and what DuckDB makes of the same events.
 
 Left out: q6 (no engine's SQL has it), q10 (a file sink) and q21 (as q22, text alone). q12 works by the clock, so only its sum over
-windows is compared. What Flink's queries do over a stream without end, with retractions, is done here at the end of the
+windows is compared. q14 counts a letter in the URL, because the events have no extra text. What Flink's queries do over a stream without end, with retractions, is done here at the end of the
 input, where a query has no window.
 """
 
@@ -13,6 +13,8 @@ SOURCES = {
     "bids": "bids: {{type: file, config: {{path: '{folder}/bids.parquet'}}, event_time: {{column: at, max_future: null}}}}",
     "auctions": "auctions: {{type: file, config: {{path: '{folder}/auctions.parquet'}}, event_time: {{column: at, max_future: null}}}}",
     "people": "people: {{type: file, config: {{path: '{folder}/people.parquet'}}, event_time: {{column: at, max_future: null}}}}",
+    "clocked": "clocked: {{type: file, config: {{path: '{folder}/bids.parquet'}}, event_time: {{column: now(), max_future: null}}}}",
+    "side": "side: {{type: file, config: {{path: '{folder}/side.parquet'}}}}",
 }
 
 
@@ -140,6 +142,41 @@ select *, case when "at" - lag("at") over (partition by bidder order by "at") <=
 group by bidder, session""",
         streaming=True,
     ),
+    "q12": Query(
+        """
+counts: {type: window, inputs: [clocked], config: {kind: tumbling, size: 10s, group_by: [bidder], measures: {n: count(*)}}}
+out: {type: aggregate, inputs: [counts], config: {group_by: [bidder], measures: {n: sum(n)}}}
+""",
+        "select bidder, count(*) as n from bids group by bidder",
+        ("clocked",),
+        streaming=True,
+    ),
+    "q13": Query(
+        """
+keyed: {type: map, inputs: [bids], config: {derive: {place: auction % 10000}, select: [auction, bidder, price, at, place]}}
+both: {type: lookup, inputs: [keyed], config: {source: side, mapping: {key: place, remote_key: key, fields: [value]}, on_miss: drop}}
+out: {type: map, inputs: [both], config: {select: [auction, bidder, price, at, value]}}
+""",
+        """select b.auction, b.bidder, b.price, b."at", s.value from bids b join side s on b.auction % 10000 = s.key""",
+        ("bids", "side"),
+    ),
+    "q14": Query(
+        """
+priced: {type: map, inputs: [bids], config: {derive: {price: price * 0.908}}}
+wanted: {type: filter, inputs: [priced], config: {condition: price > 1000000 AND price < 50000000}}
+out:
+  type: map
+  inputs: [wanted]
+  config:
+    derive:
+      kind: "CASE WHEN hour(at) BETWEEN 8 AND 18 THEN 'dayTime' WHEN hour(at) <= 6 OR hour(at) >= 20 THEN 'nightTime' ELSE 'otherTime' END"
+      letters: "length(url) - length(replace(url, 'c', ''))"
+    select: [auction, bidder, price, kind, at, letters]
+""",
+        """select auction, bidder, price * 0.908 as price, case when hour("at") between 8 and 18 then 'dayTime'
+when hour("at") <= 6 or hour("at") >= 20 then 'nightTime' else 'otherTime' end as kind, "at",
+length(url) - length(replace(url, 'c', '')) as letters from bids where price * 0.908 > 1000000 and price * 0.908 < 50000000""",
+    ),
     "q15": Query(
         """
 days: {type: map, inputs: [bids], config: {derive: {day: "strftime(at, '%Y-%m-%d')"}, select: [day, price, bidder, auction]}}
@@ -188,6 +225,20 @@ out: {type: map, inputs: [last], config: {select: [auction, bidder, price, at]}}
 """,
         """select auction, bidder, price, "at" from bids
 qualify row_number() over (partition by bidder, auction order by "at" desc) = 1""",
+    ),
+    "q19": Query(
+        """
+best:
+  type: aggregate
+  inputs: [bids]
+  config:
+    group_by: [auction]
+    measures: {bid: "top({'price': price, 'bidder': bidder, 'at': at}, price, 10)"}
+each: {type: explode, inputs: [best], config: {column: bid}}
+out: {type: map, inputs: [each], config: {derive: {price: bid.price, bidder: bid.bidder, at: bid.at}, drop: [bid]}}
+""",
+        # Of bids with the same price any may be the tenth.
+        """select auction, price from bids qualify row_number() over (partition by auction order by price desc) <= 10""",
     ),
     "q20": Query(
         """
