@@ -3,6 +3,9 @@
 `version_1` has folders as DataFlare left them when its checkpoints had version 1, killed in the middle of a
 run: `resumed` with its state folder, `adopted` with destinations only, whose markers hold the manifest. The
 input is made again here: a position names the size and the time of its file.
+
+`version_2/timed` has windows, joins and `deduplicate` with `within`, of a version that did not say what their state
+means. It was stopped when two thirds of the rows were read.
 """
 
 from __future__ import annotations
@@ -72,3 +75,49 @@ def test_each_manifest_of_version_1_is_read_whole() -> None:
     for text in texts:
         source = Manifest.from_text(text).sources["files"]
         assert [state.done for state in source.all_states()] == [True] * FILES
+
+
+TIMED = {
+    "out.db": "minutes",
+    "moving.db": "moving",
+    "visits.db": "visits",
+    "filled.db": "filled",
+    "all.db": "all_rows",
+    "near.db": "near",
+    "priced.db": "priced",
+    "once.db": "once",
+}
+"""By database file, its table."""
+
+
+def timed(folder: Path, *, parallelism: int = 2, stopped: bool = True) -> dict[str, list[str]]:
+    """The tables after a run in this folder, with the state of the fixture or without."""
+    source = FOLDERS.parent / "version_2" / "timed"
+    if stopped:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    else:
+        folder.mkdir(exist_ok=True)
+        shutil.copy(source / "w.yaml", folder)
+    model = load(folder / "w.yaml", sets=[f"settings.parallelism={parallelism}"])
+    result = run(model, RunOptions(home=folder / "state"))
+    assert result.error is None
+    assert (result.resumed_from is not None) == stopped
+    return {
+        table: sorted(repr(row) for row in rows_of(folder / file, f"select * from {table}"))
+        for file, table in TIMED.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return timed(tmp_path_factory.mktemp("undisturbed"), stopped=False)
+
+
+@pytest.mark.parametrize("parallelism", [1, 2, 3])
+def test_windows_and_joins_that_do_not_say_what_their_state_means_are_resumed(
+    tmp_path: Path, parallelism: int, undisturbed: dict[str, list[str]]
+) -> None:
+    resumed = timed(tmp_path, parallelism=parallelism)
+    for table, rows in undisturbed.items():
+        assert len(rows) > 3
+        assert resumed[table] == rows, table

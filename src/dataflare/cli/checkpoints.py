@@ -37,15 +37,6 @@ A run takes checkpoints by itself and keeps the newest ones. A savepoint is a ch
 `dataflare savepoint`, and is kept until you delete it. Without a command this lists checkpoints.
 """
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="WORKFLOW",
-        help="The workflow's name.",
-        show_default=False,
-        autocompletion=complete.workflows,
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -98,7 +89,7 @@ def list_(
 
 @app.command("show")
 def show(
-    workflow: Name,
+    workflow: common.Name,
     which: Annotated[
         str | None,
         typer.Argument(
@@ -122,7 +113,7 @@ def show(
 
 @app.command("verify")
 def verify(
-    workflow: Name,
+    workflow: common.Name,
     which: Annotated[
         str | None,
         typer.Argument(
@@ -152,7 +143,7 @@ def verify(
 
 @app.command("delete")
 def delete(
-    workflow: Name,
+    workflow: common.Name,
     which: Annotated[
         list[str] | None,
         typer.Argument(metavar="[EPOCH|SAVEPOINT]...", help="What to delete.", show_default=False),

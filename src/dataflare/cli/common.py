@@ -31,6 +31,15 @@ File = Annotated[
         autocompletion=complete.files,
     ),
 ]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKFLOW",
+        help="The workflow's name.",
+        show_default=False,
+        autocompletion=complete.workflows,
+    ),
+]
 Params = Annotated[
     list[str] | None,
     typer.Option(

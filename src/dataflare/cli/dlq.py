@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, complete, human, tables, terminal
+from dataflare.cli import answers, common, human, tables, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, WorkflowError
 from dataflare.formats.visible import visible
@@ -27,15 +27,6 @@ again with `replay`, or delete them with `purge`.
 app = typer.Typer(name="dlq", help=_HELP)
 _CELL_MAX = 60
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="WORKFLOW",
-        help="The workflow's name.",
-        show_default=False,
-        autocompletion=complete.workflows,
-    ),
-]
 File = Annotated[
     Path | None,
     typer.Option(
@@ -62,7 +53,7 @@ def explain(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_letters(workflow: Name, file: File = None, json: Json = False) -> int:
+def list_letters(workflow: common.Name, file: File = None, json: Json = False) -> int:
     """Count the dead letters by step and error code."""
     box, _ = _box(workflow, file)
     groups = list(_groups(box))
@@ -86,7 +77,7 @@ def list_letters(workflow: Name, file: File = None, json: Json = False) -> int:
 
 @app.command("show")
 def show(
-    workflow: Name,
+    workflow: common.Name,
     file: File = None,
     step: Step = None,
     code: Code = None,
@@ -114,7 +105,7 @@ def show(
 
 @app.command("replay")
 def replay(
-    workflow: Name,
+    workflow: common.Name,
     file: File = None,
     step: Step = None,
     code: Code = None,
@@ -153,7 +144,7 @@ def replay(
 
 @app.command("purge")
 def purge(
-    workflow: Name,
+    workflow: common.Name,
     file: File = None,
     step: Step = None,
     code: Code = None,

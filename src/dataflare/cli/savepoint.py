@@ -6,19 +6,11 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import answers, common, complete, human
+from dataflare.cli import answers, common, human
 
 
 def savepoint(
-    workflow: Annotated[
-        str,
-        typer.Argument(
-            metavar="WORKFLOW",
-            help="The workflow's name.",
-            show_default=False,
-            autocompletion=complete.workflows,
-        ),
-    ],
+    workflow: common.Name,
     name: Annotated[
         str,
         typer.Argument(metavar="NAME", help="The savepoint's name.", show_default=False),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataflare.cli import answers, common, complete, frames, human, terminal
+from dataflare.cli import answers, common, frames, human, terminal
 from dataflare.errors import CheckpointError, DataFlareError
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ def explain() -> None:
 
 @app.command("show")
 def show(
-    workflow: Annotated[
-        str,
-        typer.Argument(
-            metavar="WORKFLOW",
-            help="The workflow's name.",
-            show_default=False,
-            autocompletion=complete.workflows,
-        ),
-    ],
+    workflow: common.Name,
     step: Annotated[
         str, typer.Argument(metavar="STEP", help="A step with state.", show_default=False)
     ],

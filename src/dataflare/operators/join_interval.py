@@ -19,13 +19,13 @@ import polars as pl
 from dataflare.model.event_time import NEVER
 from dataflare.model.record import StructABC
 from dataflare.model.units import shown_duration
-from dataflare.operators.base import LATE, LATE_RIGHT, LiveOperator, Result, Side, StatefulOperator
+from dataflare.operators.base import LiveOperator, Result, StatefulOperator
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_pairs import Pairing
 from dataflare.operators.join_parts import Parts
-from dataflare.operators.join_shape import KEPT, LEFT, RIGHT, has_null
+from dataflare.operators.join_shape import KEPT, LEFT, RIGHT
 from dataflare.operators.results import Results
-from dataflare.operators.timed_rows import TimedRows, bounds, split_late
+from dataflare.operators.timed_rows import TimedRows, bounds, joining
 from dataflare.state.tables import Tables
 
 _SMALL_ROWS = 20_000
@@ -84,15 +84,9 @@ class LiveIntervalJoin(LiveOperator):
         self._ended: set[int] = set()
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterator[Result]:
-        rows, late = split_late(frame, self._time.value)
-        if late.height:
-            yield Side(LATE if port == LEFT else LATE_RIGHT, late)
-        null = has_null(self._shape.keys_of(port))
-        alone = rows.filter(null)
-        if alone.height:
-            rows = rows.filter(~null)
-            if port in KEPT[self._shape.kind]:
-                yield self._pairing.alone(alone, port)
+        keeps = port in KEPT[self._shape.kind]
+        alone = (lambda rows: self._pairing.alone(rows, port)) if keeps else None
+        rows = yield from joining(frame, port, self._time.value, self._shape.keys_of(port), alone)
         self._waiting[port].add(rows)
         self._new_rows += rows.height
 

@@ -17,12 +17,12 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
-from dataflare.operators.base import LATE, LATE_RIGHT, LiveOperator, Result, Side, StatefulOperator
+from dataflare.operators.base import LiveOperator, Result, StatefulOperator
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_parts import Parts
-from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape, has_null
+from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape
 from dataflare.operators.results import Results
-from dataflare.operators.timed_rows import TimedRows, split_late
+from dataflare.operators.timed_rows import TimedRows, joining
 from dataflare.operators.versions import Versions
 from dataflare.state.tables import Tables
 
@@ -68,15 +68,9 @@ class LiveTemporalJoin(LiveOperator):
         self._ended: set[int] = set()
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterator[Result]:
-        rows, late = split_late(frame, self._time.value)
-        if late.height:
-            yield Side(LATE if port == LEFT else LATE_RIGHT, late)
-        null = has_null(self._shape.keys_of(port))
-        alone = rows.filter(null)
-        if alone.height:
-            rows = rows.filter(~null)
-            if port == LEFT and self._shape.keeps_left:
-                yield self._marked(self._shape.alone(alone, LEFT))
+        keeps = port == LEFT and self._shape.keeps_left
+        alone = (lambda rows: self._marked(self._shape.alone(rows, LEFT))) if keeps else None
+        rows = yield from joining(frame, port, self._time.value, self._shape.keys_of(port), alone)
         self._waiting[port].add(rows)
 
     def watermark(self, event_time_us: int) -> Iterable[Result]:

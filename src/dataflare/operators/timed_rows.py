@@ -5,12 +5,14 @@ Always true: the rows of each piece are in order of time, where the watermark mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import polars as pl
 from msgspec import Struct
 
 from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.operators.base import LATE, LATE_RIGHT, Result, Side
+from dataflare.operators.join_shape import LEFT, has_null
 from dataflare.state.pieces import Piece
 from dataflare.state.rows import RowsTable
 
@@ -139,3 +141,25 @@ def split_late(frame: pl.DataFrame, settled: int) -> tuple[pl.DataFrame, pl.Data
     if not marks.any():
         return frame.drop(WATERMARK_COLUMN, strict=False), frame.clear()
     return frame.filter(~marks).drop(WATERMARK_COLUMN, strict=False), frame.filter(marks)
+
+
+def joining(
+    frame: pl.DataFrame,
+    port: int,
+    settled: int,
+    keys: Sequence[str],
+    alone: Callable[[pl.DataFrame], pl.DataFrame] | None,
+) -> Generator[Result, None, pl.DataFrame]:
+    """What comes at once of a batch of an input of a join: its late rows, and its rows with a NULL in a key, which
+    match nothing. Returns the rows that wait. alone: makes results of rows without a match; None if they do not
+    come out."""
+    rows, late = split_late(frame, settled)
+    if late.height:
+        yield Side(LATE if port == LEFT else LATE_RIGHT, late)
+    null = has_null(keys)
+    unmatched = rows.filter(null)
+    if unmatched.height:
+        rows = rows.filter(~null)
+        if alone is not None:
+            yield alone(unmatched)
+    return rows
