@@ -1,0 +1,124 @@
+"""From the options of messages to what decodes and encodes them.
+
+A source calls `needs_sample`, then `decoder` and `envelope`; a destination calls `encoder`. All of it may
+read files and ask a registry, so it belongs on a thread (`sdk.threads.in_thread`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dataflare.errors import ConfigError, did_you_mean
+from dataflare.model.new_fields import Columns
+from dataflare.model.types import Field, Schema
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflare.formats.messages.contract import Decoder, Encoder
+    from dataflare.formats.messages.envelope import Envelope
+
+
+def needs_sample(options: MessageOptions) -> bool:
+    """Whether `decoder` finds columns in a sample of messages."""
+    return options.format == "json"
+
+
+def decoder(
+    options: MessageOptions,
+    context: ConnectorContext,
+    *,
+    topic: str,
+    contract: Schema | None = None,
+    sample: pl.Series | None = None,
+    learned: Columns | None = None,
+    is_key: bool = False,
+) -> Decoder:
+    """The decoder of the values, or of the keys. topic: what the messages are read from, for messages and
+    names of subjects. contract: the step's `schema:`. sample: messages from which columns are found, where
+    `needs_sample` says so. learned: as a source has them. Raises ConfigError (E0405) for messages whose
+    columns are not known."""
+    from dataflare.formats.messages.raw import RawDecoder
+
+    match options.key_format if is_key else options.format:
+        case "raw":
+            return RawDecoder()
+        case "text":
+            return RawDecoder(text=True)
+    return _json_decoder(topic, contract, sample, learned, context.step)
+
+
+def _json_decoder(
+    topic: str,
+    contract: Schema | None,
+    sample: pl.Series | None,
+    learned: Columns | None,
+    step: str,
+) -> Decoder:
+    import polars as pl
+
+    from dataflare.formats.messages.json import JsonDecoder, sampled
+
+    messages = sample if sample is not None else pl.Series(dtype=pl.Binary)
+    columns = sampled(messages, contract, learned)
+    if not columns:
+        raise ConfigError(
+            f"{topic} has no messages with fields, so their columns are not known",
+            code="E0405",
+            step=step,
+            help="list the columns in 'schema'",
+        )
+    return JsonDecoder(columns)
+
+
+def envelope(
+    options: SourceMessageOptions,
+    context: ConnectorContext,
+    value: Decoder,
+    available: Schema,
+    key: Decoder | None = None,
+) -> Envelope:
+    """What makes rows of whole messages. available: what the broker says of a message: the names that
+    `metadata` may have, and their types. Raises ConfigError (E0405, E0411)."""
+    from dataflare.formats.messages.envelope import Envelope
+
+    for name in options.metadata:
+        if name not in available:
+            raise ConfigError(
+                f"'metadata' names '{name}', which its messages do not have",
+                code="E0405",
+                step=context.step,
+                notes=[f"they have {', '.join(available.names)}"],
+                help=did_you_mean(name, available.names) or "leave it out",
+            )
+    made = Envelope(
+        value=value,
+        metadata=tuple(Field(name, available[name]) for name in options.metadata),
+        key=key,
+        nested=options.metadata_nested,
+        tombstones=options.tombstones,
+        step=context.step,
+    )
+    assert len(made.schema) >= len(value.schema)
+    return made
+
+
+def encoder(
+    options: MessageOptions,
+    context: ConnectorContext,
+    schema: Schema,
+    *,
+    topic: str,
+    is_key: bool = False,
+) -> Encoder:
+    """The encoder of rows with these columns, for values or keys. Raises ConfigError (E0420) for columns
+    that the format cannot hold."""
+    from dataflare.formats.messages.json import JsonEncoder
+    from dataflare.formats.messages.raw import RawEncoder
+
+    format_ = options.key_format if is_key else options.format
+    if format_ in ("raw", "text"):
+        return RawEncoder(schema, context.step)
+    return JsonEncoder()

@@ -1,0 +1,130 @@
+"""The options of messages, the same for every broker. A connector's config inherits from them."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dataflare.model.units import Duration
+
+Format = Literal["json", "raw", "text"]
+KeyFormat = Format
+WITH_SCHEMA: tuple[str, ...] = ()
+"""Formats whose bytes cannot be read without a schema."""
+
+
+class RegistryAuth(BaseModel):
+    """The credentials for a schema registry."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    type: Literal["basic", "bearer"] = Field(description="a name and password, or a token")
+    username: str | None = Field(None, description="for basic")
+    password: str | None = Field(None, repr=False, description="for basic")
+    token: str | None = Field(None, min_length=1, repr=False, description="for bearer")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        wanted = ("username", "password") if self.type == "basic" else ("token",)
+        for name in ("username", "password", "token"):
+            if (getattr(self, name) is None) == (name in wanted):
+                verb = "needs" if name in wanted else "takes no"
+                raise ValueError(f"auth of type {self.type} {verb} '{name}'")
+        return self
+
+
+class RegistryTls(BaseModel):
+    """How a schema registry shows who it is, and who asks it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ca: str | None = Field(
+        None, description="a file with the certificates to trust, in place of the system's"
+    )
+    certificate: str | None = Field(None, description="a file with the client's own certificate")
+    key: str | None = Field(None, description="a file with the key of that certificate")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("'key' needs 'certificate'")
+        return self
+
+
+class RegistryConfig(BaseModel):
+    """A schema registry that speaks Confluent's protocol."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(description="http://... or https://...")
+    auth: RegistryAuth | None = Field(None, description="who asks")
+    tls: RegistryTls | None = Field(None, description="for https")
+    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
+    subject: str | None = Field(
+        None,
+        min_length=1,
+        description="under which name schemas are found and registered; by default the topic's name with "
+        "-value, or -key for keys",
+    )
+    register_: bool = Field(
+        True,
+        alias="register",
+        description="a destination registers the schema of its rows; false: the subject must have it",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://host:port or https://host:port")
+        if parts.username or parts.password:
+            raise ValueError("put name and password in 'auth', where they are not shown")
+        return value.rstrip("/")
+
+
+class MessageOptions(BaseModel):
+    """What the bytes of messages are; for sources and destinations."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    format: Format = Field(
+        "json",
+        description="json: an object in each message; raw, text: one column `value` of bytes or of text",
+    )
+    key_format: KeyFormat | None = Field(
+        None, description="the same for keys, which are bytes without it"
+    )
+
+
+class SourceMessageOptions(MessageOptions):
+    metadata: list[str] = Field(
+        default_factory=list,
+        description="what else of a message becomes a column, with an underscore before its name: "
+        "[key, topic, partition, offset, timestamp, headers] of Kafka",
+    )
+    metadata_nested: bool = Field(
+        False, description="these are the fields of one column, `_message`, instead"
+    )
+    tombstones: Literal["null", "skip", "delete"] = Field(
+        "null",
+        description="what a message without a value is: null: a row in which the value's columns are "
+        "NULL; skip: nothing; delete: the delete of the row with that key, for destinations with mode "
+        "upsert or mirror",
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"'{name}' is twice in it")
+        return value
+
+    @model_validator(mode="after")
+    def _key_is_read(self) -> Self:
+        if self.key_format is not None and "key" not in self.metadata:
+            raise ValueError("'key_format' has no effect unless 'metadata' has key")
+        return self
