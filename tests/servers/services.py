@@ -57,6 +57,8 @@ SERVICES = {
                 lambda made: {"connection_string": made.dsn()}),
         Service("redis", "Redis", "servers.redis", "7.0", 0.1, "BSD-3-Clause",
                 lambda made: {"connection": made.url}),
+        Service("kafka", "Apache Kafka", "servers.kafka", "4.4.0", 2, "Apache-2.0",
+                lambda made: made.connections(), "Java 17 and Maven"),
     )
 }  # fmt: skip
 

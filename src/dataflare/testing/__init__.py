@@ -10,6 +10,7 @@ from dataflare.testing.build import description, destination_of, processor_of, s
 from dataflare.testing.clock import VirtualClock
 from dataflare.testing.contract import ContractBroken
 from dataflare.testing.destinations import DESTINATION_LAWS, check_destination
+from dataflare.testing.fault_proxy import NO_FAULTS, FaultProxy, Faults
 from dataflare.testing.faults import FlakyStore, disk_faults
 from dataflare.testing.lab import Lab
 from dataflare.testing.lookups import LOOKUP_LAWS, check_lookup
@@ -23,6 +24,7 @@ from dataflare.testing.tables import TABLE_LAWS, check_table
 __all__ = [
     "DESTINATION_LAWS",
     "LOOKUP_LAWS",
+    "NO_FAULTS",
     "PROCESSOR_LAWS",
     "SOURCE_LAWS",
     "TABLE_LAWS",
@@ -30,6 +32,8 @@ __all__ = [
     "ContractBroken",
     "Crash",
     "DiskState",
+    "FaultProxy",
+    "Faults",
     "FlakyStore",
     "Lab",
     "Pause",
