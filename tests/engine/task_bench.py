@@ -10,7 +10,7 @@ import polars as pl
 
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
-from dataflare.engine.messages import Assign, Deploy, Fail, Inlet, Share
+from dataflare.engine.messages import Assign, Deploy, Fail, Inlet, Share, Wait
 from dataflare.engine.metrics import StepMetrics, TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.task import Body, Output, Task
@@ -27,7 +27,7 @@ class Heard:
     def __init__(self) -> None:
         self.shares: list[Share] = []
         self.failures: list[Fail] = []
-        self.splits: list[Assign] = []
+        self.splits: list[Assign | Wait] = []
 
     def share(self, share: Share) -> None:
         self.shares.append(share)
@@ -35,7 +35,7 @@ class Heard:
     def fail(self, failure: Fail) -> None:
         self.failures.append(failure)
 
-    def assign(self, source: str) -> Assign | None:
+    def assign(self, source: str, task: str) -> Assign | Wait | None:
         return self.splits.pop(0) if self.splits else None
 
     @property

@@ -16,7 +16,7 @@ from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine import coordinator
 from dataflare.engine.coordinator import Coordinator, Identity
-from dataflare.engine.messages import Checkpoint, Deploy, Fail, Opened, Share
+from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Found, Opened, Share, Wait
 from dataflare.engine.pool import WorkerPool
 from dataflare.errors import CheckpointError, Retry, RunError
 from dataflare.model.new_fields import NewFields
@@ -43,6 +43,7 @@ class Puppet:
         self.spec = Deploy(name, kind, 0)  # type: ignore[arg-type]
         self.asked: list[Checkpoint] = []
         self.told_open: list[str] = []
+        self.told_found: list[str] = []
         self.answer: Callable[[Checkpoint], None] = lambda asked: None
 
     def checkpoint(self, asked: Checkpoint) -> None:
@@ -51,6 +52,9 @@ class Puppet:
 
     def opened(self, opened: Opened) -> None:
         self.told_open.append(opened.source)
+
+    def found(self, found: Found) -> None:
+        self.told_found.append(found.source)
 
 
 class Noting(NoCommitter):
@@ -214,9 +218,9 @@ def test_splits_are_assigned_once_and_those_done_never(tmp_path: Path) -> None:
     async def main() -> None:
         house = House(tmp_path)
         coordinator = house.coordinator
-        assigned = [coordinator.assign("in")]
+        assigned = [coordinator.assign("in", "in[0]")]
         assert not house.source.told_open  # a split is not open yet
-        assigned += [coordinator.assign("in") for _ in range(2)]
+        assigned += [coordinator.assign("in", "in[0]") for _ in range(2)]
         assert [each and each.split.id for each in assigned] == ["b", "c", None]
         assert (house.source.told_open, house.writer.told_open) == (["in"], [])
 
@@ -374,5 +378,100 @@ def test_a_manifest_that_is_being_stored_is_waited_for_when_the_attempt_fails(
         let.set()
         await settling
         assert ([each.epoch for each in house.published], house.noted) == ([5], [5])
+
+    run(main())
+
+
+def test_a_cut_that_is_cancelled_with_its_last_share_publishes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        house.operator.answer = lambda asked: None
+        cutting = asyncio.ensure_future(house.coordinator.checkpoint())
+        await settle()
+        house.coordinator.share(Share("op[0]", 5))
+        cutting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cutting
+        assert (house.published, house.noted) == ([], [])
+
+    run(main())
+
+
+def finding(house: House, listed: int = 3) -> tuple[list[bool], list[str]]:
+    """Make the source of the house one that finds splits. Gives how often a checkpoint was asked for, and which
+    calls its finder had."""
+    wanted: list[bool] = []
+    woken: list[str] = []
+
+    class Ear:
+        def wake(self) -> None:
+            woken.append("woken")
+
+    record = SourceRecord(SourceSnapshot(tuple(SPLITS[:listed])))
+    house.coordinator = Coordinator(
+        Identity(LINEAGE, "run", 1, {}),
+        house.store,
+        WorkerPool(1),
+        epoch=4,
+        sources={"in": record},
+        committers={},
+        retain=2,
+        timeout_s=10.0,
+        counters=dict,
+        judge=lambda final: None,
+        note=house.noted.append,
+        published=lambda epoch: None,
+        committed=lambda epoch: None,
+        discovering={"in"},
+        wants_checkpoint=lambda: wanted.append(True),
+    )
+    house.coordinator.finders["in"] = Ear()  # type: ignore[assignment]
+    house.coordinator.register(house.source)
+    return wanted, woken
+
+
+def test_splits_that_are_found_are_in_the_next_manifest_and_are_given_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        finding(house, listed=1)
+        coordinator = house.coordinator
+        assert coordinator.assign("in", "in[0]") == Assign(SPLITS[0])
+        assert coordinator.assign("in", "in[0]") == Wait()
+        coordinator.find("in", [*SPLITS[:2], SPLITS[1]])
+        assert house.source.told_found == ["in"]
+        house.source.answer = lambda asked: coordinator.share(
+            Share("in[0]", asked.barrier.epoch, splits=(SplitState(SPLITS[0], done=True),))
+        )
+        states = (await coordinator.checkpoint()).sources["in"].states
+        assert (states["a"].done, states["b"]) == (True, SplitState(SPLITS[1]))
+        assert coordinator.assign("in", "in[0]") == Assign(SPLITS[1])
+        assert coordinator.assign("in", "in[0]") == Wait()
+        known = await coordinator.known("in")
+        assert (set(known.ids), set(known.done)) == ({"a", "b"}, {"a"})
+        coordinator.find("in", None)
+        assert coordinator.assign("in", "in[0]") is None
+
+    run(main())
+
+
+def test_when_all_is_read_a_checkpoint_is_asked_for_and_then_splits(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        wanted, woken = finding(house, listed=1)
+        coordinator = house.coordinator
+        coordinator.assign("in", "in[0]")
+        assert not wanted
+        assert coordinator.assign("in", "in[0]") == Wait()
+        assert (wanted, woken) == ([True], [])
+        assert not (await coordinator.known("in")).all_done, "no checkpoint says so"
+        house.source.answer = lambda asked: coordinator.share(
+            Share("in[0]", asked.barrier.epoch, splits=(SplitState(SPLITS[0], done=True),))
+        )
+        await coordinator.checkpoint()
+        assert woken == ["woken"]
+        assert (await coordinator.known("in")).all_done
+        await coordinator.checkpoint()
+        assert woken == ["woken"], "nothing has changed"
 
     run(main())

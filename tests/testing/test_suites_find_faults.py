@@ -17,10 +17,11 @@ from dataflare.connectors.memory import (
     committed,
     put,
 )
-from dataflare.model.progress import Position
+from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.operators.base import LiveOperator, StatefulOperator
 from dataflare.sdk.destination import Committable, Committer
+from dataflare.sdk.source import KnownSplits, SupportsDiscovery
 from dataflare.state.tables import Tables
 from dataflare.testing import (
     ContractBroken,
@@ -50,6 +51,36 @@ def test_a_position_that_is_behind_is_found():
             )
         )
     assert caught.value.law == "positions_resume"
+
+
+class Finding(MemorySource, SupportsDiscovery):
+    """Finds its split, and forgets: after the first look it finds nothing."""
+
+    forgets = False
+    looks = 0
+
+    async def splits(self, carried: Any = None) -> Sequence[Split]:
+        return []
+
+    async def discover(self, known: KnownSplits) -> Sequence[Split] | None:
+        self.looks += 1
+        return [] if self.forgets and self.looks > 1 else await super().splits()
+
+
+class FindingOnce(Finding):
+    forgets = True
+
+
+def test_a_source_that_tells_what_it_found_only_once_is_found():
+    put("faulty", pl.DataFrame({"n": range(10)}))
+    asyncio.run(check_source(lambda: description(Finding, {"name": "faulty"})))
+    with pytest.raises(ContractBroken, match="splits_are_found_again"):
+        asyncio.run(
+            check_source(
+                lambda: description(FindingOnce, {"name": "faulty"}),
+                only=["splits_are_found_again"],
+            )
+        )
 
 
 class Doubling(MemoryDestination):

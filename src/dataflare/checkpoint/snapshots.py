@@ -107,8 +107,8 @@ class SourceSnapshot(Struct, frozen=True):
     """A source's queue of splits.
 
     splits: as listed at the start of the run, in order. states: by split id, of the splits that were
-    opened. A listed split without a state is unread; a split that was discovered later has only a
-    state. carried: the value that the run started from (see `SourceConnector.splits`). stored: what of
+    opened or were discovered later. A listed split without a state is unread; a split that was discovered
+    later has only a state. carried: the value that the run started from (see `SourceConnector.splits`). stored: what of
     these is in chunks, and not here.
     """
 
@@ -134,7 +134,8 @@ class SourceSnapshot(Struct, frozen=True):
         done = sum(state.done for state in self.states.values())
         done += sum(chunk.rows for chunk in stored.done) + len(stored.tail)
         later = 0 if stored.listing else sum(id_ not in listed_ids for id_ in self.states)
-        return done, listed + later
+        # In a stored listing it is not seen which open splits it has.
+        return done, max(listed + later, done + sum(not s.done for s in self.states.values()))
 
     def to_json(self) -> dict[str, Any]:
         listed = {split.id: split for split in self.splits}

@@ -20,14 +20,15 @@ from dataflare.checkpoint.store import Storage
 from dataflare.engine import new_fields
 from dataflare.engine.coordinator import Coordinator, Follower, Identity
 from dataflare.engine.deploy import Worker, deployed
+from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import SPARE_THREADS, WorkerPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.task import Task
-from dataflare.planner.physical import PhysicalPlan
+from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
-from dataflare.sdk.source import SupportsCommits
+from dataflare.sdk.source import SupportsCommits, SupportsDiscovery
 from dataflare.sdk.threads import ThreadsOfRun, in_thread, threads_of_run
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ class Attempt:
         try:
             coordinator = await self._build()
             self.coordinator = coordinator
-            running: list[asyncio.Future[None]] = [
-                asyncio.ensure_future(task.run()) for task in self.tasks
-            ]
+            lives = [task.run() for task in self.tasks]
+            lives += [finder.run() for finder in coordinator.finders.values()]
+            running: list[asyncio.Future[None]] = [asyncio.ensure_future(live) for live in lives]
             leading = asyncio.ensure_future(self._lead(coordinator, stop))
             try:
                 return await _all_or_first_error(leading, [*running, coordinator.failed])
@@ -186,6 +187,7 @@ class Attempt:
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint
         sources = await self._sources()
+        looks = self._looks()
         coordinator = Coordinator(
             self.start.identity,
             self.store,
@@ -202,7 +204,14 @@ class Attempt:
             published=self.metrics.publish,
             committed=self.metrics.commit,
             followers=await self._followers(sources),
+            discovering=looks.keys(),
+            wants_checkpoint=None if self.plan.commits_wait else self._wanted.set,
         )
+        for stage in self.plan.stages:
+            if stage.name in looks:
+                coordinator.finders[stage.name] = self._finder(
+                    stage, looks[stage.name], coordinator
+                )
         self.metrics.begin(
             self.start.epoch, self.start.manifest.left_out if self.start.manifest else {}
         )
@@ -239,6 +248,30 @@ class Attempt:
                 known = SourceSnapshot(tuple(listed), {}, carried)
             records[stage.name] = await self.pool.submit(SourceRecord.read, self.store, known)
         return records
+
+    def _looks(self) -> dict[str, float]:
+        """The sources that find splits while they are read, with the seconds between two looks."""
+        intervals = {
+            stage.name: interval_of(stage.source, stage.name)
+            for stage in self.plan.stages
+            if stage.source is not None
+        }
+        return {name: each for name, each in intervals.items() if each is not None}
+
+    def _finder(self, stage: Stage, interval_s: float, coordinator: Coordinator) -> Finder:
+        source, record = stage.source, coordinator.sources[stage.name]
+        assert source is not None
+        assert isinstance(source, SupportsDiscovery)
+        source.started_from = record.carried
+        return Finder(
+            source,
+            interval_s,
+            self.retries.of(stage.name),
+            known=partial(coordinator.known, stage.name),
+            found=partial(coordinator.find, stage.name),
+            # A listing of this moment has what is there; that of a checkpoint may lack some.
+            at_once=self.start.manifest is not None or not record.splits,
+        )
 
     async def _followers(self, records: Mapping[str, SourceRecord]) -> dict[str, Follower]:
         """The sources that are told what is committed. They are told first what the checkpoint has that

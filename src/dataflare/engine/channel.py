@@ -155,7 +155,9 @@ class Inbox:
             self._credit.clear()
             self._budget.waiting.add(self)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._credit.wait(), wait_s)
+                # Not `wait_for`: that of Python 3.11 loses a cancellation that comes with the credit.
+                async with asyncio.timeout(wait_s):
+                    await self._credit.wait()
             if channel.cancelled or self.grants(channel, batch):
                 return
 

@@ -12,23 +12,34 @@ from __future__ import annotations
 import asyncio
 import datetime
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Protocol
 
 from msgspec import Struct, field
 
-from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot, SplitState
 from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
-from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Opened, Share
+from dataflare.engine.discovery import Finder
+from dataflare.engine.messages import (
+    Assign,
+    Checkpoint,
+    Deploy,
+    Fail,
+    Found,
+    Opened,
+    Share,
+    Wait,
+)
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
-from dataflare.model.progress import Barrier, Position
+from dataflare.model.progress import Barrier, Position, Split
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
+from dataflare.sdk.source import KnownSplits
 
 _SETTLE_S = 10.0
 
@@ -67,6 +78,8 @@ class Member(Protocol):
 
     def opened(self, opened: Opened) -> None: ...
 
+    def found(self, found: Found) -> None: ...
+
 
 class _Pending(Struct):
     barrier: Barrier
@@ -80,7 +93,10 @@ class Coordinator:
     rows of the run have failed by the end of an epoch. note: remembers,
     durably, that an epoch was published; published and committed: told of
     each epoch that is to happen, and that every destination has. followers: by source, told of the
-    positions that every destination has."""
+    positions that every destination has. discovering: the sources that find splits while they are read.
+
+    finders: what looks for these splits. wants_checkpoint: asks for one now; None where the run takes none
+    before its end."""
 
     def __init__(
         self,
@@ -100,6 +116,8 @@ class Coordinator:
         published: Callable[[int], None],
         committed: Callable[[int], None],
         followers: Mapping[str, Follower] = MappingProxyType({}),
+        discovering: Set[str] = frozenset(),
+        wants_checkpoint: Callable[[], None] | None = None,
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
@@ -111,7 +129,13 @@ class Coordinator:
         self.failed.add_done_callback(_looked_at)
         self.new_fields: dict[str, list[NewFields]] = {}
         self.fields_appeared = asyncio.Event()
-        self._queues = {name: _queue(record) for name, record in sources.items()}
+        self._queues = {
+            name: _queue(record, name in discovering) for name, record in sources.items()
+        }
+        self._idle: dict[str, set[str]] = {name: set() for name in discovering}
+        self.finders: dict[str, Finder] = {}
+        self._wants_checkpoint = wants_checkpoint
+        self._cutting = asyncio.Lock()
         self._opened: set[str] = set()
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
@@ -146,14 +170,57 @@ class Coordinator:
         elif failure.error is not None and not self.failed.done():
             self.failed.set_exception(failure.error)
 
-    def assign(self, source: str) -> Assign | None:
-        taken = self._queues[source].take()
-        if not self._queues[source] and source not in self._opened:
+    def assign(self, source: str, task: str) -> Assign | Wait | None:
+        queue = self._queues[source]
+        taken = queue.take()
+        if not queue and source not in self._opened:
             self._opened.add(source)
-            for member in self.members.values():
-                if member.spec.stage.name == source:
-                    member.opened(Opened(source))
-        return taken
+            for member in self._readers(source):
+                member.opened(Opened(source))
+        if not queue.discovers:
+            return taken
+        idle = self._idle[source]
+        if taken is not None:
+            idle.discard(task)
+            return taken
+        idle.add(task)
+        if self._is_read(source) and len(self.sources[source].done) < len(queue.known):
+            # Splits that follow these are found when a checkpoint says that they are done.
+            if self._wants_checkpoint is not None:
+                self._wants_checkpoint()
+            else:
+                self.finders[source].wake()
+        return Wait()
+
+    def _readers(self, source: str) -> list[Member]:
+        return [m for m in self.members.values() if m.spec.stage.name == source]
+
+    # -- splits that are found later ---------------------------------------------------------------
+
+    def _is_read(self, source: str) -> bool:
+        """Whether no split is left and none is being read."""
+        going = {m.spec.task for m in self._readers(source)} - self._last.keys()
+        return not self._queues[source] and going <= self._idle[source]
+
+    async def known(self, source: str) -> KnownSplits:
+        """What is known of a source's splits, between two epochs."""
+        record, ids = self.sources[source], self._queues[source].known
+        async with self._cutting:
+            read = self._wants_checkpoint is None and self._is_read(source)
+            return KnownSplits(
+                record.splits, frozenset(ids), frozenset(ids if read else record.done)
+            )
+
+    def find(self, source: str, splits: Sequence[Split] | None) -> None:
+        """A source has told splits, or (None) that it will find no others."""
+        queue = self._queues[source]
+        if splits is None:
+            queue.discovers = False
+        else:
+            queue.find(splits)
+        if queue or splits is None:
+            for member in self._readers(source):
+                member.found(Found(source))
 
     # -- epochs ------------------------------------------------------------------------------------
 
@@ -175,6 +242,15 @@ class Coordinator:
     async def checkpoint(self, *, final: bool = False, stops: bool = False) -> Manifest:
         """Cut, publish and commit one epoch. stops: sources read nothing after it. Raises
         CheckpointError (E0705) when it takes too long."""
+        before = {source: len(self.sources[source].done) for source in self.finders}
+        async with self._cutting:
+            manifest = await self._checkpoint(final=final, stops=stops)
+        for source, finder in self.finders.items():
+            if before[source] < len(self.sources[source].done) == len(self._queues[source].known):
+                finder.wake()
+        return manifest
+
+    async def _checkpoint(self, *, final: bool, stops: bool) -> Manifest:
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
@@ -183,7 +259,9 @@ class Coordinator:
             member.checkpoint(asked)
         self._look()
         try:
-            await asyncio.wait_for(pending.whole.wait(), self._timeout_s)
+            # `wait_for` of Python 3.11 loses a cancellation that comes when the wait is over.
+            async with asyncio.timeout(self._timeout_s):
+                await pending.whole.wait()
         except TimeoutError:
             missing = [task for task in self.members if task not in pending.shares]
             raise CheckpointError(
@@ -217,6 +295,8 @@ class Coordinator:
     async def _write_sources(self, pending: _Pending) -> None:
         """Note how far the sources have come. What is long goes into chunks, before the manifest that names
         them."""
+        for source, queue in self._queues.items():
+            self.sources[source].update(SplitState(split) for split in queue.admitted())
         for task, member in self.members.items():
             stage = member.spec.stage
             if stage.source is not None:
@@ -291,13 +371,14 @@ class Coordinator:
         )
 
 
-def _queue(record: SourceRecord) -> SplitQueue:
+def _queue(record: SourceRecord, discovers: bool) -> SplitQueue:
     """The splits that are left to read."""
     listed = {split.id for split in record.splits}
     later = [state.split for id_, state in record.open.items() if id_ not in listed]
     positions = {id_: s.position for id_, s in record.open.items() if s.position is not None}
     times = {id_: state.event_time_us for id_, state in record.open.items()}
-    return SplitQueue([*record.splits, *later], positions, frozenset(record.done), times)
+    done = frozenset(record.done)
+    return SplitQueue([*record.splits, *later], positions, done, times, discovers=discovers)
 
 
 async def commit(committers: Mapping[str, Committer], manifest: Manifest) -> None:

@@ -20,6 +20,7 @@ from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.channel import Inbox, MemoryBudget
 from dataflare.engine.clocks import Drift
+from dataflare.engine.computing import hash_text
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
@@ -28,7 +29,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.queries import LookupTables
-from dataflare.engine.reading import Reading, hash_text
+from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
 from dataflare.engine.task import Body, Output, Task

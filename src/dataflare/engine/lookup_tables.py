@@ -7,6 +7,7 @@ from functools import partial
 
 import polars as pl
 
+from dataflare.engine.discovery import every_split
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.row_errors import RowErrors
@@ -59,7 +60,7 @@ async def read_whole(
 ) -> pl.DataFrame:
     """All rows of a bounded source, in memory. collected: gives the rows of a chunk."""
     frames: list[pl.DataFrame] = []
-    for split in await connector.splits():
+    async for split in every_split(connector):
         reader = await connector.open(split, None)
         try:
             while True:

@@ -5,7 +5,9 @@ coordinator to task    Deploy      run this
 task to coordinator    Share       what belongs to an epoch
                        Fail        the task cannot go on
 both ways              Assign      a request for a split, and the split
+                                   or Wait: none is there, and some may be found
 coordinator to task    Opened      the last split of a source was given to a reader
+                       Found       ask for a split again
 """
 
 from __future__ import annotations
@@ -93,6 +95,16 @@ class Assign(Struct, frozen=True):
     event_time_us: int | None = None
 
 
+class Wait(Struct, frozen=True):
+    """No split is left, and the source may find others: `Found` says when to ask again."""
+
+
+class Found(Struct, frozen=True):
+    """A source has found splits, or says that there will be none: ask again."""
+
+    source: str
+
+
 class Opened(Struct, frozen=True):
     """Every split of a source is read or was read: none holds back the watermark unseen."""
 
@@ -108,5 +120,5 @@ class Control(Protocol):
     def fail(self, failure: Fail) -> None:
         """The task cannot go on."""
 
-    def assign(self, source: str) -> Assign | None:
-        """The next split of a source, or None when none is left."""
+    def assign(self, source: str, task: str) -> Assign | Wait | None:
+        """The next split of a source for one of its tasks, or None when none is left."""

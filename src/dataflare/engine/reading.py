@@ -8,8 +8,6 @@ pending read is never cancelled for a checkpoint.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import json
 import sys
 import time
 from collections import deque
@@ -17,29 +15,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import polars as pl
 from msgspec.structs import replace
 
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.clocks import Drift, SplitClock
-from dataflare.engine.messages import Assign, Fail, Share
+from dataflare.engine.computing import Computing, searched
+from dataflare.engine.messages import Assign, Fail, Share, Wait
 from dataflare.engine.reopening import ReopeningReader
-from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
+from dataflare.engine.segments import Outcome, SegmentRunner
 from dataflare.engine.task import Body
-from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
-from dataflare.model.batch import SharedDataBatch
-from dataflare.model.hashing import mix_int
 from dataflare.model.progress import IDLE, Position, Split, Watermark
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, Salvaged, SourceConnector
+from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, SourceConnector
 
 T = TypeVar("T")
 
 _TURN_S = 0.005
-_RUSH_FAILURES = 4
-"""After so many chunks in a row that did not parse, the careful way is tried first."""
 
 
 class Reading(Body):
@@ -63,22 +56,26 @@ class Reading(Body):
         flying_bytes_max: int = sys.maxsize,
         drift: Drift | None = None,
     ) -> None:
-        self._schema_change, self._flying_bytes_max = schema_change, flying_bytes_max
+        self._flying_bytes_max = flying_bytes_max
         self.connector, self.runner, self.batcher = connector, runner, batcher
-        self._run_key, self._hold_s, self._retrying = run_key, hold_s, retrying
+        self._run_key, self._schema_change = run_key, schema_change
+        self._hold_s, self._retrying = hold_s, retrying
         self._done: list[SplitState] = []
         self._split: Split | None = None
         self._position: Position | None = None
         self._reading: asyncio.Task[Any] | None = None
-        self._failures = 0
+        self._found = asyncio.Event()
         self._drift = drift or Drift()
         self._clock = SplitClock(None, self._drift, "")
         self._all_open = self._is_idle = self._is_silent = False
         self._told_us: int | None = None
         self._gave_rows_at = 0.0
+        self._reads_to_end = connector.carries() and connector.capabilities().bounded
 
     def begin(self) -> None:
         self._clock = SplitClock(self.runner.stamp, self._drift, self.task.id)
+        name = self.task.name
+        self._computing = Computing(name, self.runner, self._run_key, self._schema_change)
 
     def opened(self) -> None:
         self._all_open = True
@@ -86,8 +83,11 @@ class Reading(Body):
         if self._is_silent:
             self._go_idle()
 
+    def found(self) -> None:
+        self._found.set()
+
     async def finish(self) -> None:
-        while not self._is_cancelled and (taken := self._next_split()) is not None:
+        while not self._is_cancelled and (taken := await self._next_split()) is not None:
             await self._read(taken)
 
     def freeze(self, epoch: int) -> Share:
@@ -111,16 +111,34 @@ class Reading(Body):
 
     @property
     def _is_cancelled(self) -> bool:
-        return self.task.unwanted and not self.connector.carries()
+        return self.task.unwanted and not self._reads_to_end
 
-    def _next_split(self) -> Assign | None:
-        return self.task.control.assign(self.task.name)
+    async def _next_split(self) -> Assign | None:
+        """The next split, also where it must be found first."""
+        while isinstance(taken := self._assigned(), Wait):
+            self._found.clear()
+            if self._clock.stamp is not None:
+                self._go_idle()
+            await self.task.cut_if_asked()
+            try:
+                await self._waiting(self._found.wait())
+            except _Cancelled:
+                return None
+        return taken
+
+    def _assigned(self) -> Assign | Wait | None:
+        return self.task.control.assign(self.task.name, self.task.id)
 
     async def _read(self, taken: Assign) -> None:
         split, position = taken.split, taken.position
-        self._split, self._position = split, position
+        self._split, self._position, self._computing.split = split, position, split.id
         self._clock.begin(taken.event_time_us)
         self._gave_rows_at = asyncio.get_running_loop().time()
+        self._is_silent = False
+        if self._is_idle and self._told_us is not None:
+            # While it waited for a split, the reader held nothing back.
+            self._is_idle = False
+            self.task.put_all(Watermark(self._told_us))
         self._tell_time()
         reader = ReopeningReader(self.connector, split, position, self._retrying, self._hold_s)
         ended = False
@@ -242,7 +260,7 @@ class Reading(Body):
                 if reading is not None and reading.done():
                     try:
                         chunk = reading.result()
-                        flying.append((chunk, self.task.pool.submit(self._compute, chunk)))
+                        flying.append((chunk, self.task.pool.submit(self._computing.chunk, chunk)))
                     except EndOfSplit:
                         ended = True
                     reading = None
@@ -268,7 +286,7 @@ class Reading(Body):
     ) -> None:
         """Report new fields, and wait in front of their chunk until the attempt is ended."""
         following = new_fields.following(reader, reading, self._open_next)
-        search = partial(self.task.pool.submit, _searched)
+        search = partial(self.task.pool.submit, searched)
         try:
             more = await new_fields.look_ahead(found, flying, following, search)
         finally:
@@ -279,108 +297,12 @@ class Reading(Body):
 
     def _open_next(self) -> ReopeningReader | None:
         """A reader of the next split, which this attempt will not read any more."""
-        taken = self._next_split()
-        if taken is None:
+        taken = self._assigned()
+        if not isinstance(taken, Assign):
             return None
         return ReopeningReader(
             self.connector, taken.split, taken.position, self._retrying, self._hold_s
         )
-
-    def _compute(self, chunk: Chunk) -> Outcome:
-        """A chunk through the chain, on a pool thread."""
-        rush = self._failures < _RUSH_FAILURES
-        if rush or chunk.salvage is None:
-            try:
-                outcome = self._run(chunk)
-            except pl.exceptions.PolarsError as error:
-                if chunk.salvage is None:
-                    raise broken_data(error, self.task.name) from error
-                self._failures += 1
-            else:
-                self._failures = 0
-                return outcome
-        found = chunk.new_fields() if self._schema_change and chunk.new_fields else None
-        return self._salvaged(chunk, found)
-
-    def _run(self, chunk: Chunk) -> Outcome:
-        """The quick way. Raises a Polars error for a chunk with bad rows."""
-        ignored = Outcome()
-        if self._schema_change is None or chunk.watched is None:
-            frame = chunk.scan()
-        else:
-            frame, found = chunk.watched()
-            if found is not None and self._decide(found, chunk, ignored):
-                return self._salvaged(chunk, found)
-        frame = self._with_needs(frame, chunk.key)
-        original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
-        given = Given(
-            frame, chunk.count(), original, chunk.place, source=self.task.name, texts=chunk.texts
-        )
-        outcome = self.runner.run(given)
-        outcome.left_out += ignored.left_out
-        return outcome
-
-    def _decide(self, found: NewFields, chunk: Chunk, outcome: Outcome) -> bool:
-        """What becomes of new fields: whether their rows become dead letters. Raises what ends the
-        run, or the attempt."""
-        match self._schema_change:
-            case "evolve" if found.columns([found.sample]):
-                raise new_fields.NewFieldsFound(found)
-            case "fail":
-                raise new_fields.refused(self.task.name, found, chunk)
-            case "dead_letter":
-                return True
-        new_fields.left_out(self.task.name, found, chunk, outcome)
-        return False
-
-    def _salvaged(self, chunk: Chunk, found: NewFields | None) -> Outcome:
-        """The good rows of a chunk with bad rows or new fields, and what becomes of the others."""
-        assert chunk.salvage is not None
-        fresh = Outcome()
-        takes_out = found is not None and self._decide(found, chunk, fresh)
-        saved: Salvaged = chunk.salvage()
-        if not saved.bad:
-            self._failures = 0  # the quick way would do for the next chunks
-        self.runner.errors.unread(self.task.name, saved.bad, fresh)
-        if found is not None and takes_out:
-            saved = new_fields.letters(found, saved, chunk)
-            self.runner.errors.unread(self.task.name, saved.bad, fresh, policy="dead_letter")
-        lazy = self._with_needs(saved.good.lazy(), chunk.key)
-        given = Given(
-            lazy.collect(engine="in-memory"),
-            saved.good.height,
-            lambda: saved.good,
-            chunk.place,
-            saved.good_rows,
-            self.task.name,
-            chunk.texts,
-        )
-        outcome = self.runner.run(given)
-        outcome.failed[:0] = fresh.failed
-        outcome.left_out += fresh.left_out
-        for step, rows in fresh.errors.items():
-            outcome.count_errors(step, rows)
-        return outcome
-
-    def _with_needs(self, frame: pl.LazyFrame, key: int) -> pl.LazyFrame:
-        """The reserved columns that the chain reads."""
-        needs = self.runner.needs
-        if NOW_COLUMN in needs:
-            now = datetime.datetime.now(datetime.UTC)
-            frame = frame.with_columns(pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN))
-        if ROWKEY_COLUMN in needs:
-            assert self._split is not None
-            base = mix_int(self._run_key ^ mix_int(hash_text(self._split.id)) ^ mix_int(key))
-            frame = (
-                frame.with_row_index("__dataflare_n")
-                .with_columns(
-                    (pl.col("__dataflare_n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(
-                        ROWKEY_COLUMN
-                    )
-                )
-                .drop("__dataflare_n")
-            )
-        return frame
 
     # -- batches -----------------------------------------------------------------------------------
 
@@ -396,7 +318,7 @@ class Reading(Body):
                 return
             start, position = self._position, reader.position
             outcome = await self.task.pool.run(
-                batch.num_rows, self._compute_batch, batch, start, rows_read
+                batch.num_rows, self._computing.batch, batch, start, rows_read
             )
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
@@ -410,19 +332,6 @@ class Reading(Body):
                 await asyncio.sleep(0)
                 pause_at = time.perf_counter() + _TURN_S
 
-    def _compute_batch(
-        self, batch: SharedDataBatch, start: Position | None, rows_read: int
-    ) -> Outcome:
-        """start: where the batch begins. rows_read: rows of the split that this task has read before."""
-        frame: pl.DataFrame = batch.frame
-        if self.runner.needs:
-            place = (
-                "" if start is None else json.dumps(start.to_json(), sort_keys=True, default=str)
-            )
-            key = hash_text(f"{place} {batch.metadata.get('key', rows_read)}")
-            frame = self._with_needs(frame.lazy(), key).collect(engine="in-memory")
-        return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
-
     async def _let_out(self, outcome: Outcome, num_bytes: int) -> int | None:
         """Send a batch on. Gives the greatest event time of the split after it."""
         event_time_us = self._clock.lift(outcome)
@@ -431,23 +340,6 @@ class Reading(Body):
         metric.seconds += outcome.seconds
         await self.task.emit(outcome)
         return event_time_us
-
-
-def _searched(chunk: Chunk) -> NewFields | None:
-    """The new fields of a chunk, whose rows are not used."""
-    if chunk.watched is None or chunk.new_fields is None:
-        return None
-    try:
-        return chunk.watched()[1]
-    except pl.exceptions.PolarsError:
-        return chunk.new_fields()
-
-
-def hash_text(text: str) -> int:
-    """A stable 64-bit hash of a name."""
-    import xxhash
-
-    return int(xxhash.xxh3_64_intdigest(text.encode()))
 
 
 class _Cancelled(Exception):

@@ -22,7 +22,7 @@ from msgspec import Struct
 from dataflare.engine.channel import Channel, Inbox
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Opened, Share
+from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, Opened, Share
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
@@ -93,6 +93,9 @@ class Body(ABC):
 
     def opened(self) -> None:
         """Every split of its source is read or was read."""
+
+    def found(self) -> None:
+        """Its source has found splits, or will find none."""
 
     def holding(self) -> str | None:
         """Why event time cannot move on here, for the user."""
@@ -231,6 +234,10 @@ class Task:
     def opened(self, opened: Opened) -> None:
         """The coordinator says that no split of the source is left."""
         self.body.opened()
+
+    def found(self, found: Found) -> None:
+        """The coordinator says that it is worth while to ask for a split again."""
+        self.body.found()
 
     @property
     def is_root(self) -> bool:

@@ -17,7 +17,10 @@ async def nothing_to_replace_with(plan: Plan, carried: Mapping[str, Any]) -> boo
         stage.destination is not None and stage.destination.mode == "overwrite" for stage in stages
     )
     if not replaces or any(
-        not source.lists_only_new or source.reads_all() or not carried.get(name)
+        not source.lists_only_new
+        or source.reads_all()
+        or not source.capabilities().bounded
+        or not carried.get(name)
         for name, source in sources.items()
     ):
         return False

@@ -256,7 +256,8 @@ class _Run:
                     self.warnings.append(f"restarted after {error.code}: {reason}")
                     self.reporter.say(f"{reason}; restarting in {delay:g} s")
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.stop.wait(), delay)
+                        async with asyncio.timeout(delay):
+                            await self.stop.wait()
                     if self.stop.is_set():
                         return "failed", error, None
                     resume = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -89,7 +89,7 @@ class SourceConnector(ABC):
     """By destination that its rows reach, how it writes them (its `mode`), set by the planner before
     `splits` is called."""
     started_from: Mapping[str, Any] | None = None
-    """What the run that ends now was given as `carried`, set before `carry` is called: also for a run
+    """What the run was given as `carried`, set before `carry` and `discover` are called: also for a run
     that was resumed, which lists no splits of its own."""
 
     has_event_time: bool = False
@@ -335,6 +335,42 @@ class SupportsCommits(ABC):
         description, in the process that leads the run, which may not be the one that has the readers.
         Positions never go back. An error that is worth retrying is retried; another one ends the attempt,
         and loses nothing.
+        """
+
+
+class KnownSplits(Struct, frozen=True):
+    """What a run knows of the splits of a source. listed: as `splits` listed them at the start of the run.
+    ids: of all splits, also of those that were discovered since. done: of those that were read to their end,
+    with all their rows in every destination."""
+
+    listed: Sequence[Split]
+    ids: Set[str]
+    done: Set[str]
+
+    @property
+    def all_done(self) -> bool:
+        """Whether no split is left to read."""
+        return len(self.done) == len(self.ids)
+
+
+class SupportsDiscovery(ABC):
+    """A source that finds splits while it is read: new files, new partitions, or a log that follows when the
+    snapshot before it is done."""
+
+    def discovery_interval_s(self) -> float | None:
+        """How many seconds lie between two calls of `discover`. None: with this config, the splits that are
+        listed at the start of a run are all."""
+        return 10.0
+
+    @abstractmethod
+    async def discover(self, known: KnownSplits) -> Sequence[Split] | None:
+        """The splits that are there beside the known ones; known ones among them are passed over. None: no
+        other will ever be found, and the source ends with the splits that are known.
+
+        Called after each interval, at once when all known splits are done, and at the start of a run that
+        resumes. Only a split that a checkpoint has is known, and only so many are taken as are read soon. So
+        a split that is not known must be told by each call, until it is. An id belongs to one split for ever.
+        A run that commits at its end takes no checkpoints: there a split is done when its rows were read.
         """
 
 

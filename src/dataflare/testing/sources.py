@@ -20,9 +20,11 @@ from dataflare.model.types import RESERVED
 from dataflare.sdk.source import (
     ChunkReader,
     EndOfSplit,
+    KnownSplits,
     Replay,
     SourceConnector,
     SplitReader,
+    SupportsDiscovery,
     SupportsFilter,
     SupportsProjection,
 )
@@ -89,11 +91,26 @@ async def read_split(
         await reader.aclose()
 
 
+async def every_split(source: SourceConnector) -> list[Split]:
+    """The splits that are listed, and those that are found when these are done, until a look finds none."""
+    listed = list(await source.splits())
+    splits = {split.id: split for split in listed}
+    if not isinstance(source, SupportsDiscovery) or source.discovery_interval_s() is None:
+        return listed
+    while True:
+        ids = frozenset(splits)
+        found = await source.discover(KnownSplits(listed, ids, ids))
+        fresh = [split for split in found or () if split.id not in splits]
+        if not fresh:
+            return list(splits.values())
+        splits |= {split.id: split for split in fresh}
+
+
 async def read_source(source: SourceConnector, rows_max: int = 10_000) -> pl.DataFrame:
     """All rows of all splits, in their order."""
     schema = (await source.schema()).to_polars()
     frames = [pl.DataFrame(schema=schema)]
-    for split in await source.splits():
+    for split in await every_split(source):
         frames += [piece.frame for piece in await read_split(source, split, None, rows_max)]
     return pl.concat(frames)
 
@@ -102,7 +119,9 @@ async def splits_are_stable(tested: SourceUnderTest) -> None:
     law, source, other = "splits_are_stable", tested.make(), tested.make()
     listed, second_listing = await source.splits(), await source.splits()
     ids = [split.id for split in listed]
-    hold(law, bool(ids), "there is no split: give the suite a source with rows")
+    hold(
+        law, bool(await every_split(source)), "there is no split: give the suite a source with rows"
+    )
     hold(law, ids == [split.id for split in second_listing], "a second listing has other ids")
     hold(
         law, ids == [split.id for split in await other.splits()], "a second description has others"
@@ -118,7 +137,7 @@ async def batches_have_the_schema(tested: SourceUnderTest) -> None:
     law, source = "batches_have_the_schema", tested.make()
     schema = await source.schema()
     hold(law, schema == await source.schema(), "a second call of `schema` gives another schema")
-    for split in await source.splits():
+    for split in await every_split(source):
         for piece in await read_split(source, split, rows_max=7):
             actual = {n: t for n, t in piece.frame.schema.items() if not n.startswith(RESERVED)}
             hold(law, actual == schema.to_polars(), f"{split.id} gives {actual}, not {schema}")
@@ -126,7 +145,7 @@ async def batches_have_the_schema(tested: SourceUnderTest) -> None:
 
 async def batches_are_no_larger_than_asked(tested: SourceUnderTest) -> None:
     law, source = "batches_are_no_larger_than_asked", tested.make()
-    for split in await source.splits():
+    for split in await every_split(source):
         for rows_max in _ROWS_MAX:
             reader = await source.open(split, None)
             if isinstance(reader, ChunkReader):
@@ -151,7 +170,7 @@ async def rows_do_not_depend_on_batches(tested: SourceUnderTest) -> None:
 
 async def an_end_stays(tested: SourceUnderTest) -> None:
     law, source = "an_end_stays", tested.make()
-    for split in await source.splits():
+    for split in await every_split(source):
         reader = await source.open(split, None)
         try:
             while True:
@@ -176,7 +195,7 @@ async def positions_resume(tested: SourceUnderTest) -> None:
     if source.capabilities().replay is Replay.NONE:
         return
     schema = (await source.schema()).to_polars()
-    for split in await source.splits():
+    for split in await every_split(source):
         pieces = await read_split(source, split, None, 3)
         step = max(1, len(pieces) // _POSITIONS_MAX)
         for at in range(0, len(pieces), step):
@@ -196,7 +215,7 @@ async def readers_know_nothing_of_each_other(tested: SourceUnderTest) -> None:
     law, source = "readers_know_nothing_of_each_other", tested.make()
     if source.capabilities().replay is Replay.NONE:
         return
-    for split in await source.splits():
+    for split in await every_split(source):
         readers = [await source.open(split, None), await source.open(split, None)]
         try:
             while True:
@@ -289,7 +308,7 @@ async def chunks_are_promised(tested: SourceUnderTest) -> None:
     law, source = "chunks_are_promised", tested.make()
     await source.schema()
     promised = source.capabilities().chunks
-    for split in await source.splits():
+    for split in await every_split(source):
         reader = await source.open(split, None)
         gives_chunks = isinstance(reader, ChunkReader)
         await reader.aclose()
@@ -297,10 +316,37 @@ async def chunks_are_promised(tested: SourceUnderTest) -> None:
         hold(law, gives_chunks is promised, message + ("chunks" if gives_chunks else "batches"))
 
 
+async def splits_are_found_again(tested: SourceUnderTest) -> None:
+    """What `discover` finds does not depend on what was asked before: a run that resumes asks another
+    description, and knows only the splits that its checkpoint has."""
+    law, source = "splits_are_found_again", tested.make()
+    interval_s = source.discovery_interval_s() if isinstance(source, SupportsDiscovery) else None
+    if not isinstance(source, SupportsDiscovery) or interval_s is None:
+        return
+    hold(law, interval_s > 0, f"`discovery_interval_s` is {interval_s}")
+    listed = tuple(await source.splits())
+    every = await every_split(source)
+    ids = [split.id for split in every]
+    hold(law, len(set(ids)) == len(ids), f"an id comes twice: {ids}")
+    for count in range(len(listed), len(every) + 1):
+        known = frozenset(ids[:count])
+        answers = []
+        for asked in (source, source, tested.make()):
+            assert isinstance(asked, SupportsDiscovery)
+            found = await asked.discover(KnownSplits(listed, known, known))
+            fresh = [split for split in found or () if split.id not in known]
+            answers.append({s.id: through_json(law, s.to_json()) for s in fresh})
+        hold(law, answers[0] == answers[1], f"a second look finds {answers[1]}, not {answers[0]}")
+        hold(law, answers[0] == answers[2], f"a new description finds {answers[2]}")
+        if count < len(every):
+            hold(law, ids[count] in answers[0], f"{ids[count]} is not told while it is not known")
+
+
 SOURCE_LAWS: Laws[SourceUnderTest] = {
     law.__name__: law
     for law in (
         splits_are_stable,
+        splits_are_found_again,
         batches_have_the_schema,
         batches_are_no_larger_than_asked,
         rows_do_not_depend_on_batches,

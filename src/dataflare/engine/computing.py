@@ -1,0 +1,160 @@
+"""What a source's task does with a chunk or a batch: its chain, rows that could not be read, new fields.
+
+Called on the worker pool. Holds nothing of a chunk.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import polars as pl
+
+from dataflare.engine import new_fields
+from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
+from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.hashing import mix_int
+from dataflare.model.progress import Position
+from dataflare.sdk.source import Chunk, NewFields, Salvaged
+
+_RUSH_FAILURES = 4
+"""After so many chunks in a row that did not parse, the careful way is tried first."""
+
+
+class Computing:
+    """step: the source's. run_key: what row keys begin with. schema_change: what happens to fields that the
+    columns lack; None where no destination would get them.
+
+    split: the id of the split that is read.
+    """
+
+    def __init__(
+        self, step: str, runner: SegmentRunner, run_key: int, schema_change: str | None
+    ) -> None:
+        self.step, self.runner, self.split = step, runner, ""
+        self._run_key, self._schema_change = run_key, schema_change
+        self._failures = 0
+
+    def chunk(self, chunk: Chunk) -> Outcome:
+        """A chunk through the chain."""
+        rush = self._failures < _RUSH_FAILURES
+        if rush or chunk.salvage is None:
+            try:
+                outcome = self._run(chunk)
+            except pl.exceptions.PolarsError as error:
+                if chunk.salvage is None:
+                    raise broken_data(error, self.step) from error
+                self._failures += 1
+            else:
+                self._failures = 0
+                return outcome
+        found = chunk.new_fields() if self._schema_change and chunk.new_fields else None
+        return self._salvaged(chunk, found)
+
+    def _run(self, chunk: Chunk) -> Outcome:
+        """The quick way. Raises a Polars error for a chunk with bad rows."""
+        ignored = Outcome()
+        if self._schema_change is None or chunk.watched is None:
+            frame = chunk.scan()
+        else:
+            frame, found = chunk.watched()
+            if found is not None and self._decide(found, chunk, ignored):
+                return self._salvaged(chunk, found)
+        frame = self._with_needs(frame, chunk.key)
+        original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
+        given = Given(
+            frame, chunk.count(), original, chunk.place, source=self.step, texts=chunk.texts
+        )
+        outcome = self.runner.run(given)
+        outcome.left_out += ignored.left_out
+        return outcome
+
+    def _decide(self, found: NewFields, chunk: Chunk, outcome: Outcome) -> bool:
+        """What becomes of new fields: whether their rows become dead letters. Raises what ends the
+        run, or the attempt."""
+        match self._schema_change:
+            case "evolve" if found.columns([found.sample]):
+                raise new_fields.NewFieldsFound(found)
+            case "fail":
+                raise new_fields.refused(self.step, found, chunk)
+            case "dead_letter":
+                return True
+        new_fields.left_out(self.step, found, chunk, outcome)
+        return False
+
+    def _salvaged(self, chunk: Chunk, found: NewFields | None) -> Outcome:
+        """The good rows of a chunk with bad rows or new fields, and what becomes of the others."""
+        assert chunk.salvage is not None
+        fresh = Outcome()
+        takes_out = found is not None and self._decide(found, chunk, fresh)
+        saved: Salvaged = chunk.salvage()
+        if not saved.bad:
+            self._failures = 0  # the quick way would do for the next chunks
+        self.runner.errors.unread(self.step, saved.bad, fresh)
+        if found is not None and takes_out:
+            saved = new_fields.letters(found, saved, chunk)
+            self.runner.errors.unread(self.step, saved.bad, fresh, policy="dead_letter")
+        lazy = self._with_needs(saved.good.lazy(), chunk.key)
+        given = Given(
+            lazy.collect(engine="in-memory"),
+            saved.good.height,
+            lambda: saved.good,
+            chunk.place,
+            saved.good_rows,
+            self.step,
+            chunk.texts,
+        )
+        outcome = self.runner.run(given)
+        outcome.failed[:0] = fresh.failed
+        outcome.left_out += fresh.left_out
+        for step, rows in fresh.errors.items():
+            outcome.count_errors(step, rows)
+        return outcome
+
+    def _with_needs(self, frame: pl.LazyFrame, key: int) -> pl.LazyFrame:
+        """The reserved columns that the chain reads."""
+        needs = self.runner.needs
+        if NOW_COLUMN in needs:
+            now = datetime.datetime.now(datetime.UTC)
+            frame = frame.with_columns(pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN))
+        if ROWKEY_COLUMN in needs:
+            base = mix_int(self._run_key ^ mix_int(hash_text(self.split)) ^ mix_int(key))
+            frame = (
+                frame.with_row_index("__dataflare_n")
+                .with_columns(
+                    (pl.col("__dataflare_n").cast(pl.UInt64) + pl.lit(base, pl.UInt64)).alias(
+                        ROWKEY_COLUMN
+                    )
+                )
+                .drop("__dataflare_n")
+            )
+        return frame
+
+    def batch(self, batch: SharedDataBatch, start: Position | None, rows_read: int) -> Outcome:
+        """start: where the batch begins. rows_read: rows of the split that this task has read before."""
+        frame: pl.DataFrame = batch.frame
+        if self.runner.needs:
+            place = (
+                "" if start is None else json.dumps(start.to_json(), sort_keys=True, default=str)
+            )
+            key = hash_text(f"{place} {batch.metadata.get('key', rows_read)}")
+            frame = self._with_needs(frame.lazy(), key).collect(engine="in-memory")
+        return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
+
+
+def searched(chunk: Chunk) -> NewFields | None:
+    """The new fields of a chunk, whose rows are not used."""
+    if chunk.watched is None or chunk.new_fields is None:
+        return None
+    try:
+        return chunk.watched()[1]
+    except pl.exceptions.PolarsError:
+        return chunk.new_fields()
+
+
+def hash_text(text: str) -> int:
+    """A stable 64-bit hash of a name."""
+    import xxhash
+
+    return int(xxhash.xxh3_64_intdigest(text.encode()))
