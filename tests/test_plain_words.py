@@ -43,7 +43,7 @@ PATHS = (
     "src/dataflare/connectors/memory.py",
     "src/dataflare/sdk/sql",
     "src/dataflare/connectors/sqlite",
-    "src/dataflare/connectors/stdout.py",
+    "src/dataflare/connectors/stdout",
     "src/dataflare/errors.py",
     "src/dataflare/expr",
     "src/dataflare/formats",

@@ -2,18 +2,21 @@
 
 Always true: rows are printed when they arrive, not when their epoch is committed, so after a crash
 some are printed twice; when the reader of the pipe has ended, the remaining rows are dropped and
-`on_unread` of the run is called.
+`on_unread` of the run is called. With a key, a table of the newest rows is drawn over itself on a terminal, and printed
+once at the end elsewhere.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dataflare.connectors.stdout.live_table import NewestRows, Screen
 from dataflare.errors import ConfigError
 from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import CsvText, NdjsonText, json_text, plain
@@ -29,12 +32,13 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
-from dataflare.sdk.runtime import current
+from dataflare.sdk.runtime import Runtime, current
 from dataflare.sdk.threads import in_thread
 
 OPERATION_COLUMN = "_op"
 _WIDTH_MAX = 40
 _INLINE_ROWS = 500
+_REDRAW_S = 0.25
 
 
 class StdoutConfig(BaseModel):
@@ -45,7 +49,31 @@ class StdoutConfig(BaseModel):
     format: Literal["table", "ndjson", "csv"] = Field(
         "table", description="aligned columns, one JSON object a line, or CSV"
     )
-    limit: int | None = Field(None, ge=0, description="print this many rows and drop the others")
+    limit: int | None = Field(
+        None,
+        ge=0,
+        description="print this many rows and drop the others; with a key: show this many, the last to change "
+        "(20 on a terminal)",
+    )
+    mode: Literal["append", "upsert", "mirror"] = Field(
+        "append",
+        description="append prints each row; upsert keeps a table of the newest row of each key; mirror removes "
+        "deleted rows from it too",
+    )
+    key: list[str] | None = Field(
+        None, min_length=1, description="the columns that tell rows apart, for upsert and mirror"
+    )
+
+    @model_validator(mode="after")
+    def _key_with_table(self) -> Self:
+        if self.mode == "append":
+            if self.key is not None:
+                raise ValueError("key is for mode: upsert or mirror")
+        elif self.key is None:
+            raise ValueError(f"mode: {self.mode} needs a key, the columns that tell rows apart")
+        elif self.format != "table":
+            raise ValueError(f"mode: {self.mode} draws a table; leave out format: {self.format}")
+        return self
 
 
 class StdoutDestination(DestinationConnector):
@@ -53,7 +81,7 @@ class StdoutDestination(DestinationConnector):
 
     type = "stdout"
     Config = StdoutConfig
-    summary = "Prints rows as a table, NDJSON or CSV."
+    summary = "Prints rows as a table, NDJSON or CSV, or keeps a table of the newest rows on the terminal."
     example = """\
 show:
   type: stdout
@@ -62,14 +90,36 @@ show:
 """
 
     def capabilities(self) -> DestinationCapabilities:
+        reason = "rows are printed immediately, and again after a crash"
+        if self.config.key is not None:
+            reason = "a table of the rows that this process wrote"
         return DestinationCapabilities(
-            Delivery.REPEATING,
-            "rows are printed immediately, and again after a crash",
+            Delivery.FLEETING if self.config.key is not None else Delivery.REPEATING,
+            reason,
             changelog=True,
             local=True,
         )
 
-    async def open(self, context: DestinationContext, restored: Committable | None) -> StdoutWriter:
+    @property
+    def mode(self) -> str | None:
+        """None for rows that are printed: nothing is kept to which rows could be added."""
+        return self.config.mode if self.config.key is not None else None
+
+    async def validate(self, schema: Schema) -> None:
+        missing = [name for name in self.config.key or () if name not in schema]
+        if missing:
+            raise ConfigError(
+                f"the rows have no column '{missing[0]}', which 'key' names",
+                code="E0411",
+                step=self.context.step,
+                notes=[f"they have: {', '.join(schema.names)}"],
+                help="name columns that the rows have",
+            )
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        if self.config.key is not None:
+            newest = NewestRows(self.config.key, deletes=self.config.mode == "mirror")
+            return TableWriter(newest, context.schema, self.config.limit)
         fields = [(field.name, field.type) for field in context.schema]
         if context.changelog:
             if OPERATION_COLUMN in context.schema:
@@ -125,17 +175,78 @@ class StdoutWriter(Writer):
         return len(data)
 
     def _print(self, data: bytes) -> None:
-        stream = self._runtime.stdout or sys.stdout
         text = data.decode("utf-8")
-        try:
-            stream.write(visible(text) if stream.isatty() else text)
-            stream.flush()
-        except BrokenPipeError:
+        if not _written(self._runtime, visible(text) if _is_terminal(self._runtime) else text):
             self._closed = True
-            if stream is sys.stdout:
-                _drop_what_is_left()
-            if self._runtime.on_unread is not None:
-                self._runtime.on_unread()
+
+
+class TableWriter(Writer):
+    """Keeps the newest row of each key. On a terminal the table is drawn again when rows have changed, a few times
+    a second; elsewhere it is printed once, at the end."""
+
+    def __init__(self, newest: NewestRows, schema: Schema, limit: int | None) -> None:
+        self._newest, self._schema, self._limit = newest, schema, limit
+        self._runtime = current()
+        self._screen = Screen() if _is_terminal(self._runtime) else None
+        self._due: asyncio.TimerHandle | None = None
+        self._unread = False
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        if batch.num_rows <= _INLINE_ROWS:
+            self._newest.apply(batch.frame)
+        else:
+            await in_thread(self._newest.apply, batch.frame)
+        if self._screen is not None and self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_REDRAW_S, self._show)
+        return WriteStats(batch.num_rows)
+
+    async def aclose(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        """Draw or print the table."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._unread:
+            return
+        rows = self._newest.rows
+        if rows is None:
+            rows = pl.DataFrame(schema=self._schema.to_polars())
+        room = self._screen.room(self._limit) if self._screen is not None else self._limit
+        hidden = self._newest.dropped + (0 if room is None else max(0, rows.height - room))
+        shown = rows if room is None else rows.tail(room)
+        text = _table(self._newest.by_key(shown).select(self._schema.names), self._schema)
+        if hidden:
+            text += f"and {hidden:,} rows that changed earlier\n"
+        if self._screen is not None:
+            text = self._screen.drawn(visible(text))
+        self._unread = not _written(self._runtime, text)
+
+
+def _table(rows: pl.DataFrame, schema: Schema) -> str:
+    table = TableText()
+    lines = table.encode(rows)
+    return (table.header(schema) + lines).decode("utf-8")
+
+
+def _is_terminal(runtime: Runtime) -> bool:
+    return (runtime.stdout or sys.stdout).isatty()
+
+
+def _written(runtime: Runtime, text: str) -> bool:
+    """Write the text to the run's standard output; False if its reader has ended."""
+    stream = runtime.stdout or sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        if stream is sys.stdout:
+            _drop_what_is_left()
+        if runtime.on_unread is not None:
+            runtime.on_unread()
+        return False
+    return True
 
 
 class TableText:
