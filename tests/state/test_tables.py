@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflare.state import keyset as keyset_module
 from dataflare.state import log as log_module
 from dataflare.state import pieces as pieces_module
 from dataflare.state.log import Log
@@ -244,6 +245,8 @@ def _sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(log_module, "SMALL_ROWS", request.param[0])
     monkeypatch.setattr(log_module, "LOG_PARTIALS", request.param[1])
     monkeypatch.setattr(pieces_module, "SMALL_ROWS", request.param[2])
+    monkeypatch.setattr(keyset_module, "RESTORED_ROWS", request.param[2])
+    monkeypatch.setattr(keyset_module, "MERGED_RUNS", request.param[1])
 
 
 @pytest.mark.usefixtures("_sizes")

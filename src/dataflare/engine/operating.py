@@ -157,8 +157,7 @@ class Operating(Body):
             for result in call():
                 self._behind(result, outcome)
             self._refused(outcome)
-        if self.tables.num_bytes() > self._state_max:
-            self.tables.spill(self._state_max // 2)
+        self.tables.keep_within(self._state_max)
         outcome.seconds = time.perf_counter() - started
         return outcome
 
@@ -176,6 +175,7 @@ class Operating(Body):
         # A call that a cancelled task was waiting for may still be under way.
         with self._calling:
             self.live.close()
+            self.tables.close()
 
     def _refused(self, outcome: Outcome) -> None:
         for refused in self.live.refused():

@@ -1,22 +1,71 @@
-"""A set of keys that grows: levels of pieces, each behind an index.
+"""A set of keys that grows: levels in memory, in order of their hashes, and sorted runs on disk.
 
-Adding appends a level; levels of like size are merged (as in a log-structured merge tree, O'Neil et
-al. 1996), so a key is indexed again O(log n) times. NULL is a value like others here.
+Adding appends a level; levels of like size are merged (as in a log-structured merge tree, O'Neil et al. 1996), so a
+key is sorted again O(log n) times. When memory is short all levels become a run, and `MERGED_RUNS` runs of like size
+become one, a range of key groups at a time. NULL is a value like others here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
-from dataflare.state.index import KeyIndex
-from dataflare.state.pieces import ChunkStorage, Groups, Piece
+from dataflare.state.key_hashes import HASH, hashes_tell_all, with_hashes
+from dataflare.state.key_run import KeyRun
+from dataflare.state.pieces import (
+    RANGES,
+    ChunkStorage,
+    Groups,
+    Piece,
+    groups_of,
+    range_of,
+)
+
+RESTORED_ROWS = 2_000_000
+"""More keys than these go from a checkpoint to disk at once."""
+MERGED_RUNS = 8
+_RANGE = 2**64 // RANGES
+
+
+class _Level:
+    """Keys in memory. held: with their hashes, in the order of these. piece: the same keys."""
+
+    def __init__(self, piece: Piece, held: pl.DataFrame, keys: Sequence[str]) -> None:
+        self.piece, self.held, self._keys = piece, held, keys
+        self._hashes = held[HASH].set_sorted()
+        self._exact = hashes_tell_all(held.schema, keys) and not held[keys[0]].has_nulls()
+        lengths = self._hashes.rle().struct.field("len")
+        self._longest = int(str(lengths.max() or 0))
+
+    def contains(self, probe: pl.DataFrame) -> pl.Series:
+        wanted = probe[HASH]
+        exact = self._exact and not probe[self._keys[0]].has_nulls()
+        first = self._hashes.search_sorted(wanted, "left").cast(pl.UInt32)
+        last = pl.lit(len(self._hashes) - 1, pl.UInt32)
+        held = pl.repeat(False, probe.height, eager=True)
+        for step in range(self._longest):
+            place = pl.select(pl.min_horizontal(pl.lit(first + step), last)).to_series()
+            hit = self._hashes.gather(place) == wanted
+            for key in self._keys if not exact else ():
+                hit = hit & self.held[key].gather(place).eq_missing(probe[key])
+            held = held | hit
+        return held
+
+    def of_range(self, number: int) -> pl.DataFrame:
+        """The keys of a range. A view."""
+        ends = pl.Series([number * _RANGE, (number + 1) * _RANGE - 1], dtype=pl.UInt64)
+        first, last = (
+            self._hashes.search_sorted(ends, "left")[0],
+            self._hashes.search_sorted(ends, "right")[1],
+        )
+        return self.held.slice(first, last - first)
 
 
 class KeySet:
     """keys: the key columns; frames given to it have exactly those, distinct and not yet held. groups:
-    the key groups of the subtask; shares: what it goes on from, by former subtask."""
+    the key groups of the subtask; shares: what it goes on from, by former subtask. folder: of scratch files."""
 
     def __init__(
         self,
@@ -24,70 +73,157 @@ class KeySet:
         groups: Groups,
         storage: ChunkStorage | None = None,
         shares: Sequence[Sequence[Piece]] = (),
+        folder: Path | None = None,
     ) -> None:
         self.keys = tuple(keys)
-        self._groups, self._storage = groups, storage
-        self._levels: list[tuple[Piece, pl.DataFrame, KeyIndex]] = []
-        self._nulls: list[Piece] = []
-        for pieces in shares:
-            for piece in pieces:
-                self._take_over(piece)
+        self._groups, self._storage, self._folder = groups, storage, folder
+        self._levels: list[_Level] = []
+        self._runs: list[KeyRun] = []
+        self._merging: Iterator[None] | None = None
+        self._restore([piece for pieces in shares for piece in pieces])
 
     def contains(self, frame: pl.DataFrame) -> pl.Series:
         """For each row whether its key is held."""
-        probe = [frame[key] for key in self.keys]
+        probe = with_hashes(frame.select(self.keys), self.keys)
         held = pl.repeat(False, frame.height, eager=True)
-        for _, _, index in self._levels:
-            held = held | index.rows(probe).is_not_null()
-        if self._nulls:
-            nulls = pl.concat([piece.frame(self._storage) for piece in self._nulls])
-            marked = frame.select(self.keys).join(
-                nulls.with_columns(pl.lit(True).alias("__dataflare_hit")),
-                on=list(self.keys),
-                how="left",
-                nulls_equal=True,
-                maintain_order="left",
-            )
-            held = held | marked["__dataflare_hit"].fill_null(False)
+        for level in self._levels:
+            held = held | level.contains(probe)
+        for run in reversed(self._runs):
+            if held.all():
+                break
+            held = held | run.contains(probe)
         return held
 
     def add(self, keys: pl.DataFrame) -> None:
-        has_null = pl.any_horizontal([pl.col(key).is_null() for key in self.keys])
-        nulls, whole = keys.filter(has_null), keys.filter(~has_null)
-        if nulls.height:
-            held = [piece.frame(self._storage) for piece in self._nulls]
-            for piece in self._nulls:
-                piece.release(self._storage)
-            self._nulls = [Piece(pl.concat([*held, nulls]), self._groups)]
-        if not whole.height:
+        if self._merging is not None and next(self._merging, "done") == "done":
+            self._merging = None
+        if not keys.height:
             return
-        while self._levels and self._levels[-1][1].height <= 2 * whole.height:
-            piece, frame, _ = self._levels.pop()
-            piece.release(self._storage)
-            whole = pl.concat([frame, whole], rechunk=True)
-        self._add_level(Piece(whole, self._groups), whole)
+        held = with_hashes(keys, self.keys)
+        while self._levels and self._levels[-1].piece.rows <= 2 * held.height:
+            level = self._levels.pop()
+            level.piece.release(self._storage)
+            held = pl.concat([level.held, held])
+        held = held.sort(HASH)
+        self._levels.append(_Level(Piece(held.drop(HASH), self._groups), held, self.keys))
 
     def pieces(self) -> list[Piece]:
         """All keys."""
-        return [*(piece for piece, _, _ in self._levels), *self._nulls]
+        stored = [piece for run in self._runs for piece in run.pieces]
+        return [*stored, *(level.piece for level in self._levels)]
 
     @property
     def index_bytes(self) -> int:
-        """What is in memory beside the pieces: the keys of pieces in storage, and the indexes with hashes,
-        rows and a directory, about 24 bytes a key."""
-        keys = sum(int(f.estimated_size()) for piece, f, _ in self._levels if not piece.in_memory)
-        return keys + sum(24 * frame.height for _, frame, _ in self._levels)
+        """What is in memory beside the pieces."""
+        hashes = sum(
+            8 * level.piece.rows if level.piece.in_memory else int(level.held.estimated_size())
+            for level in self._levels
+        )
+        return hashes + sum(run.num_bytes for run in self._runs)
 
-    def _take_over(self, piece: Piece) -> None:
-        frame = piece.frame(self._storage)
-        has_null = pl.any_horizontal([pl.col(key).is_null() for key in self.keys])
-        count = frame.select(has_null.sum()).item()
-        if count == frame.height:
-            self._nulls.append(piece)
-        elif not count:
-            self._add_level(piece, frame)
-        else:  # of a version that did not keep them apart, or filtered
-            self.add(frame)
+    @property
+    def level_bytes(self) -> int:
+        """What `spill` takes out of memory."""
+        return sum(int(level.held.estimated_size()) for level in self._levels)
 
-    def _add_level(self, piece: Piece, frame: pl.DataFrame) -> None:
-        self._levels.append((piece, frame, KeyIndex(frame, self.keys)))
+    def spill(self) -> None:
+        """Move the levels to disk as one run. Blocking."""
+        levels = [level for level in self._levels if level.held.height]
+        if not levels or self._storage is None:
+            return
+        rows = sum(level.piece.rows for level in levels)
+        run = KeyRun(self.keys, rows, self._folder)
+        staying = [nulls for level in levels if (nulls := self._apart(level.held)[1]).height]
+        for number in range(RANGES):
+            parts = [self._apart(level.of_range(number))[0] for level in levels]
+            if any(part.height for part in parts):
+                self._append(run, number, pl.concat(parts))
+        run.finish()
+        self._runs.append(run)
+        self._levels = []
+        for level in levels:
+            level.piece.release(self._storage)
+        for nulls in staying:
+            self._levels.append(_Level(Piece(nulls.drop(HASH), self._groups), nulls, self.keys))
+        self._begin_merge()
+
+    def close(self) -> None:
+        """Give the scratch files back."""
+        for run in self._runs:
+            run.close()
+
+    def _apart(self, held: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The keys for a run, and NULL where a run tells keys by their hashes alone: it stays in memory."""
+        if not hashes_tell_all(held.schema, self.keys):
+            return held, held.clear()
+        is_null = held[self.keys[0]].is_null()
+        return (
+            (held.filter(~is_null), held.filter(is_null)) if is_null.any() else (held, held.clear())
+        )
+
+    def _append(self, run: KeyRun, number: int, hashed: pl.DataFrame) -> None:
+        """Put the keys of one range behind a run, as a stored piece."""
+        assert self._storage is not None
+        hashed = hashed.sort(HASH)
+        piece = Piece(hashed.drop(HASH), groups_of(number))
+        piece.store(self._storage, self.keys)
+        piece.leave_memory()
+        run.append(hashed, [piece])
+
+    def _begin_merge(self) -> None:
+        group = self._runs[-MERGED_RUNS:]
+        sizes = [run.rows for run in group]
+        alike = max(sizes) < MERGED_RUNS * min(sizes) if sizes else False
+        if self._merging is None and len(group) == MERGED_RUNS and alike:
+            self._merging = self._merge(group)
+
+    def _merge(self, group: Sequence[KeyRun]) -> Iterator[None]:
+        """Make one run of several, a range at a time. They stay until it is whole."""
+        merged = KeyRun(self.keys, sum(run.rows for run in group), self._folder)
+        for number in range(RANGES):
+            pieces = [p for run in group for p in run.pieces if range_of(p.groups) == number]
+            if pieces:
+                frames = [piece.frame(self._storage) for piece in pieces]
+                whole = self._apart(with_hashes(pl.concat(frames), self.keys))[0]
+                self._append(merged, number, whole)
+            yield
+        merged.finish()
+        place = self._runs.index(group[0])
+        self._runs[place : place + len(group)] = [merged]
+        for run in group:
+            run.close()
+            for piece in run.pieces:
+                piece.release(self._storage)
+
+    def _restore(self, pieces: Sequence[Piece]) -> None:
+        """Many keys become a run on their stored pieces, which are not written again; few become levels."""
+        by_range: dict[int, list[Piece]] = {}
+        if sum(piece.rows for piece in pieces) > RESTORED_ROWS:
+            for piece in pieces:
+                number = range_of(piece.groups)
+                if number is not None and piece.chunks:
+                    by_range.setdefault(number, []).append(piece)
+        in_runs = {id(piece) for each in by_range.values() for piece in each}
+        for piece in pieces:
+            if id(piece) not in in_runs:
+                held = with_hashes(piece.frame(self._storage), self.keys).sort(HASH)
+                self._levels.append(_Level(piece, held, self.keys))
+        self._levels.sort(key=lambda level: level.piece.rows, reverse=True)
+        if by_range:
+            self._restore_run(by_range)
+
+    def _restore_run(self, by_range: Mapping[int, Sequence[Piece]]) -> None:
+        """One run on the pieces of each range."""
+        rows = sum(piece.rows for each in by_range.values() for piece in each)
+        run = KeyRun(self.keys, rows, self._folder)
+        for number in sorted(by_range):
+            frames = [piece.frame(self._storage) for piece in by_range[number]]
+            held = with_hashes(pl.concat(frames), self.keys).sort(HASH)
+            for piece in by_range[number]:
+                piece.leave_memory()
+            whole, nulls = self._apart(held)
+            if nulls.height:
+                self._levels.append(_Level(Piece(nulls.drop(HASH), self._groups), nulls, self.keys))
+            run.append(whole, by_range[number])
+        run.finish()
+        self._runs.append(run)

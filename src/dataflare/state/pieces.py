@@ -16,7 +16,8 @@ import polars as pl
 from dataflare.model.hashing import KEY_GROUPS, hash_columns, key_group
 
 RANGE_GROUPS = 8
-"""Key groups of one range; there are 16 ranges."""
+"""Key groups of one range."""
+RANGES = KEY_GROUPS // RANGE_GROUPS
 SMALL_ROWS = 50_000
 """A piece of at most so many rows is stored as one chunk, whatever its ranges."""
 

@@ -11,8 +11,11 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -64,12 +67,16 @@ class Value:
         self.value = value
 
 
+_LEVELS_SHARE = 4
+"""A set of keys in memory may take a quarter of what its tables may, so that it can be written with room to spare."""
+
 LEGACY = ""
 """The name of the chunks of a share without table names."""
 
 
 class Tables:
-    """subtask of subtasks: whose state it is. shares: what it goes on from, by former subtask."""
+    """subtask of subtasks: whose state it is. shares: what it goes on from, by former subtask. folder: of files
+    that are needed only while it lives; None: the system's folder for temporary files."""
 
     def __init__(
         self,
@@ -78,10 +85,11 @@ class Tables:
         *,
         storage: ChunkStorage | None = None,
         shares: Sequence[TableShare] = (),
+        folder: Path | None = None,
     ) -> None:
         self.subtask, self.subtasks = subtask, subtasks
         self.groups = owned_groups(subtask, subtasks)
-        self._storage, self._shares = storage, shares
+        self._storage, self._shares, self._folder = storage, shares, folder
         self._tables: dict[str, Table] = {}
         self._values: dict[str, Value] = {}
 
@@ -106,7 +114,8 @@ class Tables:
 
     def keys(self, name: str, keys: Sequence[str]) -> KeySet:
         """A set of keys. See `KeySet`."""
-        table = KeySet(keys, self.groups, self._storage, self._restored(name, keys))
+        shares = self._restored(name, keys)
+        table = KeySet(keys, self.groups, self._storage, shares, self._folder)
         self._tables[name] = table
         return table
 
@@ -188,26 +197,41 @@ class Tables:
         )
         return total + sum(t.index_bytes for t in self._tables.values() if isinstance(t, KeySet))
 
+    def keep_within(self, bytes_max: int) -> None:
+        """Keep no more than about so many bytes in memory. Blocking where something must leave."""
+        for table in self._tables.values():
+            if isinstance(table, KeySet) and table.level_bytes > bytes_max // _LEVELS_SHARE:
+                table.spill()
+        if self.num_bytes() > bytes_max:
+            self.spill(bytes_max // 2)
+
     def spill(self, bytes_max: int) -> None:
-        """Write the largest pieces of logs and rows to storage, until no more than `bytes_max` bytes
-        are in memory. The next checkpoint finds them there. Blocking."""
+        """Write the largest pieces of logs and rows, and sets of keys, to storage, until no more than `bytes_max`
+        bytes are in memory. The next checkpoint finds them there. Blocking."""
         if self._storage is None:
             return
         held = self.num_bytes()
-        pieces = [
-            (piece, table.keys)
-            for table in self._tables.values()
-            if not isinstance(table, KeySet)
-            and not (isinstance(table, RowsTable) and not table.spills)
-            for piece in table.pieces()
-            if piece.in_memory
-        ]
-        for piece, keys in sorted(pieces, key=lambda each: each[0].num_bytes, reverse=True):
+        for size, leave in sorted(self._leaving(self._storage), key=itemgetter(0), reverse=True):
             if held <= bytes_max:
                 return
-            piece.store(self._storage, keys)
-            piece.leave_memory()
-            held -= piece.num_bytes
+            leave()
+            held -= size
+
+    def _leaving(self, storage: ChunkStorage) -> Iterator[tuple[int, Callable[[], None]]]:
+        """What may leave memory: its size, and a call that writes it and lets it go."""
+        for table in self._tables.values():
+            if isinstance(table, KeySet):
+                yield table.level_bytes, table.spill
+            elif not isinstance(table, RowsTable) or table.spills:
+                for piece in table.pieces():
+                    if piece.in_memory:
+                        yield piece.num_bytes, partial(_put_aside, piece, storage, table.keys)
+
+    def close(self) -> None:
+        """Give back what is held beside memory."""
+        for table in self._tables.values():
+            if isinstance(table, KeySet):
+                table.close()
 
     def _restored(self, name: str, keys: Sequence[str]) -> list[list[Piece]]:
         """The pieces of a table, by former subtask."""
@@ -235,6 +259,11 @@ class Tables:
             return Piece(None, (low, high), [chunk])
         rows = own_rows(self._storage.read(chunk), keys, self.subtask, self.subtasks)
         return Piece(rows, (max(low, first), min(high, last))) if rows.height else None
+
+
+def _put_aside(piece: Piece, storage: ChunkStorage, keys: Sequence[str]) -> None:
+    piece.store(storage, keys)
+    piece.leave_memory()
 
 
 def _merged(log: Log, run: Sequence[Piece]) -> Sequence[Piece]:
