@@ -47,7 +47,46 @@ def decoder(
             return RawDecoder()
         case "text":
             return RawDecoder(text=True)
+        case "avro":
+            from dataflare.sdk.messages.avro import avro_decoder
+
+            schema, registry = _schema_of(options, is_key), options.registry
+            subject = subject_of(options, topic, is_key)
+            return _fitting(avro_decoder(schema, registry, subject, context), contract, context)
     return _json_decoder(topic, contract, sample, learned, context.step)
+
+
+def subject_of(options: MessageOptions, topic: str, is_key: bool) -> str:
+    """The name under which the registry has the schemas of a topic."""
+    registry = options.registry
+    if registry is not None and registry.subject is not None and not is_key:
+        return registry.subject
+    return f"{topic}-{'key' if is_key else 'value'}"
+
+
+def _schema_of(options: MessageOptions, is_key: bool) -> str | None:
+    return options.key_schema if is_key else options.schema_
+
+
+def _fitting(made: Decoder, contract: Schema | None, context: ConnectorContext) -> Decoder:
+    """The decoder, if its columns are those that the step's `schema:` names. Raises ConfigError (E0405)."""
+    for field in contract or ():
+        if field.name not in made.schema:
+            raise ConfigError(
+                f"'schema' names the column '{field.name}', which the messages do not have",
+                code="E0405",
+                step=context.step,
+                help=did_you_mean(field.name, made.schema.names) or "leave it out",
+            )
+        if made.schema[field.name] != field.type:
+            raise ConfigError(
+                f"column '{field.name}' is {made.schema[field.name]} in the messages, and 'schema' says "
+                f"{field.type}",
+                code="E0405",
+                step=context.step,
+                help="leave it out of 'schema', and cast it in a map step",
+            )
+    return made
 
 
 def _json_decoder(
@@ -119,6 +158,11 @@ def encoder(
     from dataflare.formats.messages.raw import RawEncoder
 
     format_ = options.key_format if is_key else options.format
+    if format_ == "avro":
+        from dataflare.sdk.messages.avro import avro_encoder
+
+        subject = subject_of(options, topic, is_key)
+        return avro_encoder(_schema_of(options, is_key), options.registry, subject, schema, context)
     if format_ in ("raw", "text"):
         return RawEncoder(schema, context.step)
     return JsonEncoder()

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.model.units import Duration
 
-Format = Literal["json", "raw", "text"]
+Format = Literal["json", "avro", "raw", "text"]
 KeyFormat = Format
-WITH_SCHEMA: tuple[str, ...] = ()
+WITH_SCHEMA = ("avro",)
 """Formats whose bytes cannot be read without a schema."""
 
 
@@ -92,11 +92,37 @@ class MessageOptions(BaseModel):
 
     format: Format = Field(
         "json",
-        description="json: an object in each message; raw, text: one column `value` of bytes or of text",
+        description="json: an object in each message; avro: a record in each message; raw, text: one "
+        "column `value` of bytes or of text",
+    )
+    schema_: str | None = Field(
+        None,
+        alias="schema",
+        min_length=1,
+        description="avro: the schema, as a file (.avsc) or as its JSON; with a registry it is what the "
+        "rows look like, whatever schema a message has",
+    )
+    registry: RegistryConfig | None = Field(
+        None, description="the registry in which messages find their schemas"
     )
     key_format: KeyFormat | None = Field(
         None, description="the same for keys, which are bytes without it"
     )
+    key_schema: str | None = Field(None, min_length=1, description="the same as `schema` for keys")
+
+    @model_validator(mode="after")
+    def _schemas_are_used(self) -> Self:
+        for format_, schema, prefix in (
+            (self.format, self.schema_, ""),
+            (self.key_format, self.key_schema, "key_"),
+        ):
+            if schema is not None and format_ not in WITH_SCHEMA:
+                raise ValueError(f"'{prefix}schema' has no effect on {prefix}format: {format_}")
+            if format_ in WITH_SCHEMA and schema is None and self.registry is None:
+                raise ValueError(f"{prefix}format: {format_} needs '{prefix}schema' or 'registry'")
+        if self.registry is not None and not {self.format, self.key_format} & {*WITH_SCHEMA}:
+            raise ValueError(f"'registry' has no effect on format: {self.format}")
+        return self
 
 
 class SourceMessageOptions(MessageOptions):
