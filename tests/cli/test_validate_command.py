@@ -64,7 +64,7 @@ def test_nothing_is_left_unchecked_where_all_is_here(validated: Any) -> None:
         ('type: file, config: {path: "gone.csv"}', "E0601", 1),
         ('type: file, config: {path: "gone/*.csv"}', "E0601", 1),
         ('type: sqlite, config: {path: "gone.db", table: t}', "E0601", 1),
-        ('type: file, config: {path: "s3://bucket/a.csv"}', "E0419", 2),
+        ('type: file, config: {path: "swift://bucket/a.csv"}', "E0419", 2),
         ('type: sqlite, config: {path: "https://x.test/a.db", table: t}', "E0419", 2),
         ('type: file, config: {path: "file:///tmp/a.csv"}', "E0419", 2),
     ],

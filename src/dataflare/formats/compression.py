@@ -7,15 +7,15 @@ gives the same bytes as one opened at 0 and read that far.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import importlib
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from dataflare.errors import DataError
+from dataflare.formats.any_file import AnyFile, open_bytes, open_raw
 
 GZIP, ZSTD, NONE = "gzip", "zstd", "none"
 EXTENSIONS = {".gz": GZIP, ".zst": ZSTD, ".zstd": ZSTD}
@@ -65,7 +65,7 @@ class PieceStream(ABC):
         self._stream.close()
 
 
-def split_extension(path: Path) -> tuple[str, str]:
+def split_extension(path: AnyFile) -> tuple[str, str]:
     """The format's extension and the compression that a name promises: `a.csv.gz` is
     (".csv", "gzip")."""
     suffixes = [s.lower() for s in path.suffixes]
@@ -74,10 +74,10 @@ def split_extension(path: Path) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), NONE
 
 
-def detect(path: Path) -> str:
+def detect(path: AnyFile) -> str:
     """How a file is compressed, by its first bytes: its name may be wrong."""
-    with path.open("rb") as file:
-        head = file.read(4)
+    with contextlib.closing(open_bytes(path)) as file:
+        head = file.read_at(0, 4)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
@@ -85,7 +85,7 @@ def detect(path: Path) -> str:
 
 
 def open_stream(
-    path: Path,
+    path: AnyFile,
     compression: str,
     *,
     offset: int = 0,
@@ -121,8 +121,8 @@ def open_stream(
 class _Plain:
     """A file as it is."""
 
-    def __init__(self, path: Path, offset: int, limit: int | None) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
+    def __init__(self, path: AnyFile, offset: int, limit: int | None) -> None:
+        self._file = open_bytes(path)
         self._offset = offset
         self._limit = limit
 
@@ -131,7 +131,7 @@ class _Plain:
             size = min(size, self._limit - self._offset)
         if size <= 0:
             return b""
-        data = os.pread(self._fd, size, self._offset)
+        data = self._file.read_at(self._offset, size)
         self._offset += len(data)
         return data
 
@@ -143,21 +143,19 @@ class _Plain:
         tail = min(size, _TAIL)
         if tail > 0:
             end = self._offset + size
-            line_end = os.pread(self._fd, tail, end - tail).rfind(b"\n")
+            line_end = self._file.read_at(end - tail, tail).rfind(b"\n")
             if line_end >= 0:
                 size = end - tail + line_end + 1 - self._offset
         return self.read(size)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
 
 class _Inflated:
     """A gzip or zstd file of any number of members, inflated as it is read."""
 
-    def __init__(self, path: Path, compression: str) -> None:
+    def __init__(self, path: AnyFile, compression: str) -> None:
         self._path = path
         self._read, self._raw = _inflater(path, compression)
 
@@ -188,8 +186,8 @@ class _Inflated:
         self._raw.close()
 
 
-def _inflater(path: Path, compression: str) -> tuple[Callable[[int], bytes], IO[Any]]:
-    raw = path.open("rb")
+def _inflater(path: AnyFile, compression: str) -> tuple[Callable[[int], bytes], IO[Any]]:
+    raw = open_raw(path)
     if compression == ZSTD:
         return _ZstdFrames(raw).read, raw
     opened: Any = _gzip().open(raw, "rb")
@@ -255,7 +253,7 @@ def _zstd_error() -> type[Exception]:
 class _Transcoded:
     """Text in another encoding, as UTF-8."""
 
-    def __init__(self, stream: ByteStream, path: Path, encoding: str) -> None:
+    def __init__(self, stream: ByteStream, path: AnyFile, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._ready = b""

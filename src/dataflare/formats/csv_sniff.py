@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import polars as pl
 
 from dataflare.errors import DataError
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.csv_read import CsvDialect
 from dataflare.formats.names import unique_names
 from dataflare.formats.records import Record, is_blank, regular_rows, requote, scan_records
@@ -19,7 +19,7 @@ from dataflare.formats.text_types import Spelling, TextColumn, infer
 BOM = b"\xef\xbb\xbf"
 
 
-def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], int]:
+def header_of(data: bytes, dialect: CsvDialect, path: AnyFile) -> tuple[list[str], int]:
     """The column names in the first record, and where the rows begin.
 
     Empty names become `column_N`; a name seen before gets a number.
@@ -60,7 +60,7 @@ def header_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[list[str], 
     )
 
 
-def width_of(data: bytes, dialect: CsvDialect, path: Path) -> tuple[int, int]:
+def width_of(data: bytes, dialect: CsvDialect, path: AnyFile) -> tuple[int, int]:
     """For files without header: how many fields the first row has, and where rows begin."""
     start = len(BOM) if data.startswith(BOM) else 0
     for record in scan_records(data[start:], dialect.delimiter, dialect.quote):

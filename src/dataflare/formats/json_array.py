@@ -14,11 +14,10 @@ as long.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from dataflare.errors import DataError
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.compression import ByteStream, PieceStream
 from dataflare.formats.json_values import BadJson, list_items
 
@@ -39,7 +38,7 @@ class ArrayLines(PieceStream):
     path: for errors. `read` raises DataError (E0503) where the list itself cannot be read.
     """
 
-    def __init__(self, stream: ByteStream, path: Path) -> None:
+    def __init__(self, stream: ByteStream, path: AnyFile) -> None:
         super().__init__(stream)
         self._path = path
         self._raw = b""

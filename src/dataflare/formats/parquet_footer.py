@@ -26,6 +26,7 @@ MAGIC = b"PAR1"
 _SCHEMA, _NUM_ROWS, _ROW_GROUPS = 2, 3, 4
 _GROUP_COLUMNS, _GROUP_BYTES, _GROUP_ROWS, _GROUP_OFFSET, _GROUP_ORDINAL = 1, 2, 3, 5, 7
 _CHUNK_OFFSET, _CHUNK_META, _OFFSET_INDEX, _COLUMN_INDEX = 2, 3, 4, 6
+_META_PATH, _META_BYTES = 3, 7
 _META_OFFSETS = (9, 10, 11, 14)
 """Data page, index page, dictionary page and bloom filter offsets of a column's metadata."""
 
@@ -43,6 +44,35 @@ def row_groups(path: Path) -> list[RowGroup]:
     footer = Reader(footer_bytes(path)).struct()
     groups = footer[_ROW_GROUPS][1][1] if _ROW_GROUPS in footer else []
     return [RowGroup(g[_GROUP_ROWS][1], g[_GROUP_BYTES][1]) for g in groups]
+
+
+class GroupPlaces(msgspec.Struct, frozen=True):
+    """Where a row group's bytes are. columns: by the name of the top-level column, ranges of the file."""
+
+    rows: int
+    columns: dict[str, list[tuple[int, int]]]
+
+
+def group_places(footer: bytes) -> list[GroupPlaces]:
+    """Where the bytes of each row group are: pages, dictionaries, indexes and Bloom filters."""
+    fields = Reader(footer).struct()
+    groups = fields[_ROW_GROUPS][1][1] if _ROW_GROUPS in fields else []
+    return [GroupPlaces(g[_GROUP_ROWS][1], _columns_of(g)) for g in groups]
+
+
+def _columns_of(group: Struct) -> dict[str, list[tuple[int, int]]]:
+    columns: dict[str, list[tuple[int, int]]] = {}
+    for chunk in group[_GROUP_COLUMNS][1][1]:
+        meta = chunk[_CHUNK_META][1]
+        name = bytes(meta[_META_PATH][1][1][0]).decode()
+        starts = [meta[number][1] for number in _META_OFFSETS[:3] if number in meta]
+        start = min(place for place in starts if place > 0)
+        ranges = columns.setdefault(name, [])
+        ranges.append((start, start + meta[_META_BYTES][1]))
+        for fields, (at, length) in ((chunk, (4, 5)), (chunk, (6, 7)), (meta, (14, 15))):
+            if at in fields and length in fields:
+                ranges.append((fields[at][1], fields[at][1] + fields[length][1]))
+    return columns
 
 
 def footer_bytes(path: Path) -> bytes:

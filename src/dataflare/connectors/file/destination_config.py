@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from dataflare.connectors.file.listing import format_of
+from dataflare.connectors.file.names import format_of
 from dataflare.errors import ConfigError
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.sdk.context import ConnectorContext

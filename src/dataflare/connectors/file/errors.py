@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_, did_you_mean
+from dataflare.formats.any_file import AnyFile
 
 
 def missing(path: Path) -> SystemError_:
@@ -36,13 +37,13 @@ def missing(path: Path) -> SystemError_:
     return SystemError_(f"no such file: {path}", code="E0601", help=help_)
 
 
-def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
+def translated(error: BaseException, path: AnyFile, doing: str) -> DataFlareError:
     """DataFlare's error for another exception. doing: "reading" or "writing"."""
     if isinstance(error, DataFlareError):
         return error
     if isinstance(error, OSError):
         match error.errno:
-            case errno.ENOENT:
+            case errno.ENOENT if isinstance(path, Path):
                 return missing(path)
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 why = "read-only file system" if error.errno == errno.EROFS else "permission denied"
@@ -90,7 +91,7 @@ def translated(error: BaseException, path: Path, doing: str) -> DataFlareError:
 
 
 @contextmanager
-def file_errors(path: Path, doing: str = "reading") -> Iterator[None]:
+def file_errors(path: AnyFile, doing: str = "reading") -> Iterator[None]:
     """Whatever goes wrong inside becomes a DataFlareError.
 
     Polars panics where a file has what its Rust code does not expect; such an exception is not an

@@ -20,8 +20,8 @@ from dataflare.connectors.file.buffering import EncodeBuffer
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.fence import Fence
 from dataflare.connectors.file.growing import Encoder, GrowingFile
-from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.marker import FileMarker
+from dataflare.connectors.file.names import UNPUBLISHED
 from dataflare.connectors.file.partitions import folder_name
 from dataflare.connectors.file.parts import PartsFolder
 from dataflare.connectors.file.staged import StagedContent, looks

@@ -11,16 +11,19 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.errors import Blame, RunError
+from dataflare.formats.any_file import AnyFile, StoredFile, open_bytes
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum, checksum
 from dataflare.model.progress import Position
+from dataflare.sdk.context import has_scheme
 
 _PIECE_BYTES = 16 << 10
 """The checksum of a file covers this many bytes of its beginning and of its end."""
@@ -79,7 +82,7 @@ class Ledger(Struct, frozen=True):
         earlier = {id_: file for id_, file in self.files.items() if id_ not in read}
         surplus = len(earlier) - _GONE_MAX
         if surplus > 0:
-            removed_ids = (id_ for id_ in earlier if not (base / id_).exists())
+            removed_ids = (id_ for id_ in earlier if has_scheme(id_) or not (base / id_).exists())
             oldest = sorted(removed_ids, key=lambda id_: earlier[id_].mtime_ns)[:surplus]
             earlier = {id_: file for id_, file in earlier.items() if id_ not in set(oldest)}
         return Ledger({**earlier, **read})
@@ -148,14 +151,16 @@ def sort_files(
     return diff
 
 
-def pieces_of(path: Path, size: int) -> str:
-    """The checksum of the beginning and the end of a file's first `size` bytes."""
-    with file_errors(path), path.open("rb") as file:
-        data = file.read(min(size, _PIECE_BYTES))
+def pieces_of(path: AnyFile, size: int) -> str:
+    """The checksum of the beginning and the end of a file's first `size` bytes. Of a whole file in a
+    store that gives its versions etags: the etag, which needs no request."""
+    if isinstance(path, StoredFile) and path.etag is not None and size == path.size:
+        return f"etag {path.etag}"
+    with file_errors(path), closing(open_bytes(path)) as file:
+        data = file.read_at(0, min(size, _PIECE_BYTES))
         if size > _PIECE_BYTES:
             start = max(_PIECE_BYTES, size - _PIECE_BYTES)
-            file.seek(start)
-            data += file.read(size - start)
+            data += file.read_at(start, size - start)
         return checksum(data)
 
 
@@ -164,7 +169,11 @@ def _compare(file: FoundFile, before: ReadFile) -> tuple[str | None, Mapping[str
     continue from."""
     if file.size < before.size:
         return f"it has {file.size:,} bytes, and had {before.size:,}", None
-    if pieces_of(file.path, before.size) != before.pieces:
+    has_etag = before.pieces.startswith("etag ")
+    is_same = pieces_of(file.path, before.size) == before.pieces
+    if has_etag and is_same:
+        return None, None
+    if not is_same and not (has_etag and before.check is not None and file.size > before.size):
         return "it begins or ends differently", None
     if (file.size, file.mtime_ns) == (before.size, before.mtime_ns):
         return None, None
@@ -178,10 +187,10 @@ def _compare(file: FoundFile, before: ReadFile) -> tuple[str | None, Mapping[str
 def _after(file: FoundFile, offset: int, check: str) -> tuple[str | None, Mapping[str, Any] | None]:
     """The position after the rows that were read, if all bytes before it are the same."""
     checksum, ends_line = ReadChecksum(), True
-    with file_errors(file.path), file.path.open("rb") as opened:
+    with file_errors(file.path), closing(open_bytes(file.path)) as opened:
         remaining = offset
         while remaining:
-            data = opened.read(min(remaining, BLOCK_BYTES))
+            data = opened.read_at(offset - remaining, min(remaining, BLOCK_BYTES))
             if not data:
                 return "it is shorter than what was read of it", None
             checksum.update(data)
@@ -191,7 +200,7 @@ def _after(file: FoundFile, offset: int, check: str) -> tuple[str | None, Mappin
             return "the rows that were read have other content", None
         if file.size == offset:
             return None, None
-        following = opened.read(2)
+        following = opened.read_at(offset, 2)
     if not ends_line:
         # The last row had no line break. It is whole only if the line break is what comes next.
         end = b"\r\n" if following == b"\r\n" else following[:1]

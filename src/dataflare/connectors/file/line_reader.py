@@ -6,8 +6,8 @@ the rows that follow, or an error if the file has changed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, with_added
 from dataflare.connectors.file.watching import watched_lines, watched_records
 from dataflare.formats import line_chunks
+from dataflare.formats.any_file import open_bytes
 from dataflare.formats.checksum import BLOCK_BYTES, ReadChecksum
 from dataflare.formats.compression import ByteStream
 from dataflare.formats.csv_read import CsvPlan
@@ -114,7 +115,7 @@ class LineReader(ChunkReader):
             offset, value, start, touched = body, None, 0, False
         else:
             offset, value = int(position.value["offset"]), str(position.value["check"])
-            touched = not self._is_untouched(position)
+            touched = not self._facts.is_untouched(position)
             start = 0 if touched else offset - offset % BLOCK_BYTES
         checksum = ReadChecksum(value if start else None)
         stream = self._facts.stream(start)
@@ -144,11 +145,6 @@ class LineReader(ChunkReader):
         stream.close()
         return self._facts.stream(offset + len(end)), seen, offset + len(end)
 
-    def _is_untouched(self, position: Position) -> bool:
-        status = os.stat(self._facts.path)
-        recorded = position.value
-        return (status.st_size, status.st_mtime_ns) == (recorded["size"], recorded["mtime_ns"])
-
     def position(self) -> Position:
         return self._position
 
@@ -158,9 +154,8 @@ class LineReader(ChunkReader):
 
     def _ends_line(self) -> bool:
         """Whether the file, as it was listed, ends with a line break."""
-        with file_errors(self._facts.path), self._facts.path.open("rb") as file:
-            file.seek(max(self._facts.size - 1, 0))
-            return file.read(1) in (b"\n", b"")
+        with file_errors(self._facts.path), closing(open_bytes(self._facts.path)) as file:
+            return file.read_at(max(self._facts.size - 1, 0), 1) in (b"\n", b"")
 
     def _is_record(self, data: bytes) -> bool:
         plan = self._plan

@@ -7,61 +7,41 @@ has a pattern that begins with the same character, such as `_*.csv`.
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
 from dataflare.connectors.file.errors import file_errors, missing
+from dataflare.connectors.file.names import (
+    UNPUBLISHED,
+    FoundFile,
+    fits,
+    format_of,
+    is_hidden,
+)
 from dataflare.errors import ConfigError, SystemError_
-from dataflare.formats.compression import split_extension
-from dataflare.sdk.context import ConnectorContext
-
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".txt": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".ipc": "arrow",
-    ".feather": "arrow",
-    ".xlsx": "excel",
-    ".xls": "excel",
-    ".xlsb": "excel",
-    ".ods": "excel",
-}
-UNPUBLISHED = ".inprogress"
+from dataflare.formats.any_file import AnyFile
+from dataflare.sdk.context import ConnectorContext, has_scheme
+from dataflare.sdk.stores.options import FROM_ENVIRONMENT, StorageOptions
 
 
-class FoundFile(Struct, frozen=True):
-    """id: the path relative to the workflow's folder, the same in every listing. root: the folder
-    or glob root that it was found in; None if `path` names the file."""
-
-    path: Path
-    id: str
-    size: int
-    mtime_ns: int
-    root: Path | None = None
-
-
-def format_of(path: Path) -> str | None:
-    """The format that a file's name promises, or None."""
-    return FORMATS.get(split_extension(path)[0])
-
-
-def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str) -> list[FoundFile]:
+def list_files(
+    patterns: Sequence[str],
+    context: ConnectorContext,
+    format_: str,
+    storage: StorageOptions | None = None,
+) -> list[FoundFile]:
     """All files of the patterns without duplicates, in the order of the patterns, sorted within
     each."""
-    files: dict[Path, FoundFile] = {}
+    files: dict[AnyFile, FoundFile] = {}
     for pattern in patterns:
+        if has_scheme(pattern):
+            from dataflare.connectors.file.remote_listing import list_remote
+
+            for file in list_remote(pattern, storage or FROM_ENVIRONMENT, context, format_):
+                files.setdefault(file.path, file)
+            continue
         for path, root in _expand(pattern, context, format_):
             if path not in files:
                 files[path] = _look(path, root, context)
@@ -70,35 +50,20 @@ def list_files(patterns: Sequence[str], context: ConnectorContext, format_: str)
 
 def would_list(pattern: str, file: str, context: ConnectorContext, format_: str) -> bool:
     """Whether `list_files` would find a file at this path, with links resolved, if there were one."""
+    if has_scheme(pattern):
+        return False
     path = context.path(pattern)
     if glob.has_magic(pattern) and not path.exists():
         root = _root_of(path)
         parts = path.relative_to(root).parts
         relative = Path(os.path.relpath(file, os.path.realpath(root)))
-        return _fits(relative.parts, parts)
+        return fits(relative.parts, parts)
     real = os.path.realpath(path)
     if real == file:
         return True
     relative = Path(os.path.relpath(file, real))
     has_format = format_ != "auto" or format_of(relative) is not None
     return relative.parts[0] != ".." and has_format and not _hidden(relative)
-
-
-def _fits(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-    """Whether a relative path matches a glob; `**` matches any number of folders."""
-    if not patterns or not names:
-        return not names and not [p for p in patterns if p != "**"]
-    if patterns[0] == "**":
-        rest = not _is_hidden(names[0]) and _fits(names[1:], patterns)
-        return rest or _fits(names, patterns[1:])
-    first = names[0]
-    if first.endswith(UNPUBLISHED) or (first[0] in "._" and first[0] != patterns[0][0]):
-        return False
-    return fnmatch.fnmatchcase(first, patterns[0]) and _fits(names[1:], patterns[1:])
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
 
 
 def _root_of(path: Path) -> Path:
@@ -114,7 +79,8 @@ def _look(path: Path, root: Path | None, context: ConnectorContext) -> FoundFile
         status = path.stat()
     base = context.base.absolute()
     id_ = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-    return FoundFile(path, id_, status.st_size, status.st_mtime_ns, root)
+    folders = path.parent.relative_to(root).parts if root is not None else ()
+    return FoundFile(path, id_, status.st_size, status.st_mtime_ns, folders)
 
 
 def _expand(
@@ -137,7 +103,7 @@ def _matching(
     root = _root_of(path)
     names = glob.glob(str(path), recursive=True)
     patterns, start = path.relative_to(root).parts, len(str(root).rstrip(os.sep)) + 1
-    matches = [name for name in names if _fits(tuple(name[start:].split(os.sep)), patterns)]
+    matches = [name for name in names if fits(tuple(name[start:].split(os.sep)), patterns)]
     files = sorted(Path(name) for name in matches if os.path.isfile(name))
     if not files:
         help_ = f"looked in {root}"
@@ -151,7 +117,7 @@ def _matching(
 
 
 def _hidden(relative: Path) -> bool:
-    return relative.name.endswith(UNPUBLISHED) or any(_is_hidden(part) for part in relative.parts)
+    return relative.name.endswith(UNPUBLISHED) or any(is_hidden(part) for part in relative.parts)
 
 
 def _in_folder(folder: Path, format_: str) -> list[Path]:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import polars as pl
 
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.errors import SystemError_
 from dataflare.formats.text_types import infer
 from dataflare.model.types import STRING, Schema
@@ -25,10 +25,8 @@ _FOLDER = re.compile(r"([^=]+)=(.*)")
 
 def partition_values(file: FoundFile) -> dict[str, str | None]:
     """The values in the names of the folders between the listed folder and the file, as text."""
-    if file.root is None or "=" not in str(file.path):
-        return {}
     values: dict[str, str | None] = {}
-    for part in file.path.parent.relative_to(file.root).parts:
+    for part in file.folders:
         match = _FOLDER.fullmatch(part)
         if match is not None:
             value = match.group(2)

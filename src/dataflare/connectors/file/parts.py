@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from dataflare.checkpoint.files import make_folder
-from dataflare.connectors.file.listing import UNPUBLISHED
+from dataflare.connectors.file.names import UNPUBLISHED
 from dataflare.sdk.durable_files import sync_folder
 
 

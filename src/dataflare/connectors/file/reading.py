@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from dataflare.connectors.file.ledger import pieces_of
 from dataflare.errors import CheckpointError
+from dataflare.formats.any_file import AnyFile, StoredFile, open_bytes
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.csv_rewrite import Rewriting, Rewritten
@@ -22,6 +24,7 @@ from dataflare.formats.misread import SortedRows
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType
 from dataflare.sdk.source import Salvaged
+from dataflare.sdk.stores.stored_file import RemoteFile
 
 _CHECKED_BYTES = 64 << 10
 
@@ -32,7 +35,7 @@ Added = Mapping[str, pl.Expr]
 class FileFacts(Struct, frozen=True):
     """One file of a split: what was seen of it when it was listed, or when its reading began."""
 
-    path: Path
+    path: AnyFile
     size: int
     mtime_ns: int
     compression: str = NONE
@@ -49,6 +52,9 @@ class FileFacts(Struct, frozen=True):
         """The facts of the file as it is now, for a file that was not read yet, or only up to rows
         that did not change. Raises CheckpointError (E0703) if it is shorter than when it was
         listed."""
+        if isinstance(self.path, RemoteFile):
+            return self._stored_now(self.path)
+        assert isinstance(self.path, Path)
         status = os.stat(self.path)
         if status.st_size < self.size:
             raise self.changed("it is shorter than when the run listed it")
@@ -56,6 +62,31 @@ class FileFacts(Struct, frozen=True):
             return self
         pieces = None if self.pieces is None else pieces_of(self.path, status.st_size)
         return replace(self, size=status.st_size, mtime_ns=status.st_mtime_ns, pieces=pieces)
+
+    def _stored_now(self, file: RemoteFile) -> FileFacts:
+        from dataflare.connectors.file.remote_listing import current
+
+        now = current(file)
+        if now is file:
+            return self
+        if now.size < self.size:
+            raise self.changed("it is shorter than when the run listed it")
+        info = now.info
+        pieces = None if self.pieces is None else pieces_of(now, now.size)
+        return replace(self, path=now, size=now.size, mtime_ns=info.mtime_ns, pieces=pieces)
+
+    def is_untouched(self, position: Position) -> bool:
+        """Whether the file is the one in which the position was, without a look at its content."""
+        recorded = position.value
+        return (self.size, self.mtime_ns, self.etag) == (
+            recorded["size"],
+            recorded["mtime_ns"],
+            recorded.get("etag"),
+        )
+
+    @property
+    def etag(self) -> str | None:
+        return self.path.etag if isinstance(self.path, StoredFile) else None
 
     def check_head(self, body: int) -> None:
         """Raises CheckpointError (E0703) if the text before the first row has changed since the
@@ -77,7 +108,10 @@ class FileFacts(Struct, frozen=True):
 
     def position(self, **place: Any) -> Position:
         ledger = {} if self.pieces is None else {"pieces": self.pieces}
-        return Position({**place, **ledger, "size": self.size, "mtime_ns": self.mtime_ns})
+        version = {} if self.etag is None else {"etag": self.etag}
+        return Position(
+            {**place, **ledger, "size": self.size, "mtime_ns": self.mtime_ns, **version}
+        )
 
     @property
     def is_plain(self) -> bool:
@@ -135,9 +169,8 @@ def salvaged(rows: SortedRows, added: Added, output: Sequence[str]) -> Salvaged:
     return Salvaged(good, rows.good_rows, rows.bad)
 
 
-def tail_checksum(path: Path) -> str:
+def tail_checksum(path: AnyFile, size: int) -> str:
     """The checksum of a file's last bytes: formats that are not text have their directory there."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _CHECKED_BYTES))
-        return checksum(file.read())
+    with contextlib.closing(open_bytes(path)) as file:
+        start = max(0, size - _CHECKED_BYTES)
+        return checksum(file.read_at(start, size - start))

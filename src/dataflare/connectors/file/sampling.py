@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
-from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
+from dataflare.formats.any_file import AnyFile, open_bytes
 from dataflare.formats.compression import detect, open_stream
 from dataflare.formats.records import RECORD_BYTES_MAX
 
@@ -67,7 +68,7 @@ def is_utf8(encoding: str) -> bool:
     return encoding == "auto" or codecs.lookup(encoding).name in ("utf-8", "ascii")
 
 
-def text_encoding(path: Path, packed: str, config: FileSourceConfig) -> str:
+def text_encoding(path: AnyFile, packed: str, config: FileSourceConfig) -> str:
     """The encoding of a text file: the option, or UTF-16 by its first bytes, or UTF-8."""
     if config.encoding != "auto":
         return config.encoding
@@ -92,7 +93,7 @@ def csv_encoding(file: FoundFile, packed: str, config: FileSourceConfig, size: i
     return "cp1252" if not _BEYOND_CP1252.search(head) else encoding
 
 
-def head_of(path: Path, packed: str, encoding: str, size: int) -> tuple[bytes, bool]:
+def head_of(path: AnyFile, packed: str, encoding: str, size: int) -> tuple[bytes, bool]:
     """The beginning of a file, with at least one record, and whether that is the whole file."""
     with file_errors(path):
         stream = open_stream(path, packed, encoding=encoding)
@@ -112,11 +113,10 @@ def later_pieces(file: FoundFile) -> list[bytes]:
     """Pieces from the middle and the end of a plain UTF-8 file; their first and last lines are
     incomplete."""
     pieces: list[bytes] = []
-    with file_errors(file.path), file.path.open("rb") as opened:
+    with file_errors(file.path), contextlib.closing(open_bytes(file.path)) as opened:
         for place in (file.size // 2, file.size - PIECE_BYTES):
             if place > HEAD_BYTES:
-                opened.seek(place)
-                pieces.append(opened.read(PIECE_BYTES))
+                pieces.append(opened.read_at(place, PIECE_BYTES))
     return pieces
 
 

@@ -28,8 +28,8 @@ from dataflare.connectors.file.growing import (
     GrowingParquet,
 )
 from dataflare.connectors.file.layout import Layout
-from dataflare.connectors.file.listing import UNPUBLISHED
 from dataflare.connectors.file.marker import FileMarker, NoMarker
+from dataflare.connectors.file.names import UNPUBLISHED
 from dataflare.connectors.file.staged import StagedContent, content_of, looks
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import SharedDataBatch

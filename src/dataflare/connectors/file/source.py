@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, sort_files
-from dataflare.connectors.file.listing import FoundFile, would_list
+from dataflare.connectors.file.listing import would_list
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.partitions import partition_schema, partition_values
 from dataflare.connectors.file.reading import FileFacts, path_literal
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, survey
 from dataflare.errors import ConfigError, did_you_mean
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
-from dataflare.formats.table_read import TablePiece, even_pieces, parquet_pieces
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import STRING, Schema, parse_type
+from dataflare.sdk.context import has_scheme
 from dataflare.sdk.source import (
     Replay,
     Reread,
@@ -38,6 +41,7 @@ from dataflare.sdk.source import (
     SupportsReread,
     UnreadRow,
 )
+from dataflare.sdk.stores.options import FROM_ENVIRONMENT, is_stored
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
@@ -72,7 +76,7 @@ orders:
             replay=Replay.EXACT,
             replay_reason="files are immutable; positions are byte offsets or rows",
             bounded=not self.config.watch,
-            local=True,
+            local=not any(is_stored(path) for path in self.config.paths),
             chunks=True,
         )
 
@@ -141,7 +145,8 @@ orders:
 
     def reads(self, path: str) -> bool:
         listed = self._survey.files if self._survey is not None else []
-        if any(os.path.realpath(file.path) == path for file in listed):
+        paths = [file.path for file in listed if isinstance(file.path, Path)]
+        if any(os.path.realpath(each) == path for each in paths):
             return True
         return any(
             would_list(pattern, path, self.context, self.config.format)
@@ -183,6 +188,7 @@ orders:
             "path": file.id,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
+            **({} if file.etag is None else {"etag": file.etag}),
             "format": survey.format,
             "added": self._added_of(file, added),
             "schema": schema,
@@ -219,9 +225,7 @@ orders:
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
         data = split.data
         facts = FileFacts(
-            # Relative to the workflow's folder, so that both can be moved; older listings have
-            # absolute paths.
-            self.context.base.absolute() / data["path"],
+            self._file_of(data),
             data["size"],
             data["mtime_ns"],
             data.get("compression", "none"),
@@ -280,14 +284,13 @@ orders:
                     own=[*own],
                     extra=extra,
                 )
+        from dataflare.connectors.file.table_files import open_table
         from dataflare.connectors.file.table_reader import TableReader
 
         with file_errors(facts.path):
-            pieces, scan = self._table(facts, data["format"])
             return TableReader(
                 facts,
-                pieces,
-                scan,
+                open_table(facts.path, data["format"]),
                 types,
                 added,
                 output,
@@ -298,17 +301,17 @@ orders:
                 extra=extra,
             )
 
-    def _table(
-        self, facts: FileFacts, format_: str
-    ) -> tuple[list[TablePiece], Callable[[], pl.LazyFrame]]:
-        """The pieces of a table file, and the query for all its rows."""
-        path = facts.path
-        if format_ == "parquet":
-            return parquet_pieces(path), lambda: pl.scan_parquet(
-                path, glob=False, hive_partitioning=False
-            )
-        rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
-        return even_pieces(rows, facts.size), lambda: pl.scan_ipc(path, glob=False)
+    def _file_of(self, data: Mapping[str, Any]) -> AnyFile:
+        """The file of a split. Paths are relative to the workflow's folder, so that both can be moved;
+        older listings have absolute paths."""
+        path: str = data["path"]
+        if not has_scheme(path):
+            return self.context.base.absolute() / path
+        from dataflare.connectors.file.remote_listing import open_remote
+
+        version = data["size"], data["mtime_ns"], data.get("etag")
+        storage = self.config.storage or FROM_ENVIRONMENT
+        return open_remote(path, *version, storage, self.context.step)
 
     async def _look(self) -> Survey:
         if self._survey is None:

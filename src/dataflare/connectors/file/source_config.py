@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.formats.csv_find import DialectOptions
 from dataflare.formats.excel_area import Area, BookOptions
+from dataflare.sdk.stores.options import StorageOptions
 
 _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -31,7 +32,8 @@ class FileSourceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str | list[str] = Field(
-        description="A file, a folder, a glob, or a list of these; relative to the workflow's folder. "
+        description="A file, a folder, a glob, or a list of these; relative to the workflow's folder, or a URL "
+        "(s3://bucket/orders/*.csv). "
         "A folder or glob leaves out names that begin with `.` or `_`, unless the glob begins so."
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow", "excel"] = Field(
@@ -131,6 +133,10 @@ class FileSourceConfig(BaseModel):
         "error",
         description="With new_only: what to do with a file that was rewritten after it was read: end "
         "the run with an error, read the whole file again, or skip it.",
+    )
+    storage: StorageOptions | None = Field(
+        None,
+        description="For URLs: endpoint, region and credentials, where the environment does not have them.",
     )
     watch: bool = Field(False, description="Wait for new files without end.")
 

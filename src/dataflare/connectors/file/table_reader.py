@@ -6,12 +6,15 @@ file's size and the checksum of its end are the same.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.reading import Added, FileFacts, salvaged, tail_checksum
+from dataflare.connectors.file.table_files import TableFile
 from dataflare.connectors.file.watching import watched_table
 from dataflare.errors import DataError
 from dataflare.formats.column_notes import Meaning
@@ -23,6 +26,12 @@ from dataflare.formats.text_write import for_python
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.threads import in_thread
+
+_AHEAD = 3
+"""So many pieces of a file in a store are fetched before they are asked for."""
+
+Rows = Callable[[], pl.LazyFrame]
 
 
 class PieceReader(ChunkReader):
@@ -40,12 +49,17 @@ class PieceReader(ChunkReader):
             then = position.value["check"], position.value["size"]
             if then != (self._check, self._facts.size):
                 raise facts.changed("it has other content")
-        self._pieces = [p for p in (_from(piece, start) for piece in pieces) if p is not None]
+        self._pieces = deque(p for p in (_from(piece, start) for piece in pieces) if p is not None)
         self._position = position or self._place(0)
 
     def _checksum(self) -> str:
         """What shows whether the file is still the same."""
-        return tail_checksum(self._facts.path)
+        etag = self._facts.etag
+        return (
+            f"etag {etag}"
+            if etag is not None
+            else tail_checksum(self._facts.path, self._facts.size)
+        )
 
     def position(self) -> Position:
         return self._position
@@ -56,9 +70,12 @@ class PieceReader(ChunkReader):
     def _next(self) -> TablePiece:
         if not self._pieces:
             raise EndOfSplit
-        piece = self._pieces.pop(0)
-        self._position = self._place(piece.start + piece.rows)
+        piece = self._pieces.popleft()
+        self._pass(piece)
         return piece
+
+    def _pass(self, piece: TablePiece) -> None:
+        self._position = self._place(piece.start + piece.rows)
 
     def _place_of(self, row: int) -> str:
         return f"{self._label} row {row + 1}"
@@ -70,8 +87,7 @@ class TableReader(PieceReader):
     def __init__(
         self,
         facts: FileFacts,
-        pieces: Sequence[TablePiece],
-        scan: Callable[[], pl.LazyFrame],
+        file: TableFile,
         schema: Schema,
         added: Added,
         output: Sequence[str],
@@ -84,13 +100,14 @@ class TableReader(PieceReader):
     ) -> None:
         """meanings: of columns of bytes, from the survey. own: the columns of the file at the
         survey. extra: the columns that are not in the source, to be reported."""
-        super().__init__(facts, pieces, label, position)
+        super().__init__(facts, file.pieces, label, position)
         meanings = meanings or {}
-        self._scan, self._added, self._output = scan, added, tuple(output)
+        self._file, self._added, self._output = file, added, tuple(output)
+        self._ahead: deque[tuple[TablePiece, asyncio.Future[Rows]]] = deque()
         self._extra = tuple(extra)
         inside = [name for name in output if name not in added]
         with file_errors(facts.path):
-            dtypes = scan().collect_schema()
+            dtypes = file.columns()
         if self._facts is not facts:
             facts.check_columns(own, dtypes.names())
         for name in inside:
@@ -104,14 +121,13 @@ class TableReader(PieceReader):
         self._types = schema.select(inside)
 
     async def read_chunk(self) -> Chunk:
-        piece = self._next()
+        piece, raw = await self._loaded()
         columns = [
             (self._added[name] if name in self._added else self._columns[name].strict()).alias(name)
             for name in self._output
         ]
 
-        def raw() -> pl.LazyFrame:
-            return self._scan().slice(piece.start, piece.rows)
+        everything = self._file.everything(piece)
 
         def rows() -> pl.LazyFrame:
             return raw().select(columns)
@@ -122,21 +138,46 @@ class TableReader(PieceReader):
             key=piece.start,
             num_bytes=piece.num_bytes,
             rows=piece.rows,
-            salvage=lambda: self._salvage(piece),
+            salvage=lambda: self._salvage(piece, raw),
             place=lambda row: self._place_of(piece.start + row),
             texts=lambda rows: self._texts(raw, rows),
-            **(watched_table(raw, rows, self._extra) if self._extra else {}),
+            **(watched_table(raw, rows, self._extra, everything) if self._extra else {}),
         )
+
+    async def _loaded(self) -> tuple[TablePiece, Rows]:
+        """The next piece and what gives its rows. Pieces of a file in a store are fetched ahead."""
+        names = [*self._columns, *self._extra]
+        if not self._file.waits:
+            piece = self._next()
+            return piece, self._file.loaded(piece, names)
+        while self._pieces and len(self._ahead) < _AHEAD:
+            piece = self._pieces.popleft()
+            fetch = in_thread(self._file.loaded, piece, names)
+            self._ahead.append((piece, asyncio.ensure_future(fetch)))
+        if not self._ahead:
+            raise EndOfSplit
+        piece, fetched = self._ahead.popleft()
+        rows = await fetched
+        self._pass(piece)
+        return piece, rows
+
+    async def aclose(self) -> None:
+        fetching = [fetched for _, fetched in self._ahead]
+        self._ahead.clear()
+        for fetched in fetching:
+            fetched.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+        self._file.close()
 
     def _texts(self, raw: Callable[[], pl.LazyFrame], rows: Sequence[int]) -> list[bytes]:
         frame = raw().select(list(self._columns)).collect()[list(rows)]
         return [row_text(row).encode() for row in for_python(frame).iter_rows(named=True)]
 
-    def _salvage(self, piece: TablePiece) -> Salvaged:
+    def _salvage(self, piece: TablePiece, of_piece: Rows) -> Salvaged:
         """The rows whose values fit the contract's types, and the bad rows. Raises if the file
         cannot be decoded."""
         with file_errors(self._facts.path):
-            raw = self._scan().slice(piece.start, piece.rows).select(list(self._columns)).collect()
+            raw = of_piece().select(list(self._columns)).collect()
         good = raw.select(column.value.alias(name) for name, column in self._columns.items())
         bad: dict[int, BadRow] = {}
         for name, column in self._columns.items():

@@ -58,14 +58,18 @@ def watched_records(
 
 
 def watched_table(
-    scan: Callable[[], pl.LazyFrame], rows: Callable[[], pl.LazyFrame], extra: Sequence[str]
+    scan: Callable[[], pl.LazyFrame],
+    rows: Callable[[], pl.LazyFrame],
+    extra: Sequence[str],
+    everything: Callable[[], pl.LazyFrame],
 ) -> dict[str, Any]:
-    """The arguments for a piece of a table. scan: all columns of the file. rows: the columns of the
-    source. extra: columns of the file that are not in the source."""
+    """The arguments for a piece of a table. scan: the columns of the source and `extra`. rows: the
+    columns of the source. extra: columns of the file that are not in the source. everything: all
+    columns of the file, for the text of a row."""
     return watched_columns(
         rows,
         lambda: scan().select(extra).collect(),
-        lambda row: row_text(scan().slice(row, 1).collect().row(0, named=True)),
+        lambda row: row_text(everything().slice(row, 1).collect().row(0, named=True)),
     )
 
 

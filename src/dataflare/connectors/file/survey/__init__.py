@@ -29,7 +29,7 @@ def survey(
     """Examine the files. learned: columns that earlier reads found after the samples. adds_columns:
     whether columns that only later files have belong to the source. Raises SystemError_, DataError
     or ConfigError if a file cannot be read."""
-    files = list_files(config.paths, context, config.format)
+    files = list_files(config.paths, context, config.format, config.storage)
     format_ = one_format(files, config.format)
     _check_options(config, format_)
     files = without_empty(files, config)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 from msgspec import Struct, structs
 
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.sampling import (
     HEAD_BYTES,
     HEADER_BYTES,
@@ -31,6 +29,7 @@ from dataflare.connectors.file.survey.shared import (
 )
 from dataflare.errors import ConfigError
 from dataflare.formats import csv_sniff
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.formats.csv_find import AUTO, DialectOptions, SniffedDialect, find_dialect
@@ -39,6 +38,7 @@ from dataflare.formats.number_marks import marks_format, marks_of, number_texts
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import Spelling, TextColumn, with_contract
 from dataflare.model.types import STRING, Schema
+from dataflare.sdk.stores.stored_file import fetched
 
 
 class _Head(Struct, frozen=True):
@@ -67,7 +67,7 @@ def survey_csv(
     chosen = tasters(len(files))
     first: _Head | None = None
     doubts: list[str] = []
-    for number, file in enumerate(files):
+    for number, file in enumerate(fetched(files, lambda each: each.path)):
         packed = compression_of(file, config)
         size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else HEADER_BYTES
         head = _head(file, packed, config, contract, size, first)
@@ -144,7 +144,7 @@ def _head(
 
 
 def _read(
-    path: Path,
+    path: AnyFile,
     raw: bytes,
     ended: bool,
     encoding: str,
@@ -224,7 +224,11 @@ def _spelling(
 
 
 def _names(
-    head: bytes, dialect: CsvDialect, path: Path, config: FileSourceConfig, contract: Schema | None
+    head: bytes,
+    dialect: CsvDialect,
+    path: AnyFile,
+    config: FileSourceConfig,
+    contract: Schema | None,
 ) -> tuple[list[str], int]:
     if config.has_header:
         return csv_sniff.header_of(head, dialect, path)
@@ -241,7 +245,7 @@ def _names(
 
 
 def _under_contract(
-    columns: list[TextColumn], contract: Schema | None, path: Path, spelling: Spelling
+    columns: list[TextColumn], contract: Schema | None, path: AnyFile, spelling: Spelling
 ) -> list[TextColumn]:
     if contract is None:
         return columns

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import Facts, Survey, check_contract, common_names
 from dataflare.errors import ConfigError, DataError
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.excel_book import SheetTable, read_book
 from dataflare.formats.excel_cells import type_of
 from dataflare.model.types import STRING, DataType, Schema
+from dataflare.sdk.stores.local_copy import on_disk
+from dataflare.sdk.stores.stored_file import RemoteFile
 
 
 def survey_excel(
@@ -27,7 +30,7 @@ def survey_excel(
     """All cells are checked: a sample cannot give the type of a column."""
     kinds: dict[str, frozenset[str]] = {}
     headers: list[list[str]] = []
-    labels: list[Path] = []
+    labels: list[AnyFile] = []
     facts: dict[str, Facts] = {}
     for file in files:
         own: dict[str, None] = {}
@@ -44,7 +47,9 @@ def survey_excel(
     return Survey(files, "excel", _schema(names, kinds, contract), facts)
 
 
-def load_tables(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
+def load_tables(
+    path: AnyFile, config: FileSourceConfig, contract: Schema | None
+) -> list[SheetTable]:
     """The tables of a workbook, at least one. Without a header, the contract names the columns."""
     key = _key(path, config, contract)
     tables = _recent.pop(key, None)
@@ -59,15 +64,17 @@ _recent: dict[tuple[Any, ...], list[SheetTable]] = {}
 """A cache of one workbook, the last that was loaded: a run reads it right after its survey."""
 
 
-def _key(path: Path, config: FileSourceConfig, contract: Schema | None) -> tuple[Any, ...]:
-    state = os.stat(path)
+def _key(path: AnyFile, config: FileSourceConfig, contract: Schema | None) -> tuple[Any, ...]:
     names = contract.names if contract is not None else None
+    if isinstance(path, RemoteFile):
+        return path, config.model_dump_json(), names
+    state = os.stat(str(path))
     return str(path), state.st_size, state.st_mtime_ns, config.model_dump_json(), names
 
 
-def _load(path: Path, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
-    with file_errors(path):
-        tables = read_book(path, config.book)
+def _load(path: AnyFile, config: FileSourceConfig, contract: Schema | None) -> list[SheetTable]:
+    with file_errors(path), on_disk(path) as here:
+        tables = read_book(here, config.book)
     if not tables:
         raise DataError(
             f"{path} has no cells with values" + (f" in {config.range}" if config.range else ""),
@@ -86,7 +93,7 @@ def _load(path: Path, config: FileSourceConfig, contract: Schema | None) -> list
     return tables
 
 
-def _rename(table: SheetTable, names: Sequence[str], path: Path) -> None:
+def _rename(table: SheetTable, names: Sequence[str], path: AnyFile) -> None:
     if len(names) != len(table.names):
         raise ConfigError(
             f"the schema has {len(names)} columns, {path} has {len(table.names)}",

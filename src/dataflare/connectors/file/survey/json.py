@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.sampling import compression_of, text_encoding
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.ndjson import json_columns
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import open_stream
 from dataflare.formats.json_array import ArrayLines, not_an_object
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
+from dataflare.sdk.stores.stored_file import fetched
 
 _SHARE_MIN = 64 << 10
 _SAMPLE_MAX = 2 << 20
@@ -33,7 +34,7 @@ def survey_json(
     share = max(_SHARE_MIN, min(_SAMPLE_MAX, bytes_max) // len(files))
     samples: list[bytes] = []
     facts: dict[str, Facts] = {}
-    for file in files:
+    for file in fetched(files, lambda each: each.path):
         packed = compression_of(file, config)
         encoding = text_encoding(file.path, packed, config)
         samples.append(_first_rows(file.path, packed, encoding, share))
@@ -44,7 +45,7 @@ def survey_json(
     return Survey(files, "json", schema_of(columns), facts)
 
 
-def _first_rows(path: Path, packed: str, encoding: str, bytes_max: int) -> bytes:
+def _first_rows(path: AnyFile, packed: str, encoding: str, bytes_max: int) -> bytes:
     """The first rows as lines of text. Raises DataError (E0503) for a list without any object."""
     with file_errors(path):
         stream = open_stream(

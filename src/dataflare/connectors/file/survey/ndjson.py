@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.sampling import (
     HEAD_BYTES,
     PIECE_BYTES,
@@ -22,6 +21,7 @@ from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import Facts, Survey, schema_of
 from dataflare.errors import DataError
 from dataflare.formats import csv_sniff, ndjson_read
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE
 from dataflare.formats.json_values import repeated_key_of, repeated_key_warning
@@ -30,6 +30,7 @@ from dataflare.formats.records import cut
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
+from dataflare.sdk.stores.stored_file import fetched
 
 _LINES_CHECKED = 2_000
 
@@ -40,7 +41,7 @@ def survey_ndjson(
     facts: dict[str, Facts] = {}
     samples: list[bytes] = []
     chosen = tasters(len(files))
-    for number, file in enumerate(files):
+    for number, file in enumerate(fetched(files, lambda each: each.path)):
         packed = compression_of(file, config)
         size = HEAD_BYTES if number == 0 else PIECE_BYTES if number in chosen else 16
         encoding = text_encoding(file.path, packed, config)
@@ -67,7 +68,7 @@ def survey_ndjson(
     return Survey(files, "ndjson", schema_of(columns), facts, doubts=doubts)
 
 
-def repeated_key_doubt(samples: Sequence[bytes], path: Path) -> str | None:
+def repeated_key_doubt(samples: Sequence[bytes], path: AnyFile) -> str | None:
     """The warning for an object of the samples that has a key twice: only one value can be read."""
     for sample in samples:
         if (key := repeated_key_of(sample.split(b"\n")[:_LINES_CHECKED])) is not None:
@@ -76,7 +77,7 @@ def repeated_key_doubt(samples: Sequence[bytes], path: Path) -> str | None:
 
 
 def json_columns(
-    samples: Sequence[bytes], path: Path, contract: Schema | None, learned: Columns
+    samples: Sequence[bytes], path: AnyFile, contract: Schema | None, learned: Columns
 ) -> list[TextColumn]:
     """The columns of the samples, then those of the contract (a sample may lack a key), then those
     that earlier reads found."""
@@ -99,7 +100,7 @@ def json_columns(
     return columns
 
 
-def check_lines(samples: Sequence[bytes], path: Path) -> None:
+def check_lines(samples: Sequence[bytes], path: AnyFile) -> None:
     """Raises DataError (E0503) if no line of the text is an object; the error names the probable
     format."""
     line = next(

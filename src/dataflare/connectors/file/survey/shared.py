@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.errors import DataError, did_you_mean
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import Schema
 
@@ -30,7 +30,7 @@ class Survey(Struct, frozen=True):
 
 
 def common_names(
-    places: Sequence[Path],
+    places: Sequence[AnyFile],
     names: Sequence[Sequence[str]],
     contract: Schema | None,
     *,
@@ -57,7 +57,7 @@ def common_names(
     return [*columns]
 
 
-def check_contract(names: Sequence[str], contract: Schema, path: Path) -> None:
+def check_contract(names: Sequence[str], contract: Schema, path: AnyFile) -> None:
     for field_ in contract:
         if field_.name not in names:
             raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.file.errors import file_errors
-from dataflare.connectors.file.listing import FoundFile
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import (
     Facts,
@@ -18,11 +18,14 @@ from dataflare.connectors.file.survey.shared import (
     check_contract,
     common_names,
 )
+from dataflare.connectors.file.table_files import schema_copy
 from dataflare.errors import ConfigError, DataError, InternalError
+from dataflare.formats.any_file import AnyFile
 from dataflare.formats.column_notes import ColumnNote, Notes, column_notes
 from dataflare.formats.day_times import UnknownTimes, beyond_a_day
 from dataflare.formats.table_types import held_type, may_fit
 from dataflare.model.types import DataType, Schema, unheld
+from dataflare.sdk.stores.stored_file import fetched
 
 
 def survey_tables(
@@ -35,11 +38,11 @@ def survey_tables(
 ) -> Survey:
     schemas: list[Schema] = []
     facts: dict[str, Facts] = {}
-    for file in files:
-        with file_errors(file.path):
-            notes = column_notes(file.path, format_)
-            schemas.append(_normal(_table_schema(file, format_, config, notes)))
-            _refuse_odd_times(file, format_, schemas[-1], config)
+    for file in fetched(files, lambda each: each.path, tails=True):
+        with file_errors(file.path), schema_copy(file.path, format_) as path:
+            notes = column_notes(path, format_)
+            schemas.append(_normal(_table_schema(file, path, format_, config, notes)))
+            _refuse_odd_times(file, path, format_, schemas[-1], config)
         meanings = {name: note.meaning for name, note in notes.items() if note.meaning is not None}
         facts[file.id] = {"own": schemas[-1].names}
         if meanings:
@@ -59,7 +62,7 @@ def _joined(
     """The columns with the type that they have in all files, or the contract's. Raises DataError
     (E0508) if the types in the files differ."""
     types: dict[str, DataType] = {}
-    places: dict[str, Path] = {}
+    places: dict[str, AnyFile] = {}
     for schema, file in zip(schemas, files, strict=True):
         if contract:
             schema = _under_contract(schema, contract, file.path)
@@ -75,7 +78,7 @@ def _joined(
     return Schema.of({name: types[name] for name in names})
 
 
-def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:
+def _under_contract(schema: Schema, contract: Schema, path: AnyFile) -> Schema:
     types = {field.name: field.type for field in contract}
     for field in schema:
         to = types.get(field.name, field.type)
@@ -89,14 +92,16 @@ def _under_contract(schema: Schema, contract: Schema, path: Path) -> Schema:
     return Schema.of({f.name: types.get(f.name, f.type) for f in schema})
 
 
-def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes: Notes) -> Schema:
+def _table_schema(
+    file: FoundFile, path: Path, format_: str, config: FileSourceConfig, notes: Notes
+) -> Schema:
     """The columns of supported types. Raises DataError (E0509) for an unsupported one, unless the
     option `columns` leaves it out and Polars can read the rest."""
     for name, note in notes.items():
         if note.unreadable is not None and (note.blocks or _is_selected(name, config)):
             raise _refused(note.unreadable, name, file, can_skip=not note.blocks)
     types: dict[str, DataType] = {}
-    for name, dtype in _polars_schema(file.path, format_).items():
+    for name, dtype in _polars_schema(path, format_).items():
         try:
             types[name] = held_type(dtype, notes.get(name, ColumnNote()).meaning)
         except DataError as error:
@@ -106,13 +111,13 @@ def _table_schema(file: FoundFile, format_: str, config: FileSourceConfig, notes
 
 
 def _refuse_odd_times(
-    file: FoundFile, format_: str, schema: Schema, config: FileSourceConfig
+    file: FoundFile, path: Path, format_: str, schema: Schema, config: FileSourceConfig
 ) -> None:
     """Raises DataError (E0509) for a column with 24:00:00 in it, which Polars makes NULL."""
     times = [f.name for f in schema if "time" in re.findall(r"\w+", str(f.type))]
     wanted = [name for name in times if _is_selected(name, config)]
     try:
-        name = beyond_a_day(file.path, format_, wanted) if wanted else None
+        name = beyond_a_day(path, format_, wanted) if wanted else None
     except UnknownTimes as error:
         raise DataError(
             f"{file.path}: column '{error.column}' has NULLs, and each may be a time outside of a day, such as "
