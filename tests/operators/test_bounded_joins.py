@@ -209,5 +209,5 @@ def test_inputs_without_an_end_are_refused():
         r="{type: generate, config: {columns: {k: {sequence: 0}}}}",
     )
     assert block.startswith(
-        "error[E0316]: step 'step' joins its inputs at their end, and one has none"
+        "error[E0316]: step 'step' would keep all rows of 'r' for ever: it has no end"
     )

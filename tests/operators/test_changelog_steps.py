@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from flows import flow, inline, refused, result_of, rows_of
 
@@ -114,19 +116,9 @@ def test_unread_columns_of_a_joined_changelog_stay_away():
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        ("type: aggregate, inputs: [s], config: {measures: {k: count(*)}}", "cannot retract yet"),
-        ("type: deduplicate, inputs: [s], config: {key: id}", "cannot retract yet"),
-        ("type: limit, inputs: [s], config: {rows: 1}", "cannot retract yet"),
-        ("type: route, inputs: [s], config: {routes: {a: n > 1}}", "two halves of an update"),
+        ("type: limit, inputs: [s], config: {rows: 1}", "the others are gone"),
+        ("type: route, inputs: [s], config: {routes: {a: now() > now()}}", "from call to call"),
         ("type: sample, inputs: [s], config: {fraction: 0.5}", "cannot retract"),
-        (
-            "type: lookup, inputs: [s], config: {source: u, mapping: {key: t}, on_many: all}",
-            "cannot retract",
-        ),
-        (
-            "type: lookup, inputs: [s], config: {source: u, mapping: {key: t}, on_miss: drop}",
-            "cannot retract",
-        ),
         ("type: filter, inputs: [s], config: {condition: now() > now()}", "from call to call"),
         ("type: map, inputs: [s], config: {derive: {x: uuid()}}", "from call to call"),
         (
@@ -136,11 +128,72 @@ def test_unread_columns_of_a_joined_changelog_stay_away():
     ],
 )
 def test_what_cannot_be_right_is_refused(step: str, reason: str):
-    tables = {"u": [{"t": "a", "v": 1}]} if "source: u" in step else {}
-    block = refused(
-        f"step: {{{step}}}", s=LOG, outputs="step.a" if "route" in step else "step", **tables
-    )
+    block = refused(f"step: {{{step}}}", s=LOG, outputs="step.a" if "route" in step else "step")
     header = block.splitlines()[0]
     assert header.startswith("error[E0315]: step 'step' receives a changelog")
     assert reason in header
     assert "flow.yaml:" in block
+
+
+def what_is_left(made: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The rows that are there after these changes. None is taken back that was not there."""
+    there: list[dict[str, object]] = []
+    for row in made:
+        kind = row.pop("_op")
+        there.remove(row) if kind in ("delete", "update_before") else there.append(row)
+    return there
+
+
+def test_a_branch_sends_each_half_of_an_update_where_its_row_is() -> None:
+    many, few, rest = result_of(
+        "step: {type: route, inputs: [s], config: {routes: {many: n > 5, few: n > 0}, default: rest}}",
+        outputs={"a": "step.many", "b": "step.few", "c": "step.rest"},
+        s=LOG,
+    )
+    assert [row["_op"] for row in many] == ["insert", "update_before", "update_after", "delete"]
+    assert [row["_op"] for row in few] == ["insert", "update_before", "update_after", "delete"]
+    assert (what_is_left(many), what_is_left(few)) == ([], [])
+    assert what_is_left(rest) == [{"id": 2, "n": 0, "t": "c"}]
+
+
+def test_rules_take_back_the_rows_that_broke_them() -> None:
+    good, failed = result_of(
+        "step: {type: validate, inputs: [s], config: {rules: [{name: big, expect: n > 3}]}}",
+        outputs={"a": "step", "b": "step.failed"},
+        s=LOG,
+    )
+    assert what_is_left(good) == []
+    assert what_is_left(failed) == [{"id": 2, "n": 0, "t": "c", "failed_rules": ["big"]}]
+
+
+def test_the_items_of_a_list_are_taken_back_with_it() -> None:
+    rows = [
+        {"_op": "insert", "id": 1, "items": ["a", "b"]},
+        {"_op": "update_before", "id": 1, "items": ["a", "b"]},
+        {"_op": "update_after", "id": 1, "items": ["b"]},
+    ]
+    log = inline(rows, schema="{id: int64, items: list<string>}")
+    log = log.replace("{type: inline, config: {", "{type: inline, config: {changelog: columns, ")
+    made = result_of("step: {type: explode, inputs: [s], config: {column: items}}", s=log)
+    assert [row["_op"] for row in made] == ["insert", "insert", "delete", "delete", "insert"]
+    assert what_is_left(made) == [{"id": 1, "items": "b"}]
+
+
+@pytest.mark.parametrize("how", ["on_many: all", "on_many: first, on_miss: drop"])
+def test_a_lookup_takes_back_what_it_joined(how: str) -> None:
+    made = result_of(
+        f"step: {{type: lookup, inputs: [s], config: {{source: u, mapping: {{key: t}}, {how}}}}}",
+        s=LOG,
+        u=[{"t": "a", "v": 1}, {"t": "a", "v": 2}, {"t": "c", "v": 3}],
+    )
+    assert what_is_left(made) == [{"id": 2, "n": 0, "t": "c", "v": 3}]
+
+
+def test_a_function_that_is_pure_takes_back_what_it_gave(tmp_path: Path) -> None:
+    (tmp_path / "halves.py").write_text(
+        "def both(row):\n    return [dict(row, n=row['n'] * side) for side in (1, 10)]\n"
+    )
+    config = "function: 'halves:both', mode: record, pure: true"
+    steps = f"step: {{type: python, inputs: [s], config: {{{config}}}}}"
+    made = rows_of(flow(steps, s=LOG, base=tmp_path))
+    assert what_is_left(made) == [{"id": 2, "n": 0, "t": "c"}] * 2

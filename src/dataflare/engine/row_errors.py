@@ -190,7 +190,7 @@ class RowErrors:
                 if self.policy(call.step) == "dead_letter":
                     row = for_python(frame).row(0, named=True)
                     outcome.failed.append(failed_rows(call.step, error.code, error.message, [row]))
-                return pl.DataFrame(schema=call.output.to_polars())
+                return call.nothing(frame)
         half = frame.height // 2
         parts = (frame.head(half), frame.slice(half))
         return pl.concat([self.guarded(call, part, outcome) for part in parts])

@@ -23,7 +23,8 @@ from dataflare.formats.neighbours import Texts
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
-from dataflare.operators.base import Branch, RowOperator
+from dataflare.operators.base import Branch, Lowering, RowOperator
+from dataflare.operators.primitives import kept
 from dataflare.operators.python import PythonCall
 from dataflare.operators.stamp import Stamp
 from dataflare.planner.physical import Segment
@@ -162,7 +163,7 @@ class SegmentRunner:
             if segment.branch is not None:
                 if not segments and not edges:
                     continue
-                part = frame.filter(segment.branch.outputs[output]())
+                part = _of_output(frame, segment.branch.outputs[output]())
                 outcome.counts.append((segment.branch.step, 0, part.height))
             part = self._picked(part, (id(schema), None), lambda names: _only(names, schema))  # noqa: B023
             for edge in edges:
@@ -272,6 +273,14 @@ class SegmentRunner:
 def _rows(frame: pl.DataFrame) -> Given:
     """A frame whose rows are their own origin."""
     return Given(frame, frame.height, lambda: frame)
+
+
+def _of_output(frame: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """The rows for an output of a branch. Halves of an update that part there are a delete and an insert."""
+    if KIND_COLUMN not in frame.columns:
+        return frame.filter(condition)
+    rows = kept(frame.lazy(), condition, Lowering(changelog=True))
+    return rows.collect(engine="in-memory")
 
 
 def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None:

@@ -103,7 +103,7 @@ def _sum_state(call: AggregateCall) -> Sequence[DataType]:
     return [_WIDE]
 
 
-def _limbs(x: pl.Expr, type_: DataType) -> list[pl.Expr]:
+def limbs(x: pl.Expr, type_: DataType) -> list[pl.Expr]:
     """Digits as Int128, in two halves of 19 digits where one column could overflow."""
     digits = physical_of(x, type_)
     if type_.name == "decimal" and (type_.precision or 38) > 18:
@@ -119,7 +119,7 @@ def _sum_partial(call: AggregateCall, x: Exprs) -> Sequence[pl.Expr]:
         return [_some(x[0], x[0].cast(pl.Float64).sum())]
     if type_.name != "decimal" and type_.name not in ("int64", "uint64"):
         return [_some(x[0], _wide(x[0].cast(pl.Int64).sum()))]
-    return [_some(x[0], _wide(limb.sum())) for limb in _limbs(x[0], type_)]
+    return [_some(x[0], _wide(limb.sum())) for limb in limbs(x[0], type_)]
 
 
 def _wide(total: pl.Expr) -> pl.Expr:

@@ -55,7 +55,7 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
     aggregation: Aggregation
     bounded_only = True
 
-    def open(self, tables: Tables) -> LiveAggregate:
+    def open(self, tables: Tables) -> LiveOperator:
         return LiveAggregate(self, tables)
 
     def layout(self, inputs: Sequence[Schema]) -> Layout:
@@ -184,13 +184,16 @@ config:
         names = tuple(map(str, keys))
         output = Schema((*map(Column, names, (t.type for t in keys.values())), *aggregation.output))
         class_ = Aggregate
-        if gives_updates:
+        if gives_updates and context.changes:
+            from dataflare.operators.aggregate_changes import AggregateChanges as class_  # noqa: N813
+        elif gives_updates:
             from dataflare.operators.aggregate_updates import AggregateUpdates as class_  # noqa: N813
-        return Bound(
-            outputs={None: output},
-            operators=operators,
-            stateful=class_(step, names, aggregation),
-        )
+        operator = class_(step, names, aggregation)
+        if context.changes:
+            from dataflare.operators.aggregate_changes import refuse_order
+
+            refuse_order(step, operator)
+        return Bound(outputs={None: output}, operators=operators, stateful=operator)
 
 
 def _refuse_endless(step: str, context: BindContext) -> None:

@@ -118,6 +118,8 @@ class RowOperator(ABC):
     """A change of rows that needs only the row. Implementations are frozen records (`StructABC`)."""
 
     step: str
+    no_changes: ClassVar[str] = ""
+    """Why it takes no changelog, as `, because ...`."""
 
     @property
     @abstractmethod
@@ -235,6 +237,8 @@ class StatefulOperator(ABC):
     zone: str | None = None
     accepts: Kinds = INSERTS
     bounded_only: ClassVar[bool] = False
+    no_changes: ClassVar[str] = ""
+    """Why it takes no changelog, as `, because ...`."""
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
 
@@ -352,6 +356,7 @@ class BindContext(Struct, frozen=True):
     the file. bounded: the run has an end. parallelism: subtasks of keyed steps. timed: by input, whether
     its rows have an event time. streaming: watermarks move while the run goes on, and rows may be late.
     read: the outputs other than the step itself that some step reads. inputs: their names in the file.
+    kinds: by input, the row kinds of its rows; inserts only, if not given. ends: by input, whether it has an end.
     """
 
     step: str
@@ -364,6 +369,13 @@ class BindContext(Struct, frozen=True):
     streaming: bool = False
     inputs: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()
+    kinds: tuple[Kinds, ...] = ()
+    ends: tuple[bool, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether some input is a changelog."""
+        return any(kinds != INSERTS for kinds in self.kinds)
 
 
 class Step(ABC):

@@ -21,6 +21,7 @@ from dataflare.operators.base import (
     Step,
     StepConfig,
 )
+from dataflare.operators.deduplicate_changes import DeduplicateChanges
 from dataflare.operators.deduplicate_within import DeduplicateWithin
 from dataflare.operators.names import (
     Name,
@@ -154,12 +155,17 @@ config: {key: [event_id], keep: last, order_by: updated_at}
         last = config.keep == "last"
         if config.within is not None:
             return _within(config, config.within, named, inputs[0], context)
-        if config.order_by is None and not last:
+        if config.order_by is None and not last and not context.changes:
             return Bound(outputs={None: inputs[0]}, stateful=Deduplicate(context.step, named))
         order = None
         if config.order_by is not None:
             order = bound_order(
                 context.step, "order_by", config.order_by, inputs[0], nulls_last=not last
+            )
+        if context.changes:
+            return Bound(
+                outputs={None: inputs[0]},
+                stateful=DeduplicateChanges(context.step, named, last, order),
             )
         refuse_endless(context.step, "chooses rows", context.bounded)
         return Bound(outputs={None: inputs[0]}, stateful=Best(context.step, named, last, order))

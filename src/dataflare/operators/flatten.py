@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import PlanError
-from dataflare.model.batch import INSERTS, Kinds
+from dataflare.model.batch import Kinds
 from dataflare.model.record import StructABC
 from dataflare.model.types import INT64, DataType, Schema
 from dataflare.model.types import Field as Column
@@ -23,7 +23,11 @@ from dataflare.operators.names import (
     not_reserved,
     spot_of,
 )
-from dataflare.operators.primitives import travelling
+from dataflare.operators.primitives import (
+    kinds_without_updates,
+    travelling,
+    without_updates,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -142,9 +146,8 @@ class Explode(RowOperator, StructABC, frozen=True):
     def reads(self) -> frozenset[str]:
         return frozenset((self.column,))
 
-    @property
-    def accepts(self) -> Kinds:
-        return INSERTS
+    def makes(self, arriving: Kinds) -> Kinds:
+        return kinds_without_updates(arriving)
 
     def output_schema(self, schema: Schema) -> Schema:
         item = schema[self.column].item
@@ -163,6 +166,7 @@ class Explode(RowOperator, StructABC, frozen=True):
     def lower(self, frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
         import polars as pl
 
+        frame = without_updates(frame, lowering)
         column = pl.col(self.column)
         length = column.list.len()
         if not self.keep_empty:

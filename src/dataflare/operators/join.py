@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from dataflare.errors import ConfigError, PlanError
+from dataflare.model.batch import INSERTS
 from dataflare.model.types import Schema
 from dataflare.model.units import Duration
 from dataflare.operators.base import LATE, LATE_RIGHT, BindContext, Bound, Step, StepConfig
@@ -16,6 +17,7 @@ from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_pairs import Pairing, Reach
 from dataflare.operators.join_shape import JoinShape, Kind, join_shape
 from dataflare.operators.join_temporal import TemporalJoin
+from dataflare.operators.join_updating import UpdatingJoin
 from dataflare.operators.names import ByName, Name, listed, no_doubles
 
 _MICROS = 1_000_000
@@ -59,6 +61,12 @@ class JoinConfig(StepConfig):
         "the next version of its key. A row of the first input gets the version at its own event time. `{}`, "
         "or `{max_age: 1h}`; inner and left only.",
     )
+    ttl: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="How long a row is kept to be joined, in processing time after it came. For inputs without end: "
+        "older rows have no matches, and are not taken back. Not with `within` or `temporal`.",
+    )
     suffix: str | None = Field(
         default=None,
         min_length=1,
@@ -89,17 +97,19 @@ config: {kind: left, on: {customer_id: id}}
             )
         left, right = inputs
         shape = join_shape(step, config.kind, _pairs(step, config), left, right, config.suffix)
+        if config.ttl is not None and (config.within is not None or config.temporal is not None):
+            raise ConfigError(
+                f"step '{step}' has a `ttl`, and `within` and `temporal` say themselves how long a row is kept",
+                code="E0405",
+                step=step,
+                help="leave `ttl` out",
+            )
         if config.temporal is not None:
             return _temporal_join(config, shape, left, right, context)
         if config.within is not None:
             return _interval_join(config.within, shape, left, right, context)
-        if not context.bounded:
-            raise PlanError(
-                f"step '{step}' joins its inputs at their end, and one has none",
-                code="E0316",
-                step=step,
-                help="say how near in time two rows must be (within: 10m), or bound the sources",
-            )
+        if context.changes or config.ttl is not None or not context.bounded:
+            return _updating_join(config, shape, context)
         operator = BoundedJoin(step, shape, shape.left_keys)
         return Bound(outputs={None: shape.output}, stateful=operator)
 
@@ -107,6 +117,31 @@ config: {kind: left, on: {customer_id: id}}
     def extra_outputs(cls, config: JoinConfig) -> tuple[str, ...]:
         timed = config.within is not None or config.temporal is not None
         return (LATE, LATE_RIGHT) if timed else ()
+
+
+def _updating_join(config: JoinConfig, shape: JoinShape, context: BindContext) -> Bound:
+    """Each change changes the result at once. A side that has no end and only grows would be kept for ever."""
+    step, kinds = context.step, context.kinds or (INSERTS, INSERTS)
+    ends = context.ends or (context.bounded, context.bounded)
+    growing = [
+        f"'{name}'"
+        for name, of_input, has_end in zip(
+            context.inputs or ("left", "right"), kinds, ends, strict=True
+        )
+        if of_input == INSERTS and not has_end
+    ]
+    if growing and config.ttl is None:
+        raise PlanError(
+            f"step '{step}' would keep all rows of {' and '.join(growing)} for ever: "
+            f"{'it has' if len(growing) == 1 else 'they have'} no end, and no row is deleted",
+            code="E0316",
+            step=step,
+            help="say how near in time two rows must be (within: 10m), or how long a row is kept (ttl: 1d), or "
+            "bound the sources",
+        )
+    ttl_us = None if config.ttl is None else round(config.ttl * _MICROS)
+    operator = UpdatingJoin(step, shape, shape.left_keys, (kinds[0], kinds[1]), ttl_us)
+    return Bound(outputs={None: shape.output}, stateful=operator)
 
 
 def _interval_join(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
-from dataflare.model.batch import CHANGES, INSERTS, Kinds
+from dataflare.model.batch import Kinds
 from dataflare.model.record import StructABC
 from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
@@ -36,7 +36,13 @@ from dataflare.operators.names import (
     not_reserved,
     spot_of,
 )
-from dataflare.operators.primitives import travelling
+from dataflare.operators.primitives import (
+    after_parting,
+    kept,
+    kinds_without_updates,
+    travelling,
+    without_updates,
+)
 from dataflare.sdk.lookup import LookupConnector
 
 if TYPE_CHECKING:
@@ -118,9 +124,10 @@ class Lookup(RowOperator, StructABC, frozen=True):
     def can_fail(self) -> bool:
         return self.on_miss in ("fail", "dead_letter") or self.on_many == "fail"
 
-    @property
-    def accepts(self) -> Kinds:
-        return CHANGES if self.on_many != "all" and self.on_miss != "drop" else INSERTS
+    def makes(self, arriving: Kinds) -> Kinds:
+        if self.on_many == "all":
+            return kinds_without_updates(arriving)
+        return after_parting(arriving) if self.on_miss == "drop" else arriving
 
     @property
     def keeps_rows(self) -> bool:
@@ -162,7 +169,7 @@ class Lookup(RowOperator, StructABC, frozen=True):
             values.append(lowering.column(self.step, errors))
         frame = frame.with_columns(values)
         if self.on_miss == "drop":
-            frame = frame.filter(lowering.keep(pl.col("__dataflare_found").is_not_null()))
+            frame = kept(frame, pl.col("__dataflare_found").is_not_null(), lowering)
         return self._arranged(frame)
 
     def _errors(self, index: KeyIndex) -> list[Fault]:
@@ -193,6 +200,7 @@ class Lookup(RowOperator, StructABC, frozen=True):
         """A row for each row of the table with its key. A row with a fault stays one row."""
         import polars as pl
 
+        frame = without_updates(frame, lowering)
         dtypes = frame.collect_schema()
         right = table.lazy().select(
             [

@@ -119,8 +119,9 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
         return frame.filter(lowering.keep(condition))
     frame = frame.with_columns(lowering.sound(condition).fill_null(False).alias("__dataflare_pass"))
     kind, passes = pl.col(KIND_COLUMN), pl.col("__dataflare_pass")
-    alone_before = (kind == RowKind.UPDATE_BEFORE) & ~passes.shift(-1, fill_value=False)
-    alone_after = (kind == RowKind.UPDATE_AFTER) & ~passes.shift(1, fill_value=False)
+    is_before, is_after = kind == RowKind.UPDATE_BEFORE, kind == RowKind.UPDATE_AFTER
+    alone_before = is_before & ~(passes & is_after).shift(-1, fill_value=False)
+    alone_after = is_after & ~(passes & is_before).shift(1, fill_value=False)
     parted = (
         pl.when(alone_before)
         .then(pl.lit(RowKind.DELETE, pl.UInt8))
@@ -130,6 +131,28 @@ def kept(frame: pl.LazyFrame, condition: pl.Expr, lowering: Lowering) -> pl.Lazy
     )
     frame = frame.with_columns(parted.alias(KIND_COLUMN))
     return frame.filter(lowering.keep(passes)).drop("__dataflare_pass")
+
+
+def without_updates(frame: pl.LazyFrame, lowering: Lowering) -> pl.LazyFrame:
+    """The halves of updates as deletes and inserts: what a step does first that makes several rows of one."""
+    import polars as pl
+
+    if not lowering.changelog:
+        return frame
+    kind = pl.col(KIND_COLUMN)
+    halves = (
+        pl.when(kind == RowKind.UPDATE_BEFORE)
+        .then(pl.lit(RowKind.DELETE, pl.UInt8))
+        .when(kind == RowKind.UPDATE_AFTER)
+        .then(pl.lit(RowKind.INSERT, pl.UInt8))
+        .otherwise(kind)
+    )
+    return frame.with_columns(halves.alias(KIND_COLUMN))
+
+
+def kinds_without_updates(arriving: Kinds) -> Kinds:
+    """The row kinds after `without_updates`."""
+    return after_parting(arriving) - UPDATES
 
 
 class Select(RowOperator, StructABC, frozen=True):

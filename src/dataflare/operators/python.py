@@ -10,13 +10,14 @@ from pydantic import Field
 
 from dataflare.errors import ConfigError, DataError
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
-from dataflare.model.batch import INSERTS, Kinds
+from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.hashing import mix_int
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import ByName, Name, not_empty, not_reserved, spot_of, types
+from dataflare.operators.primitives import kinds_without_updates, without_updates
 from dataflare.sdk import user_code, user_values
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class PythonConfig(StepConfig):
     execution: Literal["thread", "process"] = Field(
         default="thread", description="process: in worker processes, for code that holds the GIL."
     )
+    pure: bool = Field(
+        default=False,
+        description="For mode: record. The function gives the same for the same row, at any time. Then a changelog may "
+        "pass: what it gave for a row is taken back by calling it again.",
+    )
 
 
 class PythonCall(RowOperator, StructABC, frozen=True):
@@ -56,6 +62,9 @@ class PythonCall(RowOperator, StructABC, frozen=True):
     base: Path
     output: Schema
     input: Schema
+    pure: bool = False
+
+    no_changes = ", because it may give something else for the same row; mode: record with pure: true says that it does not"
 
     @property
     def reads(self) -> frozenset[str]:
@@ -67,7 +76,10 @@ class PythonCall(RowOperator, StructABC, frozen=True):
 
     @property
     def accepts(self) -> Kinds:
-        return INSERTS
+        return CHANGES if self.pure and self.mode == "record" else INSERTS
+
+    def makes(self, arriving: Kinds) -> Kinds:
+        return kinds_without_updates(arriving)
 
     @property
     def keeps_time(self) -> bool:
@@ -88,6 +100,9 @@ class PythonCall(RowOperator, StructABC, frozen=True):
 
         Raises DataError: E0520 with what the function raised, E0521 for a wrong result.
         """
+        if KIND_COLUMN in frame.columns:
+            lazy = without_updates(frame.lazy(), Lowering(changelog=True))
+            frame = lazy.collect(engine="in-memory")
         if self.execution == "process":
             from dataflare.operators.python_process import call_in_process
 
@@ -95,6 +110,13 @@ class PythonCall(RowOperator, StructABC, frozen=True):
         else:
             made = self.call(frame)
         return _carried(frame, made)
+
+    def nothing(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """A result without rows, with the columns that `run` gives."""
+        import polars as pl
+
+        none: pl.DataFrame = pl.DataFrame(schema=self.output.to_polars())
+        return _carried(frame, none.with_columns(_origin([])) if self.mode == "record" else none)
 
     def call(self, frame: pl.DataFrame) -> pl.DataFrame:
         function = user_code.load(self.function, self.base)
@@ -181,7 +203,7 @@ def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     if ORIGIN in made.columns:
-        times = [name for name in TIME_COLUMNS if name in frame.columns]
+        times = [name for name in (KIND_COLUMN, *TIME_COLUMNS) if name in frame.columns]
         made = made.with_columns(frame[made[ORIGIN]].select(times)).drop(ORIGIN)
     if NOW_COLUMN in frame.columns:
         now = pl.lit(frame[NOW_COLUMN].first(), frame[NOW_COLUMN].dtype)
@@ -238,5 +260,6 @@ config:
             context.base,
             output,
             inputs[0],
+            config.pure,
         )
         return Bound(outputs={None: output}, operators=(operator,))

@@ -36,6 +36,8 @@ class Sample(RowOperator, StructABC, frozen=True):
     key: tuple[str, ...]
     seed: int
 
+    no_changes = ", because each row is drawn anew; with a key, the same rows stay"
+
     @property
     def reads(self) -> frozenset[str]:
         return frozenset(self.key) if self.key else frozenset((ROWKEY_COLUMN,))

@@ -18,7 +18,13 @@ from dataflare.checkpoint.runs import carried_by, learned_by
 from dataflare.errors import DataFlareError
 from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
-from dataflare.planner.changelog import changelogs, check_changelogs, complete, refuse_partial
+from dataflare.planner.changelog import (
+    changelogs,
+    check_changelogs,
+    complete,
+    parted_updates,
+    refuse_partial,
+)
 from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.declared import tell_destinations
 from dataflare.planner.facts import of_source
@@ -174,6 +180,7 @@ async def plan_async(
     if optimise:
         for rule in RULES:
             graph = rule(graph)
+    graph = parted_updates(graph)
     stages = physical(
         graph,
         parallelism=workflow.settings.parallelism,

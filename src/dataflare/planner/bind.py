@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from dataflare.errors import (
@@ -20,9 +21,11 @@ from dataflare.errors import (
     did_you_mean,
     raise_all,
 )
+from dataflare.model.batch import Kinds
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
+from dataflare.operators.applied import applied_first
 from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
 from dataflare.operators.lookup import LookupConfig
 from dataflare.operators.names import not_reserved
@@ -30,7 +33,7 @@ from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner import event_time
-from dataflare.planner.changelog import check_changelogs, joined_changelogs
+from dataflare.planner.changelog import add_kinds, check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -45,6 +48,7 @@ from dataflare.planner.graph import (
 from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.retries import retry_policies
+from dataflare.planner.step_order import in_order
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import never_ends, nothing_in_place, one_writer_each
 from dataflare.planner.unchecked import (
@@ -136,6 +140,7 @@ class Binder:
         }
         self.endless: set[str] = set()
         self.timed: set[str] = set()
+        self.kinds: dict[str, Kinds] = {}
         self.tables: dict[str, LookupTable] = {}
 
     def graph(self) -> Graph:
@@ -233,7 +238,7 @@ class Binder:
         return await retrying.call(connector.schema)
 
     async def transformations(self) -> None:
-        for step in _ordered(self.workflow):
+        for step in in_order(self.workflow):
             self.outputs[step.name] = None
             try:
                 await self._transformation(step)
@@ -274,8 +279,14 @@ class Binder:
             inputs=tuple(map(str, step.inputs)),
             streaming=event_time.is_streaming(self.workflow, self.endless),
             read=frozenset(o for name, o in self.outputs_read if name == step.name and o),
+            kinds=self._kinds(step),
+            ends=tuple(ref.step not in self.endless for ref in step.inputs),
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
+        if context.changes and bound.stateful is not None and bound.stateful.bounded_only:
+            # What comes at the end of the inputs needs the rows that are left then.
+            stateful = applied_first(bound.stateful, len(step.inputs))
+            bound = replace(bound, stateful=stateful)
         if bound.stateful is not None and bound.stateful.finite:
             self.endless.discard(step.name)
         if bound.stateful is not None and bound.stateful.timed:
@@ -286,6 +297,11 @@ class Binder:
             not_reserved(step.name, schema.names)
         self.outputs[step.name] = bound.outputs
         self._add(step, bound)
+
+    def _kinds(self, step: TransformationStep) -> tuple[Kinds, ...]:
+        """The row kinds of each input of a step."""
+        add_kinds(self.kinds, self.nodes.values())
+        return tuple(self.kinds[ref.step] for ref in step.inputs)
 
     def _add(self, step: TransformationStep, bound: Bound) -> None:
         """Turn a bound step into nodes."""
@@ -480,20 +496,3 @@ def _whole_schema(connector: SourceConnector, step: SourceStep) -> Schema | None
     """The columns of a source that was not asked, None if unknown: rows of a source that finds fields in
     them (`http`) may have more than its `schema` names."""
     return None if connector.finds_new_fields else step.schema
-
-
-def _ordered(workflow: Workflow) -> list[TransformationStep]:
-    """The transformations in the file's order, but inputs before the steps that read them."""
-    ordered: dict[str, TransformationStep] = {}
-
-    def visit(step: TransformationStep) -> None:
-        if step.name in ordered:
-            return
-        for ref in step.inputs:
-            if ref.step in workflow.transformations:
-                visit(workflow.transformations[ref.step])
-        ordered[step.name] = step
-
-    for step in workflow.transformations.values():
-        visit(step)
-    return list(ordered.values())

@@ -3,21 +3,25 @@ rows for a changelog. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
+from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import CHANGES, INSERTS, UPDATES, Kinds, RowKind
+from dataflare.model.types import Schema
 from dataflare.operators.limit import Limit
 from dataflare.operators.lookup import Lookup
-from dataflare.operators.primitives import conformed
+from dataflare.operators.parted_updates import PartedUpdates
+from dataflare.operators.primitives import after_parting, conformed
 from dataflare.operators.sample import Sample
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
     Graph,
     Node,
+    Port,
     RowsNode,
     SourceNode,
     StatefulNode,
@@ -30,7 +34,15 @@ def row_kinds(graph: Graph) -> dict[str, Kinds]:
     """By node, the kinds of its rows: of those that leave it, or that reach a destination. Rows of a node
     with inserts only have no column of kinds."""
     kinds: dict[str, Kinds] = {}
-    for node in graph:
+    add_kinds(kinds, graph)
+    return kinds
+
+
+def add_kinds(kinds: dict[str, Kinds], nodes: Iterable[Node]) -> None:
+    """Add the kinds of nodes, in topological order, to those of the nodes before them."""
+    for node in nodes:
+        if node.id in kinds:
+            continue
         arriving: Kinds = frozenset().union(*(kinds[port.node] for port in node.inputs))
         match node:
             case SourceNode():
@@ -41,10 +53,11 @@ def row_kinds(graph: Graph) -> dict[str, Kinds]:
                     leaving = operator.makes(leaving)
             case StatefulNode():
                 leaving = node.operator.makes(arriving)
+            case BranchNode():
+                leaving = after_parting(arriving)
             case _:
                 leaving = arriving
         kinds[node.id] = leaving
-    return kinds
 
 
 def changelogs(graph: Graph) -> set[str]:
@@ -139,6 +152,32 @@ def joined_changelogs(graph: Graph) -> Graph:
     return graph.with_nodes(changed)
 
 
+def parted_updates(graph: Graph) -> Graph:
+    """The graph in which an update that changes a key is a delete and an insert before rows go to tasks by this
+    key."""
+    kinds = row_kinds(graph)
+    nodes: dict[str, Node] = {}
+    for node in graph:
+        if isinstance(node, StatefulNode):
+            ports = list(node.ports)
+            for place, port in enumerate(ports):
+                keys = node.operator.keys_of(place)
+                if keys and kinds[port.node] & UPDATES:
+                    id_ = f"{node.id}/parted{place}"
+                    schema: dict[str | None, Schema] = {None: graph.schema(port)}
+                    parted = (PartedUpdates(node.step, keys),)
+                    nodes[id_] = RowsNode(id_, node.step, node.type, schema, port, parted)
+                    ports[place] = Port(id_)
+            node = replace(node, ports=tuple(ports))
+        elif isinstance(node, DestinationNode):
+            capabilities = node.connector.capabilities()
+            if capabilities.parallel and capabilities.key and kinds[node.id] & UPDATES:
+                parted = (PartedUpdates(node.step, tuple(capabilities.key)),)
+                node = replace(node, conform=tuple((*each, *parted) for each in node.conform))
+        nodes[node.id] = node
+    return Graph(nodes, graph.effects)
+
+
 def check_changelogs(graph: Graph) -> None:
     """Raise PlanError (E0315) for a step that would give wrong rows for the kinds that reach it."""
     kinds = row_kinds(graph)
@@ -160,20 +199,26 @@ def check_changelogs(graph: Graph) -> None:
         )
 
 
+_VOLATILE = frozenset({NOW_COLUMN, ROWKEY_COLUMN})
+
+
 def _trouble(node: Node, arriving: Kinds) -> str | None:
     match node:
         case RowsNode():
             for operator in node.operators:
                 if not arriving <= operator.accepts:
-                    return f"and {operator.describe()} cannot retract its results"
+                    return (
+                        f"and {operator.describe()} cannot retract its results{operator.no_changes}"
+                    )
                 if operator.needs():
                     return "and one of its expressions changes from call to call"
                 arriving = operator.makes(arriving)
         case BranchNode():
-            return "and cannot split the two halves of an update"
+            if node.branch.reads & _VOLATILE:
+                return "and one of its expressions changes from call to call"
         case StatefulNode():
             if not arriving <= node.operator.accepts:
-                return f"and {node.operator.describe()} cannot retract yet"
+                return f"and {node.operator.describe()} cannot retract{node.operator.no_changes}"
         case DestinationNode():
             if not node.connector.capabilities().changelog:
                 mode = f"mode {node.connector.mode}" if node.connector.mode else f"type {node.type}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 from msgspec import Struct
 
-from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.batch import INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.base import (
@@ -76,11 +76,16 @@ class ProcessorUnderTest(Struct, frozen=True):
 
 
 def processor_of(
-    type_: str | type[Processor], config: Mapping[str, Any], *inputs: Schema
+    type_: str | type[Processor],
+    config: Mapping[str, Any],
+    *inputs: Schema,
+    kinds: Sequence[Kinds] = (),
 ) -> ProcessorUnderTest:
-    """A step with state, for inputs of these schemas. type_: a processor class, or a step's type."""
+    """A step with state, for inputs of these schemas. type_: a processor class, or a step's type. kinds: the row
+    kinds of each input; inserts only, if not given."""
     step = operators.step(type_) if isinstance(type_, str) else step_of(type_)
-    context = BindContext("tested", Path(), Policy(), True, 1, _no_table)
+    kinds = tuple(kinds) or (INSERTS,) * len(inputs)
+    context = BindContext("tested", Path(), Policy(), True, 1, _no_table, kinds=kinds)
     bound = step.bind(bind(step.Config, config, step="tested"), inputs, context)
     if bound.stateful is None:
         raise ValueError(f"a {type_} step has no state")

@@ -13,10 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import polars as pl
 from msgspec import Struct
 
+from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.event_time import TIME_COLUMN
 from dataflare.operators.base import Result, Side, StatefulOperator
+from dataflare.operators.changes import repeated, weighted
 from dataflare.state.pieces import Chunk, Groups, own_rows
 from dataflare.state.tables import Tables, TableShare
+from dataflare.state.weighted import WEIGHT, summed
 from dataflare.testing.build import ProcessorUnderTest
 from dataflare.testing.contract import Laws, check_laws, equal, hold, through_json
 
@@ -59,7 +62,7 @@ async def check_processor(
     skip: Iterable[str] = (),
 ) -> None:
     """Hold a step that keeps state to `PROCESSOR_LAWS`. frames: rows of each input, a hundred or so,
-    with keys that come again. event_time: the column with their times, for a step that works by event time:
+    with keys that come again; of changelogs, what is left is compared. event_time: the column with their times, for a step that works by event time:
     rows come in that order, and a watermark follows each batch. Raises ContractBroken, naming the law."""
     operator = processor.operator if isinstance(processor, ProcessorUnderTest) else processor
     if event_time is not None:
@@ -140,7 +143,13 @@ def _main(results: Iterable[Result]) -> list[pl.DataFrame]:
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(frames) if frames else pl.DataFrame()
+    """All rows; of a changelog those that are left when it is applied."""
+    rows = pl.concat(frames) if frames else pl.DataFrame()
+    if KIND_COLUMN not in rows.columns:
+        return rows
+    left = summed(weighted(rows, times=True))
+    hold("changes", not (left[WEIGHT] < 0).any(), "a row was taken back that was not given")
+    return repeated(left)
 
 
 async def batches_do_not_matter(run: Run) -> None:
