@@ -58,6 +58,9 @@ def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+ROOMS = {room_of(file) for file in FILES}
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -77,10 +80,9 @@ def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
 def arrows(path: Path) -> Iterator[tuple[int, str]]:
     """(line, room) for each room that a file imports."""
     package = ["dataflare", *path.relative_to(SOURCE).parent.parts]
-    rooms = {room_of(file) for file in FILES}
     for line, module in imports(tree_of(path), package):
         parts = module.split(".")
-        if parts[0] == "dataflare" and len(parts) > 1 and parts[1] in rooms:
+        if parts[0] == "dataflare" and len(parts) > 1 and parts[1] in ROOMS:
             yield line, parts[1]
 
 
