@@ -21,7 +21,7 @@ from dataflare.errors import Blame, RunError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.operators.base import ERROR_COLUMN, LATE, LATE_RIGHT, LiveOperator, Result, Side
 from dataflare.sdk.threads import in_thread
-from dataflare.state.layout import Layout, TableLayout, moved
+from dataflare.state.layout import Layout, TableLayout, as_json, difference
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
 
@@ -218,7 +218,7 @@ def snapshot_of(subtask: int, share: TableShare, layout: Layout | None = None) -
     counts = {name: len(share.chunks[name]) for name in names}
     facts: dict[str, Any] = {"tables": counts, "values": dict(share.values)}
     if layout is not None:
-        facts["layout"] = {name: table.to_json() for name, table in layout.items()}
+        facts["layout"] = as_json(layout)
     return OperatorSnapshot(subtask, tuple(cast("list[StateChunk]", chunks)), facts)
 
 
@@ -257,14 +257,13 @@ def refuse_other_layout(
     before = layout_before(shares)
     if before is None or layout is None:
         return
-    for name in before.keys() | layout.keys():
-        move = moved(before.get(name, TableLayout()), layout.get(name, TableLayout()))
-        if isinstance(move, str) or move.changes:
-            reason = move if isinstance(move, str) else "its columns mean something else"
-            raise RunError(
-                f"the state of step '{step}' in the checkpoint cannot be used: {reason}",
-                code="E0810",
-                blame=Blame.USER,
-                step=step,
-                help="undo the change, or use --fresh to start over",
-            )
+    tables = {name for share in shares for name, chunks in share_of(share).chunks.items() if chunks}
+    reason = difference(before, layout, tables)
+    if reason is not None:
+        raise RunError(
+            f"the state of step '{step}' in the checkpoint cannot be used: {reason}",
+            code="E0810",
+            blame=Blame.USER,
+            step=step,
+            help="undo the change, or use --fresh to start over",
+        )

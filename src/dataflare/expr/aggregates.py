@@ -194,10 +194,15 @@ def _edge_in_time(last: bool) -> Kind:
         ordered = value.sort_by(time, maintain_order=True)
         return [ordered.last() if last else ordered.first(), time.max() if last else time.min()]
 
+    def merge(call: AggregateCall, s: Exprs) -> Sequence[pl.Expr]:
+        """A partial of no rows has no time. Without the filter it would be the first."""
+        has_rows = s[1].is_not_null()
+        return step(call, s[0].filter(has_rows), s[1].filter(has_rows))
+
     return Kind(
         lambda call: [call.result, t.INT64],
         lambda call, x: step(call, x[0], pl.col(TIME_COLUMN)),
-        lambda call, s: step(call, s[0], s[1]),
+        merge,
         lambda call, s: s[0],
     )
 

@@ -58,12 +58,16 @@ class Aggregation(Discreet, frozen=True):
 
     def meanings(self) -> dict[str, str]:
         """What each state column holds, as text: the same for the same aggregate in another aggregation."""
-        inputs = {name: as_text(each.node) for name, each in self.inputs}
+        inputs = self.input_meanings()
         return {
             name: _meaning(call, inputs, place)
             for call in self.calls
             for place, name in enumerate(call.state)
         }
+
+    def input_meanings(self) -> dict[str, str]:
+        """What each input column holds, as text."""
+        return {name: as_text(each.node) for name, each in self.inputs}
 
     def finish(self) -> dict[str, Lowered]:
         """Each measure over the state columns, by name."""

@@ -13,7 +13,7 @@ from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
 from dataflare.expr.sql import OPERATIONS_MAX
 from dataflare.expr.text import ExprText
-from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node
+from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node, as_text
 from dataflare.model import types as t
 from dataflare.model.record import Discreet
 from dataflare.model.text import SourceText
@@ -47,6 +47,11 @@ class Typed(Discreet, frozen=True, dict=True):
     def is_column(self) -> str | None:
         """The column's name, if the expression is only a column."""
         return str(self.node.value) if self.node.op == COLUMN else None
+
+    @property
+    def meaning(self) -> str:
+        """The same text for the same meaning, whatever it is written like."""
+        return as_text(self.node)
 
     @property
     def is_literal(self) -> bool:

@@ -12,12 +12,23 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, StateChunk
 from dataflare.engine.deploy import layout_of
 from dataflare.engine.operating import layout_before
 from dataflare.errors import Blame, RunError
+from dataflare.operators.base import StatefulOperator
 from dataflare.planner.physical import PhysicalPlan, Stage
-from dataflare.state.layout import Layout, Moved, TableLayout, moved
+from dataflare.state.layout import (
+    HIDDEN,
+    STEP,
+    Adaptation,
+    Held,
+    Layout,
+    Moved,
+    as_json,
+    entry_of,
+    moved,
+)
 from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.model import AnyStep, Workflow
 
@@ -26,13 +37,21 @@ Outcome = Literal["kept", "migrated", "dropped", "new", "impossible"]
 
 class StepChange(Struct, frozen=True):
     """What becomes of the state of one step. was: its name in the savepoint, if that is another. detail: in
-    words. tables: by table, how its columns move."""
+    words. tables: by entry of the layout, how the columns of its tables move; adaptation: what else is done with the
+    state. relabelled: the layout in the checkpoint is not that of now."""
 
     step: str
     outcome: Outcome
     detail: str
     was: str | None = None
     tables: Mapping[str, Moved] = {}
+    adaptation: Adaptation = Adaptation()
+    relabelled: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the state is not used as it lies in the checkpoint, under the name of the step."""
+        return self.outcome == "migrated" or self.relabelled or self.was is not None
 
     def to_json(self) -> dict[str, Any]:
         facts = {"step": self.step, "state": self.outcome, "detail": self.detail}
@@ -174,30 +193,98 @@ def _transformation(
     if old is None or new is None:
         if same:
             return StepChange(step.name, "kept", held, was)
-        detail = "its config has changed, and its state does not say what it means"
+        detail = f"it has changed, and {_unsaid(old)}"
         return StepChange(step.name, "impossible", detail, was)
-    return _compared(step.name, held, old, new, was)
+    assert stage.operator is not None
+    return compared(step.name, shares, old, new, stage.operator, was)
 
 
-def _compared(step: str, held: str, old: Layout, new: Layout, was: str | None) -> StepChange:
-    tables: dict[str, Moved] = {}
-    added: list[str] = []
-    lost: list[str] = []
-    for name in old.keys() | new.keys():
-        move = moved(old.get(name, TableLayout()), new.get(name, TableLayout()))
+def compared(
+    step: str,
+    held: Sequence[OperatorSnapshot],
+    old: Layout,
+    new: Layout,
+    operator: StatefulOperator,
+    was: str | None,
+) -> StepChange:
+    """How the tables of a step move. Those without rows do not matter."""
+    rows = rows_by_entry(held, old)
+    moves: dict[str, Moved] = {}
+    words = [_held(held)]
+    for name in sorted(old.keys() & new.keys()):
+        if not rows.get(name, name == STEP):
+            continue
+        move = moved(old[name], new[name])
         if isinstance(move, str):
             return StepChange(step, "impossible", move, was)
-        tables[name] = move
-        columns = new.get(name, TableLayout()).columns
-        added += [columns[column] for column in move.added]
-        lost += move.lost
-    parts = [held]
-    if added:
-        parts.append(f"{', '.join(added)} begins with the rows from here on")
-    if lost:
-        parts.append(f"{', '.join(lost)} is dropped")
-    changes = any(move.changes for move in tables.values())
-    return StepChange(step, "migrated" if changes else "kept", "; ".join(parts), was, tables)
+        moves[name] = move
+    values = [dict(share.facts["values"]) for share in held]
+    before, now = (dict(layout[STEP].settings) if STEP in layout else {} for layout in (old, new))
+    adaptation = operator.adapted(before, now, Held(values, rows, moves))
+    if isinstance(adaptation, str):
+        return StepChange(step, "impossible", adaptation, was)
+    gone = [name for name in rows if rows[name] and name not in new]
+    if unused := [name for name in gone if name not in adaptation.dropped]:
+        kept = ", ".join(name for name in new if name != STEP)
+        detail = f"it remembers other things now: it kept {', '.join(unused)}, and keeps {kept}"
+        return StepChange(step, "impossible", detail, was)
+    words += _words(moves, new, rows)
+    words += adaptation.notes
+    changes = (
+        any(move.changes for move in moves.values()) or bool(gone) or adaptation != Adaptation()
+    )
+    outcome: Outcome = "migrated" if changes else "kept"
+    detail = "; ".join(words)
+    return StepChange(step, outcome, detail, was, moves, adaptation, as_json(old) != as_json(new))
+
+
+def _words(moves: Mapping[str, Moved], new: Layout, rows: Mapping[str, int]) -> list[str]:
+    """What becomes of the columns of the tables."""
+    begun: dict[str, None] = {}
+    lost: dict[str, None] = {}
+    empty: dict[str, int] = {}
+    for name, move in moves.items():
+        columns = new[name].columns
+        lost |= dict.fromkeys(_readable(t) for t in move.lost if not t.startswith(HIDDEN))
+        if new[name].of_rows:
+            for column in move.added:
+                empty[column] = empty.get(column, 0) + rows[name]
+            continue
+        texts = (columns[column] for column in move.added)
+        begun |= dict.fromkeys(_readable(t) for t in texts if not t.startswith(HIDDEN))
+    words = [f"{', '.join(begun)} begins with the rows from here on"] if begun else []
+    words += [f"{', '.join(lost)} is dropped"] if lost else []
+    return words + [f"'{n}' is NULL in {_counted(m)} that it keeps" for n, m in empty.items()]
+
+
+def _readable(meaning: str) -> str:
+    """A state column as the aggregate that it is of."""
+    return meaning.partition(", part ")[0].replace("_in_time(", "(")
+
+
+def rows_by_entry(shares: Sequence[OperatorSnapshot], layout: Layout) -> dict[str, int]:
+    """How many rows of state there are, by entry of the layout."""
+    rows: dict[str, int] = {}
+    for share in shares:
+        for name, chunks in chunks_by_table(share).items():
+            entry = entry_of(layout, name)
+            rows[entry] = rows.get(entry, 0) + sum(chunk.rows for chunk in chunks)
+    return rows
+
+
+def chunks_by_table(share: OperatorSnapshot) -> dict[str, tuple[StateChunk, ...]]:
+    """The chunks of a share, by the name of their table."""
+    by_table, place = {}, 0
+    for name, count in sorted(share.facts["tables"].items()):
+        by_table[name] = tuple(share.chunks[place : place + count])
+        place += count
+    return by_table
+
+
+def _unsaid(old: Layout | None) -> str:
+    if old is None:
+        return "an earlier version of DataFlare wrote its state, which does not say what it means"
+    return "a step of this type cannot use state that was made with another config"
 
 
 def _new(step: AnyStep, stage: Stage | None) -> str:
@@ -221,4 +308,8 @@ def _gone(step: str, manifest: Manifest) -> str:
 
 def _held(shares: Sequence[OperatorSnapshot]) -> str:
     rows = sum(chunk.rows for share in shares for chunk in share.chunks)
-    return f"{rows:,} rows of state" if rows != 1 else "1 row of state"
+    return f"{_counted(rows)} of state"
+
+
+def _counted(rows: int) -> str:
+    return f"{rows:,} rows" if rows != 1 else "1 row"

@@ -6,10 +6,11 @@ that is killed here, leave the last checkpoint as it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import polars as pl
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -19,8 +20,16 @@ from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.checkpoint.store import LocalStore, Storage
 from dataflare.engine.deploy import layout_of
 from dataflare.errors import CheckpointError
-from dataflare.jobs.changes import StepChange, compare, refuse_impossible, types_of
+from dataflare.jobs.changes import (
+    StepChange,
+    chunks_by_table,
+    compare,
+    refuse_impossible,
+    types_of,
+)
+from dataflare.operators.base import StatefulOperator
 from dataflare.planner.physical import PhysicalPlan
+from dataflare.state.layout import Layout, Moved, as_json, entry_of
 from dataflare.workflow.model import Workflow
 
 T = TypeVar("T")
@@ -79,7 +88,7 @@ def with_changes(
         return None
     changes = compare(workflow, plan, manifest)
     refuse_impossible(workflow, f"checkpoint {manifest.epoch}", changes)
-    if not any(move.changes for change in changes for move in change.tables.values()):
+    if not any(change.moves for change in changes if change.was or change.tables):
         return None
     moved = resumable(workflow, plan, manifest, changes, store, current.attempt)
     return Restored(moved, current, None, _warnings(changes))
@@ -134,31 +143,91 @@ def _moved(
     store: Storage,
     attempt: int,
 ) -> tuple[OperatorSnapshot, ...]:
-    """The state of a step with its columns of now. State that stays as it is keeps its chunks."""
+    """The state of a step as the step of now uses it."""
     stage = next(stage for stage in plan.stages if stage.name == change.step)
-    operator = stage.operator
     layout = layout_of(plan, stage)
-    if operator is None or layout is None or not any(m.changes for m in change.tables.values()):
+    if stage.operator is None or layout is None or not change.moves:
         return tuple(shares)
+    return moved_state(stage.operator, layout, change, shares, store, attempt)
+
+
+def moved_state(
+    operator: StatefulOperator,
+    layout: Layout,
+    change: StepChange,
+    shares: Sequence[OperatorSnapshot],
+    store: Storage,
+    attempt: int,
+) -> tuple[OperatorSnapshot, ...]:
+    """State with another layout. What stays as it is keeps its chunks."""
+    moving = _Moving(operator, layout, change)
     moved_shares = []
     for share in shares:
-        chunks: list[StateChunk] = []
-        place = 0
-        for name, count in sorted(share.facts["tables"].items()):
-            old = share.chunks[place : place + count]
-            place += count
-            move = change.tables.get(name)
-            if move is None or not move.changes:
-                chunks += old
+        by_table: dict[str, list[StateChunk]] = {}
+        number = 0
+        for table, chunks in sorted(chunks_by_table(share).items(), key=_natural):
+            if moving.leaves_out(table):
                 continue
-            initial = operator.initial(name)
-            for chunk in old:
-                frame = move.apply(store.read_chunk(chunk), layout[name], initial)
-                new_name = f"{change.step}-{share.subtask}-a{attempt}-moved-{len(chunks)}.arrow"
-                chunks.append(store.write_chunk(new_name, frame, chunk.key_groups))
-        facts = {**share.facts, "layout": {n: table.to_json() for n, table in layout.items()}}
-        moved_shares.append(replace(share, chunks=tuple(chunks), facts=facts))
+            if not moving.moves(table):
+                by_table.setdefault(table, []).extend(chunks)
+                continue
+            for chunk in chunks:
+                groups = None if moving.reorders(table) else chunk.key_groups
+                for name, frame in moving.frames(table, store.read_chunk(chunk)):
+                    number += 1
+                    file = f"{change.step}-{share.subtask}-a{attempt}-moved-{number}.arrow"
+                    chunk_now = store.write_chunk(file, frame, groups)
+                    by_table.setdefault(name, []).append(chunk_now)
+        facts = {
+            **share.facts,
+            "tables": {name: len(chunks) for name, chunks in by_table.items()},
+            "values": moving.values(share.facts["values"]),
+            "layout": as_json(layout),
+        }
+        chunks_now = [chunk for name in sorted(by_table) for chunk in by_table[name]]
+        moved_shares.append(replace(share, chunks=tuple(chunks_now), facts=facts))
     return tuple(moved_shares)
+
+
+def _natural(named: tuple[str, object]) -> list[str | tuple[int, str]]:
+    """Tables in the order of the numbers in their names: rows of an earlier time first."""
+    return [(len(part), part) for part in named[0].split(".")]
+
+
+class _Moving:
+    """The state of a step on its way to the layout of now."""
+
+    def __init__(self, operator: StatefulOperator, layout: Layout, change: StepChange) -> None:
+        self._operator, self._layout, self._change = operator, layout, change
+        self._adaptation = change.adaptation
+
+    def leaves_out(self, table: str) -> bool:
+        return entry_of(self._layout, table) not in self._layout
+
+    def reorders(self, table: str) -> bool:
+        move = self._move(table)
+        return move is not None and move.reordered
+
+    def moves(self, table: str) -> bool:
+        move = self._move(table)
+        return self._adaptation.frames is not None or (move is not None and move.changes)
+
+    def frames(self, table: str, frame: pl.DataFrame) -> Iterable[tuple[str, pl.DataFrame]]:
+        """The rows of a table as rows of the tables of now."""
+        move, entry = self._move(table), entry_of(self._layout, table)
+        if move is not None and move.changes:
+            initial = self._operator.initial(entry) if move.added else pl.DataFrame()
+            frame = move.apply(frame, self._layout[entry], initial)
+        if self._adaptation.frames is None:
+            return [(table, frame)]
+        return self._adaptation.frames(table, frame)
+
+    def values(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        change = self._adaptation.values
+        return values if change is None else change(values)
+
+    def _move(self, table: str) -> Moved | None:
+        return self._change.tables.get(entry_of(self._layout, table))
 
 
 def _warnings(changes: Sequence[StepChange]) -> list[str]:

@@ -18,6 +18,7 @@ from dataflare.engine.deploy import layout_of
 from dataflare.engine.operating import layout_before, share_of
 from dataflare.errors import Blame, RunError, did_you_mean
 from dataflare.planner.physical import PhysicalPlan
+from dataflare.state.layout import difference
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Tables
 
@@ -70,7 +71,8 @@ def state_of(
     stage = next((s for s in plan.stages if s.name == step), None) if plan is not None else None
     if plan is not None and stage is not None and stage.operator is not None:
         now = layout_of(plan, stage)
-        if layout is not None and layout == now:
+        tables_with_rows = {name for share in shares for name, each in share.chunks.items() if each}
+        if layout and now and difference(layout, now, tables_with_rows) is None:
             tables = Tables(0, 1, storage=_Reading(storage), shares=shares)
             shown = stage.operator.shown(tables)
             if shown is not None:

@@ -50,9 +50,12 @@ class AggregateConfig(StepConfig):
 
 
 class Aggregate(StatefulOperator, StructABC, frozen=True):
+    """meanings: of the keys, what each holds."""
+
     step: str
     keys: tuple[str, ...]
     aggregation: Aggregation
+    meanings: tuple[str, ...] = ()
     bounded_only = True
 
     def open(self, tables: Tables) -> LiveOperator:
@@ -61,7 +64,8 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
     def layout(self, inputs: Sequence[Schema]) -> Layout:
         columns = inputs[0]
         keys = {key: f"{columns[key]}" for key in self.keys}
-        return {"groups": TableLayout(keys, self.aggregation.meanings())}
+        meanings = dict(zip(self.keys, self.meanings, strict=True))
+        return {"groups": TableLayout(keys, self.aggregation.meanings(), key_meanings=meanings)}
 
     def initial(self, table: str) -> pl.DataFrame:
         inputs = {n: t.type.to_polars() for n, t in self.aggregation.inputs}
@@ -188,7 +192,7 @@ config:
             from dataflare.operators.aggregate_changes import AggregateChanges as class_  # noqa: N813
         elif gives_updates:
             from dataflare.operators.aggregate_updates import AggregateUpdates as class_  # noqa: N813
-        operator = class_(step, names, aggregation)
+        operator = class_(step, names, aggregation, tuple(key.meaning for key in keys.values()))
         if context.changes:
             from dataflare.operators.aggregate_changes import refuse_order
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dataflare.sdk.processor import Refused
     from dataflare.sdk.source import SourceConnector
     from dataflare.state.index import KeyIndex
-    from dataflare.state.layout import Layout
+    from dataflare.state.layout import Adaptation, Held, Layout
     from dataflare.state.tables import Tables
 
 
@@ -255,6 +255,18 @@ class StatefulOperator(ABC):
         """One row with the state columns of a table as they are before any row. Asked only for columns of
         `layout`."""
         raise InternalError(f"{type(self).__name__} has no initial state")
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        """How state that was made with other settings is used, or why it cannot be. before, now: the settings of the
+        step, as its layout has them. held: what there is. Asked also if the settings are the same."""
+        from dataflare.state.layout import Adaptation
+
+        for name, value in now.items():
+            if name in before and before[name] != value:
+                return f"its {name} was {before[name]}, and is {value}"
+        return Adaptation()
 
     def keys_of(self, port: int) -> tuple[str, ...]:
         """The columns that one of its inputs is partitioned by. Rows of several inputs meet if

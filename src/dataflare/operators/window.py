@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -17,6 +17,7 @@ from dataflare.model.record import StructABC
 from dataflare.model.types import Field as Column
 from dataflare.model.types import Schema
 from dataflare.model.units import Duration
+from dataflare.operators import window_state
 from dataflare.operators.aggregate import group_keys
 from dataflare.operators.base import (
     LATE,
@@ -31,6 +32,7 @@ from dataflare.operators.base import (
 from dataflare.operators.names import ByName, Name, no_doubles, not_empty, not_reserved, spot_of
 from dataflare.operators.primitives import Derive, Select
 from dataflare.operators.window_grid import Grid, grid_of
+from dataflare.state.layout import Adaptation, Held, Layout
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -95,14 +97,16 @@ class WindowConfig(StepConfig):
 
 
 class Window(StatefulOperator, StructABC, frozen=True):
-    """group: the group's columns in the rows; names: in the results. late: the columns of a late row. grid: of
+    """group: the group's columns in the rows; names: in the results; meanings: what each holds. late: the columns of a late row. grid: of
     tumbling and sliding windows. gap: of sessions; without it and a grid there is one window."""
 
     step: str
     keys: tuple[str, ...]
     group: tuple[str, ...]
     names: tuple[str, ...]
+    meanings: tuple[str, ...]
     aggregation: Aggregation
+    kind: str
     grid: Grid | None
     gap: int | None
     lateness: int
@@ -125,6 +129,17 @@ class Window(StatefulOperator, StructABC, frozen=True):
         from dataflare.operators.window_sessions import LiveSessions
 
         return LiveSessions(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        return window_state.layout_of(self, inputs[0])
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return window_state.initial(self)
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        return window_state.adapted(self, before, now, held)
 
     def late_rows(self, rows: pl.DataFrame) -> Side:
         """Rows that came too late, with the columns of the input."""
@@ -204,7 +219,9 @@ config:
                 () if fills else tuple(columns.values()),
                 tuple(columns.values()),
                 tuple(map(str, keys)),
+                tuple(key.meaning for key in keys.values()),
                 aggregation,
+                config.kind,
                 grid,
                 _us(config.gap) if config.gap else None,
                 _us(config.allowed_lateness),

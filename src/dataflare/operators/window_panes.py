@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.hashing import hash_columns, key_group
 from dataflare.operators.base import LiveOperator, Result
 from dataflare.operators.window_blocks import Blocks
@@ -21,6 +21,7 @@ from dataflare.operators.window_counts import COUNT, due
 from dataflare.operators.window_fill import Fill
 from dataflare.operators.window_fired import Fired
 from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WindowRows
+from dataflare.operators.window_state import CLOSED
 from dataflare.operators.window_updates import GivenWindows
 from dataflare.state.pieces import Groups
 from dataflare.state.slices import Slices
@@ -60,6 +61,7 @@ class LivePanes(LiveOperator):
         self._waiting = tables.rows("waiting", operator.keys)
         self._fired = Fired(tables)
         self._streams = tables.value("streams", False, any)
+        self._closed = tables.value(CLOSED, NEVER, max)
         self._updates = GivenWindows(tables, operator.keys, grid.pane) if operator.updates else None
         self._fill = Fill(operator.fill, self.rows, tables) if operator.fill != "none" else None
 
@@ -144,6 +146,8 @@ class LivePanes(LiveOperator):
         known = max(self._fired.time_us, _EARLIEST)
         watermark = pl.max_horizontal(pl.col(WATERMARK_COLUMN), pl.lit(known, pl.Int64))
         closed = self.grid.on_ruler(watermark - self.operator.lateness)
+        if self._closed.value != NEVER:
+            closed = pl.max_horizontal(closed, pl.lit(self._place(self._closed.value), pl.Int64))
         pane = pl.col(PANE)
         is_late = (self.grid.last_end(pane) <= closed).alias("__dataflare_late")
         if self.grid.is_tumbling:

@@ -26,6 +26,7 @@ from dataflare.operators.window_behind import LATE_PHASE, phases
 from dataflare.operators.window_counts import COUNT, due
 from dataflare.operators.window_rows import FIRED, FIRST, LAST, WindowRows
 from dataflare.operators.window_session_merge import sessions
+from dataflare.operators.window_state import CLOSED, LIMIT
 from dataflare.operators.window_updates import GivenSessions
 from dataflare.state.tables import Tables
 
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 _SLICE_ROWS = 100_000
 _EARLIEST, _LATEST = -(2**62), 2**62
 _TIME = "__dataflare_again"
-_LIMIT, _ROW = "__dataflare_limit", "__dataflare_number"
-"""Int64: a session that ends before the limit is closed for the row."""
+_ROW = "__dataflare_number"
 
 
 class LiveSessions(LiveOperator):
@@ -58,6 +58,7 @@ class LiveSessions(LiveOperator):
         self._behind = tables.rows("behind", self._keys)
         self._watermark = tables.value("watermark", NEVER, min)
         self._streams = tables.value("streams", False, any)
+        self._closed = tables.value(CLOSED, NEVER, max)
         self._updates = GivenSessions(tables, self._keys) if operator.updates else None
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
@@ -108,10 +109,12 @@ class LiveSessions(LiveOperator):
         """The rows that are not behind their watermark. The others are kept to be decided."""
         known = max(self._watermark.value, _EARLIEST)
         limit = pl.max_horizontal(pl.col(WATERMARK_COLUMN), pl.lit(known, pl.Int64)) - self.lateness
+        if self._closed.value != NEVER:
+            limit = pl.max_horizontal(limit, pl.lit(self._closed.value, pl.Int64))
         is_behind = rows.select((pl.col(TIME_COLUMN) < limit).alias("behind"))["behind"]
         if not is_behind.any():
             return rows
-        self._behind.append(rows.filter(is_behind).with_columns(limit.alias(_LIMIT)))
+        self._behind.append(rows.filter(is_behind).with_columns(limit.alias(LIMIT)))
         return rows.filter(~is_behind)
 
     def _decided(self, limit_us: int) -> Iterator[Result]:
@@ -120,10 +123,10 @@ class LiveSessions(LiveOperator):
         if not self._behind.pieces():
             return
         rows = pl.concat(self._behind.frames())
-        due = rows.filter(pl.col(_LIMIT) < limit_us).sort(_LIMIT, TIME_COLUMN, maintain_order=True)
+        due = rows.filter(pl.col(LIMIT) < limit_us).sort(LIMIT, TIME_COLUMN, maintain_order=True)
         if not due.height:
             return
-        waiting = rows.filter(pl.col(_LIMIT) >= limit_us)
+        waiting = rows.filter(pl.col(LIMIT) >= limit_us)
         phase = self._phases(due)
         late = due.filter(phase == LATE_PHASE)
         if late.height:
@@ -145,7 +148,7 @@ class LiveSessions(LiveOperator):
         known = [part for part in parts if part.height]
         joined = sessions(pl.concat(known), [_ROW], self.gap, []) if known else None
         times = phases(
-            numbered.select(_ROW, TIME_COLUMN, _LIMIT).iter_rows(),
+            numbered.select(_ROW, TIME_COLUMN, LIMIT).iter_rows(),
             joined.select(_ROW, FIRST, LAST).iter_rows() if joined is not None else (),
             self.gap,
         )
@@ -160,7 +163,7 @@ class LiveSessions(LiveOperator):
     def _closed_for(self, rows: pl.DataFrame) -> Iterator[Result]:
         """Take out the sessions that are closed for the first of these rows with their key."""
         assert self.gap is not None
-        limit = pl.col(_LIMIT).min()
+        limit = pl.col(LIMIT).min()
         limits = rows.group_by(self._keys).agg(limit) if self._keys else rows.select(limit)
 
         def is_closed(frame: pl.DataFrame) -> pl.Series:
@@ -170,8 +173,8 @@ class LiveSessions(LiveOperator):
                     limits, on=self._keys, how="left", nulls_equal=True, maintain_order="left"
                 )
             else:
-                known = known.with_columns(pl.lit(limits.item(), pl.Int64).alias(_LIMIT))
-            return (known[LAST] + self.gap < known[_LIMIT]).fill_null(False)
+                known = known.with_columns(pl.lit(limits.item(), pl.Int64).alias(LIMIT))
+            return (known[LAST] + self.gap < known[LIMIT]).fill_null(False)
 
         for frame in self.log.take(is_closed):
             fresh = frame.filter(pl.col(FIRED) == 0)
