@@ -55,6 +55,8 @@ SERVICES = {
     for service in (
         Service("postgres", "PostgreSQL", "servers.postgres", "15", 1.5, "PostgreSQL",
                 lambda made: {"connection_string": made.dsn()}),
+        Service("mariadb", "MariaDB", "servers.mariadb", "10.11", 3, "GPL-2.0",
+                lambda made: {"connection_string": made.dsn()}),
         Service("redis", "Redis", "servers.redis", "7.0", 0.1, "BSD-3-Clause",
                 lambda made: {"connection": made.url}),
         Service("kafka", "Apache Kafka", "servers.kafka", "4.4.0", 2, "Apache-2.0",

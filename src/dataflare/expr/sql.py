@@ -53,10 +53,14 @@ class Speller(Struct):
         name = str(node.value)
         if "?" in name or "\0" in name or not self.holds(node.type):
             return None
+        if self.dialect == "mysql":
+            return "`" + name.replace("`", "``") + "`"
         return '"' + name.replace('"', '""') + '"'
 
     def holds(self, type_: DataType) -> bool:
         """Whether the database compares a column of this type as we do."""
+        if self.dialect == "mysql":  # text by its collation; a date may be 0000-00-00
+            return type_.is_integer or type_.name == "decimal"
         if type_.is_integer or type_.name in ("string", "float64"):
             return True
         if self.dialect == "sqlite":
@@ -68,7 +72,7 @@ class Speller(Struct):
         if value is None:
             return "NULL"
         if isinstance(value, bool):
-            return None if self.dialect == "sqlite" else ("TRUE" if value else "FALSE")
+            return None if self.dialect in ("sqlite", "mysql") else ("TRUE" if value else "FALSE")
         if isinstance(value, int) and node.shown is None:
             return f"({value})" if value < 0 else str(value)
         if not self.holds(node.type):
@@ -185,8 +189,8 @@ def _like(speller: Speller, node: Node) -> str | None:
     )
 
 
-_ALL = ("duckdb", "sqlite", "postgres")
+_ALL = ("duckdb", "sqlite", "postgres", "mysql")
 COMPARISON = dict.fromkeys(_ALL, _comparison)
-DISTINCT = dict.fromkeys(_ALL, _distinct)
+DISTINCT = dict.fromkeys(_ALL[:3], _distinct)
 LOGIC = dict.fromkeys(_ALL, _logic)
 LIKE = {"duckdb": _like, "postgres": _like}

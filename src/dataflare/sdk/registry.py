@@ -22,6 +22,7 @@ _SOURCES = {
     "sqlite": "dataflare.connectors.sqlite.source:SqliteSource",
     "duckdb": "dataflare.connectors.duckdb.source:DuckdbSource",
     "postgres": "dataflare.connectors.postgres.source:PostgresSource",
+    "mysql": "dataflare.connectors.mysql.source:MysqlSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
     "inline": "dataflare.connectors.inline:InlineSource",
@@ -33,6 +34,7 @@ _DESTINATIONS = {
     "sqlite": "dataflare.connectors.sqlite.destination:SqliteDestination",
     "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
     "postgres": "dataflare.connectors.postgres.destination:PostgresDestination",
+    "mysql": "dataflare.connectors.mysql.destination:MysqlDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
     "python": "dataflare.connectors.python:PythonDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",
@@ -43,12 +45,13 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
-LATER = ("delta", "elasticsearch", "iceberg", "kafka", "mysql")
+LATER = ("delta", "elasticsearch", "iceberg", "kafka")
 """Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",
     "pyarrow": "duckdb",
     "psycopg": "postgres",
+    "pymysql": "mysql",
     "redis": "redis",
     "httpx": "http",
     "adbc_driver_postgresql": "postgres",

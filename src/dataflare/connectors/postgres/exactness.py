@@ -16,10 +16,8 @@ from dataflare.connectors.postgres.types import PgType
 from dataflare.errors import DataError
 from dataflare.formats.json_values import repeated_key
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.exactness import beyond_float, fraction_of, loses_scale
 
-_PER_SECOND = {"s": 0, "ms": 3, "us": 6, "ns": 9}
-_WHOLE = {"float4": 2**24, "float8": 2**53}
-_DIGITS = {"float4": 6, "float8": 15}
 _OFFSET = r":\d{2}(?:\.\d*)?\s*(?:[zZ]|[+-]\d{1,2}(?::?\d{2})*|[A-Za-z]{3,}\S*)\s*$"
 """An offset or the name of a zone; AM, PM, BC and AD have two letters."""
 _TIME_OF_DAY = r"[T\s]\d*[1-9]\d*:|:\d*[1-9]|:\d{2}\.\d*[1-9]"
@@ -112,25 +110,12 @@ def _is_lossy(value: pl.Expr, type_: DataType, limit: Limit) -> pl.Expr | None:
         return _cut(value, limit)
     match limit.kind:
         case "numeric":
-            return _rounded(value, type_, limit.digits)
+            return loses_scale(value, type_, limit.digits)
         case "time" | "timestamp" if type_.is_temporal and type_.name != "date":
-            unit = 9 if type_.name == "time" else _PER_SECOND[type_.unit or "us"]
-            if unit <= limit.digits or limit.digits >= 6:  # `encode` refuses nanoseconds
-                return None
-            return value.to_physical() % int(10 ** (unit - limit.digits)) != 0
-        case "float4" if type_.name == "float64":
-            return (value.cast(pl.Float32).cast(pl.Float64) != value) & value.is_not_nan()
-        case "float4" | "float8" if type_.is_integer:
-            if type_.name in ("int8", "int16", "uint8", "uint16"):
-                return None
-            float_ = pl.Float32() if limit.kind == "float4" else pl.Float64()
-            great = value.cast(pl.Float64).abs() >= _WHOLE[limit.kind]
-            back = value.cast(float_).cast(pl.Float64).cast(pl.Int128, strict=False)
-            return great & (back != value.cast(pl.Int128)).fill_null(True)
-        case "float4" | "float8" if type_.name == "decimal":
-            if (type_.precision or 38) <= _DIGITS[limit.kind]:
-                return None
-            return value.to_physical().abs() >= pl.lit(10 ** _DIGITS[limit.kind], pl.Int128)
+            # `encode` refuses nanoseconds.
+            return None if limit.digits >= 6 else fraction_of(value, type_, limit.digits)
+        case "float4" | "float8":
+            return beyond_float(value, type_, limit.kind)
     return None
 
 
@@ -161,16 +146,3 @@ def _repeats_a_key(texts: pl.Series) -> pl.Series:
         return pl.Series(texts.name, [False], dtype=pl.Boolean).new_from_index(0, texts.len())
     found = [text is not None and repeated_key(text.encode()) is not None for text in texts]
     return pl.Series(texts.name, found, dtype=pl.Boolean)
-
-
-def _rounded(value: pl.Expr, type_: DataType, scale: int) -> pl.Expr | None:
-    if type_.name == "decimal" and (type_.scale or 0) > scale:
-        return value.to_physical() % pl.lit(10 ** ((type_.scale or 0) - scale), pl.Int128) != 0
-    if type_.is_float:
-        cut = value % 10.0**-scale != 0 if scale < 0 else value.round(scale) != value
-        return cut & value.is_not_nan() & value.is_finite()
-    if type_.is_integer and scale < 0:
-        return value.cast(pl.Int128) % pl.lit(10**-scale, pl.Int128) != 0
-    if type_.name == "string" and scale >= 0:
-        return value.str.contains(rf"^\s*[+-]?\d*\.\d{{{scale}}}\d*[1-9]")
-    return None

@@ -398,7 +398,7 @@ class PostgresStore(PostgresMarkers):
             staged = {name: f"s.{quoted(name)}" for name in key}
             deleted = f"(select {listed(key)} from {stage} where {GONE})"
             if self.rows(f"select 1 from {stage} where {GONE} limit 1"):
-                self.run(sweeping.deleted_keys(key, place, keys_table, deleted, staged))
+                self.run(sweeping.deleted_keys(self, key, place, keys_table, deleted, staged))
 
     def _sweep(self, ready: Ready, *, delete: bool) -> int:
         target, place = ready.target, ready.into.sql

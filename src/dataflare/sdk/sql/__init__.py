@@ -14,7 +14,11 @@ from dataflare.sdk.sql.config import (
     SqlOptions,
     TableOptions,
 )
-from dataflare.sdk.sql.destination import FileTableDestination, TableDestination
+from dataflare.sdk.sql.destination import (
+    FileTableDestination,
+    ServerTableDestination,
+    TableDestination,
+)
 from dataflare.sdk.sql.fold import Changes, fold, rows_to_append
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows, marker_rows
 from dataflare.sdk.sql.marker import values as marker_values
@@ -29,7 +33,7 @@ from dataflare.sdk.sql.names import (
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
 from dataflare.sdk.sql.session import Session, shared_session
 from dataflare.sdk.sql.sql_store import Ready, SqlMarkers, SqlStore
-from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep, refuse_deletes
 from dataflare.sdk.sql.tables import Table, missing_columns
 
@@ -45,6 +49,7 @@ __all__ = [
     "ReadOptions",
     "Ready",
     "Refusal",
+    "ServerTableDestination",
     "Session",
     "SqlMarkers",
     "SqlOptions",
@@ -55,6 +60,7 @@ __all__ = [
     "TableOptions",
     "TableStore",
     "Target",
+    "TransactionEnded",
     "at_step",
     "fold",
     "listed",

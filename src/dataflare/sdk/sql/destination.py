@@ -86,8 +86,13 @@ class TableDestination(DestinationConnector):
             *sweeping.effects(self.config.mode, self.config.delete_max),
         ]
 
+    @abstractmethod
+    def runs_statements(self) -> bool:
+        """Whether the database can run a user's statements."""
+
     async def validate(self, schema: Schema) -> None:
         with at_step(self.context.step):
+            statements.refuse(self.type, *_statements(self.config), possible=self.runs_statements())
             self.check_columns(schema)
             await in_thread(self.look, self.target(schema), check=True)
 
@@ -201,6 +206,9 @@ class FileTableDestination(TableDestination):
     def report_place(self) -> Mapping[str, str]:
         return {"path": str(self.path)}
 
+    def runs_statements(self) -> bool:
+        return self.make_store().runs_statements()
+
     def look(self, target: Target, *, check: bool) -> Sequence[str]:
         if not self._is_there():
             return ()
@@ -242,6 +250,42 @@ class FileTableDestination(TableDestination):
                     notes=[f"it receives: {', '.join(schema.names)}"],
                     help=f"rename one of them with map: rename: {{{name}: ...}}, or drop it",
                 )
+
+
+class ServerTableDestination(TableDestination):
+    """Writes a table of a server."""
+
+    @property
+    @abstractmethod
+    def server(self) -> Any:
+        """How to connect. Equal for two steps that may share a transaction; `label` is for messages."""
+
+    @abstractmethod
+    def make_store(self, lineage: str, attempt: int, *, aside: bool) -> TableStore:
+        """A new store, not connected yet. aside: for a transaction beside the shared one."""
+
+    def session(self, context: DestinationContext) -> Session:
+        lineage, attempt = context.lineage, context.attempt
+        return shared_session(
+            (self.type, self.server, lineage, attempt),
+            self.type,
+            lambda aside: self.make_store(lineage, attempt, aside=aside),
+        )
+
+    def report_place(self) -> Mapping[str, str]:
+        return {"database": self.server.label}
+
+    def identity(self) -> str:
+        return f"table {self.config.table} in {self.server.label}"
+
+    def look(self, target: Target, *, check: bool) -> Sequence[str]:
+        return self._store_to_look().look(target, check=check)
+
+    def runs_statements(self) -> bool:
+        return self._store_to_look().runs_statements()
+
+    def _store_to_look(self) -> TableStore:
+        return self.make_store(self.context.step, 0, aside=True)
 
 
 class TableCommitter(Committer):

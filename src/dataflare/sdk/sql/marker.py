@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.errors import CheckpointError
 from dataflare.sdk.destination import Owner, fenced_by_other, refuse_older
@@ -50,12 +51,13 @@ class MarkerRows(Struct, frozen=True):
     other: Owner | None = None
 
 
-def creation(table: str = MARKER_TABLE) -> str:
-    """The statement that creates the marker table."""
+def creation(table: str = MARKER_TABLE, *, text: str = "text", name: str = "text") -> str:
+    """The statement that creates the marker table. text, name: the declarations of its columns of long
+    text, and of names, which must be fit for a key."""
     return (
-        f"create table if not exists {table} (lineage text not null, step text not null, "
-        "attempt bigint not null, epoch bigint not null, rows_total bigint not null, manifest text, "
-        "committed_at text not null, token text, workflow text, place text, "
+        f"create table if not exists {table} (lineage {name} not null, step {name} not null, "
+        f"attempt bigint not null, epoch bigint not null, rows_total bigint not null, manifest {text}, "
+        f"committed_at {name} not null, token {name}, workflow {name}, place {name}, "
         "primary key (lineage, step))"
     )
 
@@ -66,12 +68,17 @@ def widening(columns: Collection[str], table: str = MARKER_TABLE) -> list[str]:
 
 
 def selection(
-    target: Target, columns: Set[str], table: str = MARKER_TABLE, mark: str = "?"
+    target: Target,
+    columns: Set[str],
+    table: str = MARKER_TABLE,
+    mark: str = "?",
+    text: str = "text",
 ) -> tuple[str, list[str]]:
-    """The query for `marker_rows` and its parameters. columns: of the marker table."""
+    """The query for `marker_rows` and its parameters. columns: of the marker table. text: the type of text
+    in a cast."""
     token = "token" if "token" in columns else "null"
     query = (
-        f"select lineage, attempt, epoch, rows_total, cast(manifest as text), {token} "
+        f"select lineage, attempt, epoch, rows_total, cast(manifest as {text}), {token} "
         f"from {table} where step = {mark} and "
     )
     if not target.workflow or not columns >= set(ADDED_COLUMNS):
@@ -143,6 +150,32 @@ def rewind_marker(
         row.manifest if back == row.epoch else None,
         target.token,
     )
+
+
+def next_marker(
+    markers: MarkerRows, target: Target, epoch: int, *, label: str, rows_before: int, committed: int
+) -> MarkerRow:
+    """The marker row that the commit of an epoch continues from, taken over for this attempt. label: of the
+    database. rows_before: the rows that the run had written before the epoch. committed: the last epoch
+    that the database is known to have. Raises CheckpointError (E0705) if it does not have them."""
+    if decide(markers, target, epoch) is Verdict.DONE:
+        raise CheckpointError(
+            f"checkpoint {epoch} of step '{target.step}' is in {label} already, by another writer",
+            code="E0705",
+            step=target.step,
+            help="let one run write at a time; to start over, use --fresh",
+        )
+    row = markers.own or first_marker(target, 0)
+    if row.rows_total < rows_before or row.epoch < committed:
+        raise CheckpointError(
+            f"{label} has {row.rows_total:,} rows of step '{target.step}', and {rows_before:,} were "
+            "committed: it was reset to an earlier state",
+            code="E0705",
+            step=target.step,
+            notes=["a backup was restored, or a standby without the last transactions took over"],
+            help="check the rows of the table, then run with --fresh",
+        )
+    return replace(row, attempt=target.attempt, token=target.token)
 
 
 def first_marker(target: Target, epoch: int) -> MarkerRow:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -27,11 +28,12 @@ from dataflare.sdk.sql.marker import (
     Verdict,
     decide,
     first_marker,
+    next_marker,
     rewind_marker,
 )
 from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.shares import Member, Share, alike
-from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep
 
 T = TypeVar("T")
@@ -100,12 +102,15 @@ class Session:
         if not member.held:
             return
         member.copied = True  # or will be: after an error only the redo file has them
-        with self._abandoning_on_error():
-            store = self._opened()
-            for frame in alike(member.held):
-                store.write(member.target, frame, rows_before, member.taken)
-                member.taken += frame.height
-            member.drop_held()
+        try:
+            with self._abandoning_on_error():
+                store = self._opened()
+                for frame in alike(member.held):
+                    store.write(member.target, frame, rows_before, member.taken)
+                    member.taken += frame.height
+                member.drop_held()
+        except TransactionEnded:
+            pass  # the step is cold now: `settle` or `prepare` applies the redo file
 
     def write_again(self, target: Target, frames: Frames, rows_before: int) -> None:
         """After `write` failed: write all rows of the epoch so far. frames: returns them from the
@@ -116,13 +121,22 @@ class Session:
                 self._write_all(member, frames, rows_before)
 
     def _write_all(self, member: Member, frames: Frames, rows_before: int) -> None:
-        with self._abandoning_on_error():
-            store, taken = self._opened(), 0
-            for frame in frames():
-                store.write(member.target, frame, rows_before, taken)
-                taken += frame.height
+        taken = self._apply_frames(member.target, frames, rows_before)
         member.drop_held()
         member.copied, member.taken, member.cold = True, taken, False
+
+    def _apply_frames(self, target: Target, frames: Frames, rows_before: int) -> int:
+        """Write frames into the transaction; returns the number of their rows."""
+        while True:
+            try:
+                with self._abandoning_on_error():
+                    store, taken = self._opened(), 0
+                    for frame in frames():
+                        store.write(target, frame, rows_before, taken)
+                        taken += frame.height
+                    return taken
+            except TransactionEnded:
+                continue  # each time the tables are closer to what the rows need
 
     def settle(self, target: Target, frames: Frames, rows_before: int, last: int) -> list[Refusal]:
         """Put all rows so far into the transaction except the refused ones; returns these with
@@ -190,18 +204,17 @@ class Session:
 
     def _apply(self, share: Share, *, final: bool) -> None:
         """Write the epoch from its redo file."""
+        target = share.target
+        if share.file.refused and self.remote:
+            # The rows were accepted one by one, and may not be accepted together.
+            target = replace(target, sift=True)
+        elif not self.remote:
+            target = replace(target, sift=False)
+        frames = partial(redo.frames, share.folder, share.file)
+        self._apply_frames(target, frames, share.rows_before)
         with self._abandoning_on_error():
-            store, target, taken = self._opened(), share.target, 0
-            if share.file.refused and self.remote:
-                # The rows were accepted one by one, and may not be accepted together.
-                target = replace(target, sift=True)
-            elif not self.remote:
-                target = replace(target, sift=False)
-            for frame in redo.frames(share.folder, share.file):
-                store.write(target, frame, share.rows_before, taken)
-                taken += frame.height
             self._settle(replace(share, target=target), final=final)
-            for refusal in store.refused(target.step):
+            for refusal in self._opened().refused(target.step):
                 raise refusal.error
 
     def _settle(self, share: Share, *, final: bool) -> None:
@@ -268,29 +281,14 @@ class Session:
     def _move_marker(self, store: TableStore, member: Member, epoch: Epoch) -> None:
         share, target = member.prepared[epoch.number], member.target
         markers = store.read_marker(target, lock=True)
-        if decide(markers, target, epoch.number) is Verdict.DONE:
-            raise CheckpointError(
-                f"checkpoint {epoch.number} of step '{target.step}' is in {store.label} already, "
-                "by another writer",
-                code="E0705",
-                step=target.step,
-                help="let one run write at a time; to start over, use --fresh",
-            )
-        row = markers.own or first_marker(target, 0)
-        if row.rows_total < share.rows_before or row.epoch < member.committed:
-            raise CheckpointError(
-                f"{store.label} has {row.rows_total:,} rows of step '{target.step}', and "
-                f"{share.rows_before:,} were committed: it was reset to an earlier state",
-                code="E0705",
-                step=target.step,
-                notes=[
-                    "a backup was restored, or a standby without the last transactions took over"
-                ],
-                help="check the rows of the table, then run with --fresh",
-            )
+        row = next_marker(
+            markers, target, epoch.number, label=store.label, rows_before=share.rows_before,
+            committed=member.committed,
+        )  # fmt: skip
         rows = row.rows_total + share.file.rows
-        moved = MarkerRow(target.attempt, epoch.number, rows, epoch.manifest, target.token)
-        store.write_marker(target, moved)
+        store.write_marker(
+            target, replace(row, epoch=epoch.number, rows_total=rows, manifest=epoch.manifest)
+        )
 
     def _end_epoch(self, member: Member, epoch: int) -> None:
         member.prepared = {n: s for n, s in member.prepared.items() if n > epoch}

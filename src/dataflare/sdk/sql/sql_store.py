@@ -35,6 +35,8 @@ class SqlMarkers(TableStore):
 
     mark: ClassVar[str] = "?"
     """A bound value in SQL."""
+    text: ClassVar[str] = "text"
+    """The type of text in a cast."""
 
     # -- for subclasses ----------------------------------------------------------------------------
 
@@ -63,6 +65,29 @@ class SqlMarkers(TableStore):
     def marker_columns(self, place: str) -> set[str]:
         """The columns of the marker table; none if there is none."""
 
+    def replacing(self, key: Sequence[str], columns: Sequence[str]) -> str:
+        """The end of an INSERT that replaces these columns of a row that has the key already."""
+        sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in columns)
+        return f"on conflict ({listed(key)}) do update set {sets}"
+
+    def deleting(self, place: str, alias: str) -> str:
+        """The beginning of a DELETE from a table that has an alias."""
+        return f"delete from {place} as {alias}"
+
+    def discard(self, place: str) -> None:
+        """Drop an internal table whose rows are not needed any more."""
+        self.run(f"drop table {place}")
+
+    def change(self, place: str, statements: Sequence[str]) -> None:
+        """Run statements that create or change a table. place: of the table. May raise
+        TransactionEnded, and the library's exceptions."""
+        for statement in statements:
+            self.run(statement)
+
+    def marker_creation(self, place: str) -> str:
+        """The statement that creates the marker table."""
+        return marker.creation(place)
+
     def marker_place(self, target: Target) -> str | None:
         """The full name of the marker table for a target; None if its schema is missing."""
         return MARKER_TABLE
@@ -75,7 +100,7 @@ class SqlMarkers(TableStore):
             columns = self.marker_columns(place) if place else set()
             if not columns or place is None:
                 return MarkerRows()
-            query, parameters = marker.selection(target, columns, place, self.mark)
+            query, parameters = marker.selection(target, columns, place, self.mark, self.text)
             query += " for update" if lock and self.remote else ""
             return marker.marker_rows(target, self.rows(query, parameters))
 
@@ -83,10 +108,9 @@ class SqlMarkers(TableStore):
         with self.errors(f"table {MARKER_TABLE}"):
             place = self.make_marker_table(target)
             marks = ", ".join([self.mark] * len(MARKER_COLUMNS))
-            moved = ", ".join(f"{n} = excluded.{n}" for n in MARKER_COLUMNS[2:])
+            replacing = self.replacing(MARKER_COLUMNS[:2], MARKER_COLUMNS[2:])
             self.run(
-                f"insert into {place} ({listed(MARKER_COLUMNS)}) values ({marks}) "
-                f"on conflict (lineage, step) do update set {moved}",
+                f"insert into {place} ({listed(MARKER_COLUMNS)}) values ({marks}) {replacing}",
                 marker.values(target, row),
             )
 
@@ -94,8 +118,8 @@ class SqlMarkers(TableStore):
         """Create or widen the marker table if needed; returns its full name."""
         place = self.marker_place(target) or MARKER_TABLE
         columns = self.marker_columns(place)
-        for statement in marker.widening(columns, place) if columns else [marker.creation(place)]:
-            self.run(statement)
+        made = marker.widening(columns, place) if columns else [self.marker_creation(place)]
+        self.change(place, made)
         return place
 
     def supersede(self, target: Target) -> None:
@@ -153,6 +177,10 @@ class SqlStore(SqlMarkers):
         """The written table as the prefix of a column in ON CONFLICT."""
         return self.spelled(target.written)
 
+    def shortened(self, name: str) -> str:
+        """A name that the database takes."""
+        return name
+
     @abstractmethod
     def table_names(self) -> list[str]:
         """The names of all tables, for messages."""
@@ -160,6 +188,10 @@ class SqlStore(SqlMarkers):
     @abstractmethod
     def declared(self, type_: DataType) -> str:
         """The declaration of a new column."""
+
+    def declared_key(self, type_: DataType) -> str:
+        """The declaration of a new column of a key."""
+        return self.declared(type_)
 
     def check(self, target: Target, table: Table) -> None:
         """Raise DataError (E0511) if the table cannot have rows of this schema."""
@@ -225,7 +257,10 @@ class SqlStore(SqlMarkers):
 
     def creation(self, target: Target) -> list[str]:
         """The statements that create the table of the target."""
-        columns = [f"{quoted(f.name)} {self.declared(f.type)}" for f in target.schema]
+        columns = [
+            f"{quoted(f.name)} {(self.declared_key if f.name in target.key else self.declared)(f.type)}"
+            for f in target.schema
+        ]
         if target.key:
             columns.append(f"primary key ({listed(target.key)})")
         return [f"create table {self.spelled(target.written)} ({', '.join(columns)})"]
@@ -247,8 +282,7 @@ class SqlStore(SqlMarkers):
                 self.check(target, old)
                 if table is None:
                     indexes = self.indexes_like(target, old)
-                    for statement in self.creation_like(target, old):
-                        self.run(statement)
+                    self.change(self.spelled(target.written), self.creation_like(target, old))
                     table = self.find(target.written)
             if table is None:
                 statements = self.creation(target)
@@ -256,16 +290,15 @@ class SqlStore(SqlMarkers):
                 self.check(target, table)
                 statements = self.widening(target, table)
             # DuckDB adds no column to a table that has an index.
-            for statement in [*statements, *indexes]:
-                self.run(statement)
+            self.change(self.spelled(target.written), [*statements, *indexes])
             if statements or indexes:
                 table = self.find(target.written)
             assert table is not None
-            unique = tables.unique_index(target, table) if target.key else None
+            unique = tables.unique_index(target, table, self.shortened) if target.key else None
         if unique is not None:
             try:
                 with self.errors(f"table '{target.table}'"):
-                    self.run(unique)
+                    self.change(self.spelled(target.written), [unique])
             except DataError as error:
                 raise tables.several_rows(target, target.table) from error
         ready = Ready(target, table, {field.name: field.type for field in target.schema})
@@ -367,9 +400,13 @@ class SqlStore(SqlMarkers):
         keys_table = self.spelled(target.keys_table)
         if not ready.has_keys and self.find(target.keys_table) is None:
             place = self.spelled(target.table)
-            self.run(sweeping.keys_creation(target.key, place, keys_table))
+            self.change(keys_table, [self.keys_creation(target, place, keys_table)])
         ready.has_keys = True
         return keys_table
+
+    def keys_creation(self, target: Target, place: str, keys_table: str) -> str:
+        """The statement that creates the table of keys."""
+        return sweeping.keys_creation(target.key, place, keys_table)
 
     def index_keys(self, target: Target) -> None:
         """Create an index of the table of keys, if the database needs one to be quick."""
@@ -388,7 +425,7 @@ class SqlStore(SqlMarkers):
         if deleted.height:
             self.index_keys(target)
             place = self.spelled(target.table)
-            sql = sweeping.deleted_keys(key, place, keys_table, self.stage, staged)
+            sql = sweeping.deleted_keys(self, key, place, keys_table, self.stage, staged)
             self.run_with(ready, types, deleted.select(key), sql)
 
     def _sweep(self, ready: Ready, *, delete: bool) -> int:
@@ -402,7 +439,8 @@ class SqlStore(SqlMarkers):
 
     def clear_keys(self, target: Target) -> None:
         with self.errors(f"table '{target.table}'"):
-            self.run(f"drop table if exists {self.spelled(target.keys_table)}")
+            place = self.spelled(target.keys_table)
+            self.change(place, [f"drop table if exists {place}"])
 
     # -- overwrite ---------------------------------------------------------------------------------
 

@@ -20,6 +20,18 @@ def effects(before: Sequence[str], after: Sequence[str]) -> list[str]:
     ]
 
 
+def refuse(type_: str, before: Sequence[str], after: Sequence[str], *, possible: bool) -> None:
+    """Raises ConfigError (E0413) for statements that a database cannot run."""
+    if possible or not (before or after):
+        return
+    option = "before_sql" if before else "after_sql"
+    raise ConfigError(
+        f"'{option}' needs a database that runs statements, and {type_} is not one",
+        code="E0413",
+        help=f"leave '{option}' out",
+    )
+
+
 @contextmanager
 def user_statement(step: str, option: str) -> Iterator[None]:
     """Convert a database's error about a user's statement into ConfigError (E0412), unless a retry

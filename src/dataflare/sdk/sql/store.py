@@ -75,6 +75,11 @@ class Target(Struct, frozen=True):
         return f"{folder}{dot}{prefix}{name}_{self.lineage.replace('-', '')[:8]}"
 
 
+class TransactionEnded(Exception):
+    """A store had to end the transaction, such as one whose database commits before it changes a table. It
+    has rolled the transaction back and made the change; the rows are applied again from the redo files."""
+
+
 class TableStore(ABC):
     """One connection to a database, for one transaction at a time. Used by one thread at a time.
 
@@ -190,8 +195,20 @@ class TableStore(ABC):
 
     def execute(self, statement: str) -> None:
         """Run a user's statement in the transaction."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            "a destination whose store has no `execute` is refused before a run"
+        )
 
     def execute_alone(self, statements: Sequence[str]) -> None:
         """Run each statement on its own. Not between `begin` and `close`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            "a destination whose store has no `execute` is refused before a run"
+        )
+
+    @classmethod
+    def runs_statements(cls) -> bool:
+        """Whether the store has `execute` and `execute_alone`."""
+        return (
+            cls.execute is not TableStore.execute
+            and cls.execute_alone is not TableStore.execute_alone
+        )

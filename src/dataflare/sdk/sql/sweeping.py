@@ -63,14 +63,14 @@ def keys_creation(key: Sequence[str], place: str, keys_table: str) -> str:
 def sweep(store: SqlMarkers, target: Target, place: str, keys_table: str, *, delete: bool) -> int:
     """Count the rows whose key did not arrive in this run, with `delete` delete them, and drop the table
     of keys. Raises DataError (E0512) if it would delete too many, and the library's exceptions."""
-    gone = f"from {place} as t where {_not_arrived(target.key, keys_table)}"
-    query = f"select (select count(*) {gone}), (select count(*) from {place})"
+    gone = f"where {_not_arrived(target.key, keys_table)}"
+    query = f"select (select count(*) from {place} as t {gone}), (select count(*) from {place})"
     ((missing, total),) = store.rows(query)
     if delete:
         refuse_deletes(target, missing, total)
         if missing:
-            store.run(f"delete {gone}")
-    store.run(f"drop table {keys_table}")
+            store.run(f"{store.deleting(place, 't')} {gone}")
+    store.discard(keys_table)
     return int(missing)
 
 
@@ -80,13 +80,14 @@ def _not_arrived(key: Sequence[str], keys_table: str) -> str:
 
 
 def deleted_keys(
-    key: Sequence[str], place: str, keys_table: str, stage: str, staged: Mapping[str, str]
-) -> str:
+    store: SqlMarkers, key: Sequence[str], place: str, keys_table: str, stage: str,
+    staged: Mapping[str, str],
+) -> str:  # fmt: skip
     """The statement that removes the keys of deleted rows. staged: by column, the key in `stage` as
     s."""
     same = " and ".join(f"{staged[name]} = n.{quoted(name)}" for name in key)
     is_in_table = " and ".join(f"t.{quoted(name)} = n.{quoted(name)}" for name in key)
     return (
-        f"delete from {keys_table} as n where exists (select 1 from {stage} as s where {same}) "
+        f"{store.deleting(keys_table, 'n')} where exists (select 1 from {stage} as s where {same}) "
         f"and not exists (select 1 from {place} as t where {is_in_table})"
     )

@@ -86,13 +86,14 @@ def missing_columns(target: Target, columns: Sequence[str], table: str, label: s
     return missing
 
 
-def unique_index(target: Target, table: Table) -> str | None:
-    """The statement that makes the key unique, or None if it is unique already."""
+def unique_index(target: Target, table: Table, shortened: Callable[[str], str] = str) -> str | None:
+    """The statement that makes the key unique, or None if it is unique already. shortened: a name that the
+    database takes."""
     key = {name.casefold() for name in target.key}
     if any({name.casefold() for name in unique} == key for unique in table.uniques):
         return None
     name = "_dataflare_key_" + "_".join([table.name, *target.key])
-    return f"create unique index {quoted(name)} on {table.place} ({listed(target.key)})"
+    return f"create unique index {quoted(shortened(name))} on {table.place} ({listed(target.key)})"
 
 
 def several_rows(target: Target, table: str, notes: Sequence[str] = ()) -> DataError:
