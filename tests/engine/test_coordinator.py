@@ -15,7 +15,7 @@ from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnap
 from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import LocalStore
 from dataflare.engine import coordinator
-from dataflare.engine.coordinator import Coordinator, Identity
+from dataflare.engine.coordinator import CannotCut, Coordinator, Identity
 from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Found, Opened, Share, Wait
 from dataflare.engine.pool import WorkerPool
 from dataflare.errors import CheckpointError, Retry, RunError
@@ -44,6 +44,7 @@ class Puppet:
         self.asked: list[Checkpoint] = []
         self.told_open: list[str] = []
         self.told_found: list[str] = []
+        self.reason: str | None = None
         self.answer: Callable[[Checkpoint], None] = lambda asked: None
 
     def checkpoint(self, asked: Checkpoint) -> None:
@@ -55,6 +56,9 @@ class Puppet:
 
     def found(self, found: Found) -> None:
         self.told_found.append(found.source)
+
+    def uncut(self) -> str | None:
+        return self.reason
 
 
 class Noting(NoCommitter):
@@ -473,5 +477,36 @@ def test_when_all_is_read_a_checkpoint_is_asked_for_and_then_splits(tmp_path: Pa
         assert (await coordinator.known("in")).all_done
         await coordinator.checkpoint()
         assert woken == ["woken"], "nothing has changed"
+
+    run(main())
+
+
+def test_new_fields_inside_a_transaction_end_the_cut_that_waits_for_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path)
+        house.all_answer()
+        house.source.answer = lambda asked: None
+        coordinator = house.coordinator
+        cutting = asyncio.ensure_future(coordinator.checkpoint())
+        await settle()
+        fields = NewFields([0], {"x": [0]}, lambda row: "", None, lambda samples: {})
+        coordinator.fail(Fail("in[0]", new_fields=[fields], may_cut=False))
+        with pytest.raises(CannotCut):
+            await cutting
+        with pytest.raises(CannotCut):
+            await coordinator.checkpoint(stops=True)
+        assert (house.published, house.committer.commits) == ([], [])
+
+    run(main())
+
+
+def test_an_epoch_that_waits_for_a_transaction_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        house = House(tmp_path, timeout_s=0.05)
+        house.all_answer()
+        house.source.answer, house.source.reason = lambda asked: None, "inside a transaction"
+        with pytest.raises(CheckpointError) as caught:
+            await house.coordinator.checkpoint()
+        assert caught.value.notes == ["waiting for: in[0]", "inside a transaction"]
 
     run(main())

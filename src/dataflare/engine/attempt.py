@@ -18,7 +18,7 @@ from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
 from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
 from dataflare.engine import new_fields
-from dataflare.engine.coordinator import Coordinator, Follower, Identity
+from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Identity
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
@@ -171,6 +171,9 @@ class Attempt:
                 for future in asked:
                     if not future.done():
                         future.set_result(manifest)
+        except CannotCut:
+            # New fields stand inside a transaction: what was read of it is read again.
+            raise new_fields.appeared(coordinator.new_fields) from None
         finally:
             for waiting in (ended, stopped, appeared, wanted):
                 waiting.cancel()

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
+from functools import partial
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.engine import new_fields
+from dataflare.engine.new_fields import Place
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.hashing import mix_int
 from dataflare.model.progress import Position
-from dataflare.sdk.source import Chunk, NewFields, Salvaged
+from dataflare.sdk.source import Chunk, NewFields, Salvaged, SourceBatch
 
 _RUSH_FAILURES = 4
 """After so many chunks in a row that did not parse, the careful way is tried first."""
@@ -38,6 +42,9 @@ class Computing:
 
     def chunk(self, chunk: Chunk) -> Outcome:
         """A chunk through the chain."""
+        if chunk.bad or chunk.row_numbers is not None:
+            found = chunk.new_fields() if self._schema_change and chunk.new_fields else None
+            return self._parted(chunk, partial(_scanned, chunk), found)
         rush = self._failures < _RUSH_FAILURES
         if rush or chunk.salvage is None:
             try:
@@ -59,7 +66,7 @@ class Computing:
             frame = chunk.scan()
         else:
             frame, found = chunk.watched()
-            if found is not None and self._decide(found, chunk, ignored):
+            if found is not None and self._decide(found, chunk.place, ignored):
                 return self._salvaged(chunk, found)
         frame = self._with_needs(frame, chunk.key)
         original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
@@ -70,30 +77,42 @@ class Computing:
         outcome.left_out += ignored.left_out
         return outcome
 
-    def _decide(self, found: NewFields, chunk: Chunk, outcome: Outcome) -> bool:
+    def _decide(self, found: NewFields, place: Place | None, outcome: Outcome) -> bool:
         """What becomes of new fields: whether their rows become dead letters. Raises what ends the
         run, or the attempt."""
         match self._schema_change:
             case "evolve" if found.columns([found.sample]):
                 raise new_fields.NewFieldsFound(found)
             case "fail":
-                raise new_fields.refused(self.step, found, chunk)
+                raise new_fields.refused(self.step, found, place)
             case "dead_letter":
                 return True
-        new_fields.left_out(self.step, found, chunk, outcome)
+        new_fields.left_out(self.step, found, place, outcome)
         return False
 
     def _salvaged(self, chunk: Chunk, found: NewFields | None) -> Outcome:
-        """The good rows of a chunk with bad rows or new fields, and what becomes of the others."""
-        assert chunk.salvage is not None
+        """The good rows of a chunk that is read row by row."""
+        salvage = chunk.salvage
+        assert salvage is not None
+
+        def saved() -> Salvaged:
+            saved = salvage()
+            if not saved.bad:
+                self._failures = 0  # the quick way would do for the next chunks
+            return saved
+
+        return self._parted(chunk, saved, found)
+
+    def _parted(
+        self, chunk: Chunk | Rows, parted: Callable[[], Salvaged], found: NewFields | None
+    ) -> Outcome:
+        """The good rows of a chunk or batch with bad rows or new fields, and what becomes of the others."""
         fresh = Outcome()
-        takes_out = found is not None and self._decide(found, chunk, fresh)
-        saved: Salvaged = chunk.salvage()
-        if not saved.bad:
-            self._failures = 0  # the quick way would do for the next chunks
+        takes_out = found is not None and self._decide(found, chunk.place, fresh)
+        saved = parted()
         self.runner.errors.unread(self.step, saved.bad, fresh)
         if found is not None and takes_out:
-            saved = new_fields.letters(found, saved, chunk)
+            saved = new_fields.letters(found, saved, chunk.place)
             self.runner.errors.unread(self.step, saved.bad, fresh, policy="dead_letter")
         lazy = self._with_needs(saved.good.lazy(), chunk.key)
         given = Given(
@@ -133,14 +152,43 @@ class Computing:
 
     def batch(self, batch: SharedDataBatch, start: Position | None, rows_read: int) -> Outcome:
         """start: where the batch begins. rows_read: rows of the split that this task has read before."""
+        key = self._key(batch, start, rows_read) if self.runner.needs else 0
+        place = None
+        if isinstance(batch, SourceBatch):
+            place = batch.place
+            found = batch.new_fields if self._schema_change is not None else None
+            if batch.bad or found is not None:
+                saved = Salvaged(batch.frame, _numbers(batch.frame, batch), batch.bad)
+                return self._parted(Rows(key, place), lambda: saved, found)
         frame: pl.DataFrame = batch.frame
         if self.runner.needs:
-            place = (
-                "" if start is None else json.dumps(start.to_json(), sort_keys=True, default=str)
-            )
-            key = hash_text(f"{place} {batch.metadata.get('key', rows_read)}")
             frame = self._with_needs(frame.lazy(), key).collect(engine="in-memory")
-        return self.runner.run(Given(frame, frame.height, lambda: batch.frame))
+        numbers = batch.row_numbers if isinstance(batch, SourceBatch) else None
+        return self.runner.run(Given(frame, frame.height, lambda: batch.frame, place, numbers))
+
+    def _key(self, batch: SharedDataBatch, start: Position | None, rows_read: int) -> int:
+        place = "" if start is None else json.dumps(start.to_json(), sort_keys=True, default=str)
+        return hash_text(f"{place} {batch.metadata.get('key', rows_read)}")
+
+
+class Rows(Struct, frozen=True):
+    """What is asked of a chunk also where rows came as a batch."""
+
+    key: int
+    place: Place | None
+    texts: None = None
+
+
+def _scanned(chunk: Chunk) -> Salvaged:
+    rows: pl.DataFrame = chunk.scan().collect(engine="streaming")
+    return Salvaged(rows, _numbers(rows, chunk), chunk.bad)
+
+
+def _numbers(rows: pl.DataFrame, read: Chunk | SourceBatch) -> pl.Series:
+    """The numbers of good rows among all that were read."""
+    if read.row_numbers is not None:
+        return read.row_numbers
+    return pl.int_range(rows.height, dtype=pl.Int64, eager=True)
 
 
 def searched(chunk: Chunk) -> NewFields | None:

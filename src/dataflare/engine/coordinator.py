@@ -80,6 +80,12 @@ class Member(Protocol):
 
     def found(self, found: Found) -> None: ...
 
+    def uncut(self) -> str | None: ...
+
+
+class CannotCut(Exception):
+    """A task stands where it cannot be cut, and does not go on."""
+
 
 class _Pending(Struct):
     barrier: Barrier
@@ -136,6 +142,7 @@ class Coordinator:
         self.finders: dict[str, Finder] = {}
         self._wants_checkpoint = wants_checkpoint
         self._cutting = asyncio.Lock()
+        self._stands_uncut = False
         self._opened: set[str] = set()
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
@@ -167,6 +174,10 @@ class Coordinator:
             step = self.members[failure.task].spec.stage.name
             self.new_fields.setdefault(step, []).extend(failure.new_fields)
             self.fields_appeared.set()
+            if not failure.may_cut:
+                self._stands_uncut = True
+                if self._pending is not None:
+                    self._pending.whole.set()
         elif failure.error is not None and not self.failed.done():
             self.failed.set_exception(failure.error)
 
@@ -241,7 +252,7 @@ class Coordinator:
 
     async def checkpoint(self, *, final: bool = False, stops: bool = False) -> Manifest:
         """Cut, publish and commit one epoch. stops: sources read nothing after it. Raises
-        CheckpointError (E0705) when it takes too long."""
+        CheckpointError (E0705) when it takes too long, and CannotCut."""
         before = {source: len(self.sources[source].done) for source in self.finders}
         async with self._cutting:
             manifest = await self._checkpoint(final=final, stops=stops)
@@ -251,6 +262,8 @@ class Coordinator:
         return manifest
 
     async def _checkpoint(self, *, final: bool, stops: bool) -> Manifest:
+        if self._stands_uncut:
+            raise CannotCut
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
@@ -263,14 +276,9 @@ class Coordinator:
             async with asyncio.timeout(self._timeout_s):
                 await pending.whole.wait()
         except TimeoutError:
-            missing = [task for task in self.members if task not in pending.shares]
-            raise CheckpointError(
-                f"checkpoint {barrier.epoch} was not complete after {self._timeout_s:g} s",
-                code="E0705",
-                notes=[f"waiting for: {', '.join(missing)}"],
-                help="raise settings.checkpoint.timeout, or look at what is slow",
-                retry=Retry.LATER,
-            ) from None
+            raise self._too_slow(pending) from None
+        if self._stands_uncut:
+            raise CannotCut
         self._judge(final=final)
         self._published(barrier.epoch)
         await self._write_sources(pending)
@@ -291,6 +299,18 @@ class Coordinator:
         self._collecting = self.pool.submit(self._collect)
         await asyncio.shield(self._collecting)
         return manifest
+
+    def _too_slow(self, pending: _Pending) -> CheckpointError:
+        missing = [task for task in self.members if task not in pending.shares]
+        reasons = [r for task in missing if (r := self.members[task].uncut()) is not None]
+        slow = "make the transactions of the source shorter" if reasons else "look at what is slow"
+        return CheckpointError(
+            f"checkpoint {pending.barrier.epoch} was not complete after {self._timeout_s:g} s",
+            code="E0705",
+            notes=[f"waiting for: {', '.join(missing)}", *reasons],
+            help=f"raise settings.checkpoint.timeout, or {slow}",
+            retry=Retry.LATER,
+        )
 
     async def _write_sources(self, pending: _Pending) -> None:
         """Note how far the sources have come. What is long goes into chunks, before the manifest that names

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.engine.discovery import every_split
 from dataflare.engine.metrics import JobMetrics
@@ -13,9 +14,18 @@ from dataflare.engine.pool import WorkerPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import Outcome, broken_data
 from dataflare.errors import DataError
+from dataflare.model.batch import SharedDataBatch
 from dataflare.operators.lookup import Lookup
 from dataflare.resilience.retry import Retries
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, SourceConnector, SupportsProjection
+from dataflare.sdk.source import (
+    BadRow,
+    Chunk,
+    ChunkReader,
+    EndOfSplit,
+    SourceBatch,
+    SourceConnector,
+    SupportsProjection,
+)
 from dataflare.state.index import KeyIndex
 
 
@@ -51,23 +61,22 @@ async def _read(
     connector: SourceConnector, pool: WorkerPool, name: str, errors: RowErrors
 ) -> tuple[pl.DataFrame, Outcome]:
     """The rows of a table, and what becomes of those that cannot be read."""
-    bad = Outcome()
-    return await read_whole(connector, pool, partial(_collected, name, errors, bad)), bad
+    outcome = Outcome()
+    table = _Table(name, errors, outcome)
+    return await read_whole(connector, pool, table), outcome
 
 
-async def read_whole(
-    connector: SourceConnector, pool: WorkerPool, collected: Callable[[Chunk], pl.DataFrame]
-) -> pl.DataFrame:
-    """All rows of a bounded source, in memory. collected: gives the rows of a chunk."""
+async def read_whole(connector: SourceConnector, pool: WorkerPool, table: _Table) -> pl.DataFrame:
+    """All rows of a bounded source, in memory."""
     frames: list[pl.DataFrame] = []
     async for split in every_split(connector):
         reader = await connector.open(split, None)
         try:
             while True:
                 if isinstance(reader, ChunkReader):
-                    frames.append(await pool.submit(collected, await reader.read_chunk()))
+                    frames.append(await pool.submit(table.chunk, await reader.read_chunk()))
                 else:
-                    frames.append((await reader.read_batch(100_000)).frame)
+                    frames.append(table.batch(await reader.read_batch(100_000)))
         except EndOfSplit:
             continue
         finally:
@@ -78,26 +87,39 @@ async def read_whole(
     return pl.concat(frames, rechunk=True)
 
 
-def _collected(name: str, errors: RowErrors, outcome: Outcome, chunk: Chunk) -> pl.DataFrame:
-    """The rows of a chunk; what becomes of bad ones is noted in `outcome`."""
-    try:
-        return chunk.scan().collect(engine="in-memory")
-    except pl.exceptions.PolarsError as error:
-        if chunk.salvage is None:
-            raise broken_data(error, name) from error
-        saved = chunk.salvage()
-        if not saved.bad:
-            raise broken_data(error, name) from error
-        if errors.policy(name) == "dead_letter":
-            first = saved.bad[0]
+class _Table(Struct, frozen=True):
+    """The rows of a table; what becomes of bad ones is noted in `outcome`."""
+
+    name: str
+    errors: RowErrors
+    outcome: Outcome
+
+    def batch(self, batch: SharedDataBatch) -> pl.DataFrame:
+        if isinstance(batch, SourceBatch):
+            self._leave_out(batch.bad)
+        return batch.frame
+
+    def chunk(self, chunk: Chunk) -> pl.DataFrame:
+        try:
+            rows: pl.DataFrame = chunk.scan().collect(engine="in-memory")
+        except pl.exceptions.PolarsError as error:
+            saved = chunk.salvage() if chunk.salvage is not None else None
+            if saved is None or not saved.bad:
+                raise broken_data(error, self.name) from error
+            self._leave_out(saved.bad)
+            return saved.good
+        self._leave_out(chunk.bad)
+        return rows
+
+    def _leave_out(self, bad: Sequence[BadRow]) -> None:
+        if bad and self.errors.policy(self.name) == "dead_letter":
             raise DataError(
-                f"step '{name}': {first.place}: {first.message}",
-                code=first.code,
-                step=name,
+                f"step '{self.name}': {bad[0].place}: {bad[0].message}",
+                code=bad[0].code,
+                step=self.name,
                 notes=[
                     "a table that is looked up is read again at each start, so its rows cannot be letters"
                 ],
                 help="fix the data, or set error_handling: {on_error: skip} there",
-            ) from error
-        errors.unread(name, saved.bad, outcome)
-        return saved.good
+            )
+        self.errors.unread(self.name, bad, self.outcome)

@@ -79,11 +79,13 @@ class Share(Struct, frozen=True):
 
 
 class Fail(Struct, frozen=True):
-    """The task cannot go on: an error, or fields that the columns of its source lack."""
+    """The task cannot go on: an error, or fields that the columns of its source lack. may_cut: whether it
+    can still be cut where it stands."""
 
     task: str
     error: BaseException | None = None
     new_fields: Sequence[NewFields] = ()
+    may_cut: bool = True
 
 
 class Assign(Struct, frozen=True):

@@ -28,22 +28,24 @@ LOOK_AHEAD_S = 2.0
 """Before an attempt is given up for a new field, so much of what follows is searched for others."""
 
 CODE = "E0545"
+Place = Callable[[int], str]
+"""Where the row with a number is, to show to the user."""
 
 
-def left_out(step: str, found: NewFields, chunk: Chunk, outcome: Outcome) -> None:
+def left_out(step: str, found: NewFields, place: Place | None, outcome: Outcome) -> None:
     """`ignore`: count the rows of each field, to be told at the end of the run."""
     for path, rows in found.fields.items():
-        place = chunk.place(rows[0]) if chunk.place is not None else ""
-        outcome.left_out.append((step, path, LeftOut(len(rows), place)))
+        first = place(rows[0]) if place is not None else ""
+        outcome.left_out.append((step, path, LeftOut(len(rows), first)))
 
 
-def refused(step: str, found: NewFields, chunk: Chunk) -> DataError:
+def refused(step: str, found: NewFields, place: Place | None) -> DataError:
     """`fail`: the error for the first row with a new field."""
     row = found.rows[0]
     names = [path for path, rows in found.fields.items() if rows[0] == row]
-    place = f" ({chunk.place(row)})" if chunk.place is not None else ""
+    where = f" ({place(row)})" if place is not None else ""
     return DataError(
-        f"step '{step}': {_fields(names)} not in the schema, and schema_change is fail{place}",
+        f"step '{step}': {_fields(names)} not in the schema, and schema_change is fail{where}",
         code=CODE,
         step=step,
         notes=[f"the row: {found.raw(row)[:200]}"],
@@ -51,7 +53,7 @@ def refused(step: str, found: NewFields, chunk: Chunk) -> DataError:
     )
 
 
-def letters(found: NewFields, saved: Salvaged, chunk: Chunk) -> Salvaged:
+def letters(found: NewFields, saved: Salvaged, place: Place | None) -> Salvaged:
     """`dead_letter`: the rows without new fields, and the others as bad rows."""
     numbers = pl.Series(found.rows, dtype=pl.Int64)
     keeps = ~saved.good_rows.is_in(numbers.implode())
@@ -66,7 +68,7 @@ def letters(found: NewFields, saved: Salvaged, chunk: Chunk) -> Salvaged:
             CODE,
             f"{_fields(names[row])} not in the schema, and the row has a value for it",
             found.raw(row),
-            chunk.place(row) if chunk.place is not None else "",
+            place(row) if place is not None else "",
         )
         for row in found.rows
         if row in readable

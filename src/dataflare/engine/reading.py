@@ -28,7 +28,7 @@ from dataflare.engine.segments import Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.model.progress import IDLE, Position, Split, Watermark
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, SourceConnector
+from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, SourceBatch, SourceConnector
 
 T = TypeVar("T")
 
@@ -153,6 +153,7 @@ class Reading(Body):
             ended = False
         finally:
             await reader.aclose()
+        self.may_cut = True
         warnings = self.task.metrics.step(self.task.name).warnings
         for warning, rows in reader.warnings.items():
             warnings[warning] = warnings.get(warning, 0) + rows
@@ -165,7 +166,12 @@ class Reading(Body):
     async def _may_go_on(self) -> None:
         """Between two batches: cut if asked, and end when no step needs more."""
         await self.task.cut_if_asked()
-        while not self._is_cancelled and (moved := self._clock.runs_ahead()) is not None:
+        # Inside a transaction it goes on: a barrier that waits for its end holds up the slower readers.
+        while (
+            self.may_cut
+            and not self._is_cancelled
+            and (moved := self._clock.runs_ahead()) is not None
+        ):
             await self._waiting(moved.wait())
         if self._is_cancelled:
             raise _Cancelled
@@ -186,6 +192,14 @@ class Reading(Body):
                 timer.cancel()
 
     # -- event time --------------------------------------------------------------------------------
+
+    def uncut(self) -> str | None:
+        if self.may_cut or self._split is None:
+            return None
+        return (
+            f"{self.task.id} is inside a transaction of the split '{self._split.id}', where no checkpoint may "
+            "be cut"
+        )
 
     def holding(self) -> str | None:
         if self._clock.stamp is None or self._split is None or self._is_idle:
@@ -271,7 +285,7 @@ class Reading(Body):
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
                     event_time_us = await self._let_out(outcome, chunk.num_bytes)
-                    self._position = chunk.position
+                    self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
                     await self._may_go_on()
         finally:
@@ -291,9 +305,19 @@ class Reading(Body):
             more = await new_fields.look_ahead(found, flying, following, search)
         finally:
             await following.aclose()
-        self.task.control.fail(Fail(self.task.id, new_fields=more))
+        await self._report(more)
+
+    async def _report(self, found: Sequence[NewFields]) -> None:
+        """Report new fields, and wait until the attempt is ended."""
+        self.task.control.fail(Fail(self.task.id, new_fields=found, may_cut=self.may_cut))
         await self.task.cut_if_asked()
         await self.task.waiting(asyncio.get_running_loop().create_future())
+
+    def _stand_behind(self, position: Position, may_cut: bool) -> None:
+        """All rows before a position have left. Inside a transaction the last place for a cut stays."""
+        self.may_cut = may_cut
+        if may_cut:
+            self._position = position
 
     def _open_next(self) -> ReopeningReader | None:
         """A reader of the next split, which this attempt will not read any more."""
@@ -311,22 +335,29 @@ class Reading(Body):
         pause_at = time.perf_counter() + _TURN_S
         while True:
             await self._may_go_on()
+            start = reader.position
             try:
                 batch = await self._waiting(reader.read_batch(self.batcher.batch_size()))
             except EndOfSplit:
                 self._position = reader.end()
                 return
-            start, position = self._position, reader.position
-            outcome = await self.task.pool.run(
-                batch.num_rows, self._computing.batch, batch, start, rows_read
-            )
+            position = reader.position
+            assert position is not None
+            try:
+                outcome = await self.task.pool.run(
+                    batch.num_rows, self._computing.batch, batch, start, rows_read
+                )
+            except new_fields.NewFieldsFound as signal:
+                await self._report([signal.found])
+                raise
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
             event_time_us = await self._let_out(outcome, batch.num_bytes)
-            self._position = position
+            told = batch if isinstance(batch, SourceBatch) else None
+            self._stand_behind(position, told is None or told.may_cut)
             if batch.watermark is not None:
                 event_time_us = self._clock.at_least(event_time_us, batch.watermark)
-            self._advance(event_time_us, batch.num_rows)
+            self._advance(event_time_us, batch.num_rows + (len(told.bad) if told else 0))
             if time.perf_counter() > pause_at:
                 # A source that never waits must not keep the others from their turn.
                 await asyncio.sleep(0)

@@ -1,7 +1,7 @@
 """A split being read, opened again at its position when its system fails in a way worth retrying.
 
 Always true: what was returned is not returned again; a source that cannot replay is opened again
-only as long as it gave nothing; a reader that resumes is kept.
+only as long as it gave nothing; inside a transaction nothing is opened again; a reader that resumes is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from dataflare.errors import DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Split
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import Chunk, ChunkReader, Replay, SourceConnector, SplitReader
+from dataflare.sdk.source import (
+    Chunk,
+    ChunkReader,
+    Replay,
+    SourceBatch,
+    SourceConnector,
+    SplitReader,
+)
 
 
 class ReopeningReader:
@@ -34,6 +41,7 @@ class ReopeningReader:
         # Readers of what has no end wait for rows.
         self._timed = capabilities.bounded
         self._moved = position is not None
+        self._inside = False
         self._reader: SplitReader | None = None
         self._failed: list[SplitReader] = []
         self.warnings: dict[str, int] = {}
@@ -78,6 +86,7 @@ class ReopeningReader:
             await self._lost(error)
             raise
         self.position, self._moved = reader.position(), True
+        self._inside = isinstance(batch, SourceBatch) and not batch.may_cut
         return batch
 
     async def _chunk(self) -> Chunk:
@@ -88,7 +97,7 @@ class ReopeningReader:
         except DataFlareError as error:
             await self._lost(error)
             raise
-        self.position, self._moved = chunk.position, True
+        self.position, self._moved, self._inside = chunk.position, True, not chunk.may_cut
         return chunk
 
     def end(self) -> Position | None:
@@ -115,4 +124,5 @@ class ReopeningReader:
     def _is_last(self) -> bool:
         """Whether nothing can take the place of this reader when it fails."""
         resumes = self._reader is not None and self._reader.resumes
-        return self._moved and not self._replays and not resumes
+        # Nothing can begin at a position inside a transaction.
+        return (self._inside or (self._moved and not self._replays)) and not resumes

@@ -47,10 +47,11 @@ class Body(ABC):
     """What a task does with the rows of its stage.
 
     cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
-    in the middle of a wait.
+    in the middle of a wait. may_cut: it stands where a root may be cut.
     """
 
     cuts_at_once: ClassVar[bool] = True
+    may_cut: bool = True
     task: Task
 
     @property
@@ -99,6 +100,10 @@ class Body(ABC):
 
     def holding(self) -> str | None:
         """Why event time cannot move on here, for the user."""
+        return None
+
+    def uncut(self) -> str | None:
+        """Why it cannot be cut now, for the user."""
         return None
 
     def last_share(self) -> Share:
@@ -239,6 +244,10 @@ class Task:
         """The coordinator says that it is worth while to ask for a split again."""
         self.body.found()
 
+    def uncut(self) -> str | None:
+        """Why it has not answered, where it says so."""
+        return self.body.uncut()
+
     @property
     def is_root(self) -> bool:
         """Whether barriers come to it from the coordinator."""
@@ -246,14 +255,14 @@ class Task:
 
     async def cut_if_asked(self) -> None:
         """A place where a root may be cut: everything read so far has been sent."""
-        if self._asked is not None:
+        if self._asked is not None and self.body.may_cut:
             await self._cut(self._asked.barrier)
             await self._hold()
 
     async def waiting(self, awaited: Awaitable[T]) -> T:
         """Wait where the task may be cut meanwhile, after `cut_if_asked`. What comes after a cut that
         stops the run is not taken."""
-        self._waits = True
+        self._waits = self.body.may_cut
         try:
             result = await awaited
         finally:

@@ -28,6 +28,18 @@ class NewFields(Struct, frozen=True):
     columns: Callable[[Sequence[Any]], Columns]
 
 
+def typed_fields(
+    columns: Mapping[str, str], rows: Sequence[int], raw: Callable[[int], str]
+) -> NewFields:
+    """New fields whose types are known, as where the schema of a table has changed. columns: name to type; the
+    source gets them as `learned`. rows: those that have values there."""
+
+    def together(samples: Sequence[Mapping[str, str]]) -> Columns:
+        return {name: type_ for sample in samples for name, type_ in sample.items()}
+
+    return NewFields(rows, dict.fromkeys(columns, rows), raw, dict(columns), together)
+
+
 class FieldsAppeared(Exception):
     """Ends an attempt so that the workflow is planned again with more columns. Not a failure.
 

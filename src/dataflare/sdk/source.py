@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from dataflare.errors import DataError
 from dataflare.model.bad_rows import BadRow as BadRow
 from dataflare.model.bad_rows import BadRows as BadRows
+from dataflare.model.batch import SharedDataBatch
 from dataflare.model.new_fields import Columns
 from dataflare.model.new_fields import NewFields as NewFields
-from dataflare.model.progress import Position, Split
+from dataflare.model.progress import Position, Split, Watermark
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.declarations import Declarations
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dataflare.expr import Typed
-    from dataflare.model.batch import SharedDataBatch
 
 
 class EndOfSplit(Exception):
@@ -201,6 +201,36 @@ class SourceConnector(ABC):
         """Release what the description itself opened (an exported snapshot, say)."""
 
 
+class SourceBatch(SharedDataBatch):
+    """A batch with what a reader knows of its rows beyond their values.
+
+    bad: the rows that could not be read; the frame has the others, and may have none then. row_numbers: the
+    numbers of the frame's rows among all that were read, by which `bad` and `new_fields` count; None: they
+    are 0, 1, 2 ... place: where the row with a number is, to show to the user: 'orders partition 3 offset
+    812'. may_cut: whether a checkpoint may be cut behind the batch; False inside a transaction, whose rows
+    are to be committed together. new_fields: fields of these rows that the columns lack, also where the
+    source's schema has changed.
+    """
+
+    __slots__ = ("bad", "may_cut", "new_fields", "place", "row_numbers")
+
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        *,
+        bad: Sequence[BadRow] = (),
+        row_numbers: pl.Series | None = None,
+        place: Callable[[int], str] | None = None,
+        may_cut: bool = True,
+        new_fields: NewFields | None = None,
+        metadata: Mapping[str, Any] = MappingProxyType({}),
+        watermark: Watermark | None = None,
+    ) -> None:
+        super().__init__(frame, metadata=metadata, watermark=watermark)
+        self.bad, self.row_numbers, self.place = bad, row_numbers, place
+        self.may_cut, self.new_fields = may_cut, new_fields
+
+
 class SplitReader(ABC):
     """One split being read, by one task, never by two at once.
 
@@ -223,12 +253,14 @@ class SplitReader(ABC):
         """Return the next rows, at least one and at most `rows_max`, waiting if there are none yet.
 
         Never cancelled for a checkpoint: the engine cuts at the rows already returned. Raises
-        EndOfSplit when nothing will ever follow. Every batch has exactly the source's schema.
+        EndOfSplit when nothing will ever follow. Every batch has exactly the source's schema. A
+        `SourceBatch` says more: bad rows, where no checkpoint may be cut, new fields.
         """
 
     @abstractmethod
     def position(self) -> Position:
-        """Where to resume: the first row `read_batch` has not returned. JSON, small, no pickle."""
+        """Where to resume: the first row `read_batch` has not returned. JSON, small, no pickle. One behind a
+        batch that says `may_cut=False` is not used."""
 
     async def aclose(self) -> None:
         """Release the connection. Not called after a crash, so nothing may depend on it."""
@@ -260,6 +292,10 @@ class Chunk(Struct, frozen=True):
 
     texts: gives rows as they stand in the chunk, for a source whose rows are read again one by one.
 
+    bad: the rows that are known to be bad before the scan, which gives the others. row_numbers: the numbers of
+    the rows that the scan gives, by which `bad` and `place` count; None: they are 0, 1, 2 ... may_cut: whether
+    a checkpoint may be cut behind the chunk.
+
     work_bytes: about how much memory it takes while it is worked on, where that is much more than
     num_bytes: the engine reads no more chunks than the budget has room for.
     """
@@ -275,6 +311,9 @@ class Chunk(Struct, frozen=True):
     watched: Callable[[], tuple[pl.LazyFrame, NewFields | None]] | None = None
     texts: Callable[[Sequence[int]], Sequence[bytes]] | None = None
     work_bytes: int | None = None
+    bad: Sequence[BadRow] = ()
+    row_numbers: pl.Series | None = None
+    may_cut: bool = True
 
     def count(self) -> int | None:
         """How many rows the scan gives, or None; may pass over the data."""

@@ -18,10 +18,12 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.record import Discreet
 from dataflare.model.types import RESERVED
 from dataflare.sdk.source import (
+    BadRow,
     ChunkReader,
     EndOfSplit,
     KnownSplits,
     Replay,
+    SourceBatch,
     SourceConnector,
     SplitReader,
     SupportsDiscovery,
@@ -44,12 +46,15 @@ class SourceUnderTest(Struct, frozen=True):
 
 
 class Piece(Discreet, frozen=True):
-    """A batch or chunk, and the position after it."""
+    """A batch or chunk: its good rows, the position after it, its bad rows, and whether a checkpoint may be cut
+    behind it."""
 
     hidden = ("position",)
 
     frame: pl.DataFrame
     position: Position
+    bad: tuple[BadRow, ...] = ()
+    may_cut: bool = True
 
 
 async def check_source(
@@ -71,8 +76,10 @@ async def next_piece(reader: SplitReader, rows_max: int) -> Piece:
     """The next batch or chunk of a reader, whichever kind of reader it is. Raises EndOfSplit."""
     if isinstance(reader, ChunkReader):
         chunk = await reader.read_chunk()
-        return Piece(chunk.scan().collect(), chunk.position)
+        return Piece(chunk.scan().collect(), chunk.position, tuple(chunk.bad), chunk.may_cut)
     batch = await reader.read_batch(rows_max)
+    if isinstance(batch, SourceBatch):
+        return Piece(batch.frame, reader.position(), tuple(batch.bad), batch.may_cut)
     return Piece(batch.frame, reader.position())
 
 
@@ -115,6 +122,16 @@ async def read_source(source: SourceConnector, rows_max: int = 10_000) -> pl.Dat
     return pl.concat(frames)
 
 
+async def _bad_rows(source: SourceConnector, rows_max: int) -> list[tuple[str, str, str]]:
+    """Code, text and place of all bad rows, sorted."""
+    pieces = [
+        piece
+        for split in await every_split(source)
+        for piece in await read_split(source, split, None, rows_max)
+    ]
+    return sorted((bad.code, bad.raw, bad.place) for piece in pieces for bad in piece.bad)
+
+
 async def splits_are_stable(tested: SourceUnderTest) -> None:
     law, source, other = "splits_are_stable", tested.make(), tested.make()
     listed, second_listing = await source.splits(), await source.splits()
@@ -153,7 +170,7 @@ async def batches_are_no_larger_than_asked(tested: SourceUnderTest) -> None:
                 continue
             await reader.aclose()
             for piece in await read_split(source, split, None, rows_max):
-                rows = piece.frame.height
+                rows = piece.frame.height + len(piece.bad)
                 hold(law, 1 <= rows <= rows_max, f"{rows} rows when {rows_max} were asked for")
 
 
@@ -161,11 +178,13 @@ async def rows_do_not_depend_on_batches(tested: SourceUnderTest) -> None:
     law, source = "rows_do_not_depend_on_batches", tested.make()
     if source.capabilities().replay is Replay.NONE:
         return
-    whole = await read_source(source)
+    whole, bad = await read_source(source), await _bad_rows(source, 10_000)
     hold(law, whole.height > 0, "there is no row: give the suite a source with rows")
     for rows_max in _ROWS_MAX:
         actual = await read_source(tested.make(), rows_max)
         equal(law, actual, whole, f"read by {rows_max}", ordered=_exact(source))
+        told = await _bad_rows(tested.make(), rows_max)
+        hold(law, told == bad, f"read by {rows_max}, its bad rows are {told}, not {bad}")
 
 
 async def an_end_stays(tested: SourceUnderTest) -> None:
@@ -199,6 +218,8 @@ async def positions_resume(tested: SourceUnderTest) -> None:
         pieces = await read_split(source, split, None, 3)
         step = max(1, len(pieces) // _POSITIONS_MAX)
         for at in range(0, len(pieces), step):
+            if not pieces[at].may_cut:
+                continue
             position = Position(through_json(law, pieces[at].position.to_json()))
             stored_split = Split.from_json(through_json(law, split.to_json()))
             later_pieces = await read_split(tested.make(), stored_split, position)
@@ -209,6 +230,15 @@ async def positions_resume(tested: SourceUnderTest) -> None:
             expected = pl.concat([pl.DataFrame(schema=schema), *after])
             message = f"{split.id} opened at {position.to_json()}"
             equal(law, actual, expected, message, ordered=_exact(source))
+
+
+async def a_split_ends_where_it_may_be_cut(tested: SourceUnderTest) -> None:
+    law, source = "a_split_ends_where_it_may_be_cut", tested.make()
+    for split in await every_split(source):
+        for rows_max in _ROWS_MAX:
+            pieces = await read_split(source, split, None, rows_max)
+            message = f"{split.id} ends inside a transaction: its last batch says may_cut=False"
+            hold(law, not pieces or pieces[-1].may_cut, message)
 
 
 async def readers_know_nothing_of_each_other(tested: SourceUnderTest) -> None:
@@ -352,6 +382,7 @@ SOURCE_LAWS: Laws[SourceUnderTest] = {
         rows_do_not_depend_on_batches,
         an_end_stays,
         positions_resume,
+        a_split_ends_where_it_may_be_cut,
         readers_know_nothing_of_each_other,
         a_description_pickles,
         a_projection_is_a_select,

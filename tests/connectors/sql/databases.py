@@ -10,12 +10,13 @@ from typing import Any
 
 import polars as pl
 
+from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.types import Schema
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.destination import Committable, Committer, Epoch, Writer
-from dataflare.sdk.source import EndOfSplit
+from dataflare.sdk.source import EndOfSplit, SourceBatch
 
 LINEAGE = "0f0e0d0c-0b0a-4000-8000-000000000001"
 
@@ -147,6 +148,7 @@ async def read(
         try:
             while True:
                 found = await reader.read_batch(rows_max)
+                refuse_bad(found)
                 assert 0 < found.num_rows <= rows_max
                 assert found.frame.schema == schema.to_polars()
                 frames.append(found.frame)
@@ -155,6 +157,12 @@ async def read(
         finally:
             await reader.aclose()
     return pl.concat(frames), made.carry(positions)
+
+
+def refuse_bad(found: SourceBatch) -> None:
+    """Raise DataError for the first bad row, as a run does without `error_handling`."""
+    for bad in found.bad:
+        raise DataError(f"{bad.place}: {bad.message}", code=bad.code)
 
 
 def run(coroutine: Any) -> Any:

@@ -31,8 +31,7 @@ async def _bad(kind: str, folder: Path, config: dict[str, Any]) -> list[BadRow]:
     for split in await made.splits():
         reader: Any = await made.open(split, None)
         chunk = await reader.read_chunk()
-        if chunk.salvage is not None:
-            found += chunk.salvage().bad
+        found += chunk.bad
         await reader.aclose()
     return found
 

@@ -114,9 +114,9 @@ def test_values_that_do_not_fit_are_named_and_the_others_kept_exactly(tmp_path, 
             reader = await one.open(split, None)
             chunk = await reader.read_chunk()
             await reader.aclose()
-            [bad] = chunk.salvage().bad
+            [bad] = chunk.bad
             assert (bad.place, "rowid" in bad.message) == ("table 't' rowid 2", False)
-            return list(chunk.salvage().good["x"].to_list())
+            return list(chunk.scan().collect()["x"].to_list())
 
         assert run(salvaged()) == [good, good]
 

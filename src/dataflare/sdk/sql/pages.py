@@ -15,10 +15,8 @@ from typing import Any
 import polars as pl
 from msgspec import Struct, field
 
-from dataflare.errors import DataError
-from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position
-from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.source import BadRow, Chunk, ChunkReader, EndOfSplit, SourceBatch
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.threads import in_thread
 
@@ -62,36 +60,27 @@ class PageReader(ChunkReader):
             raise EndOfSplit
         position = Position(dict(page.after))
         size = int(page.good.estimated_size())
-        if not page.bad:
-            return Chunk(
-                page.good.lazy, position, page.key, size, rows=page.good.height, place=page.place
-            )
-        assert page.good_rows is not None
-        salvaged = Salvaged(page.good, page.good_rows, page.bad)
-        failing = _failing(page.good, _placed(page.bad[0]))
         return Chunk(
-            lambda: failing,
+            page.good.lazy,
             position,
             page.key,
             size,
-            rows=page.good.height + len(page.bad),
-            salvage=lambda: salvaged,
+            rows=page.good.height,
             place=page.place,
+            bad=page.bad,
+            row_numbers=page.good_rows,
         )
 
-    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+    async def read_batch(self, rows_max: int) -> SourceBatch:
         while (page := await in_thread(self._next, rows_max)) is not None:
-            if page.bad:
-                bad = page.bad[0]
-                raise DataError(
-                    _placed(bad),
-                    code=bad.code,
-                    step=self._step,
-                    notes=[f"row: {bad.raw}"],
-                    help="fix the row, or set error_handling: {on_error: skip}",
+            if page.good.height or page.bad:
+                return SourceBatch(
+                    page.good,
+                    bad=page.bad,
+                    row_numbers=page.good_rows,
+                    place=page.place,
+                    metadata={"key": page.key, **page.metadata},
                 )
-            if page.good.height:
-                return SharedDataBatch(page.good, metadata={"key": page.key, **page.metadata})
         raise EndOfSplit
 
     def position(self) -> Position:
@@ -115,12 +104,3 @@ class PageReader(ChunkReader):
             if not self._closed:
                 self._closed = True
                 self._close()
-
-
-def _placed(bad: BadRow) -> str:
-    return f"{bad.place}: {bad.message}"
-
-
-def _failing(frame: pl.DataFrame, message: str) -> pl.LazyFrame:
-    """A query that raises a Polars error when collected, for any columns."""
-    return frame.lazy().filter(pl.lit(message).cast(pl.Int64, strict=True) == 0)
