@@ -79,7 +79,7 @@ def test_wrong_inputs_are_found(validated: Any, source: str, code: str, status: 
 @pytest.mark.parametrize(
     ("destination", "code", "status"),
     [
-        ('type: file, config: {path: "s3://bucket/a.csv"}', "E0419", 2),
+        ('type: file, config: {path: "swift://bucket/a.csv"}', "E0419", 2),
         ('type: sqlite, config: {path: "gs://bucket/a.db", table: t}', "E0419", 2),
         ('type: file, config: {path: "a\\0b.csv"}', "E0419", 2),
         ('type: duckdb, config: {path: "a\\0b.db", table: t}', "E0419", 2),
@@ -97,7 +97,7 @@ def test_wrong_places_are_found(validated: Any, destination: str, code: str, sta
 
 
 def test_a_place_is_wrong_whatever_comes(validated: Any) -> None:
-    text = REMOTE.replace("out.csv", "s3://bucket/out.csv")
+    text = REMOTE.replace("out.csv", "swift://bucket/out.csv")
     assert validated(text)[1]["error"]["code"] == "E0419"
 
 

@@ -229,7 +229,7 @@ class Attempt:
             self.retries,
             coordinator,
         )
-        for spec in deployed(self.plan, self.start.manifest):
+        for spec in deployed(self.plan, self.start.manifest, self.start.epoch):
             worker.connect(spec)
         await worker.deploy()
         for task in self.tasks:

@@ -55,7 +55,7 @@ _FLYING_SHARE = 0.5
 """Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
 
-def deployed(plan: PhysicalPlan, manifest: Manifest | None) -> list[Deploy]:
+def deployed(plan: PhysicalPlan, manifest: Manifest | None, epoch: int = 0) -> list[Deploy]:
     """The tasks of a plan, with what each goes on from."""
     names = {s.id: [f"{s.name}[{n}]" for n in range(s.parallelism)] for s in plan.stages}
     inlets: dict[str, list[Inlet]] = {}
@@ -92,6 +92,7 @@ def deployed(plan: PhysicalPlan, manifest: Manifest | None) -> list[Deploy]:
                     tuple(outlets.get(name, ())),
                     restored,
                     tuple(state),
+                    epoch,
                 )
             )
     return specs
@@ -214,7 +215,7 @@ class Worker:
         described = await in_thread(
             destination_context, stage, self.plan, self.identity, self.store, spec.subtask
         )
-        context = replace(described, sift=on_error != "fail")
+        context = replace(described, sift=on_error != "fail", epoch=spec.epoch)
         retrying = self.retries.of(stage.name)
         writer = await retrying.call(partial(stage.destination.open, context, spec.restored))
         return Writing(writer, on_error, retrying)

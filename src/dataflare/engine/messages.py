@@ -48,7 +48,7 @@ class Deploy(Struct, frozen=True):
     """A task, described. It pickles.
 
     restored: a writer's share of the checkpoint that the run goes on from. state: the shares of all
-    subtasks of an operator.
+    subtasks of an operator. epoch: the last one cut before.
     """
 
     task: str
@@ -58,6 +58,7 @@ class Deploy(Struct, frozen=True):
     outlets: tuple[Outlet, ...] = ()
     restored: Committable | None = None
     state: tuple[OperatorSnapshot, ...] = ()
+    epoch: int = 0
 
 
 class Checkpoint(Struct, frozen=True):

@@ -115,7 +115,8 @@ class DestinationContext(Struct, frozen=True):
     subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
     refuses are left out and given to `Writer.settle`; else the first of them is raised. complete: by
     the final epoch all rows that there are have arrived; a row that did not is gone. before: then, the
-    steps that its rows depend on.
+    steps that its rows depend on. epoch: for a writer, the last one cut before; all that it prepares have
+    greater numbers.
     """
 
     step: str
@@ -131,6 +132,7 @@ class DestinationContext(Struct, frozen=True):
     token: str = ""
     complete: bool = False
     workflow: str = ""
+    epoch: int = 0
     before: frozenset[str] = frozenset()
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,13 @@ from dataflare.connectors.file.single_file import (
     Staging,
     copy_to_stage,
 )
+from dataflare.connectors.file.stored_folder import (
+    StoredFolder,
+    StoredFolderCommitter,
+    StoredFolderWriter,
+)
+from dataflare.connectors.file.stored_marker import StoredMarker
+from dataflare.connectors.file.stored_single import StoredFileCommitter, StoredFileWriter
 from dataflare.errors import ConfigError, SystemError_, did_you_mean
 from dataflare.formats.arrow_write import ArrowEncoder
 from dataflare.formats.parquet_write import ParquetEncoder
@@ -45,8 +52,13 @@ from dataflare.sdk.destination import (
     Writer,
 )
 from dataflare.sdk.destination import Target as Place
+from dataflare.sdk.stores.local_copy import spool_folder
+from dataflare.sdk.stores.options import FROM_ENVIRONMENT
+from dataflare.sdk.stores.uploads import Uploads, open_uploads
 from dataflare.sdk.threads import in_thread
 
+_STORED_PART_BYTES = 256 << 20
+"""A part that goes to a store grows on a disk of this machine first, up to about this size."""
 _TEXT_ROWS = 128_000
 """Text is encoded in pieces of this many rows; half of that takes 10 % more processor time."""
 
@@ -70,7 +82,9 @@ archive:
 
     def capabilities(self) -> DestinationCapabilities:
         target = self.target
-        if target.is_folder:
+        if target.url is not None:
+            reason = "uploads are staged, and published with their epoch"
+        elif target.is_folder:
             reason = "parts are staged and renamed with their epoch"
         else:
             reason = "the file grows under a staging name and is renamed at the end"
@@ -81,7 +95,7 @@ archive:
             bounded_only=not target.is_folder or target.mode == "overwrite",
             one_schema=not target.is_folder,
             all_rows=target.mode == "mirror",
-            local=True,
+            local=target.url is None,
         )
 
     @property
@@ -102,6 +116,8 @@ archive:
 
     def writes_to(self) -> Place:
         target = self.target
+        if target.url is not None:
+            return Place(target.url.rstrip("/"))
         place = os.path.realpath(target.path)
         if not target.is_folder:
             return Place(place, sample=place)
@@ -138,6 +154,12 @@ archive:
                 step=self.context.step,
                 help="name fewer columns in 'partition_by'",
             )
+        if target.url is not None:
+            uploads, path = self._uploads()
+            next(
+                uploads.unfinished(f"{path.rstrip('/')}/.dataflare"), None
+            )  # whether it may be written
+            return
         with file_errors(target.path, "writing"):
             _check_place(target)
             if not target.is_folder and target.mode == "append":
@@ -173,13 +195,19 @@ archive:
             writer.float_losses = ("nan", "infinite inside" if is_csv else "infinite")
         return writer
 
+    def _uploads(self) -> tuple[Uploads, str]:
+        assert self.target.url is not None
+        storage = self.config.storage or FROM_ENVIRONMENT
+        return open_uploads(self.target.url, storage, self.context.step)
+
     def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         target = self.target
         bytes_max = self.context.buffer_bytes_max
         rows_max = _TEXT_ROWS if target.is_text else self.config.row_group_rows
-        with file_errors(target.path, "writing"):
+        staging = self._staging(context)
+        with file_errors(staging.path, "writing"):
             if not target.is_folder:
-                make_folder(target.path.parent, private=self.context.private)
+                make_folder(staging.path.parent, private=self.context.private or bool(target.url))
 
                 def grow(path: Path, sidecar: Path, data: Mapping[str, Any]) -> GrowingFile:
                     return self._growing(context.schema, path, sidecar, data)
@@ -191,8 +219,13 @@ archive:
                     memory = self.context.memory
                     key, step = self.config.key, context.step
                     mirror = Mirror(target, self.config, key, context.schema, step, memory)
-                return SingleFileWriter(
-                    self._staging(context),
+                make = (
+                    SingleFileWriter
+                    if target.url is None
+                    else partial(StoredFileWriter, *self._uploads())
+                )
+                return make(
+                    staging,
                     self._encoder(),
                     grow,
                     restored,
@@ -207,7 +240,14 @@ archive:
             inside = [n for n in context.schema.names if n not in self.config.partition_by]
             schema = context.schema.select(inside)
             data = restored.data if restored is not None else {}
-            return FolderWriter(
+            part_bytes_max = self.config.part_bytes_max
+            open_folder: Callable[..., FolderWriter] = FolderWriter
+            if target.url is not None:
+                part_bytes_max = part_bytes_max or _STORED_PART_BYTES
+                open_folder = partial(
+                    StoredFolderWriter, self._stored_folder(context), context.epoch
+                )
+            return open_folder(
                 folder,
                 self._encoder(),
                 lambda path: self._growing(schema, path),
@@ -217,7 +257,7 @@ archive:
                 rows_max=rows_max,
                 bytes_max=bytes_max,
                 part_rows_max=self.config.rows_per_part,
-                part_bytes_max=self.config.part_bytes_max,
+                part_bytes_max=part_bytes_max,
                 total_parts=data.get("total_parts", 0),
                 total_rows=data.get("total_rows", 0),
             )
@@ -293,9 +333,28 @@ archive:
         )
 
     async def committer(self, context: DestinationContext) -> Committer:
+        if self.target.url is not None:
+            return await in_thread(self._stored_committer, context)
         if self.target.is_folder:
             return FolderCommitter(self._parts(context), Fence(context), self._marker(context))
         return SingleFileCommitter(self._staging(context), Fence(context), self._marker(context))
+
+    def _stored_committer(self, context: DestinationContext) -> Committer:
+        fence = Fence(context)
+        if self.target.is_folder:
+            folder = self._stored_folder(context)
+            marker = StoredMarker(folder.uploads, folder.prefix.rstrip("/"), context)
+            return StoredFolderCommitter(folder, fence, marker)
+        uploads, path = self._uploads()
+        none = NoMarker(Path(path), context)
+        return StoredFileCommitter(uploads, path, self._staging(context), fence, none)
+
+    def _stored_folder(self, context: DestinationContext) -> StoredFolder:
+        uploads, path = self._uploads()
+        prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
+        target = self.target
+        overwrite = target.mode == "overwrite"
+        return StoredFolder(uploads, prefix, context.lineage8, target.extension, overwrite)
 
     def _marker(self, context: DestinationContext) -> FileMarker:
         """The marker beside a folder of parts or a file that is appended to; a replaced file needs
@@ -308,10 +367,15 @@ archive:
         return kind(target.path.parent, context, target.path.name)
 
     def _staging(self, context: DestinationContext) -> Staging:
-        return Staging(self.target.path, context.lineage8)
+        target = self.target
+        path = target.path if target.url is None else context.redo / target.path.name
+        return Staging(path, context.lineage8)
 
     def _parts(self, context: DestinationContext) -> PartsFolder:
         target = self.target
+        if target.url is not None:
+            here = spool_folder() / f"{context.step}-{context.attempt}-{context.token}"
+            return PartsFolder(here, context.lineage8, target.extension, False, True)
         return PartsFolder(
             target.path,
             context.lineage8,

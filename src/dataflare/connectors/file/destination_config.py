@@ -14,6 +14,8 @@ from dataflare.errors import ConfigError
 from dataflare.formats.compression import NONE, split_extension
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.delete_max import DeleteMax
+from dataflare.sdk.stores.options import StorageOptions, is_stored
+from dataflare.sdk.stores.store import divided
 
 _EXTENSIONS = {
     "csv": ".csv",
@@ -42,7 +44,8 @@ class FileDestinationConfig(BaseModel):
 
     path: str = Field(
         min_length=1,
-        description="A name with an extension is one file; otherwise it is a folder of parts.",
+        description="A name with an extension is one file; otherwise it is a folder of parts. A path of this "
+        "machine, or a URL (s3://bucket/orders/).",
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow"] = Field(
         "auto",
@@ -88,6 +91,11 @@ class FileDestinationConfig(BaseModel):
         None, ge=1, description="For a folder: begin a new part after about this many bytes."
     )
 
+    storage: StorageOptions | None = Field(
+        None,
+        description="For URLs: endpoint, region and credentials, where the environment does not have them.",
+    )
+
     @field_validator("delimiter")
     @classmethod
     def _one_character(cls, value: str) -> str:
@@ -97,13 +105,19 @@ class FileDestinationConfig(BaseModel):
 
 
 class Target(Struct, frozen=True):
-    """What to write and where. extension: of a part's published name."""
+    """What to write and where. extension: of a part's published name. url: of a place in a store; path
+    has its path then."""
 
     path: Path
     is_folder: bool
     format: str
     compression: str
     mode: str
+    url: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.url if self.url is not None else str(self.path)
 
     @property
     def is_text(self) -> bool:
@@ -130,7 +144,10 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
         for option in ("key", "delete_max"):
             if option in config.model_fields_set:
                 raise refuse(f"'{option}' is for mode 'mirror'", f"leave '{option}' out")
-    path = context.path(config.path)
+    url = config.path if is_stored(config.path) else None
+    path = context.path(config.path) if url is None else Path(divided(url)[1])
+    if url is None and "storage" in config.model_fields_set:
+        raise refuse("'storage' is for URLs, and 'path' is a path of this machine", "leave it out")
     is_folder = config.path.endswith("/") or not path.suffix
     if config.mode == "mirror":
         _check_mirror(config, is_folder, refuse)
@@ -145,6 +162,11 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
         format_ = format_by_name
     assert format_ is not None
     mode = config.mode or ("append" if is_folder else "overwrite")
+    if url is not None and not is_folder and mode != "overwrite":
+        raise refuse(
+            f"mode '{mode}' is not for one file in a store, which can only be replaced",
+            "use mode overwrite; to append, take the extension off the path and write a folder of parts",
+        )
     if not is_folder:
         for option in ("partition_by", "rows_per_part", "part_bytes_max"):
             if getattr(config, option):
@@ -158,7 +180,8 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
                 "take the extension off the path to append parts to a folder"
                 + (", or write ndjson" if format_ == "json" else ""),
             )
-    return Target(path, is_folder, format_, _compression(config, path, format_, refuse), mode)
+    packed = _compression(config, path, format_, refuse)
+    return Target(path, is_folder, format_, packed, mode, url)
 
 
 def _check_mirror(

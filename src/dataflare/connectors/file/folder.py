@@ -43,7 +43,7 @@ from dataflare.sdk.threads import in_thread
 Grow = Callable[[Path], GrowingFile]
 
 
-class _Part(Struct):
+class Part(Struct):
     """A part being written. partition: its folder's relative name, "" for none."""
 
     partition: str
@@ -74,8 +74,8 @@ class FolderWriter(Writer):
         self._partition_by = list(partition_by)
         self._part_rows_max, self._part_bytes_max = part_rows_max, part_bytes_max
         self._total_parts, self._total_rows = total_parts, total_rows
-        self._open: dict[str, _Part] = {}
-        self._finished_parts: list[_Part] = []
+        self._open: dict[str, Part] = {}
+        self._finished_parts: list[Part] = []
         self._opened = 0
         rows_max = min(rows_max, part_rows_max or rows_max)
         self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
@@ -99,10 +99,14 @@ class FolderWriter(Writer):
                     part = self._open[partition] = self._new_part(partition)
                 part.file.add(encoded, rows)
                 if self._is_full(part.file):
-                    part.file.finish()
-                    part.file.sync()
-                    part.file.close()
-                    self._finished_parts.append(self._open.pop(partition))
+                    self._finish(self._open.pop(partition))
+
+    def _finish(self, part: Part) -> None:
+        """A part that is full before its epoch ends."""
+        part.file.finish()
+        part.file.sync()
+        part.file.close()
+        self._finished_parts.append(part)
 
     def _is_full(self, file: GrowingFile) -> bool:
         return (self._part_rows_max is not None and file.rows >= self._part_rows_max) or (
@@ -126,11 +130,11 @@ class FolderWriter(Writer):
             ]
             yield "/".join(folders), rows
 
-    def _new_part(self, partition: str) -> _Part:
+    def _new_part(self, partition: str) -> Part:
         self._opened += 1
         self._folder.make(self._folder.staging)
         name = f"open-{self._attempt}-{self._subtask}-{self._opened}{UNPUBLISHED}"
-        return _Part(partition, self._grow(self._folder.staging / name))
+        return Part(partition, self._grow(self._folder.staging / name))
 
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         return await self._buffer.call(lambda: self._prepare(epoch))

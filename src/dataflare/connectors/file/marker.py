@@ -24,7 +24,7 @@ from dataflare.checkpoint.files import write_whole
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Owner, fenced_by_other, refuse_older
 
-_VERSION = 1
+VERSION = 1
 
 
 class MarkerRecord(Struct, frozen=True):
@@ -61,13 +61,17 @@ class FileMarker:
             return inside
         return self._folder.parent / f".{self._folder.name}.{self._name}"
 
+    @property
+    def lineage(self) -> str:
+        return self._context.lineage
+
     def read(self) -> MarkerRecord | None:
         """The record in the file; None if it is missing or damaged, or the folder is missing."""
         if not self._folder.is_dir():
             return None
         try:
             value = json.loads(self._path.read_bytes())
-            if value["version"] != _VERSION or value["checksum"] != _checksum(value["marker"]):
+            if value["version"] != VERSION or value["checksum"] != checksum_of(value["marker"]):
                 return None
             record = MarkerRecord(**value["marker"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -143,7 +147,7 @@ class FileMarker:
                 manifest,
             )
         )
-        value = {"version": _VERSION, "checksum": _checksum(marker), "marker": marker}
+        value = {"version": VERSION, "checksum": checksum_of(marker), "marker": marker}
         write_whole(self._path, json.dumps(value, sort_keys=True).encode(), mode=0o644)
 
 
@@ -160,5 +164,5 @@ class NoMarker(FileMarker):
         return
 
 
-def _checksum(marker: Any) -> str:
+def checksum_of(marker: Any) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(marker, sort_keys=True).encode())
