@@ -57,7 +57,8 @@ class AggregateChanges(Aggregate, frozen=True):
             }
         own = {WEIGHT: "how many rows", HASH: "hash of the key"}
         rule = "sums over changes" if self.by_sums else "the values that are there"
-        return {TABLE: TableLayout(keys, columns | own, rule=rule)}
+        meanings = dict(zip(self.keys, self.meanings, strict=True))
+        return {TABLE: TableLayout(keys, columns | own, rule=rule, key_meanings=meanings)}
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The results as they are."""

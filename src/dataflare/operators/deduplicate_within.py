@@ -9,7 +9,8 @@ which a later row may be a double of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -17,11 +18,13 @@ from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
+from dataflare.operators import kept_rows
 from dataflare.operators.base import LATE, LiveOperator, Result, Side, StatefulOperator
 from dataflare.operators.join_interval import is_worth_it
 from dataflare.operators.join_parts import Parts
 from dataflare.operators.results import Results
 from dataflare.operators.timed_rows import TimedRows, bounds, split_late
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
 _ID = "__dataflare_key_id"
@@ -43,6 +46,34 @@ class DeduplicateWithin(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveDeduplicateWithin(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        rows = kept_rows.layout_of(self.schema, self.keys)
+        stayed = TableLayout(rows.keys, {})
+        settings = {"within": self.within_us}
+        results = kept_rows.layout_of(self.schema)
+        return {
+            STEP: TableLayout(settings=settings),
+            "waiting": rows,
+            "stayed": stayed,
+            "results": results,
+        }
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return kept_rows.nulls(self.schema)
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        if now["within"] <= before["within"]:
+            return Adaptation()
+        within = shown_duration(before["within"])
+        note = f"keys whose row stayed more than {within} before this checkpoint may be forgotten already"
+        return Adaptation((note,))
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows that wait for the watermark, and the keys whose row stayed, with its time."""
+        return kept_rows.shown(tables, {name: (name, self.keys) for name in ("waiting", "stayed")})
 
     def describe(self) -> str:
         return f"deduplicate by {', '.join(self.keys)} within {shown_duration(self.within_us)}"

@@ -110,7 +110,7 @@ config: {kind: left, on: {customer_id: id}}
             return _interval_join(config.within, shape, left, right, context)
         if context.changes or config.ttl is not None or not context.bounded:
             return _updating_join(config, shape, context)
-        operator = BoundedJoin(step, shape, shape.left_keys)
+        operator = BoundedJoin(step, shape, shape.left_keys, context.inputs)
         return Bound(outputs={None: shape.output}, stateful=operator)
 
     @classmethod
@@ -150,7 +150,7 @@ def _interval_join(
     parts = (within.before, within.after) if isinstance(within, Within) else (within, within)
     reach = Reach(*(round(seconds * _MICROS) for seconds in parts))
     pairing = Pairing(shape, reach, context.streaming)
-    operator = IntervalJoin(context.step, pairing, shape.left_keys)
+    operator = IntervalJoin(context.step, pairing, shape.left_keys, context.inputs)
     outputs = {None: shape.output, LATE: left, LATE_RIGHT: right}
     return Bound(outputs=outputs, stateful=operator)
 
@@ -176,7 +176,9 @@ def _temporal_join(
         )
     age = config.temporal.max_age if isinstance(config.temporal, Temporal) else None
     max_age_us = None if age is None else round(age * _MICROS)
-    operator = TemporalJoin(step, shape, shape.left_keys, max_age_us, context.streaming)
+    operator = TemporalJoin(
+        step, shape, shape.left_keys, max_age_us, context.streaming, context.inputs
+    )
     return Bound(outputs={None: shape.output, LATE: left, LATE_RIGHT: right}, stateful=operator)
 
 

@@ -7,15 +7,19 @@ tables at once, together with the results of its unmatched rows of the right sid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from dataflare.model.record import StructABC
+from dataflare.model.types import Schema
+from dataflare.operators import kept_rows
 from dataflare.operators.base import LiveOperator, StatefulOperator
 from dataflare.operators.join_parts import Parts
 from dataflare.operators.join_rows import CHUNK_ROWS, chunks, matched, prepared, unmatched
 from dataflare.operators.join_shape import KEPT, LEFT, RIGHT, JoinShape, has_null
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.rows import RowsTable
 from dataflare.state.tables import Tables
 
@@ -26,6 +30,7 @@ class BoundedJoin(StatefulOperator, StructABC, frozen=True):
     step: str
     shape: JoinShape
     keys: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
     bounded_only = True
 
     def keys_of(self, port: int) -> tuple[str, ...]:
@@ -33,6 +38,35 @@ class BoundedJoin(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveBoundedJoin(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        shape = self.shape
+        settings = {
+            "form": "at the end of its inputs",
+            "kind": shape.kind,
+            "within": None,
+            "inputs": list(self.inputs),
+        }
+        sides = {
+            name: kept_rows.layout_of(shape.of_table(name), shape.keys_of(port))
+            for port, names in enumerate((("left", "ready_left"), ("right", "ready_right")))
+            for name in names
+        }
+        results = kept_rows.layout_of(shape.output)
+        return {STEP: TableLayout(settings=settings), **sides, "results": results}
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return kept_rows.nulls(self.shape.of_table(table))
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        return kept_rows.adapted_join(before, now, held)
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows of both sides."""
+        names = {"left": self.shape.left_keys, "right": self.shape.right_keys}
+        return kept_rows.shown(tables, {name: (name, keys) for name, keys in names.items()})
 
     def describe(self) -> str:
         return described(self.shape)

@@ -12,13 +12,16 @@ also one after a rescale, can go on from these alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from dataflare.model.event_time import NEVER
 from dataflare.model.record import StructABC
+from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
+from dataflare.operators import kept_rows
 from dataflare.operators.base import LiveOperator, Result, StatefulOperator
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_pairs import Pairing
@@ -26,6 +29,7 @@ from dataflare.operators.join_parts import Parts
 from dataflare.operators.join_shape import KEPT, LEFT, RIGHT
 from dataflare.operators.results import Results
 from dataflare.operators.timed_rows import TimedRows, bounds, joining
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
 _SMALL_ROWS = 20_000
@@ -45,6 +49,7 @@ class IntervalJoin(StatefulOperator, StructABC, frozen=True):
     step: str
     pairing: Pairing
     keys: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
     timed = True
     keeps_time = True
 
@@ -53,6 +58,38 @@ class IntervalJoin(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveIntervalJoin(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        shape, reach = self.pairing.shape, self.pairing.reach
+        settings = {
+            "form": "by time",
+            "kind": shape.kind,
+            "within": [reach.before, reach.after],
+            "inputs": list(self.inputs),
+        }
+        sides = {
+            f"{table}_{n}": kept_rows.layout_of(shape.schema_of(n), shape.keys_of(n))
+            for table in ("waiting", "settled", "decided")
+            for n in (LEFT, RIGHT)
+        }
+        results = kept_rows.layout_of(shape.output)
+        return {STEP: TableLayout(settings=settings), **sides, "results": results}
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return kept_rows.nulls(self.pairing.shape.of_table(table))
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        return kept_rows.adapted_join(before, now, held)
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows that wait for the watermark, and those that rows which still come may match."""
+        keys = self.keys_of
+        names = {"left": LEFT, "right": RIGHT}
+        waiting = {f"waiting_{n}": (f"waiting_{p}", keys(p)) for n, p in names.items()}
+        kept = {f"kept_{n}": (f"settled_{p}", keys(p)) for n, p in names.items()}
+        return kept_rows.shown(tables, waiting | kept)
 
     def describe(self) -> str:
         reach = self.pairing.reach

@@ -98,6 +98,12 @@ class JoinShape(Struct, frozen=True):
         """The columns of the right side by the names that they get."""
         return [pl.col(old).alias(new) for old, new in self.right_names.items()]
 
+    def of_table(self, table: str) -> Schema:
+        """The columns of a table of rows, whose name says the side."""
+        if table == "results":
+            return self.output
+        return self.right if table.endswith(("1", "right", "versions")) else self.left
+
     @property
     def empty(self) -> pl.DataFrame:
         """The output without rows."""

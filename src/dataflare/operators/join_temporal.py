@@ -11,12 +11,15 @@ still comes can need an earlier one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
+from dataflare.model.types import Schema
+from dataflare.operators import kept_rows
 from dataflare.operators.base import LiveOperator, Result, StatefulOperator
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_parts import Parts
@@ -24,6 +27,7 @@ from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape
 from dataflare.operators.results import Results
 from dataflare.operators.timed_rows import TimedRows, joining
 from dataflare.operators.versions import Versions
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
 _ID = "__dataflare_key_id"
@@ -38,6 +42,7 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...]
     max_age_us: int | None
     watermarks: bool
+    inputs: tuple[str, ...] = ()
     timed = True
     keeps_time = True
 
@@ -46,6 +51,42 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveTemporalJoin(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        shape = self.shape
+        settings = {
+            "form": "as of the event time",
+            "kind": shape.kind,
+            "within": None,
+            "max_age": self.max_age_us,
+            "inputs": list(self.inputs),
+        }
+        return {
+            STEP: TableLayout(settings=settings),
+            "waiting_0": kept_rows.layout_of(shape.left, shape.left_keys),
+            "waiting_1": kept_rows.layout_of(shape.right, shape.right_keys),
+            "versions": kept_rows.layout_of(shape.right, shape.right_keys),
+            "results": kept_rows.layout_of(shape.output),
+        }
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return kept_rows.nulls(self.shape.of_table(table))
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        return kept_rows.adapted_join(before, now, held)
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows that wait for the watermark, and the latest version of each key."""
+        names = {
+            "waiting_left": ("waiting_0", self.shape.left_keys),
+            "waiting_right": ("waiting_1", self.shape.right_keys),
+        }
+        versions = Versions(
+            tables.rows("versions", self.shape.right_keys), self.shape, self.max_age_us
+        )
+        return {**kept_rows.shown(tables, names), "versions": map(kept_rows.plain, versions.all())}
 
     def describe(self) -> str:
         return f"{described(self.shape)} as of the event time"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import Size
+from dataflare.operators import kept_rows
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -20,6 +22,7 @@ from dataflare.operators.base import (
 )
 from dataflare.operators.external_sort import sorted_rows
 from dataflare.operators.ordering import Order, OrderBy, bound_order, refuse_endless
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
 _SLICE_ROWS = 65_536
@@ -39,12 +42,36 @@ class Sort(StatefulOperator, StructABC, frozen=True):
     step: str
     order: Order
     bytes_max: int
+    schema: Schema = Schema(())
     keys: tuple[str, ...] = ()
     bounded_only = True
     passes_rows = False
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveSort(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        nulls = ["last" if last else "first" for last in self.order.nulls_last]
+        order = f"{self.order}, NULL {' '.join(nulls)}"
+        return {
+            STEP: TableLayout(settings={"by": order}),
+            "rows": kept_rows.layout_of(self.schema),
+            "cuts": TableLayout(),
+        }
+
+    def initial(self, table: str) -> pl.DataFrame:
+        return kept_rows.nulls(self.schema)
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        if before["by"] != now["by"] and any(held.all_of("gives")):
+            return f"it is giving its rows in the order of {before['by']}, and cannot change to {now['by']}"
+        return Adaptation()
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows so far, in the order in which they came."""
+        return kept_rows.shown(tables, {"rows": ("rows", ())})
 
     def describe(self) -> str:
         return f"sort by {self.order}"
@@ -58,6 +85,7 @@ class LiveSort(LiveOperator):
         self.operator = operator
         self.rows = tables.rows("rows")
         self.cuts = tables.rows("cuts")
+        self._gives = tables.value("gives", False, any)
         self._tables = tables
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
@@ -67,7 +95,7 @@ class LiveSort(LiveOperator):
         return ()
 
     def end(self, port: int) -> Iterable[pl.DataFrame]:
-        bytes_max = self.operator.bytes_max
+        bytes_max, self._gives.value = self.operator.bytes_max, True
         return sorted_rows(self.rows, self.cuts, self.operator.order, bytes_max, _SLICE_ROWS)
 
 
@@ -87,5 +115,5 @@ config: {by: [country, {column: amount, descending: true, nulls: last}]}
         refuse_endless(context.step, "sorts", context.bounded)
         return Bound(
             outputs={None: inputs[0]},
-            stateful=Sort(context.step, order, config.memory),
+            stateful=Sort(context.step, order, config.memory, inputs[0]),
         )

@@ -19,6 +19,7 @@ from dataflare.errors import DataError, DataFlareError, ExpressionError, PlanErr
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import Size
+from dataflare.operators import kept_rows
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -33,6 +34,7 @@ from dataflare.operators.sql_engine import Engine, first_line, mark
 from dataflare.sdk.registry import missing_library
 from dataflare.sdk.sql.config import Query
 from dataflare.sdk.sql.query import BoundQuery, bind_query
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
 
@@ -58,6 +60,33 @@ class Sql(StatefulOperator, StructABC, frozen=True):
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveSql(self, tables)
+
+    def layout(self, inputs: Sequence[Schema]) -> Layout:
+        settings = {"query": self.query.shown, "inputs": list(self.inputs)}
+        rows = {
+            f"input_{n}": kept_rows.layout_of(schema)
+            for n, schema in enumerate(self.inputs.values())
+        }
+        results = kept_rows.layout_of(self.output)
+        return {STEP: TableLayout(settings=settings), **rows, "results": results}
+
+    def initial(self, table: str) -> pl.DataFrame:
+        if table == "results":
+            return kept_rows.nulls(self.output)
+        return kept_rows.nulls([*self.inputs.values()][int(table.removeprefix("input_"))])
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        reason = kept_rows.other_inputs(before, now)
+        if reason is None and before["query"] != now["query"] and any(held.all_of("has_run")):
+            return "its query has changed, and has run already: what waits are its results"
+        return reason or Adaptation()
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The rows of each input so far."""
+        named = {name: (f"input_{n}", ()) for n, name in enumerate(self.inputs)}
+        return kept_rows.shown(tables, named)
 
     def describe(self) -> str:
         return f"sql over {', '.join(self.inputs)}"

@@ -8,6 +8,8 @@ Always true: of two levels the later one has the later version of a key.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 
 from dataflare.model.event_time import TIME_COLUMN
@@ -40,6 +42,18 @@ class Versions:
             if not keys.height:
                 break
         return pl.concat(found) if found else None
+
+    def all(self) -> Iterator[pl.DataFrame]:
+        """The latest version of each key, the keys with new versions first."""
+        newer: list[KeyIndex] = []
+        for _, frame, index in reversed(self._levels):
+            keys = frame.select(self._shape.key_columns(RIGHT))
+            probe = [keys[name] for name in self._shape.key_names]
+            hidden = pl.repeat(False, frame.height, eager=True)
+            for each in newer:
+                hidden = hidden | each.rows(probe).is_not_null()
+            newer.append(index)
+            yield frame.filter(~hidden)
 
     def add(self, versions: pl.DataFrame, time: int) -> None:
         """Take new versions in order of time. time: no row that comes is earlier."""
