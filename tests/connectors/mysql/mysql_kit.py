@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from dataflare.engine.committing import RetriedCommitter
+from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
@@ -112,6 +113,8 @@ async def drain(
     try:
         while batches is None or len(frames) < batches:
             found = await reader.read_batch(rows_max)
+            for bad in found.bad:
+                raise DataError(f"{bad.place}: {bad.message}", code=bad.code)
             assert 0 < found.num_rows <= rows_max
             frames.append(found.frame)
     except EndOfSplit:
