@@ -281,7 +281,7 @@ error[E0120]: invalid value for '--format' / '-f': 'pdf' is not one of 'text', '
         "connectors flie",
         says="""\
 error[E0401]: unknown connector type 'flie'
-   = known types: blackhole, duckdb, file, generate, http, inline, memory, postgres, python, redis, sqlite, stdout
+   = known types: blackhole, duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, redis, sqlite, stdout
    = help: did you mean 'file'?
 """,
     ),

@@ -566,18 +566,18 @@ error[E0521]: step 's': steps:none returned a value of the type str, not a dict
         """\
 name: w
 sources:
-  a: {type: kafka, config: {topic: t}}
+  a: {type: iceberg, config: {topic: t}}
 destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         says="""\
-error[E0314]: the source type 'kafka' is not available in this version (step 'a')
+error[E0314]: the source type 'iceberg' is not available in this version (step 'a')
  --> w.yaml:3:13
   |
-3 |   a: {type: kafka, config: {topic: t}}
-  |             ^^^^^
-   = available: duckdb, file, generate, http, inline, memory, postgres, python, sqlite
-   = help: use one of these, or install a plug-in that brings 'kafka'
+3 |   a: {type: iceberg, config: {topic: t}}
+  |             ^^^^^^^
+   = available: duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, sqlite
+   = help: use one of these, or install a plug-in that brings 'iceberg'
 """,
     ),
     Case(

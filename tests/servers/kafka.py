@@ -65,6 +65,7 @@ group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.initial.task.delay.ms=500
 log.retention.check.interval.ms=500
+log.retention.ms=-1
 log.segment.delete.delay.ms=100
 log.cleaner.backoff.ms=200
 broker.session.timeout.ms=4000

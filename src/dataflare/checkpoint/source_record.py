@@ -93,6 +93,11 @@ class SourceRecord:
             self._tail_bytes += _state_bytes(state)
 
     @property
+    def unread(self) -> int:
+        """How many splits are not read to their end."""
+        return len(({split.id for split in self.splits} | self.open.keys()) - self.done)
+
+    @property
     def must_write(self) -> bool:
         """Whether `write` has something to write before the next `snapshot`."""
         parts = self._parts

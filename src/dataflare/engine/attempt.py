@@ -19,7 +19,7 @@ from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
 from dataflare.engine import new_fields
 from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Identity
-from dataflare.engine.deploy import Worker, deployed
+from dataflare.engine.deploy import Worker, deployed, widened
 from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import SPARE_THREADS, WorkerPool
@@ -190,6 +190,7 @@ class Attempt:
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint
         sources = await self._sources()
+        self.plan = widened(self.plan, {name: record.unread for name, record in sources.items()})
         looks = self._looks()
         coordinator = Coordinator(
             self.start.identity,

@@ -7,7 +7,7 @@ all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.source import SourceConnector, SupportsDiscovery
 from dataflare.sdk.threads import in_thread
 from dataflare.state.layout import Layout
 from dataflare.state.tables import Tables
@@ -51,6 +52,8 @@ At the default target that is 6.6 ms: rows wait half of it on average, and the f
 is paid 150 times a second."""
 _STATE_SHARE = 0.5
 """All tables together keep so much of the budget in memory; the rest of them is in storage."""
+_SPARE_READERS = 4
+"""At least so many splits that never end may be found while a run goes on."""
 _FLYING_SHARE = 0.5
 """Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
@@ -96,6 +99,26 @@ def deployed(plan: PhysicalPlan, manifest: Manifest | None, epoch: int = 0) -> l
                 )
             )
     return specs
+
+
+def widened(plan: PhysicalPlan, splits: Mapping[str, int]) -> PhysicalPlan:
+    """The plan with a reader for each split of the sources whose splits never end, and spare readers for splits that
+    are found later. splits: by source, how many are not read to their end."""
+    stages = []
+    for stage in plan.stages:
+        source = stage.source
+        if source is not None and _reads_at_once(source):
+            known = splits.get(stage.name, 0)
+            spare = max(known, _SPARE_READERS) if isinstance(source, SupportsDiscovery) else 0
+            readers = max(stage.parallelism, known + spare)
+            stage = replace(stage, parallelism=readers)
+        stages.append(stage)
+    return replace(plan, stages=tuple(stages))
+
+
+def _reads_at_once(source: SourceConnector) -> bool:
+    able = source.capabilities()
+    return able.at_once and not able.bounded
 
 
 class Worker:

@@ -23,6 +23,7 @@ _SOURCES = {
     "duckdb": "dataflare.connectors.duckdb.source:DuckdbSource",
     "postgres": "dataflare.connectors.postgres.source:PostgresSource",
     "mysql": "dataflare.connectors.mysql.source:MysqlSource",
+    "kafka": "dataflare.connectors.kafka.source:KafkaSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
     "inline": "dataflare.connectors.inline:InlineSource",
@@ -45,7 +46,7 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
-LATER = ("delta", "elasticsearch", "iceberg", "kafka")
+LATER = ("delta", "elasticsearch", "iceberg")
 """Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",
@@ -53,6 +54,7 @@ _EXTRAS = {
     "psycopg": "postgres",
     "pymysql": "mysql",
     "redis": "redis",
+    "confluent_kafka": "kafka",
     "httpx": "http",
     "adbc_driver_postgresql": "postgres",
     "fastavro": "avro",

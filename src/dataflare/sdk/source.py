@@ -52,7 +52,9 @@ class SourceCapabilities(Struct, frozen=True):
     """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
     changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask.
     chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan. `plan`
-    shows it, and the contract suite compares it with the readers."""
+    shows it, and the contract suite compares it with the readers.
+    at_once: without an end, each of its splits has a reader of its own, as partitions that never end need;
+    else as many splits are read as there are subtasks."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
@@ -60,6 +62,7 @@ class SourceCapabilities(Struct, frozen=True):
     changelog: bool = False
     local: bool = False
     chunks: bool = False
+    at_once: bool = False
 
 
 class SourceConnector(ABC):
