@@ -17,6 +17,7 @@ from dataflare.engine.deploy import layout_of
 from dataflare.engine.operating import layout_before
 from dataflare.errors import Blame, RunError
 from dataflare.operators.base import StatefulOperator
+from dataflare.planner.change_order import HELPER
 from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.state.layout import (
     HIDDEN,
@@ -68,7 +69,7 @@ def compare(workflow: Workflow, plan: PhysicalPlan, manifest: Manifest) -> list[
     used = set(names.values())
     steps_before = [*manifest.fingerprints, *manifest.sources, *manifest.operators]
     for gone in dict.fromkeys(steps_before):
-        if gone not in used:
+        if gone not in used and gone.removesuffix(HELPER) not in used:
             changes.append(StepChange(gone, "dropped", _gone(gone, manifest)))
     return changes
 

@@ -28,6 +28,7 @@ from dataflare.jobs.changes import (
     types_of,
 )
 from dataflare.operators.base import StatefulOperator
+from dataflare.planner.change_order import HELPER
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.state.layout import Layout, Moved, as_json, entry_of
 from dataflare.workflow.model import Workflow
@@ -108,12 +109,14 @@ def resumable(
         for change in changes
         if change.outcome in ("kept", "migrated")
     }
+    names = {former: change.step for former, change in steps.items()}
     operators = {}
     for former, shares in manifest.operators.items():
         if former in steps:
             change = steps[former]
             operators[change.step] = _moved(plan, change, shares, store, attempt)
-    names = {former: change.step for former, change in steps.items()}
+        elif (kept := _helper(former, plan, names)) is not None:
+            operators[kept] = tuple(shares)
     return replace(
         manifest,
         sources=_renamed(manifest.sources, names),
@@ -129,6 +132,14 @@ def resumable(
         fingerprints=workflow.fingerprints(),
         types=types_of(workflow),
     )
+
+
+def _helper(former: str, plan: PhysicalPlan, names: Mapping[str, str]) -> str | None:
+    """The name of now of a stage in front of a destination, which is no step of the file. None if there is none."""
+    step = former.removesuffix(HELPER)
+    name = f"{names.get(step, step)}{HELPER}"
+    is_there = former.endswith(HELPER) and any(stage.name == name for stage in plan.stages)
+    return name if is_there else None
 
 
 def _renamed(values: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:

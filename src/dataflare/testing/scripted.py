@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from dataflare.errors import ConfigError
-from dataflare.model.batch import SharedDataBatch
+from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.registry import register
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Item = Mapping[str, Any] | Mark
 _SPLIT = "items-"
+_OPERATION = "_op"
 _scripts: dict[str, ScriptedSource] = {}
 _numbers = itertools.count(1)
 
@@ -44,7 +45,8 @@ class ScriptedSource:
         orders = ScriptedSource([*rows(0, 900), Checkpoint(), *rows(900, 1_300), Crash()])
         orders.add_to(workflow, "orders")
 
-    splits: one list of items each. schema: column to type; inferred from the rows by default. In YAML
+    splits: one list of items each. schema: column to type; inferred from the rows by default. changelog: the rows
+    have their kind in `_op` (insert, update_before, update_after, delete). In YAML
     the source is `{type: scripted, config: {script: NAME}}`, where NAME is `name`.
     """
 
@@ -53,8 +55,10 @@ class ScriptedSource:
         *splits: Sequence[Item],
         schema: Mapping[str, str] | None = None,
         name: str | None = None,
+        changelog: bool = False,
     ) -> None:
         self.name = name or f"script-{next(_numbers)}"
+        self.changelog = changelog
         self.items = [list(split) for split in splits]
         self.schema = Schema.of(schema) if schema else self._inferred_schema()
         self.opened: list[int] = []
@@ -88,7 +92,7 @@ class ScriptedSource:
         rows = [item for split in self.items for item in split if isinstance(item, Mapping)]
         if not rows:
             raise ValueError("a script without rows needs a schema")
-        frame = pl.DataFrame(rows, infer_schema_length=None)
+        frame = pl.DataFrame(rows, infer_schema_length=None).drop(_OPERATION, strict=False)
         return Schema.from_polars(frame.schema)
 
 
@@ -122,7 +126,12 @@ class ScriptedConnector(SourceConnector, SupportsCommits):
         return script(self.config.script)
 
     def capabilities(self) -> SourceCapabilities:
-        return SourceCapabilities(Replay.EXACT, "the script does not change", local=True)
+        return SourceCapabilities(
+            Replay.EXACT,
+            "the script does not change",
+            local=True,
+            changelog=self._script.changelog,
+        )
 
     async def schema(self) -> Schema:
         return self._script.schema
@@ -154,13 +163,17 @@ class ScriptedReader(SplitReader):
             self._at += 1
         if self._at >= len(items):
             raise EndOfSplit
-        rows = []
-        for item in items[self._at : self._at + rows_max]:
-            if not isinstance(item, Mapping):
+        rows: list[Mapping[str, Any]] = []
+        for item in items[self._at :]:
+            is_half = bool(rows) and rows[-1].get(_OPERATION) == "update_before"
+            if not isinstance(item, Mapping) or (len(rows) >= rows_max and not is_half):
                 break
             rows.append(item)
         self._at += len(rows)
         frame = pl.DataFrame(rows, schema=self._script.schema.to_polars(), strict=False)
+        if self._script.changelog:
+            kinds = [RowKind[str(row[_OPERATION]).upper()].value for row in rows]
+            frame = frame.with_columns(pl.Series(KIND_COLUMN, kinds, dtype=pl.UInt8))
         return SharedDataBatch(frame)
 
     async def _pass(self, mark: Any) -> None:

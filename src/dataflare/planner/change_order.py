@@ -1,0 +1,145 @@
+"""Whether the changes of a row reach a destination in their order, and what brings them into one where not. Pure.
+
+A destination with a key keeps what came last for it. Changes of one row come in their order along one path. They may
+not where the row goes another way after a change: to another task, because it was spread by a column that changed,
+or to another output of a branch that a union brings together again. There the rows of each key are kept in front of
+the destination, and what is written is what is left of them.
+
+Always true: changes of rows with equal values in the columns of `orders` are in order at a node; None says that it is
+not known by which columns they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from dataflare.model.batch import INSERTS
+from dataflare.model.types import Schema
+from dataflare.operators.aggregate import Aggregate
+from dataflare.operators.base import RowOperator
+from dataflare.operators.deduplicate_changes import DeduplicateChanges
+from dataflare.operators.flatten import Explode
+from dataflare.operators.join_updating import UpdatingJoin
+from dataflare.operators.lookup import Lookup
+from dataflare.operators.parted_updates import PartedUpdates
+from dataflare.operators.primitives import Conform, Derive, Filter, Select
+from dataflare.operators.sample import Sample
+from dataflare.operators.window import Window
+from dataflare.planner.changelog import row_kinds
+from dataflare.planner.graph import (
+    DestinationNode,
+    Graph,
+    Node,
+    Port,
+    RowsNode,
+    StatefulNode,
+    UnionNode,
+)
+from dataflare.planner.guarantees import upstream
+
+Columns = frozenset[str] | None
+
+HELPER = "--changes"
+"""Ends the name of the stage that stands before a destination: no step's."""
+
+
+def orders(graph: Graph) -> dict[str, Columns]:
+    """By node, the columns of which equal values mean that changes are in order."""
+    kinds = row_kinds(graph)
+    found: dict[str, Columns] = {}
+    for node in graph:
+        arriving = [frozenset() if kinds[p.node] == INSERTS else found[p.node] for p in node.inputs]
+        match node:
+            case RowsNode():
+                columns = arriving[0]
+                for operator in node.operators:
+                    columns = _behind(operator, columns)
+            case StatefulNode():
+                columns = _of_results(node, arriving)
+            case _:
+                columns = _together(graph, node.inputs, arriving)
+        found[node.id] = columns
+    return found
+
+
+def _together(graph: Graph, ports: Sequence[Port], arriving: Sequence[Columns]) -> Columns:
+    """The columns of several inputs together. Two ways from one source may swap what they carry."""
+    if len(ports) > 1:
+        before = [{port.node, *upstream(graph, port.node)} for port in ports]
+        if any(one & other for place, one in enumerate(before) for other in before[:place]):
+            return None
+    return _joined(arriving)
+
+
+def _joined(arriving: Sequence[Columns]) -> Columns:
+    known = [columns for columns in arriving if columns is not None]
+    return frozenset().union(*known) if len(known) == len(arriving) else None
+
+
+def _of_results(node: StatefulNode, arriving: Sequence[Columns]) -> Columns:
+    """A step that keeps the rows of a key brings their changes into an order, whatever it was."""
+    operator = node.operator
+    match operator:
+        case Aggregate() | DeduplicateChanges():
+            return frozenset(operator.keys)
+        case Window():
+            return frozenset(operator.names) if operator.keys else frozenset()
+        case UpdatingJoin():
+            before = _joined(arriving)
+            return None if before is None else before | set(operator.keys)
+    return frozenset() if not operator.keys else None
+
+
+def _behind(operator: RowOperator, columns: Columns) -> Columns:
+    """The columns by their names behind an operator; None where one is gone."""
+    if not columns:
+        return columns
+    match operator:
+        case Filter() | Sample() | PartedUpdates() | Conform():
+            return columns
+        case Derive():
+            changed = {name for name, _ in operator.columns}
+        case Lookup():
+            changed = {name for name, _ in operator.added}
+        case Explode():
+            changed = {operator.column, *([operator.index] if operator.index else [])}
+        case Select():
+            names = {old: new for new, old in operator.columns}
+            return frozenset(names[n] for n in columns) if columns <= names.keys() else None
+        case _:
+            return None
+    return None if columns & changed else columns
+
+
+def disordered(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """The destinations that may get changes out of order, with their keys."""
+    kinds, found = row_kinds(graph), orders(graph)
+    keyed = {}
+    for node in graph:
+        if not isinstance(node, DestinationNode) or kinds[node.id] == INSERTS:
+            continue
+        keeps_last = node.connector.mode in ("upsert", "mirror")
+        key, columns = tuple(map(str, node.connector.key)), found[node.id]
+        if keeps_last and key and (columns is None or not columns <= set(key)):
+            keyed[node.id] = key
+    return keyed
+
+
+def ordered(graph: Graph, keys: Mapping[str, tuple[str, ...]]) -> Graph:
+    """The graph in which the rows of each key are kept in front of these destinations."""
+    nodes: dict[str, Node] = {}
+    for node in graph:
+        if isinstance(node, DestinationNode) and node.id in keys:
+            all_id, id_ = f"{node.id}/all", f"{node.id}/changes"
+            name = f"{node.step}{HELPER}"
+            outputs: dict[str | None, Schema] = {None: node.schema}
+            nodes[all_id] = UnionNode(
+                all_id, node.step, node.type, outputs, node.ports, node.conform
+            )
+            operator = DeduplicateChanges(name, keys[node.id], True, None)
+            nodes[id_] = StatefulNode(id_, name, node.type, outputs, (Port(all_id),), operator)
+            node = replace(node, ports=(Port(id_),), conform=((),))
+        nodes[node.id] = node
+    return Graph(nodes, graph.effects)
