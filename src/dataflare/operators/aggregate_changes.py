@@ -55,10 +55,12 @@ class AggregateChanges(Aggregate, frozen=True):
                 for call in self.aggregation.calls
                 for place, name in enumerate(_names(call))
             }
-        own = {WEIGHT: "how many rows", HASH: "hash of the key"}
-        rule = "sums over changes" if self.by_sums else "the values that are there"
-        meanings = dict(zip(self.keys, self.meanings, strict=True))
-        return {TABLE: TableLayout(keys, columns | own, rule=rule, key_meanings=meanings)}
+        own = {WEIGHT: "(how many rows)", HASH: "(hash of the key)"}
+        # A sum that begins later cannot give back rows that came before it.
+        what = "sums" if self.by_sums else "values"
+        rule = f"{what} for {', '.join(sorted(set(meanings.values())))}"
+        keyed = dict(zip(self.keys, self.meanings, strict=True))
+        return {TABLE: TableLayout(keys, columns | own, rule=rule, key_meanings=keyed)}
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The results as they are."""

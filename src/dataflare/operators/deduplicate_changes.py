@@ -46,8 +46,9 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
     def layout(self, inputs: Sequence[Schema]) -> Layout:
         keys = {key: f"{inputs[0][key]}" for key in self.keys}
         columns = {f.name: f"{f.name}: {f.type}" for f in inputs[0] if f.name not in keys}
-        own = {_ARRIVAL: "order of arrival", WEIGHT: "how often", HASH: "hash of the key"}
-        return {TABLE: TableLayout(keys, columns | own, rule="the rows that are there")}
+        rule = f"all rows, of which the {'last' if self.last else 'first'} by {self.order} stays"
+        own = {_ARRIVAL: "(arrival)", WEIGHT: "(how often)", HASH: "(hash of the key)"}
+        return {TABLE: TableLayout(keys, columns | own, rule=rule)}
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The rows that stay."""

@@ -71,9 +71,11 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
             columns = self.kept(port)
             keys = {key: f"{columns[key]}" for key in self.keys_of(port)}
             others = {f.name: f"{f.name}: {f.type}" for f in columns if f.name not in keys}
-            own = {WEIGHT: "how often", HASH: "hash of the key"}
-            own |= {} if self.ttl_us is None else {WRITTEN: "when it was stored"}
-            layouts[name] = TableLayout(keys, others | own, rule="the rows of an input")
+            own = {WEIGHT: "(how often)", HASH: "(hash of the key)"}
+            own |= {} if self.ttl_us is None else {WRITTEN: "(when it was stored)"}
+            layouts[name] = TableLayout(
+                keys, others | own, rule=f"one side of the {self.shape.kind} join"
+            )
         return layouts
 
     def kept(self, port: int) -> Schema:
