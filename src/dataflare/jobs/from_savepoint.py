@@ -135,7 +135,7 @@ def resumable(
 
 
 def _helper(former: str, plan: PhysicalPlan, names: Mapping[str, str]) -> str | None:
-    """The name of now of a stage in front of a destination, which is no step of the file. None if there is none."""
+    """The name of now of a stage in front of a destination, which is not a step of the file. None if there is none."""
     step = former.removesuffix(HELPER)
     name = f"{names.get(step, step)}{HELPER}"
     is_there = former.endswith(HELPER) and any(stage.name == name for stage in plan.stages)
