@@ -58,6 +58,9 @@ _EXTRAS = {
     "httpx": "http",
     "adbc_driver_postgresql": "postgres",
     "fastavro": "avro",
+    "ptars": "protobuf",
+    "google": "protobuf",
+    "grpc_tools": "protobuf",
 }
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"

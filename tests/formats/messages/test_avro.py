@@ -163,7 +163,7 @@ def plain(value: Any, type_: AvroType) -> Any:
 
 
 @given(records())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_fastavro_writes_is_read_and_comes_back_byte_for_byte(case: tuple[Any, list[Any]]):
     schema, rows = case
     type_ = parse(json.dumps(schema))
@@ -178,7 +178,7 @@ def test_what_fastavro_writes_is_read_and_comes_back_byte_for_byte(case: tuple[A
 
 
 @given(records(rows=3), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_reading_together_gives_what_reading_one_by_one_gives(
     case: tuple[Any, list[Any]], data: st.DataObject
 ):

@@ -245,3 +245,61 @@ def test_a_schema_may_be_a_file(tmp_path: Path):
         decoder(options, context, topic="orders", contract=Schema.of({"id": "string"}))
     with pytest.raises(ConfigError, match=r"missing\.avsc cannot be read"):
         decoder(SourceMessageOptions(format="avro", schema="missing.avsc"), context, topic="orders")
+
+
+ORDER = 'syntax = "proto3"; package shop; message Order { int64 id = 1; string name = 2; }'
+NEWER = ORDER.replace("string name = 2;", "string name = 2; optional int32 age = 3;")
+BROKEN = ORDER.replace("string name = 2;", "double name = 2;")
+
+
+def test_protobuf_messages_find_their_schemas_in_the_registry():
+    with schema_registry() as (registry, server):
+        registry.add(
+            "other-value", 'syntax = "proto3"; message Other { int64 id = 1; }', "PROTOBUF"
+        )
+        context = ConnectorContext("orders")
+        options = MessageOptions(format="protobuf", registry=RegistryConfig(url=server.url))
+        with pytest.raises(ConfigError, match="no subject 'orders-value'"):
+            encoder(options, context, Schema.of({"id": "int64"}), topic="orders")
+        old = registry.add("orders-value", ORDER, "PROTOBUF")
+        rows = pl.DataFrame({"id": [1, 2], "name": ["x", ""]})
+        schema = Schema.from_polars(rows.schema)
+        written = encoder(options, context, schema, topic="orders").encode(rows).values
+        assert [value[:6] for value in written] == [b"\0\0\0\0" + bytes([old]) + b"\0"] * 2
+        registry.add("orders-value", NEWER, "PROTOBUF")
+        broken = registry.add("broken-value", BROKEN, "PROTOBUF")
+        source = SourceMessageOptions(format="protobuf", registry=RegistryConfig(url=server.url))
+        made = decoder(source, context, topic="orders")
+        assert str(made.schema["age"]) == "int32"
+        batch = [
+            *written,
+            b"\0\0\0\0" + bytes([broken]) + written[0][5:],
+            b"\0\0\0\0\x01" + written[0][5:],
+            b"\0\0\0\0\x63" + written[0][5:],
+        ]
+        decoded = made.decode(pl.Series(batch, dtype=pl.Binary))
+        assert decoded.rows.rows() == [(1, "x", None), (2, "", None)]
+        errors = decoded.bad["error"].to_list()
+        assert errors[0] == f"the schema with id {broken} has other types: shop.Order.name"
+        assert errors[1] == "it is a message Other, and shop.Order is read here"
+        assert "no schema with the id 99" in errors[2]
+
+
+def test_protobuf_schemas_may_be_files(tmp_path: Path):
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "money.proto").write_text(
+        'syntax = "proto3"; message Money { int64 cents = 1; }'
+    )
+    (tmp_path / "order.proto").write_text(
+        'syntax = "proto3"; import "money.proto"; message Order { int64 id = 1; Money price = 2; }'
+    )
+    context = ConnectorContext("orders", tmp_path)
+    options = SourceMessageOptions(format="protobuf", schema="order.proto", includes=["common"])
+    made = decoder(options, context, topic="orders")
+    assert made.schema.to_json() == {"id": "int64", "price": "struct<cents: int64>"}
+    rows = pl.DataFrame({"id": [1], "price": [{"cents": 5}]})
+    out = encoder(options, context, made.schema, topic="orders").encode(rows)
+    assert made.decode(out.values).rows.equals(rows)
+    without = SourceMessageOptions(format="protobuf", schema="order.proto")
+    with pytest.raises(ConfigError, match="is not compiled"):
+        decoder(without, context, topic="orders")

@@ -6,6 +6,8 @@ read files and ask a registry, so it belongs on a thread (`sdk.threads.in_thread
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dataflare.errors import ConfigError, did_you_mean
@@ -13,6 +15,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Field, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.registry import missing_library
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,11 +51,25 @@ def decoder(
         case "text":
             return RawDecoder(text=True)
         case "avro":
-            from dataflare.sdk.messages.avro import avro_decoder
+            with _library("registry", context):
+                from dataflare.sdk.messages.avro import avro_decoder
 
             schema, registry = _schema_of(options, is_key), options.registry
             subject = subject_of(options, topic, is_key)
             return _fitting(avro_decoder(schema, registry, subject, context), contract, context)
+        case "protobuf":
+            with _library("format: protobuf", context):
+                from dataflare.sdk.messages.protobuf import protobuf_decoder
+
+                made = protobuf_decoder(
+                    _schema_of(options, is_key),
+                    _message_of(options, is_key),
+                    options.includes,
+                    options.registry,
+                    subject_of(options, topic, is_key),
+                    context,
+                )
+            return _fitting(made, contract, context)
     return _json_decoder(topic, contract, sample, learned, context.step)
 
 
@@ -66,6 +83,19 @@ def subject_of(options: MessageOptions, topic: str, is_key: bool) -> str:
 
 def _schema_of(options: MessageOptions, is_key: bool) -> str | None:
     return options.key_schema if is_key else options.schema_
+
+
+def _message_of(options: MessageOptions, is_key: bool) -> str | None:
+    return options.key_message if is_key else options.message
+
+
+@contextmanager
+def _library(what: str, context: ConnectorContext) -> Iterator[None]:
+    """A library that is missing is an error that names its extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_library(what, error).at(step=context.step) from error
 
 
 def _fitting(made: Decoder, contract: Schema | None, context: ConnectorContext) -> Decoder:
@@ -159,10 +189,24 @@ def encoder(
 
     format_ = options.key_format if is_key else options.format
     if format_ == "avro":
-        from dataflare.sdk.messages.avro import avro_encoder
+        with _library("registry", context):
+            from dataflare.sdk.messages.avro import avro_encoder
 
         subject = subject_of(options, topic, is_key)
         return avro_encoder(_schema_of(options, is_key), options.registry, subject, schema, context)
     if format_ in ("raw", "text"):
         return RawEncoder(schema, context.step)
+    if format_ == "protobuf":
+        with _library("format: protobuf", context):
+            from dataflare.sdk.messages.protobuf import protobuf_encoder
+
+            return protobuf_encoder(
+                _schema_of(options, is_key),
+                _message_of(options, is_key),
+                options.includes,
+                options.registry,
+                subject_of(options, topic, is_key),
+                schema,
+                context,
+            )
     return JsonEncoder()

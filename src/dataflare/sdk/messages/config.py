@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.model.units import Duration
 
-Format = Literal["json", "avro", "raw", "text"]
+Format = Literal["json", "avro", "protobuf", "raw", "text"]
 KeyFormat = Format
-WITH_SCHEMA = ("avro",)
+WITH_SCHEMA = ("avro", "protobuf")
 """Formats whose bytes cannot be read without a schema."""
 
 
@@ -92,15 +92,24 @@ class MessageOptions(BaseModel):
 
     format: Format = Field(
         "json",
-        description="json: an object in each message; avro: a record in each message; raw, text: one "
-        "column `value` of bytes or of text",
+        description="json: an object in each message; avro: a record; protobuf: a message of Protobuf; "
+        "raw, text: one column `value` of bytes or of text",
     )
     schema_: str | None = Field(
         None,
         alias="schema",
         min_length=1,
-        description="avro: the schema, as a file (.avsc) or as its JSON; with a registry it is what the "
-        "rows look like, whatever schema a message has",
+        description="avro: the schema, as a file (.avsc) or as its JSON; protobuf: a .proto file, or a "
+        "descriptor set. With a registry it is what the rows look like, whatever schema a message has",
+    )
+    message: str | None = Field(
+        None,
+        min_length=1,
+        description="protobuf: the full name of the message, where the schema has several",
+    )
+    includes: list[str] = Field(
+        default_factory=list,
+        description="protobuf: folders in which imports of a .proto file are found",
     )
     registry: RegistryConfig | None = Field(
         None, description="the registry in which messages find their schemas"
@@ -109,6 +118,9 @@ class MessageOptions(BaseModel):
         None, description="the same for keys, which are bytes without it"
     )
     key_schema: str | None = Field(None, min_length=1, description="the same as `schema` for keys")
+    key_message: str | None = Field(
+        None, min_length=1, description="the same as `message` for keys"
+    )
 
     @model_validator(mode="after")
     def _schemas_are_used(self) -> Self:
@@ -120,6 +132,14 @@ class MessageOptions(BaseModel):
                 raise ValueError(f"'{prefix}schema' has no effect on {prefix}format: {format_}")
             if format_ in WITH_SCHEMA and schema is None and self.registry is None:
                 raise ValueError(f"{prefix}format: {format_} needs '{prefix}schema' or 'registry'")
+        for format_, message, prefix in (
+            (self.format, self.message, ""),
+            (self.key_format, self.key_message, "key_"),
+        ):
+            if message is not None and format_ != "protobuf":
+                raise ValueError(f"'{prefix}message' has no effect on {prefix}format: {format_}")
+        if self.includes and "protobuf" not in (self.format, self.key_format):
+            raise ValueError(f"'includes' has no effect on format: {self.format}")
         if self.registry is not None and not {self.format, self.key_format} & {*WITH_SCHEMA}:
             raise ValueError(f"'registry' has no effect on format: {self.format}")
         return self
