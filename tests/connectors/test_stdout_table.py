@@ -19,6 +19,8 @@ from dataflare.errors import ConfigError
 from dataflare.jobs import RunOptions, run
 from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.model.types import Schema
+from dataflare.planner import plan_async
+from dataflare.planner.facts import destination_notes, of_destination
 from dataflare.sdk.context import ConnectorContext, DestinationContext
 from dataflare.sdk.runtime import Runtime
 from dataflare.workflow.load import load_text
@@ -142,6 +144,21 @@ destinations: {out: {type: stdout, inputs: [s], config: {mode: upsert, key: [ide
 """
     with pytest.raises(ConfigError, match="no column 'ident'"):
         run(load_text(text), RunOptions(home=tmp_path))
+
+
+def test_the_plan_does_not_speak_of_rows_that_are_deleted_from_a_place(tmp_path: Path) -> None:
+    text = """
+name: shown
+sources: {s: {type: inline, config: {rows: [{id: 1}]}}}
+destinations: {out: {type: stdout, inputs: [s], config: {mode: mirror, key: [id]}}}
+"""
+    plan = asyncio.run(plan_async(load_text(text), home=tmp_path))
+    (target,) = [stage for stage in plan.stages.stages if stage.destination is not None]
+    assert target.destination is not None
+    facts = of_destination(target.destination, complete=True)
+    assert list(destination_notes(facts)) == [
+        "shows the newest row of each key, without those that were deleted"
+    ]
 
 
 def test_totals_of_an_aggregate_are_a_table(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import polars as pl
@@ -102,8 +103,15 @@ show:
 
     @property
     def mode(self) -> str | None:
-        """None for rows that are printed: nothing is kept to which rows could be added."""
-        return self.config.mode if self.config.key is not None else None
+        """None: nothing is kept to which rows could be added, or from which a run could delete."""
+        return None
+
+    def effects(self) -> Sequence[str]:
+        if self.config.mode == "upsert":
+            return ("shows the newest row of each key; deletes are ignored",)
+        if self.config.mode == "mirror":
+            return ("shows the newest row of each key, without those that were deleted",)
+        return ()
 
     async def validate(self, schema: Schema) -> None:
         missing = [name for name in self.config.key or () if name not in schema]
