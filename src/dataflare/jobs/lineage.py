@@ -25,6 +25,7 @@ from dataflare.checkpoint.source_record import read_source
 from dataflare.checkpoint.store import LocalStore, Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
+from dataflare.jobs.changes import compare
 from dataflare.jobs.from_savepoint import (
     UNCOUNTED_ATTEMPTS,
     Restored,
@@ -117,7 +118,7 @@ class Lineage:
             accepted = partial(with_changes, self.workflow, plan.stages, store, current)
             self.restored = await in_thread(accepted)
         elif resume:
-            self._refuse_changes(store, current)
+            await in_thread(self._refuse_changes, plan, store, current)
         self.current = current
         await self.keep()
         return resume
@@ -206,7 +207,7 @@ class Lineage:
     async def _adopt(self, plan: Plan, manifest: Manifest, attempt: int) -> None:
         """Adopt a lineage at one of its checkpoints."""
         if not manifest.final:
-            self._refuse_changed(manifest)
+            self._refuse_changed(plan, manifest)
         store = self._store(self._storage(), manifest.lineage)
         of_marker = manifest
         manifest = await with_parts(self.workflow, plan.stages, of_marker, store)
@@ -303,8 +304,8 @@ class Lineage:
         await in_thread(self._store(self.folder, current.lineage).clear)
         await in_thread(store.clear)
 
-    def _refuse_changes(self, store: Storage, current: Current) -> None:
-        """Raise RunError (E0803) if a step has changed since the checkpoint."""
+    def _refuse_changes(self, plan: Plan, store: Storage, current: Current) -> None:
+        """Raise RunError (E0803) if a step has changed since the checkpoint. Blocking."""
         if self.options.accept_changes:
             return
         manifests = [
@@ -313,9 +314,9 @@ class Lineage:
             if fact.manifest is not None and fact.epoch > current.base_epoch
         ]
         if manifests:
-            self._refuse_changed(manifests[0])
+            self._refuse_changed(plan, manifests[0])
 
-    def _refuse_changed(self, manifest: Manifest) -> None:
+    def _refuse_changed(self, plan: Plan, manifest: Manifest) -> None:
         if self.options.accept_changes:
             return
         before, now = manifest.fingerprints, self.workflow.fingerprints()
@@ -325,14 +326,20 @@ class Lineage:
         if changed:
             name = changed[0].partition(" ")[0]
             spot = self.workflow.step(name).spot if name in now else None
+            changes = compare(self.workflow, plan.stages, manifest)
+            lost = [f"step '{c.step}': {c.detail}" for c in changes if c.outcome == "impossible"]
+            cure = "use --accept-changes to resume anyway"
+            if lost:
+                lost.insert(0, "--accept-changes is refused, because of the state of these steps:")
+                cure = "give these steps new names, so that they begin without state, and use --accept-changes"
             raise RunError(
                 f"the unfinished run of '{self.workflow.name}' cannot resume: step '{name}' has changed",
                 code="E0803",
                 blame=Blame.USER,
                 step=name,
                 spot=spot,
-                notes=[f"changed since checkpoint {manifest.epoch}: {', '.join(changed)}"],
-                help="undo the change, or use --accept-changes to resume anyway, or --fresh to start over",
+                notes=[f"changed since checkpoint {manifest.epoch}: {', '.join(changed)}", *lost],
+                help=f"undo the change, or {cure}, or --fresh to start over",
             )
 
 

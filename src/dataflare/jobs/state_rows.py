@@ -76,7 +76,7 @@ def state_of(
             tables = Tables(0, 1, storage=_Reading(storage), shares=shares)
             shown = stage.operator.shown(tables)
             if shown is not None:
-                return StepState(shown, stage.operator.keys, values, True)
+                return StepState(shown, stage.operator.shown_keys, values, True)
     by_table: dict[str, list[StateChunk]] = {}
     for share in shares:
         for name, chunks in share.chunks.items():

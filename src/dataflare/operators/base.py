@@ -282,6 +282,11 @@ class StatefulOperator(ABC):
         checkpoint, for this call alone. None: the tables are shown as they are stored."""
         return None
 
+    @property
+    def shown_keys(self) -> tuple[str, ...]:
+        """The key columns of the rows that `shown` gives."""
+        return self.keys
+
     def describe(self) -> str:
         return type(self).__name__.lower()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -140,6 +140,20 @@ class Window(StatefulOperator, StructABC, frozen=True):
         self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
     ) -> Adaptation | str:
         return window_state.adapted(self, before, now, held)
+
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The windows as they would be given now."""
+        if self.grid is not None:
+            from dataflare.operators.window_panes import LivePanes
+
+            return LivePanes(self, self.grid, tables).shown()
+        from dataflare.operators.window_sessions import LiveSessions
+
+        return LiveSessions(self, tables).shown()
+
+    @property
+    def shown_keys(self) -> tuple[str, ...]:
+        return self.names
 
     def late_rows(self, rows: pl.DataFrame) -> Side:
         """Rows that came too late, with the columns of the input."""

@@ -20,7 +20,7 @@ from dataflare.operators.window_blocks import Blocks
 from dataflare.operators.window_counts import COUNT, due
 from dataflare.operators.window_fill import Fill
 from dataflare.operators.window_fired import Fired
-from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WindowRows
+from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WINDOW_COLUMNS, WindowRows
 from dataflare.operators.window_state import CLOSED
 from dataflare.operators.window_updates import GivenWindows
 from dataflare.state.pieces import Groups
@@ -123,6 +123,23 @@ class LivePanes(LiveOperator):
             self.panes.drop(self.grid.end_after(until) - self.grid.size)
             after = until
             yield from self._given()
+
+    def shown(self) -> dict[str, Iterator[pl.DataFrame]]:
+        """The windows that have not fired, and those that still take late rows, for `state show`."""
+        fired = self._place(self._fired.time_us)
+        shown = {"windows": self._windows(fired, 2**62)}
+        if self.operator.lateness:
+            shown["fired"] = self._windows(-(2**62), fired)
+        if self._waiting.pieces():
+            shown["waiting"] = iter(self._waiting.frames())
+        return {name: map(self._plain, frames) for name, frames in shown.items()}
+
+    def _plain(self, windows: pl.DataFrame) -> pl.DataFrame:
+        start, end = (
+            self.grid.in_utc(place) for place in (pl.col(END) - self.grid.size, pl.col(END))
+        )
+        results = self.rows.results(windows, start, end, watermarks=False)
+        return results.select(*self.rows.names, *WINDOW_COLUMNS, *self.rows.measures)
 
     # -- rows --------------------------------------------------------------------------------------
 

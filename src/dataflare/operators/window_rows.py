@@ -52,6 +52,10 @@ class WindowRows:
         self.of_partials = [*aggregation.merge(), *(of_partials for _, of_partials in notes)]
         self._zeros = zeros
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.aggregation.output.names
+
     def partial(self, frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         """Rows as partials, by the keys and these columns."""
         grouped = frame.lazy().group_by(*self.keys, *by).agg(self.of_rows)

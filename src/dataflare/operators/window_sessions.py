@@ -22,9 +22,10 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.operators.base import LiveOperator, Result
+from dataflare.operators.kept_rows import plain
 from dataflare.operators.window_behind import LATE_PHASE, phases
 from dataflare.operators.window_counts import COUNT, due
-from dataflare.operators.window_rows import FIRED, FIRST, LAST, WindowRows
+from dataflare.operators.window_rows import FIRED, FIRST, LAST, WINDOW_COLUMNS, WindowRows
 from dataflare.operators.window_session_merge import sessions
 from dataflare.operators.window_state import CLOSED, LIMIT
 from dataflare.operators.window_updates import GivenSessions
@@ -95,6 +96,28 @@ class LiveSessions(LiveOperator):
     def end(self, port: int) -> Iterable[Result]:
         yield from self._decided(_LATEST)
         yield from self._drained()
+
+    def shown(self) -> dict[str, Iterator[pl.DataFrame]]:
+        """The open windows, and the rows that wait until it is decided which session they join, for
+        `state show`."""
+        shown: dict[str, Iterator[pl.DataFrame]] = {}
+        shown["windows"] = map(self._plain, self.log.drain(_SLICE_ROWS, (FIRST, *self._keys)))
+        if self._behind.pieces():
+            shown["behind"] = map(self._plain_rows, self._behind.frames())
+        return shown
+
+    def _plain(self, closed: pl.DataFrame) -> pl.DataFrame:
+        gap = self.gap
+        start, end = (None, pl.col(LAST)) if gap is None else (pl.col(FIRST), pl.col(LAST) + gap)
+        results = self.rows.results(closed, start, end, watermarks=False)
+        return results.select(*self.rows.names, *WINDOW_COLUMNS, *self.rows.measures)
+
+    def _plain_rows(self, rows: pl.DataFrame) -> pl.DataFrame:
+        named = [
+            pl.col(key).alias(name) for key, name in zip(self._keys, self.rows.names, strict=True)
+        ]
+        others = plain(rows.drop(set(self._keys) & set(self.rows.names)))
+        return rows.select(named).hstack(others.drop(self.rows.names, strict=False))
 
     # -- rows --------------------------------------------------------------------------------------
 
