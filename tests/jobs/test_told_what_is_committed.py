@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dataflare.checkpoint.store import LocalStore
 from dataflare.connectors import memory
+from dataflare.engine import coordinator
 from dataflare.errors import Retry, SystemError_
 from dataflare.jobs import RunOptions, run
 from dataflare.model.progress import Position
@@ -104,3 +106,48 @@ def test_the_storage_of_checkpoints_is_an_option(tmp_path: Path) -> None:
     assert {folder for folder, _ in made} == {tmp_path / "home" / "copy"}
     assert list((tmp_path / "elsewhere").rglob("manifest-*.json"))
     assert not list((tmp_path / "home").rglob("manifest-*.json"))
+
+
+@pytest.mark.parametrize(
+    "place", ["before_manifest", "after_manifest", "before_commit", "after_commit"]
+)
+@pytest.mark.parametrize("hit", [1, 2, 4])
+def test_no_crash_makes_it_forget_a_row_that_some_destination_lacks(
+    tmp_path: Path, place: str, hit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two destinations, so that a crash falls between their commits."""
+    hits = 0
+
+    def crash(name: str) -> None:
+        nonlocal hits
+        hits += name == f"engine.{place}"
+        if hits == hit and name == f"engine.{place}":
+            raise SystemError_("it crashed", code="E0601", retry=Retry.RESTART)
+
+    monkeypatch.setattr(coordinator, "crash_point", crash)
+    script = ScriptedSource(
+        [*rows(0, 10), Checkpoint(), *rows(10, 20), Checkpoint(), *rows(20, 30)]
+    )
+    two = copy_of(script)
+    other = replace(two.destinations["out"], name="other", config={"name": "other"})
+    two = replace(two, destinations={**two.destinations, "other": other})
+    told: list[int] = []
+    lacking: list[tuple[int, int, int]] = []
+    real = Queue.committed
+
+    async def committed(self: Queue, positions: Mapping[str, Position]) -> None:
+        await real(self, positions)
+        at = max((each.value["item"] for each in positions.values()), default=0)
+        given = sum("n" in item for item in script.items[0][:at] if isinstance(item, Mapping))
+        told.append(given)
+        counts = [memory.committed(name).height for name in ("out", "other")]
+        if min(counts) < given:
+            lacking.append((given, *counts))
+
+    monkeypatch.setattr(Queue, "committed", committed)
+    lab = Lab(tmp_path)
+    if lab.run(two, restarts=0).status != "finished":
+        assert lab.run(two).status == "finished"
+    assert not lacking
+    assert told[-1] == 30, "also at the end, and after a run that resumes"
+    assert [lab.frame(name).height for name in ("out", "other")] == [30, 30]
