@@ -197,3 +197,27 @@ def test_a_function_that_is_pure_takes_back_what_it_gave(tmp_path: Path) -> None
     steps = f"step: {{type: python, inputs: [s], config: {{{config}}}}}"
     made = rows_of(flow(steps, s=LOG, base=tmp_path))
     assert what_is_left(made) == [{"id": 2, "n": 0, "t": "c"}] * 2
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "type: aggregate, inputs: [named], config: {group_by: [v], measures: {n: count(*)}}",
+        "type: deduplicate, inputs: [named], config: {key: v}",
+    ],
+)
+def test_rows_that_a_lookup_changed_are_not_found_again(behind: str) -> None:
+    lookup = "named: {type: lookup, inputs: [s], config: {source: u, mapping: {key: t}}}"
+    block = refused(f"{lookup}\nstep: {{{behind}}}", s=LOG, u=[{"t": "a", "v": 1}])
+    assert block.startswith("error[E0315]: step 'step' takes rows back by their values")
+    assert "the lookup 'named' may find other values" in block
+    assert "a step of type join" in block
+
+
+def test_a_lookup_behind_a_step_that_keeps_rows_is_fine() -> None:
+    steps = (
+        "sums: {type: aggregate, inputs: [s], config: {group_by: [t], measures: {n: sum(n)}, emit: updates}}\n"
+        "step: {type: lookup, inputs: [sums], config: {source: u, mapping: {key: t}}}"
+    )
+    made = result_of(steps, s=LOG, u=[{"t": "c", "v": 1}])
+    assert what_is_left(made) == [{"t": "c", "n": 0, "v": 1}]

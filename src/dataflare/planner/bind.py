@@ -33,6 +33,7 @@ from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner import event_time
+from dataflare.planner.change_order import check_lookups
 from dataflare.planner.changelog import add_kinds, check_changelogs, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
@@ -151,6 +152,7 @@ class Binder:
         settings = self.workflow.settings
         try:
             check_changelogs(graph)
+            check_lookups(graph)
             event_time.refuse_repeated(graph)
             event_time.refuse_zoneless(graph, self.workflow)
             one_writer_each(graph, self.workflow)

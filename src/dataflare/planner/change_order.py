@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from dataflare.model.batch import INSERTS
+from dataflare.errors import PlanError
+from dataflare.model.batch import INSERTS, Kinds
 from dataflare.model.types import Schema
 from dataflare.operators.aggregate import Aggregate
 from dataflare.operators.base import RowOperator
@@ -125,6 +126,39 @@ def disordered(graph: Graph) -> dict[str, tuple[str, ...]]:
         if keeps_last and key and (columns is None or not columns <= set(key)):
             keyed[node.id] = key
     return keyed
+
+
+def check_lookups(graph: Graph) -> None:
+    """Raise PlanError (E0315) for a step that finds deleted rows again by their values, behind a lookup, which may
+    find others when a row is deleted than it found when it came."""
+    kinds, waiting = row_kinds(graph), disordered(graph)
+    for node in graph:
+        keeps = isinstance(node, StatefulNode) and kinds_of(kinds, node) != INSERTS
+        if not keeps and node.id not in waiting:
+            continue
+        for before in (graph.nodes[id_] for id_ in upstream(graph, node.id)):
+            operators = before.operators if isinstance(before, RowsNode) else ()
+            lookup = next((each for each in operators if isinstance(each, Lookup)), None)
+            if lookup is None or kinds_of(kinds, before) == INSERTS:
+                continue
+            where = (
+                ""
+                if keeps
+                else " (its rows may come out of order, so they are kept in front of it)"
+            )
+            raise PlanError(
+                f"step '{node.step}' takes rows back by their values{where}, and the lookup '{lookup.step}' may find "
+                "other values when a row is deleted than when it came",
+                code="E0315",
+                step=node.step,
+                help="make the table a source and take a step of type join in place of the lookup: it keeps what it "
+                "joined; or put the lookup behind this step",
+            )
+
+
+def kinds_of(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
+    """The row kinds that reach a node."""
+    return frozenset().union(*(kinds[port.node] for port in node.inputs))
 
 
 def ordered(graph: Graph, keys: Mapping[str, tuple[str, ...]]) -> Graph:
