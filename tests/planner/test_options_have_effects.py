@@ -102,11 +102,9 @@ def test_each_option_of_a_step_is_read() -> None:
 
 REFUSED = {
     "checkpoint: {incremental: false}": "checkpoint.incremental",
-    "state: {path: here}": "state.path",
-    "state: {backend: sqlite}": "state.backend",
     'checkpoint: {storage: "ftp://server/x"}': "checkpoint.storage",
 }
-ALONE = {"incremental", "backend"}
+ALONE = {"incremental"}
 """Settings with only one value that is not refused."""
 
 

@@ -63,6 +63,10 @@ class Storage(Protocol):
 
     lineage: str
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for files that a run needs only while it lives."""
+
     def publish(self, manifest: Manifest) -> None:
         """Make the checkpoint exist, durably and atomically."""
 
@@ -233,6 +237,10 @@ class LocalStore:
     def release_chunk(self, name: str) -> None:
         with self._lock:
             self._unpublished.discard(name)
+
+    @property
+    def scratch(self) -> Path:
+        return self.home / "scratch"
 
     def redo_folder(self, step: str) -> Path:
         with files.writing("a checkpoint"):

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -61,7 +62,8 @@ class Ending(Struct, frozen=True):
 
 
 class Attempt:
-    """Built for one start; `run` is called once."""
+    """Built for one start; `run` is called once. scratch: a folder for files that it needs only while it lives;
+    None: the store's."""
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class Attempt:
         metrics: JobMetrics,
         policies: Mapping[str, str],
         retries: Retries | None = None,
+        *,
+        scratch: Path | None = None,
     ) -> None:
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
@@ -80,6 +84,7 @@ class Attempt:
         self.errors = RowErrors(policies)
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
+        self._scratch = scratch or store.scratch
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[Manifest]] = []
         self._worker: Worker | None = None
@@ -229,6 +234,7 @@ class Attempt:
             self.errors,
             self.retries,
             coordinator,
+            self._scratch,
         )
         for spec in deployed(self.plan, self.start.manifest, self.start.epoch):
             worker.connect(spec)

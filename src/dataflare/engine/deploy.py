@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -40,6 +41,7 @@ from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.source import SourceConnector, SupportsDiscovery
 from dataflare.sdk.threads import in_thread
 from dataflare.state.layout import Layout
+from dataflare.state.points import point_stores
 from dataflare.state.tables import Tables
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ _STATE_SHARE = 0.5
 """All tables together keep so much of the budget in memory; the rest of them is in storage."""
 _SPARE_READERS = 4
 """At least so many splits that never end may be found while a run goes on."""
+_POINTS_SHARE = 0.25
+"""Of what the tables of a task may keep, what each store of `state.backend` takes."""
 _FLYING_SHARE = 0.5
 """Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
@@ -135,10 +139,12 @@ class Worker:
         errors: RowErrors,
         retries: Retries,
         control: Control,
+        scratch: Path,
     ) -> None:
         self.plan, self.settings, self.identity = plan, settings, identity
         self.store, self.pool, self.metrics = store, pool, metrics
         self.errors, self.retries, self.control = errors, retries, control
+        self._scratch = scratch
         back = settings.backpressure
         self.controller = BackpressureController(
             mode=back.mode,
@@ -265,16 +271,19 @@ class Worker:
         layout = layout_of(self.plan, stage)
         refuse_other_layout(stage.name, spec.state, layout)
         chunks = ChunkFolder(self.store, stage.name, spec.subtask, self.identity.attempt)
+        stateful = sum(s.parallelism for s in self.plan.stages if s.operator is not None)
+        state_max = int(self.settings.resources.memory * _STATE_SHARE / stateful)
+        backend = self.settings.state.backend
         tables = Tables(
             spec.subtask,
             stage.parallelism,
             storage=chunks,
             shares=[share_of(snapshot) for snapshot in spec.state],
+            folder=self._scratch,
+            points=point_stores(backend, self._scratch, int(state_max * _POINTS_SHARE)),
         )
         live = await self.pool.submit(stage.operator.open, tables)
         live.sift = self.errors.policy(stage.name) != "fail"
-        stateful = sum(s.parallelism for s in self.plan.stages if s.operator is not None)
-        state_max = int(self.settings.resources.memory * _STATE_SHARE / stateful)
         return Operating(
             live,
             tables,

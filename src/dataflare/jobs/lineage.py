@@ -349,6 +349,12 @@ def _carried(store: Storage, manifest: Manifest) -> dict[str, Any]:
     return {step: source.carried for step, source in sources.items() if source.carried is not None}
 
 
+def scratch_of(workflow: Workflow, store: Storage) -> Path:
+    """The folder of files that a run of the workflow needs only while it lives."""
+    path = workflow.settings.state.path
+    return store.scratch if path is None else (workflow.base / path).absolute() / workflow.name
+
+
 def storage_of(workflow: Workflow, home: Path) -> Path:
     """The folder of a workflow's checkpoints."""
     storage = workflow.settings.checkpoint.storage

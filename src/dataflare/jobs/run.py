@@ -47,7 +47,7 @@ from dataflare.jobs.closing import (
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
-from dataflare.jobs.lineage import Lineage
+from dataflare.jobs.lineage import Lineage, scratch_of
 from dataflare.jobs.nothing_new import nothing_to_replace_with
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
@@ -387,6 +387,7 @@ class _Run:
             self.metrics,
             policies,
             self.retries,
+            scratch=scratch_of(self.workflow, store),
         )
         reporting = asyncio.ensure_future(self._report(attempt))
         try:

@@ -75,12 +75,7 @@ class Aggregate(StatefulOperator, StructABC, frozen=True):
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The results as they would be if the input ended now."""
         live = LiveAggregate(self, tables)
-        return {
-            "groups": (
-                frame.drop(ERROR_COLUMN, strict=False)
-                for frame in map(live.finished, live.log.drain(_SLICE_ROWS))
-            )
-        }
+        return {"groups": live.shown()}
 
     def describe(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
@@ -124,6 +119,11 @@ class LiveAggregate(LiveOperator):
 
     def _empty_partial(self) -> pl.DataFrame:
         return self.operator.initial("groups")
+
+    def shown(self) -> Iterator[pl.DataFrame]:
+        """The results of what is held, which is not held any more."""
+        for partials in self.log.drain(_SLICE_ROWS):
+            yield self.finished(partials).drop(ERROR_COLUMN, strict=False)
 
     def finished(self, partials: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()

@@ -9,7 +9,7 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -37,6 +37,10 @@ class AggregateUpdates(Aggregate, frozen=True):
     def layout(self, inputs: Sequence[Schema]) -> Layout:
         return {_TABLE: super().layout(inputs)["groups"]}
 
+    def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
+        """The results that were given last."""
+        return {_TABLE: LiveAggregateUpdates(self, tables).shown()}
+
     def makes(self, arriving: Kinds) -> Kinds:
         can_fail = any(each.error is not None for each in self.aggregation.finish().values())
         return CHANGES if can_fail else CHANGES - {RowKind.DELETE}
@@ -49,16 +53,17 @@ class LiveAggregateUpdates(LiveAggregate):
     """Keeps the merged partial of each group, the newest one last in the log."""
 
     def _open(self, tables: Tables) -> None:
-        self.log = tables.log(_TABLE, self.keys, self._newest)
+        self._newest = tables.newest(_TABLE, self.keys)
+        self.log = self._newest.log
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[pl.DataFrame]:
         if not frame.height:
             return
         partial = self._grouped(frame, self._partial)
-        found = self.log.having(partial.select(self.keys))
-        before = self._newest(found) if found.height else partial.clear()
+        found = self._newest.find(partial.select(self.keys))
+        before = partial.clear() if found is None else found
         after = self._merge(pl.concat([before, partial])) if before.height else partial
-        self.log.append(after)
+        self._newest.put(after)
         self._answered.value = True
         changes = self._changes(before, after)
         if changes.height:
@@ -69,11 +74,6 @@ class LiveAggregateUpdates(LiveAggregate):
             self._answered.value = True
             empty = self._empty_partial()
             yield self._changes(empty.clear(), empty)
-
-    def _newest(self, frame: pl.DataFrame) -> pl.DataFrame:
-        if not self.keys:
-            return frame.tail(1)
-        return frame.unique(subset=list(self.keys), keep="last", maintain_order=True)
 
     def _changes(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
         """The changelog from some groups' state to their next one."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dataflare.errors import PlanError, Spot, raise_all
+from dataflare.sdk.registry import missing_library
 from dataflare.security.redact import redact
 from dataflare.workflow.nodes import SpotMap, spot_of
 
@@ -15,19 +17,16 @@ if TYPE_CHECKING:
 
 
 def refuse_unavailable(workflow: Workflow) -> None:
-    """Raise PlanError (E0314) for settings that would have no effect."""
+    """Raise PlanError (E0314) for settings that would have no effect, and ConfigError (E0402) for a backend whose
+    library is not installed."""
     raise_all(list(_unavailable(workflow)))
+    if workflow.settings.state.backend == "rocksdb" and find_spec("rocksdict") is None:
+        error = missing_library("state.backend: rocksdb", ModuleNotFoundError(name="rocksdict"))
+        raise error.at(spot=_spot(workflow.node, ["settings", "state", "backend"]))
 
 
 def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
     settings = workflow.settings
-    if settings.state.backend != "memory":
-        yield _error(workflow, "state.backend", settings.state.backend, "set it to memory")
-    if settings.state.path is not None:
-        path = redact(settings.state.path)
-        yield _error(
-            workflow, "state.path", path, "set the folder of the state with $DATAFLARE_HOME"
-        )
     if not settings.checkpoint.incremental:
         yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage

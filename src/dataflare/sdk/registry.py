@@ -61,6 +61,7 @@ _EXTRAS = {
     "ptars": "protobuf",
     "google": "protobuf",
     "grpc_tools": "protobuf",
+    "rocksdict": "rocksdb",
 }
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"

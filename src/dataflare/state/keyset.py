@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from dataflare.state.hash_index import HashIndex, of_range
 from dataflare.state.key_hashes import HASH, hashes_tell_all, with_hashes
 from dataflare.state.key_run import KeyRun
 from dataflare.state.pieces import (
@@ -26,41 +27,13 @@ from dataflare.state.pieces import (
 RESTORED_ROWS = 2_000_000
 """More keys than these go from a checkpoint to disk at once."""
 MERGED_RUNS = 8
-_RANGE = 2**64 // RANGES
 
 
 class _Level:
-    """Keys in memory. held: with their hashes, in the order of these. piece: the same keys."""
+    """Keys in memory. piece: the same keys as those of the index."""
 
     def __init__(self, piece: Piece, held: pl.DataFrame, keys: Sequence[str]) -> None:
-        self.piece, self.held, self._keys = piece, held, keys
-        self._hashes = held[HASH].set_sorted()
-        self._exact = hashes_tell_all(held.schema, keys) and not held[keys[0]].has_nulls()
-        lengths = self._hashes.rle().struct.field("len")
-        self._longest = int(str(lengths.max() or 0))
-
-    def contains(self, probe: pl.DataFrame) -> pl.Series:
-        wanted = probe[HASH]
-        exact = self._exact and not probe[self._keys[0]].has_nulls()
-        first = self._hashes.search_sorted(wanted, "left").cast(pl.UInt32)
-        last = pl.lit(len(self._hashes) - 1, pl.UInt32)
-        held = pl.repeat(False, probe.height, eager=True)
-        for step in range(self._longest):
-            place = pl.select(pl.min_horizontal(pl.lit(first + step), last)).to_series()
-            hit = self._hashes.gather(place) == wanted
-            for key in self._keys if not exact else ():
-                hit = hit & self.held[key].gather(place).eq_missing(probe[key])
-            held = held | hit
-        return held
-
-    def of_range(self, number: int) -> pl.DataFrame:
-        """The keys of a range. A view."""
-        ends = pl.Series([number * _RANGE, (number + 1) * _RANGE - 1], dtype=pl.UInt64)
-        first, last = (
-            self._hashes.search_sorted(ends, "left")[0],
-            self._hashes.search_sorted(ends, "right")[1],
-        )
-        return self.held.slice(first, last - first)
+        self.piece, self.held, self.index = piece, held, HashIndex(held, keys)
 
 
 class KeySet:
@@ -87,7 +60,7 @@ class KeySet:
         probe = with_hashes(frame.select(self.keys), self.keys)
         held = pl.repeat(False, frame.height, eager=True)
         for level in self._levels:
-            held = held | level.contains(probe)
+            held = held | level.index.places(probe).is_not_null()
         for run in reversed(self._runs):
             if held.all():
                 break
@@ -135,7 +108,9 @@ class KeySet:
         run = KeyRun(self.keys, rows, self._folder)
         staying = [nulls for level in levels if (nulls := self._apart(level.held)[1]).height]
         for number in range(RANGES):
-            parts = [self._apart(level.of_range(number))[0] for level in levels]
+            parts = [
+                self._apart(level.held.slice(*of_range(level.held, number)))[0] for level in levels
+            ]
             if any(part.height for part in parts):
                 self._append(run, number, pl.concat(parts))
         run.finish()

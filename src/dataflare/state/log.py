@@ -3,7 +3,7 @@
 A batch is pre-aggregated and its partial appended. When enough partials wait they are merged into
 one; a large state is split by ranges of key groups, and only a range whose waiting rows have
 outgrown its base is merged, one range a step, so that no step is long (28 ms at 1 M keys, where
-one merge of everything took 289 ms).
+one merge of everything took 289 ms). Large ranges are merged while a checkpoint is stored, beside the operator.
 
 Always true: the pieces held, merged, are the aggregate of all rows seen; partials are merged in the
 order they came in, which first, last and list need.
@@ -12,10 +12,12 @@ order they came in, which first, last and list need.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import polars as pl
 from msgspec import Struct, field
 
+from dataflare.state.compaction import credit_after, merges
 from dataflare.state.pieces import (
     ChunkStorage,
     Groups,
@@ -29,6 +31,9 @@ from dataflare.state.pieces import (
 
 SMALL_ROWS = 200_000
 LOG_PARTIALS = 8
+LARGE_ROWS = 250_000
+"""A range of more rows is merged by the operator itself only when no checkpoint did it in time."""
+_LARGE_RATIO = 3
 
 Merge = Callable[[pl.DataFrame], pl.DataFrame]
 """Merges partials of the same keys, in their order, into one row per key."""
@@ -70,6 +75,8 @@ class Log:
         self._ranges: dict[int, _Range] = {0: _Range()}
         self._is_split = False
         self._rest: list[Piece] = []
+        self._appended, self._credit = 0, 0.0
+        self.on_merged: Callable[[Piece], object] | None = None
         for pieces in shares:
             self._take_over(pieces)
 
@@ -77,6 +84,7 @@ class Log:
         """Take one batch's partial; does at most one merge step."""
         if partial.height:
             self._log.append(Piece(partial, self._groups))
+            self._appended += partial.height
         if len(self._log) >= LOG_PARTIALS or sum(piece.rows for piece in self._log) > SMALL_ROWS:
             self._settle()
         elif self._is_split:
@@ -106,13 +114,24 @@ class Log:
 
     def runs(self) -> list[list[Piece]]:
         """The same, as lists of neighbours that may be merged into one piece."""
-        self._log = with_successors(self._log)
+        self._log = self._with_successors(self._log)
         for each in self._ranges.values():
-            each.waiting = with_successors(each.waiting)
+            has_base = each.base is not None
+            pieces = self._with_successors(each.pieces())
+            each.base, each.waiting = (pieces[0], pieces[1:]) if has_base else (None, pieces)
         runs = [[piece] for piece in self._rest]
-        for each in self._ranges.values():
-            runs += [[each.base] if each.base is not None else [], each.waiting]
+        runs += [each.pieces() for each in self._ranges.values()]
         return [run for run in (*runs, self._log) if run]
+
+    def _with_successors(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces, with those that a checkpoint merged as the piece they became."""
+        after = with_successors(pieces)
+        if after is not pieces:
+            staying = {id(piece) for piece in after}
+            for piece in pieces:
+                if id(piece) not in staying:
+                    piece.release(self._storage)
+        return after
 
     def drain(self, rows_max: int, order: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
         """The merged state in batches, each range ordered by key or by `order`. A batch is no longer held
@@ -138,17 +157,9 @@ class Log:
                 each.base, each.waiting = self._merged(pieces), []
                 yield each.base.frame(self._storage)
 
-    def having(self, wanted: pl.DataFrame) -> pl.DataFrame:
-        """The rows whose keys are in `wanted`, in an order in which they may be merged; each piece is looked
-        through. Without keys: all rows."""
-        frames = [piece.frame(self._storage) for piece in self.pieces()]
-        if self.keys:
-            names = list(self.keys)
-            frames = [
-                frame.join(wanted, on=names, how="semi", nulls_equal=True, maintain_order="left")
-                for frame in frames
-            ]
-        return pl.concat(frames, rechunk=False) if frames else pl.DataFrame()
+    def frame_of(self, piece: Piece) -> pl.DataFrame:
+        """The rows of one piece."""
+        return piece.frame(self._storage)
 
     def take(
         self, condition: pl.Expr | Callable[[pl.DataFrame], pl.Series]
@@ -183,11 +194,39 @@ class Log:
         """Hold what another log holds, too. The other one must not be used any more."""
         self._log += other.pieces()
 
-    def merge_for_storage(self, pieces: Sequence[Piece]) -> Piece:
-        """Neighbours that are not stored yet, as one piece, made beside the table."""
+    def compacted(self, runs: Sequence[Sequence[Piece]]) -> list[Piece]:
+        """The pieces to be stored for a frozen state: neighbours that are not stored yet are merged, and a few that
+        are. Called beside the operator, which takes over the merged pieces later."""
+        rows = {number: [piece.rows for piece in run] for number, run in enumerate(runs)}
+        if runs and _is_wide(runs[-1]):
+            del rows[len(runs) - 1]  # what no range has yet
+        appended, self._appended = self._appended, 0
+        self._credit = credit_after(self._credit, appended, rows)
+        first_merged = {}
+        for merge in merges(rows, self._credit):
+            self._credit -= merge.rows
+            first_merged[merge.range] = merge.first
+        kept = []
+        for number, run in enumerate(runs):
+            first = first_merged.get(number, len(run))
+            for is_stored, group in groupby(run[:first], key=lambda piece: bool(piece.chunks)):
+                members = list(group)
+                kept += members if is_stored or len(members) == 1 else [self._joined(members)]
+            if len(run[first:]) > 1:
+                kept.append(self._joined(run[first:]))
+            else:
+                kept += run[first:]
+        return kept
+
+    def _joined(self, pieces: Sequence[Piece]) -> Piece:
+        """Neighbours as one piece, made beside the table, which takes their place."""
         frames = [piece.frame(self._storage) for piece in pieces]
         merged = Piece(self._merge(pl.concat(frames, rechunk=False)), joined_groups(pieces))
         merged.members = len(pieces)
+        if self.on_merged is not None:
+            self.on_merged(merged)
+        for piece in pieces:
+            piece.successor = merged
         return merged
 
     def _settle(self) -> None:
@@ -220,10 +259,11 @@ class Log:
 
     def _merge_fullest(self) -> None:
         fullest = max(self._ranges.values(), key=lambda each: each.waiting_rows, default=None)
-        if fullest is None:
+        if fullest is None or not fullest.waiting:
             return
-        outgrown = fullest.waiting_rows > fullest.base_rows
-        if fullest.waiting and (outgrown or len(fullest.waiting) > LOG_PARTIALS):
+        is_large = self._storage is not None and fullest.base_rows > LARGE_ROWS
+        outgrown = fullest.waiting_rows > fullest.base_rows * (_LARGE_RATIO if is_large else 1)
+        if outgrown or (not is_large and len(fullest.waiting) > LOG_PARTIALS):
             fullest.base = self._merged(fullest.pieces())
             fullest.waiting = []
 
@@ -235,3 +275,8 @@ class Log:
         for piece in pieces:
             piece.release(self._storage)
         return Piece(merged, joined_groups(pieces))
+
+
+def _is_wide(run: Sequence[Piece]) -> bool:
+    """Whether the pieces belong to no range."""
+    return range_of(run[-1].groups) is None

@@ -49,16 +49,24 @@ class ChunkStorage(Protocol):
         """No later checkpoint will name the chunk."""
 
 
+class Sized(Protocol):
+    """Something that takes memory."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
 class Piece:
     """rows and num_bytes: how many, and about how much memory they take. groups: the key groups that it
     may hold. successor: the piece that it was merged into while it was
-    stored, which has so many `members`."""
+    stored, which has so many `members`. index: finds its rows, where a table needs that."""
 
     __slots__ = (
         "_chunks",
         "_frame",
         "_lock",
         "groups",
+        "index",
         "members",
         "num_bytes",
         "rows",
@@ -77,6 +85,7 @@ class Piece:
         self.num_bytes = num_bytes if frame is None else int(frame.estimated_size())
         self.successor: Piece | None = None
         self.members = 1
+        self.index: Sized | None = None
         self._lock = threading.Lock()
 
     @property

@@ -27,9 +27,9 @@ class ScratchFile:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.num_bytes = 0
+        if folder is not None:
+            make_folder(folder)
         try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise self._failed(error) from error
@@ -55,18 +55,32 @@ class ScratchFile:
         self._file.close()
 
     def _failed(self, error: OSError) -> SystemError_:
-        place = self._folder or Path(tempfile.gettempdir())
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return SystemError_(
-                f"disk full while state is written to {place}",
-                code="E0603",
-                help="free space there, or name another folder in settings.state.path",
-            )
+        return not_kept(self._folder or Path(tempfile.gettempdir()), error)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for such files, if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise not_kept(folder, error) from error
+
+
+def not_kept(folder: Path, error: Exception) -> SystemError_:
+    """The error for state that cannot be written to a folder, or read from it."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in text or "No space left" in text:
         return SystemError_(
-            f"state cannot be kept in {place}: {error.strerror or error}",
-            code="E0602",
-            help="name a folder that can be written in settings.state.path",
+            f"disk full while state is written to {folder}",
+            code="E0603",
+            help="free space there, or name another folder in settings.state.path",
         )
+    return SystemError_(
+        f"state cannot be kept in {folder}: {text}",
+        code="E0602" if number is not None else "E0605",
+        help="the last checkpoint is not affected: run again, or name another folder in settings.state.path",
+    )
 
 
 def raw_bytes(numbers: pl.Series) -> memoryview:

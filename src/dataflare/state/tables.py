@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
+import polars as pl
 from msgspec import Struct, field
 
 from dataflare.state.keyset import KeySet
 from dataflare.state.log import Log, Merge
+from dataflare.state.newest import Newest
 from dataflare.state.pieces import (
     ALL_GROUPS,
     Chunk,
@@ -30,6 +31,8 @@ from dataflare.state.pieces import (
     own_rows,
     owned_groups,
 )
+from dataflare.state.point_tables import PointKeys, PointNewest
+from dataflare.state.points import PointStore, PointStores
 from dataflare.state.rows import RowsTable
 from dataflare.state.timers import FIRST, Timers
 
@@ -76,7 +79,8 @@ LEGACY = ""
 
 class Tables:
     """subtask of subtasks: whose state it is. shares: what it goes on from, by former subtask. folder: of files
-    that are needed only while it lives; None: the system's folder for temporary files."""
+    that are needed only while it lives; None: the system's folder for temporary files. points: makes the stores of
+    tables that are asked by key; None: they are asked in memory."""
 
     def __init__(
         self,
@@ -86,11 +90,15 @@ class Tables:
         storage: ChunkStorage | None = None,
         shares: Sequence[TableShare] = (),
         folder: Path | None = None,
+        points: PointStores | None = None,
     ) -> None:
         self.subtask, self.subtasks = subtask, subtasks
         self.groups = owned_groups(subtask, subtasks)
         self._storage, self._shares, self._folder = storage, shares, folder
+        self._points = points
         self._tables: dict[str, Table] = {}
+        self._found: dict[str, Newest] = {}
+        self._stores: list[PointStore] = []
         self._values: dict[str, Value] = {}
 
     # -- declared by operators ---------------------------------------------------------------------
@@ -106,14 +114,37 @@ class Tables:
         self._tables[name] = log
         return log
 
+    def newest(self, name: str, keys: Sequence[str]) -> Newest | PointNewest:
+        """The newest row of each key, found by key. See `Newest`."""
+        names = list(keys)
+
+        def last(frame: pl.DataFrame) -> pl.DataFrame:
+            if not names:
+                return frame.tail(1)
+            return frame.unique(subset=names, keep="last", maintain_order=True)
+
+        log = self.log(name, keys, last)
+        if self._points is not None and names:
+            return PointNewest(log, self._point_store())
+        table = self._found[name] = Newest(log)
+        return table
+
+    def _point_store(self) -> PointStore:
+        assert self._points is not None
+        store = self._points()
+        self._stores.append(store)
+        return store
+
     def absorb(self, log: Log, name: str) -> None:
         """Move what the log of a name holds into another log, and forget the name."""
         other = self._tables.pop(name)
         assert isinstance(other, Log)
         log.absorb(other)
 
-    def keys(self, name: str, keys: Sequence[str]) -> KeySet:
+    def keys(self, name: str, keys: Sequence[str]) -> KeySet | PointKeys:
         """A set of keys. See `KeySet`."""
+        if self._points is not None:
+            return PointKeys(self.log(name, keys, _as_they_are), self._point_store())
         shares = self._restored(name, keys)
         table = KeySet(keys, self.groups, self._storage, shares, self._folder)
         self._tables[name] = table
@@ -179,12 +210,12 @@ class Tables:
         for name, runs in frozen.runs.items():
             table = self._tables.get(name)
             keys = () if table is None else table.keys
-            chunks[name] = [
-                chunk
-                for run in runs
-                for piece in (_merged(table, run) if isinstance(table, Log) else run)
-                for chunk in piece.store(self._storage, keys)
-            ]
+            pieces = (
+                table.compacted(runs)
+                if isinstance(table, Log)
+                else [piece for run in runs for piece in run]
+            )
+            chunks[name] = [chunk for p in pieces for chunk in p.store(self._storage, keys)]
         return TableShare(chunks, frozen.values)
 
     def num_bytes(self) -> int:
@@ -195,7 +226,9 @@ class Tables:
             for piece in table.pieces()
             if piece.in_memory
         )
-        return total + sum(t.index_bytes for t in self._tables.values() if isinstance(t, KeySet))
+        total += sum(t.index_bytes for t in self._tables.values() if isinstance(t, KeySet))
+        total += sum(store.num_bytes for store in self._stores)
+        return total + sum(table.num_bytes for table in self._found.values())
 
     def keep_within(self, bytes_max: int) -> None:
         """Keep no more than about so many bytes in memory. Blocking where something must leave."""
@@ -232,6 +265,9 @@ class Tables:
         for table in self._tables.values():
             if isinstance(table, KeySet):
                 table.close()
+        for store in self._stores:
+            store.close()
+        self._stores.clear()
 
     def _restored(self, name: str, keys: Sequence[str]) -> list[list[Piece]]:
         """The pieces of a table, by former subtask."""
@@ -261,21 +297,10 @@ class Tables:
         return Piece(rows, (max(low, first), min(high, last))) if rows.height else None
 
 
+def _as_they_are(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
 def _put_aside(piece: Piece, storage: ChunkStorage, keys: Sequence[str]) -> None:
     piece.store(storage, keys)
     piece.leave_memory()
-
-
-def _merged(log: Log, run: Sequence[Piece]) -> Sequence[Piece]:
-    """A run with the neighbours that are not stored yet as one piece, which takes their place."""
-    kept: list[Piece] = []
-    for stored, group in groupby(run, key=lambda piece: bool(piece.chunks)):
-        members = list(group)
-        if stored or len(members) == 1:
-            kept.extend(members)
-            continue
-        merged = log.merge_for_storage(members)
-        for piece in members:
-            piece.successor = merged
-        kept.append(merged)
-    return kept

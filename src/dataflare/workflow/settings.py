@@ -46,8 +46,15 @@ class Restart(_Model):
 class State(_Model):
     """Where operators store their state."""
 
-    backend: Literal["memory", "rocksdb", "sqlite"] = Field(default="memory")
-    path: str | None = Field(default=None, description="a folder; null: under $DATAFLARE_HOME")
+    backend: Literal["memory", "rocksdb", "sqlite"] = Field(
+        default="memory",
+        description="where state is looked up by key: memory has it in memory, and on disk what the budget has no "
+        "room for; rocksdb and sqlite have it in files",
+    )
+    path: str | None = Field(
+        default=None,
+        description="a folder for files that a run needs only while it lives; null: beside its checkpoints",
+    )
     adopt: Literal["refuse", "auto"] = Field(
         default="refuse",
         description="what a run does if another state folder wrote the destinations: auto continues "
