@@ -234,7 +234,9 @@ def test_changelog_fragments_are_well_formed():
         assert "additionally" not in text.casefold(), path.name
 
 
-NAMES_ITS_ENGINE = ("model", "expr", "sdk", "state", "operators", "engine")
+NAMES_ITS_ENGINE = (
+    *("model", "expr", "formats", "sdk", "state", "connectors", "operators", "engine"),
+)
 IN_MEMORY = ("model", "expr", "sdk", "state", "operators")
 
 

@@ -134,7 +134,7 @@ class CsvPlan(Struct, frozen=True):
                 for column in self._read
                 if column.checked and not has_marks(column.format)
             )
-            .collect()
+            .collect(engine="streaming")
         )
 
     def _layout(self, data: bytes) -> Layout:
@@ -231,7 +231,11 @@ class CsvPlan(Struct, frozen=True):
         if len(tolerated) < len(read):
             return self._cast(text, rows, read)
         schema = {column.name: column.native for column in self.columns}
-        quick = self.dialect.scan(text, schema, ignore_errors=True).select(tolerated).collect()
+        quick = (
+            self.dialect.scan(text, schema, ignore_errors=True)
+            .select(tolerated)
+            .collect(engine="streaming")
+        )
         regular = self._regular(text)
         if regular is None or regular.doubtful:
             quick = quick.with_columns(
@@ -268,7 +272,7 @@ class CsvPlan(Struct, frozen=True):
             self.dialect.scan(data, schema)
             .select(*(column.name for column in columns), *typed)
             .with_columns(rows, misfit_column.alias(_MISSED))
-            .collect()
+            .collect(engine="streaming")
         )
         messages = pl.coalesce(
             pl.when(pl.col(_MISSED) == i).then(misfits(c.name, c.type, pl.col(c.name), _changed(c)))

@@ -105,14 +105,14 @@ def _texts(data: bytes, names: Sequence[str], dialect: CsvDialect) -> pl.DataFra
     schema = {name: pl.String() for name in names}
     if regular_rows(data, dialect.delimiter, dialect.quote, len(names)) is not None:
         with suppress(pl.exceptions.PolarsError):
-            return dialect.scan(data, schema).collect()
+            return dialect.scan(data, schema).collect(engine="streaming")
     records = [
         r
         for r in scan_records(data, dialect.delimiter, dialect.quote)
         if r.fields == len(names) and not r.problem
     ]
     clean = b"".join(_text(data, record, dialect) for record in records)
-    return dialect.scan(clean, schema, encoding="utf8-lossy").collect()
+    return dialect.scan(clean, schema, encoding="utf8-lossy").collect(engine="streaming")
 
 
 def _text(data: bytes, record: Record, dialect: CsvDialect) -> bytes:

@@ -51,7 +51,11 @@ def beyond_a_day(path: Path, format_: str, names: Sequence[str]) -> str | None:
     scan = pl.scan_parquet if is_parquet else pl.scan_ipc
     for name in names:
         if name in untold:
-            rows = scan(path, glob=False, hive_partitioning=False).select(pl.col(name)).collect()
+            rows = (
+                scan(path, glob=False, hive_partitioning=False)
+                .select(pl.col(name))
+                .collect(engine="streaming")
+            )
             if _has_null_times(rows[name]) and _compared(path, is_parquet, name):
                 return name
     return None
@@ -196,7 +200,11 @@ def _arrow(path: Path, names: Sequence[str], untold: set[str]) -> Iterator[str]:
             nodes = _batch_nodes(file, offset)
             for name in places:
                 told[name] += nodes[places[name]][1]
-    nulls = pl.scan_ipc(path, glob=False).select(pl.col(list(places)).null_count()).collect()
+    nulls = (
+        pl.scan_ipc(path, glob=False)
+        .select(pl.col(list(places)).null_count())
+        .collect(engine="streaming")
+    )
     yield from (name for name in places if nulls[name].item() != told[name])
 
 

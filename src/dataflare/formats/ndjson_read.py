@@ -62,7 +62,9 @@ class NdjsonPlan(Struct, frozen=True):
     def _exact(self, data: bytes) -> pl.DataFrame:
         """The rows of lines that were checked one by one."""
         schema = {column.name: _parsed(column.type) for column in self._read}
-        return self.converted(pl.scan_ndjson(data, schema=schema), lenient=True).collect()
+        return self.converted(pl.scan_ndjson(data, schema=schema), lenient=True).collect(
+            engine="streaming"
+        )
 
     def converted(self, frame: pl.LazyFrame, *, lenient: bool = False) -> pl.LazyFrame:
         """The output columns with their types, from the parser's columns."""

@@ -121,7 +121,7 @@ class Mirror(Struct, frozen=True):
 
 def _rows(chunk: Chunk) -> pl.DataFrame:
     try:
-        return chunk.scan().collect()
+        return chunk.scan().collect(engine="streaming")
     except pl.exceptions.PolarsError:
         if chunk.salvage is None:
             raise

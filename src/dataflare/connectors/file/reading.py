@@ -165,7 +165,7 @@ def path_literal(text: str | None, type_: DataType) -> pl.Expr:
 
 def salvaged(rows: SortedRows, added: Added, output: Sequence[str]) -> Salvaged:
     """The result of a format for a failing chunk, as the source contract's type."""
-    good = with_added(rows.good.lazy(), added, output).collect()
+    good = with_added(rows.good.lazy(), added, output).collect(engine="in-memory")
     return Salvaged(good, rows.good_rows, rows.bad)
 
 

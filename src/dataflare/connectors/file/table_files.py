@@ -68,7 +68,12 @@ class StoredParquet(TableFile):
         def rows() -> pl.LazyFrame:
             copy = self._fetched(*self._span(piece), None)
             # The copy is removed with this function, so the rows are read now.
-            return _parquet(copy.path).slice(piece.start, piece.rows).collect().lazy()
+            return (
+                _parquet(copy.path)
+                .slice(piece.start, piece.rows)
+                .collect(engine="streaming")
+                .lazy()
+            )
 
         return rows
 
@@ -107,7 +112,7 @@ class StoredArrow(TableFile):
         self._copy = LocalCopy(file)
         self._copy.fetch([(0, file.size)])
         path = self._copy.path
-        rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect().item()
+        rows = pl.scan_ipc(path, glob=False).select(pl.len()).collect(engine="streaming").item()
         super().__init__(even_pieces(rows, file.size), lambda: pl.scan_ipc(path, glob=False))
 
     def loaded(self, piece: TablePiece, names: Sequence[str]) -> Callable[[], pl.LazyFrame]:
@@ -122,7 +127,7 @@ def open_table(file: AnyFile, format_: str) -> TableFile:
         return StoredParquet(file) if format_ == "parquet" else StoredArrow(file)
     if format_ == "parquet":
         return TableFile(parquet_pieces(file), lambda: _parquet(file))
-    rows = pl.scan_ipc(file, glob=False).select(pl.len()).collect().item()
+    rows = pl.scan_ipc(file, glob=False).select(pl.len()).collect(engine="streaming").item()
     return TableFile(even_pieces(rows, file.stat().st_size), lambda: pl.scan_ipc(file, glob=False))
 
 

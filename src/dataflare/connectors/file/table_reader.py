@@ -170,14 +170,14 @@ class TableReader(PieceReader):
         self._file.close()
 
     def _texts(self, raw: Callable[[], pl.LazyFrame], rows: Sequence[int]) -> list[bytes]:
-        frame = raw().select(list(self._columns)).collect()[list(rows)]
+        frame = raw().select(list(self._columns)).collect(engine="streaming")[list(rows)]
         return [row_text(row).encode() for row in for_python(frame).iter_rows(named=True)]
 
     def _salvage(self, piece: TablePiece, of_piece: Rows) -> Salvaged:
         """The rows whose values fit the contract's types, and the bad rows. Raises if the file
         cannot be decoded."""
         with file_errors(self._facts.path):
-            raw = of_piece().select(list(self._columns)).collect()
+            raw = of_piece().select(list(self._columns)).collect(engine="streaming")
         good = raw.select(column.value.alias(name) for name, column in self._columns.items())
         bad: dict[int, BadRow] = {}
         for name, column in self._columns.items():

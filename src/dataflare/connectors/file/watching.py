@@ -46,7 +46,7 @@ def watched_records(
         return plan.text_of(data, row)
 
     def watched() -> tuple[pl.LazyFrame, NewFields | None]:
-        rows = replace(plan, output=(*plan.output, *extra)).scan(data).collect()
+        rows = replace(plan, output=(*plan.output, *extra)).scan(data).collect(engine="streaming")
         fields = columns_found(rows.select(extra), None, raw)
         return with_added(rows.lazy().select(plan.output), added, output), fields
 
@@ -68,8 +68,10 @@ def watched_table(
     columns of the file, for the text of a row."""
     return watched_columns(
         rows,
-        lambda: scan().select(extra).collect(),
-        lambda row: row_text(everything().slice(row, 1).collect().row(0, named=True)),
+        lambda: scan().select(extra).collect(engine="streaming"),
+        lambda row: row_text(
+            everything().slice(row, 1).collect(engine="streaming").row(0, named=True)
+        ),
     )
 
 

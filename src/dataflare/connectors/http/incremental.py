@@ -163,7 +163,9 @@ class Cursor:
         plan = NdjsonPlan((self.column,), (self.column.name,))
         is_readable = pl.repeat(True, count, dtype=pl.Boolean, eager=True)
         try:
-            return cursor_values(plan.scan(lines).collect().to_series()).alias(CURSOR), is_readable
+            return cursor_values(plan.scan(lines).collect(engine="in-memory").to_series()).alias(
+                CURSOR
+            ), is_readable
         except pl.exceptions.PolarsError:
             rows_read = plan.salvage(lines, str)
         good = cursor_values(rows_read.good.to_series()).alias(CURSOR)
