@@ -412,7 +412,6 @@ def test_permission_denied(tmp_path):
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({"path": "a.csv", "watch": True}, "E0405"),
         ({"path": "a.xyz"}, "E0403"),
         ({"path": ["a.csv", "b.ndjson"]}, "E0403"),
         ({"path": "a.csv", "columns": ["aa"]}, "E0404"),

@@ -217,3 +217,18 @@ def test_a_second_run_reads_only_new_objects(s3, tmp_path):
     obstore.put(s3, "in/b.csv", b"n\n9\n")
     with pytest.raises(RunError, match=r"s3://lake/in/b\.csv was read by an earlier run"):
         go()
+
+
+def test_new_objects_are_found_while_it_is_read(s3, tmp_path):
+    from test_watch import Watcher
+
+    obstore.put(s3, "in/a.csv", b"n\n1\n")
+    watcher = Watcher(tmp_path, path="s3://lake/in/*.csv")
+    assert watcher.look() == [1]
+    obstore.put(s3, "in/b.csv", b"n\n2\n")
+    assert watcher.look() == [2]
+    watcher.restart()
+    assert watcher.look() == []
+    obstore.put(s3, "in/a.csv", b"n\n3\n")
+    with pytest.raises(RunError, match="has been rewritten since"):
+        watcher.look()

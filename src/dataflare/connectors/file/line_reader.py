@@ -111,13 +111,14 @@ class LineReader(ChunkReader):
         """The stream at the place to read from, the checksum of all bytes before it, and the place.
         A file with another size or time is read again from its start up to there, to check that it
         is the same."""
+        begins = self._facts.begins
         if position is None:
-            offset, value, start, touched = body, None, 0, False
+            offset, value, start, touched = max(body, begins), None, begins, False
         else:
             offset, value = int(position.value["offset"]), str(position.value["check"])
             touched = not self._facts.is_untouched(position)
-            start = 0 if touched else offset - offset % BLOCK_BYTES
-        checksum = ReadChecksum(value if start else None)
+            start = begins if touched else offset - (offset - begins) % BLOCK_BYTES
+        checksum = ReadChecksum(value if start > begins else None)
         stream = self._facts.stream(start)
         remaining, data = offset - start, b""
         while remaining:

@@ -21,9 +21,9 @@ from dataflare.formats.checksum import checksum
 from dataflare.formats.compression import NONE, ByteStream, open_stream
 from dataflare.formats.csv_rewrite import Rewriting, Rewritten
 from dataflare.formats.misread import SortedRows
-from dataflare.model.progress import Position
+from dataflare.model.progress import Position, Split
 from dataflare.model.types import DataType
-from dataflare.sdk.source import Salvaged
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
 from dataflare.sdk.stores.stored_file import RemoteFile
 
 _CHECKED_BYTES = 64 << 10
@@ -47,11 +47,16 @@ class FileFacts(Struct, frozen=True):
     """The checksum of the text before the first row; None in listings that lack it."""
     is_array: bool = False
     """Whether it is a list of JSON objects, which is read as lines."""
+    segment: bool = False
+    """Whether it is the bytes of a file from `begins` to `size`, whatever follows them."""
+    begins: int = 0
 
     def now(self) -> FileFacts:
         """The facts of the file as it is now, for a file that was not read yet, or only up to rows
         that did not change. Raises CheckpointError (E0703) if it is shorter than when it was
         listed."""
+        if self.segment:
+            return self
         if isinstance(self.path, RemoteFile):
             return self._stored_now(self.path)
         assert isinstance(self.path, Path)
@@ -144,6 +149,22 @@ class FileFacts(Struct, frozen=True):
             code="E0703",
             help="put the old file back, or start over with --fresh",
         )
+
+
+class NothingLeft(ChunkReader):
+    """Of a file that is gone, where such files are left out."""
+
+    def __init__(self, split: Split) -> None:
+        self._position = Position(
+            {"offset": split.data["size"], "check": "", "size": 0, "mtime_ns": 0}
+        )
+        self.warnings = {f"{split.data['path']} is gone: some of its rows were not read": 0}
+
+    async def read_chunk(self) -> Chunk:
+        raise EndOfSplit
+
+    def position(self) -> Position:
+        return self._position
 
 
 def with_added(frame: pl.LazyFrame, added: Added, output: Sequence[str]) -> pl.LazyFrame:

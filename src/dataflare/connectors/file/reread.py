@@ -59,7 +59,7 @@ async def read_again(source: SourceConnector, rows: Sequence[UnreadRow]) -> list
 def _inside(split: Split, rows: Sequence[UnreadRow]) -> Wanted:
     wanted: Wanted = {}
     for index, row in enumerate(rows):
-        if row.place is not None and _label(row.place) == split.id:
+        if row.place is not None and _label(row.place) == split.data["path"]:
             wanted.setdefault(row.place, []).append(index)
     return wanted
 

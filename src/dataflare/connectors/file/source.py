@@ -21,10 +21,10 @@ from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, 
 from dataflare.connectors.file.listing import would_list
 from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.partitions import partition_schema, partition_values
-from dataflare.connectors.file.reading import FileFacts, path_literal
+from dataflare.connectors.file.reading import FileFacts, NothingLeft, path_literal
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey import Survey, survey
-from dataflare.errors import ConfigError, did_you_mean
+from dataflare.errors import ConfigError, SystemError_, did_you_mean
 from dataflare.formats.any_file import AnyFile
 from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.text_types import TextColumn
@@ -32,11 +32,13 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import STRING, Schema, parse_type
 from dataflare.sdk.context import has_scheme
 from dataflare.sdk.source import (
+    KnownSplits,
     Replay,
     Reread,
     SourceCapabilities,
     SourceConnector,
     SplitReader,
+    SupportsDiscovery,
     SupportsProjection,
     SupportsReread,
     UnreadRow,
@@ -45,10 +47,11 @@ from dataflare.sdk.stores.options import FROM_ENVIRONMENT, is_stored
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
+    from dataflare.connectors.file.watch import Watch
     from dataflare.formats.ndjson_read import NdjsonPlan
 
 
-class FileSource(SourceConnector, SupportsProjection, SupportsReread):
+class FileSource(SourceConnector, SupportsProjection, SupportsReread, SupportsDiscovery):
     """Rows of CSV, NDJSON, JSON, Parquet, Arrow IPC or Excel files."""
 
     type = "file"
@@ -70,6 +73,7 @@ orders:
         self._survey: Survey | None = None
         self._partitions: Schema | None = None
         self._notes: Sequence[str] = ()
+        self._watched: Watch | None = None
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(
@@ -99,9 +103,13 @@ orders:
         return self._notes
 
     def carries(self) -> bool:
-        return self._new_only
+        return self._new_only or bool(self.config.watch)
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
+        if self.config.watch:
+            from dataflare.connectors.file.watch import carried_of
+
+            return carried_of(self.started_from, positions)
         if not self._new_only:
             return None
         return (
@@ -116,13 +124,6 @@ orders:
         return Position(facts) if None not in facts.values() else None
 
     async def validate(self) -> None:
-        if self.config.watch:
-            raise ConfigError(
-                "'watch' is not available yet",
-                code="E0405",
-                step=self.context.step,
-                help="leave it out, and run again when there are new files",
-            )
         await self.schema()
 
     async def schema(self) -> Schema:
@@ -155,7 +156,7 @@ orders:
 
     def with_columns(self, columns: Sequence[str]) -> Self:
         copy_ = copy.copy(self)
-        copy_._columns = tuple(columns)
+        copy_._columns, copy_._watched = tuple(columns), None
         if not columns and self._survey is not None:
             # Without a column the rows cannot be counted.
             copy_._columns = self._survey.schema.names[:1]
@@ -165,7 +166,25 @@ orders:
         survey = await self._look()
         return await in_thread(self._splits, survey, carried)
 
+    def discovery_interval_s(self) -> float | None:
+        return float(self.config.watch_interval) if self.config.watch else None
+
+    async def discover(self, known: KnownSplits) -> Sequence[Split] | None:
+        ids = {*known.ids, *(self.started_from or {}).get("ids", ())}
+        return await in_thread(self._watch_of(await self._look()).find, ids)
+
+    def _watch_of(self, survey: Survey) -> Watch:
+        from dataflare.connectors.file.watch import Watch
+
+        if self._watched is None:
+            self._watched = Watch(self, survey)
+        return self._watched
+
     def _splits(self, survey: Survey, carried: Mapping[str, Any] | None) -> list[Split]:
+        if self.config.watch:
+            watch = self._watch_of(survey)
+            begun = watch.again(carried) if carried else []
+            return [*begun, *watch.find(carried["ids"] if carried else ())]
         added, schema = self._added_schema(survey), survey.schema.to_json()
         if not self._new_only:
             return [self._split(file, survey, added, schema) for file in survey.files]
@@ -183,16 +202,7 @@ orders:
         schema: Any,
         entry: UnreadFile | None = None,
     ) -> Split:
-        data = {
-            **survey.facts[file.id],
-            "path": file.id,
-            "size": file.size,
-            "mtime_ns": file.mtime_ns,
-            **({} if file.etag is None else {"etag": file.etag}),
-            "format": survey.format,
-            "added": self._added_of(file, added),
-            "schema": schema,
-        }
+        data = self._data_of(file, survey.facts[file.id], survey, added, schema)
         if entry is None:
             return Split(file.id, data, file.size)
         data["pieces"] = entry.pieces
@@ -200,6 +210,32 @@ orders:
             return Split(file.id, data, file.size)
         data["start"] = dict(entry.start)
         return Split(file.id, data, file.size - entry.start["offset"])
+
+    def split_of(self, file: FoundFile, facts: Mapping[str, Any], id_: str) -> Split:
+        """A split of a file that was found later."""
+        survey = self._survey
+        assert survey is not None
+        added, schema = self._added_schema(survey), survey.schema.to_json()
+        return Split(id_, self._data_of(file, facts, survey, added, schema), file.size)
+
+    def _data_of(
+        self,
+        file: FoundFile,
+        facts: Mapping[str, Any],
+        survey: Survey,
+        added: Schema,
+        schema: Any,
+    ) -> dict[str, Any]:
+        return {
+            "path": file.id,
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            **({} if file.etag is None else {"etag": file.etag}),
+            "format": survey.format,
+            "added": self._added_of(file, added),
+            "schema": schema,
+            **facts,
+        }
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         output = await self._output_of(split)
@@ -224,8 +260,15 @@ orders:
 
     def _open(self, split: Split, position: Position | None, output: Sequence[str]) -> SplitReader:
         data = split.data
+        file: AnyFile | None = None
+        if "begins" in data:
+            from dataflare.connectors.file.watch import held_file
+
+            file = held_file(self, split)
+            if file is None:
+                return NothingLeft(split)
         facts = FileFacts(
-            self._file_of(data),
+            file or self._file_of(data),
             data["size"],
             data["mtime_ns"],
             data.get("compression", "none"),
@@ -234,6 +277,8 @@ orders:
             CsvDialect.from_json(data["dialect"]).rewriting if "dialect" in data else None,
             data.get("head"),
             data["format"] == "json",
+            file is not None,
+            data.get("begins", 0),
         )
         added: dict[str, pl.Expr] = {
             name: path_literal(text, parse_type(type_))
@@ -260,7 +305,7 @@ orders:
                     position,
                     added,
                     output,
-                    split.id,
+                    data["path"],
                     watch=self._watch,
                     extra=extra,
                     memory=self.context.memory,
@@ -278,7 +323,7 @@ orders:
                     types,
                     added,
                     output,
-                    split.id,
+                    data["path"],
                     position,
                     self.config.sheet_column,
                     own=[*own],
@@ -294,7 +339,7 @@ orders:
                 types,
                 added,
                 output,
-                split.id,
+                data["path"],
                 position,
                 data.get("meanings"),
                 own=[*own],
@@ -315,16 +360,26 @@ orders:
 
     async def _look(self) -> Survey:
         if self._survey is None:
-            result = await in_thread(
-                partial(survey, adds_columns=self.adds_columns),
-                self.config,
-                self.context,
-                self.contract,
-                self.learned,
-            )
+            result = await in_thread(self._examine)
             self._partitions = await in_thread(partition_schema, result.files)
             self._survey = result
         return self._survey
+
+    def _examine(self) -> Survey:
+        found = partial(survey, adds_columns=self.adds_columns)
+        try:
+            return found(self.config, self.context, self.contract, self.learned)
+        except SystemError_ as error:
+            if error.code != "E0601" or not self.config.watch:
+                raise
+            if self.contract is None:
+                error.help = (
+                    "give the columns in 'schema', so that the run can begin before its first file"
+                )
+                raise
+            from dataflare.connectors.file.watch import nothing_yet
+
+            return nothing_yet(self.config, self.contract)
 
     def _added_schema(self, survey: Survey) -> Schema:
         """Columns from a file's path that are not inside the file."""

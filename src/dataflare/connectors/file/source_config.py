@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.formats.csv_find import DialectOptions
 from dataflare.formats.excel_area import Area, BookOptions
+from dataflare.model.units import parse_duration
 from dataflare.sdk.stores.options import StorageOptions
 
 _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
@@ -138,7 +139,34 @@ class FileSourceConfig(BaseModel):
         None,
         description="For URLs: endpoint, region and credentials, where the environment does not have them.",
     )
-    watch: bool = Field(False, description="Wait for new files without end.")
+    watch: bool = Field(
+        False,
+        description="Read without end: new files, and lines that are added to CSV and NDJSON files, also when "
+        "these are rotated or truncated.",
+    )
+    watch_interval: float = Field(
+        5.0, gt=0, description="With watch: how long to wait between two looks, as 5s."
+    )
+    settle: float = Field(
+        5.0,
+        ge=0,
+        description="With watch: a file is read as a whole, or its last line without a line end is read, when it "
+        "was left alone for this long, as 5s.",
+    )
+
+    @field_validator("watch_interval", "settle", mode="before")
+    @classmethod
+    def _duration(cls, value: object) -> object:
+        return parse_duration(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _watch_options(self) -> FileSourceConfig:
+        for name in ("watch_interval", "settle"):
+            if not self.watch and name in self.model_fields_set:
+                raise ValueError(f"'{name}' is for watch: true")
+        if self.watch and self.new_only is False:
+            raise ValueError("new_only: false and watch: true contradict each other")
+        return self
 
     @field_validator("path")
     @classmethod

@@ -7,6 +7,7 @@ kept with its split. The code of a format is imported when a file has it.
 from __future__ import annotations
 
 from dataflare.connectors.file.listing import list_files, one_format
+from dataflare.connectors.file.names import FoundFile
 from dataflare.connectors.file.sampling import without_empty
 from dataflare.connectors.file.source_config import FileSourceConfig
 from dataflare.connectors.file.survey.shared import Survey
@@ -15,7 +16,7 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "survey", "survey_files"]
 
 
 def survey(
@@ -33,6 +34,22 @@ def survey(
     format_ = one_format(files, config.format)
     _check_options(config, format_)
     files = without_empty(files, config)
+    return survey_files(
+        files, format_, config, context, contract, learned, adds_columns=adds_columns
+    )
+
+
+def survey_files(
+    files: list[FoundFile],
+    format_: str,
+    config: FileSourceConfig,
+    context: ConnectorContext,
+    contract: Schema | None,
+    learned: Columns,
+    *,
+    adds_columns: bool,
+) -> Survey:
+    """Examine these files, at least one."""
     match format_:
         case "csv":
             from dataflare.connectors.file.survey.csv import survey_csv
