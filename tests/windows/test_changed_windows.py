@@ -10,6 +10,7 @@ import pytest
 from changed_windows import change_of
 from msgspec import Struct
 from reference import Row, evaluate, in_order, measured, periodic
+from test_session_laws import random_case as session_case
 from test_window_laws import random_case
 from window_feeds import SECOND, Case, Feed, keyed
 from window_runs import WindowRun
@@ -207,3 +208,34 @@ def test_also_where_slices_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices_module, "SLICES_MAX", 3)
     for seed in range(1000, 1020):
         check(seed)
+
+
+def test_sessions_and_global_windows_with_other_measures_are_the_same_windows() -> None:
+    measures = {"n": "count(*)", "total": "sum(v)"}
+    for seed in range(24):
+        case, _ = session_case(seed, late=seed % 2 == 1)
+        config = {**case.config, "measures": measures}
+        if not seed % 3:
+            config |= {"kind": "global", "allowed_lateness": 0}
+            del config["gap"]
+        case = Case(config, case.splits, case.lateness)
+        given = []
+        for changes in (False, True):
+            run, feed, _ = halfway(case, seed)
+            run.restart(2)
+            if changes:
+                now = {"last": "last(v)", "all": "count(*)", "low": "min(v)"}
+                change = change_of(run, {**config, "measures": now}, 2)
+                assert change.outcome != "impossible"
+            finish(run, feed, random.Random(seed))
+            rows = (
+                (
+                    row.get("k"),
+                    row["window_start"],
+                    row["window_end"],
+                    row["all"] if "all" in row else row["n"],
+                )
+                for row in run.given.results
+            )
+            given.append(sorted(rows, key=repr))
+        assert given[0] == given[1], (seed, config)
