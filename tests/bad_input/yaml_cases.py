@@ -250,7 +250,7 @@ error[E0401]: unknown destination type 'blakchole' (step 'z')
   |
 5 |   z: {type: blakchole, inputs: [a]}
   |             ^^^^^^^^^
-   = known types: blackhole, duckdb, file, http, memory, mysql, postgres, python, sqlite, stdout
+   = known types: blackhole, duckdb, file, http, kafka, memory, mysql, postgres, python, sqlite, stdout
    = help: did you mean 'blackhole'?
 """,
     ),

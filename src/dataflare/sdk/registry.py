@@ -36,6 +36,7 @@ _DESTINATIONS = {
     "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
     "postgres": "dataflare.connectors.postgres.destination:PostgresDestination",
     "mysql": "dataflare.connectors.mysql.destination:MysqlDestination",
+    "kafka": "dataflare.connectors.kafka.destination:KafkaDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
     "python": "dataflare.connectors.python:PythonDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",

@@ -78,7 +78,8 @@ def send(producer: Producer, topic: str, messages: Iterable[Any]) -> None:
 def contents(servers: str, topic: str, isolation: str) -> list[Found]:
     consumer = Consumer(
         {"bootstrap.servers": servers, "group.id": "tests", "isolation.level": isolation,
-         "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
+         "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0,
+         "fetch.wait.max.ms": 10}
     )  # fmt: skip
     found: list[Found] = []
     try:

@@ -240,6 +240,12 @@ class KafkaDestinationConfig(MessageOptions, KafkaConfig):
         description="exactly_once: the messages of an epoch are one transaction, seen when the checkpoint is done; "
         "at_least_once: they are sent at once, and again after a crash",
     )
+    transaction_timeout: Duration = Field(
+        60.0,
+        gt=1,
+        description="how long the brokers wait for the end of a transaction; readers with read_committed wait as long "
+        "for a run that was killed while it committed and does not come back",
+    )
     create_topic: NewTopic | bool = Field(
         True,
         description="make a missing topic: true, false, or {partitions, replication, settings}",

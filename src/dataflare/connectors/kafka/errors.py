@@ -33,6 +33,7 @@ _AWAY = {
     KafkaError._TRANSPORT,
     KafkaError._RESOLVE,
     KafkaError._DESTROY,
+    KafkaError._NOENT,  # "no leaders found", while connections break
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,

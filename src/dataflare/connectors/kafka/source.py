@@ -152,7 +152,7 @@ orders:
         values: list[bytes | None] = []
         keys: list[bytes | None] = []
         if unread:
-            consumer = client.consumer(isolation_level=self.config.isolation)
+            consumer = client.consumer(isolation_level=self.config.isolation, fetch_wait_max_ms=10)
             end = time.monotonic() + max(_SAMPLE_S, client.config.timeout)
             try:
                 with client.errors("read some messages"):

@@ -1,0 +1,80 @@
+"""Kafka to Kafka with transactions, while runs, brokers, leaders and connections die: each message once, in order."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+from kafka_kit import Place
+from killing import Moving, random_kills
+from servers.kafka import KafkaCluster
+
+from dataflare.testing import Faults
+
+POINTS = [
+    "kafka.prepare.after_fsync", "kafka.commit.before_marker", "kafka.commit.before_commit:2",
+    "kafka.commit.after_commit", "engine.after_manifest:2",
+]  # fmt: skip
+
+
+def test_a_run_that_is_killed_in_each_step_of_a_commit_doubles_nothing(place: Place) -> None:
+    moving = Moving(place, 30_000)
+    died = [point for point in POINTS if moving.die(point)]
+    assert len(died) >= 3, died
+    moving.finish()
+    moving.check()
+
+
+def test_a_broker_that_is_killed_and_started_again_loses_nothing(place: Place) -> None:
+    moving = Moving(place, 30_000)
+    assert moving.die("kafka.commit.before_commit")
+    process = moving.start()
+    broker = place.cluster.brokers[0]
+    for _ in range(2):
+        broker.kill()
+        place.cluster.start()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    moving.check()
+
+
+def test_connections_that_break_at_random_lose_nothing(place: Place) -> None:
+    moving = Moving(place, 20_000, place.cluster.proxied)
+    proxy = place.cluster.brokers[0].proxy
+    proxy.faults = Faults(cut_after=(50_000, 900_000), jitter_s=0.005, reset=True)
+    try:
+        process = moving.start()
+        while process.poll() is None and proxy.broken < 12:
+            threading.Event().wait(0.2)
+            proxy.reset()
+        proxy.faults = Faults()
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    finally:
+        proxy.faults = Faults()
+    assert proxy.broken > 2
+    moving.check()
+
+
+def test_a_leader_that_dies_is_replaced_and_nothing_is_lost(
+    three_brokers: KafkaCluster, tmp_path: Path
+) -> None:
+    place = Place(three_brokers, tmp_path, "led", partitions=3)
+    moving = Moving(place, 30_000)
+    three_brokers.create_topic("led-out", 3)
+    process = moving.start()
+    leader = three_brokers.leader("led", 0)
+    leader.kill()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    three_brokers.start()
+    moving.check()
+
+
+def test_kills_at_random_moments(place: Place) -> None:
+    rng = random.Random(7)
+    moving = Moving(place, 30_000)
+    random_kills(moving, rng, 3)
+    moving.finish()
+    moving.check()
