@@ -63,12 +63,17 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def new_path(name: str) -> Path:
+    """A path for a file of this process that no other file ever has."""
+    return spool_folder() / f"{next(_numbers)}-{name[-80:]}"
+
+
 class LocalCopy:
     """A file with the size of a stored file, in which the ranges that were fetched are filled."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file = file
-        self.path = spool_folder() / f"{next(_numbers)}-{file.name[-80:]}"
+        self.path = new_path(file.name)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, file.size)
 

@@ -133,8 +133,15 @@ def open_store(url: str, options: StorageOptions, step: str = "") -> tuple[Store
 @lru_cache(maxsize=64)
 def _opened(root: str, options: str) -> Store:
     given = StorageOptions.model_validate_json(options)
-    scheme = root.partition("://")[0]
+    match root.partition("://")[0]:
+        case "http" | "https":
+            from dataflare.sdk.stores.web import WebPlace
+
+            return WebPlace(root, given)
+        case "sftp":
+            from dataflare.sdk.stores.sftp import SftpPlace
+
+            return SftpPlace(root, given)
     from dataflare.sdk.stores.objects import ObjectPlace
 
-    assert scheme in ("s3", "az", "gs")
     return ObjectPlace(root, given)
