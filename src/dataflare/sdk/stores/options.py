@@ -24,7 +24,7 @@ _FIELDS = {
         "session_token",
     ),
     "azure": ("endpoint", "anonymous", "account_name", "account_key", "sas_token"),
-    "gcs": ("endpoint", "anonymous", "service_account"),
+    "gcs": ("anonymous", "service_account"),
     "web": ("user", "password", "headers"),
     "ssh": ("user", "password", "private_key", "passphrase", "known_hosts"),
     "ftp": ("user", "password"),
@@ -39,7 +39,7 @@ class StorageOptions(BaseModel):
 
     endpoint: str | None = Field(
         None,
-        description="s3, az, gs: the address of the server, where it is not the provider's own.",
+        description="s3, az: the address of the server, where it is not the provider's own.",
     )
     anonymous: bool = Field(False, description="s3, az, gs: send no credentials, for public data.")
     region: str | None = Field(None, description="s3: the bucket's region; else AWS_REGION.")
