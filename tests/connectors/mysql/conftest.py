@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[1] / "postgres"))  # `changing`, a source of changes
 
 from mysql_kit import Database
 from servers import mariadb as servers

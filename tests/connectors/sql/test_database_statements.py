@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from databases import Step, batch, rows, run
 
+from dataflare.connectors.sqlite.destination import SqliteDestination
+from dataflare.connectors.sqlite.store import SqliteStore
 from dataflare.errors import ConfigError
 from dataflare.model.types import INT64, Schema
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.sql.store import TableStore
 
 SCHEMA = Schema.of({"id": INT64})
 BEFORE = ["create table if not exists log (what varchar, n int)",
@@ -60,3 +64,23 @@ def test_a_statement_that_is_refused_is_named_and_leaves_nothing(kind, tmp_path)
         if kind == "duckdb":
             sql = "select table_name from duckdb_tables() where table_name = 'made'"
         assert len(rows(kind, tmp_path / "data.db", sql)) == (option == "after_sql")
+
+
+@pytest.mark.parametrize("option", ["before_sql", "after_sql"])
+def test_statements_for_a_store_that_runs_none_are_refused_before_a_run(option, tmp_path):
+    class Mute(SqliteStore):
+        execute = TableStore.execute
+        execute_alone = TableStore.execute_alone
+
+    class MuteDestination(SqliteDestination):
+        def make_store(self) -> Mute:
+            return Mute(self.path, 1.0)
+
+    def validated(**options: Any) -> None:
+        config = MuteDestination.Config(path="data.db", table="t", **options)
+        run(MuteDestination(config, ConnectorContext("out", tmp_path)).validate(SCHEMA))
+
+    validated()
+    with pytest.raises(ConfigError, match=f"'{option}' needs a database that runs") as caught:
+        validated(**{option: "select 1"})
+    assert (caught.value.code, caught.value.step) == ("E0413", "out")

@@ -75,7 +75,7 @@ def _error(
 def _shown(value: pl.Series) -> str:
     if value.dtype == pl.Binary:
         return f"x'{value.bin.encode('hex')[0]}'"
-    if isinstance(value.dtype, pl.List | pl.Struct):
+    if isinstance(value.dtype, pl.List | pl.Struct | pl.Duration):
         return str(value[0])
     return str(value.cast(pl.String, strict=False)[0])
 
@@ -120,7 +120,7 @@ def _masks(
                 lambda texts: _not_a_set(texts, column.members), return_dtype=pl.Boolean
             )
         case "year" if type_.is_integer:
-            yield ~(value.is_between(1901, 2155) | (value == 0))
+            yield ~value.is_between(1901, 2155)
         case "json" if real_json and type_.is_text:
             yield value.map_batches(_repeats_a_key, return_dtype=pl.Boolean)
 

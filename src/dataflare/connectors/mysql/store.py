@@ -142,6 +142,9 @@ class MysqlStore(SqlStore):
         """The id may belong to another session now, so it must still have the lock of this attempt."""
         assert isinstance(broken, MysqlStore)
         self._kill([self._attempt], only=broken.backend)
+        with self.errors("ending a broken session"):
+            # Its end takes a moment; then this session has the lock.
+            self.rows(f"select get_lock({VALUE}, 5)", [self._lock_name(self._attempt)])
 
     def take_over(self, target: Target) -> None:
         """End the sessions that older attempts of this run have left open on the server, because they may
@@ -244,6 +247,7 @@ class MysqlStore(SqlStore):
     def require(self, target: Target) -> Table | None:
         tables.refuse_long_names(target)
         kit.refuse_bytes_in_json(target, "MySQL", lambda type_: type_.name in ("list", "struct"))
+        tables.need_local_files(self._db, self._server)
         table = self.find(target.table)
         if table is None and not target.create_table:
             raise tables.missing(self._db, self._server, target.table)

@@ -92,7 +92,7 @@ def find_place(db: Db, database: str, name: str) -> Place | None:
     )
     for found_schema, found, kind, engine, count, lower in rows:
         if found == table or lower:
-            return Place(found_schema, found, "VIEW" in kind, engine, count)
+            return Place(found_schema, found, "VIEW" in kind, engine, int(count))
     return None
 
 
@@ -153,8 +153,9 @@ def json_columns(db: Db, place: Place) -> set[str]:
         f"where constraint_schema = {VALUE} and table_name = {VALUE}",
         [place.schema, place.name],
     )
-    clauses = [re.fullmatch(r"json_valid\(`((?:[^`]|``)+)`\)", str(text)) for (text,) in rows]
-    return {each.group(1).replace("``", "`") for each in clauses if each}
+    # The server quotes names as the session's sql_mode does.
+    clauses = [re.fullmatch(r"json_valid\(([`\"])(.+)\1\)", str(text)) for (text,) in rows]
+    return {each[2].replace(each[1] * 2, each[1]) for each in clauses if each}
 
 
 def find_table(db: Db, database: str, name: str) -> Table | None:
@@ -219,6 +220,16 @@ def refuse_misfits(target: Target, table: Table) -> None:
             )
         if into.type is not None and has_other_clock(each.type, into.type):
             raise other_clock(name, each.type, table.name, text)
+
+
+def need_local_files(db: Db, server: Server) -> None:
+    """Raises SystemError_ (E0602) if the server does not take rows by LOAD DATA LOCAL."""
+    if db.rows("select @@local_infile") != [(1,)]:
+        raise SystemError_(
+            f"{server.label} does not allow LOAD DATA LOCAL, which sends the rows: local_infile is OFF",
+            code="E0602",
+            help="set global local_infile = ON, and in the server's configuration",
+        )
 
 
 def refuse_long_names(target: Target) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -191,10 +191,7 @@ class Session:
                 self._rehearse(member, share, epoch, final=final)
                 return
             self._write_held(member, share.rows_before)
-            if member.copied:
-                with self._abandoning_on_error():
-                    self._settle(share, final=final)
-            else:
+            if not (member.copied and self._settle(share, final=final)):
                 self._apply(share, final=final)
             with self._abandoning_on_error():
                 decide(self._opened().read_marker(share.target), share.target, epoch)
@@ -212,15 +209,23 @@ class Session:
             target = replace(target, sift=False)
         frames = partial(redo.frames, share.folder, share.file)
         self._apply_frames(target, frames, share.rows_before)
+        while not self._settle(replace(share, target=target), final=final):
+            self._apply_frames(target, frames, share.rows_before)
         with self._abandoning_on_error():
-            self._settle(replace(share, target=target), final=final)
             for refusal in self._opened().refused(target.step):
                 raise refusal.error
 
-    def _settle(self, share: Share, *, final: bool) -> None:
-        sweep = self._opened().settle(share.target, final=final, left_out=share.file.left_out)
+    def _settle(self, share: Share, *, final: bool) -> bool:
+        """False if that ended the transaction, so that the rows must be applied again."""
+        target, left_out = share.target, share.file.left_out
+        try:
+            with self._abandoning_on_error():
+                sweep = self._opened().settle(target, final=final, left_out=left_out)
+        except TransactionEnded:
+            return False
         if sweep is not None:
-            self.sweeps[share.target.step] = sweep
+            self.sweeps[target.step] = sweep
+        return True
 
     def _rehearse(self, member: Member, share: Share, epoch: int, *, final: bool) -> None:
         """An epoch is prepared after one that is not committed yet: find its refusals, and commit
@@ -378,13 +383,10 @@ class Session:
     def execute_alone(self, statements: Sequence[str]) -> None:
         """Run a user's statements one by one, without a transaction."""
         with self._lock:
-            store = self._make_store(True)
             if not self.remote:
                 self.abandon()
-            try:
+            with closing(self._make_store(True)) as store:
                 store.execute_alone(statements)
-            finally:
-                store.close()
 
     def release(self, target: Target) -> None:
         """Discard the rows that the step has prepared and not committed."""
