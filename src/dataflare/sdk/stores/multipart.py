@@ -129,11 +129,16 @@ class S3Uploads(Uploads):
             pages = self._s3.get_paginator("list_multipart_uploads").paginate(
                 **self._bucket, Prefix=prefix
             )
-            found = [
-                Unfinished(each["Key"], {"upload": each["UploadId"]})
-                for page in pages
-                for each in page.get("Uploads", [])
-            ]
+            try:
+                found = [
+                    Unfinished(each["Key"], {"upload": each["UploadId"]})
+                    for page in pages
+                    for each in page.get("Uploads", [])
+                ]
+            except self._s3.exceptions.ClientError as error:
+                if _code(error) != "NoSuchUpload":  # what some servers say where there is none
+                    raise
+                found = []
         yield from found
 
     def delete(self, paths: Collection[str]) -> None:
