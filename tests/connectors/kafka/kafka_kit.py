@@ -40,7 +40,8 @@ class Place:
 
     @contextlib.contextmanager
     def producer(self, **more: Any) -> Iterator[Producer]:
-        settings = {"bootstrap.servers": self.cluster.bootstrap, "log_level": 0, "linger.ms": 5}
+        settings = {"bootstrap.servers": self.cluster.bootstrap, "log_level": 0, "linger.ms": 5,
+                    "enable.idempotence": True}  # fmt: skip
         producer = Producer(settings | {n.replace("_", "."): v for n, v in more.items()})
         yield producer
         producer.flush(30)

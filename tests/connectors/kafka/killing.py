@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -85,13 +86,25 @@ class Moving:
     def check(self) -> None:
         """Each message once, and in order per key."""
         by_key: dict[int, list[int]] = {key: [] for key in range(KEYS)}
+        given: dict[int, list[int]] = {key: [] for key in range(KEYS)}
+        for _, _, _, value in self.place.messages():
+            row = json.loads(value or b"")
+            given[row["k"]].append(row["n"])
         for _, _, key, value in self.place.messages(f"{self.place.topic}-out"):
             row = json.loads(value or b"")
             assert row["twice"] == 2 * row["n"]
             assert key == str(row["k"]).encode()
             by_key[row["k"]].append(row["n"])
         for key, numbers in by_key.items():
-            assert numbers == [n for n in range(key, self.rows, KEYS) if n % 2], key
+            assert given[key] == list(range(key, self.rows, KEYS)), "what was put in differs"
+            wanted = [n for n in given[key] if n % 2]
+            facts = {
+                "key": key,
+                "lost": sorted({*wanted} - {*numbers})[:20],
+                "doubled": sorted(n for n in {*numbers} if numbers.count(n) > 1)[:20],
+                "out of order": [b for a, b in itertools.pairwise(numbers) if b < a][:20],
+            }
+            assert numbers == wanted, facts
 
     @property
     def folder(self) -> Path:

@@ -6,11 +6,14 @@ import random
 import threading
 from pathlib import Path
 
+import pytest
 from kafka_kit import Place
 from killing import Moving, random_kills
 from servers.kafka import KafkaCluster
 
+from dataflare.jobs import RunOptions, run
 from dataflare.testing import Faults
+from dataflare.workflow.load import load_text
 
 POINTS = [
     "kafka.prepare.after_fsync", "kafka.commit.before_marker", "kafka.commit.before_commit:2",
@@ -46,7 +49,7 @@ def test_connections_that_break_at_random_lose_nothing(place: Place) -> None:
     try:
         process = moving.start()
         while process.poll() is None and proxy.broken < 12:
-            threading.Event().wait(0.2)
+            threading.Event().wait(0.7)
             proxy.reset()
         proxy.faults = Faults()
         said, _ = process.communicate(timeout=240)
@@ -78,3 +81,16 @@ def test_kills_at_random_moments(place: Place) -> None:
     random_kills(moving, rng, 3)
     moving.finish()
     moving.check()
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA", place.cluster.bootstrap)
+    folder = Path(__file__).parents[3] / "examples" / "kafka"
+    for name in ("seed", "orders", "orders"):
+        text = (folder / f"{name}.yaml").read_text()
+        assert (
+            run(load_text(text, base=place.folder), RunOptions(place.folder / "home")).error is None
+        )
+    rows = place.values("orders-clean")
+    assert len({row["id"] for row in rows}) == len(rows) > 800
+    assert all(row["amount"] > 10 for row in rows)

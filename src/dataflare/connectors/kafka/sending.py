@@ -45,7 +45,8 @@ class Sender:
             average = max(1, int(size.item() or 0) // part.height)
             room = min(_QUEUED_MESSAGES, max(1, _QUEUED_BYTES // average))
             self._wait(room)
-            if part["headers"].null_count() == part.height:
+            # The client's call for a batch takes neither headers nor times.
+            if part["headers"].null_count() == part["timestamp"].null_count() == part.height:
                 self._send_batch(part)
             else:
                 self._send_each(part)
@@ -70,8 +71,8 @@ class Sender:
         )
 
     def _send_batch(self, part: pl.DataFrame) -> None:
-        """Without headers: one call for each topic in a row."""
-        given = [n for n in ("partition", "timestamp") if part[n].null_count() < part.height]
+        """One call for each topic in a row."""
+        given = [n for n in ("partition",) if part[n].null_count() < part.height]
         columns = ["key", "value", *given]
         topics = part["topic"]
         runs = topics.rle_id() if topics.n_unique() > 1 else None

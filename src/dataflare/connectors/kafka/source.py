@@ -177,6 +177,8 @@ orders:
                                 raise client.failed(error, "read some messages")
             finally:
                 consumer.close()
+            if unread and not values:
+                raise client.failed(KafkaError(KafkaError._TIMED_OUT), "read some messages")
         return pl.Series(values, dtype=pl.Binary), pl.Series(keys, dtype=pl.Binary)
 
     # -- splits ------------------------------------------------------------------------------------

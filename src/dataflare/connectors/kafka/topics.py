@@ -12,7 +12,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from msgspec import Struct
 
 from dataflare.connectors.kafka.client import KafkaClient, shown
-from dataflare.errors import SystemError_
+from dataflare.errors import InternalError, SystemError_
 
 _INTERNAL = ("__consumer_offsets", "__transaction_state", "__share_group_state")
 
@@ -114,6 +114,8 @@ def _offsets(
             asked, isolation_level=level, request_timeout=client.config.timeout
         )
     found = client.results(futures, doing)
+    if missing := [place for place in asked if place not in found]:
+        raise InternalError(f"{doing}: the answer has nothing for {missing}", step=client.step)
     return {split_id(place.topic, place.partition): info.offset for place, info in found.items()}
 
 
