@@ -8,17 +8,18 @@ from typing import Literal
 from pydantic import Field
 
 from dataflare.errors import ConfigError, PlanError
-from dataflare.model.batch import INSERTS
-from dataflare.model.types import Schema
+from dataflare.model.batch import CHANGES, INSERTS
+from dataflare.model.types import STRING, Schema
+from dataflare.model.types import Field as Column
 from dataflare.model.units import Duration
 from dataflare.operators.base import LATE, LATE_RIGHT, BindContext, Bound, Step, StepConfig
 from dataflare.operators.join_bounded import BoundedJoin
 from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_pairs import Pairing, Reach
-from dataflare.operators.join_shape import JoinShape, Kind, join_shape
-from dataflare.operators.join_temporal import TemporalJoin
+from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape, Kind, join_shape
+from dataflare.operators.join_temporal import OP_COLUMN, TemporalJoin
 from dataflare.operators.join_updating import UpdatingJoin
-from dataflare.operators.names import ByName, Name, listed, no_doubles
+from dataflare.operators.names import ByName, Name, listed, no_doubles, spot_of
 
 _MICROS = 1_000_000
 
@@ -59,7 +60,7 @@ class JoinConfig(StepConfig):
         default=None,
         description="The second input is a table whose rows are versions, each valid from its event time to "
         "the next version of its key. A row of the first input gets the version at its own event time. `{}`, "
-        "or `{max_age: 1h}`; inner and left only.",
+        "or `{max_age: 1h}`; inner and left only. Of a changelog, a delete ends the version of its key.",
     )
     ttl: Duration | None = Field(
         default=None,
@@ -176,10 +177,36 @@ def _temporal_join(
         )
     age = config.temporal.max_age if isinstance(config.temporal, Temporal) else None
     max_age_us = None if age is None else round(age * _MICROS)
+    kinds = context.kinds or (INSERTS, INSERTS)
+    changes = kinds[RIGHT] != INSERTS
     operator = TemporalJoin(
-        step, shape, shape.left_keys, max_age_us, context.streaming, context.inputs
+        step,
+        shape,
+        shape.left_keys,
+        max_age_us,
+        context.streaming,
+        context.inputs,
+        changes,
+        CHANGES if changes and kinds[LEFT] == INSERTS else INSERTS,
     )
-    return Bound(outputs={None: shape.output, LATE: left, LATE_RIGHT: right}, stateful=operator)
+    late_right = _with_kind(step, right) if changes else right
+    return Bound(
+        outputs={None: shape.output, LATE: left, LATE_RIGHT: late_right}, stateful=operator
+    )
+
+
+def _with_kind(step: str, right: Schema) -> Schema:
+    """The columns of late changes."""
+    if OP_COLUMN in right:
+        raise PlanError(
+            f"step '{step}' would give the column '{OP_COLUMN}' twice: late rows of the second input have it, and say "
+            "there whether they were inserted or deleted",
+            code="E0311",
+            step=step,
+            spot=spot_of(OP_COLUMN),
+            help="rename the column in a map before",
+        )
+    return Schema((*right, Column(OP_COLUMN, STRING)))
 
 
 def _pairs(step: str, config: JoinConfig) -> dict[str, str]:

@@ -5,17 +5,22 @@ A row of the stream waits until the watermark has passed it, so that every versi
 A row that comes after the watermark is late and gets no version at all; neither is a late version used,
 because some rows that should have it may have been given already.
 
+The table may be a changelog: an insert, or the second half of an update, begins a version at its event time, and a
+delete ends the version of its key. The first half of an update says nothing that the second one does not.
+
 Always true: the versions that are kept are the latest of each key below the settled time; no row that
-still comes can need an earlier one.
+still comes can need an earlier one. A delete is kept like a version, until no version is older.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
+from msgspec.structs import replace
 
+from dataflare.model.batch import INSERTS, KIND_COLUMN, Kinds, RowKind
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
@@ -26,16 +31,19 @@ from dataflare.operators.join_parts import Parts
 from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape
 from dataflare.operators.results import Results
 from dataflare.operators.timed_rows import TimedRows, joining
-from dataflare.operators.versions import Versions
+from dataflare.operators.versions import Versions, of_each_time
 from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
+OP_COLUMN = "_op"
+"""Text, of late rows of a table that is a changelog: insert or delete."""
 _ID = "__dataflare_key_id"
 _VERSION_TIME = "__dataflare_version_time"
 
 
 class TemporalJoin(StatefulOperator, StructABC, frozen=True):
-    """max_age_us: how long a version is valid. watermarks: whether results have WATERMARK_COLUMN."""
+    """max_age_us: how long a version is valid. watermarks: whether results have WATERMARK_COLUMN. changes: whether
+    the table is a changelog."""
 
     step: str
     shape: JoinShape
@@ -43,8 +51,13 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
     max_age_us: int | None
     watermarks: bool
     inputs: tuple[str, ...] = ()
+    changes: bool = False
+    accepts: Kinds = INSERTS
     timed = True
     keeps_time = True
+    no_changes: ClassVar[str] = (
+        ": the rows of its first input may not change, and those of the second one may"
+    )
 
     def keys_of(self, port: int) -> tuple[str, ...]:
         return self.shape.keys_of(port)
@@ -61,20 +74,30 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
             "max_age": self.max_age_us,
             "inputs": list(self.inputs),
         }
+        if self.changes:
+            settings["changes"] = True
+        table = kept_rows.layout_of(shape.right, shape.right_keys)
+        if self.changes:
+            kind = {KIND_COLUMN: "(whether it is deleted)"}
+            table = replace(table, columns={**table.columns, **kind})
         return {
             STEP: TableLayout(settings=settings),
             "waiting_0": kept_rows.layout_of(shape.left, shape.left_keys),
-            "waiting_1": kept_rows.layout_of(shape.right, shape.right_keys),
-            "versions": kept_rows.layout_of(shape.right, shape.right_keys),
+            "waiting_1": table,
+            "versions": table,
             "results": kept_rows.layout_of(shape.output),
         }
 
     def initial(self, table: str) -> pl.DataFrame:
-        return kept_rows.nulls(self.shape.of_table(table))
+        """Versions of a table that was no changelog were all inserted."""
+        inserted = pl.lit(RowKind.INSERT, pl.UInt8).alias(KIND_COLUMN)
+        return kept_rows.nulls(self.shape.of_table(table)).with_columns(inserted)
 
     def adapted(
         self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
     ) -> Adaptation | str:
+        if before.get("changes") and not self.changes:
+            return "its second input was a changelog, and is none: deleted rows would be versions"
         return kept_rows.adapted_join(before, now, held)
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
@@ -89,7 +112,8 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
         return {**kept_rows.shown(tables, names), "versions": map(kept_rows.plain, versions.all())}
 
     def describe(self) -> str:
-        return f"{described(self.shape)} as of the event time"
+        changes = ", of a table that changes" if self.changes else ""
+        return f"{described(self.shape)} as of the event time{changes}"
 
 
 class LiveTemporalJoin(LiveOperator):
@@ -111,7 +135,11 @@ class LiveTemporalJoin(LiveOperator):
     def process(self, port: int, frame: pl.DataFrame) -> Iterator[Result]:
         keeps = port == LEFT and self._shape.keeps_left
         alone = (lambda rows: self._marked(self._shape.alone(rows, LEFT))) if keeps else None
-        rows = yield from joining(frame, port, self._time.value, self._shape.keys_of(port), alone)
+        late = None
+        if port == RIGHT and self._operator.changes:
+            frame, late = _begun_or_ended(frame), _as_text
+        keys = self._shape.keys_of(port)
+        rows = yield from joining(frame, port, self._time.value, keys, alone, late)
         self._waiting[port].add(rows)
 
     def watermark(self, event_time_us: int) -> Iterable[Result]:
@@ -119,7 +147,7 @@ class LiveTemporalJoin(LiveOperator):
             return ()
         self._time.value = event_time_us
         rows = self._waiting[LEFT].take(event_time_us)
-        versions = self._waiting[RIGHT].take(event_time_us)
+        versions = self._counting(self._waiting[RIGHT].take(event_time_us))
         results = [] if rows is None else self._joined(rows, self._candidates(rows, versions))
         if versions is not None:
             in_order = versions.sort(TIME_COLUMN, maintain_order=True)
@@ -135,10 +163,15 @@ class LiveTemporalJoin(LiveOperator):
         while (part := self._parts.take()) is not None:
             rows, new, old = part
             if rows is not None:
-                for frame in self._joined(rows, _both(old, new)):
+                for frame in self._joined(rows, _both(old, self._counting(new))):
                     self._results.put(frame)
             self._parts.done()
             yield from self._results.drain()
+
+    def _counting(self, versions: pl.DataFrame | None) -> pl.DataFrame | None:
+        if versions is None or not self._operator.changes:
+            return versions
+        return of_each_time(versions, self._shape.right_keys)
 
     def _candidates(self, rows: pl.DataFrame, versions: pl.DataFrame | None) -> pl.DataFrame | None:
         """The versions that may be valid for some of the rows."""
@@ -159,7 +192,10 @@ class LiveTemporalJoin(LiveOperator):
         last one counts."""
         shape, names = self._shape, self._shape.key_names
         version_time = pl.col(TIME_COLUMN).alias(_VERSION_TIME)
-        table = versions.select(*shape.right_values(), *shape.key_columns(RIGHT), version_time)
+        kind = [KIND_COLUMN] if self._operator.changes else []
+        table = versions.select(
+            *shape.right_values(), *shape.key_columns(RIGHT), version_time, *kind
+        )
         ids = table.select(names).unique().with_row_index(_ID)
         numbered = [
             frame.join(ids, on=names, how="left", maintain_order="left").drop(names)
@@ -179,8 +215,16 @@ class LiveTemporalJoin(LiveOperator):
                 check_sortedness=False,
             )
         )
+        found = pl.col(_VERSION_TIME).is_not_null()
+        if kind:
+            is_there = pl.col(KIND_COLUMN).ne_missing(RowKind.DELETE.value)
+            found &= is_there
+            # Behind a delete a row has no version, so its columns are NULL.
+            joined = joined.with_columns(
+                pl.when(is_there).then(pl.col(name)).alias(name) for name in shape.right_names
+            )
         if not shape.keeps_left:
-            joined = joined.filter(pl.col(_VERSION_TIME).is_not_null())
+            joined = joined.filter(found)
         return joined.select(*shape.whole(), TIME_COLUMN)
 
     def _marked(self, results: pl.DataFrame) -> pl.DataFrame:
@@ -188,6 +232,21 @@ class LiveTemporalJoin(LiveOperator):
         if not self._operator.watermarks:
             return results
         return results.with_columns(pl.col(TIME_COLUMN).alias(WATERMARK_COLUMN))
+
+
+def _begun_or_ended(frame: pl.DataFrame) -> pl.DataFrame:
+    """The changes that begin or end a version, as inserts and deletes."""
+    kind = pl.col(KIND_COLUMN)
+    is_after = kind == RowKind.UPDATE_AFTER
+    inserted = pl.when(is_after).then(pl.lit(RowKind.INSERT, pl.UInt8)).otherwise(kind)
+    return frame.filter(kind != RowKind.UPDATE_BEFORE).with_columns(inserted.alias(KIND_COLUMN))
+
+
+def _as_text(late: pl.DataFrame) -> pl.DataFrame:
+    """Late changes as plain rows, with OP_COLUMN."""
+    is_deleted = pl.col(KIND_COLUMN) == RowKind.DELETE
+    text = pl.when(is_deleted).then(pl.lit("delete")).otherwise(pl.lit("insert"))
+    return late.with_columns(text.alias(OP_COLUMN)).drop(KIND_COLUMN)
 
 
 def _both(one: pl.DataFrame | None, other: pl.DataFrame | None) -> pl.DataFrame | None:

@@ -149,13 +149,15 @@ def joining(
     settled: int,
     keys: Sequence[str],
     alone: Callable[[pl.DataFrame], pl.DataFrame] | None,
+    shown: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
 ) -> Generator[Result, None, pl.DataFrame]:
     """What comes at once of a batch of an input of a join: its late rows, and its rows with a NULL in a key, which
     match nothing. Returns the rows that wait. alone: makes results of rows without a match; None if they do not
-    come out."""
+    come out. shown: makes late rows as they come out, if they are other ones."""
     rows, late = split_late(frame, settled)
     if late.height:
-        yield Side(LATE if port == LEFT else LATE_RIGHT, late)
+        shown_late = late if shown is None else shown(late)
+        yield Side(LATE if port == LEFT else LATE_RIGHT, shown_late)
     null = has_null(keys)
     unmatched = rows.filter(null)
     if unmatched.height:

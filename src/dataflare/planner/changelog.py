@@ -16,6 +16,7 @@ from dataflare.operators.lookup import Lookup
 from dataflare.operators.parted_updates import PartedUpdates
 from dataflare.operators.primitives import after_parting, conformed
 from dataflare.operators.sample import Sample
+from dataflare.operators.stamp import Stamp
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -210,7 +211,8 @@ def _trouble(node: Node, arriving: Kinds) -> str | None:
                     return (
                         f"and {operator.describe()} cannot retract its results{operator.no_changes}"
                     )
-                if operator.needs():
+                # What the stamp asks of the clock is whether it refuses the row, and then the run says so.
+                if operator.needs() and not isinstance(operator, Stamp):
                     return "and one of its expressions changes from call to call"
                 arriving = operator.makes(arriving)
         case BranchNode():
