@@ -13,6 +13,8 @@ from changelogs import asked
 from flows import ordered, refused, result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from test_changed_joins import Halfway
 from timed_runs import Play, Row, Split, at, in_time, random_splits, split_of, timed
 
 from dataflare.model.batch import CHANGES, KIND_COLUMN, RowKind
@@ -211,3 +213,41 @@ def test_a_table_with_a_column_of_the_name_is_refused() -> None:
         r=rates(CHANGED),
     )
     assert block.startswith("error[E0311]")
+
+
+@pytest.mark.parametrize("was", [True, False])
+def test_state_of_a_table_that_changed_is_not_taken_for_that_of_one_that_grew(was: bool) -> None:
+    random = Random(7)
+    left = random_splits(random, 0, LEFT, 5)
+    right = [table_split(Random(2), 5, 0)]
+    if not was:
+        right[0][0].rows = right[0][0].rows.drop(KIND_COLUMN)
+    operators = [
+        replace(temporal_join("left", None, True), changes=changes) for changes in (was, not was)
+    ]
+    half = Halfway(operators[0], [s for s, _ in (*left, *right)], random, 5)
+    change = half.go_on(operators[1])
+    assert change.outcome == "impossible"
+    assert "its second input was" in change.detail
+
+
+def test_a_changelog_goes_on_with_another_age() -> None:
+    """The rows of one half have the versions that the other half began."""
+    random = Random(3)
+    rows = [{"k": 0, "a": n, "at": 10 * n} for n in range(1, 9)]
+    table = [
+        {"id": 0, "b": 1, "at": 5, "kind": RowKind.INSERT},
+        {"id": 0, "b": 1, "at": 35, "kind": RowKind.DELETE},
+        {"id": 0, "b": 2, "at": 65, "kind": RowKind.INSERT},
+        {"id": 1, "b": 3, "at": 90, "kind": RowKind.INSERT},
+    ]
+    kinds = pl.Series(KIND_COLUMN, [row["kind"].value for row in table], dtype=pl.UInt8)
+    right = split_of(1, table, RIGHT, 0)
+    right.rows = right.rows.with_columns(kinds)
+    half = Halfway(
+        temporal_join("left", None, True), [split_of(0, rows, LEFT, 0), right], random, 0
+    )
+    change = half.go_on(temporal_join("left", 10**6, True))
+    assert change.outcome != "impossible", change.detail
+    made = sorted((row[1], row[2]) for row in half.play.outcome.rows())
+    assert made == [(1, 1), (2, 1), (3, 1), (4, None), (5, None), (6, None), (7, 2), (8, 2)]

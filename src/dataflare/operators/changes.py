@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from dataflare.errors import PlanError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.event_time import TIME_COLUMNS
+from dataflare.model.types import STRING, Field, Schema
 from dataflare.operators.base import ERROR_COLUMN
+from dataflare.operators.names import spot_of
 from dataflare.state.weighted import WEIGHT, cancelled
 
+OP_COLUMN = "_op"
+"""Text, of late rows of a changelog where they come out as plain rows: insert or delete."""
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 _PLACE, _AFTER, _OTHER = (f"__dataflare_{name}" for name in ("place", "is_after", "other"))
 
@@ -47,6 +52,34 @@ def as_changes(frame: pl.DataFrame) -> pl.DataFrame:
 
 def of_kind(frame: pl.DataFrame, kind: RowKind) -> pl.DataFrame:
     return frame.with_columns(pl.lit(kind, pl.UInt8).alias(KIND_COLUMN))
+
+
+def parted(frame: pl.DataFrame) -> pl.DataFrame:
+    """The halves of updates as deletes and inserts."""
+    kind = pl.when(pl.col(KIND_COLUMN).is_in(_LEAVING)).then(RowKind.DELETE.value)
+    kind_or = kind.otherwise(RowKind.INSERT.value).cast(pl.UInt8)
+    return frame.with_columns(kind_or.alias(KIND_COLUMN))
+
+
+def op_text(late: pl.DataFrame) -> pl.DataFrame:
+    """Deletes and inserts as plain rows, with OP_COLUMN."""
+    is_deleted = pl.col(KIND_COLUMN) == RowKind.DELETE
+    text = pl.when(is_deleted).then(pl.lit("delete")).otherwise(pl.lit("insert"))
+    return late.with_columns(text.alias(OP_COLUMN)).drop(KIND_COLUMN)
+
+
+def with_op(step: str, schema: Schema) -> Schema:
+    """The columns of such rows. Raises PlanError (E0311) where there is one of that name."""
+    if OP_COLUMN in schema:
+        raise PlanError(
+            f"step '{step}' would give the column '{OP_COLUMN}' twice: its late rows have it, and say there whether "
+            "they were inserted or deleted",
+            code="E0311",
+            step=step,
+            spot=spot_of(OP_COLUMN),
+            help="rename the column in a map before",
+        )
+    return Schema((*schema, Field(OP_COLUMN, STRING)))
 
 
 def differences(before: pl.DataFrame, after: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -9,17 +9,17 @@ from pydantic import Field
 
 from dataflare.errors import ConfigError, PlanError
 from dataflare.model.batch import CHANGES, INSERTS
-from dataflare.model.types import STRING, Schema
-from dataflare.model.types import Field as Column
+from dataflare.model.types import Schema
 from dataflare.model.units import Duration
 from dataflare.operators.base import LATE, LATE_RIGHT, BindContext, Bound, Step, StepConfig
+from dataflare.operators.changes import with_op
 from dataflare.operators.join_bounded import BoundedJoin
 from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_pairs import Pairing, Reach
 from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape, Kind, join_shape
-from dataflare.operators.join_temporal import OP_COLUMN, TemporalJoin
+from dataflare.operators.join_temporal import TemporalJoin
 from dataflare.operators.join_updating import UpdatingJoin
-from dataflare.operators.names import ByName, Name, listed, no_doubles, spot_of
+from dataflare.operators.names import ByName, Name, listed, no_doubles
 
 _MICROS = 1_000_000
 
@@ -189,24 +189,10 @@ def _temporal_join(
         changes,
         CHANGES if changes and kinds[LEFT] == INSERTS else INSERTS,
     )
-    late_right = _with_kind(step, right) if changes else right
+    late_right = with_op(step, right) if changes else right
     return Bound(
         outputs={None: shape.output, LATE: left, LATE_RIGHT: late_right}, stateful=operator
     )
-
-
-def _with_kind(step: str, right: Schema) -> Schema:
-    """The columns of late changes."""
-    if OP_COLUMN in right:
-        raise PlanError(
-            f"step '{step}' would give the column '{OP_COLUMN}' twice: late rows of the second input have it, and say "
-            "there whether they were inserted or deleted",
-            code="E0311",
-            step=step,
-            spot=spot_of(OP_COLUMN),
-            help="rename the column in a map before",
-        )
-    return Schema((*right, Column(OP_COLUMN, STRING)))
 
 
 def _pairs(step: str, config: JoinConfig) -> dict[str, str]:

@@ -26,6 +26,7 @@ from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators import kept_rows
 from dataflare.operators.base import LiveOperator, Result, StatefulOperator
+from dataflare.operators.changes import op_text, parted
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_parts import Parts
 from dataflare.operators.join_shape import LEFT, RIGHT, JoinShape
@@ -35,8 +36,6 @@ from dataflare.operators.versions import Versions, of_each_time
 from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 
-OP_COLUMN = "_op"
-"""Text, of late rows of a table that is a changelog: insert or delete."""
 _ID = "__dataflare_key_id"
 _VERSION_TIME = "__dataflare_version_time"
 
@@ -89,15 +88,16 @@ class TemporalJoin(StatefulOperator, StructABC, frozen=True):
         }
 
     def initial(self, table: str) -> pl.DataFrame:
-        """Versions of a table that was no changelog were all inserted."""
-        inserted = pl.lit(RowKind.INSERT, pl.UInt8).alias(KIND_COLUMN)
-        return kept_rows.nulls(self.shape.of_table(table)).with_columns(inserted)
+        return kept_rows.nulls(self.shape.of_table(table))
 
     def adapted(
         self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
     ) -> Adaptation | str:
-        if before.get("changes") and not self.changes:
-            return "its second input was a changelog, and is none: deleted rows would be versions"
+        was, is_now = (
+            "a changelog" if each.get("changes") else "inserts only" for each in (before, now)
+        )
+        if was != is_now and any(held.rows.values()):
+            return f"its second input was {was}, and is {is_now}"
         return kept_rows.adapted_join(before, now, held)
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
@@ -137,7 +137,7 @@ class LiveTemporalJoin(LiveOperator):
         alone = (lambda rows: self._marked(self._shape.alone(rows, LEFT))) if keeps else None
         late = None
         if port == RIGHT and self._operator.changes:
-            frame, late = _begun_or_ended(frame), _as_text
+            frame, late = _begun_or_ended(frame), op_text
         keys = self._shape.keys_of(port)
         rows = yield from joining(frame, port, self._time.value, keys, alone, late)
         self._waiting[port].add(rows)
@@ -236,17 +236,7 @@ class LiveTemporalJoin(LiveOperator):
 
 def _begun_or_ended(frame: pl.DataFrame) -> pl.DataFrame:
     """The changes that begin or end a version, as inserts and deletes."""
-    kind = pl.col(KIND_COLUMN)
-    is_after = kind == RowKind.UPDATE_AFTER
-    inserted = pl.when(is_after).then(pl.lit(RowKind.INSERT, pl.UInt8)).otherwise(kind)
-    return frame.filter(kind != RowKind.UPDATE_BEFORE).with_columns(inserted.alias(KIND_COLUMN))
-
-
-def _as_text(late: pl.DataFrame) -> pl.DataFrame:
-    """Late changes as plain rows, with OP_COLUMN."""
-    is_deleted = pl.col(KIND_COLUMN) == RowKind.DELETE
-    text = pl.when(is_deleted).then(pl.lit("delete")).otherwise(pl.lit("insert"))
-    return late.with_columns(text.alias(OP_COLUMN)).drop(KIND_COLUMN)
+    return parted(frame.filter(pl.col(KIND_COLUMN) != RowKind.UPDATE_BEFORE))
 
 
 def _both(one: pl.DataFrame | None, other: pl.DataFrame | None) -> pl.DataFrame | None:

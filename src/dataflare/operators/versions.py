@@ -85,7 +85,7 @@ class Versions:
 
 
 def _there(frame: pl.DataFrame) -> pl.DataFrame:
-    """The versions that are no deletes."""
+    """The versions without deletes."""
     if KIND_COLUMN not in frame.columns:
         return frame
     return frame.filter(pl.col(KIND_COLUMN) != RowKind.DELETE)

@@ -11,7 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.expr import ExprText, check_measures
 from dataflare.model import types as t
-from dataflare.model.batch import CHANGES, INSERTS, Kinds
+from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field as Column
@@ -98,7 +98,8 @@ class WindowConfig(StepConfig):
 
 class Window(StatefulOperator, StructABC, frozen=True):
     """group: the group's columns in the rows; names: in the results; meanings: what each holds. late: the columns of a late row. grid: of
-    tumbling and sliding windows. gap: of sessions; without it and a grid there is one window."""
+    tumbling and sliding windows. gap: of sessions; without it and a grid there is one window.
+    changes: whether its input is a changelog."""
 
     step: str
     keys: tuple[str, ...]
@@ -118,6 +119,8 @@ class Window(StatefulOperator, StructABC, frozen=True):
     fill: Literal["none", "null", "previous", "0"] = "none"
     zone: str | None = None
     repeats: bool = False
+    changes: bool = False
+    accepts: Kinds = INSERTS
     timed = True
     keeps_time = True
 
@@ -158,9 +161,14 @@ class Window(StatefulOperator, StructABC, frozen=True):
     def late_rows(self, rows: pl.DataFrame) -> Side:
         """Rows that came too late, with the columns of the input."""
         stamps = [name for name in TIME_COLUMNS if name in rows.columns]
-        late = rows.select(*self.late, *stamps)
+        if self.changes:
+            from dataflare.operators.changes import op_text, parted
+
+            late = parted(rows.select(*self.late, *stamps, KIND_COLUMN))
+            return Side(LATE, late if self.updates else op_text(late))
         from dataflare.operators.window_updates import inserts
 
+        late = rows.select(*self.late, *stamps)
         return Side(LATE, inserts(late) if self.updates else late)
 
     def makes(self, arriving: Kinds) -> Kinds:
@@ -168,7 +176,8 @@ class Window(StatefulOperator, StructABC, frozen=True):
 
     def describe(self) -> str:
         by = f" by {', '.join(self.names)}" if self.names else ""
-        return f"{self.described}: {', '.join(self.aggregation.output.names)}{by}"
+        changes = ", of rows that change" if self.changes else ""
+        return f"{self.described}: {', '.join(self.aggregation.output.names)}{by}{changes}"
 
 
 class WindowStep(Step):
@@ -205,6 +214,12 @@ config:
         no_doubles(step, [*keys, "window_start", "window_end", *config.measures])
         fills = config.fill != "none"
         aggregation = check_measures(config.measures, schema, step=step, in_time=True)
+        changes = bool(context.kinds) and context.kinds[0] != INSERTS
+        if changes:
+            from dataflare.operators.changes import with_op
+            from dataflare.operators.window_changes import check_changes
+
+            check_changes(step, config, aggregation, streaming=context.streaming)
         columns = _key_columns(keys, schema)
         late = tuple(schema.names) if LATE in context.read else ()
         derived = [
@@ -223,9 +238,15 @@ config:
             Select(step, tuple((name, name) for name in names)),
         )
         stamps = [Column(name, _WINDOW_TYPE) for name in ("window_start", "window_end")]
+        # Late rows of a changelog are one where the results are, too.
+        updates = config.emit == "updates" and bool(config.trigger or config.allowed_lateness)
+        shows_kind = changes and not updates
         key_types = map(Column, map(str, keys), (typed.type for typed in keys.values()))
         return Bound(
-            outputs={None: Schema((*key_types, *stamps, *aggregation.output)), LATE: schema},
+            outputs={
+                None: Schema((*key_types, *stamps, *aggregation.output)),
+                LATE: with_op(step, schema) if shows_kind else schema,
+            },
             operators=operators,
             stateful=Window(
                 step,
@@ -243,12 +264,13 @@ config:
                 _described(config),
                 every_s=config.trigger.every if config.trigger else None,
                 count=config.trigger.count if config.trigger else None,
-                updates=config.emit == "updates"
-                and bool(config.trigger or config.allowed_lateness),
+                updates=updates,
                 fill="0" if config.fill == 0 else config.fill or "null",
                 zone=str(config.timezone) if config.timezone else None,
                 repeats=config.emit == "final"
                 and bool(config.trigger or (config.allowed_lateness and context.streaming)),
+                changes=changes,
+                accepts=CHANGES if changes else INSERTS,
             ),
         )
 

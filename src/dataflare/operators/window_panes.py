@@ -16,11 +16,13 @@ import polars as pl
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.hashing import hash_columns, key_group
 from dataflare.operators.base import LiveOperator, Result
+from dataflare.operators.changes import weighted
 from dataflare.operators.window_blocks import Blocks
+from dataflare.operators.window_changes import rows_of
 from dataflare.operators.window_counts import COUNT, due
 from dataflare.operators.window_fill import Fill
 from dataflare.operators.window_fired import Fired
-from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WINDOW_COLUMNS, WindowRows
+from dataflare.operators.window_rows import CHANGED, END, FROM, PANE, WINDOW_COLUMNS
 from dataflare.operators.window_state import CLOSED
 from dataflare.operators.window_updates import GivenWindows
 from dataflare.state.pieces import Groups
@@ -47,14 +49,7 @@ class LivePanes(LiveOperator):
     def __init__(self, operator: Window, grid: Grid, tables: Tables) -> None:
         self.operator, self.grid = operator, grid
         self.tick_s = operator.every_s
-        self.rows = WindowRows(
-            operator.step,
-            operator.group,
-            operator.names,
-            operator.aggregation,
-            notes=_notes(operator),
-            zeros=operator.fill == "0",
-        )
+        self.rows = rows_of(operator, _notes(operator))
         self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
         self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)
         self._blocks = Blocks(grid, self.rows, self.panes)
@@ -75,6 +70,8 @@ class LivePanes(LiveOperator):
             rows, late = self._sifted(rows)
             if late.height:
                 yield self.operator.late_rows(late)
+        if self.operator.changes:
+            rows = weighted(rows, times=True)
         if self.operator.count:
             yield from self._counted(rows)
         self._append(rows)

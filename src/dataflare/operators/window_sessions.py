@@ -22,10 +22,12 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.operators.base import LiveOperator, Result
+from dataflare.operators.changes import weighted
 from dataflare.operators.kept_rows import plain
 from dataflare.operators.window_behind import LATE_PHASE, phases
+from dataflare.operators.window_changes import rows_of
 from dataflare.operators.window_counts import COUNT, due
-from dataflare.operators.window_rows import FIRED, FIRST, LAST, WINDOW_COLUMNS, WindowRows
+from dataflare.operators.window_rows import FIRED, FIRST, LAST, WINDOW_COLUMNS
 from dataflare.operators.window_session_merge import sessions
 from dataflare.operators.window_state import CLOSED, LIMIT
 from dataflare.operators.window_updates import GivenSessions
@@ -47,13 +49,7 @@ class LiveSessions(LiveOperator):
         self.operator, self.gap, self.lateness = operator, operator.gap, operator.lateness
         self.tick_s = operator.every_s
         counted = [(pl.len().cast(pl.Int64).alias(COUNT), pl.col(COUNT).sum())]
-        self.rows = WindowRows(
-            operator.step,
-            operator.group,
-            operator.names,
-            operator.aggregation,
-            notes=counted if operator.count else (),
-        )
+        self.rows = rows_of(operator, counted if operator.count else ())
         self._keys, self._tables = self.rows.keys, tables
         self.log = tables.log("sessions", self._keys, self._merge)
         self._behind = tables.rows("behind", self._keys)
@@ -71,6 +67,8 @@ class LiveSessions(LiveOperator):
             self._streams.value = True
             if self.gap is not None:
                 rows = self._sifted(rows)
+        if self.operator.changes:
+            rows = weighted(rows, times=True)
         if self.operator.count:
             yield from self._counted(rows)
         self._append(rows)

@@ -17,6 +17,7 @@ import polars as pl
 from dataflare.model.event_time import NEVER, TIME_COLUMN, moment_of
 from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
+from dataflare.operators.window_changes import meanings
 from dataflare.operators.window_counts import COUNT
 from dataflare.operators.window_grid import Grid
 from dataflare.operators.window_rows import CHANGED, END, FIRED, FIRST, FROM, LAST, PANE
@@ -42,15 +43,23 @@ def layout_of(operator: Window, rows: Schema) -> Layout:
         notes[CHANGED] = "(whether rows came that no result has given)"
     elif operator.count:
         notes[COUNT] = "(how many rows there are)"
-    partials = {**operator.aggregation.meanings(), **notes}
+    measures = operator.aggregation.meanings()
+    rule = ""
+    if operator.changes:
+        # A sum that begins later cannot give back rows that came before it.
+        rule = f"sums for {', '.join(sorted(set(measures.values())))}"
+        measures = meanings(operator.aggregation)
+    partials = {**measures, **notes}
 
     def table(*columns: str) -> TableLayout:
         places = {name: f"({name.removeprefix('__dataflare_')})" for name in columns}
-        return TableLayout(keys, places | partials, key_meanings=texts)
+        return TableLayout(keys, places | partials, rule=rule, key_meanings=texts)
 
     settings = {"kind": operator.kind, "updates": operator.updates, "fill": operator.fill}
     settings |= {"lateness": operator.lateness, "gap": operator.gap, "count": operator.count}
     settings["every"] = operator.every_s is not None
+    if operator.changes:
+        settings["changes"] = True
     grid = operator.grid
     if grid is not None:
         settings |= {name: getattr(grid, name) for name in _GRID}
@@ -133,6 +142,11 @@ def adapted(
 
 def _refused(before: Mapping[str, Any], now: Mapping[str, Any], held: Held) -> str | None:
     """Why the state cannot be used."""
+    was, is_now = (
+        "a changelog" if each.get("changes") else "inserts only" for each in (before, now)
+    )
+    if was != is_now and _has_rows(held):
+        return f"its input was {was}, and is {is_now}"
     if before["kind"] != now["kind"] and "global" in (before["kind"], now["kind"]):
         return f"its windows were {before['kind']}, and are {now['kind']}"
     if before["gap"] != now["gap"]:

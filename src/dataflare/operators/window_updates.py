@@ -12,6 +12,7 @@ from dataflare.operators.window_rows import END, FIRST, LAST
 from dataflare.operators.window_session_merge import sessions
 from dataflare.state.slices import Slices
 from dataflare.state.tables import Tables
+from dataflare.state.weighted import WEIGHT
 
 _ORDER, _END = "__dataflare_order", "__dataflare_order_end"
 
@@ -36,19 +37,26 @@ class GivenWindows:
             frame.join(by, on=self._by, how="semi", nulls_equal=True)
             for frame in self._table.frames(low, high + 1)
         ]
-        before = pl.concat([*parts, windows.drop(WATERMARK_COLUMN, strict=False).clear()])
+        before = _there(pl.concat([*parts, windows.drop(WATERMARK_COLUMN, strict=False).clear()]))
         self._table.append(windows.drop(WATERMARK_COLUMN, strict=False))
         if not before.height:
-            return inserts(windows)
+            return inserts(_there(windows))
         replacing = windows.join(before, on=self._by, how="semi", nulls_equal=True)
         others = windows.join(before, on=self._by, how="anti", nulls_equal=True)
         if WATERMARK_COLUMN in windows.columns:
             marks = windows.select(*self._by, WATERMARK_COLUMN)
             before = before.join(marks, on=self._by, nulls_equal=True)
+        before = before.select(windows.columns)
+        gone = before.clear()
+        if WEIGHT in windows.columns:
+            empty = windows.filter(pl.col(WEIGHT) <= 0)
+            gone = before.join(empty, on=self._by, how="semi", nulls_equal=True)
+            before = before.join(empty, on=self._by, how="anti", nulls_equal=True)
         rows = [
-            _of_kind(before.select(windows.columns), RowKind.UPDATE_BEFORE),
-            _of_kind(replacing, RowKind.UPDATE_AFTER),
-            inserts(others),
+            _of_kind(gone, RowKind.DELETE),
+            _of_kind(before, RowKind.UPDATE_BEFORE),
+            _of_kind(_there(replacing), RowKind.UPDATE_AFTER),
+            inserts(_there(others)),
         ]
         return pl.concat(rows).sort(END, *self._by, KIND_COLUMN, nulls_last=True)
 
@@ -69,11 +77,11 @@ class GivenSessions:
 
     def changes(self, closed: pl.DataFrame) -> pl.DataFrame:
         """The sessions, and before each the ones that it replaces."""
-        parts = [self._covered(frame, closed) for frame in self._log.frames()]
+        parts = [_there(self._covered(frame, closed)) for frame in self._log.frames()]
         self._log.append(closed)
         replaced = pl.concat(parts) if parts else None
         if replaced is None or not replaced.height:
-            return inserts(closed)
+            return inserts(_there(closed))
         # The first one and the new session are an update; those that it takes in as well are deleted.
         is_first = pl.int_range(pl.len()).over(*self._keys, _ORDER) == 0
         kind = (
@@ -83,6 +91,11 @@ class GivenSessions:
         )
         replaced = replaced.with_columns(kind.alias(KIND_COLUMN))
         new = closed.with_columns(pl.col(FIRST).alias(_ORDER))
+        if WEIGHT in new.columns:
+            by, empty = [*self._keys, _ORDER], new.filter(pl.col(WEIGHT) <= 0)
+            gone = replaced.join(empty, on=by, how="semi", nulls_equal=True)
+            replaced = replaced.join(empty, on=by, how="anti", nulls_equal=True)
+            replaced, new = pl.concat([_of_kind(gone, RowKind.DELETE), replaced]), _there(new)
         has_before = new.join(replaced, on=[*self._keys, _ORDER], how="semi", nulls_equal=True)
         others = new.join(replaced, on=[*self._keys, _ORDER], how="anti", nulls_equal=True)
         rows = pl.concat([replaced, _of_kind(has_before, RowKind.UPDATE_AFTER), inserts(others)])
@@ -117,6 +130,11 @@ class GivenSessions:
         length = pl.col(LAST) - pl.col(FIRST)
         widest = [pl.col(name).sort_by(length, maintain_order=True).last() for name in others]
         return sessions(frame, self._keys, 0, widest, changes=False).select(frame.columns)
+
+
+def _there(windows: pl.DataFrame) -> pl.DataFrame:
+    """The windows that have rows. Over a changelog the rows of others may have been deleted."""
+    return windows.filter(pl.col(WEIGHT) > 0) if WEIGHT in windows.columns else windows
 
 
 def _of_kind(frame: pl.DataFrame, kind: RowKind) -> pl.DataFrame:
