@@ -22,6 +22,7 @@ from dataflare.model.types import Schema
 from dataflare.operators import join_parts, timed_rows
 from dataflare.operators.join_shape import join_shape
 from dataflare.operators.join_temporal import TemporalJoin
+from dataflare.state.tables import Tables
 
 LEFT, RIGHT = {"k": pl.Int64, "a": pl.Int64}, {"id": pl.Int32, "b": pl.Int64}
 
@@ -48,9 +49,11 @@ def table_split(random: Random, disorder: int | None, number: int) -> tuple[Spli
     there: dict[int, tuple[int, int]] = {}
     seen: set[tuple[int, int]] = set()
     time = random.randint(-20, 20)
-    for i in range(random.choice((0, 5, 40))):
+    # Keys without rows of the other side make the state larger, so that it has several levels.
+    keys = random.choice((2, 2, 9))
+    for i in range(random.choice((0, 5, 40, 80))):
         time += random.choice((0, 1, 1, 9))
-        key = random.randint(0, 2) * 2 + number
+        key = random.choice((random.randint(0, 2), random.randint(0, keys))) * 2 + number
         moment = time - random.choice((0, 0, 3, 12))
         while (key, moment) in seen:
             moment += 1
@@ -251,3 +254,29 @@ def test_a_changelog_goes_on_with_another_age() -> None:
     assert change.outcome != "impossible", change.detail
     made = sorted((row[1], row[2]) for row in half.play.outcome.rows())
     assert made == [(1, 1), (2, 1), (3, 1), (4, None), (5, None), (6, None), (7, 2), (8, 2)]
+
+
+def test_a_delete_hides_a_version_that_came_long_before() -> None:
+    """Also where the older versions are many, and the delete is not merged with them."""
+    live = temporal_join("left", None, True).open(Tables())
+
+    def take(port: int, rows: list[Row], kind: RowKind, until: int) -> list[tuple[Any, ...]]:
+        frame = split_of(port, rows, LEFT if port == 0 else RIGHT, 0).rows
+        if port == 1:
+            frame = frame.with_columns(pl.lit(kind, pl.UInt8).alias(KIND_COLUMN))
+        assert not list(live.process(port, frame))
+        return [row for made in live.watermark(until) for row in made.select("k", "b").rows()]
+
+    many = [{"id": n, "b": n, "at": n} for n in range(9)]
+    assert take(1, many, RowKind.INSERT, 10) == []
+    assert take(1, [{"id": 3, "b": 3, "at": 15}], RowKind.DELETE, 20) == []
+    probes = [{"k": n, "a": n, "at": 25} for n in (2, 3)]
+    assert take(0, probes, RowKind.INSERT, 30) == [(2, 2), (3, None)]
+    assert take(1, [{"id": 3, "b": 7, "at": 35}], RowKind.UPDATE_AFTER, 40) == []
+    assert take(0, [{"k": 3, "a": 3, "at": 45}], RowKind.INSERT, 50) == [(3, 7)]
+    shown = [row for frame in operator_shown(live) for row in frame.rows()]
+    assert sorted(shown) == [(n, 7 if n == 3 else n) for n in range(9)]
+
+
+def operator_shown(live: Any) -> list[pl.DataFrame]:
+    return [frame.select("id", "b") for frame in live._versions.all()]
