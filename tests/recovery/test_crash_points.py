@@ -10,25 +10,30 @@ from harness import Sandbox, same
 
 SOURCE = Path(__file__).parents[2] / "src" / "dataflare"
 NAMED = re.compile(r"""crash_point\(\s*f?["']([a-z0-9_.{}]+)["']""")
+ELSEWHERE = (
+    "postgres.",
+    "replay.",
+    "replan.",
+    "savepoint.",
+    "source.",
+    "bucket.",
+    "kafka.",
+    "store.",
+    "s3.",
+)
 PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 
 
 def points() -> list[str]:
     """Every named place of the code that this workflow comes to; one that several share is a place
-    in each of them. Those of PostgreSQL, of replays, of new plans, savepoints and sources with many splits are
-    died at beside their own tests."""
+    in each of them. Those of PostgreSQL, Kafka, object stores, of replays, of new plans, savepoints and sources with
+    many splits are died at beside their own tests."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         for point in NAMED.findall(path.read_text()):
-            prefix, rest = re.fullmatch(r"({.*?}|[a-z]+)\.(.+)", point).groups()
+            prefix, rest = re.fullmatch(r"({.*?}|[a-z0-9]+)\.(.+)", point).groups()
             found |= {f"{each}.{rest}" for each in PREFIXES.get(prefix, (prefix,))}
-    return sorted(
-        point
-        for point in found
-        if not point.startswith(
-            ("postgres.", "replay.", "replan.", "savepoint.", "source.", "bucket.")
-        )
-    )
+    return sorted(point for point in found if not point.startswith(ELSEWHERE))
 
 
 POINTS = points()

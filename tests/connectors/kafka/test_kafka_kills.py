@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from kafka_killing import Moving, random_kills
 from kafka_kit import Place
-from killing import Moving, random_kills
 from servers.kafka import KafkaCluster
 
 from dataflare.jobs import RunOptions, run

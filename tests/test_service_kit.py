@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from servers import __main__ as by_hand
 from servers import fetch
 from servers.services import SERVICES, WANTED
