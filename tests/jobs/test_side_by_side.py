@@ -13,7 +13,9 @@ import polars as pl
 import pytest
 
 from dataflare import RunOptions, Workflow
+from dataflare.checkpoint.lock import lock_state
 from dataflare.jobs import arun
+from dataflare.sdk.crashpoints import observed
 from dataflare.testing import Checkpoint, Lab, Pause, ScriptedSource, rows
 from dataflare.workflow.load import load_text
 
@@ -90,6 +92,81 @@ def test_a_cancelled_run_takes_a_checkpoint_and_the_next_one_goes_on_from_it(
     result = lab.run(flow)
     assert (result.status, result.resumed_from is not None) == ("finished", True)
     assert [row["n"] for row in lab.rows("out")] == list(range(8))
+
+
+class CancelledAt:
+    """Cancels a run a second time when it reaches a place; a thread that reaches it stays there until the event loop
+    has done a hundred turns. ended_first: the await had raised by then."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.running: asyncio.Future[Any] | None = None
+        self.reached = self.ended_first = False
+        self._loop = asyncio.get_running_loop()
+        self._go_on = threading.Event()
+
+    def __call__(self, place: str) -> None:
+        if place != self.place or self.running is None or self.reached:
+            return
+        self.reached = True
+        if threading.current_thread() is threading.main_thread():
+            self.running.cancel()
+        else:
+            self._loop.call_soon_threadsafe(self._cancel)
+            assert self._go_on.wait(30)
+
+    def _cancel(self) -> None:
+        assert self.running is not None
+        self.running.cancel()
+        self._turn(100)
+
+    def _turn(self, left: int) -> None:
+        if left:
+            self._loop.call_soon(self._turn, left - 1)
+            return
+        assert self.running is not None
+        self.ended_first = self.running.done()
+        self._go_on.set()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "engine.before_manifest",
+        "checkpoint.before_publish",
+        "engine.after_manifest",
+        "engine.before_commit",
+        "file.commit.before_publish",
+        "engine.after_commit",
+    ],
+)
+def test_nothing_is_left_of_a_run_that_was_cancelled_twice(tmp_path: Path, place: str) -> None:
+    lab, flow = Lab(tmp_path / "home"), Workflow("cancelled", base=tmp_path)
+    pause = Pause()
+    source = ScriptedSource([*rows(0, 3), Checkpoint(), *rows(3, 5), pause, *rows(5, 8)])
+    source.add_to(flow, "in").to("out", "file", path=str(tmp_path / "out"), format="ndjson")
+
+    async def main() -> None:
+        cancelling = CancelledAt(place)
+        with observed(cancelling):
+            running = asyncio.ensure_future(lab.arun(flow))
+            await asyncio.to_thread(pause.wait_reached)
+            cancelling.running = running
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert (cancelling.reached, cancelling.ended_first, left) == (True, False, set())
+        assert not lock_state(tmp_path / "home" / "cancelled").held
+        pause.release()
+        result = await lab.arun(flow)
+        assert (result.status, result.resumed_from is not None) == ("finished", True)
+
+    asyncio.run(main())
+    parts = [file.read_text() for file in (tmp_path / "out").glob("*.ndjson")]
+    assert sorted(json.loads(line)["n"] for text in parts for line in text.splitlines()) == [
+        *range(8)
+    ]
 
 
 def test_a_workflow_in_python_runs_on_the_loop_that_is_there(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Always true: a failed task ends the attempt; whatever ends it, no task of it run
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,7 +29,7 @@ from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.source import SupportsCommits, SupportsDiscovery
-from dataflare.sdk.threads import ThreadsOfRun, in_thread, threads_of_run
+from dataflare.sdk.threads import completed, in_thread, own_threads
 
 if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 _SPREAD = 0.1
 """The first checkpoint of an attempt is later by up to this share of the interval."""
-_BLOCKING_MAX = min(32, (os.cpu_count() or 1) + 4)
-"""How many blocking calls a run makes at a time."""
 
 
 class Start(Struct, frozen=True):
@@ -108,15 +105,21 @@ class Attempt:
         return await future
 
     async def run(self, stop: asyncio.Event) -> Ending:
-        """Run to the end of input, or until `stop` is set: then a checkpoint is taken first."""
-        blocking = ThreadsOfRun(_BLOCKING_MAX)
+        """Run to the end of input, or until `stop` is set: then a checkpoint is taken first. Cancelled, it takes
+        none, and raises when its tasks and threads have ended."""
+        cancelled = False
         try:
-            with threads_of_run(blocking):
-                return await self._run(stop)
-        finally:
             # A write of a dead attempt must not meet what the next one does to the same file.
-            await in_thread(blocking.shutdown, wait=True, cancel_futures=True)
-            self.pool.close()
+            async with own_threads():
+                return await self._run(stop)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        finally:
+            if cancelled:
+                await completed(in_thread(self.pool.close, wait=True))
+            else:
+                self.pool.close()
 
     async def _run(self, stop: asyncio.Event) -> Ending:
         try:
@@ -126,17 +129,21 @@ class Attempt:
             lives += [finder.run() for finder in coordinator.finders.values()]
             running: list[asyncio.Future[None]] = [asyncio.ensure_future(live) for live in lives]
             leading = asyncio.ensure_future(self._lead(coordinator, stop))
+            cancelled = False
             try:
                 return await _all_or_first_error(leading, [*running, coordinator.failed])
+            except asyncio.CancelledError:
+                cancelled = True
+                raise
             finally:
                 leading.cancel()
                 for future in running:
                     future.cancel()
-                await asyncio.gather(leading, *running, return_exceptions=True)
-                await coordinator.settle()
+                await completed(asyncio.gather(leading, *running, return_exceptions=True))
+                await completed(coordinator.settle(at_once=cancelled))
         finally:
             if self._worker is not None:
-                await self._worker.aclose()
+                await completed(self._worker.aclose())
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""

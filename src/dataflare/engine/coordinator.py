@@ -344,16 +344,18 @@ class Coordinator:
             }
             await follower(positions)
 
-    async def settle(self) -> None:
+    async def settle(self, *, at_once: bool = False) -> None:
         """Wait for what has begun when the attempt fails: the storing of a manifest, because the next
         attempt decides by the manifests that are there, the deletion of old files, and a commit, because its rows may be visible
-        and are counted. A commit that is still retried after a while is cancelled."""
+        and are counted. A commit that is still retried after a while is cancelled. at_once: it is cancelled now; the
+        next attempt makes it again."""
         for begun in (self._storing, self._collecting):
             if begun is not None:
                 await asyncio.gather(begun, return_exceptions=True)
         if self._committing is None:
             return
-        await asyncio.wait([self._committing], timeout=_SETTLE_S)
+        if not at_once:
+            await asyncio.wait([self._committing], timeout=_SETTLE_S)
         self._committing.cancel()
         await asyncio.gather(self._committing, return_exceptions=True)
 

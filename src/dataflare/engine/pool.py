@@ -47,10 +47,11 @@ class WorkerPool:
         self._others.append(made)
         return made
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
+        """Take no calls any more. wait: return when all calls are done."""
         for other in self._others:
-            other.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+            other.close(wait=wait)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class _WaitingPool(WorkerPool):

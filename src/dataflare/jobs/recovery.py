@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from dataflare.checkpoint.resolve import (
     decide_resume,
     with_missing,
 )
+from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
@@ -32,7 +34,7 @@ from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer, Epoch, Marker
-from dataflare.sdk.threads import in_thread
+from dataflare.sdk.threads import completed, in_thread
 
 
 class Recovered(Struct, frozen=True):
@@ -49,13 +51,23 @@ async def open_committers(
 ) -> dict[str, Committer]:
     """The committer of each destination, by step."""
     committers: dict[str, Committer] = {}
-    for stage in plan.stages:
-        if stage.destination is not None:
-            context = await in_thread(destination_context, stage, plan, identity, store)
-            opening = partial(stage.destination.committer, context)
-            retrying = (retries or Retries()).of(stage.name)
-            committers[stage.name] = RetriedCommitter(await retrying.call(opening), retrying)
+    try:
+        for stage in plan.stages:
+            if stage.destination is not None:
+                context = await in_thread(destination_context, stage, plan, identity, store)
+                opening = partial(stage.destination.committer, context)
+                retrying = (retries or Retries()).of(stage.name)
+                committers[stage.name] = RetriedCommitter(await retrying.call(opening), retrying)
+    except BaseException:
+        await completed(close_committers(committers))
+        raise
     return committers
+
+
+async def close_committers(committers: Mapping[str, Committer]) -> None:
+    """Release their connections."""
+    for committer in committers.values():
+        await committer.aclose()
 
 
 async def recover(
@@ -177,3 +189,19 @@ async def forget(plan: PhysicalPlan, identity: Identity, store: Storage) -> None
         ):  # another lineage owns the place: there is nothing to clear
             await committer.recover(max(epoch, marker.epoch if marker else 0), ())
         await committer.aclose()
+
+
+def carried_over(plan: PhysicalPlan, manifest: Manifest | None, store: Storage) -> dict[str, Any]:
+    """By source, the value that the next run starts from. Blocking."""
+    carried_values: dict[str, Any] = {}
+    for stage in plan.stages:
+        if stage.source is None or manifest is None or stage.name not in manifest.sources:
+            continue
+        if not stage.source.carries():
+            continue
+        record = SourceRecord.read(store, manifest.sources[stage.name])
+        stage.source.started_from = record.carried
+        carried = stage.source.carry(record.positions(store))
+        if carried is not None:
+            carried_values[stage.name] = dict(carried)
+    return carried_values

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.checkpoint.files import make_state_folder
 from dataflare.checkpoint.lock import RunLock
-from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
-from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
@@ -51,7 +49,13 @@ from dataflare.jobs.lineage import Lineage, scratch_of
 from dataflare.jobs.nothing_new import nothing_to_replace_with
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
-from dataflare.jobs.recovery import Recovered, open_committers, recover
+from dataflare.jobs.recovery import (
+    Recovered,
+    carried_over,
+    close_committers,
+    open_committers,
+    recover,
+)
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
 from dataflare.model.new_fields import Columns, FieldsAppeared
@@ -62,7 +66,7 @@ from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.runtime import Runtime
-from dataflare.sdk.threads import in_thread
+from dataflare.sdk.threads import completed, in_thread, own_threads
 from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
@@ -84,20 +88,25 @@ async def arun(workflow: Workflow, options: RunOptions) -> RunResult:
     """Run a workflow on the event loop of the caller, beside other runs and other work.
 
     As `run`, without signals: a run whose task is cancelled takes a checkpoint, ends, and then raises
-    asyncio.CancelledError; the next run goes on from there. Cancelled a second time, it ends at once.
+    asyncio.CancelledError; the next run goes on from there. Cancelled a second time, it takes none, and raises when
+    its tasks and blocking calls have ended.
     """
     job = _Run(workflow, options)
     running = asyncio.ensure_future(job.run(signals=False))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if not running.done():
-            job.stop.set()
-            try:
-                await asyncio.wait([running])
-            finally:
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            if cancelled is not None:
                 running.cancel()
-        raise
+            job.stop.set()
+            cancelled = error
+    if cancelled is None:
+        return running.result()
+    if not running.cancelled():
+        running.exception()
+    raise cancelled
 
 
 class _Run:
@@ -136,18 +145,21 @@ class _Run:
             runtime.entered(),
             interruptible(self._interrupt) if signals else contextlib.nullcontext(),
         ):
-            plan = await self._plan(self.lineage.learned())
-            if plan.stages.commits_wait:
-                self.reporter.say(
-                    "all rows are committed at the end of the run: see `dataflare plan`"
-                )
-            self._tell_doubts(plan)
-            folder = self.lineage.folder
-            await in_thread(make_state_folder, folder)
-            with (
-                unread(plan, self._nobody_reads),
-                RunLock(folder, self.run_id, utc_text(time.time())),
-            ):
+            async with own_threads():
+                return await self._begun()
+
+    async def _begun(self) -> RunResult:
+        plan = await self._plan(self.lineage.learned())
+        if plan.stages.commits_wait:
+            self.reporter.say("all rows are committed at the end of the run: see `dataflare plan`")
+        self._tell_doubts(plan)
+        folder = self.lineage.folder
+        await in_thread(make_state_folder, folder)
+        with (
+            unread(plan, self._nobody_reads),
+            RunLock(folder, self.run_id, utc_text(time.time())),
+        ):
+            async with own_threads():  # the lock is held until they are done
                 return await self._locked(plan)
 
     async def _plan(self, learned: Mapping[str, Columns]) -> Plan:
@@ -307,7 +319,7 @@ class _Run:
                 self.has_met = True
                 if await self._meet(plan, committers):
                     resume = True
-                    await _close(committers)
+                    await close_committers(committers)
                     committers, identity = await self._open(plan)
             store = self.lineage.store_of(self.lineage.current)
             recovered = await self._recover(store, committers, resume)
@@ -331,14 +343,17 @@ class _Run:
                 for name, committer in committers.items():
                     self.published[name] = await committer.published()
         finally:
-            await _close(committers)
-            for stage in plan.stages.stages:
-                if stage.source is not None:
-                    self.notes[stage.name] = stage.source.notes()
-                    await stage.source.aclose()
+            await completed(self._closed(plan, committers))
         if not ending.finished:
             return self._stopped_by(), None, None
-        return "finished", None, await in_thread(_carried, plan, ending.manifest, store)
+        return "finished", None, await in_thread(carried_over, plan.stages, ending.manifest, store)
+
+    async def _closed(self, plan: Plan, committers: Mapping[str, Committer]) -> None:
+        await close_committers(committers)
+        for stage in plan.stages.stages:
+            if stage.source is not None:
+                self.notes[stage.name] = stage.source.notes()
+                await stage.source.aclose()
 
     async def _meet(self, plan: Plan, committers: Mapping[str, Committer]) -> bool:
         try:
@@ -394,6 +409,7 @@ class _Run:
             return await attempt.run(self.stop)
         finally:
             reporting.cancel()
+            await completed(asyncio.gather(reporting, return_exceptions=True))
             if attempt.coordinator is not None:
                 stats = attempt.coordinator.stats
                 self.checkpoints += stats.completed
@@ -471,24 +487,3 @@ class _Run:
         self.interrupted = True
         self.reporter.say("stopping after a checkpoint; once more to stop at once")
         self.stop.set()
-
-
-async def _close(committers: Mapping[str, Committer]) -> None:
-    for committer in committers.values():
-        await committer.aclose()
-
-
-def _carried(plan: Plan, manifest: Manifest | None, store: Storage) -> dict[str, Any]:
-    """By source, the value that the next run starts from. Blocking."""
-    carried_values: dict[str, Any] = {}
-    for stage in plan.stages.stages:
-        if stage.source is None or manifest is None or stage.name not in manifest.sources:
-            continue
-        if not stage.source.carries():
-            continue
-        record = SourceRecord.read(store, manifest.sources[stage.name])
-        stage.source.started_from = record.carried
-        carried = stage.source.carry(record.positions(store))
-        if carried is not None:
-            carried_values[stage.name] = dict(carried)
-    return carried_values

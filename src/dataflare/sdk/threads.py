@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_BLOCKING_MAX = min(32, (os.cpu_count() or 1) + 4)
+"""How many blocking calls a run makes at a time."""
 _SHARED = ThreadPoolExecutor(max_workers=100_000, thread_name_prefix="dataflare")
 """Starts a thread only when none is idle."""
 _THREADS: contextvars.ContextVar[Executor | None] = contextvars.ContextVar("threads", default=None)
@@ -97,3 +100,32 @@ def threads_of_run(executor: Executor) -> Iterator[None]:
         yield
     finally:
         _THREADS.reset(token)
+
+
+@asynccontextmanager
+async def own_threads() -> AsyncIterator[None]:
+    """Make the blocking calls inside on threads of their own limit. At the end the calls that wait are dropped, and
+    those that have begun are waited for: also when the caller is cancelled."""
+    blocking = ThreadsOfRun(_BLOCKING_MAX)
+    try:
+        with threads_of_run(blocking):
+            yield
+    finally:
+        await completed(in_thread(blocking.shutdown, wait=True, cancel_futures=True))
+
+
+async def completed(awaitable: Awaitable[T]) -> T:
+    """The result of an awaitable that always comes to its end. If the caller is cancelled meanwhile, CancelledError
+    is raised after that. For what must be closed."""
+    future = asyncio.ensure_future(awaitable)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return future.result()
+    if not future.cancelled():
+        future.exception()
+    raise cancelled
