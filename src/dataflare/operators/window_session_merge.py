@@ -14,6 +14,8 @@ from dataflare.operators.window_rows import FIRED, FIRST, LAST
 
 _ID = "__dataflare_id"
 _KEY = "__dataflare_key"
+_KEY_SPAN = pl.lit(2**66, pl.Int128)
+"""More than the distance between two times, and a gap."""
 
 
 def sessions(
@@ -33,14 +35,13 @@ def sessions(
     if gap is None:
         numbered = ordered.with_columns(is_new_key.cum_sum().alias(_ID))
     else:
-        times = frame.select(pl.col(FIRST).min(), pl.col(LAST).max().alias(_KEY)).row(0)
-        # Sessions of one key are all later than those of the key before. So one maximum serves all keys.
-        span = times[1] - times[0] + gap + 1
-        shift = is_new_key.cum_sum().cast(pl.Int64) * span - times[0]
+        # Sessions of one key are all later than those of the key before, so one maximum serves all keys. In 64 bits
+        # the sums would be too large: with 42,000 keys over seven years, sessions of two keys became one.
+        shift = is_new_key.cum_sum().cast(pl.Int128) * _KEY_SPAN
         numbered = ordered.with_columns(shift.alias(_KEY))
-        before = (pl.col(LAST) + pl.col(_KEY)).cum_max().shift(1, fill_value=-(2**62))
-        is_new = pl.col(FIRST) + pl.col(_KEY) > before + gap
-        numbered = numbered.with_columns(is_new.cum_sum().alias(_ID))
+        before = (pl.col(LAST) + pl.col(_KEY)).cum_max().shift(1)
+        is_new = (pl.col(FIRST) + pl.col(_KEY) - before > gap).fill_null(True)
+        numbered = numbered.with_columns(is_new.cum_sum().alias(_ID)).drop(_KEY)
     firsts = [pl.col(key).first() for key in keys]
     grouped = numbered.group_by(_ID, maintain_order=True).agg(
         *firsts,
