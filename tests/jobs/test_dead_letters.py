@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.sdk.crashpoints import observed
+from dataflare.testing import Lab
 from dataflare.workflow.load import load_text
 
 TEXT = """\
@@ -20,6 +22,19 @@ transformations:
   typed: {{type: map, inputs: [raw], config: {{cast: {{amount: int64}}}}}}
 destinations:
   out: {{type: file, inputs: [typed], config: {{path: out.csv}}}}
+"""
+
+ORDERED = """\
+name: ordered
+settings:
+  batch: {initial: 1, min: 1, max: 1}
+  error_handling: {on_error: dead_letter, dead_letter: {path: dead}}
+sources:
+  raw: {type: file, config: {path: raw.FORMAT}, schema: {id: int64, zone: string, amount: string}}
+transformations:
+  typed: {type: map, inputs: [raw], config: {cast: {amount: int64}}}
+destinations:
+  out: {type: file, inputs: [typed], config: {path: out.csv}}
 """
 
 
@@ -59,6 +74,8 @@ def test_dead_letters_hold_the_original_row_and_why(tmp_path: Path) -> None:
     assert result.status == "finished"
     assert result.steps["typed"]["dead_letters"] == 10
     assert "dead_letters" not in result.steps
+    place = tmp_path / "home" / "letters" / "dead_letters"
+    assert f"step 'typed': 10 rows failed and are dead letters in {place}" in result.warnings
     found = letters(tmp_path / "home" / "letters" / "dead_letters")
     assert [json.loads(str(each["row"])) for each in found] == [
         {"id": i, "amount": "many"} for i in range(7, 1_000, 100)
@@ -72,6 +89,34 @@ def test_dead_letters_hold_the_original_row_and_why(tmp_path: Path) -> None:
     assert first["message"]
     assert first["failed_at"]
     assert len({each["id"] for each in found}) == 10
+
+
+@pytest.mark.parametrize("format_", ["csv", "ndjson"])
+def test_their_rows_have_the_order_of_the_columns_also_in_a_run_that_resumes(
+    tmp_path: Path, format_: str
+) -> None:
+    flow, lab = load_text(ORDERED.replace("FORMAT", format_), base=tmp_path), Lab(tmp_path / "home")
+    count = 2_000
+    names, rows = ["id", "zone", "amount"], [[i, "z", "x" if i % 50 else 7] for i in range(count)]
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    if format_ == "csv":
+        lines = [",".join(names), *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / f"raw.{format_}").write_text("\n".join(lines) + "\n")
+
+    def fail(place: str) -> None:
+        if place == "engine.after_commit":
+            raise RuntimeError
+
+    with observed(fail):
+        lab.run_until_crash(flow)
+    result = lab.run(flow)
+    assert (result.status, result.resumed_from) == ("finished", 1)
+    found = letters(tmp_path / "dead")
+    assert 2 in {each["attempts"] for each in found}, "the run that resumed wrote some"
+    assert {tuple(json.loads(str(each["row"]))) for each in found} == {tuple(names)}
+    assert sorted(json.loads(str(each["row"]))["id"] for each in found) == [
+        i for i in range(count) if i % 50
+    ]
 
 
 def test_dead_letters_go_where_the_workflow_says(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
-from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.metrics import JobMetrics, StepMetrics
 from dataflare.errors import from_here
 from dataflare.jobs.result import RunResult
 from dataflare.planner import Plan
+from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.planner.written_as import partial_results
@@ -36,11 +37,12 @@ def closing_warnings(
     retried: Mapping[str, Sequence[Retried]],
     held_back: Mapping[str, int],
     published: Mapping[str, Mapping[str, Any]],
+    letters_at: Mapping[str, str],
 ) -> Iterator[str]:
-    """Warnings about a run that has ended: retried calls, rows that were left out.
+    """Warnings about a run that has ended: retried calls, rows that failed or were left out.
 
     retried: by step, the calls that were retried. held_back: by step, how often its circuit breaker
-    opened. published: by destination, what it has.
+    opened. published: by destination, what it has. letters_at: by step, where its dead letters are.
     """
     for name, calls in retried.items():
         times = "once" if len(calls) == 1 else f"{len(calls):,} times"
@@ -64,14 +66,14 @@ def closing_warnings(
                 f"'{name}.{output}' gets such rows"
             )
         if metric.errors:
-            verb = "was" if metric.errors == 1 else "were"
+            became = _became(metric, letters_at.get(name))
             if metric.kind == "source" and metric.rows_out == 0 and metric.errors > 1:
                 yield (
-                    f"step '{name}': all {in_words(metric.errors)} failed and were left out: nothing was "
-                    "read; look at 'schema' and at the options of the format"
+                    f"step '{name}': all {in_words(metric.errors)} failed{became}: nothing was read; look at "
+                    "'schema' and at the options of the format"
                 )
             else:
-                yield f"step '{name}': {in_words(metric.errors)} failed and {verb} left out"
+                yield f"step '{name}': {in_words(metric.errors)} failed{became}"
     for name, facts in published.items():
         rows = int(facts.get("not_deleted", 0))
         if rows:
@@ -81,6 +83,25 @@ def closing_warnings(
                 "deleted, because the rows that failed may be among them; a run in which no row fails "
                 "deletes what is gone"
             )
+
+
+def letter_places(plan: PhysicalPlan) -> dict[str, str]:
+    """By step, where its dead letters are written."""
+    return {
+        step: from_here(group["place"]) for group in dead_letters(plan) for step in group["steps"]
+    }
+
+
+def _became(metric: StepMetrics, letters_at: str | None) -> str:
+    """What became of the rows of a step that failed, as the end of a sentence."""
+    letters = metric.dead_letters if letters_at is not None else 0
+    left_out = metric.errors - letters
+    if not letters:
+        return f" and {'was' if left_out == 1 else 'were'} left out"
+    is_letter = "is a dead letter" if letters == 1 else "are dead letters"
+    if not left_out:
+        return f" and {is_letter} in {letters_at}"
+    return f", {letters:,} {is_letter} in {letters_at}, and {left_out:,} {'was' if left_out == 1 else 'were'} left out"
 
 
 def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | None) -> RunRecord:

@@ -38,6 +38,7 @@ from dataflare.jobs.closing import (
     doubts_of,
     ended,
     finished_before,
+    letter_places,
     visible_at_once,
     what_is_visible,
     with_deleted,
@@ -136,6 +137,7 @@ class _Run:
         self.last_bytes = 0
         self.published: dict[str, Mapping[str, Any]] = {}
         self.notes: dict[str, Sequence[str]] = {}
+        self.letters_at: Mapping[str, str] = {}
         self.stop = asyncio.Event()
 
     async def run(self, *, signals: bool) -> RunResult:
@@ -153,6 +155,7 @@ class _Run:
         if plan.stages.commits_wait:
             self.reporter.say("all rows are committed at the end of the run: see `dataflare plan`")
         self._tell_doubts(plan)
+        self.letters_at = letter_places(plan.stages)
         folder = self.lineage.folder
         await in_thread(make_state_folder, folder)
         with (
@@ -454,7 +457,9 @@ class _Run:
 
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
         self.warnings.extend(
-            closing_warnings(self.metrics, self.retried, self.held_back, self.published)
+            closing_warnings(
+                self.metrics, self.retried, self.held_back, self.published, self.letters_at
+            )
         )
         return RunResult(
             workflow=self.workflow.name,

@@ -98,7 +98,9 @@ class Schema(Struct, frozen=True, dict=True):
     fields: tuple[Field, ...]
 
     @classmethod
-    def of(cls, columns: Mapping[str, DataType | str] | Iterable[tuple[str, DataType]]) -> Schema:
+    def of(
+        cls, columns: Mapping[str, DataType | str] | Iterable[tuple[str, DataType | str]]
+    ) -> Schema:
         pairs = columns.items() if isinstance(columns, Mapping) else columns
         return cls(tuple(Field(n, parse_type(t) if isinstance(t, str) else t) for n, t in pairs))
 

@@ -185,7 +185,7 @@ orders:
             watch = self._watch_of(survey)
             begun = watch.again(carried) if carried else []
             return [*begun, *watch.find(carried["ids"] if carried else ())]
-        added, schema = self._added_schema(survey), survey.schema.to_json()
+        added, schema = self._added_schema(survey), _ordered(survey.schema)
         if not self._new_only:
             return [self._split(file, survey, added, schema) for file in survey.files]
         ledger = Ledger.from_json(carried)
@@ -215,7 +215,7 @@ orders:
         """A split of a file that was found later."""
         survey = self._survey
         assert survey is not None
-        added, schema = self._added_schema(survey), survey.schema.to_json()
+        added, schema = self._added_schema(survey), _ordered(survey.schema)
         return Split(id_, self._data_of(file, facts, survey, added, schema), file.size)
 
     def _data_of(
@@ -251,7 +251,7 @@ orders:
             return answers
         schema, plan = await self.schema(), self._plan(splits[0], tuple(await self._output()))
         assert not isinstance(plan, CsvPlan)
-        if any(name not in splits[0].data["schema"] for name in schema.names):
+        if any(name not in _types_of(splits[0].data) for name in schema.names):
             return answers  # columns that only the file's path tells
         return [
             original(plan, row, answer, watch=self._watch) if answer.moved else answer
@@ -280,13 +280,13 @@ orders:
             file is not None,
             data.get("begins", 0),
         )
+        types, listed = self._types(data), _types_of(data)
+        own = dict.fromkeys(data.get("own", listed.names))
         added: dict[str, pl.Expr] = {
             name: path_literal(text, parse_type(type_))
             for name, text, type_ in data["added"]
-            if name in output and name not in data["schema"]
+            if name in output and name not in listed
         }
-        own = dict.fromkeys(data.get("own", data["schema"]))
-        types = self._types(data)
         if data["format"] not in ("ndjson", "json"):
             lacking = [name for name in output if name in types and name not in own]
             added |= {name: pl.lit(None, dtype=types[name].to_polars()) for name in lacking}
@@ -412,7 +412,7 @@ orders:
 
     def _types(self, data: Mapping[str, Any]) -> Schema:
         """The columns of a listed file, and those that were learned after it was listed."""
-        types = Schema.of(data["schema"])
+        types = _types_of(data)
         if data["format"] in ("ndjson", "json"):
             from dataflare.formats.ndjson_watch import with_learned
 
@@ -454,3 +454,19 @@ orders:
                 )
         columns: list[str] = self.config.columns
         return columns
+
+
+def _ordered(schema: Schema) -> list[list[str]]:
+    """The columns for the data of a split: a list, because a checkpoint sorts the names of an object."""
+    return [[field.name, str(field.type)] for field in schema]
+
+
+def _types_of(data: Mapping[str, Any]) -> Schema:
+    """The columns of a listed file. Checkpoints of earlier versions have an object, whose order is lost; those of
+    text formats have it in `columns`."""
+    listed = data["schema"]
+    if not isinstance(listed, Mapping):
+        return Schema.of([(name, type_) for name, type_ in listed])
+    types = Schema.of(listed)
+    first = [column[0] for column in data.get("columns", ()) if column[0] in types]
+    return types.select(dict.fromkeys([*first, *types.names]))
