@@ -42,6 +42,12 @@ PLANS: dict[str, tuple[str, str, str, str]] = {
         "SELECT o.id, o.customer, o.amount, o.seq, c.name, c.region FROM o KIND JOIN c USING (customer)",
         "left inner",
     ),
+    "joined by both": (
+        "out_rows: {type: join, inputs: [orders, customers], config: {kind: KIND, on: [customer]}}",
+        "id, customer",
+        "SELECT o.id, o.customer, o.amount, o.seq, c.name, c.region FROM o KIND JOIN c USING (customer)",
+        "left inner",
+    ),
     "kept": (
         "out_rows: {type: join, inputs: [orders, customers], config: {kind: KIND, on: [customer]}}",
         "id",
@@ -104,7 +110,8 @@ def script(
         rows.insert(place, Crash())
         if earlier:
             rows.insert(rng.choice(earlier), Checkpoint())
-    return ScriptedSource(rows, schema=schema, changelog=True)
+    key = list(schema)[: rng.randrange(2)]
+    return ScriptedSource(rows, schema=schema, changelog=True, key=key)
 
 
 @pytest.mark.parametrize("which", PLANS)
@@ -137,7 +144,9 @@ def test_a_mirror_has_what_is_left(which: str, part: int, tmp_path: Path) -> Non
     result = lab.run(workflow, parallelism=rng.randrange(1, 5))
     assert result.error is None, result.error
     with closing(sqlite3.connect(tmp_path / "out.db")) as database:
-        columns = "*" if which != "joined" else "id, customer, amount, seq, name, region"
+        columns = (
+            "*" if not which.startswith("joined") else "id, customer, amount, seq, name, region"
+        )
         made = listed(database.execute(f"SELECT {columns} FROM t").fetchall())
     tables = {"o": (ORDERS, orders), "c": (CUSTOMERS, customers)}
     frames = {

@@ -48,7 +48,9 @@ class Changes(ScriptedConnector):
     type = "scripted_changes"
 
     def capabilities(self) -> SourceCapabilities:
-        return replace(super().capabilities(), changelog="kind" in self._script.schema)
+        is_changelog = "kind" in self._script.schema
+        # What is deleted is the row of a customer, whatever its other values are.
+        return replace(super().capabilities(), changelog=is_changelog, deletes_by_key=is_changelog)
 
     async def schema(self) -> Schema:
         return Schema.of([(f.name, f.type) for f in self._script.schema if f.name != "kind"])

@@ -119,6 +119,9 @@ class Operating(Body):
         """All was handed out when the inputs ended. What the operator remembers of it belongs to every later
         epoch: a resumed run must not hand it out again."""
         if not self.task.unwanted:
+            for (step, warning), rows in self.live.warnings().items():
+                warnings = self.task.metrics.step(step).warnings
+                warnings[warning] = warnings.get(warning, 0) + rows
             self._last = await self.task.pool.submit(self._store, self.tables.freeze(), None)
 
     def last_share(self) -> Share:

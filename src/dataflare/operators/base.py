@@ -352,6 +352,10 @@ class LiveOperator(ABC):
         given is no longer in the tables. After a restart it is called again."""
         return ()
 
+    def warnings(self) -> Mapping[tuple[str, str], int]:
+        """What a user must know of its rows, once all inputs have ended: by step and text, for how many rows it is so."""
+        return {}
+
     def close(self) -> None:
         """Release what it holds beside its tables. Called once, after its end, an error or a stop."""
 

@@ -24,7 +24,7 @@ from dataflare.state.layout import Layout, TableLayout
 from dataflare.state.tables import Tables
 from dataflare.state.weighted import HASH, WEIGHT, cancelled
 
-_ARRIVAL = "__dataflare_arrival"
+ARRIVAL = "__dataflare_arrival"
 _SLICE_ROWS = 65_536
 
 
@@ -47,7 +47,7 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
         keys = {key: f"{inputs[0][key]}" for key in self.keys}
         columns = {f.name: f"{f.name}: {f.type}" for f in inputs[0] if f.name not in keys}
         rule = f"all rows, of which the {'last' if self.last else 'first'} by {self.order} stays"
-        own = {_ARRIVAL: "(arrival)", WEIGHT: "(how often)", HASH: "(hash of the key)"}
+        own = {ARRIVAL: "(arrival)", WEIGHT: "(how often)", HASH: "(hash of the key)"}
         return {TABLE: TableLayout(keys, columns | own, rule=rule)}
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
@@ -71,7 +71,7 @@ class LiveDeduplicateChanges(LiveByKey):
     """NULL keys form one key, as in GROUP BY."""
 
     def __init__(self, operator: DeduplicateChanges, tables: Tables) -> None:
-        super().__init__(operator.keys, tables, partial(cancelled, last=(_ARRIVAL,)))
+        super().__init__(operator.keys, tables, partial(cancelled, last=(ARRIVAL,)))
         self._operator = operator
         self._arrived = tables.value("arrived", 0, max)
 
@@ -79,11 +79,11 @@ class LiveDeduplicateChanges(LiveByKey):
         first: int = self._arrived.value
         self._arrived.value = first + frame.height
         place = pl.int_range(pl.len(), dtype=pl.Int64) + first
-        return frame.with_columns(place.alias(_ARRIVAL))
+        return frame.with_columns(place.alias(ARRIVAL))
 
     def results(self, rows: pl.DataFrame, lowering: Lowering) -> pl.DataFrame:
-        there = cancelled(rows, last=(_ARRIVAL,)).filter(pl.col(WEIGHT) > 0)
-        ordered = there.sort(_ARRIVAL).drop(_ARRIVAL, WEIGHT, HASH)
+        there = cancelled(rows, last=(ARRIVAL,)).filter(pl.col(WEIGHT) > 0)
+        ordered = there.sort(ARRIVAL).drop(ARRIVAL, WEIGHT, HASH)
         if self._operator.order is not None:
             ordered = self._operator.order.sorted(ordered)
         keep: Literal["first", "last"] = "last" if self._operator.last else "first"

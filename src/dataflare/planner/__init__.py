@@ -18,7 +18,7 @@ from dataflare.checkpoint.runs import carried_by, learned_by
 from dataflare.errors import DataFlareError
 from dataflare.model.new_fields import Columns
 from dataflare.planner.bind import bind_and_note, bind_workflow
-from dataflare.planner.change_order import disordered, ordered
+from dataflare.planner.change_order import kept_in_front, ordered
 from dataflare.planner.changelog import (
     changelogs,
     check_changelogs,
@@ -181,7 +181,7 @@ async def plan_async(
     if optimise:
         for rule in RULES:
             graph = rule(graph)
-    graph = parted_updates(ordered(graph, disordered(graph)))
+    graph = parted_updates(ordered(graph, kept_in_front(graph)))
     stages = physical(
         graph,
         parallelism=workflow.settings.parallelism,

@@ -1,9 +1,10 @@
-"""Whether the changes of a row reach a destination in their order, and what brings them into one where not. Pure.
+"""Whether what comes last for a key of a destination is what is left of its rows, and what sees to it where not. Pure.
 
 A destination with a key keeps what came last for it. Changes of one row come in their order along one path. They may
 not where the row goes another way after a change: to another task, because it was spread by a column that changed,
-or to another output of a branch that a union brings together again. There the rows of each key are kept in front of
-the destination, and what is written is what is left of them.
+or to another output of a branch that a union brings together again. And changes of two rows may have the same key, if
+it is not known to be the key of the changes: a delete of one would delete the other. There the rows of each key are
+kept in front of the destination, and what is written is what is left of them.
 
 Always true: changes of rows with equal values in the columns of `orders` are in order at a node; None says that it is
 not known by which columns they are.
@@ -12,6 +13,7 @@ not known by which columns they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,11 +25,14 @@ from dataflare.operators.base import RowOperator
 from dataflare.operators.deduplicate_changes import DeduplicateChanges
 from dataflare.operators.flatten import Explode
 from dataflare.operators.join_updating import UpdatingJoin
+from dataflare.operators.left_by_key import LeftByKey
 from dataflare.operators.lookup import Lookup
 from dataflare.operators.parted_updates import PartedUpdates
 from dataflare.operators.primitives import Conform, Derive, Filter, Select
 from dataflare.operators.sample import Sample
+from dataflare.operators.stamp import Stamp
 from dataflare.operators.window import Window
+from dataflare.planner.change_keys import known_by
 from dataflare.planner.changelog import row_kinds
 from dataflare.planner.graph import (
     DestinationNode,
@@ -35,6 +40,7 @@ from dataflare.planner.graph import (
     Node,
     Port,
     RowsNode,
+    SourceNode,
     StatefulNode,
     UnionNode,
 )
@@ -98,7 +104,7 @@ def _behind(operator: RowOperator, columns: Columns) -> Columns:
     if not columns:
         return columns
     match operator:
-        case Filter() | Sample() | PartedUpdates() | Conform():
+        case Filter() | Sample() | PartedUpdates() | Conform() | Stamp():
             return columns
         case Derive():
             changed = {name for name, _ in operator.columns}
@@ -114,24 +120,58 @@ def _behind(operator: RowOperator, columns: Columns) -> Columns:
     return None if columns & changed else columns
 
 
-def disordered(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """The destinations that may get changes out of order, with their keys."""
+class Kept(NamedTuple):
+    """The rows of each key are kept. why: in words, for `plan`."""
+
+    key: tuple[str, ...]
+    why: str
+
+
+_DISORDERED = (
+    "changes of a row may come out of order, so the rows of each key are kept in front of it"
+)
+_UNKNOWN = (
+    "its key is not known to be the key of the changes: a delete of one row could delete another, so the rows of each "
+    "key are kept in front of it"
+)
+
+
+def kept_in_front(graph: Graph) -> dict[str, Kept]:
+    """The destinations in front of which the rows of each key are kept."""
     kinds, found = row_kinds(graph), orders(graph)
-    keyed = {}
+    kept = {}
     for node in graph:
         if not isinstance(node, DestinationNode) or kinds[node.id] == INSERTS:
             continue
-        keeps_last = node.connector.mode in ("upsert", "mirror")
-        key, columns = tuple(map(str, node.connector.key)), found[node.id]
-        if keeps_last and key and (columns is None or not columns <= set(key)):
-            keyed[node.id] = key
-    return keyed
+        keeps, key = node.connector.keeps_last, tuple(map(str, node.connector.key))
+        columns = found[node.id]
+        if keeps is None:
+            continue
+        if columns is None or not columns <= set(key):
+            kept[node.id] = Kept(key, _DISORDERED)
+        elif (
+            keeps == "mirror"
+            and node.connector.newest_by is None
+            and not _deletes_by_key(graph, node)
+            and not known_by(graph, kinds, node, frozenset(key))
+        ):
+            kept[node.id] = Kept(key, _UNKNOWN)
+    return kept
+
+
+def _deletes_by_key(graph: Graph, node: Node) -> bool:
+    """Whether deletes of some source have no values by which a row could be found."""
+    before = (graph.nodes[id_] for id_ in upstream(graph, node.id))
+    return any(
+        isinstance(each, SourceNode) and each.connector.capabilities().deletes_by_key
+        for each in before
+    )
 
 
 def check_lookups(graph: Graph) -> None:
     """Raise PlanError (E0315) for a step that finds deleted rows again by their values, behind a lookup, which may
     find others when a row is deleted than it found when it came."""
-    kinds, waiting = row_kinds(graph), disordered(graph)
+    kinds, waiting = row_kinds(graph), kept_in_front(graph)
     for node in graph:
         keeps = isinstance(node, StatefulNode) and kinds_of(kinds, node) != INSERTS
         if not keeps and node.id not in waiting:
@@ -141,11 +181,7 @@ def check_lookups(graph: Graph) -> None:
             lookup = next((each for each in operators if isinstance(each, Lookup)), None)
             if lookup is None or kinds_of(kinds, before) == INSERTS:
                 continue
-            where = (
-                ""
-                if keeps
-                else " (its rows may come out of order, so they are kept in front of it)"
-            )
+            where = "" if keeps else " (the rows of each key are kept in front of it, see `plan`)"
             raise PlanError(
                 f"step '{node.step}' takes rows back by their values{where}, and the lookup '{lookup.step}' may find "
                 "other values when a row is deleted than when it came",
@@ -161,18 +197,18 @@ def kinds_of(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
     return frozenset().union(*(kinds[port.node] for port in node.inputs))
 
 
-def ordered(graph: Graph, keys: Mapping[str, tuple[str, ...]]) -> Graph:
+def ordered(graph: Graph, kept: Mapping[str, Kept]) -> Graph:
     """The graph in which the rows of each key are kept in front of these destinations."""
     nodes: dict[str, Node] = {}
     for node in graph:
-        if isinstance(node, DestinationNode) and node.id in keys:
+        if isinstance(node, DestinationNode) and node.id in kept:
             all_id, id_ = f"{node.id}/all", f"{node.id}/changes"
             name = f"{node.step}{HELPER}"
             outputs: dict[str | None, Schema] = {None: node.schema}
             nodes[all_id] = UnionNode(
                 all_id, node.step, node.type, outputs, node.ports, node.conform
             )
-            operator = DeduplicateChanges(name, keys[node.id], True, None)
+            operator = LeftByKey(name, kept[node.id].key, True, None, node.step)
             nodes[id_] = StatefulNode(id_, name, node.type, outputs, (Port(all_id),), operator)
             node = replace(node, ports=(Port(id_),), conform=((),))
         nodes[node.id] = node

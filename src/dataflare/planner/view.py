@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dataflare.model.batch import INSERTS, Kinds
 from dataflare.operators.base import LookupTable
 from dataflare.operators.lookup import Lookup
-from dataflare.planner.change_order import disordered
+from dataflare.planner.change_order import kept_in_front
 from dataflare.planner.changelog import row_kinds, shown_kinds
 from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.facts import (
@@ -72,7 +72,7 @@ def view(
         }
         for index, table in enumerate(tables.values())
     ]
-    kept = disordered(written)
+    kept = kept_in_front(written)
     partial = {step: (text,) for step, text in partial_results(graph).items()}
     for node in steps:
         stage = stages_by_name.get(node.step) or _stage_of(written, node, stages)
@@ -89,7 +89,7 @@ def view(
                     *notes.get(node.id, []),
                     *partial.get(node.step, ()),
                     *_kind_notes(kinds[node.id]),
-                    *([_KEPT] if node.id in kept else []),
+                    *([kept[node.id].why] if node.id in kept else []),
                 ],
                 "schema": _schema(node),
                 "row_kinds": [kind.name.lower() for kind in sorted(kinds[node.id])],
@@ -135,9 +135,6 @@ def view(
         "rules": [{"rule": e.rule, "effect": e.effect} for e in graph.effects],
         "commits": "at the end of the run" if plan.commits_wait else "with each checkpoint",
     }
-
-
-_KEPT = "changes of a row may come out of order, so the rows of each key are kept in front of it"
 
 
 def _ends(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msgspec import Struct, field
 from pydantic import BaseModel
@@ -181,6 +181,22 @@ class DestinationConnector(ABC):
         """The columns that tell its rows apart, for `plan`. Read from `key` of the config. No I/O."""
         key = getattr(self.config, "key", None)
         return [key] if isinstance(key, str) else list(key or ())
+
+    @property
+    def keeps_last(self) -> Literal["upsert", "mirror"] | None:
+        """Of its rows with one key it has the last: upsert, as if none were deleted; mirror, unless it is deleted.
+        None: it has all rows. No I/O."""
+        modes: dict[str | None, Literal["upsert", "mirror"]] = {
+            "upsert": "upsert",
+            "mirror": "mirror",
+        }
+        return modes.get(self.mode) if self.key else None
+
+    @property
+    def newest_by(self) -> str | None:
+        """The column by which it knows the newest of the rows with one key, in place of their order. No I/O."""
+        column = getattr(self.config, "sequence", None)
+        return column if isinstance(column, str) else None
 
     def place(self) -> str | None:
         """Where it writes, in words for `plan`; None if it stores no rows. It may contain a password,

@@ -54,7 +54,9 @@ class SourceCapabilities(Struct, frozen=True):
     chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan. `plan`
     shows it, and the contract suite compares it with the readers.
     at_once: without an end, each of its splits has a reader of its own, as partitions that never end need;
-    else as many splits are read as there are subtasks."""
+    else as many splits are read as there are subtasks.
+    key: of a changelog, columns of which no two of its rows that are there have equal values, at any moment.
+    deletes_by_key: a delete has the key of its row alone, and an insert replaces the row with its key."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
@@ -63,6 +65,8 @@ class SourceCapabilities(Struct, frozen=True):
     local: bool = False
     chunks: bool = False
     at_once: bool = False
+    key: tuple[str, ...] = ()
+    deletes_by_key: bool = False
 
 
 class SourceConnector(ABC):
@@ -110,6 +114,12 @@ class SourceConnector(ABC):
     @abstractmethod
     def capabilities(self) -> SourceCapabilities:
         """What holds for this config. No I/O."""
+
+    def changes_by(self, columns: Set[str]) -> bool:
+        """Whether a row of its changelog is known by these columns: at no moment two rows that are there have equal
+        values in them, and a delete means the row that has its values. No I/O."""
+        key = self.capabilities().key
+        return bool(key) and columns >= set(key)
 
     async def validate(self) -> None:
         """Say what is wrong before anything runs: missing file, wrong rights, no such table."""

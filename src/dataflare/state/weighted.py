@@ -104,12 +104,17 @@ class WeightedRows:
             self._levels = kept
             self._table.set([level.piece for level in kept])
 
-    def take(self) -> pl.DataFrame | None:
-        """All rows, brought together. They are no longer held."""
+    def all(self) -> pl.DataFrame | None:
+        """All rows, brought together; None if there are none."""
         frames = [level.frame for level in self._levels]
+        return self._merge(pl.concat(frames)) if frames else None
+
+    def take(self) -> pl.DataFrame | None:
+        """The same. They are no longer held."""
+        rows = self.all()
         self._levels = []
         self._table.set([])
-        return self._merge(pl.concat(frames)) if frames else None
+        return rows
 
     @property
     def rows(self) -> int:

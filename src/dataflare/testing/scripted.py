@@ -46,7 +46,8 @@ class ScriptedSource:
         orders.add_to(workflow, "orders")
 
     splits: one list of items each. schema: column to type; inferred from the rows by default. changelog: the rows
-    have their kind in `_op` (insert, update_before, update_after, delete). In YAML
+    have their kind in `_op` (insert, update_before, update_after, delete). key: the columns of which no two rows
+    that are there have equal values. In YAML
     the source is `{type: scripted, config: {script: NAME}}`, where NAME is `name`.
     """
 
@@ -56,9 +57,10 @@ class ScriptedSource:
         schema: Mapping[str, str] | None = None,
         name: str | None = None,
         changelog: bool = False,
+        key: Sequence[str] = (),
     ) -> None:
         self.name = name or f"script-{next(_numbers)}"
-        self.changelog = changelog
+        self.changelog, self.key = changelog, tuple(key)
         self.items = [list(split) for split in splits]
         self.schema = Schema.of(schema) if schema else self._inferred_schema()
         self.opened: list[int] = []
@@ -131,6 +133,7 @@ class ScriptedConnector(SourceConnector, SupportsCommits):
             "the script does not change",
             local=True,
             changelog=self._script.changelog,
+            key=self._script.key,
         )
 
     async def schema(self) -> Schema:

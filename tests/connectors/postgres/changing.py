@@ -73,7 +73,9 @@ class Changes(SourceConnector):
     type, Config = "changes", Config
 
     def capabilities(self) -> SourceCapabilities:
-        return SourceCapabilities(Replay.EXACT, "by number", bounded=True, changelog=True)
+        return SourceCapabilities(
+            Replay.EXACT, "by number", bounded=True, changelog=True, deletes_by_key=True
+        )
 
     async def schema(self) -> Schema:
         return SCHEMA

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, Self
 
 import polars as pl
@@ -26,6 +26,8 @@ from dataflare.sdk.source import (
 
 OPERATION_COLUMN = "_op"
 WATERMARK = "_watermark"
+
+_LEAVES = "__dataflare_leaves"
 
 Mark = tuple[int, int]
 """In front of which row a watermark stands, and its event time in microseconds."""
@@ -95,6 +97,9 @@ countries:
 
     def reads_all(self) -> bool:
         return self.config.changelog is None
+
+    def changes_by(self, columns: Set[str]) -> bool:
+        return is_known_by(self._frame(), columns)
 
     async def validate(self) -> None:
         self._frame()
@@ -189,6 +194,23 @@ def _row_kinds(operations: Sequence[Any], step: str) -> pl.Series:
             help="add a row of the kind update_after after it",
         )
     return pl.Series(KIND_COLUMN, [_KINDS[name] for name in names], dtype=pl.UInt8)
+
+
+def is_known_by(changes: pl.DataFrame, columns: Set[str]) -> bool:
+    """Whether each delete means the row that has its values in these columns: inserts and deletes of the same values
+    take turns, and a delete has all values of the insert before it, or no other values."""
+    by, rest = sorted(columns), [n for n in changes.columns if n not in (KIND_COLUMN, *columns)]
+    leaves = pl.col(KIND_COLUMN).is_in([RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value])
+    marked = changes.select(*by, *rest, leaves.alias(_LEAVES))
+    is_first = pl.int_range(pl.len()).over(by) == 0 if by else pl.int_range(pl.len()) == 0
+    before = {
+        n: pl.col(n).shift(1).over(by) if by else pl.col(n).shift(1) for n in (*rest, _LEAVES)
+    }
+    takes_turns = is_first | (pl.col(_LEAVES) != before[_LEAVES])
+    same = pl.all_horizontal(pl.lit(True), *(pl.col(n).eq_missing(before[n]) for n in rest))
+    key_alone = pl.all_horizontal(pl.lit(True), *(pl.col(n).is_null() for n in rest))
+    means_it = is_first | ~pl.col(_LEAVES) | same | key_alone
+    return bool(marked.select((takes_turns & means_it).all()).item())
 
 
 class InlineReader(SplitReader):

@@ -85,6 +85,7 @@ orders:
             replay_reason="a partition has its messages at fixed offsets",
             bounded=self.config.stop is not None,
             changelog=self.config.tombstones == "delete",
+            deletes_by_key=self.config.tombstones == "delete",
             chunks=True,
             at_once=True,
         )

@@ -106,6 +106,11 @@ show:
         """None: nothing is kept to which rows could be added, or from which a run could delete."""
         return None
 
+    @property
+    def keeps_last(self) -> Literal["upsert", "mirror"] | None:
+        mode = self.config.mode
+        return None if mode == "append" else mode
+
     def effects(self) -> Sequence[str]:
         if self.config.mode == "upsert":
             return ("shows the newest row of each key; deletes are ignored",)
