@@ -126,14 +126,15 @@ def test_a_destination_that_is_ahead_is_named_with_its_epoch():
     decision = decide_resume([good(3), damaged(9)], {"sums": marker(9), "rows": marker(3)})
     assert isinstance(decision, Refuse)
     error = decision.error
-    assert "checkpoint is 3" in error.message
+    assert (
+        "checkpoint 9 (manifest-0000000009.json) cannot be used: its end is missing"
+        in error.message
+    )
+    assert "checkpoint 3 is older" in error.message
     assert "'sums'" in error.message
     assert "'rows'" not in error.message
-    assert error.notes == [
-        "destination 'sums' holds checkpoint 9",
-        "checkpoint 9: its end is missing",
-    ]
-    assert "restore the checkpoint folder" in str(error.help)
+    assert error.notes == ["destination 'sums' holds checkpoint 9"]
+    assert "restore this file from a backup" in str(error.help)
     assert "--fresh" in str(error.help)
 
 
@@ -173,6 +174,19 @@ def test_nothing_resumes_behind_a_destination_or_from_what_is_damaged(found, mar
         case Refuse(error):
             assert error.code == ("E0702" if usable or not found else "E0701")
             assert bound > max(usable, default=0) or (found and not usable)
+
+
+def test_a_damaged_checkpoint_that_no_older_one_can_replace_is_named_with_the_way_out() -> None:
+    decision = decide_resume([good(1), without_chunks(2), without_chunks(3)], {"out": marker(3)})
+    assert isinstance(decision, Refuse)
+    error = decision.error
+    assert error.message.startswith(
+        "checkpoint 3 (manifest-0000000003.json) cannot be used: state chunk totals.arrow is missing; "
+        "checkpoint 1 is older, and destination 'out' holds newer rows"
+    )
+    assert error.help is not None
+    assert error.help.startswith("restore this file from a backup")
+    assert error.notes[-1] == "checkpoint 2: state chunk totals.arrow is missing"
 
 
 @given(st.lists(FACTS, max_size=5), st.dictionaries(st.sampled_from("ab"), MARKERS), st.randoms())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -15,6 +16,7 @@ from dataflare import RunOptions, RunResult, load, run
 from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.errors import CheckpointError, DataFlareError, RunError
 from dataflare.jobs.changes import compare
+from dataflare.jobs.published_since import staged_rows_gone, with_published
 from dataflare.jobs.savepoint_requests import savepoint
 from dataflare.planner import plan
 
@@ -224,6 +226,46 @@ def test_an_older_savepoint_is_refused_where_rows_cannot_be_taken_back(tmp_path:
     is_right(tmp_path)
 
 
+def test_a_file_that_was_published_since_is_told_by_plan_and_run(tmp_path: Path) -> None:
+    """Only files of rows: nothing else stands in the way."""
+    text = WORKFLOW.replace("MEASURES", MEASURES)
+    head = text.replace("RATE", SLOW).partition("transformations:")[0]
+    text = (
+        head
+        + "destinations:\n  whole: {type: file, inputs: [clock], config: {path: whole.ndjson}}\n"
+    )
+    (tmp_path / "w.yaml").write_text(text)
+    assert go(tmp_path, for_s=0.2).status == "stopped"
+    savepoint(tmp_path / "home" / "ticks", "one")
+    model = load(tmp_path / "w.yaml")
+    manifest = Savepoints(tmp_path / "home" / "ticks").read("one").manifest
+    stages = plan(model).stages
+    assert "impossible" not in outcomes(tmp_path).values()
+    assert staged_rows_gone(stages, manifest) == {}
+    (tmp_path / "w.yaml").write_text(text.replace(SLOW, FAST))
+    assert go(tmp_path, accept_changes=True).status == "finished"
+    content = (tmp_path / "whole.ndjson").read_bytes()
+    (change,) = [
+        each
+        for each in with_published(compare(model, stages, manifest), stages, manifest)
+        if each.outcome == "impossible"
+    ]
+    assert change.step == "whole"
+    assert f"a run has published {tmp_path / 'whole.ndjson'} since" in change.detail
+    error = refused(tmp_path, savepoint="one")
+    assert (error.code, error.step) == ("E0704", "whole")
+    assert change.detail in error.message
+    told = subprocess.run(
+        [sys.executable, "-m", "dataflare", "plan", "w.yaml", "--against", "one", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "DATAFLARE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(told.stdout)["possible"] is False
+    assert (tmp_path / "whole.ndjson").read_bytes() == content
+
+
 def test_parts_go_back_to_an_older_savepoint(tmp_path: Path) -> None:
     """Nothing was committed in the databases: their results come at the end."""
     only = (
@@ -278,6 +320,7 @@ def test_a_damaged_savepoint_is_not_used(project: Path) -> None:
 TAKE = """
 import sys
 from pathlib import Path
+from dataflare.jobs.published_since import staged_rows_gone, with_published
 from dataflare.jobs.savepoint_requests import savepoint
 savepoint(Path(sys.argv[1]), "two")
 """

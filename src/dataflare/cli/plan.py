@@ -73,9 +73,11 @@ def _print_changes(
     from dataflare.checkpoint.savepoints import Savepoints
     from dataflare.jobs.changes import compare
     from dataflare.jobs.lineage import storage_of
+    from dataflare.jobs.published_since import with_published
 
     manifest = Savepoints(storage_of(workflow, home)).read(savepoint).manifest
-    changes = compare(workflow, workflow_plan.stages, manifest)
+    stages = workflow_plan.stages
+    changes = with_published(compare(workflow, stages, manifest), stages, manifest)
     possible = all(change.outcome != "impossible" for change in changes)
     if json:
         steps = [change.to_json() for change in changes]

@@ -27,6 +27,7 @@ from dataflare.jobs.changes import (
     refuse_impossible,
     types_of,
 )
+from dataflare.jobs.published_since import refuse_published
 from dataflare.operators.base import StatefulOperator
 from dataflare.planner.change_order import HELPER
 from dataflare.planner.physical import PhysicalPlan
@@ -55,7 +56,7 @@ def from_savepoint(
     """The checkpoint in a savepoint, for this workflow. Its files are given to the lineage's store. Blocking.
 
     Raises RunError (E0809, E0810) if there is no such savepoint or a state cannot be used, CheckpointError
-    (E0701) for a damaged one.
+    (E0701) for a damaged one, (E0704) for one whose staged rows are gone.
     """
     savepoints = Savepoints(storage)
     savepoint, former = savepoints.read(name), savepoints.current(name)
@@ -68,6 +69,7 @@ def from_savepoint(
         )
     changes = compare(workflow, plan, savepoint.manifest)
     refuse_impossible(workflow, f"savepoint '{name}'", changes)
+    refuse_published(f"savepoint '{name}'", plan, savepoint.manifest)
     attempt = max(former.attempt + UNCOUNTED_ATTEMPTS, last.attempt if last is not None else 0) + 1
     store = LocalStore(storage, savepoint.manifest.lineage)
     savepoints.put_files_back(savepoint, store)

@@ -24,7 +24,7 @@ from dataflare.checkpoint.resolve import (
     with_missing,
 )
 from dataflare.checkpoint.source_record import SourceRecord
-from dataflare.checkpoint.store import Storage
+from dataflare.checkpoint.store import LocalStore, Storage
 from dataflare.engine.committing import RetriedCommitter
 from dataflare.engine.coordinator import Identity, commit
 from dataflare.engine.deploy import destination_context
@@ -108,6 +108,8 @@ async def recover(
         marker_facts = await in_thread(store.judge, markers)
     decision = decide_resume(stored, markers, marker_facts)
     if isinstance(decision, Refuse):
+        if isinstance(store, LocalStore) and stored:
+            decision.error.notes.append(f"its checkpoints are in {store.home}")
         raise decision.error
     if not isinstance(decision, Resume):
         return await _begun(store, committers, base_epoch)

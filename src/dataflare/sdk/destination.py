@@ -213,6 +213,12 @@ class DestinationConnector(ABC):
         where they can. Asked before letters are replayed into it. No I/O."""
         return None
 
+    def cannot_go_on(self, lineage: str, committables: Sequence[Committable]) -> str | None:
+        """Why a run from a savepoint of this lineage cannot go on from these committables ('a run has published
+        ...'); None where it can, or where only the committer can tell. Asked also for `plan`: it reads files, and
+        changes nothing."""
+        return None
+
     def effects(self) -> Sequence[str]:
         """What a run does there besides adding rows, each in a few words, for `plan`: 'deletes rows
         that are gone from the source, at most 20%'. No I/O."""

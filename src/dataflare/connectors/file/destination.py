@@ -332,6 +332,12 @@ archive:
             rows=rows,
         )
 
+    def cannot_go_on(self, lineage: str, committables: Sequence[Committable]) -> str | None:
+        if self.target.url is not None or self.target.is_folder or not committables:
+            return None
+        staging = Staging(self.target.path, lineage.replace("-", "")[:8])
+        return staging.without(committables[0].data)
+
     async def committer(self, context: DestinationContext) -> Committer:
         if self.target.url is not None:
             return await in_thread(self._stored_committer, context)

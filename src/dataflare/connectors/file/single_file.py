@@ -65,6 +65,14 @@ class Staging(Struct, frozen=True):
     def sidecar(self) -> Path:
         return self.target.parent / f".{self.target.name}.{self.lineage8}.groups{UNPUBLISHED}"
 
+    def without(self, data: Mapping[str, Any]) -> str | None:
+        """Why the rows that a committable describes are neither staged nor published; None where they are."""
+        if self.path.exists() or content_of(data).is_in(self.target):
+            return None
+        if self.target.exists():
+            return f"its staged rows are gone, because a run has published {self.target} since, or someone removed them"
+        return f"its staged rows are gone: {self.path}"
+
     def others(self) -> list[Path]:
         """Staging files of this target from other lineages."""
         pattern = re.compile(
