@@ -71,7 +71,8 @@ class Manifest(Struct, frozen=True):
     lineage: UUID text; attempt: the number of the lineage's attempt that wrote it; epoch: its number,
     from 1. final: the run ended with it. created_at: RFC 3339, UTC. fingerprints: of each step, to
     detect a changed workflow. types: of each step, its section and type ("source file"); empty in version 1.
-    sources, operators, committables, counters: by step.
+    sources, operators, committables, counters: by step. event_times: of each source that has one, what its event
+    time is; None if an earlier version wrote it, which did not say so.
     """
 
     lineage: str
@@ -87,6 +88,7 @@ class Manifest(Struct, frozen=True):
     counters: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    event_times: Mapping[str, str] | None = None
     hash_id: str = HASH_ID
     encryption: None = None
 
@@ -136,6 +138,7 @@ class Manifest(Struct, frozen=True):
             "encryption": self.encryption,
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
             **({"types": dict(self.types)} if self.types else {}),
+            **({} if self.event_times is None else {"event_times": dict(self.event_times)}),
         }
 
     @classmethod
@@ -175,6 +178,7 @@ class Manifest(Struct, frozen=True):
             counters=body["counters"],
             left_out=body.get("left_out", {}),
             types=body.get("types", {}),
+            event_times=body.get("event_times"),
         )
 
 

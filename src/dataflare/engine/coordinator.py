@@ -364,12 +364,15 @@ class Coordinator:
 
     def _manifest(self, pending: _Pending) -> Manifest:
         sources: dict[str, SourceSnapshot] = {}
+        times: dict[str, str] = {}
         operators: dict[str, list[OperatorSnapshot]] = {}
         committables: dict[str, list[Committable]] = {}
         for task, member in self.members.items():
             stage, share = member.spec.stage, pending.shares[task]
             if stage.source is not None:
                 sources[stage.name] = self.sources[stage.name].snapshot()
+                if stage.event_time is not None:
+                    times[stage.name] = stage.event_time
             elif stage.operator is not None:
                 shares = operators.setdefault(stage.name, [])
                 if share.state is not None:
@@ -385,6 +388,7 @@ class Coordinator:
             final=pending.barrier.final,
             fingerprints=self.identity.fingerprints,
             types=self.identity.types,
+            event_times=times,
             sources=sources,
             operators={name: tuple(shares) for name, shares in operators.items()},
             committables={name: tuple(shares) for name, shares in committables.items()},

@@ -66,6 +66,7 @@ def compare(workflow: Workflow, plan: PhysicalPlan, manifest: Manifest) -> list[
     changes = [
         _change(step, names, manifest, plan, stages.get(step.name)) for step in workflow.steps()
     ]
+    changes = _with_event_times(changes, workflow, plan, manifest)
     used = set(names.values())
     steps_before = [*manifest.fingerprints, *manifest.sources, *manifest.operators]
     for gone in dict.fromkeys(steps_before):
@@ -154,6 +155,53 @@ def _source(
     return StepChange(
         step.name, "migrated", f"{detail}; its config has changed, its list of splits stays", was
     )
+
+
+def _with_event_times(
+    changes: Sequence[StepChange], workflow: Workflow, plan: PhysicalPlan, manifest: Manifest
+) -> list[StepChange]:
+    """The changes, where a source whose event time is another one is impossible, and so is the state of each step
+    that works by it: watermarks, windows and timers would mix the times of both."""
+    others: dict[str, str] = {}
+    for change in changes:
+        now = plan.event_times.get(change.step)
+        former = change.was or change.step
+        if now is None or former not in manifest.sources:
+            continue
+        if manifest.event_times is not None:
+            before = manifest.event_times.get(former, now)
+            if before != now:
+                others[change.step] = f"its event time was {before}, and is {now}"
+        elif change.outcome == "migrated":
+            others[change.step] = (
+                "it has changed, and an earlier version of DataFlare wrote the checkpoint, which does not say what its "
+                "event time was"
+            )
+    timed = {stage.name for stage in plan.stages if stage.operator and stage.operator.timed}
+    result = []
+    for change in changes:
+        detail = others.get(change.step)
+        if change.step in timed and (change.was or change.step) in manifest.operators:
+            found = [name for name in others if name in _before(workflow, change.step)]
+            if found and change.outcome != "impossible":
+                detail = (
+                    f"its state is by the event time of source '{found[0]}'; {others[found[0]]}"
+                )
+        result.append(
+            change if detail is None else StepChange(change.step, "impossible", detail, change.was)
+        )
+    return result
+
+
+def _before(workflow: Workflow, step: str) -> set[str]:
+    """The steps in front of a step."""
+    before: set[str] = set()
+    ahead = [step]
+    while ahead:
+        inputs = {ref.step for ref in workflow.step(ahead.pop()).inputs}
+        ahead += inputs - before
+        before |= inputs
+    return before
 
 
 def _destination(

@@ -133,6 +133,7 @@ def resumable(
         left_out=_renamed(manifest.left_out, names),
         fingerprints=workflow.fingerprints(),
         types=types_of(workflow),
+        event_times=plan.event_times,
     )
 
 

@@ -16,6 +16,7 @@ from dataflare.errors import InternalError
 from dataflare.model.types import Schema
 from dataflare.operators.base import Branch, LookupTable, RowOperator, StatefulOperator
 from dataflare.operators.lookup import Lookup
+from dataflare.operators.stamp import Stamp
 from dataflare.planner.dead_letters import LETTERS
 from dataflare.planner.event_time import needing_time
 from dataflare.planner.graph import (
@@ -86,6 +87,14 @@ class Stage(Struct, frozen=True):
         return [lookup for body in (*bodies, *self.sides.values()) for lookup in body.lookups()]
 
     @property
+    def event_time(self) -> str | None:
+        """Of a source, what the event time of its rows is; None if it has none."""
+        if self.source is None or self.body is None:
+            return None
+        stamps = [each for each in self.body.operators if isinstance(each, Stamp)]
+        return stamps[0].time.meaning if stamps else None
+
+    @property
     def tables(self) -> dict[str, LookupTable]:
         """The lookup tables the stage needs, by step."""
         return {op.step: op.table for op in self.lookups()}
@@ -104,6 +113,12 @@ class PhysicalPlan(Struct, frozen=True):
     complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
     watched: frozenset[str] = frozenset()
     starts_over: bool = False
+
+    @property
+    def event_times(self) -> dict[str, str]:
+        """By source that has one, what the event time of its rows is."""
+        times = {stage.name: stage.event_time for stage in self.stages}
+        return {name: time for name, time in times.items() if time is not None}
 
     def into(self, stage: int) -> list[Edge]:
         return [edge for edge in self.edges if edge.to_stage == stage]
