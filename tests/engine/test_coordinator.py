@@ -34,6 +34,7 @@ class Kind(Struct, frozen=True):
     source: object = None
     operator: object = None
     destination: object = None
+    event_time: str | None = None
 
 
 class Puppet:

@@ -4,28 +4,25 @@ Times are cut into panes, which are as long as the greatest common divisor of `s
 whole number of panes, and a row is aggregated once however many windows it belongs to (Traub et al., "Efficient
 Window Aggregation with General Stream Slicing", EDBT 2019).
 
-Windows are computed on a ruler. It is the time in UTC, or the time on the clocks of a zone if a pane has whole hours,
-so that a day has 23, 24 or 25 hours. Panes that divide an hour begin at the same times in both.
+Windows are computed on a ruler. It is the time in UTC, or follows the clocks of a zone (`window_clock`), so that a day
+has 23, 24 or 25 hours. Panes that divide each change of the zone's clocks begin at the same times in both.
 
 Always true: a greater time is never in an earlier pane; a window's end is the start of the next pane.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from math import gcd
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from msgspec import Struct
+
+from dataflare.operators.window_clock import HOUR, ruler_of, shared_offset
 
 if TYPE_CHECKING:
     import polars as pl
 
-HOUR = 3_600_000_000
 DAY = 24 * HOUR
-_FIRST, _LAST = -62_135_596_800_000_000 + DAY, 253_402_300_800_000_000 - DAY
-"""The years 1 to 9999: the times that every time zone library knows."""
 
 
 class Grid(Struct, frozen=True):
@@ -52,12 +49,7 @@ class Grid(Struct, frozen=True):
 
     def on_ruler(self, time: pl.Expr) -> pl.Expr:
         """Times in UTC as places on the ruler."""
-        import polars as pl
-
-        if self.zone is None:
-            return time
-        clock = time.clip(_FIRST, _LAST).cast(pl.Datetime("us", "UTC"))
-        return clock.dt.convert_time_zone(self.zone).dt.replace_time_zone(None).cast(pl.Int64)
+        return time if self.zone is None else ruler_of(self.zone, self.pane).place(time)
 
     def place(self, time_us: int) -> int:
         """One time in UTC as a place on the ruler."""
@@ -70,12 +62,24 @@ class Grid(Struct, frozen=True):
     def in_utc(self, place: pl.Expr) -> pl.Expr:
         """Boundaries of panes as times in UTC. A reading that the clocks show twice is the first of the two; one
         that they leave out is the moment at which they do."""
+        return place if self.zone is None else ruler_of(self.zone, self.pane).reached(place)
+
+    def in_utc_of(self, place: int) -> int:
+        """The same for one place."""
         import polars as pl
 
-        if self.zone is None:
-            return place
-        earlier = (_read(place - hours * HOUR, self.zone) + hours * HOUR for hours in (1, 24))
-        return pl.coalesce(_read(place, self.zone), *earlier)
+        return int(pl.select(self.in_utc(pl.lit(place, pl.Int64))).item())
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the clocks of the zone have ever left out the starts of several windows."""
+        return self.zone is not None and ruler_of(self.zone, self.pane).widest_gap > self.slide
+
+    def is_there(self, end: pl.Expr) -> pl.Expr:
+        """Whether there is a window that ends at a place. There is none if the clocks left its start out, and the start of
+        the next one too."""
+        start = end - self.size
+        return self.in_utc(start) < self.in_utc(start + self.slide)
 
     def pane_of(self, place: pl.Expr) -> pl.Expr:
         """The start of the pane of each row."""
@@ -107,28 +111,14 @@ def _floor(value: pl.Expr, step: int, offset: int) -> pl.Expr:
     return (value - offset) // step * step + offset
 
 
-def _read(place: pl.Expr, zone: str) -> pl.Expr:
-    """The times at which the clocks of a zone show a reading; NULL if they never do."""
-    import polars as pl
-
-    clock = place.clip(_FIRST, _LAST).cast(pl.Datetime("us"))
-    local = clock.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    return local.dt.convert_time_zone("UTC").cast(pl.Int64)
-
-
 def grid_of(size: int, slide: int, offset: int, zone: str | None) -> Grid:
     """The grid of a window step. Raises ValueError for a size that has no clear meaning in the time zone."""
     if zone is None or zone == "UTC":
         return Grid(size, slide, offset)
     pane = gcd(size, slide)
-    if HOUR % pane == 0:
-        return Grid(size, slide, offset - _zone_offset(zone))
-    if pane % HOUR or offset % HOUR:
+    shift = shared_offset(zone, pane) if HOUR % pane == 0 else None
+    if shift is not None:
+        return Grid(size, slide, offset - shift)
+    if HOUR % pane and (pane % HOUR or offset % HOUR):
         raise ValueError("in a time zone, a window has whole hours or a part that divides an hour")
     return Grid(size, slide, offset, zone)
-
-
-def _zone_offset(zone: str) -> int:
-    """How far the clocks of the zone are ahead of UTC. Its changes are whole hours, or multiples of the pane."""
-    shift = ZoneInfo(zone).utcoffset(datetime(2020, 1, 1, tzinfo=UTC))
-    return int((shift or timedelta()) / timedelta(microseconds=1))

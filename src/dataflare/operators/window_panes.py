@@ -113,10 +113,13 @@ class LivePanes(LiveOperator):
             until = after + _WINDOWS_MAX * self.grid.slide
             if self._fill is not None:
                 until = min(until, self._last_end())
+            fired = self.grid.in_utc_of(until)
+            # Several windows end where clocks leave a time out. They fire together.
+            until = self._place(fired)
             for windows in self._closing(after, until):
                 for part in windows.iter_slices(_SLICE_ROWS):
                     self._waiting.put(part)
-            self._fired.advance(int(pl.select(self.grid.in_utc(pl.lit(until, pl.Int64))).item()))
+            self._fired.advance(fired)
             self.panes.drop(self.grid.end_after(until) - self.grid.size)
             after = until
             yield from self._given()
@@ -132,6 +135,7 @@ class LivePanes(LiveOperator):
         return {name: map(self._plain, frames) for name, frames in shown.items()}
 
     def _plain(self, windows: pl.DataFrame) -> pl.DataFrame:
+        windows = self._there(windows)
         start, end = (
             self.grid.in_utc(place) for place in (pl.col(END) - self.grid.size, pl.col(END))
         )
@@ -345,6 +349,7 @@ class LivePanes(LiveOperator):
 
     def _results(self, windows: pl.DataFrame, *, again: bool = False) -> Iterator[Result]:
         """Windows as result rows. again: also those that have no rows since they fired last."""
+        windows = self._there(windows)
         if self.operator.every_s is not None and not again:
             windows = windows.filter(pl.col(CHANGED) == 1)
         elif self.operator.count and not again:
@@ -358,6 +363,11 @@ class LivePanes(LiveOperator):
             results = self.rows.results(part, start, end, watermarks=self._streams.value)
             self.lowering = self.rows.lowering
             yield results
+
+    def _there(self, windows: pl.DataFrame) -> pl.DataFrame:
+        if not self.grid.leaves_out:
+            return windows
+        return windows.filter(self.grid.is_there(pl.col(END)))
 
     def _changes(self, windows: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """The windows with what they replace. A window that comes several times has a frame for each time."""
