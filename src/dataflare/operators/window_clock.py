@@ -34,13 +34,10 @@ _FARTHEST = 2**62
 
 class ZoneRuler(Struct, frozen=True):
     """Between two changes of the clocks, the place of a time is `time + shift`, or `floor` if that is later.
-    changes: the start of each such span, in UTC; places: the place at its start. All in microseconds."""
+    spans: a row for each such span: `changes` and `ends` are its start and end in UTC, `places` is the place at its
+    start. All in microseconds."""
 
-    changes: pl.Series
-    ends: pl.Series
-    shifts: pl.Series
-    floors: pl.Series
-    places: pl.Series
+    spans: pl.DataFrame
     widest_gap: int
 
     def place(self, time: pl.Expr) -> pl.Expr:
@@ -48,16 +45,20 @@ class ZoneRuler(Struct, frozen=True):
         import polars as pl
 
         time = time.clip(-_FARTHEST, _FARTHEST)
-        span = _last(self.changes, time, "right")
-        return pl.max_horizontal(time + _at(self.shifts, span), _at(self.floors, span))
+        span = _last(self.spans["changes"], time, "right")
+        return pl.max_horizontal(
+            time + _at(self.spans["shifts"], span), _at(self.spans["floors"], span)
+        )
 
     def reached(self, place: pl.Expr) -> pl.Expr:
         """The first times in UTC at which the ruler shows a place or a later one."""
         import polars as pl
 
         place = place.clip(-_FARTHEST, _FARTHEST)
-        span = _last(self.places, place, "left")
-        return pl.min_horizontal(place - _at(self.shifts, span), _at(self.ends, span))
+        span = _last(self.spans["places"], place, "left")
+        return pl.min_horizontal(
+            place - _at(self.spans["shifts"], span), _at(self.spans["ends"], span)
+        )
 
 
 @lru_cache(maxsize=256)
@@ -82,8 +83,7 @@ def ruler_of(zone: str, pane: int) -> ZoneRuler:
         gap = max(gap, places[-1] - floors[-1])
     ends = [*starts[1:], _FARTHEST * 2 - 1]
     spans = {"changes": starts, "ends": ends, "shifts": shifts, "floors": floors, "places": places}
-    columns = pl.DataFrame(spans, schema=dict.fromkeys(spans, pl.Int64))
-    return ZoneRuler(*columns.get_columns(), gap)
+    return ZoneRuler(pl.DataFrame(spans, schema=dict.fromkeys(spans, pl.Int64)), gap)
 
 
 def shared_offset(zone: str, pane: int) -> int | None:

@@ -211,8 +211,11 @@ def _trouble(node: Node, arriving: Kinds) -> str | None:
                     return (
                         f"and {operator.describe()} cannot retract its results{operator.no_changes}"
                     )
-                # What the stamp asks of the clock is whether it refuses the row, and then the run says so.
-                if operator.needs() and not isinstance(operator, Stamp):
+                if isinstance(operator, Stamp):
+                    # Whether a time is too far ahead is asked of the clock, and then the run says so.
+                    if operator.time.needs:
+                        return "and its event time changes from call to call"
+                elif operator.needs():
                     return "and one of its expressions changes from call to call"
                 arriving = operator.makes(arriving)
         case BranchNode():
