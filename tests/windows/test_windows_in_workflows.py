@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +201,34 @@ def test_what_has_no_meaning_is_refused(config: str, code: str, words: str) -> N
         plan(load_text(text(config), file="clicks.yaml"))
     assert caught.value.code == code
     assert words in render(caught.value)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_late_rows_go_to_a_destination_that_appends_where_results_are_updates(
+    tmp_path: Path, both: bool
+) -> None:
+    """both: a table takes results and late rows together."""
+    results = "w.late, w2" if both else "w"
+    table = f"{{path: '{tmp_path}/t.db', table: t, mode: upsert, key: [user, window_start]}}"
+    more = (
+        "  w2: {type: map, inputs: [w], config: {rename: {window_start: at, c: n}, drop: [window_end]}}\n"
+        if both
+        else ""
+    )
+    if both:
+        table = table.replace("window_start", "at, n")
+    out = f"out: {{type: sqlite, inputs: [{results}], config: {table}}}"
+    late = f"late: {{type: file, inputs: [w.late], config: {{path: '{tmp_path}/late.ndjson'}}}}"
+    config = TUMBLING.replace(', s: "sum(n)"', "") + ", emit: updates"
+    workflow = text(config).replace("out: {type: memory, inputs: [w]}", out)
+    workflow = workflow.replace("late: {type: memory, inputs: [w.late]}", late)
+    workflow = workflow.replace("destinations:", f"{more}destinations:")
+    home = tmp_path / "home"
+    result = run(load_text(workflow, file="clicks.yaml"), RunOptions(home=home))
+    assert result.error is None, render(result.error)
+    lines = [json.loads(line) for line in (tmp_path / "late.ndjson").read_text().splitlines()]
+    assert [(row["user"], row["n"]) for row in lines] == [("a", 4)]
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database:
+        stored = database.execute(f"select user, {'n' if both else 'c'} from t").fetchall()
+    expected = [("a", 1), ("a", 2), ("b", 1), ("b", 1), *([("a", 4)] if both else [])]
+    assert sorted(stored) == sorted(expected)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from dataflare.model.batch import INSERTS
 from dataflare.model.types import Schema
 from dataflare.operators.python import PythonCall
-from dataflare.planner.changelog import changelogs
+from dataflare.planner.changelog import arriving_kinds, row_kinds
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -78,7 +79,7 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
         behind = graph.nodes[each]
         if isinstance(behind, StatefulNode) and not behind.operator.spread:
             return _whole(behind.step)
-    if any(port.node in changelogs(graph) for port in graph.nodes[feed.first].inputs):
+    if arriving_kinds(row_kinds(graph), graph.nodes[feed.first]) - INSERTS:
         return f"step '{step}' receives updates and deletes, and letters do not say which of these they are"
     return feed
 

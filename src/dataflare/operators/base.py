@@ -277,6 +277,10 @@ class StatefulOperator(ABC):
         """The row kinds that leave it. arriving: those of all its inputs together."""
         return INSERTS
 
+    def makes_beside(self, arriving: Kinds) -> Kinds:
+        """The row kinds of its other outputs, such as late rows."""
+        return INSERTS
+
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]] | None:
         """Its state as rows to show to the user, by table, in batches: `dataflare state show`. tables: those of a
         checkpoint, for this call alone. None: the tables are shown as they are stored."""

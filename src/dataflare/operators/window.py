@@ -11,7 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.expr import ExprText, check_measures
 from dataflare.model import types as t
-from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
+from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, UPDATES, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field as Column
@@ -166,13 +166,13 @@ class Window(StatefulOperator, StructABC, frozen=True):
 
             late = parted(rows.select(*self.late, *stamps, KIND_COLUMN))
             return Side(LATE, late if self.updates else op_text(late))
-        from dataflare.operators.window_updates import inserts
-
-        late = rows.select(*self.late, *stamps)
-        return Side(LATE, inserts(late) if self.updates else late)
+        return Side(LATE, rows.select(*self.late, *stamps))
 
     def makes(self, arriving: Kinds) -> Kinds:
         return CHANGES if self.updates else INSERTS
+
+    def makes_beside(self, arriving: Kinds) -> Kinds:
+        return CHANGES - UPDATES if self.changes and self.updates else INSERTS
 
     def describe(self) -> str:
         by = f" by {', '.join(self.names)}" if self.names else ""

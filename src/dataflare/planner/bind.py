@@ -34,7 +34,7 @@ from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner import event_time
 from dataflare.planner.change_order import check_lookups
-from dataflare.planner.changelog import add_kinds, check_changelogs, joined_changelogs
+from dataflare.planner.changelog import check_changelogs, input_kinds, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -281,7 +281,7 @@ class Binder:
             inputs=tuple(map(str, step.inputs)),
             streaming=event_time.is_streaming(self.workflow, self.endless),
             read=frozenset(o for name, o in self.outputs_read if name == step.name and o),
-            kinds=self._kinds(step),
+            kinds=input_kinds(self.kinds, self.nodes, step.inputs),
             ends=tuple(ref.step not in self.endless for ref in step.inputs),
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
@@ -299,11 +299,6 @@ class Binder:
             not_reserved(step.name, schema.names)
         self.outputs[step.name] = bound.outputs
         self._add(step, bound)
-
-    def _kinds(self, step: TransformationStep) -> tuple[Kinds, ...]:
-        """The row kinds of each input of a step."""
-        add_kinds(self.kinds, self.nodes.values())
-        return tuple(self.kinds[ref.step] for ref in step.inputs)
 
     def _add(self, step: TransformationStep, bound: Bound) -> None:
         """Turn a bound step into nodes."""

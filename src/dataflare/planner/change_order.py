@@ -18,7 +18,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
-from dataflare.model.batch import INSERTS, Kinds
+from dataflare.model.batch import INSERTS
 from dataflare.model.types import Schema
 from dataflare.operators.aggregate import Aggregate
 from dataflare.operators.base import RowOperator
@@ -33,7 +33,7 @@ from dataflare.operators.sample import Sample
 from dataflare.operators.stamp import Stamp
 from dataflare.operators.window import Window
 from dataflare.planner.change_keys import known_by
-from dataflare.planner.changelog import row_kinds
+from dataflare.planner.changelog import arriving_kinds, kinds_of_port, row_kinds
 from dataflare.planner.graph import (
     DestinationNode,
     Graph,
@@ -57,7 +57,10 @@ def orders(graph: Graph) -> dict[str, Columns]:
     kinds = row_kinds(graph)
     found: dict[str, Columns] = {}
     for node in graph:
-        arriving = [frozenset() if kinds[p.node] == INSERTS else found[p.node] for p in node.inputs]
+        arriving = [
+            frozenset() if kinds_of_port(kinds, port) == INSERTS else found[port.node]
+            for port in node.inputs
+        ]
         match node:
             case RowsNode():
                 columns = arriving[0]
@@ -173,13 +176,13 @@ def check_lookups(graph: Graph) -> None:
     find others when a row is deleted than it found when it came."""
     kinds, waiting = row_kinds(graph), kept_in_front(graph)
     for node in graph:
-        keeps = isinstance(node, StatefulNode) and kinds_of(kinds, node) != INSERTS
+        keeps = isinstance(node, StatefulNode) and arriving_kinds(kinds, node) != INSERTS
         if not keeps and node.id not in waiting:
             continue
         for before in (graph.nodes[id_] for id_ in upstream(graph, node.id)):
             operators = before.operators if isinstance(before, RowsNode) else ()
             lookup = next((each for each in operators if isinstance(each, Lookup)), None)
-            if lookup is None or kinds_of(kinds, before) == INSERTS:
+            if lookup is None or arriving_kinds(kinds, before) == INSERTS:
                 continue
             where = "" if keeps else " (the rows of each key are kept in front of it, see `plan`)"
             raise PlanError(
@@ -190,11 +193,6 @@ def check_lookups(graph: Graph) -> None:
                 help="make the table a source and take a step of type join in place of the lookup: it keeps what it "
                 "joined; or put the lookup behind this step",
             )
-
-
-def kinds_of(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
-    """The row kinds that reach a node."""
-    return frozenset().union(*(kinds[port.node] for port in node.inputs))
 
 
 def ordered(graph: Graph, kept: Mapping[str, Kept]) -> Graph:

@@ -3,7 +3,7 @@ rows for a changelog. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -29,11 +29,12 @@ from dataflare.planner.graph import (
     UnionNode,
 )
 from dataflare.planner.guarantees import upstream
+from dataflare.workflow import InputRef
 
 
 def row_kinds(graph: Graph) -> dict[str, Kinds]:
-    """By node, the kinds of its rows: of those that leave it, or that reach a destination. Rows of a node
-    with inserts only have no column of kinds."""
+    """By node, the kinds of its rows: of those that leave it, or that reach a destination. Also by `step.output`,
+    where an output has other kinds than the main one. Rows that are inserts only have no column of kinds."""
     kinds: dict[str, Kinds] = {}
     add_kinds(kinds, graph)
     return kinds
@@ -44,7 +45,7 @@ def add_kinds(kinds: dict[str, Kinds], nodes: Iterable[Node]) -> None:
     for node in nodes:
         if node.id in kinds:
             continue
-        arriving: Kinds = frozenset().union(*(kinds[port.node] for port in node.inputs))
+        arriving = arriving_kinds(kinds, node)
         match node:
             case SourceNode():
                 leaving = CHANGES if node.connector.capabilities().changelog else INSERTS
@@ -54,6 +55,9 @@ def add_kinds(kinds: dict[str, Kinds], nodes: Iterable[Node]) -> None:
                     leaving = operator.makes(leaving)
             case StatefulNode():
                 leaving = node.operator.makes(arriving)
+                beside = node.operator.makes_beside(arriving)
+                outputs = (output for output in node.outputs if output is not None)
+                kinds.update({f"{node.id}.{output}": beside for output in outputs})
             case BranchNode():
                 leaving = after_parting(arriving)
             case _:
@@ -61,9 +65,28 @@ def add_kinds(kinds: dict[str, Kinds], nodes: Iterable[Node]) -> None:
         kinds[node.id] = leaving
 
 
+def kinds_of_port(kinds: Mapping[str, Kinds], port: Port) -> Kinds:
+    """The kinds of the rows of an output."""
+    return kinds.get(f"{port.node}.{port.output}", kinds[port.node])
+
+
+def arriving_kinds(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
+    """The kinds of the rows that reach a node."""
+    return frozenset().union(*(kinds_of_port(kinds, port) for port in node.inputs))
+
+
+def input_kinds(
+    kinds: dict[str, Kinds], nodes: Mapping[str, Node], inputs: Iterable[InputRef]
+) -> tuple[Kinds, ...]:
+    """The row kinds of each input of a step. kinds: those of the nodes so far, to which others are added."""
+    add_kinds(kinds, nodes.values())
+    return tuple(kinds_of_port(kinds, Port(ref.step, ref.output)) for ref in inputs)
+
+
 def changelogs(graph: Graph) -> set[str]:
     """The ids of nodes whose rows have row kinds."""
-    return {id_ for id_, kinds in row_kinds(graph).items() if kinds != INSERTS}
+    kinds = row_kinds(graph)
+    return {node.id for node in graph if kinds[node.id] != INSERTS}
 
 
 def shown_kinds(kinds: Kinds) -> str:
@@ -139,13 +162,13 @@ def _leaves_out(node: Node) -> bool:
 def joined_changelogs(graph: Graph) -> Graph:
     """The graph in which plain rows that join a changelog, in a union or a destination, are marked as
     inserts."""
-    ids = changelogs(graph)
+    kinds = row_kinds(graph)
     changed: dict[str, Node | None] = {}
     for node in graph:
-        if isinstance(node, UnionNode | DestinationNode) and node.id in ids:
+        if isinstance(node, UnionNode | DestinationNode) and kinds[node.id] != INSERTS:
             conform = tuple(
                 operators
-                if port.node in ids
+                if kinds_of_port(kinds, port) != INSERTS
                 else conformed(node.step, node.schema, graph.schema(port), inserts=True)
                 for port, operators in zip(node.ports, node.conform, strict=True)
             )
@@ -163,7 +186,7 @@ def parted_updates(graph: Graph) -> Graph:
             ports = list(node.ports)
             for place, port in enumerate(ports):
                 keys = node.operator.keys_of(place)
-                if keys and kinds[port.node] & UPDATES:
+                if keys and kinds_of_port(kinds, port) & UPDATES:
                     id_ = f"{node.id}/parted{place}"
                     schema: dict[str | None, Schema] = {None: graph.schema(port)}
                     parted = (PartedUpdates(node.step, keys),)
@@ -183,7 +206,7 @@ def check_changelogs(graph: Graph) -> None:
     """Raise PlanError (E0315) for a step that would give wrong rows for the kinds that reach it."""
     kinds = row_kinds(graph)
     for node in graph:
-        arriving: Kinds = frozenset().union(*(kinds[port.node] for port in node.inputs))
+        arriving = arriving_kinds(kinds, node)
         if isinstance(node, SourceNode) or arriving == INSERTS:
             continue
         reason = _trouble(node, arriving)
