@@ -25,6 +25,7 @@ OTHER_ROLE = {
     "lookup": ("destination", "source", "paging"),
 }
 """Files of a connector's folder that do not read the config of this role."""
+SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages")
 ELSEWHERE = {"retry_policy"}
 """Read where the workflow file is."""
 
@@ -59,6 +60,12 @@ def files_of(class_: type, role: str) -> list[str]:
         folder = path.parent if path.parent.name != "connectors" else None
         listed = [path] if folder is None else sorted(folder.rglob("*.py"))
         found += [f for f in listed if not f.stem.startswith(OTHER_ROLE[role])]
+    for model in nested(class_.Config):
+        for base in model.__mro__:
+            # Options that several connectors share are read beside them.
+            if base.__module__.startswith(SHARED):
+                path = Path(str(__import__(base.__module__, fromlist=["x"]).__file__))
+                found += sorted(path.parent.rglob("*.py"))
     return [without_fields(path.read_text()) for path in dict.fromkeys(found)]
 
 

@@ -225,38 +225,31 @@ def _marker_ahead(
 ) -> CheckpointError:
     steps = ", ".join(f"'{step}'" for step in ahead)
     damaged = [each for each in _newest_first(stored) if not each.usable and each.epoch > epoch]
+    notes = [
+        *(
+            f"destination '{step}' holds checkpoint {marker.epoch}"
+            for step, marker in ahead.items()
+        ),
+        *(f"checkpoint {each.epoch}: {_problem(each)}" for each in damaged[1:]),
+    ]
     if damaged:
         first = damaged[0]
         other = f"checkpoint {epoch} is older" if epoch else "there is no older one"
-        message = (
+        return CheckpointError(
             f"checkpoint {first.epoch} ({manifest_name(first.epoch)}) cannot be used: {_problem(first)}; {other}, and "
-            f"destination {steps} holds newer rows, which cannot be undone: to resume would write rows twice"
+            f"destination {steps} holds newer rows, which cannot be undone: to resume would write rows twice",
+            code="E0702",
+            notes=notes,
+            help="restore this file from a backup of the checkpoint folder, "
+            "or clean the destination and start over with --fresh",
         )
-        help_ = (
-            "restore this file from a backup of the checkpoint folder, "
-            "or clean the destination and start over with --fresh"
-        )
-    else:
-        newest = f"the newest usable checkpoint is {epoch}" if epoch else "there is no checkpoint"
-        message = (
-            f"{newest}, but destination {steps} holds newer rows, which cannot be undone: "
-            "to resume would write rows twice"
-        )
-        help_ = (
-            "restore the checkpoint folder from a backup, "
-            "or clean the destination and start over with --fresh"
-        )
+    newest = f"the newest usable checkpoint is {epoch}" if epoch else "there is no checkpoint"
     return CheckpointError(
-        message,
+        f"{newest}, but destination {steps} holds newer rows, which cannot be undone: to resume would write rows twice",
         code="E0702",
-        notes=[
-            *(
-                f"destination '{step}' holds checkpoint {marker.epoch}"
-                for step, marker in ahead.items()
-            ),
-            *(f"checkpoint {each.epoch}: {_problem(each)}" for each in damaged[1:]),
-        ],
-        help=help_,
+        notes=notes,
+        help="restore the checkpoint folder from a backup, "
+        "or clean the destination and start over with --fresh",
     )
 
 

@@ -33,7 +33,7 @@ from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner import event_time
-from dataflare.planner.change_order import check_lookups
+from dataflare.planner.change_order import check_deletes_by_key, check_lookups
 from dataflare.planner.changelog import check_changelogs, input_kinds, joined_changelogs
 from dataflare.planner.graph import (
     BranchNode,
@@ -153,6 +153,7 @@ class Binder:
         try:
             check_changelogs(graph)
             check_lookups(graph)
+            check_deletes_by_key(graph)
             event_time.refuse_repeated(graph)
             event_time.refuse_zoneless(graph, self.workflow)
             one_writer_each(graph, self.workflow)

@@ -35,6 +35,7 @@ from dataflare.operators.window import Window
 from dataflare.planner.change_keys import known_by
 from dataflare.planner.changelog import arriving_kinds, kinds_of_port, row_kinds
 from dataflare.planner.graph import (
+    BranchNode,
     DestinationNode,
     Graph,
     Node,
@@ -192,6 +193,27 @@ def check_lookups(graph: Graph) -> None:
                 step=node.step,
                 help="make the table a source and take a step of type join in place of the lookup: it keeps what it "
                 "joined; or put the lookup behind this step",
+            )
+
+
+def check_deletes_by_key(graph: Graph) -> None:
+    """Raise PlanError (E0315) for a step that needs the values of a row that is deleted, where a source gives its
+    key alone: its deletes would not find the rows, and its inserts would not take back the rows they replace."""
+    kinds, waiting = row_kinds(graph), kept_in_front(graph)
+    for node in graph:
+        if arriving_kinds(kinds, node) == INSERTS or not _deletes_by_key(graph, node):
+            continue
+        chooses = isinstance(node, BranchNode) or (
+            isinstance(node, RowsNode) and any(isinstance(each, Filter) for each in node.operators)
+        )
+        if chooses or isinstance(node, StatefulNode) or node.id in waiting:
+            raise PlanError(
+                f"step '{node.step}' needs the values of rows that are replaced and deleted, and the changes of this "
+                "source have the key of such a row alone",
+                code="E0315",
+                step=node.step,
+                help="write the source into a table with mode: mirror first, and read that table; or read the "
+                "source without its deletes (`tombstones: null` or `skip` for kafka)",
             )
 
 
