@@ -264,7 +264,7 @@ def test_a_run_goes_on_where_the_one_before_it_ended(tmp_path):
     file = tmp_path / "in/a.csv"
 
     def go() -> list[int]:
-        result = run(load(tmp_path / "w.yaml"), RunOptions(home=tmp_path / "home", for_s=1.0))
+        result = run(load(tmp_path / "w.yaml"), RunOptions(home=tmp_path / "home", for_s=4.0))
         if result.error is not None:
             raise result.error
         with sqlite3.connect(tmp_path / "out.db") as db:
