@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import polars as pl
@@ -48,7 +48,7 @@ EXACT = TYPES | {
         lambda t: t.replace(tzinfo=UTC)
     ),
     "timestamp[ns]": st.datetimes(datetime(1678, 1, 1), datetime(2262, 1, 1)),
-    "duration[us]": st.timedeltas(),
+    "duration[us]": st.timedeltas(timedelta(days=-100_000_000), timedelta(days=100_000_000)),
     "decimal(38, 0)": st.integers(1 - 10**38, 10**38 - 1).map(Decimal),
     "decimal(38, 38)": st.integers(1 - 10**38, 10**38 - 1).map(
         lambda digits: Decimal((int(digits < 0), tuple(map(int, str(abs(digits)))), -38))
