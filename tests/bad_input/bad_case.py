@@ -23,6 +23,7 @@ _VARYING = (
     (re.compile(r"\b[0-9A-HJKMNP-TV-Z]{26}\b"), "RUN"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "TIME"),
     (re.compile(r"process \d+"), "process PID"),
+    (re.compile(r"(?<=/)[0-9a-f]{8}\b"), "FOLDER"),
 )
 _EPOCH = re.compile(r"(?<=checkpoint )\d+\b|(?<=epoch )\d+\b")
 

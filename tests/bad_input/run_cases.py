@@ -191,6 +191,7 @@ error[E0701]: no checkpoint of the last run can be read
    = checkpoint N: its end is missing
    = checkpoint N-1: its end is missing
    = checkpoint N-2: its end is missing
+   = its checkpoints are in .dataflare/w/FOLDER
    = help: restore the checkpoint folder from a backup, or start over with --fresh
 """,
     ),
@@ -214,6 +215,7 @@ warning: the run goes on from checkpoint N-1, and reads again what came after it
         says="""\
 error[E0701]: no checkpoint of the last run can be read
    = checkpoint N: it is missing
+   = its checkpoints are in .dataflare/w/FOLDER
    = help: restore the checkpoint folder from a backup, or start over with --fresh
 """,
     ),

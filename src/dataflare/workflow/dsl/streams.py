@@ -210,15 +210,19 @@ class Stream:
         mode: Literal["batch", "record"] | None = None,
         schema: Schema | None = None,
         execution: Literal["thread", "process"] | None = None,
+        pure: bool | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Run a function over batches (a Polars DataFrame in and out) or rows (dicts).
 
         function: a function, or "package.module:name". A function of a script or a notebook is known to
-        this process only, and a workflow with it cannot be written as YAML.
+        this process only, and a workflow with it cannot be written as YAML. pure: the same rows in always
+        give the same rows out, so a stream of changes may go through it.
         """
         target = function if isinstance(function, str) else name_of(function)
-        config = set_options(function=target, mode=mode, schema=schema, execution=execution)
+        config = set_options(
+            function=target, mode=mode, schema=schema, execution=execution, pure=pure
+        )
         return self._add_step("python", name, config, step)
 
     def process(
@@ -295,13 +299,16 @@ class Stream:
         kind: Literal["inner", "left", "right", "full", "semi", "anti"] | None = None,
         within: Any = None,
         temporal: Mapping[str, Any] | bool | None = None,
+        ttl: Any = None,
         suffix: str | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Rows of this stream and another one with equal keys. on: columns, or {this one's: the other's}.
         within: a duration as text or a timedelta, or one for `before` and one for `after`. temporal: {},
-        if the other stream is a table of versions."""
-        config = set_options(kind=kind, on=on, within=within, temporal=temporal, suffix=suffix)
+        if the other stream is a table of versions. ttl: how long a row that nothing touches is kept."""
+        config = set_options(
+            kind=kind, on=on, within=within, temporal=temporal, ttl=ttl, suffix=suffix
+        )
         return self._add_step("join", name, config, step, others)
 
     def sql(
