@@ -148,3 +148,25 @@ def test_a_lost_listing_is_an_error_and_never_an_empty_source(tmp_path: Path) ->
     with pytest.raises(CheckpointError) as caught:
         read_source(store, published.sources["in"])
     assert caught.value.code == "E0701"
+
+
+def test_splits_that_were_found_later_leave_the_manifest_when_they_are_done(tmp_path: Path) -> None:
+    """A split of a file has its schema and its columns, about 700 bytes, and no listing has it."""
+    store = LocalStore(tmp_path, LINEAGE)
+    record = SourceRecord(SourceSnapshot((Split("first"),), {}))
+    later = [Split(f"later-{n:04}", {"columns": "c" * 700}) for n in range(1_500)]
+    written = 0
+    for epoch in range(1, 51):
+        read = later[(epoch - 1) * 30 : epoch * 30]
+        record.update([SplitState(each) for each in read])
+        record.update([done(each) for each in read])
+        published = publish(store, record, epoch)
+        assert len(published.to_text()) < 16_000
+        new = [c for c in published.chunks.values() if f"{epoch:010d}" in c.name]
+        written += sum(chunk.rows for chunk in new)
+        store.collect(retain=2)
+    assert written < 4 * 1_500
+    assert read_source(store, stored(store)).states == {each.id: done(each) for each in later}
+    again = SourceRecord.read(store, stored(store))
+    again.update([done(each) for each in later])  # told again
+    assert len(publish(store, again, 51).to_text()) < 16_000

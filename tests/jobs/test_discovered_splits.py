@@ -223,7 +223,7 @@ def test_the_manifest_stays_small_when_many_are_found_at_once(tmp_path: Path) ->
     assert sorted(read(lab)) == rows_of(shelf)
     sizes = [path.stat().st_size for path in tmp_path.rglob("manifest-*.json")]
     assert sizes
-    assert max(sizes) < 100_000, sizes
+    assert max(sizes) < 20_000, sizes
 
 
 def test_a_source_that_finds_splits_for_ever_ends_where_no_step_needs_more(tmp_path: Path) -> None:

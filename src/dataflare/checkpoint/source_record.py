@@ -51,8 +51,8 @@ class SourceRecord:
         self.open = {id_: state for id_, state in snapshot.states.items() if not state.done}
         self.done = {state.split.id for state in snapshot.states.values() if state.done}
         self._tail = {id_: state for id_, state in snapshot.states.items() if state.done}
-        self._tail_bytes = sum(map(_state_bytes, self._tail.values()))
         self._places = {split.id: place for place, split in enumerate(self.splits)}
+        self._tail_bytes = sum(map(self._done_bytes, self._tail.values()))
         self._parts = replace(stored or StoredParts(), tail=())
         self._long_listing = _is_long(split.to_json() for split in self.splits)
         self._long_carried = self.carried is not None and _is_long([self.carried])
@@ -90,7 +90,7 @@ class SourceRecord:
             self.open.pop(id_, None)
             self.done.add(id_)
             self._tail[id_] = state
-            self._tail_bytes += _state_bytes(state)
+            self._tail_bytes += self._done_bytes(state)
 
     @property
     def unread(self) -> int:
@@ -169,6 +169,10 @@ class SourceRecord:
         id_ = state.split.id
         return {"id": id_, **state.to_json(with_split=id_ not in self._places)}
 
+    def _done_bytes(self, state: SplitState) -> int:
+        # With its split where that was found later: it is in no listing, so the manifest has it as well.
+        return len(_text(self._done_value(state))) + 1
+
     def _change(self, **changes: Any) -> None:
         self._parts = replace(self._parts, **changes)
 
@@ -178,10 +182,6 @@ def read_source(storage: Storage, snapshot: SourceSnapshot) -> SourceSnapshot:
     if snapshot.stored is None:
         return snapshot
     return SourceRecord.read(storage, snapshot).whole(storage)
-
-
-def _state_bytes(state: SplitState) -> int:
-    return len(_text(state.to_json(with_split=False))) + len(state.split.id) + 4
 
 
 def _is_long(values: Iterable[Any]) -> bool:

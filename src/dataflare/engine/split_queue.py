@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataflare.engine.messages import Assign
 from dataflare.model.progress import Position, Split
 
-WAITING_MAX = 64
+WAITING_MAX = 16
 """Of the splits that were found later, so many may wait for a reader: each is in every manifest until it is
 read. The source tells the others again."""
 
