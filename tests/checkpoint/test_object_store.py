@@ -16,13 +16,14 @@ import polars as pl
 import pytest
 from checkpoint_samples import LINEAGE, manifest
 from msgspec.structs import replace
+from optional_packages import package
 
 from dataflare import RunOptions, RunResult, load, run
 from dataflare.checkpoint.object_store import Bucket, ObjectStore
 from dataflare.errors import CheckpointError, SystemError_
 
-pytest.importorskip("obstore")
-server = pytest.importorskip("moto.server")
+package("obstore")
+server = package("moto.server")
 
 URL = "s3://state/checkpoints"
 ROWS = 600

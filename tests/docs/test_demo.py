@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from optional_packages import package
 
 DEMO = Path(__file__).parents[2] / "demo"
 
@@ -57,7 +58,7 @@ def expected() -> pl.DataFrame:
 
 def check_results(out: Path) -> None:
     """Each destination against the expectation: rows, sums, keys."""
-    duckdb = pytest.importorskip("duckdb")
+    duckdb = package("duckdb")
     flights = expected()
     ways = dict(flights["way"].value_counts().iter_rows())
     good = flights.filter(pl.col("way") != "rejected")

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from optional_packages import package
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -52,7 +53,7 @@ def tables_of(path: Path) -> dict[str, list[dict[str, Any]]]:
             n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         ]
     else:
-        duckdb = pytest.importorskip("duckdb")
+        duckdb = package("duckdb")
         connection = duckdb.connect(str(path), read_only=True)
         names = [
             n for (n,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()

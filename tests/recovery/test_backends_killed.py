@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
+from optional_packages import package
 
 KILLS, SEED = 5, 20_261
 WORKFLOW = """\
@@ -86,7 +86,7 @@ def contents(folder: Path) -> tuple[list[Any], list[Any]]:
 def test_each_backend_goes_on_from_the_checkpoints_of_the_others_after_a_kill(
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("rocksdict")
+    package("rocksdict")
     rng, died = random.Random(SEED), 0
     undisturbed = folder_at(tmp_path / "undisturbed")
     finish(undisturbed)

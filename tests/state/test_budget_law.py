@@ -20,6 +20,7 @@ from unittest import mock
 
 import pytest
 from msgspec import Struct
+from optional_packages import package
 
 from dataflare.engine.operating import ChunkFolder
 from dataflare.state.pieces import Piece
@@ -238,7 +239,7 @@ def test_a_small_budget_gives_the_same_rows(
     which: str, backend: str, part: int, tmp_path: Path
 ) -> None:
     if backend == "rocksdb":
-        pytest.importorskip("rocksdict")
+        package("rocksdict")
     plan = PLANS[which]
     rng = random.Random(f"{which} {part} {backend}")
     large = expected(which, part, tmp_path)

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional_packages import package
 
 from dataflare.model.hashing import hash_columns
 from dataflare.state import index as index_module
@@ -190,7 +191,7 @@ def test_a_key_set_is_a_set_with_null_as_a_value(
     monkeypatch.setattr(pieces_module, "SMALL_ROWS", 3)
     monkeypatch.setattr(key_run_module, "PAGE", 2)
     if backend == "rocksdb":
-        pytest.importorskip("rocksdict")
+        package("rocksdict")
     points = point_stores(backend, tmp_path, 1 << 20)
     if backend == "collide" and kind not in (
         "one integer",

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional_packages import package
 
 from dataflare.errors import SystemError_
 from dataflare.state import compaction
@@ -51,7 +52,7 @@ def _sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 def stores_of(backend: str, folder: Path) -> PointStores | None:
     if backend == "rocksdb":
-        pytest.importorskip("rocksdict")
+        package("rocksdict")
     return point_stores(backend, folder, 1 << 20)
 
 

@@ -79,6 +79,7 @@ class LiveAggregateChanges(LiveByKey):
         self.operator, self._by_sums = operator, operator.by_sums
         merge = partial(_added, keys=operator.keys) if self._by_sums else cancelled
         super().__init__(operator.keys, tables, merge)
+        self._alone = not self.keys and tables.subtask == 0
 
     def prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
         if not self._by_sums:
@@ -108,6 +109,11 @@ class LiveAggregateChanges(LiveByKey):
             return frame.lazy().select(values).collect(engine="in-memory")
         grouped = frame.lazy().group_by(self.keys, maintain_order=True).agg(values)
         return grouped.collect(engine="in-memory")
+
+    def end(self, port: int) -> Iterator[pl.DataFrame]:
+        """Without keys there is one result, also where no row came."""
+        if self._alone and not self._answered.value:
+            yield self._changes(self._none(), self._none())
 
     def none(self) -> pl.DataFrame:
         """No results."""

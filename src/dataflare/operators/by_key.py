@@ -25,7 +25,6 @@ class LiveByKey(LiveOperator):
         self.keys = list(keys)
         self.rows = WeightedRows(tables.rows(TABLE, keys), merge)
         self._answered = tables.value("answered", False, any)
-        self._alone = not keys and tables.subtask == 0
 
     @abstractmethod
     def prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -49,10 +48,6 @@ class LiveByKey(LiveOperator):
         if changes.height:
             yield changes
 
-    def end(self, port: int) -> Iterator[pl.DataFrame]:
-        if self._alone and not self._answered.value:
-            yield self._changes(self._none(), self._none())
-
     def _changes(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
         self.lowering = Lowering()
         old = self.results(before, Lowering())
@@ -64,7 +59,3 @@ class LiveByKey(LiveOperator):
     @property
     def _result_keys(self) -> Sequence[str]:
         return self.keys
-
-    def _none(self) -> pl.DataFrame:
-        """What is kept, without rows."""
-        raise NotImplementedError

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from optional_packages import package
 from postgres_kit import Database, batch, drain, run
 from servers.certificates import make_certificate
 from servers.postgres import PASSWORD, server
@@ -278,7 +279,7 @@ def test_a_connection_that_breaks_is_worth_making_again(text):
 
 
 def test_an_error_in_the_middle_of_a_result_may_come_from_arrow():
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = package("pyarrow")
     text = (
         "[libpq] Execution error [PGRES_FATAL_ERROR]: ERROR:  lost connection to parallel worker\n"
     )

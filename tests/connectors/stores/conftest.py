@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optional_packages import package
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "file"))
 from servers.s3 import KEYS, empty, s3_server
@@ -12,7 +13,7 @@ from servers.s3 import KEYS, empty, s3_server
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    pytest.importorskip("moto.server")
+    package("moto.server")
     with s3_server() as address:
         yield address
 
@@ -20,7 +21,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch):
     """An obstore client of an empty bucket `lake`; the environment has the server's address and keys."""
-    obstore = pytest.importorskip("obstore.store")
+    obstore = package("obstore.store")
     empty(endpoint, "lake")
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
         monkeypatch.setenv(name, value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from file_kit import read
+from optional_packages import package
 from polars.testing import assert_frame_equal
 from servers.web import Answer, Asked, http_server
 
@@ -92,7 +93,7 @@ def test_a_password_in_a_url_is_refused(tmp_path):
 @pytest.fixture
 def sftp(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The URL of a real server of SFTP whose root is a folder, and the storage options for it."""
-    asyncssh = pytest.importorskip("asyncssh")
+    asyncssh = package("asyncssh")
     root = tmp_path / "root"
     root.mkdir()
     loop = asyncio.new_event_loop()

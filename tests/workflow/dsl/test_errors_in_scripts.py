@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional_packages import package
 
 from dataflare import Workflow
 from dataflare.connectors.inline import InlineSource
@@ -32,7 +33,7 @@ def test_a_script_shows_the_line_under_the_traceback(tmp_path: Path) -> None:
 
 
 def test_ipython_shows_it_too(tmp_path: Path) -> None:
-    pytest.importorskip("IPython")
+    package("IPython")
     code = (
         "from IPython.core.interactiveshell import InteractiveShell\n"
         f"InteractiveShell.instance(colors='NoColor').run_cell({SCRIPT!r})\n"
