@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ import polars as pl
 import pytest
 
 from dataflare.connectors import memory
+from dataflare.connectors.file import line_reader
 from dataflare.connectors.file.source import FileSource
 from dataflare.errors import DataError
+from dataflare.formats import checksum, line_chunks
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.jobs.progress import Progress
 from dataflare.sdk import crashpoints
@@ -23,6 +27,7 @@ from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource, rows
 from dataflare.workflow.load import load_text
 
 QUICK = "{max_attempts: 4, initial_backoff: 0s}"
+MANY = "{max_attempts: 40, initial_backoff: 0s}"
 
 NUMBERS = """\
 name: numbers
@@ -255,8 +260,29 @@ def test_a_circuit_breaker_holds_calls_back(tmp_path: Path) -> None:
 def test_files_that_fail_midway_are_opened_again(tmp_path: Path) -> None:
     """A source of chunks: those given already are computed from the reader that failed."""
     pl.DataFrame({"n": range(200_000), "t": ["x" * 60] * 200_000}).write_csv(tmp_path / "in.csv")
+    fail_midway(tmp_path, [0, 1, 0, 2])
+    assert arrived() == list(range(200_000))
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DATAFLARE_REOPENINGS", "4"))))
+def test_a_file_is_opened_again_wherever_its_reading_fails(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of checksums and chunks are small here and end at different places, so that a reader begins before, at and
+    behind the end of a block. Checkpoints are cut meanwhile."""
+    block, chance = 1 << 12, random.Random(seed)
+    monkeypatch.setattr(checksum, "BLOCK_BYTES", block)
+    monkeypatch.setattr(line_reader, "BLOCK_BYTES", block)
+    monkeypatch.setattr(line_reader, "FIRST_BYTES", 700)
+    monkeypatch.setattr(line_chunks, "CHUNK_BYTES", block + chance.randint(-99, 99))
+    pl.DataFrame({"n": range(2_000), "t": ["x" * 60] * 2_000}).write_csv(tmp_path / "in.csv")
+    fail_midway(tmp_path, [chance.randrange(4) for _ in range(20)])
+    assert arrived() == list(range(2_000))
+
+
+def fail_midway(folder: Path, coming: list[int]) -> None:
+    """Read in.csv. coming: after how many chunks each reader fails; the last one does not."""
     real = FileSource.open
-    coming = [0, 1, 0, 2]
 
     async def opened(self: Any, split: Any, position: Any) -> Any:
         reader = await real(self, split, position)
@@ -276,14 +302,13 @@ def test_files_that_fail_midway_are_opened_again(tmp_path: Path) -> None:
 
     text = f"""\
 name: files
-settings: {{restart: {{attempts: 0}}}}
+settings: {{restart: {{attempts: 0}}, checkpoint: {{interval: 2ms}}}}
 sources:
-  numbers: {{type: file, config: {{path: in.csv, format: csv, retry_policy: {QUICK}}}}}
+  numbers: {{type: file, config: {{path: in.csv, format: csv, retry_policy: {MANY}}}}}
 destinations:
   out: {{type: memory, inputs: [numbers]}}
 """
     with mock.patch.object(FileSource, "open", opened):
-        result = run(load_text(text, base=tmp_path), RunOptions(tmp_path / "home"))
+        result = run(load_text(text, base=folder), RunOptions(folder / "home"))
     assert result.status == "finished", result.error
     assert not coming
-    assert arrived() == list(range(200_000))

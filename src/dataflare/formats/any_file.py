@@ -6,8 +6,10 @@ Always true: `read_at` returns fewer bytes than asked only at the end of the fil
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,16 +56,37 @@ def open_raw(file: AnyFile) -> IO[bytes]:
 
 
 class _LocalBytes:
+    """A file of this machine. A run that is cancelled closes it while another thread reads it. Then that thread closes
+    it: the number of a closed file belongs to the next file that is opened, and a read would give bytes of that."""
+
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY)
+        self._reading = threading.Lock()
+        self._is_closed = False
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
+        with self._reading:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "the file was closed")
+            data = os.pread(self._fd, size, offset)
+        if self._is_closed:
+            self.close()
+        return data
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._is_closed = True
+        if self._reading.acquire(blocking=False):
+            try:
+                fd, self._fd = self._fd, -1
+                if fd >= 0:
+                    os.close(fd)
+            finally:
+                self._reading.release()
+
+    def __del__(self) -> None:
+        # A reader that was opened while its run was cancelled has no owner.
+        self.close()
 
 
 class _Raw(io.RawIOBase):

@@ -128,7 +128,10 @@ class LineReader(ChunkReader):
             checksum.update(data)
             remaining -= len(data)
         if value is not None and checksum.value != value:
-            raise self._facts.changed("the rows that were read have other content")
+            same = "" if touched else ", though its size and time are the same"
+            raise self._facts.changed(
+                f"the rows that were read have other content, in bytes {start} to {offset}{same}"
+            )
         if touched and offset > body and not data.endswith(b"\n"):
             return self._after_last_line(stream, checksum, offset)
         return stream, checksum, offset

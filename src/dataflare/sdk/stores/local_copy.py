@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,8 +88,15 @@ class LocalCopy:
         if len(pieces) == 1:
             self._fill(*pieces[0])
             return
-        for done in [POOL.submit(self._fill, *piece) for piece in pieces]:
-            done.result()
+        filling = [POOL.submit(self._fill, *piece) for piece in pieces]
+        try:
+            for done in filling:
+                done.result()
+        finally:
+            # Its number belongs to another file when it is closed, so no request may write any more.
+            for each in filling:
+                each.cancel()
+            wait(filling)
 
     def put(self, offset: int, data: bytes) -> None:
         view = memoryview(data)
