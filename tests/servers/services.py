@@ -61,6 +61,9 @@ SERVICES = {
                 lambda made: {"connection": made.url}),
         Service("kafka", "Apache Kafka", "servers.kafka", "4.4.0", 2, "Apache-2.0",
                 lambda made: made.connections(), "Java 17 and Maven"),
+        Service("opensearch", "OpenSearch", "servers.opensearch", "2.19.1", 8, "Apache-2.0",
+                lambda made: {"connection": made.url, "connection, through a proxy": made.proxied},
+                "Java 17 and Maven"),
     )
 }  # fmt: skip
 

@@ -38,6 +38,8 @@ _DESTINATIONS = {
     "mysql": "dataflare.connectors.mysql.destination:MysqlDestination",
     "kafka": "dataflare.connectors.kafka.destination:KafkaDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
+    "elasticsearch": "dataflare.connectors.elasticsearch.destination:ElasticsearchDestination",
+    "opensearch": "dataflare.connectors.elasticsearch.destination:OpensearchDestination",
     "python": "dataflare.connectors.python:PythonDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",
     "memory": "dataflare.connectors.memory:MemoryDestination",
@@ -47,7 +49,7 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
-LATER = ("delta", "elasticsearch", "iceberg")
+LATER = ("delta", "iceberg")
 """Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",

@@ -1,0 +1,279 @@
+"""The `elasticsearch` and `opensearch` destinations: rows as documents, by bulk requests.
+
+Always true: documents are written when they come, and a row that comes again replaces its document where it has an
+`id_field`; rows that the server refuses are found one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from dataflare.connectors.elasticsearch.bulk import BulkSender, Refused
+from dataflare.connectors.elasticsearch.client import Client
+from dataflare.connectors.elasticsearch.config import ElasticsearchDestinationConfig
+from dataflare.connectors.elasticsearch.documents import WHY, DocumentMaker, Documents
+from dataflare.connectors.elasticsearch.index_names import check_columns
+from dataflare.connectors.elasticsearch.indexes import Indexes, mappings
+from dataflare.connectors.elasticsearch.types import METADATA
+from dataflare.errors import DataError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.destination import (
+    Committable,
+    Delivery,
+    DestinationCapabilities,
+    DestinationConnector,
+    RefusedRow,
+    Target,
+    Writer,
+    WriteStats,
+)
+from dataflare.sdk.threads import in_thread
+
+_SLICE_BYTES = 16 << 20
+_SHOWN = 400
+
+
+class ElasticsearchDestination(DestinationConnector):
+    """An index, or one for each value of columns."""
+
+    type = "elasticsearch"
+    system = "Elasticsearch"
+    Config = ElasticsearchDestinationConfig
+    summary = "Writes documents to indexes of Elasticsearch, by bulk requests."
+    example = """\
+search:
+  type: elasticsearch
+  inputs: [customers]
+  config:
+    connection: "${secret:ES_CONNECTION}"
+    index: customers
+    id_field: customer_id
+    batch_size: 500
+"""
+    sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+
+    def capabilities(self) -> DestinationCapabilities:
+        config: ElasticsearchDestinationConfig = self.config
+        keyed = config.mode != "append"
+        if config.ids:
+            delivery = Delivery.IDEMPOTENT
+            reason = "a row that comes again replaces its document, by _id"
+            if config.op == "create":
+                reason = "a row that comes again leaves its document as it is, by _id"
+            elif config.op == "delete":
+                reason = "a document that is deleted again stays deleted"
+        else:
+            delivery = Delivery.REPEATING
+            reason = "documents are written immediately, and again after a crash; 'id_field' prevents that"
+        if config.mode == "upsert":
+            reason += "; upsert ignores deletes"
+        return DestinationCapabilities(
+            delivery,
+            reason,
+            parallel=True,
+            changelog=keyed or config.changelog is not None,
+            changelog_with="mode: upsert or mirror with an id_field, or changelog: columns",
+            key=tuple(config.ids),
+        )
+
+    @property
+    def key(self) -> Sequence[str]:
+        return list(self.config.ids)
+
+    def writes_to(self) -> Target | None:
+        return Target(self._place, shared=True)
+
+    def identity(self) -> str | None:
+        return self._place
+
+    @property
+    def _place(self) -> str:
+        servers = ", ".join(url.partition("://")[2] for url in self.config.urls)
+        return f"index '{self.config.index}' of {self.system} at {servers}"
+
+    def _client(self) -> Client:
+        return Client(self.config, self.context, self.system)
+
+    async def inspect(self) -> Mapping[str, str]:
+        client = self._client()
+        try:
+            kind, version = await client.server()
+            there = {}
+            if not self.config.index_columns:
+                found = await mappings(client, self.config.index)
+                state = "not there yet" if found is None else f"{_fields_of(found)} fields"
+                there = {"index": f"'{self.config.index}': {state}"}
+        finally:
+            await client.aclose()
+        return {"server": f"{_NAMES.get(kind, kind)} {version}", **there}
+
+    async def lacking(self, schema: Schema) -> Sequence[str]:
+        if self.config.index_columns:
+            return ()
+        client = self._client()
+        try:
+            found = await mappings(client, self.config.index)
+        finally:
+            await client.aclose()
+        fields = {name for each in (found or {}).values() for name in each.get("properties", {})}
+        if not fields:
+            return ()
+        return [name for name in schema.names if name not in fields and name not in METADATA]
+
+    async def validate(self, schema: Schema) -> None:
+        if schema.names:
+            check_columns(self.config, self.context.step, schema)
+        client = self._client()
+        try:
+            await client.server()
+            if self.config.pipeline is not None:
+                path = f"/_ingest/pipeline/{self.config.pipeline}"
+                answer = await client.ask("GET", path, fine=(403, 404))
+                if answer.status == 404:
+                    raise client.failure(
+                        f"{client.shown} has no ingest pipeline '{self.config.pipeline}'",
+                        "E0604",
+                        help="make it there, or look at 'pipeline'",
+                    )
+        finally:
+            await client.aclose()
+
+    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        check_columns(self.config, context.step, context.schema)
+        return DocumentWriter(self._client(), self.config, context, self._place, self.sleep)
+
+
+class OpensearchDestination(ElasticsearchDestination):
+    """The same for OpenSearch."""
+
+    type = "opensearch"
+    system = "OpenSearch"
+    summary = "Writes documents to indexes of OpenSearch, by bulk requests."
+    example = ElasticsearchDestination.example.replace("type: elasticsearch", "type: opensearch")
+
+
+_NAMES = {"elasticsearch": "Elasticsearch", "opensearch": "OpenSearch"}
+
+
+def _fields_of(found: Mapping[str, Any]) -> int:
+    return len({name for each in found.values() for name in each.get("properties", {})})
+
+
+class DocumentWriter(Writer):
+    """Sends rows when there are enough for a request, and the others when the input pauses."""
+
+    resumes = True
+    float_losses = ("nan", "infinite")
+    rows_out: int
+
+    def __init__(
+        self,
+        client: Client,
+        config: ElasticsearchDestinationConfig,
+        context: DestinationContext,
+        place: str,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._client, self._config, self._context, self._place = client, config, context, place
+        self._maker = DocumentMaker(config, context.schema)
+        self._indexes = Indexes(client, config, context.schema)
+        self._sender = BulkSender(client, config, sleep)
+        self._frames: list[pl.DataFrame] = []
+        self._rows = 0
+        self._last_batch: SharedDataBatch | None = None
+        self._slices: deque[pl.DataFrame] = deque()
+        self._documents: Documents | None = None
+        self._refused: list[RefusedRow] = []
+        self._refused_now = self.rows_out = 0
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        if batch is not self._last_batch and batch.num_rows:
+            self._frames.append(batch.frame)
+            self._rows += batch.num_rows
+        self._last_batch = batch
+        if self._rows >= self._config.batch_size or self._slices:
+            await self._send_all()
+        self._last_batch = None
+        return WriteStats(batch.num_rows, batch.num_bytes)
+
+    async def flush(self) -> None:
+        await self._send_all()
+
+    async def settle(self) -> Sequence[RefusedRow]:
+        await self.flush()
+        refused, self._refused = self._refused, []
+        return refused
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
+        await self.flush()
+        if final:
+            await self._indexes.refresh()
+        return None
+
+    async def _send_all(self) -> None:
+        """Send what was held back. After an error, another call goes on where this one stopped."""
+        while self._slices or self._frames:
+            if not self._slices:
+                self._slices.extend(_cut(pl.concat(self._frames)))
+                self._frames, self._rows = [], 0
+            if self._documents is None:
+                made = await in_thread(self._maker.make, self._slices[0])
+                await self._indexes.ensure(made.indexes)
+                self._refuse(made.refused, [row.pop(WHY) for row in made.refused.to_dicts()])
+                self._documents = made
+            await self._send(self._documents)
+            self.rows_out += self._slices.popleft().height - self._refused_now
+            self._documents, self._refused_now = None, 0
+
+    async def _send(self, documents: Documents) -> None:
+        refused: list[Refused] = []
+        try:
+            await self._sender.send(documents, refused)
+        finally:
+            self.progress = self._sender.taken
+            if refused:
+                rows = documents.rows[[each.place for each in refused]]
+                self._refuse(rows, [_why(each) for each in refused])
+
+    def _refuse(self, rows: pl.DataFrame, whys: Sequence[str]) -> None:
+        """Keep rows that were refused, or raise the error of the first."""
+        if not whys:
+            return
+        found = rows.select(self._context.schema.names).to_dicts()
+        if not self._context.sift:
+            raise self._refusal(found[0], whys[0])
+        self._refused_now += len(whys)
+        for row, why in zip(found, whys, strict=True):
+            self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
+
+    def _refusal(self, row: Mapping[str, Any], why: str) -> DataError:
+        text = ", ".join(f"{name}={value!r}" for name, value in row.items())
+        return DataError(
+            f"{self._place} refuses a row: {why}",
+            code="E0510",
+            step=self._context.step,
+            notes=[f"the row: {text[:_SHOWN]}"],
+            help="fix the data, or set error_handling: {on_error: dead_letter}",
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def _why(refused: Refused) -> str:
+    kind = f"{refused.kind}: " if refused.kind else ""
+    return f"{kind}{refused.reason}"
+
+
+def _cut(frame: pl.DataFrame) -> list[pl.DataFrame]:
+    """Slices whose documents need not much memory."""
+    size = max(1, int(frame.estimated_size()))
+    rows = max(1, min(frame.height, frame.height * _SLICE_BYTES // size))
+    return list(frame.iter_slices(rows))

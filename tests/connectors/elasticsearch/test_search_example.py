@@ -1,0 +1,79 @@
+"""The example runs as it stands, between real servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from servers import services
+from servers.opensearch import OpenSearch
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "search" / "active_customers.yaml"
+
+
+@pytest.fixture
+def connections(opensearch: OpenSearch) -> Iterator[dict[str, str]]:
+    """The variables of the example, for servers with something to read."""
+    postgres, redis = services.running("postgres"), services.running("redis")
+    database, keys = next(postgres), next(redis)
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute(
+            "create table customers (customer_id bigint primary key, name text, status text, updated_at timestamptz)"
+        )
+        connection.execute(
+            "insert into customers select n, 'customer ' || n, case n % 3 when 0 then 'gone' else 'active' end, "
+            "timestamptz '2026-01-01 00:00Z' + n * interval '1 minute' from generate_series(1, 3000) n"
+        )
+    client = keys.client()
+    for n in range(1, 3001, 2):
+        client.hset(f"customer:{n}", mapping={"category": "gold", "priority": n % 5})
+    client.close()
+    opensearch.ask("DELETE", "/customers")
+    yield {
+        "PG_CONNECTION": database.dsn(),
+        "REDIS_CONNECTION": keys.url,
+        "ES_CONNECTION": opensearch.url,
+    }
+    opensearch.ask("DELETE", "/customers")
+    for server in (postgres, redis):
+        server.close()
+
+
+def dataflare(*arguments: str, folder: Path, **variables: str) -> str:
+    """What the command prints. It must end well."""
+    environment = {n: v for n, v in os.environ.items() if n != "DATAFLARE_HOME"} | variables
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflare", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_customers_of_postgres_with_fields_of_redis_are_documents(
+    opensearch: OpenSearch, connections: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copy(EXAMPLE, tmp_path)
+    dataflare("test", EXAMPLE.name, folder=tmp_path, **connections)
+    dataflare("run", EXAMPLE.name, "--quiet", folder=tmp_path, **connections)
+    found = opensearch.documents("customers")
+    assert len(found) == 2_000
+    assert found["2"] == {
+        "customer_id": 2, "name": "customer 2", "status": "active",
+        "updated_at": "2026-01-01T00:02:00Z", "category": None, "priority": None,
+    }  # fmt: skip
+    assert (found["7"]["category"], found["7"]["priority"]) == ("gold", 2)
+    with psycopg.connect(connections["PG_CONNECTION"], autocommit=True) as connection:
+        connection.execute(
+            "update customers set name = 'renamed', updated_at = '2026-06-01 00:00Z' where customer_id = 7"
+        )
+    dataflare("run", EXAMPLE.name, "--quiet", folder=tmp_path, **connections)
+    found = opensearch.documents("customers")
+    assert len(found) == 2_000
+    assert found["7"]["name"] == "renamed"
