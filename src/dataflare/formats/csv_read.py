@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -111,6 +112,8 @@ class CsvPlan(Struct, frozen=True):
             regular = self._regular(data)
         if (regular is None or regular.doubtful) and self._has_marks(data):
             raise pl.exceptions.ComputeError("a number has a leading zero or plus")
+        if self._has_blank_numbers(data):
+            raise pl.exceptions.ComputeError("a number is only white space")
         frame = dialect.scan(data, {column.name: column.native for column in self.columns})
         typed = {c.name: expr for c in self._read if (expr := strict(c)) is not None}
         return frame.with_columns(**typed).select(self.output)
@@ -123,6 +126,16 @@ class CsvPlan(Struct, frozen=True):
 
     def _has_marks(self, data: bytes) -> bool:
         return any(column.any() for column in self._marks(data).iter_columns())
+
+    def _has_blank_numbers(self, data: bytes) -> bool:
+        """Whether a field of a declared number is white space alone, which Polars reads as NULL."""
+        names = [c.name for c in self._read if c.declared and c.native.is_numeric()]
+        if not names or not _blank_field(self.dialect.delimiter, self.dialect.quote)(data):
+            return False
+        texts = self.dialect.scan(data, {column.name: pl.String() for column in self.columns})
+        is_blank = [(pl.col(n) != "") & (pl.col(n).str.strip_chars(" \t") == "") for n in names]
+        found = texts.select(pl.any_horizontal(is_blank).any()).collect(engine="streaming")
+        return bool(found.item())
 
     def _marks(self, data: bytes) -> pl.DataFrame:
         """For each checked column of numbers: which fields have a leading zero or plus."""
@@ -286,6 +299,16 @@ class CsvPlan(Struct, frozen=True):
             *(pl.col(f"{_TYPED}{i}").alias(name) for i, name in enumerate(names)), _ROW
         )
         return good, failed
+
+
+@lru_cache(maxsize=16)
+def _blank_field(delimiter: str, quote: str | None) -> Callable[[bytes], object]:
+    """Finds a field of white space alone in a text, perhaps also where there is none."""
+    space = re.escape(" \t".replace(delimiter, "")).encode()
+    edge = re.escape(delimiter + (quote or "")).encode()
+    return re.compile(
+        b"(?:\\A|[\n" + edge + b"])[" + space + b"]+(?:\\Z|[\r\n" + edge + b"])"
+    ).search
 
 
 _BLANK = re.compile(rb"(?:^|\n)\r?\n")

@@ -7,7 +7,7 @@ other row, because the destination may have the row from before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -55,7 +55,7 @@ class LiveLeftByKey(LiveDeduplicateChanges):
         deletes = of_kind(lacking.drop(ARRIVAL, WEIGHT, HASH), RowKind.DELETE)
         return pl.concat([deletes.select(changes.columns), changes])
 
-    def end(self, port: int) -> Iterator[pl.DataFrame]:
+    def end(self, port: int) -> Sequence[pl.DataFrame]:
         rows = self.rows.all()
         if rows is not None:
             there = rows.filter(pl.col(WEIGHT) > 0)
@@ -65,7 +65,7 @@ class LiveLeftByKey(LiveDeduplicateChanges):
                 _LACKING: -int(rows.filter(pl.col(WEIGHT) < 0)[WEIGHT].sum()),
             }
             self._warnings = {(self._destination, text): n for text, n in found.items() if n}
-        yield from super().end(port)
+        return ()
 
     def warnings(self) -> Mapping[tuple[str, str], int]:
         return self._warnings

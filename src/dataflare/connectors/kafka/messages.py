@@ -21,6 +21,8 @@ from dataflare.sdk.messages.build import encoder
 
 _OVERHEAD = 96
 """More than what a batch of one message has beside its key, value and headers: 61 bytes, and lengths."""
+_HEADER_BYTES = 48
+"""More than what a header has beside its value: lengths, and a name of an event's attribute."""
 _HEADERS = pl.List(pl.Struct({"key": pl.String(), "value": pl.Binary()}))
 _KEY_TYPES = ("string", "binary", "bool", "date", "decimal")
 _GONE = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
@@ -89,7 +91,7 @@ class MessageMaker:
                 key,
                 values.values.alias("value"),
                 self._time(frame),
-                self._headers(frame),
+                _both(self._headers(frame), values.headers),
             ]
         )
         if is_delete is not None:
@@ -170,9 +172,9 @@ class MessageMaker:
         if self._config.mode != "append":
             reasons.append(pl.when(pl.col("key").is_null()).then(pl.lit("it has no key")))
         size = pl.col("value").bin.size().fill_null(0) + pl.col("key").bin.size().fill_null(0)
-        if self._config.headers:
+        if messages["headers"].null_count() < messages.height:
             sizes = pl.element().struct.field("value").bin.size().fill_null(0)
-            size += pl.col("headers").list.eval(sizes + 16).list.sum()
+            size += pl.col("headers").list.eval(sizes + _HEADER_BYTES).list.sum().fill_null(0)
             size += sum(map(len, self._config.headers))
         valid = messages["topic"].drop_nulls().unique()
         for topic in valid.filter(valid.str.contains(r"^[A-Za-z0-9._-]{1,249}$")):
@@ -239,7 +241,7 @@ def _unfit_type(
 
 def _values(config: KafkaDestinationConfig, schema: Schema) -> Schema:
     """The columns of the values: all, but in the formats of one column those that are nothing else."""
-    if config.format not in ("raw", "text"):
+    if config.value_format not in ("raw", "text"):
         return schema
     used: set[str | None] = {*config.key, *config.headers.values(), *config.topic_columns}
     used |= {config.timestamp, config.partition}
@@ -250,6 +252,16 @@ def _cast(frame: pl.DataFrame, name: str | None, to: str, dtype: pl.DataType) ->
     if name is None:
         return pl.repeat(None, frame.height, dtype=dtype, eager=True).alias(to)
     return frame[name].cast(dtype).alias(to)
+
+
+def _both(headers: pl.Series, more: pl.Series | None) -> pl.Series:
+    """The headers of the options, and behind them those of the format."""
+    if more is None:
+        return headers
+    empty = pl.lit([], dtype=_HEADERS)
+    frame = pl.DataFrame([headers.alias("headers"), more.cast(_HEADERS).alias("more")])
+    joined = pl.concat_list(pl.col("headers", "more").fill_null(empty))
+    return frame.select(joined.alias("headers"))["headers"]
 
 
 def _problems(bad: pl.DataFrame, height: int) -> pl.Series | None:

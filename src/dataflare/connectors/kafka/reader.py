@@ -65,7 +65,7 @@ class PartitionReader(ChunkReader):
     ) -> None:
         self._client, self._envelope, self._partition = client, envelope, partition
         self._next, self._stop, self._skips_lost = start, stop, skips_lost
-        self._named = frozenset(field.name for field in envelope.metadata)
+        self._named = envelope.reads
         self._settings = {
             "isolation_level": isolation,
             "queued_max_messages_kbytes": max(1, queue_bytes >> 10),

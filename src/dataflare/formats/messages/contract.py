@@ -65,6 +65,13 @@ class Decoder(ABC):
 
     schema: Schema
     """The columns of the rows."""
+    reads: tuple[str, ...] = ()
+    """What it needs of a message beside its value, by the names of `envelope`: `headers`."""
+
+    def decode_messages(self, messages: pl.DataFrame) -> Decoded:
+        """The same for whole messages, with `value` and the columns of `reads`. A message without a value may
+        give a row then."""
+        return self.decode(messages["value"])
 
     @abstractmethod
     def decode(self, values: pl.Series) -> Decoded:
@@ -74,10 +81,12 @@ class Decoder(ABC):
 
 class Encoded(Struct, frozen=True):
     """values: one message for each row (Binary); NULL where the row cannot be encoded. bad: the rows that
-    cannot: their index, the code and the text of the error (`value` is NULL)."""
+    cannot: their index, the code and the text of the error (`value` is NULL). headers: for each row the headers
+    that its message must have, as `envelope.HEADERS`; None if the format has none."""
 
     values: pl.Series
     bad: pl.DataFrame
+    headers: pl.Series | None = None
 
 
 class Encoder(ABC):

@@ -69,6 +69,11 @@ class Envelope(Struct, frozen=True):
         return self.tombstones == "delete"
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The columns that messages must have, beside `value`."""
+        return frozenset((*(field.name for field in self.metadata), *self.value.reads))
+
+    @property
     def _names(self) -> list[str]:
         return [PREFIX + field.name for field in self.metadata]
 
@@ -81,10 +86,14 @@ class Envelope(Struct, frozen=True):
     def decode(self, messages: pl.DataFrame) -> Decoded:
         """The rows of a batch of messages. Raises what the decoders raise."""
         values = messages["value"]
-        decoded = self.value.decode(values)
+        decoded = self.value.decode_messages(messages)
         rows, places, bad, warnings = decoded.rows, decoded.message, decoded.bad, decoded.warnings
-        if self.tombstones != "skip" and values.null_count():
-            rows, places = _with_tombstones(rows, places, values)
+        if values.null_count():
+            if self.tombstones == "skip":
+                has_value = values.gather(places).is_not_null()
+                rows, places = rows.filter(has_value), places.filter(has_value)
+            else:
+                rows, places = _with_tombstones(rows, places, values)
         if self.metadata:
             keys = self._keys(messages)
             if keys is not None and keys.bad.height:
@@ -143,6 +152,7 @@ def _with_tombstones(
 ) -> tuple[pl.DataFrame, pl.Series]:
     """The rows, and one whose columns are all NULL for each message without a value, in order."""
     empty = values.is_null().arg_true().cast(pl.UInt32)
+    empty = empty.filter(~empty.is_in(places.implode()))
     nulls = pl.DataFrame(
         [pl.repeat(None, empty.len(), dtype=d, eager=True).alias(n) for n, d in rows.schema.items()]
     )

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Field, Schema
 from dataflare.sdk.context import ConnectorContext
-from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.messages.config import (
+    MessageOptions,
+    SourceCloudEventsOptions,
+    SourceCsvOptions,
+    SourceMessageOptions,
+)
 from dataflare.sdk.registry import missing_library
 
 if TYPE_CHECKING:
@@ -25,8 +30,9 @@ if TYPE_CHECKING:
 
 
 def needs_sample(options: MessageOptions) -> bool:
-    """Whether `decoder` finds columns in a sample of messages."""
-    return options.format == "json"
+    """Whether `decoder` finds columns, or their types, in a sample of messages."""
+    format_ = options.value_format
+    return format_ == "json" or (format_ == "csv" and options.csv.columns is not None)
 
 
 def decoder(
@@ -43,11 +49,40 @@ def decoder(
     names of subjects. contract: the step's `schema:`. sample: messages from which columns are found, where
     `needs_sample` says so. learned: as a source has them. Raises ConfigError (E0405) for messages whose
     columns are not known."""
+    import polars as pl
+
+    if is_key or options.format != "cloudevents":
+        return _decoder(options, context, topic, contract, sample, learned, is_key)
+    from dataflare.formats.messages.cloudevents import CloudEventsDecoder, data_of
+
+    settings = cast("SourceCloudEventsOptions", options.cloudevents)
+    if sample is not None:
+        sample = pl.Series([data_of(each) for each in sample], dtype=pl.Binary)
+    attributes = CloudEventsDecoder.attributes(settings.extensions)
+    if contract is not None:
+        contract = Schema(tuple(field for field in contract if field.name not in attributes))
+    data = _decoder(options, context, topic, contract, sample, None, is_key)
+    return CloudEventsDecoder(
+        data, mode=settings.mode, extensions=settings.extensions, step=context.step
+    )
+
+
+def _decoder(
+    options: MessageOptions,
+    context: ConnectorContext,
+    topic: str,
+    contract: Schema | None,
+    sample: pl.Series | None,
+    learned: Columns | None,
+    is_key: bool,
+) -> Decoder:
     from dataflare.formats.messages.raw import RawDecoder
 
-    match options.key_format if is_key else options.format:
+    match options.key_format if is_key else options.value_format:
         case "raw":
             return RawDecoder()
+        case "csv":
+            return _csv_decoder(options, context, contract, sample)
         case "text":
             return RawDecoder(text=True)
         case "avro":
@@ -71,6 +106,20 @@ def decoder(
                 )
             return _fitting(made, contract, context)
     return _json_decoder(topic, contract, sample, learned, context.step)
+
+
+def _csv_decoder(
+    options: MessageOptions,
+    context: ConnectorContext,
+    contract: Schema | None,
+    sample: pl.Series | None,
+) -> Decoder:
+    from dataflare.formats.csv_read import CsvDialect
+    from dataflare.formats.messages.csv import CsvDecoder, csv_columns
+
+    given = cast("SourceCsvOptions", options.csv)
+    dialect = CsvDialect(given.delimiter, given.quote, tuple(given.null_values))
+    return CsvDecoder(csv_columns(given.columns, contract, sample, dialect, context.step), dialect)
 
 
 def subject_of(options: MessageOptions, topic: str, is_key: bool) -> str:
@@ -181,13 +230,39 @@ def encoder(
     *,
     topic: str,
     is_key: bool = False,
+    header_prefix: str = "ce_",
 ) -> Encoder:
-    """The encoder of rows with these columns, for values or keys. Raises ConfigError (E0420) for columns
-    that the format cannot hold."""
+    """The encoder of rows with these columns, for values or keys. header_prefix: of the headers with attributes of
+    CloudEvents, as the broker's binding of the specification has it. Raises ConfigError (E0420) for columns that the
+    format cannot hold."""
+    if is_key or options.format != "cloudevents":
+        return _encoder(options, context, schema, topic, is_key)
+    from dataflare.formats.messages.cloudevents_encode import CloudEventsEncoder, attributes_of
+
+    given = options.cloudevents
+    fixed = {"source": given.source, "type": given.type}
+    attributes = attributes_of(schema)
+    rest = Schema(tuple(field for field in schema if field not in attributes))
+    return CloudEventsEncoder(
+        schema,
+        _encoder(options, context, rest, topic, is_key) if len(rest) else None,
+        mode=given.mode,
+        format_=given.data,
+        fixed={name: text for name, text in fixed.items() if text is not None},
+        prefix=header_prefix,
+        step=context.step,
+    )
+
+
+def _encoder(
+    options: MessageOptions, context: ConnectorContext, schema: Schema, topic: str, is_key: bool
+) -> Encoder:
     from dataflare.formats.messages.json import JsonEncoder
     from dataflare.formats.messages.raw import RawEncoder
 
-    format_ = options.key_format if is_key else options.format
+    format_ = options.key_format if is_key else options.value_format
+    if format_ == "csv":
+        return _csv_encoder(options, schema, context.step)
     if format_ == "avro":
         with _library("registry", context):
             from dataflare.sdk.messages.avro import avro_encoder
@@ -210,3 +285,27 @@ def encoder(
                 context,
             )
     return JsonEncoder()
+
+
+def _csv_encoder(options: MessageOptions, schema: Schema, step: str) -> Encoder:
+    from dataflare.formats.messages.csv import CsvEncoder
+
+    names = options.csv.columns
+    for name in names or ():
+        if name not in schema:
+            raise ConfigError(
+                f"step '{step}' needs column '{name}', which does not reach it",
+                code="E0411",
+                step=step,
+                notes=[f"it receives: {', '.join(schema.names)}"],
+                help=did_you_mean(name, schema.names),
+            )
+    for name in schema.names:
+        if names is not None and name not in names:
+            raise ConfigError(
+                f"column '{name}' is not one of 'csv: {{columns: ...}}', so it would be lost",
+                code="E0405",
+                step=step,
+                help="add it there, or drop it in a map step before",
+            )
+    return CsvEncoder(names if names is not None else schema.names, options.csv.delimiter)

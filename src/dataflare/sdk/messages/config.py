@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -9,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.model.units import Duration
 
-Format = Literal["json", "avro", "protobuf", "raw", "text"]
-KeyFormat = Format
+Format = Literal["json", "avro", "protobuf", "csv", "cloudevents", "raw", "text"]
+KeyFormat = Literal["json", "avro", "protobuf", "raw", "text"]
+DataFormat = Literal["json", "avro", "protobuf", "csv", "raw", "text"]
 WITH_SCHEMA = ("avro", "protobuf")
 """Formats whose bytes cannot be read without a schema."""
 
@@ -85,6 +87,94 @@ class RegistryConfig(BaseModel):
         return value.rstrip("/")
 
 
+class CsvOptions(BaseModel):
+    """How messages of CSV are written."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    columns: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="the fields of a message, in order; by default the columns of the step's `schema`, or for a "
+        "destination those that reach it",
+    )
+    delimiter: str = Field(
+        ",", min_length=1, max_length=1, description="what stands between fields"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _once(cls, value: list[str] | None) -> list[str] | None:
+        return _each_once(value)
+
+
+class SourceCsvOptions(CsvOptions):
+    quote: str | None = Field(
+        '"',
+        min_length=1,
+        max_length=1,
+        description="around fields; null: quotes are ordinary characters",
+    )
+    null_values: list[str] = Field(
+        default_factory=list, description="texts that are NULL, beside the empty one"
+    )
+
+
+class CloudEventsOptions(BaseModel):
+    """How events are written."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    mode: Literal["structured", "binary"] = Field(
+        "structured",
+        description="structured: a JSON object with all of the event; binary: the value is the data, headers are "
+        "the attributes",
+    )
+    data: DataFormat = Field("json", description="the format of the data, with its own options")
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description="the attribute `source` of each event; else the column ce_source",
+    )
+    type: str | None = Field(
+        None,
+        min_length=1,
+        description="the attribute `type` of each event; else the column ce_type",
+    )
+
+
+class SourceCloudEventsOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    mode: Literal["auto", "structured", "binary"] = Field(
+        "auto",
+        description="structured: a JSON object with all of the event; binary: the value is the data, headers are "
+        "the attributes; auto: each message as it is",
+    )
+    data: DataFormat = Field("json", description="the format of the data, with its own options")
+    extensions: list[str] = Field(
+        default_factory=list,
+        description="other attributes that become columns: [traceparent] gives ce_traceparent",
+    )
+
+    @field_validator("extensions")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch("[a-z0-9]+", name):
+                raise ValueError(
+                    f"'{name}' is not an attribute: they have lower-case letters and digits"
+                )
+        return _each_once(value) or []
+
+
+def _each_once(value: list[str] | None) -> list[str] | None:
+    for name in value or ():
+        if value is not None and value.count(name) > 1:
+            raise ValueError(f"'{name}' is twice in it")
+    return value
+
+
 class MessageOptions(BaseModel):
     """What the bytes of messages are; for sources and destinations."""
 
@@ -92,8 +182,8 @@ class MessageOptions(BaseModel):
 
     format: Format = Field(
         "json",
-        description="json: an object in each message; avro: a record; protobuf: a message of Protobuf; "
-        "raw, text: one column `value` of bytes or of text",
+        description="json: an object in each message; avro: a record; protobuf: a message of Protobuf; csv: a row; "
+        "cloudevents: an event; raw, text: one column `value` of bytes or of text",
     )
     schema_: str | None = Field(
         None,
@@ -114,6 +204,14 @@ class MessageOptions(BaseModel):
     registry: RegistryConfig | None = Field(
         None, description="the registry in which messages find their schemas"
     )
+    csv: CsvOptions = Field(
+        default_factory=lambda: CsvOptions.model_validate({}),
+        description="csv: how messages are written",
+    )
+    cloudevents: CloudEventsOptions = Field(
+        default_factory=lambda: CloudEventsOptions.model_validate({}),
+        description="cloudevents: how events are written",
+    )
     key_format: KeyFormat | None = Field(
         None, description="the same for keys, which are bytes without it"
     )
@@ -122,30 +220,43 @@ class MessageOptions(BaseModel):
         None, min_length=1, description="the same as `message` for keys"
     )
 
+    @property
+    def value_format(self) -> DataFormat:
+        """The format of values; of events, that of their data."""
+        return self.cloudevents.data if self.format == "cloudevents" else self.format
+
     @model_validator(mode="after")
     def _schemas_are_used(self) -> Self:
-        for format_, schema, prefix in (
-            (self.format, self.schema_, ""),
-            (self.key_format, self.key_schema, "key_"),
-        ):
+        value_format = self.value_format
+        for name, used in (("csv", value_format), ("cloudevents", self.format)):
+            if name in self.model_fields_set and used != name:
+                raise ValueError(f"'{name}' has no effect on format: {used}")
+        for prefix, format_ in (("", value_format), ("key_", self.key_format)):
+            schema = self.key_schema if prefix else self.schema_
+            message = self.key_message if prefix else self.message
             if schema is not None and format_ not in WITH_SCHEMA:
                 raise ValueError(f"'{prefix}schema' has no effect on {prefix}format: {format_}")
             if format_ in WITH_SCHEMA and schema is None and self.registry is None:
                 raise ValueError(f"{prefix}format: {format_} needs '{prefix}schema' or 'registry'")
-        for format_, message, prefix in (
-            (self.format, self.message, ""),
-            (self.key_format, self.key_message, "key_"),
-        ):
             if message is not None and format_ != "protobuf":
                 raise ValueError(f"'{prefix}message' has no effect on {prefix}format: {format_}")
-        if self.includes and "protobuf" not in (self.format, self.key_format):
-            raise ValueError(f"'includes' has no effect on format: {self.format}")
-        if self.registry is not None and not {self.format, self.key_format} & {*WITH_SCHEMA}:
-            raise ValueError(f"'registry' has no effect on format: {self.format}")
+        if self.includes and "protobuf" not in (value_format, self.key_format):
+            raise ValueError(f"'includes' has no effect on format: {value_format}")
+        if self.registry is not None and not {value_format, self.key_format} & {*WITH_SCHEMA}:
+            raise ValueError(f"'registry' has no effect on format: {value_format}")
         return self
 
 
 class SourceMessageOptions(MessageOptions):
+    csv: SourceCsvOptions = Field(
+        default_factory=lambda: SourceCsvOptions.model_validate({}),
+        description="csv: how messages are written",
+    )
+    # A source has other options, and both are used through `data` alone.
+    cloudevents: SourceCloudEventsOptions = Field(  # type: ignore[assignment]
+        default_factory=lambda: SourceCloudEventsOptions.model_validate({}),
+        description="cloudevents: how events are written",
+    )
     metadata: list[str] = Field(
         default_factory=list,
         description="what else of a message becomes a column, with an underscore before its name: "
@@ -164,10 +275,7 @@ class SourceMessageOptions(MessageOptions):
     @field_validator("metadata")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if value.count(name) > 1:
-                raise ValueError(f"'{name}' is twice in it")
-        return value
+        return _each_once(value) or []
 
     @model_validator(mode="after")
     def _key_is_read(self) -> Self:
