@@ -28,14 +28,16 @@ def write(path: Path, data: bytes, *, sync: bool) -> None:
 
 
 def test_a_name_is_lost_without_a_sync_of_its_folder(tmp_path: Path) -> None:
-    with RecordedDisk(tmp_path) as disk:
-        write(tmp_path / "a", b"content", sync=True)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with RecordedDisk(folder) as disk:
+        write(folder / "a", b"content", sync=True)
     assert {} in trees(disk)
 
-    with RecordedDisk(tmp_path / "..", self_synced=()) as disk:
-        sync_folder(tmp_path)
+    with RecordedDisk(tmp_path) as disk:
+        sync_folder(folder)
         crash_point("here")
-    assert lost(disk)[-1][f"{tmp_path.name}/a"] == b"content"
+    assert lost(disk)[-1]["folder/a"] == b"content"
 
 
 def test_content_is_lost_or_torn_without_a_sync_of_the_file(tmp_path: Path) -> None:

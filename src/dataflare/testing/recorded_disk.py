@@ -115,19 +115,22 @@ class RecordedDisk:
         self._stack = ExitStack()
 
     def __enter__(self) -> RecordedDisk:
-        entries, contents = self._look()
-        self._settle(entries, contents)
-        for path, inode in entries.items():
-            content = contents[inode]
-            if content is None:
-                self._names[inode] = _children(path, entries)
-            else:
-                self._contents[inode] = content
-        self._remember("at the start")
-        for name in (*_NAMING, *_SIZING, *_SYNCING):
-            real = getattr(os, name)
-            self._stack.enter_context(mock.patch.object(os, name, self._watching(name, real)))
-        self._stack.enter_context(crashpoints.observed(self._at_crash_point))
+        with ExitStack() as opened:
+            opened.callback(self._release)
+            entries, contents = self._look()
+            self._settle(entries, contents)
+            for path, inode in entries.items():
+                content = contents[inode]
+                if content is None:
+                    self._names[inode] = _children(path, entries)
+                else:
+                    self._contents[inode] = content
+            self._remember("at the start")
+            for name in (*_NAMING, *_SIZING, *_SYNCING):
+                real = getattr(os, name)
+                self._stack.enter_context(mock.patch.object(os, name, self._watching(name, real)))
+            self._stack.enter_context(crashpoints.observed(self._at_crash_point))
+            opened.pop_all()
         return self
 
     def __exit__(
@@ -138,6 +141,9 @@ class RecordedDisk:
     ) -> None:
         self._stack.close()
         self._remember("at the end")
+        self._release()
+
+    def _release(self) -> None:
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()

@@ -6,7 +6,8 @@ Always true: nothing is printed; no password is in a text that is shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,7 +46,7 @@ class KafkaClient:
             "bootstrap.servers": config.servers,
             "client.id": f"dataflare-{self.step}",
             "log_level": 0,
-            "error_cb": self._said,
+            "error_cb": calls(self._said),
             "socket.timeout.ms": max(10, min(timeout_ms, 60_000)),
             "socket.connection.setup.timeout.ms": max(1000, min(timeout_ms, 30_000)),
             "socket.keepalive.enable": True,
@@ -147,6 +148,19 @@ class KafkaClient:
     def results(self, futures: dict[Any, Any], doing: str) -> dict[Any, Any]:
         """The results of several futures, by the same keys."""
         return {each: self.result(future, doing) for each, future in futures.items()}
+
+
+def calls(method: Callable[..., None]) -> Callable[..., None]:
+    """Calls a bound method as long as its object is there. A client of the library holds on to its callbacks: with the
+    method itself, the two would keep each other, and the connections open."""
+    held = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        there = held()
+        if there is not None:
+            there(*arguments)
+
+    return call
 
 
 def shown(names: Sequence[str]) -> str:

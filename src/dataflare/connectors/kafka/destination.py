@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from confluent_kafka import KafkaError, Producer
 
-from dataflare.connectors.kafka.client import KafkaClient
+from dataflare.connectors.kafka.client import KafkaClient, calls
 from dataflare.connectors.kafka.committing import EpochCommitter
 from dataflare.connectors.kafka.config import KafkaDestinationConfig
 from dataflare.connectors.kafka.messages import MessageMaker, check_columns
@@ -244,7 +244,7 @@ class DirectWriter(_MessageWriter):
                     linger_ms=1,
                     delivery_timeout_ms=int(max(client.config.timeout, 1) * 1000),
                 )
-                | {"on_delivery": self._delivered}
+                | {"on_delivery": calls(self._delivered)}
             )
         self._sender = Sender(self._producer, client)
 
