@@ -25,6 +25,8 @@ _SOURCES = {
     "mysql": "dataflare.connectors.mysql.source:MysqlSource",
     "kafka": "dataflare.connectors.kafka.source:KafkaSource",
     "http": "dataflare.connectors.http.source:HttpSource",
+    "elasticsearch": "dataflare.connectors.elasticsearch.source:ElasticsearchSource",
+    "opensearch": "dataflare.connectors.elasticsearch.source:OpensearchSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
     "inline": "dataflare.connectors.inline:InlineSource",
     "python": "dataflare.connectors.python:PythonSource",

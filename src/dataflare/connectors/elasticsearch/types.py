@@ -13,14 +13,9 @@ from typing import Any
 from dataflare.errors import WorkflowError
 from dataflare.model.types import (
     BOOL,
-    FLOAT32,
     FLOAT64,
-    INT8,
-    INT16,
-    INT32,
     INT64,
     STRING,
-    TIMESTAMP_UTC,
     UINT64,
     DataType,
     Schema,
@@ -54,20 +49,14 @@ _FIELDS = {
 _TEXT = {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}}
 _COLUMNS = {
     "boolean": BOOL,
-    "byte": INT8,
-    "short": INT16,
-    "integer": INT32,
-    "long": INT64,
+    **dict.fromkeys(("byte", "short", "integer", "long"), INT64),
     "unsigned_long": UINT64,
-    "float": FLOAT32,
-    "half_float": FLOAT32,
-    "double": FLOAT64,
-    "scaled_float": FLOAT64,
-    "date": TIMESTAMP_UTC,
-    "date_nanos": TIMESTAMP_UTC,
+    **dict.fromkeys(("float", "half_float", "double", "scaled_float"), FLOAT64),
 }
 """By type of a field, that of its values; the others are text."""
 DATES = ("date", "date_nanos")
+ANALYSED = ("text", "match_only_text", "search_as_you_type", "annotated_text")
+"""Fields whose order is not that of their values."""
 
 
 def field_of(type_: DataType, *, exact: bool = False) -> dict[str, Any] | None:
@@ -117,13 +106,26 @@ def _kind(field: Mapping[str, Any] | None) -> str | None:
     return None if field is None else str(field.get("type", "object"))
 
 
-def column_of(field: Mapping[str, Any], *, listed: bool = False) -> DataType:
-    """The type of a field's values. listed: documents have lists of them."""
-    kind = field.get("type", "object")
-    if "properties" in field:
-        properties = field["properties"]
-        type_ = struct_of({name: column_of(each) for name, each in properties.items()})
-        listed = listed or kind == "nested"
-    else:
-        type_ = _COLUMNS.get(kind, STRING)
-    return list_of(type_) if listed else type_
+def noted_in_all(mappings: Iterable[Mapping[str, Any]]) -> Schema:
+    """The types that the mappings of some indexes note, of columns about which they agree."""
+    found: dict[str, set[DataType]] = {}
+    for mapping in mappings:
+        for name, type_ in noted_types(mapping).items():
+            found.setdefault(name, set()).add(type_)
+    return Schema.of({name: next(iter(types)) for name, types in found.items() if len(types) == 1})
+
+
+def merged(field: Mapping[str, Any], seen: DataType | None) -> DataType:
+    """The type of a field's values, from its mapping and from what a sample shows (None: it has no value there)."""
+    if seen is not None and seen.name == "list":
+        assert seen.item is not None
+        return list_of(merged(field, seen.item))
+    if "properties" in field and (seen is None or seen.name in ("struct", "null")):
+        types = {f.name: f.type for f in seen.fields} if seen is not None else {}
+        fields = {name: merged(each, types.get(name)) for name, each in field["properties"].items()}
+        type_ = struct_of(fields | {n: t for n, t in types.items() if n not in fields})
+        return list_of(type_) if field.get("type") == "nested" and seen is None else type_
+    mapped = _COLUMNS.get(field.get("type", "object"), STRING)
+    if seen is None or seen.name == "null":
+        return mapped
+    return mapped if seen.is_integer and mapped.is_numeric else seen

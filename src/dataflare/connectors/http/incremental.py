@@ -101,7 +101,7 @@ class Cursor:
     """The cursor column of an API. columns: those of its rows. Raises ConfigError (E0413) for a
     column that does not exist or cannot grow, and for a first value of another type."""
 
-    def __init__(self, config: HttpIncremental, columns: Sequence[TextColumn], step: str) -> None:
+    def __init__(self, config: Incremental, columns: Sequence[TextColumn], step: str) -> None:
         self.config = config
         columns_by_name = {column.name: column for column in columns}
         for name in (config.column, *config.key):
@@ -176,7 +176,7 @@ class Cursor:
         return joined[CURSOR], every["place"].is_in(places.to_list())
 
 
-def first_value(config: HttpIncremental) -> str | None:
+def first_value(config: Incremental) -> str | None:
     """The value for the request of the first run."""
     return None if config.initial_value is None else str(_plain(config.initial_value))
 
