@@ -61,21 +61,21 @@ class _LocalBytes:
 
     def __init__(self, path: Path) -> None:
         self._reading = threading.Lock()
-        self._is_closed = False
+        self._closed = threading.Event()
         self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read_at(self, offset: int, size: int) -> bytes:
         with self._reading:
-            if self._is_closed:
+            if self._closed.is_set():
                 raise OSError(errno.EBADF, "the file was closed")
             data = os.pread(self._fd, size, offset)
-        if self._is_closed:
+        if self._closed.is_set():
             self.close()
         return data
 
     def close(self) -> None:
-        self._is_closed = True
+        self._closed.set()
         if self._reading.acquire(blocking=False):
             try:
                 fd, self._fd = self._fd, -1

@@ -1,4 +1,4 @@
-"""Events of CloudEvents 1.0: both modes, both ways, and what is no event."""
+"""Events of CloudEvents 1.0: both modes, both ways, and what is not an event."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class CloudEventsDecoder(Decoder):
 
 
 def event_of(value: bytes | None, headers: Any, mode: Mode) -> Event | None:
-    """The event of a message; None for a message without a value that is none. Raises _BadEvent."""
+    """The event of a message; None for a message without a value, which has no event. Raises _BadEvent."""
     if mode != "structured" and headers:
         attributes = _of_headers(headers)
         if SPECVERSION in attributes or (attributes and mode == "binary"):

@@ -99,7 +99,7 @@ class CsvOptions(BaseModel):
         "destination those that reach it",
     )
     delimiter: str = Field(
-        ",", min_length=1, max_length=1, description="what stands between fields"
+        ",", min_length=1, max_length=1, description="the character between fields"
     )
 
     @field_validator("columns")
