@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,16 @@ def maven(group: str, artifact: str, version: str) -> Path:
             f"-DoutputDirectory={folder}", "-DincludeScope=runtime")  # fmt: skip
 
     return cached(f"{artifact}-{version}", make)
+
+
+def pip(package: str, version: str) -> Path:
+    """The folder with a Python package alone, for the PYTHONPATH of a process of its own."""
+
+    def make(folder: Path) -> None:
+        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile",
+            f"--target={folder}", f"{package}=={version}")  # fmt: skip
+
+    return cached(f"{package}-{version}", make)
 
 
 def npm(package: str, version: str) -> Path:

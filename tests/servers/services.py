@@ -59,6 +59,8 @@ SERVICES = {
                 lambda made: {"connection_string": made.dsn()}),
         Service("redis", "Redis", "servers.redis", "7.0", 0.1, "BSD-3-Clause",
                 lambda made: {"connection": made.url}),
+        Service("clickhouse", "ClickHouse (chDB)", "servers.clickhouse", "26.9.0", 3, "Apache-2.0",
+                lambda made: {"connection_string": made.dsn()}, "a package of 150 MB"),
         Service("kafka", "Apache Kafka", "servers.kafka", "4.4.0", 2, "Apache-2.0",
                 lambda made: made.connections(), "Java 17 and Maven"),
         Service("opensearch", "OpenSearch", "servers.opensearch", "2.19.1", 8, "Apache-2.0",

@@ -55,12 +55,16 @@ class Speller(Struct):
             return None
         if self.dialect == "mysql":
             return "`" + name.replace("`", "``") + "`"
+        if self.dialect == "clickhouse":
+            return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
         return '"' + name.replace('"', '""') + '"'
 
     def holds(self, type_: DataType) -> bool:
         """Whether the database compares a column of this type as we do."""
         if self.dialect == "mysql":  # text by its collation; a date may be 0000-00-00
             return type_.is_integer or type_.name == "decimal"
+        if self.dialect == "clickhouse":
+            return type_.is_integer or type_.name in ("string", "date", "timestamp")
         if type_.is_integer or type_.name in ("string", "float64"):
             return True
         if self.dialect == "sqlite":
@@ -151,6 +155,8 @@ def _comparison(speller: Speller, node: Node) -> str | None:
         items = [speller.spell(item) for item in node.args[1:]]
         if subject is None or None in items:
             return None
+        if speller.dialect == "clickhouse" and "NULL" in items:
+            return None  # it leaves a NULL out of the list
         return f"({subject} IN ({', '.join(item or '' for item in items)}))"
     return speller.template("({0}" + collate + f" {node.op} " + "{1})", node.args)
 
@@ -189,7 +195,7 @@ def _like(speller: Speller, node: Node) -> str | None:
     )
 
 
-_ALL = ("duckdb", "sqlite", "postgres", "mysql")
+_ALL = ("duckdb", "sqlite", "postgres", "mysql", "clickhouse")
 COMPARISON = dict.fromkeys(_ALL, _comparison)
 DISTINCT = dict.fromkeys(_ALL[:3], _distinct)
 LOGIC = dict.fromkeys(_ALL, _logic)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dataflare.expr.lowered import Lowered
     from dataflare.expr.sql import SqlText
 
-Dialect = Literal["duckdb", "sqlite", "postgres", "mysql"]
+Dialect = Literal["duckdb", "sqlite", "postgres", "mysql", "clickhouse"]
 
 
 class Typed(Discreet, frozen=True, dict=True):

@@ -23,6 +23,7 @@ _SOURCES = {
     "duckdb": "dataflare.connectors.duckdb.source:DuckdbSource",
     "postgres": "dataflare.connectors.postgres.source:PostgresSource",
     "mysql": "dataflare.connectors.mysql.source:MysqlSource",
+    "clickhouse": "dataflare.connectors.clickhouse.source:ClickhouseSource",
     "kafka": "dataflare.connectors.kafka.source:KafkaSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "elasticsearch": "dataflare.connectors.elasticsearch.source:ElasticsearchSource",
@@ -38,6 +39,7 @@ _DESTINATIONS = {
     "duckdb": "dataflare.connectors.duckdb.destination:DuckdbDestination",
     "postgres": "dataflare.connectors.postgres.destination:PostgresDestination",
     "mysql": "dataflare.connectors.mysql.destination:MysqlDestination",
+    "clickhouse": "dataflare.connectors.clickhouse.destination:ClickhouseDestination",
     "kafka": "dataflare.connectors.kafka.destination:KafkaDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
     "elasticsearch": "dataflare.connectors.elasticsearch.destination:ElasticsearchDestination",
@@ -68,6 +70,8 @@ _EXTRAS = {
     "grpc_tools": "protobuf",
     "rocksdict": "rocksdb",
 }
+_ARROW = ("clickhouse", "mysql", "postgres")
+"""Types whose extras bring pyarrow."""
 _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"
 _LOOKUP_GROUP = "dataflare.lookups"
@@ -221,7 +225,7 @@ def _by_key_only(type_: str) -> str | None:
 def missing_library(what: str, error: ModuleNotFoundError) -> ConfigError:
     """The error for a client library that is not installed, naming its extra."""
     library = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(library)
+    extra = what if library == "pyarrow" and what in _ARROW else _EXTRAS.get(library)
     install = f"pip install 'dataflare[{extra}]'" if extra else f"pip install {library}"
     return ConfigError(
         f"'{what}' needs the library '{library}', which is not installed",
