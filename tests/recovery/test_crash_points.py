@@ -20,13 +20,14 @@ ELSEWHERE = (
     "kafka.",
     "store.",
     "s3.",
+    "push.",
 )
 PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 
 
 def points() -> list[str]:
     """Every named place of the code that this workflow comes to; one that several share is a place
-    in each of them. Those of PostgreSQL, Kafka, object stores, of replays, of new plans, savepoints and sources with
+    in each of them. Those of PostgreSQL, Kafka, object stores, logs of messages, of replays, of new plans, savepoints and sources with
     many splits are died at beside their own tests."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):

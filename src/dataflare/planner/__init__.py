@@ -169,7 +169,13 @@ async def plan_async(
     home = home or home_of(workflow.file)
     if learned is None:
         learned = learned_by(home, workflow.name)
-    written = await bind_workflow(workflow, policy=policy, retries=retries, learned=learned)
+    written = await bind_workflow(
+        workflow,
+        policy=policy,
+        retries=retries,
+        learned=learned,
+        folder=home / workflow.name,
+    )
     tell_sources(written)
     tell_destinations(written)
     check_changelogs(written)

@@ -7,6 +7,7 @@ what needs no schema: syntax and function names of its expressions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -59,6 +60,7 @@ from dataflare.planner.unchecked import (
     unasked_table,
     unknown_columns,
     unread_source,
+    whole_schema,
 )
 from dataflare.planner.written_as import refuse_replaced
 from dataflare.resilience.retry import Retries
@@ -82,12 +84,13 @@ async def bind_workflow(
     offline: bool = False,
     retries: Retries | None = None,
     learned: Mapping[str, Columns] | None = None,
+    folder: Path | None = None,
 ) -> Graph:
     """The unoptimised plan. offline: do not connect to other machines, and accept sources whose schema
-    is then unknown. learned: by source, the columns that earlier runs found in its rows. Raises one
-    error or ManyErrors."""
+    is then unknown. learned: by source, the columns that earlier runs found in its rows. folder: of the
+    workflow's state, where connectors may keep theirs. Raises one error or ManyErrors."""
     bound = await bind_and_note(
-        workflow, policy=policy, offline=offline, retries=retries, learned=learned
+        workflow, policy=policy, offline=offline, retries=retries, learned=learned, folder=folder
     )
     return bound.graph()
 
@@ -100,11 +103,12 @@ async def bind_and_note(
     inputs: bool = False,
     retries: Retries | None = None,
     learned: Mapping[str, Columns] | None = None,
+    folder: Path | None = None,
 ) -> Binder:
     """Bind the steps, and note what could not be checked. inputs: a missing input on this machine is an
     error, also offline. Raises one error or ManyErrors."""
     retries = retries or Retries(retry_policies(workflow))
-    binder = Binder(workflow, policy or Policy(), offline, retries, inputs, learned or {})
+    binder = Binder(workflow, policy or Policy(), offline, retries, inputs, learned or {}, folder)
     await binder.sources()
     await binder.transformations()
     await binder.destinations()
@@ -127,7 +131,9 @@ class Binder:
         retries: Retries,
         inputs: bool,
         learned: Mapping[str, Columns],
+        folder: Path | None = None,
     ) -> None:
+        self._folder = folder
         self.workflow, self.policy, self.offline, self.inputs = workflow, policy, offline, inputs
         self.retries, self.learned = retries, learned
         self.unchecked: list[Unchecked] = []
@@ -206,7 +212,9 @@ class Binder:
 
     def _context(self, step: str) -> ConnectorContext:
         memory = self.workflow.settings.resources.memory
-        return ConnectorContext(step, self.workflow.base, self.policy, memory=memory)
+        return ConnectorContext(
+            step, self.workflow.base, self.policy, memory=memory, folder=self._folder
+        )
 
     def _source(
         self, type_: str, config: Any, name: str, contract: Schema | None = None
@@ -223,7 +231,7 @@ class Binder:
         if self.offline:
             if not connector.capabilities().local:
                 self.unchecked.append(unasked_source(step, more=connector.finds_new_fields))
-                return _whole_schema(connector, step)
+                return whole_schema(connector, step)
             try:
                 return await connector.schema()
             except DataFlareError as error:
@@ -488,9 +496,3 @@ class _Unknown(DataFlareError):
 
     def __init__(self) -> None:
         super().__init__("the schema is not known")
-
-
-def _whole_schema(connector: SourceConnector, step: SourceStep) -> Schema | None:
-    """The columns of a source that was not asked, None if unknown: rows of a source that finds fields in
-    them (`http`) may have more than its `schema` names."""
-    return None if connector.finds_new_fields else step.schema

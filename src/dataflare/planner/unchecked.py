@@ -13,6 +13,8 @@ from msgspec import Struct
 from dataflare.errors import DataFlareError, from_here
 
 if TYPE_CHECKING:
+    from dataflare.model.types import Schema
+    from dataflare.sdk.source import SourceConnector
     from dataflare.workflow.model import DestinationStep, SourceStep, TransformationStep
 
 _ASK = "--connect asks it"
@@ -82,3 +84,9 @@ def unknown_columns(step: str, kind: str) -> Unchecked:
 def each_once(listed: Iterable[Unchecked]) -> list[Unchecked]:
     """The entries without repetitions of the same step and check."""
     return list({(each.step, each.what): each for each in listed}.values())
+
+
+def whole_schema(connector: SourceConnector, step: SourceStep) -> Schema | None:
+    """The columns of a source that was not asked, None if unknown: rows of a source that finds fields in
+    them (`http`) may have more than its `schema` names."""
+    return None if connector.finds_new_fields else step.schema

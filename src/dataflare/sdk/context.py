@@ -48,13 +48,14 @@ class Policy(Struct, frozen=True):
 class ConnectorContext(Struct, frozen=True):
     """step: the step's name. base: the folder that relative paths start from. private: files that it
     makes are for their owner alone, as those of the state folder are. memory: `resources.memory`, in
-    bytes."""
+    bytes. folder: of the workflow's state; None where nothing is to be kept, as in a preview."""
 
     step: str
     base: Path = field(default_factory=Path)
     policy: Policy = field(default_factory=Policy)
     private: bool = False
     memory: int = 1 << 30
+    folder: Path | None = None
 
     def place(self, text: str) -> str:
         """What a path or a URL names, links in it resolved. Raises ConfigError (E0419) for a NUL in it."""

@@ -15,10 +15,12 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.types import Field, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.config import (
-    MessageOptions,
+    Coded,
     SourceCloudEventsOptions,
     SourceCsvOptions,
     SourceMessageOptions,
+    ValueOptions,
+    ValueSourceOptions,
 )
 from dataflare.sdk.registry import missing_library
 
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
     from dataflare.formats.messages.envelope import Envelope
 
 
-def needs_sample(options: MessageOptions) -> bool:
+def needs_sample(options: ValueOptions) -> bool:
     """Whether `decoder` finds columns, or their types, in a sample of messages."""
     format_ = options.value_format
     return format_ == "json" or (format_ == "csv" and options.csv.columns is not None)
 
 
 def decoder(
-    options: MessageOptions,
+    options: ValueOptions,
     context: ConnectorContext,
     *,
     topic: str,
@@ -68,7 +70,7 @@ def decoder(
 
 
 def _decoder(
-    options: MessageOptions,
+    options: ValueOptions,
     context: ConnectorContext,
     topic: str,
     contract: Schema | None,
@@ -78,7 +80,7 @@ def _decoder(
 ) -> Decoder:
     from dataflare.formats.messages.raw import RawDecoder
 
-    match options.key_format if is_key else options.value_format:
+    match _coded(options, is_key).format:
         case "raw":
             return RawDecoder()
         case "csv":
@@ -109,7 +111,7 @@ def _decoder(
 
 
 def _csv_decoder(
-    options: MessageOptions,
+    options: ValueOptions,
     context: ConnectorContext,
     contract: Schema | None,
     sample: pl.Series | None,
@@ -122,7 +124,7 @@ def _csv_decoder(
     return CsvDecoder(csv_columns(given.columns, contract, sample, dialect, context.step), dialect)
 
 
-def subject_of(options: MessageOptions, topic: str, is_key: bool) -> str:
+def subject_of(options: ValueOptions, topic: str, is_key: bool) -> str:
     """The name under which the registry has the schemas of a topic."""
     registry = options.registry
     if registry is not None and registry.subject is not None and not is_key:
@@ -130,12 +132,16 @@ def subject_of(options: MessageOptions, topic: str, is_key: bool) -> str:
     return f"{topic}-{'key' if is_key else 'value'}"
 
 
-def _schema_of(options: MessageOptions, is_key: bool) -> str | None:
-    return options.key_schema if is_key else options.schema_
+def _coded(options: ValueOptions, is_key: bool) -> Coded:
+    return options.coded()[1 if is_key else 0]
 
 
-def _message_of(options: MessageOptions, is_key: bool) -> str | None:
-    return options.key_message if is_key else options.message
+def _schema_of(options: ValueOptions, is_key: bool) -> str | None:
+    return _coded(options, is_key).schema
+
+
+def _message_of(options: ValueOptions, is_key: bool) -> str | None:
+    return _coded(options, is_key).message
 
 
 @contextmanager
@@ -192,7 +198,7 @@ def _json_decoder(
 
 
 def envelope(
-    options: SourceMessageOptions,
+    options: SourceMessageOptions | ValueSourceOptions,
     context: ConnectorContext,
     value: Decoder,
     available: Schema,
@@ -216,7 +222,7 @@ def envelope(
         metadata=tuple(Field(name, available[name]) for name in options.metadata),
         key=key,
         nested=options.metadata_nested,
-        tombstones=options.tombstones,
+        tombstones=options.tombstones if isinstance(options, SourceMessageOptions) else "skip",
         step=context.step,
     )
     assert len(made.schema) >= len(value.schema)
@@ -224,7 +230,7 @@ def envelope(
 
 
 def encoder(
-    options: MessageOptions,
+    options: ValueOptions,
     context: ConnectorContext,
     schema: Schema,
     *,
@@ -255,12 +261,12 @@ def encoder(
 
 
 def _encoder(
-    options: MessageOptions, context: ConnectorContext, schema: Schema, topic: str, is_key: bool
+    options: ValueOptions, context: ConnectorContext, schema: Schema, topic: str, is_key: bool
 ) -> Encoder:
     from dataflare.formats.messages.json import JsonEncoder
     from dataflare.formats.messages.raw import RawEncoder
 
-    format_ = options.key_format if is_key else options.value_format
+    format_ = _coded(options, is_key).format
     if format_ == "csv":
         return _csv_encoder(options, schema, context.step)
     if format_ == "avro":
@@ -287,7 +293,7 @@ def _encoder(
     return JsonEncoder()
 
 
-def _csv_encoder(options: MessageOptions, schema: Schema, step: str) -> Encoder:
+def _csv_encoder(options: ValueOptions, schema: Schema, step: str) -> Encoder:
     from dataflare.formats.messages.csv import CsvEncoder
 
     names = options.csv.columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,6 +15,15 @@ KeyFormat = Literal["json", "avro", "protobuf", "raw", "text"]
 DataFormat = Literal["json", "avro", "protobuf", "csv", "raw", "text"]
 WITH_SCHEMA = ("avro", "protobuf")
 """Formats whose bytes cannot be read without a schema."""
+
+
+class Coded(NamedTuple):
+    """Values or keys. prefix: of their options."""
+
+    prefix: str
+    format: str | None
+    schema: str | None
+    message: str | None
 
 
 class RegistryAuth(BaseModel):
@@ -175,8 +184,8 @@ def _each_once(value: list[str] | None) -> list[str] | None:
     return value
 
 
-class MessageOptions(BaseModel):
-    """What the bytes of messages are; for sources and destinations."""
+class ValueOptions(BaseModel):
+    """What the bytes of messages without keys are; for sources and destinations."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
@@ -212,6 +221,40 @@ class MessageOptions(BaseModel):
         default_factory=lambda: CloudEventsOptions.model_validate({}),
         description="cloudevents: how events are written",
     )
+
+    @property
+    def value_format(self) -> DataFormat:
+        """The format of values; of events, that of their data."""
+        return self.cloudevents.data if self.format == "cloudevents" else self.format
+
+    def coded(self) -> list[Coded]:
+        """What has a format: values, and keys where there are some."""
+        return [Coded("", self.value_format, self.schema_, self.message)]
+
+    @model_validator(mode="after")
+    def _schemas_are_used(self) -> Self:
+        value_format = self.value_format
+        for name, used in (("csv", value_format), ("cloudevents", self.format)):
+            if name in self.model_fields_set and used != name:
+                raise ValueError(f"'{name}' has no effect on format: {used}")
+        formats = {each.format for each in self.coded()}
+        for prefix, format_, schema, message in self.coded():
+            if schema is not None and format_ not in WITH_SCHEMA:
+                raise ValueError(f"'{prefix}schema' has no effect on {prefix}format: {format_}")
+            if format_ in WITH_SCHEMA and schema is None and self.registry is None:
+                raise ValueError(f"{prefix}format: {format_} needs '{prefix}schema' or 'registry'")
+            if message is not None and format_ != "protobuf":
+                raise ValueError(f"'{prefix}message' has no effect on {prefix}format: {format_}")
+        if self.includes and "protobuf" not in formats:
+            raise ValueError(f"'includes' has no effect on format: {value_format}")
+        if self.registry is not None and not formats & {*WITH_SCHEMA}:
+            raise ValueError(f"'registry' has no effect on format: {value_format}")
+        return self
+
+
+class MessageOptions(ValueOptions):
+    """What the bytes of messages with keys are; for sources and destinations."""
+
     key_format: KeyFormat | None = Field(
         None, description="the same for keys, which are bytes without it"
     )
@@ -220,34 +263,42 @@ class MessageOptions(BaseModel):
         None, min_length=1, description="the same as `message` for keys"
     )
 
-    @property
-    def value_format(self) -> DataFormat:
-        """The format of values; of events, that of their data."""
-        return self.cloudevents.data if self.format == "cloudevents" else self.format
+    def coded(self) -> list[Coded]:
+        return [
+            *super().coded(),
+            Coded("key_", self.key_format, self.key_schema, self.key_message),
+        ]
 
-    @model_validator(mode="after")
-    def _schemas_are_used(self) -> Self:
-        value_format = self.value_format
-        for name, used in (("csv", value_format), ("cloudevents", self.format)):
-            if name in self.model_fields_set and used != name:
-                raise ValueError(f"'{name}' has no effect on format: {used}")
-        for prefix, format_ in (("", value_format), ("key_", self.key_format)):
-            schema = self.key_schema if prefix else self.schema_
-            message = self.key_message if prefix else self.message
-            if schema is not None and format_ not in WITH_SCHEMA:
-                raise ValueError(f"'{prefix}schema' has no effect on {prefix}format: {format_}")
-            if format_ in WITH_SCHEMA and schema is None and self.registry is None:
-                raise ValueError(f"{prefix}format: {format_} needs '{prefix}schema' or 'registry'")
-            if message is not None and format_ != "protobuf":
-                raise ValueError(f"'{prefix}message' has no effect on {prefix}format: {format_}")
-        if self.includes and "protobuf" not in (value_format, self.key_format):
-            raise ValueError(f"'includes' has no effect on format: {value_format}")
-        if self.registry is not None and not {value_format, self.key_format} & {*WITH_SCHEMA}:
-            raise ValueError(f"'registry' has no effect on format: {value_format}")
-        return self
+
+class ValueSourceOptions(ValueOptions):
+    """Of a source whose messages have no keys, and are never without a value."""
+
+    csv: SourceCsvOptions = Field(
+        default_factory=lambda: SourceCsvOptions.model_validate({}),
+        description="csv: how messages are written",
+    )
+    # A source has other options, and both are used through `data` alone.
+    cloudevents: SourceCloudEventsOptions = Field(  # type: ignore[assignment]
+        default_factory=lambda: SourceCloudEventsOptions.model_validate({}),
+        description="cloudevents: how events are written",
+    )
+    metadata: list[str] = Field(
+        default_factory=list,
+        description="what else of a message becomes a column, with an underscore before its name",
+    )
+    metadata_nested: bool = Field(
+        False, description="these are the fields of one column, `_message`, instead"
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        return _each_once(value) or []
 
 
 class SourceMessageOptions(MessageOptions):
+    """Of a source whose messages have keys."""
+
     csv: SourceCsvOptions = Field(
         default_factory=lambda: SourceCsvOptions.model_validate({}),
         description="csv: how messages are written",
