@@ -50,6 +50,7 @@ def register_started(begun: list[float]) -> None:
     from dataflare.sdk.registry import register
 
     class Started(Writer):
+        takes_at_once = True
         first = True
 
         async def write_batch(self, batch: Any) -> WriteStats:

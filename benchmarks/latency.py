@@ -65,6 +65,8 @@ def register_probe() -> None:
     class Probe(Writer):
         """Keeps one small column per batch; sums up when it is closed."""
 
+        takes_at_once = True
+
         def __init__(self) -> None:
             self.seen: list[tuple[int, pl.Series]] = []
 

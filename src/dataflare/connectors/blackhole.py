@@ -49,5 +49,7 @@ nowhere:
 class BlackholeWriter(Writer):
     """Lets go of each batch."""
 
+    takes_at_once = True
+
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         return WriteStats(batch.num_rows, batch.num_bytes)

@@ -248,6 +248,8 @@ totals:
 class MemoryWriter(Writer):
     """Holds the batches of an epoch until it is prepared."""
 
+    takes_at_once = True
+
     def __init__(self, ledger: _Ledger, subtask: int) -> None:
         self._ledger, self._subtask = ledger, subtask
         self._batches: list[pl.DataFrame] = []

@@ -3,7 +3,9 @@
 Always true:
 - messages of one channel arrive in the order they were sent;
 - batches cost credit in rows and bytes; marks cost none and are put in at once;
-- a channel whose reader needs no more rows takes none, and tells its writer.
+- a channel whose reader needs no more rows takes none, and tells its writer;
+- a batch is handed over in place only while the reader has nothing else to do and nothing else to read: the reader
+  is called by the writer's task, and what arrives meanwhile waits until it returns.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.gate import Event, GateState, Rows
@@ -49,6 +52,16 @@ class MemoryBudget:
         self.controller.update_memory_pressure(used / self.budget_bytes)
 
 
+class Receiver(Protocol):
+    """The task that reads an inbox, where the task in front of it may call it."""
+
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        """Whether to process the batch mostly needs no waiting."""
+
+    async def take(self, rows: Rows) -> None:
+        """Process a batch. Called while it waits in `Inbox.next`."""
+
+
 class Channel:
     """From one task to another. Written by one, read through the other's inbox.
 
@@ -62,7 +75,10 @@ class Channel:
         self.on_cancel: Callable[[], None] = lambda: None
 
     async def send(self, batch: SharedDataBatch) -> None:
-        """Put a batch in, as soon as there is credit for it."""
+        """Hand a batch over in place if the reader waits for it. Else put it in, as soon as there is credit for it."""
+        if self.inbox.takes_at_once(self.number, batch):
+            await self.inbox.hand_over(self.number, batch)
+            return
         if not (self.cancelled or self.inbox.grants(self, batch)):
             await self.inbox.credit(self, batch)
         if not self.cancelled:
@@ -83,7 +99,9 @@ class Inbox:
         self.channels: list[Channel] = []
         self._controller = controller
         self._budget = budget
+        self.receiver: Receiver | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._is_handing = self._is_woken = False
         self._credit = asyncio.Event()
         controller.register_task(task)
 
@@ -102,9 +120,35 @@ class Inbox:
         self.wake()
 
     def wake(self) -> None:
-        """Let the reader look again."""
-        if self._waiter is not None and not self._waiter.done():
+        """Let the reader look again, when what is handed over has been processed."""
+        if self._is_handing:
+            self._is_woken = True
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def takes_at_once(self, number: int, batch: SharedDataBatch) -> bool:
+        """Whether a batch of a channel can be handed over in place."""
+        return (
+            self._waiter is not None
+            and not self._waiter.done()
+            and not self._is_handing
+            and self.receiver is not None
+            and self.gate.is_clear(number)
+            and self._controller.refill_rate is None
+            and self.receiver.takes_at_once(batch)
+        )
+
+    async def hand_over(self, number: int, batch: SharedDataBatch) -> None:
+        """Let the reader process a batch, in the task that sends it. It takes no credit, because its writer waits."""
+        assert self.receiver is not None
+        self._is_handing = True
+        try:
+            await self.receiver.take(self.gate.pass_through(number, batch))
+        finally:
+            self._is_handing = False
+            if self._is_woken:
+                self._is_woken = False
+                self.wake()
 
     async def next(self) -> Event | None:
         """The next event, or None when woken for another reason."""

@@ -160,6 +160,25 @@ class GateState:
             self._ready.append(number)
         return True
 
+    def is_clear(self, number: int) -> bool:
+        """Whether a batch of a channel that is put now would be the next event."""
+        channel = self._channels[number]
+        return not (
+            self._pending
+            or self._ready
+            or channel.messages
+            or channel.blocked
+            or self._overtaking is not None
+            or self._ports[channel.port].cancelled
+        )
+
+    def pass_through(self, number: int, batch: SharedDataBatch) -> Rows:
+        """`put` and `next` in one, where `is_clear`."""
+        channel = self._channels[number]
+        if channel.idle:
+            self._wake(number, channel)
+        return Rows(channel.port, batch, number)
+
     def cancel(self, port: int) -> list[tuple[int, SharedDataBatch]]:
         """Say that no more rows of an input are needed. Gives the batches that wait, with their
         channels: they will not come out."""

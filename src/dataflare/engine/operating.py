@@ -76,6 +76,9 @@ class Operating(Body):
         if not self.live.needs_rows:
             self.cancel()
 
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        return self.task.pool.is_inline(batch.num_rows)
+
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         outcome = await self.task.pool.run(batch.num_rows, self._process, port, batch.frame)
         metric = self.task.metrics.step(self.task.name)

@@ -35,6 +35,10 @@ class WorkerPool:
         call = contextvars.copy_context().run
         return asyncio.get_running_loop().run_in_executor(self._pool, call, function, *args)
 
+    def is_inline(self, rows: int) -> bool:
+        """Whether `run` makes a call for so many rows on this thread."""
+        return rows < INLINE_ROWS
+
     async def run(self, rows: int, function: Callable[..., T], *args: object) -> T:
         """The result of a call that handles about `rows` rows: inline when they are few."""
         if rows < INLINE_ROWS:
@@ -56,6 +60,9 @@ class WorkerPool:
 
 class _WaitingPool(WorkerPool):
     """Nothing runs inline: not even few rows may stall the event loop that they wait for."""
+
+    def is_inline(self, rows: int) -> bool:
+        return False
 
     async def run(self, rows: int, function: Callable[..., T], *args: object) -> T:
         return await self.submit(function, *args)

@@ -65,6 +65,10 @@ class Body(ABC):
     async def tick(self) -> None:
         """The processing time has moved. Called between two events, while there are inputs."""
 
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        """Whether `rows` mostly needs no waiting for this batch, so that the task in front may call it in place."""
+        return False
+
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         """Take a batch of an input; how many seconds of work it was."""
         raise NotImplementedError
@@ -151,6 +155,7 @@ class Task:
         self._is_tick_due = False
         self._background: set[asyncio.Future[None]] = set()
         body.task = self
+        inbox.receiver = self
         for output in outputs:
             for channel in output.channels:
                 channel.on_cancel = self._look_at_outputs
@@ -200,6 +205,12 @@ class Task:
             else:
                 self._wake.clear()
                 await self._wake.wait()
+
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        return self.body.takes_at_once(batch)
+
+    async def take(self, rows: Rows) -> None:
+        await self.body.rows(rows.port, rows.batch)
 
     async def aclose(self) -> None:
         """Release what the task holds. Called once, after it has ended or was cancelled."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
 
 from dataflare.engine.messages import Share
+from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import failed_rows
 from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
@@ -27,6 +28,9 @@ class Writing(Body):
 
     def __init__(self, writer: Writer, on_error: str, retrying: Retrying) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
+
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        return self.writer.takes_at_once and batch.num_rows < INLINE_ROWS
 
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         started = time.perf_counter()

@@ -43,6 +43,8 @@ class CollectorDestination(DestinationConnector):
 
 
 class _Collector(Writer):
+    takes_at_once = True
+
     def __init__(self, destination: CollectorDestination) -> None:
         self.destination = destination
 

@@ -260,9 +260,12 @@ class Writer(ABC):
     took since the last checkpoint is read again.
     progress: of a writer that resumes: grows with what the system takes, so that only attempts that
     come no further are counted.
+    takes_at_once: `write_batch` keeps the rows, or leaves them to threads, and seldom waits. Then the task in front
+    of it calls it for small batches, without a channel between them.
     """
 
     resumes: ClassVar[bool] = False
+    takes_at_once: ClassVar[bool] = False
     progress: int = 0
     float_losses: Sequence[Loss] = ()
     """Values of floats that the system has no form for, and that are written as NULL or as 0: the run counts

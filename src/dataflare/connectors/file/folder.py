@@ -53,6 +53,8 @@ class Part(Struct):
 class FolderWriter(Writer):
     """One subtask's parts. A part ends with its epoch, or when it is large enough."""
 
+    takes_at_once = True
+
     def __init__(
         self,
         folder: PartsFolder,

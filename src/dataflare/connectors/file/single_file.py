@@ -89,6 +89,8 @@ class SingleFileWriter(Writer):
     """The only writer of a file. It opens the staging file when the first rows arrive or the first
     epoch ends, so a run that finds everything committed creates no file."""
 
+    takes_at_once = True
+
     def __init__(
         self,
         staging: Staging,

@@ -155,6 +155,8 @@ show:
 class StdoutWriter(Writer):
     """Prints batches as they arrive."""
 
+    takes_at_once = True
+
     def __init__(self, text: Text, schema: Schema, changelog: bool, limit: int | None) -> None:
         self._text, self._schema, self._changelog, self._rows_left = text, schema, changelog, limit
         self._runtime = current()
@@ -196,6 +198,8 @@ class StdoutWriter(Writer):
 class TableWriter(Writer):
     """Keeps the newest row of each key. On a terminal the table is drawn again when rows have changed, a few times
     a second; elsewhere it is printed once, at the end."""
+
+    takes_at_once = True
 
     def __init__(self, newest: NewestRows, schema: Schema, limit: int | None) -> None:
         self._newest, self._schema, self._limit = newest, schema, limit
