@@ -164,7 +164,7 @@ def test_rows_and_marks_keep_their_order_over_random_interleavings() -> None:
                 Barrier(n) for n in (1, 2, 3)
             ]
             ways.update(body.ways)
-        # What stands between two barriers is the same in both: the cut has exactly the rows before it.
+        # Between two barriers both have the same rows: the cut has exactly the rows before it.
         assert [e for e in first.seen if not isinstance(e, Watermark)] == [
             e for e in second.seen if not isinstance(e, Watermark)
         ], seed

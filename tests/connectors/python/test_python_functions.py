@@ -19,6 +19,7 @@ from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.model.types import Schema
 from dataflare.planner import check, plan
 from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.source import EndOfSplit, SourceBatch
 from dataflare.testing.sources import check_source
 from dataflare.workflow.load import load_text
 
@@ -73,6 +74,14 @@ def late():
 def big():
     yield {"x": 1.5}
     yield {"x": 2**53 + 1}
+
+def misfits():
+    for i in range(40):
+        yield {"id": f"x{i}" if i % 7 == 3 else i, "text": str(i)}
+
+def placed_misfits(start):
+    for i in range(start or 0, 60, 10):
+        yield [{"id": n if n % 7 else None if n == 14 else [n]} for n in range(i, i + 10)], i + 10
 
 def fails():
     yield {"id": 1}
@@ -162,7 +171,7 @@ def test_the_values_of_a_call_are_taken_in_one_thread(own: Any, tmp_path: Path) 
     [
         ("none", "E0521", "only NULL in 'x'"),
         ("late", "E0521", "column 'new'"),
-        ("big", "E0521", "wrong value"),
+        ("big", "E0501", "own_rows:big row 2: the function yielded 9007199254740993 in column 'x'"),
         ("fails", "E0520", "ZeroDivisionError: oops"),
         ("nothing", "E0521", "nothing (None)"),
         ("number", "E0521", "type int"),
@@ -303,3 +312,76 @@ def test_what_the_function_raises_fails_the_run(tmp_path: Path) -> None:
     assert isinstance(error, DataError)
     assert error.code == "E0520"
     assert any("own_out.py" in note for note in error.notes)
+
+
+# --- bad rows -------------------------------------------------------------------------------------
+
+
+def kept_apart(flow: Any, folder: Path) -> tuple[RunResult, list[dict[str, Any]]]:
+    """A run, and its dead letters."""
+    result = start(flow, folder)
+    lines = [p.read_text().splitlines() for p in sorted((folder / "dead").glob("*.ndjson"))]
+    return result, [json.loads(line) for each in lines for line in each]
+
+
+def flow_of(own: Any, function: str, on_error: str) -> Any:
+    schema = f", schema: {{id: int64, text: string}}, error_handling: {{on_error: {on_error}}}"
+    flow = FLOW.replace("FUNCTION", function).replace("SCHEMA", schema)
+    settings = "{parallelism: 1, error_handling: {on_error: fail, dead_letter: {path: ./dead}}}"
+    return load_text(flow.replace("{parallelism: 1}", settings), base=own)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
+def test_a_dict_with_a_wrong_value_is_a_bad_row_and_the_others_arrive(
+    on_error: str, own: Any, tmp_path: Path
+) -> None:
+    result, letters = kept_apart(flow_of(tmp_path, "misfits", on_error), tmp_path)
+    assert result.status == "finished", result.error
+    wrong = [i for i in range(40) if i % 7 == 3]
+    assert [row["id"] for row in rows(tmp_path)] == [i for i in range(40) if i not in wrong]
+    assert result.steps["rows"]["errors"] == len(wrong)
+    if on_error == "skip":
+        assert not letters
+        return
+    assert [each["position"] for each in letters] == [
+        f"own_rows:misfits row {i + 1}" for i in wrong
+    ]
+    assert {each["code"] for each in letters} == {"E0501"}
+    assert "\"x3\" in column 'id', whose type is int64" in letters[0]["message"]
+    assert json.loads(json.loads(letters[0]["row"])["raw"]) == {"id": "x3", "text": "3"}
+
+
+def test_bad_rows_count_in_positions(own: Any, tmp_path: Path) -> None:
+    """Whatever is read before a position and behind it: together it is all, and each row once."""
+    (tmp_path / "own_rows.py").write_text(MODULE)
+    config = PythonSourceConfig(function="own_rows:placed_misfits")
+    source: PythonSource = PythonSource(config, ConnectorContext("rows", tmp_path))
+    source.contract = Schema.of({"id": "int64"})
+
+    async def read(position: Any, batches: int) -> tuple[list[int | None], list[str], Any]:
+        (split,) = await source.splits()
+        reader = await source.open(split, position)
+        good: list[int | None] = []
+        bad: list[str] = []
+        try:
+            for _ in range(batches):
+                batch = await reader.read_batch(3)
+                assert isinstance(batch, SourceBatch)
+                good += batch.frame["id"].to_list()
+                bad += [row.raw for row in batch.bad]
+        except EndOfSplit:
+            pass
+        place = reader.position()
+        await reader.aclose()
+        return good, bad, place
+
+    async def main() -> None:
+        whole, all_bad, _ = await read(None, 1_000)
+        assert whole == [n if n != 14 else None for n in range(60) if n % 7 or n == 14]
+        assert len(all_bad) == 8
+        for first in range(25):
+            good, bad, place = await read(None, first)
+            more, more_bad, _ = await read(place, 1_000)
+            assert ([*good, *more], [*bad, *more_bad]) == (whole, all_bad), first
+
+    asyncio.run(main())

@@ -17,6 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
+from msgspec import Struct
 
 from dataflare.errors import ConfigError
 from dataflare.formats.text_types import infer
@@ -40,6 +41,7 @@ from dataflare.model.types import (
 )
 from dataflare.model.units import parse_duration
 
+_MISFITS = (ValueError, TypeError, OverflowError, InvalidOperation)
 _EXPECTED = {
     "bool": "true or false",
     "string": "text",
@@ -65,6 +67,47 @@ def frame_of(rows: Sequence[Mapping[str, Any]], contract: Schema | None, step: s
     )
 
 
+class Sifted(Struct, frozen=True):
+    """Rows by hand, with those apart that have a value which does not fit. numbers: which rows the frame has.
+    wrong: number and message of the others."""
+
+    frame: pl.DataFrame
+    numbers: list[int]
+    wrong: list[tuple[int, str]]
+
+
+def sifted(rows: Sequence[Mapping[str, Any]], schema: Schema) -> Sifted:
+    """The rows with the columns of the schema. A key that a row lacks is NULL."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in schema}
+    numbers: list[int] = []
+    wrong: list[tuple[int, str]] = []
+    for number, row in enumerate(rows):
+        values: list[Any] = []
+        for field in schema:
+            value = row.get(field.name)
+            try:
+                values.append(_converted(value, field.type))
+            except _MISFITS:
+                wrong.append((number, _misfit(value, field.name, field.type)))
+                break
+        else:
+            numbers.append(number)
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+    frame = pl.DataFrame(
+        [
+            pl.Series(field.name, columns[field.name], dtype=field.type.to_polars(), strict=True)
+            for field in schema
+        ]
+    )
+    return Sifted(frame, numbers, wrong)
+
+
+def _misfit(value: Any, column: str, type_: DataType) -> str:
+    value_text = json.dumps(value, default=str, ensure_ascii=False)
+    return f"{value_text[:60]} in column '{column}', whose type is {type_}"
+
+
 def schema_of(rows: Sequence[Mapping[str, Any]], step: str) -> Schema:
     """The types of the values; text stays text. Raises ConfigError (E0405) for a column whose
     values have no type in common."""
@@ -80,10 +123,9 @@ def _column(name: str, values: list[Any], contract: Schema | None, step: str) ->
     for number, value in enumerate(values, 1):
         try:
             converted.append(_converted(value, type_))
-        except (ValueError, TypeError, OverflowError, InvalidOperation) as error:
-            value_text = json.dumps(value, default=str, ensure_ascii=False)
+        except _MISFITS as error:
             raise ConfigError(
-                f"row {number} has {value_text[:60]} in column '{name}', whose type is {type_}",
+                f"row {number} has {_misfit(value, name, type_)}",
                 code="E0405",
                 step=step,
                 notes=[f"expected: {_EXPECTED.get(type_.name, 'a number that fits')}"],

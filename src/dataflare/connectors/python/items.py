@@ -1,22 +1,25 @@
 """Convert the yields of a user's generator to frames of one schema.
 
-Always true: a value keeps itself or the run fails; rows that come as frames are not looked at one by
-one.
+Always true: a value keeps itself, or its row is a bad row; rows that come as frames are not looked at one by
+one, and a frame with other types ends the run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from msgspec import Struct
 
-from dataflare.connectors.inline.values import frame_of, schema_of
+from dataflare.connectors.inline.values import frame_of, schema_of, sifted
 from dataflare.errors import ConfigError, DataError
+from dataflare.model.bad_rows import BadRow
+from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
 from dataflare.sdk import user_code
+from dataflare.sdk.source import SourceBatch
 
 _HELP = "yield dicts, Polars frames or Arrow data, or (rows, position)"
 
@@ -85,13 +88,15 @@ class Reader(Struct, frozen=True):
             )
         return schema
 
-    def frame(self, item: Item, schema: Schema) -> pl.DataFrame:
-        """The rows with exactly the schema's columns and types. Raises DataError (E0521)."""
+    def checked(self, item: Item, schema: Schema) -> Item:
+        """The item with exactly the schema's columns, and a frame with its types too. Raises DataError
+        (E0521)."""
         if isinstance(item.rows, pl.DataFrame):
             user_code.nothing_beside(self.step, self.function, item.rows, schema, "the schema")
-            return user_code.conformed(
+            frame = user_code.conformed(
                 self.step, self.function, item.rows, schema, "the schema of the source"
             )
+            return Item(frame, item.position, item.has_position)
         for row in item.rows:
             extra = next((name for name in row if name not in schema), None)
             if extra is not None:
@@ -99,10 +104,29 @@ class Reader(Struct, frozen=True):
                     f"yielded a row with the column '{extra}', which the first rows did not have",
                     _SCHEMA,
                 )
+        return item
+
+    def batch(
+        self, rows: Sequence[Mapping[str, Any]], schema: Schema, place: Callable[[int], str]
+    ) -> SharedDataBatch:
+        """The rows of dicts; those with a value that does not fit its column are bad rows. place: where a row
+        is, counted from 0."""
         try:
-            return frame_of(item.rows, schema, self.step)
-        except ConfigError as error:
-            raise self._wrong(f"yielded a wrong value: {error.message}", _SCHEMA) from error
+            return SourceBatch(frame_of(rows, schema, self.step), place=place)
+        except ConfigError:
+            apart = sifted(rows, schema)
+        bad = [
+            BadRow(
+                number,
+                "E0501",
+                f"the function yielded {message}",
+                json.dumps(rows[number], default=str, ensure_ascii=False),
+                place(number),
+            )
+            for number, message in apart.wrong
+        ]
+        numbers = pl.Series(apart.numbers, dtype=pl.Int64)
+        return SourceBatch(apart.frame, bad=bad, row_numbers=numbers, place=place)
 
     def _check_position(self, position: Any) -> None:
         try:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -242,45 +244,54 @@ class _Rows:
 
 class PythonReader(SplitReader):
     """Rows of one call. A position is the start of the current yield and the number of its rows
-    that were returned."""
+    that were returned, bad ones too."""
 
     def __init__(self, rows: _Rows, schema: Schema, place: Mapping[str, Any]) -> None:
         self._rows, self._schema = rows, schema
         self._at, self._skip = place["at"], int(place["skip"])
-        self._frame: pl.DataFrame | None = None
         self._item: Item | None = None
         self._rows_given = 0
+        self._rows_before = 0
+        """How many rows the yields before the current one had; with positions, those since `_at`."""
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        while self._frame is None or self._rows_given >= self._frame.height:
+        while (item := self._item) is None or self._rows_given >= item.height:
             await self._take(rows_max)
-        frame = self._frame.slice(self._rows_given, rows_max)
-        self._rows_given += frame.height
+        start, end = self._rows_given, min(self._rows_given + rows_max, item.height)
+        batch: SharedDataBatch
+        if isinstance(item.rows, pl.DataFrame):
+            batch = SharedDataBatch(item.rows.slice(start, end - start))
+        else:
+            place = partial(self._place, self._at, self._rows_before + start)
+            batch = self._rows.reader.batch(item.rows[start:end], self._schema, place)
+        self._rows_given = end
         self._settle()
-        return SharedDataBatch(frame)
+        return batch
+
+    def _place(self, at: Any, before: int, row: int) -> str:
+        behind = "" if at is None else f" behind the position {json.dumps(at)}"
+        return f"{self._rows.reader.function} row {before + row + 1}{behind}"
 
     async def _take(self, rows_max: int) -> None:
         item = await self._rows.take(rows_max, self.hold_s or _HOLD_S)
         if item is None:
             raise EndOfSplit
-        self._item = item
-        self._frame = self._rows.reader.frame(item, self._schema)
-        self._rows_given = min(self._skip, self._frame.height)
+        if self._item is not None and not self._item.has_position:
+            self._rows_before += self._item.height
+        self._item = self._rows.reader.checked(item, self._schema)
+        self._rows_given = min(self._skip, self._item.height)
         self._skip -= self._rows_given
         self._settle()
 
     def _settle(self) -> None:
         """All rows of an item were returned: the position is the one after it."""
         assert self._item is not None
-        assert self._frame is not None
-        if self._rows_given >= self._frame.height and self._item.has_position:
+        if self._rows_given >= self._item.height and self._item.has_position:
             self._at = self._item.position
 
     def position(self) -> Position:
-        behind = (
-            self._item is None
-            or self._frame is None
-            or (self._item.has_position and self._rows_given >= self._frame.height)
+        behind = self._item is None or (
+            self._item.has_position and self._rows_given >= self._item.height
         )
         return Position({"at": self._at, "skip": self._skip if behind else self._rows_given})
 
