@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dataflare.cli import answers, common, complete, tables, terminal
+from dataflare.cli.usage import bad_usage
 from dataflare.errors import ConfigError, did_you_mean
 
 _Role = tuple[str, list[str], Callable[[str], Any]]
@@ -18,14 +20,50 @@ def connectors(
         str | None,
         typer.Argument(
             metavar="[TYPE]",
-            help="Document this type's options.",
+            help="Document this type's options. `discover TYPE [PATTERN]...`: list what its system has.",
             show_default=False,
             autocompletion=complete.connectors,
         ),
     ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="...",
+            help="Of discover: a type, and patterns of names.",
+            show_default=False,
+            autocompletion=complete.connectors,
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=V",
+            help="Of discover: an option of the source, such as connection=...",
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="FILE",
+            help="Of discover: write a workflow to start from; - prints it.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Of discover: look at the columns of so many.")
+    ] = 100,
     json: common.Json = False,
 ) -> int:
     """List the connectors and installed processors, or show one type's options and an example."""
+    if type_ == "discover":
+        from dataflare.cli.discover import discover
+
+        return discover(words or [], sets, write, limit, json)
+    if words or sets or write is not None:
+        raise bad_usage(
+            "--set, --write and more words belong to: dataflare connectors discover TYPE"
+        )
     if json:
         answers.print_json(_as_json(type_))
     elif type_ is None:

@@ -1,5 +1,5 @@
 """Tools for tests of workflows and plugins: a source with crashes among its rows, faults, a virtual
-clock, and conformance suites for sources, destinations, tables, keyed lookups and stateful steps.
+clock, and conformance suites for sources, catalogues, destinations, tables, keyed lookups and stateful steps.
 
 It is used in tests only. It may import any room, and no room imports it.
 """
@@ -7,6 +7,7 @@ It is used in tests only. It may import any room, and no room imports it.
 from __future__ import annotations
 
 from dataflare.testing.build import description, destination_of, processor_of, source_of
+from dataflare.testing.catalogs import check_catalog
 from dataflare.testing.clock import VirtualClock
 from dataflare.testing.contract import ContractBroken
 from dataflare.testing.destinations import DESTINATION_LAWS, check_destination
@@ -40,6 +41,7 @@ __all__ = [
     "RecordedDisk",
     "ScriptedSource",
     "VirtualClock",
+    "check_catalog",
     "check_destination",
     "check_lookup",
     "check_processor",

@@ -11,18 +11,21 @@ from dataflare.connectors.duckdb.incremental import IncrementalReader, check_inc
 from dataflare.connectors.duckdb.reader import Reading, RowidReader, StreamReader
 from dataflare.connectors.duckdb.relation import Relation, find_relation
 from dataflare.connectors.duckdb.shards import cut
+from dataflare.connectors.duckdb.tables import tables_and_views
 from dataflare.model.progress import Split
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.source import Replay, SplitReader
 from dataflare.sdk.sql.config import FileReadOptions, FileSharding
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.names import holds_data, missing_file
 from dataflare.sdk.sql.relation import check_readable
-from dataflare.sdk.sql.source import FileTableSource
+from dataflare.sdk.sql.source import UNCHOSEN_TABLE, FileTableSource
+from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 
 
-class DuckdbSource(FileTableSource[Relation]):
+class DuckdbSource(FileTableSource[Relation], SupportsCatalog):
     """Rows of a table, view or query."""
 
     type = "duckdb"
@@ -35,6 +38,10 @@ orders:
 """
     dialect = "duckdb"
     rows_for_ranges = 1_000_000
+    unchosen = UNCHOSEN_TABLE
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(self._with_db, "its tables", tables_and_views)
 
     def find(self) -> Relation:
         def look(db: DuckConnection) -> Relation:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from dataflare.connectors.duckdb.connection import DuckConnection
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.tables import Table
@@ -32,6 +33,18 @@ def table_names(db: DuckConnection) -> list[str]:
         "and database_name = current_database()"
     )
     return sorted(name if schema == "main" else f"{schema}.{name}" for schema, name in rows)
+
+
+def tables_and_views(db: DuckConnection) -> list[Entry]:
+    """What the file has, without DuckDB's and DataFlare's own tables."""
+    views = db.rows("select schema_name, view_name from duckdb_views() where not internal")
+    named = {name if schema == "main" else f"{schema}.{name}" for schema, name in views}
+    sizes = db.rows("select schema_name, table_name, estimated_size from duckdb_tables()")
+    rows = {name if schema == "main" else f"{schema}.{name}": int(n) for schema, name, n in sizes}
+    return [
+        Entry(name, "view" if name in named else "table", {"table": name}, rows.get(name))
+        for name in table_names(db)
+    ]
 
 
 def find_table(db: DuckConnection, name: str) -> Table | None:

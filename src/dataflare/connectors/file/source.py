@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
+from dataflare.connectors.file.catalog import catalog_of
 from dataflare.connectors.file.errors import file_errors
 from dataflare.connectors.file.ledger import Ledger, UnreadFile, reading_notes, sort_files
 from dataflare.connectors.file.listing import would_list
@@ -30,6 +31,7 @@ from dataflare.formats.csv_read import CsvDialect, CsvPlan
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import STRING, Schema, parse_type
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.context import has_scheme
 from dataflare.sdk.source import (
     KnownSplits,
@@ -51,7 +53,9 @@ if TYPE_CHECKING:
     from dataflare.formats.ndjson_read import NdjsonPlan
 
 
-class FileSource(SourceConnector, SupportsProjection, SupportsReread, SupportsDiscovery):
+class FileSource(
+    SourceConnector, SupportsProjection, SupportsReread, SupportsDiscovery, SupportsCatalog
+):
     """Rows of CSV, NDJSON, JSON, Parquet, Arrow IPC or Excel files."""
 
     type = "file"
@@ -74,6 +78,9 @@ orders:
         self._partitions: Schema | None = None
         self._notes: Sequence[str] = ()
         self._watched: Watch | None = None
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(catalog_of, self.config, self.context)
 
     def capabilities(self) -> SourceCapabilities:
         return SourceCapabilities(

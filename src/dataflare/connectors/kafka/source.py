@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 from confluent_kafka import KafkaError, TopicPartition
@@ -24,6 +24,7 @@ from dataflare.errors import ConfigError, SystemError_
 from dataflare.formats.messages.envelope import Envelope
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.build import decoder, envelope, needs_sample
 from dataflare.sdk.source import (
@@ -41,7 +42,7 @@ _SAMPLE_MESSAGES, _SAMPLE_S = 1_000, 5.0
 _QUEUE_MIN, _QUEUE_MAX = 256 << 10, 64 << 20
 
 
-class KafkaSource(SourceConnector, SupportsDiscovery, SupportsCommits):
+class KafkaSource(SourceConnector, SupportsDiscovery, SupportsCommits, SupportsCatalog):
     """Topics."""
 
     type = "kafka"
@@ -59,6 +60,7 @@ orders:
 """
     finds_new_fields = True
     tries_again = True
+    unchosen: ClassVar[Mapping[str, Any]] = {"topic": "-"}
 
     def __init__(self, config: KafkaSourceConfig, context: ConnectorContext) -> None:
         super().__init__(config, context)
@@ -114,6 +116,9 @@ orders:
             "server": f"Kafka, {len(listed.brokers)} brokers, cluster {listed.cluster_id}",
             "topics": f"{shown(sorted(names))}: {len(found)} partitions, {offsets:,} offsets",
         }
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(topics.catalog_of, self._client)
 
     # -- columns -----------------------------------------------------------------------------------
 

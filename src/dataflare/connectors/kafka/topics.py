@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dataflare.connectors.kafka.client import KafkaClient, shown
 from dataflare.errors import InternalError, SystemError_
+from dataflare.sdk.catalog import Entry
 
 _INTERNAL = ("__consumer_offsets", "__transaction_state", "__share_group_state")
 
@@ -64,6 +65,23 @@ def partitions_of(client: KafkaClient, topics: Sequence[str]) -> list[Partition]
         for topic in described
         for partition in topic.partitions
     )
+
+
+def catalog_of(client: KafkaClient) -> list[Entry]:
+    """The topics, without those whose names begin with _: of brokers, tools and DataFlare. rows: how many offsets
+    they have."""
+    doing = "list topics"
+    with client.errors(doing):
+        listed = client.admin.list_topics(timeout=client.config.timeout).topics
+    names = [n for n in sorted(listed) if not n.startswith("_")]
+    if not names:
+        return []
+    found = partitions_of(client, names)
+    starts, ends = earliest(client, found), latest(client, found, committed=True)
+    rows = dict.fromkeys(names, 0)
+    for each in found:
+        rows[each.topic] += ends[each.id] - starts[each.id]
+    return [Entry(n, "topic", {"topic": n, "stop": "latest"}, rows[n]) for n in names]
 
 
 def _described(client: KafkaClient, names: Sequence[str]) -> list[Any]:

@@ -13,16 +13,18 @@ from dataflare.connectors.mysql.incremental import IncrementalReader, check_incr
 from dataflare.connectors.mysql.reader import KeyReader, Reading, StreamReader
 from dataflare.connectors.mysql.relation import Relation, find_relation
 from dataflare.connectors.mysql.shards import make_splits
+from dataflare.connectors.mysql.tables import tables_and_views
 from dataflare.model.progress import Split
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.source import SplitReader
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import TableSource
+from dataflare.sdk.sql.source import UNCHOSEN_TABLE, TableSource
 from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 
 
-class MysqlSource(TableSource[Relation]):
+class MysqlSource(TableSource[Relation], SupportsCatalog):
     """Rows of a table, view or query."""
 
     type = "mysql"
@@ -35,8 +37,15 @@ config:
   table: orders
 """
     dialect = "mysql"
+    unchosen = UNCHOSEN_TABLE
 
     config: MysqlSourceConfig
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(self._with_db, "its tables", self._tables)
+
+    def _tables(self, db: Db) -> Sequence[Entry]:
+        return tables_and_views(db, self._server.database)
 
     def find(self) -> Relation:
         relation = self._with_db(

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from dataflare.connectors.mysql.connection import VALUE, Db, Server
 from dataflare.connectors.mysql.types import Declared, declared, fits
 from dataflare.errors import ConfigError, DataError, SystemError_
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql import tables as kit
 from dataflare.sdk.sql.clocks import has_other_clock, other_clock
 from dataflare.sdk.sql.names import missing_table, quoted
@@ -103,6 +104,24 @@ def names(db: Db, database: str) -> list[str]:
         [database],
     )
     return [str(name) for (name,) in rows if not str(name).startswith("_dataflare_")]
+
+
+def tables_and_views(db: Db, database: str) -> list[Entry]:
+    """What the user may see of a database, without DataFlare's own tables."""
+    found = db.rows(
+        "select table_name, table_type, table_rows from information_schema.tables "
+        f"where table_schema = {VALUE} and table_type in ('BASE TABLE', 'VIEW', 'SYSTEM VERSIONED') "
+        "and table_name not like '\\_dataflare\\_%%' order by table_name",
+        [database],
+    )
+    entries = []
+    for name, type_, rows in found:
+        plain = re.fullmatch("[^`.]+", name) is not None
+        shown = name if plain else f"`{name.replace('`', '``')}`"
+        kind = "view" if type_ == "VIEW" else "table"
+        count = None if rows is None else int(rows)
+        entries.append(Entry(shown, kind, {"table": shown}, count))
+    return entries
 
 
 def missing(db: Db, server: Server, name: str) -> SystemError_:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from psycopg.pq import ExecStatus
 
 from dataflare.connectors.postgres.types import PgType
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql.names import quoted
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -200,6 +201,23 @@ def table_names(db: Connection) -> list[str]:
         (_SHOWN_MAX,),
     ).fetchall()
     return [str(name) for (name,) in rows]
+
+
+def tables_and_views(db: Connection) -> list[Entry]:
+    """What the user may read, without the server's and DataFlare's own tables; of a partitioned table, only the
+    whole."""
+    found = db.execute(
+        "select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end, "
+        "case c.relkind when 'v' then 'view' when 'm' then 'view' else 'table' end, "
+        "case when c.relkind in ('r', 'm') and c.reltuples >= 0 then c.reltuples::bigint end "
+        "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' and not c.relispartition "
+        "and n.nspname <> 'information_schema' and c.relname !~ '^_dataflare_' "
+        "and has_schema_privilege(n.oid, 'usage') "
+        "and (has_table_privilege(c.oid, 'select') or has_any_column_privilege(c.oid, 'select')) "
+        "order by 1"
+    ).fetchall()
+    return [Entry(str(name), str(kind), {"table": str(name)}, rows) for name, kind, rows in found]
 
 
 def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:

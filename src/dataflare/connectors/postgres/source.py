@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dataflare.connectors.postgres.catalog import Connection
+from dataflare.connectors.postgres.catalog import Connection, tables_and_views
 from dataflare.connectors.postgres.config import PostgresSourceConfig
 from dataflare.connectors.postgres.connection import Server, load_driver
 from dataflare.connectors.postgres.errors import postgres_errors
@@ -22,16 +22,17 @@ from dataflare.connectors.postgres.relation import Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
 from dataflare.model.progress import Split
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.source import Replay, SplitReader
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import TableSource
+from dataflare.sdk.sql.source import UNCHOSEN_TABLE, TableSource
 from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 
 
-class PostgresSource(TableSource[Relation]):
+class PostgresSource(TableSource[Relation], SupportsCatalog):
     """Rows of a table, view or query."""
 
     type = "postgres"
@@ -44,12 +45,16 @@ config:
   table: public.orders
 """
     dialect = "postgres"
+    unchosen = UNCHOSEN_TABLE
 
     config: PostgresSourceConfig
 
     def __init__(self, config: PostgresSourceConfig, context: Any) -> None:
         super().__init__(config, context)
         self._snapshot = SharedSnapshot()
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(self._with_db, "its tables", "read only", None, tables_and_views)
 
     def find(self) -> Relation:
         relation = self._with_db(

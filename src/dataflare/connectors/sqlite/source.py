@@ -18,19 +18,22 @@ from dataflare.connectors.sqlite.incremental import IncrementalReader, check_inc
 from dataflare.connectors.sqlite.reader import KeyReader, Reading, SpoolReader
 from dataflare.connectors.sqlite.relation import Relation, find_relation
 from dataflare.connectors.sqlite.shards import cut
+from dataflare.connectors.sqlite.tables import tables_and_views
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.source import Replay, SplitReader
 from dataflare.sdk.sql.config import FileSharding
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.relation import check_readable
-from dataflare.sdk.sql.source import FileTableSource, no_parts
+from dataflare.sdk.sql.source import UNCHOSEN_TABLE, FileTableSource, no_parts
+from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 
 
-class SqliteSource(FileTableSource[Relation]):
+class SqliteSource(FileTableSource[Relation], SupportsCatalog):
     """Rows of a table, view or query."""
 
     type = "sqlite"
@@ -44,6 +47,10 @@ orders:
     config: SqliteSourceConfig
     dialect = "sqlite"
     rows_for_ranges = 100_000
+    unchosen = UNCHOSEN_TABLE
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(self._with_db, "its tables", tables_and_views)
 
     def find(self) -> Relation:
         relation = self._with_db(

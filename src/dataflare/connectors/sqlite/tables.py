@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataflare.connectors.sqlite.connection import Connection
 from dataflare.connectors.sqlite.exactness import misfit
 from dataflare.connectors.sqlite.types import fits, type_of_declaration
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql import tables
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.store import Target
@@ -31,6 +32,12 @@ def table_names(db: Connection) -> list[str]:
         "and name not like '\\_dataflare\\_%' escape '\\' order by name"
     )
     return [str(name) for name in rows["name"]]
+
+
+def tables_and_views(db: Connection) -> list[Entry]:
+    """What the file has, without SQLite's and DataFlare's own tables."""
+    kinds = dict(db.frame("select name, type from sqlite_master").rows())
+    return [Entry(name, str(kinds[name]), {"table": name}) for name in table_names(db)]
 
 
 def find_table(db: Connection, name: str) -> Table | None:

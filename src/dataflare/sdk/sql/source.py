@@ -7,6 +7,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from dataflare.errors import ConfigError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Relation[Any])
 ONE = "rows-0"
+UNCHOSEN_TABLE: Mapping[str, Any] = MappingProxyType({"table": "-"})
+"""For `SupportsCatalog.unchosen`."""
 _INCREMENTAL = "incremental"
 _RANGES = 8
 
