@@ -219,6 +219,11 @@ class Db:
     def load(self, sql: str, data: memoryview) -> Loaded:
         return self._connection.load(sql, data)
 
+    def insert(self, sql: str) -> Loaded:
+        """Run an INSERT."""
+        rows = int(self._connection.query(sql))
+        return Loaded(rows, int(self._connection._result.warning_count))
+
     def stream(self, sql: str) -> Iterator[pl.DataFrame]:
         return self._connection.stream(sql)
 

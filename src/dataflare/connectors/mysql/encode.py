@@ -1,7 +1,8 @@
-"""Encode rows as CSV for LOAD DATA: columnar; the server parses each value by the type of its column.
+"""Encode rows as CSV for LOAD DATA, or as the lists of values of INSERT: columnar; the server parses each value by the
+type of its column, and has the same text for it in both.
 
-Always true: NULL is the bare word NULL, and text is in quotes, so the text "NULL" is a text; there is no
-character that escapes another, except a doubled quote in quotes.
+Always true: in CSV NULL is the bare word NULL, and text is in quotes, so the text "NULL" is a text; there is no
+character that escapes another, except a doubled quote in quotes. In an INSERT text is written in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -25,11 +26,32 @@ FORM = (
 def csv_bytes(frame: pl.DataFrame, types: Mapping[str, DataType]) -> memoryview:
     """The rows as the server reads them. types: of the columns, in the order of the statement."""
     out = io.BytesIO()
-    cells = frame.select(_cell(pl.col(n), frame.schema[n], t).alias(n) for n, t in types.items())
-    private(cells).write_csv(
+    private(_cells(frame, types)).write_csv(
         out, include_header=False, quote_style="non_numeric", null_value="NULL"
     )
     return out.getbuffer()
+
+
+def value_lists(frame: pl.DataFrame, types: Mapping[str, DataType]) -> pl.Series:
+    """For each row, its values in the form of INSERT. types: of the columns, in the order of the statement."""
+    cells = _cells(frame, types)
+    values = [_literal(pl.col(n), cells.schema[n], t) for n, t in types.items()]
+    return cells.select(pl.format("({})", pl.concat_str(values, separator=",")).alias("row"))["row"]
+
+
+def _literal(cell: pl.Expr, dtype: pl.DataType, type_: DataType) -> pl.Expr:
+    """Whole numbers as they are; bytes and text in hexadecimal digits, as the text that LOAD DATA would send."""
+    if dtype.is_integer():
+        text = cell.cast(pl.String)
+    elif type_.name == "binary":
+        text = pl.format("x'{}'", cell)
+    else:
+        text = pl.format("_utf8mb4 x'{}'", cell.cast(pl.String).str.encode("hex"))
+    return text.fill_null("null")
+
+
+def _cells(frame: pl.DataFrame, types: Mapping[str, DataType]) -> pl.DataFrame:
+    return frame.select(_cell(pl.col(n), frame.schema[n], t).alias(n) for n, t in types.items())
 
 
 def into(types: Mapping[str, DataType], columns: Mapping[str, Declared]) -> str:

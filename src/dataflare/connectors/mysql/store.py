@@ -2,13 +2,12 @@
 
 Always true:
 - the server commits before it creates or changes a table, so such a statement runs on a connection of its own, before the transaction has touched the table; if it has, the transaction is rolled back first, and the rows are applied again from the redo files. Until a commit, others see no more of a run than an empty table, a new column or an index;
-- LOAD DATA changes values and leaves rows out with a warning, in every sql_mode. So it runs behind a savepoint, and a warning or a missing row takes it back;
+- LOAD DATA changes values and leaves rows out with a warning, in every sql_mode. So it runs behind a savepoint, and a warning or a missing row takes it back; so does INSERT, which is used where the server does not allow LOAD DATA LOCAL;
 - rows with a key go into a temporary table with the same types, and from there into the table.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -18,9 +17,9 @@ from msgspec.structs import replace
 
 from dataflare.connectors.mysql import tables
 from dataflare.connectors.mysql.connection import ANSI, VALUE, Db, Server
-from dataflare.connectors.mysql.encode import FORM, csv_bytes, into
 from dataflare.connectors.mysql.errors import is_lost, mysql_errors
 from dataflare.connectors.mysql.exactness import refused
+from dataflare.connectors.mysql.sending import Sender
 from dataflare.connectors.mysql.tables import Table
 from dataflare.connectors.mysql.types import Declared, declared
 from dataflare.errors import DataError, DataFlareError
@@ -40,9 +39,6 @@ _STAGE = "_dataflare_stage"
 _NUMBER = "__dataflare_number"
 _SAVEPOINT = "_dataflare_rows"
 _ATTEMPTS = 50
-_HARMLESS = (1287, 1592, 1681, 3719)
-"""Warnings about statements, not about values: deprecated words, and what the binary log makes of it."""
-_AT_ROW = re.compile(r" at row (\d+)")
 
 
 class MysqlStore(SqlStore):
@@ -64,6 +60,7 @@ class MysqlStore(SqlStore):
         self._suspects: list[int] = []
         self._pace: dict[str, Pace] = {}
         self._before = 0
+        self._sender: Sender | None = None
         self.backend = 0
         """The server's id of this session."""
 
@@ -119,7 +116,7 @@ class MysqlStore(SqlStore):
 
     def close(self) -> None:
         """Never raises."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._sender = self._connection, None, None
         if connection is not None:
             connection.close()
 
@@ -247,7 +244,6 @@ class MysqlStore(SqlStore):
     def require(self, target: Target) -> Table | None:
         tables.refuse_long_names(target)
         kit.refuse_bytes_in_json(target, "MySQL", lambda type_: type_.name in ("list", "struct"))
-        tables.need_local_files(self._db, self._server)
         table = self.find(target.table)
         if table is None and not target.create_table:
             raise tables.missing(self._db, self._server, target.table)
@@ -367,23 +363,17 @@ class MysqlStore(SqlStore):
         self, ready: Ready, place: str, types: dict[str, DataType], frame: pl.DataFrame
     ) -> None:
         assert isinstance(ready.table, Table)
-        sql = f"load data local infile 'rows' into table {place} {FORM} {into(types, _folded(ready.table))}"
+        if self._sender is None:
+            self._sender = Sender(self._db)
         with self.errors(f"table '{ready.target.table}'"):
-            loaded = self._db.load(sql, csv_bytes(frame, types))
-            if loaded.rows == frame.height and not loaded.warnings:
-                return
-            warnings = self.rows("show warnings")
-        told = [(code, text) for _, code, text in warnings if code not in _HARMLESS]
-        if loaded.rows == frame.height and not told and loaded.warnings <= len(warnings):
-            return
-        rows = {int(m.group(1)) - 1 for _, text in told if (m := _AT_ROW.search(text))}
-        self._suspects = sorted(row for row in rows if row < frame.height)[:64]
-        code, text = told[0] if told else (0, f"{frame.height - loaded.rows} rows were left out")
-        raise DataError(
-            f"table '{ready.target.table}' refuses a row: {_AT_ROW.sub('', text)}",
-            code="E0511" if code in (1265, 1366) else "E0510",
-            help=HELP,
-        )
+            fault = self._sender.send(place, types, _folded(ready.table), frame)
+        if fault is not None:
+            self._suspects = fault.rows
+            raise DataError(
+                f"table '{ready.target.table}' refuses a row: {fault.text}",
+                code=fault.code,
+                help=HELP,
+            ) from fault.cause
 
     def run_with(
         self, ready: Ready, types: dict[str, DataType], frame: pl.DataFrame, sql: str

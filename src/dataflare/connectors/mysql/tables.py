@@ -241,16 +241,6 @@ def refuse_misfits(target: Target, table: Table) -> None:
             raise other_clock(name, each.type, table.name, text)
 
 
-def need_local_files(db: Db, server: Server) -> None:
-    """Raises SystemError_ (E0602) if the server does not take rows by LOAD DATA LOCAL."""
-    if db.rows("select @@local_infile") != [(1,)]:
-        raise SystemError_(
-            f"{server.label} does not allow LOAD DATA LOCAL, which sends the rows: local_infile is OFF",
-            code="E0602",
-            help="set global local_infile = ON, and in the server's configuration",
-        )
-
-
 def refuse_long_names(target: Target) -> None:
     """The server refuses longer names, when the run has begun already."""
     long = next((n for n in target.schema.names if len(n) > NAME_MAX or n.endswith(" ")), None)
