@@ -11,7 +11,7 @@ import asyncio
 import polars as pl
 
 from dataflare.engine.segments import Outcome
-from dataflare.model.event_time import NEVER, WATERMARK_COLUMN
+from dataflare.model.event_time import FIRST_US, LAST_US, NEVER, WATERMARK_COLUMN
 from dataflare.model.progress import Watermark
 from dataflare.operators.stamp import Stamp
 
@@ -50,10 +50,11 @@ class SplitClock:
         time after the batch."""
         if self.stamp is None:
             return None
-        before = NEVER if self.event_time_us is None else self.event_time_us
+        late_us = self.stamp.out_of_orderness_us
+        before = NEVER + late_us if self.event_time_us is None else self.event_time_us
         seen = pl.max_horizontal(pl.col(WATERMARK_COLUMN), pl.lit(before, pl.Int64))
         # A row that an operator made of nothing, without a watermark, has that of its own time.
-        lifted = (seen - self.stamp.out_of_orderness_us).alias(WATERMARK_COLUMN)
+        lifted = (seen - late_us).alias(WATERMARK_COLUMN)
         outcome.frames = [
             (edge, frame.with_columns(lifted) if WATERMARK_COLUMN in frame.columns else frame)
             for edge, frame in outcome.frames
@@ -66,7 +67,8 @@ class SplitClock:
         """The greatest event time behind a batch whose source tells a watermark itself."""
         if self.stamp is None:
             return event_time_us
-        time = told.event_time_us + self.stamp.out_of_orderness_us
+        told_us = min(max(told.event_time_us, FIRST_US), LAST_US + 1)
+        time = told_us + self.stamp.out_of_orderness_us
         return time if event_time_us is None else max(time, event_time_us)
 
     def advance(self, event_time_us: int | None) -> None:

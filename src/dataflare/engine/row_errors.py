@@ -20,7 +20,7 @@ from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
 from dataflare.operators.parse import UNPARSED
 from dataflare.operators.schema_change import UNFORESEEN
-from dataflare.operators.stamp import AHEAD_OF_CLOCK, WITHOUT_TIME
+from dataflare.operators.stamp import AHEAD_OF_CLOCK, OUT_OF_YEARS, WITHOUT_TIME
 from dataflare.operators.validate import RULE_BROKEN
 from dataflare.sdk.user_code import is_of_rows
 
@@ -36,6 +36,7 @@ _KINDS = {
     MANY: ("E0543", "the table has several rows for the key"),
     UNFORESEEN: ("E0545", "the destination has no such column, and the row has a value for it"),
     WITHOUT_TIME: ("E0550", "the row has no event time"),
+    OUT_OF_YEARS: ("E0552", "the event time is not in the years 1 to 9999"),
     AHEAD_OF_CLOCK: (
         "E0551",
         "the event time is further ahead of the clock than max_future allows",
@@ -50,6 +51,7 @@ _HELP: dict[int | None, str] = {
     MISSED: "add the key to the table, or set on_miss to null, drop or dead_letter",
     MANY: "make the keys of the table unique, or set on_many to first or all",
     WITHOUT_TIME: f"fix the data, filter such rows out where they come from, or {_SKIP}",
+    OUT_OF_YEARS: f"fix the data, say in which unit numbers are (to_timestamp, epoch_ms), or {_SKIP}",
     AHEAD_OF_CLOCK: f"fix the data, raise max_future in the source's event_time, or {_SKIP}",
 }
 _UNREAD_HELP = {

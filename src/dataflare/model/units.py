@@ -2,13 +2,15 @@
 
 `Duration` (float seconds), `Size` (int bytes) and `Rate` (float per second) are field types for
 Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
-refused because it is ambiguous (0 is allowed); a value is never negative.
+refused because it is ambiguous (0 is allowed); a value is never negative. A duration is a whole number of
+microseconds, `round(seconds * 1_000_000)` is exactly this number, and it is at most DURATION_MAX_US, so that
+arithmetic with event times in 64 bits does not overflow.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -40,6 +42,10 @@ _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern}\s*)+")
 _SIZE = re.compile(rf"({_NUMBER})\s*([KMGT]?i?B)", re.IGNORECASE)
 _RATE = re.compile(rf"({_NUMBER})\s*/\s*(us|ms|s|m|h|d)")
 
+_MICROS = 1_000_000
+DURATION_MAX_US = 3_652_059 * 86_400 * _MICROS
+"""As long as the years 1 to 9999."""
+
 DURATION_EXPECTED = "a duration such as 250ms, 10s, 5m, 1h or 7d"
 SIZE_EXPECTED = "a size such as 512KiB, 64MiB or 2GiB"
 RATE_EXPECTED = "a rate such as 10/s or 10000/s"
@@ -47,20 +53,38 @@ RATE_EXPECTED = "a rate such as 10/s or 10000/s"
 
 def parse_duration(text: str) -> float:
     """Seconds of a duration. It may have several parts (`1h30m`). Raises ValueError."""
+    micros = duration_us(text)
+    if micros > DURATION_MAX_US:
+        raise ValueError(
+            f"expected a duration of at most {shown_duration(DURATION_MAX_US)}, which are the years 1 to 9999"
+        )
+    if round(micros / _MICROS * _MICROS) != micros:
+        raise ValueError(
+            "expected a duration in milliseconds or longer units, because it is so long"
+        )
+    return micros / _MICROS
+
+
+def duration_us(text: str) -> int:
+    """Microseconds of a duration, however long it is. Raises ValueError."""
     stripped = text.strip()
     if stripped == "0":
-        return 0.0
+        return 0
     if _DURATION.fullmatch(stripped) is None:
         raise ValueError(f"expected {DURATION_EXPECTED}")
-    return float(
-        sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(stripped))
-    )
+    with localcontext() as context:
+        context.prec = len(stripped) + 20
+        parts = [Decimal(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(stripped)]
+        micros = sum(parts, Decimal(0)) * _MICROS
+        if micros != int(micros):
+            raise ValueError("expected a duration that is a whole number of microseconds (us)")
+    return int(micros)
 
 
 def shown_duration(micros: int) -> str:
     """A number of microseconds as a user would write it, in its largest whole unit."""
     for unit in ("d", "h", "m", "s", "ms", "us"):
-        size = int(_SECONDS[unit] * 1_000_000)
+        size = int(_SECONDS[unit] * _MICROS)
         if micros and micros % size == 0:
             return f"{micros // size}{unit}"
     return "0s"

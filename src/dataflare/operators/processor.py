@@ -15,6 +15,7 @@ from dataflare.model.event_time import (
     END_OF_TIME,
     TIME_COLUMN,
     TIME_COLUMNS,
+    is_in_years,
     moment_of,
 )
 from dataflare.model.record import StructABC
@@ -342,8 +343,21 @@ class LiveProcessor(LiveOperator):
                     step=operator.step,
                     help="timers are rows with the key columns and a timestamp 'at' in each row",
                 )
+            self._refuse_far(f"{what} set timers", frame, "at")
             at = pl.col("at").dt.timestamp("us").alias(AT_COLUMN)
             self._timers.add(frame.with_columns(at).drop("at"))
+
+    def _refuse_far(self, what: str, frame: pl.DataFrame, column: str) -> None:
+        """Raise DataError (E0521) for a time that event time does not reach."""
+        unit = getattr(frame[column].dtype, "time_unit", None)
+        if frame.select(is_in_years(pl.col(column), unit).all()).item():
+            return
+        raise DataError(
+            f"step '{self.operator.step}': {what} with a time in '{column}' that is not in the years 1 to 9999",
+            code="E0521",
+            step=self.operator.step,
+            help="leave such rows out, or give them another time",
+        )
 
     def _stamped(self, what: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Results with their event time, and with a watermark that does not make them late."""
@@ -356,6 +370,7 @@ class LiveProcessor(LiveOperator):
                 step=self.operator.step,
                 help="give each row a time there",
             )
+        self._refuse_far(f"{what} gave rows", frame, name)
         time = pl.col(name).dt.timestamp("us")
         names = TIME_COLUMNS if self.operator.streaming else (TIME_COLUMN,)
         return frame.with_columns(time.alias(each) for each in names)

@@ -1,6 +1,7 @@
 """The stamp behind a source with an event time: gives every row the reserved columns of its time.
 
-A row without a time, or with one too far in the future, gets a fault and moves no watermark.
+A row without a time, with one outside of the years 1 to 9999, or with one too far in the future, gets a fault and
+moves no watermark.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dataflare.expr import NOW_COLUMN
-from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN
+from dataflare.model.event_time import TIME_COLUMN, WATERMARK_COLUMN, is_in_years
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 WITHOUT_TIME = 250
 AHEAD_OF_CLOCK = 249
+OUT_OF_YEARS = 248
 """Kinds of faults, as in `dataflare.expr.rowerrors`: dead letters store them."""
 
 
@@ -62,10 +64,12 @@ class Stamp(RowOperator, StructABC, frozen=True):
 
         lowered = self.time.lower()
         value = lowered.value
-        value = value.cast(pl.Datetime("us")) if self.time.type.name == "date" else value
-        time = value.dt.timestamp("us")
+        value = value.cast(pl.Datetime("ms")) if self.time.type.name == "date" else value
+        is_out = ~is_in_years(value, self.time.type.unit)
+        time = pl.when(~is_out).then(value.dt.timestamp("us"))
+        out = pl.when(is_out).then(pl.lit(OUT_OF_YEARS, pl.UInt8))
         without = pl.when(time.is_null()).then(pl.lit(WITHOUT_TIME, pl.UInt8))
-        errors: list[Fault] = [(f"event time '{self.column}'", without)]
+        errors: list[Fault] = [(f"event time '{self.column}'", each) for each in (out, without)]
         if lowered.error is not None:
             errors.insert(0, (f"event time '{self.column}'", lowered.error))
         if self.max_future_us is not None:

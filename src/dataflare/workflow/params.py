@@ -15,7 +15,7 @@ from typing import Any
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.record import Discreet
 from dataflare.model.types import DataType, parse_type, timestamp
-from dataflare.model.units import parse_duration
+from dataflare.model.units import DURATION_MAX_US, duration_us, shown_duration
 from dataflare.workflow.lines import showable
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, kind_of, spot_of
 from dataflare.workflow.scalars import plain_value
@@ -231,9 +231,10 @@ def typed(value: Any, type_: DataType) -> tuple[Any, DataType]:
         case "timestamp":
             return _timestamp(value, type_)
         case "duration":
-            return datetime.timedelta(
-                seconds=parse_duration(_text(value, "a duration such as 10s"))
-            ), type_
+            micros = duration_us(_text(value, "a duration such as 10s"))
+            if micros > DURATION_MAX_US:
+                raise ValueError(f"a duration of at most {shown_duration(DURATION_MAX_US)}")
+            return datetime.timedelta(microseconds=micros), type_
         case "decimal":
             return _decimal(value, type_), type_
         case "json":

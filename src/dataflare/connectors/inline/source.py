@@ -156,15 +156,15 @@ def marks_apart(
             rows.append(dict(item))
             continue
         text = pl.Series([str(item[WATERMARK])])
-        moment = text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)[0]
-        if len(item) > 1 or moment is None:
+        moment = text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        if len(item) > 1 or moment.null_count():
             raise ConfigError(
                 f"an item of '{step}' with '{WATERMARK}' is a time and nothing else",
                 code="E0405",
                 step=step,
                 help=f'write {{{WATERMARK}: "2026-01-31T12:00:00Z"}} between two rows',
             )
-        marks.append((len(rows), round(moment.timestamp() * 1_000_000)))
+        marks.append((len(rows), int(moment.to_physical()[0])))
     return rows, tuple(marks)
 
 

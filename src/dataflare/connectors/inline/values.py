@@ -39,7 +39,7 @@ from dataflare.model.types import (
     list_of,
     struct_of,
 )
-from dataflare.model.units import parse_duration
+from dataflare.model.units import duration_us
 
 _MISFITS = (ValueError, TypeError, OverflowError, InvalidOperation)
 _EXPECTED = {
@@ -308,7 +308,7 @@ _SIMPLE: Mapping[str, Callable[[Any, DataType], Any]] = {
     "date": _from_text(date, date.fromisoformat),
     "time": _from_text(time, time.fromisoformat),
     "timestamp": _timestamp,
-    "duration": _from_text(timedelta, lambda text: timedelta(seconds=parse_duration(text))),
+    "duration": _from_text(timedelta, lambda text: timedelta(microseconds=duration_us(text))),
     "decimal": _decimal,
 }
 
