@@ -24,10 +24,11 @@ class Row(Struct, frozen=True):
 
 class Outcome(Struct, frozen=True):
     """windows: the values that each window of each key took, in the order of their event times. late: the numbers
-    of the late rows."""
+    of the late rows. in_part: those of rows that only some of their windows took."""
 
     windows: dict[tuple[Any, Window], list[int | None]]
     late: list[int]
+    in_part: list[int]
 
 
 def periodic(size: int, slide: int, offset: int = 0) -> Callable[[int], Iterator[Window]]:
@@ -48,14 +49,18 @@ def evaluate(
     """A window takes a row if it ends, with the lateness, after the row's watermark. A row that no window
     takes is late."""
     windows: dict[tuple[Any, Window], list[Row]] = {}
-    late = []
+    late, in_part = [], []
     for row in rows:
-        taking = [w for w in windows_of(row.time) if w[1] + lateness > row.watermark]
+        whole = [*windows_of(row.time)]
+        taking = [w for w in whole if w[1] + lateness > row.watermark]
         for window in taking:
             windows.setdefault((row.key, window), []).append(row)
         if not taking:
             late.append(row.number)
-    return Outcome({at: in_order(taken) for at, taken in windows.items()}, sorted(late))
+        elif len(taking) < len(whole):
+            in_part.append(row.number)
+    taken = {at: in_order(taken) for at, taken in windows.items()}
+    return Outcome(taken, sorted(late), sorted(in_part))
 
 
 def in_order(rows: Sequence[Row]) -> list[int | None]:

@@ -48,6 +48,7 @@ def check(case: Case, sizes: Sizes, run: WindowRun) -> None:
     rows = [keyed(case, row) for split in case.splits for row in split]
     expected = evaluate(rows, periodic(*sizes), case.lateness)
     assert sorted(row["number"] for row in run.given.late) == expected.late
+    assert sorted(row["number"] for row in run.given.in_part) == expected.in_part
     final: dict[Any, dict[str, Any]] = {}
     count: Counter[Any] = Counter()
     for row in run.given.results:

@@ -82,6 +82,18 @@ def test_a_late_row_goes_to_late_with_the_columns_of_the_input() -> None:
     assert list(late[0]) == ["user", "at", "n"]
 
 
+def test_a_row_that_is_late_for_some_of_its_windows_is_counted_and_told() -> None:
+    config = 'kind: sliding, size: 30s, slide: 10s, measures: {c: "count(*)"}'
+    memory.clear()
+    with tempfile.TemporaryDirectory(dir=QUICK) as home:
+        result = run(load_text(text(config), file="c.yaml"), RunOptions(home=Path(home)))
+    assert memory.take("late").height == 0
+    assert memory.take("out")["c"].sum() == 6 * 3 - 2
+    assert (result.steps["w"]["late"], result.steps["w"]["late_in_part"]) == (0, 1)
+    (warning,) = (each for each in result.warnings if "'w'" in each)
+    assert "1 row came too late for some of its windows and is only in the later ones" in warning
+
+
 def test_in_batch_mode_nothing_is_late() -> None:
     rows, late = rows_of(text(TUMBLING, mode="batch"))
     assert shown(rows, "c", "s")[0] == ("a", 0, 10, 3, 5)

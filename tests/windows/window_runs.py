@@ -13,7 +13,16 @@ from reference import Row
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.types import Schema
-from dataflare.operators.base import ERROR_COLUMN, BindContext, Bound, Lowering, Result, Side
+from dataflare.operators.base import (
+    ERROR_COLUMN,
+    LATE,
+    LATE_IN_PART,
+    BindContext,
+    Bound,
+    Lowering,
+    Result,
+    Side,
+)
 from dataflare.operators.window import WindowStep
 from dataflare.sdk.context import Policy
 from dataflare.state.pieces import own_rows
@@ -59,9 +68,10 @@ class Given(Struct):
 
     results: list[dict[str, Any]]
     late: list[dict[str, Any]]
+    in_part: list[dict[str, Any]]
 
     def copy(self) -> Given:
-        return Given([*self.results], [*self.late])
+        return Given([*self.results], [*self.late], [*self.in_part])
 
 
 class WindowRun:
@@ -74,8 +84,8 @@ class WindowRun:
         assert self.bound.stateful is not None
         self.operator, self.streams = self.bound.stateful, streams
         self.storage = InMemory()
-        self.given = Given([], [])
-        self.checkpoint: tuple[list[TableShare], Given] = ([], Given([], []))
+        self.given = Given([], [], [])
+        self.checkpoint: tuple[list[TableShare], Given] = ([], Given([], [], []))
         self.restart(subtasks)
 
     def restart(self, subtasks: int) -> None:
@@ -127,7 +137,9 @@ class WindowRun:
     def take(self, results: Iterable[Result]) -> None:
         for result in results:
             if isinstance(result, Side):
-                self.given.late += result.frame.rows(named=True)
+                rows = self.given.late if result.output == LATE else self.given.in_part
+                assert result.output in (LATE, LATE_IN_PART)
+                rows += result.frame.rows(named=True)
             else:
                 faults = result.get_column(ERROR_COLUMN, default=None)
                 assert faults is None or faults.null_count() == result.height

@@ -140,9 +140,9 @@ def _count(steps: Mapping[str, Any], name: str, counter: str) -> int | None:
 
 
 def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
-    """Rows that were not written, by the reason."""
+    """Rows that were not written, or not everywhere, by the reason."""
     losses = {}
-    for counter in ("errors", "dead_letters", "late"):
+    for counter in ("errors", "dead_letters", "late", "late_in_part"):
         counts = [_count(steps, name, counter) or 0 for name in steps]
         if sum(counts):
             losses[counter.replace("_", " ")] = sum(counts)

@@ -1,6 +1,6 @@
 """Counts per step of one run. Counted per batch, never per row.
 
-Always true: `errors`, `dead_letters` and `late` are exact; a row count that fusion or pushdown makes
+Always true: `errors`, `dead_letters`, `late` and `late_in_part` are exact; a row count that fusion or pushdown makes
 unknowable becomes None and stays None.
 """
 
@@ -26,7 +26,8 @@ class LeftOut(Struct):
 
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
-    where it is known. late_unread: by output, those late rows that no step reads. refused: those errors that a
+    where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
+    some of their windows only. refused: those errors that a
     destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack."""
 
@@ -38,6 +39,7 @@ class StepMetrics(Struct):
     refused: int = 0
     dead_letters: int = 0
     late: int = 0
+    late_in_part: int = 0
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
@@ -58,6 +60,7 @@ class StepMetrics(Struct):
         self.refused += other.refused
         self.dead_letters += other.dead_letters
         self.late += other.late
+        self.late_in_part += other.late_in_part
         for output, rows in other.late_unread.items():
             self.late_unread[output] = self.late_unread.get(output, 0) + rows
         self.seconds += other.seconds
@@ -95,7 +98,11 @@ class StepMetrics(Struct):
         self.bytes_out += num_bytes
 
     def to_json(self) -> dict[str, Any]:
-        known = {} if self.watermark_us is None else {"watermark": rfc3339(self.watermark_us)}
+        known: dict[str, Any] = {}
+        if self.watermark_us is not None:
+            known["watermark"] = rfc3339(self.watermark_us)
+        if self.late_in_part:
+            known["late_in_part"] = self.late_in_part
         return {
             **known,
             "rows_in": self.rows_in,

@@ -19,7 +19,15 @@ from dataflare.engine.segments import Given, Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.errors import Blame, RunError
 from dataflare.model.batch import SharedDataBatch
-from dataflare.operators.base import ERROR_COLUMN, LATE, LATE_RIGHT, LiveOperator, Result, Side
+from dataflare.operators.base import (
+    ERROR_COLUMN,
+    LATE,
+    LATE_IN_PART,
+    LATE_RIGHT,
+    LiveOperator,
+    Result,
+    Side,
+)
 from dataflare.sdk.threads import in_thread
 from dataflare.state.layout import Layout, TableLayout, as_json, difference
 from dataflare.state.pieces import Chunk, Groups
@@ -207,6 +215,9 @@ class Operating(Body):
     def _beside(self, side: Side, outcome: Outcome) -> None:
         """Rows of another output. Late rows are counted, also if no step reads them."""
         frame = side.frame
+        if side.output == LATE_IN_PART:
+            outcome.count_late_in_part(self.task.name, frame.height)
+            return
         runner = self._sides.get(side.output)
         if side.output in (LATE, LATE_RIGHT):
             unread = frame.height if runner is None else 0

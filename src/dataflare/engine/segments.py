@@ -52,7 +52,8 @@ class Outcome(Struct):
     frames: by edge, in order. head_rows: how many rows entered, where known. counts: step, rows in,
     rows out. errors: rows that failed, by step; failed: those that become dead letters, as `FAILED` says.
     left_out: step, path and rows of fields that a source's columns lack. late: by step and
-    output, rows that came too late for it, and those of them that no step reads. event_time_us: the greatest event time of the rows that entered.
+    output, rows that came too late for it, and those of them that no step reads. late_in_part: by step, rows that came too
+    late for some of their windows. event_time_us: the greatest event time of the rows that entered.
     """
 
     frames: list[tuple[int, pl.DataFrame]] = field(default_factory=list)
@@ -64,11 +65,15 @@ class Outcome(Struct):
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
     late: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    late_in_part: dict[str, int] = field(default_factory=dict)
     event_time_us: int | None = None
 
     def count_late(self, step: str, output: str, rows: int, unread: int) -> None:
         before, unread_before = self.late.get((step, output), (0, 0))
         self.late[step, output] = before + rows, unread_before + unread
+
+    def count_late_in_part(self, step: str, rows: int) -> None:
+        self.late_in_part[step] = self.late_in_part.get(step, 0) + rows
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -85,6 +90,8 @@ class Outcome(Struct):
             self.count_errors(step, rows)
         for (step, output), (rows, unread) in other.late.items():
             self.count_late(step, output, rows, unread)
+        for step, rows in other.late_in_part.items():
+            self.count_late_in_part(step, rows)
 
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
@@ -97,6 +104,8 @@ class Outcome(Struct):
             metric.late += rows
             if unread:
                 metric.late_unread[output] = metric.late_unread.get(output, 0) + unread
+        for step, rows in self.late_in_part.items():
+            metrics.step(step).late_in_part += rows
         for frame in self.failed:
             for step, rows in frame["step"].value_counts().iter_rows():
                 metrics.step(step).dead_letters += rows

@@ -65,6 +65,14 @@ def closing_warnings(
                 f"step '{name}': {in_words(rows)} came too late and {verb} left out; a step that reads "
                 f"'{name}.{output}' gets such rows"
             )
+        if metric.late_in_part:
+            rows = metric.late_in_part
+            came = (
+                "came too late for some of its windows and is"
+                if rows == 1
+                else "came too late for some of their windows and are"
+            )
+            yield f"step '{name}': {in_words(rows)} {came} only in the later ones"
         if metric.errors:
             became = _became(metric, letters_at.get(name))
             if metric.kind == "source" and metric.rows_out == 0 and metric.errors > 1:

@@ -225,7 +225,8 @@ class StatefulOperator(ABC):
     finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
     its rows. keeps_time: its results have an event time. accepts: the row kinds of its inputs that it is
     right for; others are refused when the workflow is planned. repeats: a result may come again, as a plain row,
-    when rows come that change it. zone: the time zone whose clock it follows.
+    when rows come that change it. zone: the time zone whose clock it follows. goes_on: its tables at the end of its
+    inputs are all that it would need if they went on, so the next run uses them where it reads only new rows.
     """
 
     step: str
@@ -241,6 +242,7 @@ class StatefulOperator(ABC):
     """Why it takes no changelog, as `, because ...`."""
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
+    goes_on: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:
@@ -300,6 +302,10 @@ LATE = "late"
 
 LATE_RIGHT = "late_right"
 """The same for the second input of a join."""
+
+
+LATE_IN_PART = "late_in_part"
+"""Not an output: rows that came too late for some of their windows, and are in the later ones. They are only counted."""
 
 
 class Side(Struct, frozen=True):

@@ -15,7 +15,7 @@ import polars as pl
 
 from dataflare.model.event_time import NEVER, TIME_COLUMN, WATERMARK_COLUMN
 from dataflare.model.hashing import hash_columns, key_group
-from dataflare.operators.base import LiveOperator, Result
+from dataflare.operators.base import LATE_IN_PART, LiveOperator, Result, Side
 from dataflare.operators.changes import weighted
 from dataflare.operators.window_blocks import Blocks
 from dataflare.operators.window_changes import rows_of
@@ -70,6 +70,10 @@ class LivePanes(LiveOperator):
             rows, late = self._sifted(rows)
             if late.height:
                 yield self.operator.late_rows(late)
+            if FROM in rows.columns:
+                partly = rows.filter(pl.col(FROM) > self.grid.first_end(pl.col(PANE)))
+                if partly.height:
+                    yield Side(LATE_IN_PART, partly)
         if self.operator.changes:
             rows = weighted(rows, times=True)
         if self.operator.count:
