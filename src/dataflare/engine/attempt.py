@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from dataflare.checkpoint.manifest import Manifest, SourceSnapshot
+from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, SourceSnapshot
 from dataflare.checkpoint.source_record import SourceRecord
 from dataflare.checkpoint.store import Storage
 from dataflare.engine import new_fields
@@ -42,13 +42,14 @@ _SPREAD = 0.1
 class Start(Struct, frozen=True):
     """Where an attempt begins. manifest: resumed from, or None; epoch: the last one cut before;
     carried: by source, from the last finished run. note: remembers, durably, that an epoch was
-    published."""
+    published. state: of the steps that go on from the last finished run, where there is no manifest."""
 
     identity: Identity
     epoch: int
     manifest: Manifest | None
     carried: Mapping[str, object]
     note: Callable[[int], None] = lambda epoch: None
+    state: Mapping[str, Sequence[OperatorSnapshot]] = {}
 
 
 class Ending(Struct, frozen=True):
@@ -243,7 +244,7 @@ class Attempt:
             coordinator,
             self._scratch,
         )
-        for spec in deployed(self.plan, self.start.manifest, self.start.epoch):
+        for spec in deployed(self.plan, self.start.manifest, self.start.epoch, self.start.state):
             worker.connect(spec)
         await worker.deploy()
         for task in self.tasks:

@@ -62,8 +62,13 @@ _FLYING_SHARE = 0.5
 """Chunks in work may take this part of the budget; the rest is for rows on their way and state."""
 
 
-def deployed(plan: PhysicalPlan, manifest: Manifest | None, epoch: int = 0) -> list[Deploy]:
-    """The tasks of a plan, with what each goes on from."""
+def deployed(
+    plan: PhysicalPlan,
+    manifest: Manifest | None,
+    epoch: int = 0,
+    before: Mapping[str, Sequence[OperatorSnapshot]] | None = None,
+) -> list[Deploy]:
+    """The tasks of a plan, with what each goes on from. before: without a manifest, the state of some steps."""
     names = {s.id: [f"{s.name}[{n}]" for n in range(s.parallelism)] for s in plan.stages}
     inlets: dict[str, list[Inlet]] = {}
     outlets: dict[str, list[Outlet]] = {}
@@ -84,6 +89,8 @@ def deployed(plan: PhysicalPlan, manifest: Manifest | None, epoch: int = 0) -> l
         state: Sequence[OperatorSnapshot] = ()
         if manifest is not None and stage.operator is not None:
             state = manifest.operators.get(stage.name, ())
+        elif before is not None:
+            state = before.get(stage.name, ())
         for subtask, name in enumerate(names[stage.id]):
             restored = None
             if manifest is not None and stage.destination is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ from dataflare.jobs.closing import (
     with_deleted,
 )
 from dataflare.jobs.failures import as_dataflare_error, place
+from dataflare.jobs.going_on import state_before
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
@@ -154,7 +155,7 @@ class _Run:
         plan = await self._plan(self.lineage.learned())
         if plan.stages.commits_wait:
             self.reporter.say("all rows are committed at the end of the run: see `dataflare plan`")
-        self._tell_doubts(plan)
+        self._warn(doubts_of(plan))
         self.letters_at = letter_places(plan.stages)
         folder = self.lineage.folder
         await in_thread(make_state_folder, folder)
@@ -338,9 +339,12 @@ class _Run:
             elif manifest is None and await nothing_to_replace_with(plan, current.carried):
                 return "finished", None, dict(current.carried)
             else:
-                start = Start(
-                    identity, recovered.epoch, manifest, current.carried, self.lineage.note_epoch
-                )
+                facts = (plan, store, current.base_epoch, current.carried)
+                new = manifest is None
+                state, told = await in_thread(state_before, *facts) if new else ({}, [])
+                self._warn(told)
+                note = self.lineage.note_epoch
+                start = Start(identity, recovered.epoch, manifest, current.carried, note, state)
                 ending = await self._run_tasks(plan, start, store, committers)
             if ending.finished:
                 for name, committer in committers.items():
@@ -439,15 +443,14 @@ class _Run:
         self.held_back[step] = self.held_back.get(step, 0) + 1
         self.reporter.say(f"step '{step}': too many calls fail; none is made for {recovery_s:g} s")
 
-    def _tell_doubts(self, plan: Plan) -> None:
-        for doubt in doubts_of(plan):
-            self.warnings.append(doubt)
-            self.reporter.say(doubt)
+    def _warn(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.reporter.say(text)
 
     def _notice(self, recovered: Recovered) -> None:
-        self.warnings.extend(recovered.notices)
-        for notice in recovered.notices:
-            self.reporter.say(notice)
+        self._warn(recovered.notices)
         if recovered.manifest is not None:
             if self.resumed_from is None:
                 self.resumed_from = recovered.manifest.epoch

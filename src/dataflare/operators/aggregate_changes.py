@@ -33,6 +33,7 @@ class AggregateChanges(Aggregate, frozen=True):
 
     bounded_only = False
     accepts = CHANGES
+    goes_on = True
 
     @property
     def by_sums(self) -> bool:

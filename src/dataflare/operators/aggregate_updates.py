@@ -30,6 +30,7 @@ class AggregateUpdates(Aggregate, frozen=True):
     """The same measures, given again whenever they change. Its input need not end."""
 
     bounded_only = False
+    goes_on = True
 
     def open(self, tables: Tables) -> LiveAggregateUpdates:
         return LiveAggregateUpdates(self, tables)

@@ -36,6 +36,7 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
     last: bool
     order: Order | None
     accepts = CHANGES
+    goes_on = True
 
     def open(self, tables: Tables) -> LiveDeduplicateChanges:
         return LiveDeduplicateChanges(self, tables)

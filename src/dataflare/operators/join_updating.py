@@ -50,6 +50,7 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
     arriving: tuple[Kinds, Kinds]
     ttl_us: int | None = None
     accepts = frozenset(RowKind)
+    goes_on = True
 
     def keys_of(self, port: int) -> tuple[str, ...]:
         return self.shape.keys_of(port)

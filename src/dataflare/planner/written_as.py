@@ -40,12 +40,29 @@ def refuse_replaced(graph: Graph) -> None:
                 )
 
 
+def going_on(graph: Graph) -> dict[str, frozenset[str]]:
+    """The steps that go on from their state of the run before, and their sources: each of these gives only rows that
+    earlier runs have not read."""
+    sources = {node.id: node for node in graph if isinstance(node, SourceNode)}
+    found: dict[str, frozenset[str]] = {}
+    for node in graph:
+        if not isinstance(node, StatefulNode) or not node.operator.goes_on:
+            continue
+        above = [sources[name] for name in upstream(graph, node.id) if name in sources]
+        if all(each.connector.carries() and not each.connector.reads_all() for each in above):
+            found[node.step] = frozenset(each.step for each in above)
+    return found
+
+
 def partial_results(graph: Graph) -> dict[str, str]:
     """By step, what a user should know of windows and totals over a source that gives each run only new rows."""
     sources = {node.id: node.connector for node in graph if isinstance(node, SourceNode)}
     told: dict[str, str] = {}
+    goes_on = going_on(graph)
     for node in graph:
         if not isinstance(node, StatefulNode) or node.operator.passes_rows or node.operator.spread:
+            continue
+        if node.step in goes_on:
             continue
         for name in sorted(set(upstream(graph, node.id)) & sources.keys()):
             source = sources[name]
