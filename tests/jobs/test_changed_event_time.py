@@ -147,6 +147,22 @@ def test_a_checkpoint_that_does_not_say_the_event_time_serves_an_unchanged_sourc
     assert changes_of(stopped, former)["orders"].outcome == "impossible"
 
 
+def test_a_source_with_another_name_and_time_is_not_taken_for_a_new_one(stopped: Path) -> None:
+    renamed = ("  orders:\n    type", "  sales:\n    type"), ("[orders]", "[sales]")
+    write(stopped, PAID, *renamed, ("[others, orders]", "[others, sales]"))
+    changes = changes_of(stopped, last(stopped))
+    impossible = [name for name, each in changes.items() if each.outcome == "impossible"]
+    assert sorted(impossible) == sorted(TIMED)
+    assert (
+        "source 'sales' is new, and its event time is paid; source 'orders' is gone"
+        in changes["minutes"].detail
+    )
+    assert refused(stopped, accept_changes=True).code == "E0810"
+    write(stopped, *renamed, ("[others, orders]", "[others, sales]"))
+    changes = changes_of(stopped, last(stopped))
+    assert changes["minutes"].outcome != "impossible"
+
+
 def test_the_advice_leads_to_a_run(stopped: Path) -> None:
     names = [(f"  {name}: {{", f"  {name}_paid: {{") for name in TIMED]
     inputs = [(f"[{name}]", f"[{name}_paid]") for name in ("minutes", "hours", "first", "near")]

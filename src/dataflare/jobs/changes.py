@@ -161,8 +161,10 @@ def _with_event_times(
     changes: Sequence[StepChange], workflow: Workflow, plan: PhysicalPlan, manifest: Manifest
 ) -> list[StepChange]:
     """The changes, where a source whose event time is another one is impossible, and so is the state of each step
-    that works by it: watermarks, windows and timers would mix the times of both."""
+    that works by it: watermarks, windows and timers would mix the times of both. A new source beside one that is gone
+    may be the same one under another name."""
     others: dict[str, str] = {}
+    replacing = _replacing(changes, plan, manifest)
     for change in changes:
         now = plan.event_times.get(change.step)
         former = change.was or change.step
@@ -182,15 +184,41 @@ def _with_event_times(
     for change in changes:
         detail = others.get(change.step)
         if change.step in timed and (change.was or change.step) in manifest.operators:
-            found = [name for name in others if name in _before(workflow, change.step)]
+            before_it = _before(workflow, change.step)
+            found = [name for name in others if name in before_it]
+            new = [name for name in replacing if name in before_it]
             if found and change.outcome != "impossible":
                 detail = (
                     f"its state is by the event time of source '{found[0]}'; {others[found[0]]}"
                 )
+            elif new and change.outcome != "impossible":
+                detail = f"its state is by the event times of before; {replacing[new[0]]}"
         result.append(
             change if detail is None else StepChange(change.step, "impossible", detail, change.was)
         )
     return result
+
+
+def _replacing(
+    changes: Sequence[StepChange], plan: PhysicalPlan, manifest: Manifest
+) -> dict[str, str]:
+    """The new sources with an event time, where a source is gone that had another one."""
+    kept = {change.was or change.step for change in changes}
+    gone = [name for name in manifest.sources if name not in kept]
+    if manifest.event_times is not None:
+        gone = [name for name in gone if name in manifest.event_times]
+    found = {}
+    for name, time in plan.event_times.items():
+        if name in manifest.sources or any(c.step == name and c.was for c in changes) or not gone:
+            continue
+        times = [(manifest.event_times or {}).get(each) for each in gone]
+        if time in times:
+            continue
+        was = times[0] or "another one, for all that the checkpoint says"
+        found[name] = (
+            f"source '{name}' is new, and its event time is {time}; source '{gone[0]}' is gone, whose event time was {was}"
+        )
+    return found
 
 
 def _before(workflow: Workflow, step: str) -> set[str]:

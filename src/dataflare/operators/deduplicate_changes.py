@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from dataflare.model.batch import CHANGES, Kinds
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
+from dataflare.operators import kept_rows
 from dataflare.operators.base import Lowering, StatefulOperator
 from dataflare.operators.by_key import TABLE, LiveByKey
 from dataflare.operators.ordering import Order
-from dataflare.state.layout import Layout, TableLayout
+from dataflare.state.layout import Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 from dataflare.state.weighted import HASH, WEIGHT, cancelled
 
@@ -50,6 +51,11 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
         rule = f"all rows, of which the {'last' if self.last else 'first'} by {self.order} stays"
         own = {ARRIVAL: "(arrival)", WEIGHT: "(how often)", HASH: "(hash of the key)"}
         return {TABLE: TableLayout(keys, columns | own, rule=rule)}
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        return kept_rows.new_columns(held, TABLE) or super().adapted(before, now, held)
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The rows that stay."""

@@ -141,7 +141,8 @@ def _updating_join(config: JoinConfig, shape: JoinShape, context: BindContext) -
             "bound the sources",
         )
     ttl_us = None if config.ttl is None else round(config.ttl * _MICROS)
-    operator = UpdatingJoin(step, shape, shape.left_keys, (kinds[0], kinds[1]), ttl_us)
+    arriving = (kinds[0], kinds[1])
+    operator = UpdatingJoin(step, shape, shape.left_keys, arriving, ttl_us, context.inputs)
     return Bound(outputs={None: shape.output}, stateful=operator)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -22,12 +22,13 @@ from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
+from dataflare.operators import kept_rows
 from dataflare.operators.base import LiveOperator, StatefulOperator
 from dataflare.operators.changes import as_changes, of_kind, weighted
 from dataflare.operators.join_bounded import described
 from dataflare.operators.join_rows import chunks
 from dataflare.operators.join_shape import KEPT, LEFT, RIGHT, JoinShape, has_null
-from dataflare.state.layout import Layout, TableLayout
+from dataflare.state.layout import STEP, Adaptation, Held, Layout, TableLayout
 from dataflare.state.tables import Tables
 from dataflare.state.weighted import HASH, WEIGHT, WRITTEN, WeightedRows, cancelled
 
@@ -49,6 +50,7 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...]
     arriving: tuple[Kinds, Kinds]
     ttl_us: int | None = None
+    inputs: tuple[str, ...] = ()
     accepts = frozenset(RowKind)
     goes_on = True
 
@@ -77,7 +79,41 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
             layouts[name] = TableLayout(
                 keys, others | own, rule=f"one side of the {self.shape.kind} join"
             )
-        return layouts
+        settings = {"ttl": self.ttl_us, "inputs": list(self.inputs)}
+        return {STEP: TableLayout(settings=settings), **layouts}
+
+    def initial(self, table: str) -> pl.DataFrame:
+        """A row that is kept gets the time to live from now on."""
+        columns = self.kept(LEFT if table == "left" else RIGHT)
+        return kept_rows.nulls(columns).with_columns(pl.lit(now_us(), pl.Int64).alias(WRITTEN))
+
+    def adapted(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], held: Held
+    ) -> Adaptation | str:
+        if reason := kept_rows.other_inputs({"inputs": now["inputs"], **before}, now):
+            return reason
+        for port, table in enumerate(("left", "right")):
+            if self.arriving[port] != INSERTS and (reason := kept_rows.new_columns(held, table)):
+                return reason
+        if not any(held.rows.values()):
+            return Adaptation()
+        had_ttl = any(WRITTEN in move.former for move in held.moves.values())
+        old, new = before.get("ttl"), self.ttl_us
+        if had_ttl and new is None:
+            return (
+                "its rows were kept for a time (ttl), and are kept for ever now: of those that are forgotten, a delete "
+                "could not be told from one of a row that never came"
+            )
+        if new is None or old == new:
+            return Adaptation()
+        shown = shown_duration(new)
+        if not had_ttl:
+            return Adaptation((f"rows that it keeps are forgotten {shown} from now on",))
+        if old is not None and new > old:
+            # Those that had no new matches any more must get none, because nothing says which they had.
+            notes = (f"rows older than {shown_duration(old)} are forgotten already",)
+            return Adaptation(notes, _Young(now_us() - old))
+        return Adaptation((f"rows older than {shown} are forgotten",))
 
     def kept(self, port: int) -> Schema:
         """The columns of a side that are kept: of the right side of semi and anti only the keys."""
@@ -102,6 +138,18 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
         )
         updated = "" if self.appends else ", updated with each change"
         return f"{described(self.shape)}{updated}; {kept}"
+
+
+class _Young:
+    """Leaves out rows that were stored before a time."""
+
+    def __init__(self, since_us: int) -> None:
+        self._since_us = since_us
+
+    def __call__(self, table: str, frame: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        if WRITTEN in frame.columns:
+            frame = frame.filter(pl.col(WRITTEN) >= self._since_us)
+        yield table, frame
 
 
 class LiveUpdatingJoin(LiveOperator):

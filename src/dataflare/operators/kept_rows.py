@@ -27,6 +27,18 @@ def nulls(schema: Schema) -> pl.DataFrame:
     return pl.DataFrame({n: [None] for n in schema.names}, schema=schema.to_polars())
 
 
+def new_columns(held: Held, table: str) -> str | None:
+    """Why a table whose rows may be deleted cannot get columns that its rows do not have; None if it gets none."""
+    move = held.moves.get(table)
+    added = [name for name in move.added if not name.startswith("__dataflare")] if move else []
+    if not added:
+        return None
+    return (
+        f"column '{added[0]}' is new in rows that it keeps, and a delete of such a row has a value there by which the row "
+        "would not be found"
+    )
+
+
 def other_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Why rows that are kept would be taken for those of another input; None if they are not."""
     old, new = before["inputs"], now["inputs"]
