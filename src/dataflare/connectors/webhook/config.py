@@ -4,40 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dataflare.connectors.webhook.signatures import Signature
 from dataflare.model.units import Duration, Size
 from dataflare.sdk.messages.config import ValueSourceOptions
 from dataflare.sdk.push.addresses import ListenAt, ServerTls
 from dataflare.sdk.push.config import LogConfig
-
-
-class WebhookAuth(BaseModel):
-    """What a request must show."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    type: Literal["bearer", "basic", "header", "query"] = Field(
-        description="bearer: a token; basic: a name and password; header, query: a key under a name"
-    )
-    token: str | None = Field(None, min_length=1, repr=False, description="for bearer")
-    username: str | None = Field(None, description="for basic")
-    password: str | None = Field(None, repr=False, description="for basic")
-    name: str | None = Field(None, min_length=1, description="for header and query: its name")
-    value: str | None = Field(None, min_length=1, repr=False, description="for header and query")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        names = ("token", "username", "password", "name", "value")
-        required = {"bearer": ("token",), "basic": ("username", "password")}.get(
-            self.type, ("name", "value")
-        )
-        for name in names:
-            if (getattr(self, name) is None) == (name in required):
-                verb = "needs" if name in required else "takes no"
-                raise ValueError(f"auth of type {self.type} {verb} '{name}'")
-        return self
+from dataflare.sdk.push.credentials import Credentials
 
 
 class WebhookConfig(ValueSourceOptions, LogConfig):
@@ -48,7 +22,7 @@ class WebhookConfig(ValueSourceOptions, LogConfig):
     methods: list[Literal["POST", "PUT", "PATCH"]] = Field(
         ["POST"], min_length=1, description="other methods get 405"
     )
-    auth: WebhookAuth | None = Field(None, description="what a request must show, or it gets 401")
+    auth: Credentials | None = Field(None, description="what a request must show, or it gets 401")
     signature: Signature | None = Field(
         None, description="how senders sign requests; one that is not signed right gets 401"
     )

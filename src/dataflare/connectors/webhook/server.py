@@ -7,8 +7,6 @@ refused is in the log.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ import orjson
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
 
-from dataflare.connectors.webhook.config import WebhookAuth, WebhookConfig
+from dataflare.connectors.webhook.config import WebhookConfig
 from dataflare.connectors.webhook.signatures import is_signed
 from dataflare.errors import DataFlareError
 from dataflare.formats.json_values import BadJson, list_items
@@ -101,8 +99,11 @@ class WebhookListener(Listener):
         ):
             raise _Refused(401, "the signature is missing or wrong")
         rows = self._rows(_unpacked(body, request, config.max_body))
-        messages = [self._message(row, request) for row in rows]
-        num_bytes = sum(map(len, rows)) + len(rows) * sum(map(len, request.headers.values()))
+        beside = self._beside(request)
+        messages: list[Message] = [[row, *beside] for row in rows]
+        num_bytes = sum(map(len, rows)) + len(rows) * len(repr(beside))
+        if num_bytes > config.log.max_size // 4:
+            raise _Refused(413, "the body has too many rows")
         assert self._inbox is not None
         try:
             await self._inbox.put(messages, num_bytes, waits=False)
@@ -119,7 +120,7 @@ class WebhookListener(Listener):
 
     def _check_auth(self, request: web.BaseRequest) -> None:
         auth = self._config.auth
-        if auth is not None and not _shows(auth, request):
+        if auth is not None and not auth.are_in(request.headers, request.query):
             scheme = {"bearer": "Bearer", "basic": 'Basic realm="dataflare"'}.get(auth.type)
             headers = {} if scheme is None else {"WWW_Authenticate": scheme}
             raise _Refused(401, "the credentials are missing or wrong", **headers)
@@ -163,17 +164,21 @@ class WebhookListener(Listener):
             raise _Refused(400, f"the body is not JSON: {error}") from None
         return rows
 
-    def _message(self, row: bytes, request: web.BaseRequest) -> Message:
-        headers = [
-            [text, value]
-            for name, value in request.raw_headers
-            if (text := name.decode("latin-1")).lower() not in self._secret_headers
-        ]
-        query = None if "?" not in request.path_qs else request.path_qs.partition("?")[2]
-        if self._config.auth is not None and self._config.auth.type == "query":
-            query = None
+    def _beside(self, request: web.BaseRequest) -> Message:
+        """What a message has beside its value. Headers are kept only where they are read."""
+        config = self._config
+        headers = None
+        if "headers" in config.metadata or config.format == "cloudevents":
+            headers = [
+                [text, value]
+                for name, value in request.raw_headers
+                if (text := name.decode("latin-1")).lower() not in self._secret_headers
+            ]
+        _, _, query = request.path_qs.partition("?")
+        is_secret = config.auth is not None and config.auth.type == "query"
+        kept = None if is_secret or not query else query
         now_us = time.time_ns() // 1000
-        return [row, now_us, request.method, request.path, query, headers, request.remote]
+        return [now_us, request.method, request.path, kept, headers, request.remote]
 
     @property
     def _secret_headers(self) -> set[str]:
@@ -183,26 +188,6 @@ class WebhookListener(Listener):
 
 def _subject(rows: str) -> str:
     return "a line is" if rows == "lines" else "the body is"
-
-
-def _shows(auth: WebhookAuth, request: web.BaseRequest) -> bool:
-    given = request.headers.get(hdrs.AUTHORIZATION, "")
-    match auth.type:
-        case "bearer":
-            scheme, _, token = given.partition(" ")
-            return scheme.lower() == "bearer" and _same(token.strip(), auth.token)
-        case "basic":
-            whole = f"{auth.username}:{auth.password}"
-            scheme, _, text = given.partition(" ")
-            wanted = base64.b64encode(whole.encode()).decode()
-            return scheme.lower() == "basic" and _same(text.strip(), wanted)
-        case "header":
-            return _same(request.headers.get(auth.name or "", ""), auth.value)
-    return _same(request.query.get(auth.name or "", ""), auth.value)
-
-
-def _same(given: str, wanted: str | None) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), (wanted or "").encode())
 
 
 def _lowered(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:

@@ -53,6 +53,12 @@ class Inbox:
             return
         if self.failure is not None:
             raise self.failure
+        if waits and num_bytes > self._group_bytes and len(messages) > 1:
+            # A small log has no room for all at once.
+            half = len(messages) // 2
+            for part in (messages[:half], messages[half:]):
+                await self.put(part, sum(len(message[0]) for message in part))
+            return
         each = _Waiting(messages, num_bytes, waits)
         self._waiting.append(each)
         self._wake.set()

@@ -5,7 +5,7 @@ Always true:
 - only the last block of the last segment can be incomplete: it is cut off when the log is opened, because it was
   not acknowledged. Any other block that cannot be read is an error;
 - the log never has more than `bytes_max` bytes and one block; only whole segments before `trim`'s offset go;
-- at least one segment stays, so offsets are never given twice.
+- at least one message stays once there was one, so offsets are never given twice, and `last` knows it.
 
 One thread appends, one reads; any may trim. One process has the log open.
 """
@@ -47,7 +47,7 @@ from dataflare.sdk.push.blocks import (
 _ABOUT = "log.json"
 _LOCK = "lock"
 _FORMAT = 1
-_READ_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -158,6 +158,19 @@ class PushLog:
             first = min(self._sizes)
         return Place(first, first, 0)
 
+    def last(self) -> list[Any] | None:
+        """The newest message that is there."""
+        for first in sorted(self._sizes, reverse=True):
+            place, found = Place(first, first, 0), None
+            while place.offset < self.end.offset and place.segment == first:
+                if place.byte >= self._sizes[first]:
+                    break
+                blocks, place = self.read(place, _LOOK_BYTES)
+                found = messages_of(blocks[-1])[-1]
+            if found is not None:
+                return found
+        return None
+
     def check(self, place: Place) -> Place | None:
         """The place where reading goes on from this one; None where its messages are gone."""
         if place.offset >= self.end.offset:
@@ -217,7 +230,7 @@ class PushLog:
         """Forget the segments whose messages are all before an offset. Raises SystemError_."""
         with self._guard:
             firsts = sorted(self._sizes)
-            gone = [a for a, b in itertools.pairwise(firsts) if b <= offset]
+            gone = [a for a, b in itertools.pairwise(firsts) if b <= offset and self._sizes[b]]
             with self._system_errors("trimmed"):
                 # The oldest first: what is left has no gap, whenever the process dies.
                 for first in gone:

@@ -61,6 +61,7 @@ class LogReader(ChunkReader):
     ) -> None:
         self._open_log, self._make_listener, self._closed = open_log, make_listener, closed
         self._envelope, self._fields, self._step = envelope, fields, step
+        self._used = {"value", *envelope.reads}
         self._bytes_max, self._skips_lost = bytes_max, skips_lost
         self._position = position
         self._place = Place(0, 0, 0)
@@ -173,10 +174,9 @@ class LogReader(ChunkReader):
     def frame(self, blocks: Sequence[Block]) -> pl.DataFrame:
         """The messages of blocks, with the fields that are read of them."""
         messages = [message for block in blocks for message in messages_of(block)]
-        used = {"value", *self._envelope.reads}
         columns = []
         for at, field in enumerate(self._fields):
-            if field.name not in used:
+            if field.name not in self._used:
                 continue
             # A message that an older version wrote may have fewer fields.
             values = [message[at] if at < len(message) else None for message in messages]

@@ -58,10 +58,17 @@ class PushSource(SourceConnector, SupportsCommits):
         """Where it listens or what it is connected to, in words for messages: '127.0.0.1:8080/orders'."""
 
     def capabilities(self) -> SourceCapabilities:
+        return self.capabilities_of(
+            bounded=False, reason="messages are in a log on disk before they are acknowledged"
+        )
+
+    @staticmethod
+    def capabilities_of(*, bounded: bool, reason: str) -> SourceCapabilities:
+        """Those of every source with a log."""
         return SourceCapabilities(
             replay=Replay.EXACT,
-            replay_reason="messages are in a log on disk before they are acknowledged",
-            bounded=False,
+            replay_reason=reason,
+            bounded=bounded,
             local=True,
             chunks=True,
             at_once=True,

@@ -1,0 +1,4 @@
+"""Messages of syslog, over UDP, TCP, TLS and Unix sockets.
+
+It depends on `sdk.push` for the log of the source.
+"""
