@@ -6,6 +6,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from dataflare.expr.shared import Shared
 from dataflare.expr.text import ExprText, as_source
 from dataflare.expr.tree import COLUMN, Ast
 from dataflare.model.text import SourceText
@@ -31,4 +32,10 @@ def parse(text: ExprText | SourceText | str) -> Parsed:
     from dataflare.expr.syntax import ast_of
 
     source = as_source(text)
-    return Parsed(source, ast_of(source))
+    if source.variables:
+        return Parsed(source, ast_of(source))
+    ast = _ASTS.get(source.template) or _ASTS.keep(source.template, ast_of(source))
+    return Parsed(source, ast)
+
+
+_ASTS: Shared[str, Ast] = Shared()

@@ -11,6 +11,7 @@ from dataflare.expr.check import Checker
 from dataflare.expr.conversions import convert
 from dataflare.expr.parse import Parsed, parse
 from dataflare.expr.problems import problem
+from dataflare.expr.shared import Shared
 from dataflare.expr.sql import OPERATIONS_MAX
 from dataflare.expr.text import ExprText
 from dataflare.expr.tree import AGGREGATE, CAST, COLUMN, LITERAL, Node, as_text
@@ -130,8 +131,17 @@ def check(
     name: of the result, if a step has several expressions; it makes two uuid() of one row different.
     """
     parsed = parsed_in(text, step)
+    shares = not parsed.source.variables
+    key = (parsed.source.template, schema, step, name)
+    known = _TYPED.get(key) if shares else None
+    if known is not None:
+        return known
     node = Checker(parsed.source, schema, step, name=name).node(parsed.ast)
-    return typed(result(parsed, node, step), parsed.source.shown)
+    made = typed(result(parsed, node, step), parsed.source.shown)
+    return _TYPED.keep(key, made) if shares else made
+
+
+_TYPED: Shared[tuple[str, Schema, str | None, str], Typed] = Shared()
 
 
 def parsed_in(text: Parsed | ExprText | SourceText | str, step: str | None) -> Parsed:

@@ -72,6 +72,8 @@ def kinds_of_port(kinds: Mapping[str, Kinds], port: Port) -> Kinds:
 
 def arriving_kinds(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
     """The kinds of the rows that reach a node."""
+    if len(node.inputs) == 1:
+        return kinds_of_port(kinds, node.inputs[0])
     return frozenset().union(*(kinds_of_port(kinds, port) for port in node.inputs))
 
 
