@@ -576,7 +576,7 @@ error[E0314]: the source type 'iceberg' is not available in this version (step '
   |
 3 |   a: {type: iceberg, config: {topic: t}}
   |             ^^^^^^^
-   = available: duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, sqlite
+   = available: delta, duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, sqlite
    = help: use one of these, or install a plug-in that brings 'iceberg'
 """,
     ),

@@ -54,7 +54,9 @@ def files_of(class_: type, role: str) -> list[str]:
     """The code that a connector of this role runs: its folder, the shared one, without its models."""
     found = []
     for base in class_.__mro__:
-        if not base.__module__.startswith(("dataflare.connectors", "dataflare.sdk.sql")):
+        if not base.__module__.startswith(
+            ("dataflare.connectors", "dataflare.sdk.sql", "dataflare.sdk.lakes")
+        ):
             continue
         path = Path(str(__import__(base.__module__, fromlist=["x"]).__file__))
         folder = path.parent if path.parent.name != "connectors" else None

@@ -25,6 +25,7 @@ _SOURCES = {
     "mysql": "dataflare.connectors.mysql.source:MysqlSource",
     "clickhouse": "dataflare.connectors.clickhouse.source:ClickhouseSource",
     "kafka": "dataflare.connectors.kafka.source:KafkaSource",
+    "delta": "dataflare.connectors.delta.source:DeltaSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "elasticsearch": "dataflare.connectors.elasticsearch.source:ElasticsearchSource",
     "opensearch": "dataflare.connectors.elasticsearch.source:OpensearchSource",
@@ -46,6 +47,7 @@ _DESTINATIONS = {
     "mysql": "dataflare.connectors.mysql.destination:MysqlDestination",
     "clickhouse": "dataflare.connectors.clickhouse.destination:ClickhouseDestination",
     "kafka": "dataflare.connectors.kafka.destination:KafkaDestination",
+    "delta": "dataflare.connectors.delta.destination:DeltaDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
     "elasticsearch": "dataflare.connectors.elasticsearch.destination:ElasticsearchDestination",
     "opensearch": "dataflare.connectors.elasticsearch.destination:OpensearchDestination",
@@ -58,10 +60,11 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
-LATER = ("delta", "iceberg")
+LATER = ("iceberg",)
 """Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",
+    "deltalake": "delta",
     "pyarrow": "duckdb",
     "psycopg": "postgres",
     "pymysql": "mysql",

@@ -64,7 +64,7 @@ class TableUnderTest(Struct, frozen=True):
         def make() -> TableDestination:
             return self.make(folder, **given)
 
-        schema, table = Schema.from_polars(SCHEMA), make().config.table
+        schema, table = Schema.from_polars(SCHEMA), make().table_name
         return TablePlay(law, make, redo, schema, step=step, folder=folder, table=table)
 
     def holds(self, play: TablePlay, expected: pl.DataFrame, message: str) -> None:

@@ -174,12 +174,11 @@ class FileReadOptions(ReadOptions, FileOptions):
         return self
 
 
-class TableOptions(BaseModel):
-    """Options of a destination that writes a table."""
+class WriteOptions(BaseModel):
+    """Options of a destination that writes a table, whatever names it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    table: str = Field(min_length=1, description="the table to write")
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
@@ -227,6 +226,14 @@ class TableOptions(BaseModel):
         if len(set(self.key)) != len(self.key):
             raise ValueError("'key' names a column twice")
         return self
+
+
+class _Named(BaseModel):
+    table: str = Field(min_length=1, description="the table to write")
+
+
+class TableOptions(WriteOptions, _Named):
+    """Options of a destination that writes a table of a database."""
 
 
 class FileTableOptions(TableOptions, FileOptions):

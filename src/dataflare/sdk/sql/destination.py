@@ -26,7 +26,7 @@ from dataflare.sdk.destination import (
     Writer,
 )
 from dataflare.sdk.sql import redo, statements, sweeping
-from dataflare.sdk.sql.config import FileTableOptions, SqlOptions, TableOptions
+from dataflare.sdk.sql.config import FileTableOptions, SqlOptions, TableOptions, WriteOptions
 from dataflare.sdk.sql.fold import OP_COLUMN
 from dataflare.sdk.sql.marker import MarkerRows
 from dataflare.sdk.sql.names import (
@@ -54,7 +54,12 @@ _REASONS = {
 class TableDestination(DestinationConnector):
     """Writes a table. No row is visible before `commit`."""
 
-    config: TableOptions
+    config: WriteOptions
+
+    @property
+    def table_name(self) -> str:
+        """The table that is written, for messages and for the report of a run."""
+        return str(getattr(self.config, "table", ""))
 
     @abstractmethod
     def session(self, context: DestinationContext) -> Session:
@@ -115,7 +120,7 @@ class TableDestination(DestinationConnector):
             step=self.context.step,
             lineage="",
             attempt=0,
-            table=config.table,
+            table=self.table_name,
             mode=config.mode,
             schema=schema,
             key=tuple(config.key) if config.mode in ("upsert", "mirror") else (),
@@ -176,7 +181,7 @@ class TableDestination(DestinationConnector):
             )
 
 
-def _statements(config: TableOptions) -> tuple[Sequence[str], Sequence[str]]:
+def _statements(config: WriteOptions) -> tuple[Sequence[str], Sequence[str]]:
     """A user's statements before and after a run."""
     return (config.before_sql, config.after_sql) if isinstance(config, SqlOptions) else ((), ())
 
@@ -254,6 +259,8 @@ class FileTableDestination(TableDestination):
 
 class ServerTableDestination(TableDestination):
     """Writes a table of a server."""
+
+    config: TableOptions
 
     @property
     @abstractmethod
