@@ -562,25 +562,6 @@ error[E0521]: step 's': steps:none returned a value of the type str, not a dict
 """,
     ),
     Case(
-        "a source type of a later version",
-        """\
-name: w
-sources:
-  a: {type: iceberg, config: {topic: t}}
-destinations:
-  z: {type: blackhole, inputs: [a]}
-""",
-        says="""\
-error[E0314]: the source type 'iceberg' is not available in this version (step 'a')
- --> w.yaml:3:13
-  |
-3 |   a: {type: iceberg, config: {topic: t}}
-  |             ^^^^^^^
-   = available: delta, duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, sqlite
-   = help: use one of these, or install a plug-in that brings 'iceberg'
-""",
-    ),
-    Case(
         "options of a later version",
         """\
 name: w

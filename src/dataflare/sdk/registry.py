@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from dataflare.errors import ConfigError, PlanError, did_you_mean
+from dataflare.errors import ConfigError, did_you_mean
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.processor import Processor
@@ -26,6 +26,7 @@ _SOURCES = {
     "clickhouse": "dataflare.connectors.clickhouse.source:ClickhouseSource",
     "kafka": "dataflare.connectors.kafka.source:KafkaSource",
     "delta": "dataflare.connectors.delta.source:DeltaSource",
+    "iceberg": "dataflare.connectors.iceberg.source:IcebergSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "elasticsearch": "dataflare.connectors.elasticsearch.source:ElasticsearchSource",
     "opensearch": "dataflare.connectors.elasticsearch.source:OpensearchSource",
@@ -48,6 +49,7 @@ _DESTINATIONS = {
     "clickhouse": "dataflare.connectors.clickhouse.destination:ClickhouseDestination",
     "kafka": "dataflare.connectors.kafka.destination:KafkaDestination",
     "delta": "dataflare.connectors.delta.destination:DeltaDestination",
+    "iceberg": "dataflare.connectors.iceberg.destination:IcebergDestination",
     "http": "dataflare.connectors.http.destination:HttpDestination",
     "elasticsearch": "dataflare.connectors.elasticsearch.destination:ElasticsearchDestination",
     "opensearch": "dataflare.connectors.elasticsearch.destination:OpensearchDestination",
@@ -60,11 +62,10 @@ _LOOKUPS = {
     "http": "dataflare.connectors.http.lookup:HttpLookup",
     "redis": "dataflare.connectors.redis.lookup:RedisLookup",
 }
-LATER = ("iceberg",)
-"""Types of the format that this version has no connector for; they are refused by name."""
 _EXTRAS = {
     "duckdb": "duckdb",
     "deltalake": "delta",
+    "pyiceberg": "iceberg",
     "pyarrow": "duckdb",
     "psycopg": "postgres",
     "pymysql": "mysql",
@@ -101,7 +102,7 @@ def destination_types() -> list[str]:
 
 
 def source(type_: str) -> type[SourceConnector]:
-    """The class for a source type. Raises ConfigError (E0401, E0402), PlanError (E0314)."""
+    """The class for a source type. Raises ConfigError (E0401, E0402)."""
     found: type[SourceConnector] = _find("source", type_, _SOURCES, _SOURCE_GROUP, source_types)
     return found
 
@@ -197,13 +198,6 @@ def _find(kind: str, type_: str, table: dict[str, str], group: str, known: Any) 
     target = table.get(type_) or _entry_points(group).get(type_)
     if target is None:
         names: Iterable[str] = known()
-        if type_ in LATER:
-            raise PlanError(
-                f"the {kind} type '{type_}' is not available in this version",
-                code="E0314",
-                notes=[f"available: {', '.join(names)}"],
-                help=f"use one of these, or install a plug-in that brings '{type_}'",
-            )
         raise ConfigError(
             f"unknown {kind} type '{type_}'",
             code="E0401",

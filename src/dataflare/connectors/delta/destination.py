@@ -9,6 +9,8 @@ from dataflare.connectors.delta.place import DeltaAddress, address_of
 from dataflare.connectors.delta.store import DeltaStore
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.lakes.destination import LakeDestination
+from dataflare.sdk.places import Table
+from dataflare.sdk.places import Target as Place
 from dataflare.sdk.sql.session import Session, shared_session
 from dataflare.sdk.sql.store import Target
 
@@ -32,6 +34,14 @@ lake:
     @property
     def table_name(self) -> str:
         return self.config.path
+
+    def writes_to(self) -> Place:
+        return Place(
+            f"the Delta table {self.address.uri}", shared=self.config.mode in ("append", "upsert")
+        )
+
+    def table(self) -> Table:
+        return Table(self.address.uri, "delta")
 
     def make_store(self) -> DeltaStore:
         return DeltaStore(self.address, self.config.partition_by, self.config.properties)

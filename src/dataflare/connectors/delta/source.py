@@ -19,6 +19,7 @@ from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
 from dataflare.sdk.lakes.source import LakeSource
 from dataflare.sdk.lakes.table import DataFile, LakeTable
+from dataflare.sdk.places import Table
 
 _GONE = "_change_type in ('delete', 'update_preimage')"
 _COME = "_change_type in ('insert', 'update_postimage')"
@@ -39,6 +40,9 @@ orders:
     @property
     def address(self) -> DeltaAddress:
         return address_of(self.config.path, self.config.storage, self.context)
+
+    def table(self) -> Table:
+        return Table(self.address.uri, "delta")
 
     @property
     def gives_changes(self) -> bool:

@@ -1,0 +1,47 @@
+"""The destination keeps what `check_table` and `check_destination` ask."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dataflare.testing import (
+    DESTINATION_LAWS,
+    TABLE_LAWS,
+    check_destination,
+    check_table,
+    destination_of,
+)
+
+pytest.importorskip("pyiceberg")
+from iceberg_kit import CATALOG, frame_of
+
+
+def make(folder: Path, **options: Any) -> Any:
+    table = options.pop("table", "orders")
+    if "." not in table:
+        table = f"shop.{table}"
+    return destination_of("iceberg", {"catalog": CATALOG, "table": table, **options}, base=folder)
+
+
+def read(folder: Path, table: str = "shop.orders") -> pl.DataFrame:
+    found = frame_of(folder, table)
+    return pl.DataFrame() if found is None else found
+
+
+@pytest.mark.parametrize("law", TABLE_LAWS)
+def test_iceberg_keeps_the_contract_of_tables(law: str, tmp_path: Path):
+    asyncio.run(check_table(make, read, tmp_path, only=[law]))
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
+@pytest.mark.parametrize("law", DESTINATION_LAWS)
+def test_iceberg_keeps_the_contract_of_destinations(law: str, mode: str, tmp_path: Path):
+    options = {"mode": mode, "key": ["id"]} if mode == "upsert" else {"mode": mode}
+    asyncio.run(
+        check_destination(lambda folder: make(folder, **options), read, tmp_path, only=[law])
+    )
