@@ -1,10 +1,13 @@
-"""Every test begins without what an earlier one left in this process."""
+"""Every test begins without what an earlier one left in this process. Of the cases of long tests some run at a time."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +15,40 @@ from hypothesis import settings
 # The same examples at every run of the same code, and no opinion about a busy machine's speed.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-cases", action="store_true", help="run each case of the tests that rotate"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the cases of a test with the mark `rotates(n)`, one in n runs. The number of commits chooses, so in n commits
+    that follow each other all of them run."""
+    if config.option.all_cases:
+        return
+    kept, left_out = [], []
+    seen: dict[str, int] = defaultdict(int)
+    turn = _commits()
+    for item in items:
+        mark = item.get_closest_marker("rotates")
+        if mark is None or "[" not in item.nodeid:
+            kept.append(item)
+            continue
+        name = item.nodeid.partition("[")[0]
+        (kept if (seen[name] + turn) % mark.args[0] == 0 else left_out).append(item)
+        seen[name] += 1
+    # A name on the command line is a wish.
+    if kept and left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def _commits() -> int:
+    command = ["git", "rev-list", "--count", "HEAD"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return int(done.stdout) if done.returncode == 0 else 0
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ from dataflare import RunOptions, RunResult, load, run
 from dataflare.checkpoint.object_store import Bucket, ObjectStore
 from dataflare.errors import CheckpointError, SystemError_
 
+pytestmark = pytest.mark.rotates(3)
+
 package("obstore")
 server = package("moto.server")
 

@@ -24,6 +24,8 @@ from dataflare.planner import plan
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource
 from dataflare.workflow import load_text
 
+pytestmark = pytest.mark.rotates(2)
+
 SEEDS = int(os.environ.get("DATAFLARE_LAW_SEEDS", "3"))
 SCHEMA = {"id": "int64", "mail": "string", "v": "int64"}
 Row = tuple[Any, ...]

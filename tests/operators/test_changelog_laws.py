@@ -20,6 +20,8 @@ from dataflare.planner import plan
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource
 from dataflare.workflow import load_text
 
+pytestmark = pytest.mark.rotates(2)
+
 SEEDS = int(os.environ.get("DATAFLARE_LAW_SEEDS", "3"))
 """How many runs of each plan; more of them for a soak."""
 

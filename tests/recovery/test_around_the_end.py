@@ -13,6 +13,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.rotates(3)
+
 ROWS = 300
 WORKFLOW = f"""\
 name: fin

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness import Sandbox, same
 
+pytestmark = pytest.mark.rotates(3)
+
 SOURCE = Path(__file__).parents[2] / "src" / "dataflare"
 NAMED = re.compile(r"""crash_point\(\s*f?["']([a-z0-9_.{}]+)["']""")
 ELSEWHERE = (

@@ -1,5 +1,7 @@
 """State that earlier versions wrote is resumed and adopted, with each row once.
 
+pytestmark = pytest.mark.rotates(2)
+
 `version_1` has folders as DataFlare left them when its checkpoints had version 1, killed in the middle of a
 run: `resumed` with its state folder, `adopted` with destinations only, whose markers hold the manifest. The
 input is made again here: a position names the size and the time of its file.

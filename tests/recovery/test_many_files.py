@@ -16,6 +16,8 @@ import pytest
 
 from dataflare import RunOptions, RunResult, load, run
 
+pytestmark = pytest.mark.rotates(2)
+
 FILES, ROWS = 300, 4
 WORKFLOW = """\
 name: many

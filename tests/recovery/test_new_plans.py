@@ -15,6 +15,8 @@ import duckdb
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.rotates(3)
+
 ROWS = [
     {"id": 0, "a": 1},
     *({"id": n} for n in range(1, 30)),

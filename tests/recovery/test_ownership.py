@@ -17,6 +17,8 @@ import pytest
 from dataflare import RunOptions, RunResult, load, run
 from dataflare.errors import DataFlareError
 
+pytestmark = pytest.mark.rotates(2)
+
 WORKFLOW = """\
 name: load
 version: "1.0"

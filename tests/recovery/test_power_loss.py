@@ -18,6 +18,8 @@ import dataflare
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.testing import DiskState, RecordedDisk
 
+pytestmark = pytest.mark.rotates(2)
+
 WORKFLOW = """\
 name: orders
 version: "1.0"

@@ -1,5 +1,7 @@
 """Whatever the budget of memory and the backend of state: the same rows, over windows, joins, aggregates and `deduplicate`.
 
+pytestmark = pytest.mark.rotates(3)
+
 Each plan runs once with a large budget, undisturbed. Then it runs with a small one: other batches, checkpoints, a crash,
 another parallelism after it. After each step of an operator its tables are within their share, and state that had
 left memory was read again.

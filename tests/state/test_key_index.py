@@ -24,6 +24,8 @@ from dataflare.state.points import point_stores
 from dataflare.state.tables import Tables
 from dataflare.testing.processors import InMemory
 
+pytestmark = pytest.mark.rotates(3)
+
 BOUNDED = settings(derandomize=True, deadline=None, max_examples=60)
 SOME = settings(derandomize=True, deadline=None, max_examples=25)
 FEW = settings(derandomize=True, deadline=None, max_examples=6)

@@ -25,6 +25,8 @@ from dataflare.state.points import PointStores, point_stores, rows_as_bytes, row
 from dataflare.state.tables import Tables
 from dataflare.testing.processors import InMemory
 
+pytestmark = pytest.mark.rotates(2)
+
 BOUNDED = settings(derandomize=True, deadline=None, max_examples=40)
 FEW = settings(derandomize=True, deadline=None, max_examples=8)
 KEY = st.tuples(st.none() | st.integers(0, 20), st.none() | st.sampled_from(["x", "y"]))

@@ -30,6 +30,8 @@ from dataflare.state.pieces import (
 from dataflare.state.tables import Tables, TableShare
 from dataflare.testing.processors import InMemory
 
+pytestmark = pytest.mark.rotates(2)
+
 BOUNDED = settings(derandomize=True, deadline=None, max_examples=40)
 ROW = st.tuples(
     st.none() | st.integers(0, 30), st.none() | st.sampled_from(["x", "y"]), st.integers(-9, 9)

@@ -20,6 +20,8 @@ from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
 from dataflare.testing import RecordedDisk
 
+pytestmark = pytest.mark.rotates(3)
+
 FRAME = pl.DataFrame({"id": range(3_000), "tags": [[str(n)] for n in range(3_000)]})
 SCHEMA = Schema.from_polars(FRAME.schema)
 PARTS = (FRAME[:1_000], FRAME[1_000:2_000], FRAME[2_000:])

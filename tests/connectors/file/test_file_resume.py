@@ -13,6 +13,8 @@ from dataflare.errors import CheckpointError
 from dataflare.formats import line_chunks
 from dataflare.model.progress import Position, Split
 
+pytestmark = pytest.mark.rotates(2)
+
 FRAME = pl.DataFrame(
     {
         "id": range(3_000),

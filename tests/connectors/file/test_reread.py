@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from dataflare.sdk.source import UnreadRow
 
+pytestmark = pytest.mark.rotates(3)
+
 CONTRACT = {"id": "int64", "n": "int64"}
 BAD = "bad"
 ROWS = st.lists(st.booleans(), min_size=1, max_size=12)
