@@ -23,6 +23,7 @@ ELSEWHERE = (
     "store.",
     "s3.",
     "push.",
+    "http.",
 )
 PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 

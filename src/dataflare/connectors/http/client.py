@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from dataflare.connectors.http.auth import Signed, Tokens
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.retry import AFTER_MAX_S
@@ -50,17 +51,21 @@ class HttpClient:
         self._config, self._step, self._clock, self._sleep = config, step, clock, sleep
         self._next_at, self._waits_max = 0.0, waits_max
         headers, self._key = dict(config.headers), {}
-        basic: httpx.BasicAuth | None = None
+        auth: httpx.Auth | None = None
         match config.auth:
             case Auth(type="bearer", token=token):
                 headers["Authorization"] = f"Bearer {token}"
             case Auth(type="basic", username=str(name), password=str(password)):
-                basic = httpx.BasicAuth(name, password)
+                auth = httpx.BasicAuth(name, password)
             case Auth(type="header", name=str(name), value=str(value)):
                 headers[name] = value
             case Auth(type="query", name=str(name), value=str(value)):
                 self._key = {name: value}
-        self._client = httpx.AsyncClient(headers=headers, auth=basic, timeout=config.timeout)
+            case Auth(type="oauth2"):
+                auth = Tokens(config.auth, step)
+            case Auth(type="hmac"):
+                auth = Signed(config.auth)
+        self._client = httpx.AsyncClient(headers=headers, auth=auth, timeout=config.timeout)
 
     async def ask(
         self,

@@ -7,40 +7,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dataflare.connectors.http.auth_config import Auth as Auth
+from dataflare.connectors.http.graphql import GraphqlQuery
 from dataflare.connectors.http.incremental import HttpIncremental
 from dataflare.connectors.http.json_path import JsonPath
 from dataflare.model.units import Duration, Rate
-
-
-class Auth(BaseModel):
-    """The credentials of requests."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    type: Literal["bearer", "basic", "header", "query"] = Field(
-        description="bearer: a token; basic: a name and password; header, query: a key under a name"
-    )
-    token: str | None = Field(None, min_length=1, repr=False, description="for bearer")
-    username: str | None = Field(None, description="for basic")
-    password: str | None = Field(None, repr=False, description="for basic")
-    name: str | None = Field(None, min_length=1, description="for header and query: its name")
-    value: str | None = Field(None, min_length=1, repr=False, description="for header and query")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        required = {"bearer": ("token",), "basic": ("username", "password")}.get(
-            self.type, ("name", "value")
-        )
-        options = [
-            n for n in ("token", "username", "password", "name", "value") if getattr(self, n)
-        ]
-        missing = [n for n in required if getattr(self, n) is None]
-        if missing:
-            raise ValueError(f"auth of type {self.type} needs '{missing[0]}'")
-        strange = [name for name in options if name not in required]
-        if strange:
-            raise ValueError(f"auth of type {self.type} takes no '{strange[0]}'")
-        return self
 
 
 class HttpConfig(BaseModel):
@@ -72,10 +43,10 @@ class Pagination(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    type: Literal["page", "offset", "cursor", "link", "next_url"] = Field(
+    type: Literal["page", "offset", "cursor", "link", "next_url", "header"] = Field(
         description="page: pages have numbers; offset: rows are skipped; cursor: an answer "
         "contains the mark of the next page; link: the header Link names it (rel=next); "
-        "next_url: a field of the answer names it"
+        "next_url: a field of the answer names it; header: a header of the answer has the mark of the next page"
     )
     param: str | None = Field(
         None, description="the parameter for the page: by default page, offset or cursor"
@@ -100,6 +71,13 @@ class Pagination(BaseModel):
     path: JsonPath | None = Field(
         None, description="where the answer has the next cursor or URL, such as $.next"
     )
+    name: str | None = Field(
+        None, min_length=1, description="for header: its name, such as X-Next-Page"
+    )
+    more: JsonPath | None = Field(
+        None,
+        description="where the answer says whether there is a next page, such as $.page.hasNextPage; for cursor",
+    )
     absent: Literal["error", "end"] = Field(
         "error",
         description="what it means when the first answer has rows, and nothing at `path`: a wrong path, "
@@ -111,7 +89,12 @@ class Pagination(BaseModel):
     def _fits(self) -> Self:
         if self.type in ("cursor", "next_url") and self.path is None:
             raise ValueError(f"pagination by {self.type} needs 'path'")
-        if self.type in ("page", "offset", "link") and self.path is not None:
+        if (self.type == "header") == (self.name is None):
+            verb = "needs" if self.type == "header" else "takes no"
+            raise ValueError(f"pagination by {self.type} {verb} 'name'")
+        if self.more is not None and self.type != "cursor":
+            raise ValueError(f"pagination by {self.type} takes no 'more'")
+        if self.type in ("page", "offset", "link", "header") and self.path is not None:
             raise ValueError(f"pagination by {self.type} takes no 'path'")
         if self.type not in ("page", "offset") and self.total is not None:
             raise ValueError(f"pagination by {self.type} takes no 'total'")
@@ -132,6 +115,9 @@ class HttpSourceConfig(HttpConfig):
     body: dict[str, Any] | None = Field(
         None, repr=False, description="the JSON that POST sends; paging parameters go into it"
     )
+    graphql: GraphqlQuery | None = Field(
+        None, description="ask in GraphQL, by POST; errors in the answer are errors of the run"
+    )
     records: JsonPath | None = Field(
         None,
         description="where the answer has its rows, such as $.items: a list of objects, or one object; "
@@ -151,6 +137,12 @@ class HttpSourceConfig(HttpConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.graphql is not None:
+            for name in ("method", "body"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"'graphql' says what is sent: leave out '{name}'")
+            if self.records is None:
+                raise ValueError("'graphql' needs 'records', such as $.data.orders.nodes")
         if self.body is not None and self.method != "POST":
             raise ValueError("'body' needs method: POST")
         if self.incremental is not None and self.incremental.param in self.params:
@@ -159,6 +151,14 @@ class HttpSourceConfig(HttpConfig):
 
 
 class HttpDestinationConfig(HttpConfig):
+    guarantee: Literal["at_least_once", "effectively_once"] = Field(
+        "at_least_once",
+        description="at_least_once: rows are sent at once, and again after a crash; effectively_once: they are sent at "
+        "each checkpoint, and a request that is sent again has the same key, for servers that take a key once",
+    )
+    key_header: str = Field(
+        "Idempotency-Key", min_length=1, description="the header with the key of a request"
+    )
     method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="of each request")
     batch_size: int = Field(
         100, ge=1, le=100_000, description="rows of one request; with 1 it is an object, not a list"

@@ -18,15 +18,18 @@ import polars as pl
 
 from dataflare.connectors.http.client import HttpClient, excerpt, public_url
 from dataflare.connectors.http.config import HttpDestinationConfig
+from dataflare.connectors.http.epochs import EpochCommitter, EpochWriter
 from dataflare.errors import DataError, SystemError_
 from dataflare.formats.text_write import NdjsonText
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
     Committable,
+    Committer,
     Delivery,
     DestinationCapabilities,
     DestinationConnector,
+    NoCommitter,
     RefusedRow,
     Writer,
     WriteStats,
@@ -52,14 +55,30 @@ hook:
 """
     sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
 
+    @property
+    def _has_keys(self) -> bool:
+        return bool(self.config.guarantee == "effectively_once")
+
     def capabilities(self) -> DestinationCapabilities:
+        if self._has_keys:
+            reason = "requests are sent at checkpoints, and again after a crash with the same key"
+            return DestinationCapabilities(Delivery.IDEMPOTENT, reason)
         return DestinationCapabilities(
             Delivery.REPEATING, "requests are sent immediately, and again after a crash"
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        if self._has_keys:
+            return EpochWriter(context)
         client = HttpClient(self.config, context.step, sleep=self.sleep)
         return WebhookWriter(client, self.config, context)
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        if not self._has_keys:
+            return NoCommitter()
+        client = HttpClient(self.config, context.step, sleep=self.sleep)
+        sender = Requests(client, self.config, context)
+        return EpochCommitter(context, self.config.batch_size, sender.send_all_of, client.aclose)
 
     async def inspect(self) -> Mapping[str, str]:
         """For `check`: the server. No request is sent, because a webhook acts on each request."""
@@ -67,6 +86,51 @@ hook:
             "server": urlsplit(self.config.url).netloc,
             "asked": "no: a request would have an effect",
         }
+
+
+class Requests:
+    """Makes and sends single requests."""
+
+    def __init__(
+        self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
+    ) -> None:
+        self._client, self._config, self._context = client, config, context
+
+    async def send_all_of(self, rows: pl.DataFrame, key: str) -> None:
+        """Send rows as one request. Raises DataError (E0510) if the server refuses some."""
+        answer = await self.ask(rows, key)
+        if answer.status_code >= 300:
+            raise self.refusal(rows, answer)
+
+    async def ask(self, rows: pl.DataFrame, key: str) -> httpx.Response:
+        """The answer: success, or a refusal of rows."""
+        config = self._config
+        content, kind = self._body(rows)
+        headers = {"Content-Type": kind, config.key_header: key}
+        answer = await self._client.ask(config.method, config.url, content=content, headers=headers)
+        if answer.status_code >= 300 and answer.status_code not in _ABOUT_ROWS:
+            raise _request_error(answer, config.url)
+        return answer
+
+    def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:
+        lines = NdjsonText().encode(rows)
+        if self._config.format == "ndjson":
+            return lines, "application/x-ndjson"
+        if self._config.batch_size == 1:
+            return lines.rstrip(b"\n"), "application/json"
+        return b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]", "application/json"
+
+    def refusal(self, rows: pl.DataFrame, answer: httpx.Response) -> DataError:
+        subject = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
+        first: dict[str, Any] = rows.row(0, named=True)
+        text = ", ".join(f"{name}={value!r}" for name, value in first.items())
+        return DataError(
+            f"{public_url(self._config.url)} refuses {subject}: {_why(answer, self._config.url)}",
+            code="E0510",
+            step=self._context.step,
+            notes=[f"{'the' if rows.height == 1 else 'the first'} row: {text[:400]}"],
+            help="fix the data, or set error_handling: {on_error: dead_letter}",
+        )
 
 
 class WebhookWriter(Writer):
@@ -81,6 +145,7 @@ class WebhookWriter(Writer):
         self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
     ) -> None:
         self._client, self._config, self._context = client, config, context
+        self._sender = Requests(client, config, context)
         self._frames: list[pl.DataFrame] = []
         self._rows = 0
         self._last_batch: SharedDataBatch | None = None
@@ -132,42 +197,18 @@ class WebhookWriter(Writer):
         """Send a request. If the server refuses some of its rows, return the halves to send
         instead."""
         config = self._config
-        content, kind = self._body(rows)
-        headers = {"Content-Type": kind, "Idempotency-Key": key}
-        answer = await self._client.ask(config.method, config.url, content=content, headers=headers)
+        answer = await self._sender.ask(rows, key)
         if answer.status_code < 300:
             self.rows_out += rows.height
             return ()
-        if answer.status_code not in _ABOUT_ROWS:
-            raise _request_error(answer, config.url)
         if not self._context.sift:
-            raise self._refusal(rows, answer)
+            raise self._sender.refusal(rows, answer)
         if rows.height == 1:
             row = rows.row(0, named=True)
             self._refused.append(RefusedRow(row, "E0510", _why(answer, config.url)))
             return ()
         half = rows.height // 2
         return rows.head(half), rows.slice(half)
-
-    def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:
-        lines = NdjsonText().encode(rows)
-        if self._config.format == "ndjson":
-            return lines, "application/x-ndjson"
-        if self._config.batch_size == 1:
-            return lines.rstrip(b"\n"), "application/json"
-        return b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]", "application/json"
-
-    def _refusal(self, rows: pl.DataFrame, answer: httpx.Response) -> DataError:
-        subject = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
-        first: dict[str, Any] = rows.row(0, named=True)
-        text = ", ".join(f"{name}={value!r}" for name, value in first.items())
-        return DataError(
-            f"{public_url(self._config.url)} refuses {subject}: {_why(answer, self._config.url)}",
-            code="E0510",
-            step=self._context.step,
-            notes=[f"{'the' if rows.height == 1 else 'the first'} row: {text[:400]}"],
-            help="fix the data, or set error_handling: {on_error: dead_letter}",
-        )
 
     async def aclose(self) -> None:
         await self._client.aclose()

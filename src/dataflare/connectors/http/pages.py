@@ -21,6 +21,7 @@ from dataflare.connectors.http.client import (
     public_url,
 )
 from dataflare.connectors.http.config import HttpSourceConfig
+from dataflare.connectors.http.graphql import errors_in
 from dataflare.connectors.http.json_path import parts_of, text_at
 from dataflare.connectors.http.paging import BadPages, Place, ends_at, next_place, request_at
 from dataflare.errors import DataError, SystemError_
@@ -58,6 +59,13 @@ async def fetched(client: HttpClient, config: HttpSourceConfig, place: Place, st
     if answer.status_code >= 400:
         raise _refused(answer, name)
     content = _text(answer, name)
+    if config.graphql is not None and (problem := errors_in(content)) is not None:
+        raise DataError(
+            f"{name}: the API answers with errors: {problem}",
+            code="E0503",
+            step=step,
+            help="look at 'graphql', and whether the credentials may read all that it asks for",
+        )
     try:
         try:
             items = _items(content, config, name)
@@ -88,6 +96,9 @@ async def _answer(
     if is_private and origin_of(request.url) != origin_of(config.url):
         before = {**place, "number": place["number"] - 1}
         raise other_server(f"{name_of(config, before)} leads", request.url, step)
+    if config.graphql is not None:
+        question = config.graphql.body(request.params)
+        return await client.ask("POST", request.url, json=question)
     if config.method == "POST":
         body = {**(config.body or {}), **request.params}
         return await client.ask("POST", request.url, json=body)

@@ -52,7 +52,7 @@ def request_at(config: HttpSourceConfig, place: Place) -> Request:
         params[config.incremental.param] = place["since"]
     if pages is not None:
         if "at" in place:
-            params[pages.param or pages.type] = place["at"]
+            params[pages.param or ("page" if pages.type == "header" else pages.type)] = place["at"]
         if pages.size_param is not None:
             params[pages.size_param] = pages.size
     return Request(config.url, params)
@@ -103,6 +103,18 @@ def _following(
     if pages.type == "link":
         url = next_url(answer.headers.get_list("link"), str(answer.url))
         return None if url is None else {"number": number, "url": url}
+    if pages.type == "header":
+        mark = answer.headers.get(pages.name or "", "").strip()
+        return {"number": number, "at": mark} if mark else None
+    if pages.more is not None:
+        more = text_at(content, pages.more)
+        if more is None or more not in (b"true", b"false"):
+            raise BadPages(
+                f"has neither true nor false at '{pages.more}', where 'pagination' expects whether more follows",
+                "set its 'more' to where the answer says whether there is a next page",
+            )
+        if more == b"false":
+            return None
     assert pages.path is not None
     text = text_at(content, pages.path)
     if text is None and number == 1 and rows and pages.absent == "error":

@@ -1,0 +1,110 @@
+"""Send the rows of an epoch when its checkpoint is there, each request with a key that it always has.
+
+Always true: an epoch that is sent again, after any crash, is cut into the same requests with the same keys; so a server
+that takes a key once has each row once. Rows wait in a redo file until then.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+import polars as pl
+
+from dataflare.model.batch import SharedDataBatch
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import (
+    Committable,
+    Committer,
+    Epoch,
+    Marker,
+    Writer,
+    WriteStats,
+)
+from dataflare.sdk.sql import redo
+from dataflare.sdk.threads import in_thread
+
+Send = Callable[[pl.DataFrame, str], Awaitable[None]]
+"""Sends rows as one request with a key. Raises DataFlareError."""
+
+
+class EpochWriter(Writer):
+    """Puts rows into a redo file."""
+
+    resumes = True
+    float_losses = ("nan", "infinite")
+
+    def __init__(self, context: DestinationContext) -> None:
+        self._context = context
+        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
+        self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        num_bytes = batch.num_bytes
+        if batch.num_rows:
+            frame = batch.frame.select(self._context.schema.names)
+            await in_thread(self._redo.append, frame, num_bytes)
+        return WriteStats(batch.num_rows, num_bytes)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        return await in_thread(self._prepare, epoch)
+
+    def _prepare(self, epoch: int) -> Committable:
+        if self._sealed[0] != epoch:
+            self._sealed = epoch, self._redo.seal(epoch)
+        return Committable(self._context.subtask, self._sealed[1].to_json())
+
+    async def aclose(self) -> None:
+        await in_thread(self._redo.close)
+
+
+class EpochCommitter(Committer):
+    """batch_size: rows of a request."""
+
+    def __init__(
+        self,
+        context: DestinationContext,
+        batch_size: int,
+        send: Send,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._context, self._batch_size, self._send, self._close = context, batch_size, send, close
+        self._sent: tuple[int, int] = (0, 0)
+
+    async def marker(self) -> Marker | None:
+        return None
+
+    async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
+        await in_thread(redo.clear_after, self._context.redo, epoch)
+
+    async def begin(self, epoch: int) -> None:
+        await in_thread(redo.clear_before, self._context.redo, epoch + 1)
+
+    async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
+        if self._sent[0] != epoch.number:
+            self._sent = epoch.number, 0
+        number = 0
+        for each in sorted(committables, key=lambda c: c.subtask):
+            rows = await in_thread(self._rows, each)
+            for part in rows.iter_slices(self._batch_size) if rows is not None else ():
+                number += 1
+                if number > self._sent[1]:
+                    await self._send(part, self._key(epoch.number, number))
+                    crash_point("http.commit.after_request")
+                    # A call that failed and is made again goes on here.
+                    self._sent = epoch.number, number
+        # The server cannot say what it has, so this epoch must be there if it is committed again.
+        await in_thread(redo.clear_before, self._context.redo, epoch.number)
+
+    def _rows(self, committable: Committable) -> pl.DataFrame | None:
+        file = redo.RedoFile.from_json(committable.data)
+        frames = list(redo.frames(self._context.redo, file))
+        return pl.concat(frames) if frames else None
+
+    def _key(self, epoch: int, number: int) -> str:
+        context = self._context
+        return str(uuid.uuid5(uuid.UUID(context.lineage), f"{context.step}/{epoch}/{number}"))
+
+    async def aclose(self) -> None:
+        await self._close()
