@@ -360,6 +360,7 @@ class Binder:
         class_ = connectors.destination(step.type)
         config: BaseModel = bind_config(class_.Config, step.config, step=name)
         connector = class_(config, self._context(name))
+        connector.widens = self.workflow.settings.widens_types
         capabilities = connector.capabilities()
         if capabilities.bounded_only and never_ends(self.workflow, self.endless):
             raise PlanError(

@@ -150,6 +150,10 @@ class DestinationConnector(ABC):
     """What the catalogue of the source says of columns that arrive as they were read, set by the
     planner. For a table that the destination makes in the same kind of system."""
 
+    widens: bool = False
+    """Whether columns that are too narrow for a value become wider, set by the planner: the workflow says
+    `schema_change: evolve`."""
+
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context

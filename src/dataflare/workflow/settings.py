@@ -267,8 +267,13 @@ class Settings(_Model):
         default="evolve",
         description="fields that come after a source's sample, and columns that a destination's table "
         "lacks: evolve adds them, ignore leaves them out, fail refuses them, dead_letter takes out the "
-        "rows that have values there",
+        "rows that have values there. Where a workflow says evolve itself, columns of a table also become wider",
     )
     error_handling: ErrorHandling = Field(
         default_factory=ErrorHandling, description="the default of every step"
     )
+
+    @property
+    def widens_types(self) -> bool:
+        """Whether columns of tables become wider: `evolve` was set, and is not just the default."""
+        return self.schema_change == "evolve" and "schema_change" in self.model_fields_set

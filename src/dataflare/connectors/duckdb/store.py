@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.duckdb.rules import Rules, refused_value
-from dataflare.connectors.duckdb.types import declared, type_of_declaration
+from dataflare.connectors.duckdb.types import declared, room_of, type_of_declaration
 from dataflare.errors import DataError
 from dataflare.formats.text_write import for_python
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.growth import Room
 from dataflare.sdk.sql.names import holds_data, quoted
 from dataflare.sdk.sql.refusals import Refusal, rowwise, with_row
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
@@ -125,6 +126,13 @@ class DuckdbStore(SqlStore):
         # DuckDB would make an instant of a wall clock by the zone of the session.
         refuse_generated(target, table)
         refuse_other_clocks(target, table, type_of_declaration)
+
+    def rooms(self, table: Table) -> Mapping[str, Room]:
+        """None of a table with an index, whose columns DuckDB does not change."""
+        if table.key or table.uniques:
+            return {}
+        found = {name: room_of(text) for name, text in table.columns.items()}
+        return {name: room for name, room in found.items() if room is not None}
 
     def creation(self, target: Target) -> list[str]:
         schema, _ = tables.split_name(target.table)

@@ -23,6 +23,7 @@ import re
 
 from dataflare.model import types
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.growth import Room
 from dataflare.sdk.sql.names import quoted
 
 _DECLARED = {
@@ -68,6 +69,28 @@ def declared(type_: DataType) -> str:
             fields = ", ".join(f"{quoted(f.name)} {declared(f.type)}" for f in type_.fields)
             return f"STRUCT({fields})"
     return _DECLARED[type_.name]
+
+
+def room_of(declaration: str) -> Room | None:
+    """What a column of this type holds, if it can become wider. DuckDB's texts have no limit."""
+    text = declaration.strip()
+    if text in _BITS:
+        return Room.of_integer(_BITS[text], unsigned=text.startswith("U"))
+    if text == "FLOAT":
+        return Room("float32")
+    if decimal := _DECIMAL.fullmatch(text):
+        return Room("decimal", digits=int(decimal.group(1)), scale=int(decimal.group(2)))
+    return None
+
+
+_BITS = {
+    "TINYINT": 8,
+    "SMALLINT": 16,
+    "INTEGER": 32,
+    "UTINYINT": 8,
+    "USMALLINT": 16,
+    "UINTEGER": 32,
+}
 
 
 def type_of_declaration(declaration: str, *, nested: bool = False) -> DataType:

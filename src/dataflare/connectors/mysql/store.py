@@ -8,7 +8,7 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from dataflare.formats.text_write import for_python
 from dataflare.model.types import INT64, DataType
 from dataflare.sdk.sql import marker
 from dataflare.sdk.sql import tables as kit
+from dataflare.sdk.sql.growth import Room, Wider
 from dataflare.sdk.sql.names import HELP, listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
@@ -253,6 +254,12 @@ class MysqlStore(SqlStore):
 
     def check(self, target: Target, table: Any) -> None:
         tables.refuse_misfits(target, table)
+
+    def rooms(self, table: kit.Table) -> Mapping[str, Room]:
+        return tables.rooms(self._db, table)
+
+    def growth(self, table: kit.Table, name: str, wider: Wider) -> str:
+        return tables.growth(self._db, table, name, wider)
 
     @property
     def _bytes_order(self) -> str:

@@ -10,14 +10,16 @@ import xxhash
 from msgspec import Struct, field
 
 from dataflare.connectors.mysql.connection import VALUE, Db, Server
-from dataflare.connectors.mysql.types import Declared, declared, fits
+from dataflare.connectors.mysql.types import Declared, declared, fits, room_of
 from dataflare.errors import ConfigError, DataError, SystemError_
 from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql import tables as kit
 from dataflare.sdk.sql.clocks import has_other_clock, other_clock
+from dataflare.sdk.sql.growth import Room, Wider, characters
 from dataflare.sdk.sql.names import missing_table, quoted
 from dataflare.sdk.sql.store import Target
 
+_VARCHAR_MAX = 4096
 NAME_MAX = 64
 """The most characters of a name."""
 
@@ -239,6 +241,40 @@ def refuse_misfits(target: Target, table: Table) -> None:
             )
         if into.type is not None and has_other_clock(each.type, into.type):
             raise other_clock(name, each.type, table.name, text)
+
+
+def rooms(db: Db, table: kit.Table) -> dict[str, Room]:
+    """What the columns hold that can become wider. Not of columns with a default, a comment or a rule of their own,
+    because MODIFY would drop it."""
+    schema, _, bare = table.name.partition(".")
+    plain = db.rows(
+        f"select column_name, column_type from information_schema.columns where table_schema = {VALUE} "
+        f"and table_name = {VALUE} and extra = '' and column_comment = '' "
+        "and coalesce(generation_expression, '') = '' "
+        "and (column_default is null or column_default = 'NULL')",
+        [schema, bare],
+    )
+    found = {str(name): room_of(str(text)) for name, text in plain}
+    return {name: room for name, room in found.items() if room is not None}
+
+
+def growth(db: Db, table: kit.Table, name: str, wider: Wider) -> str:
+    """The statement that makes a column of `rooms` wider."""
+    schema, _, bare = table.name.partition(".")
+    [(real, nullable, charset, collation)] = db.rows(
+        "select column_name, is_nullable, character_set_name, collation_name "
+        f"from information_schema.columns where table_schema = {VALUE} and table_name = {VALUE} "
+        f"and column_name = {VALUE}",
+        [schema, bare, name],
+    )
+    if isinstance(wider, int):
+        length = characters(wider)
+        kind = f"varchar({length})" if length <= _VARCHAR_MAX else "longtext"
+        kind += f" character set {charset} collate {collation}"
+    else:
+        kind = declared(wider)
+    rule = "not null" if nullable == "NO" else "null"
+    return f"alter table {table.place} modify column {quoted(str(real))} {kind} {rule}"
 
 
 def refuse_long_names(target: Target) -> None:

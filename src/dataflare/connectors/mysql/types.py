@@ -48,6 +48,7 @@ from pymysql.constants import FIELD_TYPE, FLAG
 from dataflare.connectors.mysql.wire import FieldOf
 from dataflare.model import types
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.growth import Room
 
 _BINARY = 63
 _SIZES = {FIELD_TYPE.TINY: 8, FIELD_TYPE.SHORT: 16, FIELD_TYPE.INT24: 32, FIELD_TYPE.LONG: 32,
@@ -160,6 +161,27 @@ class Declared(Struct, frozen=True):
     def type(self) -> DataType | None:
         """The type of its clock, for columns of times."""
         return {"datetime": types.TIMESTAMP, "timestamp": types.TIMESTAMP_UTC}.get(self.name)
+
+
+def room_of(text: str) -> Room | None:
+    """What a column with this declaration holds, if it can become wider."""
+    column = Declared.of(text)
+    match column.name:
+        case "tinyint" | "smallint" | "mediumint" | "int":
+            bits = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32}[column.name]
+            return (
+                None
+                if column.digits == (1,)
+                else Room.of_integer(bits, unsigned="unsigned" in text)
+            )
+        case "float" if not column.digits:
+            return Room("float32")
+        case "decimal":
+            digits, scale = (*column.digits, 0)[:2]
+            return Room("decimal", digits=digits, scale=scale)
+        case "varchar" | "char":
+            return Room("text", digits=column.digits[0])
+    return None
 
 
 _WHOLE = ("tinyint", "smallint", "mediumint", "int", "bigint")

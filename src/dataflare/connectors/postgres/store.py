@@ -34,6 +34,7 @@ from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.sql import sweeping
 from dataflare.sdk.sql.fold import fold, refuse_null_keys, rows_to_append
+from dataflare.sdk.sql.growth import outgrown
 from dataflare.sdk.sql.names import listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal
 from dataflare.sdk.sql.store import Target
@@ -269,20 +270,42 @@ class PostgresStore(PostgresMarkers):
         first."""
         ready = self._ready.get(target.step)
         names = [n for n in frame.columns if n != KIND_COLUMN]
+        if ready is None and target.widens:
+            ready = self._ready[target.step] = self.make_ready(target)
         if ready is not None and all(name in ready.target.schema for name in names):
-            return ready
+            return self._grown(ready, frame)
         types = {f.name: f.type for f in (ready.target if ready else target).schema}
         fresh = Schema.from_polars({n: frame.schema[n] for n in names if n not in types})
         wider = Schema.of([*types.items(), *((f.name, f.type) for f in fresh)])
         if ready is not None:
-            self._merge(ready)
-            if ready.stage is not None:
-                with self.errors("the stage"):
-                    self.run(f"drop table {ready.stage}")
-            del self._ready[target.step]
-        widened = self.make_ready(replace(target, schema=wider))
-        self._ready[target.step] = widened
-        return widened
+            self._unstage(ready)
+        return self._remade(replace(target, schema=wider), frame)
+
+    def _remade(self, target: Target, frame: pl.DataFrame) -> Ready:
+        ready = self._ready[target.step] = self.make_ready(target)
+        return self._grown(ready, frame)
+
+    def _grown(self, ready: Ready, frame: pl.DataFrame) -> Ready:
+        """The table, with columns that hold the values of the rows."""
+        if not ready.target.widens:
+            return ready
+        types = {field.name: field.type for field in ready.target.schema}
+        wider = outgrown(frame, types, tables.rooms(ready.into))
+        if not wider:
+            return ready
+        self._unstage(ready)
+        with self.errors(f"table '{ready.target.table}'"):
+            for name, each in wider.items():
+                self.run(tables.growth(ready.into, name, each))
+        return self._remade(ready.target, frame)
+
+    def _unstage(self, ready: Ready) -> None:
+        """Merge the staged rows, and forget the stage."""
+        self._merge(ready)
+        if ready.stage is not None:
+            with self.errors("the stage"):
+                self.run(f"drop table {ready.stage}")
+        del self._ready[ready.target.step]
 
     def _types(self, target: Target, frame: pl.DataFrame) -> dict[str, DataType]:
         names = [n for n in frame.columns if n != KIND_COLUMN]

@@ -8,9 +8,10 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.facts import rights_for
 from dataflare.connectors.postgres.kept import column_rule, column_type, primary_key
 from dataflare.connectors.postgres.relation import missing_table
-from dataflare.connectors.postgres.types import declared, fits, meaning_of
+from dataflare.connectors.postgres.types import declared, fits, meaning_of, room_of
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 from dataflare.sdk.sql.clocks import has_other_clock, other_clock
+from dataflare.sdk.sql.growth import Room, Wider, characters
 from dataflare.sdk.sql.names import generated_column, listed, quoted
 from dataflare.sdk.sql.store import KEYS_PREFIX, STAGING_PREFIX, Target
 from dataflare.sdk.sql.tables import refuse_bytes_in_json, view_error
@@ -128,6 +129,18 @@ def widening(target: Target, table: Table, server: Server) -> list[str]:
         f"alter table {table.sql} add column if not exists {quoted(field.name)} {column_type(target, field)}"
         for field in missing
     ]
+
+
+def rooms(table: Table) -> dict[str, Room]:
+    """What the columns hold that can become wider."""
+    found = {c.name: room_of(c.type, c.modifier) for c in table.columns.values() if not c.generated}
+    return {name: room for name, room in found.items() if room is not None}
+
+
+def growth(table: Table, name: str, wider: Wider) -> str:
+    """The statement that makes a column of `rooms` wider."""
+    kind = f"varchar({characters(wider)})" if isinstance(wider, int) else declared(wider)
+    return f"alter table {table.sql} alter column {quoted(name)} type {kind}"
 
 
 def unique_index(target: Target, table: Table) -> str | None:

@@ -41,6 +41,7 @@ from msgspec import Struct
 
 from dataflare.model import types
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.growth import Room
 
 _PLAIN = {
     "bool": types.BOOL,
@@ -143,6 +144,25 @@ def _numeric(modifier: int) -> DataType | None:
     if scale >= 1024:  # from version 15 on it may be negative
         scale -= 2048
     return types.decimal(precision, scale) if precision <= 38 and 0 <= scale <= precision else None
+
+
+def room_of(pg_type: PgType, modifier: int) -> Room | None:
+    """What a column of this type holds, if it can become wider."""
+    if pg_type.base is not None:
+        return None
+    match pg_type.name:
+        case "int2" | "int4":
+            return Room.of_integer(8 * int(pg_type.name[3:]))
+        case "float4":
+            return Room("float32")
+        case "numeric":
+            plain = _numeric(modifier)
+            if plain is None:
+                return None
+            return Room("decimal", digits=plain.precision or 0, scale=plain.scale or 0)
+        case "varchar" if modifier >= 4:
+            return Room("text", digits=modifier - 4)
+    return None
 
 
 def declared(type_: DataType) -> str:

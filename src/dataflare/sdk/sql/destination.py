@@ -129,6 +129,7 @@ class TableDestination(DestinationConnector):
             op=config.changelog == "columns",
             create_table=config.create_table,
             delete_max=config.delete_max,
+            widens=self.widens and config.create_table and config.mode != "overwrite",
             declarations=known if known is not None and known.system == self.type else None,
         )
         if context is None:

@@ -7,20 +7,21 @@ SQL text.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import polars as pl
-from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
 from dataflare.sdk.sql import marker, sweeping, tables
 from dataflare.sdk.sql.fold import fold, rows_to_append
+from dataflare.sdk.sql.growth import Room, Wider, characters, outgrown
 from dataflare.sdk.sql.marker import MARKER_COLUMNS, MARKER_TABLE, MarkerRow, MarkerRows
 from dataflare.sdk.sql.names import listed, missing_table, quoted
+from dataflare.sdk.sql.ready import Ready as Ready
 from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.store import TableStore, Target
 from dataflare.sdk.sql.sweeping import Sweep
@@ -141,16 +142,6 @@ class SqlMarkers(TableStore):
             return table is None or not self.rows(f"select 1 from {self.place_of(table)} limit 1")
 
 
-class Ready(Struct):
-    """A table that rows may go into. target: with the columns of all rows so far. types: by name.
-    table: as it is now. keys: whether the table of keys exists."""
-
-    target: Target
-    table: Table
-    types: dict[str, DataType]
-    has_keys: bool = False
-
-
 class SqlStore(SqlMarkers):
     """A store whose table is written with statements over a frame of rows. A database that is a file."""
 
@@ -196,6 +187,15 @@ class SqlStore(SqlMarkers):
     def check(self, target: Target, table: Table) -> None:
         """Raise DataError (E0511) if the table cannot have rows of this schema."""
         tables.refuse_generated(target, table)
+
+    def rooms(self, table: Table) -> Mapping[str, Room]:
+        """What the columns hold that can become wider, by name."""
+        return {}
+
+    def growth(self, table: Table, name: str, wider: Wider) -> str:
+        """The statement that makes a column of `rooms` wider."""
+        kind = f"varchar({characters(wider)})" if isinstance(wider, int) else self.declared(wider)
+        return f"alter table {table.place} alter column {quoted(name)} type {kind}"
 
     def creation_like(self, target: Target, table: Table) -> Sequence[str]:
         """The statements that create the staging table of an overwrite with the types and rules of the
@@ -316,10 +316,24 @@ class SqlStore(SqlMarkers):
         wider = Schema.of({**types, **{field.name: field.type for field in fresh}})
         return self.make_ready(replace(target, schema=wider))
 
+    def _grown(self, ready: Ready, frame: pl.DataFrame) -> Ready:
+        """The table, with columns that hold the values of the rows."""
+        if not ready.target.widens:
+            return ready
+        with self.errors(f"table '{ready.target.table}'"):
+            if ready.rooms is None:
+                ready.rooms = self.rooms(ready.table)
+            wider = outgrown(frame, ready.types, ready.rooms, str.casefold)
+            if not wider:
+                return ready
+            statements = [self.growth(ready.table, *each) for each in wider.items()]
+            self.change(self.spelled(ready.target.written), statements)
+        return self.make_ready(ready.target)
+
     # -- rows --------------------------------------------------------------------------------------
 
     def write(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
-        ready = self._ready_for(target, frame)
+        ready = self._grown(self._ready_for(target, frame), frame)
         if not target.sift:
             self.apply(ready, frame)
             return

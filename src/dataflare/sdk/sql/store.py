@@ -25,7 +25,8 @@ class Target(Struct, frozen=True):
     key: of the modes upsert and mirror. sift: refused rows are left out. complete: with mirror, rows
     that did not arrive in the run are deleted at its end, unless they are more than delete_max: a
     share of the table's rows, or a count. declarations: of the source's columns, for a new table. names:
-    the columns that name a row in messages, in every mode."""
+    the columns that name a row in messages, in every mode. widens: a column that is too narrow for a value becomes
+    wider."""
 
     step: str
     lineage: str
@@ -44,6 +45,7 @@ class Target(Struct, frozen=True):
     workflow: str = ""
     declarations: Declarations | None = None
     names: tuple[str, ...] = ()
+    widens: bool = False
 
     @property
     def run(self) -> tuple[str, int, str]:
