@@ -16,7 +16,10 @@ from servers.web import Answer, Asked, http_server
 
 from dataflare.connectors.elasticsearch.destination import ElasticsearchDestination
 from dataflare.errors import DataFlareError, SystemError_
-from dataflare.testing import check_destination, destination_of
+from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
+from dataflare.model.types import Schema
+from dataflare.sdk.context import DestinationContext
+from dataflare.testing import Checkpoint, ScriptedSource, check_destination, destination_of
 
 ROWS = pl.DataFrame({"n": range(40), "text": [f"row {n}" for n in range(40)]})
 CHANGES = """\
@@ -207,6 +210,61 @@ def test_a_changelog_is_applied_by_key(place: Place, mode: str, expected: dict[s
     result = place.run(text.replace("MORE", f"mode: {mode}, id_field: k"))
     assert result.error is None
     assert {id_: doc["n"] for id_, doc in place.documents().items()} == expected
+
+
+def test_what_is_deleted_is_deleted_and_moved_documents_move(place: Place) -> None:
+    def change(op: str, id_: int, to: str, n: int) -> dict[str, Any]:
+        return {"_op": op, "id": id_, "to": to, "n": n}
+
+    first = [change("insert", n, "a", n) for n in range(4)]
+    then = [
+        change("update_before", 0, "a", 0), change("update_after", 0, "b", 10),
+        change("delete", 1, "a", 1),
+        change("delete", 2, "a", 2), change("insert", 2, "a", 20),
+    ]  # fmt: skip
+    ScriptedSource([*first, Checkpoint(), *then], name="moves", changelog=True, key=["id"])
+    text = """\
+name: moves
+settings: {parallelism: 1, checkpoint: {interval: 20ms}}
+sources: {rows: {type: scripted, config: {script: moves}}}
+destinations:
+  out: {type: opensearch, inputs: [rows], config: {connection: "URL", index: "INDEX-{to}", MORE}}
+"""
+    result = place.run(text.replace("MORE", "mode: mirror, id_field: id"))
+    assert result.error is None, result.error
+    found = {to: {i: d["n"] for i, d in place.documents(f"-{to}").items()} for to in "ab"}
+    assert found == {"a": {"2": 20, "3": 3}, "b": {"0": 10}}
+    log = place.run(
+        text.replace("INDEX-{to}", "INDEX-log").replace("MORE", "changelog: columns"), home="log"
+    )
+    assert log.error is None, log.error
+    kinds = [document["_op"] for document in place.documents("-log").values()]
+    assert sorted(kinds) == ["delete"] * 2 + ["insert"] * 5 + ["update_after", "update_before"]
+
+
+def test_changes_and_batches_without_any_are_written_together(place: Place) -> None:
+    context = DestinationContext(
+        "out", "l", 1, Schema.of({"id": "int64", "n": "int64"}), place.folder, changelog=True
+    )
+    config = {
+        "connection": place.server.url,
+        "index": place.index,
+        "mode": "mirror",
+        "id_field": "id",
+    }
+    plain = pl.DataFrame({"id": [1, 2, 3], "n": [1, 2, 3]})
+    kinds = pl.Series([3, 0], dtype=pl.UInt8)
+    changes = pl.DataFrame({"id": [1, 4], "n": [1, 4]}).with_columns(kinds.alias(KIND_COLUMN))
+
+    async def write() -> None:
+        writer = await destination_of("opensearch", config, base=place.folder).open(context, None)
+        for frame in (plain, changes):
+            await writer.write_batch(SharedDataBatch(frame))
+        await writer.prepare(1, final=True)
+        await writer.aclose()
+
+    asyncio.run(write())
+    assert {*place.documents()} == {"2", "3", "4"}
 
 
 def test_an_index_gets_the_fields_that_it_lacks(place: Place) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,10 @@ import psycopg
 import pytest
 from servers import services
 from servers.opensearch import OpenSearch
+
+from dataflare.jobs import RunOptions, run
+from dataflare.jobs.workflow_test import run_test
+from dataflare.workflow.load import load
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "search" / "active_customers.yaml"
 
@@ -45,23 +46,14 @@ def connections(opensearch: OpenSearch) -> Iterator[dict[str, str]]:
         server.close()
 
 
-def dataflare(*arguments: str, folder: Path, **variables: str) -> str:
-    """What the command prints. It must end well."""
-    environment = {n: v for n, v in os.environ.items() if n != "DATAFLARE_HOME"} | variables
-    done = subprocess.run(
-        [sys.executable, "-m", "dataflare", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_customers_of_postgres_with_fields_of_redis_are_documents(
     opensearch: OpenSearch, connections: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copy(EXAMPLE, tmp_path)
-    dataflare("test", EXAMPLE.name, folder=tmp_path, **connections)
-    dataflare("run", EXAMPLE.name, "--quiet", folder=tmp_path, **connections)
+    workflow = load(EXAMPLE, environ={**os.environ, **connections})
+    (case,) = workflow.tests
+    assert run_test(workflow, case).passed
+    options = RunOptions(tmp_path / "home")
+    assert run(workflow, options).error is None
     found = opensearch.documents("customers")
     assert len(found) == 2_000
     assert found["2"] == {
@@ -73,7 +65,9 @@ def test_customers_of_postgres_with_fields_of_redis_are_documents(
         connection.execute(
             "update customers set name = 'renamed', updated_at = '2026-06-01 00:00Z' where customer_id = 7"
         )
-    dataflare("run", EXAMPLE.name, "--quiet", folder=tmp_path, **connections)
+    result = run(workflow, options)
+    assert result.error is None
+    assert result.to_json()["steps"]["crm"]["rows_out"] == 1
     found = opensearch.documents("customers")
     assert len(found) == 2_000
     assert found["7"]["name"] == "renamed"

@@ -143,6 +143,24 @@ destinations:
     assert {name: frame.schema[name] for name in TYPES.columns} == dict(TYPES.schema)
 
 
+def test_json_comes_back_as_json(place: Place) -> None:
+    documents = ['{"a": [1, 2.5, null], "b": "x"}', "[]", "12345678901234567890123"]
+    lines = [f'{{"id": {n}, "doc": {text}}}' for n, text in enumerate(documents)]
+    (place.folder / "in.ndjson").write_text("\n".join(lines))
+    workflow = """\
+name: json
+sources: {rows: {type: file, config: {path: in.ndjson}, schema: {id: int64, doc: json}}}
+destinations:
+  out: {type: opensearch, inputs: [rows], config: {connection: "URL", index: INDEX, id_field: id}}
+"""
+    assert place.run(workflow).error is None
+    _, frame = read(place)
+    assert frame is not None
+    assert frame.sort("id")["doc"].to_list() == documents
+    source = source_of("opensearch", {"connection": place.server.url, "index": place.index})
+    assert asyncio.run(source.schema()).to_json()["doc"] == "json"
+
+
 def test_documents_of_others_are_read_by_mapping_and_sample(place: Place) -> None:
     properties = {
         "n": {"type": "long"}, "f": {"type": "double"}, "b": {"type": "boolean"}, "k": {"type": "keyword"},

@@ -125,7 +125,7 @@ class Client:
 
     async def _sent(self, method: str, path: str, **request: Any) -> Answer:
         """Ask the servers in turn until one is reached."""
-        problem: httpx.HTTPError | None = None
+        problem: Exception | None = None
         for turn in range(len(self._urls)):
             place = (self._first + turn) % len(self._urls)
             try:
@@ -135,7 +135,8 @@ class Client:
                 if "CERTIFICATE" in str(error) or "SSL" in str(error):
                     break
                 continue
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+                # A server that wants a certificate says so after the handshake, where httpx does not expect it.
                 self._first = place + 1
                 raise self._away(error) from error
             self._first = place
@@ -144,7 +145,7 @@ class Client:
         assert problem is not None
         raise self._away(problem) from problem
 
-    def _away(self, error: httpx.HTTPError) -> DataFlareError:
+    def _away(self, error: Exception) -> DataFlareError:
         why = redact_pieces(str(error)) or type(error).__name__
         if isinstance(error, httpx.TimeoutException):
             return self.failure(
@@ -160,7 +161,7 @@ class Client:
                 step=self.step,
                 help="fix 'connection': https://user:password@host:9200",
             )
-        if "CERTIFICATE" in why or "SSL" in why:
+        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in why or "SSL" in why:
             return self.failure(
                 f"no TLS connection to {self.shown}: {why}",
                 "E0609",

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from dataflare.model.units import Duration, Size
+from dataflare.sdk.delete_max import DeleteMax
 
 _PORT = 9200
 _PLACEHOLDER = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -166,8 +167,9 @@ class ElasticsearchDestinationConfig(ElasticsearchConfig):
     key: Names = Field(default_factory=list, description="another name of `id_field`")
     mode: Literal["append", "upsert", "mirror"] = Field(
         "append",
-        description="append writes each row as `op` says; upsert and mirror keep the last row of each _id, take "
-        "changelogs, and mirror deletes what was deleted",
+        description="append writes each row as `op` says; upsert and mirror keep the last row of each _id and take "
+        "changelogs; mirror also deletes what was deleted, and at the end of a run that read all of its source, and in "
+        "which no row failed, what is not in the source any more",
     )
     op: Literal["index", "create", "update", "delete"] = Field(
         "index",
@@ -179,6 +181,12 @@ class ElasticsearchDestinationConfig(ElasticsearchConfig):
         min_length=1,
         description="a column of whole numbers or times that is the document's version: a row is written only if "
         "it is newer",
+    )
+    delete_max: DeleteMax = Field(
+        0.2,
+        description="with mode mirror: the most documents that a run may delete because its source does not have "
+        "their rows any more, as a share of the index (20%) or a count; if there are more, that is an error and none "
+        "is deleted",
     )
     pipeline: str | None = Field(
         None, min_length=1, description="the ingest pipeline that documents go through"
@@ -242,6 +250,8 @@ class ElasticsearchDestinationConfig(ElasticsearchConfig):
                 raise ValueError(f"'{name}' needs 'id_field': the column with a document's _id")
         if self.mode != "append" and self.op not in ("index", "update"):
             raise ValueError(f"'op: {self.op}' needs mode 'append'")
+        if "delete_max" in self.model_fields_set and self.mode != "mirror":
+            raise ValueError("'delete_max' needs mode 'mirror'")
         if self.op == "update" and self.sequence is not None:
             raise ValueError(
                 "'sequence' does not go with 'op: update': the server does not compare versions there"

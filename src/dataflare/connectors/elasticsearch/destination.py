@@ -19,16 +19,24 @@ from dataflare.connectors.elasticsearch.config import ElasticsearchDestinationCo
 from dataflare.connectors.elasticsearch.documents import WHY, DocumentMaker, Documents
 from dataflare.connectors.elasticsearch.index_names import check_columns
 from dataflare.connectors.elasticsearch.indexes import Indexes, mappings
+from dataflare.connectors.elasticsearch.mirroring import (
+    MirrorCommitter,
+    handed_over,
+    refuse_incomplete,
+)
 from dataflare.connectors.elasticsearch.types import METADATA
 from dataflare.errors import DataError
-from dataflare.model.batch import SharedDataBatch
+from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.delete_max import effect
 from dataflare.sdk.destination import (
     Committable,
+    Committer,
     Delivery,
     DestinationCapabilities,
     DestinationConnector,
+    NoCommitter,
     RefusedRow,
     Target,
     Writer,
@@ -82,6 +90,9 @@ search:
             changelog_with="mode: upsert or mirror with an id_field, or changelog: columns",
             key=tuple(config.ids),
         )
+
+    def effects(self) -> Sequence[str]:
+        return [effect(self.config.delete_max, "index")] if self.config.mode == "mirror" else []
 
     @property
     def key(self) -> Sequence[str]:
@@ -147,7 +158,15 @@ search:
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         check_columns(self.config, context.step, context.schema)
-        return DocumentWriter(self._client(), self.config, context, self._place, self.sleep)
+        refuse_incomplete(self.config, context)
+        client = self._client()
+        return DocumentWriter(client, self.config, context, self._place, self.sleep, restored)
+
+    async def committer(self, context: DestinationContext) -> Committer:
+        if self.config.mode != "mirror" or not context.complete:
+            return NoCommitter()
+        refuse_incomplete(self.config, context)
+        return MirrorCommitter(self._client(), self.config, context)
 
 
 class OpensearchDestination(ElasticsearchDestination):
@@ -180,6 +199,7 @@ class DocumentWriter(Writer):
         context: DestinationContext,
         place: str,
         sleep: Callable[[float], Awaitable[None]],
+        restored: Committable | None = None,
     ) -> None:
         self._client, self._config, self._context, self._place = client, config, context, place
         self._maker = DocumentMaker(config, context.schema)
@@ -191,17 +211,29 @@ class DocumentWriter(Writer):
         self._slices: deque[pl.DataFrame] = deque()
         self._documents: Documents | None = None
         self._refused: list[RefusedRow] = []
-        self._refused_now = self.rows_out = 0
+        self._refused_now = self._left_out = self.rows_out = 0
+        self._mirrors = config.mode == "mirror" and context.complete
+        self._baseline = handed_over(context) if self._mirrors else None
+        self._refused_total = int(restored.data["refused"]) if self._mirrors and restored else 0
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         if batch is not self._last_batch and batch.num_rows:
-            self._frames.append(batch.frame)
+            self._frames.append(self._columns_of(batch.frame))
             self._rows += batch.num_rows
         self._last_batch = batch
         if self._rows >= self._config.batch_size or self._slices:
             await self._send_all()
         self._last_batch = None
         return WriteStats(batch.num_rows, batch.num_bytes)
+
+    def _columns_of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The columns of the rows, with their kinds if they may have some: a batch without any has inserts alone."""
+        names = self._context.schema.names
+        if not self._context.changelog:
+            return frame.select(names)
+        inserts = pl.lit(RowKind.INSERT.value, pl.UInt8).alias(KIND_COLUMN)
+        kinds = pl.col(KIND_COLUMN) if KIND_COLUMN in frame.columns else inserts
+        return frame.select(*names, kinds)
 
     async def flush(self) -> None:
         await self._send_all()
@@ -211,11 +243,19 @@ class DocumentWriter(Writer):
         refused, self._refused = self._refused, []
         return refused
 
+    def note_left_out(self, rows: Mapping[str, int]) -> None:
+        self._left_out = sum(rows.get(step, 0) for step in self._context.before)
+
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         await self.flush()
         if final:
             await self._indexes.refresh()
-        return None
+        if not self._mirrors:
+            return None
+        data = {
+            "baseline": self._baseline, "refused": self._refused_total, "left_out": self._left_out,
+        }  # fmt: skip
+        return Committable(self._context.subtask, data)
 
     async def _send_all(self) -> None:
         """Send what was held back. After an error, another call goes on where this one stopped."""
@@ -250,6 +290,7 @@ class DocumentWriter(Writer):
         if not self._context.sift:
             raise self._refusal(found[0], whys[0])
         self._refused_now += len(whys)
+        self._refused_total += len(whys)
         for row, why in zip(found, whys, strict=True):
             self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
 

@@ -16,7 +16,7 @@ from dataflare.connectors.elasticsearch.config import ElasticsearchDestinationCo
 from dataflare.connectors.elasticsearch.index_names import index_of, is_allowed
 from dataflare.connectors.elasticsearch.types import METADATA
 from dataflare.formats.text_write import NdjsonText, plain
-from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import INT64, RESERVED, DataType, Schema
 from dataflare.sdk.sql.fold import OP_COLUMN, fold, rows_to_append
 
@@ -143,13 +143,10 @@ class DocumentMaker:
             sources = text.splitlines(keepends=True) if b"\r" not in text else _cut(text)
         if self._config.op != "update":
             return sources
-        return [b'{"doc":' + line[:-1] + b',"doc_as_upsert":true}\n' for line in sources]
-
-
-def is_delete(frame: pl.DataFrame) -> pl.Series:
-    """Which rows of a changelog take a row away."""
-    gone = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
-    return frame[KIND_COLUMN].is_in(gone)
+        # A mirror knows the documents that it has written by the number of the write, so each is one.
+        noop = b',"detect_noop":false' if self._config.mode == "mirror" else b""
+        end = b',"doc_as_upsert":true' + noop + b"}\n"
+        return [b'{"doc":' + line[:-1] + end for line in sources]
 
 
 def _lines(frame: pl.DataFrame) -> list[bytes]:

@@ -38,6 +38,7 @@ class Hit(Struct, frozen=True):
     routing: str | None = msgspec.field(name="_routing", default=None)
     version: int | None = msgspec.field(name="_version", default=None)
     seq_no: int | None = msgspec.field(name="_seq_no", default=None)
+    primary_term: int | None = msgspec.field(name="_primary_term", default=None)
 
 
 class _Shards(Struct, frozen=True):
