@@ -603,7 +603,7 @@ error[E0314]: settings.checkpoint.storage: s3://me:***@bucket/checkpoints is not
   |
 3 |   checkpoint: {storage: "s3://me:***@bucket/checkpoints"}
   |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-   = help: leave it out, or name a folder or s3://BUCKET/PREFIX; credentials come from the environment
+   = help: leave it out, or name a folder, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials come from the environment
 """,
     ),
 ]

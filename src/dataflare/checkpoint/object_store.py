@@ -1,4 +1,4 @@
-"""Store a lineage's checkpoints in an object store (S3 and what speaks like it), beside a local copy.
+"""Store a lineage's checkpoints in an object store (S3, Azure Blob, Google Cloud Storage), beside a local copy.
 
     <url>/<workflow>/<lineage8>/manifest-<epoch>.json   chunks/<name>   redo/<step>/...
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 class Bucket:
     """The objects below a URL such as s3://bucket/prefix. Credentials, region and endpoint come from the
-    environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). All calls block."""
+    environment (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_NAME, GOOGLE_SERVICE_ACCOUNT, ...). All calls block."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -100,9 +100,16 @@ class Bucket:
         return True
 
     def delete(self, names: Collection[str]) -> None:
-        if names:
-            with self._errors("delete"), contextlib.suppress(FileNotFoundError):
+        if not names:
+            return
+        with self._errors("delete"):
+            try:
                 self._obstore.delete(self._store, list(names))
+            except FileNotFoundError:
+                # Not S3, which says nothing of one that is gone. The others may not be deleted yet.
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._obstore.delete(self._store, name)
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:

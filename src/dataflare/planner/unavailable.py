@@ -31,9 +31,10 @@ def _unavailable(workflow: Workflow) -> Iterator[PlanError]:
         yield _error(workflow, "checkpoint.incremental", "false", "set it to true")
     storage = settings.checkpoint.storage
     if storage is not None and (
-        "\0" in storage or ("://" in storage and not re.fullmatch(r"s3://[^/@]+(/[^@]*)?", storage))
+        "\0" in storage
+        or ("://" in storage and not re.fullmatch(r"(s3|az|gs)://[^/@]+(/[^@]*)?", storage))
     ):
-        instead = "name a folder or s3://BUCKET/PREFIX; credentials come from the environment"
+        instead = "name a folder, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials come from the environment"
         yield _error(workflow, "checkpoint.storage", redact(storage), instead)
 
 

@@ -28,7 +28,8 @@ class Checkpoint(_Model):
     interval: Duration = Field(default=10.0, gt=0, description="time between two checkpoints")
     retain: int = Field(default=3, ge=1, description="how many checkpoints are kept")
     storage: str | None = Field(
-        default=None, description="a folder or s3://BUCKET/PREFIX; null: $DATAFLARE_HOME"
+        default=None,
+        description="a folder, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; null: $DATAFLARE_HOME",
     )
     incremental: bool = Field(default=True, description="write only what changed")
     timeout: Duration = Field(default=60.0, gt=0, description="give up a checkpoint after this")

@@ -12,6 +12,7 @@ from dataflare.connectors.clickhouse.config import ClickhouseConfig
 from dataflare.connectors.clickhouse.connection import Server
 from dataflare.errors import ConfigError, DataError, DataFlareError, Retry
 from dataflare.model.types import Schema
+from dataflare.sdk.source import EndOfSplit
 from dataflare.testing import FaultProxy
 
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
@@ -78,6 +79,10 @@ def test_rows_that_break_off_are_an_error_and_are_read_again(database: Database)
         "insert into big select number, randomPrintableASCII(300) from numbers(100000)",
     )
 
+    async def rest(reader: Any, ids: list[int]) -> None:
+        while True:
+            ids += (await reader.read_chunk()).scan().collect()["id"].to_list()
+
     async def read() -> list[int]:
         ids: list[int] = []
         with FaultProxy("127.0.0.1", database.server.port) as proxy:
@@ -86,23 +91,16 @@ def test_rows_that_break_off_are_an_error_and_are_read_again(database: Database)
             )
             [split] = await source.splits()
             reader = await source.open(split, None)
-            chunk = await reader.read_chunk()
-            ids += chunk.scan().collect()["id"].to_list()
+            ids += (await reader.read_chunk()).scan().collect()["id"].to_list()
             proxy.cut()
             with pytest.raises(DataFlareError) as caught:
-                while True:
-                    chunk = await reader.read_chunk()
-                    ids += chunk.scan().collect()["id"].to_list()
+                await rest(reader, ids)
             assert caught.value.code == "E0607"
             position = reader.position()
             await reader.aclose()
-        source = database.source(table="big")
-        reader = await source.open(split, position)
-        try:
-            while True:
-                ids += (await reader.read_chunk()).scan().collect()["id"].to_list()
-        except Exception as error:
-            assert type(error).__name__ == "EndOfSplit"
+        reader = await database.source(table="big").open(split, position)
+        with pytest.raises(EndOfSplit):
+            await rest(reader, ids)
         await reader.aclose()
         return ids
 

@@ -45,7 +45,7 @@ class FileDestinationConfig(BaseModel):
     path: str = Field(
         min_length=1,
         description="A name with an extension is one file; otherwise it is a folder of parts. A path of this "
-        "machine, or a URL (s3://bucket/orders/).",
+        "machine, or a URL (s3://bucket/orders/, az://container/orders/, gs://bucket/orders/).",
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow"] = Field(
         "auto",

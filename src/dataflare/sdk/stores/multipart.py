@@ -6,7 +6,7 @@ Each upload carries its token as metadata, so a completed object tells which upl
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 
 from dataflare.errors import ConfigError, Retry, SystemError_
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.stores.objects import ObjectPlace
+from dataflare.sdk.stores.object_uploads import ObjectUploads
 from dataflare.sdk.stores.options import StorageOptions
 from dataflare.sdk.stores.store import Store
-from dataflare.sdk.stores.uploads import Staged, Unfinished, Uploads, staged_is_gone
+from dataflare.sdk.stores.uploads import Staged, Unfinished, staged_is_gone
 
 _PART = 16 << 20
 _PARTS_MAX = 9_000
@@ -28,13 +28,11 @@ _POOL = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="dataflare-u
 """Sends the parts of all uploads of the process."""
 
 
-class S3Uploads(Uploads):
+class S3Uploads(ObjectUploads):
     """The writing side of a bucket."""
 
     def __init__(self, store: Store, options: StorageOptions) -> None:
         super().__init__(store)
-        assert isinstance(store, ObjectPlace)
-        self._place = store
         try:
             import boto3
             from botocore import UNSIGNED
@@ -61,7 +59,7 @@ class S3Uploads(Uploads):
         region = (
             options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         )
-        self._bucket = {"Bucket": store.bucket}
+        self._bucket = {"Bucket": self._place.bucket}
         self._s3: Any = boto3.session.Session().client(
             "s3",
             endpoint_url=options.endpoint,
@@ -140,35 +138,6 @@ class S3Uploads(Uploads):
                     raise
                 found = []
         yield from found
-
-    def delete(self, paths: Collection[str]) -> None:
-        with self._place.errors("deleting", next(iter(paths), "")):
-            for path in paths:
-                try:
-                    self._place.library.delete(self._place.client, path)
-                except FileNotFoundError:
-                    continue
-
-    def get(self, path: str) -> tuple[bytes, Any] | None:
-        with self._place.errors("reading", path):
-            try:
-                answer = self._place.library.get(self._place.client, path)
-                data = bytes(answer.bytes())
-            except FileNotFoundError:
-                return None
-            version = {name: answer.meta.get(name) for name in ("e_tag", "version")}
-            return data, {name: value for name, value in version.items() if value is not None}
-
-    def put(self, path: str, data: bytes, version: Any = None) -> bool:
-        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
-
-        mode = "create" if version is None else version
-        with self._place.errors("writing", path):
-            try:
-                self._place.library.put(self._place.client, path, data, mode=mode)
-            except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
-                return False
-        return True
 
     @contextmanager
     def _errors(self, doing: str, path: str) -> Iterator[None]:

@@ -18,6 +18,8 @@ from dataflare.errors import CheckpointError, ConfigError
 from dataflare.sdk.stores.options import StorageOptions
 from dataflare.sdk.stores.store import Store, divided, open_store
 
+WRITABLE = ("s3", "az", "gs")
+"""The schemes of stores that files can be written to."""
 Staged = Mapping[str, Any]
 """What was staged: plain data for a checkpoint. It always has a `token`, a chance text that the file carries."""
 
@@ -77,18 +79,22 @@ def open_uploads(url: str, options: StorageOptions, step: str = "") -> tuple[Upl
     """The writing side of the store of a URL, and the path in it. Raises ConfigError."""
     store, path = open_store(url, options, step)
     scheme = divided(url)[0].partition("://")[0]
-    if scheme != "s3":
+    if scheme not in WRITABLE:
         raise ConfigError(
             f"step '{step}' writes to '{url}', and files at {scheme}:// can only be read",
             code="E0406",
             step=step,
-            help="write to s3://, or to a path of this machine",
+            help=f"write to {', '.join(f'{each}://' for each in WRITABLE)}, or to a path of this machine",
         )
     return _opened(store, options.model_dump_json()), path
 
 
 @lru_cache(maxsize=64)
 def _opened(store: Store, options: str) -> Uploads:
+    if not store.root.startswith("s3://"):
+        from dataflare.sdk.stores.copies import CopiedUploads
+
+        return CopiedUploads(store)
     from dataflare.sdk.stores.multipart import S3Uploads
 
     return S3Uploads(store, StorageOptions.model_validate_json(options))
