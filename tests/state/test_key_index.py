@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from optional_packages import package
 
 from dataflare.model.hashing import hash_columns
+from dataflare.state import hash_pages as hash_pages_module
 from dataflare.state import index as index_module
 from dataflare.state import key_hashes as key_hashes_module
-from dataflare.state import key_run as key_run_module
 from dataflare.state import keyset as keyset_module
 from dataflare.state import pieces as pieces_module
 from dataflare.state.index import KeyIndex
@@ -191,7 +191,7 @@ def test_a_key_set_is_a_set_with_null_as_a_value(
     monkeypatch.setattr(keyset_module, "RESTORED_ROWS", 5)
     monkeypatch.setattr(keyset_module, "MERGED_RUNS", 2)
     monkeypatch.setattr(pieces_module, "SMALL_ROWS", 3)
-    monkeypatch.setattr(key_run_module, "PAGE", 2)
+    monkeypatch.setattr(hash_pages_module, "PAGE", 2)
     if backend == "rocksdb":
         package("rocksdict")
     points = point_stores(backend, tmp_path, 1 << 20)

@@ -66,9 +66,9 @@ class AggregateChanges(Aggregate, frozen=True):
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The results as they are."""
         live = LiveAggregateChanges(self, tables)
-        rows = live.rows.take()
-        results = live.none() if rows is None else live.results(rows, Lowering())
-        return {"groups": results.drop(ERROR_COLUMN, strict=False).iter_slices(_SLICE_ROWS)}
+        results = (live.results(rows, Lowering()) for rows in live.rows.parts())
+        plain = (frame.drop(ERROR_COLUMN, strict=False) for frame in results)
+        return {"groups": (part for frame in plain for part in frame.iter_slices(_SLICE_ROWS))}
 
     def describe(self) -> str:
         kept = "" if self.by_sums else "; the values of each group are kept"
@@ -115,10 +115,6 @@ class LiveAggregateChanges(LiveByKey):
         """Without keys there is one result, also where no row came."""
         if self._alone and not self._answered.value:
             yield self._changes(self._none(), self._none())
-
-    def none(self) -> pl.DataFrame:
-        """No results."""
-        return self.results(self._none(), Lowering()).clear()
 
     def _none(self) -> pl.DataFrame:
         inputs = {n: t.type.to_polars() for n, t in self.operator.aggregation.inputs}

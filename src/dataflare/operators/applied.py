@@ -61,8 +61,7 @@ class LiveAppliedFirst(LiveOperator):
         return ()
 
     def end(self, port: int) -> Iterator[Result]:
-        rows = self._rows[port].take()
-        if rows is not None:
+        for rows in self._rows[port].drain():
             left = repeated(rows.drop(HASH))
             results = [
                 result

@@ -60,10 +60,8 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]]:
         """The rows that stay."""
         live = LiveDeduplicateChanges(self, tables)
-        rows = live.rows.take()
-        if rows is None:
-            return {"rows": iter(())}
-        return {"rows": live.results(rows, Lowering()).iter_slices(_SLICE_ROWS)}
+        results = (live.results(rows, Lowering()) for rows in live.rows.parts())
+        return {"rows": (part for frame in results for part in frame.iter_slices(_SLICE_ROWS))}
 
     def describe(self) -> str:
         which = "last" if self.last else "first"

@@ -158,6 +158,7 @@ class LiveTemporalJoin(LiveOperator):
         self._ended.add(port)
         if len(self._ended) < 2:
             return
+        self._versions.stop()
         yield from self._results.drain()
         yield from self._parts.cut()
         while (part := self._parts.take()) is not None:

@@ -35,6 +35,7 @@ from dataflare.state.weighted import HASH, WEIGHT, WRITTEN, WeightedRows, cancel
 _OTHER_WEIGHT = "__dataflare_other_weight"
 _BEFORE, _ADDED = "__dataflare_before", "__dataflare_added"
 _TICK_S = 10.0
+_SLICE_ROWS = 100_000
 
 
 def now_us() -> int:
@@ -125,7 +126,9 @@ class UpdatingJoin(StatefulOperator, StructABC, frozen=True):
         live = LiveUpdatingJoin(self, tables)
         return {
             name: (
-                rows.drop(HASH, WRITTEN, strict=False) for rows in [side.take()] if rows is not None
+                part
+                for rows in side.parts()
+                for part in rows.drop(HASH, WRITTEN, strict=False).iter_slices(_SLICE_ROWS)
             )
             for name, side in zip(("left", "right"), live.sides, strict=True)
         }

@@ -56,15 +56,12 @@ class LiveLeftByKey(LiveDeduplicateChanges):
         return pl.concat([deletes.select(changes.columns), changes])
 
     def end(self, port: int) -> Sequence[pl.DataFrame]:
-        rows = self.rows.all()
-        if rows is not None:
+        found = dict.fromkeys((_COVERED, _LACKING), 0)
+        for rows in self.rows.parts():
             there = rows.filter(pl.col(WEIGHT) > 0)
-            covered = int(there[WEIGHT].sum()) - there.select(self.keys).n_unique()
-            found = {
-                _COVERED: covered,
-                _LACKING: -int(rows.filter(pl.col(WEIGHT) < 0)[WEIGHT].sum()),
-            }
-            self._warnings = {(self._destination, text): n for text, n in found.items() if n}
+            found[_COVERED] += int(there[WEIGHT].sum()) - there.select(self.keys).n_unique()
+            found[_LACKING] -= int(rows.filter(pl.col(WEIGHT) < 0)[WEIGHT].sum())
+        self._warnings = {(self._destination, text): n for text, n in found.items() if n}
         return ()
 
     def warnings(self) -> Mapping[tuple[str, str], int]:

@@ -1,8 +1,6 @@
-"""A sorted run of keys on disk: their hashes in pages in a scratch file, a filter in memory, the keys themselves in
-stored pieces.
+"""A sorted run of keys on disk: their hashes in pages (`hash_pages`), the keys themselves in stored pieces.
 
-A key that is not in the run is mostly denied by the filter, without a read. For another one a page of 64 hashes is
-read, and the key's bytes where the hash alone does not tell.
+The key's bytes are read where the hash alone does not tell.
 """
 
 from __future__ import annotations
@@ -12,14 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from dataflare.state.bloom import Bloom
+from dataflare.state.hash_pages import ASKED_MAX, HashPages
 from dataflare.state.key_hashes import HASH, hashes_tell_all, key_bytes
 from dataflare.state.pieces import Piece
 from dataflare.state.scratch import ScratchFile, raw_bytes
 
-PAGE = 64
-"""Hashes in a page, which is read at once."""
-_PAGES_MAX = 20_000
 _ROWS_MAX = 200_000
 
 
@@ -30,16 +25,14 @@ class KeyRun:
         self.keys = tuple(keys)
         self.rows = 0
         self.pieces: list[Piece] = []
-        self._bloom = Bloom(rows)
-        self._hashes, self._firsts = ScratchFile(folder), pl.Series(dtype=pl.UInt64)
+        self._hashes = HashPages(rows, folder)
         self._folder = folder
         self._texts: tuple[ScratchFile, ScratchFile] | None = None
-        self._rest: pl.Series = pl.Series(dtype=pl.UInt64)
 
     @property
     def num_bytes(self) -> int:
         """How much memory it takes."""
-        return self._bloom.num_bytes + 8 * len(self._firsts)
+        return self._hashes.num_bytes
 
     def append(self, hashed: pl.DataFrame, pieces: Sequence[Piece]) -> None:
         """hashed: keys with their hashes, in the order of hashes, and all behind those that came before. pieces: what
@@ -48,33 +41,23 @@ class KeyRun:
             self._texts = ScratchFile(self._folder), ScratchFile(self._folder)
         if self._texts is not None:
             self._append_texts(hashed)
-        hashes = hashed[HASH]
-        self._bloom.add(hashes)
-        waiting = pl.concat([self._rest, hashes], rechunk=True)
-        whole = len(waiting) // PAGE * PAGE
-        pages, self._rest = waiting.head(whole), waiting.slice(whole)
-        self._hashes.append(raw_bytes(pages))
-        self._firsts = pl.concat([self._firsts, pages.gather_every(PAGE)], rechunk=True)
-        self.rows += len(hashes)
+        self._hashes.append(hashed[HASH])
+        self.rows += hashed.height
         self.pieces += pieces
 
     def finish(self) -> None:
         """All keys have come."""
-        if len(self._rest):
-            end = pl.zeros(PAGE - len(self._rest), dtype=pl.UInt64, eager=True)
-            self._hashes.append(raw_bytes(pl.concat([self._rest, end], rechunk=True)))
-            self._firsts = pl.concat([self._firsts, self._rest.head(1)], rechunk=True)
-            self._rest = self._rest.clear()
+        self._hashes.finish()
 
     def contains(self, probe: pl.DataFrame) -> pl.Series:
         """For each row whether its key is held. probe: keys with their hashes."""
-        may_hold = self._bloom.may_hold(probe[HASH])
+        may_hold = self._hashes.may_hold(probe[HASH])
         if self._texts is None:
             may_hold = may_hold & probe[self.keys[0]].is_not_null()
         wanted = probe.with_row_index("row").filter(may_hold)
         rows = [
-            self._found(wanted.slice(start, _PAGES_MAX))
-            for start in range(0, wanted.height, _PAGES_MAX)
+            self._found(wanted.slice(start, ASKED_MAX))
+            for start in range(0, wanted.height, ASKED_MAX)
         ]
         held = pl.repeat(False, probe.height, eager=True)
         return held.scatter(pl.concat(rows), True) if rows else held
@@ -85,33 +68,7 @@ class KeyRun:
 
     def _found(self, wanted: pl.DataFrame) -> pl.Series:
         """The numbers of the rows whose key is held."""
-        hashes = wanted[HASH]
-        # Equal hashes may lie in several pages, of which only the first may begin with another hash.
-        first = self._firsts.search_sorted(hashes, "left").cast(pl.Int64) - 1
-        last = self._firsts.search_sorted(hashes, "right").cast(pl.Int64) - 1
-        spans = wanted.select("row", HASH).with_columns(
-            first=pl.max_horizontal(pl.lit(first), 0), last=last
-        )
-        pages = pl.int_ranges("first", pl.col("last") + 1).alias("page")
-        probes = (
-            spans.filter(pl.col("last") >= 0).select("row", HASH, pages).explode("page")
-        ).drop_nulls("page")
-        numbers = probes["page"].unique().sort()
-        size = 8 * PAGE
-        data = self._hashes.read((number * size, size) for number in numbers.to_list())
-        read = pl.DataFrame({"page": numbers, "data": pl.Series(data, dtype=pl.Binary)})
-        as_hashes = pl.col("data").bin.reinterpret(
-            dtype=pl.Array(pl.UInt64, PAGE), endianness="little"
-        )
-        within = pl.int_ranges(pl.col("page") * PAGE, (pl.col("page") + 1) * PAGE)
-        places = (
-            probes.lazy()
-            .join(read.lazy().select("page", as_hashes.alias("held").arr.to_list()), on="page")
-            .select("row", HASH, "held", within.alias("place"))
-            .explode("held", "place")
-            .filter(pl.col("held") == pl.col(HASH), pl.col("place") < self.rows)
-            .collect(engine="in-memory")
-        )
+        places = self._hashes.places(wanted, HASH)
         if self._texts is None or not places.height:
             return places["row"].unique()
         return self._with_texts(wanted, places)

@@ -4,18 +4,39 @@ are few, and each row is written again only O(log n) times."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
 from dataflare.state.pieces import ChunkStorage, Groups, Piece
 
 
+class Keeper(Protocol):
+    """What finds rows of a table by key, and takes them out of memory itself."""
+
+    @property
+    def index_bytes(self) -> int:
+        """What is in memory beside the pieces."""
+
+    @property
+    def level_bytes(self) -> int:
+        """What `spill` takes out of memory."""
+
+    def spill(self) -> None:
+        """Move rows to disk. Blocking."""
+
+    def close(self) -> None:
+        """Give scratch files back."""
+
+
 class RowsTable:
     """keys: columns by which rows move to another subtask; without any they stay in the first. groups: the
     key groups of the subtask; shares: what it goes on from, by former subtask. spills: whether pieces may
-    leave memory before a checkpoint stores them."""
+    leave memory before a checkpoint stores them. keeper: takes them out of memory instead. folder: of scratch files."""
 
     spills = True
+    keeper: Keeper | None = None
 
     def __init__(
         self,
@@ -23,11 +44,17 @@ class RowsTable:
         groups: Groups,
         storage: ChunkStorage | None = None,
         shares: Sequence[Sequence[Piece]] = (),
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.keys = tuple(keys)
         self._groups, self._storage = groups, storage
         self._pieces = [piece for pieces in shares for piece in pieces]
         self._numbered: dict[int, Piece] = {}
+
+    @property
+    def has_storage(self) -> bool:
+        return self._storage is not None
 
     def append(self, frame: pl.DataFrame) -> None:
         while (

@@ -33,7 +33,7 @@ from dataflare.state.pieces import (
 )
 from dataflare.state.point_tables import PointKeys, PointNewest
 from dataflare.state.points import PointStore, PointStores
-from dataflare.state.rows import RowsTable
+from dataflare.state.rows import Keeper, RowsTable
 from dataflare.state.timers import FIRST, Timers
 
 
@@ -152,7 +152,8 @@ class Tables:
 
     def rows(self, name: str, keys: Sequence[str] = ()) -> RowsTable:
         """Rows in the order in which they came. See `RowsTable`."""
-        table = RowsTable(keys, self.groups, self._storage, self._restored(name, keys))
+        shares = self._restored(name, keys)
+        table = RowsTable(keys, self.groups, self._storage, shares, self._folder)
         self._tables[name] = table
         return table
 
@@ -226,15 +227,15 @@ class Tables:
             for piece in table.pieces()
             if piece.in_memory
         )
-        total += sum(t.index_bytes for t in self._tables.values() if isinstance(t, KeySet))
+        total += sum(keeper.index_bytes for keeper in self._keepers())
         total += sum(store.num_bytes for store in self._stores)
         return total + sum(table.num_bytes for table in self._found.values())
 
     def keep_within(self, bytes_max: int) -> None:
         """Keep no more than about so many bytes in memory. Blocking where something must leave."""
-        for table in self._tables.values():
-            if isinstance(table, KeySet) and table.level_bytes > bytes_max // _LEVELS_SHARE:
-                table.spill()
+        for keeper in self._keepers():
+            if keeper.level_bytes > bytes_max // _LEVELS_SHARE:
+                keeper.spill()
         if self.num_bytes() > bytes_max:
             self.spill(bytes_max // 2)
 
@@ -252,19 +253,30 @@ class Tables:
 
     def _leaving(self, storage: ChunkStorage) -> Iterator[tuple[int, Callable[[], None]]]:
         """What may leave memory: its size, and a call that writes it and lets it go."""
+        for keeper in self._keepers():
+            yield keeper.level_bytes, keeper.spill
         for table in self._tables.values():
             if isinstance(table, KeySet):
-                yield table.level_bytes, table.spill
-            elif not isinstance(table, RowsTable) or table.spills:
+                continue
+            if not isinstance(table, RowsTable) or table.spills:
                 for piece in table.pieces():
                     if piece.in_memory:
                         yield piece.num_bytes, partial(_put_aside, piece, storage, table.keys)
 
-    def close(self) -> None:
-        """Give back what is held beside memory."""
+    def _keepers(self) -> list[Keeper]:
+        """What takes rows out of memory itself."""
+        found: list[Keeper] = []
         for table in self._tables.values():
             if isinstance(table, KeySet):
-                table.close()
+                found.append(table)
+            elif isinstance(table, RowsTable) and table.keeper is not None:
+                found.append(table.keeper)
+        return found
+
+    def close(self) -> None:
+        """Give back what is held beside memory."""
+        for keeper in self._keepers():
+            keeper.close()
         for store in self._stores:
             store.close()
         self._stores.clear()

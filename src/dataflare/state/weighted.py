@@ -2,21 +2,22 @@
 
 An insert has the weight 1 and a delete -1, so a table is the sum of its changes, in whatever order they came
 (Budiu et al., DBSP, VLDB 2023). Rows are in levels, each in the order of the hash of its key; levels of like size
-are merged, so a row is sorted again O(log n) times, and rows whose weights cancel leave then. All of it stays in
-memory.
+are merged, so a row is sorted again O(log n) times, and rows whose weights cancel leave then. Where memory is short,
+they go to disk (`row_runs`).
 
 Always true: the sum of the weights of a row over all levels is the sum of its changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
 from msgspec import Struct
 
 from dataflare.model.hashing import hash_columns
-from dataflare.state.pieces import Piece
+from dataflare.state.pieces import Piece, range_of
+from dataflare.state.row_runs import RowRuns, of_range
 from dataflare.state.rows import RowsTable
 
 WEIGHT = "__dataflare_weight"
@@ -45,16 +46,18 @@ class WeightedRows:
         self.keys, self._table = table.keys, table
         self._merge = merge or cancelled
         self._ttl_us = ttl_us
-        table.spills = False
+        self._runs = RowRuns(table, HASH, lambda frame, _: self._merge(frame), time=WRITTEN)
+        table.spills, table.keeper = False, self
+        self._draining = False
         self._levels: list[_Level] = []
-        for piece in table.pieces():
+        for piece in self._runs.restore(table.pieces()):
             frame = table.frame_of(piece)
             if not frame[HASH].is_sorted():
                 frame = frame.sort(HASH, maintain_order=True)
                 piece = table.piece_of(frame)
             self._levels.append(_Level(piece, frame))
         self._levels.sort(key=lambda level: level.frame.height, reverse=True)
-        self._table.set([level.piece for level in self._levels])
+        self._set()
 
     def hashed(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows with the hash of their key, in its order."""
@@ -64,7 +67,7 @@ class WeightedRows:
     def having(self, hashes: pl.Series, now_us: int = 0) -> pl.DataFrame | None:
         """The rows whose key has one of these hashes, of all levels: a row may be there several times. hashes: in
         order, each once."""
-        found = []
+        found = self._runs.having(hashes)
         for level in self._levels:
             held = level.frame[HASH]
             low = held.search_sorted(hashes, side="left")
@@ -81,6 +84,7 @@ class WeightedRows:
         """Take rows with WEIGHT and HASH, in the order of HASH."""
         if not rows.height:
             return
+        self._runs.go_on()
         if self._ttl_us is not None:
             rows = rows.with_columns(pl.lit(now_us, pl.Int64).alias(WRITTEN))
         while self._levels and self._levels[-1].frame.height <= 2 * rows.height:
@@ -89,36 +93,73 @@ class WeightedRows:
             rows = rows.sort(HASH, maintain_order=True)
         if rows.height:
             self._levels.append(_Level(self._table.piece_of(rows), rows))
-        self._table.set([level.piece for level in self._levels])
+        self._set()
 
     def forget(self, now_us: int) -> None:
         """Leave out the levels of which all rows are too old."""
         if self._ttl_us is None:
             return
-        kept = [
-            level
-            for level in self._levels
-            if int(str(level.frame[WRITTEN].max())) >= now_us - self._ttl_us
-        ]
-        if len(kept) < len(self._levels):
+        oldest = now_us - self._ttl_us
+        kept = [level for level in self._levels if int(str(level.frame[WRITTEN].max())) >= oldest]
+        dropped = self._runs.drop(lambda run: run.latest is not None and run.latest < oldest)
+        if dropped or len(kept) < len(self._levels):
             self._levels = kept
-            self._table.set([level.piece for level in kept])
+            self._set()
 
-    def all(self) -> pl.DataFrame | None:
-        """All rows, brought together; None if there are none."""
-        frames = [level.frame for level in self._levels]
-        return self._merge(pl.concat(frames)) if frames else None
+    def parts(self) -> Iterator[pl.DataFrame]:
+        """All rows, brought together. All rows of a key are in one part."""
+        levels = [level.frame for level in self._levels]
+        if self._runs.runs:
+            yield from (frame for _, frame in self._runs.by_range(levels))
+        elif levels:
+            yield self._merge(pl.concat(levels))
 
-    def take(self) -> pl.DataFrame | None:
-        """The same. They are no longer held."""
-        rows = self.all()
-        self._levels = []
-        self._table.set([])
-        return rows
+    def drain(self) -> Iterator[pl.DataFrame]:
+        """The same. A part is no longer held when it is given. Nothing may be added any more."""
+        self._draining = True
+        if not self._runs.runs:
+            parts = [*self.parts()]
+            self._levels = []
+            self._set()
+            yield from parts
+            return
+        for number, frame in self._runs.by_range([level.frame for level in self._levels]):
+            stored = [p for p in self._runs.pieces() if (range_of(p.groups) or 0) > number]
+            for level in self._levels:
+                first, rows = of_range(level.frame[HASH], number)
+                level.frame = level.frame.slice(first + rows)
+                level.piece = self._table.piece_of(level.frame)
+            rest = [level.piece for level in self._levels if level.frame.height]
+            self._table.set([*stored, *rest])
+            yield frame
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    @property
+    def index_bytes(self) -> int:
+        return self._runs.num_bytes
+
+    @property
+    def level_bytes(self) -> int:
+        if not self._runs.able or self._draining:
+            return 0
+        return sum(int(level.frame.estimated_size()) for level in self._levels)
+
+    def spill(self) -> None:
+        if self._levels and self._runs.able and not self._draining:
+            self._runs.spill([level.frame for level in self._levels])
+            self._levels = []
+            self._set()
+
+    def close(self) -> None:
+        self._runs.close()
+
+    def _set(self) -> None:
+        self._table.set([*self._runs.pieces(), *(level.piece for level in self._levels)])
 
     @property
     def rows(self) -> int:
-        return sum(level.frame.height for level in self._levels)
+        return sum(level.frame.height for level in self._levels) + self._runs.rows
 
     def _young(self, frame: pl.DataFrame, now_us: int) -> pl.DataFrame:
         if self._ttl_us is None:
