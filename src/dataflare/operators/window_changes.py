@@ -15,8 +15,9 @@ import polars as pl
 
 from dataflare.errors import PlanError
 from dataflare.expr import Aggregation
-from dataflare.expr.retraction import is_summed, restored, signed
+from dataflare.expr.retraction import depends_on_order, is_summed, restored, signed
 from dataflare.operators.window_rows import WindowRows
+from dataflare.operators.window_values import ValueRows
 from dataflare.state.weighted import WEIGHT
 
 if TYPE_CHECKING:
@@ -52,9 +53,16 @@ class SignedRows(WindowRows):
 def rows_of(operator: Window, notes: Sequence[tuple[pl.Expr, pl.Expr]]) -> WindowRows:
     """What rows become in a window step."""
     about = operator.step, operator.group, operator.names, operator.aggregation
+    if operator.changes and needs_values(operator.aggregation):
+        return ValueRows(*about, notes=notes)
     if operator.changes:
         return SignedRows(*about, notes=notes)
     return WindowRows(*about, notes=notes, zeros=operator.fill == "0")
+
+
+def needs_values(aggregation: Aggregation) -> bool:
+    """Whether some measure over a changelog needs the values that are there."""
+    return not all(is_summed(call) for call in aggregation.calls)
 
 
 def has_rows() -> pl.Expr:
@@ -91,15 +99,22 @@ def check_changes(
         why = "a result that it has given may lose its last row, which a plain row cannot say"
         help = "set emit: updates"
     else:
+        ordered = [call.name for call in aggregation.calls if depends_on_order(call)]
         kept = [call.name for call in aggregation.calls if not is_summed(call)]
-        if not kept:
+        if ordered:
+            name = ordered[0].removesuffix("_in_time")
+            why = f"{name}() depends on the order in which rows came, which a row that is updated does not keep"
+            help = (
+                f"say the order, as {name}(value ORDER BY other)"
+                if name in ("list", "string_agg")
+                else "take arg_min(value, time) or arg_max(value, time)"
+            )
+        elif kept and config.kind == "global":
+            name = kept[0].removesuffix("_in_time")
+            why = f"{name}() would need all values of a window that is open until the end"
+            help = "take an aggregate with emit: updates, or tumbling or sliding windows"
+        else:
             return
-        name = kept[0].removesuffix("_in_time")
-        why = f"{name}() would need all values of each window to take one back"
-        help = (
-            "count(*), count(x), and sum(x) and avg(x) of integers and decimals take rows back; for others, take an "
-            "aggregate with emit: updates that is grouped by the time"
-        )
     raise PlanError(
         f"step '{step}' receives a changelog, and {why}", code="E0315", step=step, help=help
     )

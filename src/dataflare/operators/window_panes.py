@@ -50,6 +50,7 @@ class LivePanes(LiveOperator):
         self.operator, self.grid = operator, grid
         self.tick_s = operator.every_s
         self.rows = rows_of(operator, _notes(operator))
+        self._pane_is_row = grid.is_tumbling and not self.rows.by_values
         self._by = [PANE] if self.grid.is_tumbling else [PANE, FROM]
         self.panes = Slices(tables, "panes", operator.keys, self._merge, PANE, self.grid.pane)
         self._blocks = Blocks(grid, self.rows, self.panes)
@@ -107,7 +108,7 @@ class LivePanes(LiveOperator):
         yield from self._given()
         after = self._place(self._fired.time_us)
         self.panes.drop(self.grid.end_after(after) - self.grid.size)
-        if self.grid.is_tumbling and self._fill is None:
+        if self._pane_is_row and self._fill is None:
             for frame in self.panes.take(2**62, _SLICE_ROWS):
                 yield from self._results(self._at_end(frame))
             return
@@ -251,7 +252,7 @@ class LivePanes(LiveOperator):
 
     def _with_rows(self, after: int, until: int) -> Iterator[pl.DataFrame]:
         """Those of them that have rows."""
-        if self.grid.is_tumbling and not self.operator.lateness:
+        if self._pane_is_row and not self.operator.lateness:
             for frame in self.panes.take(until - self.grid.size + 1, _SLICE_ROWS):
                 yield self._at_end(frame)
         elif self.grid.is_tumbling:
@@ -273,8 +274,8 @@ class LivePanes(LiveOperator):
             for end in range(first, high + 1, self.grid.slide):
                 window = self._blocks.window(end)
                 if window.height:
-                    keys = self.rows.keys
-                    yield window.select(*keys, pl.lit(end, pl.Int64).alias(END), pl.exclude(keys))
+                    keys, at_end = self.rows.keys, pl.lit(end, pl.Int64).alias(END)
+                    yield self.rows.whole(window.select(*keys, at_end, pl.exclude(keys)))
 
     def _parts(self, after: int, until: int) -> Iterator[tuple[int, int]]:
         """The time in which windows with rows end, in parts of some windows."""
@@ -301,7 +302,7 @@ class LivePanes(LiveOperator):
             frames = (_of(frame, self.rows.keys, keys, groups) for frame in frames)
             parts = [part for frame in frames if (part := self._spread(frame, low, high)).height]
             if parts:
-                windows = self.rows.merged(pl.concat(parts), [END])
+                windows = self.rows.whole(self.rows.merged(pl.concat(parts), [END]))
                 yield windows.sort(END, *self.rows.keys, nulls_last=True)
 
     def _spread(self, frame: pl.DataFrame, after: int, until: int) -> pl.DataFrame:

@@ -34,7 +34,10 @@ WINDOW_COLUMNS = ("window_start", "window_end")
 class WindowRows:
     """keys: the columns of the group, and their names in the results. notes: what partials say beside the measures,
     as expressions over rows and over partials. zeros: the measures of windows without rows are 0 where they are
-    numbers, and not NULL."""
+    numbers, and not NULL. by_values: whether a group has a partial for each value, so that only `whole` makes one
+    row of a window."""
+
+    by_values = False
 
     def __init__(
         self,
@@ -67,6 +70,10 @@ class WindowRows:
             return frame.lazy().select(self.of_partials).collect(engine="in-memory")
         grouped = frame.lazy().group_by(*self.keys, *by).agg(self.of_partials)
         return grouped.collect(engine="in-memory")
+
+    def whole(self, windows: pl.DataFrame) -> pl.DataFrame:
+        """Merged partials of windows with one row for each window. windows: all rows of each, by END."""
+        return windows
 
     def results(
         self, windows: pl.DataFrame, start: pl.Expr | None, end: pl.Expr, *, watermarks: bool

@@ -17,11 +17,12 @@ import polars as pl
 from dataflare.model.event_time import NEVER, TIME_COLUMN, moment_of
 from dataflare.model.types import Schema
 from dataflare.model.units import shown_duration
-from dataflare.operators.window_changes import meanings
+from dataflare.operators.window_changes import meanings, needs_values
 from dataflare.operators.window_counts import COUNT
 from dataflare.operators.window_grid import Grid
 from dataflare.operators.window_rows import CHANGED, END, FIRED, FIRST, FROM, LAST, PANE
 from dataflare.state.layout import HIDDEN, STEP, Adaptation, Held, Layout, TableLayout
+from dataflare.state.weighted import WEIGHT
 
 if TYPE_CHECKING:
     from dataflare.operators.window import Window
@@ -44,16 +45,25 @@ def layout_of(operator: Window, rows: Schema) -> Layout:
     elif operator.count:
         notes[COUNT] = "(how many rows there are)"
     measures = operator.aggregation.meanings()
-    rule = ""
+    rule, of_panes = "", dict[str, str]()
     if operator.changes:
         # A sum that begins later cannot give back rows that came before it.
-        rule = f"sums for {', '.join(sorted(set(measures.values())))}"
-        measures = meanings(operator.aggregation)
+        by_values = needs_values(operator.aggregation)
+        rule = (
+            f"{'values' if by_values else 'sums'} for {', '.join(sorted(set(measures.values())))}"
+        )
+        measures = (
+            measures | {WEIGHT: "(how many rows)"} if by_values else meanings(operator.aggregation)
+        )
+        if by_values:
+            values = {name: f"{name}: {rows[name]}" for name, _ in operator.aggregation.inputs}
+            of_panes = {**values, WEIGHT: "(how often)", **notes}
     partials = {**measures, **notes}
 
     def table(*columns: str) -> TableLayout:
         places = {name: f"({name.removeprefix('__dataflare_')})" for name in columns}
-        return TableLayout(keys, places | partials, rule=rule, key_meanings=texts)
+        held = of_panes if of_panes and PANE in columns else partials
+        return TableLayout(keys, places | held, rule=rule, key_meanings=texts)
 
     settings = {"kind": operator.kind, "updates": operator.updates, "fill": operator.fill}
     settings |= {"lateness": operator.lateness, "gap": operator.gap, "count": operator.count}
