@@ -19,9 +19,9 @@ from dataflare.operators.timed_rows import bounds
 
 _RIGHT_TIME = "__dataflare_right_time"
 _BUCKET = "__dataflare_bucket"
-_ROW = "__dataflare_left_row"
+_ROW, _OTHER_ROW = "__dataflare_left_row", "__dataflare_right_row"
 _SAMPLE_ROWS = 1_000
-_SLICE_ROWS = 200_000
+_SLICE_ROWS = 100_000
 _BUCKETS_WITHOUT = 3
 """Up to so many buckets are joined without them: there are at most so many times as many candidates."""
 
@@ -50,25 +50,20 @@ class Pairing(Struct, frozen=True):
 
     def pairs(self, left: pl.DataFrame, right: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """The pairs as they come out, with the later time of the two."""
-        time = pl.max_horizontal(TIME_COLUMN, _RIGHT_TIME).alias(TIME_COLUMN)
-        for joined in self._joined(left, right):
-            found = joined.select(*self.shape.whole(), time).collect(engine="in-memory")
-            if found.height:
-                yield self.marked(found)
+        left = left.rechunk()
+        time = pl.col(TIME_COLUMN).alias(_RIGHT_TIME)
+        other = right.select(*self.shape.right_values(), time).rechunk()
+        later = pl.max_horizontal(TIME_COLUMN, _RIGHT_TIME).alias(TIME_COLUMN)
+        for rows, other_rows in self._near(left, right):
+            joined = left[rows].hstack(other[other_rows]).lazy()
+            found = joined.select(*self.shape.whole(), later).collect(engine="in-memory")
+            yield self.marked(found)
 
     def matching(self, left: pl.DataFrame, right: pl.DataFrame, port: int) -> pl.Series:
         """For each row of a side whether it has a match on the other one."""
-        rows = left if port == LEFT else right
-        if not left.height or not right.height:
-            return pl.repeat(False, rows.height, eager=True)
-        if port == LEFT:
-            left = left.with_row_index(_ROW)
-        else:
-            right = right.with_row_index(_ROW)
-        marks = pl.repeat(False, rows.height, eager=True)
-        for joined in self._joined(left, right, numbered=port == RIGHT):
-            numbers = joined.select(pl.col(_ROW).unique()).collect(engine="in-memory")
-            marks = marks.scatter(numbers[_ROW], True)
+        marks = pl.repeat(False, (left if port == LEFT else right).height, eager=True)
+        for numbers in self._near(left, right):
+            marks = marks.scatter(numbers[port].unique(), True)
         return marks
 
     def alone(self, rows: pl.DataFrame, port: int) -> pl.DataFrame:
@@ -86,16 +81,27 @@ class Pairing(Struct, frozen=True):
         """Results without rows."""
         return self.marked(self.shape.empty.with_columns(pl.lit(0, pl.Int64).alias(TIME_COLUMN)))
 
-    def _joined(
-        self, left: pl.DataFrame, right: pl.DataFrame, *, numbered: bool = False
-    ) -> Iterator[pl.LazyFrame]:
-        """The pairs, some at a time. numbered: the numbers of the right side's rows are kept."""
-        for own_rows, other_rows in self._slices(left, right):
+    def _near(
+        self, left: pl.DataFrame, right: pl.DataFrame
+    ) -> Iterator[tuple[pl.Series, pl.Series]]:
+        """The numbers of the rows of both sides that match, some pairs at a time. Rows are compared by their keys and
+        times alone, so the other columns are copied only for pairs that come out."""
+        if not left.height or not right.height:
+            return
+        own_time, time = pl.col(TIME_COLUMN), pl.col(TIME_COLUMN).alias(_RIGHT_TIME)
+        own = left.select(*self.shape.key_columns(LEFT), own_time).with_row_index(_ROW)
+        other = right.select(*self.shape.key_columns(RIGHT), time).with_row_index(_OTHER_ROW)
+        distance = pl.col(_RIGHT_TIME) - pl.col(TIME_COLUMN)
+        is_near = distance.is_between(-self.reach.before, self.reach.after)
+        for own_rows, other_rows in self._slices(own, other):
             if not own_rows.height or not other_rows.height:
                 continue
-            names, own, other = self._keyed(own_rows, other_rows, numbered=numbered)
-            for part in self._cut(names, own, other):
-                yield self._near(part.join(other, on=names, how="inner").lazy())
+            names, own_rows, other_rows = self._bucketed(own_rows, other_rows)
+            for part in self._cut(names, own_rows, other_rows):
+                joined = part.lazy().join(other_rows.lazy(), on=names, how="inner")
+                near = joined.filter(is_near).select(_ROW, _OTHER_ROW).collect(engine="in-memory")
+                if near.height:
+                    yield near[_ROW], near[_OTHER_ROW]
 
     def _slices(
         self, left: pl.DataFrame, right: pl.DataFrame
@@ -105,8 +111,8 @@ class Pairing(Struct, frozen=True):
         if left.height <= _SLICE_ROWS:
             yield left, right
             return
-        left, right = left.sort(TIME_COLUMN), right.sort(TIME_COLUMN)
-        times, other_times = left[TIME_COLUMN], right[TIME_COLUMN]
+        left, right = left.sort(TIME_COLUMN), right.sort(_RIGHT_TIME)
+        times, other_times = left[TIME_COLUMN], right[_RIGHT_TIME]
         start = 0
         while start < left.height:
             first = int(times[start])
@@ -123,30 +129,21 @@ class Pairing(Struct, frozen=True):
         """How many microseconds of the other side a row reaches."""
         return self.reach.before + self.reach.after + 1
 
-    def _near(self, joined: pl.LazyFrame) -> pl.LazyFrame:
-        distance = pl.col(_RIGHT_TIME) - pl.col(TIME_COLUMN)
-        return joined.filter(distance.is_between(-self.reach.before, self.reach.after))
-
-    def _keyed(
-        self, left: pl.DataFrame, right: pl.DataFrame, *, numbered: bool = False
+    def _bucketed(
+        self, left: pl.DataFrame, right: pl.DataFrame
     ) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
-        """The columns that must be equal, and both sides with them. numbered: the numbers of the right
-        side's rows are kept."""
-        shape, names = self.shape, self.shape.key_names
-        own = left.with_columns(shape.key_columns(LEFT))
-        extra = [pl.col(_ROW)] if numbered else []
-        time = pl.col(TIME_COLUMN).alias(_RIGHT_TIME)
-        other = right.select(*shape.right_values(), *shape.key_columns(RIGHT), time, *extra)
+        """The columns that must be equal, and both sides with them."""
+        names = self.shape.key_names
         width = self._width
         first, last = bounds([left])
         if last - first <= _BUCKETS_WITHOUT * width:
-            return names, own, other
+            return names, left, right
         low = ((pl.col(_RIGHT_TIME) - self.reach.after) // width).alias(_BUCKET)
         high = ((pl.col(_RIGHT_TIME) + self.reach.before) // width).alias(_BUCKET)
-        lower, upper = other.with_columns(low), other.with_columns(high)
+        lower, upper = right.with_columns(low), right.with_columns(high)
         second = upper.filter(upper[_BUCKET] != lower[_BUCKET])
-        own = own.with_columns((pl.col(TIME_COLUMN) // width).alias(_BUCKET))
-        return [*names, _BUCKET], own, pl.concat([lower, second])
+        left = left.with_columns((pl.col(TIME_COLUMN) // width).alias(_BUCKET))
+        return [*names, _BUCKET], left, pl.concat([lower, second])
 
     def _cut(
         self, names: list[str], left: pl.DataFrame, right: pl.DataFrame
