@@ -1,6 +1,6 @@
 """Expressions that were read before in this process, so that a thousand jobs with the same steps read each once.
 
-Always true: what is kept has no variable and no secret in it, no place of a file, and never changes; an expression with
+Always true: what is kept has no variable in it, and so no `${secret:...}`, no place of a file, and never changes; an expression with
 an error is read again each time, so that the error names its own place.
 """
 

@@ -131,7 +131,7 @@ def check(
     name: of the result, if a step has several expressions; it makes two uuid() of one row different.
     """
     parsed = parsed_in(text, step)
-    shares = not parsed.source.variables
+    shares = not parsed.source.variables and len(schema.fields) <= _COLUMNS_MAX
     key = (parsed.source.template, schema, step, name)
     known = _TYPED.get(key) if shares else None
     if known is not None:
@@ -141,6 +141,8 @@ def check(
     return _TYPED.keep(key, made) if shares else made
 
 
+_COLUMNS_MAX = 64
+"""With more columns it takes longer to look an expression up than to read it: the key has all columns."""
 _TYPED: Shared[tuple[str, Schema, str | None, str], Typed] = Shared()
 
 
