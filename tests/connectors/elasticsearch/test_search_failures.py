@@ -22,7 +22,7 @@ from dataflare.connectors import memory
 from dataflare.errors import DataFlareError
 from dataflare.testing import source_of
 
-PATIENT = "retry_policy: {max_attempts: 60, initial_backoff: 50ms, max_backoff: 500ms}"
+PATIENT = "retry_policy: {max_attempts: 600, initial_backoff: 50ms, max_backoff: 500ms}"
 LONG = """\
 name: long
 settings:
