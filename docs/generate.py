@@ -201,7 +201,36 @@ def connector_page(name: str, source: Any, destination: Any, lookup: Any) -> str
         if found.example:
             parts.append(f"```yaml\n{textwrap.dedent(found.example).strip()}\n```\n")
         parts.append(options_table(found.Config) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *conformance(name)])
+
+
+def conformance(name: str) -> list[str]:
+    """What a connector was tested with: a table of the laws of its suites, with the gaps. From `conformance.yaml`."""
+    import yaml
+
+    from dataflare.testing import DESTINATION_LAWS, SOURCE_LAWS, TABLE_LAWS
+
+    marks = yaml.safe_load((DOCS / "conformance.yaml").read_text()).get(name)
+    if marks is None:
+        return []
+    parts = ["## How it is tested\n", f"Tested with {marks['tested_with']}.\n"]
+    for role, laws in (("source", SOURCE_LAWS), ("destination", DESTINATION_LAWS)):
+        if role not in marks:
+            continue
+        mark = marks[role]
+        gaps = mark.get("gaps") or {}
+        names = [*laws, *(TABLE_LAWS if "tables" in mark else ())]
+        parts.append(f"As a {role}: {mark['guarantee']}\n")
+        parts.append("| law | holds |\n| --- | --- |")
+        parts += [
+            f"| {law.replace('_', ' ')} | {cell('no: ' + gaps[law]) if law in gaps else 'yes'} |"
+            for law in names
+        ]
+        parts.append("")
+    if marks.get("missing"):
+        parts.append(f"Not there yet: {'; '.join(marks['missing'])}.\n")
+    parts.append("The laws are those of [`dataflare.testing`](../extend.md#tests).\n")
+    return parts
 
 
 def sentence(text: str) -> str:

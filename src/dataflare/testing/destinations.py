@@ -8,8 +8,9 @@ async def test_dbm(tmp_path):
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 
@@ -75,6 +76,7 @@ async def check_destination(
     frame: pl.DataFrame = ROWS,
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
+    gaps: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check a destination against `DESTINATION_LAWS`. Raises ContractBroken with the law's name.
 
@@ -84,7 +86,7 @@ async def check_destination(
     `capabilities`) are not checked.
     """
     tested = DestinationUnderTest(make, read, folder, frame)
-    await check_laws(DESTINATION_LAWS, tested, only, skip)
+    await check_laws(DESTINATION_LAWS, tested, only, skip, gaps)
 
 
 async def each_row_arrives_once(tested: DestinationUnderTest) -> None:

@@ -8,8 +8,9 @@ async def test_names():
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import polars as pl
 from msgspec import Struct
@@ -46,6 +47,7 @@ async def check_lookup(
     *,
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
+    gaps: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check a keyed lookup against `LOOKUP_LAWS`. Raises ContractBroken with the law's name.
 
@@ -53,7 +55,7 @@ async def check_lookup(
     some of them and none for others. fields: the fields to request; None for all.
     """
     requested = None if fields is None else tuple(fields)
-    await check_laws(LOOKUP_LAWS, LookupUnderTest(lookup, keys, requested), only, skip)
+    await check_laws(LOOKUP_LAWS, LookupUnderTest(lookup, keys, requested), only, skip, gaps)
 
 
 async def _gives_its_columns(tested: LookupUnderTest) -> None:

@@ -8,7 +8,8 @@ async def test_mailbox(tmp_path):
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import polars as pl
 from msgspec import Struct
@@ -63,13 +64,14 @@ async def check_source(
     conditions: Sequence[str] = (),
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
+    gaps: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check a source against `SOURCE_LAWS`. Raises ContractBroken with the law's name.
 
     make: returns a new description of a bounded source with some rows, ready to be read. only, skip:
     names of laws.
     """
-    await check_laws(SOURCE_LAWS, SourceUnderTest(make, tuple(conditions)), only, skip)
+    await check_laws(SOURCE_LAWS, SourceUnderTest(make, tuple(conditions)), only, skip, gaps)
 
 
 async def next_piece(reader: SplitReader, rows_max: int) -> Piece:

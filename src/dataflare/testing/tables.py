@@ -10,8 +10,9 @@ async def test_lmdb(tmp_path):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import polars as pl
@@ -94,6 +95,7 @@ async def check_table(
     *,
     only: Sequence[str] = (),
     skip: Iterable[str] = (),
+    gaps: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check a destination against `TABLE_LAWS`. Raises ContractBroken with the law's name.
 
@@ -102,7 +104,7 @@ async def check_table(
     table; returns the rows that are visible there, with the types that were written. Laws of modes that
     the destination does not have are not checked.
     """
-    await check_laws(TABLE_LAWS, TableUnderTest(make, read, folder), only, skip)
+    await check_laws(TABLE_LAWS, TableUnderTest(make, read, folder), only, skip, gaps)
 
 
 async def a_key_has_its_last_row(tested: TableUnderTest) -> None:
