@@ -49,7 +49,9 @@ class DeltaFiles(ParquetFiles):
         self, prefix: str, schema: Schema, partitions: Sequence[str], filesystem: Any, label: str
     ) -> None:
         inside = [name for name in schema.names if name not in partitions]
-        super().__init__(prefix, arrow_schema(schema.select(inside)), inside[:INDEXED_COLUMNS])
+        # Statistics of nested columns have another form, and are not needed.
+        plain = [n for n in inside[:INDEXED_COLUMNS] if schema[n].name not in ("list", "struct")]
+        super().__init__(prefix, arrow_schema(schema.select(inside)), plain)
         self._partition_names, self._filesystem, self._label = list(partitions), filesystem, label
 
     def parted(self, frame: pl.DataFrame) -> Iterable[tuple[Any, pl.DataFrame]]:

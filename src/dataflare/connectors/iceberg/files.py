@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -10,8 +10,6 @@ import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import (
-    ArrowScan,
-    _read_all_delete_files,
     compute_statistics_plan,
     data_file_statistics_from_parquet_metadata,
     parquet_path_to_id_mapping,
@@ -23,12 +21,12 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.schema import Schema as IcebergSchema
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.typedef import Record
-from pyiceberg.types import IntegerType, LongType, StringType, UUIDType
+from pyiceberg.types import IntegerType, LongType, StringType
 
 from dataflare.connectors.iceberg.errors import iceberg_errors
 from dataflare.errors import DataFlareError
 from dataflare.model.types import Schema
-from dataflare.sdk.lakes.parquet_files import GROUP_ROWS, ParquetFiles, Statistics
+from dataflare.sdk.lakes.parquet_files import ParquetFiles, Statistics
 from dataflare.sdk.lakes.table import Bounds, DataFile
 
 _PARTITION = "__dataflare_partition_"
@@ -159,42 +157,6 @@ def _bounds(file: Any, schema: IcebergSchema) -> Mapping[str, Bounds]:
                 *(int.from_bytes(each, "little", signed=True) for each in (low, high))
             )
     return bounds
-
-
-def read_frames(
-    table: Table, file: DataFile, schema: Schema, current: IcebergSchema, columns: Sequence[str],
-    skip: int, label: str,
-) -> Iterator[pl.DataFrame]:  # fmt: skip
-    """The rows of a file behind the first `skip`, with these columns of the table."""
-    uuids = {f.name for f in current.fields if isinstance(f.field_type, UUIDType)}
-    with iceberg_errors(label, "reading"):
-        projected = current.select(*columns)
-        scan = ArrowScan(table.metadata, table.io, projected, AlwaysTrue())
-        deletes = _read_all_delete_files(table.io, [file.handle])
-        # `to_record_batches` would hold the whole file in memory.
-        for batch in scan._record_batches_from_scan_tasks_and_deletes([file.handle], deletes):
-            if skip >= batch.num_rows:
-                skip -= batch.num_rows
-                continue
-            arrow = pa.Table.from_batches([batch.slice(skip)])
-            skip = 0
-            frame = pl.DataFrame(pl.from_arrow(arrow)) if columns else pl.DataFrame(height=arrow.num_rows)  # fmt: skip
-            rows = frame.select(_column(frame[n], schema, n in uuids) for n in columns) if columns else frame  # fmt: skip
-            yield from rows.iter_slices(GROUP_ROWS)
-
-
-def _column(series: pl.Series, schema: Schema, is_uuid: bool) -> pl.Series:
-    dtype = schema[series.name].to_polars()
-    if series.dtype == dtype:
-        return series
-    if is_uuid:
-        text = series.cast(pl.Binary).bin.encode("hex")
-        parts = [text.str.slice(at, n) for at, n in ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))]
-        joined = parts[0]
-        for part in parts[1:]:
-            joined = joined + "-" + part
-        return joined.alias(series.name)
-    return series.cast(dtype)
 
 
 def file_to_json(file: DataFile) -> list[Any]:

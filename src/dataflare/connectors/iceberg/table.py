@@ -17,8 +17,8 @@ from dataflare.connectors.iceberg.files import (
     file_from_json,
     file_of_task,
     file_to_json,
-    read_frames,
 )
+from dataflare.connectors.iceberg.reading import read_frames
 from dataflare.connectors.iceberg.types import read_type, stored, unwritable, wider
 from dataflare.errors import CheckpointError, DataError, DataFlareError, SystemError_
 from dataflare.model.types import Schema
