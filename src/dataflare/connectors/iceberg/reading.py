@@ -40,7 +40,7 @@ def read_frames(
             names = _names_in_file(table, task, parquet, [fields[n] for n in columns])
             if names is None:
                 arrow = _by_the_library(table, task, current, columns, label)
-                given = {name: name for name in columns}
+                given: Mapping[str, str | None] = {name: name for name in columns}
             else:
                 arrow, given = _kept(parquet, names, deleted), names
             for part in arrow:
