@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bad_case import Case
 
+from dataflare.sdk.registry import destination_types, source_types
+
 GOOD = """\
 name: w
 params:
@@ -279,9 +281,9 @@ error[E0120]: invalid value for '--format' / '-f': 'pdf' is not one of 'text', '
         "an unknown connector",
         GOOD,
         "connectors flie",
-        says="""\
+        says=f"""\
 error[E0401]: unknown connector type 'flie'
-   = known types: blackhole, duckdb, file, generate, http, inline, kafka, memory, mysql, postgres, python, redis, sqlite, stdout
+   = known types: {", ".join(sorted({*source_types(), *destination_types()}))}
    = help: did you mean 'file'?
 """,
     ),

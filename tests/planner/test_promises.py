@@ -41,6 +41,15 @@ def test_the_replay_by_key_is_said():
         )
 
 
+def test_what_is_delivered_again_comes_once_where_it_is_known_again():
+    with capable(replay=Replay.REDELIVERED, replay_reason="by their ids"):
+        found = plan_of(STEP, s=ROWS).guarantees["out"]
+    assert found.level is Delivery.TRANSACTIONAL
+    assert found.reason.startswith("s is given again what no checkpoint has: by their ids; ")
+    with capable(replay=Replay.REDELIVERED, repeats=True):
+        assert plan_of(STEP, s=ROWS).guarantees["out"].level is Delivery.REPEATING
+
+
 def test_what_cannot_be_read_again_is_committed_at_the_end():
     with capable(replay=Replay.NONE, replay_reason="a plain query"):
         plan = plan_of(STEP, s=ROWS)

@@ -181,6 +181,10 @@ class Coordinator:
         elif failure.error is not None and not self.failed.done():
             self.failed.set_exception(failure.error)
 
+    def want_checkpoint(self) -> None:
+        if self._wants_checkpoint is not None:
+            self._wants_checkpoint()
+
     def assign(self, source: str, task: str) -> Assign | Wait | None:
         queue = self._queues[source]
         taken = queue.take()

@@ -125,3 +125,6 @@ class Control(Protocol):
 
     def assign(self, source: str, task: str) -> Assign | Wait | None:
         """The next split of a source for one of its tasks, or None when none is left."""
+
+    def want_checkpoint(self) -> None:
+        """A source gives nothing more until a checkpoint has what it gave."""

@@ -287,6 +287,8 @@ class Reading(Body):
                     event_time_us = await self._let_out(outcome, chunk.num_bytes)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
+                    if reader.wants_checkpoint:
+                        self.task.control.want_checkpoint()
                     await self._may_go_on()
         finally:
             await _abandon([reading] if reading is not None else [], [f for _, f in flying])
@@ -358,6 +360,8 @@ class Reading(Body):
             if batch.watermark is not None:
                 event_time_us = self._clock.at_least(event_time_us, batch.watermark)
             self._advance(event_time_us, batch.num_rows + (len(told.bad) if told else 0))
+            if reader.wants_checkpoint:
+                self.task.control.want_checkpoint()
             if time.perf_counter() > pause_at:
                 # A source that never waits must not keep the others from their turn.
                 await asyncio.sleep(0)

@@ -121,6 +121,11 @@ class ReopeningReader:
             await self.aclose()
 
     @property
+    def wants_checkpoint(self) -> bool:
+        """As `SplitReader.wants_checkpoint`."""
+        return self._reader is not None and self._reader.wants_checkpoint
+
+    @property
     def _is_last(self) -> bool:
         """Whether nothing can take the place of this reader when it fails."""
         resumes = self._reader is not None and self._reader.resumes

@@ -21,6 +21,7 @@ _DEMANDS = {
 _REPLAYS = {
     Replay.EXACT: "replays exactly",
     Replay.BY_KEY: "replays an unfinished range by its key",
+    Replay.REDELIVERED: "is given again what no checkpoint has",
 }
 
 
@@ -73,6 +74,10 @@ def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
         )
         if source_capabilities.replay is not Replay.NONE:
             reasons.append(f"{source.id} {_REPLAYS[source_capabilities.replay]}{replay_reason}")
+            if source_capabilities.repeats:
+                kept_once = node.connector.keeps_last is not None
+                most = Delivery.IDEMPOTENT if kept_once else Delivery.REPEATING
+                level = min(level, most, key=_RANK.index)
         elif source_capabilities.bounded:
             reasons.append(
                 f"{source.id} cannot be read again from a position{replay_reason}; "

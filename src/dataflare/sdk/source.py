@@ -41,15 +41,18 @@ class EndOfSplit(Exception):
 
 class Replay(enum.Enum):
     """What reading again from a position gives: the same rows in the same order; the same rows of
-    an unfinished key range; or nothing that can be relied on."""
+    an unfinished key range; the rows that no checkpoint has, in any order, as a queue delivers again what was not
+    acknowledged; or nothing that can be relied on."""
 
     EXACT = "exact"
     BY_KEY = "by_key"
+    REDELIVERED = "redelivered"
     NONE = "none"
 
 
 class SourceCapabilities(Struct, frozen=True):
     """replay: see Replay; replay_reason: shown by `plan`. bounded: it has an end.
+    repeats: with it, rows that a checkpoint has may come again, because nothing tells them from new ones.
     changelog: its batches have row kinds. local: `schema` needs no network, so `validate` may ask.
     chunks: its readers are ChunkReaders, so that the steps that follow merge into the scan. `plan`
     shows it, and the contract suite compares it with the readers.
@@ -60,6 +63,7 @@ class SourceCapabilities(Struct, frozen=True):
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
+    repeats: bool = False
     bounded: bool = True
     changelog: bool = False
     local: bool = False
@@ -260,6 +264,12 @@ class SplitReader(ABC):
     warnings: Mapping[str, int] = MappingProxyType({})
     """What users are told at the end of the split, each with a number of rows: "column 'a' is
     NULL" is told as "column 'a' is NULL in 2 rows". A text with the number 0 is told alone."""
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether a checkpoint should be taken soon, before its time: a queue gives only so many messages that are
+        not acknowledged. Asked behind each batch or chunk."""
+        return False
 
     @abstractmethod
     async def read_batch(self, rows_max: int) -> SharedDataBatch:

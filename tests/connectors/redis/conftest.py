@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from redis_kit import Place
 from servers import redis as servers
 from servers import services
 
@@ -23,3 +24,11 @@ def server(running_server: servers.RedisServer) -> servers.RedisServer:
     running_server.kill()
     running_server.start()
     return running_server
+
+
+@pytest.fixture
+def place(running_server: servers.RedisServer, tmp_path: Path) -> Iterator[Place]:
+    """A key that no other test has."""
+    made = Place(running_server, tmp_path)
+    yield made
+    made.close()

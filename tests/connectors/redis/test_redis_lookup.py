@@ -16,7 +16,6 @@ from dataflare.connectors.redis.lookup import RedisLookup
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs import Progress, RunOptions, RunResult, run
 from dataflare.jobs.inspect import inspect
-from dataflare.sdk import registry
 from dataflare.testing import check_lookup, description
 from dataflare.workflow.load import load_text
 
@@ -307,12 +306,6 @@ def test_check_says_what_it_found(server: RedisServer, tmp_path: Path) -> None:
     assert (found["named"].kind, found["named"].type) == ("lookup", "redis")
     assert found["named"].facts["keys"] == "1"
     assert found["named"].facts["version"][0].isdigit()
-
-
-def test_redis_is_no_source() -> None:
-    with pytest.raises(ConfigError, match="unknown source type 'redis'") as error:
-        registry.source("redis")
-    assert "lookup" in (error.value.help or "")
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://", "redis://h/x"])

@@ -1,4 +1,4 @@
-"""Redis: a lookup of the fields of a key's hash or JSON document.
+"""Redis: streams as sources; streams, lists, hashes and documents as destinations; a lookup of the fields of a key.
 
-Never writes and never scans. Depends on `sdk`, `formats` and redis-py.
+It never scans the keys of a server. It depends on `sdk`, `formats` and redis-py.
 """

@@ -55,7 +55,7 @@ def translated(error: Exception, server: str) -> DataFlareError:
         )
     if text.startswith("WRONGTYPE") or "WRONGTYPE" in text:
         return DataError(
-            f"{server}: a key holds another structure than the lookup expects",
+            f"{server}: a key holds another structure than is expected",
             code="E0508",
             notes=[f"it says: {text}"],
             help="look at 'structure' and 'key_prefix'",

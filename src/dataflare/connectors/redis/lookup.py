@@ -7,37 +7,26 @@ row.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import polars as pl
-import redis.asyncio as client
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 from redis.exceptions import NoPermissionError
 
 from dataflare.connectors.fields import FieldTypes, of_objects, of_texts, placed, schema_of
+from dataflare.connectors.redis.connection import RedisConnection, connected
 from dataflare.connectors.redis.errors import redis_errors
-from dataflare.errors import DataError, SystemError_
+from dataflare.errors import DataError
 from dataflare.formats.json_values import BadJson, decode
 from dataflare.model.types import Schema
-from dataflare.model.units import Duration
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
 _PIPELINE_KEYS = 1_000
-_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
-class RedisLookupConfig(BaseModel):
+class RedisLookupConfig(RedisConnection):
     """Options of a `redis` lookup."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
-    connection: str = Field(
-        repr=False,
-        description="redis://user:password@host:6379/0, or rediss:// for TLS, "
-        "there with ?ssl_ca_certs=/path/to/ca.pem for certificates of your own",
-    )
     key_prefix: str = Field(
         "", description="put before each key; several key columns join with ':'"
     )
@@ -45,20 +34,6 @@ class RedisLookupConfig(BaseModel):
         "hash", description="hash: the key's fields; json: its value is text, a JSON object"
     )
     schema_: FieldTypes = Field(default_factory=dict, alias="schema")
-    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
-
-    @field_validator("connection")
-    @classmethod
-    def _redis(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            is_valid = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
-            number = parts.path.strip("/")
-        except ValueError:
-            is_valid, number = None, ""
-        if not is_valid or (number and not number.isdecimal()):
-            raise ValueError("expected redis://host:6379/0 or rediss://host:6379/0")
-        return value
 
 
 class RedisLookup(LookupConnector):
@@ -110,26 +85,11 @@ enriched:
         return _Live(self._connected(), self._server, self.config, tuple(keys), schema)
 
     def _connected(self) -> Any:
-        timeout = self.config.timeout
-        for name, values in parse_qs(urlsplit(self.config.connection).query).items():
-            if name in _FILES and not Path(values[-1]).is_file():
-                raise SystemError_(
-                    f"no TLS connection to {self._server}: there is no file {values[-1]}",
-                    code="E0609",
-                    help=f"look at '{name}' in 'connection'",
-                )
-        return client.Redis.from_url(
-            self.config.connection,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            decode_responses=False,
-            retry=None,
-        )
+        return connected(self.config)
 
     @property
     def _server(self) -> str:
-        parts = urlsplit(self.config.connection)
-        return f"{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
+        return str(self.config.server)
 
 
 class _Live(KeyedLookup):

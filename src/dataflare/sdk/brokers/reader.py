@@ -1,0 +1,181 @@
+"""Read the messages of one split: a connector's feed, as chunks that are decoded on the worker pool.
+
+Always true: a chunk has the messages in the order in which the feed gave them; its position is behind the last of
+them; each message gives rows or is a bad one, never neither.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from msgspec import Struct
+
+from dataflare.formats.messages.contract import Decoded
+from dataflare.formats.messages.envelope import Envelope
+from dataflare.model.new_fields import NewFields
+from dataflare.model.progress import Position
+from dataflare.model.types import Schema
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+
+_CHUNK_BYTES = 2 << 20
+_MESSAGES_FIRST, _MESSAGES_MAX = 1_000, 10_000
+_BOUNDED_HOLD_S = 0.02
+NUMBER = "number"
+"""In a position, how many messages were read before it."""
+
+
+class Message(Struct, frozen=True):
+    """One message. value: its bytes; None for a message without a value. told: what the broker says of it beside
+    its value, by the names of `BrokerSource.told`; only what is used must be there. place: where it is, to show
+    to the user. num_bytes: about how much memory it takes."""
+
+    value: bytes | None
+    told: Mapping[str, Any]
+    place: str
+    num_bytes: int
+
+
+class Feed(ABC):
+    """The messages of one split, taken from the broker in the order in which they become rows."""
+
+    bounded: bool = False
+    """Whether it has an end."""
+
+    @abstractmethod
+    async def take(self, most: int, wait_s: float | None) -> Sequence[Message]:
+        """The next messages, at most so many, and waits until there is one: wait_s: for so long at most, and
+        then gives none; None: without a limit. Raises EndOfSplit when nothing will follow."""
+
+    @abstractmethod
+    def position(self) -> Position:
+        """Behind the last message that was taken."""
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether it will soon give nothing until a checkpoint has what it gave."""
+        return False
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        """As those of a `SplitReader`."""
+        return {}
+
+    async def aclose(self) -> None:
+        """Take no more."""
+
+
+class MessageReader(ChunkReader):
+    """Reads a feed. envelope: makes rows of messages. told: the types of what the broker says of a message.
+    number: how many messages of the split came before; rows are known by their numbers, whatever the chunks."""
+
+    def __init__(self, feed: Feed, envelope: Envelope, told: Schema, number: int) -> None:
+        self._feed, self._envelope, self.told, self._number = feed, envelope, told, number
+        self.named = tuple(field.name for field in envelope.metadata)
+        self._decoding = threading.Lock()
+        self._warnings: dict[str, int] = {}
+        self._messages_max = _MESSAGES_FIRST
+
+    @property
+    def warnings(self) -> Mapping[str, int]:  # type: ignore[override]
+        merged = dict(self._warnings)
+        for text, number in self._feed.warnings.items():
+            merged[text] = merged.get(text, 0) + number
+        return merged
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        return self._feed.wants_checkpoint
+
+    def position(self) -> Position:
+        return Position({**self._feed.position().value, NUMBER: self._number})
+
+    async def read_chunk(self) -> Chunk:
+        messages = list(await self._feed.take(self._messages_max, None))
+        hold_s = max(self.hold_s, _BOUNDED_HOLD_S) if self._feed.bounded else self.hold_s
+        if hold_s and len(messages) < self._messages_max and not self.wants_checkpoint:
+            try:
+                messages += await self._feed.take(self._messages_max - len(messages), hold_s)
+            except EndOfSplit:
+                # The feed says so again when it is asked for the next chunk.
+                pass
+        return self._chunk(messages)
+
+    async def aclose(self) -> None:
+        await self._feed.aclose()
+
+    def _chunk(self, messages: Sequence[Message]) -> Chunk:
+        batch = MessageBatch(self, messages)
+        average = batch.num_bytes // max(1, len(messages)) + 1
+        self._messages_max = max(1, min(_MESSAGES_MAX, _CHUNK_BYTES // average))
+        first, self._number = self._number, self._number + len(messages)
+        return Chunk(
+            scan=batch.scan,
+            position=self.position(),
+            key=first,
+            num_bytes=batch.num_bytes,
+            rows=batch.count,
+            salvage=batch.salvage,
+            place=batch.place,
+            new_fields=batch.new_fields,
+            watched=lambda: (batch.scan(), batch.new_fields()),
+        )
+
+    def decode(self, messages: pl.DataFrame) -> Decoded:
+        """The rows of messages. On any thread."""
+        with self._decoding:
+            decoded = self._envelope.decode(messages)
+            for text, number in decoded.warnings.items():
+                self._warnings[text] = self._warnings.get(text, 0) + number
+        return decoded
+
+
+class MessageBatch:
+    """The messages of one chunk, decoded once. Rows are numbered as the messages are; where a message gives no row
+    they are read by `salvage`."""
+
+    def __init__(self, reader: MessageReader, messages: Sequence[Message]) -> None:
+        self._reader, self._messages, self._once = reader, messages, threading.Lock()
+        self.num_bytes = sum(message.num_bytes for message in messages)
+        self._decoded: Decoded | None = None
+
+    def _rows(self) -> Decoded:
+        with self._once:
+            if self._decoded is None:
+                self._decoded = self._reader.decode(
+                    frame_of(self._messages, self._reader.told, self._reader.named)
+                )
+            return self._decoded
+
+    def scan(self) -> pl.LazyFrame:
+        """The rows. Raises a Polars error where they are not one for each message."""
+        decoded = self._rows()
+        if decoded.message.len() != len(self._messages):
+            raise pl.exceptions.ComputeError("some messages give no row")
+        return decoded.rows.lazy()
+
+    def count(self) -> int:
+        return self._rows().rows.height
+
+    def salvage(self) -> Salvaged:
+        decoded = self._rows()
+        rows = decoded.message.cast(pl.Int64).rename("row")
+        return Salvaged(decoded.rows, rows, decoded.bad_rows(self.place))
+
+    def new_fields(self) -> NewFields | None:
+        return self._rows().new_fields
+
+    def place(self, message: int) -> str:
+        return self._messages[message].place
+
+
+def frame_of(messages: Sequence[Message], told: Schema, named: Sequence[str]) -> pl.DataFrame:
+    """The messages as an `Envelope` takes them. named: what is used beside the value."""
+    columns = [pl.Series("value", [message.value for message in messages], dtype=pl.Binary)]
+    for name in named:
+        values = [message.told.get(name) for message in messages]
+        columns.append(pl.Series(name, values, dtype=told[name].to_polars()))
+    return pl.DataFrame(columns)

@@ -1,0 +1,114 @@
+"""Writers of messages: into a redo file for a committer that sends an epoch, or to the broker at once.
+
+Always true: what may fail and is made again is before anything is kept or sent.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import polars as pl
+
+from dataflare.errors import DataError
+from dataflare.model.batch import SharedDataBatch
+from dataflare.sdk.brokers.rows import MessageMaker
+from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
+from dataflare.sdk.sql import redo
+from dataflare.sdk.threads import in_thread
+
+
+class MessageWriter(Writer):
+    """Makes messages of rows, and keeps those that the broker would refuse. place: where they go, to show."""
+
+    float_losses = ("nan", "infinite")
+
+    def __init__(self, maker: MessageMaker, context: DestinationContext, place: str) -> None:
+        self._maker, self._context, self._place = maker, context, place
+        self._refused: list[RefusedRow] = []
+
+    def made(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The messages of rows. On any thread."""
+        made = self._maker.make(frame)
+        if made.refused.height and not self._context.sift:
+            raise self._refusal(made.refused)
+        for row in made.refused.iter_rows(named=True):
+            why = row.pop("why")
+            self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
+        return made.messages
+
+    def _refusal(self, refused: pl.DataFrame) -> DataError:
+        row = refused.row(0, named=True)
+        why = row.pop("why")
+        text = ", ".join(f"{name}={value!r}" for name, value in row.items())
+        return DataError(
+            f"{self._place} refuses a row: {why}",
+            code="E0510",
+            step=self._context.step,
+            notes=[f"the row: {text[:400]}"],
+            help="fix the data, or set error_handling: {on_error: dead_letter}",
+        )
+
+    async def settle(self) -> Sequence[RefusedRow]:
+        refused, self._refused = self._refused, []
+        return refused
+
+
+class EpochWriter(MessageWriter):
+    """Puts the messages of an epoch into a redo file; the committer sends them."""
+
+    resumes = True
+
+    def __init__(
+        self,
+        maker: MessageMaker,
+        context: DestinationContext,
+        place: str,
+        restored: Committable | None,
+    ) -> None:
+        super().__init__(maker, context, place)
+        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
+        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
+        self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        num_bytes = batch.num_bytes
+        if batch.num_rows:
+            await in_thread(self._write, batch.frame, num_bytes)
+        return WriteStats(batch.num_rows, num_bytes)
+
+    def _write(self, frame: pl.DataFrame, num_bytes: int) -> None:
+        messages = self.made(frame)
+        if messages.height:
+            self._redo.append(messages, num_bytes)
+
+    async def prepare(self, epoch: int, *, final: bool) -> Committable:
+        return await in_thread(self._prepare, epoch)
+
+    def _prepare(self, epoch: int) -> Committable:
+        if self._sealed[0] != epoch:
+            self._sealed = epoch, self._redo.seal(epoch)
+            crash_point("broker.prepare.after_fsync")
+            self._rows_total += self._sealed[1].rows
+        data = {**self._sealed[1].to_json(), "rows_total": self._rows_total}
+        return Committable(self._context.subtask, data)
+
+    async def aclose(self) -> None:
+        await in_thread(self._redo.close)
+
+
+class DirectWriter(MessageWriter):
+    """Sends messages at once, and waits for the broker's word at the checkpoint."""
+
+    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
+        if batch.num_rows:
+            messages = await in_thread(self.made, batch.frame)
+            if messages.height:
+                await self.send(messages)
+        return WriteStats(batch.num_rows, batch.num_bytes)
+
+    @abstractmethod
+    async def send(self, messages: pl.DataFrame) -> None:
+        """Send messages, as `rows.MESSAGES`, in their order. After `flush` the broker must have them all."""
