@@ -6,7 +6,6 @@ Always true: no row with such a field leaves the task before it was decided what
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -101,15 +100,17 @@ async def look_ahead(
     for done in await asyncio.gather(*flying, return_exceptions=True):
         if isinstance(done, NewFieldsFound):
             found.append(done.found)
-    left, until = LOOK_AHEAD_BYTES, time.monotonic() + LOOK_AHEAD_S
+    left = LOOK_AHEAD_BYTES
     with suppress(Exception):
-        async for chunk in following:
-            more = await search(chunk)
-            if more is not None:
-                found.append(more)
-            left -= chunk.num_bytes
-            if left <= 0 or time.monotonic() > until:
-                break
+        # A source without an end may have no chunk for long, and a queue gives none before the next checkpoint.
+        async with asyncio.timeout(LOOK_AHEAD_S):
+            async for chunk in following:
+                more = await search(chunk)
+                if more is not None:
+                    found.append(more)
+                left -= chunk.num_bytes
+                if left <= 0:
+                    break
     return found
 
 
