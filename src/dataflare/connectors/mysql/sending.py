@@ -1,5 +1,5 @@
-"""Send rows to a table: by LOAD DATA LOCAL where the server allows it, else by INSERT, which takes about three times as
-long. Raises pymysql's errors.
+"""Send rows to a table: by LOAD DATA LOCAL where the server allows it, else by INSERT, which takes
+longer. Raises pymysql's errors.
 
 Always true: all rows are in the table as they were, or a fault names what the server made of one; the caller takes the
 rows back then.
