@@ -29,6 +29,7 @@ from dataflare.connectors.delta.place import DeltaAddress
 from dataflare.connectors.delta.types import field_json, read_type
 from dataflare.errors import CheckpointError, DataError, DataFlareError, SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.lakes.table import Change, Conflict, DataFile, FileWriter, LakeTable
 from dataflare.sdk.sql.names import HELP
 
@@ -175,6 +176,7 @@ class DeltaVersion(LakeTable):
         old = {slot: self._delta.transaction_version(_PREFIX + slot) for slot in change.markers}
         with delta_errors(self.label, "writing"):
             new = {slot: self._write_marker(slot, text) for slot, text in change.markers.items()}
+            crash_point("delta.commit.after_marker")
             ids = {**{_PREFIX + slot: n for slot, n in new.items()}, **change.counters}
             actions: list[AddAction | RemoveAction] = [
                 *map(add_action, change.adds),
@@ -197,6 +199,7 @@ class DeltaVersion(LakeTable):
                 for slot, pointer in new.items():
                     self._delete(_marker_path(slot, pointer))
                 raise Conflict(self.label, " ".join(str(error).split())) from error
+        crash_point("delta.commit.after_version")
         for slot, earlier in old.items():
             if earlier:
                 self._delete(_marker_path(slot, earlier))

@@ -53,6 +53,13 @@ class Address(Struct, frozen=True):
     def key(self) -> tuple[str, ...]:
         return self.place, self.name, self.table, self.branch
 
+    @property
+    def file(self) -> Path | None:
+        """The file of a catalogue in SQLite, if the address names a file and nothing else."""
+        uri = dict(self.properties).get("uri", "")
+        plain = uri.startswith(_SQLITE) and "?" not in uri and ":memory:" not in uri
+        return Path(uri.removeprefix(_SQLITE)) if plain else None
+
     def open(self) -> Catalog:
         """The catalogue. It holds no connection between two calls."""
         with iceberg_errors(self.label, "opening the catalogue of"):

@@ -27,7 +27,14 @@ class IcebergStore(LakeStore):
         self._properties, self._location = properties, location
         self.label = address.label
 
+    def _has_catalog(self) -> bool:
+        """False for a file that is missing: to open it would create it."""
+        file = self._address.file
+        return file is None or file.exists()
+
     def load(self) -> LakeTable | None:
+        if not self._has_catalog():
+            return None
         try:
             return IcebergVersion(self._address)
         except SystemError_ as error:
@@ -38,6 +45,9 @@ class IcebergStore(LakeStore):
     def create(self, target: Target) -> LakeTable:
         schema = iceberg_schema(target.schema)
         spec = spec_of(self._partitions, schema)
+        if self._address.file is not None:
+            with iceberg_errors(self.label, "creating the folder of the catalogue of"):
+                self._address.file.parent.mkdir(parents=True, exist_ok=True)
         catalog = self._address.open()
         with iceberg_errors(self.label, "creating"):
             namespace = self._address.table.rpartition(".")[0]
@@ -60,6 +70,8 @@ class IcebergStore(LakeStore):
             spec_of(self._partitions, made)
 
     def table_names(self) -> Sequence[str]:
+        if not self._has_catalog():
+            return ()
         catalog = self._address.open()
         with iceberg_errors(self.label, "listing the tables beside"):
             try:

@@ -22,6 +22,7 @@ from dataflare.connectors.iceberg.reading import read_frames
 from dataflare.connectors.iceberg.types import read_type, stored, unwritable, wider
 from dataflare.errors import CheckpointError, DataError, DataFlareError, SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.lakes.fit import matched_names
 from dataflare.sdk.lakes.table import Change, Conflict, DataFile, FileWriter, LakeTable
 from dataflare.sdk.sql.names import HELP
@@ -167,6 +168,7 @@ class IcebergVersion(LakeTable):
                 transaction.set_properties(kept)
             if gone := [name for name in gone if name in self._table.properties]:
                 transaction.remove_properties(*gone)
+            crash_point("iceberg.commit.before_swap")
             transaction.commit_transaction()
 
     def _conflicts(self) -> Any:
