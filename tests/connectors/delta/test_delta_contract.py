@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from optional_packages import package
 
 from dataflare.testing import (
     DESTINATION_LAWS,
@@ -17,7 +18,7 @@ from dataflare.testing import (
     destination_of,
 )
 
-pytest.importorskip("deltalake")
+package("deltalake")
 
 
 def make(folder: Path, **options: Any) -> Any:

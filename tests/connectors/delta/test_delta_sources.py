@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from optional_packages import package
 
 from dataflare.errors import DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.testing import SOURCE_LAWS, check_source, source_of
 from dataflare.workflow.load import load_text
 
-deltalake = pytest.importorskip("deltalake")
+deltalake = package("deltalake")
 ROWS = pl.DataFrame(
     {
         "id": range(50),

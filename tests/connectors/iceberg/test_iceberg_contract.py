@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from optional_packages import package
 
 from dataflare.testing import (
     DESTINATION_LAWS,
@@ -17,8 +18,8 @@ from dataflare.testing import (
     destination_of,
 )
 
-pytest.importorskip("pyiceberg")
-from iceberg_kit import CATALOG, frame_of
+package("pyiceberg")
+from iceberg_kit import CATALOG, frame_of  # noqa: E402
 
 
 def make(folder: Path, **options: Any) -> Any:

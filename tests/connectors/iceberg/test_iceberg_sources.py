@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from optional_packages import package
 
-from dataflare.errors import DataFlareError
+from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.testing import SOURCE_LAWS, check_source, source_of
 from dataflare.workflow.load import load_text
 
-pytest.importorskip("pyiceberg")
-from iceberg_kit import CATALOG, catalog_of, frame_of, table_of
-from pyiceberg.transforms import DayTransform
+package("pyiceberg")
+from iceberg_kit import CATALOG, catalog_of, frame_of, table_of  # noqa: E402
+from pyiceberg.transforms import DayTransform  # noqa: E402
 
 ROWS = pl.DataFrame(
     {
@@ -177,7 +177,6 @@ def test_files_of_an_older_partition_spec_are_read_and_replaced(tmp_path: Path):
 )
 def test_wrong_partitions_are_refused(partitions: str, why: str, tmp_path: Path):
     put(tmp_path)
-    result = copy(tmp_path, target=f"partition_by: {partitions}")
-    assert result.error is not None
-    assert result.error.code == "E0411"
-    assert re.search(why, result.error.message)
+    with pytest.raises(ConfigError, match=why) as caught:
+        copy(tmp_path, target=f"partition_by: {partitions}")
+    assert caught.value.code == "E0411"

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional_packages import package
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.importorskip("deltalake")
-pytest.importorskip("pyiceberg")
-from lake_kit import KINDS, Lake
+package("deltalake")
+package("pyiceberg")
+from lake_kit import KINDS, Lake  # noqa: E402
 
 
 @pytest.fixture(params=KINDS)
