@@ -65,6 +65,7 @@ bench: $(VENV)/.bench ## measure against Polars, DuckDB and DataFusion (ROWS=100
 soak: $(VENV)/.dev ## kill runs and servers at random moments (KILLS=500 SEED=1), compare what was written
 	$(BIN)/python tests/recovery/soak.py --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python tests/connectors/postgres/soak.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python -m pytest -m soak --timeout 3600
 
 format: $(VENV)/.dev ## let ruff format and fix
 	$(BIN)/ruff check --fix .

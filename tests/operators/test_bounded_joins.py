@@ -20,6 +20,8 @@ from dataflare.testing import check_processor
 from dataflare.testing.build import ProcessorUnderTest, processor_of
 from dataflare.testing.processors import Run, Subtask, joined
 
+pytestmark = pytest.mark.rotates(2)
+
 KINDS = ("inner", "left", "right", "full", "semi", "anti")
 
 LEFT = {"k": "int32", "s": "string", "a": "int64"}

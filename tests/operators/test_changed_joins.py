@@ -27,6 +27,8 @@ from dataflare.operators.join_temporal import TemporalJoin
 from dataflare.operators.ordering import Order
 from dataflare.operators.sort import Sort
 
+pytestmark = pytest.mark.rotates(2)
+
 WIDER = Schema((*Schema.from_polars(LEFT), Field("x", INT64)))
 RIGHT_SCHEMA = Schema.from_polars(RIGHT)
 

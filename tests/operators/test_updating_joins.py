@@ -24,6 +24,8 @@ from dataflare.state.tables import Tables
 from dataflare.testing import check_processor
 from dataflare.testing.build import processor_of
 
+pytestmark = pytest.mark.rotates(2)
+
 KINDS = ("inner", "left", "right", "full", "semi", "anti")
 LEFT = {"k": "int32", "s": "string", "a": "int64"}
 RIGHT = {"s": "string", "id": "int64", "b": "float64"}

@@ -12,6 +12,8 @@ import pytest
 from dataflare import Workflow
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource
 
+pytestmark = pytest.mark.rotates(3)
+
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
 GAP, SEEDS, PER_TEST = 5, 200, 20

@@ -10,6 +10,8 @@ import pytest
 from http_kit import out, reading, run
 from servers.web import Answer, Asked, http_server
 
+pytestmark = pytest.mark.rotates(2)
+
 ROWS = [{"id": n} for n in range(7)]
 AGAIN = {"retry_policy": {"max_attempts": 4, "base_delay": "1ms"}}
 
