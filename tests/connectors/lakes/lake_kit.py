@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Lake:
     def catalog(self) -> Any:
         uri = f"sqlite:///{self.folder / 'catalog.db'}"
         warehouse = self.place or (self.folder / "lake").as_uri()
-        catalog = SqlCatalog("dataflare", uri=uri, warehouse=warehouse)
+        store = {"s3.endpoint": os.environ.get("AWS_ENDPOINT_URL", "")} if self.place else {}
+        catalog = SqlCatalog("dataflare", uri=uri, warehouse=warehouse, **store)
         catalog.engine.dispose()
         catalog.engine = create_engine(uri, poolclass=NullPool)
         return catalog

@@ -1,0 +1,89 @@
+"""Tables in an object store. Its server is a process of its own: deltalake waits for it with the interpreter's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from lake_kit import KINDS, Lake, Step, batch
+from optional_packages import package
+from servers.process import ProcessServer, free_port
+from servers.s3 import KEYS, empty
+
+from dataflare.model.types import Schema
+
+ROWS = pl.DataFrame({"id": [1, 2, 3], "v": ["a", "b", "c"]})
+SCHEMA = Schema.from_polars(ROWS.schema)
+
+
+class Moto(ProcessServer):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(urllib.error.URLError):
+            empty(self.endpoint, "lake")
+            return True
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    package("moto.server")
+    moto = Moto(tmp_path_factory.mktemp("moto"))
+    try:
+        moto.start()
+        yield moto
+    finally:
+        moto.kill()
+
+
+def contents(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return frame.select("id", "v").sort("id", "v").rows()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
+def test_each_mode_writes_to_the_store(
+    kind: str, mode: str, server: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        **KEYS,
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    lake = Lake(kind, tmp_path, f"s3://lake/{kind}-{mode}")
+    options: dict[str, Any] = {"mode": mode, "partition_by": ["v"]}
+    options |= {"key": ["id"]} if mode == "upsert" else {}
+    changed = pl.DataFrame({"id": [2, 3], "v": ["new", "c"]}) if mode == "upsert" else ROWS[2:]
+
+    async def go() -> None:
+        step = await Step(lake, SCHEMA, **options).start()
+        await step.epoch(1, batch(ROWS[:2]))
+        made = await step.prepare(2, batch(changed), final=True)
+        step.die()
+        again = Step(lake, SCHEMA, attempt=2, **options)
+        again.committer = await again.destination.committer(again.context)
+        await again.committer.recover(2, [made])
+        for _ in range(2):
+            await again.commit(2, [made], final=True)
+        await again.committer.aclose()
+
+    asyncio.run(go())
+    expected = [(1, "a"), (2, "new" if mode == "upsert" else "b"), (3, "c")]
+    assert contents(lake.frame()) == expected
+    assert contents(lake.read()) == expected
