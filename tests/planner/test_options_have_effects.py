@@ -25,7 +25,16 @@ OTHER_ROLE = {
     "lookup": ("destination", "source", "paging"),
 }
 """Files of a connector's folder that do not read the config of this role."""
+SHARED_CODE = (
+    "dataflare.connectors",
+    "dataflare.sdk.sql",
+    "dataflare.sdk.lakes",
+    "dataflare.sdk.brokers",
+    "dataflare.sdk.push",
+)
+"""Where the classes of connectors and what they inherit are."""
 SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages")
+_IMPORT = re.compile(r"^from dataflare\.connectors\.([\w.]+) import", re.MULTILINE)
 ELSEWHERE = {"retry_policy"}
 """Read where the workflow file is."""
 
@@ -54,9 +63,7 @@ def files_of(class_: type, role: str) -> list[str]:
     """The code that a connector of this role runs: its folder, the shared one, without its models."""
     found = []
     for base in class_.__mro__:
-        if not base.__module__.startswith(
-            ("dataflare.connectors", "dataflare.sdk.sql", "dataflare.sdk.lakes")
-        ):
+        if not base.__module__.startswith(SHARED_CODE):
             continue
         path = Path(str(__import__(base.__module__, fromlist=["x"]).__file__))
         folder = path.parent if path.parent.name != "connectors" else None
@@ -68,7 +75,10 @@ def files_of(class_: type, role: str) -> list[str]:
             if base.__module__.startswith(SHARED):
                 path = Path(str(__import__(base.__module__, fromlist=["x"]).__file__))
                 found += sorted(path.parent.rglob("*.py"))
-    return [without_fields(path.read_text()) for path in dict.fromkeys(found)]
+    # What a connector takes from another one.
+    used = [name for path in found for name in _IMPORT.findall(path.read_text())]
+    found += [SOURCE / "connectors" / f"{name.replace('.', '/')}.py" for name in used]
+    return [without_fields(p.read_text()) for p in dict.fromkeys(found) if p.is_file()]
 
 
 def without_fields(text: str) -> str:

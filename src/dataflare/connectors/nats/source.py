@@ -259,6 +259,10 @@ orders:
         names = ("given", "seen", "created") if self.config.durable else ("sequence", "created")
         return {id_: {n: p.value[n] for n in names} for id_, p in positions.items()}
 
+    async def committed(self, positions: Mapping[str, Position]) -> None:
+        if self.config.durable is not None:
+            await super().committed(positions)
+
     def end_of(self, split: Split) -> Position | None:
         data = split.data
         if data["stop"] is None or self.config.durable is not None:
