@@ -283,7 +283,7 @@ class Writer(ABC):
         """Stage (or, for a destination without epochs, write) the rows. Called one at a time."""
 
     async def flush(self) -> None:
-        """Send what is held back. Called when input pauses; makes nothing visible by itself."""
+        """Send what is held back. Called at the end of the input and by `prepare`; makes nothing visible by itself."""
 
     async def settle(self) -> Sequence[RefusedRow]:
         """Leave out of the epoch the staged rows that the system refuses, and return them.

@@ -186,7 +186,7 @@ def _fields_of(found: Mapping[str, Any]) -> int:
 
 
 class DocumentWriter(Writer):
-    """Sends rows when there are enough for a request, and the others when the input pauses."""
+    """Sends rows when there are enough for a request, and the others at each checkpoint."""
 
     resumes = True
     float_losses = ("nan", "infinite")

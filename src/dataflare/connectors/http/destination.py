@@ -134,7 +134,7 @@ class Requests:
 
 
 class WebhookWriter(Writer):
-    """Sends batches when they are full, and the remaining rows when the input pauses. A repeated
+    """Sends batches when they are full, and the remaining rows at each checkpoint. A repeated
     request has the same key, so that a server that checks keys accepts its rows once."""
 
     resumes = True
