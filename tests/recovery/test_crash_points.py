@@ -24,14 +24,18 @@ ELSEWHERE = (
     "s3.",
     "push.",
     "http.",
+    "broker.",
+    "redis.",
+    "delta.",
+    "iceberg.",
 )
 PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 
 
 def points() -> list[str]:
     """Every named place of the code that this workflow comes to; one that several share is a place
-    in each of them. Those of PostgreSQL, Kafka, object stores, logs of messages, of replays, of new plans, savepoints and sources with
-    many splits are died at beside their own tests."""
+    in each of them. Those of other systems than files, SQLite and DuckDB, of replays, new plans, savepoints and sources
+    with many splits are died at beside their own tests."""
     found: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         for point in NAMED.findall(path.read_text()):

@@ -95,9 +95,11 @@ def test_a_partitioned_copy_has_each_row_once(partitions: list[str], tmp_path: P
 def test_an_upsert_finds_rows_in_their_partitions(tmp_path: Path):
     put(tmp_path)
     upsert = "mode: upsert, key: [id], partition_by: ['bucket(4, id)', 'name']"
-    assert copy(tmp_path, target=upsert).error is None
-    put(tmp_path, ROWS[:5].with_columns(name=pl.lit("new")))
     assert copy(tmp_path, "new_only: true", upsert).error is None
+    put(tmp_path, ROWS[:5].with_columns(name=pl.lit("new")))
+    again = copy(tmp_path, "new_only: true", upsert)
+    assert again.error is None
+    assert again.steps["s"]["rows_out"] == 5
     frame = frame_of(tmp_path, "shop.copy")
     assert frame is not None
     changed = pl.concat([ROWS[:5].with_columns(name=pl.lit("new")), ROWS[5:]])

@@ -32,8 +32,9 @@ destinations:
 """
 
 
-def endless(place: Place, url: str = "SERVER", more: str = "") -> Endless:
-    return Endless(place, ENDLESS.replace("URL", url).replace("MORE", more))
+def endless(place: Place, url: str = "SERVER", more: str = "", interval: str = "30s") -> Endless:
+    workflow = ENDLESS.replace("URL", url).replace("MORE", more)
+    return Endless(place, workflow.replace("interval: 30s", f"interval: {interval}"))
 
 
 def test_messages_that_the_broker_kept_come_once_over_kills_of_the_run(place: Place) -> None:
@@ -56,13 +57,13 @@ def test_each_message_comes_once_over_a_network_that_breaks(
     place.session()
     with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
         url = place.server.url.replace(f":{place.server.port}", f":{proxy.port}")
-        with endless(place, url) as running:
+        with endless(place, url, interval="500ms") as running:
             for part, break_it in enumerate((proxy.reset, proxy.half_open, proxy.cut)):
                 place.numbers(part * 60, part * 60 + 60)
                 running.wait_rows(part * 60 + 51)
                 break_it()
             place.numbers(180, 200)
-            running.wait_rows(191)
+            running.wait_rows(200)
     assert running.numbers() == list(range(200))
 
 
