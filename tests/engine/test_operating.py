@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Keeping(LiveOperator):
         self.rows = tables.rows("rows")
         self.given = tables.value("given", 0, sum)
         self._wants, self.closed = wants, 0
+        self.threads: list[int] = []
         self.times: list[int] = []
         self._refused: list[Refused] = []
         self.refuses_at_end = False
@@ -47,6 +49,7 @@ class Keeping(LiveOperator):
 
     def process(self, port: int, frame: pl.DataFrame) -> Iterable[Result]:
         self.given.value += frame.height
+        self.threads.append(threading.get_ident())
         bad = frame.filter(pl.col("n") < 0)
         if bad.height:
             self._refused.append(Refused(bad, "negative"))
@@ -337,5 +340,35 @@ def test_it_is_closed_once(tmp_path: Path) -> None:
         await room.bench.start()
         await room.bench.task.aclose()
         assert room.live.closed == 1
+
+    run(main())
+
+
+def test_few_rows_are_taken_in_place_only_while_no_state_is_on_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        room = Room(tmp_path, state_max=100)
+        writing: list[int] = []
+        store, write = room.body._chunks, room.body._chunks.write
+
+        def noted(frame: pl.DataFrame, key_groups: tuple[int, int] | None) -> Any:
+            writing.append(threading.get_ident())
+            return write(frame, key_groups)
+
+        store.write = noted  # type: ignore[method-assign]
+        running = room.bench.start()
+        few, many = SharedDataBatch(pl.DataFrame({"n": [1]})), range(20)
+        assert room.body.takes_at_once(few)
+        await room.send(*many)
+        await room.bench.came_out(1)
+        assert not room.body.takes_at_once(few), "20 rows of 8 bytes are beyond the bound"
+        await room.send(1)
+        room.bench.ins[0].put(END)
+        await room.left()
+        await running
+        here = threading.get_ident()
+        assert room.live.threads[0] == here
+        assert room.live.threads[1] != here
+        assert writing
+        assert here not in writing
 
     run(main())

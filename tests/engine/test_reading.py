@@ -13,14 +13,18 @@ from task_bench import SCHEMA, Bench, run, settle
 
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.clocks import Drift
 from dataflare.engine.gate import Cut, Ended, Rows
 from dataflare.engine.messages import Assign, Checkpoint
 from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
 from dataflare.errors import DataError
+from dataflare.expr import check
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier, Position, Split
+from dataflare.model.types import Schema
+from dataflare.operators.stamp import Stamp
 from dataflare.planner.physical import Segment
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.context import ConnectorContext
@@ -30,6 +34,7 @@ from dataflare.sdk.source import (
     ChunkReader,
     EndOfSplit,
     Salvaged,
+    SourceBatch,
     SourceCapabilities,
     SourceConnector,
     SplitReader,
@@ -391,5 +396,46 @@ def test_a_read_that_fails_ends_the_task_and_what_is_under_way() -> None:
             await bench.start()
         assert reader.closed == 1
         assert bench.heard.shares == []
+
+    run(main())
+
+
+class Transaction(Steps):
+    """All rows are one transaction, so that a checkpoint may be cut behind the last one only."""
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        batch = await super().read_batch(rows_max)
+        times = pl.Series("at", [1_000 * self.at], dtype=pl.Datetime("us", "UTC"))
+        frame = batch.frame.with_columns(times)
+        return SourceBatch(frame, may_cut=self.at == self._end)
+
+
+def test_a_reader_that_is_ahead_of_others_waits_behind_its_transaction_and_not_inside() -> None:
+    async def main() -> None:
+        schema = Schema.of({"n": "int64", "at": "timestamp[us, UTC]"})
+        stamp = Stamp(
+            "t", "at", check("at", schema), 0, None, None, max_drift_us=10, streaming=True
+        )
+        tree = Segment((stamp,), schema, None, ((None, schema, (), (0,)),))
+        drift, connector = Drift(), Script({"a": lambda at: Transaction(at, 3)})
+        drift.report("slow", 0)
+        runner = SegmentRunner(tree, {}, RowErrors({"t": "fail"}))
+        body = Reading(
+            connector, runner, AdaptiveBatcher(), Retrying("t"), run_key=1, hold_s=0.25, drift=drift
+        )
+        bench = Bench(body, inputs=0)
+        bench.heard.splits = [Assign(Split("a"))]
+        running = bench.start()
+        came: list[int] = []
+        while len(came) < 3:
+            event = await bench.behind.next()
+            if isinstance(event, Rows):
+                came += event.batch.frame["n"].to_list()
+                bench.behind.done(event, 0.0)
+        assert came == [0, 1, 2]
+        await settle()
+        assert not running.done(), "it is ahead, so it reads no more"
+        drift.report("slow", 10_000)
+        await running
 
     run(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from dataflare import RunOptions, RunResult, load, run
+from dataflare.checkpoint.lock import lock_state
+from dataflare.checkpoint.runs import RunLog
 from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.errors import CheckpointError, DataFlareError, RunError
+from dataflare.jobs import arun
 from dataflare.jobs.changes import compare
 from dataflare.jobs.published_since import staged_rows_gone, with_published
 from dataflare.jobs.savepoint_requests import savepoint
@@ -281,6 +286,26 @@ def test_parts_go_back_to_an_older_savepoint(tmp_path: Path) -> None:
     lines = [line for path in (tmp_path / "parts").glob("*") for line in path.open()]
     assert len(lines) == len(set(lines)) == ROWS
     assert asked(tmp_path / "sums.db", "select sum(rows) from sums") == [(ROWS,)]
+
+
+def test_a_run_that_nobody_watches_takes_the_savepoint_that_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, rate=SLOW)
+    loaded = load(tmp_path / "w.yaml")
+    folder = tmp_path / "home" / "ticks"
+
+    async def main() -> None:
+        running = asyncio.ensure_future(arun(loaded, RunOptions(tmp_path / "home")))
+        while not lock_state(folder).held or RunLog(folder).current() is None:
+            await asyncio.sleep(0)
+        taken = await asyncio.to_thread(savepoint, folder, "watchless")
+        assert not taken.final
+        assert not running.done()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+    assert Savepoints(folder).names() == ["watchless"]
 
 
 def test_a_savepoint_outlives_the_checkpoints_that_it_was_taken_of(project: Path) -> None:

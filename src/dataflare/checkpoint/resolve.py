@@ -131,11 +131,6 @@ def judge_marker(marker: Marker) -> ManifestFact:
     return ManifestFact(manifest.epoch, manifest, None, not manifest.chunks)
 
 
-def next_epoch(decision: Resume | StartOver) -> int:
-    """The number of the first epoch after `decision`."""
-    return decision.manifest.epoch + 1 if isinstance(decision, Resume) else 1
-
-
 def retained(manifests: Iterable[Manifest], count: int) -> list[Manifest]:
     """The `count` newest, at least one, newest first."""
     return sorted(manifests, key=lambda each: -each.epoch)[: max(1, count)]

@@ -85,10 +85,13 @@ class Operating(Body):
             self.cancel()
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
-        return self.task.pool.is_inline(batch.num_rows)
+        return self.task.pool.is_inline(batch.num_rows) and self.tables.in_memory
 
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
-        outcome = await self.task.pool.run(batch.num_rows, self._process, port, batch.frame)
+        if self.takes_at_once(batch):
+            outcome = self._process(port, batch.frame)
+        else:
+            outcome = await self.task.pool.submit(self._process, port, batch.frame)
         metric = self.task.metrics.step(self.task.name)
         metric.add_in(batch.num_rows)
         metric.seconds += outcome.seconds
@@ -152,6 +155,8 @@ class Operating(Body):
         await in_thread(self._close)
 
     async def _let_out(self, outcome: Outcome) -> None:
+        if self.tables.exceed(self._state_max):
+            await self.task.pool.submit(self.tables.keep_within, self._state_max)
         self._budget.set_state(self.task.id, self.tables.num_bytes())
         await self.task.emit(outcome)
 
@@ -171,7 +176,6 @@ class Operating(Body):
             for result in call():
                 self._behind(result, outcome)
             self._refused(outcome)
-        self.tables.keep_within(self._state_max)
         outcome.seconds = time.perf_counter() - started
         return outcome
 

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
 
 _REPORT_S = 0.25
+_ANSWER_S = 1.0
 
 
 def run(workflow: Workflow, options: RunOptions) -> RunResult:
@@ -425,12 +426,12 @@ class _Run:
             self.reporter.report(None)
 
     async def _report(self, attempt: Attempt) -> None:
-        if self.options.listener is None:
-            return
+        """Tell the listener how far the run is, and take the savepoints that are asked for."""
+        every_s = _ANSWER_S if self.options.listener is None else _REPORT_S
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            due += _REPORT_S
+            due += every_s
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.reporter.report(attempt)
             await self.lineage.answer_savepoints(attempt.checkpoint_now)

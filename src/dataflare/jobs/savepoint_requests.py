@@ -3,7 +3,7 @@
     <home>/<workflow>/asked/<name>            an empty file: please take this savepoint
     <home>/<workflow>/asked/<name>.refused    why it was not taken
 
-The request is removed when the savepoint is there. A run looks four times a second. The code blocks.
+The request is removed when the savepoint is there. A run looks at least once a second. The code blocks.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import PlanError
-from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
+from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.hashing import canonical_bits
 from dataflare.model.types import DataType, Field, Schema
 from dataflare.operators.names import known_columns, no_doubles, not_empty, spot_of
@@ -51,10 +51,6 @@ class JoinShape(Struct, frozen=True):
     def keeps_left(self) -> bool:
         """Whether a row of the left side without a match comes out."""
         return LEFT in KEPT[self.kind]
-
-    @property
-    def keeps_right(self) -> bool:
-        return RIGHT in KEPT[self.kind]
 
     def keys_of(self, port: int) -> tuple[str, ...]:
         return self.left_keys if port == LEFT else self.right_keys
@@ -242,8 +238,3 @@ def _per_second(type_: DataType) -> int:
 def has_null(keys: Sequence[str]) -> pl.Expr:
     """Whether a key of the row is NULL, so that it matches nothing."""
     return pl.any_horizontal([pl.col(key).is_null() for key in keys])
-
-
-def later_of(time: str, other: str) -> pl.Expr:
-    """The event time of a pair: the later one."""
-    return pl.max_horizontal(time, other).alias(TIME_COLUMN)

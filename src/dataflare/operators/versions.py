@@ -105,6 +105,10 @@ class Versions:
             return 0
         return sum(int(level.frame.estimated_size()) for level in self._levels)
 
+    @property
+    def on_disk(self) -> bool:
+        return bool(self._runs.runs)
+
     def spill(self) -> None:
         if self._levels and self._runs.able:
             self._runs.spill(self._hashed_levels())

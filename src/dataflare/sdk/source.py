@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from msgspec import Struct, field
+from msgspec import Struct
 from pydantic import BaseModel
 
 from dataflare.errors import DataError
@@ -451,10 +451,3 @@ class SupportsFilter(ABC):
     def with_filter(self, condition: Typed) -> Self | None:
         """A copy that gives exactly the rows where `condition` is true, or None if it cannot.
         May be called again on the copy: conditions add up."""
-
-
-class Pushed(Struct, frozen=True):
-    """What a source took over, for `plan`."""
-
-    columns: tuple[str, ...] | None = None
-    filters: tuple[str, ...] = field(default=())

@@ -99,6 +99,11 @@ class KeySet:
         """What `spill` takes out of memory."""
         return sum(int(level.held.estimated_size()) for level in self._levels)
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether some keys are on disk only."""
+        return bool(self._runs)
+
     def spill(self) -> None:
         """Move the levels to disk as one run. Blocking."""
         levels = [level for level in self._levels if level.held.height]

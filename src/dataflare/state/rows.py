@@ -23,6 +23,10 @@ class Keeper(Protocol):
     def level_bytes(self) -> int:
         """What `spill` takes out of memory."""
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether some of its rows are on disk only."""
+
     def spill(self) -> None:
         """Move rows to disk. Blocking."""
 

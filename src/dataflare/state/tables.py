@@ -231,6 +231,21 @@ class Tables:
         total += sum(store.num_bytes for store in self._stores)
         return total + sum(table.num_bytes for table in self._found.values())
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all is in memory: nothing that an operator does with the tables reads or writes a disk."""
+        return (
+            not self._stores
+            and all(piece.in_memory for table in self._tables.values() for piece in table.pieces())
+            and not any(keeper.on_disk for keeper in self._keepers())
+        )
+
+    def exceed(self, bytes_max: int) -> bool:
+        """Whether `keep_within` has something to do."""
+        levels_max = bytes_max // _LEVELS_SHARE
+        too_large = any(keeper.level_bytes > levels_max for keeper in self._keepers())
+        return too_large or self.num_bytes() > bytes_max
+
     def keep_within(self, bytes_max: int) -> None:
         """Keep no more than about so many bytes in memory. Blocking where something must leave."""
         for keeper in self._keepers():

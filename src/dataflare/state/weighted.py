@@ -145,6 +145,10 @@ class WeightedRows:
             return 0
         return sum(int(level.frame.estimated_size()) for level in self._levels)
 
+    @property
+    def on_disk(self) -> bool:
+        return bool(self._runs.runs)
+
     def spill(self) -> None:
         if self._levels and self._runs.able and not self._draining:
             self._runs.spill([level.frame for level in self._levels])
