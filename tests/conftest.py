@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Runs that tests start keep their compiled modules, as a user's do: without them each takes a second more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # The same examples at every run of the same code, and no opinion about a busy machine's speed.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
