@@ -33,7 +33,7 @@ SHARED_CODE = (
     "dataflare.sdk.push",
 )
 """Where the classes of connectors and what they inherit are."""
-SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages")
+SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages", "dataflare.sdk.aws")
 _IMPORT = re.compile(r"^from dataflare\.connectors\.([\w.]+) import", re.MULTILINE)
 ELSEWHERE = {"retry_policy"}
 """Read where the workflow file is."""

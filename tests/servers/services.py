@@ -65,6 +65,8 @@ SERVICES = {
                 lambda made: dict(made.environment), "Node and npm"),
         Service("gcs", "Google Cloud Storage's XML API, own", "servers.gcs", "1", 0.1, "Apache-2.0",
                 lambda made: dict(made.environment)),
+        Service("aws", "SQS, Kinesis and S3 (moto)", "servers.aws", "5.2.5", 2, "Apache-2.0",
+                lambda made: made.options),
         Service("nats", "NATS server", "servers.nats", "2.9", 0.2, "Apache-2.0",
                 lambda made: {"connection": made.url}),
         Service("mosquitto", "Mosquitto (MQTT)", "servers.mosquitto", "2.0", 0.1, "EPL-2.0",

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 from lake_kit import KINDS, Lake, Step, batch
-from optional_packages import package
-from servers.process import ProcessServer, free_port
+from servers import services
+from servers.aws import AwsServer
 from servers.s3 import KEYS, empty
 
 from dataflare.model.types import Schema
@@ -24,31 +20,11 @@ ROWS = pl.DataFrame({"id": [1, 2, 3], "v": ["a", "b", "c"]})
 SCHEMA = Schema.from_polars(ROWS.schema)
 
 
-class Moto(ProcessServer):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-
-    def answers(self) -> bool:
-        with contextlib.suppress(urllib.error.URLError):
-            empty(self.endpoint, "lake")
-            return True
-        return False
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
-    package("moto.server")
-    moto = Moto(tmp_path_factory.mktemp("moto"))
-    try:
-        moto.start()
-        yield moto
-    finally:
-        moto.kill()
+def server() -> Iterator[AwsServer]:
+    for made in services.running("aws"):
+        empty(made.endpoint, "lake")
+        yield made
 
 
 def contents(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
@@ -58,7 +34,7 @@ def contents(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
 def test_each_mode_writes_to_the_store(
-    kind: str, mode: str, server: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, mode: str, server: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name, value in {
         **KEYS,

@@ -94,3 +94,20 @@ def test_messages_without_an_id_are_all_given() -> None:
     assert ledger.position() == {"given": 2, "seen": ""}
     ledger.committed(2)
     assert ledger.acknowledged() == [1, 2]
+
+
+def test_a_broker_that_delivers_after_a_time_is_known_again_behind_more_messages_than_the_window():
+    """The ids of a position are remembered until the time is over, and then as all others."""
+    first = Ledger(NOTHING, 2)
+    assert all(first.admit(f"m{n}", n) for n in range(3))
+    ledger = Ledger(first.position(), 2, keeps=True)
+    assert all(ledger.admit(f"n{n}", n) for n in range(10))
+    ledger.committed(13)
+    assert len(ledger.acknowledged()) == 10
+    assert not ledger.admit("m1", "again")
+    assert ledger.acknowledged() == ["again"]
+    assert not ledger.admit("n9", "again")
+    assert ledger.admit("n0", "forgotten")
+    ledger.may_forget()
+    ledger.acknowledged()
+    assert ledger.admit("m1", "forgotten")

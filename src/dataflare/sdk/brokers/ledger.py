@@ -23,11 +23,15 @@ NOTHING: Mapping[str, Any] = {"given": 0, "seen": ""}
 
 class Ledger:
     """Of one queue. position: what `position` gave, or NOTHING. committed: how many messages checkpoints are known to
-    have."""
+    have. keeps: whether the ids of the position are remembered until `may_forget` is called, however many messages
+    come: because the broker delivers again after a time, not at once."""
 
-    def __init__(self, position: Mapping[str, Any], window: int, committed: int = 0) -> None:
+    def __init__(
+        self, position: Mapping[str, Any], window: int, committed: int = 0, *, keeps: bool = False
+    ) -> None:
         self.given = int(position["given"])
         self._window = window
+        self._kept = self.given if keeps else -1
         self._committed = committed
         # The numbers of messages by their ids, the oldest first. Those of a position are at most `given`.
         self._seen = dict.fromkeys(_digests(position["seen"]), self.given)
@@ -69,11 +73,17 @@ class Ledger:
         self._forget()
         return tags
 
+    def may_forget(self) -> None:
+        """The broker delivers no message again now that was delivered before the position."""
+        self._kept = -1
+
     def _forget(self) -> None:
         """Let go of ids after which more than `window` messages were acknowledged. Those of a position may belong to
         messages that are still to be delivered again, and count from the moment when it was read."""
         old = []
         for digest, number in self._seen.items():
+            if number <= self._kept:
+                continue
             if self._committed - number <= self._window:
                 break
             old.append(digest)

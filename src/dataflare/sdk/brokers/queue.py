@@ -36,6 +36,14 @@ class Delivered(Struct, frozen=True):
 class QueueSession(ABC):
     """A connection to a queue. Of one event loop."""
 
+    redelivers_s: float = 0.0
+    """After how many seconds the broker delivers again what an earlier session did not acknowledge; 0: at once."""
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether the broker gives nothing more of some kind until what was given is acknowledged."""
+        return False
+
     @abstractmethod
     async def receive(self, most: int, wait_s: float) -> Sequence[Delivered]:
         """What was delivered, at most so many; waits so long at most until there is one. Raises SystemError_ when
@@ -80,6 +88,7 @@ class QueueFeed(Feed):
         self._stop, self._name = None if stop is None else start + stop, name
         self.bounded = stop is not None
         self._room = asyncio.Event()
+        self._remembers_until: float | None = None
 
     @property
     def warnings(self) -> Mapping[str, int]:
@@ -91,7 +100,8 @@ class QueueFeed(Feed):
 
     @property
     def wants_checkpoint(self) -> bool:
-        return self._ledger.unacknowledged * 2 >= self._limit
+        waiting = self._ledger.unacknowledged
+        return waiting * 2 >= self._limit or (waiting > 0 and self.session.wants_checkpoint)
 
     def position(self) -> Position:
         return Position({**self._about, **self._ledger.position()})
@@ -99,6 +109,7 @@ class QueueFeed(Feed):
     async def take(self, most: int, wait_s: float | None) -> Sequence[Message]:
         loop = asyncio.get_running_loop()
         end = None if wait_s is None else loop.time() + wait_s
+        self._forget_in_time(loop.time())
         while True:
             left_s = _LOOK_S if end is None else max(0.0, min(_LOOK_S, end - loop.time()))
             if self._stop is not None:
@@ -119,6 +130,12 @@ class QueueFeed(Feed):
                 return given
             if not found and room > 0 and self.bounded and await self.session.is_empty():
                 raise EndOfSplit
+
+    def _forget_in_time(self, now: float) -> None:
+        if self._remembers_until is None:
+            self._remembers_until = now + self.session.redelivers_s
+        if now >= self._remembers_until:
+            self._ledger.may_forget()
 
     async def _wait_room(self, wait_s: float) -> None:
         self._room.clear()
@@ -191,7 +208,12 @@ class QueueSource(BrokerSource, SupportsCommits):
         at = split.data["at"] if position is None else position.value
         made = QueueFeed(
             session,
-            Ledger(at, self.window, self._committed.get(split.id, int(split.data["at"]["given"]))),
+            Ledger(
+                at,
+                self.window,
+                self._committed.get(split.id, int(split.data["at"]["given"])),
+                keeps=session.redelivers_s > 0,
+            ),
             limit=limit,
             start=int(split.data["at"]["given"]),
             stop=split.data["stop"],

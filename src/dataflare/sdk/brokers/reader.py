@@ -74,7 +74,7 @@ class MessageReader(ChunkReader):
 
     def __init__(self, feed: Feed, envelope: Envelope, told: Schema, number: int) -> None:
         self._feed, self._envelope, self.told, self._number = feed, envelope, told, number
-        self.named = tuple(field.name for field in envelope.metadata)
+        self.named = tuple(envelope.reads)
         self._decoding = threading.Lock()
         self._warnings: dict[str, int] = {}
         self._messages_max = _MESSAGES_FIRST

@@ -113,6 +113,8 @@ class MessageMaker:
             id=_text(shape.id, frame.schema) if shape.id else pl.lit(None, pl.String),
             headers=_headers(shape.headers, frame.schema),
         ).with_columns(values.values.alias("value"), is_delete.alias("is_delete"))
+        if values.headers is not None:
+            messages = messages.with_columns(_both(messages["headers"], values.headers))
         messages = messages.select(list(MESSAGES))
         value = pl.when(~pl.col("is_delete")).then(pl.col("value"))
         messages = messages.with_columns(value)
@@ -180,6 +182,13 @@ def _headers(headers: Mapping[str, str], schema: pl.Schema) -> pl.Expr:
             value = _text(column, schema).cast(pl.Binary)
         fields.append(pl.struct(key=pl.lit(header), value=value))
     return pl.concat_list(fields)
+
+
+def _both(headers: pl.Series, more: pl.Series) -> pl.Series:
+    """The headers of the options, and behind them those of the format."""
+    frame = pl.DataFrame([headers, more.cast(HEADERS).alias("more")])
+    joined = pl.concat_list(pl.col("headers", "more").fill_null(pl.lit([], dtype=HEADERS)))
+    return frame.select(headers=joined)["headers"]
 
 
 def _problems(bad: pl.DataFrame, height: int) -> pl.Series:

@@ -1,0 +1,360 @@
+"""SQS as a source and a destination, on moto's server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from broker_moving import Endless, Moving
+from servers.aws import AwsServer
+from sqs_kit import Place
+
+from dataflare.errors import ConfigError, DataFlareError
+from dataflare.model.types import Schema
+from dataflare.testing import FaultProxy, check_source, destination_of, read_source, source_of
+from dataflare.testing.sources import SOURCE_LAWS
+
+COPY = """\
+name: copy
+settings: {parallelism: 2, checkpoint: {interval: 20ms}}
+sources:
+  given:
+    type: sqs
+    config: {SERVER, queue: QUEUE, stop: latest, MORE}
+    schema: {n: int64, text: string}
+DEADdestinations:
+  out: {type: file, inputs: [given], config: {path: out, format: parquet}}
+"""
+
+
+def copy(more: str = "", handling: str = "") -> str:
+    dead = f"    error_handling: {{{handling}}}\n" if handling else ""
+    return COPY.replace("MORE", more).replace("DEAD", dead)
+
+
+def numbers(place: Place) -> list[int]:
+    return sorted(pl.read_parquet(place.folder / "out" / "*.parquet")["n"].to_list())
+
+
+def read(place: Place, **more: Any) -> pl.DataFrame:
+    config = place.config(stop="latest", format="text", **more)
+    return asyncio.run(read_source(source_of("sqs", config)))
+
+
+SHARED = (
+    "readers_know_nothing_of_each_other",  # a message is given to one consumer of a queue
+    "rows_do_not_depend_on_batches",  # reads again what a reader has that is not closed
+    "positions_resume",
+    "an_end_stays",
+    "a_description_pickles",
+)
+
+
+def test_it_keeps_the_contract_of_sources(aws: AwsServer, tmp_path: Path) -> None:
+    """Each law has a queue: a source that is not closed keeps its messages from the next."""
+    for law in SOURCE_LAWS:
+        place = Place(aws, tmp_path)
+        place.numbers(0, 20)
+        config = place.config(stop="latest", format="text", metadata=["id", "timestamp", "headers"])
+        made = partial(source_of, "sqs", config)
+        asyncio.run(check_source(made, only=[law], skip=SHARED))
+
+
+def test_messages_come_once_and_the_queue_is_empty_then(place: Place) -> None:
+    """No more than 30 are received and not deleted, so checkpoints come before their time."""
+    place.numbers(0, 100)
+    text = copy("prefetch: 30").replace("20ms", "60s")
+    result = place.run(text)
+    assert (result.error, result.checkpoints > 3) == (None, True)
+    assert (numbers(place), place.waiting()) == (list(range(100)), (0, 0))
+    place.numbers(100, 130)
+    result = place.run(text)
+    assert (result.error, result.steps["given"]["rows_out"]) == (None, 30)
+    assert place.run(text).steps["given"]["rows_out"] == 0
+
+
+def test_a_fifo_queue_is_read_in_the_order_of_its_groups(aws: AwsServer, tmp_path: Path) -> None:
+    """A group gives no more than ten messages until they are deleted."""
+    place = Place(aws, tmp_path, fifo=True)
+    group = {"MessageGroupId": lambda body: f"g{json.loads(body)['n'] % 3}"}
+    place.numbers(0, 60, **group, MessageDeduplicationId=lambda body: str(json.loads(body)["n"]))
+    more = "metadata: [group, sequence, deduplication_id], id: deduplication_id"
+    result = place.run(copy(more).replace("20ms", "60s"))
+    assert (result.error, place.waiting()) == (None, (0, 0))
+    found = pl.scan_parquet(place.folder / "out" / "*.parquet").collect()
+    assert sorted(found["n"]) == list(range(60))
+    for _, n in found.group_by("_group").agg("n").rows():
+        assert n == sorted(n)
+    assert found["_sequence"].n_unique() == 60
+    assert found["_deduplication_id"].to_list() == [str(n) for n in found["n"]]
+
+
+def test_what_sqs_says_of_a_message_becomes_columns(place: Place) -> None:
+    attributes = {
+        "n": {"DataType": "Number", "StringValue": "7"},
+        "raw": {"DataType": "Binary", "BinaryValue": b"\xff"},
+    }
+    place.put(["x"], MessageAttributes=attributes)
+    names = ["id", "queue", "group", "timestamp", "first_received", "receive_count", "headers"]
+    row = read(place, metadata=names).row(0, named=True)
+    assert len(row.pop("_id")) == 36
+    assert row.pop("_timestamp") <= row.pop("_first_received")
+    assert row == {
+        "value": "x", "_queue": place.queue, "_group": None, "_receive_count": 1,
+        "_headers": [{"key": "n", "value": b"7"}, {"key": "raw", "value": b"\xff"}],
+    }  # fmt: skip
+
+
+def test_a_message_that_was_sent_twice_comes_once_by_its_attribute(place: Place) -> None:
+    named = {"key": lambda body: {"DataType": "String", "StringValue": body}}
+    key = {"MessageAttributes": lambda body: {name: v(body) for name, v in named.items()}}
+    for first, after in ((0, 20), (5, 10)):
+        place.numbers(first, after, **key)
+    result = place.run(copy("id: key"))
+    assert (result.error, numbers(place)) == (None, list(range(20)))
+    assert any("delivered again" in text for text in result.warnings)
+
+
+def test_messages_are_kept_from_others_as_long_as_the_run_has_them(place: Place) -> None:
+    """A message is visible again after two seconds, and no checkpoint is taken before the end."""
+    place.numbers(0, 10)
+    source = source_of("sqs", place.config(stop="latest", format="text", visibility="2s"))
+
+    async def hold() -> tuple[int, int]:
+        (split,) = await source.splits()
+        reader = await source.open(split, None)
+        await reader.read_chunk()  # type: ignore[attr-defined]
+        end = asyncio.get_running_loop().time() + 3
+        found = []
+        while asyncio.get_running_loop().time() < end:
+            found += await asyncio.to_thread(place.receive)
+        assert not found
+        await reader.aclose()
+        state = place.waiting()
+        await source.aclose()
+        return state
+
+    assert asyncio.run(hold()) == (0, 10)
+    assert place.waiting() == (10, 0)
+
+
+def test_a_poison_message_is_a_dead_letter_with_its_bytes(place: Place) -> None:
+    good, bad = base64.b64encode(b'{"n": 3}').decode(), base64.b64encode(b"\xff\xfe").decode()
+    place.put([good, bad, "not base64!"])
+    dead = place.folder / "dead"
+    handling = f"on_error: dead_letter, dead_letter: {{path: {dead}}}"
+    result = place.run(copy("encoding: base64", handling=handling))
+    assert (result.error, result.steps["given"]["dead_letters"]) == (None, 2)
+    assert numbers(place) == [3]
+    text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
+    for part in ("base64://4=", "not base64!", f"{place.queue} message "):
+        assert part in text
+    assert place.waiting() == (0, 0)
+
+
+def test_without_a_checkpoint_a_message_stays_in_the_queue(place: Place) -> None:
+    place.put(["{"])
+    result = place.run(copy())
+    assert result.error is not None
+    assert (result.error.code, place.waiting()) == ("E0503", (1, 0))
+
+
+def failure(place: Place, **more: Any) -> DataFlareError:
+    source = source_of("sqs", place.config(format="text", timeout="3s", **more))
+    with pytest.raises(DataFlareError) as caught:
+        asyncio.run(source.validate())
+    return caught.value
+
+
+def test_errors_name_what_is_wrong(
+    place: Place, aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert failure(place, queue="nothing").code == "E0604"
+    assert failure(place, endpoint="http://127.0.0.1:1").code == "E0607"
+    with aws.checks_logins():
+        found = failure(place)
+    assert (found.code, "tester" in str(found)) == ("E0606", False)
+    config = {"queue": "q", "format": "text"}
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(place.folder / "none"))
+    with pytest.raises(ConfigError, match="in which region"):
+        asyncio.run(source_of("sqs", config).validate())
+    with pytest.raises(ConfigError, match="profile"):
+        asyncio.run(source_of("sqs", {**config, "profile": "missing"}).validate())
+
+
+ENDLESS = """\
+name: endless
+settings:
+  parallelism: 1
+  checkpoint: {interval: 20ms}
+  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
+sources:
+  given:
+    type: sqs
+    config: {SERVER, queue: QUEUE, timeout: 1s, visibility: 2s}
+    schema: {n: int64, text: string}
+    error_handling: {retry_policy: {max_attempts: 1000, initial_backoff: 50ms, max_backoff: 300ms}}
+destinations:
+  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
+"""
+
+
+def test_each_message_comes_once_over_a_network_that_breaks_and_a_run_that_dies(
+    place: Place,
+) -> None:
+    with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
+        text = place.filled(ENDLESS).replace(f":{place.server.port}", f":{proxy.port}")
+        with Endless(place, text) as running:
+            for part, break_it in enumerate((proxy.reset, proxy.half_open, None)):
+                place.numbers(part * 20, part * 20 + 20)
+                running.wait_rows(part * 20 + 20)
+                if break_it is not None:
+                    break_it()
+            running.kill()
+            place.numbers(60, 80)
+            running.start()
+            running.wait_rows(80)
+    assert running.numbers() == list(range(80))
+
+
+MOVE = """\
+name: moving
+settings: {parallelism: 2, checkpoint: {interval: 10ms}}
+sources:
+  given:
+    type: sqs
+    config: {SERVER, queue: QUEUE, stop: latest, prefetch: 30, window: 5, visibility: 2s}
+    schema: {n: int64}
+destinations:
+  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
+"""
+
+
+def test_each_message_is_moved_once_over_kills_between_commit_and_deletion(place: Place) -> None:
+    """What was committed is delivered again after two seconds, behind more messages than the window has."""
+    place.numbers(0, 120)
+    moving = Moving(place, MOVE)
+    for point in ("engine.after_manifest", "engine.after_commit"):
+        assert moving.die(point)
+    moving.finish()
+    assert Endless(place, MOVE).numbers() == list(range(120))
+    assert place.waiting() == (0, 0)
+
+
+def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
+    text = f"""\
+name: write
+sources:
+  rows: {{type: inline, config: {{rows: {json.dumps(rows)}}}}}
+destinations:
+  out:
+    type: sqs
+    inputs: [rows]
+    config: {{SERVER, queue: QUEUE, {more}}}
+"""
+    if handling:
+        text += f"    error_handling: {{{handling}}}\n"
+    return place.run(text)
+
+
+def test_rows_become_messages(place: Place) -> None:
+    rows = [{"n": n, "t": "x"} for n in range(120)]
+    assert write(place, rows, "id: n, headers: {trace: t}").error is None
+    found = place.taken()
+    assert sorted(json.loads(each["Body"])["n"] for each in found) == list(range(120))
+    told = found[7]["MessageAttributes"]
+    assert told["id"]["StringValue"] == str(json.loads(found[7]["Body"])["n"])
+    assert told["trace"] == {"DataType": "String", "StringValue": "x"}
+
+
+def test_a_fifo_queue_keeps_the_order_of_a_group_and_leaves_out_what_comes_again(
+    aws: AwsServer, tmp_path: Path
+) -> None:
+    place = Place(aws, tmp_path, fifo=True)
+    rows = [{"n": n, "g": n % 7} for n in range(70)]
+    for _ in range(2):
+        assert write(place, rows, 'id: n, group: "g{g}"').error is None
+        place.folder = tmp_path / "second"
+    found = place.taken()
+    assert len(found) == 70
+    for group in range(7):
+        of_group = [f for f in found if f["Attributes"]["MessageGroupId"] == f"g{group}"]
+        assert [json.loads(each["Body"])["n"] for each in of_group] == list(range(group, 70, 7))
+
+
+def test_rows_that_sqs_does_not_take_are_dead_letters(place: Place) -> None:
+    rows = [
+        {"value": "good", "h": "x"}, {"value": "", "h": "x"}, {"value": "a￾", "h": "x"},
+        {"value": "x" * (1 << 20), "h": "x"}, {"value": "b", "h": ""},
+    ]  # fmt: skip
+    more = "format: text, headers: {h: h}"
+    result = write(place, rows, more, "on_error: dead_letter")
+    assert (result.error, result.steps["out"]["dead_letters"]) == (None, 4)
+    assert [each["Body"] for each in place.taken()] == ["good"]
+    result = write(place, [{"value": "a￾"}], "format: text, encoding: base64")
+    assert result.error is None
+    assert [base64.b64decode(each["Body"]) for each in place.taken()] == ["a￾".encode()]
+
+
+def test_events_have_their_attributes_in_the_messages_attributes(place: Place) -> None:
+    more = "format: cloudevents, cloudevents: {mode: binary, source: /shop, type: order}"
+    assert write(place, [{"ce_id": f"e{n}", "n": n} for n in (1, 2)], more).error is None
+    source = source_of("sqs", place.config(stop="latest", format="cloudevents"))
+    source.contract = Schema.of({"n": "int64"})
+    found = asyncio.run(read_source(source)).select("ce_id", "ce_source", "ce_type", "n")
+    assert sorted(found.rows()) == [("e1", "/shop", "order", 1), ("e2", "/shop", "order", 2)]
+
+
+def test_a_message_that_was_not_taken_is_sent_again_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataflare.connectors.sqs.client import Queue
+
+    sent: list[list[str]] = []
+    why = {"SenderFault": False, "Code": "InternalError"}
+    ask = Queue.ask
+
+    def refuses_some(queue: Queue, call: str, **arguments: Any) -> Any:
+        if call != "send_message_batch":
+            return ask(queue, call, **arguments)
+        entries = arguments["Entries"]
+        sent.append([each["MessageBody"] for each in entries])
+        failed, taken = (entries[1:3], entries) if len(sent) == 1 else ([], entries)
+        taken = [each for each in taken if each not in failed]
+        answer = ask(queue, call, Entries=taken)
+        return {**answer, "Failed": [{"Id": each["Id"], **why} for each in failed]}
+
+    monkeypatch.setattr(Queue, "ask", refuses_some)
+    assert write(place, [{"value": f"m{n}"} for n in range(4)], "format: text").error is None
+    assert sent == [["m0", "m1", "m2", "m3"], ["m1", "m2"]]
+    assert sorted(each["Body"] for each in place.taken()) == ["m0", "m1", "m2", "m3"]
+    why["SenderFault"], sent[:] = True, []
+    result = write(place, [{"value": f"m{n}"} for n in range(4)], "format: text")
+    assert result.error is not None
+    assert (result.error.code, "InternalError" in str(result.error)) == ("E0600", True)
+
+
+def test_a_plan_says_what_is_guaranteed_and_options_without_effect_are_refused() -> None:
+    there = {"queue": "q", "region": "eu-west-1"}
+    assert not source_of("sqs", there).capabilities().repeats
+    made = destination_of("sqs", there)
+    assert made.capabilities().delivery.value == "at least once"
+    fifo = destination_of("sqs", {**there, "queue": "q.fifo", "id": "n", "group": "g"})
+    assert fifo.capabilities().delivery.value == "effectively once"
+    for wrong in ({"id": "deduplication_id"}, {"queue": "a/b"}, {"queue": ["q", "https://x/1/q"]}):
+        with pytest.raises(ConfigError):
+            source_of("sqs", {**there, **wrong})
+    for wrong in (
+        {"queue": "q.fifo"}, {"group": "g"}, {"format": "avro", "schema": "{}"},
+        {"headers": {"AWS.x": "n"}}, {"access_key_id": "x"},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            destination_of("sqs", {**there, **wrong})
