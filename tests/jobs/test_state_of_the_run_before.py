@@ -144,3 +144,27 @@ def test_a_source_that_is_read_whole_begins_anew(tmp_path: Path) -> None:
     project.put("orders", [(3, 1, 7)])
     project.run()
     assert project.rows()["sums"] == [(1, 2, 7), (2, 1, 6)]
+
+
+def test_a_key_that_an_earlier_run_saw_comes_no_second_time(tmp_path: Path) -> None:
+    random, project = Random(3), Project(tmp_path)
+    (tmp_path / "w.yaml").write_text(
+        """\
+name: once
+version: "1.0"
+sources: {orders: {type: sqlite, config: {path: in.db, table: orders, incremental: {column: id}}}}
+transformations: {once: {type: deduplicate, inputs: [orders], config: {key: [k]}}}
+destinations: {out: {type: sqlite, inputs: [once], config: {path: out.db, table: t}}}
+"""
+    )
+    orders: list[tuple[int, ...]] = []
+    for _ in range(4):
+        new = [(len(orders) + i, random.randrange(20), 0) for i in range(9)]
+        project.put("orders", new)
+        orders += new
+        assert not project.run().warnings
+    first = {k: i for i, k, _ in reversed(orders)}
+    with closing(sqlite3.connect(tmp_path / "out.db")) as db:
+        assert db.execute("select id, k from t order by id").fetchall() == sorted(
+            (i, k) for k, i in first.items()
+        )

@@ -1,8 +1,8 @@
 """The state with which a new run goes on from the one that finished before it.
 
 Sources that carry a position give only rows that earlier runs have not read. A step that gives changes
-(`StatefulOperator.goes_on`) then needs what it kept of those, or its results would be of the new rows alone. Its tables
-are in the last checkpoint of the run before.
+or remembers keys (`StatefulOperator.goes_on`) then needs what it kept of those, or its results would be of the new rows
+alone. Its tables are in the last checkpoint of the run before.
 
 Always true: a step has either all of its state or none, and the user is told of a step that has none.
 """

@@ -59,6 +59,7 @@ class Deduplicate(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...]
     passes_rows = True
     keeps_time = True
+    goes_on = True
 
     def open(self, tables: Tables) -> LiveOperator:
         return LiveDeduplicate(self.keys, tables)
