@@ -84,3 +84,26 @@ def test_a_refill_rate_is_a_speed_limit() -> None:
             limited.report_processing("reader", 100, 0.001)
     assert sent == pytest.approx(1_000 + 10 * 1_000, rel=0.02)
     assert limited.wait_s("reader", 1_000) is not None
+
+
+def test_a_timely_batch_takes_a_window_and_is_never_mostly_overhead() -> None:
+    controller = BackpressureController()
+    controller.register_task("t")
+    assert controller.timely_rows("t") is None
+    controller.report_processing("t", 1_000, 0.1)
+    assert controller.timely_rows("t") == 2_500
+    for rows in (1_000, 2_000, 4_000):  # half a second, and 10 microseconds a row
+        for _ in range(200):
+            controller.report_processing("t", rows, 0.5 + rows * 1e-5)
+    timely = controller.timely_rows("t")
+    assert timely is not None
+    assert 0.5 + timely * 1e-5 == pytest.approx(2.0, rel=0.01), "four times its overhead"
+
+
+def test_a_timely_batch_has_at_least_the_least_credits_and_a_fixed_window_asks_for_none() -> None:
+    slow, fixed = BackpressureController(), BackpressureController(mode="fixed")
+    for controller in (slow, fixed):
+        controller.register_task("t")
+        controller.report_processing("t", 10, 10.0)
+    assert slow.timely_rows("t") == slow.min_credits
+    assert fixed.timely_rows("t") is None

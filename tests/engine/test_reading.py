@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -74,8 +75,10 @@ class Steps(SplitReader):
         self.at, self._end, self._hold = at, end, hold or {}
         self.closed = 0
         self.warnings: dict[str, int] = {}
+        self.asked: list[int] = []
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        self.asked.append(rows_max)
         if self.at in self._hold:
             await self._hold[self.at].wait()
         if self.at >= self._end:
@@ -96,8 +99,10 @@ class Chunks(ChunkReader):
 
     def __init__(self, scans: Sequence[Callable[[], pl.LazyFrame]], **more: Any) -> None:
         self._scans, self._more, self.given = list(scans), more, 0
+        self.asked: list[int | None] = []
 
     async def read_chunk(self) -> Chunk:
+        self.asked.append(self.bytes_max)
         if self.given == len(self._scans):
             raise EndOfSplit
         number, self.given = self.given, self.given + 1
@@ -439,3 +444,42 @@ def test_a_reader_that_is_ahead_of_others_waits_behind_its_transaction_and_not_i
         await running
 
     run(main())
+
+
+def test_batches_are_as_large_as_the_steps_behind_do_soon() -> None:
+    async def main() -> None:
+        reader = Steps(0, 3)
+        bench = bench_of(Script({"a": lambda at: reader}))
+        # 1,000 rows a second, so 250 in the time that a barrier may wait.
+        bench.behind._controller.report_processing("behind", 1_000, 1.0)
+        running = bench.start()
+        await rows_of(bench)
+        await running
+        assert set(reader.asked) == {250}
+
+    run(main())
+
+
+def test_chunks_begin_small_and_stay_so_where_the_steps_behind_are_slow() -> None:
+    async def main(slow: bool) -> list[int | None]:
+        reader = Chunks([partial(frame, n) for n in range(12)])
+        bench = bench_of(Script({"a": lambda at: reader}))
+        if slow:
+            bench.behind._controller.report_processing("behind", 1_000, 1.0)
+        running = bench.start()
+        while True:
+            event = await bench.behind.next()
+            if isinstance(event, Ended):
+                break
+            if isinstance(event, Rows):
+                bench.behind.done(event, 0.0)
+        await running
+        return reader.asked
+
+    fast = asyncio.run(main(slow=False))
+    assert fast[0] == 256 << 10
+    assert fast[-1] is None
+    sizes = [each for each in fast if each is not None]
+    assert sizes == sorted(sizes)
+    # A chunk of the test has 5 bytes a row.
+    assert asyncio.run(main(slow=True))[-1] == 250 * 5

@@ -14,17 +14,22 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
+
+from dataflare.engine.cost import BatchCost
 
 _WINDOW_S = 0.25
 """A window holds about this much of the reader's work: enough to never starve it, little to lose."""
 _SMOOTHING = 0.2
+_OVERHEADS = 4
+"""A batch is not made so small that its overhead is more than one in so many parts of its time."""
 
 
 class _Task(Struct):
     window: float
     outstanding: int = 0
     rows_per_s: float | None = None
+    cost: BatchCost = field(default_factory=BatchCost)
     tokens: float = 0.0
     refilled_at: float = 0.0
 
@@ -86,6 +91,7 @@ class BackpressureController:
         state.outstanding = max(0, state.outstanding - rows)
         if seconds <= 0 or rows <= 0:
             return
+        state.cost.record(rows, seconds)
         rate = rows / seconds
         known = state.rows_per_s
         state.rows_per_s = rate if known is None else known + _SMOOTHING * (rate - known)
@@ -105,6 +111,17 @@ class BackpressureController:
             room = max(0.0, 1.0 - self.memory_pressure) / max(1e-9, 1.0 - self.memory_threshold)
             window = self.min_credits + (window - self.min_credits) * room
         return int(min(self.max_credits, max(self.min_credits, window)))
+
+    def timely_rows(self, task: str) -> int | None:
+        """How large a batch may be so that the task is done with it within the time of a window: a barrier behind it
+        waits so long. None while that is not known."""
+        if self.mode == "fixed":
+            return None
+        overhead, per_row = self._tasks[task].cost.fitted()
+        if per_row <= 0:
+            return None
+        seconds = max(_WINDOW_S, _OVERHEADS * overhead)
+        return max(self.min_credits, int((seconds - overhead) / per_row))
 
     def outstanding(self, task: str) -> int:
         """Rows on their way to the task."""

@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-_FORGET = 0.98
+from dataflare.engine.cost import BatchCost
+
 _CLOSE = 0.1
 _FIRST_LOOK_S = 0.02
 
@@ -77,7 +78,7 @@ class AdaptiveBatcher:
         self.metrics = BatchingMetrics(clock)
         self._clock = clock
         self._rows = float(min(max_rows, max(min_rows, initial)))
-        self._sums = [0.0] * 5
+        self.cost = BatchCost()
         self._calm = 0
         # The first looks come soon and then ever more seldom, up to the interval.
         self._pause = min(_FIRST_LOOK_S, evaluation_interval)
@@ -95,26 +96,12 @@ class AdaptiveBatcher:
     def record_batch(self, rows: int, seconds: float) -> None:
         """A batch of `rows` took `seconds` through the chain."""
         self.metrics.record(rows, seconds)
-        for index, value in enumerate((1.0, rows, rows * rows, seconds, rows * seconds)):
-            self._sums[index] = self._sums[index] * _FORGET + value
+        self.cost.record(rows, seconds)
         now = self._clock()
         if now >= self._next_look:
             self._pause = min(self.evaluation_interval, self._pause * 1.5)
             self._next_look = now + self._pause
             self._look()
-
-    def cost(self) -> tuple[float, float]:
-        """The learned overhead of a batch and time per row, seconds, neither below 0."""
-        n, x, xx, y, xy = self._sums
-        spread = n * xx - x * x
-        if spread <= 1e-6 * n * xx:
-            # All batches had one size: what they took is shared out by row.
-            return 0.0, y / x if x else 0.0
-        per_row = max(0.0, (n * xy - x * y) / spread)
-        overhead = (y - per_row * x) / n
-        if overhead < 0:
-            return 0.0, xy / xx
-        return overhead, per_row
 
     def _look(self) -> None:
         wanted = self._wanted()
@@ -130,7 +117,7 @@ class AdaptiveBatcher:
         self._rows = min(float(self.max_rows), max(float(self.min_rows), self._rows))
 
     def _wanted(self) -> float:
-        overhead, per_row = self.cost()
+        overhead, per_row = self.cost.fitted()
         if per_row <= 0:
             return float(self.max_rows)
         rows = (self.latency_target - overhead) / per_row

@@ -61,6 +61,9 @@ class Receiver(Protocol):
     async def take(self, rows: Rows) -> None:
         """Process a batch. Called while it waits in `Inbox.next`."""
 
+    def timely_rows(self) -> int | None:
+        """How large a batch may be for the tasks behind it; None: of any size."""
+
 
 class Channel:
     """From one task to another. Written by one, read through the other's inbox.
@@ -149,6 +152,13 @@ class Inbox:
             if self._is_woken:
                 self._is_woken = False
                 self.wake()
+
+    def timely_rows(self) -> int | None:
+        """How large a batch may be so that the reader, and those behind it, are soon done with it; None: of any
+        size."""
+        own = self._controller.timely_rows(self.task)
+        behind = self.receiver.timely_rows() if self.receiver is not None else None
+        return behind if own is None else own if behind is None else min(own, behind)
 
     async def next(self) -> Event | None:
         """The next event, or None when woken for another reason."""

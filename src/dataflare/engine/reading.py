@@ -23,6 +23,7 @@ from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
 from dataflare.engine.messages import Assign, Fail, Share, Wait
+from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Outcome, SegmentRunner
 from dataflare.engine.task import Body
@@ -31,6 +32,8 @@ from dataflare.resilience.retry import Retrying
 from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, SourceBatch, SourceConnector
 
 T = TypeVar("T")
+
+_FIRST_BYTES, _LARGE_BYTES = 256 << 10, 64 << 20
 
 _TURN_S = 0.005
 
@@ -69,7 +72,8 @@ class Reading(Body):
         self._clock = SplitClock(None, self._drift, "")
         self._all_open = self._is_idle = self._is_silent = False
         self._told_us: int | None = None
-        self._gave_rows_at = 0.0
+        self._gave_rows_at = self._row_bytes = 0.0
+        self._largest = _FIRST_BYTES
         self._reads_to_end = connector.carries() and connector.capabilities().bounded
 
     def begin(self) -> None:
@@ -266,7 +270,7 @@ class Reading(Body):
                 num_bytes = sum(chunk.work_bytes or chunk.num_bytes for chunk, _ in flying)
                 room = len(flying) < flying_max and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
-                    reading = asyncio.ensure_future(reader.read_chunk())
+                    reading = asyncio.ensure_future(reader.read_chunk(self._bytes_max()))
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:
                     waiting.append(reading)
@@ -284,6 +288,9 @@ class Reading(Body):
                         outcome = future.result()
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
+                    self._largest = min(2 * self._largest, _LARGE_BYTES)
+                    if outcome.head_rows:
+                        self._row_bytes = chunk.num_bytes / outcome.head_rows
                     event_time_us = await self._let_out(outcome, chunk.num_bytes)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
@@ -292,6 +299,14 @@ class Reading(Body):
                     await self._may_go_on()
         finally:
             await _abandon([reading] if reading is not None else [], [f for _, f in flying])
+
+    def _bytes_max(self) -> int | None:
+        """How large the next chunk should be at most. The first ones are small, and ever larger, until it is known
+        how fast the steps behind are."""
+        rows = self.task.timely_rows() if self._row_bytes else None
+        if rows is None:
+            return self._largest if self._largest < _LARGE_BYTES else None
+        return max(1, min(self._largest, int(rows * self._row_bytes)))
 
     async def _stand_at(
         self,
@@ -339,7 +354,7 @@ class Reading(Body):
             await self._may_go_on()
             start = reader.position
             try:
-                batch = await self._waiting(reader.read_batch(self.batcher.batch_size()))
+                batch = await self._waiting(reader.read_batch(self._rows_max()))
             except EndOfSplit:
                 self._position = reader.end()
                 return
@@ -366,6 +381,13 @@ class Reading(Body):
                 # A source that never waits must not keep the others from their turn.
                 await asyncio.sleep(0)
                 pause_at = time.perf_counter() + _TURN_S
+
+    def _rows_max(self) -> int:
+        """How many rows to read next: as many as the steps behind do soon, where those are slow."""
+        rows = self.batcher.batch_size()
+        if rows < INLINE_ROWS:
+            return rows
+        return min(rows, self.task.timely_rows() or rows)
 
     async def _let_out(self, outcome: Outcome, num_bytes: int) -> int | None:
         """Send a batch on. Gives the greatest event time of the split after it."""

@@ -57,11 +57,11 @@ class ReopeningReader:
             return await self._retrying.once(partial(self._batch, rows_max), timed=self._timed)
         return await self._retrying.call(partial(self._batch, rows_max), timed=self._timed)
 
-    async def read_chunk(self) -> Chunk:
-        """As `ChunkReader.read_chunk`."""
+    async def read_chunk(self, bytes_max: int | None = None) -> Chunk:
+        """As `ChunkReader.read_chunk`, with its `bytes_max`."""
         if self._is_last:
-            return await self._retrying.once(self._chunk, timed=self._timed)
-        return await self._retrying.call(self._chunk, timed=self._timed)
+            return await self._retrying.once(partial(self._chunk, bytes_max), timed=self._timed)
+        return await self._retrying.call(partial(self._chunk, bytes_max), timed=self._timed)
 
     async def aclose(self) -> None:
         reader, self._reader = self._reader, None
@@ -89,9 +89,10 @@ class ReopeningReader:
         self._inside = isinstance(batch, SourceBatch) and not batch.may_cut
         return batch
 
-    async def _chunk(self) -> Chunk:
+    async def _chunk(self, bytes_max: int | None) -> Chunk:
         reader = await self._open()
         assert isinstance(reader, ChunkReader)
+        reader.bytes_max = bytes_max
         try:
             chunk = await reader.read_chunk()
         except DataFlareError as error:

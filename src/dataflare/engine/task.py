@@ -209,6 +209,16 @@ class Task:
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         return self.body.takes_at_once(batch)
 
+    def timely_rows(self) -> int | None:
+        least: int | None = None
+        letters = set(self._letter_edges.values())
+        for edge, output in self._outputs.items():
+            for channel in output.channels if edge not in letters else ():
+                rows = channel.inbox.timely_rows() if not channel.cancelled else None
+                if rows is not None and (least is None or rows * len(output.channels) < least):
+                    least = rows * len(output.channels)
+        return least
+
     async def take(self, rows: Rows) -> None:
         await self.body.rows(rows.port, rows.batch)
 

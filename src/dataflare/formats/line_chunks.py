@@ -61,6 +61,10 @@ class LineChunks:
         self._is_whole = is_whole
         self.unfinished = 0
 
+    def keep_below(self, num_bytes: int) -> None:
+        """Make the next chunk no larger, if records allow that."""
+        self._size = max(1, min(self._chunk_bytes, num_bytes))
+
     def next(self) -> TextChunk | None:
         """The next chunk, None at the end. `offset` and `checksum` then are those of its end."""
         data = self._rest

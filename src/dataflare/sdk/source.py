@@ -346,6 +346,10 @@ class Chunk(Struct, frozen=True):
 class ChunkReader(SplitReader):
     """A reader that hands out chunks. It needs no `read_batch` of its own."""
 
+    bytes_max: int | None = None
+    """About how large the next chunk should be at most, but never without a row. The engine sets it where the steps
+    behind are slow: a checkpoint waits until they are done with the chunk."""
+
     @abstractmethod
     async def read_chunk(self) -> Chunk:
         """The next chunk; reading ahead is allowed, positions travel with the chunks.

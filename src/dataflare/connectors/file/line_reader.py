@@ -175,6 +175,8 @@ class LineReader(ChunkReader):
         return True
 
     async def read_chunk(self) -> Chunk:
+        if self.bytes_max is not None:
+            self._chunks.keep_below(self.bytes_max)
         chunk = await in_thread(self._next)
         if chunk is None:
             raise EndOfSplit

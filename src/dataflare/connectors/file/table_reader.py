@@ -28,6 +28,8 @@ from dataflare.model.types import DataType, Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
 from dataflare.sdk.threads import in_thread
 
+_PART_ROWS = 10_000
+"""A piece is not divided further: all of a row group is decoded for each part."""
 _AHEAD = 3
 """So many pieces of a file in a store are fetched before they are asked for."""
 
@@ -71,6 +73,12 @@ class PieceReader(ChunkReader):
         if not self._pieces:
             raise EndOfSplit
         piece = self._pieces.popleft()
+        if self.bytes_max is not None and piece.num_bytes > self.bytes_max:
+            rows = max(_PART_ROWS, piece.rows * self.bytes_max // piece.num_bytes)
+            rest = _from(piece, piece.start + rows)
+            if rest is not None:
+                self._pieces.appendleft(rest)
+                piece = TablePiece(piece.start, rows, piece.num_bytes - rest.num_bytes)
         self._pass(piece)
         return piece
 

@@ -218,7 +218,10 @@ class PartitionReader(ChunkReader):
         batch = Batch(self, self._partition, messages, self._named)
         if messages:
             average = batch.num_bytes // len(messages) + 1
-            self._messages_max = max(_MESSAGES_FIRST, min(_MESSAGES_MAX, _CHUNK_BYTES // average))
+            size, least = _CHUNK_BYTES, _MESSAGES_FIRST
+            if self.bytes_max is not None:
+                size, least = min(size, self.bytes_max), 1
+            self._messages_max = max(least, min(_MESSAGES_MAX, size // average))
         return Chunk(
             scan=batch.scan,
             position=self.position(),

@@ -110,7 +110,8 @@ class MessageReader(ChunkReader):
     def _chunk(self, messages: Sequence[Message]) -> Chunk:
         batch = MessageBatch(self, messages)
         average = batch.num_bytes // max(1, len(messages)) + 1
-        self._messages_max = max(1, min(_MESSAGES_MAX, _CHUNK_BYTES // average))
+        size = _CHUNK_BYTES if self.bytes_max is None else min(_CHUNK_BYTES, self.bytes_max)
+        self._messages_max = max(1, min(_MESSAGES_MAX, size // average))
         first, self._number = self._number, self._number + len(messages)
         return Chunk(
             scan=batch.scan,

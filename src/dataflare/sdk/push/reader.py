@@ -119,7 +119,8 @@ class LogReader(ChunkReader):
                 await inbox.arrived()
                 if self.hold_s:
                     await asyncio.sleep(self.hold_s)
-            blocks, place = await in_thread(inbox.log.read, self._place, _CHUNK_BYTES)
+            size = _CHUNK_BYTES if self.bytes_max is None else min(_CHUNK_BYTES, self.bytes_max)
+            blocks, place = await in_thread(inbox.log.read, self._place, size)
         except DataFlareError:
             await self._stop()
             raise

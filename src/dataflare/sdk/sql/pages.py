@@ -44,6 +44,7 @@ class PageReader(ChunkReader):
         self._after: Mapping[str, Any] = start
         self._lock = threading.Lock()
         self._closed = False
+        self._row_bytes = 0.0
         self.warnings: dict[str, int] = {}
 
     @abstractmethod
@@ -55,11 +56,16 @@ class PageReader(ChunkReader):
         """Release the connection. Blocking."""
 
     async def read_chunk(self) -> Chunk:
-        page = await in_thread(self._next, PAGE_ROWS)
+        rows = PAGE_ROWS
+        if self.bytes_max is not None and self._row_bytes:
+            rows = max(1, min(rows, int(self.bytes_max / self._row_bytes)))
+        page = await in_thread(self._next, rows)
         if page is None:
             raise EndOfSplit
         position = Position(dict(page.after))
         size = int(page.good.estimated_size())
+        if page.good.height:
+            self._row_bytes = size / page.good.height
         return Chunk(
             page.good.lazy,
             position,

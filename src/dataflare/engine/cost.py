@@ -1,0 +1,30 @@
+"""What a batch costs: overhead and time per row, learned from the batches that went by."""
+
+from __future__ import annotations
+
+_FORGET = 0.98
+
+
+class BatchCost:
+    """A batch of `rows` takes `a + b * rows` seconds: least squares with exponential forgetting."""
+
+    def __init__(self) -> None:
+        self._sums = [0.0] * 5
+
+    def record(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` took `seconds`."""
+        for index, value in enumerate((1.0, rows, rows * rows, seconds, rows * seconds)):
+            self._sums[index] = self._sums[index] * _FORGET + value
+
+    def fitted(self) -> tuple[float, float]:
+        """The overhead of a batch and the time per row, seconds, neither below 0."""
+        n, x, xx, y, xy = self._sums
+        spread = n * xx - x * x
+        if spread <= 1e-6 * n * xx:
+            # All batches had one size: what they took is shared out by row.
+            return 0.0, y / x if x else 0.0
+        per_row = max(0.0, (n * xy - x * y) / spread)
+        overhead = (y - per_row * x) / n
+        if overhead < 0:
+            return 0.0, xy / xx
+        return overhead, per_row
