@@ -34,7 +34,7 @@ SHARED_CODE = (
 )
 """Where the classes of connectors and what they inherit are."""
 SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages", "dataflare.sdk.aws")
-_IMPORT = re.compile(r"^from dataflare\.connectors\.([\w.]+) import", re.MULTILINE)
+_IMPORT = re.compile(r"^from dataflare\.(connectors\.[\w.]+|sdk\.json_pages) import", re.MULTILINE)
 ELSEWHERE = {"retry_policy"}
 """Read where the workflow file is."""
 
@@ -75,9 +75,9 @@ def files_of(class_: type, role: str) -> list[str]:
             if base.__module__.startswith(SHARED):
                 path = Path(str(__import__(base.__module__, fromlist=["x"]).__file__))
                 found += sorted(path.parent.rglob("*.py"))
-    # What a connector takes from another one.
+    # What a connector takes from another one, or from code that reads the options of several.
     used = [name for path in found for name in _IMPORT.findall(path.read_text())]
-    found += [SOURCE / "connectors" / f"{name.replace('.', '/')}.py" for name in used]
+    found += [SOURCE / f"{name.replace('.', '/')}.py" for name in used]
     return [without_fields(p.read_text()) for p in dict.fromkeys(found) if p.is_file()]
 
 

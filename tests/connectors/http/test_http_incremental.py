@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.web import Answer, Asked, http_server
 
-from dataflare.connectors.http.incremental import Cursor, HttpIncremental, text_of
+from dataflare.connectors.http.config import HttpIncremental
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import INT64, STRING, parse_type
+from dataflare.sdk.json_pages import Cursor, text_of
 from dataflare.sdk.sql.incremental import State
 
 SINCE = {"column": "at", "param": "since"}

@@ -17,6 +17,7 @@ from dataflare.connectors.delta.table import DeltaVersion
 from dataflare.errors import ConfigError, RunError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
+from dataflare.sdk.lakes.reading import ChangeFeed
 from dataflare.sdk.lakes.source import LakeSource
 from dataflare.sdk.lakes.table import DataFile, LakeTable
 from dataflare.sdk.places import Table
@@ -26,7 +27,7 @@ _COME = "_change_type in ('insert', 'update_postimage')"
 _COLUMN_MAPPING = "delta.columnMapping.mode"
 
 
-class DeltaSource(LakeSource):
+class DeltaSource(LakeSource, ChangeFeed):
     type = "delta"
     Config = DeltaReadOptions
     summary = "Reads a Delta Lake table, a version of it, its new rows or its change feed."

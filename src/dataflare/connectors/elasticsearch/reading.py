@@ -14,11 +14,10 @@ import orjson
 from dataflare.connectors.elasticsearch.client import Client
 from dataflare.connectors.elasticsearch.point_in_time import Hit, Points, Slice
 from dataflare.connectors.elasticsearch.source_config import ElasticsearchSourceConfig
-from dataflare.connectors.http.incremental import Cursor, Unordered
-from dataflare.formats import ndjson_watch
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, NewFields, Salvaged
+from dataflare.sdk.json_pages import Cursor, Unordered, page_chunk
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 from dataflare.sdk.threads import in_thread
 
 
@@ -47,7 +46,7 @@ class SliceReader(ChunkReader):
         place = dict(self._place)
         if self._incremental is not None:
             cursor, window = self._incremental
-            place |= {"window": window.to_json(), "type": str(cursor.column.type)}
+            place |= cursor.saved(window)
         return Position(place)
 
     async def read_chunk(self) -> Chunk:
@@ -77,30 +76,13 @@ class SliceReader(ChunkReader):
         self, hits: Sequence[Hit], lines: Sequence[bytes], rows: Sequence[int], first: int
     ) -> Chunk:
         """The new rows of a page, as a chunk."""
-        plan, text = self._plan, b"\n".join(lines[row] for row in rows)
 
         def place_of(row: int) -> str:
             hit = hits[rows[row]]
             return f"{hit.index} _id {hit.id}"
 
-        def salvage() -> Salvaged:
-            result = plan.salvage(text, place_of)
-            return Salvaged(result.good, result.good_rows, result.bad)
-
-        def new_fields() -> NewFields | None:
-            return ndjson_watch.new_fields(plan.columns, text)
-
-        return Chunk(
-            scan=lambda: plan.scan(text),
-            position=self.position(),
-            key=first,
-            num_bytes=len(text),
-            rows=len(rows),
-            salvage=salvage,
-            place=place_of,
-            new_fields=new_fields,
-            watched=lambda: ndjson_watch.watched(plan, text),
-        )
+        text = b"\n".join(lines[row] for row in rows)
+        return page_chunk(self._plan, text, len(rows), place_of, self.position(), first)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -18,7 +18,6 @@ from dataflare.connectors.elasticsearch.point_in_time import Points, Slice
 from dataflare.connectors.elasticsearch.reading import SliceReader, lines_of
 from dataflare.connectors.elasticsearch.source_config import ElasticsearchSourceConfig
 from dataflare.connectors.elasticsearch.types import ANALYSED, DATES, merged, noted_in_all
-from dataflare.connectors.http.incremental import Cursor
 from dataflare.errors import ConfigError, DataError
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
 from dataflare.formats.ndjson_watch import with_learned
@@ -26,6 +25,7 @@ from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import INT64, STRING, TIMESTAMP_UTC, Schema
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.json_pages import Cursor, carried
 from dataflare.sdk.source import (
     Replay,
     SourceCapabilities,
@@ -158,11 +158,7 @@ logs:
         return self.config.incremental is not None
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        position = positions.get(_ALL)
-        if position is None or "window" not in position.value:
-            return None
-        state = State.from_json(position.value["window"]["state"]).finished()
-        return {**state.to_json(), "type": position.value["type"]}
+        return carried(positions.get(_ALL))
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         data = split.data

@@ -9,9 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dataflare.connectors.http.auth_config import Auth as Auth
 from dataflare.connectors.http.graphql import GraphqlQuery
-from dataflare.connectors.http.incremental import HttpIncremental
 from dataflare.connectors.http.json_path import JsonPath
 from dataflare.model.units import Duration, Rate
+from dataflare.sdk.sql.config import Incremental
+
+
+class HttpIncremental(Incremental):
+    """Request only rows that are new since the last run."""
+
+    param: str = Field(
+        min_length=1,
+        description="the parameter for the last value seen, less `lag`, such as since; the "
+        "answer has the rows from there on, in any order",
+    )
 
 
 class HttpConfig(BaseModel):

@@ -11,14 +11,13 @@ from typing import Any
 
 from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
-from dataflare.connectors.http.incremental import Cursor, Unordered
 from dataflare.connectors.http.pages import Page, fetched, name_of
 from dataflare.connectors.http.paging import Place, mark_of
 from dataflare.errors import DataError
-from dataflare.formats import ndjson_watch
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.model.progress import Position
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, NewFields, Salvaged
+from dataflare.sdk.json_pages import Cursor, Unordered, page_chunk
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 from dataflare.sdk.threads import in_thread
 
 _SAME_PAGES_MAX = 10
@@ -50,8 +49,7 @@ class PageReader(ChunkReader):
         if self._incremental is None:
             return Position({"next": self._place})
         cursor, window = self._incremental
-        type_ = str(cursor.column.type)
-        return Position({"next": self._place, "window": window.to_json(), "type": type_})
+        return Position({"next": self._place, **cursor.saved(window)})
 
     async def read_chunk(self) -> Chunk:
         while self._place is not None:
@@ -103,29 +101,12 @@ class PageReader(ChunkReader):
 
     def _chunk(self, page: Page, rows: Sequence[int], number: int) -> Chunk:
         """The new rows of a page, as a chunk."""
-        plan, lines = self._plan, b"\n".join(page.lines[row] for row in rows)
 
         def place_of(row: int) -> str:
             return f"{public_url(self._config.url)} page {number + 1} row {page.numbers[rows[row]]}"
 
-        def salvage() -> Salvaged:
-            result = plan.salvage(lines, place_of)
-            return Salvaged(result.good, result.good_rows, result.bad)
-
-        def new_fields() -> NewFields | None:
-            return ndjson_watch.new_fields(plan.columns, lines)
-
-        return Chunk(
-            scan=lambda: plan.scan(lines),
-            position=self.position(),
-            key=number,
-            num_bytes=len(lines),
-            rows=len(rows),
-            salvage=salvage,
-            place=place_of,
-            new_fields=new_fields,
-            watched=lambda: (plan.scan(lines), new_fields()),
-        )
+        lines = b"\n".join(page.lines[row] for row in rows)
+        return page_chunk(self._plan, lines, len(rows), place_of, self.position(), number)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
-from dataflare.connectors.http.incremental import Cursor, first_value
 from dataflare.connectors.http.page_reader import PageReader
 from dataflare.connectors.http.pages import Page, check_rows, fetched
 from dataflare.connectors.http.paging import Place, first_place
@@ -28,6 +27,7 @@ from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.json_pages import Cursor, carried, first_value
 from dataflare.sdk.source import (
     Replay,
     SourceCapabilities,
@@ -121,11 +121,7 @@ issues:
         return self.config.incremental is not None
 
     def carry(self, positions: Mapping[str, Position]) -> Mapping[str, Any] | None:
-        position = positions.get(_PAGES)
-        if position is None or "window" not in position.value:
-            return None
-        state = State.from_json(position.value["window"]["state"]).finished()
-        return {**state.to_json(), "type": position.value["type"]}
+        return carried(positions.get(_PAGES))
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         listed = [TextColumn.from_json(each) for each in split.data["columns"]]

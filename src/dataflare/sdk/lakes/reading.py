@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,14 @@ from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.sdk.lakes.source import LakeSource
+
+
+class ChangeFeed(ABC):
+    """Another power of a LakeSource: its table keeps the changes of each version."""
+
+    @abstractmethod
+    def changes(self, version: int, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The changes of a version, with row kinds: first what goes, and then what comes."""
 
 
 def conformed(
@@ -158,6 +167,7 @@ class LogReader(SplitReader):
         table = self._source.version(version)
         self._note_new(table)
         if self._source.gives_changes:
+            assert isinstance(self._source, ChangeFeed)
             names = [n for n in self._schema.names if n in table.schema]
             for frame in self._source.changes(version, [*names, *self._new]):
                 extra = [c for c in frame if c.name not in self._schema]

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
-
-import polars as pl
 
 from dataflare.errors import ConfigError, SystemError_
 from dataflare.model.progress import Position, Split
@@ -67,10 +65,6 @@ class LakeSource(SourceConnector, SupportsProjection):
         """The files whose rows the version added to the one before. Raises an error if it changed or
         removed rows."""
 
-    def changes(self, version: int, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """The changes of a version, with row kinds: first what goes, and then what comes."""
-        raise NotImplementedError
-
     @property
     def follows(self) -> bool:
         """Whether rows are read in the order of versions, by one reader."""
@@ -78,6 +72,7 @@ class LakeSource(SourceConnector, SupportsProjection):
 
     @property
     def gives_changes(self) -> bool:
+        """Whether changes are read. Only a ChangeFeed gives them."""
         return False
 
     @property

@@ -133,10 +133,10 @@ class LakeTable(ABC):
         """Remove files that no version has. Never raises."""
         return
 
+    @abstractmethod
     def file_to_json(self, file: DataFile) -> Any:
         """A file that is written and not in the table yet, for a marker."""
-        raise NotImplementedError
 
+    @abstractmethod
     def file_from_json(self, value: Any) -> DataFile:
         """See `file_to_json`. Raises an error if the file is gone."""
-        raise NotImplementedError

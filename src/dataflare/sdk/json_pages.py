@@ -1,6 +1,6 @@
-"""Incremental reading of an API: find the rows of its pages that are new since the last run.
+"""Pages of JSON rows that a server returns: a page as a chunk, and which rows are new since the last run.
 
-Always true: all pages of a run are requested with the same value, that of the run's start; an API
+Always true: all pages of a run are requested with the same value, that of the run's start; a server
 may return its rows in any order; rows that it returned before, at the boundary or inside `lag`, are
 recognised by a hash of key and cursor value.
 """
@@ -8,18 +8,20 @@ recognised by a hash of key and cursor value.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import orjson
 import polars as pl
-from pydantic import Field
 
 from dataflare.errors import ConfigError, did_you_mean
+from dataflare.formats import ndjson_watch
 from dataflare.formats.json_values import BadJson, decode, sorted_text
 from dataflare.formats.ndjson_read import NdjsonPlan
 from dataflare.formats.text_types import TextColumn
+from dataflare.model.progress import Position
 from dataflare.model.types import DataType
+from dataflare.sdk.source import Chunk, NewFields, Salvaged
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import (
     CURSOR,
@@ -37,14 +39,42 @@ from dataflare.sdk.sql.incremental import (
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
-class HttpIncremental(Incremental):
-    """Request only rows that are new since the last run."""
+def page_chunk(
+    plan: NdjsonPlan,
+    lines: bytes,
+    rows: int,
+    place: Callable[[int], str],
+    position: Position,
+    key: int,
+) -> Chunk:
+    """A page, one row on a line, as a chunk. place: of row i, for messages."""
 
-    param: str = Field(
-        min_length=1,
-        description="the parameter for the last value seen, less `lag`, such as since; the "
-        "answer has the rows from there on, in any order",
+    def salvage() -> Salvaged:
+        result = plan.salvage(lines, place)
+        return Salvaged(result.good, result.good_rows, result.bad)
+
+    def new_fields() -> NewFields | None:
+        return ndjson_watch.new_fields(plan.columns, lines)
+
+    return Chunk(
+        scan=lambda: plan.scan(lines),
+        position=position,
+        key=key,
+        num_bytes=len(lines),
+        rows=rows,
+        salvage=salvage,
+        place=place,
+        new_fields=new_fields,
+        watched=lambda: ndjson_watch.watched(plan, lines),
     )
+
+
+def carried(position: Position | None) -> Mapping[str, Any] | None:
+    """What the next run starts from, of a position with `Cursor.saved`."""
+    if position is None or "window" not in position.value:
+        return None
+    state = State.from_json(position.value["window"]["state"]).finished()
+    return {**state.to_json(), "type": position.value["type"]}
 
 
 class Unordered(Window):
@@ -98,7 +128,7 @@ class Unordered(Window):
 
 
 class Cursor:
-    """The cursor column of an API. columns: those of its rows. Raises ConfigError (E0413) for a
+    """The cursor column of a server's rows. columns: all columns. Raises ConfigError (E0413) for a
     column that does not exist or cannot grow, and for a first value of another type."""
 
     def __init__(self, config: Incremental, columns: Sequence[TextColumn], step: str) -> None:
@@ -133,6 +163,10 @@ class Cursor:
     def window(self, state: State) -> Unordered:
         """A run's window, from the state of the last run."""
         return Unordered(state, self.lag, self.initial)
+
+    def saved(self, window: Unordered) -> dict[str, Any]:
+        """A window for a position."""
+        return {"window": window.to_json(), "type": str(self.column.type)}
 
     def request_value(self, state: State) -> str | None:
         """The value for the request; None requests all rows."""
