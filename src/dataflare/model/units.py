@@ -1,7 +1,7 @@
 """Durations, sizes and rates as users write them: `250ms 10s 5m 1h 7d`, `64MiB`, `10000/s`.
 
-`Duration` (float seconds), `Size` (int bytes) and `Rate` (float per second) are field types for
-Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
+`Duration` (float seconds), `Size` (int bytes), `Rate` (float per second) and `Moment` (a time, in UTC if it has
+no zone) are field types for Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
 refused because it is ambiguous (0 is allowed); a value is never negative. A duration is a whole number of
 microseconds, `round(seconds * 1_000_000)` is exactly this number, and it is at most DURATION_MAX_US, so that
 arithmetic with event times in 64 bits does not overflow.
@@ -10,10 +10,11 @@ arithmetic with event times in 64 bits does not overflow.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 _SECONDS = {
     "us": Decimal("0.000001"),
@@ -131,6 +132,14 @@ Duration = Annotated[
     _schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d)\s*)+$|^0$", DURATION_EXPECTED),
 ]
 """A field of float seconds, written `10s`."""
+
+
+def _in_utc(value: datetime) -> datetime:
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A field of a time, which is in UTC if it has no zone."""
 
 Size = Annotated[
     int,

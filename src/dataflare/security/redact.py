@@ -143,6 +143,11 @@ class Redactor:
         return sorted(_spellings(self._values) | {"://", *_NAMES_LIST})
 
 
+def text_of(error: object) -> str:
+    """What a client library says, on one line and without secrets."""
+    return redact_pieces(" ".join(str(error).split())) or type(error).__name__
+
+
 def _secret_parts(value: str) -> list[str]:
     """A secret as it is, or the passwords in it if it is a connection string."""
     if _HINT.search(value) is None:

@@ -16,7 +16,7 @@ from dataflare.testing import Faults
 from dataflare.workflow.load import load_text
 
 POINTS = [
-    "kafka.prepare.after_fsync", "kafka.commit.before_marker", "kafka.commit.before_commit:2",
+    "broker.prepare.after_fsync", "kafka.commit.before_marker", "kafka.commit.before_commit:2",
     "kafka.commit.after_commit", "engine.after_manifest:2",
 ]  # fmt: skip
 

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import orjson
 
-from dataflare.connectors.elasticsearch.config import ElasticsearchConfig, Tls
+from dataflare.connectors.elasticsearch.config import ElasticsearchConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.tls import PasswordTls
 from dataflare.security.redact import redact_pieces
 
 _SHOWN = 300
@@ -80,7 +81,7 @@ class Client:
     def _trust(self) -> ssl.SSLContext | bool:
         if not any(url.startswith("https") for url in self._urls):
             return False
-        tls = self._config.tls or Tls.model_validate({})
+        tls = self._config.tls or PasswordTls.model_validate({})
         try:
             ca = None if tls.ca is None else str(self._context.path(tls.ca))
             made = ssl.create_default_context(cafile=ca)

@@ -18,6 +18,7 @@ from pydantic import (
 
 from dataflare.model.units import Duration, Size
 from dataflare.sdk.delete_max import DeleteMax
+from dataflare.sdk.tls import PasswordTls
 
 _PORT = 9200
 _PLACEHOLDER = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
@@ -36,28 +37,6 @@ Names = Annotated[
 """One name, or several."""
 
 
-class Tls(BaseModel):
-    """How the servers show who they are, and who asks them."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
-    key_password: str | None = Field(None, repr=False, description="the password of that key")
-    check_name: bool = Field(
-        True, description="whether the certificate must be for the host that was asked"
-    )
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.key is None) != (self.certificate is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        return self
-
-
 class ElasticsearchConfig(BaseModel):
     """How to reach the servers; the same for sources and destinations."""
 
@@ -73,7 +52,7 @@ class ElasticsearchConfig(BaseModel):
     api_key: str | None = Field(
         None, min_length=1, repr=False, description="an encoded API key, in place of a password"
     )
-    tls: Tls | None = Field(
+    tls: PasswordTls | None = Field(
         None, description="for https: {ca, certificate, key, key_password, check_name}"
     )
     headers: dict[str, str] = Field(

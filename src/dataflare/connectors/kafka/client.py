@@ -14,10 +14,11 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from dataflare.connectors.kafka.config import KafkaConfig, Tls
+from dataflare.connectors.kafka.config import KafkaConfig
 from dataflare.connectors.kafka.errors import translated
-from dataflare.errors import ConfigError, DataFlareError
+from dataflare.errors import DataFlareError
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.tls import PasswordTls, file_of
 
 
 class KafkaClient:
@@ -81,7 +82,7 @@ class KafkaClient:
     def _security(self) -> dict[str, Any]:
         config = self.config
         settings: dict[str, Any] = {}
-        if isinstance(config.tls, Tls):
+        if isinstance(config.tls, PasswordTls):
             tls = config.tls
             places = {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key}
             paths = {name: self._file(place) for name, place in places.items() if place}
@@ -101,15 +102,7 @@ class KafkaClient:
         return settings
 
     def _file(self, place: str) -> str:
-        path = self._context.path(place)
-        if not path.is_file():
-            raise ConfigError(
-                f"step '{self.step}': there is no file {path}",
-                code="E0404",
-                step=self.step,
-                help="look at 'tls'",
-            )
-        return str(path)
+        return str(file_of(place, "tls", self._context))
 
     def _said(self, error: KafkaError) -> None:
         """An error that belongs to no call."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.model.units import Duration
+from dataflare.model.units import Duration, Moment
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.tls import PasswordTls
 
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 _OURS = re.compile(
@@ -21,28 +21,6 @@ _OURS = re.compile(
 """Settings of the client that have an option of their own, or that must have the value that they have."""
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-
-
-class Tls(BaseModel):
-    """How the brokers show who they are, and who asks them."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
-    key_password: str | None = Field(None, repr=False, description="the password of that key")
-    check_name: bool = Field(
-        True, description="whether the certificate must be for the host that was asked"
-    )
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.key is None) != (self.certificate is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        return self
 
 
 class Sasl(BaseModel):
@@ -64,7 +42,7 @@ class KafkaConfig(BaseModel):
         None, description="one or more brokers: host:port, with commas between, or as a list"
     )
     connection: str | None = Field(None, description="another name of `bootstrap_servers`")
-    tls: Tls | bool = Field(False, description="speak TLS: true, or {ca, certificate, key}")
+    tls: PasswordTls | bool = Field(False, description="speak TLS: true, or {ca, certificate, key}")
     sasl: Sasl | None = Field(None, description="log in: {mechanism, username, password}")
     timeout: Duration = Field(
         30.0, gt=0, description="how long to wait for an answer of the brokers"
@@ -124,12 +102,7 @@ class From(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: datetime = Field(description="the first message of each partition at or after this time")
-
-    @field_validator("time")
-    @classmethod
-    def _zone(cls, value: datetime) -> datetime:
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    time: Moment = Field(description="the first message of each partition at or after this time")
 
 
 class KafkaSourceConfig(SourceMessageOptions, KafkaConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -14,11 +14,10 @@ from dataflare.connectors.kafka.config import KafkaDestinationConfig
 from dataflare.connectors.kafka.messages import MessageMaker, check_columns
 from dataflare.connectors.kafka.sending import Sender, producer_settings
 from dataflare.connectors.kafka.written_topics import Topics
-from dataflare.errors import DataError, DataFlareError
-from dataflare.model.batch import SharedDataBatch
+from dataflare.errors import DataFlareError
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.writing import DirectWriter, EpochWriter
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import (
     Committable,
     Committer,
@@ -26,12 +25,9 @@ from dataflare.sdk.destination import (
     DestinationCapabilities,
     DestinationConnector,
     NoCommitter,
-    RefusedRow,
     Target,
     Writer,
-    WriteStats,
 )
-from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
 
@@ -133,7 +129,7 @@ out:
         maker = MessageMaker(self.config, self.context, context.schema, topics.limits)
         if self._exactly_once:
             return EpochWriter(maker, context, self._place, restored)
-        return DirectWriter(maker, context, self._place, client, topics.batch_bytes())
+        return KafkaWriter(maker, context, self._place, client, topics.batch_bytes())
 
     async def committer(self, context: DestinationContext) -> Committer:
         if not self._exactly_once:
@@ -143,86 +139,7 @@ out:
         return EpochCommitter(client, self.config, context, self._place, topics.batch_bytes)
 
 
-class _MessageWriter(Writer):
-    """Makes messages of rows, and keeps those that a topic would refuse."""
-
-    float_losses = ("nan", "infinite")
-
-    def __init__(self, maker: MessageMaker, context: DestinationContext, place: str) -> None:
-        self._maker, self._context, self._place = maker, context, place
-        self._refused: list[RefusedRow] = []
-
-    def _made(self, frame: pl.DataFrame) -> pl.DataFrame:
-        made = self._maker.make(frame)
-        if made.refused.height and not self._context.sift:
-            raise self._refusal(made.refused)
-        for row in made.refused.iter_rows(named=True):
-            why = row.pop("why")
-            self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
-        return made.messages
-
-    def _refusal(self, refused: pl.DataFrame) -> DataError:
-        row = refused.row(0, named=True)
-        why = row.pop("why")
-        text = ", ".join(f"{name}={value!r}" for name, value in row.items())
-        return DataError(
-            f"{self._place} refuses a row: {why}",
-            code="E0510",
-            step=self._context.step,
-            notes=[f"the row: {text[:400]}"],
-            help="fix the data, or set error_handling: {on_error: dead_letter}",
-        )
-
-    async def settle(self) -> Sequence[RefusedRow]:
-        refused, self._refused = self._refused, []
-        return refused
-
-
-class EpochWriter(_MessageWriter):
-    """Puts the messages of an epoch into a redo file; the committer sends them."""
-
-    resumes = True
-
-    def __init__(
-        self,
-        maker: MessageMaker,
-        context: DestinationContext,
-        place: str,
-        restored: Committable | None,
-    ) -> None:
-        super().__init__(maker, context, place)
-        self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask)
-        self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
-        self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
-
-    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        num_bytes = batch.num_bytes
-        if batch.num_rows:
-            await in_thread(self._write, batch.frame, num_bytes)
-        return WriteStats(batch.num_rows, num_bytes)
-
-    def _write(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        # What may fail and is made again is before the redo file.
-        messages = self._made(frame)
-        if messages.height:
-            self._redo.append(messages, num_bytes)
-
-    async def prepare(self, epoch: int, *, final: bool) -> Committable:
-        return await in_thread(self._prepare, epoch)
-
-    def _prepare(self, epoch: int) -> Committable:
-        if self._sealed[0] != epoch:
-            self._sealed = epoch, self._redo.seal(epoch)
-            crash_point("kafka.prepare.after_fsync")
-            self._rows_total += self._sealed[1].rows
-        data = {**self._sealed[1].to_json(), "rows_total": self._rows_total}
-        return Committable(self._context.subtask, data)
-
-    async def aclose(self) -> None:
-        await in_thread(self._redo.close)
-
-
-class DirectWriter(_MessageWriter):
+class KafkaWriter(DirectWriter):
     """Sends messages at once, and waits for them at the checkpoint."""
 
     def __init__(
@@ -252,13 +169,11 @@ class DirectWriter(_MessageWriter):
         if error is not None and self._failure is None:
             self._failure = error
 
-    async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        if batch.num_rows:
-            await in_thread(self._write, batch.frame)
-        return WriteStats(batch.num_rows, batch.num_bytes)
+    async def send(self, messages: pl.DataFrame) -> None:
+        await in_thread(self._send, messages)
 
-    def _write(self, frame: pl.DataFrame) -> None:
-        self._sender.send(self._made(frame))
+    def _send(self, messages: pl.DataFrame) -> None:
+        self._sender.send(messages)
         self._check()
 
     def _check(self) -> None:

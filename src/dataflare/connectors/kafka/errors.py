@@ -8,7 +8,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaError, KafkaException
 
 from dataflare.errors import DataFlareError, Retry, SystemError_
-from dataflare.security.redact import redact_pieces
+from dataflare.security.redact import redact_pieces, text_of
 
 _LOGIN = {
     KafkaError._AUTHENTICATION,
@@ -86,7 +86,7 @@ def translated(
     the client said of its connections, which tells more than a timeout does."""
     found = error if isinstance(error, KafkaError) else error_of(error)
     if found is None:
-        text = redact_pieces(" ".join(str(error).split())) or type(error).__name__
+        text = text_of(error)
         return SystemError_(f"Kafka at {servers}: {text}", code="E0600", help="see what it says")
     code = found.code()
     if before is not None and (code in _SLOW or code in _AWAY):

@@ -16,6 +16,7 @@ from dataflare.errors import ConfigError, did_you_mean
 from dataflare.formats.messages.contract import Encoder
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.rows import Made
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.build import encoder
 
@@ -44,13 +45,6 @@ class Limits(Struct, frozen=True):
     partitions: int
     message_bytes: int
     needs_key: bool
-
-
-class Made(Struct, frozen=True):
-    """messages: as MESSAGES. refused: rows, with the column `why`."""
-
-    messages: pl.DataFrame
-    refused: pl.DataFrame
 
 
 class MessageMaker:

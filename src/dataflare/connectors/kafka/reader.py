@@ -10,7 +10,6 @@ wait for them.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,12 +21,11 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from dataflare.connectors.kafka.client import KafkaClient
 from dataflare.connectors.kafka.topics import Partition, earliest
 from dataflare.errors import DataFlareError, SystemError_
-from dataflare.formats.messages.contract import Decoded
 from dataflare.formats.messages.envelope import HEADERS, Envelope
-from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Position
 from dataflare.model.types import BINARY, INT32, INT64, STRING, Schema, timestamp
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.messages.batches import Decoder, MessageBatch
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 
 MESSAGE = Schema.of(
     [
@@ -63,7 +61,7 @@ class PartitionReader(ChunkReader):
         skips_lost: bool,
         queue_bytes: int,
     ) -> None:
-        self._client, self._envelope, self._partition = client, envelope, partition
+        self._client, self._partition = client, partition
         self._next, self._stop, self._skips_lost = start, stop, skips_lost
         self._named = envelope.reads
         self._settings = {
@@ -72,12 +70,12 @@ class PartitionReader(ChunkReader):
             "fetch_message_max_bytes": min(4 << 20, queue_bytes),
         } | ({} if stop is None else {"fetch_wait_max_ms": 50})
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-reader")
-        self._decoding = threading.Lock()
         self._consumer: Consumer | None = None
         self._failure: KafkaError | None = None
         self._messages_max = _MESSAGES_FIRST
         self._closed = self._ended = self._told_end = False
         self.warnings: dict[str, int] = {}
+        self.decoder = Decoder(envelope, self.warnings)
 
     def position(self) -> Position:
         where = self._partition
@@ -222,35 +220,14 @@ class PartitionReader(ChunkReader):
             if self.bytes_max is not None:
                 size, least = min(size, self.bytes_max), 1
             self._messages_max = max(least, min(_MESSAGES_MAX, size // average))
-        return Chunk(
-            scan=batch.scan,
-            position=self.position(),
-            key=batch.offsets[0] if messages else self._next,
-            num_bytes=batch.num_bytes,
-            rows=batch.count,
-            salvage=batch.salvage,
-            place=batch.place,
-            new_fields=batch.new_fields,
-            watched=lambda: (batch.scan(), batch.new_fields()),
-        )
-
-    def decode(self, messages: pl.DataFrame) -> Decoded:
-        """The rows of messages. On any thread."""
-        with self._decoding:
-            decoded = self._envelope.decode(messages)
-            for text, number in decoded.warnings.items():
-                self.warnings[text] = self.warnings.get(text, 0) + number
-        return decoded
+        return batch.chunk(self.position(), batch.offsets[0] if messages else self._next)
 
     def place_of(self, offset: int) -> str:
         return f"{self._partition.topic} partition {self._partition.number} offset {offset}"
 
 
-class Batch:
-    """The messages of one chunk, decoded once. named: what is read of them besides their values.
-
-    Rows are numbered as the messages are; where a message gives no row they are read by `salvage`.
-    """
+class Batch(MessageBatch):
+    """named: what is read of the messages besides their values."""
 
     def __init__(
         self,
@@ -262,8 +239,8 @@ class Batch:
         values = [message.value() for message in messages]
         self.offsets = [message.offset() for message in messages]
         self.num_bytes = sum(map(len, filter(None, values)))
-        self._reader, self._once = reader, threading.Lock()
-        self._decoded: Decoded | None = None
+        super().__init__(reader.decoder)
+        self._reader = reader
         columns: dict[str, Any] = {"value": partial(pl.Series, "value", values, pl.Binary)}
         if "key" in named:
             keys = [message.key() for message in messages]
@@ -286,13 +263,7 @@ class Batch:
         self._fixed = {"topic": partition.topic, "partition": partition.number}
         self._named = named
 
-    def _rows(self) -> Decoded:
-        with self._once:
-            if self._decoded is None:
-                self._decoded = self._reader.decode(self._frame())
-            return self._decoded
-
-    def _frame(self) -> pl.DataFrame:
+    def frame(self) -> pl.DataFrame:
         frame = pl.DataFrame([make() for make in self._columns.values()])
         if "offset" in self._named:
             frame = frame.with_columns(offset=pl.Series(self.offsets, dtype=pl.Int64))
@@ -302,24 +273,6 @@ class Batch:
             if name in self._named
         }
         return frame.with_columns(**fixed)
-
-    def scan(self) -> pl.LazyFrame:
-        """The rows. Raises a Polars error where they are not one for each message."""
-        decoded = self._rows()
-        if decoded.message.len() != len(self.offsets):
-            raise pl.exceptions.ComputeError("some messages give no row")
-        return decoded.rows.lazy()
-
-    def count(self) -> int:
-        return self._rows().rows.height
-
-    def salvage(self) -> Salvaged:
-        decoded = self._rows()
-        rows = decoded.message.cast(pl.Int64).rename("row")
-        return Salvaged(decoded.rows, rows, decoded.bad_rows(self.place))
-
-    def new_fields(self) -> NewFields | None:
-        return self._rows().new_fields
 
     def place(self, message: int) -> str:
         return self._reader.place_of(self.offsets[message])

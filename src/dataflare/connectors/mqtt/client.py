@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -16,11 +15,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from dataflare.connectors.mqtt.config import MqttConfig, Tls
-from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.connectors.mqtt.config import MqttConfig
+from dataflare.errors import DataFlareError, SystemError_
+from dataflare.sdk.brokers.errors import no_answer, no_connection, no_tls, refused_login
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.threads import in_thread
-from dataflare.security.redact import redact_pieces
+from dataflare.security.redact import text_of
 
 _REFUSED_LOGIN = ("not authorized", "bad user name or password", "bad authentication method")
 
@@ -66,8 +66,8 @@ class MqttConnection:
         config = self.config
         if config.login is not None:
             self.client.username_pw_set(*config.login)
-        if config.connection.startswith("mqtts://"):
-            self.client.tls_set_context(_tls(config.tls, self.context))
+        if (tls := config.tls_context(self.context)) is not None:
+            self.client.tls_set_context(tls)
         self.client.connect_timeout = config.timeout
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         if self._session is not None:
@@ -100,13 +100,8 @@ class MqttConnection:
             async with asyncio.timeout(self.config.timeout):
                 await asyncio.shield(future)
         except TimeoutError:
-            raise SystemError_(
-                f"the MQTT broker at {self.config.server} did not answer in time: {doing}",
-                code="E0608",
-                step=self.context.step,
-                retry=Retry.LATER,
-                help="check whether the broker works, or raise 'timeout'",
-            ) from None
+            place = self.config.place
+            raise no_answer(place, f": {doing}", "broker", self.context.step) from None
 
     # -- on the client's thread --------------------------------------------------------------------
 
@@ -119,7 +114,7 @@ class MqttConnection:
         error = None
         if failed:
             error = SystemError_(
-                f"the MQTT broker at {self.config.server} refuses a subscription: {failed[0]}",
+                f"{self.config.place} refuses a subscription: {failed[0]}",
                 code="E0602" if "authorized" in failed[0].lower() else "E0600",
                 step=self.context.step,
                 help="grant the user the right to read the topic",
@@ -148,14 +143,9 @@ class MqttConnection:
         return self._failed(ConnectionError(self.lost_why))
 
     def _refusal(self, why: str) -> DataFlareError:
-        place = f"the MQTT broker at {self.config.server}"
+        place = self.config.place
         if why.lower() in _REFUSED_LOGIN:
-            return SystemError_(
-                f"{place} refuses the login",
-                code="E0606",
-                step=self.context.step,
-                help="look at user and password in 'connection'",
-            )
+            return refused_login(place, step=self.context.step)
         return SystemError_(
             f"{place} refuses the connection: {why}",
             code="E0600",
@@ -164,22 +154,11 @@ class MqttConnection:
         )
 
     def _failed(self, error: Exception) -> DataFlareError:
-        place = f"the MQTT broker at {self.config.server}"
-        text = redact_pieces(" ".join(str(error).split())) or type(error).__name__
+        place = self.config.place
+        text = text_of(error)
         if isinstance(error, ssl.SSLError) or "certificate" in text.lower():
-            return SystemError_(
-                f"no TLS connection to {place}: {text}",
-                code="E0609",
-                step=self.context.step,
-                help="name the file of the certificates to trust: tls: {ca: ca.pem}",
-            )
-        return SystemError_(
-            f"no connection to {place}: {text}",
-            code="E0607",
-            step=self.context.step,
-            retry=Retry.LATER,
-            help="see whether the broker runs and the address is right",
-        )
+            return no_tls(place, text, self.context.step)
+        return no_connection(place, text, "broker", self.context.step)
 
     async def aclose(self) -> None:
         """End it. The broker keeps the session."""
@@ -195,24 +174,3 @@ def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
     else:
         future.set_exception(error)
         future.exception()  # so that it may stay unread
-
-
-def _tls(tls: Tls | None, context: ConnectorContext) -> ssl.SSLContext:
-    wanted = tls or Tls(ca=None, certificate=None, key=None)
-    made = ssl.create_default_context(cafile=wanted.ca and _file(wanted.ca, context))
-    if wanted.certificate is not None:
-        certificate = _file(wanted.certificate, context)
-        made.load_cert_chain(certificate, wanted.key and _file(wanted.key, context))
-    return made
-
-
-def _file(text: str, context: ConnectorContext) -> Path:
-    path = context.path(text)
-    if not path.is_file():
-        raise ConfigError(
-            f"step '{context.step}': there is no file {path}",
-            code="E0404",
-            step=context.step,
-            help="look at 'tls'",
-        )
-    return path

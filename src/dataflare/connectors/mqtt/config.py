@@ -3,63 +3,30 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dataflare.model.units import Duration
+from dataflare.sdk.brokers.config import TlsBrokerConfig
 from dataflare.sdk.brokers.rows import Shape, pieces
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.tls import Tls
 
 
-class Tls(BaseModel):
-    """How the broker shows who it is, and who asks it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.key is None) != (self.certificate is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        return self
-
-
-class MqttConfig(BaseModel):
+class MqttConfig(TlsBrokerConfig):
     """How to reach the broker; the same for sources and destinations."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+    ports = MappingProxyType({"mqtt": 1883, "mqtts": 8883})
+    keyless = "messages of MQTT"
 
     connection: str = Field(
         repr=False, description="mqtt://user:password@host:1883, or mqtts:// for TLS"
     )
     tls: Tls | None = Field(None, description="of mqtts: {ca, certificate, key}")
     qos: Literal[1, 2] = Field(1, description="the quality of service of messages")
-    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
-
-    @field_validator("connection")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            valid = parts.scheme in ("mqtt", "mqtts") and parts.hostname and parts.port != 0
-        except ValueError:
-            valid = None
-        if not valid:
-            raise ValueError("expected mqtt://host:1883 or mqtts://host:8883")
-        return value
-
-    @model_validator(mode="after")
-    def _tls_is_spoken(self) -> Self:
-        if self.tls is not None and not self.connection.startswith("mqtts://"):
-            raise ValueError("'tls' has no effect unless 'connection' begins with mqtts://")
-        return self
 
     @property
     def host(self) -> str:
@@ -68,7 +35,11 @@ class MqttConfig(BaseModel):
     @property
     def port(self) -> int:
         parts = urlsplit(self.connection)
-        return parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+        return parts.port or self.ports[parts.scheme]
+
+    @property
+    def place(self) -> str:
+        return f"the MQTT broker at {self.server}"
 
     @property
     def login(self) -> tuple[str, str | None] | None:
@@ -76,10 +47,6 @@ class MqttConfig(BaseModel):
         if parts.username is None:
             return None
         return unquote(parts.username), None if parts.password is None else unquote(parts.password)
-
-    @property
-    def server(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 class MqttSourceConfig(SourceMessageOptions, MqttConfig):
@@ -129,14 +96,6 @@ class MqttSourceConfig(SourceMessageOptions, MqttConfig):
             raise ValueError("expected at least one topic")
         return value
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of MQTT have no keys")
-        if self.tombstones == "delete":
-            raise ValueError("messages of MQTT have no keys, so 'tombstones' cannot be delete")
-        return self
-
     @property
     def topics(self) -> list[str]:
         return [self.topic] if isinstance(self.topic, str) else self.topic
@@ -162,8 +121,6 @@ class MqttDestinationConfig(MessageOptions, MqttConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of MQTT have no keys")
         if set("+#") & set(self.topic):
             raise ValueError(f"{self.topic!r} cannot be the topic of a message")
         if self.id is not None and "id" in self.headers:

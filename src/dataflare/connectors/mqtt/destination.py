@@ -14,19 +14,11 @@ from dataflare.connectors.mqtt.client import MqttConnection
 from dataflare.connectors.mqtt.config import MqttDestinationConfig
 from dataflare.errors import SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
+from dataflare.sdk.destination import Committable, Delivery, DestinationCapabilities, Writer
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
@@ -34,7 +26,7 @@ _AT_ONCE = 500
 _TEXT_BYTES = 65_535
 
 
-class MqttDestination(DestinationConnector):
+class MqttDestination(BrokerDestination):
     """A topic, or one for each value of a column."""
 
     type = "mqtt"
@@ -57,14 +49,8 @@ out:
             )
         return DestinationCapabilities(Delivery.REPEATING, reason)
 
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
-
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         return f"topic '{self.config.topic}' of the MQTT broker at {self.config.server}"
 
     async def inspect(self) -> Mapping[str, str]:
@@ -75,11 +61,6 @@ out:
             await connection.aclose()
         return {"server": f"MQTT broker at {self.config.server}"}
 
-    async def validate(self, schema: Schema) -> None:
-        if schema.names:
-            self.config.shape.check(self.context.step, schema)
-        await self.inspect()
-
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         maker = await in_thread(self._maker, context.schema)
         connection = MqttConnection(self.config, self.context)
@@ -88,7 +69,7 @@ out:
         except BaseException:
             await connection.aclose()
             raise
-        return MqttWriter(maker, context, self._place, self.config, connection)
+        return MqttWriter(maker, context, self.label, self.config, connection)
 
     def _maker(self, schema: Schema) -> MessageMaker:
         config, shape = self.config, self.config.shape
@@ -108,9 +89,6 @@ out:
             .then(pl.lit("a user property is not text, or is too long")),
         ]  # fmt: skip
         return MessageMaker(shape, schema, made, lambda: unfit)
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
 
 
 class MqttWriter(DirectWriter):

@@ -8,17 +8,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import nats
 from nats import errors as said
 from nats.js import errors as jetstream
 
-from dataflare.connectors.nats.config import NatsConfig, Tls
-from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.connectors.nats.config import NatsConfig
+from dataflare.errors import DataFlareError, Retry, SystemError_
+from dataflare.sdk.brokers.errors import no_answer, no_connection, no_tls, refused_login
 from dataflare.sdk.context import ConnectorContext
-from dataflare.security.redact import redact_pieces
+from dataflare.sdk.tls import Tls, file_of
+from dataflare.security.redact import text_of
 
 
 async def connect(config: NatsConfig, context: ConnectorContext) -> Any:
@@ -32,9 +33,9 @@ async def connect(config: NatsConfig, context: ConnectorContext) -> Any:
     if config.token is not None:
         settings["token"] = config.token
     if config.credentials is not None:
-        settings["user_credentials"] = str(_file(config.credentials, "credentials", context))
+        settings["user_credentials"] = str(file_of(config.credentials, "credentials", context))
     if isinstance(config.tls, Tls):
-        settings["tls"] = _tls(config.tls, context)
+        settings["tls"] = config.tls.context(context)
     elif config.tls or any(url.startswith("tls://") for url in config.urls):
         settings["tls"] = ssl.create_default_context()
     with nats_errors(config.server, problems=problems):
@@ -50,26 +51,6 @@ async def connect(config: NatsConfig, context: ConnectorContext) -> Any:
             error_cb=noted,
             **settings,
         )
-
-
-def _tls(tls: Tls, context: ConnectorContext) -> ssl.SSLContext:
-    made = ssl.create_default_context(cafile=tls.ca and _file(tls.ca, "tls", context))
-    if tls.certificate is not None:
-        certificate = _file(tls.certificate, "tls", context)
-        made.load_cert_chain(certificate, tls.key and _file(tls.key, "tls", context))
-    return made
-
-
-def _file(text: str, option: str, context: ConnectorContext) -> Path:
-    path = context.path(text)
-    if not path.is_file():
-        raise ConfigError(
-            f"step '{context.step}': there is no file {path}",
-            code="E0404",
-            step=context.step,
-            help=f"look at '{option}'",
-        )
-    return path
 
 
 async def close(connection: Any) -> None:
@@ -102,22 +83,14 @@ def translated(error: Exception, server: str, earlier: Exception | None = None) 
         error = earlier
     if isinstance(error, TimeoutError) and "permissions violation" in str(earlier).lower():
         error = earlier or error
-    text = redact_pieces(" ".join(str(error).split())) or type(error).__name__
+    text = text_of(error)
     lower = text.lower()
     if isinstance(error, said.AuthorizationError) or "authorization violation" in lower:
-        return SystemError_(
-            f"{place} refuses the login",
-            code="E0606",
-            help="look at user and password in 'connection', at 'token' and 'credentials'",
-        )
+        return refused_login(place, "'connection', at 'token' and 'credentials'")
     if "permissions violation" in lower:
         return SystemError_(f"{place}: {text}", code="E0602", help="grant the user the right")
     if isinstance(error, ssl.SSLError) or "certificate" in lower:
-        return SystemError_(
-            f"no TLS connection to {place}: {text}",
-            code="E0609",
-            help="name the file of the certificates to trust: tls: {ca: ca.pem}",
-        )
+        return no_tls(place, text)
     if isinstance(error, jetstream.NotFoundError):
         return SystemError_(
             f"{place}: {error.description or text}",
@@ -144,15 +117,5 @@ def translated(error: Exception, server: str, earlier: Exception | None = None) 
             help="fix the cause that the server reports, and run again",
         )
     if isinstance(error, said.TimeoutError | TimeoutError):
-        return SystemError_(
-            f"{place} did not answer in time",
-            code="E0608",
-            retry=Retry.LATER,
-            help="check whether the server works, or raise 'timeout'",
-        )
-    return SystemError_(
-        f"no connection to {place}: {text}",
-        code="E0607",
-        retry=Retry.LATER,
-        help="see whether the server runs and the address is right",
-    )
+        return no_answer(place)
+    return no_connection(place, text)

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dataflare.model.units import Duration
+from dataflare.model.units import Duration, Moment
+from dataflare.sdk.brokers.config import BrokerConfig
 from dataflare.sdk.brokers.rows import Shape, pieces
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.tls import Tls
 
 _SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
 
-class Tls(BaseModel):
-    """How the servers show who they are, and who asks them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.key is None) != (self.certificate is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        return self
-
-
-class NatsConfig(BaseModel):
+class NatsConfig(BrokerConfig):
     """How to reach the servers; the same for sources and destinations."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+    ports = MappingProxyType({"nats": 4222, "tls": 4222})
+    lists = True
+    keyless = "messages of NATS"
 
     connection: str | list[str] = Field(
         repr=False,
@@ -49,31 +34,6 @@ class NatsConfig(BaseModel):
         None, description="logs in by a file of credentials (.creds), as NATS makes them"
     )
     tls: Tls | bool = Field(False, description="speak TLS: true, or {ca, certificate, key}")
-    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
-
-    @field_validator("connection")
-    @classmethod
-    def _urls(cls, value: str | list[str]) -> str | list[str]:
-        for each in value.split(",") if isinstance(value, str) else value:
-            parts = urlsplit(each.strip())
-            try:
-                valid = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
-            except ValueError:
-                valid = None
-            if not valid:
-                raise ValueError("expected nats://host:4222 or tls://host:4222")
-        return value
-
-    @property
-    def urls(self) -> list[str]:
-        given = self.connection
-        return [each.strip() for each in (given.split(",") if isinstance(given, str) else given)]
-
-    @property
-    def server(self) -> str:
-        """Hosts and ports, to show."""
-        parts = [urlsplit(url) for url in self.urls]
-        return ",".join(f"{each.hostname}:{each.port or 4222}" for each in parts)
 
 
 class FromSequence(BaseModel):
@@ -89,12 +49,7 @@ class FromTime(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: datetime = Field(description="the first message at or after this time")
-
-    @field_validator("time")
-    @classmethod
-    def _zone(cls, value: datetime) -> datetime:
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    time: Moment = Field(description="the first message at or after this time")
 
 
 class NatsSourceConfig(SourceMessageOptions, NatsConfig):
@@ -152,14 +107,6 @@ class NatsSourceConfig(SourceMessageOptions, NatsConfig):
             raise ValueError(f"{value!r} cannot be a subject")
         return value
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of NATS have no keys")
-        if self.tombstones == "delete":
-            raise ValueError("messages of NATS have no keys, so 'tombstones' cannot be delete")
-        return self
-
 
 class NatsDestinationConfig(MessageOptions, NatsConfig):
     """Options of a `nats` destination."""
@@ -184,12 +131,6 @@ class NatsDestinationConfig(MessageOptions, NatsConfig):
         if not _SUBJECT.fullmatch(re.sub(r"\{[^{}]+\}", "x", value)) or set("*>") & set(value):
             raise ValueError(f"{value!r} cannot be the subject of a message")
         return value
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of NATS have no keys")
-        return self
 
     @property
     def shape(self) -> Shape:

@@ -14,19 +14,11 @@ from dataflare.connectors.nats.config import NatsDestinationConfig
 from dataflare.connectors.nats.feeds import MSG_ID
 from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
+from dataflare.sdk.destination import Committable, Delivery, DestinationCapabilities, Writer
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
@@ -34,7 +26,7 @@ _AT_ONCE = 1_000
 _SUBJECT = r"^[^\s.*>]+(\.[^\s.*>]+)*$"
 
 
-class NatsDestination(DestinationConnector):
+class NatsDestination(BrokerDestination):
     """Subjects."""
 
     type = "nats"
@@ -62,14 +54,8 @@ out:
             "messages are sent at once, and again after a crash; they have no 'id'",
         )
 
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
-
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         return f"subject '{self.config.subject}' of NATS at {self.config.server}"
 
     async def inspect(self) -> Mapping[str, str]:
@@ -97,15 +83,10 @@ out:
                 help="look at 'subject', or make a stream that has it with the tools of NATS",
             ) from error
 
-    async def validate(self, schema: Schema) -> None:
-        if schema.names:
-            self.config.shape.check(self.context.step, schema)
-        await self.inspect()
-
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         connection = await connect(self.config, self.context)
         maker = await in_thread(self._maker, context.schema, connection.max_payload)
-        return NatsWriter(maker, context, self._place, self.config, connection)
+        return NatsWriter(maker, context, self.label, self.config, connection)
 
     def _maker(self, schema: Schema, payload_max: int) -> MessageMaker:
         config, shape = self.config, self.config.shape
@@ -135,9 +116,6 @@ out:
             ),
         ]
         return MessageMaker(shape, schema, made, lambda: unfit)
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
 
 
 class NatsWriter(DirectWriter):

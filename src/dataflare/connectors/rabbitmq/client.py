@@ -11,17 +11,17 @@ import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import aiormq
 from aiormq import exceptions as said
 
-from dataflare.connectors.rabbitmq.config import RabbitmqConfig, Tls
-from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.connectors.rabbitmq.config import RabbitmqConfig
+from dataflare.errors import DataFlareError, SystemError_
+from dataflare.sdk.brokers.errors import no_answer, no_connection, no_tls, refused_login
 from dataflare.sdk.context import ConnectorContext
-from dataflare.security.redact import redact_pieces
+from dataflare.security.redact import text_of
 
 # Without this the client prints the tracebacks of connections that are lost.
 logging.getLogger("aiormq").addHandler(logging.NullHandler())
@@ -34,31 +34,10 @@ async def connect(config: RabbitmqConfig, context: ConnectorContext) -> Any:
     more = f"heartbeat={heartbeat}&name=dataflare-{context.step}"
     query = f"{parts.query}&{more}" if parts.query else more
     url = urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
-    tls = None
-    if parts.scheme == "amqps":
-        tls = _tls(config.tls or Tls(ca=None, certificate=None, key=None), context)
+    tls = config.tls_context(context)
     with rabbitmq_errors(config.server):
         async with asyncio.timeout(config.timeout):
             return await aiormq.connect(url, context=tls)
-
-
-def _tls(tls: Tls, context: ConnectorContext) -> ssl.SSLContext:
-    made = ssl.create_default_context(cafile=tls.ca and _file(tls.ca, context))
-    if tls.certificate is not None:
-        made.load_cert_chain(_file(tls.certificate, context), tls.key and _file(tls.key, context))
-    return made
-
-
-def _file(text: str, context: ConnectorContext) -> Path:
-    path = context.path(text)
-    if not path.is_file():
-        raise ConfigError(
-            f"step '{context.step}': there is no file {path}",
-            code="E0404",
-            step=context.step,
-            help="look at 'tls'",
-        )
-    return path
 
 
 async def close(connection: Any, wait_s: float = 2.0) -> None:
@@ -85,14 +64,10 @@ def rabbitmq_errors(server: str) -> Iterator[None]:
 def translated(error: Exception, server: str) -> DataFlareError:
     """DataFlare's error for one of the client."""
     place = f"RabbitMQ at {server}"
-    text = redact_pieces(" ".join(str(error).split())) or type(error).__name__
+    text = text_of(error)
     upper = text.upper()
     if isinstance(error, said.AuthenticationError | said.ProbableAuthenticationError):
-        return SystemError_(
-            f"{place} refuses the login",
-            code="E0606",
-            help="look at user and password in 'connection'",
-        )
+        return refused_login(place)
     if "ACCESS_REFUSED" in upper or isinstance(
         error, said.ChannelAccessRefused | said.ConnectionNotAllowed
     ):
@@ -108,25 +83,11 @@ def translated(error: Exception, server: str) -> DataFlareError:
             help="look at the name; queues and exchanges are made with the tools of RabbitMQ",
         )
     if isinstance(error, ssl.SSLError) or "CERTIFICATE" in upper:
-        return SystemError_(
-            f"no TLS connection to {place}: {text}",
-            code="E0609",
-            help="name the file of the certificates to trust: tls: {ca: ca.pem}",
-        )
+        return no_tls(place, text)
     if isinstance(error, TimeoutError):
-        return SystemError_(
-            f"{place} did not answer in time",
-            code="E0608",
-            retry=Retry.LATER,
-            help="check whether the server works, or raise 'timeout'",
-        )
+        return no_answer(place)
     if isinstance(error, said.ChannelPreconditionFailed | said.ChannelLockedResource):
         return SystemError_(
             f"{place}: {text}", code="E0600", help="fix the cause that the server reports"
         )
-    return SystemError_(
-        f"no connection to {place}: {text}",
-        code="E0607",
-        retry=Retry.LATER,
-        help="see whether the server runs and the address is right",
-    )
+    return no_connection(place, text)

@@ -2,71 +2,37 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.model.units import Duration
+from dataflare.model.units import Moment
+from dataflare.sdk.brokers.config import TlsBrokerConfig
 from dataflare.sdk.brokers.rows import Shape, pieces
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.tls import Tls
 
 
-class Tls(BaseModel):
-    """How the server shows who it is, and who asks it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.key is None) != (self.certificate is None):
-            raise ValueError("'certificate' and 'key' belong together")
-        return self
-
-
-class RabbitmqConfig(BaseModel):
+class RabbitmqConfig(TlsBrokerConfig):
     """How to reach the server; the same for sources and destinations."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+    ports = MappingProxyType({"amqp": 5672, "amqps": 5671})
+    path = "/"
+    keyless = "messages of RabbitMQ"
 
     connection: str = Field(
         repr=False,
         description="amqp://user:password@host:5672/vhost, or amqps:// for TLS; the vhost / is written %2F, or left out",
     )
     tls: Tls | None = Field(None, description="of amqps: {ca, certificate, key}")
-    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
-
-    @field_validator("connection")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            valid = parts.scheme in ("amqp", "amqps") and parts.hostname and parts.port != 0
-        except ValueError:
-            valid = None
-        if not valid:
-            raise ValueError("expected amqp://host:5672/ or amqps://host:5671/")
-        return value
-
-    @model_validator(mode="after")
-    def _tls_is_spoken(self) -> Self:
-        if self.tls is not None and not self.connection.startswith("amqps://"):
-            raise ValueError("'tls' has no effect unless 'connection' begins with amqps://")
-        return self
 
     @property
     def server(self) -> str:
         """Host, port and vhost, to show."""
-        parts = urlsplit(self.connection)
-        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
-        return f"{parts.hostname}:{port}{parts.path if parts.path not in ('', '/') else ''}"
+        path = urlsplit(self.connection).path
+        return super().server + (path if path != "/" else "")
 
 
 class FromOffset(BaseModel):
@@ -82,15 +48,10 @@ class FromTime(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: datetime = Field(
+    time: Moment = Field(
         description="about the first message at or after this time, as the server finds it: chunks of messages have "
         "times, in whole seconds"
     )
-
-    @field_validator("time")
-    @classmethod
-    def _zone(cls, value: datetime) -> datetime:
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 class RabbitmqSourceConfig(SourceMessageOptions, RabbitmqConfig):
@@ -137,10 +98,6 @@ class RabbitmqSourceConfig(SourceMessageOptions, RabbitmqConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of RabbitMQ have no keys")
-        if self.tombstones == "delete":
-            raise ValueError("messages of RabbitMQ have no keys, so 'tombstones' cannot be delete")
         if self.kind == "queue" and self.start != "earliest":
             raise ValueError("'start' has no effect unless 'kind' is stream")
         if self.kind == "stream" and self.stop is not None:
@@ -178,8 +135,6 @@ class RabbitmqDestinationConfig(MessageOptions, RabbitmqConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: messages of RabbitMQ have no keys")
         if not self.exchange and not self.routing_key:
             raise ValueError("needs 'exchange' or 'routing_key'")
         return self

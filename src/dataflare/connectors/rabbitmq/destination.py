@@ -14,19 +14,11 @@ from dataflare.connectors.rabbitmq.client import close, connect, rabbitmq_errors
 from dataflare.connectors.rabbitmq.config import RabbitmqDestinationConfig
 from dataflare.errors import SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
+from dataflare.sdk.destination import Committable, Delivery, DestinationCapabilities, Writer
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
@@ -35,7 +27,7 @@ _NAME_BYTES = 255
 _CONTENT = {"json": "application/json", "text": "text/plain"}
 
 
-class RabbitmqDestination(DestinationConnector):
+class RabbitmqDestination(BrokerDestination):
     """An exchange, or queues by their names."""
 
     type = "rabbitmq"
@@ -58,14 +50,8 @@ out:
             reason += f"; consumers know them by the message_id, which is '{self.config.id}'"
         return DestinationCapabilities(Delivery.REPEATING, reason)
 
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
-
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         config = self.config
         what = (
             f"exchange '{config.exchange}'" if config.exchange else f"queue '{config.routing_key}'"
@@ -85,24 +71,19 @@ out:
                     await channel.queue_declare(config.routing_key, passive=True)
         finally:
             await close(connection)
-        return {"server": f"RabbitMQ at {config.server}", "writes": self._place}
-
-    async def validate(self, schema: Schema) -> None:
-        if schema.names:
-            self.config.shape.check(self.context.step, schema)
-        await self.inspect()
+        return {"server": f"RabbitMQ at {config.server}", "writes": self.label}
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         maker = await in_thread(self._maker, context.schema)
         connection = await connect(self.config, self.context)
-        made = RabbitmqWriter(maker, context, self._place, self.config, connection)
+        made = RabbitmqWriter(maker, context, self.label, self.config, connection)
         await made.begin()
         return made
 
     def _maker(self, schema: Schema) -> MessageMaker:
         config, shape = self.config, self.config.shape
         shape.check(self.context.step, schema)
-        made = encoder(config, self.context, shape.value_columns(schema), topic=self._place)
+        made = encoder(config, self.context, shape.value_columns(schema), topic=self.label)
 
         def too_long(name: str, what: str) -> pl.Expr:
             text = pl.lit(f"its {what} has more than {_NAME_BYTES} bytes")
@@ -114,9 +95,6 @@ out:
             too_long("id", "id"),
         ]
         return MessageMaker(shape, schema, made, lambda: unfit)
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
 
 
 class RabbitmqWriter(DirectWriter):

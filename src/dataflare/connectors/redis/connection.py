@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import redis.asyncio as client
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from dataflare.errors import SystemError_
-from dataflare.model.units import Duration
+from dataflare.sdk.brokers.config import BrokerConfig
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
-class RedisConnection(BaseModel):
+class RedisConnection(BrokerConfig):
     """The options that all uses of Redis have."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+    ports = MappingProxyType({"redis": 6379, "rediss": 6379})
+    path = "/0"
 
     connection: str = Field(
         repr=False,
         description="redis://user:password@host:6379/0, or rediss:// for TLS, "
         "there with ?ssl_ca_certs=/path/to/ca.pem for certificates of your own",
     )
-    timeout: Duration = Field(10.0, gt=0, description="how long to wait for one answer")
 
-    @field_validator("connection")
     @classmethod
-    def _redis(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            is_valid = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
-            number = parts.path.strip("/")
-        except ValueError:
-            is_valid, number = None, ""
-        if not is_valid or (number and not number.isdecimal()):
-            raise ValueError("expected redis://host:6379/0 or rediss://host:6379/0")
-        return value
+    def fits(cls, url: SplitResult) -> bool:
+        number = url.path.strip("/")
+        return super().fits(url) and (not number or number.isdecimal())
 
     @property
     def server(self) -> str:
         """Host, port and database, to show."""
-        parts = urlsplit(self.connection)
-        return f"{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
+        return f"{super().server}/{urlsplit(self.connection).path.strip('/') or '0'}"
 
 
 def connected(config: RedisConnection, *, answers_in: float | None = None) -> Any:

@@ -12,6 +12,7 @@ from dataflare.connectors.redis.connection import connected
 from dataflare.connectors.redis.destination_config import RedisDestinationConfig
 from dataflare.connectors.redis.errors import redis_errors
 from dataflare.model.types import Schema
+from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter, EpochWriter
 from dataflare.sdk.context import DestinationContext
@@ -20,8 +21,6 @@ from dataflare.sdk.destination import (
     Committer,
     Delivery,
     DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
     Target,
     Writer,
 )
@@ -31,7 +30,7 @@ from dataflare.sdk.threads import in_thread
 _PIPELINE = 5_000
 
 
-class RedisDestination(DestinationConnector):
+class RedisDestination(BrokerDestination):
     """A stream, a list, or the keys of rows."""
 
     type = "redis"
@@ -76,13 +75,10 @@ out:
         )
 
     def writes_to(self) -> Target | None:
-        return Target(self._place, shared=not self.config.key)
-
-    def identity(self) -> str | None:
-        return self._place
+        return Target(self.label, shared=not self.config.key)
 
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         config = self.config
         name = config.stream or config.list_ or ":".join(f"{{{name}}}" for name in config.key)
         what = config.kind if not config.key else f"{config.kind} for each"
@@ -95,18 +91,13 @@ out:
                 await client.ping()
         finally:
             await client.aclose()
-        return {"server": f"Redis at {self.config.server}", "writes": self._place}
-
-    async def validate(self, schema: Schema) -> None:
-        if schema.names:
-            self.config.shape.check(self.context.step, schema)
-        await self.inspect()
+        return {"server": f"Redis at {self.config.server}", "writes": self.label}
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         maker = await in_thread(self._maker, context.schema)
         if self._exactly_once:
-            return EpochWriter(maker, context, self._place, restored)
-        return RedisWriter(maker, context, self._place, self.config)
+            return EpochWriter(maker, context, self.label, restored)
+        return RedisWriter(maker, context, self.label, self.config)
 
     def _maker(self, schema: Schema) -> MessageMaker:
         config = self.config
@@ -114,13 +105,13 @@ out:
         shape.check(self.context.step, schema)
         if config.kind == "hash" or (config.kind == "stream" and config.field is None):
             return MessageMaker(shape, schema, FieldsEncoder(), lambda: unfit(config))
-        made = encoder(config, self.context, shape.value_columns(schema), topic=self._place)
+        made = encoder(config, self.context, shape.value_columns(schema), topic=self.label)
         return MessageMaker(shape, schema, made, lambda: unfit(config))
 
     async def committer(self, context: DestinationContext) -> Committer:
         if not self._exactly_once:
-            return NoCommitter()
-        return EpochCommitter(self.config, context, self._place)
+            return await super().committer(context)
+        return EpochCommitter(self.config, context, self.label)
 
 
 class RedisWriter(DirectWriter):

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import redis.exceptions as said
 
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
-from dataflare.security.redact import redact_pieces
+from dataflare.security.redact import text_of
 
 
 def translated(error: Exception, server: str) -> DataFlareError:
     """DataFlare's error for another exception. server: host, port and database."""
-    text = redact_pieces(" ".join(str(error).split())) or type(error).__name__
+    text = text_of(error)
     if isinstance(error, said.AuthenticationError | said.AuthorizationError):
         return SystemError_(
             f"{server} refuses the login: {text}",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataflare.connectors.redis.connection import RedisConnection
+from dataflare.model.units import Moment
 from dataflare.sdk.messages.config import SourceMessageOptions
 
 _ID = re.compile(r"\d{1,20}(-\d{1,20})?")
@@ -19,12 +19,7 @@ class FromTime(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: datetime = Field(description="the first entry of each stream at or after this time")
-
-    @field_validator("time")
-    @classmethod
-    def _zone(cls, value: datetime) -> datetime:
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    time: Moment = Field(description="the first entry of each stream at or after this time")
 
 
 class FromId(BaseModel):
@@ -44,6 +39,8 @@ class FromId(BaseModel):
 
 class RedisSourceConfig(SourceMessageOptions, RedisConnection):
     """Options of a `redis` source."""
+
+    keyless = "entries of Redis"
 
     stream: str | list[str] = Field(description="the key of a stream, or a list of keys")
     field: str | None = Field(
@@ -93,14 +90,10 @@ class RedisSourceConfig(SourceMessageOptions, RedisConnection):
     def _whole(self) -> Self:
         if (self.group is None) != (self.consumer is None):
             raise ValueError("'group' and 'consumer' belong together")
-        if self.key_format is not None:
-            raise ValueError("'key_format' has no effect: entries of Redis have no keys")
         if self.field is None and self.format != "json":
             raise ValueError(
                 f"format: {self.format} needs 'field', which says where the message is"
             )
-        if self.tombstones == "delete":
-            raise ValueError("entries of Redis have no keys, so 'tombstones' cannot be delete")
         return self
 
     @property

@@ -15,20 +15,11 @@ from dataflare.connectors.sqs.config import SqsDestinationConfig
 from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.formats.messages.base64 import Base64Encoder
 from dataflare.formats.messages.contract import Encoder
-from dataflare.model.types import Schema
+from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
+from dataflare.sdk.destination import Committable, Delivery, DestinationCapabilities, Writer
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
@@ -43,7 +34,7 @@ _NAME = r"^[A-Za-z0-9!-/:-@\[-`{-~]{1,128}$"
 """What groups and deduplication ids may be."""
 
 
-class SqsDestination(DestinationConnector):
+class SqsDestination(BrokerDestination):
     """A queue."""
 
     type = "sqs"
@@ -72,14 +63,8 @@ out:
             Delivery.REPEATING, f"messages are sent at once, and again after a crash{with_id}"
         )
 
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
-
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         return f"queue '{self.config.name}' of SQS at {self.config.server}"
 
     def _queue(self) -> Queue:
@@ -95,11 +80,6 @@ out:
         shown = f"about {state.visible:,} messages, of {state.size_max:,} bytes at most"
         return {"server": f"SQS at {self.config.server}", f"queue {queue.name}": shown}
 
-    async def validate(self, schema: Schema) -> None:
-        if schema.names:
-            self.config.shape.check(self.context.step, schema)
-        await self.inspect()
-
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         return await in_thread(self._open, context)
 
@@ -114,10 +94,7 @@ out:
         if config.encoding == "base64":
             made = Base64Encoder(made)
         maker = MessageMaker(shape, context.schema, made, lambda: _unfit(config.is_fifo, size_max))
-        return SqsWriter(maker, context, self._place, queue, size_max)
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
+        return SqsWriter(maker, context, self.label, queue, size_max)
 
 
 def _size() -> pl.Expr:

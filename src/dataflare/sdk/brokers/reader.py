@@ -6,7 +6,6 @@ them; each message gives rows or is a bad one, never neither.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
-from dataflare.formats.messages.contract import Decoded
 from dataflare.formats.messages.envelope import Envelope
-from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.messages.batches import Decoder, MessageBatch
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 
 _CHUNK_BYTES = 2 << 20
 _MESSAGES_FIRST, _MESSAGES_MAX = 1_000, 10_000
@@ -73,10 +71,10 @@ class MessageReader(ChunkReader):
     number: how many messages of the split came before; rows are known by their numbers, whatever the chunks."""
 
     def __init__(self, feed: Feed, envelope: Envelope, told: Schema, number: int) -> None:
-        self._feed, self._envelope, self.told, self._number = feed, envelope, told, number
+        self._feed, self.told, self._number = feed, told, number
         self.named = tuple(envelope.reads)
-        self._decoding = threading.Lock()
         self._warnings: dict[str, int] = {}
+        self.decoder = Decoder(envelope, self._warnings)
         self._messages_max = _MESSAGES_FIRST
 
     @property
@@ -108,69 +106,25 @@ class MessageReader(ChunkReader):
         await self._feed.aclose()
 
     def _chunk(self, messages: Sequence[Message]) -> Chunk:
-        batch = MessageBatch(self, messages)
+        batch = FeedBatch(self, messages)
         average = batch.num_bytes // max(1, len(messages)) + 1
         size = _CHUNK_BYTES if self.bytes_max is None else min(_CHUNK_BYTES, self.bytes_max)
         self._messages_max = max(1, min(_MESSAGES_MAX, size // average))
         first, self._number = self._number, self._number + len(messages)
-        return Chunk(
-            scan=batch.scan,
-            position=self.position(),
-            key=first,
-            num_bytes=batch.num_bytes,
-            rows=batch.count,
-            salvage=batch.salvage,
-            place=batch.place,
-            new_fields=batch.new_fields,
-            watched=lambda: (batch.scan(), batch.new_fields()),
-        )
-
-    def decode(self, messages: pl.DataFrame) -> Decoded:
-        """The rows of messages. On any thread."""
-        with self._decoding:
-            decoded = self._envelope.decode(messages)
-            for text, number in decoded.warnings.items():
-                self._warnings[text] = self._warnings.get(text, 0) + number
-        return decoded
+        return batch.chunk(self.position(), first)
 
 
-class MessageBatch:
-    """The messages of one chunk, decoded once. Rows are numbered as the messages are; where a message gives no row
-    they are read by `salvage`."""
-
+class FeedBatch(MessageBatch):
     def __init__(self, reader: MessageReader, messages: Sequence[Message]) -> None:
-        self._reader, self._messages, self._once = reader, messages, threading.Lock()
+        super().__init__(reader.decoder)
+        self._reader, self._given = reader, messages
         self.num_bytes = sum(message.num_bytes for message in messages)
-        self._decoded: Decoded | None = None
 
-    def _rows(self) -> Decoded:
-        with self._once:
-            if self._decoded is None:
-                self._decoded = self._reader.decode(
-                    frame_of(self._messages, self._reader.told, self._reader.named)
-                )
-            return self._decoded
-
-    def scan(self) -> pl.LazyFrame:
-        """The rows. Raises a Polars error where they are not one for each message."""
-        decoded = self._rows()
-        if decoded.message.len() != len(self._messages):
-            raise pl.exceptions.ComputeError("some messages give no row")
-        return decoded.rows.lazy()
-
-    def count(self) -> int:
-        return self._rows().rows.height
-
-    def salvage(self) -> Salvaged:
-        decoded = self._rows()
-        rows = decoded.message.cast(pl.Int64).rename("row")
-        return Salvaged(decoded.rows, rows, decoded.bad_rows(self.place))
-
-    def new_fields(self) -> NewFields | None:
-        return self._rows().new_fields
+    def frame(self) -> pl.DataFrame:
+        return frame_of(self._given, self._reader.told, self._reader.named)
 
     def place(self, message: int) -> str:
-        return self._messages[message].place
+        return self._given[message].place
 
 
 def frame_of(messages: Sequence[Message], told: Schema, named: Sequence[str]) -> pl.DataFrame:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.model.batch import SharedDataBatch
-from dataflare.sdk.brokers.rows import MessageMaker
+from dataflare.sdk.brokers.rows import Made
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
@@ -20,12 +21,18 @@ from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
 
+class Maker(Protocol):
+    """Makes messages of rows."""
+
+    def make(self, frame: pl.DataFrame) -> Made: ...
+
+
 class MessageWriter(Writer):
     """Makes messages of rows, and keeps those that the broker would refuse. place: where they go, to show."""
 
     float_losses = ("nan", "infinite")
 
-    def __init__(self, maker: MessageMaker, context: DestinationContext, place: str) -> None:
+    def __init__(self, maker: Maker, context: DestinationContext, place: str) -> None:
         self._maker, self._context, self._place = maker, context, place
         self._refused: list[RefusedRow] = []
 
@@ -63,7 +70,7 @@ class EpochWriter(MessageWriter):
 
     def __init__(
         self,
-        maker: MessageMaker,
+        maker: Maker,
         context: DestinationContext,
         place: str,
         restored: Committable | None,

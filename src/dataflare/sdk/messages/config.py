@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataflare.model.units import Duration
+from dataflare.sdk.tls import TlsFiles
 
 Format = Literal["json", "avro", "protobuf", "csv", "cloudevents", "raw", "text"]
 KeyFormat = Literal["json", "avro", "protobuf", "raw", "text"]
@@ -46,16 +47,8 @@ class RegistryAuth(BaseModel):
         return self
 
 
-class RegistryTls(BaseModel):
+class RegistryTls(TlsFiles):
     """How a schema registry shows who it is, and who asks it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
 
     @model_validator(mode="after")
     def _pair(self) -> Self:

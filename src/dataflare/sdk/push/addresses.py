@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dataflare.errors import ConfigError, Retry, SystemError_
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.tls import TlsFiles
 
 T = TypeVar("T")
 
@@ -81,16 +82,8 @@ class ServerTls(BaseModel):
         return made
 
 
-class ClientTls(BaseModel):
+class ClientTls(TlsFiles):
     """Which servers to trust, and how the client shows who it is."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    ca: str | None = Field(
-        None, description="a file with the certificates to trust, in place of the system's"
-    )
-    certificate: str | None = Field(None, description="a file with the client's own certificate")
-    key: str | None = Field(None, description="a file with the key of that certificate")
 
     def context(self, connector: ConnectorContext) -> ssl.SSLContext:
         """Blocking. Raises ConfigError (E0425)."""

@@ -7,7 +7,6 @@ the log are closed before the reader is, so the next reader can open both.
 from __future__ import annotations
 
 import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,15 +14,14 @@ from typing import Any
 import polars as pl
 
 from dataflare.errors import DataFlareError, SystemError_
-from dataflare.formats.messages.contract import Decoded
 from dataflare.formats.messages.envelope import HEADERS, Envelope
-from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Position
 from dataflare.model.types import Schema
+from dataflare.sdk.messages.batches import Decoder, MessageBatch
 from dataflare.sdk.push.blocks import Block, Place, messages_of
 from dataflare.sdk.push.inbox import Inbox
 from dataflare.sdk.push.log import PushLog
-from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit, Salvaged
+from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 from dataflare.sdk.threads import in_thread
 
 _CHUNK_BYTES = 2 << 20
@@ -60,15 +58,15 @@ class LogReader(ChunkReader):
         closed: Callable[[], None],
     ) -> None:
         self._open_log, self._make_listener, self._closed = open_log, make_listener, closed
-        self._envelope, self._fields, self._step = envelope, fields, step
+        self._fields, self._step = fields, step
         self._used = {"value", *envelope.reads}
         self._bytes_max, self._skips_lost = bytes_max, skips_lost
         self._position = position
         self._place = Place(0, 0, 0)
         self._inbox: Inbox | None = None
         self._listener: Listener | None = None
-        self._decoding = threading.Lock()
         self.warnings: dict[str, int] = {}
+        self.decoder = Decoder(envelope, self.warnings)
 
     def position(self) -> Position:
         assert self._position is not None
@@ -151,26 +149,7 @@ class LogReader(ChunkReader):
     # -- chunks ------------------------------------------------------------------------------------
 
     def _chunk(self, blocks: Sequence[Block]) -> Chunk:
-        batch = Batch(self, blocks)
-        return Chunk(
-            scan=batch.scan,
-            position=self.position(),
-            key=blocks[0].offset,
-            num_bytes=sum(len(block.body) for block in blocks),
-            rows=batch.count,
-            salvage=batch.salvage,
-            place=batch.place,
-            new_fields=batch.new_fields,
-            watched=lambda: (batch.scan(), batch.new_fields()),
-        )
-
-    def decode(self, messages: pl.DataFrame) -> Decoded:
-        """The rows of messages. On any thread."""
-        with self._decoding:
-            decoded = self._envelope.decode(messages)
-            for text, number in decoded.warnings.items():
-                self.warnings[text] = self.warnings.get(text, 0) + number
-        return decoded
+        return Batch(self, blocks).chunk(self.position(), blocks[0].offset)
 
     def frame(self, blocks: Sequence[Block]) -> pl.DataFrame:
         """The messages of blocks, with the fields that are read of them."""
@@ -190,40 +169,14 @@ class LogReader(ChunkReader):
         return f"message {offset:,} of the log of '{self._step}'"
 
 
-class Batch:
-    """The messages of one chunk, decoded once. Rows are numbered as the messages are."""
-
+class Batch(MessageBatch):
     def __init__(self, reader: LogReader, blocks: Sequence[Block]) -> None:
+        super().__init__(reader.decoder)
         self._reader, self._blocks = reader, blocks
-        self._once = threading.Lock()
-        self._decoded: Decoded | None = None
-        self._messages = 0
+        self.num_bytes = sum(len(block.body) for block in blocks)
 
-    def _rows(self) -> Decoded:
-        with self._once:
-            if self._decoded is None:
-                frame = self._reader.frame(self._blocks)
-                self._messages = frame.height
-                self._decoded = self._reader.decode(frame)
-            return self._decoded
-
-    def scan(self) -> pl.LazyFrame:
-        """The rows. Raises a Polars error where they are not one for each message."""
-        decoded = self._rows()
-        if decoded.message.len() != self._messages:
-            raise pl.exceptions.ComputeError("some messages give no row")
-        return decoded.rows.lazy()
-
-    def count(self) -> int:
-        return self._rows().rows.height
-
-    def salvage(self) -> Salvaged:
-        decoded = self._rows()
-        rows = decoded.message.cast(pl.Int64).rename("row")
-        return Salvaged(decoded.rows, rows, decoded.bad_rows(self.place))
-
-    def new_fields(self) -> NewFields | None:
-        return self._rows().new_fields
+    def frame(self) -> pl.DataFrame:
+        return self._reader.frame(self._blocks)
 
     def place(self, message: int) -> str:
         return self._reader.place_of(self._blocks[0].offset + message)
