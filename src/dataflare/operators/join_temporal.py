@@ -222,7 +222,8 @@ class LiveTemporalJoin(LiveOperator):
             found &= is_there
             # Behind a delete a row has no version, so its columns are NULL.
             joined = joined.with_columns(
-                pl.when(is_there).then(pl.col(name)).alias(name) for name in shape.right_names
+                pl.when(is_there).then(pl.col(name)).alias(name)
+                for name in shape.right_names.values()
             )
         if not shape.keeps_left:
             joined = joined.filter(found)
