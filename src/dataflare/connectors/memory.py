@@ -3,14 +3,15 @@ put("orders", frame) the rows of a source named `orders` committed("totals") the
 destination named `totals` take("totals") the same, and empties it
 
 Always true: the stores are in the memory of the process; rows become visible once, when their epoch
-is committed, even if the engine starts over many times.
+is committed, even if the engine starts over many times. Each row is known by the run that published it, so
+what one run wrote has its columns and rows, whatever other runs wrote to a store of that name.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from msgspec import Struct, field
@@ -55,9 +56,20 @@ class _Ledger(Struct):
     staged: dict[int, dict[int, list[pl.DataFrame]]] = field(default_factory=dict)
 
 
+class Origin(NamedTuple):
+    """Where rows came from: the run that published them, and its destination step."""
+
+    lineage: str
+    run_id: str
+    step: str
+
+
 class _Store(Struct):
-    schema: Schema | None = None
-    frames: list[pl.DataFrame] = field(default_factory=list)
+    """schema: the newest. schemas: the columns of each run. frames: in the order of their epochs."""
+
+    schema: pl.Schema | None = None
+    schemas: dict[Origin, pl.Schema] = field(default_factory=dict)
+    frames: list[tuple[Origin, pl.DataFrame]] = field(default_factory=list)
     ledgers: dict[tuple[str, str], _Ledger] = field(default_factory=dict)
 
 
@@ -78,18 +90,31 @@ def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
 
 
 def committed(name: str) -> pl.DataFrame:
-    """The rows of the destination `name`, in the order of their epochs. A changelog has its row
-    kinds in the column `_op`."""
+    """The rows that all runs of this process left in the destination `name`, in the order of their
+    epochs. A changelog has its row kinds in the column `_op`. Columns that a run did not have are NULL in its
+    rows. Raises ConfigError (E0405) if runs gave a column different types."""
     with _lock:
-        return _content(_stores.get(name, _Store()))
+        return _content(name, _stores.get(name, _Store()))
+
+
+def committed_by(name: str, run_id: str, step: str) -> pl.DataFrame:
+    """The rows that the destination step of one run left in the store `name`, with the columns of that run."""
+    with _lock:
+        store = _stores.get(name, _Store())
+        frames = [f for origin, f in store.frames if (origin.run_id, origin.step) == (run_id, step)]
+        if frames:
+            return pl.concat(frames, how="diagonal_relaxed")
+        schemas = [s for o, s in store.schemas.items() if (o.run_id, o.step) == (run_id, step)]
+        return pl.DataFrame(schema=schemas[-1] if schemas else None)
 
 
 def take(name: str) -> pl.DataFrame:
-    """The rows of the destination `name`; removes them from it."""
+    """The rows of the destination `name`, as `committed` gives them; removes them from it."""
     with _lock:
         store = _stores.get(name, _Store())
-        rows = _content(store)
+        rows = _content(name, store)
         store.frames.clear()
+        store.schemas.clear()
         return rows
 
 
@@ -100,10 +125,25 @@ def clear() -> None:
         _stores.clear()
 
 
-def _content(store: _Store) -> pl.DataFrame:
-    if store.frames:
-        return pl.concat(store.frames, how="diagonal_relaxed")
-    return pl.DataFrame(schema=store.schema.to_polars() if store.schema else None)
+def _content(name: str, store: _Store) -> pl.DataFrame:
+    if not store.frames:
+        return pl.DataFrame(schema=store.schema)
+    types: dict[str, Any] = {}
+    for _, frame in store.frames:
+        for column, dtype in frame.schema.items():
+            if types.setdefault(column, dtype) != dtype:
+                raise _other_type(name, column, types[column], dtype)
+    return pl.concat([frame for _, frame in store.frames], how="diagonal")
+
+
+def _other_type(name: str, column: str, *types: pl.DataType) -> ConfigError:
+    one, other = (Schema.from_polars(pl.Schema({column: each}))[column] for each in types)
+    return ConfigError(
+        f"runs of this process left rows in '{name}' whose column '{column}' is {one} in some and {other} in others",
+        code="E0405",
+        help="call dataflare.connectors.memory.take(name) after each run, or give the destinations "
+        "different names: config: {name: ...}",
+    )
 
 
 class MemoryConfig(BaseModel):
@@ -229,7 +269,11 @@ totals:
                 step=context.step,
                 help="rename that column in a map before",
             )
-        self._store().schema = context.schema
+        schema = dict(context.schema.to_polars())
+        schema |= {OPERATION_COLUMN: pl.String()} if context.changelog else {}
+        store = self._store()
+        with _lock:
+            store.schema = store.schemas[_origin(context)] = pl.Schema(schema)
         return MemoryWriter(self._ledger(context), context.subtask)
 
     async def committer(self, context: DestinationContext) -> MemoryCommitter:
@@ -291,7 +335,8 @@ class MemoryCommitter(Committer):
             staged = self._ledger.staged.pop(epoch.number, {})
             self._check(epoch, committables, staged)
             for each in sorted(committables, key=lambda one: one.subtask):
-                self._store.frames.extend(staged.get(each.subtask, ()))
+                origin = _origin(self._context)
+                self._store.frames += ((origin, rows) for rows in staged.get(each.subtask, ()))
             self._ledger.marker = Marker(
                 epoch.number, self._context.attempt, epoch.manifest, can_rewind=False
             )
@@ -314,7 +359,18 @@ class MemoryCommitter(Committer):
                 )
 
     async def published(self) -> Mapping[str, Any]:
-        return {"rows": sum(frame.height for frame in self._store.frames)}
+        of_workflow = self._context.lineage, self._context.step
+        with _lock:
+            counts = [
+                frame.height
+                for origin, frame in self._store.frames
+                if (origin.lineage, origin.step) == of_workflow
+            ]
+        return {"rows": sum(counts)}
+
+
+def _origin(context: DestinationContext) -> Origin:
+    return Origin(context.lineage, context.run_id, context.step)
 
 
 def _readable(frame: pl.DataFrame) -> pl.DataFrame:

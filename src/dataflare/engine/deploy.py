@@ -352,4 +352,5 @@ def destination_context(
         complete=stage.name in plan.complete,
         before=plan.complete.get(stage.name, frozenset()),
         workflow=identity.workflow,
+        run_id=identity.run_id,
     )

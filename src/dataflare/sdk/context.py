@@ -108,7 +108,8 @@ def _no_file(text: str, scheme: str, step: str) -> ConfigError:
 class DestinationContext(Struct, frozen=True):
     """Of one attempt at a run, for one destination step.
 
-    workflow: its name; "" where the destination keeps nothing of the run.
+    workflow: its name; "" where the destination keeps nothing of the run. run_id: of the run, the same in
+    all of its attempts.
     lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start; token: a
     chance text of this attempt, so that two copies of one state folder are told apart.
     schema: the user's columns that arrive. changelog: batches have row kinds.
@@ -135,6 +136,7 @@ class DestinationContext(Struct, frozen=True):
     workflow: str = ""
     epoch: int = 0
     before: frozenset[str] = frozenset()
+    run_id: str = ""
 
     @property
     def lineage8(self) -> str:

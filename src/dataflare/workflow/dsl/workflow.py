@@ -353,9 +353,8 @@ class Workflow:
 
         model = self.build(params)
         options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
-        before = _kept(model)
         result = _outside_of_loops(lambda: run(model, options))
-        return _outcome(model, result, before, check=check)
+        return _outcome(model, result, check=check)
 
     @pointing_out
     async def arun(
@@ -375,9 +374,8 @@ class Workflow:
 
         model = self.build(params)
         options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
-        before = _kept(model)
         result = await arun(model, options)
-        return _outcome(model, result, before, check=check)
+        return _outcome(model, result, check=check)
 
     def _options(self, *, home: str | os.PathLike[str] | None, **options: Any) -> RunOptions:
         from dataflare import RunOptions
@@ -386,27 +384,17 @@ class Workflow:
         return RunOptions(home=Path(home).absolute() if home else home_of(self.file), **options)
 
 
-def _kept(model: Model) -> dict[str, tuple[str, int]]:
-    """The destinations in memory: the name of each one's store, and how many rows it has."""
-    from dataflare.connectors import memory
-
-    stores = {
-        name: str(step.config.get("name") or name)
-        for name, step in model.destinations.items()
-        if step.type == "memory"
-    }
-    return {name: (store, memory.committed(store).height) for name, store in stores.items()}
-
-
-def _outcome(
-    model: Model, result: RunResult, before: Mapping[str, tuple[str, int]], *, check: bool
-) -> Outcome:
-    """The result with the rows that came into memory. check: raise the error of a run that failed."""
+def _outcome(model: Model, result: RunResult, *, check: bool) -> Outcome:
+    """The result with the rows that it brought into memory. check: raise the error of a run that failed."""
     from dataflare.connectors import memory
 
     if check and result.error is not None:
         raise result.error
-    rows = {name: memory.committed(store).slice(count) for name, (store, count) in before.items()}
+    rows = {
+        name: memory.committed_by(str(step.config.get("name") or name), result.run_id, name)
+        for name, step in model.destinations.items()
+        if step.type == "memory"
+    }
     return Outcome(result, rows)
 
 
