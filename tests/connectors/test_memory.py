@@ -118,7 +118,14 @@ class Run:
     """One attempt of an engine at writing to `totals`, by the book."""
 
     def __init__(
-        self, *, attempt: int = 1, subtasks: int = 1, changelog: bool = False, lineage=LINEAGE
+        self,
+        *,
+        attempt: int = 1,
+        subtasks: int = 1,
+        changelog: bool = False,
+        lineage: str = LINEAGE,
+        run_id: str = "",
+        columns: Any = None,
     ):
         self.destination = MemoryDestination(
             MemoryDestination.Config(name="totals"), ConnectorContext("out")
@@ -128,8 +135,9 @@ class Run:
                 "out",
                 lineage,
                 attempt,
-                Schema.of({"id": "int64"}),
+                Schema.of(columns or {"id": "int64"}),
                 Path(),
+                run_id=run_id,
                 changelog=changelog,
                 subtask=subtask,
                 subtasks=subtasks,
@@ -254,6 +262,31 @@ def test_another_lineage_adds_to_what_is_there():
         assert ids() == [1, 1]
 
     run(scenario)
+
+
+def test_runs_whose_types_differ_are_not_made_one():
+    async def scenario() -> None:
+        for number, run_id in enumerate(("1", "2")):
+            one = await Run(run_id=run_id, columns={"id": "string" if number else "int64"}).open()
+            frame = rows(1).cast(pl.String) if number else rows(1)
+            await one.writers[0].write_batch(SharedDataBatch(frame))
+            await one.commit(number + 1, await one.prepare(number + 1))
+
+    run(scenario)
+    assert memory.committed_by("totals", "1", "out").to_dicts() == [{"id": 1}]
+    assert memory.committed_by("totals", "2", "out").to_dicts() == [{"id": "1"}]
+    assert memory.committed_by("totals", "2", "other").width == 0
+    with pytest.raises(ConfigError, match="'id' is int64 in some and string in others"):
+        memory.committed("totals")
+
+
+def test_an_empty_run_has_its_columns():
+    async def scenario() -> None:
+        await Run(run_id="1", columns={"old": "int64"}).open()
+        await Run(run_id="2", changelog=True).open()
+
+    run(scenario)
+    assert memory.committed_by("totals", "2", "out").schema == {"id": pl.Int64, "_op": pl.String}
 
 
 def test_rows_of_a_process_that_ended_are_not_silently_lost():

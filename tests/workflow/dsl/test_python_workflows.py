@@ -94,6 +94,38 @@ def test_a_second_run_gives_its_own_rows_only():
     assert memory.committed("out").height == 2
 
 
+def measured(name: str, rows: list[dict[str, Any]], measure: str) -> Workflow:
+    wf = Workflow(name)
+    groups = wf.source("s", "inline", rows=rows).aggregate("g", {measure: "max(v)"}, group_by=["k"])
+    groups.to("out", "memory")
+    groups.to("again", "memory", name="out")
+    return wf
+
+
+def test_an_outcome_has_the_columns_and_rows_of_its_run_alone(tmp_path: Path):
+    """Also where other workflows, homes and earlier runs write to a store of the same name, at the same time too."""
+    runs = [
+        ("one", [{"k": "a", "v": "x"}], "text"),
+        ("two", [{"k": "b", "v": 7}], "number"),
+        ("two", [{"k": "c", "v": 8}], "other"),
+    ]
+    workflows = [measured(*each) for each in runs]
+    homes = [tmp_path / str(n) for n in range(3)]
+
+    async def together() -> list[Any]:
+        pairs = zip(workflows, homes, strict=True)
+        return await asyncio.gather(*(wf.arun(home=home) for wf, home in pairs))
+
+    wanted = [[{"k": "a", "text": "x"}], [{"k": "b", "number": 7}], [{"k": "c", "other": 8}]]
+    outcomes = asyncio.run(together())
+    again = [wf.run(home=tmp_path / "same", fresh=True) for wf in workflows]
+    for each in (outcomes, again):
+        for name in ("out", "again"):
+            assert [outcome.frame(name).to_dicts() for outcome in each] == wanted
+        assert [outcome.published["out"]["rows"] for outcome in each] == [1, 1, 1]
+    assert again[1].frame("out").schema == {"k": pl.String, "number": pl.Int64}
+
+
 def test_it_runs_where_a_loop_runs_already_as_in_a_notebook():
     async def cell() -> tuple[list[Any], list[Any]]:
         wf = small()
