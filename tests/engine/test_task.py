@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from task_bench import ROWS, Bench, run, settle
 
-from dataflare.engine.gate import Cut, Ended, Rows, Time
+from dataflare.engine.gate import Cut, Ended, Idle, Rows, Time
 from dataflare.engine.messages import Checkpoint, Share
 from dataflare.engine.segments import Outcome
 from dataflare.engine.task import Body
@@ -247,5 +247,50 @@ def test_a_task_whose_rows_nobody_needs_tells_its_own_writers() -> None:
         bench.behind.cancel(0)
         assert (body.cancelled, bench.task.unwanted, told) == (1, True, [1])
         assert bench.ins[0].cancelled
+
+    run(main())
+
+
+def test_a_body_that_rests_is_told_only_the_newest_watermark_afterwards() -> None:
+    async def main() -> None:
+        body = Passing()
+        bench = Bench(body)
+        now = asyncio.get_running_loop().time()
+        body.rests_until = now + 3_600
+        running = bench.start()
+        for time in (1, 2, 3):
+            bench.ins[0].put(Watermark(time))
+            await settle()
+        assert body.times == []
+        await bench.ins[0].send(SharedDataBatch(ROWS))
+        (rows,) = await bench.came_out(1)
+        assert isinstance(rows, Rows), "rows go on meanwhile"
+        body.rests_until = now
+        await bench.ins[0].send(SharedDataBatch(ROWS))
+        bench.ins[0].put(END)
+        await running
+        assert body.times == [3]
+        time, rows, ended = await bench.came_out(3)
+        assert (time, ended) == (Time(3), Ended(0))
+
+    run(main())
+
+
+def test_a_rest_ends_by_itself_and_before_an_input_falls_idle_or_ends() -> None:
+    async def main() -> None:
+        body = Passing()
+        bench = Bench(body)
+        running = bench.start()
+        body.rests_until = asyncio.get_running_loop().time() + 0.01
+        bench.ins[0].put(Watermark(1))
+        assert await bench.came_out(1) == [Time(1)], "a timer woke the task"
+        body.rests_until = asyncio.get_running_loop().time() + 3_600
+        bench.ins[0].put(Watermark(2))
+        bench.ins[0].put(IDLE)
+        assert await bench.came_out(2) == [Time(2), Idle()]
+        bench.ins[0].put(Watermark(3))
+        bench.ins[0].put(END)
+        await running
+        assert body.times == [1, 2, 3]
 
     run(main())

@@ -28,6 +28,7 @@ ELSEWHERE = (
     "redis.",
     "delta.",
     "iceberg.",
+    "clickhouse.",
 )
 PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
 

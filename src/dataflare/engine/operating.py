@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,10 @@ from dataflare.sdk.threads import in_thread
 from dataflare.state.layout import Layout, TableLayout, as_json, difference
 from dataflare.state.pieces import Chunk, Groups
 from dataflare.state.tables import LEGACY, Frozen, Tables, TableShare
+
+_SHORT_S, _RESTS, _REST_MAX_S = 0.01, 3, 2.0
+"""A watermark that takes longer than `_SHORT_S` looks at much state. Then rows come for `_RESTS` times as long, so that
+small batches do not each pay for it."""
 
 
 class ChunkFolder:
@@ -103,7 +108,11 @@ class Operating(Body):
     async def time(self, event_time_us: int) -> int:
         if not self._timed:
             return event_time_us
-        await self._let_out(await self.task.pool.submit(self._watermark, event_time_us))
+        outcome = await self.task.pool.submit(self._watermark, event_time_us)
+        if outcome.seconds > _SHORT_S:
+            rest_s = min(_RESTS * outcome.seconds, _REST_MAX_S)
+            self.rests_until = asyncio.get_running_loop().time() + rest_s
+        await self._let_out(outcome)
         return self.live.passed_on(event_time_us)
 
     @property

@@ -47,11 +47,13 @@ class Body(ABC):
     """What a task does with the rows of its stage.
 
     cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
-    in the middle of a wait. may_cut: it stands where a root may be cut.
+    in the middle of a wait. may_cut: it stands where a root may be cut. rests_until: it is told no watermark before,
+    by the clock of the event loop.
     """
 
     cuts_at_once: ClassVar[bool] = True
     may_cut: bool = True
+    rests_until: float = 0.0
     task: Task
 
     @property
@@ -150,8 +152,10 @@ class Task:
         self._stopped = False
         self._has_ended = False
         self._watermark_us = NEVER
+        self._due_us: int | None = None
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         self._is_tick_due = False
         self._background: set[asyncio.Future[None]] = set()
         body.task = self
@@ -170,6 +174,8 @@ class Task:
             if self._is_tick_due:
                 await body.tick()
                 self._start_timer()
+            if self._due_us is not None and not isinstance(event, Time):
+                await self._pass_time(at_once=isinstance(event, Idle | Ended))
             match event:
                 case Rows():
                     seconds = await body.rows(event.port, event.batch)
@@ -179,11 +185,8 @@ class Task:
                         raise InternalError("rows that a barrier overtook cannot be stored yet")
                     await self._cut(event.barrier)
                 case Time():
-                    passed_on = await body.time(event.event_time_us)
-                    self.metrics.step(self.name).watermark_us = event.event_time_us
-                    if passed_on > self._watermark_us:
-                        self._watermark_us = passed_on
-                        self.put_all(Watermark(passed_on))
+                    self._due_us = event.event_time_us
+                    await self._pass_time()
                 case Ended():
                     await body.ended(event.port)
                 case Idle():
@@ -230,7 +233,27 @@ class Task:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.body.aclose()
 
-    # -- processing time ---------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
+
+    async def _pass_time(self, *, at_once: bool = False) -> None:
+        """Tell the body how far event time has come, once it is ready for that. For the tasks behind this is as if the
+        watermark had come later."""
+        assert self._due_us is not None
+        loop = asyncio.get_running_loop()
+        if not at_once and loop.time() < self.body.rests_until:
+            if self._rest is None:
+                self._rest = loop.call_at(self.body.rests_until, self._on_rested)
+            return
+        event_time_us, self._due_us = self._due_us, None
+        passed_on = await self.body.time(event_time_us)
+        self.metrics.step(self.name).watermark_us = event_time_us
+        if passed_on > self._watermark_us:
+            self._watermark_us = passed_on
+            self.put_all(Watermark(passed_on))
+
+    def _on_rested(self) -> None:
+        self._rest = None
+        self.inbox.wake()
 
     def _start_timer(self) -> None:
         self._is_tick_due = False
@@ -243,8 +266,9 @@ class Task:
         self.inbox.wake()
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._rest):
+            if timer is not None:
+                timer.cancel()
 
     # -- epochs ------------------------------------------------------------------------------------
 
