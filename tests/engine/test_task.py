@@ -60,6 +60,7 @@ class Waiting(Body):
         await self.task.waiting(self.came.wait())
         await self.task.emit(Outcome(frames=[(0, ROWS)]))
         self.let_out = 1
+        await self.task.cut_if_asked()
 
     def freeze(self, epoch: int) -> Share:
         return Share(self.task.id, epoch)
@@ -107,6 +108,42 @@ def test_nothing_is_taken_after_a_cut_that_stops_the_run() -> None:
         body.came.set()
         await settle()
         assert (bench.heard.epochs, body.let_out, running.done()) == ([1], 0, False)
+        running.cancel()
+
+    run(main())
+
+
+def test_a_cut_that_stops_the_run_lets_a_last_read_end_that_cannot_be_made_again() -> None:
+    async def main() -> None:
+        body = Waiting()
+        body.last_read_s = 3_600
+        bench = Bench(body, inputs=0)
+        running = bench.start()
+        await settle()
+        bench.task.checkpoint(Checkpoint(Barrier(1), stops=True))
+        await settle()
+        assert bench.heard.epochs == []
+        body.came.set()
+        rows, cut = await bench.came_out(2)
+        assert (rows.batch.num_rows, cut) == (3, Cut(Barrier(1)))
+        await settle()
+        assert (bench.heard.epochs, running.done()) == ([1], False)
+        running.cancel()
+
+    run(main())
+
+
+def test_a_last_read_that_takes_too_long_is_cut_with_a_warning() -> None:
+    async def main() -> None:
+        body = Waiting()
+        body.last_read_s = 0.01
+        bench = Bench(body, inputs=0)
+        running = bench.start()
+        await settle()
+        bench.task.checkpoint(Checkpoint(Barrier(1), stops=True))
+        assert await bench.came_out(1) == [Cut(Barrier(1))]
+        (warning,) = bench.task.metrics.step("t").warnings
+        assert "gave nothing for 0.01 s when the run stopped" in warning
         running.cancel()
 
     run(main())

@@ -29,13 +29,24 @@ from dataflare.engine.segments import Outcome, SegmentRunner
 from dataflare.engine.task import Body
 from dataflare.model.progress import IDLE, Position, Split, Watermark
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, SourceBatch, SourceConnector
+from dataflare.sdk.source import (
+    Chunk,
+    EndOfSplit,
+    NewFields,
+    Replay,
+    SourceBatch,
+    SourceConnector,
+)
 
 T = TypeVar("T")
 
 _FIRST_BYTES, _LARGE_BYTES = 256 << 10, 64 << 20
 
 _TURN_S = 0.005
+
+_LAST_READ_S = 3.0
+"""How long a run that stops waits for the read under way of a source that cannot give its rows again. A function
+that waits for rows yields more often."""
 
 
 class Reading(Body):
@@ -74,7 +85,9 @@ class Reading(Body):
         self._told_us: int | None = None
         self._gave_rows_at = self._row_bytes = 0.0
         self._largest = _FIRST_BYTES
-        self._reads_to_end = connector.carries() and connector.capabilities().bounded
+        capabilities = connector.capabilities()
+        self._reads_to_end = connector.carries() and capabilities.bounded
+        self._forgets = capabilities.replay is Replay.NONE and not capabilities.bounded
 
     def begin(self) -> None:
         self._clock = SplitClock(self.runner.stamp, self._drift, self.task.id)
@@ -353,11 +366,14 @@ class Reading(Body):
         while True:
             await self._may_go_on()
             start = reader.position
+            self.last_read_s = _LAST_READ_S if self._forgets else 0.0
             try:
                 batch = await self._waiting(reader.read_batch(self._rows_max()))
             except EndOfSplit:
                 self._position = reader.end()
                 return
+            finally:
+                self.last_read_s = 0.0
             position = reader.position
             assert position is not None
             try:

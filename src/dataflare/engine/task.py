@@ -48,12 +48,14 @@ class Body(ABC):
 
     cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
     in the middle of a wait. may_cut: it stands where a root may be cut. rests_until: it is told no watermark before,
-    by the clock of the event loop.
+    by the clock of the event loop. last_read_s: how long a cut that stops the run waits for the read under way,
+    because what that takes could not be read again.
     """
 
     cuts_at_once: ClassVar[bool] = True
     may_cut: bool = True
     rests_until: float = 0.0
+    last_read_s: float = 0.0
     task: Task
 
     @property
@@ -278,8 +280,21 @@ class Task:
             return
         self._asked = asked
         if self.is_root and not self._has_ended and self._waits and self.body.cuts_at_once:
-            self._cut_now(asked.barrier)
+            if asked.stops and self.body.last_read_s:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.body.last_read_s, self._cut_in_read, asked)
+            else:
+                self._cut_now(asked.barrier)
         self._wake.set()
+
+    def _cut_in_read(self, asked: Checkpoint) -> None:
+        """The last read takes too long: what it still gives is not waited for."""
+        if self._asked is asked and self._waits:
+            self.metrics.step(self.name).warnings[
+                f"gave nothing for {self.body.last_read_s:g} s when the run stopped: what it had taken by then and not"
+                " given is lost"
+            ] = 0
+            self._cut_now(asked.barrier)
 
     def opened(self, opened: Opened) -> None:
         """The coordinator says that no split of the source is left."""

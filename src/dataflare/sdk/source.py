@@ -273,7 +273,9 @@ class SplitReader(ABC):
 
     @abstractmethod
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        """Return the next rows, at least one and at most `rows_max`, waiting if there are none yet.
+        """Return the next rows, at least one and at most `rows_max`, waiting if there are none yet. Where
+        nothing without an end can be read again (`Replay.NONE`), a batch without rows is right too: a run that stops
+        waits some seconds for a read to return, because its rows could not be read again.
 
         Never cancelled for a checkpoint: the engine cuts at the rows already returned. Raises
         EndOfSplit when nothing will ever follow. Every batch has exactly the source's schema. A

@@ -16,8 +16,10 @@ from dataflare.connectors.python import PythonSource
 from dataflare.connectors.python.source import PythonSourceConfig
 from dataflare.errors import ConfigError, DataError, DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.model.progress import Position
 from dataflare.model.types import Schema
 from dataflare.planner import check, plan
+from dataflare.planner.graph import SourceNode
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import EndOfSplit, SourceBatch
 from dataflare.testing.sources import check_source
@@ -83,6 +85,10 @@ def placed_misfits(start):
     for i in range(start or 0, 60, 10):
         yield [{"id": n if n % 7 else None if n == 14 else [n]} for n in range(i, i + 10)], i + 10
 
+def misfits_again():
+    for rows, _ in placed_misfits(0):
+        yield rows
+
 def fails():
     yield {"id": 1}
     raise ZeroDivisionError("oops")
@@ -104,6 +110,39 @@ def thread():
     base = sqlite3.connect(":memory:")
     for i in range(5000):
         yield {"id": base.execute("select ?", (i,)).fetchone()[0]}
+
+def numbers():
+    for i in range(60):
+        yield {"id": i}
+
+def mixed():
+    yield [{"id": i} for i in range(20)]
+    yield {"id": 20}
+    yield pl.DataFrame({"id": [21, 22, 23]})
+    yield []
+
+def list_then_error():
+    yield [{"id": 1}]
+    raise ValueError("asked for more")
+
+def queue(every):
+    # No number is given twice.
+    from pathlib import Path
+
+    file = Path(__file__).with_name("taken")
+    while True:
+        first = int(file.read_text()) if file.exists() else 0
+        file.write_text(str(first + every))
+        rows = [{"id": i} for i in range(first, first + every)]
+        yield rows[0] if every == 1 and first % 3 else pl.DataFrame(rows) if first % 4 else rows
+
+def again():
+    from pathlib import Path
+
+    for i in range(0, 400, 20):
+        yield [{"id": j} for j in range(i, i + 20)]
+        while i == 200 and not Path(__file__).with_name("go").exists():
+            yield []
 
 def write(frame):
     from pathlib import Path
@@ -213,23 +252,129 @@ def test_python_may_be_forbidden(own: Any) -> None:
 # --- positions ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", ["placed", "placed_frames"])
-def test_the_contract_holds_for_a_function_with_positions(function: str, tmp_path: Path) -> None:
-    (tmp_path / "own_rows.py").write_text(MODULE)
-
-    def made() -> PythonSource:
-        options = {"last": 60} if function == "placed" else {}
-        config = PythonSourceConfig(function=f"own_rows:{function}", options=options)
-        source: PythonSource = PythonSource(config, ConnectorContext("rows", tmp_path))
-        source.contract = Schema.of({"id": "int64"})
-        return source
-
-    asyncio.run(check_source(made))
+def source_of(folder: Path, function: str, **config: Any) -> PythonSource:
+    (folder / "own_rows.py").write_text(MODULE)
+    settings = PythonSourceConfig(function=f"own_rows:{function}", **config)
+    source: PythonSource = PythonSource(settings, ConnectorContext("rows", folder))
+    source.contract = Schema.of({"id": "int64"})
+    return source
 
 
-def test_a_plan_says_what_it_can_promise(own: Any) -> None:
+@pytest.mark.parametrize(
+    ("function", "config"),
+    [
+        ("placed", {"options": {"last": 60}}),
+        ("placed_frames", {}),
+        ("numbers", {"repeatable": True}),
+        ("mixed", {"repeatable": True}),
+        ("mixed", {"repeatable": True, "bounded": False}),
+        ("mixed", {"repeatable": False, "bounded": False}),
+    ],
+)
+def test_the_contract_holds_for_a_function(
+    function: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    asyncio.run(check_source(lambda: source_of(tmp_path, function, **config)))
+
+
+@pytest.mark.parametrize(
+    ("function", "position", "words"),
+    [
+        ("numbers", {"at": None, "skip": 61}, "yielded 60 rows, and 61 the time before"),
+        ("placed", {"at": 1998, "skip": 3}, "yielded 0 rows behind the position 2000, and 1 the"),
+    ],
+)
+def test_a_function_that_ends_before_its_position_is_an_error(
+    function: str, position: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    repeatable = True if function == "numbers" else None
+    source = source_of(tmp_path, function, repeatable=repeatable)
+
+    async def main() -> None:
+        (split,) = await source.splits()
+        reader = await source.open(split, Position(position))
+        with pytest.raises(DataError, match=words) as caught:
+            await reader.read_batch(100)
+        assert caught.value.code == "E0521"
+        await reader.aclose()
+
+    asyncio.run(main())
+
+
+STREAM = """\
+name: own
+settings: {mode: streaming, parallelism: 1, checkpoint: {interval: 100ms}, batch: {initial: 7, max: 7, min: 7}}
+sources:
+  rows: {type: python, config: {function: "own_rows:FUNCTION", bounded: false, MORE}, schema: {id: int64}}
+destinations:
+  out: {type: sqlite, inputs: [rows], config: {path: x.db, table: t}}
+"""
+
+
+def streamed(folder: Path, function: str, more: str, for_s: float | None) -> list[int]:
+    """The rows after one more run."""
+    (folder / "own_rows.py").write_text(MODULE)
+    flow = load_text(STREAM.replace("FUNCTION", function).replace("MORE", more), base=folder)
+    result = run(flow, RunOptions(folder / "home", for_s=for_s))
+    assert result.status == ("finished" if for_s is None else "stopped"), result.error
+    with sqlite3.connect(folder / "x.db") as base:
+        return [row[0] for row in base.execute("select id from t order by id")]
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_queue_loses_nothing_when_its_run_is_stopped_and_goes_on(
+    every: int, tmp_path: Path
+) -> None:
+    more, rows_before = f"repeatable: false, options: {{every: {every}}}", 0
+    for _ in range(2):
+        got = streamed(tmp_path, "queue", more, 0.3)
+        assert got == list(range(int((tmp_path / "taken").read_text())))
+        assert len(got) > rows_before
+        rows_before = len(got)
+
+
+def test_a_repeatable_function_goes_on_behind_all_its_rows(tmp_path: Path) -> None:
+    got = streamed(tmp_path, "again", "repeatable: true", 0.5)
+    assert got == list(range(len(got)))
+    assert got
+    (tmp_path / "go").touch()
+    assert streamed(tmp_path, "again", "repeatable: true", None) == list(range(400))
+
+
+def test_a_list_is_given_before_an_endless_function_yields_again(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "list_then_error", bounded=False, repeatable=False)
+
+    async def main() -> None:
+        (split,) = await source.splits()
+        reader = await source.open(split, None)
+        batch = await reader.read_batch(100)
+        assert batch.frame["id"].to_list() == [1]
+        with pytest.raises(DataError, match="asked for more"):
+            await reader.read_batch(100)
+        await reader.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_plan_says_what_it_can_promise(own: Any, tmp_path: Path) -> None:
     assert plan(own("placed")).guarantees["out"].level.value == "exactly once"
     assert "'start'" in plan(own("dicts")).guarantees["out"].reason
+    for more, level, doubts in (
+        ("repeatable: true", "exactly once", 0),
+        ("repeatable: true, bounded: false", "exactly once", 0),
+        ("repeatable: false, bounded: false", "at most once", 0),
+        ("bounded: false", "at most once", 1),
+    ):
+        text = FLOW.replace('FUNCTION"', f'numbers", {more}').replace("SCHEMA", "")
+        made = plan(load_text(text.replace("out.ndjson", "out/"), base=tmp_path))
+        assert made.guarantees["out"].level.value == level, more
+        (source,) = [node for node in made.graph if isinstance(node, SourceNode)]
+        assert len(source.connector.doubts()) == doubts, more
+    text = FLOW.replace('FUNCTION"', 'placed", repeatable: true')
+    text = text.replace("SCHEMA", ", schema: {id: int64}")
+    with pytest.raises(ConfigError, match="'repeatable' is for a function without") as caught:
+        plan(load_text(text, base=tmp_path))
+    assert caught.value.code == "E0405"
 
 
 def test_the_next_run_goes_on_where_the_function_was(own: Any, tmp_path: Path) -> None:
@@ -351,12 +496,11 @@ def test_a_dict_with_a_wrong_value_is_a_bad_row_and_the_others_arrive(
     assert json.loads(json.loads(letters[0]["row"])["raw"]) == {"id": "x3", "text": "3"}
 
 
-def test_bad_rows_count_in_positions(own: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("function", ["placed_misfits", "misfits_again"])
+def test_bad_rows_count_in_positions(function: str, tmp_path: Path) -> None:
     """Whatever is read before a position and behind it: together it is all, and each row once."""
-    (tmp_path / "own_rows.py").write_text(MODULE)
-    config = PythonSourceConfig(function="own_rows:placed_misfits")
-    source: PythonSource = PythonSource(config, ConnectorContext("rows", tmp_path))
-    source.contract = Schema.of({"id": "int64"})
+    repeatable = True if function == "misfits_again" else None
+    source = source_of(tmp_path, function, repeatable=repeatable)
 
     async def read(position: Any, batches: int) -> tuple[list[int | None], list[str], Any]:
         (split,) = await source.splits()

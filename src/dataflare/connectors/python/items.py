@@ -26,11 +26,12 @@ _HELP = "yield dicts, Polars frames or Arrow data, or (rows, position)"
 
 class Item(Struct):
     """One yield. rows: dicts, or a frame. position: where to continue after it, if the generator
-    yields positions."""
+    yields positions. is_list: the rows were yielded together."""
 
     rows: list[dict[str, Any]] | pl.DataFrame
     position: Any = None
     has_position: bool = False
+    is_list: bool = False
 
     @property
     def height(self) -> int:
@@ -64,7 +65,7 @@ class Reader(Struct, frozen=True):
         if isinstance(value, Mapping):
             return Item([dict(value)], position, has_position)
         if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
-            return Item([dict(row) for row in value], position, has_position)
+            return Item([dict(row) for row in value], position, has_position, True)
         if hasattr(value, "__arrow_c_array__") and not hasattr(value, "__arrow_c_stream__"):
             return Item(pl.DataFrame(value), position, has_position)
         try:
@@ -107,12 +108,16 @@ class Reader(Struct, frozen=True):
         return item
 
     def batch(
-        self, rows: Sequence[Mapping[str, Any]], schema: Schema, place: Callable[[int], str]
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        schema: Schema,
+        place: Callable[[int], str],
+        may_cut: bool,
     ) -> SharedDataBatch:
         """The rows of dicts; those with a value that does not fit its column are bad rows. place: where a row
         is, counted from 0."""
         try:
-            return SourceBatch(frame_of(rows, schema, self.step), place=place)
+            return SourceBatch(frame_of(rows, schema, self.step), place=place, may_cut=may_cut)
         except ConfigError:
             apart = sifted(rows, schema)
         bad = [
@@ -126,7 +131,7 @@ class Reader(Struct, frozen=True):
             for number, message in apart.wrong
         ]
         numbers = pl.Series(apart.numbers, dtype=pl.Int64)
-        return SourceBatch(apart.frame, bad=bad, row_numbers=numbers, place=place)
+        return SourceBatch(apart.frame, bad=bad, row_numbers=numbers, place=place, may_cut=may_cut)
 
     def _check_position(self, position: Any) -> None:
         try:

@@ -5,7 +5,10 @@ also gets all its values, so that it may use objects of one thread (such as an S
 
 A function with an argument `start` yields `(rows, position)` and is called with None or with such a
 position, to continue there. The rows after a position must be the same each time: then the source
-replays exactly. A function without it cannot continue, and everything is committed at the end.
+replays exactly. So does a `repeatable` function, which yields the same rows each time it is called: the
+rows of all its yields are counted, and as many are passed over. A function that is neither cannot
+continue: with an end, everything is committed at the end; without one, each call gives new rows, and
+none of them is passed over.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import (
     EndOfSplit,
     Replay,
+    SourceBatch,
     SourceCapabilities,
     SourceConnector,
     SplitReader,
@@ -52,6 +56,11 @@ class PythonSourceConfig(NamedConfig):
     bounded: bool = Field(True, description="false: the function yields rows without end.")
     carry: bool = Field(
         False, description="true: the next run begins at the last position of this one."
+    )
+    repeatable: bool | None = Field(
+        None,
+        description="true: each call yields the same rows in the same order, so a run that goes on passes over "
+        "those that it has. false: each call yields new rows only, as from a queue.",
     )
 
 
@@ -85,8 +94,13 @@ orders:
         name = self.config.function
         if self._takes_start():
             replay, reason = Replay.EXACT, f"{name} begins again at a position that it yielded"
+        elif self.config.repeatable:
+            replay, reason = Replay.EXACT, f"{name} yields the same rows each time"
         else:
-            replay, reason = Replay.NONE, f"{name} has no argument '{START}', so it cannot go on"
+            replay, reason = (
+                Replay.NONE,
+                f"{name} has no argument '{START}' and is not 'repeatable', so it cannot go on",
+            )
         return SourceCapabilities(
             replay=replay,
             replay_reason=reason,
@@ -103,6 +117,22 @@ orders:
                 step=self.context.step,
                 help=f"give it the argument '{START}', or leave 'carry' out",
             )
+        if self.config.repeatable is not None and self._takes_start():
+            raise ConfigError(
+                f"'repeatable' is for a function without an argument '{START}', and"
+                f" {self.config.function} has one",
+                code="E0405",
+                step=self.context.step,
+                help="leave 'repeatable' out: the function begins at the positions that it yields",
+            )
+
+    def doubts(self) -> Sequence[str]:
+        if self.config.bounded or self.config.repeatable is not None or self._takes_start():
+            return ()
+        return (
+            f"a run that goes on calls {self.config.function} again and takes all that it yields as new rows; say"
+            " 'repeatable: false' if they are new, or 'repeatable: true' if they are the same rows again",
+        )
 
     async def schema(self) -> Schema:
         if self.contract is not None:
@@ -119,10 +149,13 @@ orders:
         schema = await self.schema()
         place = position.value if position is not None else {"at": split.data[START], "skip": 0}
         opened, self._opened = self._opened, None
-        if opened is not None and (place["at"] is not None or place["skip"]):
+        if opened is not None and place["at"] is not None:
             await opened.aclose()
             opened = None
-        return PythonReader(opened or self._rows(place["at"]), schema, place)
+        rows = opened or self._rows(place["at"])
+        if self.capabilities().replay is Replay.NONE:
+            return PythonReader(rows, schema, None, int(place["skip"]), not self.config.bounded)
+        return PythonReader(rows, schema, place["at"], 0, skip=int(place["skip"]))
 
     def carries(self) -> bool:
         return bool(self.config.carry)
@@ -150,14 +183,15 @@ orders:
         if reader.positioned:
             options[START] = start
         function = load(self.config, self.context)
-        return _Rows(reader, lambda: function(**options))
+        return _Rows(reader, lambda: function(**options), not self.config.bounded)
 
 
 class _Rows:
-    """The yields of one call of the function, read in a separate thread."""
+    """The yields of one call of the function, read in a separate thread. live: a list is not held back until the
+    function yields again, because that may take long."""
 
-    def __init__(self, reader: Reader, call: Callable[[], Any]) -> None:
-        self.reader, self._call = reader, call
+    def __init__(self, reader: Reader, call: Callable[[], Any], live: bool) -> None:
+        self.reader, self._call, self._live = reader, call, live
         self._thread = ThreadPoolExecutor(1, f"python-{reader.step}")
         self._values: Iterator[Any] | None = None
         self._waiting: list[Item] = []
@@ -175,6 +209,11 @@ class _Rows:
             )
         self._waiting.insert(0, item)
         return self.reader.schema(item)
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows were yielded and not yet taken."""
+        return sum(item.height for item in self._waiting)
 
     async def take(self, rows_max: int, hold_s: float, *, empty: bool = True) -> Item | None:
         """The next rows: a frame as it was yielded, or collected dicts; None at the end. empty: an
@@ -198,6 +237,8 @@ class _Rows:
                 continue
             gathered.append(item)
             rows += item.height
+            if item.is_list and item.height and self._live:
+                break
         return joined(gathered) if gathered else None
 
     def _next(self) -> Item | None:
@@ -243,27 +284,45 @@ class _Rows:
 
 
 class PythonReader(SplitReader):
-    """Rows of one call. A position is the start of the current yield and the number of its rows
-    that were returned, bad ones too."""
+    """Rows of one call. A position is a start, None for the beginning, and the number of rows behind it that
+    were returned, bad ones too: of the current yield where yields have positions, else of all yields.
 
-    def __init__(self, rows: _Rows, schema: Schema, place: Mapping[str, Any]) -> None:
-        self._rows, self._schema = rows, schema
-        self._at, self._skip = place["at"], int(place["skip"])
+    rows_before: those that earlier calls gave, of which this one gives none again. whole_yields: no checkpoint
+    is cut inside a yield, because its other rows could not be read again. skip: how many rows to pass over.
+    """
+
+    def __init__(
+        self,
+        rows: _Rows,
+        schema: Schema,
+        at: Any,
+        rows_before: int,
+        whole_yields: bool = False,
+        *,
+        skip: int = 0,
+    ) -> None:
+        self._rows, self._schema, self._whole_yields = rows, schema, whole_yields
+        self._at, self._skip = at, skip
         self._item: Item | None = None
         self._rows_given = 0
-        self._rows_before = 0
-        """How many rows the yields before the current one had; with positions, those since `_at`."""
+        self._rows_before = rows_before
+        """How many rows the yields before the current one had, since `_at`."""
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
-        while (item := self._item) is None or self._rows_given >= item.height:
+        while self._item is None or self._rows_given >= self._item.height:
             await self._take(rows_max)
+            if self._whole_yields:
+                break  # a run that stops does so behind a yield, also behind an empty one
+        item = self._item
+        assert item is not None
         start, end = self._rows_given, min(self._rows_given + rows_max, item.height)
-        batch: SharedDataBatch
+        may_cut = not self._whole_yields or (end == item.height and not self._rows.waiting_rows)
         if isinstance(item.rows, pl.DataFrame):
-            batch = SharedDataBatch(item.rows.slice(start, end - start))
+            frame = item.rows.slice(start, end - start)
+            batch: SharedDataBatch = SourceBatch(frame, may_cut=may_cut)
         else:
             place = partial(self._place, self._at, self._rows_before + start)
-            batch = self._rows.reader.batch(item.rows[start:end], self._schema, place)
+            batch = self._rows.reader.batch(item.rows[start:end], self._schema, place, may_cut)
         self._rows_given = end
         self._settle()
         return batch
@@ -275,6 +334,7 @@ class PythonReader(SplitReader):
     async def _take(self, rows_max: int) -> None:
         item = await self._rows.take(rows_max, self.hold_s or _HOLD_S)
         if item is None:
+            self._check_end()
             raise EndOfSplit
         if self._item is not None and not self._item.has_position:
             self._rows_before += self._item.height
@@ -283,6 +343,20 @@ class PythonReader(SplitReader):
         self._skip -= self._rows_given
         self._settle()
 
+    def _check_end(self) -> None:
+        """Raises DataError (E0521) where the function ended in front of rows that it yielded before."""
+        if not self._skip:
+            return
+        reader, position = self._rows.reader, self.position().value
+        behind = "" if self._at is None else f" behind the position {json.dumps(self._at)}"
+        raise DataError(
+            f"step '{reader.step}': {reader.function} yielded {position['skip'] - self._skip} rows{behind}, and"
+            f" {position['skip']} the time before",
+            code="E0521",
+            step=reader.step,
+            help="let it yield the same rows each time, or read all of them again with --fresh",
+        )
+
     def _settle(self) -> None:
         """All rows of an item were returned: the position is the one after it."""
         assert self._item is not None
@@ -290,10 +364,12 @@ class PythonReader(SplitReader):
             self._at = self._item.position
 
     def position(self) -> Position:
-        behind = self._item is None or (
-            self._item.has_position and self._rows_given >= self._item.height
-        )
-        return Position({"at": self._at, "skip": self._skip if behind else self._rows_given})
+        item = self._item
+        if item is not None and item.has_position and self._rows_given >= item.height:
+            given = 0
+        else:
+            given = self._rows_before + self._rows_given
+        return Position({"at": self._at, "skip": given + self._skip})
 
     async def aclose(self) -> None:
         await self._rows.aclose()
