@@ -88,7 +88,7 @@ def test_one_file_is_refused_and_goes_on_once_the_change_is_undone(tmp_path: Pat
     assert refused.error is not None
     assert (refused.error.code, refused.error.step) == ("E0803", "out")
     assert refused.exit_status == 2
-    assert start(tmp_path, "csv", "n, a, b", accept_changes=True).status == "finished"
+    assert start(tmp_path, "csv", "n, a, b").status == "finished"
     rows = held(tmp_path, "csv")
     assert sorted(row["n"] for row in rows) == list(range(1000))
     assert all(row["a"] == row["n"] + 10_000 and row["b"] == row["n"] + 20_000 for row in rows)

@@ -144,6 +144,25 @@ def test_a_new_step_does_not_get_the_state_of_one_that_was_renamed(project: Path
     is_right(project)
 
 
+def test_changes_are_accepted_only_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    """A run that is refused when its file is opened leaves the last checkpoint as it was, so the change can be
+    undone and the run goes on by itself."""
+    table = (
+        "destinations:\n",
+        "destinations:\n  table: {type: file, inputs: [totals], config: {path: t.csv}}\n",
+    )
+    write(tmp_path, table, rate=SLOW)
+    assert go(tmp_path, for_s=0.2).status == "stopped"
+    write(tmp_path, table, measures='{rows: "count(*)", most: "max(n)", total: "sum(n)"}')
+    error = refused(tmp_path, accept_changes=True)
+    assert (error.code, error.step) == ("E0803", "table")
+    write(tmp_path, table)
+    assert go(tmp_path).error is None
+    is_right(tmp_path)
+    counted = (tmp_path / "t.csv").read_text().splitlines()[1:]
+    assert sum(int(line.split(",")[2]) for line in counted) == ROWS
+
+
 def test_steps_that_are_new_begin_without_state_and_those_that_are_gone_are_said(
     project: Path,
 ) -> None:

@@ -42,12 +42,14 @@ UNCOUNTED_ATTEMPTS = 1000
 
 class Restored(Struct, frozen=True):
     """What a run goes on from. before: the state that the next run continues if this one is refused.
-    warnings: what became of state that is not as it was."""
+    warnings: what became of state that is not as it was. on_trial: the last checkpoint stays as it was until the
+    run has a newer one, so that changes are accepted only by a run that goes on."""
 
     manifest: Manifest
     current: Current
     before: Current | None = None
     warnings: Sequence[str] = ()
+    on_trial: bool = False
 
 
 def from_savepoint(
@@ -94,7 +96,7 @@ def with_changes(
     if not any(change.moves for change in changes if change.was or change.tables):
         return None
     moved = resumable(workflow, plan, manifest, changes, store, current.attempt)
-    return Restored(moved, current, None, _warnings(changes))
+    return Restored(moved, current, None, _warnings(changes), on_trial=True)
 
 
 def resumable(

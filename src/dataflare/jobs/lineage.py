@@ -144,6 +144,15 @@ class Lineage:
             keep = partial(answer, self.folder, name, savepoints, manifest, store, self.current)
             await in_thread(keep)
 
+    def to_try(self) -> Restored | None:
+        """What this attempt goes on from in place of the last checkpoint. Changes that were accepted are in each
+        checkpoint that the run has taken."""
+        tried = self.restored
+        if tried is None or not tried.on_trial:
+            return tried
+        self.restored = tried if self.current.last_epoch <= tried.manifest.epoch else None
+        return self.restored
+
     async def give_back(self) -> None:
         """The run from a savepoint was refused: the next run continues what it would have continued."""
         before = self.restored.before if self.restored is not None else None

@@ -81,6 +81,7 @@ async def recover(
     letters: Collection[str] = (),
     rebuilt: Manifest | None = None,
     chosen: Manifest | None = None,
+    on_trial: bool = False,
 ) -> Recovered:
     """Decide what to resume, and bring the destinations to that state.
 
@@ -89,7 +90,8 @@ async def recover(
     are removed, and the run starts from the beginning. letters: the destinations of dead letters.
     rebuilt: the adopted checkpoint, in the store without what was lost with its state folder.
     chosen: the checkpoint to resume from, whatever the store holds; it is published when the destinations can
-    go on from it.
+    go on from it. on_trial: it is not published, so that the store keeps its last checkpoint until the run has a
+    newer one.
     Raises CheckpointError if this would lose or double rows.
     """
     markers: dict[str, Marker | None] = {}
@@ -124,7 +126,7 @@ async def recover(
         await in_thread(store.rewind, manifest.epoch - 1)
         manifest = await _without_lost_letters(manifest, committers, letters, notices)
         await in_thread(store.publish, manifest)
-    if chosen is not None:
+    if chosen is not None and not on_trial:
         await in_thread(store.publish, chosen)
         crash_point("savepoint.after_publish")
     await in_thread(store.rewind, manifest.epoch)

@@ -373,7 +373,7 @@ class _Run:
     async def _recover(
         self, store: Storage, committers: Mapping[str, Committer], resume: bool
     ) -> Recovered:
-        current, restored = self.lineage.current, self.lineage.restored
+        current, restored = self.lineage.current, self.lineage.to_try()
         try:
             recovered = await recover(
                 store,
@@ -385,13 +385,15 @@ class _Run:
                 letters=[name for name in committers if name not in self.workflow.destinations],
                 rebuilt=self.lineage.rebuilt,
                 chosen=restored.manifest if restored is not None else None,
+                on_trial=restored is not None and restored.on_trial,
             )
         except CheckpointError:
             await self.lineage.give_back()
             raise
         if restored is not None:
-            self.warnings.extend(restored.warnings)
-            self.lineage.restored = None
+            self._warn(restored.warnings)
+            if not restored.on_trial:
+                self.lineage.restored = None
         return recovered
 
     async def _run_tasks(
