@@ -97,6 +97,21 @@ def is_right(folder: Path) -> None:
     assert len(lines) == len(set(lines)) == ROWS
 
 
+def told(folder: Path) -> list[dict[str, str]]:
+    """What `plan --against one` says of each step. It exits with 1 where it says that a run would be refused."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dataflare", "plan", "w.yaml", "--against", "one", "--json"],
+        cwd=folder,
+        env={**os.environ, "DATAFLARE_HOME": str(folder / "home")},
+        capture_output=True,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+    assert done.returncode == (0 if answer["possible"] else 1)
+    steps: list[dict[str, str]] = answer["steps"]
+    return steps
+
+
 def outcomes(folder: Path, name: str = "one") -> dict[str, str]:
     model = load(folder / "w.yaml")
     manifest = Savepoints(folder / "home" / "ticks").read(name).manifest
@@ -154,9 +169,15 @@ def test_changes_are_accepted_only_by_a_run_that_goes_on(tmp_path: Path) -> None
     write(tmp_path, table, rate=SLOW)
     assert go(tmp_path, for_s=0.2).status == "stopped"
     write(tmp_path, table, measures='{rows: "count(*)", most: "max(n)", total: "sum(n)"}')
-    error = refused(tmp_path, accept_changes=True)
-    assert (error.code, error.step) == ("E0803", "table")
+    savepoint(tmp_path / "home" / "ticks", "one")
+    (step,) = [each for each in told(tmp_path) if each["state"] == "impossible"]
+    assert step["step"] == "table"
+    assert "have other columns than the rows to come" in step["detail"]
+    for options in ({"accept_changes": True}, {"savepoint": "one"}):
+        error = refused(tmp_path, **options)
+        assert (error.code, error.step) == ("E0803", "table")
     write(tmp_path, table)
+    assert "impossible" not in [each["state"] for each in told(tmp_path)]
     assert go(tmp_path).error is None
     is_right(tmp_path)
     counted = (tmp_path / "t.csv").read_text().splitlines()[1:]
@@ -239,9 +260,14 @@ def test_an_older_savepoint_is_refused_where_rows_cannot_be_taken_back(tmp_path:
     assert go(tmp_path, for_s=0.2).status == "stopped"
     savepoint(tmp_path / "home" / "ticks", "one")
     assert go(tmp_path, for_s=0.2).status == "stopped"
+    (step,) = [each for each in told(tmp_path) if each["state"] == "impossible"]
+    assert step["step"] == "raw"
+    assert "rows that were added since the savepoint" in step["detail"]
     error = refused(tmp_path, savepoint="one")
     assert error.code == "E0702"
     assert "'raw'" in error.message
+    assert error.help is not None
+    assert "without --from goes on from the last checkpoint" in error.help
     write(tmp_path, RAW)
     assert go(tmp_path).error is None, "the last checkpoint is still there"
     assert asked(tmp_path / "raw.db", "select count(*), sum(n) from t") == [
@@ -279,14 +305,7 @@ def test_a_file_that_was_published_since_is_told_by_plan_and_run(tmp_path: Path)
     error = refused(tmp_path, savepoint="one")
     assert (error.code, error.step) == ("E0704", "whole")
     assert change.detail in error.message
-    told = subprocess.run(
-        [sys.executable, "-m", "dataflare", "plan", "w.yaml", "--against", "one", "--json"],
-        cwd=tmp_path,
-        env={**os.environ, "DATAFLARE_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(told.stdout)["possible"] is False
+    assert [each["state"] for each in told(tmp_path)] == ["kept", "impossible"]
     assert (tmp_path / "whole.ndjson").read_bytes() == content
 
 

@@ -72,17 +72,18 @@ def _print_changes(
     """What becomes of the state of each step in a run from a savepoint."""
     from dataflare.checkpoint.savepoints import Savepoints
     from dataflare.jobs.changes import compare
-    from dataflare.jobs.lineage import storage_of
+    from dataflare.jobs.lineage import newest_of, storage_of
     from dataflare.jobs.published_since import with_published
 
     manifest = Savepoints(storage_of(workflow, home)).read(savepoint).manifest
     stages = workflow_plan.stages
-    changes = with_published(compare(workflow, stages, manifest), stages, manifest)
+    newest = newest_of(workflow, home, manifest.lineage)
+    changes = with_published(compare(workflow, stages, manifest), stages, manifest, newest)
     possible = all(change.outcome != "impossible" for change in changes)
     if json:
         steps = [change.to_json() for change in changes]
         answers.print_json({"savepoint": savepoint, "possible": possible, "steps": steps})
-        return 0
+        return 0 if possible else 1
     rows = [(c.step + (f" (was {c.was})" if c.was else ""), c.outcome, c.detail) for c in changes]
     tables.print_table(("step", "state", "detail"), rows)
     print()
@@ -90,7 +91,7 @@ def _print_changes(
         print(f"dataflare run FILE --from {savepoint} is possible")
     else:
         print(f"dataflare run FILE --from {savepoint} would be refused")
-    return 0
+    return 0 if possible else 1
 
 
 def _print_text(view: dict[str, Any]) -> None:

@@ -364,6 +364,12 @@ def scratch_of(workflow: Workflow, store: Storage) -> Path:
     return store.scratch if path is None else (workflow.base / path).absolute() / workflow.name
 
 
+def newest_of(workflow: Workflow, home: Path, lineage: str) -> Manifest | None:
+    """The last checkpoint of a lineage that can be used. Blocking."""
+    facts = LocalStore(storage_of(workflow, home), lineage).list_manifests()
+    return next((fact.manifest for fact in facts if fact.usable), None)
+
+
 def storage_of(workflow: Workflow, home: Path) -> Path:
     """The folder of a workflow's checkpoints."""
     storage = workflow.settings.checkpoint.storage

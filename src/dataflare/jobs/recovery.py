@@ -112,6 +112,11 @@ async def recover(
     if isinstance(decision, Refuse):
         if isinstance(store, LocalStore) and stored:
             decision.error.notes.append(f"its checkpoints are in {store.home}")
+        if chosen is not None and not on_trial and decision.error.code == "E0702":
+            decision.error.help = (
+                "`dataflare run FILE` without --from goes on from the last checkpoint; or take these rows out of the "
+                "destination and start over with --fresh"
+            )
         raise decision.error
     if not isinstance(decision, Resume):
         return await _begun(store, committers, base_epoch)

@@ -223,6 +223,18 @@ class DestinationConnector(ABC):
         changes nothing."""
         return None
 
+    def refuse_staged(self, committables: Sequence[Committable], schema: Schema) -> None:
+        """Raise RunError (E0803) where rows of this schema cannot be added to the rows that are staged. Asked before
+        a run goes on from a savepoint, and for `plan`. No I/O."""
+        return
+
+    @property
+    def adds_for_good(self) -> bool:
+        """Whether rows that it has published can neither be taken back nor be written again, so that a run cannot
+        go on from a checkpoint before them (E0702). Then each committable has `rows_total`, the rows so far. For `plan`.
+        No I/O."""
+        return False
+
     def effects(self) -> Sequence[str]:
         """What a run does there besides adding rows, each in a few words, for `plan`: 'deletes rows
         that are gone from the source, at most 20%'. No I/O."""

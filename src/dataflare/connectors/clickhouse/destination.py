@@ -64,6 +64,10 @@ config:
             bounded_only=mode == "overwrite",
         )
 
+    @property
+    def adds_for_good(self) -> bool:
+        return self.config.mode == "append"
+
     def identity(self) -> str:
         return f"table {self.config.table} in {self._server.label}"
 

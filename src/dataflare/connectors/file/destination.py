@@ -338,6 +338,13 @@ archive:
         staging = Staging(self.target.path, lineage.replace("-", "")[:8])
         return staging.without(committables[0].data)
 
+    def refuse_staged(self, committables: Sequence[Committable], schema: Schema) -> None:
+        target = self.target
+        if committables and not target.is_folder:
+            staged = committables[0].data.get("layout")
+            place = target.path if target.url is None else target.url
+            self._layout(schema).refuse_other(staged, place, self.context.step)
+
     async def committer(self, context: DestinationContext) -> Committer:
         if self.target.url is not None:
             return await in_thread(self._stored_committer, context)

@@ -28,7 +28,7 @@ class Layout(Struct, frozen=True):
         columns = [[field.name, str(field.type)] for field in self.schema]
         return {"columns": columns, "options": dict(self.options)}
 
-    def refuse_other(self, staged: Mapping[str, Any] | None, target: Path, step: str) -> None:
+    def refuse_other(self, staged: Mapping[str, Any] | None, target: Path | str, step: str) -> None:
         """Raise RunError (E0803) if the rows staged for `target` have another layout. staged: that
         layout as JSON; None if an earlier version staged them, which did not keep it."""
         if staged is None:

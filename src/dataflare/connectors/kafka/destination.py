@@ -64,6 +64,10 @@ out:
     def _exactly_once(self) -> bool:
         return bool(self.config.guarantee == "exactly_once")
 
+    @property
+    def adds_for_good(self) -> bool:
+        return self._exactly_once
+
     def capabilities(self) -> DestinationCapabilities:
         keyed = self.config.mode != "append"
         if self._exactly_once:

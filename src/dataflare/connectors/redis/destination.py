@@ -54,6 +54,10 @@ out:
     def mode(self) -> str:
         return str(self.config.real_mode)
 
+    @property
+    def adds_for_good(self) -> bool:
+        return self._exactly_once and not self.config.key
+
     def capabilities(self) -> DestinationCapabilities:
         keyed = bool(self.config.key)
         if self._exactly_once:

@@ -84,6 +84,10 @@ class TableDestination(DestinationConnector):
             bounded_only=mode == "overwrite",
         )
 
+    @property
+    def adds_for_good(self) -> bool:
+        return bool(self.config.mode == "append")
+
     def effects(self) -> Sequence[str]:
         before, after = _statements(self.config)
         return [
