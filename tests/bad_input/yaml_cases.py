@@ -250,7 +250,7 @@ error[E0401]: unknown destination type 'blakchole' (step 'z')
   |
 5 |   z: {type: blakchole, inputs: [a]}
   |             ^^^^^^^^^
-   = known types: blackhole, clickhouse, delta, duckdb, elasticsearch, file, http, iceberg, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, python, rabbitmq, redis, sqlite, sqs, stdout
+   = known types: blackhole, clickhouse, delta, duckdb, elasticsearch, file, http, iceberg, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, python, rabbitmq, redis, socket, sqlite, sqs, stdout, websocket
    = help: did you mean 'blackhole'?
 """,
     ),

@@ -33,7 +33,12 @@ SHARED_CODE = (
     "dataflare.sdk.push",
 )
 """Where the classes of connectors and what they inherit are."""
-SHARED = ("dataflare.sdk.stores", "dataflare.sdk.messages", "dataflare.sdk.aws")
+SHARED = (
+    "dataflare.sdk.stores",
+    "dataflare.sdk.messages",
+    "dataflare.sdk.aws",
+    "dataflare.sdk.push",
+)
 _IMPORT = re.compile(r"^from dataflare\.(connectors\.[\w.]+|sdk\.json_pages) import", re.MULTILINE)
 ELSEWHERE = {"retry_policy"}
 """Read where the workflow file is."""

@@ -67,6 +67,8 @@ _DESTINATIONS = {
     "opensearch": "dataflare.connectors.elasticsearch.destination:OpensearchDestination",
     "python": "dataflare.connectors.python:PythonDestination",
     "stdout": "dataflare.connectors.stdout:StdoutDestination",
+    "websocket": "dataflare.connectors.websocket.destination:WebsocketDestination",
+    "socket": "dataflare.connectors.socket.destination:SocketDestination",
     "memory": "dataflare.connectors.memory:MemoryDestination",
     "blackhole": "dataflare.connectors.blackhole:BlackholeDestination",
 }

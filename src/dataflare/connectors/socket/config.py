@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.model.units import Size
-from dataflare.sdk.messages.config import ValueSourceOptions
-from dataflare.sdk.push.addresses import ServerTls
+from dataflare.model.units import Duration, Size
+from dataflare.sdk.messages.config import ValueOptions, ValueSourceOptions
+from dataflare.sdk.push.addresses import ClientTls, ServerTls, address_of
+from dataflare.sdk.push.client_config import refuse_headers
 from dataflare.sdk.push.config import LogConfig
 from dataflare.sdk.push.framing import Framing, Lengths, Lines, MakeFraming
 from dataflare.sdk.push.streams import Endpoint, ListenAtSocket, endpoint_of
@@ -40,6 +41,56 @@ class FramingOptions(BaseModel):
         if self.framing == "length":
             return Lengths(self.max_message, self.length_bytes, self.byte_order)
         return Lines(self.max_message)
+
+
+class SocketDestinationConfig(FramingOptions, ValueOptions):
+    """Options of a `socket` destination."""
+
+    connect: str = Field(description="tcp://host:port or unix:///path")
+    tls: ClientTls | bool = Field(
+        False, description="speak TLS: true, or {ca, certificate, key}; for tcp"
+    )
+    max_message: Size = Field(
+        1 << 20, ge=1, description="a row whose message is larger is a row error"
+    )
+    reply: str = Field(
+        "",
+        description="what the receiver sends for each message that it has, such as OK and a line feed: "
+        'reply: "OK\\n". A message without it is sent again over the next connection',
+    )
+    timeout: Duration = Field(
+        30.0,
+        gt=0,
+        description="how long to wait for the connection and for confirmations; a receiver that is away for longer is an "
+        "error",
+    )
+
+    @field_validator("connect")
+    @classmethod
+    def _is_connection(cls, value: str) -> str:
+        found = endpoint_of(value)
+        if found.is_datagrams:
+            raise ValueError(
+                "expected tcp://host:port or unix:///path: datagrams are lost unnoticed"
+            )
+        if found.scheme == "tcp" and (
+            not address_of(found.place).host or not address_of(found.place).port
+        ):
+            raise ValueError("expected tcp://host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        refuse_headers(self)
+        if self.tls and self.endpoint.scheme != "tcp":
+            raise ValueError("'tls' is for connect: tcp://...")
+        if self.framing != "length" and self.value_format in ("avro", "protobuf"):
+            raise ValueError(f"format: {self.value_format} has bytes, and needs framing: length")
+        return self
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return endpoint_of(self.connect)
 
 
 class SocketSourceConfig(FramingOptions, ValueSourceOptions, LogConfig):

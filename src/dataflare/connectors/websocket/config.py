@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import orjson
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dataflare.model.units import Duration, Size
 from dataflare.sdk.messages.config import ValueOptions, ValueSourceOptions
-from dataflare.sdk.push.client_config import ClientConfig, checked_url
+from dataflare.sdk.push.client_config import ClientConfig, checked_url, refuse_headers
 from dataflare.sdk.push.config import LogConfig
 
 
@@ -56,3 +56,14 @@ class WebsocketSourceConfig(WebsocketConfig, ValueSourceOptions, LogConfig):
 
 class WebsocketDestinationConfig(WebsocketConfig, ValueOptions):
     """Options of a `websocket` destination."""
+
+    reply: str = Field(
+        "",
+        description="the message that the server sends for each one that it has taken, such as OK; other messages are "
+        "passed over. A message without it is sent again over the next connection",
+    )
+
+    @model_validator(mode="after")
+    def _no_headers(self) -> Self:
+        refuse_headers(self)
+        return self

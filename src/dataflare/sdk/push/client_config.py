@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataflare.model.units import Duration
+from dataflare.sdk.messages.config import ValueOptions
 from dataflare.sdk.push.addresses import ClientTls
 from dataflare.sdk.push.credentials import Credentials
 
@@ -38,6 +39,12 @@ class ClientConfig(BaseModel):
     def all_params(self) -> dict[str, str]:
         given = {name: _text(value) for name, value in self.params.items()}
         return {**given, **(self.auth.params if self.auth is not None else {})}
+
+
+def refuse_headers(options: ValueOptions) -> None:
+    """Raises ValueError for a format whose messages have headers."""
+    if options.format == "cloudevents" and options.cloudevents.mode == "binary":
+        raise ValueError("its messages have no headers, so cloudevents: {mode: binary} cannot be")
 
 
 def checked_url(value: str, schemes: tuple[str, ...]) -> str:
