@@ -39,6 +39,7 @@ _SOURCES = {
     "sse": "dataflare.connectors.sse.source:SseSource",
     "websocket": "dataflare.connectors.websocket.source:WebsocketSource",
     "socket": "dataflare.connectors.socket.source:SocketSource",
+    "stdin": "dataflare.connectors.stdin.source:StdinSource",
     "syslog": "dataflare.connectors.syslog.source:SyslogSource",
     "webhook": "dataflare.connectors.webhook.source:WebhookSource",
     "generate": "dataflare.connectors.generate:GenerateSource",
