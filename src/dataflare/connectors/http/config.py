@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -22,6 +23,9 @@ class HttpIncremental(Incremental):
         description="the parameter for the last value seen, less `lag`, such as since; the "
         "answer has the rows from there on, in any order",
     )
+
+
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 class HttpConfig(BaseModel):
@@ -117,6 +121,37 @@ class Pagination(BaseModel):
         return self
 
 
+class Nested(BaseModel):
+    """Rows that belong to each row of an answer, such as the lines of each order: asked for one by one."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(
+        description="where the rows of one row are, on the same server; {id} in it is a field of that row, {customer.id} one "
+        "inside of another: https://host/orders/{id}/lines"
+    )
+    params: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, repr=False, description="of the query string"
+    )
+    records: JsonPath | None = Field(
+        None, description="where the answer has its rows, such as $.lines"
+    )
+    pagination: Pagination | None = Field(None, description="how to request the next page")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="by column that each nested row gets, the field of the outer row: {order_id: id}",
+    )
+    absent: Literal["error", "skip"] = Field(
+        "error",
+        description="skip: a row whose request is answered by 404 or 410 has no nested rows, because it was deleted meanwhile",
+    )
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of the outer row that are in `url`."""
+        return PLACEHOLDER.findall(self.url)
+
+
 class HttpSourceConfig(HttpConfig):
     method: Literal["GET", "POST"] = Field("GET", description="POST sends `body`")
     params: dict[str, str | int | float | bool] = Field(
@@ -139,6 +174,11 @@ class HttpSourceConfig(HttpConfig):
     incremental: HttpIncremental | None = Field(
         None, description="request only rows that are new since the last run"
     )
+    nested: Nested | None = Field(
+        None,
+        description="the rows are not those of the answers, but those of a second request for each of them: {url, params, "
+        "records, pagination, columns}",
+    )
     stable_pages: bool = Field(
         False,
         description="a page that is requested again has the same rows, so a run may resume at a "
@@ -155,9 +195,20 @@ class HttpSourceConfig(HttpConfig):
                 raise ValueError("'graphql' needs 'records', such as $.data.orders.nodes")
         if self.body is not None and self.method != "POST":
             raise ValueError("'body' needs method: POST")
+        if self.nested is not None:
+            self._check_nested(self.nested)
         if self.incremental is not None and self.incremental.param in self.params:
             raise ValueError(f"'{self.incremental.param}' is in 'params' and in 'incremental'")
         return self
+
+    def _check_nested(self, nested: Nested) -> None:
+        if not nested.fields:
+            raise ValueError("the url of 'nested' needs a field of the outer row, such as {id}")
+        ours, theirs = urlsplit(self.url), urlsplit(nested.url)
+        if (ours.scheme, ours.netloc.lower()) != (theirs.scheme, theirs.netloc.lower()):
+            raise ValueError(
+                f"the url of 'nested' must begin with {ours.scheme}://{ours.netloc}/, as 'url' does"
+            )
 
 
 class HttpDestinationConfig(HttpConfig):

@@ -11,7 +11,8 @@ from typing import Any
 
 from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
-from dataflare.connectors.http.pages import Page, fetched, name_of
+from dataflare.connectors.http.nested import page_at
+from dataflare.connectors.http.pages import Page, name_of
 from dataflare.connectors.http.paging import Place, mark_of
 from dataflare.errors import DataError
 from dataflare.formats.ndjson_read import NdjsonPlan
@@ -70,7 +71,7 @@ class PageReader(ChunkReader):
         if self._sample and self._sample[0][0] == place:
             return self._sample.popleft()[1]
         self._sample.clear()
-        return await fetched(self._client, self._config, place, self._step)
+        return await page_at(self._client, self._config, place, self._step)
 
     def _check_circle(self, place: Place, page: Page) -> None:
         """Raises DataError (E0503) if the next page was read before, or if numbered pages are all
@@ -102,8 +103,12 @@ class PageReader(ChunkReader):
     def _chunk(self, page: Page, rows: Sequence[int], number: int) -> Chunk:
         """The new rows of a page, as a chunk."""
 
+        kind = "row" if self._config.nested is None else "nested row"
+
         def place_of(row: int) -> str:
-            return f"{public_url(self._config.url)} page {number + 1} row {page.numbers[rows[row]]}"
+            return (
+                f"{public_url(self._config.url)} page {number + 1} {kind} {page.numbers[rows[row]]}"
+            )
 
         lines = b"\n".join(page.lines[row] for row in rows)
         return page_chunk(self._plan, lines, len(rows), place_of, self.position(), number)

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
+from dataflare.connectors.http.nested import page_at
 from dataflare.connectors.http.page_reader import PageReader
-from dataflare.connectors.http.pages import Page, check_rows, fetched
+from dataflare.connectors.http.pages import Page, check_rows
 from dataflare.connectors.http.paging import Place, first_place
 from dataflare.errors import ConfigError, DataError, DataFlareError
 from dataflare.formats.ndjson_read import NdjsonPlan, sniff
@@ -83,8 +84,11 @@ issues:
         return SourceCapabilities(replay=Replay.NONE, replay_reason=reason, chunks=True)
 
     def reads_all(self) -> bool:
-        return self.config.incremental is None and (
-            self.config.pagination is None or self.config.pagination.max_pages is None
+        paged = [self.config.pagination]
+        if self.config.nested is not None:
+            paged.append(self.config.nested.pagination)
+        return self.config.incremental is None and all(
+            pages is None or pages.max_pages is None for pages in paged
         )
 
     def with_columns(self, columns: Sequence[str]) -> Self:
@@ -187,14 +191,16 @@ issues:
         since = None if incremental is None else first_value(incremental)
         # Later runs of an incremental source use other requests, so they do not read the pages of
         # the sample.
-        pages_max = _SAMPLE_PAGES if incremental is None else 1
+        # A page of nested rows is many requests.
+        many = incremental is None and self.config.nested is None
+        pages_max = _SAMPLE_PAGES if many else 1
         place: Place | None = first_place(self.config, since)
         self._sample, self._sampled_at = deque(), time.monotonic()
         client, rows = self._client(), 0
         try:
             while place is not None and len(self._sample) < pages_max and rows < _SAMPLE_ROWS:
                 try:
-                    page = await fetched(client, self.config, place, self.context.step)
+                    page = await page_at(client, self.config, place, self.context.step)
                 except DataFlareError:
                     if not self._sample:
                         raise
