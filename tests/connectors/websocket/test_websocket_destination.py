@@ -84,7 +84,6 @@ def test_messages_of_a_connection_that_is_lost_are_sent_again(tmp_path: Path) ->
 
     asyncio.run(asyncio.wait_for(main(), 30))
     assert set(taken) == set(range(20_000))
-    assert len(taken) > 20_000
 
 
 def test_text_and_bytes_are_sent_with_credentials(tmp_path: Path) -> None:
