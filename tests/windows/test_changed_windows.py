@@ -17,6 +17,7 @@ from window_runs import WindowRun
 
 from dataflare.model.event_time import NEVER
 from dataflare.state import slices as slices_module
+from dataflare.state.meanings import readable
 
 TEXTS = {
     "n": "count(*)",
@@ -202,6 +203,46 @@ def test_changed_windows_are_those_of_a_plain_evaluation(part: int) -> None:
             error.add_note(f"seed {seed}")
             raise
     assert outcomes >= {"impossible", "migrated"}
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "words"),
+    [
+        ({"offset": "5s"}, "impossible", "its windows had an offset of 0s, and have one of 5s: the new windows end"),
+        ({"offset": "20s"}, "migrated", "its windows had an offset of 0s, and have one of 20s from here on"),
+        ({"size": "20s"}, "impossible", "its windows were 10s each 10s, and are 20s each 20s: rows that"),
+        (
+            {"timezone": "Europe/Berlin"}, "migrated",
+            "its windows followed the clocks of UTC, and follow those of Europe/Berlin from here on",
+        ),
+        (
+            {"size": "1d", "timezone": "Europe/Berlin"}, "impossible",
+            "its windows were 10s each 10s and followed the clocks of UTC, and are 1d each 1d and follow those of Europe/Berlin",
+        ),
+        ({"allowed_lateness": "9s"}, "migrated", "its allowed_lateness was 0s, and is 9s"),
+        ({"trigger": {"every": "5s"}}, "migrated", "its trigger was none, and is every 5s"),
+        ({"fill": "null"}, "migrated", "its fill was none, and is null"),
+    ],
+)  # fmt: skip
+def test_what_has_changed_is_named(change: dict[str, Any], outcome: str, words: str) -> None:
+    case, _ = random_case(3)
+    config = {"kind": "tumbling", "size": "10s", "group_by": ["k"], "measures": {"n": "count(*)"}}
+    run, _, _ = halfway(Case(config, case.splits, 0), 3)
+    found = change_of(run, {**config, **change}, 1)
+    assert found.outcome == outcome, found.detail
+    assert words in found.detail
+
+
+def test_measures_are_named_as_they_are_written() -> None:
+    case, _ = random_case(3)
+    measures = {"n": "sum(v * 2)"}
+    config = {"kind": "tumbling", "size": "10s", "group_by": [], "measures": measures}
+    run, _, _ = halfway(Case(config, case.splits, 0), 3)
+    found = change_of(run, {**config, "measures": {"n": "sum(v * 3)"}}, 1)
+    assert "sum(v * 3: int64) begins with the rows from here on" in found.detail
+    assert "sum(v * 2: int64) is dropped" in found.detail
+    assert readable("+(at, datetime.timedelta(days=1, seconds=3600))") == "at + 25h"
+    assert readable("*(+(a, b), Decimal('2.5'))") == "*(a + b, 2.5)"
 
 
 def test_also_where_slices_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:

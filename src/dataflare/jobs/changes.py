@@ -30,6 +30,7 @@ from dataflare.state.layout import (
     entry_of,
     moved,
 )
+from dataflare.state.meanings import readable
 from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.model import AnyStep, Workflow
 
@@ -336,7 +337,7 @@ def _words(moves: Mapping[str, Moved], new: Layout, rows: Mapping[str, int]) -> 
 
 def _readable(meaning: str) -> str:
     """A state column as the aggregate that it is of."""
-    return meaning.partition(", part ")[0].replace("_in_time(", "(")
+    return readable(meaning.partition(", part ")[0].replace("_in_time(", "("))
 
 
 def rows_by_entry(shares: Sequence[OperatorSnapshot], layout: Layout) -> dict[str, int]:

@@ -68,6 +68,10 @@ def layout_of(operator: Window, rows: Schema) -> Layout:
     settings = {"kind": operator.kind, "updates": operator.updates, "fill": operator.fill}
     settings |= {"lateness": operator.lateness, "gap": operator.gap, "count": operator.count}
     settings["every"] = operator.every_s is not None
+    if operator.every_s is not None:
+        settings["interval"] = round(operator.every_s * 1_000_000)
+    if operator.zone is not None:
+        settings["timezone"] = operator.zone
     if operator.changes:
         settings["changes"] = True
     grid = operator.grid
@@ -127,6 +131,7 @@ def adapted(
     if gave_early and not (now["every"] or now["count"]):
         notes.append("windows that have given a result early give it once more at their end")
     since = _closed_since(before, held)
+    notes += _other_times(before, now)
     if now["lateness"] > before["lateness"] and since is not None:
         notes.append(
             f"windows that ended before {moment_of(since):%Y-%m-%d %H:%M:%S} UTC stay closed"
@@ -134,10 +139,8 @@ def adapted(
         values = _Closing(since)
     if operator.grid is not None:
         old, new = _grid(before), operator.grid
-        if old != new:
-            notes.append(
-                f"windows have a size of {shown_duration(new.size)}, each {shown_duration(new.slide)}, from here on"
-            )
+        if other := _other_windows(before, now):
+            notes.append(f"{other[0]}, and {other[1]} from here on")
         panes = held.moves.get("panes")
         if (
             old != new
@@ -162,16 +165,18 @@ def _refused(before: Mapping[str, Any], now: Mapping[str, Any], held: Held) -> s
     if before["gap"] != now["gap"]:
         return _other_gap(before["gap"], now["gap"], before["kind"], now["kind"])
     if any(before[name] != now[name] for name in _GRID if name in now):
+        windows = _other_windows(before, now)
+        assert windows is not None
         reason = _other_grid(_grid(before), _grid(now))
         if reason is not None:
-            return reason
+            return f"{windows[0]}, and {windows[1]}{reason}"
         for table, what in (
-            ("seen", "`fill` goes on from windows of the old size"),
-            ("given", "results that were given of windows of the old size could not be taken back"),
+            ("seen", "`fill` goes on from the windows of before"),
+            ("given", "results that were given of the windows of before could not be taken back"),
             ("waiting", "it was giving its last windows"),
         ):
             if held.rows.get(table):
-                return f"the size of its windows has changed, and {what}"
+                return f"{windows[0]}, and {windows[1]}: {what}"
     if now["count"] and now["count"] != before["count"] and _has_rows(held):
         return (
             f"its trigger is after {now['count']} rows now, and its state does not say how many rows of the open "
@@ -186,7 +191,7 @@ def _refused(before: Mapping[str, Any], now: Mapping[str, Any], held: Held) -> s
     others = any(before[name] != now[name] for name in _GRID if name in now)
     if (held.reordered or others or now["lateness"] < before["lateness"]) and len(_times(held)) > 1:
         return (
-            "the order of its group_by, the size of its windows or allowed_lateness has changed, and its subtasks were "
+            "the order of its group_by, its windows or allowed_lateness have changed, and its subtasks were "
             "at different times in this checkpoint; a later checkpoint will do"
         )
     behind = held.moves.get("behind")
@@ -207,25 +212,62 @@ def _other_gap(old: int | None, new: int | None, old_kind: str, new_kind: str) -
     return change + "sessions that belong together now have been closed already"
 
 
-def _other_grid(old: Grid, new: Grid) -> str | None:
-    """Why windows of another size cannot go on."""
-    if old.zone != new.zone:
-        zones = [grid.zone or "UTC" for grid in (old, new)]
-        return f"its windows followed the clocks of {zones[0]}, and follow those of {zones[1]}"
-    was = f"its windows were {shown_duration(old.size)} each {shown_duration(old.slide)}, and are {shown_duration(new.size)} each {shown_duration(new.slide)}: "
-    if new.size > old.size:
-        return was + "rows that the larger windows need have been dropped already"
-    if new.size % old.pane:
-        return (
-            was
-            + f"rows are kept in parts of {shown_duration(old.pane)}, which the new windows would cut"
+def _other_windows(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What has changed of where windows begin and end, as it was and as it is; None if nothing has."""
+    old, new = _grid(before), _grid(now)
+    zones = [each.get("timezone") or each["zone"] or "UTC" for each in (before, now)]
+    was, is_now = [], []
+    if (old.size, old.slide) != (new.size, new.slide):
+        was.append(f"were {shown_duration(old.size)} each {shown_duration(old.slide)}")
+        is_now.append(f"are {shown_duration(new.size)} each {shown_duration(new.slide)}")
+    if zones[0] != zones[1]:
+        was.append(f"followed the clocks of {zones[0]}")
+        is_now.append(f"follow those of {zones[1]}")
+    elif old.offset != new.offset:
+        was.append(f"had an offset of {shown_duration(old.offset)}")
+        is_now.append(f"have one of {shown_duration(new.offset)}")
+    return (f"its windows {' and '.join(was)}", " and ".join(is_now)) if was else None
+
+
+def _other_times(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What has changed of when results are given."""
+    if before["lateness"] != now["lateness"]:
+        old, new = (shown_duration(each["lateness"]) for each in (before, now))
+        yield f"its allowed_lateness was {old}, and is {new}"
+    # Earlier versions did not keep the interval.
+    intervals = [each.get("interval") if each["every"] else 0 for each in (before, now)]
+    if before["every"] != now["every"] or (None not in intervals and len({*intervals}) > 1):
+        was, is_now = (_every(each) for each in intervals)
+        yield f"its trigger was {was}, and is {is_now}"
+    if before["count"] != now["count"]:
+        was, is_now = (
+            f"after {each['count']} rows" if each["count"] else "none" for each in (before, now)
         )
+        yield f"its trigger by a count was {was}, and is {is_now}"
+    if before["updates"] != now["updates"]:
+        was, is_now = ("updates" if each["updates"] else "whole results" for each in (before, now))
+        yield f"it gave {was}, and gives {is_now}"
+    if before["fill"] != now["fill"]:
+        yield f"its fill was {before['fill']}, and is {now['fill']}"
+
+
+def _every(interval_us: int | None) -> str:
+    if interval_us is None:
+        return "by time"
+    return f"every {shown_duration(interval_us)}" if interval_us else "none"
+
+
+def _other_grid(old: Grid, new: Grid) -> str | None:
+    """Why these other windows cannot go on, as the end of a sentence that says what has changed."""
+    if old.zone != new.zone:
+        return ""
+    if new.size > old.size:
+        return ": rows that the larger windows need have been dropped already"
+    if new.size % old.pane:
+        return f": rows are kept in parts of {shown_duration(old.pane)}, which the new windows would cut"
     ends = new.offset + new.size - old.offset - old.size
     if new.slide % old.slide or ends % old.slide:
-        return (
-            was
-            + "the new windows end at times at which none ended before, and lack rows that have been dropped"
-        )
+        return ": the new windows end at times at which none ended before, and lack rows that have been dropped"
     return None
 
 

@@ -17,6 +17,7 @@ import polars as pl
 from msgspec import Struct, field
 
 from dataflare.model.types import Schema
+from dataflare.state.meanings import readable
 
 
 class TableLayout(Struct, frozen=True):
@@ -208,7 +209,7 @@ def _content(layout: TableLayout, key: str) -> tuple[str, str]:
 def _listed(layout: TableLayout) -> str:
     shown = []
     for key, type_ in layout.keys.items():
-        meaning = layout.key_meanings.get(key, key)
+        meaning = readable(layout.key_meanings.get(key, key))
         name = (
             key
             if meaning == key
