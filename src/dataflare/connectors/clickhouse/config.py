@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.sql.config import Cuts, Names, ReadOptions
+from dataflare.sdk.sql.config import Names, ServerOptions, ServerReadOptions, Sharding
 
 
-class ClickhouseConfig(BaseModel):
+class ClickhouseConfig(ServerOptions):
     """How to connect to the server; the same for sources and destinations."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     connection_string: str = Field(
         min_length=1,
@@ -22,25 +20,15 @@ class ClickhouseConfig(BaseModel):
         "question mark: secure=true (TLS), ca, cert, key, verify=false",
     )
     connect_timeout: Duration = Field(10.0, description="how long to wait for a connection")
-    statement_timeout: Duration | None = Field(
-        None,
-        description="the longest the server may be silent while a statement runs; by default as long "
-        "as it takes",
-    )
 
 
-class Sharding(Cuts):
+class KeySharding(Sharding):
     """How a full read is divided into parts that are read and resumed separately."""
 
-    by: Literal["range", "hash", "time"] = Field(
-        "range",
-        description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
-        "column",
-    )
     column: str | None = Field(None, description="by default the first part of the sorting key")
 
 
-class ClickhouseSourceConfig(ReadOptions, ClickhouseConfig):
+class ClickhouseSourceConfig(ServerReadOptions, ClickhouseConfig):
     table: str | None = Field(
         None, min_length=1, description="the table or view to read: name, or database.name"
     )
@@ -49,7 +37,7 @@ class ClickhouseSourceConfig(ReadOptions, ClickhouseConfig):
         description="read with FINAL: rows that the table's engine replaces or collapses are not given, "
         "also if it has not merged them yet",
     )
-    sharding: Sharding | None = Field(
+    sharding: KeySharding | None = Field(
         None,
         description="divide the read into parts by other rules than ranges of the sorting key; by default a "
         "large table whose key begins with a whole number or a time is divided",
@@ -57,8 +45,6 @@ class ClickhouseSourceConfig(ReadOptions, ClickhouseConfig):
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
-        if self.incremental is not None and self.sharding is not None:
-            raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
         for name, is_set in (("sharding", self.sharding is not None), ("final", self.final)):
             if is_set and self.query is not None:
                 raise ValueError(f"'{name}' needs 'table'")

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 
-from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
-from dataflare.sdk.sql.names import HELP
+from dataflare.errors import DataFlareError
+from dataflare.sdk.sql.server_errors import Fault
 from dataflare.security.redact import redact_pieces
 
-CONNECTION_LOST = "E0607"
-_RESTART = "the run continues from the last checkpoint when it is run again"
 _LOGIN = (192, 193, 194, 195, 516)
 _RIGHTS = (164, 291, 497)
 _MISSING = (16, 47, 60, 81, 218)
@@ -64,66 +62,43 @@ def translated(error: Exception, server: str, subject: str) -> DataFlareError:
     """DataFlare's error for another exception. server: host, port and database. subject: the table or the
     operation."""
     if isinstance(error, Refused):
-        return _of_number(error.number, redact_pieces(error.text), server, subject)
-    text = redact_pieces(str(error) or type(error).__name__)
+        return _of_number(error.number, Fault(server, subject, redact_pieces(error.text)))
+    fault = Fault(server, subject, redact_pieces(str(error) or type(error).__name__))
     if isinstance(error, ssl.SSLError):
-        return SystemError_(
-            f"no TLS connection to {server}: {text}",
-            code="E0609",
-            help="check secure, ca, cert and key in 'connection_string'",
-        )
+        return fault.no_tls("secure, ca, cert and key")
     if isinstance(error, TimeoutError):
-        return SystemError_(
-            f"{subject} in {server} took too long: {text}",
-            code="E0608",
-            retry=Retry.LATER,
-            help="raise 'statement_timeout' or 'connect_timeout'",
-        )
-    return SystemError_(
-        f"no connection to {server}: {text}",
-        code=CONNECTION_LOST,
-        retry=Retry.LATER,
-        help=_RESTART,
-    )
+        return fault.slow("'statement_timeout' or 'connect_timeout'")
+    return fault.lost()
 
 
-def _of_number(number: int, text: str, server: str, subject: str) -> DataFlareError:
+def _of_number(number: int, fault: Fault) -> DataFlareError:
+    what = f"{fault.subject} in {fault.server}"
     if number in ROW_ERRORS:
-        return DataError(f"{subject} refuses a row: {text}", code="E0510", help=HELP)
-    for numbers, made in (
-        (_LOGIN, SystemError_(
-            f"{server} refuses the login: {text}", code="E0606",
-            help="check user and password in 'connection_string'")),
-        (_RIGHTS, SystemError_(
-            f"{subject}: {text}", code="E0602",
-            help="grant the user the right; a user with readonly = 1 may not make settings, and needs readonly = 2")),
-        (_READ_ONLY, SystemError_(
-            f"{server} may not be written: {text}", code="E0602", help="connect to another replica")),
-        (_MISSING, SystemError_(
-            f"{subject} in {server}: {text}", code="E0604",
-            help="see whether database, table and columns are there and spelt right")),
-        (_BUSY, SystemError_(
-            f"{subject} in {server} is not available now: {text}", code="E0607", retry=Retry.LATER,
-            help=_RESTART)),
-        (_LOST, SystemError_(
-            f"no connection to {server}: {text}", code=CONNECTION_LOST, retry=Retry.LATER, help=_RESTART)),
-        (_SLOW, SystemError_(
-            f"{subject} in {server} was stopped: {text}", code="E0608", retry=Retry.LATER,
-            help="raise the limit of the user's profile on the server, or run again")),
-        (_MEMORY, SystemError_(
-            f"{server} has not enough memory for {subject}: {text}", code="E0608", retry=Retry.LATER,
-            help="raise max_memory_usage on the server, or lower 'batch_size'")),
-        (_FULL, SystemError_(
-            f"disk full at {server}: {text}", code="E0603", retry=Retry.LATER,
-            help="free some space there and run again: the run continues from the last checkpoint")),
-    ):  # fmt: skip
-        if number in numbers:
-            return made
-    return SystemError_(
-        f"{subject} failed at {server}: {text} (error {number})",
-        code="E0600",
-        help="fix the cause that the server reports, and run again",
-    )
+        return fault.refused_row()
+    if number in _LOGIN:
+        return fault.refused_login()
+    if number in _RIGHTS:
+        return fault.no_right(
+            "; a user with readonly = 1 may not make settings, and needs readonly = 2"
+        )
+    if number in _READ_ONLY:
+        return fault.read_only("connect to another replica")
+    if number in _MISSING:
+        return fault.missing("database")
+    if number in _BUSY:
+        return fault.later(f"{what} is not available now", "E0607")
+    if number in _LOST:
+        return fault.lost()
+    if number in _SLOW:
+        help_ = "raise the limit of the user's profile on the server, or run again"
+        return fault.later(f"{what} was stopped", "E0608", help_)
+    if number in _MEMORY:
+        help_ = "raise max_memory_usage on the server, or lower 'batch_size'"
+        message = f"{fault.server} has not enough memory for {fault.subject}"
+        return fault.later(message, "E0608", help_)
+    if number in _FULL:
+        return fault.disk_full()
+    return fault.failed(f" (error {number})")
 
 
 @contextmanager
@@ -133,8 +108,3 @@ def clickhouse_errors(server: str, subject: str) -> Iterator[None]:
         yield
     except (Refused, Interrupted, HTTPException, OSError) as error:
         raise translated(error, server, subject) from error
-
-
-def is_lost(error: DataFlareError) -> bool:
-    """Whether the connection is lost, so that a new one may help."""
-    return error.code == CONNECTION_LOST and error.retry is Retry.LATER

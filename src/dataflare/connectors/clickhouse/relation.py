@@ -7,7 +7,7 @@ exactly. It need not be unique.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from dataflare.connectors.clickhouse.config import ClickhouseSourceConfig
 from dataflare.connectors.clickhouse.connection import Client, Server, literal
 from dataflare.connectors.clickhouse.errors import SYNTAX, Refused, translated
 from dataflare.connectors.clickhouse.types import Kind, escaped, meaning_of, parse
-from dataflare.errors import ConfigError, DataError, SystemError_
+from dataflare.errors import ConfigError, DataError
 from dataflare.model.types import Schema
 from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.query import bind_query
@@ -79,16 +79,12 @@ _KEYS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64
 
 
 class Relation(relations.Relation[Column], frozen=True):
-    """parts: the key. rows: an estimate. is_table: whether it can be divided into parts. engine: of a table."""
+    """parts: the key. engine: of a table."""
+
+    missing_code = "E0604"
 
     parts: tuple[KeyPart, ...] = ()
-    rows: int = 0
-    is_table: bool = False
     engine: str = ""
-
-    def missing(self, name: str) -> SystemError_:
-        error = super().missing(name)
-        return SystemError_(error.message, code="E0604", notes=error.notes, help=error.help)
 
 
 def find_relation(
@@ -100,7 +96,7 @@ def find_relation(
     else:
         assert config.table is not None
         relation = _table(client, server, config)
-    return _typed(relation, contract)
+    return relation.typed(contract, _as)
 
 
 def _table(client: Client, server: Server, config: ClickhouseSourceConfig) -> Relation:
@@ -206,18 +202,6 @@ def _query(client: Client, server: Server, query: str) -> Relation:
         raise translated(error, server.label, "the query").at(spot=spot) from error
     refuse_twice([name for name, _ in described], spot)
     return Relation("the query", f"({sql}\n)", _columns(dict(described), "the query", None))
-
-
-def _typed(relation: Relation, contract: Schema | None) -> Relation:
-    """The relation with the contract's types: such columns are read as the contract's type."""
-    types = {relation.column(f.name).name: f.type for f in contract or ()}
-    columns: Sequence[Column] = [
-        _as(column, types[column.name])
-        if column.name in types and types[column.name] != column.type
-        else column
-        for column in relation.columns
-    ]
-    return replace(relation, columns=tuple(columns))
 
 
 def _as(column: Column, type_: Any) -> Column:

@@ -7,15 +7,22 @@ and the last no upper bound. A part of a NaN is the first one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dataflare.connectors.clickhouse.config import Sharding
 from dataflare.connectors.clickhouse.connection import Client, literal
 from dataflare.connectors.clickhouse.types import Kind, escaped
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
-from dataflare.sdk.sql.shards import hash_splits, moment_text, need_time, span_starts, uncuttable
+from dataflare.sdk.sql.config import Sharding
+from dataflare.sdk.sql.shards import (
+    hash_splits,
+    moment_text,
+    need_time,
+    range_condition,
+    span_starts,
+    uncuttable,
+    utc_seconds,
+)
 from dataflare.sdk.sql.source import ONE, no_parts
 
 if TYPE_CHECKING:
@@ -89,14 +96,10 @@ def condition(data: Mapping[str, Any], relation: Relation) -> str:
         return f"cityHash64({data['column']}) % {int(count)} = {int(place)}"
     if "low" not in data:
         return ""
-    sql, parts = data["sql"], []
-    for end, sign in (("low", ">="), ("high", "<")):
-        if data[end] is not None:
-            parts.append(
-                f"{sql} {sign} CAST({literal(data[end])}, {escaped(data['kind'], chr(39))})"
-            )
-    bounds = " and ".join(parts) or "1"
-    return f"(({bounds}) or isNull({sql}))" if data["low"] is None else bounds
+    kind = escaped(data["kind"], chr(39))
+    return range_condition(
+        data["sql"], data["low"], data["high"], lambda edge: f"CAST({literal(edge)}, {kind})"
+    )
 
 
 def _quantiles(client: Client, relation: Relation, sql: str, count: int) -> list[str]:
@@ -144,9 +147,7 @@ def _spans(
     )
     if not rows:
         return []
-    first, last = (
-        datetime.fromisoformat(text[:26]).replace(tzinfo=UTC).timestamp() for text in (low, high)
-    )
+    first, last = (utc_seconds(text[:26]) for text in (low, high))
     starts = span_starts(first, last, sharding.every, count, relation.label)
     texts = {moment_text(each, column.type).removesuffix("+00:00") for each in starts}
     if column.kind.bare.name == "DateTime":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from dataflare.connectors.clickhouse.config import ClickhouseSourceConfig
 from dataflare.connectors.clickhouse.connection import Client, Server
@@ -14,17 +15,16 @@ from dataflare.connectors.clickhouse.relation import Relation, find_relation
 from dataflare.connectors.clickhouse.shards import make_splits
 from dataflare.model.progress import Split
 from dataflare.sdk.source import Replay, SplitReader
+from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import TableSource
-from dataflare.sdk.threads import in_thread
+from dataflare.sdk.sql.source import ServerTableSource
 
-T = TypeVar("T")
 _COMPARED = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "String", "Date",
              "Date32", "DateTime", "DateTime64")  # fmt: skip
 _MERGING = ("Replacing", "Collapsing", "VersionedCollapsing", "Summing", "Aggregating")
 
 
-class ClickhouseSource(TableSource[Relation]):
+class ClickhouseSource(ServerTableSource[Relation]):
     """Rows of a table, view or query."""
 
     type = "clickhouse"
@@ -37,17 +37,25 @@ config:
   table: orders
 """
     dialect = "clickhouse"
+    key_noun = "the sorting key"
 
     config: ClickhouseSourceConfig
 
-    def find(self) -> Relation:
-        server = self._server
-        relation = self._with_client(
-            self.label, lambda client: find_relation(client, server, self.config, self.contract)
-        )
-        if self.config.incremental is not None:
-            check_incremental(relation, self.config.incremental)
-        return relation
+    @property
+    def server(self) -> Server:
+        return Server.of(self.config)
+
+    def connect(self) -> Client:
+        return self.server.connect()
+
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        return clickhouse_errors(self.server.label, subject)
+
+    def find_in(self, db: Client) -> Relation:
+        return find_relation(db, self.server, self.config, self.contract)
+
+    def check_incremental(self, relation: Relation, config: Incremental) -> None:
+        check_incremental(relation, config)
 
     def replay_of(self, relation: Relation | None) -> tuple[Replay, str]:
         if relation is not None and not relation.parts:
@@ -70,70 +78,24 @@ config:
             "will replace or collapse; set final: true to read what is left of them"
         ]
 
-    def cut(self, relation: Relation) -> Sequence[Split]:
-        sharding = self.config.sharding
-        return self._with_client(
-            relation.label, lambda client: make_splits(client, relation, sharding)
-        )
+    def cut_in(self, db: Client, relation: Relation) -> Sequence[Split]:
+        return make_splits(db, relation, self.config.sharding)
 
-    def cut_by(self) -> str:
-        sharding = self.config.sharding
-        return "" if sharding is None else sharding.label("the sorting key")
+    def server_facts(self, db: Client) -> Mapping[str, str]:
+        return server_facts(db)
 
-    def open_part(
-        self, relation: Relation, split: Split, start: Mapping[str, object]
-    ) -> SplitReader:
-        reading = self._reading(relation)
-        if relation.parts:
-            return KeyReader(reading, split.data, start)
-        return StreamReader(reading, split.data, start)
+    def table_facts(self, relation: Relation) -> Mapping[str, str]:
+        return {"engine": relation.engine, **super().table_facts(relation)}
 
-    def open_new(self, relation: Relation, state: State) -> SplitReader:
-        assert self.config.incremental is not None
-        return IncrementalReader(self._reading(relation), self.config.incremental, state)
+    def reading(self, relation: Relation) -> Reading:
+        return Reading(**self.read_options(relation), server=self.server)
 
-    def _reading(self, relation: Relation) -> Reading:
-        return Reading(
-            server=self._server,
-            step=self.context.step,
-            relation=relation,
-            output=self.output(relation),
-            filters=self._filters,
-            rows_max=self.config.batch_size,
-        )
+    def open_part(self, relation: Relation, split: Split, start: Mapping[str, Any]) -> SplitReader:
+        reader = KeyReader if relation.parts else StreamReader
+        return reader(self.reading(relation), split.data, start)
 
-    async def inspect(self) -> Mapping[str, str]:
-        """Facts about the server and the relation, for `dataflare check`. Raises an error if it
-        cannot be read."""
-        relation = await self.look()
-        return await in_thread(self._facts, relation)
-
-    def _facts(self, relation: Relation) -> Mapping[str, str]:
-        facts = self._with_client(relation.label, server_facts)
-        facts["reads"] = relation.label
-        facts["columns"] = str(len(relation.columns))
-        if relation.is_table:
-            facts["engine"] = relation.engine
-            facts["rows"] = f"about {relation.rows:,}"
-            facts["key"] = (
-                ", ".join(relation.key) or "none: read again from the start after a failure"
-            )
-        facts["replay"] = self._replay()[0].value.replace("_", " ")
-        return facts
-
-    @property
-    def _server(self) -> Server:
-        return Server.of(self.config)
-
-    def _with_client(self, subject: str, ask: Callable[[Client], T]) -> T:
-        """The result of `ask` with a client."""
-        server = self._server
-        client = server.connect()
-        try:
-            with clickhouse_errors(server.label, subject):
-                return ask(client)
-        finally:
-            client.close()
+    def open_new(self, relation: Relation, config: Incremental, state: State) -> SplitReader:
+        return IncrementalReader(self.reading(relation), config, state)
 
 
 def server_facts(client: Client) -> dict[str, str]:

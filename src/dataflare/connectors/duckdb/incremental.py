@@ -7,16 +7,15 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.duckdb.connection import DuckConnection
-from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.reader import DuckPages, Reading
 from dataflare.connectors.duckdb.relation import Column, Relation
 from dataflare.connectors.duckdb.types import declared, selected
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import (
-    CURSOR,
     State,
     check_settings,
     cursor_values,
+    plain_text,
     refuse_cursor,
     refuse_initial,
     refuse_order,
@@ -39,9 +38,8 @@ def initial_cursor(db: DuckConnection, column: Column, value: Any) -> Any:
     """The config's first value in the comparable form of cursors."""
     if value is None:
         return None
-    text = value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
     type_ = declared(column.type)
-    db.db.execute(f"set variable {_BOUND} = ?", [text])
+    db.db.execute(f"set variable {_BOUND} = ?", [plain_text(value)])
     cast = selected(f"try_cast(getvariable('{_BOUND}') as {type_})", type_)
     result = pl.from_arrow(db.db.sql(f"select {cast} as v").to_arrow_table())
     assert isinstance(result, pl.DataFrame)
@@ -61,23 +59,12 @@ class IncrementalReader(NewRowsOfStream, DuckPages):
         column = reading.relation.column(config.column)
         self.watch(config, state, initial_cursor(db, column, config.initial_value))
 
-    def query(self) -> str:
-        reading, column, name = self._reading, self._column, self.column_sql()
-        identity = [
-            f"{reading.relation.column(name).sql()} as i{place}"
-            for place, name in enumerate(self.identity())
-        ]
-        parts = [*reading.selects(), f"{name} as {CURSOR}", *identity]
-        if (misfit := column.misfit_sql()) is not None:
-            parts.append(f"{misfit} as {_UNFIT}")
-        return (
-            f"select {', '.join(parts)} from {reading.relation.source} "
-            f"where {reading.where(self.new_rows(name))} order by {name} nulls first"
-        )
+    def selects(self) -> list[str]:
+        misfit = self._column.guarded()
+        return [*super().selects(), *([] if misfit is None else [f"{misfit} as {_UNFIT}"])]
 
     def column_sql(self) -> str:
-        sql: str = self._column.sql()
-        return sql
+        return str(self._column.selected())
 
     def bound(self, name: str, value: str) -> str:
         self._db.db.execute(f"set variable {_BOUND}{name} = ?", [value])
@@ -87,13 +74,7 @@ class IncrementalReader(NewRowsOfStream, DuckPages):
         if _UNFIT in raw.columns and (unfit := raw[_UNFIT].drop_nulls()).len():
             label = self._reading.relation.label
             raise refuse_cursor(label, self._column.name, self._column.type, unfit[0])
-        return cursor_values(raw[CURSOR].cast(self._column.type.to_polars()))
+        return super().cursor(raw)
 
-    def count(self, condition: str) -> int:
-        reading = self._reading
-        with duckdb_errors(reading.path, reading.relation.label):
-            where = reading.where(condition)
-            ((rows,),) = self._db.rows(
-                f"select count(*) from {reading.relation.source} where {where}"
-            )
-        return int(rows)
+    def typed_cursor(self, values: pl.Series) -> pl.Series:
+        return values.cast(self._column.type.to_polars())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dataflare.errors import CheckpointError, InternalError
 from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.incremental import row_hashes
 from dataflare.sdk.sql.pages import PAGE_ROWS, Page
+from dataflare.sdk.sql.relation import with_values
 from dataflare.sdk.sql.table_pages import CountedPages, StreamPages
 
 _ROWID = "__dataflare_rowid"
@@ -33,24 +35,9 @@ class Reading(relations.Reading, frozen=True):
             bind(db, "f", tuple(param for f in self.filters for param in f.params))
 
     def where(self, *conditions: str) -> str:
-        parts, place = list(conditions), 0
-        for pushed in self.filters:
-            text = pushed.text
-            for _ in pushed.params:
-                text = text.replace("?", mark("f", place), 1)
-                place += 1
-            parts.append(f"({text})")
-        return " and ".join(parts) or "true"
-
-    def selects(self) -> list[str]:
-        """Column i as `c<i>`; if values may not fit, their text as `t<i>`."""
-        parts = []
-        for place, column in enumerate(self.columns):
-            misfit = column.misfit_sql()
-            parts.append(f"{column.sql()} as c{place}")
-            if misfit is not None:
-                parts.append(f"{misfit} as t{place}")
-        return parts
+        places = count()
+        filters = [f"({with_values(f, lambda _: mark('f', next(places)))})" for f in self.filters]
+        return " and ".join([*conditions, *filters]) or "true"
 
 
 class DuckPages(StreamPages):
@@ -68,6 +55,11 @@ class DuckPages(StreamPages):
         if self._batches is not None:
             self._batches.close()
         self._db.close()
+
+    def number(self, sql: str) -> int:
+        with duckdb_errors(self._reading.path, self._reading.relation.label):
+            ((number,),) = self._db.rows(sql)
+        return int(number)
 
     def pull(self) -> pl.DataFrame | None:
         with duckdb_errors(self._reading.path, self._reading.relation.label):

@@ -27,7 +27,7 @@ class Column(relations.Column, frozen=True):
     declared: str = ""
     cast: bool = False
 
-    def sql(self) -> str:
+    def selected(self) -> str:
         """The SQL of the value; for a cast, a value that does not fit is NULL."""
         name = quoted(self.name)
         if self.cast:
@@ -38,9 +38,7 @@ class Column(relations.Column, frozen=True):
             return f"case when {is_misfit} then null else {sql} end"
         return sql
 
-    def misfit_sql(self) -> str | None:
-        """SQL for the text of a value that does not fit the column's type, else NULL; None if all
-        values fit."""
+    def guarded(self) -> str | None:
         name = quoted(self.name)
         if not self.cast:
             is_misfit = misfit(name, self.declared)
@@ -88,7 +86,7 @@ def find_relation(
         rowid = not table.view and not has_rowid_column
         label = f"table '{config.table}'"
         relation = Relation(label, table.place, columns, table.key, rowid)
-    return _cast(relation, contract)
+    return relation.typed(contract, lambda c, type_: replace(c, type=type_, cast=True))
 
 
 def _query(db: DuckConnection, path: Path, query: str) -> Relation:
@@ -115,14 +113,3 @@ def _refused(error: Exception, spot: Any) -> ConfigError:
     first, *rest = [line for line in redact_pieces(str(error)).splitlines() if line.strip()]
     hint = next((line for line in rest if line.startswith(("Candidate", "Did you mean"))), None)
     return ConfigError(f"the query is refused: {first}", code="E0412", spot=spot, help=hint)
-
-
-def _cast(relation: Relation, contract: Schema | None) -> Relation:
-    for field in contract or ():
-        relation.column(field.name)
-    types = {field.name.casefold(): field.type for field in contract or ()}
-    columns = []
-    for column in relation.columns:
-        type_ = types.get(column.name.casefold(), column.type)
-        columns.append(replace(column, type=type_, cast=type_ != column.type))
-    return replace(relation, columns=tuple(columns))

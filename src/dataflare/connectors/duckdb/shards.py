@@ -8,18 +8,10 @@ from typing import Any
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.relation import Column, Relation
 from dataflare.connectors.duckdb.types import type_of_declaration
-from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
 from dataflare.sdk.sql.config import FileSharding
 from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.shards import (
-    edge_splits,
-    hash_splits,
-    moment_text,
-    need_time,
-    span_starts,
-    uncuttable,
-)
+from dataflare.sdk.sql.shards import ColumnCut, bad_boundary, hash_splits, range_condition
 
 
 def cut(db: DuckConnection, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
@@ -29,18 +21,7 @@ def cut(db: DuckConnection, relation: Relation, sharding: FileSharding) -> Seque
         return hash_splits(name, sharding.splits or 1)
     assert sharding.column is not None
     column = relation.column(sharding.column)
-    kind = type_of_declaration(column.declared)
-    if sharding.by == "time":
-        need_time(column.name, kind)
-    if not (kind.is_numeric or kind.name in ("date", "timestamp") or column.declared == "VARCHAR"):
-        raise uncuttable(column.name, kind)
-    if sharding.boundaries is not None:
-        edges = _sorted(db, column, [str(value) for value in sharding.boundaries])
-    elif sharding.by == "time":
-        edges = _spans(db, relation, column, sharding)
-    else:
-        edges = _even(db, relation, column, sharding.splits or 1)
-    return edge_splits(column.name, edges)
+    return _Cut(db, relation, column).splits(sharding, sharding.splits or 1)
 
 
 def condition(data: Mapping[str, Any], relation: Relation) -> list[str]:
@@ -54,12 +35,12 @@ def condition(data: Mapping[str, Any], relation: Relation) -> list[str]:
     if "low" not in data:
         return []
     column = relation.column(data["column"])
-    name, parts = quoted(column.name), []
-    for end, sign in (("low", ">="), ("high", "<")):
-        if data[end] is not None:
-            parts.append(f"{_ordered(column, name)} {sign} {_literal(column, data[end])}")
-    bounds = " and ".join(parts) or "true"
-    return [f"({bounds} or {name} is null)" if data["low"] is None else bounds]
+    name = quoted(column.name)
+    ordered = _ordered(column, name)
+    bounds = range_condition(
+        ordered, data["low"], data["high"], lambda edge: _literal(column, edge), null_of=name
+    )
+    return [bounds]
 
 
 def _ordered(column: Column, sql: str) -> str:
@@ -72,49 +53,53 @@ def _literal(column: Column, text: str) -> str:
     return _ordered(column, f"cast({spelled} as {column.declared})")
 
 
-def _sorted(db: DuckConnection, column: Column, values: Sequence[str]) -> list[str]:
-    listed = ", ".join("('" + value.replace("'", "''") + "')" for value in values)
-    if not listed:
-        return []
-    rows = db.rows(
-        f"select t.v, try_cast(t.v as {column.declared}) is null from (values {listed}) t(v)"
-    )
-    for value, is_misfit in rows:
-        if is_misfit:
-            raise ConfigError(
-                f"boundary {value!r} is not a value of column '{column.name}', which is {column.type}",
-                code="E0413",
-                help="set boundaries of the column's type, and not null",
-            )
-    sorted_rows = db.rows(
-        f"select cast(v as varchar) from (select distinct cast(t.v as {column.declared}) as v "
-        f"from (values {listed}) t(v)) order by {_ordered(column, 'v')}"
-    )
-    return [text for (text,) in sorted_rows]
+class _Cut(ColumnCut):
+    column: Column
 
+    def __init__(self, db: DuckConnection, relation: Relation, column: Column) -> None:
+        super().__init__(relation, column, type_of_declaration(column.declared))
+        self._db, self._source = db, relation.source
+        self._name = quoted(column.name)
 
-def _even(db: DuckConnection, relation: Relation, column: Column, count: int) -> list[str]:
-    """The values at equal steps of the ordered rows."""
-    name = quoted(column.name)
-    if count < 2:
-        return []
-    fractions = ", ".join(str(i / count) for i in range(1, count))
-    (quantiles,) = db.rows(
-        f"select cast(quantile_disc({name}, [{fractions}]) as varchar[]) "
-        f"from (select {name} from {relation.source} where {name} is not null)"
-    )
-    return _sorted(db, column, quantiles[0] or [])
+    def has_order(self) -> bool:
+        ordered = self.type.is_numeric or self.type.name in ("date", "timestamp")
+        return ordered or self.column.declared == "VARCHAR"
 
+    def sorted_boundaries(self, values: Sequence[Any]) -> Sequence[Any]:
+        return self.time_edges([str(value) for value in values])
 
-def _spans(
-    db: DuckConnection, relation: Relation, column: Column, sharding: FileSharding
-) -> list[str]:
-    name = quoted(column.name)
-    ((low, high),) = db.rows(
-        f"select epoch(min({name})), epoch(max({name})) from {relation.source} "
-        f"where isfinite({name})"
-    )
-    if low is None:
-        return []
-    starts = span_starts(low, high, sharding.every, sharding.splits or 1, relation.label)
-    return _sorted(db, column, sorted({moment_text(m, column.type) for m in starts}))
+    def time_edges(self, texts: Sequence[str]) -> Sequence[Any]:
+        declared = self.column.declared
+        listed = ", ".join("('" + text.replace("'", "''") + "')" for text in texts)
+        if not listed:
+            return []
+        rows = self._db.rows(
+            f"select t.v, try_cast(t.v as {declared}) is null from (values {listed}) t(v)"
+        )
+        for value, is_misfit in rows:
+            if is_misfit:
+                raise bad_boundary(value, self.column.name, self.column.type)
+        sorted_rows = self._db.rows(
+            f"select cast(v as varchar) from (select distinct cast(t.v as {declared}) as v "
+            f"from (values {listed}) t(v)) order by {_ordered(self.column, 'v')}"
+        )
+        return [text for (text,) in sorted_rows]
+
+    def even_edges(self, count: int) -> Sequence[Any]:
+        """The values at equal steps of the ordered rows."""
+        if count < 2:
+            return []
+        fractions = ", ".join(str(i / count) for i in range(1, count))
+        (quantiles,) = self._db.rows(
+            f"select cast(quantile_disc({self._name}, [{fractions}]) as varchar[]) "
+            f"from (select {self._name} from {self._source} where {self._name} is not null)"
+        )
+        return self.time_edges(quantiles[0] or [])
+
+    def times(self) -> tuple[float, float] | None:
+        name = self._name
+        ((low, high),) = self._db.rows(
+            f"select epoch(min({name})), epoch(max({name})) from {self._source} "
+            f"where isfinite({name})"
+        )
+        return None if low is None else (low, high)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any
 
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
@@ -13,19 +14,16 @@ from dataflare.connectors.duckdb.relation import Relation, find_relation
 from dataflare.connectors.duckdb.shards import cut
 from dataflare.connectors.duckdb.tables import tables_and_views
 from dataflare.model.progress import Split
-from dataflare.sdk.catalog import Entry, SupportsCatalog
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.source import Replay, SplitReader
-from dataflare.sdk.sql.config import FileReadOptions, FileSharding
+from dataflare.sdk.sql.config import FileReadOptions, FileSharding, Incremental
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.names import holds_data, missing_file
 from dataflare.sdk.sql.relation import check_readable
-from dataflare.sdk.sql.source import UNCHOSEN_TABLE, FileTableSource
-from dataflare.sdk.threads import in_thread
-
-T = TypeVar("T")
+from dataflare.sdk.sql.source import FileTableSource, SupportsTables
 
 
-class DuckdbSource(FileTableSource[Relation], SupportsCatalog):
+class DuckdbSource(FileTableSource[Relation], SupportsTables[Relation]):
     """Rows of a table, view or query."""
 
     type = "duckdb"
@@ -38,19 +36,27 @@ orders:
 """
     dialect = "duckdb"
     rows_for_ranges = 1_000_000
-    unchosen = UNCHOSEN_TABLE
 
-    async def catalog(self) -> Sequence[Entry]:
-        return await in_thread(self._with_db, "its tables", tables_and_views)
+    def connect(self) -> DuckConnection:
+        path = self.path
+        check_readable(path)
+        if not holds_data(path):
+            raise missing_file(path)
+        outside = self.context.policy.folders is None
+        timeout = self.config.busy_timeout
+        return DuckConnection(path, write=False, busy_timeout_s=timeout, outside=outside)
 
-    def find(self) -> Relation:
-        def look(db: DuckConnection) -> Relation:
-            relation = find_relation(db, self.path, self.config, self.contract)
-            if self.config.incremental is not None:
-                check_incremental(db, relation, self.config.incremental)
-            return relation
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        return duckdb_errors(self.path, subject)
 
-        return self._with_db(self.label, look)
+    def list_tables(self, db: DuckConnection) -> Sequence[Entry]:
+        return tables_and_views(db)
+
+    def find_in(self, db: DuckConnection) -> Relation:
+        return find_relation(db, self.path, self.config, self.contract)
+
+    def check_incremental(self, relation: Relation, config: Incremental) -> None:
+        self.with_db(relation.label, lambda db: check_incremental(db, relation, config))
 
     def replay_of(self, relation: Relation | None) -> tuple[Replay, str]:
         if relation is not None and not relation.rowid:
@@ -64,60 +70,32 @@ orders:
         return not column.cast and (not column.type.is_text or column.declared == "VARCHAR")
 
     def cut_by_column(self, relation: Relation, sharding: FileSharding) -> Sequence[Split]:
-        return self._with_db(relation.label, lambda db: cut(db, relation, sharding))
+        return self.with_db(relation.label, lambda db: cut(db, relation, sharding))
 
     def rowids(self, relation: Relation) -> tuple[int, int] | None:
         sql = f"select max(rowid) from {relation.source}"
-        ((high,),) = self._with_db(relation.label, lambda db: db.rows(sql))
+        ((high,),) = self.with_db(relation.label, lambda db: db.rows(sql))
         return None if high is None else (0, high)
 
+    def reading(self, relation: Relation) -> Reading:
+        return Reading(**self.read_options(relation), path=self.path)
+
     def open_part(self, relation: Relation, split: Split, start: Mapping[str, Any]) -> SplitReader:
-        def make(reading: Reading, db: DuckConnection) -> SplitReader:
+        def make(db: DuckConnection) -> SplitReader:
+            reading = self.reading(relation)
             if relation.rowid:
                 return RowidReader(reading, db, split.data, start)
             return StreamReader(reading, db, start)
 
-        return self._opened(relation, make)
+        return self._opened(make)
 
-    def open_new(self, relation: Relation, state: State) -> SplitReader:
-        config = self.config.incremental
-        assert config is not None
-        return self._opened(
-            relation, lambda reading, db: IncrementalReader(reading, db, config, state)
-        )
+    def open_new(self, relation: Relation, config: Incremental, state: State) -> SplitReader:
+        return self._opened(lambda db: IncrementalReader(self.reading(relation), db, config, state))
 
-    def _opened(
-        self, relation: Relation, make: Callable[[Reading, DuckConnection], SplitReader]
-    ) -> SplitReader:
-        reading = Reading(
-            path=self.path,
-            step=self.context.step,
-            relation=relation,
-            output=self.output(relation),
-            filters=self._filters,
-            rows_max=self.config.batch_size,
-        )
-        db = self._connect()
+    def _opened(self, make: Callable[[DuckConnection], SplitReader]) -> SplitReader:
+        db = self.connect()
         try:
-            return make(reading, db)
+            return make(db)
         except BaseException:
             db.close()
             raise
-
-    def _with_db(self, subject: str, ask: Callable[[DuckConnection], T]) -> T:
-        """The result of `ask` with a connection."""
-        db = self._connect()
-        try:
-            with duckdb_errors(self.path, subject):
-                return ask(db)
-        finally:
-            db.close()
-
-    def _connect(self) -> DuckConnection:
-        path = self.path
-        check_readable(path)
-        if not holds_data(path):
-            raise missing_file(path)
-        outside = self.context.policy.folders is None
-        timeout = self.config.busy_timeout
-        return DuckConnection(path, write=False, busy_timeout_s=timeout, outside=outside)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.sql.config import Cuts, ReadOptions, SqlOptions
+from dataflare.sdk.sql.config import ServerOptions, ServerReadOptions, Sharding, SqlOptions
 
 
-class MysqlConfig(BaseModel):
+class MysqlConfig(ServerOptions):
     """How to connect to the database; the same for sources and destinations."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     connection_string: str = Field(
         min_length=1,
@@ -22,25 +20,9 @@ class MysqlConfig(BaseModel):
         "(disabled, preferred, required, verify_ca, verify_identity), ssl_ca, ssl_cert, ssl_key, "
         "unix_socket",
     )
-    connect_timeout: Duration = Field(10.0, description="how long to wait for the server's answer")
-    statement_timeout: Duration | None = Field(
-        None,
-        description="the longest the server may be silent while a statement runs; by default as long "
-        "as it takes",
-    )
 
 
-class Sharding(Cuts):
-    """How a full read is divided into parts that are read and resumed separately."""
-
-    by: Literal["range", "hash", "time"] = Field(
-        "range",
-        description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
-        "column",
-    )
-
-
-class MysqlSourceConfig(ReadOptions, MysqlConfig):
+class MysqlSourceConfig(ServerReadOptions, MysqlConfig):
     later: ClassVar[dict[str, str]] = {
         "cdc": "read 'incremental', or in full into a destination with mode upsert",
         "tables": "write a source for each table",
@@ -57,8 +39,6 @@ class MysqlSourceConfig(ReadOptions, MysqlConfig):
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
-        if self.incremental is not None and self.sharding is not None:
-            raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
         if self.sharding is not None and self.query is not None:
             raise ValueError("'sharding' needs 'table'")
         return self

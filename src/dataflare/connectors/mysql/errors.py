@@ -9,12 +9,10 @@ from contextlib import contextmanager
 
 import pymysql
 
-from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
-from dataflare.sdk.sql.names import HELP
+from dataflare.errors import DataFlareError
+from dataflare.sdk.sql.server_errors import Fault
 from dataflare.security.redact import redact_pieces
 
-CONNECTION_LOST = "E0607"
-_RESTART = "the run continues from the last checkpoint when it is run again"
 _LOGIN = (1045, 1698, 1251, 2059, 1275, 1862, 1820)
 _RIGHTS = (1044, 1142, 1143, 1227, 1370, 1370, 3118, 4151)
 _MISSING = (1049, 1051, 1054, 1109, 1146)
@@ -51,59 +49,33 @@ def text_of(error: BaseException) -> str:
 def translated(error: Exception, server: str, subject: str) -> DataFlareError:
     """DataFlare's error for another exception. server: host, port and database. subject: the table or the
     operation."""
-    number, text = number_of(error), text_of(error)
+    number, fault = number_of(error), Fault(server, subject, text_of(error))
     original = getattr(error, "original_exception", None)
     if isinstance(error, ssl.SSLError) or isinstance(original, ssl.SSLError) or number == 2026:
-        return SystemError_(
-            f"no TLS connection to {server}: {text}",
-            code="E0609",
-            help="check ssl_mode, ssl_ca and similar settings in 'connection_string'",
-        )
+        return fault.no_tls("ssl_mode, ssl_ca and similar settings")
     if number in ROW_ERRORS:
-        return DataError(f"{subject} refuses a row: {text}", code="E0510", help=HELP)
-    for numbers, made in (
-        (_LOGIN, SystemError_(
-            f"{server} refuses the login: {text}", code="E0606",
-            help="check user and password in 'connection_string', and the user's host on the server")),
-        (_RIGHTS, SystemError_(
-            f"{subject}: {text}", code="E0602", help="grant the user the right")),
-        (_MISSING, SystemError_(
-            f"{subject} in {server}: {text}", code="E0604",
-            help="see whether database, table and columns are there and spelt right")),
-        (_LOCKED, SystemError_(
-            f"{subject} in {server} is locked by another program: {text}", code="E0605",
-            retry=Retry.LATER, help="wait for it, or raise 'lock_timeout'")),
-        (_READ_ONLY, SystemError_(
-            f"{server} may not be written: {text}", code="E0602",
-            help="it is read-only, or a replica: connect to the primary")),
-        (_FULL, SystemError_(
-            f"disk full at {server}: {text}", code="E0603", retry=Retry.LATER,
-            help="free some space there and run again: the run continues from the last checkpoint")),
-        (_TOO_LONG, SystemError_(
-            f"{subject} in {server} was stopped: {text}", code="E0608", retry=Retry.LATER,
-            help="run again: the run continues from the last checkpoint")),
-    ):  # fmt: skip
-        if number in numbers:
-            return made
-    if "timed out" in text:
-        return SystemError_(
-            f"{subject} in {server} took too long: {text}",
-            code="E0608",
-            retry=Retry.LATER,
-            help="raise 'statement_timeout' or 'connect_timeout'",
-        )
+        return fault.refused_row()
+    if number in _LOGIN:
+        return fault.refused_login(", and the user's host on the server")
+    if number in _RIGHTS:
+        return fault.no_right()
+    if number in _MISSING:
+        return fault.missing("database")
+    if number in _LOCKED:
+        what = f"{subject} in {server} is locked by another program"
+        return fault.later(what, "E0605", "wait for it, or raise 'lock_timeout'")
+    if number in _READ_ONLY:
+        return fault.read_only("it is read-only, or a replica: connect to the primary")
+    if number in _FULL:
+        return fault.disk_full()
+    if number in _TOO_LONG:
+        help_ = "run again: the run continues from the last checkpoint"
+        return fault.later(f"{subject} in {server} was stopped", "E0608", help_)
+    if "timed out" in fault.text:
+        return fault.slow("'statement_timeout' or 'connect_timeout'")
     if number in _LOST or isinstance(error, OSError | pymysql.InterfaceError):
-        return SystemError_(
-            f"no connection to {server}: {text}",
-            code=CONNECTION_LOST,
-            retry=Retry.LATER,
-            help=_RESTART,
-        )
-    return SystemError_(
-        f"{subject} failed at {server}: {text}",
-        code="E0600",
-        help="fix the cause that the server reports, and run again",
-    )
+        return fault.lost()
+    return fault.failed()
 
 
 @contextmanager
@@ -113,8 +85,3 @@ def mysql_errors(server: str, subject: str) -> Iterator[None]:
         yield
     except (pymysql.MySQLError, OSError) as error:
         raise translated(error, server, subject) from error
-
-
-def is_lost(error: DataFlareError) -> bool:
-    """Whether the connection is lost, so that a new one may help."""
-    return error.code == CONNECTION_LOST and error.retry is Retry.LATER

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataflare.connectors.mysql import tables
 from dataflare.connectors.mysql.connection import Db, Server
 from dataflare.connectors.mysql.errors import mysql_errors
-from dataflare.connectors.mysql.relation import Relation
-from dataflare.sdk.source import Replay
 
 
 def server_facts(db: Db) -> dict[str, str]:
@@ -27,23 +25,6 @@ def server_facts(db: Db) -> dict[str, str]:
         )
     if not local:
         facts["local_infile"] = "OFF: a destination writes by INSERT, which is slower"
-    return facts
-
-
-def source_facts(server: Server, relation: Relation, replay: Replay) -> Mapping[str, str]:
-    """The facts about a source. Blocking."""
-    db = server.connect("dataflare check")
-    try:
-        with mysql_errors(server.label, relation.label):
-            facts = server_facts(db)
-    finally:
-        db.close()
-    facts["reads"] = relation.label
-    facts["columns"] = str(len(relation.columns))
-    if relation.is_table:
-        facts["rows"] = f"about {relation.rows:,}"
-        facts["key"] = ", ".join(relation.key) or "none: read again from the start after a failure"
-    facts["replay"] = replay.value.replace("_", " ")
     return facts
 
 

@@ -13,7 +13,7 @@ from dataflare.connectors.mysql.config import MysqlSourceConfig
 from dataflare.connectors.mysql.connection import VALUE, Db, Server, bound
 from dataflare.connectors.mysql.errors import number_of, text_of, translated
 from dataflare.connectors.mysql.types import Meaning, meaning_of
-from dataflare.errors import ConfigError, DataError, DataFlareError, SystemError_
+from dataflare.errors import ConfigError, DataError, DataFlareError
 from dataflare.model.types import JSON, STRING, Schema
 from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.query import bind_query
@@ -40,14 +40,7 @@ class Column(relations.Column, frozen=True):
 
 
 class Relation(relations.Relation[Column], frozen=True):
-    """rows: an estimate. is_table: whether it can be divided into parts."""
-
-    rows: int = 0
-    is_table: bool = False
-
-    def missing(self, name: str) -> SystemError_:
-        error = super().missing(name)
-        return SystemError_(error.message, code="E0604", notes=error.notes, help=error.help)
+    missing_code = "E0604"
 
 
 def find_relation(
@@ -129,13 +122,9 @@ def _refused(error: pymysql.MySQLError, server: Server) -> DataFlareError:
 
 def _typed(relation: Relation, contract: Schema | None) -> Relation:
     """The relation with the contract's types: such columns are read as the contract's type."""
-    types = {relation.column(f.name).name: f.type for f in contract or ()}
-    columns = tuple(
-        replace(c, type=types[c.name], as_text=True, keyed=False)
-        if c.name in types and types[c.name] != c.type
-        else c
-        for c in relation.columns
+    relation = relation.typed(
+        contract, lambda column, type_: replace(column, type=type_, as_text=True, keyed=False)
     )
-    keyed = {column.name for column in columns if column.keyed}
+    keyed = {column.name for column in relation.columns if column.keyed}
     key = relation.key if keyed.issuperset(relation.key) else ()
-    return replace(relation, columns=columns, key=key)
+    return replace(relation, key=key)

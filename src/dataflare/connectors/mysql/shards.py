@@ -7,21 +7,19 @@ and the last no upper bound.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from dataflare.connectors.mysql.config import Sharding
 from dataflare.connectors.mysql.connection import Db, literal
 from dataflare.connectors.mysql.relation import Column, Relation, backticked
-from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
+from dataflare.sdk.sql.config import Sharding
 from dataflare.sdk.sql.shards import (
+    ColumnCut,
+    bad_boundary,
     edge_splits,
     hash_splits,
-    moment_text,
-    need_time,
-    span_starts,
-    uncuttable,
+    range_condition,
+    utc_seconds,
 )
 from dataflare.sdk.sql.source import ONE, no_parts
 
@@ -41,20 +39,10 @@ def make_splits(db: Db, relation: Relation, sharding: Sharding | None) -> Sequen
         column = relation.column(relation.key[0])
         return edge_splits(column.name, _even(db, relation, column, count))
     count = sharding.splits or max(2, count)
-    if sharding.by == "hash":
-        return hash_splits(_column(relation, sharding).name, count)
     column = _column(relation, sharding)
-    if sharding.by == "time":
-        need_time(column.name, column.type)
-    if not column.keyed:
-        raise uncuttable(column.name, column.type)
-    if sharding.boundaries is not None:
-        edges = _sorted(db, relation, column, sharding.boundaries)
-    elif sharding.by == "time":
-        edges = _spans(db, relation, column, sharding, count)
-    else:
-        edges = _quantiles(db, relation, column, count)
-    return edge_splits(column.name, edges)
+    if sharding.by == "hash":
+        return hash_splits(column.name, count)
+    return _Cut(db, relation, column).splits(sharding, count)
 
 
 def condition(data: Mapping[str, Any], relation: Relation) -> str:
@@ -67,12 +55,8 @@ def condition(data: Mapping[str, Any], relation: Relation) -> str:
     if "low" not in data:
         return ""
     column = relation.column(data["column"])
-    name, parts = backticked(column.name), []
-    for end, sign in (("low", ">="), ("high", "<")):
-        if data[end] is not None:
-            parts.append(f"{name} {sign} {_value(column, data[end])}")
-    bounds = " and ".join(parts) or "true"
-    return f"(({bounds}) or {name} is null)" if data["low"] is None else bounds
+    name = backticked(column.name)
+    return range_condition(name, data["low"], data["high"], lambda edge: _value(column, edge))
 
 
 def _value(column: Column, edge: Any) -> str:
@@ -102,58 +86,60 @@ def _even(db: Db, relation: Relation, column: Column, count: int) -> list[int]:
     return sorted({int(low) + span * i // count for i in range(1, count)} - {int(low)})
 
 
-def _quantiles(db: Db, relation: Relation, column: Column, count: int) -> list[Any]:
-    """The values at equal steps of the ordered rows."""
-    if column.type.is_integer:
-        return list(_even(db, relation, column, count))
-    name = backticked(column.name)
-    shown = f"hex({name})" if column.type.name == "binary" else f"cast({name} as char)"
-    [(rows,)] = db.rows(f"select count({name}) from {relation.source}")
-    places = sorted({rows * i // count for i in range(1, count)} - {0})
-    edges: list[Any] = []
-    for place in places:
-        found = db.rows(
-            f"select {shown} from {relation.source} where {name} is not null order by {name} "
-            f"limit 1 offset {place}"
-        )
-        edges += [value for (value,) in found if value not in edges]
-    return edges
+class _Cut(ColumnCut):
+    column: Column
 
+    def __init__(self, db: Db, relation: Relation, column: Column) -> None:
+        super().__init__(relation, column, column.type)
+        self._db, self._relation = db, relation
+        self._name, self._source = backticked(column.name), relation.source
 
-def _sorted(db: Db, relation: Relation, column: Column, values: Sequence[Any]) -> list[Any]:
-    """The values in the column's order, without duplicates. The empty half gives the whole the column's
-    type and collation, by which its rows are compared with these values."""
-    for value in values:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-        if value is None or (column.type.is_integer and not fits) or column.type.name == "binary":
-            raise ConfigError(
-                f"boundary {value!r} is not a value of column '{column.name}', which is {column.type}",
-                code="E0413",
-                help="set boundaries of the column's type, and not null",
+    def has_order(self) -> bool:
+        return self.column.keyed
+
+    def even_edges(self, count: int) -> Sequence[Any]:
+        """The values at equal steps of the ordered rows."""
+        if self.type.is_integer:
+            return _even(self._db, self._relation, self.column, count)
+        name = self._name
+        shown = f"hex({name})" if self.type.name == "binary" else f"cast({name} as char)"
+        [(rows,)] = self._db.rows(f"select count({name}) from {self._source}")
+        places = sorted({rows * i // count for i in range(1, count)} - {0})
+        edges: list[Any] = []
+        for place in places:
+            found = self._db.rows(
+                f"select {shown} from {self._source} where {name} is not null order by {name} "
+                f"limit 1 offset {place}"
             )
-    if column.type.is_integer:
-        return sorted(set(values))
-    name = backticked(column.name)
-    given = " union ".join(f"select {literal(str(value))}" for value in values)
-    rows = db.rows(
-        f"select cast(v as char) from (select {name} as v from {relation.source} where false union "
-        f"{given}) as d order by v"
-    )
-    if column.type.name == "decimal":
-        return sorted({str(value) for (value,) in rows}, key=float)
-    return [str(value) for (value,) in rows]
+            edges += [value for (value,) in found if value not in edges]
+        return edges
 
+    def sorted_boundaries(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The empty half gives the whole the column's type and collation, by which its rows are compared with these
+        values."""
+        whole = self.type.is_integer
+        for value in values:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+            if value is None or (whole and not fits) or self.type.name == "binary":
+                raise bad_boundary(value, self.column.name, self.type)
+        if whole:
+            return sorted(set(values))
+        given = " union ".join(f"select {literal(str(value))}" for value in values)
+        rows = self._db.rows(
+            f"select cast(v as char) from (select {self._name} as v from {self._source} where false "
+            f"union {given}) as d order by v"
+        )
+        if self.type.name == "decimal":
+            return sorted({str(value) for (value,) in rows}, key=float)
+        return [str(value) for (value,) in rows]
 
-def _spans(db: Db, relation: Relation, column: Column, sharding: Sharding, count: int) -> list[str]:
-    name = backticked(column.name)
-    [(low, high)] = db.rows(
-        f"select cast(min({name}) as char), cast(max({name}) as char) from {relation.source} "
-        f"where {name} >= '0001-01-01'"
-    )
-    if low is None:
-        return []
-    first, last = (
-        datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() for text in (low, high)
-    )
-    starts = span_starts(first, last, sharding.every, count, relation.label)
-    return sorted({moment_text(each, column.type).removesuffix("+00:00") for each in starts})
+    def times(self) -> tuple[float, float] | None:
+        name = self._name
+        [(low, high)] = self._db.rows(
+            f"select cast(min({name}) as char), cast(max({name}) as char) from {self._source} "
+            f"where {name} >= '0001-01-01'"
+        )
+        return None if low is None else (utc_seconds(low), utc_seconds(high))
+
+    def time_edges(self, texts: Sequence[str]) -> Sequence[Any]:
+        return [text.removesuffix("+00:00") for text in texts]

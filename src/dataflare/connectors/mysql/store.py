@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from dataflare.connectors.mysql import tables
 from dataflare.connectors.mysql.connection import ANSI, VALUE, Db, Server
-from dataflare.connectors.mysql.errors import is_lost, mysql_errors
+from dataflare.connectors.mysql.errors import mysql_errors
 from dataflare.connectors.mysql.exactness import refused
 from dataflare.connectors.mysql.sending import Sender
 from dataflare.connectors.mysql.tables import Table
@@ -30,6 +30,7 @@ from dataflare.sdk.sql import tables as kit
 from dataflare.sdk.sql.growth import Room, Wider
 from dataflare.sdk.sql.names import HELP, listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
+from dataflare.sdk.sql.server_errors import is_lost
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
 from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded
 

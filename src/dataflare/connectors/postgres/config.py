@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.sql.config import Cuts, ReadOptions, SqlOptions
+from dataflare.sdk.sql.config import Cuts, ServerOptions, ServerReadOptions, SqlOptions
 
 
-class PostgresConfig(BaseModel):
+class PostgresConfig(ServerOptions):
     """How to connect to the database; the same for sources and destinations."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     connection_string: str = Field(
         min_length=1,
@@ -22,7 +20,6 @@ class PostgresConfig(BaseModel):
         "'host=... dbname=...'; missing parts are taken from PGHOST and similar variables, as "
         "with psql",
     )
-    connect_timeout: Duration = Field(10.0, description="how long to wait for the server's answer")
     statement_timeout: Duration | None = Field(
         None, description="the longest one statement may run; by default as long as it takes"
     )
@@ -43,7 +40,7 @@ class Sharding(Cuts):
         return self
 
 
-class PostgresSourceConfig(ReadOptions, PostgresConfig):
+class PostgresSourceConfig(ServerReadOptions, PostgresConfig):
     later: ClassVar[dict[str, str]] = {
         "cdc": "read 'incremental', or in full into a destination with mode upsert",
         "tables": "write a source for each table",
@@ -58,8 +55,6 @@ class PostgresSourceConfig(ReadOptions, PostgresConfig):
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
-        if self.incremental is not None and self.sharding is not None:
-            raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
         if self.sharding is not None and self.query is not None:
             if self.sharding.by == "ctid":
                 raise ValueError("by: ctid needs 'table'")

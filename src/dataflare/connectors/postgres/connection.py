@@ -140,7 +140,7 @@ def load_driver() -> None:
 
 
 class ArrowConnection:
-    """One transaction that is read by columns. Blocking; one thread at a time, except for `cancel`.
+    """One transaction that is read by columns. Blocking; one thread at a time, except for `abort`.
 
     Results are read by COPY in binary form, a few megabytes at a time. COPY has no parameters, so
     values are settings of the transaction, which the SQL reads with `current_setting`.
@@ -190,7 +190,7 @@ class ArrowConnection:
         finally:
             reader.close()
 
-    def cancel(self) -> None:
+    def abort(self) -> None:
         """Stop the running statement; from any thread. Never raises."""
         try:
             self._cursor.adbc_cancel()
@@ -199,6 +199,7 @@ class ArrowConnection:
 
     def close(self) -> None:
         """Never raises: a read-only transaction has nothing to commit."""
+        self.abort()
         for part in (getattr(self, "_cursor", None), self._connection):
             try:
                 if part is not None:

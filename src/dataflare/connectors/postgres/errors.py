@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
 from dataflare.sdk.sql.names import HELP
+from dataflare.sdk.sql.server_errors import CONNECTION_LOST, RESTART, Fault
 from dataflare.security.redact import redact_pieces
 
-CONNECTION_LOST = "E0607"
 _STATE = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 _COPY_COLUMN = re.compile(r"^COPY .*?, \S+ \d+, \S+ (.+?)(?:: |$)", re.MULTILINE)
 """Of `COPY orders, line 3, column amount: "..."`."""
@@ -45,7 +45,6 @@ _STATE_OF_TEXT = {
     "permission denied": "42501",
     "out of memory": "53200",
 }
-_RESTART = "the run continues from the last checkpoint when it is run again"
 
 
 class ErrorFacts(Struct, frozen=True):
@@ -79,22 +78,17 @@ def translated(error: Exception, server: str, subject: str) -> DataFlareError:
     or the operation."""
     facts = error_facts(error)
     state = facts.state if facts.state != "00000" else ""
+    fault = Fault(server, subject, facts.text)
     for convert in (_of_connection, _of_state, _of_class):
-        converted = convert(facts, state, server, subject)
+        converted = convert(facts, state, fault)
         if converted is not None:
             return converted
     if not state and any(part in facts.whole for part in _LOST):
-        return _unreachable(facts, server)
-    return SystemError_(
-        f"{subject} failed at {server}: {facts.text}",
-        code="E0600",
-        help="fix the cause that the server reports, and run again",
-    )
+        return fault.lost()
+    return fault.failed()
 
 
-def _of_connection(
-    facts: ErrorFacts, state: str, server: str, subject: str
-) -> DataFlareError | None:
+def _of_connection(facts: ErrorFacts, state: str, fault: Fault) -> DataFlareError | None:
     """A connection that was refused by the server, not by the network."""
     text = facts.whole
     if state in ("28P01", "28000") or (
@@ -105,120 +99,71 @@ def _of_connection(
             text,
         )
     ):
-        return SystemError_(
-            f"{server} refuses the login: {facts.text}",
-            code="E0606",
-            help="check user and password in 'connection_string', and pg_hba.conf on the server",
-        )
+        return fault.refused_login(", and pg_hba.conf on the server")
     if state == "3D000" or (not state and re.search(r'database ".*" does not exist', text)):
         return SystemError_(
-            f"{server}: {facts.text}",
+            f"{fault.server}: {facts.text}",
             code="E0604",
             help="check the database's name in 'connection_string'",
         )
     refused_tls = r"not support SSL|certificate|sslmode|private key|SSL error: (?!unexpected eof)"
     if not state and re.search(refused_tls, text):
-        return SystemError_(
-            f"no TLS connection to {server}: {facts.text}",
-            code="E0609",
-            help="check sslmode, sslrootcert and similar settings in 'connection_string'",
-        )
+        return fault.no_tls("sslmode, sslrootcert and similar settings")
     if not state and re.search(r"translate host name|resolve host|Name or service", text):
-        return SystemError_(
-            f"{server} cannot be found: {facts.text}",
-            code=CONNECTION_LOST,
-            retry=Retry.LATER,
-            help="check the host's name in 'connection_string'",
-        )
+        help_ = "check the host's name in 'connection_string'"
+        return fault.later(f"{fault.server} cannot be found", CONNECTION_LOST, help_)
     return None
 
 
-def _unreachable(facts: ErrorFacts, server: str) -> DataFlareError:
-    return SystemError_(
-        f"no connection to {server}: {facts.text}",
-        code=CONNECTION_LOST,
-        retry=Retry.LATER,
-        help=_RESTART,
-    )
-
-
-def _of_state(facts: ErrorFacts, state: str, server: str, subject: str) -> DataFlareError | None:
+def _of_state(facts: ErrorFacts, state: str, fault: Fault) -> DataFlareError | None:
+    what = f"{fault.subject} in {fault.server}"
     if "invalid snapshot identifier" in facts.whole or "import the requested snap" in facts.whole:
         return SystemError_(
-            f"the snapshot that {subject} was read in is gone from {server}",
+            f"the snapshot that {fault.subject} was read in is gone from {fault.server}",
             code=CONNECTION_LOST,
             retry=Retry.RESTART,
-            help=_RESTART,
+            help=RESTART,
         )
     match state:
         case "42501":
-            return SystemError_(
-                f"{subject}: {facts.text}", code="E0602", help="grant the user the right"
-            )
+            return fault.no_right()
         case "25006":
-            return SystemError_(
-                f"{server} may not be written: {facts.text}",
-                code="E0602",
-                help="it is read-only, or a standby: connect to the primary",
-            )
+            return fault.read_only("it is read-only, or a standby: connect to the primary")
         case "42P01" | "42703" | "3F000":
-            return SystemError_(
-                f"{subject} in {server}: {facts.text}",
-                code="E0604",
-                help="see whether schema, table and columns are there and spelt right",
-            )
+            return fault.missing("schema")
         case "53100":
-            return SystemError_(
-                f"disk full at {server}: {facts.text}",
-                code="E0603",
-                retry=Retry.LATER,
-                help="free some space there and run again: the run continues from the last checkpoint",
-            )
+            return fault.disk_full()
         case "55P03":
             return SystemError_(
-                f"{subject} in {server} is locked by another program",
+                f"{what} is locked by another program",
                 code="E0605",
                 retry=Retry.LATER,
                 help="wait for it, or raise 'lock_timeout'",
             )
         case "40P01" | "40001":
-            return SystemError_(
-                f"{subject} in {server}: {facts.text}",
-                code="E0605",
-                retry=Retry.LATER,
-                help=_RESTART,
-            )
+            return fault.later(what, "E0605")
         case "57014":
-            return SystemError_(
-                f"{subject} in {server} took too long: {facts.text}",
-                code="E0608",
-                retry=Retry.LATER,
-                help="raise 'statement_timeout'",
-            )
+            return fault.slow("'statement_timeout'")
     return None
 
 
-def _of_class(facts: ErrorFacts, state: str, server: str, subject: str) -> DataFlareError | None:
+def _of_class(facts: ErrorFacts, state: str, fault: Fault) -> DataFlareError | None:
     """By the first two characters: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
     if state.startswith("08") or state in ("57P01", "57P02", "57P03", "57P05", "53300", "25P03"):
-        return _unreachable(facts, server)
+        return fault.lost()
     if state.startswith(("22", "23")) and state != "22023":
         notes = [facts.detail] if facts.detail else []
         column = _COPY_COLUMN.search(facts.context) if state.startswith("22") else None
         where = f"column '{column.group(1)}': " if column else ""
         return DataError(
-            f"{subject} refuses a row: {where}{facts.text}",
+            f"{fault.subject} refuses a row: {where}{facts.text}",
             code="E0510",
             notes=notes,
             help=HELP,
         )
     if state.startswith("53"):
-        return SystemError_(
-            f"{server} has no room for it: {facts.text}",
-            code="E0600",
-            retry=Retry.LATER,
-            help="free some space on the server and run again: the run continues from the last checkpoint",
-        )
+        help_ = "free some space on the server and run again: the run continues from the last checkpoint"
+        return fault.later(f"{fault.server} has no room for it", "E0600", help_)
     return None
 
 
@@ -240,8 +185,3 @@ def postgres_errors(server: str, subject: str) -> Iterator[None]:
         if "[libpq]" not in str(error):
             raise
         raise translated(error, server, subject) from error
-
-
-def is_lost(error: DataFlareError) -> bool:
-    """Whether the connection is lost, so that a new one may help."""
-    return error.code == CONNECTION_LOST and error.retry is Retry.LATER

@@ -8,8 +8,6 @@ from typing import Any
 from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
-from dataflare.connectors.postgres.relation import Relation
-from dataflare.sdk.source import Replay
 from dataflare.sdk.sql.marker import MARKER_TABLE
 
 
@@ -26,23 +24,6 @@ def server_facts(db: catalog.Connection) -> dict[str, str]:
         "user": user,
         "encryption": tls or "none",
     }
-
-
-def source_facts(server: Server, relation: Relation, replay: Replay) -> Mapping[str, str]:
-    """The facts about a source. Blocking."""
-    db = server.connect("dataflare check")
-    try:
-        with postgres_errors(server.label, relation.label):
-            facts = server_facts(db)
-    finally:
-        db.close()
-    facts["reads"] = relation.label
-    facts["columns"] = str(len(relation.columns))
-    if relation.table is not None:
-        facts["rows"] = f"about {relation.rows:,}"
-        facts["key"] = ", ".join(relation.key) or "none: read again from the start after a failure"
-    facts["replay"] = replay.value.replace("_", " ")
-    return facts
 
 
 def destination_facts(server: Server, name: str, mode: str) -> Mapping[str, Any]:

@@ -15,11 +15,12 @@ import psycopg
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
-from dataflare.connectors.postgres.errors import error_facts, is_lost, postgres_errors
+from dataflare.connectors.postgres.errors import error_facts, postgres_errors
 from dataflare.errors import DataFlareError, SystemError_
 from dataflare.sdk.sql import marker
 from dataflare.sdk.sql.marker import MARKER_TABLE
 from dataflare.sdk.sql.names import quoted
+from dataflare.sdk.sql.server_errors import is_lost
 from dataflare.sdk.sql.sql_store import SqlMarkers
 from dataflare.sdk.sql.store import TableStore, Target
 

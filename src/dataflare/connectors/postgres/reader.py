@@ -1,30 +1,24 @@
-"""Read a part of a table, or a query, as the stream of one statement, divided into pages.
-
-Always true: a page's rows are those that follow the position, in the order of the key if there is
-one. If a connection is lost and the rest can be read without losing or doubling a row, the error
-allows to open the split again immediately; otherwise the job returns to its checkpoint.
-"""
+"""Read a part of a table, or a query, of a PostgreSQL database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from dataflare.connectors.postgres.connection import ArrowConnection, Server
 from dataflare.connectors.postgres.decode import decoded
-from dataflare.connectors.postgres.errors import is_lost, postgres_errors
+from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.relation import Column, sql_text
 from dataflare.connectors.postgres.shards import condition
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
-from dataflare.errors import DataFlareError
 from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.pages import Page
-from dataflare.sdk.sql.table_pages import CountedPages, StreamPages
-from dataflare.sdk.threads import in_thread
+from dataflare.sdk.sql.relation import with_values
+from dataflare.sdk.sql.server_pages import KeyPages, PartPages, ServerPages
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
@@ -48,27 +42,16 @@ class Reading(relations.Reading, frozen=True, kw_only=True):
             every.append(f"({_with_settings(each, f'filter{place}_', values)})")
         return " and ".join(every) or "true"
 
-    def selects(self) -> list[str]:
-        """Output column i as `c<i>`; if the result would not show that a value does not fit, its
-        text as `t<i>`."""
-        parts = []
-        for place, column in enumerate(self.columns):
-            parts.append(f"{column.selected()} as c{place}")
-            guard = column.guarded()
-            if guard is not None:
-                parts.append(f"{guard} as t{place}")
-        return parts
-
 
 def _with_settings(condition: SqlText, prefix: str, values: dict[str, str]) -> str:
     """A condition whose `?` marks are settings, cast by the type of their value."""
-    pieces = condition.text.split("?")
-    parts = [pieces[0]]
-    for place, (value, piece) in enumerate(zip(condition.params, pieces[1:], strict=True)):
-        name = f"dataflare.{prefix}{place}"
+
+    def setting(value: Any) -> str:
+        name = f"dataflare.{prefix}{len(values)}"
         values[name] = sql_text(value)
-        parts.append(f"cast(current_setting('{name}') as {_type_of(value)}){piece}")
-    return "".join(parts)
+        return f"cast(current_setting('{name}') as {_type_of(value)})"
+
+    return with_values(condition, setting)
 
 
 def _type_of(value: Any) -> str:
@@ -84,72 +67,50 @@ def _type_of(value: Any) -> str:
     return types.get(type(value).__name__, "text")
 
 
-class PostgresPages(StreamPages):
+class PostgresPages(ServerPages):
     """One statement in a transaction of its own. _values: the settings that the statement reads."""
 
     _reading: Reading
 
     def __init__(self, reading: Reading, start: Mapping[str, Any]) -> None:
         super().__init__(reading, start)
-        self._db: ArrowConnection | None = None
         self._values: dict[str, str] = {}
 
-    def _may_reopen(self) -> bool:
-        """Whether `query`, run again now, returns exactly the rows that are not read yet."""
-        return False
+    def errors(self) -> AbstractContextManager[None]:
+        return postgres_errors(self._reading.server.label, self._reading.relation.label)
 
-    def original(self, values: pl.Series, row: int) -> Any:
-        return original(values, row)
-
-    async def aclose(self) -> None:
-        # Do not wait for a statement that runs for minutes.
-        db = self._db
-        if db is not None:
-            await in_thread(db.cancel)
-        await super().aclose()
-
-    def _close(self) -> None:
-        db, self._db, self._stream = self._db, None, None
-        if db is not None:
-            db.cancel()
-            db.close()
-
-    def pull(self) -> pl.DataFrame | None:
-        reading = self._reading
-        try:
-            with postgres_errors(reading.server.label, reading.relation.label):
-                if self._stream is None:
-                    self._stream = self._open()
-                return next(self._stream, None)
-        except DataFlareError as error:
-            was_open = self._stream is not None
-            self._close()
-            # The buffered rows are after the position, so they are read again.
-            self._frames.clear()
-            if was_open and is_lost(error) and self._may_reopen():
-                # A new connection is enough: the first retry needs no policy and no wait.
-                error.retry_after_s = 0.0
-            raise
-
-    def _open(self) -> Iterator[pl.DataFrame]:
+    def open_stream(self) -> Iterator[pl.DataFrame]:
         reading = self._reading
         snapshot = None
         if reading.snapshot is not None:
             snapshot = reading.snapshot.take(reading.server, f"{reading.application} (snapshot)")
         self._values = dict(reading.relation.values)
         sql = self.query()
-        self._db = ArrowConnection(reading.server, reading.application)
-        self._db.begin(self._values, snapshot)
-        return self._db.stream(sql)
+        self._db = db = ArrowConnection(reading.server, reading.application)
+        db.begin(self._values, snapshot)
+        return db.stream(sql)
+
+    def number(self, sql: str) -> int:
+        return 0 if self._db is None else sum(int(part["n"].sum()) for part in self._db.stream(sql))
+
+    def where(self, *conditions: str) -> str:
+        return self._reading.where(self._values, *conditions)
+
+    def part(self, data: Mapping[str, Any]) -> str:
+        return condition(data, self._reading.relation, self._values)
+
+    def original(self, values: pl.Series, row: int) -> Any:
+        return original(values, row)
+
+    def typed(self, raw: pl.Series, column: Column) -> pl.Series:
+        return decoded(raw, column.type, as_text=column.as_text)
 
     def decode(self, raw: pl.DataFrame, place: int, column: Column) -> tuple[pl.Series, pl.Series]:
-        fetched = raw[f"c{place}"]
-        values = decoded(fetched, column.type, as_text=column.as_text)
-        is_unfit = values.is_null() & fetched.is_not_null()
+        values, is_unfit = super().decode(raw, place, column)
         if f"t{place}" in raw.columns:
             is_unfit |= raw[f"t{place}"].is_not_null()
         if column.type.name == "duration":
-            self._count_days(column.name, fetched)
+            self._count_days(column.name, raw[f"c{place}"])
         return values, is_unfit
 
     def _count_days(self, name: str, intervals: pl.Series) -> None:
@@ -159,67 +120,30 @@ class PostgresPages(StreamPages):
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
 
 
-class KeyReader(PostgresPages):
+class KeyReader(KeyPages, PostgresPages):
     """A part of a table in the order of its key, from the last key that was read."""
 
-    def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-        super().__init__(reading, start or {"after": None, "rows": 0})
-        self._data = data
-        self._keys = {}
-        self._key_columns: list[str] = []
-        """Columns that are selected only for the position; integer keys are not selected as
-        text."""
-        for place, name in enumerate(reading.relation.key):
-            column, alias = reading.relation.column(name), f"__dataflare_k{place}"
-            whole = column.type.is_integer and column.sql == "{}" and not column.as_text
-            if whole and column in reading.columns:
-                alias = f"c{reading.columns.index(column)}"
-            else:
-                self._key_columns.append(f"{quoted(name)}{'' if whole else '::text'} as {alias}")
-            self._keys[alias] = name
+    def shows(self, column: Column) -> bool:
+        return self._is_whole(column)
 
-    def _may_reopen(self) -> bool:
-        return True
+    def key_sql(self, column: Column) -> str:
+        """Integer keys are not selected as text."""
+        return quoted(column.name) + ("" if self._is_whole(column) else "::text")
 
-    def query(self) -> str:
-        reading, relation, values = self._reading, self._reading.relation, self._values
-        conditions = [condition(self._data, relation, values)]
-        if self._after["after"] is not None:
-            marks = []
-            for place, (name, text) in enumerate(
-                zip(relation.key, self._after["after"], strict=True)
-            ):
-                values[f"dataflare.after{place}"] = text
-                type_ = relation.column(name).pg
-                marks.append(f"cast(current_setting('dataflare.after{place}') as {type_})")
-            names = ", ".join(map(quoted, relation.key))
-            conditions.append(f"({names}) > ({', '.join(marks)})")
-        return (
-            f"select {', '.join([*self._key_columns, *reading.selects()])} from {relation.source} "
-            f"where {reading.where(values, *conditions)} order by "
-            + ", ".join(map(quoted, relation.key))
-        )
+    def _is_whole(self, column: Column) -> bool:
+        return column.type.is_integer and column.sql == "{}" and not column.as_text
 
-    def _fetch(self, rows: int) -> Page | None:
-        raw = self.take(rows)
-        if raw is None:
-            return None
-        before = int(self._after["rows"])
-        last = [str(raw[alias][-1]) for alias in self._keys]
-        return self.page(raw, {"after": last, "rows": before + raw.height}, before, self._keys)
+    def key_json(self, value: Any) -> str:
+        return str(value)
+
+    def behind(self, key: Sequence[Any]) -> str:
+        relation, marks = self._reading.relation, []
+        for place, (name, text) in enumerate(zip(relation.key, key, strict=True)):
+            self._values[f"dataflare.after{place}"] = text
+            type_ = relation.column(name).pg
+            marks.append(f"cast(current_setting('dataflare.after{place}') as {type_})")
+        return f"({', '.join(map(quoted, relation.key))}) > ({', '.join(marks)})"
 
 
-class StreamReader(CountedPages, PostgresPages):
+class StreamReader(PartPages, PostgresPages):
     """Relations without a key: a query, a view, a table by blocks."""
-
-    def __init__(self, reading: Reading, data: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-        super().__init__(reading, start or {"rows": 0})
-        self._data = data
-
-    def _may_reopen(self) -> bool:
-        return not self._after["rows"]
-
-    def parts(self) -> tuple[Sequence[str], str]:
-        reading = self._reading
-        part = condition(self._data, reading.relation, self._values)
-        return reading.selects(), reading.where(self._values, part)

@@ -44,19 +44,12 @@ class Column(relations.Column, frozen=True):
 
 
 class Relation(relations.Relation[Column], frozen=True):
-    """values: settings that the source reads. table: None for a query. rows: an estimate."""
+    """values: settings that the source reads. table: None for a query."""
+
+    missing_code = "E0604"
 
     values: Mapping[str, str] = field(default_factory=dict)
     table: catalog.Table | None = None
-    rows: int = 0
-
-    def missing(self, name: str) -> SystemError_:
-        return SystemError_(
-            f"no column '{name}' in {self.label}",
-            code="E0604",
-            notes=[f"it has: {', '.join(self.names)}"],
-            help=did_you_mean(name, self.names),
-        )
 
 
 def find_relation(
@@ -111,7 +104,7 @@ def _table(db: Connection, server: Server, name: str) -> Relation:
         _column(c.name, c.type, c.modifier, exact=c.exact) for c in table.columns.values()
     )
     key = table.keys[0] if table.keys else ()
-    return Relation(label, table.sql, columns, key=key, table=table, rows=table.rows)
+    return Relation(label, table.sql, columns, key=key, table=table, is_table=True, rows=table.rows)
 
 
 def _query(db: Connection, server: Server, query: str) -> Relation:
@@ -173,14 +166,12 @@ def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> C
 def _typed(relation: Relation, contract: Schema | None) -> Relation:
     """The relation with the contract's types: such columns are fetched as text and read as the
     contract's type."""
-    types = {relation.column(f.name).name: f.type for f in contract or ()}
-    columns = tuple(
-        replace(c, type=types[c.name], sql="{}::text", as_text=True, exact=False, guard=None)
-        if c.name in types and types[c.name] != c.type
-        else c
-        for c in relation.columns
+    return relation.typed(
+        contract,
+        lambda column, type_: replace(
+            column, type=type_, sql="{}::text", as_text=True, exact=False, guard=None
+        ),
     )
-    return replace(relation, columns=columns)
 
 
 def sql_text(value: Any) -> str:

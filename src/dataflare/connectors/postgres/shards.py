@@ -15,7 +15,7 @@ from dataflare.connectors.postgres.relation import Column, Relation, sql_text
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
 from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.shards import span_starts
+from dataflare.sdk.sql.shards import need_time, range_condition, span_starts
 
 _ROWS_PER_SPLIT = 250_000
 _SPLITS_MAX = 16
@@ -63,13 +63,13 @@ def condition(data: Mapping[str, Any], relation: Relation, values: dict[str, str
     if "column" not in data:
         return ""
     column = relation.column(data["column"])
-    name, parts = quoted(column.name), []
-    for end, sign in (("from", ">="), ("to", "<")):
-        if data[end] is not None:
-            values[f"dataflare.{end}"] = data[end]
-            parts.append(f"{name} {sign} cast(current_setting('dataflare.{end}') as {column.pg})")
-    bounds = " and ".join(parts)
-    return f"({bounds} or {name} is null)" if data["from"] is None else bounds
+    values |= {f"dataflare.{end}": data[end] for end in ("from", "to") if data[end] is not None}
+    low, high = (end if data[end] is not None else None for end in ("from", "to"))
+
+    def setting(end: str) -> str:
+        return f"cast(current_setting('dataflare.{end}') as {column.pg})"
+
+    return range_condition(quoted(column.name), low, high, setting)
 
 
 def _count(relation: Relation) -> int:
@@ -156,12 +156,7 @@ def _sampled(db: Connection, relation: Relation, column: Column, count: int) -> 
 def _spans(db: Connection, relation: Relation, column: Column, sharding: Sharding) -> list[str]:
     """Boundaries from the first time to the last: at spans of `every`, or a number of equal
     spans."""
-    if column.type.name not in ("date", "timestamp"):
-        raise ConfigError(
-            f"column '{column.name}' is {column.type}, and by: time needs dates or timestamps",
-            code="E0413",
-            help="use by: range, or name a column of dates or timestamps",
-        )
+    need_time(column.name, column.type)
     name = quoted(column.name)
     row = db.execute(
         f"select extract(epoch from min({name}))::float8, extract(epoch from max({name}))::float8 "

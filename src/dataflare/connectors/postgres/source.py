@@ -7,14 +7,17 @@ the server live; after a crash the unfinished parts continue from their last key
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from msgspec.structs import replace
 
 from dataflare.connectors.postgres.catalog import Connection, tables_and_views
 from dataflare.connectors.postgres.config import PostgresSourceConfig
 from dataflare.connectors.postgres.connection import Server, load_driver
 from dataflare.connectors.postgres.errors import postgres_errors
-from dataflare.connectors.postgres.facts import source_facts
+from dataflare.connectors.postgres.facts import server_facts
 from dataflare.connectors.postgres.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.postgres.kept import declarations_of
 from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReader
@@ -22,17 +25,16 @@ from dataflare.connectors.postgres.relation import Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
 from dataflare.model.progress import Split
-from dataflare.sdk.catalog import Entry, SupportsCatalog
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.source import Replay, SplitReader
+from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import UNCHOSEN_TABLE, TableSource
+from dataflare.sdk.sql.source import ServerTableSource, SupportsTables
 from dataflare.sdk.threads import in_thread
 
-T = TypeVar("T")
 
-
-class PostgresSource(TableSource[Relation], SupportsCatalog):
+class PostgresSource(ServerTableSource[Relation], SupportsTables[Relation]):
     """Rows of a table, view or query."""
 
     type = "postgres"
@@ -45,7 +47,6 @@ config:
   table: public.orders
 """
     dialect = "postgres"
-    unchosen = UNCHOSEN_TABLE
 
     config: PostgresSourceConfig
 
@@ -53,19 +54,23 @@ config:
         super().__init__(config, context)
         self._snapshot = SharedSnapshot()
 
-    async def catalog(self) -> Sequence[Entry]:
-        return await in_thread(self._with_db, "its tables", "read only", None, tables_and_views)
+    @property
+    def server(self) -> Server:
+        return Server.of(self.config)
 
-    def find(self) -> Relation:
-        relation = self._with_db(
-            self.label,
-            "read only",
-            None,
-            lambda db: find_relation(db, self._server, self.config, self.contract),
-        )
-        if self.config.incremental is not None:
-            check_incremental(relation, self.config.incremental)
-        return relation
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        return postgres_errors(self.server.label, subject)
+
+    def list_tables(self, db: Connection) -> Sequence[Entry]:
+        self.server.begin(db, "read only")
+        return tables_and_views(db)
+
+    def find_in(self, db: Connection) -> Relation:
+        self.server.begin(db, "read only")
+        return find_relation(db, self.server, self.config, self.contract)
+
+    def check_incremental(self, relation: Relation, config: Incremental) -> None:
+        check_incremental(relation, config)
 
     def replay_of(self, relation: Relation | None) -> tuple[Replay, str]:
         sharding = self.config.sharding
@@ -80,40 +85,26 @@ config:
         listed, _ = await asyncio.gather(super().splits(carried), in_thread(load_driver))
         return listed
 
-    def cut(self, relation: Relation) -> Sequence[Split]:
+    def cut_in(self, db: Connection, relation: Relation) -> Sequence[Split]:
         """The parts, computed in the snapshot from which they will be read."""
         name = f"dataflare {self.context.step} (snapshot)"
-        return self._with_db(
-            relation.label,
-            "isolation level repeatable read read only",
-            self._snapshot.take(self._server, name),
-            lambda db: make_splits(db, relation, self.config.sharding),
-        )
+        snapshot = self._snapshot.take(self.server, name)
+        self.server.begin(db, "isolation level repeatable read read only", snapshot)
+        return make_splits(db, relation, self.config.sharding)
 
-    def cut_by(self) -> str:
-        sharding = self.config.sharding
-        return "" if sharding is None else sharding.label("the key")
+    def server_facts(self, db: Connection) -> Mapping[str, str]:
+        return server_facts(db)
+
+    def reading(self, relation: Relation) -> Reading:
+        return Reading(**self.read_options(relation), server=self.server)
 
     def open_part(self, relation: Relation, split: Split, start: Mapping[str, Any]) -> SplitReader:
-        reading = self._reading(relation, self._snapshot)
-        if relation.key and "block" not in split.data:
-            return KeyReader(reading, split.data, start)
-        return StreamReader(reading, split.data, start)
+        reading = replace(self.reading(relation), snapshot=self._snapshot)
+        reader = KeyReader if relation.key and "block" not in split.data else StreamReader
+        return reader(reading, split.data, start)
 
-    def open_new(self, relation: Relation, state: State) -> SplitReader:
-        assert self.config.incremental is not None
-        return IncrementalReader(self._reading(relation, None), self.config.incremental, state)
-
-    def _reading(self, relation: Relation, snapshot: SharedSnapshot | None) -> Reading:
-        return Reading(
-            server=self._server,
-            step=self.context.step,
-            relation=relation,
-            output=self.output(relation),
-            filters=self._filters,
-            rows_max=self.config.batch_size,
-            snapshot=snapshot,
-        )
+    def open_new(self, relation: Relation, config: Incremental, state: State) -> SplitReader:
+        return IncrementalReader(self.reading(relation), config, state)
 
     def declarations(self) -> Declarations | None:
         relation = self._relation
@@ -121,28 +112,5 @@ config:
             return None
         return declarations_of(relation, self.output(relation), full=self.reads_all())
 
-    async def inspect(self) -> Mapping[str, str]:
-        """Facts about the server and the relation, for `dataflare check`. Raises an error if it
-        cannot be read."""
-        relation = await self.look()
-        return await in_thread(source_facts, self._server, relation, self._replay()[0])
-
     async def aclose(self) -> None:
         await in_thread(self._snapshot.close)
-
-    @property
-    def _server(self) -> Server:
-        return Server.of(self.config)
-
-    def _with_db(
-        self, subject: str, how: str, snapshot: str | None, ask: Callable[[Connection], T]
-    ) -> T:
-        """The result of `ask` with a transaction."""
-        server = self._server
-        db = server.connect(f"dataflare {self.context.step}")
-        try:
-            with postgres_errors(server.label, subject):
-                server.begin(db, how, snapshot)
-                return ask(db)
-        finally:
-            db.close()

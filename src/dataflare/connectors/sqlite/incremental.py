@@ -30,15 +30,12 @@ from dataflare.sdk.sql.incremental import (
     PER_SECOND,
     State,
     check_settings,
-    cursor_values,
     decimal_text,
-    refuse_cursor,
-    refuse_initial,
+    first_cursor,
     refuse_order,
     with_blank,
 )
 from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.originals import original
 from dataflare.sdk.sql.table_pages import NewRows
 
 
@@ -55,19 +52,12 @@ def check_incremental(relation: Relation, config: Incremental) -> None:
 
 def initial_cursor(column: Column, value: Any) -> Any:
     """The config's first value in the comparable form of cursors."""
-    if value is None:
-        return None
-    if column.type.name == "string":
-        return with_blank(str(value))
-    text = pl.Series([value if isinstance(value, str) else _plain(value)], dtype=pl.String)
-    value_cursor = cursor_values(decoded(text, None, column.type, column.time_numbers))[0]
-    if value_cursor is None:
-        raise refuse_initial(column.name, column.type, value)
-    return value_cursor
-
-
-def _plain(value: Any) -> str:
-    return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
+    cursor = first_cursor(
+        column,
+        value,
+        lambda text: decoded(pl.Series([text]), None, column.type, column.time_numbers),
+    )
+    return with_blank(cursor) if isinstance(cursor, str) else cursor
 
 
 class IncrementalReader(NewRows, SpoolPages):
@@ -96,14 +86,8 @@ class IncrementalReader(NewRows, SpoolPages):
     def column_sql(self) -> str:
         return quoted(self._column.name)
 
-    def cursor(self, raw: pl.DataFrame) -> pl.Series:
-        typed = decoded(raw[CURSOR], None, self._column.type, self._column.time_numbers)
-        unfit = typed.is_null() & raw[CURSOR].is_not_null()
-        if unfit.any():
-            value = original(raw[CURSOR].filter(unfit), 0)
-            label = self._reading.relation.label
-            raise refuse_cursor(label, self._column.name, self._column.type, value)
-        return cursor_values(typed)
+    def typed_cursor(self, values: pl.Series) -> pl.Series:
+        return decoded(values, None, self._column.type, self._column.time_numbers)
 
     def _spooled(self) -> tuple[str, list[Any]]:
         relation, column = self._reading.relation, self._column

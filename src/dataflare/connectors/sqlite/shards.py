@@ -10,18 +10,11 @@ from typing import Any
 from dataflare.connectors.sqlite.connection import Connection
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.types import type_of_declaration
-from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
+from dataflare.model.types import DataType
 from dataflare.sdk.sql.config import FileSharding
 from dataflare.sdk.sql.names import quoted
-from dataflare.sdk.sql.shards import (
-    edge_splits,
-    hash_splits,
-    moment_text,
-    need_time,
-    span_starts,
-    uncuttable,
-)
+from dataflare.sdk.sql.shards import ColumnCut, bad_boundary, hash_splits, range_condition
 
 _ENDS = 12
 
@@ -33,16 +26,7 @@ def cut(db: Connection, relation: Relation, sharding: FileSharding) -> Sequence[
         return hash_splits(name, sharding.splits or 1)
     assert sharding.column is not None
     column = relation.column(sharding.column)
-    if sharding.by == "time":
-        need_time(column.name, column.type)
-    kind = type_of_declaration(column.declared)
-    if kind is None or kind.name not in ("int64", "float64", "string", "date", "timestamp"):
-        raise uncuttable(column.name, column.type)
-    if sharding.boundaries is not None:
-        return edge_splits(column.name, _boundaries(db, column, sharding.boundaries))
-    if sharding.by == "time":
-        return edge_splits(column.name, _spans(db, relation, column, sharding))
-    return edge_splits(column.name, _even(db, relation, column, sharding.splits or 1))
+    return _Cut(db, relation, column, column.type).splits(sharding, sharding.splits or 1)
 
 
 def condition(data: Mapping[str, Any], relation: Relation) -> tuple[list[str], list[Any]]:
@@ -59,38 +43,14 @@ def condition(data: Mapping[str, Any], relation: Relation) -> tuple[list[str], l
         return [f"({digits}) % {int(count)} = {int(place)}"], []
     if "low" not in data:
         return [], []
-    name, parts, params = _ordered(relation.column(data["column"])), [], []
-    for end, sign in (("low", ">="), ("high", "<")):
-        if data[end] is not None:
-            parts.append(f"{name} {sign} ?")
-            params.append(data[end])
-    if data["low"] is None:
-        parts = [f"({' and '.join([*parts]) or 'true'} or {name} is null)"]
-    return parts, params
+    params = [data[end] for end in ("low", "high") if data[end] is not None]
+    name = _ordered(relation.column(data["column"]))
+    return [range_condition(name, data["low"], data["high"], lambda _: "?")], params
 
 
 def _ordered(column: Column) -> str:
     """The column in the order of its bytes, for any declared collation."""
     return f"{quoted(column.name)} collate binary"
-
-
-def _boundaries(db: Connection, column: Column, boundaries: Sequence[Any]) -> list[Any]:
-    number = column.type.is_numeric
-    for value in boundaries:
-        if value is None or (number and not _is_number(value)):
-            raise ConfigError(
-                f"boundary {value!r} is not a value of column '{column.name}', which is {column.type}",
-                code="E0413",
-                help="set boundaries of the column's type, and not null",
-            )
-    if number:
-        return sorted(set(boundaries))
-    marks = ", ".join(["(?)"] * len(boundaries))
-    rows = db.frame(
-        f"with t(v) as (values {marks}) select distinct v from t order by v",
-        [str(value) for value in boundaries],
-    )
-    return rows["v"].to_list()
 
 
 def _is_number(value: Any) -> bool:
@@ -102,29 +62,51 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) and isfinite(value)
 
 
-def _even(db: Connection, relation: Relation, column: Column, count: int) -> list[Any]:
-    """The values at equal steps of the ordered rows, of a column of numbers or of text. Infinity is
-    in the first part or the last: no part begins with it, because JSON cannot express it."""
-    name = _ordered(column)
-    kinds = "'integer', 'real'" if column.type.is_numeric else "'text'"
-    limit = repr(float_info.max)
-    finite = f" and {name} between -{limit} and {limit}" if column.type.is_numeric else ""
-    rows = db.frame(
-        f"select distinct v from (select v, row_number() over (order by v collate binary) - 1 as i, "
-        f"count(*) over () as n from (select {name} as v from {relation.source} "
-        f"where typeof({quoted(column.name)}) in ({kinds}){finite})) "
-        f"where i > 0 and i * {count} / n > (i - 1) * {count} / n order by v collate binary"
-    )
-    return rows["v"].to_list()
+class _Cut(ColumnCut):
+    column: Column
 
+    def __init__(self, db: Connection, relation: Relation, column: Column, type_: DataType) -> None:
+        super().__init__(relation, column, type_)
+        self._db, self._source = db, relation.source
 
-def _spans(db: Connection, relation: Relation, column: Column, sharding: FileSharding) -> list[str]:
-    name = quoted(column.name)
-    seconds = f"cast(strftime('%s', {name}) as integer)"
-    low, high = db.frame(
-        f"select min({seconds}), max({seconds}) from {relation.source} where typeof({name}) = 'text'"
-    ).row(0)
-    if low is None:
-        return []
-    starts = span_starts(int(low), int(high), sharding.every, sharding.splits or 1, relation.label)
-    return sorted({moment_text(moment, column.type) for moment in starts})
+    def has_order(self) -> bool:
+        kind = type_of_declaration(self.column.declared)
+        kinds = ("int64", "float64", "string", "date", "timestamp")
+        return kind is not None and kind.name in kinds
+
+    def sorted_boundaries(self, values: Sequence[Any]) -> Sequence[Any]:
+        is_numeric = self.type.is_numeric
+        for value in values:
+            if value is None or (is_numeric and not _is_number(value)):
+                raise bad_boundary(value, self.column.name, self.type)
+        if is_numeric:
+            return sorted(set(values))
+        marks = ", ".join(["(?)"] * len(values))
+        rows = self._db.frame(
+            f"with t(v) as (values {marks}) select distinct v from t order by v",
+            [str(value) for value in values],
+        )
+        return rows["v"].to_list()
+
+    def even_edges(self, count: int) -> Sequence[Any]:
+        """The values at equal steps of the ordered rows, of a column of numbers or of text. Infinity is in the first
+        part or the last: no part begins with it, because JSON cannot express it."""
+        name, is_numeric = _ordered(self.column), self.type.is_numeric
+        kinds = "'integer', 'real'" if is_numeric else "'text'"
+        limit = repr(float_info.max)
+        finite = f" and {name} between -{limit} and {limit}" if is_numeric else ""
+        rows = self._db.frame(
+            f"select distinct v from (select v, row_number() over (order by v collate binary) - 1 as i, "
+            f"count(*) over () as n from (select {name} as v from {self._source} "
+            f"where typeof({quoted(self.column.name)}) in ({kinds}){finite})) "
+            f"where i > 0 and i * {count} / n > (i - 1) * {count} / n order by v collate binary"
+        )
+        return rows["v"].to_list()
+
+    def times(self) -> tuple[float, float] | None:
+        name = quoted(self.column.name)
+        seconds = f"cast(strftime('%s', {name}) as integer)"
+        low, high = self._db.frame(
+            f"select min({seconds}), max({seconds}) from {self._source} where typeof({name}) = 'text'"
+        ).row(0)
+        return None if low is None else (int(low), int(high))

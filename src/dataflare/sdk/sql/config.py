@@ -109,14 +109,19 @@ class Cuts(BaseModel):
         return "blocks (ctid)" if self.by == "ctid" else f"{self.by} of {name}"
 
 
-class FileSharding(Cuts):
-    """How a full read of a table in a database file is divided into parts."""
+class Sharding(Cuts):
+    """How a full read is divided into parts that are read and resumed separately."""
 
     by: Literal["range", "hash", "time"] = Field(
         "range",
         description="range: by values of a column; hash: by a hash of it; time: by spans of a time "
         "column",
     )
+
+
+class FileSharding(Sharding):
+    """How a full read of a table in a database file is divided into parts."""
+
     column: str | None = Field(None, description="by default the table's rowid")
 
     @model_validator(mode="after")
@@ -147,6 +152,32 @@ class ReadOptions(BaseModel):
     def _one_of(self) -> Self:
         if (self.table is None) == (self.query is None):
             raise ValueError("set either 'table' or 'query'")
+        return self
+
+
+class ServerOptions(BaseModel):
+    """How to connect to a server; the same for sources and destinations."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    connection_string: str = Field(min_length=1, repr=False)
+    connect_timeout: Duration = Field(10.0, description="how long to wait for the server's answer")
+    statement_timeout: Duration | None = Field(
+        None,
+        description="the longest the server may be silent while a statement runs; by default as long "
+        "as it takes",
+    )
+
+
+class ServerReadOptions(ReadOptions):
+    """Options of a source that reads a table or the result of a query from a server."""
+
+    sharding: Cuts | None = None
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Self:
+        if self.incremental is not None and self.sharding is not None:
+            raise ValueError("an incremental read is one ordered part: leave 'sharding' out")
         return self
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Self
 
@@ -120,6 +120,40 @@ def refuse_initial(name: str, type_: DataType, value: Any) -> ConfigError:
         code="E0413",
         help="write 'initial_value' as a value of the column's type",
     )
+
+
+def refuse_cast(column: Any) -> None:
+    """Raises E0413 if the step's `schema` changes the type of the cursor column."""
+    if column.as_text:
+        raise ConfigError(
+            f"'schema' makes column '{column.name}' {column.type}, and an incremental column is read "
+            "by its own type",
+            code="E0413",
+            help="leave the column out of 'schema', and cast it in a map",
+        )
+
+
+def plain_text(value: Any) -> str:
+    return value.isoformat(" ") if hasattr(value, "isoformat") else str(value)
+
+
+def first_cursor(
+    column: Any,
+    value: Any,
+    typed: Callable[[str], pl.Series],
+    spelled: Callable[[Any], str] = plain_text,
+) -> Any:
+    """The config's first value in the comparable form of cursors. typed: its text as a value of the column, NULL if
+    that does not fit. Raises ConfigError (E0413)."""
+    if value is None:
+        return None
+    text = spelled(value)
+    if column.type.name == "string":
+        return text
+    cursor = cursor_values(typed(text))[0]
+    if cursor is None:
+        raise refuse_initial(column.name, column.type, value)
+    return cursor
 
 
 def null_warning(name: str) -> str:

@@ -81,10 +81,12 @@ def generated_column(column: str, table: str) -> DataError:
     )
 
 
-def missing_column(column: str, table: str, columns: Sequence[str]) -> SystemError_:
+def missing_column(
+    column: str, table: str, columns: Sequence[str], code: str = "E0606"
+) -> SystemError_:
     return SystemError_(
         f"no column '{column}' in {table}",
-        code="E0606",
+        code=code,
         notes=[f"it has: {', '.join(columns)}"],
         help=did_you_mean(column, columns),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dataflare.errors import ConfigError, SystemError_
-from dataflare.model.types import DataType
-from dataflare.sdk.sql.names import denied, is_folder, missing_column, missing_file
+from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.names import denied, is_folder, missing_column, missing_file, quoted
 
 if TYPE_CHECKING:
     from dataflare.expr.sql import SqlText
@@ -23,19 +24,32 @@ class Column(Struct, frozen=True):
     name: str
     type: DataType
 
+    def selected(self) -> str:
+        """The SQL of its value."""
+        return quoted(self.name)
+
+    def guarded(self) -> str | None:
+        """The SQL for the text of a value that does not fit, else NULL; None if the value itself shows that."""
+        return None
+
 
 C = TypeVar("C", bound=Column)
 
 
 class Relation(Struct, Generic[C], frozen=True):
     """source: the SQL after FROM. key: columns that order and identify its rows; empty if there are none.
-    rowid: whether it is a table that can be read by ranges of its rowid."""
+    rowid: whether it is a table that can be read by ranges of its rowid. is_table: whether it is a table of a server,
+    which can be divided into parts; rows: its rows, an estimate."""
+
+    missing_code: ClassVar[str] = "E0606"
 
     label: str
     source: str
     columns: tuple[C, ...]
     key: tuple[str, ...] = ()
     rowid: bool = False
+    is_table: bool = False
+    rows: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +68,17 @@ class Relation(Struct, Generic[C], frozen=True):
 
     def missing(self, name: str) -> SystemError_:
         """The error for a column that does not exist."""
-        return missing_column(name, self.label, self.names)
+        return missing_column(name, self.label, self.names, self.missing_code)
+
+    def typed(self, contract: Schema | None, read_as: Callable[[C, DataType], C]) -> Self:
+        """The relation with the contract's types. read_as: a column with another type. Raises an error if a column
+        is missing."""
+        types = {self.column(field.name).name: field.type for field in contract or ()}
+        columns = tuple(
+            c if types.get(c.name, c.type) == c.type else read_as(c, types[c.name])
+            for c in self.columns
+        )
+        return replace(self, columns=columns)
 
 
 class Reading(Struct, frozen=True):
@@ -72,6 +96,23 @@ class Reading(Struct, frozen=True):
 
     def rows(self, limit: int) -> int:
         return limit if self.rows_max is None else min(limit, self.rows_max)
+
+    def selects(self) -> list[str]:
+        """Output column i as `c<i>`; if the result would not show that a value does not fit, its text as `t<i>`."""
+        parts = []
+        for place, column in enumerate(self.columns):
+            parts.append(f"{column.selected()} as c{place}")
+            guard = column.guarded()
+            if guard is not None:
+                parts.append(f"{guard} as t{place}")
+        return parts
+
+
+def with_values(condition: SqlText, spelled: Callable[[Any], str]) -> str:
+    """A condition with SQL in place of its `?` marks."""
+    first, *pieces = condition.text.split("?")
+    values = zip(condition.params, pieces, strict=True)
+    return first + "".join(spelled(value) + piece for value, piece in values)
 
 
 def refuse_twice(names: Sequence[str], spot: Any) -> None:

@@ -6,13 +6,16 @@ no lower bound; the last part has no upper bound.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Split
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.config import Sharding
+from dataflare.sdk.sql.relation import Column, Relation
 
 SPANS_MAX = 10_000
 _FIRST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
@@ -61,6 +64,11 @@ def _month_start(months: int) -> float:
     return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC).timestamp()
 
 
+def utc_seconds(text: str) -> float:
+    """Seconds since 1970 of a time in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
 def moment_text(moment: float, type_: DataType) -> str:
     """A moment as database files write it; for a column of dates, the day that contains it."""
     when = datetime.fromtimestamp(moment, UTC)
@@ -86,6 +94,73 @@ def uncuttable(name: str, type_: DataType) -> ConfigError:
         code="E0413",
         help="use by: hash, or name a column of numbers, text, dates or timestamps",
     )
+
+
+def bad_boundary(value: Any, name: str, type_: DataType) -> ConfigError:
+    return ConfigError(
+        f"boundary {value!r} is not a value of column '{name}', which is {type_}",
+        code="E0413",
+        help="set boundaries of the column's type, and not null",
+    )
+
+
+def range_condition(
+    name: str, low: Any, high: Any, spelled: Callable[[Any], str], *, null_of: str | None = None
+) -> str:
+    """The SQL condition for values from `low` to before `high`. Rows without a value are in the part without a
+    lower bound. name: the column, as it is compared. null_of: the column by which NULL is found."""
+    ends = ((">=", low), ("<", high))
+    parts = [f"{name} {sign} {spelled(end)}" for sign, end in ends if end is not None]
+    bounds = " and ".join(parts) or "true"
+    return bounds if low is not None else f"(({bounds}) or {null_of or name} is null)"
+
+
+class ColumnCut(ABC):
+    """Divides a relation by a column of it. type: of the column in the database."""
+
+    def __init__(self, relation: Relation[Any], column: Column, type_: DataType) -> None:
+        self.label, self.column, self.type = relation.label, column, type_
+
+    @abstractmethod
+    def has_order(self) -> bool:
+        """Whether the column has an order to divide by."""
+
+    @abstractmethod
+    def sorted_boundaries(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The user's values in the column's order, without duplicates. Raises E0413 if one is not a value of the
+        column."""
+
+    @abstractmethod
+    def even_edges(self, count: int) -> Sequence[Any]:
+        """The values that divide the rows into about equal parts."""
+
+    @abstractmethod
+    def times(self) -> tuple[float, float] | None:
+        """The first and the last time, in seconds since 1970; None without rows."""
+
+    def time_edges(self, texts: Sequence[str]) -> Sequence[Any]:
+        """The starts of spans, sorted, as edges."""
+        return texts
+
+    def splits(self, sharding: Sharding, count: int) -> Sequence[Split]:
+        name = self.column.name
+        if sharding.by == "time":
+            need_time(name, self.type)
+        if not self.has_order():
+            raise uncuttable(name, self.type)
+        if sharding.boundaries is not None:
+            edges = self.sorted_boundaries(sharding.boundaries)
+        elif sharding.by == "time":
+            edges = self.time_edges(self._span_texts(sharding, count))
+        else:
+            edges = self.even_edges(count)
+        return edge_splits(name, edges)
+
+    def _span_texts(self, sharding: Sharding, count: int) -> Sequence[str]:
+        if (times := self.times()) is None:
+            return []
+        starts = span_starts(*times, sharding.every, count, self.label)
+        return sorted({moment_text(start, self.column.type) for start in starts})
 
 
 def edge_splits(column: str, edges: Sequence[Any]) -> Sequence[Split]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from dataflare.errors import ConfigError
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.source import (
     Replay,
     SourceCapabilities,
@@ -21,10 +23,16 @@ from dataflare.sdk.source import (
     SupportsFilter,
     SupportsProjection,
 )
-from dataflare.sdk.sql.config import FileReadOptions, FileSharding, ReadOptions
+from dataflare.sdk.sql.config import (
+    FileReadOptions,
+    FileSharding,
+    Incremental,
+    ReadOptions,
+    ServerReadOptions,
+)
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.names import at_step
-from dataflare.sdk.sql.relation import Relation
+from dataflare.sdk.sql.relation import Reading, Relation
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
@@ -33,9 +41,8 @@ if TYPE_CHECKING:
     from dataflare.expr.typed import Dialect
 
 R = TypeVar("R", bound=Relation[Any])
+T = TypeVar("T")
 ONE = "rows-0"
-UNCHOSEN_TABLE: Mapping[str, Any] = MappingProxyType({"table": "-"})
-"""For `SupportsCatalog.unchosen`."""
 _INCREMENTAL = "incremental"
 _RANGES = 8
 
@@ -73,7 +80,7 @@ class TableSource(SourceConnector, SupportsProjection, SupportsFilter, Generic[R
         """A reader of a part. start: JSON of its position; empty for the beginning."""
 
     @abstractmethod
-    def open_new(self, relation: R, state: State) -> SplitReader:
+    def open_new(self, relation: R, config: Incremental, state: State) -> SplitReader:
         """A reader of the rows since the last run."""
 
     @abstractmethod
@@ -138,10 +145,11 @@ class TableSource(SourceConnector, SupportsProjection, SupportsFilter, Generic[R
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         relation = await self.look()
         start = position.value if position is not None else {}
-        if self.config.incremental is None:
+        config = self.config.incremental
+        if config is None:
             return await in_thread(self.open_part, relation, split, start)
         state = State.from_json(start or split.data["state"])
-        return await in_thread(self.open_new, relation, state)
+        return await in_thread(self.open_new, relation, config, state)
 
     def carries(self) -> bool:
         return self.config.incremental is not None
@@ -172,7 +180,114 @@ class TableSource(SourceConnector, SupportsProjection, SupportsFilter, Generic[R
         return tuple(relation.column(name).name for name in names)
 
 
-class FileTableSource(TableSource[R]):
+class DatabaseSource(TableSource[R]):
+    """Rows of a database that is reached by connections."""
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """A connection, which has `close`."""
+
+    @abstractmethod
+    def errors(self, subject: str) -> AbstractContextManager[None]:
+        """Convert the library's exceptions inside into DataFlare's errors. subject: the table or the operation."""
+
+    @abstractmethod
+    def find_in(self, db: Any) -> R:
+        """The relation in the config. Raises an error if it cannot be read."""
+
+    @abstractmethod
+    def check_incremental(self, relation: R, config: Incremental) -> None:
+        """Raises an error for a cursor column that does not grow, and for settings that do not fit it."""
+
+    @abstractmethod
+    def reading(self, relation: R) -> Reading:
+        """What readers get: `read_options` and what else they need."""
+
+    def read_options(self, relation: R) -> dict[str, Any]:
+        """The fields of a `Reading`."""
+        return {
+            "step": self.context.step,
+            "relation": relation,
+            "output": self.output(relation),
+            "filters": self._filters,
+            "rows_max": self.config.batch_size,
+        }
+
+    def find(self) -> R:
+        relation: R = self.with_db(self.label, self.find_in)
+        if self.config.incremental is not None:
+            self.check_incremental(relation, self.config.incremental)
+        return relation
+
+    def with_db(self, subject: str, ask: Callable[[Any], T]) -> T:
+        """The result of `ask` with a connection."""
+        db = self.connect()
+        try:
+            with self.errors(subject):
+                return ask(db)
+        finally:
+            db.close()
+
+
+class SupportsTables(DatabaseSource[R], SupportsCatalog):
+    """A source that can list the tables and views of its database."""
+
+    unchosen = MappingProxyType({"table": "-"})
+
+    @abstractmethod
+    def list_tables(self, db: Any) -> Sequence[Entry]:
+        """The tables and views."""
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(self.with_db, "its tables", self.list_tables)
+
+
+class ServerTableSource(DatabaseSource[R]):
+    """Rows of a table, view or query of a server."""
+
+    config: ServerReadOptions
+    key_noun: ClassVar[str] = "the key"
+    """By what a table is divided, for the user."""
+
+    @property
+    @abstractmethod
+    def server(self) -> Any:
+        """How to connect; `label` is for messages."""
+
+    @abstractmethod
+    def cut_in(self, db: Any, relation: R) -> Sequence[Split]:
+        """The parts of a full read."""
+
+    @abstractmethod
+    def server_facts(self, db: Any) -> Mapping[str, str]:
+        """Version, user, encryption and similar, for `dataflare check`."""
+
+    def connect(self) -> Any:
+        return self.server.connect(f"dataflare {self.context.step}")
+
+    def cut(self, relation: R) -> Sequence[Split]:
+        return self.with_db(relation.label, lambda db: self.cut_in(db, relation))
+
+    def cut_by(self) -> str:
+        sharding = self.config.sharding
+        return "" if sharding is None else sharding.label(self.key_noun)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """Facts about the server and the relation, for `dataflare check`. Raises an error if it
+        cannot be read."""
+        relation = await self.look()
+        facts = dict(await in_thread(self.with_db, relation.label, self.server_facts))
+        facts |= {"reads": relation.label, "columns": str(len(relation.columns))}
+        if relation.is_table:
+            facts |= self.table_facts(relation)
+        return {**facts, "replay": self._replay()[0].value.replace("_", " ")}
+
+    def table_facts(self, relation: R) -> Mapping[str, str]:
+        key = ", ".join(relation.key) or "none: read again from the start after a failure"
+        return {"rows": f"about {relation.rows:,}", "key": key}
+
+
+class FileTableSource(DatabaseSource[R]):
     """Rows of a table, view or query of a database file; a table is read by ranges of its rowid, or by the
     parts that the user chose."""
 

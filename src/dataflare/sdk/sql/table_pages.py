@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -19,8 +19,10 @@ from dataflare.sdk.sql.incremental import (
     State,
     Window,
     cursor_text,
+    cursor_values,
     lag_of,
     null_warning,
+    refuse_cursor,
     row_hashes,
     text_ranges,
 )
@@ -108,6 +110,14 @@ class StreamPages(TablePages):
     def pull(self) -> pl.DataFrame | None:
         """The next frame of the stream, which is opened if needed; None at its end."""
 
+    def where(self, *conditions: str) -> str:
+        """All conditions, and those of the filters."""
+        return str(self._reading.where(*conditions))
+
+    @abstractmethod
+    def number(self, sql: str) -> int:
+        """The number that a statement returns, as `n`. Called behind the rows of `query`."""
+
     def take(self, rows: int) -> pl.DataFrame | None:
         """The next rows of the stream, or None."""
         rows = self._reading.rows(rows)
@@ -165,9 +175,19 @@ class NewRows(TablePages):
         CURSOR, the columns that identify a row are `i<n>`."""
 
     @abstractmethod
+    def typed_cursor(self, values: pl.Series) -> pl.Series:
+        """Fetched values of the cursor with its type; NULL for one that does not fit."""
+
     def cursor(self, raw: pl.DataFrame) -> pl.Series:
         """The cursor of the rows, as `cursor_values` has it. Raises DataError for a value that does not
         fit."""
+        column, fetched = self._column, raw[CURSOR]
+        typed = self.typed_cursor(fetched)
+        unfit = typed.is_null() & fetched.is_not_null()
+        if unfit.any():
+            value = self.original(fetched.filter(unfit), 0)
+            raise refuse_cursor(self._reading.relation.label, column.name, column.type, value)
+        return cursor_values(typed)
 
     @abstractmethod
     def count(self, condition: str) -> int:
@@ -211,9 +231,37 @@ class NewRows(TablePages):
 class NewRowsOfStream(NewRows, StreamPages):
     """The rows since the last run as one stream, selected and ordered by the database."""
 
+    nulls_first: ClassVar[str] = " nulls first"
+    """The end of an ORDER BY under which NULLs come first."""
+
     @abstractmethod
     def bound(self, name: str, value: str) -> str:
         """A value of the cursor column as SQL. name: unique in the query."""
+
+    def identity_sql(self, name: str) -> str:
+        """A column that identifies a row, in SQL."""
+        return str(self._reading.relation.column(name).selected())
+
+    def order_sql(self) -> str:
+        """The cursor column in SQL, as it is ordered and compared: text by its bytes."""
+        return self.column_sql()
+
+    def selects(self) -> list[str]:
+        """All columns in SQL."""
+        names = enumerate(self.identity())
+        identity = [f"{self.identity_sql(name)} as i{at}" for at, name in names]
+        return [*self._reading.selects(), f"{self._column.selected()} as {CURSOR}", *identity]
+
+    def query(self) -> str:
+        order = self.order_sql()
+        return (
+            f"select {', '.join(self.selects())} from {self._reading.relation.source} "
+            f"where {self.where(self.new_rows(order))} order by {order}{self.nulls_first}"
+        )
+
+    def count(self, condition: str) -> int:
+        source = self._reading.relation.source
+        return self.number(f"select count(*) as n from {source} where {self.where(condition)}")
 
     def next_rows(self, rows: int) -> pl.DataFrame | None:
         return self.take(rows)
