@@ -13,7 +13,6 @@ from dataflare.connectors.clickhouse.connection import Server
 from dataflare.connectors.clickhouse.errors import clickhouse_errors
 from dataflare.connectors.clickhouse.source import server_facts
 from dataflare.connectors.clickhouse.writing import ClickhouseWriter
-from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
@@ -24,6 +23,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Writer,
 )
+from dataflare.sdk.sql.destination import check_columns
 from dataflare.sdk.sql.fold import OP_COLUMN
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.store import Target
@@ -98,7 +98,7 @@ config:
 
     async def validate(self, schema: Schema) -> None:
         with at_step(self.context.step):
-            self._check_columns(schema)
+            check_columns(self.config, self.context.step, schema)
             await in_thread(self._look, self._target(schema))
 
     def _look(self, target: Target) -> None:
@@ -142,33 +142,11 @@ config:
         )  # fmt: skip
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        self._check_columns(context.schema)
+        check_columns(self.config, self.context.step, context.schema)
         target = self._target(context.schema, context)
         return ClickhouseWriter(self._server, target, self.config, context, restored)
 
     async def committer(self, context: DestinationContext) -> Committer:
-        self._check_columns(context.schema)
+        check_columns(self.config, self.context.step, context.schema)
         target = self._target(context.schema, context)
         return ClickhouseCommitter(self._server, target, self.config, context)
-
-    def _check_columns(self, schema: Schema) -> None:
-        """Raises ConfigError (E0411) if a column is missing, or one has a name that is taken."""
-        if not schema.names:
-            return
-        step, sequence = self.context.step, self.config.sequence
-        for name in [*self.config.key, *([sequence] if sequence else [])]:
-            if name not in schema:
-                raise ConfigError(
-                    f"step '{step}' needs column '{name}', which does not reach it",
-                    code="E0411",
-                    step=step,
-                    notes=[f"it receives: {', '.join(schema.names)}"],
-                    help=did_you_mean(name, schema.names),
-                )
-        if self.config.changelog is not None and OP_COLUMN in schema:
-            raise ConfigError(
-                f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
-                code="E0411",
-                step=step,
-                help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
-            )

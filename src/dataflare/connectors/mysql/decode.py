@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from dataflare.connectors.sqlite.decode import decoded as decoded_text
-from dataflare.connectors.sqlite.decode import is_number
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.text_values import decoded_text
 
 _STAMP = "%Y-%m-%d %H:%M:%S%.f"
 _CLOCK = r"^(?P<sign>-)?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)(?:\.(?P<us>\d{1,6}))?$"
@@ -45,10 +44,7 @@ def decoded(raw: pl.Series, type_: DataType, *, as_text: bool) -> pl.Series:
 def _of_text(text: pl.Series, type_: DataType) -> pl.Series:
     if type_.name == "duration":
         return _duration(text).cast(type_.to_polars())
-    if is_number(type_):
-        nothing = pl.Series(text.name, [None], dtype=pl.Int64).new_from_index(0, text.len())
-        return decoded_text(nothing, text, type_)
-    return decoded_text(text, None, type_)
+    return decoded_text(text, type_)
 
 
 def _duration(text: pl.Series) -> pl.Series:

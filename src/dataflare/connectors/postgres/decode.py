@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from dataflare.connectors.sqlite.decode import decoded as decoded_text
-from dataflare.connectors.sqlite.decode import is_number
 from dataflare.model.types import DataType
+from dataflare.sdk.sql.text_values import decoded_text
 
 # The driver returns infinity and times after the year 294246 as numbers before the first possible
 # date.
@@ -53,13 +52,11 @@ def _nulls(series: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _of_text(text: pl.Series, type_: DataType) -> pl.Series:
-    if is_number(type_) and type_.name != "duration":
-        return decoded_text(_nulls(text, pl.Int64()), text, type_)
     if type_.name == "duration":
         return _interval(text).cast(type_.to_polars())
     if type_.name == "binary":
         return text.str.strip_prefix("\\x").str.decode("hex", strict=False)
-    return decoded_text(text, None, type_)
+    return decoded_text(text, type_)
 
 
 def _decimal(text: pl.Series, type_: DataType) -> pl.Series:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from dataflare.connectors.sqlite.decode import TimeNumbers
 from dataflare.sdk.sql.config import FileReadOptions
+from dataflare.sdk.sql.text_values import TimeNumbers
 
 
 class SqliteSourceConfig(FileReadOptions):

@@ -12,13 +12,7 @@ import polars as pl
 from msgspec.structs import replace
 
 from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import (
-    NUMBERS_PER_SECOND,
-    TimeNumbers,
-    decoded,
-    first_number,
-    selected,
-)
+from dataflare.connectors.sqlite.decode import first_number, selected
 from dataflare.connectors.sqlite.reader import Reading, SpoolPages
 from dataflare.connectors.sqlite.relation import Column, Relation
 from dataflare.connectors.sqlite.types import affinity, stored
@@ -37,6 +31,7 @@ from dataflare.sdk.sql.incremental import (
 )
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.table_pages import NewRows
+from dataflare.sdk.sql.text_values import NUMBERS_PER_SECOND, TimeNumbers, decoded
 
 
 def check_incremental(relation: Relation, config: Incremental) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.sqlite.connection import Opened
-from dataflare.connectors.sqlite.decode import advice, decoded, guarded, is_doubtful, selected
+from dataflare.connectors.sqlite.decode import advice, guarded, is_doubtful, selected
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.relation import Column
 from dataflare.connectors.sqlite.shards import condition
@@ -21,6 +21,7 @@ from dataflare.sdk.sql.names import listed, quoted
 from dataflare.sdk.sql.originals import original
 from dataflare.sdk.sql.pages import Page
 from dataflare.sdk.sql.table_pages import TablePages
+from dataflare.sdk.sql.text_values import decoded
 
 SPOOL = "temp._dataflare_spool"
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from dataflare.connectors.sqlite import types as sqlite_types
 from dataflare.connectors.sqlite.config import SqliteSourceConfig
 from dataflare.connectors.sqlite.connection import Connection
-from dataflare.connectors.sqlite.decode import TimeNumbers
 from dataflare.connectors.sqlite.errors import sqlite_errors
 from dataflare.connectors.sqlite.tables import find_table, table_names
 from dataflare.errors import ConfigError, DataFlareError
@@ -23,6 +22,7 @@ from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.names import listed, missing_table, quoted
 from dataflare.sdk.sql.query import bind_query
 from dataflare.sdk.sql.relation import refuse_twice
+from dataflare.sdk.sql.text_values import TimeNumbers
 
 _SAMPLE_ROWS = 1_000
 

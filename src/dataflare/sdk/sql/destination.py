@@ -165,25 +165,29 @@ class TableDestination(DestinationConnector):
 
     def check_columns(self, schema: Schema) -> None:
         """Raises ConfigError (E0411) if a column is missing, or one has a name that is taken."""
-        if not schema.names:
-            return
-        step, sequence = self.context.step, self.config.sequence
-        for name in [*self.config.key, *([sequence] if sequence else [])]:
-            if name not in schema:
-                raise ConfigError(
-                    f"step '{step}' needs column '{name}', which does not reach it",
-                    code="E0411",
-                    step=step,
-                    notes=[f"it receives: {', '.join(schema.names)}"],
-                    help=did_you_mean(name, schema.names),
-                )
-        if self.config.changelog is not None and OP_COLUMN in schema:
+        check_columns(self.config, self.context.step, schema)
+
+
+def check_columns(config: Any, step: str, schema: Schema) -> None:
+    """Raises ConfigError (E0411) if a column of `key` or `sequence` is missing, or OP_COLUMN is taken."""
+    if not schema.names:
+        return
+    for name in [*config.key, *([config.sequence] if config.sequence else [])]:
+        if name not in schema:
             raise ConfigError(
-                f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
+                f"step '{step}' needs column '{name}', which does not reach it",
                 code="E0411",
                 step=step,
-                help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
+                notes=[f"it receives: {', '.join(schema.names)}"],
+                help=did_you_mean(name, schema.names),
             )
+    if config.changelog is not None and OP_COLUMN in schema:
+        raise ConfigError(
+            f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
+            code="E0411",
+            step=step,
+            help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
+        )
 
 
 def _statements(config: WriteOptions) -> tuple[Sequence[str], Sequence[str]]:
