@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from msgspec import Struct, field
 from pydantic import BaseModel
 
-from dataflare.errors import RunError
+from dataflare.errors import ConfigError, RunError, did_you_mean
 from dataflare.model.float_losses import Loss
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext, DestinationContext
@@ -413,3 +413,16 @@ class NoCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         return None
+
+
+def need_columns(step: str, names: Iterable[str], schema: Schema) -> None:
+    """Raises ConfigError (E0411) for the first column that does not reach a step."""
+    for name in names:
+        if name not in schema:
+            raise ConfigError(
+                f"step '{step}' needs column '{name}', which does not reach it",
+                code="E0411",
+                step=step,
+                notes=[f"it receives: {', '.join(schema.names)}"],
+                help=did_you_mean(name, schema.names),
+            )

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode
 
 import polars as pl
 import pyarrow as pa
@@ -31,16 +31,20 @@ from dataflare.connectors.clickhouse.errors import (
     clickhouse_errors,
     exception_in,
 )
-from dataflare.errors import ConfigError, SystemError_, did_you_mean
+from dataflare.errors import SystemError_
 from dataflare.model.record import Discreet
+from dataflare.sdk.sql.server_urls import UrlForm, keep_alive, unreadable_files
 
 _LEAST = (24, 3)
 """The oldest version that is accepted."""
-_OPTIONS = ("secure", "ca", "cert", "key", "verify")
+_URL = UrlForm(
+    "ClickHouse",
+    ("clickhouse", "http", "https"),
+    ("secure", "ca", "cert", "key", "verify"),
+    "it is not such a URL",
+    "clickhouse://host:8123/database",
+)
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3),
-              ("TCP_USER_TIMEOUT", 60_000))  # fmt: skip
-"""A server that has disappeared is noticed within about a minute, also while nothing is sent."""
 _IDLE_S = 2.0
 """A connection that was not used for longer is not used again: the server may be closing it."""
 _SENT = {
@@ -87,25 +91,13 @@ class Server(Discreet, frozen=True):
     @classmethod
     def of(cls, config: ClickhouseConfig) -> Server:
         """Raises ConfigError (E0414) if the text is not a connection string, without showing it."""
-        try:
-            parts = urlsplit(config.connection_string)
-            port = parts.port
-            options = dict(
-                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-            )
-        except ValueError:
-            raise _refused() from None
-        if parts.scheme not in ("clickhouse", "http", "https") or parts.fragment:
-            raise _refused()
-        unknown = next((name for name in options if name not in _OPTIONS), None)
-        if unknown is not None:
-            raise _refused(f"it has no option '{unknown}'", did_you_mean(unknown, _OPTIONS))
+        parts, options = _URL.read(config.connection_string)
         secure = _flag(options, "secure", default=parts.scheme == "https")
         database = unquote(parts.path.removeprefix("/"))
         if "/" in database:
-            raise _refused()
+            raise _URL.refused()
         return cls(
-            host=parts.hostname or "localhost", port=port or (8443 if secure else 8123),
+            host=parts.hostname or "localhost", port=parts.port or (8443 if secure else 8123),
             user=unquote(parts.username or "default"), password=unquote(parts.password or ""),
             database=database or "default", secure=secure,
             verify=_flag(options, "verify", default=True), ca=options.get("ca"),
@@ -140,29 +132,15 @@ class Server(Discreet, frozen=True):
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except OSError as error:
-            raise ConfigError(
-                f"the TLS files of {self.label} cannot be read: {error}",
-                code="E0414",
-                help="check ca, cert and key in 'connection_string'",
-            ) from error
+            raise unreadable_files(self.label, error, "ca, cert and key") from error
         return context
 
 
 def _flag(options: Mapping[str, str], name: str, *, default: bool) -> bool:
     text = options.get(name, str(default)).lower()
     if text not in (*_TRUE, *_FALSE):
-        raise _refused(f"'{name}' is true or false")
+        raise _URL.refused(f"'{name}' is true or false")
     return text in _TRUE
-
-
-def _refused(why: str = "it is not such a URL", help_: str | None = None) -> ConfigError:
-    return ConfigError(
-        f"'connection_string' is not one for ClickHouse: {why}",
-        code="E0414",
-        help=help_
-        or "write clickhouse://user:password@host:8123/database, with special characters of the password "
-        "in percent encoding, such as %40",
-    )
 
 
 class Client:
@@ -305,10 +283,7 @@ class Client:
         sock = made.sock
         assert sock is not None
         sock.settimeout(server.statement_timeout_s)
-        for name, value in _KEEPALIVE:
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(sock)
         self._connection = made
         return True
 

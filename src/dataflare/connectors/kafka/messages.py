@@ -12,12 +12,13 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.connectors.kafka.config import KafkaDestinationConfig
-from dataflare.errors import ConfigError, did_you_mean
+from dataflare.errors import ConfigError
 from dataflare.formats.messages.contract import Encoder
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
 from dataflare.sdk.brokers.rows import Made
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.destination import need_columns
 from dataflare.sdk.messages.build import encoder
 
 _OVERHEAD = 96
@@ -198,15 +199,7 @@ def check_columns(config: KafkaDestinationConfig, step: str, schema: Schema) -> 
         "topic": config.topic_columns,
     }
     for columns in named.values():
-        for name in columns:
-            if name not in schema:
-                raise ConfigError(
-                    f"step '{step}' needs column '{name}', which does not reach it",
-                    code="E0411",
-                    step=step,
-                    notes=[f"it receives: {', '.join(schema.names)}"],
-                    help=did_you_mean(name, schema.names),
-                )
+        need_columns(step, columns, schema)
     texts = [*named["headers"], *named["topic"]]
     if len(config.key) == 1 and config.key_format is None:
         texts += config.key

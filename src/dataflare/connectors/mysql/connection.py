@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 import polars as pl
 
 from dataflare.connectors.mysql.config import MysqlConfig, MysqlDestinationConfig
 from dataflare.connectors.mysql.errors import mysql_errors
 from dataflare.connectors.mysql.wire import FieldOf, Loaded, WireConnection
-from dataflare.errors import ConfigError, SystemError_, did_you_mean
+from dataflare.errors import SystemError_
 from dataflare.model.record import Discreet
+from dataflare.sdk.sql.server_urls import UrlForm, keep_alive, unreadable_files
 
 VALUE = ":dataflare_value:"
 """A bound value in SQL."""
@@ -34,10 +35,13 @@ ANSI = f"{STRICT},ANSI_QUOTES,PIPES_AS_CONCAT"
 _FOREVER_S = 31_536_000
 _VERSIONS = {"MariaDB": (10, 4), "MySQL": (8, 0)}
 _SSL_MODES = ("disabled", "preferred", "required", "verify_ca", "verify_identity")
-_OPTIONS = ("ssl_mode", "ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3),
-              ("TCP_USER_TIMEOUT", 60_000))  # fmt: skip
-"""A server that has disappeared is noticed within about a minute, also while nothing is sent."""
+_URL = UrlForm(
+    "MySQL",
+    ("mysql", "mariadb"),
+    ("ssl_mode", "ssl_ca", "ssl_cert", "ssl_key", "unix_socket"),
+    "it is not a URL with a database",
+    "mysql://host:3306/database",
+)
 
 
 class Server(Discreet, frozen=True):
@@ -63,25 +67,15 @@ class Server(Discreet, frozen=True):
     def of(cls, config: MysqlConfig) -> Server:
         """Raises ConfigError (E0414) if the text is not a connection string, without showing it."""
         lock_s = config.lock_timeout if isinstance(config, MysqlDestinationConfig) else None
-        try:
-            parts = urlsplit(config.connection_string)
-            port = parts.port or 3306
-            options = dict(
-                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-            )
-        except ValueError:
-            raise _refused() from None
+        parts, options = _URL.read(config.connection_string)
         database = unquote(parts.path.removeprefix("/"))
-        if parts.scheme not in ("mysql", "mariadb") or not database or parts.fragment:
-            raise _refused()
-        unknown = next((name for name in options if name not in _OPTIONS), None)
-        if unknown is not None:
-            raise _refused(f"it has no option '{unknown}'", did_you_mean(unknown, _OPTIONS))
+        if not database:
+            raise _URL.refused()
         mode = options.get("ssl_mode", "preferred").lower()
         if mode not in _SSL_MODES:
-            raise _refused(f"ssl_mode is one of {', '.join(_SSL_MODES)}")
+            raise _URL.refused(f"ssl_mode is one of {', '.join(_SSL_MODES)}")
         return cls(
-            host=parts.hostname or "localhost", port=port, user=unquote(parts.username or ""),
+            host=parts.hostname or "localhost", port=parts.port or 3306, user=unquote(parts.username or ""),
             password=unquote(parts.password or ""), database=database, ssl_mode=mode,
             ssl_ca=options.get("ssl_ca"), ssl_cert=options.get("ssl_cert"),
             ssl_key=options.get("ssl_key"), unix_socket=options.get("unix_socket"),
@@ -132,22 +126,8 @@ class Server(Discreet, frozen=True):
             if self.ssl_cert is not None:
                 context.load_cert_chain(self.ssl_cert, self.ssl_key)
         except OSError as error:
-            raise ConfigError(
-                f"the TLS files of {self.label} cannot be read: {error}",
-                code="E0414",
-                help="check ssl_ca, ssl_cert and ssl_key in 'connection_string'",
-            ) from error
+            raise unreadable_files(self.label, error, "ssl_ca, ssl_cert and ssl_key") from error
         return {"ssl": context}
-
-
-def _refused(why: str = "it is not a URL with a database", help_: str | None = None) -> ConfigError:
-    return ConfigError(
-        f"'connection_string' is not one for MySQL: {why}",
-        code="E0414",
-        help=help_
-        or "write mysql://user:password@host:3306/database, with special characters of the password "
-        "in percent encoding, such as %40",
-    )
 
 
 class Db:
@@ -200,9 +180,7 @@ class Db:
     def _keep_alive(self) -> None:
         sock = self._connection._sock
         if isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6):
-            for name, value in _KEEPALIVE:
-                if hasattr(socket, name):
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            keep_alive(sock)
 
     @property
     def is_encrypted(self) -> bool:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 from msgspec import Struct
 
-from dataflare.errors import ConfigError, did_you_mean
+from dataflare.errors import ConfigError
 from dataflare.formats.messages.contract import Encoder
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.destination import need_columns
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 HEADERS = pl.List(pl.Struct({"key": pl.String(), "value": pl.Binary()}))
@@ -63,14 +64,7 @@ class Shape(Struct, frozen=True):
     def check(self, step: str, schema: Schema) -> None:
         """Raises ConfigError (E0411, E0406) for a column that is not there, or has a type that is not text."""
         for name in sorted(self.used):
-            if name not in schema:
-                raise ConfigError(
-                    f"step '{step}' needs column '{name}', which does not reach it",
-                    code="E0411",
-                    step=step,
-                    notes=[f"it receives: {', '.join(schema.names)}"],
-                    help=did_you_mean(name, schema.names),
-                )
+            need_columns(step, [name], schema)
             if not _has_text(schema[name]):
                 raise ConfigError(
                     f"step '{step}' uses column '{name}', whose type {schema[name]} cannot be text",

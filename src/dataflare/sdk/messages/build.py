@@ -14,6 +14,7 @@ from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Field, Schema
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.destination import need_columns
 from dataflare.sdk.messages.config import (
     Coded,
     SourceCloudEventsOptions,
@@ -297,15 +298,7 @@ def _csv_encoder(options: ValueOptions, schema: Schema, step: str) -> Encoder:
     from dataflare.formats.messages.csv import CsvEncoder
 
     names = options.csv.columns
-    for name in names or ():
-        if name not in schema:
-            raise ConfigError(
-                f"step '{step}' needs column '{name}', which does not reach it",
-                code="E0411",
-                step=step,
-                notes=[f"it receives: {', '.join(schema.names)}"],
-                help=did_you_mean(name, schema.names),
-            )
+    need_columns(step, names or (), schema)
     for name in schema.names:
         if names is not None and name not in names:
             raise ConfigError(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from dataflare.errors import ConfigError, did_you_mean
+from dataflare.errors import ConfigError
 from dataflare.model.types import STRING, Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
@@ -24,6 +24,7 @@ from dataflare.sdk.destination import (
     Marker,
     Owner,
     Writer,
+    need_columns,
 )
 from dataflare.sdk.sql import redo, statements, sweeping
 from dataflare.sdk.sql.config import FileTableOptions, SqlOptions, TableOptions, WriteOptions
@@ -172,15 +173,7 @@ def check_columns(config: Any, step: str, schema: Schema) -> None:
     """Raises ConfigError (E0411) if a column of `key` or `sequence` is missing, or OP_COLUMN is taken."""
     if not schema.names:
         return
-    for name in [*config.key, *([config.sequence] if config.sequence else [])]:
-        if name not in schema:
-            raise ConfigError(
-                f"step '{step}' needs column '{name}', which does not reach it",
-                code="E0411",
-                step=step,
-                notes=[f"it receives: {', '.join(schema.names)}"],
-                help=did_you_mean(name, schema.names),
-            )
+    need_columns(step, [*config.key, *([config.sequence] if config.sequence else [])], schema)
     if config.changelog is not None and OP_COLUMN in schema:
         raise ConfigError(
             f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
