@@ -81,7 +81,7 @@ _KEYS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64
 class Relation(relations.Relation[Column], frozen=True):
     """parts: the key. engine: of a table."""
 
-    missing_code = "E0604"
+    of_server = True
 
     parts: tuple[KeyPart, ...] = ()
     engine: str = ""

@@ -40,7 +40,7 @@ class Column(relations.Column, frozen=True):
 
 
 class Relation(relations.Relation[Column], frozen=True):
-    missing_code = "E0604"
+    of_server = True
 
 
 def find_relation(

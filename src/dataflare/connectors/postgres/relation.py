@@ -46,7 +46,7 @@ class Column(relations.Column, frozen=True):
 class Relation(relations.Relation[Column], frozen=True):
     """values: settings that the source reads. table: None for a query."""
 
-    missing_code = "E0604"
+    of_server = True
 
     values: Mapping[str, str] = field(default_factory=dict)
     table: catalog.Table | None = None

@@ -82,14 +82,14 @@ def generated_column(column: str, table: str) -> DataError:
 
 
 def missing_column(
-    column: str, table: str, columns: Sequence[str], code: str = "E0606"
+    column: str, table: str, columns: Sequence[str], *, of_server: bool = False
 ) -> SystemError_:
-    return SystemError_(
-        f"no column '{column}' in {table}",
-        code=code,
-        notes=[f"it has: {', '.join(columns)}"],
-        help=did_you_mean(column, columns),
-    )
+    notes, help_ = [f"it has: {', '.join(columns)}"], did_you_mean(column, columns)
+    if of_server:
+        return SystemError_(
+            f"no column '{column}' in {table}", code="E0604", notes=notes, help=help_
+        )
+    return SystemError_(f"no column '{column}' in {table}", code="E0606", notes=notes, help=help_)
 
 
 def locked(path: Path, why: str, help_: str) -> SystemError_:

@@ -41,7 +41,8 @@ class Relation(Struct, Generic[C], frozen=True):
     rowid: whether it is a table that can be read by ranges of its rowid. is_table: whether it is a table of a server,
     which can be divided into parts; rows: its rows, an estimate."""
 
-    missing_code: ClassVar[str] = "E0606"
+    of_server: ClassVar[bool] = False
+    """Whether a missing column is an error of the server's objects (E0604)."""
 
     label: str
     source: str
@@ -68,7 +69,7 @@ class Relation(Struct, Generic[C], frozen=True):
 
     def missing(self, name: str) -> SystemError_:
         """The error for a column that does not exist."""
-        return missing_column(name, self.label, self.names, self.missing_code)
+        return missing_column(name, self.label, self.names, of_server=self.of_server)
 
     def typed(self, contract: Schema | None, read_as: Callable[[C, DataType], C]) -> Self:
         """The relation with the contract's types. read_as: a column with another type. Raises an error if a column
