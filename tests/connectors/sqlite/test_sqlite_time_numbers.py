@@ -14,9 +14,9 @@ from connectors.sql.databases import read
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflare.connectors.sqlite.decode import decoded
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.types import Schema, parse_type
+from dataflare.sdk.sql.text_values import decoded
 
 EPOCH = dt.datetime(1970, 1, 1)
 SMALL = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sql"))
 
 from databases import read, run
 
-from dataflare.connectors.sqlite.decode import decoded
 from dataflare.connectors.sqlite.types import declared, type_of_declaration
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import Schema, parse_type
+from dataflare.sdk.sql.text_values import decoded
 
 
 def table(folder: Path, declaration: str, *values: Any) -> None:

@@ -18,7 +18,7 @@ from dataflare.connectors.clickhouse.types import Kind
 from dataflare.errors import DataError
 from dataflare.model.batch import private
 from dataflare.model.types import TIME, DataType
-from dataflare.sdk.sql.exactness import beyond_float, fraction_of, loses_scale
+from dataflare.sdk.sql.exactness import beyond_float, first_lost, fraction_of, loses_scale
 from dataflare.sdk.sql.names import HELP
 from dataflare.sdk.sql.refusals import Refusal
 
@@ -91,22 +91,10 @@ def refused(
     frame: pl.DataFrame, types: Mapping[str, DataType], columns: Mapping[str, Kind], table: str
 ) -> list[Refusal]:
     """The rows with a value that a column would change, in order."""
-    masks: dict[str, pl.Expr] = {}
-    for name, type_ in types.items():
-        parts = list(_masks(pl.col(name), type_, columns[name]))
-        if parts:
-            masks[name] = pl.any_horizontal(part.fill_null(False) for part in parts)
-    if not masks:
-        return []
-    lost = frame.select(mask.alias(name) for name, mask in masks.items())
-    first: dict[int, str] = {}
-    for name in masks:
-        if lost[name].any():
-            for row in lost[name].arg_true().to_list():
-                first.setdefault(row, name)
+    masks = {n: list(_masks(pl.col(n), type_, columns[n])) for n, type_ in types.items()}
     return [
         Refusal(row, _error(frame[name][[row]], columns[name], table))
-        for row, name in sorted(first.items())
+        for row, name in first_lost(frame, masks)
     ]
 
 

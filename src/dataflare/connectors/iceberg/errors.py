@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 from pyiceberg import exceptions
 
-from dataflare.errors import ConfigError, DataError, DataFlareError, Retry, SystemError_
+from dataflare.errors import ConfigError, DataFlareError, SystemError_
+from dataflare.sdk.lakes.errors import Fault
 from dataflare.security.redact import redact_pieces
 
 _DENIED = (exceptions.UnauthorizedError, exceptions.ForbiddenError, PermissionError)
@@ -20,17 +21,13 @@ _TEXTS = ("AccessDenied", "ACCESS_DENIED", "Access Denied", "InvalidAccessKeyId"
 def translated(error: Exception, label: str, doing: str) -> DataFlareError:
     """DataFlare's error for another exception. label: of the table. doing: reading, writing ..."""
     text = " ".join(redact_pieces(str(error)).split())[:400]
+    fault = Fault(label, doing, text)
     if isinstance(error, exceptions.NoSuchTableError | exceptions.NoSuchNamespaceError):
         return SystemError_(
             f"no {label}", code="E0604", notes=[text], help="check 'table' and 'catalog'"
         )
     if isinstance(error, _DENIED) or any(mark in text for mark in _TEXTS):
-        return SystemError_(
-            f"permission denied: {doing} {label}",
-            code="E0602",
-            notes=[text],
-            help="check the credentials in catalog and storage or in the environment, and the rights of this user",
-        )
+        return fault.no_right("catalog and storage")
     if isinstance(error, exceptions.NotInstalledError | ImportError):
         return ConfigError(
             f"{label} needs a library that is not installed: {text}",
@@ -38,36 +35,14 @@ def translated(error: Exception, label: str, doing: str) -> DataFlareError:
             help="install the driver that the address of the catalogue names",
         )
     if isinstance(error, FileNotFoundError):
-        return SystemError_(
-            f"{doing} {label} failed: a file of the table is gone: {text}",
-            code="E0601",
-            help="old snapshots may have been expired: keep those that are read",
-        )
+        return fault.gone("old snapshots may have been expired: keep those that are read")
     if isinstance(error, NotImplementedError):
-        return SystemError_(
-            f"{label} has a feature that is not supported: {text}",
-            code="E0604",
-            help="read or write it with a program that knows the feature, or make a table without it",
-        )
+        return fault.unsupported()
     if isinstance(error, pa.ArrowInvalid | exceptions.ResolveError):
-        return DataError(
-            f"{doing} {label} failed: {text}",
-            code="E0511",
-            help="make the types of the rows fit with map, or check the files of the table",
-        )
+        return fault.misfit()
     if "No space left" in text:
-        return SystemError_(
-            f"disk full while {doing} {label}",
-            code="E0603",
-            retry=Retry.LATER,
-            help="free some space and run again: the run continues from the last checkpoint",
-        )
-    return SystemError_(
-        f"{doing} {label} failed: {text}",
-        code="E0607",
-        retry=Retry.LATER,
-        help="check that the catalogue and the place of the table can be reached",
-    )
+        return fault.disk_full()
+    return fault.failed("check that the catalogue and the place of the table can be reached")
 
 
 @contextmanager

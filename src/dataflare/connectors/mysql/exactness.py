@@ -14,7 +14,7 @@ from dataflare.connectors.mysql.types import Declared
 from dataflare.errors import DataError
 from dataflare.formats.json_values import repeated_key
 from dataflare.model.types import DataType
-from dataflare.sdk.sql.exactness import beyond_float, fraction_of, loses_scale
+from dataflare.sdk.sql.exactness import beyond_float, first_lost, fraction_of, loses_scale
 from dataflare.sdk.sql.names import HELP
 from dataflare.sdk.sql.refusals import Refusal
 
@@ -35,25 +35,16 @@ def refused(
     """The rows with a value that would be changed, in order. columns: of the table, by their folded names.
     generates: the column that would get a number in place of NULL. real_json: the server keeps JSON as
     values, not as text."""
-    masks: dict[str, pl.Expr] = {}
+    masks: dict[str, list[pl.Expr]] = {}
     for name, type_ in types.items():
         declared = columns.get(name.casefold(), Declared(""))
         parts = list(_masks(pl.col(name), type_, declared, real_json=real_json))
         if generates is not None and name.casefold() == generates.casefold():
             parts.append(pl.col(name).is_null())
-        if parts:
-            masks[name] = pl.any_horizontal(part.fill_null(False) for part in parts)
-    if not masks:
-        return []
-    lost = frame.select(mask.alias(name) for name, mask in masks.items())
-    first: dict[int, str] = {}
-    for name in masks:
-        if lost[name].any():
-            for row in lost[name].arg_true().to_list():
-                first.setdefault(row, name)
+        masks[name] = parts
     return [
         Refusal(row, _error(frame, row, name, columns.get(name.casefold()), table))
-        for row, name in sorted(first.items())
+        for row, name in first_lost(frame, masks)
     ]
 
 

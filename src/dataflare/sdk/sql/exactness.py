@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 
 from dataflare.model.types import DataType
@@ -47,3 +49,21 @@ def beyond_float(value: pl.Expr, type_: DataType, kind: str) -> pl.Expr | None:
     if type_.name == "decimal" and (type_.precision or 38) > _DIGITS[kind]:
         return value.to_physical().abs() >= pl.lit(10 ** _DIGITS[kind], pl.Int128)
     return None
+
+
+def first_lost(
+    frame: pl.DataFrame, masks: Mapping[str, Sequence[pl.Expr]]
+) -> Sequence[tuple[int, str]]:
+    """The rows with a value that a column would change, in order, and the first such column of each. masks: by
+    column, which values it would change."""
+    lost = frame.select(
+        pl.any_horizontal(part.fill_null(False) for part in parts).alias(name)
+        for name, parts in masks.items()
+        if parts
+    )
+    first: dict[int, str] = {}
+    for column in lost:
+        if column.any():
+            for row in column.arg_true().to_list():
+                first.setdefault(row, column.name)
+    return sorted(first.items())
