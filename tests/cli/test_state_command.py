@@ -16,16 +16,18 @@ TICKS = """\
 name: ticks
 settings: {parallelism: 2, checkpoint: {interval: 20ms}, batch: {initial: 50, min: 20, max: 50}}
 sources:
-  clock: {type: generate, config: {rows: 100000, rate: 3000/s, columns: {n: {sequence: 0}, key: {int: [1, 9]}, kind: {choice: [a, b]}}}}
+  clock: {type: generate, config: {rows: 100000, rate: 3000/s, columns: {n: {sequence: 0}, key: {int: [1, 9]}, kind: {choice: [a, b]}, word: {choice: [x, "null", null]}, at: {time: {start: "2026-01-01T00:00:00Z", step: 1ms}}}}, event_time: {column: at}}
 transformations:
   totals: {type: aggregate, inputs: [clock], config: {group_by: [key, kind], measures: {rows: "count(*)", mean: "sum(n) / count(*)"}}}
   once: {type: deduplicate, inputs: [clock], config: {key: key}}
   newest: {type: deduplicate, inputs: [clock], config: {key: key, keep: last, order_by: n}}
+  words: {type: window, inputs: [clock], config: {kind: tumbling, size: 1d, group_by: [word], measures: {rows: "count(*)"}, trigger: {every: 1h}}}
   few: {type: limit, inputs: [clock], config: {rows: 1000000}}
 destinations:
   out: {type: sqlite, inputs: [totals], config: {path: out.db, table: t}}
   first: {type: sqlite, inputs: [once], config: {path: first.db, table: t}}
   last: {type: sqlite, inputs: [newest], config: {path: last.db, table: t}}
+  counts: {type: sqlite, inputs: [words], config: {path: words.db, table: t}}
   raw: {type: sqlite, inputs: [few], config: {path: raw.db, table: t}}
 """
 
@@ -66,6 +68,25 @@ def test_a_key_picks_its_row(stopped: Path) -> None:
     assert (row["key"], row["kind"], row["rows"]) == (3, "b", *count)
     assert shown(stopped, "totals", "--key", "key=77")["tables"]["groups"] == []
     assert [row["key"] for row in shown(stopped, "once", "--key", "5")["tables"]["seen"]] == [5]
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "condition"),
+    [
+        ("null", None, "is null"),
+        ("word=NULL", None, "is null"),
+        ("word='null'", "null", "= 'null'"),
+        ("x", "x", "= 'x'"),
+    ],
+)
+def test_a_key_that_is_null_is_picked_by_null(
+    stopped: Path, key: str, word: str | None, condition: str
+) -> None:
+    answer = shown(stopped, "words", "--key", key)
+    (row,) = answer["tables"]["windows"]
+    (count,) = expected(stopped, f"select count(*) from t where word {condition}")
+    assert (row["word"], row["rows"]) == (word, *count)
+    assert answer["values"] == [], "times and marks of the engine are not shown"
 
 
 def test_deduplicate_shows_its_keys_and_its_rows(stopped: Path) -> None:

@@ -36,7 +36,7 @@ def show(
         typer.Option(
             "--key",
             metavar="[COLUMN=]VALUE",
-            help="Only rows with this key. May be repeated, for keys of several columns.",
+            help="Only rows with this key; null is NULL. May be repeated, for keys of several columns.",
         ),
     ] = None,
     checkpoint: Annotated[

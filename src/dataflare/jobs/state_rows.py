@@ -70,6 +70,9 @@ def state_of(
     layout = layout_before(snapshots)
     stage = next((s for s in plan.stages if s.name == step), None) if plan is not None else None
     if plan is not None and stage is not None and stage.operator is not None:
+        names = stage.operator.shown_values
+        values = [{name: each[name] for name in names if name in each} for each in values]
+        values = [each for each in values if each]
         now = layout_of(plan, stage)
         tables_with_rows = {name for share in shares for name, each in share.chunks.items() if each}
         if layout and now and difference(layout, now, tables_with_rows) is None:
@@ -105,7 +108,8 @@ def _stored(
 
 
 def with_key(state: StepState, wanted: Mapping[str, str]) -> dict[str, Iterator[pl.DataFrame]]:
-    """Only the rows with these keys. wanted: by column, the value as text; the column "" is the only key."""
+    """Only the rows with these keys. wanted: by column, the value as text; the column "" is the only key. The text
+    null, in any case, is NULL; the text itself is given in quotes."""
     named = {}
     for column, value in wanted.items():
         if column == "" and len(state.keys) != 1:
@@ -121,11 +125,17 @@ def with_key(state: StepState, wanted: Mapping[str, str]) -> dict[str, Iterator[
             missing = [name for name in named if name not in frame.columns]
             if missing:
                 raise _wrong_key(f"the state has no column '{missing[0]}'", state)
-            yield frame.filter(
-                [pl.col(name).cast(pl.String) == value for name, value in named.items()]
-            )
+            yield frame.filter([_is(pl.col(name), value) for name, value in named.items()])
 
     return {name: filtered(frames) for name, frames in state.tables.items()}
+
+
+def _is(column: pl.Expr, value: str) -> pl.Expr:
+    if value.casefold() == "null":
+        return column.is_null()
+    if value[:1] == value[-1:] == "'" and value[1:-1].casefold() == "null":
+        value = value[1:-1]
+    return column.cast(pl.String) == value
 
 
 def _wrong_key(message: str, state: StepState) -> RunError:

@@ -243,6 +243,8 @@ class StatefulOperator(ABC):
     passes_rows: ClassVar[bool] = False
     finite: ClassVar[bool] = False
     goes_on: ClassVar[bool] = False
+    shown_values: ClassVar[frozenset[str]] = frozenset()
+    """The small values of its state that mean something to a user, for `dataflare state show`."""
 
     @abstractmethod
     def open(self, tables: Tables) -> LiveOperator:

@@ -37,6 +37,7 @@ class Limit(StatefulOperator, StructABC, frozen=True):
     keys: tuple[str, ...] = ()
     passes_rows = True
     finite = True
+    shown_values = frozenset({"left"})
     no_changes = ", because its first rows may be deleted, and the others are gone"
     keeps_time = True
 
