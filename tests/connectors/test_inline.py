@@ -116,6 +116,9 @@ def test_values_without_a_common_type_are_refused(values):
         ("2024-01-31", "date", date(2024, 1, 31)),
         ("12:30:00", "time", time(12, 30)),
         ("5m", "duration[us]", timedelta(minutes=5)),
+        (timedelta(minutes=5), "duration[ns]", timedelta(minutes=5)),
+        ("2024-01-31T12:00:00.120000", "timestamp[ms]", datetime(2024, 1, 31, 12, 0, 0, 120_000)),
+        ("2024-01-31T12:00:00.1234560", "timestamp[us]", datetime(2024, 1, 31, 12, 0, 0, 123_456)),
         ("eA==", "binary", b"x"),
         ("text", "json", "text"),
         ({"a": [1]}, "json", '{"a": [1]}'),
@@ -127,6 +130,19 @@ def test_a_contract_makes_values_its_types(value, type_, expected):
     made = source([{"v": value}, {"v": None}], {"v": type_})
     assert types(made) == {"v": type_ if type_ != "json" else "string"}
     assert frame(made)["v"].to_list() == [expected, None]
+
+
+@given(st.integers(-(2**63) + 1, 2**63 - 1), st.sampled_from([None, "UTC", "Asia/Kathmandu"]))
+def test_nanoseconds_are_exact(ns: int, zone: str | None):
+    moments = pl.Series([ns]).cast(pl.Datetime("ns"))
+    text = moments.dt.strftime("%Y-%m-%dT%H:%M:%S%.9f")[0]
+    type_ = "timestamp[ns]" if zone is None else f"timestamp[ns, {zone}]"
+    rows = [{"v": f"{text}Z" if zone else text, "t": text[11:], "more": [{"v": f"{text}Z"}]}]
+    made = source(rows, {"v": type_, "t": "time", "more": f"list<struct<v: {type_}>>"})
+    given_back = frame(made)
+    assert given_back["v"].to_physical().to_list() == [ns]
+    assert given_back["t"].to_physical().to_list() == [ns % 86_400_000_000_000]
+    assert given_back["more"].explode().struct.field("v").to_physical().to_list() == [ns]
 
 
 def test_a_time_without_zone_is_in_the_zone_of_its_column():
@@ -147,6 +163,12 @@ def test_a_time_without_zone_is_in_the_zone_of_its_column():
         (5, "string", "text"),
         (1, "bool", "true or false"),
         ("soon", "timestamp[us]", "a time such as"),
+        ("2024-01-31T12:00:00.1234567", "timestamp[us]", "a time such as"),
+        ("2024-01-31T12:00:00.0000000001", "timestamp[ns]", "a time such as"),
+        ("2024-01-31T12:00:00.0001", "timestamp[ms]", "a time such as"),
+        ("2300-01-31T12:00:00", "timestamp[ns]", "a time such as"),
+        ("12:00:00.0000000001", "time", "a time such as"),
+        (timedelta(microseconds=1), "duration[ms]", "a duration such as"),
         ("1.234", "decimal(5, 2)", "a number"),
         ("12345.00", "decimal(5, 2)", "a number"),
         ("x", "decimal(5, 2)", "a number"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -41,6 +42,11 @@ from dataflare.model.types import (
 )
 from dataflare.model.units import duration_us
 
+_EPOCH = datetime(1970, 1, 1)
+_MICROSECOND, _MILLISECOND = timedelta(microseconds=1), timedelta(milliseconds=1)
+_BEYOND_US = re.compile(r"^[^.,+]*[.,][0-9]{6}([0-9]+)")
+"""The digits of a time in ISO 8601 behind its microseconds, which Python would drop."""
+_NS_DIGITS = 3
 _MISFITS = (ValueError, TypeError, OverflowError, InvalidOperation)
 _EXPECTED = {
     "bool": "true or false",
@@ -48,8 +54,8 @@ _EXPECTED = {
     "binary": "base64 text",
     "date": "a date such as 2024-01-31",
     "time": "a time such as 12:30:00",
-    "timestamp": "a time such as 2024-01-31T12:30:00Z",
-    "duration": "a duration such as 5m",
+    "timestamp": "a time such as 2024-01-31T12:30:00Z, with no more digits than its type has",
+    "duration": "a duration such as 5m, with no more digits than its type has",
     "decimal": "a number",
     "list": "a list",
     "struct": "a mapping",
@@ -257,19 +263,67 @@ def _struct(value: Mapping[str, Any], type_: DataType) -> dict[str, Any]:
     return {field.name: _converted(value.get(field.name), field.type) for field in type_.fields}
 
 
-def _timestamp(value: Any, type_: DataType) -> datetime:
+def _timestamp(value: Any, type_: DataType) -> datetime | int:
     """A time without a zone is in its column's zone; a time with a zone becomes UTC in a column
     without one."""
+    rest_ns = _rest_ns(value)
     if isinstance(value, str):
         value = datetime.fromisoformat(value.strip())
     elif not isinstance(value, datetime):
         value = datetime.combine(_checked(value, date), time())
     moment: datetime = value
-    if type_.timezone is None:
-        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    if moment.tzinfo is None:
+    if type_.timezone is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(type_.timezone))
-    return moment.astimezone(UTC)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    since = moment - _EPOCH.replace(tzinfo=moment.tzinfo)
+    exact = _exact(since, rest_ns, type_)
+    if isinstance(exact, int):
+        return exact
+    return moment.replace(tzinfo=UTC if type_.timezone else None)
+
+
+def _duration(value: Any, type_: DataType) -> timedelta | int:
+    if isinstance(value, str):
+        return _exact(timedelta(microseconds=duration_us(value.strip())), 0, type_)
+    return _exact(_checked(value, timedelta), _rest_ns(value), type_)
+
+
+def _time(value: Any, type_: DataType) -> time | int:
+    """In nanoseconds since midnight, if it has some."""
+    clock: time = (
+        time.fromisoformat(value.strip()) if isinstance(value, str) else _checked(value, time)
+    )
+    rest_ns = _rest_ns(value)
+    if not rest_ns:
+        return clock
+    seconds = (clock.hour * 60 + clock.minute) * 60 + clock.second
+    return (seconds * 1_000_000 + clock.microsecond) * 1_000 + rest_ns
+
+
+def _rest_ns(value: Any) -> int:
+    """The nanoseconds of a value that Python's own types have no place for. Raises ValueError for more digits."""
+    if not isinstance(value, str):
+        # Values of pandas are datetimes and timedeltas with an attribute more.
+        return int(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
+    match = _BEYOND_US.search(value)
+    digits = match[1].rstrip("0") if match else ""
+    if len(digits) > _NS_DIGITS:
+        raise ValueError
+    return int(digits.ljust(_NS_DIGITS, "0"))
+
+
+def _exact(span: timedelta, rest_ns: int, type_: DataType) -> timedelta | int:
+    """A span of time, as a number in a column of nanoseconds. Raises ValueError where the column would cut it."""
+    if type_.unit == "ns":
+        ticks = span // _MICROSECOND * 1_000 + rest_ns
+        if not -(1 << 63) < ticks < 1 << 63:
+            raise ValueError
+        return ticks
+    # Seconds are held in milliseconds.
+    if rest_ns or (type_.unit != "us" and span % _MILLISECOND):
+        raise ValueError
+    return span
 
 
 def _decimal(value: Any, type_: DataType) -> Decimal:
@@ -306,9 +360,9 @@ _SIMPLE: Mapping[str, Callable[[Any, DataType], Any]] = {
     "json": lambda value, type_: str(value) if isinstance(value, str) else json.dumps(value),
     "binary": _binary,
     "date": _from_text(date, date.fromisoformat),
-    "time": _from_text(time, time.fromisoformat),
+    "time": _time,
     "timestamp": _timestamp,
-    "duration": _from_text(timedelta, lambda text: timedelta(microseconds=duration_us(text))),
+    "duration": _duration,
     "decimal": _decimal,
 }
 
