@@ -95,8 +95,14 @@ class Model:
         live = [n for n in self.all if not self.ended[n]]
         marks = [self.watermarks[n] for n in live if not self.idle[n]]
         if not marks:
-            told, self.told_idle = self.told_idle or not live, self.told_idle or bool(live)
-            return [] if told else [IDLE]
+            if self.told_idle or not live:
+                return []
+            self.told_idle = True
+            known = [mark for mark in self.watermarks if mark is not None]
+            if not known or max(known) <= (NEVER if self.told is None else self.told):
+                return [IDLE]
+            self.told = max(known)
+            return [Time(self.told), IDLE]
         if None in marks or min(marks) <= (NEVER if self.told is None else self.told):
             return []
         self.told = min(marks)
@@ -222,3 +228,25 @@ def test_a_batch_that_an_unaligned_barrier_overtakes_is_kept_and_still_processed
     assert gate.next() == Cut(barrier, ((0, ahead), (0, early)))
     rows = [gate.next(), gate.next(), gate.next()]
     assert [each.batch for each in rows] == [ahead, early, behind]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("last", [IDLE, END])
+@pytest.mark.parametrize(
+    "order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+)
+def test_when_all_inputs_are_idle_time_is_the_greatest_whichever_fell_idle_first(
+    order, last
+) -> None:
+    """One of them ends instead; then the others are idle, and it is as far as it came."""
+    gate = GateState([0, 0, 1])
+    for number, time in enumerate((5, 40, 20)):
+        gate.put(number, Watermark(time))
+    for number in order:
+        gate.put(number, last if number == order[0] else IDLE)
+    times = []
+    while (event := gate.next()) is not None:
+        times.append(event)
+    assert times[-2:] == [Time(40), IDLE]
+    assert gate.watermark == 40
+    gate.put(order[1], Watermark(30))
+    assert gate.next() is None, "time does not go back"

@@ -25,6 +25,7 @@ START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 class Nothing(BaseModel):
     silent: int
     splits: int = 2
+    second: int = 0
 
 
 class Silent(SourceConnector):
@@ -42,16 +43,17 @@ class Silent(SourceConnector):
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         return [
-            Split(str(n), {"silent": n < self.config.silent}) for n in range(self.config.splits)
+            Split(str(n), {"silent": n < self.config.silent, "second": self.config.second})
+            for n in range(self.config.splits)
         ]
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
-        return Waiting(split.data["silent"])
+        return Waiting(split.data["silent"], split.data["second"])
 
 
 class Waiting(SplitReader):
-    def __init__(self, silent: bool) -> None:
-        self._gave = silent
+    def __init__(self, silent: bool, second: int) -> None:
+        self._gave, self._at = silent, START + datetime.timedelta(seconds=second)
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         import asyncio
@@ -59,7 +61,7 @@ class Waiting(SplitReader):
         if self._gave:
             await asyncio.get_running_loop().create_future()
         self._gave = True
-        return SharedDataBatch(pl.DataFrame({"at": [START]}))
+        return SharedDataBatch(pl.DataFrame({"at": [self._at]}))
 
     def position(self) -> Position:
         return Position({})
@@ -91,6 +93,25 @@ def test_with_an_idle_timeout_time_goes_on_without_the_silent_split(tmp_path: An
     result = stopped(Lab(tmp_path), event_time={"idle_timeout": "50ms"}, silent=1)
     assert "did not move" not in str(result.warnings)
     assert result.steps["out"]["watermark"].startswith("2026-01-01T00:00:00")
+
+
+@pytest.mark.parametrize("timeouts", [("20ms", "120ms"), ("120ms", "20ms")])
+def test_when_all_sources_are_silent_time_is_as_far_as_the_furthest(
+    tmp_path: Any, timeouts: tuple[str, str]
+) -> None:
+    wf = Workflow("silent", settings={"parallelism": 1})
+    sources = [
+        wf.source(
+            name,
+            "silent",
+            config={"silent": 0, "splits": 1, "second": second},
+            event_time={"column": "at", "idle_timeout": timeout},
+        )
+        for name, second, timeout in zip("sf", (1, 40), timeouts, strict=True)
+    ]
+    sources[0].union("both", sources[1]).to("out", "memory")
+    result = Lab(tmp_path).run(wf, for_s=0.5)
+    assert result.steps["out"]["watermark"].startswith("2026-01-01T00:00:40")
 
 
 @pytest.mark.parametrize("parallelism", [1, 2])

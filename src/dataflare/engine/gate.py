@@ -9,10 +9,12 @@ Always true:
   before, and no row in front of it after;
 - an unaligned barrier comes out as soon as every live channel has it, with the rows in front of it,
   which come out later all the same;
-- the watermark never goes back.
+- the watermark never goes back;
+- when the last channel falls idle, the watermark is the greatest of any channel. So it does not depend on which one fell
+  idle first.
 
 Aligned and unaligned barriers: Carbone et al., "State Management in Apache Flink" (VLDB 2017), and
-FLIP-76. Idle inputs: Akidau et al., "The Dataflow Model" (VLDB 2015).
+FLIP-76. Idle inputs: Akidau et al., "The Dataflow Model" (VLDB 2015), and Flink's StatusWatermarkValve.
 """
 
 from __future__ import annotations
@@ -104,6 +106,7 @@ class GateState:
         self._barrier: Barrier | None = None
         self._overtaking: Barrier | None = None
         self._told_idle = False
+        self._greatest: int | None = None  # the greatest watermark of any channel, ended ones too
         self.watermark: int | None = None
         """The watermark of all inputs that was told last."""
         for port in ports:
@@ -213,17 +216,17 @@ class GateState:
                 if channel.idle:
                     self._wake(number, channel)
                 return Rows(channel.port, message, number)
-            event = self._mark(number, channel, message)
+            self._pending.extend(self._mark(number, channel, message))
             if channel.messages and not channel.blocked and not channel.ready:
                 channel.ready = True
                 self._ready.append(number)
-            if event is not None:
-                return event
+            if self._pending:
+                return self._pending.popleft()
         return None
 
     # -- marks -------------------------------------------------------------------------------------
 
-    def _mark(self, number: int, channel: _Channel, mark: Message) -> Event | None:
+    def _mark(self, number: int, channel: _Channel, mark: Message) -> Sequence[Event]:
         if type(mark) is Watermark:
             return self._watermark(number, channel, mark.event_time_us)
         if type(mark) is Barrier:
@@ -231,7 +234,7 @@ class GateState:
             if not mark.aligned:
                 # It stays in its channel, to be found at the cut.
                 channel.messages.appendleft(mark)
-                return None
+                return ()
             self._showing += 1
             self._barrier = mark
             return self._aligned_cut()
@@ -246,7 +249,7 @@ class GateState:
                 port.unset -= 1
         return self._advance()
 
-    def _watermark(self, number: int, channel: _Channel, event_time_us: int) -> Event | None:
+    def _watermark(self, number: int, channel: _Channel, event_time_us: int) -> Sequence[Event]:
         if channel.idle:
             self._wake(number, channel)
         if channel.watermark is None or event_time_us > channel.watermark:
@@ -255,6 +258,8 @@ class GateState:
                 port.unset -= 1
             channel.watermark = event_time_us
             heapq.heappush(port.order, (event_time_us, number))
+            if self._greatest is None or event_time_us > self._greatest:
+                self._greatest = event_time_us
         return self._advance()
 
     def _wake(self, number: int, channel: _Channel) -> None:
@@ -268,7 +273,7 @@ class GateState:
         else:
             heapq.heappush(port.order, (channel.watermark, number))
 
-    def _end(self, channel: _Channel) -> Event | None:
+    def _end(self, channel: _Channel) -> Sequence[Event]:
         channel.ended = True
         self._live -= 1
         port = self._ports[channel.port]
@@ -277,15 +282,10 @@ class GateState:
             port.idle -= 1
         elif channel.watermark is None:
             port.unset -= 1
-        if not port.live:
-            self._pending.append(Ended(channel.port))
-        if self._live:
-            for event in (self._advance(), self._aligned_cut()):
-                if event is not None:
-                    self._pending.append(event)
-        return self._pending.popleft() if self._pending else None
+        ended = () if port.live else (Ended(channel.port),)
+        return (*ended, *self._advance(), *self._aligned_cut()) if self._live else ended
 
-    def _advance(self) -> Event | None:
+    def _advance(self) -> Sequence[Event]:
         """What follows from a changed watermark: the time of all inputs, if it is later than before."""
         least: int | None = None
         holding = False
@@ -295,26 +295,34 @@ class GateState:
             holding = True
             event_time_us = self.port_watermark(number)
             if event_time_us is None:
-                return None
+                return ()
             least = event_time_us if least is None else min(least, event_time_us)
-        if not holding:
-            told, self._told_idle = self._told_idle, True
-            return None if told or not self._live else Idle()
-        if least is None or (self.watermark is not None and least <= self.watermark):
-            return None
-        self.watermark = least
-        return Time(least)
+        if holding:
+            return self._moved_to(least)
+        if self._told_idle or not self._live:
+            return ()
+        self._told_idle = True
+        return (*self._moved_to(self._greatest), Idle())
+
+    def _moved_to(self, event_time_us: int | None) -> Sequence[Event]:
+        """The time of all inputs, if it is later than before."""
+        if event_time_us is None or (
+            self.watermark is not None and event_time_us <= self.watermark
+        ):
+            return ()
+        self.watermark = event_time_us
+        return (Time(event_time_us),)
 
     # -- barriers ----------------------------------------------------------------------------------
 
-    def _aligned_cut(self) -> Cut | None:
+    def _aligned_cut(self) -> Sequence[Cut]:
         if not self._showing or self._showing < self._live:
-            return None
+            return ()
         assert self._barrier is not None
         cut = Cut(self._barrier)
         self._showing = 0
         self._release()
-        return cut
+        return (cut,)
 
     def _overtaking_cut(self, barrier: Barrier) -> Cut:
         in_flight: list[tuple[int, SharedDataBatch]] = []
