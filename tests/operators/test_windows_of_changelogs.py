@@ -3,6 +3,7 @@ whatever the batches, watermarks, checkpoints and the parallelism."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 from changelogs import applied, asked, history, left_of, listed
-from flows import ordered, refused, result_of
+from flows import ended, flow_text, ordered, refused, result_of
 from timed_runs import Outcome, Play, Split, at, timed
 
 from dataflare.model.batch import CHANGES, KIND_COLUMN, RowKind
@@ -226,11 +227,6 @@ def named(frame: pl.DataFrame, config: dict[str, Any]) -> pl.DataFrame:
 
 
 def _shown(late: pl.DataFrame) -> pl.DataFrame:
-    if KIND_COLUMN in late.columns:
-        assert set(late[KIND_COLUMN]) <= {RowKind.INSERT, RowKind.DELETE}
-        is_delete = pl.col(KIND_COLUMN) == RowKind.DELETE
-        op = pl.when(is_delete).then(pl.lit("delete")).otherwise(pl.lit("insert"))
-        late = late.with_columns(op.alias("_op"))
     return late.select("k", "v", "d", "_op")
 
 
@@ -269,6 +265,20 @@ def test_a_delete_takes_its_row_back_from_its_window() -> None:
         settings=ONE_BY_ONE,
     )
     assert ordered([result(row) for row in made]) == [("10", "b", 1, 8), ("20", "a", 1, 1)]
+
+
+def test_late_rows_go_to_any_destination_whatever_the_results_are(tmp_path: Path) -> None:
+    """Also to a file, which takes no changelog."""
+    late = tmp_path / "late.ndjson"
+    for more in ("", ", emit: updates", ", emit: updates, allowed_lateness: 1s"):
+        text = flow_text(
+            f"step: {{type: window, inputs: [s], config: {{{WINDOW}{more}}}}}",
+            s=changed(CHANGED, "12s"),
+            settings=ONE_BY_ONE,
+        )
+        text += f"  late: {{type: file, inputs: [step.late], config: {{path: {late}}}}}\n"
+        assert ended(load_text(text, file="flow.yaml")).error is None, more
+        assert [json.loads(line)["_op"] for line in late.open()] == ["delete"], more
 
 
 def test_a_delete_that_is_late_is_told_as_such() -> None:

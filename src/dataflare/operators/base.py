@@ -278,11 +278,8 @@ class StatefulOperator(ABC):
         return self.keys
 
     def makes(self, arriving: Kinds) -> Kinds:
-        """The row kinds that leave it. arriving: those of all its inputs together."""
-        return INSERTS
-
-    def makes_beside(self, arriving: Kinds) -> Kinds:
-        """The row kinds of its other outputs, such as late rows."""
+        """The row kinds that leave its main output. Its other outputs, such as late rows, have plain rows. arriving: those
+        of all its inputs together."""
         return INSERTS
 
     def shown(self, tables: Tables) -> Mapping[str, Iterator[pl.DataFrame]] | None:

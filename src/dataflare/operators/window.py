@@ -11,7 +11,7 @@ from pydantic import Field
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.expr import ExprText, check_measures
 from dataflare.model import types as t
-from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, UPDATES, Kinds
+from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field as Column
@@ -164,15 +164,11 @@ class Window(StatefulOperator, StructABC, frozen=True):
         if self.changes:
             from dataflare.operators.changes import op_text, parted
 
-            late = parted(rows.select(*self.late, *stamps, KIND_COLUMN))
-            return Side(LATE, late if self.updates else op_text(late))
+            return Side(LATE, op_text(parted(rows.select(*self.late, *stamps, KIND_COLUMN))))
         return Side(LATE, rows.select(*self.late, *stamps))
 
     def makes(self, arriving: Kinds) -> Kinds:
         return CHANGES if self.updates else INSERTS
-
-    def makes_beside(self, arriving: Kinds) -> Kinds:
-        return CHANGES - UPDATES if self.changes and self.updates else INSERTS
 
     def describe(self) -> str:
         by = f" by {', '.join(self.names)}" if self.names else ""
@@ -238,14 +234,12 @@ config:
             Select(step, tuple((name, name) for name in names)),
         )
         stamps = [Column(name, _WINDOW_TYPE) for name in ("window_start", "window_end")]
-        # Late rows of a changelog are one where the results are, too.
         updates = config.emit == "updates" and bool(config.trigger or config.allowed_lateness)
-        shows_kind = changes and not updates
         key_types = map(Column, map(str, keys), (typed.type for typed in keys.values()))
         return Bound(
             outputs={
                 None: Schema((*key_types, *stamps, *aggregation.output)),
-                LATE: with_op(step, schema) if shows_kind else schema,
+                LATE: with_op(step, schema) if changes and LATE in context.read else schema,
             },
             operators=operators,
             stateful=Window(

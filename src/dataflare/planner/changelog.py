@@ -55,9 +55,8 @@ def add_kinds(kinds: dict[str, Kinds], nodes: Iterable[Node]) -> None:
                     leaving = operator.makes(leaving)
             case StatefulNode():
                 leaving = node.operator.makes(arriving)
-                beside = node.operator.makes_beside(arriving)
                 outputs = (output for output in node.outputs if output is not None)
-                kinds.update({f"{node.id}.{output}": beside for output in outputs})
+                kinds.update({f"{node.id}.{output}": INSERTS for output in outputs})
             case BranchNode():
                 leaving = after_parting(arriving)
             case _:
