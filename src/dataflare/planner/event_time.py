@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from dataflare.errors import DataFlareError, PlanError, did_you_mean
@@ -128,7 +129,7 @@ def refuse_repeated(graph: Graph) -> None:
 
 def refuse_zoneless(graph: Graph, workflow: Workflow) -> None:
     """Raise PlanError (E0333) for a window by the clock of a time zone over event times without a zone, which are
-    taken as UTC."""
+    taken as UTC: a date is its midnight."""
     for node in graph:
         if not isinstance(node, StatefulNode) or node.operator.zone is None:
             continue
@@ -137,7 +138,7 @@ def refuse_zoneless(graph: Graph, workflow: Workflow) -> None:
             if not isinstance(source, SourceNode) or step is None or step.event_time is None:
                 continue
             type_ = event_time_of(step, source.schema).type
-            if type_.name != "timestamp" or type_.timezone:
+            if type_.timezone:
                 continue
             zone, column = node.operator.zone, step.event_time.column
             raise PlanError(
@@ -145,9 +146,22 @@ def refuse_zoneless(graph: Graph, workflow: Workflow) -> None:
                 "time zone, so it would be taken as UTC",
                 code="E0333",
                 step=node.step,
-                help=f"say whose clock it is: in source '{step.name}', "
-                f'schema: {{{column}: "timestamp[us, {zone}]"}}',
+                help=f"say whose clock it is: in source '{step.name}', {_zoned(column, source.schema, type_, zone)}",
             )
+
+
+def _zoned(column: str, schema: Schema, type_: DataType, zone: str) -> str:
+    """How an event time says that it follows the clock of a zone."""
+    if column in schema and type_.name == "timestamp":
+        return f'schema: {{{column}: "timestamp[us, {zone}]"}}'
+    if column not in schema:
+        time = f"({column})"
+    else:
+        time = column if column.isidentifier() else quote(column)
+    if type_.name == "date":
+        time = f"CAST({time} AS timestamp)"
+    expression = f"{time} AT TIME ZONE '{zone}'"
+    return f"event_time: {{column: {json.dumps(expression, ensure_ascii=False)}}}"
 
 
 def endless_in_batch(workflow: Workflow, endless: set[str]) -> list[PlanError]:
