@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,6 +113,50 @@ def test_when_all_sources_are_silent_time_is_as_far_as_the_furthest(
     sources[0].union("both", sources[1]).to("out", "memory")
     result = Lab(tmp_path).run(wf, for_s=0.5)
     assert result.steps["out"]["watermark"].startswith("2026-01-01T00:00:40")
+
+
+def test_a_watched_file_that_comes_later_is_late_by_more_than_out_of_orderness(
+    tmp_path: Any,
+) -> None:
+    """A file that was read to its end does not hold time back, also where the watch goes on."""
+    folder, lab = tmp_path / "in", Lab(tmp_path)
+    folder.mkdir()
+
+    def write(name: str, *seconds: int) -> None:
+        lines = [f'{{"at": "2026-01-01T00:00:{second:02}Z"}}\n' for second in seconds]
+        (folder / name).write_text("".join(lines))
+
+    def run() -> None:
+        wf = Workflow("later", settings={"parallelism": 1})
+        for name, behind in (("strict", "0s"), ("patient", "30s")):
+            source = wf.source(
+                name,
+                "file",
+                config={"path": f"{folder}/*.ndjson", "watch": True, "watch_interval": 0.05},
+                schema={"at": "timestamp[us, UTC]"},
+                event_time={"column": "at", "out_of_orderness": behind},
+            )
+            config = {"kind": "tumbling", "size": "10s", "measures": {"n": "count(*)"}}
+            window = source.process(f"{name}_windows", "window", config=config)
+            for out, step in (("windows", window), ("late", window["late"])):
+                path = f"{tmp_path}/{name}_{out}"
+                step.to(f"{name}_{out}_out", "file", config={"path": path, "format": "ndjson"})
+        assert lab.run(wf, for_s=1.2).status == "stopped"
+
+    def written(name: str) -> list[dict[str, Any]]:
+        files = sorted((tmp_path / name).glob("*.ndjson"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    write("ahead.ndjson", *range(30))
+    run()
+    assert [row["n"] for row in written("strict_windows")] == [10, 10]
+    write("behind.ndjson", 1, 15, 25)
+    run()
+    assert [row["at"] for row in written("strict_late")] == [
+        "2026-01-01T00:00:01Z",
+        "2026-01-01T00:00:15Z",
+    ]
+    assert written("patient_late") == written("patient_windows") == []
 
 
 @pytest.mark.parametrize("parallelism", [1, 2])

@@ -327,7 +327,7 @@ def test_a_queue_loses_nothing_when_its_run_is_stopped_and_goes_on(
 ) -> None:
     more, rows_before = f"repeatable: false, options: {{every: {every}}}", 0
     for _ in range(2):
-        got = streamed(tmp_path, "queue", more, 0.3)
+        got = streamed(tmp_path, "queue", more, 0.5)
         assert got == list(range(int((tmp_path / "taken").read_text())))
         assert len(got) > rows_before
         rows_before = len(got)
