@@ -98,7 +98,7 @@ def type_name(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
-        return " or ".join(f"`{value}`" for value in field["enum"])
+        return " or ".join(dict.fromkeys(f"`{value}`" for value in field["enum"]))
     if unit := unit_of(field):
         return unit
     if "anyOf" in field:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from flows import flow, inline, refused, result_of, rows_of
+from flows import ended, flow, inline, refused, result_of, rows_of
+
+from dataflare.errors import PlanError
+from dataflare.planner import plan
+from dataflare.workflow.load import load_text
 
 CHANGES = [
     {"_op": "insert", "id": 1, "n": 5, "t": "a"},
@@ -221,3 +225,26 @@ def test_a_lookup_behind_a_step_that_keeps_rows_is_fine() -> None:
     )
     made = result_of(steps, s=LOG, u=[{"t": "c", "v": 1}])
     assert what_is_left(made) == [{"t": "c", "n": 0, "v": 1}]
+
+
+@pytest.mark.parametrize(("source", "is_told"), [(inline(CHANGES), True), (LOG, False)])
+def test_kinds_that_are_not_read_as_such_are_told(
+    source: str, is_told: bool, tmp_path: Path
+) -> None:
+    text = (
+        f"name: m\nsources: {{s: {source}}}\ndestinations: {{t: {{type: sqlite, inputs: [s], "
+        f"config: {{path: {tmp_path}/o.db, table: t, mode: mirror, key: [id]}}}}}}\n"
+    )
+    told = [each for each in ended(load_text(text, file="m.yaml")).warnings if "'_op'" in each]
+    assert len(told) == is_told
+    assert all("changelog: columns" in each for each in told)
+
+
+def test_a_file_that_mirrors_takes_no_changelog_and_a_database_does() -> None:
+    text = (
+        f"name: m\nsources: {{s: {LOG}}}\ndestinations: {{t: {{type: file, inputs: [s], "
+        "config: {path: o.csv, mode: mirror, key: [id]}}}\n"
+    )
+    with pytest.raises(PlanError, match="type file in mode mirror does not take") as caught:
+        plan(load_text(text, file="m.yaml"))
+    assert "a table of a database with mode: mirror" in str(caught.value.help)

@@ -16,7 +16,7 @@ from dataflare.planner import Plan
 from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
 from dataflare.planner.physical import PhysicalPlan
-from dataflare.planner.written_as import partial_results
+from dataflare.planner.written_as import partial_results, unread_kinds
 from dataflare.resilience.retry import Retried
 from dataflare.sdk.destination import Delivery
 
@@ -28,8 +28,8 @@ def doubts_of(plan: Plan) -> Iterator[str]:
         if isinstance(node, SourceNode):
             for doubt in node.connector.doubts():
                 yield f"step '{node.step}': {doubt}"
-    for step, text in partial_results(plan.graph).items():
-        yield f"step '{step}': {text}"
+    yield from partial_results(plan.graph).values()
+    yield from unread_kinds(plan.graph).values()
 
 
 def closing_warnings(

@@ -50,7 +50,8 @@ class DeduplicateConfig(StepConfig):
     within: Duration | None = Field(
         default=None,
         description="How long a key is remembered after the row that stayed, in event time; for ever if not "
-        "given. Of rows with the same time the first to arrive stays.",
+        "given. Of rows with the same time the first to arrive stays. A row behind the watermark of its own file or "
+        "table is late and leaves by the output `late`: `step.late`.",
     )
 
 

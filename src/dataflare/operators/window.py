@@ -91,7 +91,7 @@ class WindowConfig(StepConfig):
     )
     allowed_lateness: Duration = Field(
         default=0.0,
-        description="For how long after its end a window takes late rows. Each of them gives the window's "
+        description="For how long after its end a window takes late rows. Each batch of them gives the window's "
         "result again.",
     )
 

@@ -251,6 +251,7 @@ def _trouble(node: Node, arriving: Kinds) -> str | None:
         case DestinationNode():
             if not node.connector.capabilities().changelog:
                 mode = f"mode {node.connector.mode}" if node.connector.mode else f"type {node.type}"
+                mode = f"type {node.type} in {mode}" if mode == "mode mirror" else mode
                 return f"which {mode} does not take"
     return None
 
@@ -261,6 +262,8 @@ def _way_out(node: Node) -> str:
     with_option = node.connector.capabilities().changelog_with
     if with_option:
         return f"set {with_option}"
+    if node.connector.mode == "mirror":
+        return "write to a table of a database with mode: mirror, which takes them, or read the source without changes"
     return "write to a table of a database with mode: upsert or mirror, or read the source without changes"
 
 

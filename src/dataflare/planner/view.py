@@ -32,7 +32,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import Guarantee
 from dataflare.planner.physical import PhysicalPlan, Stage
-from dataflare.planner.written_as import partial_results
+from dataflare.planner.written_as import partial_results, unread_kinds
 from dataflare.sdk.source import SourceConnector
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def view(
         for index, table in enumerate(tables.values())
     ]
     kept = kept_in_front(written)
-    partial = {step: (text,) for step, text in partial_results(graph).items()}
+    told = partial_results(graph) | unread_kinds(graph)
     for node in steps:
         stage = stages_by_name.get(node.step) or _stage_of(written, node, stages)
         facts, lines = _ends(node, sources, plan.complete)
@@ -87,7 +87,7 @@ def view(
                 "notes": [
                     *lines,
                     *notes.get(node.id, []),
-                    *partial.get(node.step, ()),
+                    *([told[node.step]] if node.step in told else []),
                     *_kind_notes(kinds[node.id]),
                     *([kept[node.id].why] if node.id in kept else []),
                 ],

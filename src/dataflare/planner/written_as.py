@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataflare.errors import PlanError
+from dataflare.model.batch import INSERTS
+from dataflare.operators.changes import OP_COLUMN
+from dataflare.planner.changelog import arriving_kinds, row_kinds
 from dataflare.planner.graph import DestinationNode, Graph, SourceNode, StatefulNode
 from dataflare.planner.guarantees import upstream
 
@@ -68,7 +71,27 @@ def partial_results(graph: Graph) -> dict[str, str]:
             source = sources[name]
             if source.capabilities().bounded and source.carries() and not source.reads_all():
                 told[node.step] = (
-                    f"each run begins it anew, and '{name}' gives only rows that earlier runs have not read: the result "
-                    "of a group or window with rows in several runs is that of one run's rows"
+                    f"step '{node.step}': each run begins it anew, and '{name}' gives only rows that earlier runs have "
+                    "not read: the result of a group or window with rows in several runs is that of one run's rows. For "
+                    "whole results let each run read all rows (no new_only, no incremental), or one run go on (watch)"
                 )
     return told
+
+
+def unread_kinds(graph: Graph) -> dict[str, str]:
+    """By destination, what a user should know of plain rows with a column that looks like their kind."""
+    kinds = row_kinds(graph)
+    sources = {node.id: node.schema for node in graph if isinstance(node, SourceNode)}
+    return {
+        node.step: (
+            f"destination '{node.step}' has mode {node.connector.mode}, and its rows are plain ones with a column "
+            f"'{OP_COLUMN}', which is written like any other: it deletes no row. Set changelog: columns at the source "
+            "if it says what to do with the row"
+        )
+        for node in graph
+        if isinstance(node, DestinationNode)
+        and node.connector.mode in ("mirror", "upsert")
+        and arriving_kinds(kinds, node) == INSERTS
+        and any(OP_COLUMN in graph.schema(port) for port in node.ports)
+        and any(OP_COLUMN in sources[name] for name in upstream(graph, node.id) if name in sources)
+    }
