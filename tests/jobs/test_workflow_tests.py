@@ -11,10 +11,12 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
+from dataflare.connectors.inline.values import frame_of
 from dataflare.errors import WorkflowError
-from dataflare.jobs.compare import Revision, compare, revised
+from dataflare.jobs.compare import Arrived, Revision, compare, revised
 from dataflare.jobs.rewrite_tests import rewritten
 from dataflare.jobs.workflow_test import CaseResult, run_test
+from dataflare.model.types import Schema
 from dataflare.workflow.load import load_text
 from dataflare.workflow.model import WorkflowTest
 from dataflare.workflow.nodes import SpotMap
@@ -275,3 +277,22 @@ def test_a_shared_expectation_is_not_rewritten() -> None:
     for line in (2, 3):
         with pytest.raises(WorkflowError, match="shared by an anchor"):
             rewritten(text, {(line, "a"): revision({0: {"x": 2}})})
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "other"),
+    [
+        ("timestamp[ns]", "1969-12-31T23:59:58.999999001", "1969-12-31T23:59:58.999999002"),
+        ("timestamp[ns, UTC]", "2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:00Z"),
+        ("time", "01:00:00.123456001", "01:00:00.123456"),
+        ("list<time>", ["01:00:00.123456001", None], ["01:00:00.123456", None]),
+        ("struct<a: timestamp[ns]>", {"a": "2026-01-01T00:00:00.000000001"}, {"a": "2026-01-01"}),
+    ],
+)
+def test_nanoseconds_are_compared(type_: str, value: Any, other: Any) -> None:
+    schema = Schema.of({"k": "int64", "x": type_})
+    arrived = Arrived.of(frame_of([{"k": 1, "x": value}, {"k": 2}], schema, "t"), schema)
+    assert compare([{"k": 2, "x": None}, {"k": 1, "x": value}], arrived, "out") == []
+    (difference,) = compare([{"k": 2, "x": None}, {"k": 1, "x": other}], arrived, "out")
+    assert difference.columns == ["x"]
+    assert difference.actual == {"k": 1, "x": value}

@@ -69,10 +69,11 @@ class Arrived(Struct, frozen=True):
     def rows(self, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         """The rows as plain values, with these columns or with all."""
         names = list(columns) or list(self.schema.names)
-        return [
-            {name: _normal(row[name], self.schema[name]) for name in names}
-            for row in self.frame.select(names).iter_rows(named=True)
+        values = [
+            [_normal(value, type_) for value in _plain(self.frame[name], type_)]
+            for name, type_ in ((name, self.schema[name]) for name in names)
         ]
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def compare(
@@ -301,7 +302,7 @@ def _typed(value: Any, type_: DataType) -> Any:
     schema = Schema((Field("value", type_),))
     for form in (value, _other_form(value, type_)):
         with contextlib.suppress(DataFlareError):
-            return frame_of([{"value": form}], schema, "test").item()
+            return _plain(frame_of([{"value": form}], schema, "test")["value"], type_)[0]
     return value
 
 
@@ -321,6 +322,49 @@ def _other_form(value: Any, type_: DataType) -> Any:
         if type_ == STRING and isinstance(value, int | float | Decimal | date | datetime | time):
             return value.isoformat() if isinstance(value, date | time) else str(value)
     return value
+
+
+def _plain(values: pl.Series, type_: DataType) -> list[Any]:
+    """The values in Python. A time with nanoseconds is text, because Python's own types would drop them."""
+    if _counted(type_) == type_.to_polars():
+        return values.to_list()
+    return [_told(each, type_) for each in values.cast(_counted(type_)).to_list()]
+
+
+def _counts(type_: DataType) -> bool:
+    return type_.unit == "ns" or type_.name == "time"
+
+
+def _counted(type_: DataType) -> pl.DataType:
+    """The type with its times in nanoseconds as whole numbers."""
+    if _counts(type_):
+        return pl.Int64()
+    if type_.name == "list" and type_.item is not None:
+        return pl.List(_counted(type_.item))
+    if type_.name == "struct":
+        return pl.Struct({field.name: _counted(field.type) for field in type_.fields})
+    return type_.to_polars()
+
+
+def _told(value: Any, type_: DataType) -> Any:
+    """A value of a column whose times are whole numbers."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_told(each, type_.item or type_) for each in value]
+    if isinstance(value, dict):
+        return {field.name: _told(value[field.name], field.type) for field in type_.fields}
+    if not _counts(type_):
+        return value
+    whole = pl.Series([value // 1_000 * 1_000]).cast(type_.to_polars()).item()
+    if value % 1_000 == 0:
+        return whole
+    if type_.name == "duration":
+        return f"{value} ns"
+    if isinstance(whole, datetime) and whole.tzinfo is not None:
+        whole = whole.astimezone(UTC).replace(tzinfo=None)
+    text = whole.replace(microsecond=0).isoformat()
+    return f"{text}.{value % 1_000_000_000:09}{'Z' if type_.timezone else ''}"
 
 
 def _normal(value: Any, type_: DataType) -> Any:
