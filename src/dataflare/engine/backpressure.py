@@ -16,13 +16,11 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from dataflare.engine.cost import BatchCost
+from dataflare.engine.cost import TIMELY_S, BatchCost
 
-_WINDOW_S = 0.25
+_WINDOW_S = TIMELY_S
 """A window holds about this much of the reader's work: enough to never starve it, little to lose."""
 _SMOOTHING = 0.2
-_OVERHEADS = 4
-"""A batch is not made so small that its overhead is more than one in so many parts of its time."""
 
 
 class _Task(Struct):
@@ -117,11 +115,8 @@ class BackpressureController:
         waits so long. None while that is not known."""
         if self.mode == "fixed":
             return None
-        overhead, per_row = self._tasks[task].cost.fitted()
-        if per_row <= 0:
-            return None
-        seconds = max(_WINDOW_S, _OVERHEADS * overhead)
-        return max(self.min_credits, int((seconds - overhead) / per_row))
+        rows = self._tasks[task].cost.timely_rows()
+        return None if rows is None else max(self.min_credits, rows)
 
     def outstanding(self, task: str) -> int:
         """Rows on their way to the task."""

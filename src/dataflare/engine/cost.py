@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 _FORGET = 0.98
+TIMELY_S = 0.25
+"""A barrier should not wait longer than about this for one batch."""
+_OVERHEADS = 4
+"""A batch is not made so small that its overhead is more than one in so many parts of its time."""
 
 
 class BatchCost:
@@ -28,3 +32,12 @@ class BatchCost:
         if overhead < 0:
             return 0.0, xy / xx
         return overhead, per_row
+
+    def timely_rows(self) -> int | None:
+        """How many rows are done within `TIMELY_S`, or within a few times the overhead where that is longer. None while
+        it is not known."""
+        overhead, per_row = self.fitted()
+        if per_row <= 0:
+            return None
+        seconds = max(TIMELY_S, _OVERHEADS * overhead)
+        return max(1, int((seconds - overhead) / per_row))

@@ -22,6 +22,7 @@ from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
+from dataflare.engine.cost import BatchCost
 from dataflare.engine.messages import Assign, Fail, Share, Wait
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
@@ -40,7 +41,8 @@ from dataflare.sdk.source import (
 
 T = TypeVar("T")
 
-_FIRST_BYTES, _LARGE_BYTES = 256 << 10, 64 << 20
+_FIRST_BYTES, _FIRST_BYTES_OUT, _LARGE_BYTES = 256 << 10, 8 << 10, 64 << 20
+"""Of chunks. Nobody knows how long a function of the user, or another system, takes for a row."""
 
 _TURN_S = 0.005
 
@@ -84,7 +86,8 @@ class Reading(Body):
         self._all_open = self._is_idle = self._is_silent = False
         self._told_us: int | None = None
         self._gave_rows_at = self._row_bytes = 0.0
-        self._largest = _FIRST_BYTES
+        self._largest = _FIRST_BYTES_OUT if runner.calls_out else _FIRST_BYTES
+        self._cost = BatchCost()
         capabilities = connector.capabilities()
         self._reads_to_end = connector.carries() and capabilities.bounded
         self._forgets = capabilities.replay is Replay.NONE and not capabilities.bounded
@@ -301,9 +304,8 @@ class Reading(Body):
                         outcome = future.result()
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
-                    self._largest = min(2 * self._largest, _LARGE_BYTES)
                     if outcome.head_rows:
-                        self._row_bytes = chunk.num_bytes / outcome.head_rows
+                        self._learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
                     event_time_us = await self._let_out(outcome, chunk.num_bytes)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
@@ -320,6 +322,15 @@ class Reading(Body):
         if rows is None:
             return self._largest if self._largest < _LARGE_BYTES else None
         return max(1, min(self._largest, int(rows * self._row_bytes)))
+
+    def _learn(self, num_bytes: int, rows: int, seconds: float) -> None:
+        """A chunk took so long here. The next ones may be twice as large, if they take no longer than `TIMELY_S`."""
+        self._cost.record(rows, seconds)
+        self._row_bytes = num_bytes / rows
+        self._largest = min(2 * self._largest, _LARGE_BYTES)
+        timely = self._cost.timely_rows()
+        if timely is not None:
+            self._largest = max(1, min(self._largest, int(timely * self._row_bytes)))
 
     async def _stand_at(
         self,
@@ -403,6 +414,8 @@ class Reading(Body):
         rows = self.batcher.batch_size()
         if rows < INLINE_ROWS:
             return rows
+        if self.runner.calls_out and not self.batcher.metrics.batches_total:
+            return self.batcher.min_rows
         return min(rows, self.task.timely_rows() or rows)
 
     async def _let_out(self, outcome: Outcome, num_bytes: int) -> int | None:

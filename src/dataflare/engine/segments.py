@@ -146,6 +146,11 @@ class SegmentRunner:
         self._compile(segment)
 
     @property
+    def calls_out(self) -> bool:
+        """Whether its rows pass through functions of the user, or other systems are asked for them."""
+        return any(not isinstance(part, Query) for parts in self._parts.values() for part in parts)
+
+    @property
     def waits(self) -> bool:
         return bool(self.asked)
 

@@ -30,6 +30,7 @@ from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.event_time import NEVER
 from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
+from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 
@@ -366,7 +367,7 @@ class Task:
     async def _store(self, frozen: Callable[[], Share]) -> None:
         """Make a share durable, while rows go on."""
         try:
-            share = await self.pool.submit(frozen)
+            share = await in_thread(frozen)
         except Exception as error:
             self.control.fail(Fail(self.id, error))
         else:
