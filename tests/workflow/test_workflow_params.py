@@ -59,6 +59,16 @@ def test_values_from_python_may_be_typed_already():
         ("bool", "yes", "true or false"),
         ("date", "31.01.2023", "a date such as 2023-01-31"),
         ("time", "25:00", "a time such as 13:45:00"),
+        (
+            "time",
+            "13:45:00.0000001",
+            "a time such as 13:45:00, with at most 6 digits behind the seconds",
+        ),
+        (
+            "timestamp[ns]",
+            "2023-01-31T13:45:00.123456789Z",
+            "a timestamp such as 2023-01-31T13:45:00Z, with at most 6 digits behind the seconds",
+        ),
         ("timestamp", "yesterday", "a timestamp such as 2023-01-31T13:45:00Z"),
         ("duration", "10", "a duration such as 250ms, 10s, 5m, 1h or 7d"),
         ("decimal(3, 1)", "1.25", "a decimal number with 3 digits, 1 after the point"),

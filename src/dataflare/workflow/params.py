@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -22,6 +23,8 @@ from dataflare.workflow.scalars import plain_value
 
 _KEYS = ("type", "default", "description")
 MISSING = object()
+_BEYOND_US = re.compile(r"[.,][0-9]{6}0*[1-9]")
+"""Digits behind the microseconds of a time, which Python would drop."""
 
 
 class Parameter(Discreet, frozen=True):
@@ -281,8 +284,11 @@ def _bool(value: Any) -> bool:
 
 
 def _iso(parse: Any, value: Any, expected: str) -> Any:
+    text = _text(value, expected).strip()
+    if _BEYOND_US.search(text):
+        raise ValueError(f"{expected}, with at most 6 digits behind the seconds")
     try:
-        return parse(_text(value, expected).strip())
+        return parse(text)
     except ValueError:
         raise ValueError(expected) from None
 
