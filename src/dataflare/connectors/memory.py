@@ -9,8 +9,10 @@ what one run wrote has its columns and rows, whatever other runs wrote to a stor
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -73,20 +75,36 @@ class _Store(Struct):
     ledgers: dict[tuple[str, str], _Ledger] = field(default_factory=dict)
 
 
+Frames = Mapping[str, tuple[pl.DataFrame, ...]]
+"""By the name of a source, its frames."""
+
 _sources: dict[str, tuple[pl.DataFrame, ...]] = {}
+_OWN: contextvars.ContextVar[Frames] = contextvars.ContextVar("frames")
 _stores: dict[str, _Store] = {}
 _lock = threading.Lock()
 
 
-def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> None:
+@contextlib.contextmanager
+def reading(frames: Frames) -> Iterator[None]:
+    """What runs inside reads these frames in place of those that `put` has set under the same names."""
+    token = _OWN.set({**_OWN.get({}), **frames})
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def put(name: str, frames: pl.DataFrame | Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, ...]:
     """Set the rows of the source `name`: frames of one schema. They replace earlier ones. Columns
-    of Polars types that DataFlare does not have become the nearest type that fits.
+    of Polars types that DataFlare does not have become the nearest type that fits. Returns the frames as they are read.
     """
     several = (frames,) if isinstance(frames, pl.DataFrame) else tuple(frames)
     if not several or any(frame.schema != several[0].schema for frame in several):
         raise ValueError("frames of one schema, at least one, are needed")
+    held = tuple(to_held_types(frame) for frame in several)
     with _lock:
-        _sources[name] = tuple(to_held_types(frame) for frame in several)
+        _sources[name] = held
+    return held
 
 
 def committed(name: str) -> pl.DataFrame:
@@ -211,7 +229,7 @@ orders:
 
     def _frames(self) -> tuple[pl.DataFrame, ...]:
         with _lock:
-            frames = _sources.get(self._name)
+            frames = _OWN.get({}).get(self._name) or _sources.get(self._name)
         if frames is None:
             raise SystemError_(
                 f"nothing was put into '{self._name}' in this process",

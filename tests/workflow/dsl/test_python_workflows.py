@@ -126,6 +126,26 @@ def test_an_outcome_has_the_columns_and_rows_of_its_run_alone(tmp_path: Path):
     assert again[1].frame("out").schema == {"k": pl.String, "number": pl.Int64}
 
 
+def test_a_workflow_reads_its_own_frames(tmp_path: Path):
+    """Also beside another one of its name, and where that got its frame later."""
+    frames = [pl.DataFrame({"id": [1]}), pl.DataFrame({"word": ["x", "y"]})]
+    workflows = []
+    for frame in frames:
+        workflows.append(Workflow("same"))
+        workflows[-1].frame("rows", frame).to("out", "memory")
+
+    async def together() -> list[Any]:
+        pairs = enumerate(workflows)
+        return await asyncio.gather(*(wf.arun(home=tmp_path / str(n)) for n, wf in pairs))
+
+    for outcomes in (asyncio.run(together()), [wf.run(fresh=True) for wf in workflows]):
+        assert [outcome.frame("out").to_dicts() for outcome in outcomes] == [
+            frame.to_dicts() for frame in frames
+        ]
+    assert [wf.preview("rows").columns for wf in workflows] == [["id"], ["word"]]
+    assert "columns: id int64" in str(workflows[0].plan())
+
+
 def test_it_runs_where_a_loop_runs_already_as_in_a_notebook():
     async def cell() -> tuple[list[Any], list[Any]]:
         wf = small()

@@ -8,9 +8,10 @@ that created it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
@@ -62,6 +63,7 @@ class Workflow:
     ) -> None:
         self.base = Path() if base is None else Path(base)
         self.file: Path | None = None
+        self._frames: dict[str, tuple[pl.DataFrame, ...]] = {}
         site = call_site()
         self._tree = SpotMap(spot=site.spot if site else None)
         self._put(self._tree, "name", name, site)
@@ -90,6 +92,7 @@ class Workflow:
         raise_all(loader.errors)
         workflow = cls.__new__(cls)
         workflow._tree, workflow.base, workflow.file = tree, file_path.parent, file_path
+        workflow._frames = {}
         return workflow
 
     @property
@@ -149,11 +152,12 @@ class Workflow:
 
     def frame(self, name: str, rows: pl.DataFrame | Sequence[pl.DataFrame]) -> Stream:
         """Add a source of rows in memory: a Polars DataFrame, or several of one schema, one per split.
-        They stay in this process, under the name `WORKFLOW.NAME`."""
+        They stay in this process, under the name `WORKFLOW.NAME`. This workflow reads its own, whatever
+        another one of its name has."""
         from dataflare.connectors import memory
 
         store = f"{self.name}.{name}"
-        memory.put(store, rows)
+        self._frames[store] = memory.put(store, rows)
         return self.source(name, "memory", config={"name": store})
 
     def param(self, name: str, type: str = "string", **options: Any) -> str:
@@ -316,7 +320,7 @@ class Workflow:
         from dataflare import plan
 
         model = self.build(params)
-        return DrawnPlan(_outside_of_loops(lambda: plan(model)))
+        return DrawnPlan(self._outside_of_loops(lambda: plan(model)))
 
     @pointing_out
     def preview(
@@ -327,7 +331,7 @@ class Workflow:
 
         model = self.build(params)
         name = step if isinstance(step, str) else step.ref
-        return _outside_of_loops(lambda: preview(model, name, rows))
+        return self._outside_of_loops(lambda: preview(model, name, rows))
 
     @pointing_out
     def run(
@@ -353,7 +357,7 @@ class Workflow:
 
         model = self.build(params)
         options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
-        result = _outside_of_loops(lambda: run(model, options))
+        result = self._outside_of_loops(lambda: run(model, options))
         return _outcome(model, result, check=check)
 
     @pointing_out
@@ -374,8 +378,27 @@ class Workflow:
 
         model = self.build(params)
         options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
-        result = await arun(model, options)
+        with self._reading():
+            result = await arun(model, options)
         return _outcome(model, result, check=check)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What runs inside, and in tasks that it starts, reads the frames of this workflow."""
+        if not self._frames:
+            yield
+            return
+        from dataflare.connectors import memory
+
+        with memory.reading(self._frames):
+            yield
+
+    def _outside_of_loops(self, work: Callable[[], _Result]) -> _Result:
+        def reading() -> _Result:
+            with self._reading():
+                return work()
+
+        return _outside_of_loops(reading)
 
     def _options(self, *, home: str | os.PathLike[str] | None, **options: Any) -> RunOptions:
         from dataflare import RunOptions
