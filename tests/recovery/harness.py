@@ -155,9 +155,10 @@ class Sandbox:
         }
 
     def leftovers(self) -> list[str]:
-        """Staging files that a finished run must not leave."""
+        """Staging files, and files half written, that a finished run must not leave."""
         out = self.folder / "out"
-        return [str(path) for path in out.rglob("*") if "inprogress" in path.name]
+        paths = [path for path in out.rglob("*") if "inprogress" in path.name]
+        return [str(path) for path in [*paths, *out.rglob(".tmp-*")]]
 
 
 def _rows(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:

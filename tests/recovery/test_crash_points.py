@@ -30,7 +30,7 @@ ELSEWHERE = (
     "iceberg.",
     "clickhouse.",
 )
-PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint",)}
+PREFIXES = {"{self._type}": ("sqlite", "duckdb"), "{crash}": ("checkpoint", "file.marker")}
 
 
 def points() -> list[str]:

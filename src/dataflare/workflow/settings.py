@@ -31,7 +31,9 @@ class Checkpoint(_Model):
         default=None,
         description="a folder, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; null: $DATAFLARE_HOME",
     )
-    incremental: bool = Field(default=True, description="write only what changed")
+    incremental: bool = Field(
+        default=True, description="write only what changed; false is refused in this version"
+    )
     timeout: Duration = Field(default=60.0, gt=0, description="give up a checkpoint after this")
 
 

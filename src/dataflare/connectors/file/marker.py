@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import xxhash
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from dataflare.checkpoint.files import write_whole
+from dataflare.checkpoint.files import TEMPORARY, write_whole
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Owner, fenced_by_other, refuse_older
 
@@ -120,7 +121,9 @@ class FileMarker:
         refuse_older(context.step, (context.attempt, context.token), (record.attempt, record.token))
 
     def begin(self, epoch: int) -> None:
-        """An attempt begins from `epoch`: older ones are fenced."""
+        """An attempt begins from `epoch`: older ones are fenced, and what a killed one was writing is removed."""
+        for partial in self._path.parent.glob(f"{TEMPORARY}*-{escape(self._path.name)}"):
+            partial.unlink(missing_ok=True)
         own = self.own_record()
         if own is not None:
             back = min(own.epoch, epoch)
@@ -148,7 +151,8 @@ class FileMarker:
             )
         )
         value = {"version": VERSION, "checksum": checksum_of(marker), "marker": marker}
-        write_whole(self._path, json.dumps(value, sort_keys=True).encode(), mode=0o644)
+        data = json.dumps(value, sort_keys=True).encode()
+        write_whole(self._path, data, crash="file.marker", mode=0o644)
 
 
 class NoMarker(FileMarker):
