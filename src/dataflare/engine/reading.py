@@ -42,7 +42,7 @@ from dataflare.sdk.source import (
 T = TypeVar("T")
 
 _FIRST_BYTES, _FIRST_BYTES_OUT, _LARGE_BYTES = 256 << 10, 8 << 10, 64 << 20
-"""Of chunks. Nobody knows how long a function of the user, or another system, takes for a row."""
+"""Of chunks. How long a function of the user, or another system, takes for a row is not known beforehand."""
 
 _TURN_S = 0.005
 

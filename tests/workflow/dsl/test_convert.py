@@ -120,12 +120,13 @@ def test_every_workflow_of_the_docs_there_and_back(page: Path, block: str, tmp_p
 
 
 def listed(text: str) -> Any:
-    """The tree, a single input as a list of one."""
+    """The tree, a single input as a list of one, and each step with a config."""
     tree = {"name": "", "version": "1.0", **yaml.safe_load(text)}
-    for section in ("transformations", "destinations"):
+    for section in ("sources", "transformations", "destinations"):
         for step in (tree.get(section) or {}).values():
-            step["inputs"] = [step["inputs"]] if isinstance(step["inputs"], str) else step["inputs"]
             step.setdefault("config", {})
+            if isinstance(step.get("inputs"), str):
+                step["inputs"] = [step["inputs"]]
     return tree
 
 
