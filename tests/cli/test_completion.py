@@ -15,7 +15,7 @@ TYPED = [
     ("preview orders.yaml de", ["dear"]),
     ("run orders.yaml --env ", ["prod", "test"]),
     ("plan orders.yaml --param ", ["least="]),
-    ("connectors sq", ["sqlite"]),
+    ("connectors sqli", ["sqlite"]),
     ("functions substr", ["substr", "substring"]),
     ("runs ", ["orders"]),
     ("dlq list ", ["orders"]),

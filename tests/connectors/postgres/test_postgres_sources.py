@@ -505,3 +505,22 @@ def test_an_endless_cursor_is_an_error(database):
     with pytest.raises(DataError) as caught:
         run(database.read(table="t", incremental={"column": "c"}))
     assert caught.value.code == "E0501"
+
+
+def test_new_rows_are_filtered_by_the_server_and_those_without_a_cursor_counted(database):
+    database.execute(
+        "create table t (id int, c int, s text)",
+        "insert into t values (1, null, 'a'), (2, 5, 'a'), (3, 5, 'b'), (4, 1, 'a'), (5, 6, 'a')",
+    )
+
+    async def go():
+        config = {"table": "t", "incremental": {"column": "c", "initial_value": 2}}
+        condition = check_condition("s = 'a' and id < 5", await database.source(**config).schema())
+        found, carried = await database.read(filters=[condition], **config)
+        assert sorted(ids(found)) == [1, 2]
+        database.execute("insert into t values (0, 7, 'a'), (6, 7, 'a'), (0, null, 'a')")
+        found, carried = await database.read(filters=[condition], carried=carried, **config)
+        assert ids(found) == [0]
+        assert carried["null_rows"] == 1
+
+    run(go())

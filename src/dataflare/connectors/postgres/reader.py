@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -44,10 +45,12 @@ class Reading(relations.Reading, frozen=True, kw_only=True):
 
 
 def _with_settings(condition: SqlText, prefix: str, values: dict[str, str]) -> str:
-    """A condition whose `?` marks are settings, cast by the type of their value."""
+    """A condition whose `?` marks are settings, cast by the type of their value. Their names depend on the condition
+    alone: a second statement in the transaction reads those of the first."""
+    numbers = count()
 
     def setting(value: Any) -> str:
-        name = f"dataflare.{prefix}{len(values)}"
+        name = f"dataflare.{prefix}{next(numbers)}"
         values[name] = sql_text(value)
         return f"cast(current_setting('{name}') as {_type_of(value)})"
 
