@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from dataflare.connectors.kafka.config import KafkaConfig
-from dataflare.connectors.kafka.errors import translated
+from dataflare.connectors.kafka.errors import UNANSWERED, translated
 from dataflare.errors import DataFlareError
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.tls import PasswordTls, file_of
@@ -73,7 +73,8 @@ class KafkaClient:
 
     @property
     def admin(self) -> AdminClient:
-        """The client for topics and offsets; always the same."""
+        """The client for topics and offsets. It asks the controller that it knows, and asks for another one only each
+        five minutes. So after a call that got no answer another client takes its place."""
         if self._admin is None:
             with self.errors():
                 self._admin = AdminClient(self.settings())
@@ -130,13 +131,19 @@ class KafkaClient:
 
     def result(self, future: Any, doing: str) -> Any:
         """The result of a future of the admin client."""
+        admin = self.admin
         with self.errors(doing):
             try:
                 return future.result(self.config.timeout + 5)
             except TimeoutError as error:
+                self._admin = None
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
+            except KafkaException as error:
+                if error.args[0].code() in UNANSWERED:
+                    self._admin = None
+                raise
             finally:
-                self.admin.poll(0)  # what it has said of its connections arrives by this call
+                admin.poll(0)  # what it has said of its connections arrives by this call
 
     def results(self, futures: dict[Any, Any], doing: str) -> dict[Any, Any]:
         """The results of several futures, by the same keys."""

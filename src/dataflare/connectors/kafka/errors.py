@@ -59,6 +59,7 @@ _SLOW = {
     KafkaError._WAIT_CACHE,
     KafkaError.REQUEST_TIMED_OUT,
 }
+UNANSWERED = _AWAY | _SLOW
 FENCED = {
     KafkaError._FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
