@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 from typing import Any
 
+import pymysql
 import pytest
 from mysql_kit import Database, batch, run
 from servers.mariadb import PASSWORD, LocalMariaDb
 
 from dataflare.connectors.mysql.config import MysqlConfig
 from dataflare.connectors.mysql.connection import Server
+from dataflare.connectors.mysql.errors import translated
 from dataflare.errors import ConfigError, DataError, DataFlareError, Retry
 from dataflare.model.types import Schema
 from dataflare.testing import FaultProxy
@@ -123,6 +126,16 @@ def test_tls(database: Database, tmp_path):
             assert facts["encryption"] == ("none" if options["ssl_mode"] == "disabled" else "TLS")
         else:
             assert failing(source.schema()).code == "E0609"
+
+
+def test_a_server_that_dies_while_tls_is_agreed_upon_is_away_and_not_misconfigured():
+    cut = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+    wrapped = pymysql.OperationalError(2003, "Can't connect to MySQL server on 'h'")
+    wrapped.original_exception = cut
+    for error in (cut, wrapped):
+        made = translated(error, "h:1/d", "connecting")
+        assert (made.code, made.retry) == ("E0607", Retry.LATER)
+    assert translated(ssl.SSLError(1, "bad"), "h:1/d", "connecting").code == "E0609"
 
 
 def test_a_row_that_is_locked_is_waited_for_no_longer_than_told(database: Database):

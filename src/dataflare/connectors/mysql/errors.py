@@ -40,6 +40,10 @@ def number_of(error: BaseException | None) -> int:
     return args[0] if args and isinstance(args[0], int) else 0
 
 
+_CUT = ssl.SSLEOFError, ssl.SSLZeroReturnError
+"""A connection that ends while TLS is agreed upon, as when the server dies."""
+
+
 def text_of(error: BaseException) -> str:
     args = error.args
     text = str(args[1]) if len(args) > 1 else str(error) or type(error).__name__
@@ -51,6 +55,8 @@ def translated(error: Exception, server: str, subject: str) -> DataFlareError:
     operation."""
     number, fault = number_of(error), Fault(server, subject, text_of(error))
     original = getattr(error, "original_exception", None)
+    if isinstance(error, _CUT) or isinstance(original, _CUT):
+        return fault.lost()
     if isinstance(error, ssl.SSLError) or isinstance(original, ssl.SSLError) or number == 2026:
         return fault.no_tls("ssl_mode, ssl_ca and similar settings")
     if number in ROW_ERRORS:
