@@ -22,8 +22,8 @@ class Model:
     line: the channels with something to read, in turns. standing: those that wait behind a barrier.
     """
 
-    def __init__(self, ports: list[int]) -> None:
-        self.ports = ports
+    def __init__(self, ports: list[int], origins: list[frozenset[str]]) -> None:
+        self.ports, self.origins = ports, origins
         self.all = range(len(ports))
         self.queues: list[list] = [[] for _ in ports]
         self.line: list[int] = []
@@ -91,14 +91,30 @@ class Model:
         self.told_idle = self.told_idle and not self.idle[number]
         self.idle[number] = False
 
+    def rests(self, number: int) -> bool:
+        """Whether it and all live channels without other origins are idle."""
+        inside = [n for n in self.all if self.origins[n] <= self.origins[number]]
+        return all(self.idle[n] for n in inside if not self.ended[n])
+
+    def _greatest(self) -> list[int]:
+        marks = []
+        for origins in self.origins:
+            having = [n for n in self.all if origins <= self.origins[n]]
+            live = [self.watermarks[n] for n in having if not self.ended[n]]
+            if live and None not in live:
+                marks.append(min(live))
+            elif not live:
+                marks += [mark for n in having if (mark := self.watermarks[n]) is not None]
+        return marks
+
     def _progress(self) -> list:
         live = [n for n in self.all if not self.ended[n]]
-        marks = [self.watermarks[n] for n in live if not self.idle[n]]
+        marks = [self.watermarks[n] for n in live if not self.rests(n)]
         if not marks:
             if self.told_idle or not live:
                 return []
             self.told_idle = True
-            known = [mark for mark in self.watermarks if mark is not None]
+            known = self._greatest()
             if not known or max(known) <= (NEVER if self.told is None else self.told):
                 return [IDLE]
             self.told = max(known)
@@ -175,7 +191,10 @@ def test_the_gate_does_what_its_rules_say_over_random_interleavings(part: int) -
     for seed in range(part * 1_000, part * 1_000 + 1_000):
         chance = random.Random(seed)
         ports = [0, *sorted(chance.choices([0, 0, 1], k=chance.randrange(4)))]
-        gate, model, senders = GateState(ports), Model(ports), Senders(chance, len(ports))
+        origins = [frozenset(chance.choices("abc", k=chance.randint(1, 3))) for _ in ports]
+        gate, model, senders = GateState(), Model(ports, origins), Senders(chance, len(ports))
+        for number, port in enumerate(ports):
+            assert gate.add(port, origins[number]) == number
         cut = 0
         for _ in range(chance.randrange(10, 150)):
             sent = senders.message(cut) if chance.random() < 0.55 else None
@@ -194,7 +213,7 @@ def test_the_gate_does_what_its_rules_say_over_random_interleavings(part: int) -
             marks = [
                 model.watermarks[n]
                 for n in model.all
-                if ports[n] == port and not model.ended[n] and not model.idle[n]
+                if ports[n] == port and not model.ended[n] and not model.rests(n)
             ]
             least = None if not marks or None in marks else min(marks)
             assert gate.port_watermark(port) == least, f"seed {seed}"
@@ -250,3 +269,31 @@ def test_when_all_inputs_are_idle_time_is_the_greatest_whichever_fell_idle_first
     assert gate.watermark == 40
     gate.put(order[1], Watermark(30))
     assert gate.next() is None, "time does not go back"
+
+
+def test_ways_from_one_source_wake_together() -> None:
+    """News come by the fast way first. The slow one, still idle, will bring results from before it."""
+    source, both = frozenset("s"), frozenset("st")
+    gate = GateState()
+    fast, slow, joined = gate.add(0, source), gate.add(1, source), gate.add(1, both)
+    for number in (fast, slow, joined):
+        gate.put(number, Watermark(10))
+        gate.put(number, IDLE)
+    assert [gate.next() for _ in range(3)] == [Time(10), IDLE, None]
+    gate.put(fast, Watermark(90))
+    gate.put(slow, Watermark(90))
+    assert gate.next() is None, "what is joined with another source is behind"
+    gate.put(fast, IDLE)
+    gate.put(slow, IDLE)
+    assert [gate.next(), gate.next()] == [IDLE, None], "it may have rows from before 90"
+    gate.put(joined, Watermark(90))
+    assert gate.next() == Time(90)
+
+
+def test_a_source_that_is_idle_holds_back_only_what_comes_from_it_alone() -> None:
+    gate = GateState()
+    one, other = gate.add(0, frozenset("s")), gate.add(0, frozenset("t"))
+    gate.put(one, Watermark(10))
+    gate.put(other, Watermark(20))
+    gate.put(one, IDLE)
+    assert [gate.next(), gate.next()] == [Time(10), Time(20)]

@@ -108,9 +108,9 @@ class Inbox:
         self._credit = asyncio.Event()
         controller.register_task(task)
 
-    def channel(self, port: int = 0) -> Channel:
-        """A new channel to this task."""
-        channel = Channel(self, self.gate.add(port))
+    def channel(self, port: int = 0, origins: frozenset[str] = frozenset()) -> Channel:
+        """A new channel to this task. origins: see `GateState.add`."""
+        channel = Channel(self, self.gate.add(port, origins))
         self.channels.append(channel)
         return channel
 

@@ -7,8 +7,9 @@ all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ def deployed(
             )
             for target in targets:
                 inlets.setdefault(target, []).append(Inlet(edge.id, sender, edge.port))
+    origins = _origins(names.values(), inlets)
     specs = []
     for stage in plan.stages:
         state: Sequence[OperatorSnapshot] = ()
@@ -102,7 +104,9 @@ def deployed(
                     name,
                     stage,
                     subtask,
-                    tuple(inlets.get(name, ())),
+                    tuple(
+                        replace(each, origins=origins[each.sender]) for each in inlets.get(name, ())
+                    ),
                     tuple(outlets.get(name, ())),
                     restored,
                     tuple(state),
@@ -110,6 +114,23 @@ def deployed(
                 )
             )
     return specs
+
+
+def _origins(
+    names: Iterable[Sequence[str]], inlets: Mapping[str, Sequence[Inlet]]
+) -> dict[str, frozenset[str]]:
+    """By task, the tasks without inputs that its rows come from."""
+    found: dict[str, frozenset[str]] = {}
+
+    def of(task: str) -> frozenset[str]:
+        if task not in found:
+            senders = [inlet.sender for inlet in inlets.get(task, ())]
+            found[task] = frozenset().union(*map(of, senders)) if senders else frozenset([task])
+        return found[task]
+
+    for task in chain.from_iterable(names):
+        of(task)
+    return found
 
 
 def widened(plan: PhysicalPlan, splits: Mapping[str, int]) -> PhysicalPlan:
@@ -205,7 +226,9 @@ class Worker:
     def _outputs(self) -> dict[str, list[Output]]:
         """By task, its channels to every task it may send to."""
         channels = {
-            (inlet.edge, inlet.sender, spec.task): self._inboxes[spec.task].channel(inlet.port)
+            (inlet.edge, inlet.sender, spec.task): self._inboxes[spec.task].channel(
+                inlet.port, inlet.origins
+            )
             for spec in self._specs
             for inlet in spec.inlets
         }

@@ -10,7 +10,9 @@ Always true:
 - an unaligned barrier comes out as soon as every live channel has it, with the rows in front of it,
   which come out later all the same;
 - the watermark never goes back;
-- when the last channel falls idle, the watermark is the greatest of any channel. So it does not depend on which one fell
+- a channel is idle when it says so, and all channels do whose origins are among its own. So when a source wakes, no way
+  from it is taken for idle because its news has come another way first: its results would be late;
+- when the last channel falls idle, the watermark is the greatest of any origin. So it does not depend on which one fell
   idle first.
 
 Aligned and unaligned barriers: Carbone et al., "State Management in Apache Flink" (VLDB 2017), and
@@ -64,15 +66,18 @@ Event = Rows | Time | Cut | Ended | Idle
 
 
 class _Channel(Struct):
-    """ready: it stands in the line of channels to read. blocked: it has shown its barrier and waits for the
+    """origins: what its rows come from. quiet: it has said that it is idle; idle: so have all with no other origins.
+    ready: it stands in the line of channels to read. blocked: it has shown its barrier and waits for the
     others. closed: its end was put in; ended: and has come out. overtaken: it holds an unaligned barrier."""
 
     port: int
+    origins: frozenset[str]
     messages: deque[Message] = field(default_factory=deque)
     ready: bool = False
     blocked: bool = False
     closed: bool = False
     ended: bool = False
+    quiet: bool = False
     idle: bool = False
     overtaken: bool = False
     watermark: int | None = None
@@ -106,21 +111,22 @@ class GateState:
         self._barrier: Barrier | None = None
         self._overtaking: Barrier | None = None
         self._told_idle = False
-        self._greatest: int | None = None  # the greatest watermark of any channel, ended ones too
         self.watermark: int | None = None
         """The watermark of all inputs that was told last."""
         for port in ports:
             self.add(port)
 
-    def add(self, port: int) -> int:
-        """The number of one more channel. Called before anything was put in."""
+    def add(self, port: int, origins: frozenset[str] = frozenset()) -> int:
+        """The number of one more channel. Called before anything was put in. origins: the readers of sources that its
+        rows come from; without any it is an origin itself."""
         while len(self._ports) <= port:
             self._ports.append(_Port())
-        self._channels.append(_Channel(port))
+        number = len(self._channels)
+        self._channels.append(_Channel(port, origins or frozenset([f"channel {number}"])))
         its_port = self._ports[port]
         its_port.live, its_port.unset = its_port.live + 1, its_port.unset + 1
         self._live, self._lacking = self._live + 1, self._lacking + 1
-        return len(self._channels) - 1
+        return number
 
     @property
     def ended(self) -> bool:
@@ -178,8 +184,8 @@ class GateState:
     def pass_through(self, number: int, batch: SharedDataBatch) -> Rows:
         """`put` and `next` in one, where `is_clear`."""
         channel = self._channels[number]
-        if channel.idle:
-            self._wake(number, channel)
+        if channel.quiet:
+            self._wake(channel)
         return Rows(channel.port, batch, number)
 
     def cancel(self, port: int) -> list[tuple[int, SharedDataBatch]]:
@@ -213,8 +219,8 @@ class GateState:
                 if channel.messages:
                     channel.ready = True
                     self._ready.append(number)
-                if channel.idle:
-                    self._wake(number, channel)
+                if channel.quiet:
+                    self._wake(channel)
                 return Rows(channel.port, message, number)
             self._pending.extend(self._mark(number, channel, message))
             if channel.messages and not channel.blocked and not channel.ready:
@@ -241,37 +247,47 @@ class GateState:
         if type(mark) is End:
             return self._end(channel)
         assert type(mark) is Idle
-        if not channel.idle:
-            channel.idle = True
-            port = self._ports[channel.port]
-            port.idle += 1
-            if channel.watermark is None:
-                port.unset -= 1
+        channel.quiet = True
+        self._rest(channel)
         return self._advance()
 
     def _watermark(self, number: int, channel: _Channel, event_time_us: int) -> Sequence[Event]:
-        if channel.idle:
-            self._wake(number, channel)
+        if channel.quiet:
+            self._wake(channel)
         if channel.watermark is None or event_time_us > channel.watermark:
             port = self._ports[channel.port]
             if channel.watermark is None:
                 port.unset -= 1
             channel.watermark = event_time_us
             heapq.heappush(port.order, (event_time_us, number))
-            if self._greatest is None or event_time_us > self._greatest:
-                self._greatest = event_time_us
         return self._advance()
 
-    def _wake(self, number: int, channel: _Channel) -> None:
-        """An idle channel holds the watermark back again."""
-        channel.idle = False
+    def _rest(self, channel: _Channel) -> None:
+        """A channel is quiet or has ended: let those be idle that may be now."""
+        live = [each for each in self._channels if not each.ended]
+        for each in live:
+            if each.idle or not each.quiet or not channel.origins <= each.origins:
+                continue
+            if all(other.quiet for other in live if other.origins <= each.origins):
+                each.idle = True
+                port = self._ports[each.port]
+                port.idle += 1
+                if each.watermark is None:
+                    port.unset -= 1
+
+    def _wake(self, channel: _Channel) -> None:
+        """A quiet channel has something again. It holds the watermark back, and so do all that have its origins."""
+        channel.quiet = False
         self._told_idle = False
-        port = self._ports[channel.port]
-        port.idle -= 1
-        if channel.watermark is None:
-            port.unset += 1
-        else:
-            heapq.heappush(port.order, (channel.watermark, number))
+        for number, each in enumerate(self._channels):
+            if each.idle and not each.ended and channel.origins <= each.origins:
+                each.idle = False
+                port = self._ports[each.port]
+                port.idle -= 1
+                if each.watermark is None:
+                    port.unset += 1
+                else:
+                    heapq.heappush(port.order, (each.watermark, number))
 
     def _end(self, channel: _Channel) -> Sequence[Event]:
         channel.ended = True
@@ -282,6 +298,7 @@ class GateState:
             port.idle -= 1
         elif channel.watermark is None:
             port.unset -= 1
+        self._rest(channel)
         ended = () if port.live else (Ended(channel.port),)
         return (*ended, *self._advance(), *self._aligned_cut()) if self._live else ended
 
@@ -302,7 +319,21 @@ class GateState:
         if self._told_idle or not self._live:
             return ()
         self._told_idle = True
-        return (*self._moved_to(self._greatest), Idle())
+        return (*self._moved_to(self._greatest()), Idle())
+
+    def _greatest(self) -> int | None:
+        """The greatest watermark of any origin. That of an origin is the least of the channels that have it; of those
+        that have ended the greatest, where no other has it."""
+        marks = []
+        for origins in {channel.origins for channel in self._channels}:
+            having = [channel for channel in self._channels if origins <= channel.origins]
+            live = [channel.watermark for channel in having if not channel.ended]
+            known = [mark for mark in live or [c.watermark for c in having] if mark is not None]
+            if live and len(known) == len(live):
+                marks.append(min(known))
+            elif not live and known:
+                marks.append(max(known))
+        return max(marks, default=None)
 
     def _moved_to(self, event_time_us: int | None) -> Sequence[Event]:
         """The time of all inputs, if it is later than before."""

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 
 class Inlet(Struct, frozen=True):
-    """Where rows come from. edge: its id in the plan; sender: the task; port: the input they belong to."""
+    """Where rows come from. edge: its id in the plan; sender: the task; port: the input they belong to. origins: the
+    tasks of sources that they come from in the end."""
 
     edge: int
     sender: str
     port: int = 0
+    origins: frozenset[str] = frozenset()
 
 
 class Outlet(Struct, frozen=True):
