@@ -168,3 +168,20 @@ destinations: {out: {type: sqlite, inputs: [once], config: {path: out.db, table:
         assert db.execute("select id, k from t order by id").fetchall() == sorted(
             (i, k) for k, i in first.items()
         )
+
+
+def test_a_mirror_whose_table_is_gone_is_noticed_and_one_that_is_empty_is_not(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path)
+    project.put("orders", [(1, 1, 5)])
+    project.run()
+    with closing(sqlite3.connect(tmp_path / "out.db")) as db, db:
+        db.execute("delete from joined")
+    project.put("orders", [(2, 1, 7)])
+    project.run()
+    with closing(sqlite3.connect(tmp_path / "out.db")) as db, db:
+        db.execute("drop table sums")
+    error = run(load(tmp_path / "w.yaml"), RunOptions(home=tmp_path / ".dataflare")).error
+    assert error is not None
+    assert (error.code, error.step) == ("E0807", "sums")

@@ -342,7 +342,12 @@ class TableCommitter(Committer):
         row = (await self._markers()).own
         if row is None:
             return True
-        if not row.rows_total or self._target.mode not in ("append", "upsert"):
+        if not row.rows_total:
+            return False
+        if self._target.mode == "mirror":
+            # Deletes may have left it without a row.
+            return await in_thread(self._session.is_missing, self._target)
+        if self._target.mode not in ("append", "upsert"):
             return False
         return await in_thread(self._session.is_empty, self._target)
 
