@@ -18,7 +18,6 @@ from dataflare.checkpoint.resolve import (
     deletable,
     manifest_epoch,
     manifest_name,
-    next_epoch,
     redo_epoch,
     retained,
 )
@@ -88,11 +87,6 @@ def test_the_newest_that_can_be_trusted_is_taken(found, markers, expected):
             assert expected == error.code
         case Resume(taken, _, from_destination):
             assert expected == f"{taken.epoch}{' beside' if from_destination else ''}"
-            assert next_epoch(decision) == taken.epoch + 1
-
-
-def test_a_start_over_begins_with_epoch_1():
-    assert next_epoch(StartOver()) == 1
 
 
 def test_state_chunks_of_a_manifest_beside_the_rows_are_believed_when_the_store_saw_them():
