@@ -45,7 +45,7 @@ from dataflare.jobs.ownership import (
     used_of,
 )
 from dataflare.jobs.recovery import forget
-from dataflare.jobs.savepoint_requests import answer, asked_names
+from dataflare.jobs.savepoint_requests import answer, asked_names, may_be_asked
 from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
 from dataflare.sdk.destination import Committer
@@ -132,6 +132,8 @@ class Lineage:
 
     async def answer_savepoints(self, checkpoint: Callable[[], Awaitable[Manifest | None]]) -> None:
         """Take the savepoints that users asked for through the folder. checkpoint: takes a checkpoint."""
+        if not may_be_asked(self.folder):
+            return
         names = await in_thread(asked_names, self.folder)
         if not names:
             return
