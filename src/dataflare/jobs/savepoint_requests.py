@@ -89,7 +89,7 @@ def _ask(folder: Path, name: str, savepoints: Savepoints, patience_s: float) -> 
 
 
 def may_be_asked(folder: Path) -> bool:
-    """Whether somebody asked once. One look at the folder, which takes less time than a thread to make it."""
+    """Whether a savepoint was ever asked for. One look at the folder, which takes less time than a thread to make it."""
     return os.path.exists(folder / _FOLDER)
 
 
