@@ -304,7 +304,7 @@ class Reading(Body):
                         outcome = future.result()
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
-                    if outcome.head_rows:
+                    if outcome.head_rows and chunk.num_bytes:
                         self._learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
                     event_time_us = await self._let_out(outcome, chunk.num_bytes)
                     self._stand_behind(chunk.position, chunk.may_cut)
@@ -424,6 +424,7 @@ class Reading(Body):
         metric = self.task.metrics.step(self.task.name)
         metric.add_out(outcome.head_rows, num_bytes)
         metric.seconds += outcome.seconds
+        self.task.rows_taken += outcome.head_rows or 0
         await self.task.emit(outcome)
         return event_time_us
 

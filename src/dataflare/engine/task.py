@@ -33,6 +33,7 @@ from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
 from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
+_TIMELY_FOR_S = 0.1
 
 
 class Output(Struct, frozen=True):
@@ -156,6 +157,10 @@ class Task:
         self._has_ended = False
         self._watermark_us = NEVER
         self._due_us: int | None = None
+        self.rows_taken = 0
+        self._rows_sent: dict[int, int] = {}
+        self._timely: int | None = None
+        self._timely_until = 0.0
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
@@ -181,6 +186,7 @@ class Task:
                 await self._pass_time(at_once=isinstance(event, Idle | Ended))
             match event:
                 case Rows():
+                    self.rows_taken += event.batch.num_rows
                     seconds = await body.rows(event.port, event.batch)
                     inbox.done(event, seconds)
                 case Cut():
@@ -216,16 +222,27 @@ class Task:
         return self.body.takes_at_once(batch)
 
     def timely_rows(self) -> int | None:
-        least: int | None = None
+        """Looked up a few times a second: each task asks all behind it."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._timely_until:
+            self._timely, self._timely_until = self._timely_now(), now + _TIMELY_FOR_S
+        return self._timely
+
+    def _timely_now(self) -> int | None:
+        """Of its own rows. So many leave it for each that it takes as have left so far."""
         letters = set(self._letter_edges.values())
-        for edge, output in self._outputs.items():
-            for channel in output.channels if edge not in letters else ():
-                rows = channel.inbox.timely_rows() if not channel.cancelled else None
-                if rows is not None and (least is None or rows * len(output.channels) < least):
-                    least = rows * len(output.channels)
-        return least
+        least: float | None = None
+        for edge, sent in self._rows_sent.items():
+            output = self._outputs[edge]
+            asked = [c.inbox.timely_rows() for c in output.channels if not c.cancelled]
+            known = [rows for rows in asked if rows is not None]
+            if known and edge not in letters:
+                rows = min(known) * len(output.channels) * max(1, self.rows_taken) / sent
+                least = rows if least is None else min(least, rows)
+        return None if least is None else max(1, int(least))
 
     async def take(self, rows: Rows) -> None:
+        self.rows_taken += rows.batch.num_rows
         await self.body.rows(rows.port, rows.batch)
 
     async def aclose(self) -> None:
@@ -396,6 +413,7 @@ class Task:
     async def _send(self, edge: int, frame: pl.DataFrame) -> None:
         output = self._outputs[edge]
         channels = output.channels
+        self._rows_sent[edge] = self._rows_sent.get(edge, 0) + frame.height
         if len(channels) == 1:
             await channels[0].send(SharedDataBatch(frame))
             return
